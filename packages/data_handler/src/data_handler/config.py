@@ -1,0 +1,108 @@
+"""What the user says about a text source.
+
+`SourceConfig` is also a valid OmegaConf schema, which is why `location` is `Any` (OmegaConf has no
+unions with lists) and why the enum members are written as their values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from data_handler.errors import DataError
+
+PACKAGED_TEXTS = ("python_docs", "python_stdlib")
+_E = TypeVar("_E", bound=StrEnum)
+
+
+class SourceKind(StrEnum):
+    hub = "hub"
+    path = "path"
+    packaged = "packaged"
+
+
+class TextUnit(StrEnum):
+    """What one document is in a .txt file."""
+
+    file = "file"
+    paragraph = "paragraph"
+    line = "line"
+
+
+@dataclass
+class SourceConfig:
+    """One source of documents.
+
+    Raises:
+        DataError: a value does not fit; the message names the source, the value and the fix.
+    """
+
+    kind: SourceKind
+    """hub: a Hugging Face data set, streamed; path: local files; packaged: text of this Python."""
+    name: str
+    """Unique among the sources: weights, state and metrics go by it."""
+    location: Any = None
+    """hub: repository id or local folder (str); path: file or glob, or a list of them; packaged:
+    'python_docs', 'python_stdlib' or a list of them (None: `name` says which, 'python' is both)."""
+    text_column: str = "text"
+    """Field that holds the text (jsonl, parquet, hub)."""
+    weight: float = 1.0
+    """Share of the mixture's tokens, relative to the other sources."""
+    split: str = "train"
+    """hub: split name; packaged: 'train' (9 of 10 documents), 'validation' (the others) or 'all'."""
+    subset: str | None = None
+    """hub: configuration name of the data set."""
+    repeat: bool = True
+    """Start the next epoch at the end; False: the source leaves the mixture after one pass."""
+    text_unit: TextUnit = TextUnit.file
+    """txt: what one document is."""
+
+    def __post_init__(self) -> None:
+        self.kind = _member(SourceKind, self.kind, self.name, "kind")
+        self.text_unit = _member(TextUnit, self.text_unit, self.name, "text_unit")
+        if not isinstance(self.location, str | None):
+            if not isinstance(self.location, Sequence):
+                raise DataError(
+                    f"source {self.name!r}: location is {self.location!r}; give a string or a list"
+                )
+            self.location = [str(entry) for entry in self.location]
+        check_weight(self.name, self.weight)
+        if self.kind is SourceKind.packaged:
+            self.packaged_texts()
+        elif not self.location:
+            raise DataError(f"source {self.name!r} of kind {self.kind} needs a location")
+        if self.kind is SourceKind.hub and not isinstance(self.location, str):
+            raise DataError(
+                f"source {self.name!r}: a hub location is one repository id, not {self.location!r};"
+                " make one source of each"
+            )
+
+    def packaged_texts(self) -> tuple[str, ...]:
+        """Which of `PACKAGED_TEXTS` a packaged source has."""
+        chosen = self.location or self.name
+        if chosen == "python":
+            return PACKAGED_TEXTS
+        names = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+        if unknown := [name for name in names if name not in PACKAGED_TEXTS]:
+            raise DataError(
+                f"source {self.name!r}: no packaged text {unknown[0]!r}; "
+                f"location is one of {[*PACKAGED_TEXTS, 'python']} (both)"
+            )
+        return names
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Raises: DataError unless the weight is a finite number of at least 0."""
+    if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
+        raise DataError(f"source {name!r}: weight is {weight!r}; give a number of at least 0")
+
+
+def _member(enum: type[_E], value: str, name: str, field: str) -> _E:
+    try:
+        return enum(value)
+    except ValueError:
+        known = [member.value for member in enum]
+        raise DataError(f"source {name!r}: {field} is {value!r}, not one of {known}") from None

@@ -1,0 +1,52 @@
+"""Small reads: plain texts and a block of tokens, for calibration and perplexity."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from data_handler.config import SourceConfig
+from data_handler.errors import DataError
+from data_handler.packing import PackedDataset
+from data_handler.stream import TextStream
+
+
+def iter_documents(source: SourceConfig) -> Iterator[str]:
+    """The non-empty texts of a source, once, in the order of the files.
+
+    Raises:
+        DataError: the source is empty or a record is damaged.
+    """
+    once = dataclasses.replace(source, repeat=False)
+    return (document.text for document in TextStream(once, block_documents=1))
+
+
+def token_block(
+    sources: Sequence[SourceConfig],
+    tokenizer: Any,
+    num_tokens: int,
+    seq_len_tokens: int,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Token ids of the mixture, cut into sequences; the same for the same arguments.
+
+    Returns:
+        int64 [ceil(num_tokens / seq_len_tokens), seq_len_tokens].
+
+    Raises:
+        DataError: sources that do not repeat have too few tokens.
+    """
+    num_sequences = -(-num_tokens // seq_len_tokens)
+    dataset = PackedDataset(sources, tokenizer, seq_len_tokens, seed=seed, document_ids=True)
+    sequences = list(islice(dataset, num_sequences))
+    full = [s["input_ids"] for s in sequences if s["document_ids"][-1] >= 0]
+    if len(full) < num_sequences:
+        raise DataError(
+            f"the sources hold {len(full)} sequences of {seq_len_tokens} tokens, {num_sequences} are "
+            "wanted: add text, set repeat, or ask for less"
+        )
+    return torch.stack(full)

@@ -1,0 +1,148 @@
+"""Several sources mixed by weights that are shares of tokens, not of documents.
+
+Each document's source is drawn with probability in proportion to
+    max(0, w_i * (T + H) - t_i)
+where w_i is the normalised weight, t_i the tokens of source i so far, T their sum and H a horizon
+(65,536 tokens). At the start that is w_i, so shards are not in step; later a source that is behind
+its share is preferred and one that is ahead by w_i * H waits, so shares are exact up to about H
+tokens plus one document, however different the documents' lengths. The terms sum to H before
+clipping, so some source can always be drawn. Counting starts anew when weights change or a source
+ends. Draws come from a hash of (seed, shard, number of the draw): the state is a few integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data_handler.config import SourceConfig, check_weight
+from data_handler.encoding import EncodedDocument, Encoder, TokenArray
+from data_handler.errors import DataError
+from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position, TextStream, hash_fraction
+
+HORIZON_TOKENS = 65_536
+
+
+class MixedDocument(NamedTuple):
+    tokens: TokenArray
+    source: str
+    before: Position
+
+
+def check_sources(sources: Sequence[SourceConfig]) -> None:
+    """Raises: DataError if there is no source, a name is used twice, or all weights are 0."""
+    if not sources:
+        raise DataError("no data source is configured; give at least one")
+    names = [source.name for source in sources]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"source names must differ; used more than once: {sorted(doubled)}")
+    merge_weights({}, {source.name: source.weight for source in sources}, names)
+
+
+def merge_weights(
+    current: Mapping[str, float], changes: Mapping[str, float], names: Sequence[str]
+) -> dict[str, float]:
+    """`current` with `changes`. Raises: DataError for an unknown name, a bad weight or all 0."""
+    for name, weight in changes.items():
+        if name not in names:
+            raise DataError(f"no source is named {name!r}; the sources are {list(names)}")
+        check_weight(name, weight)
+    merged = {**current, **{name: float(weight) for name, weight in changes.items()}}
+    if not any(merged.values()):
+        raise DataError(f"the weights of all sources are 0: {merged}")
+    return merged
+
+
+class MixedStream:
+    """Iterates over `MixedDocument`s of one shard; `state_dict` is that of the last one yielded."""
+
+    def __init__(
+        self,
+        sources: Sequence[SourceConfig],
+        tokenizer: Any,
+        shard: int = 0,
+        num_shards: int = 1,
+        seed: int = 0,
+        block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
+    ) -> None:
+        check_sources(sources)
+        self.encoder = Encoder(tokenizer)
+        self._seed, self._shard = seed, shard
+        self._texts = {
+            source.name: TextStream(source, shard, num_shards, seed, block_documents) for source in sources
+        }
+        self._weights = {source.name: float(source.weight) for source in sources}
+        self._documents: dict[str, Iterator[EncodedDocument]] = {}
+        self._positions = {name: Position() for name in self._texts}
+        self._finished: list[str] = []
+        self._tokens = dict.fromkeys(self._texts, 0)
+        self._draws = 0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return dict(self._weights)
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """New weights from the next document on; sources that are not named keep theirs."""
+        self._weights = merge_weights(self._weights, weights, list(self._texts))
+        self._restart_count()
+
+    def _restart_count(self) -> None:
+        self._tokens = dict.fromkeys(self._texts, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "positions": {name: position.to_json() for name, position in self._positions.items()},
+            "weights": dict(self._weights),
+            "tokens": dict(self._tokens),
+            "draws": self._draws,
+            "finished": list(self._finished),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._positions = {name: Position.from_json(state["positions"][name]) for name in self._texts}
+        self._weights = dict(state["weights"])
+        self._tokens = dict(state["tokens"])
+        self._draws = state["draws"]
+        self._finished = list(state["finished"])
+        self._documents = {}
+
+    def __iter__(self) -> Iterator[MixedDocument]:
+        while (name := self._draw()) is not None:
+            document = self.next_of(name)
+            if document is None:
+                self._finished.append(name)
+                self._restart_count()
+            else:
+                self._tokens[name] += len(document.tokens)
+                yield document
+
+    def next_of(self, name: str) -> MixedDocument | None:
+        """The next document of one source, not counted in the mixture; None at its end."""
+        if name not in self._documents:
+            texts = self._texts[name]
+            texts.position = self._positions[name]
+            self._documents[name] = self.encoder.stream(texts)
+        document = next(self._documents[name], None)
+        if document is None:
+            return None
+        self._positions[name] = document.after
+        return MixedDocument(document.tokens, name, document.before)
+
+    def _draw(self) -> str | None:
+        weights = {n: w for n, w in self._weights.items() if w > 0 and n not in self._finished}
+        if not weights:
+            return None
+        self._draws += 1
+        total_weight = sum(weights.values())
+        reach = sum(self._tokens[name] for name in weights) + HORIZON_TOKENS
+        chances = {
+            name: max(0.0, weight / total_weight * reach - self._tokens[name])
+            for name, weight in weights.items()
+        }
+        point = hash_fraction("mix", self._seed, self._shard, self._draws) * sum(chances.values())
+        for name, chance in chances.items():
+            point -= chance
+            if point < 0:
+                return name
+        return max(chances, key=chances.__getitem__)  # rounding left point at 0

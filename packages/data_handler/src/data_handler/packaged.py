@@ -1,0 +1,106 @@
+"""Text that every Python has: the language reference and the standard library's sources.
+
+`python_docs` is `pydoc_data.topics` (about 80 topics, 0.7 MB), `python_stdlib` the .py files of the
+standard library without tests (about 750 files, 11 MB). One part is one document. A hash of the
+document's name puts one in ten into the split 'validation', so train and validation never meet.
+The text differs between Python versions; the source's identity tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_handler.config import SourceConfig
+from data_handler.errors import DataError
+from data_handler.readers import Reader
+from data_handler.sources import Source
+
+SPLITS = ("train", "validation", "all")
+_VALIDATION_ONE_IN = 10
+_LEFT_OUT_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+def _topics() -> dict[str, str]:
+    from pydoc_data.topics import topics
+
+    return topics
+
+
+def _stdlib_folder() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def document_names(text: str) -> list[tuple[str, int]]:
+    """Sorted (name, size) of the documents of a packaged text; the size tells versions apart."""
+    if text == "python_docs":
+        return sorted((name, len(topic)) for name, topic in _topics().items())
+    folder = _stdlib_folder()
+    files = (file for file in folder.rglob("*.py") if not _LEFT_OUT_FOLDERS & set(file.parts))
+    return sorted((file.relative_to(folder).as_posix(), file.stat().st_size) for file in files)
+
+
+def read_document(text: str, name: str) -> str:
+    """Raises: DataError if a standard library file cannot be read."""
+    if text == "python_docs":
+        return _topics()[name]
+    path = _stdlib_folder() / name
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); reinstall this Python") from error
+
+
+def in_split(name: str, split: str) -> bool:
+    validation = hashlib.sha256(name.encode()).digest()[0] % _VALIDATION_ONE_IN == 0
+    return split == "all" or validation == (split == "validation")
+
+
+class DocumentReader(Reader):
+    """One document; the mark is 0 before it and 1 after it."""
+
+    def __init__(self, load: Callable[[], str], mark: int | None) -> None:
+        self._load = load
+        self._mark = mark or 0
+
+    def mark(self) -> int:
+        return self._mark
+
+    def __iter__(self) -> Iterator[None]:
+        if self._mark == 0:
+            self._mark = 1
+            yield None
+
+    def text(self, record: None) -> str:
+        return self._load()
+
+
+class PackagedSource(Source):
+    def __init__(self, config: SourceConfig) -> None:
+        super().__init__(config)
+        if config.split not in SPLITS:
+            raise DataError(
+                f"source {config.name!r}: split is {config.split!r}; a packaged text has {SPLITS}"
+            )
+        self._documents = [
+            (text, name, size)
+            for text in config.packaged_texts()
+            for name, size in document_names(text)
+            if in_split(name, config.split)
+        ]
+
+    @property
+    def num_parts(self) -> int:
+        return len(self._documents)
+
+    def open(self, part: int, mark: Any) -> Reader:
+        text, name, _ = self._documents[part]
+        return DocumentReader(lambda: read_document(text, name), mark)
+
+    def identity(self) -> Any:
+        return self._documents

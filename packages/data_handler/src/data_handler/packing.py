@@ -1,0 +1,182 @@
+"""Packing: documents laid end to end and cut into full sequences, boundaries kept.
+
+    input_ids     a0 a1 a2 </s> b0 b1 </s> c0 | c1 c2 </s> ...
+    position_ids   0  1  2  3    0  1  2    0 |  0  1  2
+    labels         .  a1 a2 </s> .  b1 </s> . |  .  c2 </s>       (. is -100)
+
+Labels are aligned the Hugging Face way: `labels[t]` is `input_ids[t]`, and the model compares it
+with its prediction at t - 1 (it shifts inside). The first token of a document in a sequence has
+-100, since what comes before it belongs to another document. A document that is cut goes on in the
+next sequence as if it started there. So `model(input_ids, position_ids, labels=labels).loss` is
+right as it stands; do not shift again.
+
+Every token of every document is in exactly one sequence. When all sources end (repeat=False), the
+last sequence is filled up with eos tokens whose labels are -100, and the last batch may be smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from data_handler.config import SourceConfig
+from data_handler.encoding import TokenArray
+from data_handler.errors import DataError
+from data_handler.mixing import MixedDocument, MixedStream, check_sources
+from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS
+
+IGNORED_LABEL = -100
+PADDING_DOCUMENT = -1
+
+
+def pack(pieces: Sequence[TokenArray], seq_len_tokens: int, fill_token_id: int) -> dict[str, torch.Tensor]:
+    """Sequences of the pieces (each from one document) laid end to end.
+
+    Returns:
+        int64 [sequences, seq_len_tokens] each: input_ids, labels, position_ids and document_ids
+        (number of the document within its sequence, -1 for filling after the last piece).
+    """
+    num_tokens = sum(map(len, pieces))
+    num_sequences = -(-num_tokens // seq_len_tokens)
+    fill = np.full(num_sequences * seq_len_tokens - num_tokens, fill_token_id, np.int32)
+    tokens = np.concatenate([*pieces, fill]).astype(np.int64)
+    starts = np.zeros(len(tokens) + 1, bool)
+    starts[np.cumsum([0, *map(len, pieces)])] = True
+    starts = starts[:-1]
+    starts[::seq_len_tokens] = True
+    index = np.arange(len(tokens))
+    labels = np.where(starts, IGNORED_LABEL, tokens)
+    labels[num_tokens:] = IGNORED_LABEL
+    document_ids = np.cumsum(starts.reshape(num_sequences, seq_len_tokens), axis=1) - 1
+    document_ids.reshape(-1)[num_tokens:] = PADDING_DOCUMENT
+    flat = {
+        "input_ids": tokens,
+        "labels": labels,
+        "position_ids": index - np.maximum.accumulate(np.where(starts, index, 0)),
+        "document_ids": document_ids,
+    }
+    return {
+        name: torch.from_numpy(values.reshape(num_sequences, seq_len_tokens)) for name, values in flat.items()
+    }
+
+
+class PackedStream:
+    """Iterates over batches of one shard; `state_dict` is the position after the last one.
+
+    A document that is partly in the batch is stored as its source, its position and the number of
+    tokens used, and read again when resuming: the state holds no tokens.
+    """
+
+    def __init__(self, documents: MixedStream, seq_len_tokens: int, batch_size: int) -> None:
+        self.mixture = documents
+        self._seq_len_tokens = seq_len_tokens
+        self._batch_tokens = seq_len_tokens * batch_size
+        self._open: MixedDocument | None = None
+        self._used_tokens = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.mixture.state_dict()
+        carry = None
+        if self._open is not None:
+            carry = [self._open.source, self._used_tokens]
+            state["positions"][self._open.source] = self._open.before.to_json()
+        return {"mixture": state, "carry": carry}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.mixture.load_state_dict(state["mixture"])
+        self._open, self._used_tokens = None, 0
+        if state["carry"] is not None:
+            source, self._used_tokens = state["carry"]
+            self._open = self.mixture.next_of(source)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        documents = iter(self.mixture)
+        while pieces := self._take(documents):
+            yield pack(pieces, self._seq_len_tokens, self.mixture.encoder.eos_token_id)
+
+    def _take(self, documents: Iterator[MixedDocument]) -> list[TokenArray]:
+        """Pieces of one batch: all its tokens, or what is left at the end of the sources."""
+        pieces = []
+        missing = self._batch_tokens
+        while missing > 0:
+            if self._open is None:
+                self._open, self._used_tokens = next(documents, None), 0
+                if self._open is None:
+                    break
+            piece = self._open.tokens[self._used_tokens : self._used_tokens + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            self._used_tokens += len(piece)
+            if self._used_tokens == len(self._open.tokens):
+                self._open = None
+        return pieces
+
+
+class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
+    """Packed sequences of a mixture, sharded over ranks and DataLoader workers.
+
+    Iterates over dicts of LongTensor [seq_len_tokens] (batch_size None) or [batch_size,
+    seq_len_tokens]: input_ids, labels, position_ids and, if asked for, document_ids. For an exact
+    resume and weights that change use `make_loader`.
+
+    Raises:
+        DataError: settings that do not fit; while iterating, data that do not.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SourceConfig],
+        tokenizer: Any,
+        seq_len_tokens: int,
+        batch_size: int | None = None,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
+        document_ids: bool = False,
+    ) -> None:
+        super().__init__()
+        check_sources(sources)
+        sizes = {"seq_len_tokens": seq_len_tokens, "block_documents": block_documents}
+        sizes["batch_size"] = 1 if batch_size is None else batch_size
+        for name, value in sizes.items():
+            if value < 1:
+                raise DataError(f"{name} is {value}; it is at least 1")
+        if not 0 <= rank < world_size:
+            raise DataError(f"rank is {rank} of world_size {world_size}; ranks start at 0")
+        self.sources = list(sources)
+        self.tokenizer = tokenizer
+        self.seq_len_tokens, self.batch_size = seq_len_tokens, batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.block_documents = block_documents
+        self.document_ids = document_ids
+
+    def stream(self, worker: int = 0, num_workers: int = 1) -> PackedStream:
+        """The batches of one worker of this rank."""
+        documents = MixedStream(
+            self.sources,
+            self.tokenizer,
+            shard=self.rank * num_workers + worker,
+            num_shards=self.world_size * num_workers,
+            seed=self.seed,
+            block_documents=self.block_documents,
+        )
+        return PackedStream(documents, self.seq_len_tokens, self.batch_size or 1)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        info = get_worker_info()
+        stream = self.stream(info.id, info.num_workers) if info else self.stream()
+        return map(self.finish, stream)
+
+    def finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch as this data set hands it out."""
+        if not self.document_ids:
+            del batch["document_ids"]
+        if self.batch_size is None:
+            return {name: values[0] for name, values in batch.items()}
+        return batch
