@@ -1,0 +1,75 @@
+"""Fixtures shared by every package's tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def workspace_root() -> Path:
+    return Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def shared_data(workspace_root: Path) -> Path:
+    """Real text: $WRINKLEFREE_SHARED_DATA, or `shared/data` beside the checkout."""
+    folder = Path(os.environ.get("WRINKLEFREE_SHARED_DATA", workspace_root.parent / "shared" / "data"))
+    if not (folder / "MANIFEST.json").is_file():
+        pytest.skip(f"the shared text folder is missing: {folder} (set WRINKLEFREE_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packaged_model_dir() -> Path:
+    """Hugging Face folder of the packaged SmolLM2-135M-Instruct, made once in the user's cache."""
+    import bitnet_arch
+
+    return bitnet_arch.packaged_model_dir()
+
+
+def _tiny(config_class: str, **extra: object) -> object:
+    import torch
+    import transformers
+
+    options: dict[str, object] = {
+        "vocab_size": 512,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": None,
+    } | extra
+    torch.manual_seed(0)
+    config = getattr(transformers, config_class)(**options)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Callable[..., object]:
+    """Factory of random Llama models: hidden 256, ffn 512, 2 layers, tied; keywords override the config."""
+    return lambda **extra: _tiny("LlamaConfig", **extra)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3() -> Callable[..., object]:
+    """Factory of random Qwen3 models: heads x head_dim (4 x 128) is twice the hidden size, QK-norm."""
+    return lambda **extra: _tiny("Qwen3Config", **{"head_dim": 128} | extra)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2() -> Callable[..., object]:
+    """Factory of random Qwen2.5 models: biases on q, k and v."""
+    return lambda **extra: _tiny("Qwen2Config", **extra)

@@ -1,0 +1,59 @@
+"""Ternary language models: the maths, the layers, conversion of Hugging Face models, checkpoints."""
+
+from bitnet_arch.atomic import atomic_folder, atomic_write_bytes, atomic_write_text
+from bitnet_arch.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    read_meta,
+    save_checkpoint,
+    write_checkpoint,
+)
+from bitnet_arch.convert import ConversionConfig, convert, count_ternary_parameters, is_converted
+from bitnet_arch.families import UnsupportedModelError, supported_families
+from bitnet_arch.hf import WrinkleFreeConfig
+from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda
+from bitnet_arch.sources import ModelSource, load_dense, packaged_gguf, packaged_model_dir
+from bitnet_arch.subln import SubLN
+from bitnet_arch.ternary import (
+    Granularity,
+    WeightScheme,
+    dequantize,
+    dequantize_activation,
+    quantize_activation,
+    ternary_codes_and_scales,
+)
+
+__all__ = [
+    "BitLinear",
+    "Checkpoint",
+    "CheckpointError",
+    "ConversionConfig",
+    "Granularity",
+    "ModelSource",
+    "SubLN",
+    "UnsupportedModelError",
+    "WeightScheme",
+    "WrinkleFreeConfig",
+    "atomic_folder",
+    "atomic_write_bytes",
+    "atomic_write_text",
+    "bit_linears",
+    "convert",
+    "count_ternary_parameters",
+    "dequantize",
+    "dequantize_activation",
+    "get_lambda",
+    "is_converted",
+    "load_checkpoint",
+    "load_dense",
+    "packaged_gguf",
+    "packaged_model_dir",
+    "quantize_activation",
+    "read_meta",
+    "save_checkpoint",
+    "set_lambda",
+    "supported_families",
+    "ternary_codes_and_scales",
+    "write_checkpoint",
+]

@@ -1,0 +1,168 @@
+"""Checkpoints: Hugging Face folders with master weights, tokenizer and `wrinklefree.json`.
+
+Two forms on disk (see disk_format.py):
+- Llama-like models with SubLN and one scale per tensor are stock `BitNetForCausalLM` folders (online
+  mode): stock transformers quantizes them on the fly and answers as the model in memory;
+- all others keep their stock class and name quant_method "wrinklefree" (hf.py).
+Weights are safetensors; a folder is written atomically.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bitnet_arch.atomic import atomic_folder
+from bitnet_arch.disk_format import from_disk, to_disk
+
+META_FILE = "wrinklefree.json"
+FORMAT = 1
+_INDEX_FILE = "model.safetensors.index.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder is missing, incomplete or damaged; the message names the file."""
+
+
+@dataclass
+class Checkpoint:
+    """A loaded folder: model, tokenizer and the contents of wrinklefree.json ({} for a dense folder)."""
+
+    model: Any
+    tokenizer: Any
+    meta: dict[str, Any]
+
+
+def save_checkpoint(
+    model: nn.Module,
+    tokenizer: Any,
+    folder: Path | str,
+    meta: Mapping[str, Any],
+    max_shard_size: str = "5GB",
+) -> None:
+    """Writes a checkpoint folder atomically, replacing an earlier one of that name.
+
+    Args:
+        model: converted or dense causal LM.
+        tokenizer: its tokenizer, or None to leave it out.
+        folder: target.
+        meta: JSON-serialisable values for wrinklefree.json ("stage", "step", ...); "format" and
+            "conversion" are filled in here.
+        max_shard_size: size of a safetensors file at which a new one begins.
+    """
+    with atomic_folder(folder) as temporary:
+        write_checkpoint(model, tokenizer, temporary, meta, max_shard_size)
+
+
+def write_checkpoint(
+    model: nn.Module,
+    tokenizer: Any,
+    folder: Path,
+    meta: Mapping[str, Any],
+    max_shard_size: str = "5GB",
+) -> None:
+    """`save_checkpoint` into an existing folder, for callers that hold the atomic_folder themselves."""
+    config, state, conversion = to_disk(model)
+    config.save_pretrained(folder)
+    generation_config = getattr(model, "generation_config", None)
+    if generation_config is not None:
+        generation_config.save_pretrained(folder)
+    _save_state(state, folder, max_shard_size)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    contents = {"format": FORMAT, **meta, "conversion": conversion}
+    (folder / META_FILE).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
+
+
+def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Loads a checkpoint folder, converted or dense.
+
+    Returns:
+        the model in evaluation mode (converted: BitLinear layers, lambda 1) with its tokenizer.
+    Raises:
+        CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder) if (folder / META_FILE).is_file() else {}
+    config = transformers.AutoConfig.from_pretrained(_checked(folder))
+    config, state = from_disk(config, _load_state(folder), meta.get("conversion"))
+    model = _build(config, state, dtype, folder)
+    tokenizer = None
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return Checkpoint(model, tokenizer, meta)
+
+
+def read_meta(folder: Path | str) -> dict[str, Any]:
+    """The contents of wrinklefree.json.
+
+    Raises:
+        CheckpointError: the file is missing, no JSON, or of another format version.
+    """
+    path = Path(folder) / META_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: {folder} is no WrinkleFree checkpoint")
+    try:
+        meta = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise CheckpointError(f"{path} has format {found!r}; this version reads {FORMAT}")
+    return meta
+
+
+def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> None:
+    split = split_torch_state_dict_into_shards(state, max_shard_size=max_shard_size)
+    for file_name, names in split.filename_to_tensors.items():
+        tensors = {name: state[name].contiguous() for name in names}
+        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / _INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _checked(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder / 'config.json'} is missing: {folder} is no model folder")
+    return folder
+
+
+def _load_state(folder: Path) -> dict[str, Tensor]:
+    index = folder / _INDEX_FILE
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    state: dict[str, Tensor] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
+        try:
+            state.update(load_file(path))
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+    return state
+
+
+def _build(config: Any, state: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> Any:
+    model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model, info = model_class.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    problems = {key: sorted(map(str, names)) for key, names in info.items() if names}
+    if problems:
+        raise CheckpointError(f"{folder}: tensors do not fit the model: {problems}")
+    return model.eval()

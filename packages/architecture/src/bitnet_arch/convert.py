@@ -1,0 +1,145 @@
+"""Conversion of a dense Hugging Face causal LM into a ternary one, in place.
+
+Every linear of every decoder block becomes a BitLinear; embeddings, norms and head stay. With
+`sub_norm`, SubLN goes before the attention output and the down projection (see calibration.py).
+In memory the model stays an instance of its stock transformers class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from bitnet_arch.calibration import (
+    DEFAULT_TOLERANCE,
+    SiteCalibration,
+    calibrate_sub_norms,
+    make_sub_norm,
+    naive_calibration,
+)
+from bitnet_arch.families import BLOCK_LINEARS, SUB_NORM_SITES, blocks, check_supported
+from bitnet_arch.hf import WrinkleFreeConfig
+from bitnet_arch.linear import BitLinear
+from bitnet_arch.ternary import Granularity, WeightScheme
+
+
+@dataclass(frozen=True)
+class ConversionConfig:
+    """What to convert to.
+
+    Attributes:
+        scheme: what shares a weight scale.
+        sub_norm: insert SubLN; by default with `tensor` granularity only.
+        floor_tolerance: relative squared error that a site's floor may cause (calibration.py).
+    """
+
+    scheme: WeightScheme = field(default_factory=WeightScheme)
+    sub_norm: bool | None = None
+    floor_tolerance: float = DEFAULT_TOLERANCE
+
+    @property
+    def has_sub_norm(self) -> bool:
+        if self.sub_norm is None:
+            return self.scheme.granularity is Granularity.TENSOR
+        return self.sub_norm
+
+
+def convert(
+    model: nn.Module,
+    config: ConversionConfig,
+    calibration_ids: Tensor | None = None,
+    *,
+    naive: bool = False,
+    on_site: Callable[[str], None] = lambda name: None,
+) -> nn.Module:
+    """Converts `model` in place and returns it, fully quantized (lambda 1).
+
+    Args:
+        model: LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM.
+        config: granularity and SubLN.
+        calibration_ids: [sequences, tokens] token ids of ordinary text, a few thousand in all;
+            needed with SubLN.
+        naive: uncalibrated SubLN (gain 1, no floor), for comparison only.
+        on_site: called with each calibrated linear's name (progress).
+    Raises:
+        UnsupportedModelError: unknown architecture; the message lists the known ones.
+        ValueError: already converted, no calibration text, or rows that do not divide into groups.
+    """
+    check_supported(model.config)
+    _check_shapes(model, config.scheme)
+    eps = float(model.config.rms_norm_eps)  # type: ignore[union-attr, arg-type]
+    sites: dict[str, SiteCalibration] = {}
+    if config.has_sub_norm:
+        sites = _sub_norm_sites(model, config, calibration_ids, naive, eps, on_site)
+    install_bit_linears(model, config.scheme, sites, eps)
+    model.config.quantization_config = WrinkleFreeConfig(  # type: ignore[union-attr]
+        scheme=str(config.scheme),
+        sub_norm=config.has_sub_norm,
+        sub_norm_log2_floor={name: site.log2_floor for name, site in sites.items()},
+    )
+    return model
+
+
+def _check_shapes(model: nn.Module, scheme: WeightScheme) -> None:
+    for block_name, block in blocks(model):
+        for name in BLOCK_LINEARS:
+            linear = block.get_submodule(name)
+            if isinstance(linear, BitLinear):
+                raise ValueError(f"{block_name}.{name} is a BitLinear already: convert the dense model")
+            try:
+                scheme.num_groups(linear.in_features)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise ValueError(f"{block_name}.{name}: {error}") from error
+
+
+def _sub_norm_sites(
+    model: nn.Module,
+    config: ConversionConfig,
+    calibration_ids: Tensor | None,
+    naive: bool,
+    eps: float,
+    on_site: Callable[[str], None],
+) -> dict[str, SiteCalibration]:
+    if naive:
+        return {
+            f"{block_name}.{site.consumer}": naive_calibration(
+                block.get_submodule(site.consumer).in_features  # type: ignore[arg-type]
+            )
+            for block_name, block in blocks(model)
+            for site in SUB_NORM_SITES
+        }
+    if calibration_ids is None:
+        raise ValueError("SubLN needs calibration_ids: token ids of a few thousand tokens of ordinary text")
+    was_training = model.training
+    model.eval()
+    try:
+        return calibrate_sub_norms(model, calibration_ids, eps, config.floor_tolerance, on_site)
+    finally:
+        model.train(was_training)
+
+
+def install_bit_linears(
+    model: nn.Module, scheme: WeightScheme, sites: dict[str, SiteCalibration], eps: float
+) -> None:
+    """Replaces the block linears by BitLinear layers that share their parameters."""
+    for block_name, block in blocks(model):
+        for name in BLOCK_LINEARS:
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            site = sites.get(f"{block_name}.{name}")
+            sub_norm = None if site is None else make_sub_norm(site, eps, linear.weight)
+            block.set_submodule(name, BitLinear.from_linear(linear, scheme, sub_norm))
+
+
+def count_ternary_parameters(model: nn.Module) -> int:
+    """Weights that are stored as ternary codes."""
+    return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, BitLinear))
+
+
+def is_converted(model: nn.Module) -> bool:
+    return any(isinstance(module, BitLinear) for module in model.modules())
+
+
+__all__ = ["ConversionConfig", "convert", "count_ternary_parameters", "is_converted"]

@@ -1,0 +1,131 @@
+"""Between a model in memory and the tensors and config of its folder.
+
+Family A (Llama-like, SubLN, scale per tensor) becomes transformers' `bitnet` architecture. It knows
+one eps, so each floor 2^k (subln.py) is folded into the linear that feeds the norm: v_proj and
+up_proj are stored divided by 2^k, which is exact, and multiplied again on loading.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import BitNetConfig, LlamaConfig
+
+from bitnet_arch.families import SUB_NORM_SITES
+from bitnet_arch.hf import WrinkleFreeConfig
+
+BITNET_QUANTIZATION = {
+    "quant_method": "bitnet",
+    "linear_class": "autobitlinear",
+    "quantization_mode": "online",
+    "modules_to_not_convert": ["lm_head"],
+    "use_rms_norm": False,
+}
+_SUB_NORM_NAMES = {
+    "self_attn.o_proj.sub_norm": "self_attn.attn_sub_norm",
+    "mlp.down_proj.sub_norm": "mlp.ffn_sub_norm",
+}
+_LLAMA_ONLY = ("head_dim", "mlp_bias", "pretraining_tp", "quantization_config")
+_CONFIG_ONLY = ("model_type", "architectures", "transformers_version")
+
+
+def to_disk(model: nn.Module) -> tuple[Any, dict[str, Tensor], dict[str, Any] | None]:
+    """Config, tensors and the "conversion" entry of wrinklefree.json (None for a dense model)."""
+    config: Any = model.config
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    conversion = getattr(config, "quantization_config", None)
+    if conversion is None:
+        return config, state, None
+    record = {
+        "model_type": config.model_type,
+        "scheme": conversion.scheme,
+        "sub_norm": conversion.sub_norm,
+        "sub_norm_log2_floor": conversion.sub_norm_log2_floor,
+    }
+    if why_not_stock_bitnet(config) is not None:
+        return config, state, record
+    return _bitnet_config(config), _fold(_rename(state, inverse=False), conversion, -1), record
+
+
+def from_disk(
+    config: Any, state: dict[str, Tensor], conversion: dict[str, Any] | None
+) -> tuple[Any, dict[str, Tensor]]:
+    """Inverse of `to_disk`: config and tensors of the model in memory."""
+    if config.model_type != "bitnet" or conversion is None:
+        return config, state
+    in_memory = WrinkleFreeConfig(
+        conversion["scheme"], conversion["sub_norm"], conversion["sub_norm_log2_floor"]
+    )
+    return _llama_config(config, in_memory), _rename(_fold(state, in_memory, +1), inverse=True)
+
+
+def why_not_stock_bitnet(config: Any) -> str | None:
+    """Why a converted model cannot be stored as stock `BitNetForCausalLM`; None if it can."""
+    conversion = config.quantization_config
+    if config.model_type != "llama":
+        return f"the architecture {config.model_type!r} has no bitnet counterpart"
+    if conversion.scheme != "tensor":
+        return f"the weight scheme is {conversion.scheme!r}; bitnet knows one scale per tensor"
+    if not conversion.sub_norm:
+        return "the model has no SubLN, which bitnet has in every block"
+    if config.num_attention_heads * config.head_dim != config.hidden_size:
+        return (
+            f"{config.num_attention_heads} heads of {config.head_dim} are not the hidden size "
+            f"{config.hidden_size}"
+        )
+    if config.mlp_bias:
+        return "the feed-forward linears have biases"
+    return None
+
+
+def _bitnet_config(config: LlamaConfig) -> BitNetConfig:
+    shared = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in _LLAMA_ONLY and key not in _CONFIG_ONLY
+    }
+    bitnet = BitNetConfig(**shared)
+    bitnet.architectures = ["BitNetForCausalLM"]
+    bitnet.quantization_config = BITNET_QUANTIZATION
+    return bitnet
+
+
+def _llama_config(config: BitNetConfig, conversion: WrinkleFreeConfig) -> LlamaConfig:
+    shared = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in _CONFIG_ONLY and key != "quantization_config"
+    }
+    llama = LlamaConfig(**shared)
+    llama.architectures = ["LlamaForCausalLM"]
+    llama.quantization_config = conversion.to_dict()  # as read from a config.json
+    return llama
+
+
+def _rename(state: dict[str, Tensor], *, inverse: bool) -> dict[str, Tensor]:
+    pairs = [(b, a) if inverse else (a, b) for a, b in _SUB_NORM_NAMES.items()]
+
+    def rename(name: str) -> str:
+        for old, new in pairs:
+            name = re.sub(rf"\b{re.escape(old)}\b", new, name)
+        return name
+
+    return {rename(name): tensor for name, tensor in state.items()}
+
+
+def _fold(state: dict[str, Tensor], conversion: WrinkleFreeConfig, sign: int) -> dict[str, Tensor]:
+    """Multiplies the producers of each SubLN input by 2^(sign k); powers of two are exact."""
+    folded = dict(state)
+    for consumer, log2_floor in conversion.sub_norm_log2_floor.items():
+        for site in SUB_NORM_SITES:
+            if not consumer.endswith(site.consumer):
+                continue
+            producer = consumer.removesuffix(site.consumer) + site.producer
+            for name in (f"{producer}.weight", f"{producer}.bias"):
+                if name in folded:
+                    folded[name] = folded[name] * 2.0 ** (sign * log2_floor)
+    return folded

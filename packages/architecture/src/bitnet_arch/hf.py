@@ -1,0 +1,85 @@
+"""Registers quant_method "wrinklefree" with transformers.
+
+After `import bitnet_arch`, `AutoModelForCausalLM.from_pretrained(folder)` builds BitLinear layers for
+folders that name it in config.json. Stock `bitnet` folders (checkpoint.py) need no registration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from bitnet_arch.families import BLOCK_LINEARS, blocks, check_supported
+from bitnet_arch.linear import BitLinear
+from bitnet_arch.subln import SubLN
+from bitnet_arch.ternary import WeightScheme
+
+QUANT_METHOD = "wrinklefree"
+
+
+@register_quantization_config(QUANT_METHOD)
+class WrinkleFreeConfig(QuantizationConfigMixin):
+    """Conversion of a model: `scheme` (tensor, group64, group128), SubLN and its floor exponents."""
+
+    def __init__(
+        self,
+        scheme: str = "tensor",
+        sub_norm: bool = False,
+        sub_norm_log2_floor: dict[str, int] | None = None,
+        **ignored: Any,
+    ):
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]
+        self.scheme = str(WeightScheme.parse(scheme))
+        self.sub_norm = sub_norm
+        self.sub_norm_log2_floor = dict(sub_norm_log2_floor or {})
+
+
+@register_quantizer(QUANT_METHOD)
+class WrinkleFreeQuantizer(HfQuantizer):
+    """Puts BitLinear layers in place before the master weights are loaded."""
+
+    requires_calibration = True
+    quantization_config: WrinkleFreeConfig
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        install_empty_bit_linears(model, self.quantization_config)
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        return True
+
+
+def install_empty_bit_linears(model: nn.Module, conversion: WrinkleFreeConfig) -> None:
+    """BitLinear layers and SubLNs as in `conversion`, on the meta device, to be filled by the loader."""
+    check_supported(model.config)
+    scheme = WeightScheme.parse(conversion.scheme)
+    eps = float(model.config.rms_norm_eps)  # type: ignore[union-attr, arg-type]
+    for block_name, block in blocks(model):
+        for name in BLOCK_LINEARS:
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            log2_floor = conversion.sub_norm_log2_floor.get(f"{block_name}.{name}")
+            dtype = linear.weight.dtype
+            with torch.device("meta"):
+                norm = None if log2_floor is None else SubLN(linear.in_features, eps, log2_floor, dtype=dtype)
+                layer = BitLinear(
+                    linear.in_features,
+                    linear.out_features,
+                    linear.bias is not None,
+                    scheme,
+                    norm,
+                    dtype=dtype,
+                )
+            block.set_submodule(name, layer)

