@@ -1,0 +1,99 @@
+"""`chat`: talk to a model in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrinklefree_inference.engines import ENGINES, open_engine
+from wrinklefree_inference.engines.base import Engine, Message, Sampling
+from wrinklefree_inference.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HELP = "Empty line or /quit ends, /clear forgets the conversation."
+
+
+def chat(
+    model: Annotated[str, typer.Option(help="A .gguf file or the URL of a server.")],
+    prompt: Annotated[str | None, typer.Option(help="Answer this once, print it to stdout and stop.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus sampling.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(help="Makes an answer repeatable.")] = None,
+    context: Annotated[int, typer.Option(min=16, help="Tokens of context (GGUF).")] = 4096,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads (GGUF); all cores if not given.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; recognised if not given.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="WF_API_KEY", help="Key of the server (URL).")] = None,
+) -> None:
+    """Chat with a model in the terminal.
+
+    Example: python -m wrinklefree_inference chat --model model.gguf --prompt "Who are you?"
+    """
+    sampling = Sampling(max_tokens, temperature, top_p, seed)
+    options = (
+        {"api_key": api_key}
+        if model.startswith("http")
+        else {"context_tokens": context, "num_threads": threads}
+    )
+    start: list[Message] = [{"role": "system", "content": system}] if system else []
+    try:
+        opened = open_engine(model, engine, **options)
+        try:
+            facts = ", ".join(text for _, text in opened.facts.rows())
+            typer.echo(facts, err=True)
+            if prompt is not None:
+                answer(opened, [*start, {"role": "user", "content": prompt}], sampling)
+            else:
+                converse(opened, start, sampling)
+        finally:
+            opened.close()
+    except (EngineError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def converse(engine: Engine, start: list[Message], sampling: Sampling) -> None:
+    """Answer lines from stdin until it ends."""
+    typer.echo(_HELP, err=True)
+    history = list(start)
+    for line in _lines():
+        if line == "/clear":
+            history = list(start)
+            typer.echo("(forgotten)", err=True)
+            continue
+        history.append({"role": "user", "content": line})
+        text = answer(engine, history, sampling)
+        history.append({"role": "assistant", "content": text})
+
+
+def answer(engine: Engine, messages: list[Message], sampling: Sampling) -> str:
+    """Print the answer to stdout while it comes, its speed to stderr; return the text."""
+    stream = engine.chat(messages, sampling)
+    pieces = []
+    for piece in stream:
+        typer.echo(piece, nl=False)
+        pieces.append(piece)
+    typer.echo()
+    if stream.usage is not None:
+        typer.echo(f"[{stream.usage}]", err=True)
+    return "".join(pieces)
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        typer.echo("> ", nl=False, err=True)
+        try:
+            line = input().strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line in ("", "/quit"):
+            return
+        yield line

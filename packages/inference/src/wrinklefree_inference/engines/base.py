@@ -1,0 +1,173 @@
+"""What an engine is: the vocabulary of requests and answers that every engine, command and demo shares.
+
+An `Engine` answers text requests. A `Scorer` gives the log-probability of given tokens (what
+perplexity and multiple choice need); most servers cannot, so it is a protocol of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypedDict, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; temperature 0 is greedy."""
+
+    max_tokens: int = 512
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of the model that answers; None where the engine does not say."""
+
+    name: str
+    size_bytes: int | None = None
+    num_parameters: int | None = None
+    context_tokens: int | None = None
+    weight_type: str | None = None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, text for people) of each known fact."""
+        rows = [("model", self.name)]
+        if self.size_bytes is not None:
+            rows.append(("size", f"{self.size_bytes / 1e6:,.1f} MB"))
+        if self.num_parameters is not None:
+            rows.append(("parameters", f"{self.num_parameters / 1e6:,.1f} million"))
+        if self.weight_type is not None:
+            rows.append(("weights", self.weight_type))
+        if self.context_tokens is not None:
+            rows.append(("context", f"{self.context_tokens:,} tokens"))
+        return rows
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer cost.
+
+    Attributes:
+        prompt_tokens: Tokens of the request after the chat template.
+        completion_tokens: Tokens of the answer.
+        first_token_s: Seconds from the request to the first piece of text.
+        total_s: Seconds from the request to the end of the answer.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_s: float
+    total_s: float
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Generation speed after the first token; None for answers of one token."""
+        generation_s = self.total_s - self.first_token_s
+        if self.completion_tokens < 2 or generation_s <= 0:
+            return None
+        return (self.completion_tokens - 1) / generation_s
+
+    def __str__(self) -> str:
+        speed = self.tokens_per_second
+        rate = f", {speed:.1f} tokens/s" if speed is not None else ""
+        first = f"first after {self.first_token_s:.2f} s"
+        return f"{self.completion_tokens} tokens{rate}, {first}"
+
+
+class TextStream:
+    """Iterator over the pieces of an answer; `usage` is there once it has been read to its end.
+
+    The source yields text pieces and, last, one (prompt_tokens, completion_tokens) pair.
+    """
+
+    def __init__(self, source: Iterable[str | tuple[int, int]]) -> None:
+        self.usage: Usage | None = None
+        self._pieces = self._timed(source)
+
+    def _timed(self, source: Iterable[str | tuple[int, int]]) -> Iterator[str]:
+        start_s, first_s = time.perf_counter(), None
+        for item in source:
+            if first_s is None:
+                first_s = time.perf_counter() - start_s
+            if isinstance(item, str):
+                yield item
+            else:
+                self.usage = Usage(*item, first_s, time.perf_counter() - start_s)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def text(self) -> str:
+        """Everything that is left to read."""
+        return "".join(self)
+
+
+class Engine(Protocol):
+    """Answers requests with one model."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The model's name, size, parameters and context.
+
+        Raises:
+            EngineError: The model cannot be loaded or the server does not answer.
+        """
+
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
+        """The assistant's next turn, through the model's own chat template."""
+
+    def complete(self, prompt: str, sampling: Sampling) -> TextStream:
+        """The continuation of plain text, without a template."""
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used afterwards."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of n tokens, given what stands before each.
+
+    Attributes:
+        logprobs: Natural log-probabilities, float64 [n].
+        is_greedy: Whether the token is the most probable one, bool [n].
+    """
+
+    logprobs: NDArray[np.float64]
+    is_greedy: NDArray[np.bool_]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Gives log-probabilities of given tokens."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, without special tokens around it."""
+
+    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
+        """Scores of ids[start:], each given all ids before it."""

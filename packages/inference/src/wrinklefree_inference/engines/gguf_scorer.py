@@ -1,0 +1,177 @@
+"""Log-probabilities of given tokens from a GGUF file, at llama.cpp's prompt speed.
+
+For ids t_0 .. t_{n-1}:
+1. t_0 .. t_{n-2} are processed in batches of `batch_tokens`, from an empty KV cache;
+2. for each position i >= start - 1 the logits are asked for, and
+   logprob(t_{i+1}) = logits[t_{i+1}] - logsumexp(logits), summed in float64.
+
+Cost: one prompt evaluation (SmolLM2-135M Q4_1: 150-175 tokens/s on one thread of a Xeon with
+AVX-512), and `batch_tokens` x vocabulary floats of memory. The server's own way, one request per
+token with the wanted token forced by `logit_bias`, has the speed of generation and gives the same
+values (tests/test_gguf_scorer.py compares them).
+
+Accuracy against transformers in fp32 on the same weights (511 random tokens of SmolLM2-135M, largest
+and mean difference): f32 file 0.0043 and 0.0007 (the KV cache is f16), f16 file 0.019 and 0.004,
+Q4_1 file 0.41 and 0.09 (llama.cpp quantizes activations to int8 per block of 32).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from wrinklefree_inference.engines import _llama_api as llama
+from wrinklefree_inference.engines.base import TokenScores
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.gguf_file import check_gguf
+
+CONTEXT_GRANULARITY_TOKENS = 256  # llama.cpp rounds a context up to a multiple of it
+
+
+class GgufScorer:
+    """One model and one context; not safe to use from several threads at once.
+
+    Args:
+        path: GGUF file.
+        context_tokens: Longest list of ids that can be scored.
+        num_threads: None takes all cores that this process may use.
+        batch_tokens: Positions whose logits are held at once.
+
+    Raises:
+        EngineError: The file is missing, no GGUF, or refused by llama.cpp (with its reason).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        context_tokens: int = 1024,
+        num_threads: int | None = None,
+        batch_tokens: int = 256,
+    ) -> None:
+        self.path = check_gguf(path)
+        self.context_tokens = context_tokens
+        self._model = llama.load_model(self.path)
+        room = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
+        self._batch_tokens = min(batch_tokens, room)
+        threads = num_threads or len(os.sched_getaffinity(0))
+        self._context = llama.new_context(self._model, room, self._batch_tokens, threads)
+        api = llama.library()
+        self._batch = api.llama_batch_ext_init(self._context)
+        self._vocab = api.llama_model_get_vocab(self._model)
+        self.vocab_size: int = api.llama_vocab_n_tokens(self._vocab)
+        self.num_parameters: int = api.llama_model_n_params(self._model)
+        self.trained_context_tokens: int = api.llama_model_n_ctx_train(self._model)
+        self.eos_id: int = api.llama_vocab_eos(self._vocab)
+        self.bos_id: int = api.llama_vocab_bos(self._vocab)
+        self.adds_bos: bool = api.llama_vocab_get_add_bos(self._vocab)
+
+    def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+        """Ids of `text` without special tokens around it.
+
+        Args:
+            text: Any text.
+            parse_special: Whether text such as `<|im_start|>` becomes the special token.
+        """
+        data = text.encode()
+        room = len(data) + 8  # a token covers at least one byte; some tokenizers add a space
+        ids = (ctypes.c_int32 * room)()
+        count = llama.library().llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
+        if count < 0:
+            raise EngineError(f"llama.cpp could not tokenize {text[:80]!r} into {room} tokens")
+        return list(ids[:count])
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens included."""
+        api, array = llama.library(), (ctypes.c_int32 * len(ids))(*ids)
+        room = 32 * len(ids) + 32
+        buffer = ctypes.create_string_buffer(room)
+        size = api.llama_detokenize(self._vocab, array, len(ids), buffer, room, False, True)
+        if size < 0:  # the buffer was too small and -size says what is needed
+            room = -size
+            buffer = ctypes.create_string_buffer(room)
+            size = api.llama_detokenize(self._vocab, array, len(ids), buffer, room, False, True)
+        return buffer.raw[:size].decode("utf-8", "replace")
+
+    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
+        """Scores of ids[start:], each given all ids before it.
+
+        Args:
+            ids: Token ids, at least two and at most `context_tokens`.
+            start: First position to score, in [1, len(ids) - 1].
+
+        Raises:
+            ValueError: Too many ids, an id outside the vocabulary, or a bad `start`.
+        """
+        self._check(ids, start)
+        api = llama.library()
+        api.llama_memory_clear(api.llama_get_memory(self._context), True)
+        logprobs = np.empty(len(ids) - start, dtype=np.float64)
+        is_greedy = np.empty(len(ids) - start, dtype=np.bool_)
+        for begin in range(0, len(ids) - 1, self._batch_tokens):
+            end = min(begin + self._batch_tokens, len(ids) - 1)
+            self._process(ids, begin, end, start)
+            for i in range(max(begin, start - 1), end):
+                row = self._logits(i - begin)
+                target = ids[i + 1]
+                logprobs[i + 1 - start] = log_softmax_at(row, target)
+                is_greedy[i + 1 - start] = row.argmax() == target
+        return TokenScores(logprobs, is_greedy)
+
+    def close(self) -> None:
+        """Free context and model; calling it again does nothing."""
+        if self._model:
+            api = llama.library()
+            api.llama_batch_ext_free(self._batch)
+            api.llama_free(self._context)
+            api.llama_model_free(self._model)
+            self._model = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def _check(self, ids: Sequence[int], start: int) -> None:
+        if not self._model:
+            raise ValueError("the scorer is closed")
+        if len(ids) > self.context_tokens:
+            raise ValueError(f"{len(ids)} ids do not fit the context of {self.context_tokens} tokens")
+        if not 1 <= start < len(ids):
+            raise ValueError(f"start must be in [1, {len(ids) - 1}], got {start}")
+        if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise ValueError(f"id {outside[0]} is outside the vocabulary of {self.vocab_size}")
+
+    def _process(self, ids: Sequence[int], begin: int, end: int, start: int) -> None:
+        """Run ids[begin:end] through the model, asking for logits from position start - 1 on."""
+        api = llama.library()
+        api.llama_batch_ext_clear(self._batch)
+        for i in range(begin, end):
+            index = api.llama_batch_ext_add_token(self._batch, 0, ids[i])
+            position = ctypes.c_int32(i)
+            added = index == i - begin and api.llama_batch_ext_set_pos(
+                self._batch, index, ctypes.byref(position)
+            )
+            wanted = i >= start - 1 or i == end - 1  # a batch without any output is refused
+            assert added, (i, index)
+            assert api.llama_batch_ext_set_output_logits(self._batch, index, wanted)
+        status = api.llama_process(self._context, llama.PROCESS_DECODE, self._batch)
+        if status != 0:
+            raise EngineError(f"llama.cpp could not process {end - begin} tokens (code {status})")
+
+    def _logits(self, index: int) -> np.ndarray:
+        """Logits [vocabulary] of a position of the last batch; valid until the next one."""
+        pointer = llama.library().llama_get_logits_ith(self._context, index)
+        assert pointer, index
+        return np.ctypeslib.as_array(pointer, (self.vocab_size,))
+
+
+def log_softmax_at(row: np.ndarray, target: int) -> float:
+    """log_softmax(row)[target]; row float32 [vocabulary], the sum in float64."""
+    top = row.max()
+    return float(row[target] - top - np.log(np.exp(row - top).sum(dtype=np.float64)))

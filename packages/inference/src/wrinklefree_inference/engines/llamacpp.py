@@ -1,0 +1,109 @@
+"""GGUF files in this process, by the llama.cpp inside `xllamacpp`.
+
+Chat and completion go through llama.cpp's server on a random loopback port, guarded by a random
+key (it batches, caches prompts and applies the chat template); scoring goes through `GgufScorer`.
+Each part is loaded when it is first used; the weights are memory-mapped, so both share them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from wrinklefree_inference.engines.base import (
+    Message,
+    ModelFacts,
+    Sampling,
+    TextStream,
+    TokenScores,
+)
+from wrinklefree_inference.engines.gguf_scorer import GgufScorer
+from wrinklefree_inference.engines.openai import OpenAIEngine
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.gguf_file import check_gguf
+from wrinklefree_inference.server import ServerOptions, start_server
+
+
+class LlamaCppEngine:
+    """One GGUF file: an `Engine` and a `Scorer`.
+
+    Args:
+        path: GGUF file.
+        context_tokens: Longest request with its answer, and longest list of ids to score.
+        num_threads: None takes all cores that this process may use.
+
+    Raises:
+        EngineError: The file is missing or no GGUF. What llama.cpp itself refuses is raised, with
+            its reason, by the first use.
+    """
+
+    def __init__(self, path: str | Path, context_tokens: int = 4096, num_threads: int | None = None) -> None:
+        self.path = check_gguf(path)
+        self.context_tokens = context_tokens
+        self.num_threads = num_threads
+        self._server: Any = None
+        self._closed = False
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """Name, size of the file, parameters, context and weight type."""
+        return replace(self._client.facts, size_bytes=self.path.stat().st_size)
+
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
+        """The assistant's next turn, through the chat template in the file."""
+        return self._client.chat(messages, sampling)
+
+    def complete(self, prompt: str, sampling: Sampling) -> TextStream:
+        """The continuation of plain text."""
+        return self._client.complete(prompt, sampling)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, without special tokens around it."""
+        return self.scorer.tokenize(text)
+
+    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
+        """Scores of ids[start:], each given all ids before it."""
+        return self.scorer.score(ids, start)
+
+    def close(self) -> None:
+        """Stop the server and free the models; calling it again does nothing."""
+        self._closed = True
+        if client := self.__dict__.pop("_client", None):
+            client.close()
+        self._server = None  # its destructor stops it
+        if scorer := self.__dict__.pop("scorer", None):
+            scorer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @cached_property
+    def scorer(self) -> GgufScorer:
+        """The scoring half."""
+        self._check_open()
+        return GgufScorer(self.path, self.context_tokens, self.num_threads)
+
+    @cached_property
+    def _client(self) -> OpenAIEngine:
+        self._check_open()
+        key = secrets.token_urlsafe(16)
+        self._server = start_server(
+            ServerOptions(
+                model=self.path,
+                context_tokens=self.context_tokens,
+                num_threads=self.num_threads,
+                api_key=key,
+            )
+        )
+        return OpenAIEngine(self._server.listening_address, api_key=key)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"the engine of {self.path} is closed")

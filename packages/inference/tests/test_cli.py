@@ -1,0 +1,65 @@
+"""The commands as users start them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wrinklefree_inference.cli import app
+
+run = CliRunner().invoke
+
+
+def test_one_answer_from_a_file(packaged_gguf: Path):
+    result = run(
+        app,
+        f"chat --model {packaged_gguf} --prompt Hello --max-tokens 6 --temperature 0 "
+        "--threads 1 --context 256",
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+    assert "134.5 million" in result.stderr
+    assert "tokens/s" in result.stderr
+
+
+def test_conversation_with_a_server(server_url: str):
+    result = run(
+        app,
+        ["chat", "--model", server_url, "--max-tokens", "4", "--system", "Be brief."],
+        input="Hello\n/clear\nAgain\n/quit\nnever read\n",
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("tokens/s") == 2
+    assert "(forgotten)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chat", "--model", "/nowhere/x.gguf"], "there is no file /nowhere/x.gguf"),
+        (["chat", "--model", "model.bin"], "no engine recognises 'model.bin'"),
+        (["chat", "--model", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
+        (["serve", "--model", "/nowhere/x.gguf"], "there is no file /nowhere/x.gguf"),
+        (["serve", "--model", "x.gguf", "--host", "0.0.0.0"], "set an API key"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str):
+    result = run(app, arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from wrinklefree_inference.cli import app;"
+        "assert CliRunner().invoke(app, ['chat', '--help']).exit_code == 0;"
+        "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
+        "heavy = {'torch', 'xllamacpp', 'openai', 'numpy', 'streamlit'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
