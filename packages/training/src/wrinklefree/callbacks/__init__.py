@@ -1,0 +1,18 @@
+"""Lightning callbacks: one concern each."""
+
+from wrinklefree.callbacks.checkpointing import Checkpointing, GracefulStop
+from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
+from wrinklefree.callbacks.progress import Progress
+from wrinklefree.callbacks.random_state import RandomState
+from wrinklefree.callbacks.step_log import StepLog
+from wrinklefree.callbacks.zclip import ZClip
+
+__all__ = [
+    "Checkpointing",
+    "GracefulStop",
+    "LambdaWarmup",
+    "Progress",
+    "RandomState",
+    "StepLog",
+    "ZClip",
+]

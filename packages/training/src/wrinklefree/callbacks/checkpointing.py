@@ -1,0 +1,91 @@
+"""Saves the run every n steps, keeps the last few checkpoints, and stops gracefully on a signal."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from wrinklefree.callbacks.base import StepCallback
+from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.module import WrinkleFreeLightningModule
+
+LOG = logging.getLogger("wrinklefree")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Checkpointing(StepCallback):
+    """Writes `checkpoints/step_XXXXXXXX` through the trainer; removes older ones afterwards."""
+
+    def __init__(self, store: CheckpointStore, every_steps: int, keep_last: int) -> None:
+        self.store = store
+        self.every_steps = every_steps
+        self.keep_last = keep_last
+        self._saved_step = -1
+
+    def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
+        if self.every_steps and step % self.every_steps == 0:
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the current step, unless it has just been saved. Every rank has to call it."""
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.store.path(step))
+        self._saved_step = step
+        if trainer.is_global_zero:
+            self.store.prune(self.keep_last)
+            LOG.info("saved %s", self.store.path(step))
+
+
+class GracefulStop(StepCallback):
+    """SIGTERM or SIGINT: finish the optimizer step, save a checkpoint, leave.
+
+    A second signal acts at once, as it would without this. Any rank may get the signal.
+    """
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self.checkpointing = checkpointing
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # Now, since Lightning installs its own handlers (which stop without a checkpoint) before.
+        self._previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        LOG.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
+
+    def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            self.received = self.received or signal.SIGTERM
+            self.checkpointing.save(trainer)
+            trainer.should_stop = True

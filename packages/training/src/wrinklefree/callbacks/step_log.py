@@ -1,0 +1,41 @@
+"""Hands the metrics of each optimizer step to the loggers, the progress bar and the console."""
+
+from __future__ import annotations
+
+import logging
+
+import lightning as L
+
+from wrinklefree.callbacks.base import StepCallback
+from wrinklefree.module import WrinkleFreeLightningModule
+
+LOG = logging.getLogger("wrinklefree")
+
+
+class StepLog(StepCallback):
+    """Args: rows for the loggers every `every_steps`, console lines every `console_every_steps`."""
+
+    def __init__(self, every_steps: int, console_every_steps: int, max_steps: int) -> None:
+        self.every_steps = every_steps
+        self.console_every_steps = console_every_steps
+        self.max_steps = max_steps
+
+    def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
+        metrics, module.step_metrics = module.step_metrics, {}
+        is_edge = step in (1, self.max_steps)
+        if is_edge or step % self.every_steps == 0:
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=step)
+        shown = {"loss": metrics["train/loss"], "tok/s": metrics["train/tokens_per_s"]}
+        module.log_dict(shown, prog_bar=True, logger=False)
+        if trainer.is_global_zero and (is_edge or step % self.console_every_steps == 0):
+            LOG.info(
+                "step %d/%d  loss %.4f  grad norm %.3g  lr %.2e  %.0f tok/s  waiting %.1f %%",
+                step,
+                self.max_steps,
+                metrics["train/loss"],
+                metrics["train/grad_norm"],
+                metrics["train/learning_rate"],
+                metrics["train/tokens_per_s"],
+                100 * metrics["train/data_wait_share"],
+            )

@@ -1,0 +1,1 @@
+"""Checkpoint folders without pickle: contents, manifest, retention, Lightning plug-in."""

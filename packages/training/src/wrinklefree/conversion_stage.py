@@ -1,0 +1,90 @@
+"""Stage 1: convert the dense model and calibrate SubLN. No gradient is computed.
+
+The result is compared with the dense model on held-out tokens of the same sources: mean next-token
+loss of the dense model, of the converted one in full precision (lambda 0: what SubLN costs) and
+quantized (lambda 1: what training has to win back).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress as RichProgress
+from torch import Tensor
+
+import bitnet_arch
+from data_handler import token_block
+from wrinklefree.checkpoints.lightning_io import save_model_folder
+from wrinklefree.config.schema import CalibrationConfig, TrainConfig
+from wrinklefree.cross_entropy import chunked_cross_entropy
+from wrinklefree.datamodule import data_sources
+from wrinklefree.forward import run_forward
+
+LOG = logging.getLogger("wrinklefree")
+_CHUNK_TOKENS = 512
+
+
+def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Convert, save to `target`, return the summary's figures."""
+    start = time.perf_counter()
+    model, tokenizer = bitnet_arch.load_dense(config.model.source.value, config.model.name)
+    calibration_ids, held_out = _token_blocks(config, tokenizer)
+    losses = {"dense": _mean_loss(model, held_out)}
+    _convert(config, model, calibration_ids)
+    for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
+        bitnet_arch.set_lambda(model, lambda_)
+        losses[name] = _mean_loss(model, held_out)
+    LOG.info("held-out loss in nats: %s", losses)
+    source = {"source": config.model.source.value, "name": config.model.name}
+    save_model_folder(model, tokenizer, target, meta | {"step": 0, "source": source})
+    return {
+        "steps": 0,
+        "first_loss": losses["dense"],
+        "last_loss": losses["quantized"],
+        "losses_nats": losses,
+        "tokens": calibration_ids.numel(),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _token_blocks(config: TrainConfig, tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """Ids [sequences, tokens] for calibration, and others for the comparison (maybe none)."""
+    options: CalibrationConfig = config.training.calibration
+    length = options.sequence_length_tokens
+    num_calibration = -(-options.tokens // length)
+    num_held_out = -(-options.evaluation_tokens // length)
+    ids = token_block(
+        data_sources(config.data.sources),
+        tokenizer,
+        (num_calibration + num_held_out) * length,
+        length,
+        config.seed,
+    )
+    return ids[:num_calibration], ids[num_calibration:]
+
+
+def _convert(config: TrainConfig, model: Any, calibration_ids: Tensor) -> None:
+    scheme = bitnet_arch.WeightScheme.parse(config.model.scheme)
+    options = bitnet_arch.ConversionConfig(scheme=scheme, sub_norm=config.model.sub_norm)
+    sites = 2 * model.config.num_hidden_layers if config.model.sub_norm else None
+    with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
+        bar = progress.add_task("calibrating SubLN", total=sites, visible=sites is not None)
+        bitnet_arch.convert(model, options, calibration_ids, on_site=lambda name: progress.advance(bar))
+
+
+@torch.no_grad()
+def _mean_loss(model: Any, ids: Tensor) -> float | None:
+    """Mean next-token loss in nats over sequences [n, tokens]; None without any."""
+    if not len(ids):
+        return None
+    positions = torch.arange(ids.shape[1]).expand(1, -1)
+    total = 0.0
+    for row in ids.unsqueeze(1):
+        result = run_forward(model, {"input_ids": row, "position_ids": positions})
+        hidden, weight = result.last_hidden_state, result.head_weight
+        total += chunked_cross_entropy(hidden, weight, row, _CHUNK_TOKENS).item()
+    return total / len(ids)

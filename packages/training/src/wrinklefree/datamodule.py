@@ -1,0 +1,114 @@
+"""The Lightning data module: packed batches of data_handler with an exact position.
+
+The position that a checkpoint stores is the state that came with the batch trained on last, not
+what was fetched ahead. The loader is given a length (all batches of the run), since Lightning
+fetches one batch ahead from a loader without one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+
+from data_handler import PackedLoader, SourceConfig, make_loader
+from wrinklefree.config import schema
+from wrinklefree.distributed import gather_from_ranks, own_share
+from wrinklefree.forward import Batch
+
+
+def data_sources(sources: Sequence[schema.SourceConfig]) -> list[SourceConfig]:
+    """Configured sources as data_handler has them. Raises: DataError (a value that does not fit)."""
+    return [SourceConfig(**dataclasses.asdict(source)) for source in sources]
+
+
+class TimedLoader:
+    """A PackedLoader with a length, a stopwatch for waiting and the state of the last batch."""
+
+    def __init__(self, loader: PackedLoader, num_batches: int) -> None:
+        self._loader = loader
+        self._num_batches = num_batches
+        self._waited_s = 0.0
+        self.last_state: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._waited_s += time.perf_counter() - start
+            if batch is None:
+                return
+            self.last_state = batch.pop("state")
+            yield batch
+
+    def take_waited_s(self) -> float:
+        """Seconds spent waiting for batches since the last call."""
+        waited, self._waited_s = self._waited_s, 0.0
+        return waited
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the data module saves the position (of every rank); Lightning asks for this one."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `state_dict`."""
+
+
+class WrinkleFreeDataModule(L.LightningDataModule):
+    """Args: num_batches is the number of forward passes of the whole run on one rank."""
+
+    def __init__(
+        self,
+        sources: Sequence[SourceConfig],
+        tokenizer: Any,
+        sequence_length_tokens: int,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self.sources = list(sources)
+        self.tokenizer = tokenizer
+        self.sequence_length_tokens = sequence_length_tokens
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.seed = seed
+        self.num_workers = num_workers
+        self.loader: TimedLoader | None = None
+        self._packed: PackedLoader | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def train_dataloader(self) -> TimedLoader:
+        assert self.trainer is not None
+        self._packed = make_loader(
+            self.sources,
+            self.tokenizer,
+            self.sequence_length_tokens,
+            self.batch_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
+        )
+        if self._restored is not None:
+            self._packed.load_state_dict(self._restored)
+        self.loader = TimedLoader(self._packed, self.num_batches)
+        return self.loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Positions of all ranks (called on every rank)."""
+        if self._packed is None or self.loader is None:
+            return {"ranks": gather_from_ranks(self._restored)}
+        position = self._packed.state_dict(after=self.loader.last_state)
+        return {"ranks": gather_from_ranks(position)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = own_share(state_dict["ranks"], "data positions")

@@ -1,0 +1,42 @@
+"""Small helpers around torch.distributed that also work in a single process."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_from_ranks(value: T) -> list[T]:
+    """The values of all ranks, in order, on every rank. Every rank has to call it."""
+    if not is_distributed():
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def own_share(values: list[T], what: str) -> T:
+    """This rank's entry of a list made by `gather_from_ranks`.
+
+    Raises: ValueError when the list comes from another number of ranks.
+    """
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+    if len(values) != world_size:
+        raise ValueError(
+            f"the checkpoint holds {what} of {len(values)} processes and this run has {world_size}: "
+            "resume with the same number (distributed.devices x distributed.num_nodes)"
+        )
+    return values[rank]
+
+
+def full_tensor(value: Any) -> Any:
+    """A sharded tensor gathered from all ranks; anything else as it is."""
+    gather = getattr(value, "full_tensor", None)
+    return gather() if gather is not None else value

@@ -1,0 +1,86 @@
+"""The Lightning module: student, teacher, objectives, optimizer. Everything else is a callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.optim.lr_scheduler import LambdaLR
+
+from wrinklefree.config.schema import OptimizerConfig
+from wrinklefree.forward import Batch, ForwardResult, run_forward
+from wrinklefree.objectives.manager import ObjectiveManager
+from wrinklefree.optimizers import build_optimizer
+from wrinklefree.schedules import Schedule
+
+
+class WrinkleFreeLightningModule(L.LightningModule):
+    """One training step = one student forward, a teacher forward on demand, a weighted loss.
+
+    Args:
+        model: the converted student (float32 master weights).
+        teacher: frozen dense model, or None when no objective ever needs one. It is not a
+            submodule: it is neither trained nor saved, nor sharded.
+        learning_rate: peak; `schedule` gives the factor per step.
+
+    `step_metrics` collects the metrics of the running optimizer step: the module adds losses,
+    callbacks add theirs, and callbacks.StepLog hands them to the loggers.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        teacher: Any | None,
+        objectives: ObjectiveManager,
+        optimizer_config: OptimizerConfig,
+        learning_rate: float,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__()
+        self.model = model.train()
+        self._teacher_holder = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.objectives = objectives
+        self.optimizer_config = optimizer_config
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.micro_metrics: list[dict[str, Tensor]] = []
+        self.step_metrics: dict[str, float] = {}
+
+    def on_fit_start(self) -> None:
+        for teacher in self._teacher_holder:
+            teacher.to(self.device)
+
+    def configure_model(self) -> None:
+        """Shard with FSDP2 where the strategy has a device mesh: each block, then the rest."""
+        if self.device_mesh is None:
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for block in self.model.model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        teacher = self._teacher_forward if self._teacher_holder else None
+        result = self.objectives.compute(batch, self.trainer.global_step, self._student_forward, teacher)
+        metrics = {"train/loss": result.loss.detach(), **result.metrics}
+        self.micro_metrics.append(metrics)
+        return result.loss
+
+    def _student_forward(self, batch: Batch) -> ForwardResult:
+        return run_forward(self.model, batch)
+
+    def _teacher_forward(self, batch: Batch) -> ForwardResult:
+        return run_forward(self._teacher_holder[0], batch)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        optimizer = build_optimizer(self.model, self.optimizer_config, self.learning_rate)
+        scheduler = LambdaLR(optimizer, self.schedule.__call__)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def take_micro_metrics(self) -> dict[str, Tensor]:
+        """Means over the forward passes of this optimizer step; empties the collection."""
+        collected, self.micro_metrics = self.micro_metrics, []
+        return {k: torch.stack([m[k] for m in collected]).mean() for k in collected[0]}

@@ -1,0 +1,106 @@
+"""The folder of one run: <output_dir>/<experiment>/<stage>.
+
+    run.json       identity: fingerprint, values, commit, dirty flag
+    checkpoints/   step_XXXXXXXX/ (checkpoints/store.py)
+    metrics.csv    one row per step
+    final/         the result; its presence says that the run is complete
+    summary.json   figures of the completed run
+
+One process works in it at a time (an advisory lock on `.lock`, released when the process ends,
+however it ends).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import bitnet_arch
+from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.identity import RunIdentity
+
+LOG = logging.getLogger("wrinklefree")
+
+
+class RunError(RuntimeError):
+    """The run cannot start as asked; the message says why and what to do."""
+
+
+class RunFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = CheckpointStore(path / "checkpoints")
+        self._lock: Any = None
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.final / "wrinklefree.json").is_file()
+
+    def lock(self) -> None:
+        """Raises: RunError when another process works in the folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process is training in {self.path}") from error
+
+    def move_aside(self) -> None:
+        """Rename an existing run, so that it can be run again without losing it."""
+        if not (self.path / "run.json").is_file():
+            return
+        aside = self.path.with_name(f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
+        self.path.rename(aside)
+        LOG.warning("force=true: the run that was there is now in %s", aside)
+
+    def check(self, identity: RunIdentity) -> None:
+        """Raises: RunError when the run in the folder is another one; names the differing keys.
+
+        A run that has left no checkpoint is nothing to protect: another may take its place.
+        """
+        stored = self.stored_identity()
+        if stored is None or not (self.is_complete or self.store.steps()):
+            return
+        if differences := identity.differences(stored["values"]):
+            raise RunError(
+                f"{self.path} holds a different run:\n  "
+                + "\n  ".join(differences)
+                + "\nUse another experiment=NAME, or force=true to move that run aside."
+            )
+        if not self.is_complete and stored["git"]["commit"] != identity.git.commit:
+            LOG.warning(
+                "the code has changed since this run began (commit %s, now %s)",
+                stored["git"]["commit"],
+                identity.git.commit,
+            )
+
+    def stored_identity(self) -> dict[str, Any] | None:
+        path = self.path / "run.json"
+        if not path.is_file():
+            return None
+        stored: dict[str, Any] = json.loads(path.read_text())
+        return stored
+
+    def store_identity(self, identity: RunIdentity) -> None:
+        if self.stored_identity() is not None and self.store.steps():
+            return
+        contents = {"fingerprint": identity.fingerprint, **dataclasses.asdict(identity)}
+        bitnet_arch.atomic_write_text(
+            self.path / "run.json", json.dumps(contents, indent=2, sort_keys=True) + "\n"
+        )
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        bitnet_arch.atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return summary

@@ -1,0 +1,207 @@
+"""Stages with gradients (1.9, 2): wires model, data, objectives, callbacks and trainer, and fits."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+
+import bitnet_arch
+from wrinklefree import callbacks as cb
+from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.config.schema import ProgressBar, TrainConfig
+from wrinklefree.datamodule import WrinkleFreeDataModule, data_sources
+from wrinklefree.loggers import build_loggers
+from wrinklefree.module import WrinkleFreeLightningModule
+from wrinklefree.objectives.manager import ObjectiveManager
+from wrinklefree.run_folder import RunFolder
+from wrinklefree.schedules import make_schedule
+from wrinklefree.strategies import build_strategy
+
+LOG = logging.getLogger("wrinklefree")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """tokens_per_step counts all ranks and accumulated passes."""
+
+    tokens_per_step: int
+    max_steps: int
+
+
+@dataclass
+class Fit:
+    """Everything of one fit; `signal` is set when it was stopped by one."""
+
+    summary: dict[str, Any]
+    signal: int | None
+
+
+def run_lengths(config: TrainConfig) -> Lengths:
+    training, where = config.training, config.distributed
+    sequences = training.batch_size * training.accumulate_steps * where.devices * where.num_nodes
+    tokens_per_step = sequences * training.sequence_length_tokens
+    if training.max_steps is not None:
+        return Lengths(tokens_per_step, training.max_steps)
+    assert training.max_tokens is not None
+    return Lengths(tokens_per_step, math.ceil(training.max_tokens / tokens_per_step))
+
+
+def run_training(
+    config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any], fingerprint: str
+) -> Fit:
+    """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
+    lengths = run_lengths(config)
+    resume_from = run.store.newest(config.resume.allow_previous)
+    checkpoint = bitnet_arch.load_checkpoint(start, dtype=torch.float32)
+    module = _build_module(config, checkpoint.model, lengths)
+    data = _build_data(config, checkpoint.tokenizer, lengths)
+    io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
+    progress = cb.Progress()
+    checkpointing = cb.Checkpointing(
+        run.store, config.training.checkpoint.every_steps, config.training.checkpoint.keep_last
+    )
+    stop = cb.GracefulStop(checkpointing)
+    with _quiet_lightning():
+        trainer = _build_trainer(config, lengths, io, [progress, checkpointing, stop])
+    resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
+    if resume_from:
+        LOG.info("resuming from %s", resume_from)
+    name = f"{config.experiment}-{config.training.stage.value}"
+    trainer.loggers = build_loggers(config.logging, run.path, name, fingerprint[:16], resume_step)
+    with _quiet_lightning():
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    return _finish(trainer, module, lengths, io, run, progress, stop)
+
+
+def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
+    training = config.training
+    objectives = ObjectiveManager.from_config(training.objectives)
+    teacher = _load_teacher(config) if objectives.ever_needs_teacher else None
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return WrinkleFreeLightningModule(
+        model,
+        teacher,
+        objectives,
+        config.optimizer,
+        training.learning_rate,
+        make_schedule(training.schedule, lengths.max_steps, lengths.tokens_per_step),
+    )
+
+
+def _load_teacher(config: TrainConfig) -> Any:
+    teacher = config.model.teacher
+    source = teacher.source or config.model.source
+    name = teacher.name if teacher.source else config.model.name
+    LOG.info("loading the teacher: %s %s", source.value, name or "")
+    dtype = getattr(torch, teacher.dtype.value)
+    return bitnet_arch.load_dense(source.value, name, dtype)[0]
+
+
+def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> WrinkleFreeDataModule:
+    training = config.training
+    return WrinkleFreeDataModule(
+        data_sources(config.data.sources),
+        tokenizer,
+        training.sequence_length_tokens,
+        training.batch_size,
+        lengths.max_steps * training.accumulate_steps,
+        config.seed,
+        config.data.num_workers,
+    )
+
+
+def _build_trainer(
+    config: TrainConfig,
+    lengths: Lengths,
+    io: FolderCheckpointIO,
+    run_callbacks: list[L.Callback],
+) -> L.Trainer:
+    training, where = config.training, config.distributed
+    progress, *last = run_callbacks
+    log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
+    strategy = build_strategy(where, io)
+    bar = _progress_bar(config.logging.progress_bar)
+    return L.Trainer(
+        accelerator=where.accelerator,
+        strategy=strategy,
+        devices=where.devices,
+        num_nodes=where.num_nodes,
+        precision=where.precision.value,
+        plugins=[io] if strategy == "auto" else [],
+        # The order matters: metrics first, then who writes them, then who saves and stops.
+        callbacks=[
+            cb.LambdaWarmup(training.lambda_warmup_steps),
+            cb.ZClip(training.zclip),
+            cb.RandomState(),
+            progress,
+            log,
+            *bar,
+            *last,
+        ],
+        max_steps=lengths.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=training.accumulate_steps,
+        deterministic=config.deterministic,
+        logger=False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _progress_bar(kind: ProgressBar) -> list[L.Callback]:
+    from rich.console import Console
+
+    if kind is ProgressBar.auto:
+        kind = ProgressBar.rich if Console().is_terminal else ProgressBar.none
+    if kind is ProgressBar.none:
+        return []
+    return [RichProgressBar() if kind is ProgressBar.rich else TQDMProgressBar()]
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's advertisements and a deprecation inside it; its other warnings stay."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        yield
+
+
+def _finish(
+    trainer: L.Trainer,
+    module: WrinkleFreeLightningModule,
+    lengths: Lengths,
+    io: FolderCheckpointIO,
+    run: RunFolder,
+    progress: cb.Progress,
+    stop: cb.GracefulStop,
+) -> Fit:
+    step = trainer.global_step
+    summary = {"steps": step, **progress.state_dict()}
+    if step < lengths.max_steps:
+        if stop.received is None:
+            raise RuntimeError(
+                f"the data ended after {step} of {lengths.max_steps} steps: set repeat on a source, "
+                "or lower training.max_steps"
+            )
+        return Fit(summary, stop.received)
+    state = trainer.strategy.lightning_module_state_dict()
+    if trainer.is_global_zero:
+        io.save_model(state, run.final, step)
+    trainer.strategy.barrier()
+    return Fit(summary, None)
