@@ -62,9 +62,10 @@ class WeightScheme:
         if self.group_size is None:
             return 1
         if in_features % self.group_size:
+            fitting = ["tensor", *(f"group{size}" for size in GROUP_SIZES if in_features % size == 0)]
             raise ValueError(
                 f"rows of {in_features} inputs do not divide into groups of {self.group_size}; "
-                "use the scheme 'tensor'"
+                f"schemes that fit: {', '.join(fitting)}"
             )
         return in_features // self.group_size
 

@@ -1,0 +1,95 @@
+"""One training step of the converted model beside the same step of the dense float32 model.
+
+    uv run python packages/architecture/benchmarks/training_step.py --repeats 5
+
+Both models run forward, next-token loss and backward on the same batch, interleaved in one process;
+the ratio is that of the medians. Before timing, the int8 forward is checked against the float64
+product of the same codes. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import subprocess
+import time
+
+import torch
+import transformers
+from bitnet_arch import ConversionConfig, WeightScheme, bit_linears, convert, load_dense
+from bitnet_arch.linear import int8_matmul
+from bitnet_arch.ternary import (
+    dequantize,
+    dequantize_activation,
+    quantize_activation,
+    ternary_codes_and_scales,
+)
+
+
+def step_seconds(model: torch.nn.Module, ids: torch.Tensor) -> float:
+    """Seconds of forward, loss and backward; gradients are dropped afterwards."""
+    start = time.perf_counter()
+    model(input_ids=ids, labels=ids).loss.backward()
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def max_relative_error(model: torch.nn.Module) -> float:
+    """Worst error of the int8 product over the first block's layers, relative to the largest output."""
+    worst = 0.0
+    for _, layer in list(bit_linears(model))[:7]:
+        x = torch.randn(32, layer.in_features)
+        quantized = (*quantize_activation(x), *ternary_codes_and_scales(layer.weight, layer.scheme))
+        exact = dequantize_activation(*quantized[:2]).double() @ dequantize(*quantized[2:]).double().t()
+        worst = max(worst, ((int8_matmul(*quantized) - exact).abs().max() / exact.abs().max()).item())
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4, help="sequences")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per sequence")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    dense, _ = load_dense("packaged")
+    ids = torch.randint(0, dense.config.vocab_size, (options.batch, options.tokens))
+    models = {"dense": dense.train()}
+    for scheme in ("tensor", "group64"):
+        model = copy.deepcopy(dense)
+        models[scheme] = convert(model, ConversionConfig(WeightScheme.parse(scheme)), ids, naive=True)
+    errors = {name: max_relative_error(model) for name, model in models.items() if name != "dense"}
+    assert max(errors.values()) < 1e-5, errors
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for repeat in range(options.repeats + 1):
+        for name, model in models.items():
+            elapsed = step_seconds(model, ids)
+            if repeat:  # the first round warms up
+                seconds[name].append(elapsed)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    tokens = options.batch * options.tokens
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    report = {
+        "benchmark": "training step (forward, loss, backward), converted against dense float32",
+        "tokens_per_s": {name: round(tokens / value, 1) for name, value in median.items()},
+        "speed_over_dense": {name: round(median["dense"] / value, 3) for name, value in median.items()},
+        "int8_max_relative_error": errors,
+        "batch": [options.batch, options.tokens],
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "cpu": platform.processor() or platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "commit": commit.stdout.strip(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
