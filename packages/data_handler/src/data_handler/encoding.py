@@ -15,7 +15,7 @@ from data_handler.stream import Document, Position
 
 TokenArray = npt.NDArray[np.int32]
 _BATCH_DOCUMENTS = 64
-_BATCH_CHARACTERS = 512 * 1024
+_BATCH_CHARACTERS = 128 * 1024
 
 
 class EncodedDocument(NamedTuple):
@@ -44,6 +44,8 @@ class Encoder:
             backend.no_truncation()
             backend.no_padding()
         self._backend = backend
+        # Asking for special tokens costs about 10 % also where the template adds none.
+        self._special_tokens = backend.num_special_tokens_to_add(False) > 0
         self.eos_token_id: int = tokenizer.eos_token_id
 
     def digest(self) -> str:
@@ -52,7 +54,7 @@ class Encoder:
     def encode(self, texts: list[str]) -> list[TokenArray]:
         """int32 [tokens] for each text, ending with the eos token."""
         eos = self.eos_token_id
-        encodings = self._backend.encode_batch_fast(texts)
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=self._special_tokens)
         ids = [encoding.ids for encoding in encodings]
         return [np.array(i if i and i[-1] == eos else [*i, eos], dtype=np.int32) for i in ids]
 
