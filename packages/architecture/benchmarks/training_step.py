@@ -19,6 +19,7 @@ import time
 
 import torch
 import transformers
+
 from bitnet_arch import ConversionConfig, WeightScheme, bit_linears, convert, load_dense
 from bitnet_arch.linear import int8_matmul
 from bitnet_arch.ternary import (

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+
 from bitnet_arch import (
     CheckpointError,
     ConversionConfig,

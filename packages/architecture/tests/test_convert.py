@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
+
 from bitnet_arch import (
     BitLinear,
     ConversionConfig,

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from transformers.integrations.bitnet import AutoBitLinear
+
 from bitnet_arch import BitLinear, WeightScheme, bit_linears, get_lambda, set_lambda
 from bitnet_arch.linear import int8_matmul
 from bitnet_arch.ternary import dequantize, quantize_activation, ternary_codes_and_scales
-from torch import nn
-from transformers.integrations.bitnet import AutoBitLinear
 
 GROUPS = ["tensor", "group64", "group128"]
 

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bitnet_arch.ternary import (
     WeightScheme,
     dequantize,
@@ -10,8 +13,6 @@ from bitnet_arch.ternary import (
     quantize_activation,
     ternary_codes_and_scales,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SCHEMES = ["tensor", "group64", "group128"]
 
