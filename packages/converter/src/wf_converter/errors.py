@@ -1,0 +1,7 @@
+"""The one error of this package: an export that would lose information or cannot be proved."""
+
+from __future__ import annotations
+
+
+class ExportError(ValueError):
+    """Refusal to export; the message names the tensor (or setting), the reason and the alternatives."""

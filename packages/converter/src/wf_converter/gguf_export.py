@@ -1,0 +1,142 @@
+"""Checkpoint folder -> GGUF file: plan, refuse or write, atomically, one matrix in memory at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from gguf import GGUFWriter
+from gguf.constants import GGMLQuantizationType
+
+from wf_converter.blocks import LAYOUTS, TernaryType
+from wf_converter.errors import ExportError
+from wf_converter.gguf_arch import gguf_architecture
+from wf_converter.gguf_plan import TensorPlan, plan_tensors
+from wf_converter.source import Source, open_source
+from wf_converter.tokenizer import GgufTokenizer, read_tokenizer
+
+QUANTIZATION_VERSION = 2
+
+
+@dataclass(frozen=True)
+class GgufExport:
+    """A checked plan: everything that can be refused has been, nothing is written yet."""
+
+    source: Source
+    architecture: str
+    tensors: list[TensorPlan]
+    tokenizer: GgufTokenizer
+    license: str | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of tensor data."""
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
+    def write(self, path: Path, on_tensor: Callable[[TensorPlan], None] | None = None) -> None:
+        """Writes the file under a temporary name beside `path`, syncs it and renames it.
+
+        Args:
+            on_tensor: called after each tensor (progress).
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            self._write(temporary, on_tensor)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write(self, path: Path, on_tensor: Callable[[TensorPlan], None] | None) -> None:
+        writer = GGUFWriter(path, self.architecture)
+        self._add_keys(writer)
+        for tensor in self.tensors:
+            # Told as int8 so that gguf-py takes the shape as it is: it knows no block size of Q2_0.
+            dtype = np.dtype(np.int8)
+            kind = cast(GGMLQuantizationType, tensor.ggml_type)  # only its number is written
+            writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, kind)
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for tensor in self.tensors:
+                data = np.ascontiguousarray(tensor.produce())
+                assert data.nbytes == tensor.num_bytes, (tensor.name, data.nbytes, tensor.num_bytes)
+                writer.write_tensor_data(data)
+                if on_tensor is not None:
+                    on_tensor(tensor)
+        finally:
+            writer.close()
+
+    def _add_keys(self, writer: GGUFWriter) -> None:
+        source = self.source
+        writer.add_type("model")
+        writer.add_name(source.name)
+        writer.add_size_label(size_label(source))
+        if self.license:
+            writer.add_license(self.license)
+        writer.add_file_type(_file_type(self.tensors))
+        writer.add_quantization_version(QUANTIZATION_VERSION)
+        gguf_architecture(source).write(writer, source)
+        self.tokenizer.write(writer)
+        writer.add_string("wrinklefree.scheme", str(source.scheme))
+        writer.add_bool("wrinklefree.sub_norm", source.sub_norm)
+        writer.add_string("wrinklefree.stage", str(source.meta.get("stage", "unknown")))
+        writer.add_string("wrinklefree.source_sha256", source.fingerprint)
+        if run := source.meta.get("fingerprint"):
+            writer.add_string("wrinklefree.run_fingerprint", str(run))
+
+
+def prepare_gguf(
+    folder: Path | str,
+    wanted: str = "auto",
+    embeddings: str = "f16",
+    license_name: str | None = None,
+) -> GgufExport:
+    """Checks a checkpoint folder and plans its GGUF file.
+
+    Args:
+        wanted: "auto" or a TernaryType value.
+        embeddings: "f16" or "q8_0".
+        license_name: SPDX name; by default what wrinklefree.json says, if anything.
+
+    Raises:
+        ExportError: something would be lost; names the tensor or setting and the alternatives.
+    """
+    if wanted != "auto" and wanted not in list(TernaryType):
+        known = ", ".join(["auto", *TernaryType])
+        raise ExportError(f"unknown tensor type {wanted!r}; known: {known}")
+    source = open_source(folder)
+    arch = gguf_architecture(source)
+    return GgufExport(
+        source=source,
+        architecture=arch.name,
+        tensors=plan_tensors(source, arch, wanted, embeddings),
+        tokenizer=read_tokenizer(source.folder, source.config["vocab_size"]),
+        license=license_name or source.meta.get("license"),
+    )
+
+
+def size_label(source: Source) -> str:
+    """Number of parameters as model names give it: 135M, 1.2B."""
+    tied = {"lm_head.weight"} if source.is_tied else set()
+    count = sum(int(np.prod(source.shape(name))) for name in source.files if name not in tied)
+    if count < 1e6:
+        return f"{count / 1e3:.0f}K"
+    return f"{count / 1e6:.0f}M" if count < 1e9 else f"{count / 1e9:.1f}B"
+
+
+def _file_type(tensors: list[TensorPlan]) -> int:
+    """general.file_type: the type that holds most of the ternary bytes."""
+    weight = Counter[int]()
+    for tensor in tensors:
+        if isinstance(tensor.type_name, TernaryType):
+            weight[LAYOUTS[tensor.type_name].file_type] += tensor.num_bytes
+    return weight.most_common(1)[0][0]

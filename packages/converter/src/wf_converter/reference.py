@@ -1,0 +1,123 @@
+"""The checkpoint in PyTorch, as trained or with the roundings of an inference runtime.
+
+A W1.58A8 model rounds its activations per token. llama.cpp rounds them too, but elsewhere, and that
+moves log-probs by more than a scale off by 1 % does. To prove an export sharply, the reference
+makes the same roundings:
+
+    weights       activations                                        file format
+    TQ1_0, TQ2_0  int8 per 256 inputs, fp32 scale  127 / max         Q8_K
+    Q2_0, Q4_0    int8 per 32 inputs, scale max / 127 kept in fp16   Q8_0
+    F16           fp16
+    head q8_0     as Q4_0, and its weights int8 per 32 with an fp16 scale; the same matrix embeds
+
+Codes and scales come from the checkpoint by bitnet_arch, never from the exported file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gguf import quants
+from torch import Tensor, nn
+
+import bitnet_arch
+from wf_converter.gguf_plan import EMBEDDING_TYPES
+from wf_converter.scores import TokenScores
+
+Rounding = Callable[[Tensor], Tensor]
+MAX_TOKENS_PER_FORWARD = 4096
+
+
+def round_q8_0(x: Tensor) -> Tensor:
+    """[..., K] as llama.cpp's Q8_0 blocks of 32 hold it."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    peak = blocks.abs().amax(-1, keepdim=True)
+    codes = torch.where(peak > 0, blocks * (127 / peak), 0).round()
+    return (codes * (peak / 127).half().float()).view(x.shape)
+
+
+def round_q8_k(x: Tensor) -> Tensor:
+    """[..., K] as llama.cpp's Q8_K blocks of 256 hold it: the largest magnitude becomes -127."""
+    blocks = x.reshape(*x.shape[:-1], -1, 256)
+    peak = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    codes = torch.where(peak != 0, blocks * (-127 / peak), 0).round().clamp(max=127)
+    return (codes * (peak / -127)).view(x.shape)
+
+
+def round_f16(x: Tensor) -> Tensor:
+    return x.half().float()
+
+
+ROUNDINGS: Mapping[str, Rounding] = {
+    "tq1_0": round_q8_k,
+    "tq2_0": round_q8_k,
+    "q2_0": round_q8_0,
+    "q4_0": round_q8_0,
+    "q8_0": round_q8_0,
+    "f16": round_f16,
+}
+
+
+class RoundedLinear(nn.Module):
+    """y = round(norm(x)) W^T + b with fixed weights: a linear layer as an inference runtime runs it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, norm: nn.Module | None, rounding: Rounding):
+        super().__init__()
+        self.weight, self.bias, self.norm = weight, bias, norm
+        self.rounding = rounding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.linear(self.rounding(x), self.weight, self.bias)
+
+
+def reference_model(folder: Path | str) -> Any:
+    """The checkpoint as trained (per-token int8 activations), evaluation mode."""
+    return bitnet_arch.load_checkpoint(folder).model
+
+
+def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bool = True) -> Any:
+    """Gives a loaded checkpoint the roundings of llama.cpp, in place.
+
+    Args:
+        types: tensor type by Hugging Face module name: every BitLinear, and "lm_head" (also the
+            embedding's type where tied, see "model.embed_tokens").
+        group_scales_fp16: group scales are fp16 in GGUF blocks.
+    """
+    for name, layer in list(bitnet_arch.bit_linears(model)):
+        codes, scales = bitnet_arch.ternary_codes_and_scales(layer.weight, layer.scheme)
+        if scales.dim() and group_scales_fp16:
+            scales = scales.half().float()
+        weight = bitnet_arch.dequantize(codes, scales)
+        rounding = ROUNDINGS[types[name]]
+        model.set_submodule(name, RoundedLinear(weight, layer.bias, layer.sub_norm, rounding))
+    head_type = types["lm_head"]
+    head = _stored(model.lm_head.weight, head_type)
+    embeddings = _stored(model.model.embed_tokens.weight, types["model.embed_tokens"])
+    model.lm_head = RoundedLinear(head, None, None, ROUNDINGS[head_type])
+    model.model.embed_tokens.weight = nn.Parameter(embeddings, requires_grad=False)
+    return model
+
+
+def _stored(weight: Tensor, kind: str) -> Tensor:
+    """An embedding matrix after a round trip through its GGUF type."""
+    quantized = EMBEDDING_TYPES[kind]
+    data = quants.quantize(weight.detach().float().numpy(), quantized)
+    return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, quantized), np.float32))
+
+
+@torch.no_grad()
+def torch_scores(model: Any, ids: Sequence[int]) -> TokenScores:
+    """Scores of `ids[1:]` by a transformers model."""
+    assert len(ids) <= MAX_TOKENS_PER_FORWARD
+    tokens = torch.tensor([list(ids)])
+    logits = model(input_ids=tokens).logits[0, :-1].float()
+    log_probs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None]).squeeze(-1)
+    return TokenScores(log_probs.double().numpy(), logits.argmax(-1).numpy())

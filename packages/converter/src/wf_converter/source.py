@@ -1,0 +1,156 @@
+"""A converted checkpoint folder as the exporters see it: config, conversion record and raw tensors.
+
+Tensors are read one at a time from the safetensors files, so that exporting needs memory for one
+matrix, not for the model. Names are those of the folder (Hugging Face). The floor of SubLN is already
+folded into the weights on disk (see bitnet_arch), so nothing here has to know of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+
+import bitnet_arch
+from wf_converter.errors import ExportError
+
+TERNARY_SUFFIXES = tuple(
+    f"{linear}.weight"
+    for linear in (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
+)
+
+
+@dataclass(frozen=True)
+class TernaryMatrix:
+    """Codes int8 [out, in] in {-1, 0, 1}; scales fp32 [] (tensor) or [out, in / group]."""
+
+    codes: np.ndarray
+    scales: np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint folder."""
+
+    folder: Path
+    config: dict[str, Any]
+    """The model's configuration, defaults filled in."""
+    meta: dict[str, Any]
+    """wrinklefree.json."""
+    scheme: bitnet_arch.WeightScheme
+    sub_norm: bool
+    files: dict[str, Path] = field(repr=False)
+    """Tensor name -> safetensors file."""
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config["model_type"])
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output head is the embedding matrix."""
+        return bool(self.config.get("tie_word_embeddings", False))
+
+    @property
+    def is_group_scaled(self) -> bool:
+        return self.scheme.granularity is bitnet_arch.Granularity.GROUP
+
+    @property
+    def head_dim(self) -> int:
+        heads = self.config["num_attention_heads"]
+        return int(self.config.get("head_dim") or self.config["hidden_size"] // heads)
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """Rotary parameters, whichever of transformers' two spellings the config has."""
+        rope = dict(self.config.get("rope_parameters") or self.config.get("rope_scaling") or {})
+        rope.setdefault("rope_theta", self.config.get("rope_theta", 10000.0))
+        rope.setdefault("rope_type", rope.pop("type", "default"))
+        return rope
+
+    @property
+    def name(self) -> str:
+        """A human name: the record's, the config's, or the folder's."""
+        named = self.meta.get("name") or self.config.get("_name_or_path")
+        return Path(named).name if named else self.folder.resolve().name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the config and the weight files."""
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for path in sorted(set(self.files.values())):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def is_ternary(self, name: str) -> bool:
+        return name.startswith("model.layers.") and name.endswith(TERNARY_SUFFIXES)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        with safe_open(self.files[name], framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def torch_tensor(self, name: str) -> torch.Tensor:
+        """The tensor as fp32."""
+        with safe_open(self.files[name], framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor.float()
+
+    def tensor(self, name: str) -> np.ndarray:
+        """The tensor as fp32."""
+        return self.torch_tensor(name).numpy()
+
+    def ternary(self, name: str) -> TernaryMatrix:
+        """Codes and scales of a master weight, by the one definition in bitnet_arch."""
+        codes, scales = bitnet_arch.ternary_codes_and_scales(self.torch_tensor(name), self.scheme)
+        return TernaryMatrix(codes.numpy(), scales.numpy())
+
+
+def open_source(folder: Path | str) -> Source:
+    """Opens a checkpoint folder.
+
+    Raises:
+        ExportError: no config, no weights, or the model was never converted to ternary weights.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ExportError(f"{folder} is no checkpoint folder: config.json is missing")
+    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    meta = bitnet_arch.read_meta(folder)
+    conversion = meta.get("conversion")
+    if not conversion:
+        raise ExportError(
+            f"{folder} holds a dense model (wrinklefree.json has no 'conversion'): there are no ternary "
+            "weights to export; convert it first (training stage1_subln)"
+        )
+    scheme = bitnet_arch.WeightScheme.parse(conversion["scheme"])
+    sub_norm = bool(conversion["sub_norm"])
+    return Source(folder, config, meta, scheme, sub_norm, _tensor_files(folder))
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    paths = sorted(folder.glob("*.safetensors"))
+    paths = [path for path in paths if path.name.startswith("model")]
+    if not paths:
+        raise ExportError(f"{folder} has no model*.safetensors")
+    files: dict[str, Path] = {}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            files |= dict.fromkeys(file.keys(), path)
+    return files

@@ -1,0 +1,240 @@
+"""Proves an exported GGUF file or Hugging Face folder against the checkpoint it came from.
+
+Two independent checks:
+
+weights   every matrix is read back from the export and compared with the checkpoint's codes and
+          scales: codes equal, scales within fp16 rounding (2**-11; exact where stored as fp32). Finds a
+          scale off by 1 % in any single matrix, also where the network cannot show it (a scale
+          before SubLN cancels).
+scores    the export runs in its own runtime (llama.cpp, transformers) on a text, and its per-token
+          log-probs are compared with PyTorch on the checkpoint. For GGUF the judged reference makes
+          llama.cpp's activation roundings (reference.py), so that the tolerance can be tight; the
+          difference to the model as trained is reported beside it, since that is what users get.
+
+What remains between two correct runtimes is the order of float sums: it flips an int8 rounding here
+and there, and each flip moves log-probs by about 1/127 of an activation. DEFAULT_TOLERANCE says how
+far.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+import bitnet_arch
+from wf_converter.blocks import FP16_RELATIVE_ERROR
+from wf_converter.errors import ExportError
+from wf_converter.gguf_arch import gguf_architecture
+from wf_converter.gguf_file import GgufFile, read_gguf
+from wf_converter.gguf_plan import gguf_name
+from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
+from wf_converter.hf_packed import unpack_inputs
+from wf_converter.llamacpp import llamacpp_scores
+from wf_converter.reference import emulate_llamacpp, reference_model, torch_scores
+from wf_converter.scores import Difference, TokenScores
+from wf_converter.source import Source, TernaryMatrix, open_source
+
+MIN_TOKENS = 64
+DEFAULT_TOLERANCE = 0.05
+"""Mean |difference| of log-probs (nats)."""
+
+
+@dataclass(frozen=True)
+class WeightCheck:
+    """Outcome of reading the ternary matrices back."""
+
+    num_matrices: int
+    num_wrong_codes: int
+    max_scale_error: float
+    """Largest relative error of a scale that matters (of a group with a non-zero code)."""
+    worst: str
+    """Name of the matrix with the largest error."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Everything `verify` found; `passed` is the verdict."""
+
+    export: str
+    runtime: str
+    tokens: int
+    tolerance: float
+    weights: WeightCheck
+    judged: Difference
+    """Export against the reference with the runtime's own roundings."""
+    as_trained: Difference
+    """Export against the checkpoint as trained."""
+    checkpoint_perplexity: float
+    export_perplexity: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+    @property
+    def problems(self) -> list[str]:
+        """Why it did not pass, in words."""
+        found = []
+        if self.weights.num_wrong_codes:
+            found.append(f"{self.weights.num_wrong_codes} codes differ, worst in {self.weights.worst}")
+        if not self.weights.max_scale_error <= FP16_RELATIVE_ERROR:
+            error = self.weights.max_scale_error
+            found.append(f"scale of {self.weights.worst} is off by {error:.2%}")
+        if not self.judged.mean_abs_delta <= self.tolerance:
+            delta = self.judged.mean_abs_delta
+            found.append(f"log-probs differ by {delta:.4f} nats on average, allowed {self.tolerance}")
+        return found
+
+    def to_json(self) -> str:
+        verdict = {"passed": self.passed, "problems": self.problems}
+        return json.dumps(verdict | asdict(self), indent=2)
+
+
+def verify(
+    folder: Path | str,
+    export: Path | str,
+    ids: Sequence[int],
+    tolerance: float = DEFAULT_TOLERANCE,
+    on_token: Callable[[], None] = lambda: None,
+) -> Verification:
+    """Compares an export with its checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        export: GGUF file or exported Hugging Face folder.
+        ids: at least 64 token ids of ordinary text.
+        tolerance: mean |difference| of log-probs that passes, in nats.
+        on_token: called as llama.cpp advances (progress).
+
+    Raises:
+        ExportError: too few tokens, or the export cannot be read at all.
+    """
+    if len(ids) < MIN_TOKENS:
+        raise ExportError(f"{len(ids)} tokens are too few to prove anything; at least {MIN_TOKENS}")
+    source, export = open_source(folder), Path(export)
+    as_trained = torch_scores(reference_model(folder), ids)
+    if export.is_dir():
+        runtime, weights = "transformers", check_weights(source, _HfWeights(export))
+        scores = torch_scores(load_export(export), ids)
+        judged = as_trained
+    else:
+        file = read_gguf(export)
+        runtime, weights = "llama.cpp", check_weights(source, _GgufWeights(file, source))
+        scores = llamacpp_scores(export, ids, on_token)
+        judged = llamacpp_reference(folder, file, ids)
+    return Verification(
+        export=str(export),
+        runtime=runtime,
+        tokens=len(ids),
+        tolerance=tolerance,
+        weights=weights,
+        judged=Difference.between(judged, scores),
+        as_trained=Difference.between(as_trained, scores),
+        checkpoint_perplexity=as_trained.perplexity,
+        export_perplexity=scores.perplexity,
+    )
+
+
+def llamacpp_reference(folder: Path | str, file: GgufFile, ids: Sequence[int]) -> TokenScores:
+    """Scores of the checkpoint in PyTorch with the roundings that llama.cpp makes for this file."""
+    model = reference_model(folder)
+    return torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
+
+
+def tensor_types(model: Any, file: GgufFile) -> Mapping[str, str]:
+    """GGUF type of every module that `emulate_llamacpp` replaces."""
+    names = [name for name, _ in bitnet_arch.bit_linears(model)]
+    types = {name: file.tensors[gguf_name(f"{name}.weight")].type_name for name in names}
+    embedding = file.tensors["token_embd.weight"]
+    head = file.tensors.get("output.weight", embedding)
+    return types | {"model.embed_tokens": embedding.type_name, "lm_head": head.type_name}
+
+
+def load_export(folder: Path | str) -> Any:
+    """The model of an exported Hugging Face folder, by transformers."""
+    import transformers
+
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    return model.eval()
+
+
+class _GgufWeights:
+    """Ternary matrices of a GGUF file in the checkpoint's row order."""
+
+    def __init__(self, file: GgufFile, source: Source):
+        self.file, self.source = file, source
+        self.architecture = gguf_architecture(source)
+
+    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+        permute = self.architecture.permute_rows
+        codes = permute(name, matrix.codes, self.source)
+        return TernaryMatrix(codes, permute(name, matrix.scales, self.source))
+
+    def values(self, name: str) -> np.ndarray:
+        target = gguf_name(name)
+        scale_name = target.removesuffix("weight") + "scale"
+        values = self.file.values(target)
+        if scale_name in self.file.tensors:
+            values = values * self.file.values(scale_name)
+        return values
+
+
+class _HfWeights:
+    """Ternary matrices of an exported Hugging Face folder."""
+
+    def __init__(self, folder: Path):
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(folder)
+        self.quantization = dict(config.quantization_config)
+        self.file: Any = safe_open(folder / "model.safetensors", framework="pt")
+
+    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+        return matrix
+
+    def values(self, name: str) -> np.ndarray:
+        packed = self.file.get_tensor(name)
+        scale = self.file.get_tensor(f"{name}_scale").float()
+        if self.quantization["quant_method"] == "bitnet":
+            codes = _unpack_rows(packed)
+            inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
+            value = codes.float() * (1 / scale if inverse else scale)
+        else:
+            value = bitnet_arch.dequantize(unpack_inputs(packed), scale)
+        return np.asarray(value)
+
+
+def _unpack_rows(packed: torch.Tensor) -> torch.Tensor:
+    parts = [(packed >> 2 * index) & 3 for index in range(ROWS_PER_BYTE)]
+    return torch.cat(parts).to(torch.int8) - 1
+
+
+def check_weights(source: Source, export: _GgufWeights | _HfWeights) -> WeightCheck:
+    """Reads all ternary matrices back and compares codes and scales with the checkpoint's."""
+    names = [name for name in source.files if source.is_ternary(name)]
+    num_wrong, worst_error, worst = 0, 0.0, ""
+    for name in names:
+        expected = export.expected_order(name, source.ternary(name))
+        values = export.values(name)
+        wrong = int((np.sign(values) != expected.codes).sum())
+        error = _scale_error(values, expected)
+        num_wrong += wrong
+        if wrong or error > worst_error or not worst:
+            worst, worst_error = name, max(error, worst_error)
+    return WeightCheck(len(names), num_wrong, worst_error, worst)
+
+
+def _scale_error(values: np.ndarray, expected: TernaryMatrix) -> float:
+    scales = np.asarray(expected.scales)
+    if scales.ndim:
+        scales = np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)
+    used = expected.codes != 0
+    relative = np.abs(np.abs(values) / scales - 1)
+    return float(relative[used].max(initial=0.0))
