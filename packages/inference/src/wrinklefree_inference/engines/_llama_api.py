@@ -153,6 +153,8 @@ def new_context(model: int, context_tokens: int, batch_tokens: int, num_threads:
     params.words[:4] = wanted  # n_ctx, n_batch, n_ubatch, n_seq_max
     with captured_log() as messages:
         context: int | None = api.llama_init_from_model(model, params)
+        if context:
+            api.llama_set_n_threads(context, num_threads, num_threads)
     if not context:
         raise EngineError(f"llama.cpp made no context of {context_tokens} tokens: {messages}")
     getters = (api.llama_n_ctx, api.llama_n_batch, api.llama_n_ubatch, api.llama_n_seq_max)
@@ -162,5 +164,4 @@ def new_context(model: int, context_tokens: int, batch_tokens: int, num_threads:
             f"this xllamacpp lays out llama_context_params differently: asked for {wanted}, "
             f"got {found}; use xllamacpp 2026.10.11549"
         )
-    api.llama_set_n_threads(context, num_threads, num_threads)
     return context

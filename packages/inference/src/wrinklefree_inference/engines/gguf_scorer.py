@@ -126,9 +126,10 @@ class GgufScorer:
         """Free context and model; calling it again does nothing."""
         if self._model:
             api = llama.library()
-            api.llama_batch_ext_free(self._batch)
-            api.llama_free(self._context)
-            api.llama_model_free(self._model)
+            with llama.captured_log():  # it reports its buffers when it goes
+                api.llama_batch_ext_free(self._batch)
+                api.llama_free(self._context)
+                api.llama_model_free(self._model)
             self._model = 0
 
     def __enter__(self) -> Self:

@@ -1,0 +1,5 @@
+"""The error that users of the evaluation have to expect."""
+
+
+class EvalError(ValueError):
+    """The model, a text or a task cannot be used as asked; the message says why and what to do."""

@@ -1,0 +1,107 @@
+"""`evaluate`: perplexity and lm-eval tasks of one model."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wrinklefree_eval.errors import EvalError
+from wrinklefree_eval.models import EvalModel, ModelKind, open_model
+from wrinklefree_eval.task_runner import OUR_TASKS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def evaluate(
+    model_path: Annotated[Path, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text for perplexity: .txt, .jsonl or .jsonl.gz; repeat for more."),
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="lm-eval tasks, separated by commas.")] = "",
+    tasks_dir: Annotated[Path, typer.Option(help="Folder of lm-eval task files.")] = OUR_TASKS,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the tasks' data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Samples of each task.")] = None,
+    context: Annotated[int, typer.Option(min=8, help="Tokens of context.")] = 1024,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Tokens between windows; the widest if not given.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Scored tokens of each text; all if not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of tasks in PyTorch.")] = 4,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores if not given.")] = None,
+    kind: Annotated[ModelKind | None, typer.Option(help="Recognised if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+) -> None:
+    """Measure a model: perplexity on texts, accuracy on lm-eval tasks.
+
+    Example: evaluate.py --model-path model.gguf --text wiki.txt --tasks piqa,arc_easy --data-dir data
+    """
+    from rich.console import Console
+
+    from wrinklefree_eval import results
+
+    try:
+        if not text and not tasks:
+            raise EvalError("nothing to measure: give --text, --tasks or both")
+        start_s = time.perf_counter()
+        model = open_model(model_path, context, kind, threads)
+        try:
+            found: dict[str, Any] = {
+                "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
+                "perplexity": _perplexities(model, text or [], stride, max_tokens),
+                "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
+                "environment": results.environment(),
+            }
+        finally:
+            model.close()
+        found["seconds"] = time.perf_counter() - start_s
+    except EvalError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    if output is not None:
+        from bitnet_arch import atomic_write_text
+
+        output.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(output, json.dumps(found, indent=2) + "\n")
+    results.show(found, Console())
+
+
+def _perplexities(
+    model: EvalModel, texts: list[Path], stride: int | None, max_tokens: int | None
+) -> list[dict[str, Any]]:
+    from wrinklefree_eval.perplexity import measure
+    from wrinklefree_eval.texts import read_documents
+
+    return [measure(model, read_documents(path), str(path), stride, max_tokens).to_json() for path in texts]
+
+
+def _tasks(
+    model: EvalModel,
+    tasks: str,
+    tasks_dir: Path,
+    data_dir: Path | None,
+    limit: int | None,
+    batch_size: int,
+) -> dict[str, dict[str, Any]]:
+    from wrinklefree_eval.task_runner import run_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        return {}
+    return run_tasks(model.harness(batch_size), names, tasks_dir, data_dir, limit)
+
+
+def main() -> None:
+    """Entry of scripts/evaluate.py."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""An engine as an lm-eval model.
+
+lm-eval's own `gguf` model asks a server for `echo` log-probabilities, which llama.cpp's server does
+not have; this one scores whole sequences through the engine. Requests are cut from the left to the
+context, as lm-eval's `HFLM` does, so both see the same tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from wrinklefree_inference import Sampling
+
+if TYPE_CHECKING:
+    from wrinklefree_eval.gguf_model import GgufModel
+
+DEFAULT_GENERATED_TOKENS = 256  # as HFLM
+
+
+class EngineLM(TemplateLM):  # type: ignore[misc]
+    """Multiple choice, rolling log-likelihood and generation through a `GgufModel`."""
+
+    def __init__(self, model: GgufModel) -> None:
+        super().__init__()
+        self._model = model
+        self._scorer = model.engine.scorer
+        self.max_length = model.context_tokens - 1  # inputs; the last scored token is no input
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._scorer.eos_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without context: BOS if there is one, as in HFLM."""
+        return self._scorer.bos_id if self._scorer.bos_id >= 0 else self._scorer.eos_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._model.path.name
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
+        """Ids of a prompt; special tokens in it are parsed, and BOS is added if the model does so."""
+        ids = self._scorer.tokenize(string, parse_special=True)
+        prefix = self._model.prefix_ids
+        if add_special_tokens is False or ids[: len(prefix)] == prefix:
+            return ids
+        return prefix + ids
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        found = []
+        for key, context, continuation in tqdm(requests, disable=disable_tqdm, desc="Scoring with llama.cpp"):
+            ids = (context + continuation)[-(self.max_length + 1) :]
+            scores = self._model.score(ids, max(1, len(ids) - len(continuation)))
+            result = (float(scores.logprobs.sum()), bool(scores.is_greedy.all()))
+            found.append(result)
+            if key is not None:
+                self.cache_hook.add_partial("loglikelihood", key, result)
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in disjoint windows."""
+        totals = []
+        for (text,) in (request.args for request in requests):
+            windows = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            pairs = [(None, *utils.make_disjoint_window(window)) for window in windows]
+            scored = self._loglikelihood_tokens(pairs, disable_tqdm=True)
+            totals.append(sum(logprob for logprob, _ in scored))
+        return totals
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy (or, if the task says so, sampled) continuations up to a stop text."""
+        texts = []
+        for prompt, options in tqdm(
+            [request.args for request in requests], disable=disable_tqdm, desc="Generating"
+        ):
+            until = options.get("until") or []
+            stop = (until,) if isinstance(until, str) else tuple(until)
+            sampling = Sampling(
+                max_tokens=options.get("max_gen_toks", DEFAULT_GENERATED_TOKENS),
+                temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0,
+                stop=stop,
+            )
+            texts.append(self._model.engine.complete(prompt, sampling).text())
+        return texts

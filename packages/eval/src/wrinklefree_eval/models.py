@@ -1,0 +1,123 @@
+"""Which kind of model lies at a path, and the one face that all kinds show to the measurements.
+
+| kind       | recognised by                                                 | runs in              |
+| ---------- | ------------------------------------------------------------- | -------------------- |
+| gguf       | a file that begins with `GGUF`                                 | llama.cpp            |
+| checkpoint | folder with config.json and a wrinklefree.json without "export" | bitnet_arch          |
+| hf         | folder with config.json, safetensors, and either no            | stock transformers   |
+|            | wrinklefree.json or one that has "export"                      |                      |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from wrinklefree_eval.errors import EvalError
+
+if TYPE_CHECKING:
+    from wrinklefree_inference import TokenScores
+
+
+class ModelKind(StrEnum):
+    """What a path holds."""
+
+    CHECKPOINT = "checkpoint"
+    HF = "hf"
+    GGUF = "gguf"
+
+
+class EvalModel(Protocol):
+    """A model that scores text.
+
+    Attributes:
+        kind: What was loaded.
+        context_tokens: Longest list of ids that `score` takes.
+        prefix_ids: Ids that the model's tokenizer puts before every text (a BOS token, or none).
+    """
+
+    kind: ModelKind
+    context_tokens: int
+    prefix_ids: list[int]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values that describe the model: name, size_bytes, num_parameters, ..."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, without special tokens around it."""
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+
+    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
+        """Scores of ids[start:], each given all ids before it."""
+
+    def harness(self, batch_size: int) -> Any:
+        """The model as an lm-eval `LM`."""
+
+    def close(self) -> None:
+        """Free it."""
+
+
+KNOWN = (
+    "a .gguf file; a checkpoint folder of the training (config.json, safetensors, "
+    "wrinklefree.json); a Hugging Face folder (config.json, safetensors)"
+)
+
+
+def recognise(path: Path) -> ModelKind:
+    """The kind of the model at `path`, by what is there, not by names.
+
+    Raises:
+        EvalError: Nothing there, or nothing known.
+    """
+    if not path.exists():
+        raise EvalError(f"there is no model at {path} (known kinds: {KNOWN})")
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) == b"GGUF":
+                return ModelKind.GGUF
+        raise EvalError(f"{path} is a file but no GGUF (known kinds: {KNOWN})")
+    if not (path / "config.json").is_file():
+        hint = "".join(f"; did you mean {f}?" for f in sorted(path.glob("*.gguf"))[:1])
+        raise EvalError(f"{path} has no config.json{hint} (known kinds: {KNOWN})")
+    if not any(path.glob("*.safetensors")):
+        raise EvalError(f"{path} has no *.safetensors (known kinds: {KNOWN})")
+    return ModelKind.CHECKPOINT if _is_checkpoint(path) else ModelKind.HF
+
+
+def open_model(
+    path: Path, context_tokens: int, kind: ModelKind | None = None, num_threads: int | None = None
+) -> EvalModel:
+    """Load the model at `path`.
+
+    Args:
+        path: File or folder.
+        context_tokens: Longest list of ids that will be scored.
+        kind: None recognises it.
+        num_threads: None leaves it to the runtime.
+
+    Raises:
+        EvalError: It is not recognised or cannot be loaded.
+    """
+    kind = kind or recognise(path)
+    if kind is ModelKind.GGUF:
+        from wrinklefree_eval.gguf_model import GgufModel
+
+        return GgufModel(path, context_tokens, num_threads)
+    from wrinklefree_eval.torch_model import load_torch_model
+
+    return load_torch_model(path, kind, context_tokens, num_threads)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    record = folder / "wrinklefree.json"
+    if not record.is_file():
+        return False
+    try:
+        return "export" not in json.loads(record.read_text())
+    except json.JSONDecodeError as error:
+        raise EvalError(f"{record} is damaged: {error}") from error

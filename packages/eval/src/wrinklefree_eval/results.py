@@ -1,0 +1,63 @@
+"""The results as JSON and as tables."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("lm-eval", "torch", "transformers", "xllamacpp")
+
+
+def environment() -> dict[str, str]:
+    """What the numbers depend on."""
+    return {"python": platform.python_version(), "machine": platform.machine()} | {
+        name: version(name) for name in PACKAGES
+    }
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Print one table of facts, one of perplexities and one of task scores."""
+    model = results["model"]
+    console.print(
+        f"[bold]{model['name']}[/] ({model['kind']}, {model['num_parameters'] / 1e6:,.1f} million "
+        f"parameters, {model['size_bytes'] / 1e6:,.1f} MB)"
+    )
+    if results["perplexity"]:
+        console.print(_perplexity_table(results["perplexity"]))
+    if results["tasks"]:
+        console.print(_task_table(results["tasks"]))
+
+
+def _perplexity_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Perplexity")
+    table.add_column("text", overflow="fold")
+    for name in ("perplexity", "bits/byte", "tokens", "context", "tokens/s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["source"],
+            f"{row['perplexity']:,.3f}",
+            f"{row['bits_per_byte']:.4f}",
+            f"{row['num_tokens']:,}",
+            f"{row['context_tokens']:,}",
+            f"{row['tokens_per_second']:,.0f}",
+        )
+    return table
+
+
+def _task_table(tasks: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="Tasks")
+    for name in ("task", "metric", "value", "stderr", "samples"):
+        table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    for task, values in tasks.items():
+        for metric, value in values.items():
+            if metric == "num_samples" or "_stderr" in metric:
+                continue
+            error = values.get(f"{metric}_stderr")
+            stderr = "" if error is None else f"{error:.4f}"
+            table.add_row(task, metric, f"{value:.4f}", stderr, str(values["num_samples"]))
+    return table

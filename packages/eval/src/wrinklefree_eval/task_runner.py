@@ -1,0 +1,117 @@
+"""lm-eval tasks on local data.
+
+A task is a YAML file of lm-eval in a tasks folder (ours: `tasks/`, named and scored as lm-eval's own).
+Where its `data_files` are relative, they lie in the data folder. No task touches a network.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wrinklefree_eval.errors import EvalError
+
+OUR_TASKS = Path(__file__).parent / "tasks"
+BOOTSTRAP_ITERATIONS = 1000  # for standard errors without a formula (perplexity)
+
+
+def run_tasks(
+    harness: Any,
+    names: Sequence[str],
+    tasks_dir: Path = OUR_TASKS,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Scores by task: lm-eval's metrics, `<metric>_stderr` of each, and `num_samples`.
+
+    Args:
+        harness: An lm-eval `LM`.
+        names: Tasks of `tasks_dir`.
+        tasks_dir: Folder of lm-eval YAML files.
+        data_dir: Folder of the tasks' data.
+        limit: Only the first samples of each task; None takes all.
+
+    Raises:
+        EvalError: Unknown task, or data that is missing.
+    """
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    if not tasks_dir.is_dir():
+        raise EvalError(f"there is no tasks folder {tasks_dir}")
+    index = TaskManager(include_path=str(tasks_dir), include_defaults=False).task_index
+    for name in names:
+        if name not in index:
+            raise EvalError(
+                f"{tasks_dir} has no task {name!r} (it has: {', '.join(sorted(index)) or 'none'})"
+            )
+    with tempfile.TemporaryDirectory() as folder, _one_process():
+        for name in names:
+            _write_located(Path(folder), name, Path(str(index[name].yaml_path)), data_dir)
+        manager = TaskManager(include_path=folder, include_defaults=False)
+        outcome: dict[str, Any] = lm_eval.simple_evaluate(
+            model=harness,
+            tasks=list(names),
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP_ITERATIONS,
+            log_samples=False,
+        )
+    return {name: _metrics(outcome, name) for name in names}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads task files, whose `!function` tags mean nothing here."""
+
+
+_Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def _write_located(folder: Path, name: str, source: Path, data_dir: Path | None) -> None:
+    """A task file in `folder` that includes `source` with its data files made absolute."""
+    config = yaml.load(source.read_text(), Loader=_Loader)
+    located: dict[str, Any] = {"include": str(source.resolve()), "task": name}
+    options = config.get("dataset_kwargs") or {}
+    if isinstance(files := options.get("data_files"), dict):
+        found = {split: _located(str(file), name, data_dir) for split, file in files.items()}
+        located["dataset_kwargs"] = options | {"data_files": found}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(located))
+
+
+def _located(file: str, name: str, data_dir: Path | None) -> str:
+    if not Path(file).is_absolute() and data_dir is None:
+        raise EvalError(f"task {name} reads {file}: say where that lies with --data-dir")
+    path = (data_dir or Path()) / file
+    if not path.is_file():
+        raise EvalError(f"task {name} reads {path}, which is missing (--data-dir)")
+    return str(path.resolve())
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Keep lm-eval's bootstrap from forking a process that runs llama.cpp and torch threads."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before
+
+
+def _metrics(outcome: dict[str, Any], name: str) -> dict[str, Any]:
+    """`acc`, `acc_stderr`, ... of a task; lm-eval adds the filter's name ("acc,none")."""
+    values = {}
+    for key, value in outcome["results"][name].items():
+        metric, _, filter_name = key.partition(",")
+        if isinstance(value, float):
+            values[metric if filter_name in ("", "none") else key] = value
+    return values | {"num_samples": outcome["n-samples"][name]["effective"]}

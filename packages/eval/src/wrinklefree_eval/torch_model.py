@@ -1,0 +1,136 @@
+"""Checkpoints and exported Hugging Face folders, in PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import bitnet_arch
+from wrinklefree_eval.errors import EvalError
+from wrinklefree_eval.models import ModelKind
+from wrinklefree_inference import TokenScores
+
+QUANTIZERS = "wrinklefree.quantizers"
+"""Entry points of modules that register a `quant_method` with transformers when imported."""
+
+ROWS = 256  # logits that go through log_softmax at once: [ROWS, vocabulary] float32
+
+
+class TorchModel:
+    """A causal LM of transformers with its tokenizer; see models.EvalModel."""
+
+    def __init__(self, path: Path, kind: ModelKind, model: Any, tokenizer: Any, context_tokens: int) -> None:
+        self.path, self.kind = path, kind
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.context_tokens = context_tokens
+        self.prefix_ids: list[int] = tokenizer("").input_ids
+        longest = getattr(model.config, "max_position_embeddings", context_tokens)
+        if context_tokens > longest:
+            raise EvalError(f"{path} knows {longest} positions: use --context {longest} or less")
+
+    def facts(self) -> dict[str, Any]:
+        """Name, architecture, parameters and bytes of the weights on disk."""
+        return {
+            "name": self.path.name,
+            "architecture": type(self.model).__name__,
+            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "size_bytes": sum(f.stat().st_size for f in self.path.glob("*.safetensors")),
+        }
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text; text that spells a special token stays text."""
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        ).input_ids
+        return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens included."""
+        text: str = self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return text
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
+        """Scores of ids[start:], each given all ids before it."""
+        if not 1 <= start < len(ids) <= self.context_tokens:
+            raise ValueError(f"cannot score {len(ids)} ids from {start} on")
+        inputs = torch.tensor([ids[:-1]], device=self.model.device)
+        wanted = len(ids) - start
+        logits = self.model(input_ids=inputs, logits_to_keep=wanted, use_cache=False).logits[0]
+        targets = torch.tensor(ids[start:], device=logits.device)
+        logprobs, greedy = [], []
+        for rows, row_targets in zip(torch.split(logits, ROWS), torch.split(targets, ROWS), strict=True):
+            table = rows.float().log_softmax(-1)
+            logprobs.append(table.gather(1, row_targets[:, None])[:, 0].double())
+            greedy.append(table.argmax(-1) == row_targets)
+        return TokenScores(torch.cat(logprobs).cpu().numpy(), torch.cat(greedy).cpu().numpy())
+
+    def harness(self, batch_size: int) -> Any:
+        """lm-eval's own `HFLM` around this model."""
+        from lm_eval.models.huggingface import HFLM
+
+        return HFLM(
+            pretrained=self.model,
+            tokenizer=self.tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            max_length=self.context_tokens,
+        )
+
+    def close(self) -> None:
+        """Drop the model."""
+        self.model = None
+
+
+def load_torch_model(path: Path, kind: ModelKind, context_tokens: int, num_threads: int | None) -> TorchModel:
+    """Load a folder in fp32 (packed ternary weights stay packed).
+
+    Raises:
+        EvalError: The folder is incomplete, damaged, or of a quantization nobody registered.
+    """
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    loaders = {ModelKind.CHECKPOINT: _load_checkpoint, ModelKind.HF: _load_hf}
+    model, tokenizer = loaders[kind](path)
+    if tokenizer is None:
+        raise EvalError(f"{path} has no tokenizer: copy the model's tokenizer files into it")
+    return TorchModel(path, kind, model, tokenizer, context_tokens)
+
+
+def _load_checkpoint(path: Path) -> tuple[Any, Any]:
+    try:
+        checkpoint = bitnet_arch.load_checkpoint(path)
+    except bitnet_arch.CheckpointError as error:
+        raise EvalError(str(error)) from error
+    return checkpoint.model, checkpoint.tokenizer
+
+
+def _load_hf(path: Path) -> tuple[Any, Any]:
+    _check_quantization(path)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EvalError(f"transformers could not load {path}: {error}") from error
+    return model, tokenizer
+
+
+def _check_quantization(path: Path) -> None:
+    """Have the quantizers of installed packages registered, and the folder's one among them."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    for entry in entry_points(group=QUANTIZERS):
+        entry.load()
+    config = json.loads((path / "config.json").read_text())
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method is not None and method not in AUTO_QUANTIZER_MAPPING:
+        raise EvalError(
+            f"{path} is quantized by {method!r}, which neither transformers nor an entry point "
+            f"{QUANTIZERS!r} of an installed package knows"
+        )

