@@ -1,0 +1,1 @@
+"""The `wf` command line: starts the workspace's applications as processes and keeps their records."""

@@ -1,0 +1,34 @@
+"""`wf quickstart`: from a model to a chat with its 1.58-bit version, with a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def quickstart(
+    model: Annotated[
+        str, typer.Option(help="packaged (SmolLM2-135M-Instruct), hub:ID or path:FOLDER.")
+    ] = "packaged",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of the training stage.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
+        "outputs/quickstart"
+    ),
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Text to train on (.txt); may be repeated. A part is held out.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start over in the same folder.")] = False,
+) -> None:
+    """Convert a model to 1.58 bits, align, train, export, prove and measure it: at most 10 minutes.
+
+    A report with plots is written to the output folder. Stopped or run twice, it goes on where it was.
+
+    Examples:
+
+    wf quickstart
+
+    wf quickstart --steps 200 --output outputs/longer
+    """
+    raise NotImplementedError

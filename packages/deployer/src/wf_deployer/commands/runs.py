@@ -1,0 +1,76 @@
+"""`wf runs`: the background jobs."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from typing import Annotated, Any
+
+import typer
+
+
+def runs(
+    json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+) -> None:
+    """List the background jobs: state, stage, step, age.
+
+    Example: wf runs --json
+    """
+    from wf_deployer.jobs.record import list_jobs
+
+    rows = [_row(job) for job in reversed(list_jobs()[-limit:])]
+    if json:
+        typer.echo(json_module.dumps(rows, indent=2))
+    elif rows:
+        _print_table(rows)
+    else:
+        typer.echo("no jobs yet; `wf train -s 1` starts one")
+
+
+def _row(job: Any) -> dict[str, Any]:
+    from wf_deployer.jobs.progress import last_step
+
+    spec, end = job.spec, job.exit
+    return {
+        "id": spec.id,
+        "state": str(job.state),
+        "kind": spec.kind,
+        "experiment": spec.experiment,
+        "stage": spec.stage,
+        "step": last_step(spec.run_folder),
+        "exit_code": end.returncode if end else None,
+        "age_s": round(time.time() - spec.created_s),
+        "duration_s": round((end.ended_s if end else time.time()) - spec.created_s),
+        "log": str(job.log),
+    }
+
+
+_COLORS = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red", "cancelled": "yellow"}
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "state", "experiment", "stage", "step", "age"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("step", "age") else "left")
+    for row in rows:
+        state = row["state"] + (f" ({row['exit_code']})" if row["state"] == "failed" else "")
+        step = "-" if row["step"] is None else str(row["step"])
+        styled = f"[{_COLORS.get(row['state'], 'white')}]{state}[/]"
+        table.add_row(row["id"], styled, row["experiment"], row["stage"], step, age(row["age_s"]))
+    Console().print(table)
+
+
+def age(seconds: float) -> str:
+    """Two leading units at most: `42 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if minutes == 0:
+        return f"{int(seconds)} s"
+    if hours == 0:
+        return f"{minutes} min"
+    if days == 0:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"

@@ -1,0 +1,1 @@
+"""Background jobs: records in `<workspace>/runs/<id>/`, a supervisor process, listing and cancelling."""

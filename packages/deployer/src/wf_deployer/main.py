@@ -1,0 +1,46 @@
+"""The `wf` application: one module of `commands` per sub-command.
+
+The command modules import only the standard library and typer; everything else is imported when a
+command runs, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from wf_deployer.commands import cancel, chat, eval_, export, logs, quickstart, runs, serve, train
+from wf_deployer.errors import CommandError
+
+
+class ErrorReportingGroup(TyperGroup):
+    """Ends with `error: ...` and exit code 1 where a command raises CommandError."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="wf",
+    cls=ErrorReportingGroup,
+    help="From your own language model to a served and evaluated 1.58-bit one.",
+    epilog="Start here: wf quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("quickstart")(quickstart.quickstart)
+app.command("train")(train.train)
+app.command("runs")(runs.runs)
+app.command("logs")(logs.logs)
+app.command("cancel")(cancel.cancel)
+app.command("export")(export.export)
+app.command("serve")(serve.serve)
+app.command("chat")(chat.chat)
+app.command("eval")(eval_.evaluate)

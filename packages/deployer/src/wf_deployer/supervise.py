@@ -1,0 +1,51 @@
+"""`python -m wf_deployer.supervise FOLDER TOKEN`: runs a job's command and records how it ends.
+
+It outlives SIGTERM and SIGINT, which `wf cancel` sends to the whole process group: the job stops in
+its own time (training writes a checkpoint first) and the supervisor records that it was cancelled.
+The token on the command line is what `wf cancel` recognises it by.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from wf_deployer.identity import TOKEN_VARIABLE, identify
+from wf_deployer.jobs.record import Exit, Job
+
+
+def supervise(folder: Path) -> int:
+    """Runs the job of `folder`; returns its exit code."""
+    job = Job(folder)
+    spec = job.spec
+    signals: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    me = identify(os.getpid())
+    job.write_processes(me, None)
+    environment = os.environ | {TOKEN_VARIABLE: spec.token}
+    try:
+        child = subprocess.Popen(spec.command, cwd=spec.cwd, env=environment)
+    except OSError as error:
+        sys.stderr.write(f"cannot start {spec.command[0]}: {error}\n")
+        job.write_exit(Exit(127, False, time.time()))
+        return 127
+    job.write_processes(me, identify(child.pid))
+    if signals:  # it came before there was a child to receive it
+        child.terminate()
+    returncode = child.wait()
+    job.write_exit(Exit(returncode, bool(signals), time.time()))
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+if __name__ == "__main__":
+    sys.exit(supervise(Path(sys.argv[1])))

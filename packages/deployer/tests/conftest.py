@@ -1,0 +1,48 @@
+"""Fixtures: a runs folder of its own, and background jobs that are gone when the test ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from wf_deployer.jobs.cancel import cancel
+from wf_deployer.jobs.launch import launch
+from wf_deployer.jobs.record import Job, JobSpec, JobState, list_jobs, new_job_id
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner(env={"COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"})
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("WF_RUNS_DIR", str(folder))
+    yield folder
+    for job in list_jobs():
+        if job.state is JobState.running:
+            cancel(job, timeout_s=0, kill=True)
+
+
+@pytest.fixture
+def start(runs_dir: Path, tmp_path: Path) -> Callable[..., Job]:
+    """Starts a background job that runs Python source."""
+
+    def start_source(source: str, run_folder: Path | None = None) -> Job:
+        spec = JobSpec(
+            id=new_job_id("stage2"),
+            kind="train",
+            stage="stage2",
+            experiment="tiny",
+            command=[sys.executable, "-c", source],
+            cwd=str(tmp_path),
+            run_folder=str(run_folder) if run_folder else None,
+        )
+        return launch(spec)
+
+    return start_source
