@@ -1,5 +1,6 @@
 """The packaged SmolLM2-135M, converted, and a trained checkpoint where the environment names one."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from wf_converter.hf_export import prepare_hf
 from wf_converter.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-TOKENS = 160
+TOKENS = 192
 
 
 @pytest.fixture(scope="module", params=["tensor", "group64"])
@@ -39,6 +40,16 @@ def prove(folder: Path, tmp_path: Path, kind: str, embeddings: str = "f16"):
 @pytest.mark.parametrize(("kind", "embeddings"), [("auto", "f16"), ("auto", "q8_0"), ("q2_0", "f16")])
 def test_gguf_of_the_converted_model(smollm2, tmp_path, kind, embeddings):
     prove(smollm2, tmp_path, kind, embeddings)
+
+
+@pytest.mark.parametrize("factor", [1.01, 0.99])
+def test_a_scale_off_by_one_percent_is_caught(smollm2, tmp_path, with_wrong_scales, factor):
+    """By log-probs alone: the mean difference is noise on 30 layers, the fitted scale error is not."""
+    export = prepare_gguf(smollm2)
+    wrong = with_wrong_scales(export.tensors, lambda stem: True, factor)
+    dataclasses.replace(export, tensors=wrong).write(tmp_path / "wrong.gguf")
+    found = verify(smollm2, tmp_path / "wrong.gguf", token_ids(smollm2, None, TOKENS))
+    assert any("log-probs say that scales are off" in problem for problem in found.problems)
 
 
 @pytest.mark.parametrize("linear_class", ["bitlinear", "autobitlinear"])

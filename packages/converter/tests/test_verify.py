@@ -20,6 +20,7 @@ def test_honest_gguf_passes(checkpoint, ids, tmp_path, case, kind):
     assert found.runtime == "llama.cpp"
     assert found.weights.num_matrices == 14
     assert found.weights.max_scale_error < 5e-4
+    assert abs(found.scales.relative_error) < 0.002
     assert json.loads(found.to_json())["passed"] is True
 
 
@@ -50,6 +51,20 @@ def test_one_wrong_scale_is_named(checkpoint, ids, tmp_path, with_wrong_scales, 
     assert not found.passed
     assert found.weights.max_scale_error == pytest.approx(0.01, abs=1.5e-3)  # and fp16 roundings
     assert any(name in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("factor", [1.01, 0.99])
+@pytest.mark.parametrize(("case", "kind"), [("llama-tensor", "q2_0"), ("qwen3-group64", "q4_0")])
+def test_log_probs_tell_the_size_of_a_scale_error(
+    checkpoint, ids, tmp_path, with_wrong_scales, case, kind, factor
+):
+    export = prepare_gguf(checkpoint(case), kind)
+    wrong = with_wrong_scales(export.tensors, lambda stem: True, factor)
+    dataclasses.replace(export, tensors=wrong).write(tmp_path / "wrong.gguf")
+    found = verify(checkpoint(case), tmp_path / "wrong.gguf", ids)
+    assert any("log-probs say that scales are off" in problem for problem in found.problems)
+    assert found.scales.relative_error == pytest.approx(factor - 1, abs=0.003)
+    assert found.scales.standard_error < 0.002
 
 
 def test_unpermuted_rows_are_caught_by_codes_and_log_probs(checkpoint, ids, tmp_path, monkeypatch):

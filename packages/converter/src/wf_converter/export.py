@@ -171,7 +171,8 @@ def _report(found: Verification, json_output: Path | None) -> None:
     console.print(
         f"{verdict} ({found.runtime}, {found.tokens} tokens): mean |delta log-prob| "
         f"{found.judged.mean_abs_delta:.5f} (allowed {found.tolerance}), top-1 agreement "
-        f"{found.judged.top1_agreement:.3f}; as trained: {found.as_trained.mean_abs_delta:.4f} and "
+        f"{found.judged.top1_agreement:.3f}, scales {found.scales.relative_error:+.2%} +- "
+        f"{found.scales.standard_error:.2%}; as trained: {found.as_trained.mean_abs_delta:.4f} and "
         f"{found.as_trained.top1_agreement:.3f}; perplexity {found.checkpoint_perplexity:.2f} -> "
         f"{found.export_perplexity:.2f}"
     )

@@ -53,7 +53,12 @@ def round_f16(x: Tensor) -> Tensor:
     return x.half().float()
 
 
+def keep(x: Tensor) -> Tensor:
+    return x
+
+
 ROUNDINGS: Mapping[str, Rounding] = {
+    "f32": keep,
     "tq1_0": round_q8_k,
     "tq2_0": round_q8_k,
     "q2_0": round_q8_0,
@@ -70,12 +75,14 @@ class RoundedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias, self.norm = weight, bias, norm
         self.rounding = rounding
+        self.gain = 1.0
+        """Factor on the weight scale, to ask what a wrong scale would do."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         if self.norm is not None:
             x = self.norm(x)
-        return F.linear(self.rounding(x), self.weight, self.bias)
+        return F.linear(self.rounding(x) * self.gain, self.weight, self.bias)
 
 
 def reference_model(folder: Path | str) -> Any:
@@ -108,6 +115,8 @@ def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bo
 
 def _stored(weight: Tensor, kind: str) -> Tensor:
     """An embedding matrix after a round trip through its GGUF type."""
+    if kind == "f32":
+        return weight
     quantized = EMBEDDING_TYPES[kind]
     data = quants.quantize(weight.detach().float().numpy(), quantized)
     return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, quantized), np.float32))
@@ -121,3 +130,20 @@ def torch_scores(model: Any, ids: Sequence[int]) -> TokenScores:
     logits = model(input_ids=tokens).logits[0, :-1].float()
     log_probs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None]).squeeze(-1)
     return TokenScores(log_probs.double().numpy(), logits.argmax(-1).numpy())
+
+
+def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:
+    """d log-prob / d ln(scale) of each token but the first, all ternary scales moving together.
+
+    A central difference without any activation rounding, since roundings that flip would drown it.
+    The model (of `emulate_llamacpp`) is left changed: without rounding and with another gain.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, RoundedLinear)]
+    layers = [layer for layer in layers if layer is not model.lm_head]
+    scores = []
+    for gain in (1 + step, 1 - step):
+        for layer in layers:
+            layer.rounding, layer.gain = keep, gain
+        scores.append(torch_scores(model, ids).log_probs)
+    difference: np.ndarray = scores[0] - scores[1]
+    return difference / (2 * step)
