@@ -144,7 +144,7 @@ def model_step(tokenizer: Any) -> Callable[[dict[str, Any]], None]:
         vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=768,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=4,
         tie_word_embeddings=True,
     )
@@ -183,10 +183,10 @@ def wait_report(options: argparse.Namespace, files: list[str], tokenizer: Any) -
         f"idle_cpu_{options.step_s}s": lambda batch: time.sleep(options.step_s),
         "small_llama_on_this_cpu": model_step(tokenizer),
     }
-    report: dict[str, Any] = {"batch_tokens": 8 * options.seq_len, "steps": options.wait_steps}
+    report: dict[str, Any] = {"batch_tokens": 2 * options.seq_len, "steps": options.wait_steps}
     for name, step in steps.items():
         for num_workers in (0, 1):
-            loader = make_loader([source], tokenizer, options.seq_len, 8, SEED, num_workers=num_workers)
+            loader = make_loader([source], tokenizer, options.seq_len, 2, SEED, num_workers=num_workers)
             report[f"{name}_workers_{num_workers}"] = waiting(iter(loader), step, options.wait_steps)
     return report
 
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--wait", action="store_true", help="also the share of a step spent waiting")
-    parser.add_argument("--wait-steps", type=int, default=20)
+    parser.add_argument("--wait-steps", type=int, default=10)
     parser.add_argument("--step-s", type=float, default=0.1)
     parser.add_argument("--output", type=Path, help="JSON file; default: standard output")
     options = parser.parse_args()
