@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 
-from data_handler import PackedLoader, SourceConfig, make_loader
+from data_handler import DataError, PackedLoader, SourceConfig, make_loader
 from wrinklefree.config import schema
 from wrinklefree.distributed import gather_from_ranks, own_share
 from wrinklefree.forward import Batch
@@ -38,13 +38,17 @@ class TimedLoader:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
+        """Raises: DataError when the sources end before the run does."""
         batches = iter(self._loader)
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
             self._waited_s += time.perf_counter() - start
             if batch is None:
-                return
+                raise DataError(
+                    f"the data ended before the run's {self._num_batches} batches: set repeat on a "
+                    "source, or lower training.max_steps"
+                )
             self.last_state = batch.pop("state")
             yield batch
 

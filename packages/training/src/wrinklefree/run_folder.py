@@ -17,6 +17,8 @@ import fcntl
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = CheckpointStore(path / "checkpoints")
-        self._lock: Any = None
 
     @property
     def final(self) -> Path:
@@ -45,14 +46,16 @@ class RunFolder:
     def is_complete(self) -> bool:
         return (self.final / "wrinklefree.json").is_file()
 
-    def lock(self) -> None:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Raises: RunError when another process works in the folder."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"another process is training in {self.path}") from error
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"another process is training in {self.path}") from error
+            yield
 
     def move_aside(self) -> None:
         """Rename an existing run, so that it can be run again without losing it."""

@@ -94,7 +94,7 @@ def _like(value: Any, reference: Tensor) -> Any:
 
 
 def build_strategy(config: DistributedConfig, checkpoint_io: CheckpointIO) -> Strategy | str:
-    """Strategy of `distributed.kind`. Raises: ValueError for several devices with kind single."""
+    """Strategy of `distributed.kind`."""
     num_processes = config.devices * config.num_nodes
     if config.kind is DistributedKind.ddp:
         return DDPStrategy(
@@ -104,8 +104,4 @@ def build_strategy(config: DistributedConfig, checkpoint_io: CheckpointIO) -> St
         )
     if config.kind is DistributedKind.fsdp:
         return ShardedStrategy(checkpoint_io, num_processes, config.backend)
-    if num_processes != 1:
-        raise ValueError(
-            f"distributed.kind=single with {num_processes} processes: choose distributed=ddp or fsdp"
-        )
     return "auto"

@@ -15,12 +15,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from wrinklefree.config import ConfigError, Stage, TrainConfig, compose_config
 from wrinklefree.config.compose import compose_dictconfig, group_options
+
+if TYPE_CHECKING:
+    from wrinklefree.identity import RunIdentity
+    from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
 GROUPS = ("training", "model", "data", "optimizer", "distributed", "logging")
@@ -81,34 +85,34 @@ def run_stage(config: TrainConfig) -> int:
     run = RunFolder(run_path(config, config.training.stage))
     start = find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent)
-    if _is_first_process():
-        if config.force:
-            run.move_aside()
-        run.lock()
+    if not _is_first_process():
+        return _run_incomplete(config, run, start.folder, identity)
+    if config.force:
+        run.move_aside()
+    with run.lock():
         run.check(identity)
-    if run.is_complete:
-        LOG.info("this run is complete: %s (force=true runs it again)", run.final)
-        _print_summary(run.read_summary() | {"status": "already complete"})
-        return 0
-    if identity.git.dirty:
-        LOG.warning("training with uncommitted changes: the commit alone will not reproduce this")
-    if _is_first_process():
+        if run.is_complete:
+            LOG.info("this run is complete: %s (force=true runs it again)", run.final)
+            _print_summary(run.read_summary() | {"status": "already complete"})
+            return 0
+        if identity.git.dirty:
+            LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
         run.store_identity(identity)
         run.store.remove_leftovers()
-    meta = _meta(config, identity)
-    return _run_incomplete(config, run, start.folder, meta)
+        return _run_incomplete(config, run, start.folder, identity)
 
 
-def _run_incomplete(config: TrainConfig, run: Any, start: Path | None, meta: dict[str, Any]) -> int:
+def _run_incomplete(config: TrainConfig, run: RunFolder, start: Path | None, identity: RunIdentity) -> int:
     from wrinklefree.conversion_stage import run_conversion
     from wrinklefree.training_stage import run_training
 
+    meta = _meta(config, identity)
     signal_number = None
     if config.training.stage is Stage.stage1:
         figures = run_conversion(config, run.final, meta)
     else:
         assert start is not None
-        fit = run_training(config, run, start, meta, meta["fingerprint"])
+        fit = run_training(config, run, start, meta)
         figures, signal_number = fit.summary, fit.signal
     if not _is_first_process():
         return 0
@@ -120,7 +124,7 @@ def _run_incomplete(config: TrainConfig, run: Any, start: Path | None, meta: dic
     return 0 if signal_number is None else 128 + signal_number
 
 
-def _meta(config: TrainConfig, identity: Any) -> dict[str, Any]:
+def _meta(config: TrainConfig, identity: RunIdentity) -> dict[str, Any]:
     """Entries of wrinklefree.json that every checkpoint of the run has."""
     return {
         "stage": config.training.stage.value,

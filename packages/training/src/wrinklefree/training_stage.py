@@ -56,9 +56,7 @@ def run_lengths(config: TrainConfig) -> Lengths:
     return Lengths(tokens_per_step, math.ceil(training.max_tokens / tokens_per_step))
 
 
-def run_training(
-    config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any], fingerprint: str
-) -> Fit:
+def run_training(config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any]) -> Fit:
     """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
     lengths = run_lengths(config)
     resume_from = run.store.newest(config.resume.allow_previous)
@@ -77,7 +75,7 @@ def run_training(
     if resume_from:
         LOG.info("resuming from %s", resume_from)
     name = f"{config.experiment}-{config.training.stage.value}"
-    trainer.loggers = build_loggers(config.logging, run.path, name, fingerprint[:16], resume_step)
+    trainer.loggers = build_loggers(config.logging, run.path, name, meta["fingerprint"][:16], resume_step)
     with _quiet_lightning():
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     return _finish(trainer, module, lengths, io, run, progress, stop)
@@ -175,10 +173,12 @@ def _progress_bar(kind: ProgressBar) -> list[L.Callback]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence Lightning's advertisements and a deprecation inside it; its other warnings stay."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        # FSDP warns of in-place operations on the model's outputs; nothing here does any.
+        warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view.*")
         yield
 
 
@@ -194,11 +194,6 @@ def _finish(
     step = trainer.global_step
     summary = {"steps": step, **progress.state_dict()}
     if step < lengths.max_steps:
-        if stop.received is None:
-            raise RuntimeError(
-                f"the data ended after {step} of {lengths.max_steps} steps: set repeat on a source, "
-                "or lower training.max_steps"
-            )
         return Fit(summary, stop.received)
     state = trainer.strategy.lightning_module_state_dict()
     if trainer.is_global_zero:

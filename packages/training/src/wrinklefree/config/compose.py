@@ -105,10 +105,10 @@ def _typed_objectives(objectives: DictConfig, overrides: Sequence[Override]) -> 
     for name, layers in options.items():
         try:
             typed[name] = OmegaConf.merge(OmegaConf.structured(config_class(name)), *layers)
-        except KeyError as error:
-            raise ConfigError(f"{OBJECTIVES_KEY}: {error.args[0]}") from error
         except OmegaConfBaseException as error:
             raise ConfigError(f"{OBJECTIVES_KEY}.{name}: {_explain(error)}") from error
+        except KeyError as error:
+            raise ConfigError(f"{OBJECTIVES_KEY}: {error.args[0]}") from error
     return typed
 
 
@@ -165,6 +165,9 @@ def _check(config: schema.TrainConfig) -> None:
     training = config.training
     if training.stage is schema.Stage.stage1:
         return
+    where = config.distributed
+    if where.kind is schema.DistributedKind.single and where.devices * where.num_nodes != 1:
+        raise ConfigError("several devices with distributed=single: choose distributed=ddp or fsdp")
     if (training.max_steps is None) == (training.max_tokens is None):
         raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
     if not any(options.weight > 0 for options in training.objectives.values()):

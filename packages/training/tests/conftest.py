@@ -1,0 +1,185 @@
+"""A tiny random Llama with a byte tokenizer, a little text, and the command line in process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from wrinklefree.train import main
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread keeps sums in one order and lets tests fork; runs change these globals."""
+    torch.set_num_threads(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def byte_tokenizer() -> Any:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="session")
+def dense_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """HF folder of a random Llama: hidden 64, ffn 128, 2 layers, byte vocabulary, tied."""
+    folder = tmp_path_factory.mktemp("dense")
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    transformers.utils.logging.disable_progress_bar()
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 short documents, deterministic."""
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    lines = [f"Document {i}: {i} squared is {i * i}, cubed {i**3}. " * (1 + i % 3) for i in range(200)]
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return path
+
+
+@dataclass
+class Run:
+    """What one start of the command line left behind."""
+
+    code: int
+    folder: Path
+
+    @property
+    def losses(self) -> dict[int, str]:
+        """step -> train/loss as written, all digits."""
+        with (self.folder / "metrics.csv").open() as file:
+            return {int(row["step"]): row["train/loss"] for row in csv.DictReader(file)}
+
+    @property
+    def weights(self) -> bytes:
+        return (self.folder / "final" / "model.safetensors").read_bytes()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return summary
+
+
+@dataclass
+class CommandLine:
+    """`wrinklefree.train` with the overrides that make it tiny."""
+
+    output_dir: Path
+    common: list[str]
+    stage_folders: dict[str, str] = field(
+        default_factory=lambda: {
+            "stage1_subln": "stage1",
+            "stage1_9_layerwise": "stage1_9",
+            "stage2_pretrain": "stage2",
+        }
+    )
+
+    def arguments(self, training: str, *overrides: str) -> list[str]:
+        return [f"training={training}", *self.common, f"output_dir={self.output_dir}", *overrides]
+
+    def folder(self, training: str, experiment: str = "default") -> Path:
+        return self.output_dir / experiment / self.stage_folders[training]
+
+    def __call__(self, training: str, *overrides: str, experiment: str = "default") -> Run:
+        arguments = self.arguments(training, f"experiment={experiment}", *overrides)
+        return Run(main(arguments), self.folder(training, experiment))
+
+    def in_child(self, training: str, *overrides: str, experiment: str, before: Callable[[], None]) -> int:
+        """Run in a forked process after calling `before` there.
+
+        Returns: the exit code, or minus the signal that killed it.
+        """
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                signal.set_wakeup_fd(-1)
+                before()
+                code = self(training, *overrides, experiment=experiment).code
+            finally:
+                os._exit(code)
+        status = os.waitpid(pid, 0)[1]
+        return os.waitstatus_to_exitcode(status)
+
+
+def tiny_overrides(dense: Path, text: Path) -> list[str]:
+    return [
+        "model.source=path",
+        f"model.name={dense}",
+        f"data.sources=[{{kind: path, name: text, location: {text}}}]",
+        "distributed.accelerator=cpu",
+        "num_threads=1",
+        "logging.progress_bar=none",
+        "training.sequence_length_tokens=32",
+        "training.batch_size=2",
+        "training.schedule.warmup=2",
+        "training.calibration.tokens=512",
+        "training.calibration.sequence_length_tokens=32",
+        "training.calibration.evaluation_tokens=64",
+    ]
+
+
+@pytest.fixture(scope="session")
+def stage1_run(dense_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A completed stage 1."""
+    output = tmp_path_factory.mktemp("stage1")
+    return CommandLine(output, tiny_overrides(dense_dir, text_file))("stage1_subln")
+
+
+@pytest.fixture(scope="session")
+def make_cli(dense_dir: Path, text_file: Path, stage1_run: Run) -> Callable[..., CommandLine]:
+    """make_cli(output_dir): runs start from the shared stage 1; alone=True: from their own."""
+
+    def make(output_dir: Path, alone: bool = False) -> CommandLine:
+        common = tiny_overrides(dense_dir, text_file)
+        if not alone:
+            common.append(f"training.start_from={stage1_run.folder / 'final'}")
+        return CommandLine(output_dir, common)
+
+    return make
+
+
+@pytest.fixture
+def cli(make_cli: Callable[..., CommandLine], tmp_path: Path) -> CommandLine:
+    """Stages of an experiment that starts from nothing."""
+    return make_cli(tmp_path, alone=True)
+
+
+@pytest.fixture
+def cli_from_stage1(make_cli: Callable[..., CommandLine], tmp_path: Path) -> CommandLine:
+    """Every run starts from the shared stage 1."""
+    return make_cli(tmp_path)

@@ -1,0 +1,46 @@
+"""The chunked loss against torch's own cross-entropy and autograd, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wrinklefree.cross_entropy import chunked_cross_entropy
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_loss_and_gradients_equal_the_plain_ones(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(2, 9, 8, generator=generator, dtype=torch.float64)
+    weight = torch.randn(21, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 21, (2, 9), generator=generator)
+    labels[0, 3] = labels[1, 0] = labels[1, 8] = -100
+    ours = [t.clone().requires_grad_() for t in (hidden, weight)]
+    plain = [t.clone().requires_grad_() for t in (hidden, weight)]
+    loss = chunked_cross_entropy(*ours, labels, chunk)
+    logits = plain[0][:, :-1] @ plain[1].T
+    expected = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+    (loss * 3).backward()
+    (expected * 3).backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_without_gradients() -> None:
+    hidden, weight = torch.randn(1, 4, 8), torch.randn(5, 8)
+    labels = torch.tensor([[0, 1, 2, 3]])
+    loss = chunked_cross_entropy(hidden, weight, labels, 2)
+    expected = F.cross_entropy((hidden[0, :-1] @ weight.T), labels[0, 1:])
+    torch.testing.assert_close(loss, expected)
+    assert not loss.requires_grad
+
+
+def test_all_labels_ignored_gives_zero() -> None:
+    hidden = torch.randn(1, 4, 8, requires_grad=True)
+    loss = chunked_cross_entropy(hidden, torch.randn(5, 8), torch.full((1, 4), -100), 2)
+    loss.backward()
+    assert loss.item() == 0
+    assert hidden.grad is not None
+    assert not hidden.grad.any()

@@ -1,0 +1,104 @@
+"""Two processes on the CPU: the losses of one process, and resumption."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wrinklefree import datamodule
+from wrinklefree.distributed import own_share
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+OPTIONS = [
+    "training.max_steps=4",
+    "training.schedule.decay=1",
+    "training.checkpoint.every_steps=2",
+    "training.batch_size=1",
+    "training.zclip.warmup_steps=2",
+]
+
+
+class _Interleaved:
+    """Batches of rank 0 and rank 1 in turn, for one process that accumulates two."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        ranks = [dict(options, rank=rank, world_size=2) for rank in (0, 1)]
+        self._loaders = [datamodule_make_loader(*args, **each) for each in ranks]
+
+    def __iter__(self) -> Iterator[Any]:
+        for pair in zip(*self._loaders, strict=True):
+            yield from pair
+
+    def state_dict(self, after: Any = None) -> dict[str, Any]:
+        return {}
+
+
+datamodule_make_loader = datamodule.make_loader
+
+
+def _start(arguments: list[str]) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "optimizer"), [("ddp", "adamw"), ("fsdp", "adamw"), ("fsdp", "muon")])
+def test_two_processes_equal_one_and_resume(
+    cli_from_stage1: Any, monkeypatch: pytest.MonkeyPatch, kind: str, optimizer: str
+) -> None:
+    options = [*OPTIONS, f"optimizer={optimizer}"]
+    monkeypatch.setattr(datamodule, "make_loader", _Interleaved)
+    alone = cli_from_stage1("stage2_pretrain", *options, "training.accumulate_steps=2", experiment="alone")
+    assert alone.code == 0
+    both = [*options, f"distributed={kind}", "distributed.accelerator=cpu", "experiment=both"]
+    arguments = cli_from_stage1.arguments("stage2_pretrain", *both)
+    _start(arguments)
+    folder = cli_from_stage1.folder("stage2_pretrain", "both")
+    together = type(alone)(0, folder)
+    for step, loss in alone.losses.items():
+        assert math.isclose(float(loss), float(together.losses[step]), rel_tol=1e-3), step
+    losses, weights = together.losses, together.weights
+    shutil.rmtree(folder / "final")
+    shutil.rmtree(folder / "checkpoints" / "step_00000004")
+    assert f"resuming from {folder / 'checkpoints' / 'step_00000002'}" in _start(arguments)
+    assert together.losses == losses
+    assert together.weights == weights
+
+
+@pytest.mark.slow
+def test_ddp_checkpoint_continues_under_fsdp(cli_from_stage1: Any) -> None:
+    def arguments(kind: str) -> list[str]:
+        more = [f"distributed={kind}", "distributed.accelerator=cpu", "experiment=change"]
+        return cli_from_stage1.arguments("stage2_pretrain", *OPTIONS, *more)
+
+    _start(arguments("ddp"))
+    folder = cli_from_stage1.folder("stage2_pretrain", "change")
+    before = (folder / "metrics.csv").read_text()
+    shutil.rmtree(folder / "final")
+    shutil.rmtree(folder / "checkpoints" / "step_00000004")
+    assert "resuming from" in _start(arguments("fsdp"))
+    assert len((folder / "metrics.csv").read_text().splitlines()) == len(before.splitlines())
+
+
+def test_other_number_of_processes_is_refused() -> None:
+    with pytest.raises(ValueError, match="data positions of 2 processes and this run has 1"):
+        own_share(["a", "b"], "data positions")
+
+
+def test_single_with_several_devices_is_refused(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cli_from_stage1("stage2_pretrain", *OPTIONS, "distributed.devices=2")
+    assert run.code == 2
+    assert "choose distributed=ddp or fsdp" in capsys.readouterr().err

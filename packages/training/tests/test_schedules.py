@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from wrinklefree.callbacks.lambda_warmup import lambda_at
+from wrinklefree.config import ScheduleConfig, ScheduleKind, StepUnit
+from wrinklefree.schedules import make_schedule
+
+
+def _factors(total: int, tokens_per_step: int = 1, **options: object) -> list[float]:
+    schedule = make_schedule(ScheduleConfig(**options), total, tokens_per_step)  # type: ignore[arg-type]
+    return [schedule(step) for step in range(total)]
+
+
+def test_cosine() -> None:
+    factors = _factors(12, kind=ScheduleKind.cosine, warmup=1, min_ratio=0.2)
+    assert factors[0] == 0.5
+    assert factors[1] == 1.0
+    assert factors[6] == pytest.approx(0.6), "half way down"
+    assert factors[11] == pytest.approx(0.2)
+
+
+def test_wsd() -> None:
+    factors = _factors(10, kind=ScheduleKind.wsd, warmup=3, decay=4, min_ratio=0.0)
+    expected = [0.25, 0.5, 0.75, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert factors == pytest.approx(expected)
+
+
+def test_constant() -> None:
+    assert _factors(4, kind=ScheduleKind.constant, warmup=1) == [0.5, 1, 1, 1]
+
+
+def test_tokens_are_rounded_up_to_steps() -> None:
+    in_tokens = _factors(10, 100, kind=ScheduleKind.wsd, warmup=201, decay=400, unit=StepUnit.tokens)
+    assert in_tokens == _factors(10, kind=ScheduleKind.wsd, warmup=3, decay=4)
+
+
+def test_lengths_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="exceed the run's 5 steps"):
+        _factors(5, kind=ScheduleKind.wsd, warmup=3, decay=3)
+
+
+def test_lambda_rises_from_zero_to_one() -> None:
+    assert [lambda_at(step, 4) for step in (0, 1, 2, 4, 9)] == [0, 0.25, 0.5, 1, 1]
+    assert lambda_at(0, 0) == 1

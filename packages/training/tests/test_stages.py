@@ -1,0 +1,179 @@
+"""The three stages through the command line: hand-over, completion, refusals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+import bitnet_arch
+from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.train import main
+
+STEPS = ["training.max_steps=3", "training.checkpoint.every_steps=1"]
+STAGE2 = [*STEPS, "training.schedule.decay=1"]
+
+
+def test_stages_hand_over(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("stage1_subln").code == 0
+    aligned = cli("stage1_9_layerwise", *STEPS)
+    trained = cli("stage2_pretrain", *STAGE2)
+    assert (aligned.code, trained.code) == (0, 0)
+    for run, stage in ((aligned, "stage1_9"), (trained, "stage2")):
+        meta = bitnet_arch.read_meta(run.folder / "final")
+        assert (meta["stage"], meta["step"]) == (stage, 3)
+        identity = json.loads((run.folder / "run.json").read_text())
+        assert meta["fingerprint"] == identity["fingerprint"]
+        assert run.summary["tokens"] == 3 * 2 * 32
+        assert set(run.losses) == {1, 2, 3}
+    assert CheckpointStore(trained.folder / "checkpoints").steps() == [2, 3], "keep_last=2"
+    stock = transformers.AutoModelForCausalLM.from_pretrained(trained.folder / "final")
+    assert type(stock).__name__ == "BitNetForCausalLM"
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("summary: ")]
+    assert json.loads(lines[-1].removeprefix("summary: "))["stage"] == "stage2"
+
+
+def test_stage1_reports_what_conversion_costs(stage1_run: Any) -> None:
+    losses = stage1_run.summary["losses_nats"]
+    assert losses["full_precision"] == pytest.approx(losses["dense"], abs=0.05)
+    assert set(losses) == {"dense", "full_precision", "quantized"}
+
+
+def test_layerwise_lowers_its_loss(cli_from_stage1: Any) -> None:
+    options = ["training.max_steps=25", "training.learning_rate=3e-3"]
+    losses = [float(x) for x in cli_from_stage1("stage1_9_layerwise", *options).losses.values()]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_missing_previous_stage_says_what_was_looked_for(
+    cli: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accept = "training.accept_from=[stage1_9,stage1]"
+    assert cli("stage2_pretrain", *STAGE2, accept, experiment="lonely").code == 1
+    message = capsys.readouterr().err
+    assert f"{cli.output_dir}/lonely/stage1_9/final (no run of stage1_9" in message
+    assert f"{cli.output_dir}/lonely/stage1/final (no run of stage1 " in message
+    assert "training=stage1_9_layerwise experiment=lonely" in message
+
+
+def test_unfinished_previous_stage_is_described(
+    cli: Any, cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cli_from_stage1("stage1_9_layerwise", *STEPS)
+    (run.folder / "final").rename(run.folder / "hidden")
+    assert cli("stage2_pretrain", *STAGE2).code == 1
+    assert "not finished, its newest checkpoint is step 3" in capsys.readouterr().err
+
+
+def test_stage2_may_skip_the_alignment_only_if_allowed(cli: Any) -> None:
+    cli("stage1_subln")
+    assert cli("stage2_pretrain", *STAGE2).code == 1
+    assert cli("stage2_pretrain", *STAGE2, "training.accept_from=[stage1_9,stage1]").code == 0
+
+
+def test_a_complete_run_is_not_repeated_unless_forced(
+    cli_from_stage1: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = cli_from_stage1("stage2_pretrain", *STAGE2)
+    stamp = (first.folder / "final" / "model.safetensors").stat().st_mtime_ns
+    with caplog.at_level("INFO", "wrinklefree"):
+        again = cli_from_stage1("stage2_pretrain", *STAGE2, "logging.console_every_steps=3")
+    assert again.code == 0
+    assert f"this run is complete: {first.folder / 'final'}" in caplog.text
+    assert "already complete" in capsys.readouterr().out
+    assert (first.folder / "final" / "model.safetensors").stat().st_mtime_ns == stamp
+    weights = first.weights
+    forced = cli_from_stage1("stage2_pretrain", *STAGE2, "force=true")
+    assert forced.weights == weights, "the same run gives the same weights"
+    assert len(list(first.folder.parent.glob("stage2.replaced-*"))) == 1
+
+
+def test_another_run_in_the_folder_is_refused(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli_from_stage1("stage2_pretrain", *STAGE2)
+    changed = cli_from_stage1("stage2_pretrain", *STAGE2, "training.learning_rate=1e-5")
+    assert changed.code == 1
+    message = capsys.readouterr().err
+    assert "training.learning_rate: 0.0003 there, 1e-05 now" in message
+    assert "force=true" in message
+
+
+def test_damaged_checkpoint_is_refused_and_the_previous_used_on_request(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = cli_from_stage1("stage2_pretrain", *STAGE2)
+    weights = whole.weights
+    (whole.folder / "final").rename(whole.folder / "hidden")
+    damaged = whole.folder / "checkpoints" / "step_00000003" / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 1
+    assert f"{damaged.parent} is damaged: optimizer.safetensors" in capsys.readouterr().err
+    with caplog.at_level("INFO", "wrinklefree"):
+        resumed = cli_from_stage1("stage2_pretrain", *STAGE2, "resume.allow_previous=true")
+    assert "resuming from" in caplog.text
+    assert resumed.weights == weights
+
+
+def test_damaged_previous_stage_is_refused(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = cli("stage1_subln")
+    (run.folder / "final" / "config.json").write_text("{}")
+    assert cli("stage1_9_layerwise", *STEPS).code == 1
+    assert "config.json has 2 bytes" in capsys.readouterr().err
+
+
+def test_two_processes_cannot_share_a_run(cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder: Path = cli_from_stage1.folder("stage2_pretrain")
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 1
+    assert "another process is training" in capsys.readouterr().err
+
+
+def test_data_that_ends_early_is_an_error(
+    cli_from_stage1: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("Only a few words here, enough for a handful of sequences. " * 4)
+    source = f"data.sources=[{{kind: path, name: s, location: {text}, repeat: false}}]"
+    run = cli_from_stage1("stage2_pretrain", source, "training.max_steps=50", *STAGE2[1:])
+    assert run.code == 1
+    assert "the data ended before the run's 50 batches" in capsys.readouterr().err
+    assert not (run.folder / "final").exists()
+
+
+def test_dirty_work_tree_warns(
+    cli_from_stage1: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from wrinklefree import identity
+
+    monkeypatch.setattr(identity, "git_state", lambda path: identity.GitState("abc", dirty=True))
+    cli_from_stage1("stage2_pretrain", *STAGE2)
+    assert "uncommitted changes" in caplog.text
+
+
+def test_group_scheme_and_muon_train(cli: Any) -> None:
+    group = ["model.scheme=group64", "model.sub_norm=false"]
+    assert cli("stage1_subln", *group).code == 0
+    accept = "training.accept_from=[stage1]"
+    run = cli("stage2_pretrain", *STAGE2, *group, accept, "optimizer=muon")
+    assert run.code == 0
+    conversion = bitnet_arch.read_meta(run.folder / "final")["conversion"]
+    assert (conversion["scheme"], conversion["sub_norm"]) == ("group64", False)
+
+
+def test_token_budget(cli_from_stage1: Any) -> None:
+    budget = ["training.max_steps=null", "training.max_tokens=200", "training.schedule.warmup=1"]
+    run = cli_from_stage1("stage1_9_layerwise", *budget)
+    assert run.summary["steps"] == 4, "ceil(200 / 64)"
+
+
+def test_help_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "smollm2_135m" in capsys.readouterr().out
