@@ -1,5 +1,7 @@
 """Our reader against gguf-py's, on a file that both can read; Q2_0, keys and damage."""
 
+import dataclasses
+
 import gguf
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.gguf_file import read_gguf
+from wf_converter.source import open_source
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,18 @@ def test_an_interrupted_write_leaves_nothing(checkpoint, tmp_path):
         prepare_gguf(checkpoint("llama-tensor")).write(path, fail)
     assert path.read_text() == "older"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("origin", "name", "license_name"),
+    [
+        ({"source": "packaged", "name": None}, "SmolLM2-135M-Instruct 1.58-bit", "apache-2.0"),
+        ({"source": "hub", "name": "Qwen/Qwen3-0.6B"}, "Qwen3-0.6B 1.58-bit", None),
+        (None, "llama-tensor", None),
+    ],
+)
+def test_name_and_license_follow_the_source(checkpoint, origin, name, license_name):
+    source = open_source(checkpoint("llama-tensor"))
+    source = dataclasses.replace(source, meta=source.meta | {"source": origin})
+    assert source.name == name
+    assert source.license == license_name

@@ -156,3 +156,26 @@ def test_a_refusal_is_a_message_not_a_traceback(checkpoint, tmp_path, monkeypatc
     assert "model.layers.0" in message
     assert "q2_0, q4_0, f16" in message
     assert not (tmp_path / "x.gguf").exists()
+
+
+def test_help_does_not_wait_for_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from wf_converter.export import main\n"
+        "sys.argv = ['export.py', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: sys.exit(3 if 'torch' in sys.modules else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint, ids, tmp_path):
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(checkpoint("llama-tensor"), folder)
+    (folder / "wrinklefree.json").write_text("{")
+    with pytest.raises(ExportError, match="is damaged"):
+        prepare_gguf(folder)

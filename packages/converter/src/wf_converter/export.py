@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from wf_converter.errors import ExportError
+
 if TYPE_CHECKING:
     from wf_converter.gguf_export import GgufExport
     from wf_converter.hf_export import HfExport
@@ -196,12 +198,9 @@ def _python_documentation() -> str:
 
 def _run(command: Callable[..., None]) -> None:
     """Runs a typer command; a refusal is a message and exit code 2, not a traceback."""
-    from bitnet_arch import CheckpointError
-    from wf_converter.errors import ExportError
-
     try:
         typer.run(command)
-    except (ExportError, CheckpointError) as error:
+    except ExportError as error:
         console.print(f"[bold red]refused:[/] {error}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error
 

@@ -105,7 +105,7 @@ def prepare_gguf(
     Args:
         wanted: "auto" or a TernaryType value.
         embeddings: "f16" or "q8_0".
-        license_name: SPDX name; by default what wrinklefree.json says, if anything.
+        license_name: SPDX name; by default the source model's, where known.
 
     Raises:
         ExportError: something would be lost; names the tensor or setting and the alternatives.
@@ -120,7 +120,7 @@ def prepare_gguf(
         architecture=arch.name,
         tensors=plan_tensors(source, arch, wanted, embeddings),
         tokenizer=read_tokenizer(source.folder, source.config["vocab_size"]),
-        license=license_name or source.meta.get("license"),
+        license=license_name or source.license,
     )
 
 

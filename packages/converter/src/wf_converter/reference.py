@@ -26,6 +26,7 @@ from gguf import quants
 from torch import Tensor, nn
 
 import bitnet_arch
+from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import EMBEDDING_TYPES
 from wf_converter.scores import TokenScores
 
@@ -86,8 +87,15 @@ class RoundedLinear(nn.Module):
 
 
 def reference_model(folder: Path | str) -> Any:
-    """The checkpoint as trained (per-token int8 activations), evaluation mode."""
-    return bitnet_arch.load_checkpoint(folder).model
+    """The checkpoint as trained (per-token int8 activations), evaluation mode.
+
+    Raises:
+        ExportError: a file is missing or damaged.
+    """
+    try:
+        return bitnet_arch.load_checkpoint(folder).model
+    except bitnet_arch.CheckpointError as error:
+        raise ExportError(str(error)) from error
 
 
 def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bool = True) -> Any:

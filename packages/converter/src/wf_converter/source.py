@@ -21,6 +21,8 @@ from safetensors import safe_open
 import bitnet_arch
 from wf_converter.errors import ExportError
 
+PACKAGED_NAME = "SmolLM2-135M-Instruct"
+PACKAGED_LICENSE = "apache-2.0"
 TERNARY_SUFFIXES = tuple(
     f"{linear}.weight"
     for linear in (
@@ -85,9 +87,23 @@ class Source:
 
     @property
     def name(self) -> str:
-        """A human name: the record's, the config's, or the folder's."""
-        named = self.meta.get("name") or self.config.get("_name_or_path")
-        return Path(named).name if named else self.folder.resolve().name
+        """A human name: the record's, that of the model it was made from, or the folder's."""
+        origin = self._origin
+        packaged = PACKAGED_NAME if origin.get("source") == "packaged" else None
+        named = self.meta.get("name") or origin.get("name") or packaged
+        return f"{Path(named).name} 1.58-bit" if named else self.folder.resolve().name
+
+    @property
+    def license(self) -> str | None:
+        """SPDX name, where the record or the packaged model tells it."""
+        packaged = PACKAGED_LICENSE if self._origin.get("source") == "packaged" else None
+        return self.meta.get("license") or packaged
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        """The trainer's record of the model source: {"source": "hub", "name": ...}."""
+        origin = self.meta.get("source")
+        return origin if isinstance(origin, dict) else {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,7 +148,10 @@ def open_source(folder: Path | str) -> Source:
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder} is no checkpoint folder: config.json is missing")
     config = transformers.AutoConfig.from_pretrained(folder).to_dict()
-    meta = bitnet_arch.read_meta(folder)
+    try:
+        meta = bitnet_arch.read_meta(folder)
+    except bitnet_arch.CheckpointError as error:
+        raise ExportError(str(error)) from error
     conversion = meta.get("conversion")
     if not conversion:
         raise ExportError(

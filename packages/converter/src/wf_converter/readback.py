@@ -1,0 +1,105 @@
+"""Reads the ternary matrices of an export back and compares them with the checkpoint's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+
+import bitnet_arch
+from wf_converter.gguf_arch import gguf_architecture
+from wf_converter.gguf_file import GgufFile
+from wf_converter.gguf_plan import gguf_name
+from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
+from wf_converter.hf_packed import unpack_inputs
+from wf_converter.source import Source, TernaryMatrix
+
+
+@dataclass(frozen=True)
+class WeightCheck:
+    """Outcome of reading the ternary matrices back."""
+
+    num_matrices: int
+    num_wrong_codes: int
+    max_scale_error: float
+    """Largest relative error of a scale that matters (of a group with a non-zero code)."""
+    worst: str
+    """Name of the matrix with the largest error."""
+
+
+class GgufWeights:
+    """Ternary matrices of a GGUF file in the checkpoint's row order."""
+
+    def __init__(self, file: GgufFile, source: Source):
+        self.file, self.source = file, source
+        self.architecture = gguf_architecture(source)
+
+    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+        permute = self.architecture.permute_rows
+        codes = permute(name, matrix.codes, self.source)
+        return TernaryMatrix(codes, permute(name, matrix.scales, self.source))
+
+    def values(self, name: str) -> np.ndarray:
+        target = gguf_name(name)
+        scale_name = target.removesuffix("weight") + "scale"
+        values = self.file.values(target)
+        if scale_name in self.file.tensors:
+            values = values * self.file.values(scale_name)
+        return values
+
+
+class HfWeights:
+    """Ternary matrices of an exported Hugging Face folder."""
+
+    def __init__(self, folder: Path):
+        config = transformers.AutoConfig.from_pretrained(folder)
+        self.quantization = dict(config.quantization_config)
+        self.file: Any = safe_open(folder / "model.safetensors", framework="pt")
+
+    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+        return matrix
+
+    def values(self, name: str) -> np.ndarray:
+        packed = self.file.get_tensor(name)
+        scale = self.file.get_tensor(f"{name}_scale").float()
+        if self.quantization["quant_method"] == "bitnet":
+            codes = _unpack_rows(packed)
+            inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
+            value = codes.float() * (1 / scale if inverse else scale)
+        else:
+            value = bitnet_arch.dequantize(unpack_inputs(packed), scale)
+        return np.asarray(value)
+
+
+def _unpack_rows(packed: torch.Tensor) -> torch.Tensor:
+    parts = [(packed >> 2 * index) & 3 for index in range(ROWS_PER_BYTE)]
+    return torch.cat(parts).to(torch.int8) - 1
+
+
+def check_weights(source: Source, export: GgufWeights | HfWeights) -> WeightCheck:
+    """Reads all ternary matrices back and compares codes and scales with the checkpoint's."""
+    names = [name for name in source.files if source.is_ternary(name)]
+    num_wrong, worst_error, worst = 0, 0.0, ""
+    for name in names:
+        expected = export.expected_order(name, source.ternary(name))
+        values = export.values(name)
+        wrong = int((np.sign(values) != expected.codes).sum())
+        error = _scale_error(values, expected)
+        num_wrong += wrong
+        if wrong or error > worst_error or not worst:
+            worst, worst_error = name, max(error, worst_error)
+    return WeightCheck(len(names), num_wrong, worst_error, worst)
+
+
+def _scale_error(values: np.ndarray, expected: TernaryMatrix) -> float:
+    scales = np.asarray(expected.scales)
+    if scales.ndim:
+        scales = np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)
+    used = expected.codes != 0
+    relative = np.abs(np.abs(values) / scales - 1)
+    return float(relative[used].max(initial=0.0))
