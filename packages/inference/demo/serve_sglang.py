@@ -73,9 +73,9 @@ def main() -> None:
     url = st.sidebar.text_input("Server", os.environ.get("WF_SERVER_URL", DEFAULT_URL))
     turns: list[tuple[Message, str]] = st.session_state.setdefault("turns", [])
     engine = connected(url)
-    sampling = sampling_controls()
-    if st.sidebar.button("Clear chat", use_container_width=True):
+    if st.sidebar.button("Clear chat"):
         turns.clear()
+    sampling = sampling_controls()
     for message, note in turns:
         show(message["role"], message["content"], note)
     if prompt := st.chat_input("Ask the model"):

@@ -74,6 +74,7 @@ def page_url(server_url: str) -> Iterator[str]:
         "server.address": "127.0.0.1",
         "server.port": str(port),
         "server.fileWatcherType": "none",
+        "client.toolbarMode": "minimal",
         "browser.gatherUsageStats": "false",
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", value)]
@@ -115,7 +116,7 @@ def test_in_chromium(page_url: str, tmp_path: Path):
         page = browser.new_page(viewport={"width": 1000, "height": 700})
         page.goto(page_url)
         box = page.get_by_test_id("stChatInputTextArea")
-        box.fill("What is the capital of France? Answer in English.")
+        box.fill("Why do people like to swim in the sea?")
         box.press("Enter")
         speed = page.get_by_text(re.compile(r"\d tokens, [\d.]+ tokens/s"))
         speed.wait_for(timeout=60_000)

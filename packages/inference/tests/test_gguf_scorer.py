@@ -89,6 +89,29 @@ def test_start_gives_the_tail_of_all_scores_and_repeats_exactly(small: GgufScore
         np.testing.assert_array_equal(tail.is_greedy, whole.is_greedy[start - 1 :])
 
 
+def test_a_shared_beginning_is_processed_once(small: GgufScorer, monkeypatch: pytest.MonkeyPatch):
+    """And gives what an empty cache gives; start = 1 leaves nothing to reuse."""
+    ids = small.tokenize(TEXT)
+    endings = [ids[:40] + small.tokenize(end) for end in (" one two", " three", " one four")]
+    counts: list[int] = []
+    process = small._process
+
+    def counted(ids, begin, end, start):
+        counts.append(end - begin)
+        process(ids, begin, end, start)
+
+    monkeypatch.setattr(small, "_process", counted)
+    small.score([5, 6])
+    for ending in endings:
+        counts.clear()
+        reused = small.score(ending, 40).logprobs
+        assert sum(counts) == (len(ending) - 1 if ending is endings[0] else len(ending) - 40)
+        counts.clear()
+        fresh = small.score(ending).logprobs
+        assert sum(counts) == len(ending) - 1
+        np.testing.assert_allclose(reused, fresh[39:], atol=1e-4)
+
+
 def test_tokenizes_like_the_model_s_own_tokenizer(small: GgufScorer, small_gguf: Path):
     from transformers import AutoTokenizer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -39,7 +40,7 @@ def _perplexity_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            row["source"],
+            Path(row["source"]).name,
             f"{row['perplexity']:,.3f}",
             f"{row['bits_per_byte']:.4f}",
             f"{row['num_tokens']:,}",

@@ -70,7 +70,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_n_seq_max": (_uint32, [_pointer]),
     "llama_set_n_threads": (None, [_pointer, _int32, _int32]),
     "llama_get_memory": (_pointer, [_pointer]),
-    "llama_memory_clear": (None, [_pointer, _bool]),
+    "llama_memory_seq_rm": (_bool, [_pointer, _int32, _int32, _int32]),
     "llama_batch_ext_init": (_pointer, [_pointer]),
     "llama_batch_ext_free": (None, [_pointer]),
     "llama_batch_ext_clear": (None, [_pointer]),

@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens from a GGUF file, at llama.cpp's prompt speed.
 
 For ids t_0 .. t_{n-1}:
-1. t_0 .. t_{n-2} are processed in batches of `batch_tokens`, from an empty KV cache;
+1. t_0 .. t_{n-2} are processed in batches of `batch_tokens`; those before start - 1 that the KV cache
+   holds from the call before are not processed again (the endings of a multiple choice share it);
 2. for each position i >= start - 1 the logits are asked for, and
    logprob(t_{i+1}) = logits[t_{i+1}] - logsumexp(logits), summed in float64.
 
@@ -62,6 +63,7 @@ class GgufScorer:
         self._context = llama.new_context(self._model, room, self._batch_tokens, threads)
         api = llama.library()
         self._batch = api.llama_batch_ext_init(self._context)
+        self._processed: list[int] = []  # the ids whose keys and values the cache holds
         self._vocab = api.llama_model_get_vocab(self._model)
         self.vocab_size: int = api.llama_vocab_n_tokens(self._vocab)
         self.num_parameters: int = api.llama_model_n_params(self._model)
@@ -108,11 +110,10 @@ class GgufScorer:
             ValueError: Too many ids, an id outside the vocabulary, or a bad `start`.
         """
         self._check(ids, start)
-        api = llama.library()
-        api.llama_memory_clear(api.llama_get_memory(self._context), True)
+        kept = self._keep_prefix(ids[: start - 1])
         logprobs = np.empty(len(ids) - start, dtype=np.float64)
         is_greedy = np.empty(len(ids) - start, dtype=np.bool_)
-        for begin in range(0, len(ids) - 1, self._batch_tokens):
+        for begin in range(kept, len(ids) - 1, self._batch_tokens):
             end = min(begin + self._batch_tokens, len(ids) - 1)
             self._process(ids, begin, end, start)
             for i in range(max(begin, start - 1), end):
@@ -148,6 +149,19 @@ class GgufScorer:
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise ValueError(f"id {outside[0]} is outside the vocabulary of {self.vocab_size}")
 
+    def _keep_prefix(self, ids: Sequence[int]) -> int:
+        """Forget what the cache holds beyond its common prefix with `ids`; that prefix's length."""
+        kept = 0
+        for old, new in zip(self._processed, ids, strict=False):
+            if old != new:
+                break
+            kept += 1
+        api = llama.library()
+        if not api.llama_memory_seq_rm(api.llama_get_memory(self._context), 0, kept, -1):
+            raise EngineError(f"llama.cpp could not cut its cache at {kept} tokens")
+        del self._processed[kept:]
+        return kept
+
     def _process(self, ids: Sequence[int], begin: int, end: int, start: int) -> None:
         """Run ids[begin:end] through the model, asking for logits from position start - 1 on."""
         api = llama.library()
@@ -164,6 +178,7 @@ class GgufScorer:
         status = api.llama_process(self._context, llama.PROCESS_DECODE, self._batch)
         if status != 0:
             raise EngineError(f"llama.cpp could not process {end - begin} tokens (code {status})")
+        self._processed.extend(ids[begin:end])
 
     def _logits(self, index: int) -> np.ndarray:
         """Logits [vocabulary] of a position of the last batch; valid until the next one."""
