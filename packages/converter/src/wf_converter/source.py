@@ -21,20 +21,8 @@ from safetensors import safe_open
 import bitnet_arch
 from wf_converter.errors import ExportError
 
-PACKAGED_NAME = "SmolLM2-135M-Instruct"
 PACKAGED_LICENSE = "apache-2.0"
-TERNARY_SUFFIXES = tuple(
-    f"{linear}.weight"
-    for linear in (
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    )
-)
+TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in bitnet_arch.BLOCK_LINEARS)
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ class Source:
     def name(self) -> str:
         """A human name: the record's, that of the model it was made from, or the folder's."""
         origin = self._origin
-        packaged = PACKAGED_NAME if origin.get("source") == "packaged" else None
+        packaged = bitnet_arch.PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
         return f"{Path(named).name} 1.58-bit" if named else self.folder.resolve().name
 
