@@ -31,4 +31,12 @@ def quickstart(
 
     wf quickstart --steps 200 --output outputs/longer
     """
-    raise NotImplementedError
+    from wf_deployer.quickstart.options import parse_options
+    from wf_deployer.quickstart.run import run_quickstart
+
+    options = parse_options(model, steps, output, text or [])
+    try:
+        run_quickstart(options, force)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,94 @@
+"""Children of a quickstart: output into a log file, progress polled, stopped cleanly.
+
+Each child has a session of its own, so Ctrl-C reaches only `wf`, which asks the child to stop
+(training writes a checkpoint), waits, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wf_deployer.errors import CommandError
+from wf_deployer.files import last_lines
+
+STOP_TIMEOUT_S = 90.0
+"""Time for a checkpoint of the packaged model to be written on a busy machine."""
+_POLL_S = 0.2
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # transformers compiles its bitnet helpers on first use: 8-18 s in each process, for one forward.
+    "TORCHDYNAMO_DISABLE": "1",
+    "COLUMNS": "100",
+}
+
+
+@dataclass(frozen=True)
+class Child:
+    """A command of the step `title` that writes to `log`."""
+
+    title: str
+    command: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] | None = None
+
+
+def run_child(child: Child, on_poll: Callable[[], None] = lambda: None) -> None:
+    """Runs it to its end.
+
+    Raises:
+        CommandError: it failed; names the step and the log, and shows the log's last lines.
+        KeyboardInterrupt: Ctrl-C; the child has been stopped.
+    """
+    with started(child) as process:
+        while process.poll() is None:
+            on_poll()
+            time.sleep(_POLL_S)
+    if process.returncode != 0:
+        raise failure(child, process.returncode)
+
+
+@contextmanager
+def started(child: Child) -> Iterator[subprocess.Popen[bytes]]:
+    """A running child, which is stopped at the end of the block if it still runs."""
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | _ENVIRONMENT | dict(child.environment or {})
+    with child.log.open("wb") as log:
+        process = subprocess.Popen(
+            child.command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """SIGTERM to the child's group, SIGKILL where that does not help. Does nothing if it has ended."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout_s)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C: at once
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def failure(child: Child, returncode: int) -> CommandError:
+    tail = "\n".join(f"  | {line}" for line in last_lines(child.log, 12))
+    return CommandError(
+        f"step {child.title!r} failed with exit code {returncode}; its log {child.log} ends with:\n{tail}"
+    )

@@ -1,0 +1,117 @@
+"""What a quickstart was asked for, and the settings that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from wf_deployer.errors import CommandError
+
+DEFAULT_STEPS = 48
+"""Optimizer steps of the training stage: about 3 minutes for SmolLM2-135M on 2 cores."""
+
+
+class Source(StrEnum):
+    packaged = "packaged"
+    hub = "hub"
+    path = "path"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that changes the result, except `output`.
+
+    Attributes:
+        name: Hub id or absolute folder; None for the packaged model.
+        num_train_steps: Optimizer steps of stage 2.
+        texts: The user's text files; empty: the documentation of this Python.
+        texts_digest: SHA-256 over their contents.
+    """
+
+    source: Source
+    name: str | None
+    num_train_steps: int
+    texts: tuple[Path, ...]
+    texts_digest: str
+    output: Path
+
+    @property
+    def num_align_steps(self) -> int:
+        """Optimizer steps of stage 1.9: half as many, each is dearer (the teacher runs too)."""
+        return max(1, self.num_train_steps // 2)
+
+    @property
+    def model_label(self) -> str:
+        if self.name is None:
+            return "SmolLM2-135M-Instruct"
+        return self.name.rstrip("/").rsplit("/", 1)[-1]
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a folder to be continued (JSON)."""
+        return {
+            "model": str(self.source) if self.name is None else f"{self.source}:{self.name}",
+            "steps": self.num_train_steps,
+            "text": [str(path) for path in self.texts] or "packaged",
+            "text_digest": self.texts_digest,
+        }
+
+
+def parse_options(model: str, steps: int | None, output: Path, texts: list[Path]) -> Options:
+    """Raises: CommandError for a model that is not named as it should be, or a missing file."""
+    source, name = _parse_model(model)
+    for path in texts:
+        if not path.is_file():
+            raise CommandError(f"--text {path}: there is no such file")
+    absolute = tuple(path.resolve() for path in texts)
+    return Options(
+        source, name, steps or DEFAULT_STEPS, absolute, _digest(absolute), output.expanduser().resolve()
+    )
+
+
+def _parse_model(model: str) -> tuple[Source, str | None]:
+    kind, _, name = model.partition(":")
+    if kind == "packaged" and not name:
+        return Source.packaged, None
+    if kind == "hub" and name:
+        return Source.hub, name
+    if kind == "path" and name:
+        folder = Path(name).expanduser().resolve()
+        if not (folder / "config.json").is_file():
+            raise CommandError(
+                f"--model {model}: {folder} has no config.json; give a Hugging Face model folder"
+            )
+        return Source.path, str(folder)
+    raise CommandError(f"--model {model!r} is not packaged, hub:ID or path:FOLDER")
+
+
+def _digest(texts: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in texts:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the weights are quantized: SubLN and one scale per matrix where the runtime knows that."""
+
+    scheme: str
+    sub_norm: bool
+
+
+def choose_conversion(model_folder: Path) -> Conversion:
+    """Llama-like models get SubLN and one scale per matrix, the others a scale per group of 64.
+
+    The GGUF architecture with SubLN (`bitnet`) has no QK-norm, no biases, and head sizes that add up
+    to the hidden size.
+    """
+    config = json.loads((model_folder / "config.json").read_text())
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    if config["model_type"] == "llama" and heads * head_dim == config["hidden_size"]:
+        return Conversion("tensor", True)
+    return Conversion("group64", False)

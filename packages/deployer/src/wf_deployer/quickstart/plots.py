@@ -1,0 +1,138 @@
+"""The report's four pictures. One message each: loss, perplexity, size, speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ORIGINAL, OURS, LIGHT = "#8c8c8c", "#1f6fb4", "#a9cbe8"
+STAGE_NAMES = {
+    "teacher": "original",
+    "converted": "converted",
+    "aligned": "aligned",
+    "trained": "trained",
+}
+
+
+def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes the PNG files; the speed and size plots have one bar group fewer without an original GGUF."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    folder.mkdir(exist_ok=True)
+    figures = {
+        "loss.png": loss_plot(results),
+        "perplexity.png": perplexity_plot(results),
+        "size.png": size_plot(results),
+        "speed.png": speed_plot(results),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=150)
+    return [folder / name for name in figures]
+
+
+def _figure(width: float = 7.0, height: float = 3.6, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=9)
+    return figure, axes
+
+
+def loss_plot(results: dict[str, Any]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(8.4, 3.6, columns=2)
+    parts = (
+        ("align", "Alignment with the original", "normalized MSE of hidden states"),
+        ("train", "Training with quantization", "cross-entropy (nats per token)"),
+    )
+    for axis, (name, title, label) in zip(axes, parts, strict=True):
+        curve = results["training"][name]["curve"]
+        marker = "o" if len(curve) < 10 else None
+        axis.plot([p[0] for p in curve], [p[1] for p in curve], color=OURS, lw=1.8, marker=marker, ms=4)
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel("optimizer step")
+        axis.set_ylabel(label)
+        axis.grid(axis="y", color="#e6e6e6", lw=0.8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def perplexity_plot(results: dict[str, Any]) -> Figure:
+    figure, (axis,) = _figure()
+    found = results["perplexity"]
+    values = [found[name]["perplexity"] for name in STAGE_NAMES]
+    bars = axis.bar(list(STAGE_NAMES.values()), values, width=0.6, color=[ORIGINAL, LIGHT, LIGHT, OURS])
+    axis.set_yscale("log")
+    axis.set_ylim(1, max(values) * 4)
+    axis.bar_label(bars, [readable(value) for value in values], fontsize=10, padding=2)
+    tokens = found["teacher"]["num_tokens"]
+    axis.set_ylabel("perplexity (log scale)")
+    axis.set_title(f"Perplexity on {tokens:,} tokens of held-out text: lower is better", fontsize=11)
+    return figure
+
+
+def size_plot(results: dict[str, Any]) -> Figure:
+    figure, (axis,) = _figure(height=2.8)
+    rows = results["size"][::-1]
+    names = [row["name"] for row in rows]
+    embeddings = [(row["embeddings"] or 0) / 1e6 for row in rows]
+    rest = [row["total"] / 1e6 - part for row, part in zip(rows, embeddings, strict=True)]
+    colors = [OURS if row["name"].startswith("1.58") else ORIGINAL for row in rows]
+    axis.barh(names, rest, color=colors, height=0.55)
+    axis.barh(
+        names, embeddings, left=rest, color=colors, alpha=0.45, height=0.55, hatch="///", edgecolor="white"
+    )
+    longest = max(row["total"] for row in rows) / 1e6
+    for index, row in enumerate(rows):
+        total = row["total"] / 1e6
+        text = (
+            f"{total:.0f} MB"
+            if row["embeddings"] is None
+            else f"{total:.0f} MB, {embeddings[index]:.0f} embeddings"
+        )
+        axis.text(total + longest * 0.01, index, text, va="center", fontsize=9)
+    axis.set_xlim(0, longest * 1.35)
+    axis.set_xlabel("MB (hatched: embeddings)")
+    axis.set_title("Size of the model", fontsize=11)
+    return figure
+
+
+def speed_plot(results: dict[str, Any]) -> Figure:
+    figure, axes = _figure(7.0, 3.2, columns=2)
+    speed = results["speed"]
+    models = [
+        (name, speed[key], color)
+        for name, key, color in (("original\n4 bit", "original", ORIGINAL), ("1.58 bit", "exported", OURS))
+        if speed[key]
+    ]
+    for axis, kind in zip(axes, ("prompt", "generation"), strict=True):
+        values = [found[f"{kind}_tokens_per_s"] for _, found, _ in models]
+        bars = axis.bar([name for name, _, _ in models], values, color=[c for _, _, c in models], width=0.55)
+        axis.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=10, padding=2)
+        axis.set_ylim(0, max(values) * 1.18)
+        axis.set_ylabel("tokens per second")
+        axis.set_title({"prompt": "Reading the prompt", "generation": "Generating"}[kind], fontsize=11)
+    figure.suptitle(f"llama.cpp on {results['environment']['cores']} cores: higher is better", fontsize=11)
+    return figure
+
+
+def readable(value: float) -> str:
+    """Three digits: 14.2, 1,230, 4.5 million, 1.9e8."""
+    if value < 100:
+        return f"{value:.1f}"
+    if value < 1e6:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    if value < 1e8:
+        return f"{float(f'{value / 1e6:.2g}'):g} million"
+    return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")

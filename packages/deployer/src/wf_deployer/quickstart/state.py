@@ -1,0 +1,150 @@
+"""`quickstart.json`: what was asked for and which steps are done, so that a second run goes on.
+
+A step is done if its record has the same needs (the steps before it, by the time they were finished)
+and its outputs are there. A step that ran again makes those that need it run again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wf_deployer.errors import CommandError
+from wf_deployer.files import read_json, write_json
+
+FORMAT = 1
+FILE_NAME = "quickstart.json"
+OWN_NAMES = (
+    "text",
+    "model",
+    "checkpoints",
+    "eval",
+    "export",
+    "llamacpp",
+    "plots",
+    "logs",
+    "report.md",
+    "report.json",
+)
+"""Everything else in the folder is not ours and is never removed."""
+
+
+class State:
+    """The records of one output folder.
+
+    Raises:
+        CommandError: the folder belongs to other options, to another version, or to somebody else.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], force: bool = False) -> None:
+        self.folder = folder
+        self._path = folder / FILE_NAME
+        if not self._path.is_file():
+            self._refuse_foreign_folder()
+            self._begin(identity)
+            return
+        self._values = read_json(self._path)
+        if force:
+            self._remove_own()
+            self._begin(identity)
+        elif self._values.get("format") != FORMAT:
+            raise CommandError(f"{self._path} is of another version of wf; use --force or another --output")
+        elif differences := _differences(self._values["options"], identity):
+            raise CommandError(
+                f"{folder} holds a quickstart with other options:\n  "
+                + "\n  ".join(differences)
+                + "\nChoose another --output, or start over in it with --force."
+            )
+
+    def is_done(self, name: str, needs: Sequence[str], outputs: Sequence[Path]) -> bool:
+        record = self._values["steps"].get(name)
+        return (
+            record is not None
+            and record["needs"] == self._finished(needs)
+            and all(path.exists() for path in outputs)
+        )
+
+    def is_stale(self, name: str, needs: Sequence[str]) -> bool:
+        """Whether it was done, but before something that it needs was done again."""
+        record = self._values["steps"].get(name)
+        return record is not None and record["needs"] != self._finished(needs)
+
+    def record(self, name: str, needs: Sequence[str], figures: dict[str, Any]) -> None:
+        self._values["steps"][name] = {
+            "finished_s": time.time(),
+            "needs": self._finished(needs),
+            "figures": figures,
+        }
+        self._write()
+
+    def add_time(self, name: str, seconds: float) -> None:
+        """Time counts also where the step was stopped or failed."""
+        spent = self._values["spent_s"]
+        spent[name] = spent.get(name, 0.0) + seconds
+        self._write()
+
+    def spent_s(self, name: str) -> float:
+        return float(self._values["spent_s"].get(name, 0.0))
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """What a step that is done found out."""
+        figures: dict[str, Any] = self._values["steps"][name]["figures"]
+        return figures
+
+    def _finished(self, needs: Sequence[str]) -> dict[str, float]:
+        return {name: self._values["steps"][name]["finished_s"] for name in needs}
+
+    def _begin(self, identity: dict[str, Any]) -> None:
+        self._values = {"format": FORMAT, "options": identity, "steps": {}, "spent_s": {}}
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, self._values)
+
+    def _refuse_foreign_folder(self) -> None:
+        others = [path.name for path in self.folder.iterdir() if path.name != LOCK_NAME]
+        if others:
+            raise CommandError(
+                f"{self.folder} is not empty ({', '.join(sorted(others)[:3])}) and holds no quickstart; "
+                "choose another --output"
+            )
+
+    def _remove_own(self) -> None:
+        for name in OWN_NAMES:
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _differences(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    return [
+        f"{key}: {stored.get(key)!r} there, {value!r} now"
+        for key, value in identity.items()
+        if stored.get(key) != value
+    ]
+
+
+LOCK_NAME = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One quickstart works in a folder at a time; the lock ends with the process.
+
+    Raises:
+        CommandError: another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError(f"another quickstart is working in {folder}") from error
+        yield
