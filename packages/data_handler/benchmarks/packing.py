@@ -179,15 +179,19 @@ def waiting(batches: Iterator[Any], step: Callable[[Any], None], num_steps: int)
 
 def wait_report(options: argparse.Namespace, files: list[str], tokenizer: Any) -> dict[str, Any]:
     source = SourceConfig("path", "text", files)
-    steps = {
-        f"idle_cpu_{options.step_s}s": lambda batch: time.sleep(options.step_s),
-        "small_llama_on_this_cpu": model_step(tokenizer),
+    steps: dict[str, tuple[int, Callable[[Any], None]]] = {
+        f"idle_cpu_{options.step_s}s": (8, lambda batch: time.sleep(options.step_s)),
+        "small_llama_on_this_cpu": (1, model_step(tokenizer)),
     }
-    report: dict[str, Any] = {"batch_tokens": 2 * options.seq_len, "steps": options.wait_steps}
-    for name, step in steps.items():
+    report: dict[str, Any] = {"steps": options.wait_steps}
+    for name, (batch_size, step) in steps.items():
         for num_workers in (0, 1):
-            loader = make_loader([source], tokenizer, options.seq_len, 2, SEED, num_workers=num_workers)
-            report[f"{name}_workers_{num_workers}"] = waiting(iter(loader), step, options.wait_steps)
+            loader = make_loader(
+                [source], tokenizer, options.seq_len, batch_size, SEED, num_workers=num_workers
+            )
+            found = waiting(iter(loader), step, options.wait_steps)
+            found["batch_tokens"] = batch_size * options.seq_len
+            report[f"{name}_workers_{num_workers}"] = found
     return report
 
 
@@ -223,7 +227,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--wait", action="store_true", help="also the share of a step spent waiting")
     parser.add_argument("--wait-steps", type=int, default=10)
-    parser.add_argument("--step-s", type=float, default=0.1)
+    parser.add_argument("--step-s", type=float, default=0.25)
     parser.add_argument("--output", type=Path, help="JSON file; default: standard output")
     options = parser.parse_args()
     datasets.disable_progress_bars()

@@ -20,6 +20,7 @@ import queue
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import multiprocessing
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -66,7 +67,7 @@ class _WorkerBatches(IterableDataset[Any]):
                 weights_from = first
             batch = next(batches, None)
             state = {"weights_from": weights_from, "stream": stream.state_dict()}
-            yield worker, batch and self._dataset.finish(batch), state
+            yield worker, batch and _as_arrays(self._dataset.finish(batch)), state
             turn += num_workers
 
     def _resume(self, worker: int, num_workers: int) -> tuple[PackedStream, int]:
@@ -84,6 +85,11 @@ def _drain(channel: Any) -> Schedule:
     while not channel.empty():
         entries.append(channel.get())
     return entries
+
+
+def _as_arrays(batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Tensors travel as shared memory with a handshake for each, which costs more than the bytes."""
+    return {name: values.numpy() for name, values in batch.items()}
 
 
 def _start_worker(process: int) -> None:
@@ -186,8 +192,14 @@ class PackedLoader:
                 empty_turns += 1
             else:
                 empty_turns = 0
-                yield {**batch, "state": self._state}
+                yield {**self._as_tensors(batch), "state": self._state}
         self._ended = True
+
+    def _as_tensors(self, arrays: Batch) -> Batch:
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        if self._pin_memory:
+            return {name: values.pin_memory() for name, values in tensors.items()}
+        return tensors
 
     def _channels(self) -> list[Any]:
         if self._num_workers == 0:
@@ -208,7 +220,6 @@ class PackedLoader:
             prefetch_factor=self._prefetch_batches if self._num_workers else None,
             collate_fn=_as_it_is,
             worker_init_fn=_start_worker,
-            pin_memory=self._pin_memory,
         )
 
     def _advance(self, worker: int, worker_state: dict[str, Any]) -> None:
