@@ -39,9 +39,14 @@ class TorchModel:
         return {
             "name": self.path.name,
             "architecture": type(self.model).__name__,
-            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "num_parameters": sum(p.numel() for p in self.model.parameters()) + self._num_packed_weights(),
             "size_bytes": sum(f.stat().st_size for f in self.path.glob("*.safetensors")),
         }
+
+    def _num_packed_weights(self) -> int:
+        """Weights of packed ternary layers, four to a uint8 (bitnet's and ours)."""
+        packed = (b for b in self.model.buffers() if b.dtype == torch.uint8)
+        return 4 * sum(buffer.numel() for buffer in packed)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; text that spells a special token stays text."""
