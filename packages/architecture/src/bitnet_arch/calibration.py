@@ -82,7 +82,7 @@ def calibrate_sub_norms(
 
             hooks.append(consumer.register_forward_pre_hook(solve))
     try:
-        model.model(input_ids=input_ids, use_cache=False)  # type: ignore[operator, union-attr]
+        model.model(input_ids=input_ids, use_cache=False)  # type: ignore[operator]
     finally:
         for hook in hooks:
             hook.remove()

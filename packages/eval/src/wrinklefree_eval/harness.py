@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_GENERATED_TOKENS = 256  # as HFLM
 
 
-class EngineLM(TemplateLM):  # type: ignore[misc]
+class EngineLM(TemplateLM):
     """Multiple choice, rolling log-likelihood and generation through a `GgufModel`."""
 
     def __init__(self, model: GgufModel) -> None:
