@@ -86,6 +86,8 @@ def test_a_complete_run_is_not_repeated_unless_forced(
     assert f"this run is complete: {first.folder / 'final'}" in caplog.text
     assert "already complete" in capsys.readouterr().out
     assert (first.folder / "final" / "model.safetensors").stat().st_mtime_ns == stamp
+    (first.folder / "summary.json").unlink()
+    assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 0, "complete without its summary"
     weights = first.weights
     forced = cli_from_stage1("stage2_pretrain", *STAGE2, "force=true")
     assert forced.weights == weights, "the same run gives the same weights"

@@ -105,5 +105,7 @@ class RunFolder:
         bitnet_arch.atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
-        return summary
+        """The stored figures; just the folder where the process ended before it wrote them."""
+        path = self.path / "summary.json"
+        stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return stored | {"run_folder": str(self.path)}

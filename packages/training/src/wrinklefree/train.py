@@ -82,10 +82,15 @@ def run_stage(config: TrainConfig) -> int:
     hf_logging: Any = transformers.utils.logging
     hf_logging.disable_progress_bar()
     L.seed_everything(config.seed, verbose=False)
+    # A debugging aid of the deterministic mode that writes NaN into every new tensor first.
+    deterministic_mode: Any = torch.utils.deterministic
+    deterministic_mode.fill_uninitialized_memory = False
     run = RunFolder(run_path(config, config.training.stage))
     start = find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent)
     if not _is_first_process():
+        if run.is_complete and not config.force:
+            return 0
         return _run_incomplete(config, run, start.folder, identity)
     if config.force:
         run.move_aside()
