@@ -29,6 +29,7 @@ version = "0.15.4"
 source = { registry = "https://registry.example/simple" }
 wheels = [
     { url = "https://files.example/typer-0.15.4-py3-none-any.whl", hash = "sha256:aa", size = 1 },
+    { url = "https://files.example/typer-0.15.4-cp311-any.whl", hash = "sha256:cc", size = 1 },
 ]
 
 [[package]]
@@ -66,6 +67,8 @@ def test_a_changed_version_or_hash_is_a_difference(lock: ModuleType) -> None:
     committed = lock.contents(lock.strip(FULL))
     assert lock.same(lock.contents(FULL), committed, key)
     assert not lock.same(lock.contents(FULL.replace("sha256:aa", "sha256:bb")), committed, key)
+    fewer = FULL.replace("typer-0.15.4-cp311-any.whl", "typer-0.15.4-cp313-any.whl")
+    assert lock.same(lock.contents(fewer), committed, key)
     assert not lock.same(lock.contents(FULL.replace("0.15.4", "0.15.5")), committed, key)
 
 
