@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow a shared machine tenfold
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
