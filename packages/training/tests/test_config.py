@@ -19,6 +19,7 @@ from wrinklefree.config import (
     schema,
 )
 from wrinklefree.config.compose import APP_CONFIGS, SHARED_CONFIGS
+from wrinklefree.config.lengths import run_lengths, schedule_phases
 from wrinklefree.train import main
 
 YAML_FILES = sorted([*SHARED_CONFIGS.glob("*/*.yaml"), *APP_CONFIGS.glob("*/*.yaml")])
@@ -91,11 +92,22 @@ def test_unknown_keys_are_named(override: str, named: str, suggestion: str) -> N
         (["training.objectives.continue_pretrain.weight=0"], "weight above 0"),
         (["data.sources=[]"], "data.sources is empty"),
         (["training.checkpoint.keep_last=0"], "keep_last"),
+        (["training.schedule.warmup=-3"], "training.schedule.warmup=-3 is neither"),
+        (["training.max_steps=9", "training.schedule.decay=10"], "exceed the run's 9 steps"),
     ],
 )
 def test_wrong_values_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compose_config([*_base(""), *overrides])
+
+
+@pytest.mark.parametrize("stage", ["stage1_9_layerwise", "stage2_pretrain"])
+@pytest.mark.parametrize("max_steps", [1, 2, 200])
+def test_short_runs_need_no_other_schedule(stage: str, max_steps: int) -> None:
+    config = compose_config([f"training={stage}", f"training.max_steps={max_steps}"])
+    phases = schedule_phases(config.training.schedule, run_lengths(config))
+    assert phases.warmup_steps == max_steps // 50
+    assert phases.decay_steps == (max_steps // 5 if stage == "stage2_pretrain" else 0)
 
 
 def test_a_missing_stage_lists_the_stages() -> None:

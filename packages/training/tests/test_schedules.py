@@ -4,11 +4,12 @@ import pytest
 
 from wrinklefree.callbacks.lambda_warmup import lambda_at
 from wrinklefree.config import ScheduleConfig, ScheduleKind, StepUnit
+from wrinklefree.config.lengths import Lengths
 from wrinklefree.schedules import make_schedule
 
 
 def _factors(total: int, tokens_per_step: int = 1, **options: object) -> list[float]:
-    schedule = make_schedule(ScheduleConfig(**options), total, tokens_per_step)  # type: ignore[arg-type]
+    schedule = make_schedule(ScheduleConfig(**options), Lengths(tokens_per_step, total))  # type: ignore[arg-type]
     return [schedule(step) for step in range(total)]
 
 
@@ -38,6 +39,19 @@ def test_tokens_are_rounded_up_to_steps() -> None:
 def test_lengths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="exceed the run's 5 steps"):
         _factors(5, kind=ScheduleKind.wsd, warmup=3, decay=3)
+
+
+@pytest.mark.parametrize("length", [-1, 1.5])
+def test_lengths_that_are_none_are_refused(length: float) -> None:
+    with pytest.raises(ValueError, match=rf"training.schedule.warmup={length:g} is neither a share"):
+        _factors(5, warmup=length)
+
+
+def test_shares_are_rounded_down_to_steps() -> None:
+    shares = {"kind": ScheduleKind.wsd, "warmup": 0.29, "decay": 0.4, "unit": StepUnit.tokens}
+    assert _factors(100, 7, **shares) == _factors(100, kind=ScheduleKind.wsd, warmup=29, decay=40)
+    assert _factors(3, kind=ScheduleKind.wsd, warmup=0.5, decay=0.5) == pytest.approx([0.5, 1, 0.1])
+    assert _factors(1, kind=ScheduleKind.wsd, warmup=0.02, decay=0.2) == [1]
 
 
 def test_lambda_rises_from_zero_to_one() -> None:

@@ -2,7 +2,7 @@
 
 cosine: linear rise over `warmup`, then half a cosine to `min_ratio` (Loshchilov & Hutter 2017).
 wsd: rise, constant, then a linear fall over `decay` (MiniCPM, Hu et al. 2024, arXiv 2404.06395).
-Lengths given in tokens are rounded up to whole steps once, since every step has as many tokens.
+How the configured lengths become steps: config/lengths.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from wrinklefree.config.schema import ScheduleConfig, ScheduleKind, StepUnit
+from wrinklefree.config.lengths import Lengths, schedule_phases
+from wrinklefree.config.schema import ScheduleConfig, ScheduleKind
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,7 @@ class Schedule:
         return 1.0
 
 
-def make_schedule(config: ScheduleConfig, total_steps: int, tokens_per_step: int) -> Schedule:
-    """Resolve token lengths. Raises ValueError when warmup and decay do not fit into the run."""
-    in_tokens = config.unit is StepUnit.tokens
-    divisor = tokens_per_step if in_tokens else 1
-    warmup = math.ceil(config.warmup / divisor)
-    decay = math.ceil(config.decay / divisor) if config.kind is ScheduleKind.wsd else 0
-    if warmup + decay > total_steps:
-        raise ValueError(
-            f"training.schedule: warmup ({warmup} steps) and decay ({decay} steps) exceed "
-            f"the run's {total_steps} steps"
-        )
-    return Schedule(config.kind, total_steps, warmup, decay, config.min_ratio)
+def make_schedule(config: ScheduleConfig, lengths: Lengths) -> Schedule:
+    """Raises: ValueError when warmup and decay do not fit into the run."""
+    phases = schedule_phases(config, lengths)
+    return Schedule(config.kind, lengths.max_steps, phases.warmup_steps, phases.decay_steps, config.min_ratio)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 import bitnet_arch
 from wrinklefree import callbacks as cb
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.config.lengths import Lengths, run_lengths
 from wrinklefree.config.schema import ProgressBar, TrainConfig
 from wrinklefree.datamodule import WrinkleFreeDataModule, data_sources
 from wrinklefree.loggers import build_loggers
@@ -30,30 +30,12 @@ from wrinklefree.strategies import build_strategy
 LOG = logging.getLogger("wrinklefree")
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """tokens_per_step counts all ranks and accumulated passes."""
-
-    tokens_per_step: int
-    max_steps: int
-
-
 @dataclass
 class Fit:
     """Everything of one fit; `signal` is set when it was stopped by one."""
 
     summary: dict[str, Any]
     signal: int | None
-
-
-def run_lengths(config: TrainConfig) -> Lengths:
-    training, where = config.training, config.distributed
-    sequences = training.batch_size * training.accumulate_steps * where.devices * where.num_nodes
-    tokens_per_step = sequences * training.sequence_length_tokens
-    if training.max_steps is not None:
-        return Lengths(tokens_per_step, training.max_steps)
-    assert training.max_tokens is not None
-    return Lengths(tokens_per_step, math.ceil(training.max_tokens / tokens_per_step))
 
 
 def run_training(config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any]) -> Fit:
@@ -93,7 +75,7 @@ def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleF
         objectives,
         config.optimizer,
         training.learning_rate,
-        make_schedule(training.schedule, lengths.max_steps, lengths.tokens_per_step),
+        make_schedule(training.schedule, lengths),
     )
 
 

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wrinklefree.config import schema
+from wrinklefree.config.lengths import run_lengths, schedule_phases
 from wrinklefree.objectives.registry import config_class
 
 APP_CONFIGS = Path(__file__).parents[3] / "configs"
@@ -176,3 +177,7 @@ def _check(config: schema.TrainConfig) -> None:
         raise ConfigError("data.sources is empty: choose data=..., or list sources")
     if training.checkpoint.keep_last < 1:
         raise ConfigError("training.checkpoint.keep_last must be at least 1")
+    try:
+        schedule_phases(training.schedule, run_lengths(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

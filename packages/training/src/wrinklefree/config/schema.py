@@ -228,11 +228,11 @@ class LayerwiseConfig(ObjectiveConfig):
 class ScheduleConfig:
     kind: ScheduleKind = ScheduleKind.cosine
     unit: StepUnit = StepUnit.steps
-    """Unit of warmup and decay; tokens are rounded up to whole steps."""
-    warmup: int = 0
-    """Length of the linear rise from 0 to the peak."""
-    decay: int = 0
-    """wsd only: length of the final linear fall."""
+    """Unit of a warmup and decay of 1 or more; tokens are rounded up to whole steps."""
+    warmup: float = 0
+    """Length of the linear rise from 0 to the peak: below 1 a share of the run, else whole units."""
+    decay: float = 0
+    """wsd only: length of the final linear fall, given as `warmup` is."""
     min_ratio: float = 0.1
     """Learning rate at the end over the peak."""
 

@@ -1,0 +1,66 @@
+"""How long a run and the phases of its learning rate are, in optimizer steps.
+
+A phase (`training.schedule.warmup`, `decay`) is given as a share of the run when it is below 1, else
+as a whole number of steps or tokens. Shares are rounded down to whole steps, so shares that add up
+to at most 1 fit into every run; tokens are rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from wrinklefree.config.schema import ScheduleConfig, ScheduleKind, StepUnit, TrainConfig
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """tokens_per_step counts all ranks and accumulated passes."""
+
+    tokens_per_step: int
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Lengths in optimizer steps."""
+
+    warmup_steps: int
+    decay_steps: int
+
+
+def run_lengths(config: TrainConfig) -> Lengths:
+    training, where = config.training, config.distributed
+    sequences = training.batch_size * training.accumulate_steps * where.devices * where.num_nodes
+    tokens_per_step = sequences * training.sequence_length_tokens
+    if training.max_steps is not None:
+        return Lengths(tokens_per_step, training.max_steps)
+    assert training.max_tokens is not None
+    return Lengths(tokens_per_step, math.ceil(training.max_tokens / tokens_per_step))
+
+
+def schedule_phases(schedule: ScheduleConfig, lengths: Lengths) -> Phases:
+    """Raises: ValueError naming the key whose value is no length, or phases that exceed the run."""
+    warmup = _steps("warmup", schedule.warmup, schedule.unit, lengths)
+    decay = 0
+    if schedule.kind is ScheduleKind.wsd:
+        decay = _steps("decay", schedule.decay, schedule.unit, lengths)
+    if warmup + decay > lengths.max_steps:
+        raise ValueError(
+            f"training.schedule: warmup={schedule.warmup:g} ({warmup} steps) and decay={schedule.decay:g} "
+            f"({decay} steps) exceed the run's {lengths.max_steps} steps. Shares of the run always fit: "
+            "training.schedule.warmup=0.02 training.schedule.decay=0.2"
+        )
+    return Phases(warmup, decay)
+
+
+def _steps(key: str, length: float, unit: StepUnit, lengths: Lengths) -> int:
+    if 0 <= length < 1:
+        # The small addend keeps products such as 0.29 * 100 from falling below the whole number.
+        return math.floor(length * lengths.max_steps + 1e-6)
+    if length < 0 or length != math.floor(length):
+        raise ValueError(
+            f"training.schedule.{key}={length:g} is neither a share of the run (from 0 to below 1) "
+            f"nor a whole number of {unit.value}"
+        )
+    return math.ceil(length / lengths.tokens_per_step) if unit is StepUnit.tokens else int(length)
