@@ -169,6 +169,25 @@ def test_group_scheme_and_muon_train(cli: Any) -> None:
     assert (conversion["scheme"], conversion["sub_norm"]) == ("group64", False)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.scheme=group32"], "model.scheme, model.sub_norm: "),
+        (["model.scheme=group64", "model.sub_norm=true"], "model.scheme, model.sub_norm: "),
+        (["model.scheme=group128", "model.sub_norm=false"], "do not divide into groups of 128"),
+        (["model.source=hub", "model.name=null"], "needs a name"),
+        (["model.name=/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_model_that_does_not_fit_gives_a_message(
+    cli: Any, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("stage1_subln", *overrides).code == 1
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert message in error
+
+
 def test_token_budget(cli_from_stage1: Any) -> None:
     budget = ["training.max_steps=null", "training.max_tokens=200", "training.schedule.warmup=1"]
     run = cli_from_stage1("stage1_9_layerwise", *budget)

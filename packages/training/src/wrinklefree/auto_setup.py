@@ -12,7 +12,7 @@ from pathlib import Path
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.config.schema import Stage, TrainConfig
-from wrinklefree.run_folder import RunError
+from wrinklefree.errors import RunError
 
 STAGE_CONFIGS = {
     Stage.stage1: "stage1_subln",

@@ -22,6 +22,8 @@ from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.config.schema import CalibrationConfig, TrainConfig
 from wrinklefree.cross_entropy import chunked_cross_entropy
 from wrinklefree.datamodule import data_sources
+from wrinklefree.dense import load_dense_model
+from wrinklefree.errors import RunError
 from wrinklefree.forward import run_forward
 
 LOG = logging.getLogger("wrinklefree")
@@ -31,10 +33,11 @@ _CHUNK_TOKENS = 512
 def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Convert, save to `target`, return the summary's figures."""
     start = time.perf_counter()
-    model, tokenizer = bitnet_arch.load_dense(config.model.source.value, config.model.name)
+    options = _conversion_options(config)
+    model, tokenizer = load_dense_model(config.model.source, config.model.name)
     calibration_ids, held_out = _token_blocks(config, tokenizer)
     losses = {"dense": _mean_loss(model, held_out)}
-    _convert(config, model, calibration_ids)
+    _convert(config, options, model, calibration_ids)
     for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
         bitnet_arch.set_lambda(model, lambda_)
         losses[name] = _mean_loss(model, held_out)
@@ -67,13 +70,26 @@ def _token_blocks(config: TrainConfig, tokenizer: Any) -> tuple[Tensor, Tensor]:
     return ids[:num_calibration], ids[num_calibration:]
 
 
-def _convert(config: TrainConfig, model: Any, calibration_ids: Tensor) -> None:
-    scheme = bitnet_arch.WeightScheme.parse(config.model.scheme)
-    options = bitnet_arch.ConversionConfig(scheme=scheme, sub_norm=config.model.sub_norm)
+def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig:
+    """Raises: RunError (an unknown scheme, SubLN with a scheme that has none)."""
+    try:
+        scheme = bitnet_arch.WeightScheme.parse(config.model.scheme)
+        return bitnet_arch.ConversionConfig(scheme=scheme, sub_norm=config.model.sub_norm)
+    except ValueError as error:
+        raise RunError(f"model.scheme, model.sub_norm: {error}") from error
+
+
+def _convert(
+    config: TrainConfig, options: bitnet_arch.ConversionConfig, model: Any, calibration_ids: Tensor
+) -> None:
+    """Raises: RunError (the model's shapes do not fit the scheme), UnsupportedModelError."""
     sites = 2 * model.config.num_hidden_layers if config.model.sub_norm else None
     with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
         bar = progress.add_task("calibrating SubLN", total=sites, visible=sites is not None)
-        bitnet_arch.convert(model, options, calibration_ids, on_site=lambda name: progress.advance(bar))
+        try:
+            bitnet_arch.convert(model, options, calibration_ids, on_site=lambda name: progress.advance(bar))
+        except ValueError as error:
+            raise RunError(f"the model cannot be converted: {error}") from error
 
 
 @torch.no_grad()

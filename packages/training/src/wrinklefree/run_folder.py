@@ -24,13 +24,10 @@ from typing import Any
 
 import bitnet_arch
 from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.errors import RunError
 from wrinklefree.identity import RunIdentity
 
 LOG = logging.getLogger("wrinklefree")
-
-
-class RunError(RuntimeError):
-    """The run cannot start as asked; the message says why and what to do."""
 
 
 class RunFolder:

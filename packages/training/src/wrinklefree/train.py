@@ -50,7 +50,7 @@ def _train(config: TrainConfig) -> int:
     from bitnet_arch import CheckpointError, UnsupportedModelError
     from data_handler import DataError
     from wrinklefree.checkpoints.manifest import DamagedCheckpointError
-    from wrinklefree.run_folder import RunError
+    from wrinklefree.errors import RunError
 
     expected = (
         RunError,

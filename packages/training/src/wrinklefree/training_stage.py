@@ -20,6 +20,7 @@ from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.lengths import Lengths, run_lengths
 from wrinklefree.config.schema import ProgressBar, TrainConfig
 from wrinklefree.datamodule import WrinkleFreeDataModule, data_sources
+from wrinklefree.dense import load_dense_model
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
@@ -84,8 +85,7 @@ def _load_teacher(config: TrainConfig) -> Any:
     source = teacher.source or config.model.source
     name = teacher.name if teacher.source else config.model.name
     LOG.info("loading the teacher: %s %s", source.value, name or "")
-    dtype = getattr(torch, teacher.dtype.value)
-    return bitnet_arch.load_dense(source.value, name, dtype)[0]
+    return load_dense_model(source, name, getattr(torch, teacher.dtype.value))[0]
 
 
 def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> WrinkleFreeDataModule:
