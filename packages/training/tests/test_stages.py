@@ -11,6 +11,7 @@ import pytest
 import transformers
 
 import bitnet_arch
+from wrinklefree.checkpoints import lightning_io
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.train import main
 
@@ -18,7 +19,7 @@ STEPS = ["training.max_steps=3", "training.checkpoint.every_steps=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
 
 
-def test_stages_hand_over(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_hand_over(cli: Any, dense_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("stage1_subln").code == 0
     aligned = cli("stage1_9_layerwise", *STEPS)
     trained = cli("stage2_pretrain", *STAGE2)
@@ -26,6 +27,7 @@ def test_stages_hand_over(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for run, stage in ((aligned, "stage1_9"), (trained, "stage2")):
         meta = bitnet_arch.read_meta(run.folder / "final")
         assert (meta["stage"], meta["step"]) == (stage, 3)
+        assert meta["source"] == {"source": "path", "name": str(dense_dir)}
         identity = json.loads((run.folder / "run.json").read_text())
         assert meta["fingerprint"] == identity["fingerprint"]
         assert run.summary["tokens"] == 3 * 2 * 32
@@ -73,6 +75,63 @@ def test_stage2_may_skip_the_alignment_only_if_allowed(cli: Any) -> None:
     cli("stage1_subln")
     assert cli("stage2_pretrain", *STAGE2).code == 1
     assert cli("stage2_pretrain", *STAGE2, "training.accept_from=[stage1_9,stage1]").code == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "differences", "fix"),
+    [
+        (
+            ["model.scheme=group64", "model.sub_norm=false"],
+            ["model.scheme: 'tensor' there, 'group64' now", "model.sub_norm: True there, False now"],
+            "model.scheme=tensor model.sub_norm=true",
+        ),
+        (["model.name=/other"], ["model.name: '{dense}' there, '/other' now"], "model.name={dense}"),
+        (
+            ["model.source=packaged", "model.name=null"],
+            ["model.source: 'path' there, 'packaged' now", "model.name: '{dense}' there, None now"],
+            "model.source=path model.name={dense}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False], ids=["start_from", "same experiment"])
+def test_a_checkpoint_of_another_model_is_refused(
+    make_cli: Any,
+    stage1_run: Any,
+    dense_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    differences: list[str],
+    fix: str,
+    named: bool,
+) -> None:
+    cli = make_cli(tmp_path, alone=not named)
+    if not named:
+        target = cli.folder("stage1_subln")
+        target.mkdir(parents=True)
+        (target / "final").symlink_to(stage1_run.folder / "final")
+    assert cli("stage1_9_layerwise", *STEPS, *overrides).code == 1
+    message = capsys.readouterr().err
+    for difference in differences:
+        assert difference.format(dense=dense_dir) in message
+    assert f"Train what it holds with {fix.format(dense=dense_dir)}," in message
+
+
+def test_the_same_dense_model_may_be_spelled_otherwise(
+    cli_from_stage1: Any, dense_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dense_dir.parent)
+    assert cli_from_stage1("stage1_9_layerwise", *STEPS, f"model.name={dense_dir.name}").code == 0
+
+
+def test_a_dense_start_is_refused(
+    make_cli: Any, dense_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = bitnet_arch.load_checkpoint(dense_dir)
+    lightning_io.save_model_folder(checkpoint.model, checkpoint.tokenizer, tmp_path / "dense", {})
+    start = f"training.start_from={tmp_path / 'dense'}"
+    assert make_cli(tmp_path, alone=True)("stage1_9_layerwise", *STEPS, start).code == 1
+    assert "holds a dense model" in capsys.readouterr().err
 
 
 def test_a_complete_run_is_not_repeated_unless_forced(

@@ -1,19 +1,24 @@
 """Where a stage starts: the dense model, or the finished checkpoint of a previous stage.
 
 The previous stage is looked for in the same experiment, in the order of `training.accept_from`;
-what was looked for is part of the error when nothing is there.
+what was looked for is part of the error when nothing is there. A checkpoint is trained as it is, so
+it has to be what `model` describes: made from that dense model, with that scheme and SubLN.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import bitnet_arch
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
 from wrinklefree.checkpoints.store import CheckpointStore
-from wrinklefree.config.schema import Stage, TrainConfig
+from wrinklefree.config.schema import ModelSource, Stage, TrainConfig
 from wrinklefree.errors import RunError
 
+LOG = logging.getLogger("wrinklefree")
 STAGE_CONFIGS = {
     Stage.stage1: "stage1_subln",
     Stage.stage1_9: "stage1_9_layerwise",
@@ -23,10 +28,15 @@ STAGE_CONFIGS = {
 
 @dataclass(frozen=True)
 class StartPoint:
-    """folder: verified checkpoint to start from, None for the dense model; digest names its contents."""
+    """folder: verified checkpoint to start from, None for the dense model; digest names its contents.
+
+    origin: the dense model that the weights come from, {"source": ..., "name": ...}, as every
+    checkpoint records it under "source"; None where the checkpoint does not say.
+    """
 
     folder: Path | None
     digest: str | None
+    origin: dict[str, Any] | None
 
 
 def run_path(config: TrainConfig, stage: Stage) -> Path:
@@ -34,24 +44,83 @@ def run_path(config: TrainConfig, stage: Stage) -> Path:
 
 
 def find_start(config: TrainConfig) -> StartPoint:
-    """Raises: RunError (nothing to start from), DamagedCheckpointError."""
+    """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError."""
     training = config.training
     if training.start_from is not None:
-        return _start_at(Path(training.start_from).absolute())
+        return _start_at(config, Path(training.start_from).absolute())
     if not training.accept_from:
-        return StartPoint(None, None)
+        return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
     for stage in training.accept_from:
         folder = run_path(config, stage) / "final"
         if folder.is_dir():
-            return _start_at(folder)
+            return _start_at(config, folder)
     raise RunError(_nothing_found(config))
 
 
-def _start_at(folder: Path) -> StartPoint:
+def _start_at(config: TrainConfig, folder: Path) -> StartPoint:
     if not folder.is_dir():
         raise RunError(f"training.start_from: there is no folder {folder}")
     verify_manifest(folder)
-    return StartPoint(folder, manifest_digest(folder))
+    meta = bitnet_arch.read_meta(folder)
+    _refuse_another_model(config, folder, meta)
+    return StartPoint(folder, manifest_digest(folder), meta.get("source"))
+
+
+def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:
+    """Raises: RunError naming the keys of `model` that differ from the checkpoint's record."""
+    if not meta.get("conversion"):
+        raise RunError(f"{folder} holds a dense model: start from a result of training=stage1_subln")
+    there = _described_by(meta)
+    here = {
+        "model.scheme": config.model.scheme,
+        "model.sub_norm": config.model.sub_norm,
+        "model.source": config.model.source.value,
+        "model.name": config.model.name,
+    }
+    if "model.source" not in there:
+        LOG.warning("%s does not say which dense model it was made from", folder)
+    elif _same_dense_model(there, here):
+        there |= {key: here[key] for key in ("model.source", "model.name")}
+    different = [key for key in there if there[key] != here[key]]
+    if different:
+        raise RunError(_another_model(folder, different, there, here))
+
+
+def _described_by(meta: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `model` that wrinklefree.json gives a value."""
+    conversion, origin = meta["conversion"], meta.get("source")
+    found = {"model.scheme": conversion["scheme"], "model.sub_norm": conversion["sub_norm"]}
+    if origin is not None:
+        found |= {"model.source": origin["source"], "model.name": origin["name"]}
+    return found
+
+
+def _same_dense_model(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """The packaged model has one name, spelled or not; a folder may be written in several ways."""
+    if there["model.source"] != here["model.source"]:
+        return False
+    names = [keys["model.name"] for keys in (there, here)]
+    if here["model.source"] == ModelSource.packaged:
+        names = [name or bitnet_arch.PACKAGED_MODEL for name in names]
+    elif here["model.source"] == ModelSource.path and all(names):
+        names = [Path(name).resolve() for name in names]
+    return bool(names[0] == names[1])
+
+
+def _another_model(folder: Path, keys: list[str], there: dict[str, Any], here: dict[str, Any]) -> str:
+    differences = "\n".join(f"  {key}: {there[key]!r} there, {here[key]!r} now" for key in keys)
+    fix = " ".join(f"{key}={_as_override(there[key])}" for key in keys)
+    return (
+        f"{folder} is not the model of this configuration:\n{differences}\n"
+        f"Train what it holds with {fix}, or convert the other model under another experiment=NAME "
+        f"with training={STAGE_CONFIGS[Stage.stage1]}."
+    )
+
+
+def _as_override(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _nothing_found(config: TrainConfig) -> str:

@@ -42,8 +42,7 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
         bitnet_arch.set_lambda(model, lambda_)
         losses[name] = _mean_loss(model, held_out)
     LOG.info("held-out loss in nats: %s", losses)
-    source = {"source": config.model.source.value, "name": config.model.name}
-    save_model_folder(model, tokenizer, target, meta | {"step": 0, "source": source})
+    save_model_folder(model, tokenizer, target, meta | {"step": 0})
     return {
         "steps": 0,
         "first_loss": losses["dense"],

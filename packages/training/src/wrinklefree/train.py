@@ -23,6 +23,7 @@ from wrinklefree.config import ConfigError, Stage, TrainConfig, compose_config
 from wrinklefree.config.compose import compose_dictconfig, group_options
 
 if TYPE_CHECKING:
+    from wrinklefree.auto_setup import StartPoint
     from wrinklefree.identity import RunIdentity
     from wrinklefree.run_folder import RunFolder
 
@@ -91,7 +92,7 @@ def run_stage(config: TrainConfig) -> int:
     if not _is_first_process():
         if run.is_complete and not config.force:
             return 0
-        return _run_incomplete(config, run, start.folder, identity)
+        return _run_incomplete(config, run, start, identity)
     if config.force:
         run.move_aside()
     with run.lock():
@@ -104,20 +105,20 @@ def run_stage(config: TrainConfig) -> int:
             LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
         run.store_identity(identity)
         run.store.remove_leftovers()
-        return _run_incomplete(config, run, start.folder, identity)
+        return _run_incomplete(config, run, start, identity)
 
 
-def _run_incomplete(config: TrainConfig, run: RunFolder, start: Path | None, identity: RunIdentity) -> int:
+def _run_incomplete(config: TrainConfig, run: RunFolder, start: StartPoint, identity: RunIdentity) -> int:
     from wrinklefree.conversion_stage import run_conversion
     from wrinklefree.training_stage import run_training
 
-    meta = _meta(config, identity)
+    meta = _meta(config, identity, start)
     signal_number = None
     if config.training.stage is Stage.stage1:
         figures = run_conversion(config, run.final, meta)
     else:
-        assert start is not None
-        fit = run_training(config, run, start, meta)
+        assert start.folder is not None
+        fit = run_training(config, run, start.folder, meta)
         figures, signal_number = fit.summary, fit.signal
     if not _is_first_process():
         return 0
@@ -129,9 +130,14 @@ def _run_incomplete(config: TrainConfig, run: RunFolder, start: Path | None, ide
     return 0 if signal_number is None else 128 + signal_number
 
 
-def _meta(config: TrainConfig, identity: RunIdentity) -> dict[str, Any]:
-    """Entries of wrinklefree.json that every checkpoint of the run has."""
-    return {
+def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict[str, Any]:
+    """Entries of wrinklefree.json that every checkpoint of the run has.
+
+    "source", the dense model at the beginning, goes from stage to stage: exports take name and
+    licence from it.
+    """
+    origin = {} if start.origin is None else {"source": start.origin}
+    return origin | {
         "stage": config.training.stage.value,
         "fingerprint": identity.fingerprint,
         "git": {"commit": identity.git.commit, "dirty": identity.git.dirty},
