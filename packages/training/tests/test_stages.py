@@ -12,6 +12,7 @@ import transformers
 
 import bitnet_arch
 from wrinklefree.checkpoints import lightning_io
+from wrinklefree.checkpoints.manifest import manifest_digest
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.train import main
 
@@ -128,7 +129,7 @@ def test_a_dense_start_is_refused(
     make_cli: Any, dense_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = bitnet_arch.load_checkpoint(dense_dir)
-    lightning_io.save_model_folder(checkpoint.model, checkpoint.tokenizer, tmp_path / "dense", {})
+    lightning_io.save_model_folder(checkpoint.model, checkpoint.tokenizer, tmp_path / "dense", {}, {})
     start = f"training.start_from={tmp_path / 'dense'}"
     assert make_cli(tmp_path, alone=True)("stage1_9_layerwise", *STEPS, start).code == 1
     assert "holds a dense model" in capsys.readouterr().err
@@ -145,12 +146,34 @@ def test_a_complete_run_is_not_repeated_unless_forced(
     assert f"this run is complete: {first.folder / 'final'}" in caplog.text
     assert "already complete" in capsys.readouterr().out
     assert (first.folder / "final" / "model.safetensors").stat().st_mtime_ns == stamp
-    (first.folder / "summary.json").unlink()
-    assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 0, "complete without its summary"
     weights = first.weights
     forced = cli_from_stage1("stage2_pretrain", *STAGE2, "force=true")
     assert forced.weights == weights, "the same run gives the same weights"
     assert len(list(first.folder.parent.glob("stage2.replaced-*"))) == 1
+
+
+@pytest.mark.parametrize("status", ["stopped", None])
+def test_the_summary_of_a_complete_run_is_that_of_its_result(
+    cli_from_stage1: Any, status: str | None
+) -> None:
+    """A process may be killed between `final` and summary.json, and one may have stopped before."""
+    whole = cli_from_stage1("stage2_pretrain", *STAGE2)
+    expected = whole.summary
+    stale = whole.folder / "summary.json"
+    if status is None:
+        stale.unlink()
+    else:
+        stale.write_text(json.dumps({"status": status, "steps": 1, "last_loss": 9.0}))
+    assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 0
+    assert whole.summary == expected
+    assert (expected["status"], expected["steps"]) == ("complete", 3)
+
+
+def test_the_digest_of_a_result_does_not_depend_on_its_figures(cli_from_stage1: Any) -> None:
+    first = cli_from_stage1("stage2_pretrain", *STAGE2, experiment="a").folder / "final"
+    second = cli_from_stage1("stage2_pretrain", *STAGE2, experiment="b").folder / "final"
+    assert (first / "figures.json").read_text() != (second / "figures.json").read_text()
+    assert manifest_digest(first) == manifest_digest(second)
 
 
 def test_another_run_in_the_folder_is_refused(
@@ -188,12 +211,13 @@ def test_damaged_previous_stage_is_refused(cli: Any, capsys: pytest.CaptureFixtu
 
 
 def test_two_processes_cannot_share_a_run(cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    folder: Path = cli_from_stage1.folder("stage2_pretrain")
-    folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as file:
+    run = cli_from_stage1("stage2_pretrain", *STAGE2)
+    with (run.folder.parent / ".stage2.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 1
-    assert "another process is training" in capsys.readouterr().err
+        for options in ([], ["force=true"]):
+            assert cli_from_stage1("stage2_pretrain", *STAGE2, *options).code == 1
+            assert "another process is training" in capsys.readouterr().err
+    assert [path.name for path in run.folder.parent.iterdir() if path.is_dir()] == ["stage2"]
 
 
 def test_data_that_ends_early_is_an_error(

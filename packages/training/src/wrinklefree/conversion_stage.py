@@ -42,8 +42,7 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
         bitnet_arch.set_lambda(model, lambda_)
         losses[name] = _mean_loss(model, held_out)
     LOG.info("held-out loss in nats: %s", losses)
-    save_model_folder(model, tokenizer, target, meta | {"step": 0})
-    return {
+    figures = {
         "steps": 0,
         "first_loss": losses["dense"],
         "last_loss": losses["quantized"],
@@ -51,6 +50,8 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
         "tokens": calibration_ids.numel(),
         "seconds": time.perf_counter() - start,
     }
+    save_model_folder(model, tokenizer, target, meta | {"step": 0}, figures)
+    return figures
 
 
 def _token_blocks(config: TrainConfig, tokenizer: Any) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,11 @@
     run.json       identity: fingerprint, values, commit, dirty flag
     checkpoints/   step_XXXXXXXX/ (checkpoints/store.py)
     metrics.csv    one row per step
-    final/         the result; its presence says that the run is complete
-    summary.json   figures of the completed run
+    final/         the result with its figures; its presence says that the run is complete
+    summary.json   the same figures, or those at which the run was stopped
 
-One process works in it at a time (an advisory lock on `.lock`, released when the process ends,
-however it ends).
+One process works in it at a time (an advisory lock on `.<stage>.lock` beside the folder, released
+when the process ends, however it ends).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
+from wrinklefree.checkpoints.lightning_io import FIGURES_FILE
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.errors import RunError
 from wrinklefree.identity import RunIdentity
@@ -46,8 +47,9 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Raises: RunError when another process works in the folder."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder, since `move_aside` renames the folder under the lock.
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -55,7 +57,7 @@ class RunFolder:
             yield
 
     def move_aside(self) -> None:
-        """Rename an existing run, so that it can be run again without losing it."""
+        """Rename an existing run, so that it can be run again without losing it. Needs the lock."""
         if not (self.path / "run.json").is_file():
             return
         aside = self.path.with_name(f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -98,11 +100,11 @@ class RunFolder:
             self.path / "run.json", json.dumps(contents, indent=2, sort_keys=True) + "\n"
         )
 
+    def figures(self) -> dict[str, Any]:
+        """Figures of the completed run, which came with `final`; none in a folder put there by hand."""
+        path = self.final / FIGURES_FILE
+        figures: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return figures
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         bitnet_arch.atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-    def read_summary(self) -> dict[str, Any]:
-        """The stored figures; just the folder where the process ended before it wrote them."""
-        path = self.path / "summary.json"
-        stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return stored | {"run_folder": str(self.path)}

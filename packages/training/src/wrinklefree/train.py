@@ -93,13 +93,15 @@ def run_stage(config: TrainConfig) -> int:
         if run.is_complete and not config.force:
             return 0
         return _run_incomplete(config, run, start, identity)
-    if config.force:
-        run.move_aside()
     with run.lock():
+        if config.force:
+            run.move_aside()
         run.check(identity)
         if run.is_complete:
             LOG.info("this run is complete: %s (force=true runs it again)", run.final)
-            _print_summary(run.read_summary() | {"status": "already complete"})
+            summary = _summary(config, run, "complete", run.figures())
+            run.write_summary(summary)
+            _print_summary(summary | {"status": "already complete"})
             return 0
         if identity.git.dirty:
             LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
@@ -123,8 +125,7 @@ def _run_incomplete(config: TrainConfig, run: RunFolder, start: StartPoint, iden
     if not _is_first_process():
         return 0
     status = "complete" if signal_number is None else "stopped"
-    names = {"stage": config.training.stage.value, "experiment": config.experiment}
-    summary = {**names, "status": status, **figures, "run_folder": str(run.path)}
+    summary = _summary(config, run, status, figures)
     run.write_summary(summary)
     _print_summary(summary)
     return 0 if signal_number is None else 128 + signal_number
@@ -142,6 +143,11 @@ def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict
         "fingerprint": identity.fingerprint,
         "git": {"commit": identity.git.commit, "dirty": identity.git.dirty},
     }
+
+
+def _summary(config: TrainConfig, run: RunFolder, status: str, figures: dict[str, Any]) -> dict[str, Any]:
+    names = {"stage": config.training.stage.value, "experiment": config.experiment}
+    return {**names, "status": status, **figures, "run_folder": str(run.path)}
 
 
 def _is_first_process() -> bool:

@@ -179,6 +179,6 @@ def _finish(
         return Fit(summary, stop.received)
     state = trainer.strategy.lightning_module_state_dict()
     if trainer.is_global_zero:
-        io.save_model(state, run.final, step)
+        io.save_model(state, run.final, step, summary)
     trainer.strategy.barrier()
     return Fit(summary, None)

@@ -5,6 +5,7 @@ wrinklefree.json                            stage, step, fingerprint, conversion
 optimizer.safetensors                       every other tensor (optimizer moments, random state)
 trainer.json                                everything else: loops, schedulers, callbacks, data
 manifest.json                               size and SHA-256 of each of these
+figures.json                                of a complete run only: loss, tokens, seconds
 """
 
 from __future__ import annotations
@@ -24,16 +25,25 @@ import bitnet_arch
 from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
 from wrinklefree.checkpoints.tree import join_tensors, split_tensors
 
+FIGURES_FILE = "figures.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 TRAINER_FILE = "trainer.json"
 _PREFIX = "model."
 
 
-def save_model_folder(model: Any, tokenizer: Any, folder: Path, meta: Mapping[str, Any]) -> None:
-    """A checkpoint without training state, with its manifest, atomically."""
+def save_model_folder(
+    model: Any, tokenizer: Any, folder: Path, meta: Mapping[str, Any], figures: Mapping[str, Any]
+) -> None:
+    """The result of a run without training state: model, manifest and figures, atomically."""
     with bitnet_arch.atomic_folder(folder) as temporary:
         bitnet_arch.write_checkpoint(model, tokenizer, temporary, meta)
         write_manifest(temporary)
+        _write_figures(temporary, figures)
+
+
+def _write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """After the manifest, which names the result: its digest must not depend on how long it took."""
+    (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -66,11 +76,14 @@ class FolderCheckpointIO(CheckpointIO):
             (temporary / TRAINER_FILE).write_text(json.dumps(tree) + "\n")
             write_manifest(temporary)
 
-    def save_model(self, state: Mapping[str, Tensor], target: Path, step: int) -> None:
-        """A folder with the weights alone (no optimizer), from the module's state dict."""
+    def save_model(
+        self, state: Mapping[str, Tensor], target: Path, step: int, figures: Mapping[str, Any]
+    ) -> None:
+        """`save_model_folder` from the module's state dict."""
         with bitnet_arch.atomic_folder(target) as temporary:
             self._write_model(state, temporary, step)
             write_manifest(temporary)
+            _write_figures(temporary, figures)
 
     def _write_model(self, state: Mapping[str, Tensor], folder: Path, step: int) -> None:
         own = {name.removeprefix(_PREFIX): value for name, value in state.items()}
