@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from wrinklefree import cross_entropy
 from wrinklefree.cross_entropy import chunked_cross_entropy
 
 
@@ -35,6 +38,24 @@ def test_loss_without_gradients() -> None:
     expected = F.cross_entropy((hidden[0, :-1] @ weight.T), labels[0, 1:])
     torch.testing.assert_close(loss, expected)
     assert not loss.requires_grad
+
+
+def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    plain = cross_entropy._chunk_loss
+
+    def spy(logits: torch.Tensor, targets: torch.Tensor, needs_grad: bool) -> Any:
+        asked.append(needs_grad)
+        return plain(logits, targets, needs_grad)
+
+    monkeypatch.setattr(cross_entropy, "_chunk_loss", spy)
+    hidden, weight = torch.randn(1, 4, 8), torch.randn(5, 8, requires_grad=True)
+    labels = torch.tensor([[0, 1, 2, 3]])
+    with torch.no_grad():
+        without = chunked_cross_entropy(hidden, weight, labels, 9)
+    assert not without.requires_grad
+    torch.testing.assert_close(without, chunked_cross_entropy(hidden, weight, labels, 9))
+    assert asked == [False, True]
 
 
 def test_all_labels_ignored_gives_zero() -> None:

@@ -20,9 +20,14 @@ IGNORE_LABEL = -100
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
-        """Mean loss in nats over the labels that count; hidden [n, h], weight [v, h], labels [n]."""
-        needs_grad = hidden.requires_grad or weight.requires_grad
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, grad_enabled: bool
+    ) -> Tensor:
+        """Mean loss in nats over the labels that count; hidden [n, h], weight [v, h], labels [n].
+
+        grad_enabled: the caller's torch.is_grad_enabled(), which is always off in here.
+        """
+        needs_grad = grad_enabled and (hidden.requires_grad or weight.requires_grad)
         count = int((labels != IGNORE_LABEL).sum().clamp_min(1))
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
@@ -39,9 +44,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, needs_grad: bool) -> tuple[Tensor, Tensor | None]:
@@ -66,5 +71,6 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_
     """
     predictors = hidden[:, :-1].reshape(-1, hidden.shape[-1])
     targets = labels[:, 1:].reshape(-1)
-    loss: Tensor = _ChunkedCrossEntropy.apply(predictors, weight, targets, chunk_tokens)
+    grad_enabled = torch.is_grad_enabled()
+    loss: Tensor = _ChunkedCrossEntropy.apply(predictors, weight, targets, chunk_tokens, grad_enabled)
     return loss
