@@ -26,7 +26,8 @@ class ShardedStrategy(ModelParallelStrategy):
     Lightning's own version writes torch.distributed.checkpoint folders with pickle. Here weights
     and optimizer moments are gathered tensor by tensor and rank 0 writes them through the
     CheckpointIO; on loading each rank reads the folder and keeps its shards. So a run may change
-    between ddp and fsdp at a checkpoint. Cost: the full weights and moments once in rank 0's memory.
+    between ddp and fsdp at a checkpoint. Cost: gathering is collective and every rank gets the full
+    tensors, so each holds the full weights and moments once while a checkpoint is written or read.
     """
 
     def __init__(self, checkpoint_io: CheckpointIO, num_processes: int, backend: str | None) -> None:
