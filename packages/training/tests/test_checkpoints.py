@@ -120,12 +120,10 @@ def test_no_older_checkpoint(tmp_path: Path) -> None:
         store.newest(allow_previous=True)
 
 
-def test_prune_and_leftovers(tmp_path: Path) -> None:
+def test_prune(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     for step in (2, 4, 123456789):
         _fake(store, step)
-    (tmp_path / ".step_00000006.tmp-abc").mkdir()
     store.prune(2)
-    store.remove_leftovers()
     assert store.steps() == [4, 123456789]
     assert len(list(tmp_path.iterdir())) == 2

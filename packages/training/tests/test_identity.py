@@ -3,8 +3,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+import torch
+
 from wrinklefree.config import compose_config
-from wrinklefree.identity import RunIdentity, git_state, identify
+from wrinklefree.identity import GitState, RunIdentity, git_state, identify
 
 
 def _identity(*overrides: str, parent: str | None = "p") -> RunIdentity:
@@ -45,5 +48,31 @@ def test_git_state(tmp_path: Path) -> None:
     clean = git_state(tmp_path)
     assert clean.commit is not None
     assert not clean.dirty
+    (tmp_path / "uv.lock").write_text("")
+    assert not git_state(tmp_path).dirty, "uv completes its lock file in place"
+    (tmp_path / "package").mkdir()
     (tmp_path / "new").write_text("")
-    assert git_state(tmp_path).dirty
+    assert git_state(tmp_path / "package").dirty, "the whole repository counts"
+
+
+def test_unknown_git_state_is_not_clean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    (tmp_path / ".git" / "config").write_text("[core\n")
+    assert git_state(tmp_path) == GitState(None, dirty=None)
+    assert "the commit is not recorded: git -C" in caplog.text
+    assert "bad config" in caplog.text
+
+
+def test_no_git_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state(Path(__file__).parent) == GitState(None, dirty=False)
+
+
+def test_what_changes_the_rounding_is_recorded() -> None:
+    changed = _identity("distributed=ddp", "distributed.accelerator=gpu")
+    assert changed.fingerprint == _identity().fingerprint
+    assert changed.rounding_differences(_identity().rounding) == [
+        "distributed.accelerator: 'auto' there, 'gpu' now",
+        "distributed.kind: 'single' there, 'ddp' now",
+    ]
+    assert changed.rounding["num_threads"] == torch.get_num_threads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,27 @@ def test_damaged_checkpoint_is_refused_and_the_previous_used_on_request(
         resumed = cli_from_stage1("stage2_pretrain", *STAGE2, "resume.allow_previous=true")
     assert "resuming from" in caplog.text
     assert resumed.weights == weights
+
+
+def test_resuming_with_other_threads_warns(cli_from_stage1: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = cli_from_stage1("stage2_pretrain", *STAGE2)
+    shutil.rmtree(run.folder / "final")
+    identity = json.loads((run.folder / "run.json").read_text())
+    identity["rounding"]["num_threads"] = 7
+    (run.folder / "run.json").write_text(json.dumps(identity))
+    assert cli_from_stage1("stage2_pretrain", *STAGE2).code == 0
+    assert "num_threads: 7 there, 1 now" in caplog.text
+
+
+def test_leftovers_are_removed(cli_from_stage1: Any) -> None:
+    folder = cli_from_stage1.folder("stage2_pretrain")
+    leftovers = [folder / ".final.tmp-a", folder / "checkpoints" / ".step_00000001.tmp-b"]
+    for leftover in leftovers:
+        leftover.mkdir(parents=True)
+    (folder / ".summary.json.tmp-c").write_text("")
+    cli_from_stage1("stage2_pretrain", *STAGE2)
+    found = [*folder.glob(".*"), *(folder / "checkpoints").glob(".*")]
+    assert not found
 
 
 def test_damaged_previous_stage_is_refused(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:

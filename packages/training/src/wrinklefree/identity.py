@@ -2,8 +2,9 @@
 
 The fingerprint is the SHA-256 of everything in the configuration that changes the result, plus the
 exact checkpoint that the run starts from. Where it runs, how it logs and how often it saves do not
-count. Commit and dirty flag are recorded beside it, not hashed: after a commit that changes a
-README an unfinished run has to go on. Different code is reported as a warning.
+count. Recorded beside it, not hashed, are commit and dirty flag (after a commit that changes a README
+an unfinished run has to go on) and the settings that change the last bits only. A resumed run warns
+when these differ.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wrinklefree.config.schema import TrainConfig
 
+LOG = logging.getLogger("wrinklefree")
 INFRASTRUCTURE_KEYS = (
     "experiment",
     "output_dir",
@@ -34,12 +40,16 @@ INFRASTRUCTURE_KEYS = (
 )
 """Left out of the fingerprint. `distributed.devices` and `num_nodes` stay: they change the batch."""
 
+ROUNDING_KEYS = ("num_threads", "distributed.kind", "distributed.accelerator", "distributed.backend")
+"""Of these, what changes the order of sums: the same run up to rounding, but not to the bit."""
+
 
 @dataclass(frozen=True)
 class GitState:
     commit: str | None
-    """None: not in a git work tree."""
-    dirty: bool
+    """None: not in a git work tree, or git does not tell."""
+    dirty: bool | None
+    """None: git does not tell. uv.lock does not count, since uv completes it in place."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class RunIdentity:
     values: dict[str, Any]
     """Flat `dotted.key` -> JSON value."""
     git: GitState
+    rounding: dict[str, Any]
+    """`dotted.key` of ROUNDING_KEYS -> JSON value."""
 
     @property
     def fingerprint(self) -> str:
@@ -54,13 +66,20 @@ class RunIdentity:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """`key: there -> here` for every value that differs from those of another run."""
-        keys = sorted(self.values.keys() | other.keys())
-        return [
-            f"{key}: {other.get(key, 'unset')!r} there, {self.values.get(key, 'unset')!r} now"
-            for key in keys
-            if self.values.get(key, "unset") != other.get(key, "unset")
-        ]
+        """`key: there, here` for every value that differs from those of another run."""
+        return _differences(self.values, other)
+
+    def rounding_differences(self, other: dict[str, Any]) -> list[str]:
+        """The same for `rounding`."""
+        return _differences(self.rounding, other)
+
+
+def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    return [
+        f"{key}: {there.get(key, 'unset')!r} there, {here.get(key, 'unset')!r} now"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key, "unset") != there.get(key, "unset")
+    ]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -77,24 +96,53 @@ def identify(config: TrainConfig, parent: str | None, work_tree: Path) -> RunIde
     """Identity of the run of `config` that starts from the checkpoint with digest `parent`."""
     flat = flatten(json.loads(json.dumps(dataclasses.asdict(config))))
     values = {key: value for key, value in flat.items() if not _is_infrastructure(key)}
-    return RunIdentity(values | {"parent": parent}, git_state(work_tree))
+    rounding = {key: flat[key] for key in ROUNDING_KEYS} | {"num_threads": torch.get_num_threads()}
+    return RunIdentity(values | {"parent": parent}, git_state(work_tree), rounding)
 
 
 def _is_infrastructure(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in INFRASTRUCTURE_KEYS)
 
 
+class _GitError(RuntimeError):
+    """Git is there and so is a work tree, but it gives no answer."""
+
+
 def git_state(work_tree: Path) -> GitState:
-    commit = _git(work_tree, "rev-parse", "HEAD")
-    status = _git(work_tree, "status", "--porcelain", "--untracked-files=normal")
+    """State of the repository around `work_tree`. Where git gives no answer, that is logged."""
+    try:
+        if _git(work_tree, "rev-parse", "--git-dir") is None:
+            return GitState(None, dirty=False)
+        commit = _git(work_tree, "rev-parse", "HEAD")
+        status = _git(
+            work_tree,
+            "status",
+            "--porcelain",
+            "--untracked-files=normal",
+            "--",
+            ":/",
+            ":(top,exclude)uv.lock",
+        )
+    except _GitError as error:
+        LOG.warning("the commit is not recorded: %s", error)
+        return GitState(None, dirty=None)
     return GitState(commit, bool(status))
 
 
 def _git(work_tree: Path, *arguments: str) -> str | None:
-    """Output of a git command; None where there is no git, no work tree or no commit."""
+    """Output of a git command; None where there is no git or no repository. Raises: _GitError."""
     command = ["git", "-C", str(work_tree), *arguments]
+    environment = os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=False, env=environment
+        )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except subprocess.TimeoutExpired as error:
+        raise _GitError(str(error)) from error
+    if done.returncode == 0:
+        return done.stdout.strip()
+    if "not a git repository" in done.stderr:
+        return None
+    raise _GitError(f"{' '.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")

@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,14 @@ class RunFolder:
         self.path.rename(aside)
         LOG.warning("force=true: the run that was there is now in %s", aside)
 
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left behind: unfinished writes and removals. Needs the lock."""
+        for folder in (self.path, self.store.folder):
+            for pattern in (".*.tmp-*", ".*.old-*"):
+                for leftover in folder.glob(pattern):
+                    LOG.info("removing %s (left by an interrupted run)", leftover)
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
     def check(self, identity: RunIdentity) -> None:
         """Raises: RunError when the run in the folder is another one; names the differing keys.
 
@@ -78,12 +87,8 @@ class RunFolder:
                 + "\n  ".join(differences)
                 + "\nUse another experiment=NAME, or force=true to move that run aside."
             )
-        if not self.is_complete and stored["git"]["commit"] != identity.git.commit:
-            LOG.warning(
-                "the code has changed since this run began (commit %s, now %s)",
-                stored["git"]["commit"],
-                identity.git.commit,
-            )
+        if not self.is_complete:
+            _warn_of_changes(identity, stored)
 
     def stored_identity(self) -> dict[str, Any] | None:
         path = self.path / "run.json"
@@ -108,3 +113,19 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         bitnet_arch.atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _warn_of_changes(identity: RunIdentity, stored: dict[str, Any]) -> None:
+    """What may make the resumed run differ from an uninterrupted one, though it is the same run."""
+    if stored["git"]["commit"] != identity.git.commit:
+        LOG.warning(
+            "the code has changed since this run began (commit %s, now %s)",
+            stored["git"]["commit"],
+            identity.git.commit,
+        )
+    if differences := identity.rounding_differences(stored.get("rounding", {})):
+        LOG.warning(
+            "the run goes on with other settings than it began with, so it will not equal an "
+            "uninterrupted one to the bit:\n  %s",
+            "\n  ".join(differences),
+        )

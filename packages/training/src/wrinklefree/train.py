@@ -106,7 +106,7 @@ def run_stage(config: TrainConfig) -> int:
         if identity.git.dirty:
             LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
         run.store_identity(identity)
-        run.store.remove_leftovers()
+        run.remove_leftovers()
         return _run_incomplete(config, run, start, identity)
 
 

@@ -60,10 +60,3 @@ class CheckpointStore:
             doomed = self.folder / f".{self.path(step).name}.old-pruned"
             self.path(step).rename(doomed)
             shutil.rmtree(doomed)
-
-    def remove_leftovers(self) -> None:
-        """Remove what a killed process left behind: unfinished writes and removals."""
-        for pattern in (".step_*.tmp-*", ".step_*.old-*"):
-            for leftover in self.folder.glob(pattern):
-                LOG.info("removing %s (left by an interrupted run)", leftover)
-                shutil.rmtree(leftover)
