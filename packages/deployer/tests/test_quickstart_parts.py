@@ -42,14 +42,14 @@ def test_options_of_the_packaged_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["smollm2", "hub:", "path:", "packaged:x", "file:x"])
 def test_a_model_that_is_not_named_as_it_should_be(model: str, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=f"--model '{model}' is not packaged, hub:ID or path:FOLDER"):
-        parse_options(model, None, tmp_path, [])
+        parse_options(model, 1, tmp_path, [])
 
 
 def test_missing_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"has no config\.json"):
-        parse_options(f"path:{tmp_path}", None, tmp_path, [])
+        parse_options(f"path:{tmp_path}", 1, tmp_path, [])
     with pytest.raises(CommandError, match=r"--text .*none\.txt: there is no such file"):
-        parse_options("packaged", None, tmp_path, [tmp_path / "none.txt"])
+        parse_options("packaged", 1, tmp_path, [tmp_path / "none.txt"])
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,18 @@ def test_the_last_tenth_of_a_users_text_is_held_out(tmp_path: Path) -> None:
     paragraphs = [f"Paragraph {number} " + f"word{number} " * 30 for number in range(400)]
     path.write_text("\n\n".join(paragraphs))
     corpus = user_texts([path])
-    share = len(corpus.held_out[0]) / (len(corpus.held_out[0]) + len(corpus.train[0]))
-    assert 0.09 < share < 0.11
-    assert "Paragraph 0 " in corpus.train[0]
+    train = "\n\n".join(corpus.train)
+    assert 0.09 < len(corpus.held_out[0]) / (len(corpus.held_out[0]) + len(train)) < 0.11
+    assert sorted(train.split("\n\n")) == sorted(paragraphs[: train.count("\n\n") + 1])
     assert "Paragraph 399 " in corpus.held_out[0]
+
+
+def test_training_text_is_shuffled_in_pieces(tmp_path: Path) -> None:
+    corpus = python_reference()
+    assert sum(map(len, corpus.train)) / len(corpus.train) < 2000
+    assert corpus.train == python_reference().train
+    words = [piece.split()[0] for piece in corpus.train]
+    assert words != sorted(words)
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:

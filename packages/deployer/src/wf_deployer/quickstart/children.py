@@ -28,6 +28,12 @@ _ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",
     "COLUMNS": "100",
 }
+_DEFAULTS = {
+    # OpenMP threads that wait for each other sleep after some spinning (GNU's default spins on). As fast on
+    # an idle machine; with one other busy process on 2 cores 5 times as fast (0.3 s, not over 1 s).
+    "GOMP_SPINCOUNT": "10000",
+}
+"""Unless the user has set them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def run_child(child: Child, on_poll: Callable[[], None] = lambda: None) -> None:
 def started(child: Child) -> Iterator[subprocess.Popen[bytes]]:
     """A running child, which is stopped at the end of the block if it still runs."""
     child.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | _ENVIRONMENT | dict(child.environment or {})
+    environment = _DEFAULTS | os.environ | _ENVIRONMENT | dict(child.environment or {})
     with child.log.open("wb") as log:
         process = subprocess.Popen(
             child.command,

@@ -24,7 +24,7 @@ from wf_deployer.quickstart.children import Child, failure, started
 from wf_deployer.workspace import module_command
 
 PROMPTS = (
-    "What is the capital of France?",
+    "Why is the sky blue?",
     "What does the return statement do in Python?",
     "Write one sentence about the sea.",
 )

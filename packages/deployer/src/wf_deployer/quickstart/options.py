@@ -11,9 +11,6 @@ from typing import Any
 
 from wf_deployer.errors import CommandError
 
-DEFAULT_STEPS = 48
-"""Optimizer steps of the training stage: about 3 minutes for SmolLM2-135M on 2 cores."""
-
 
 class Source(StrEnum):
     packaged = "packaged"
@@ -60,16 +57,14 @@ class Options:
         }
 
 
-def parse_options(model: str, steps: int | None, output: Path, texts: list[Path]) -> Options:
+def parse_options(model: str, steps: int, output: Path, texts: list[Path]) -> Options:
     """Raises: CommandError for a model that is not named as it should be, or a missing file."""
     source, name = _parse_model(model)
     for path in texts:
         if not path.is_file():
             raise CommandError(f"--text {path}: there is no such file")
     absolute = tuple(path.resolve() for path in texts)
-    return Options(
-        source, name, steps or DEFAULT_STEPS, absolute, _digest(absolute), output.expanduser().resolve()
-    )
+    return Options(source, name, steps, absolute, _digest(absolute), output.expanduser().resolve())
 
 
 def _parse_model(model: str) -> tuple[Source, str | None]:

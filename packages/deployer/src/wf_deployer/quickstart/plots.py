@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ORIGINAL, OURS, LIGHT = "#8c8c8c", "#1f6fb4", "#a9cbe8"
+SMOOTHING_STEPS = 10
 STAGE_NAMES = {
     "teacher": "original",
     "converted": "converted",
@@ -58,14 +59,26 @@ def loss_plot(results: dict[str, Any]) -> Figure:
     )
     for axis, (name, title, label) in zip(axes, parts, strict=True):
         curve = results["training"][name]["curve"]
-        marker = "o" if len(curve) < 10 else None
-        axis.plot([p[0] for p in curve], [p[1] for p in curve], color=OURS, lw=1.8, marker=marker, ms=4)
+        steps, losses = [point[0] for point in curve], [point[1] for point in curve]
+        is_long = len(curve) >= 2 * SMOOTHING_STEPS
+        axis.plot(
+            steps, losses, color=LIGHT if is_long else OURS, lw=1.2, marker=None if is_long else "o", ms=4
+        )
+        if is_long:
+            axis.plot(steps, smoothed(losses), color=OURS, lw=2.2, label=f"mean of {SMOOTHING_STEPS} steps")
+            axis.legend(frameon=False, fontsize=9)
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("optimizer step")
         axis.set_ylabel(label)
         axis.grid(axis="y", color="#e6e6e6", lw=0.8)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Mean of each value and up to `SMOOTHING_STEPS` - 1 before it."""
+    windows = [values[max(0, i + 1 - SMOOTHING_STEPS) : i + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def perplexity_plot(results: dict[str, Any]) -> Figure:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from wf_deployer.files import write_json, write_text
-from wf_deployer.quickstart.plots import readable
+from wf_deployer.quickstart.llamacpp import ANSWER_TOKENS
+from wf_deployer.quickstart.plots import SMOOTHING_STEPS, readable, smoothed
 
 _STAGES = (
     ("teacher", "original"),
@@ -101,11 +102,14 @@ def _training(results: dict[str, Any]) -> str:
     for key, name in (("align", "align (normalized MSE)"), ("train", "train (cross-entropy)")):
         stage = results["training"][key]
         speed = stage["median_tokens_per_s"]
-        losses = [f"{stage[which]:.3f}" for which in ("first_loss", "last_loss")]
+        end = smoothed([loss for _, loss in stage["curve"]])[-1]
+        losses = [f"{stage['first_loss']:.3f}", f"{end:.3f}"]
         counts = [f"{stage['steps']}", f"{stage['tokens']:,}"]
         rows.append([name, *counts, *losses, "-" if speed is None else f"{speed:.0f}"])
     nats = results["training"]["stage1"]["losses_nats"]
-    table = _table(["stage", "steps", "tokens", "first loss", "last loss", "tokens/s"], rows)
+    table = _table(
+        ["stage", "steps", "tokens", "first loss", f"last loss (mean of {SMOOTHING_STEPS})", "tokens/s"], rows
+    )
     calibration = (
         "Calibration keeps the function of the model: in full precision the loss on other text goes from "
         f"{nats['dense']:.3f} to {nats['full_precision']:.3f} nats by inserting SubLN, and to "
@@ -168,7 +172,7 @@ def _proof(results: dict[str, Any]) -> str:
 
 
 def _answers(results: dict[str, Any]) -> str:
-    lines = ["Greedy, both in llama.cpp, cut off after 48 tokens."]
+    lines = [f"Greedy, in llama.cpp, cut off after {ANSWER_TOKENS} tokens."]
     for row in results["answers"]:
         lines.append(f"**{row['prompt']}**")
         if row["original"] is not None:

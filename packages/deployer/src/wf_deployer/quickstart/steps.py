@@ -163,7 +163,9 @@ def common_overrides(context: Context) -> list[str]:
         f"data.sources=[{{kind:path,name:text,location:{text}}}]",
         f"training.sequence_length_tokens={SEQUENCE_LENGTH_TOKENS}",
         f"training.batch_size={BATCH_SIZE}",
-        "training.checkpoint.every_steps=0",
+        # An update of 134 million parameters takes 0.4 s instead of 3.3 s (2 cores, busy machine).
+        "optimizer.fused=true",
+        "training.checkpoint.every_steps=0",  # only where it is stopped
         "training.checkpoint.keep_last=1",
         "logging.progress_bar=none",
     ]

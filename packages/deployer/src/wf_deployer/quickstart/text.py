@@ -3,6 +3,8 @@
 The default is the language reference that every Python has (`pydoc_data.topics`, about 80 topics).
 1. One topic in six (by a hash of its name) is held out. Of the user's files the last tenth is.
 2. Topics quote each other, so a training paragraph that also stands in the held-out part is dropped.
+3. The training text is cut into pieces of about `_PIECE_CHARS` at paragraphs and shuffled: with short
+   sequences, neighbouring steps would otherwise see one topic and pull the model to and fro.
 Paragraphs shorter than `_QUOTE_CHARS` (headings, single signatures) may stand in both.
 """
 
@@ -19,6 +21,7 @@ from wf_deployer.files import write_text
 
 _HELD_OUT_ONE_IN = 6
 _QUOTE_CHARS = 60
+_PIECE_CHARS = 1000
 _MIN_TRAIN_CHARS = 40_000
 _MIN_HELD_OUT_CHARS = 4_000
 
@@ -98,7 +101,21 @@ def _without_quotes(train: list[str], held_out: list[str]) -> Corpus:
     for text in train:
         kept.append("\n\n".join(part for part in _paragraphs(text) if _key(part) not in known))
     dropped = sum(map(len, train)) - sum(map(len, kept))
-    return Corpus([text for text in kept if text], [text for text in held_out if text], dropped)
+    return Corpus(_shuffled_pieces(kept), [text for text in held_out if text], dropped)
+
+
+def _shuffled_pieces(texts: list[str]) -> list[str]:
+    """The same order on every machine: sorted by a hash."""
+    pieces = []
+    for text in texts:
+        piece: list[str] = []
+        for paragraph in _paragraphs(text):
+            piece.append(paragraph)
+            if sum(map(len, piece)) >= _PIECE_CHARS:
+                pieces.append("\n\n".join(piece))
+                piece = []
+        pieces += ["\n\n".join(piece)] if piece else []
+    return sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest())
 
 
 def _read(path: Path) -> str:
