@@ -49,10 +49,11 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Raises: RunError when another process works in the folder."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, since `move_aside` renames the folder under the lock.
+        # Beside the folder, since `move_aside` renames the folder under the lock. And lockf, not flock:
+        # a killed process's data workers inherit its files and would keep an flock for seconds.
         with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(f"another process is training in {self.path}") from error
             yield
