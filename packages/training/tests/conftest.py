@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from wrinklefree.train import main
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """One thread keeps sums in one order and lets tests fork; runs change these globals."""
+    """One thread keeps sums in one order; runs change these globals."""
     torch.set_num_threads(1)
     yield
     torch.use_deterministic_algorithms(False)
@@ -94,12 +95,51 @@ class Run:
         return summary
 
 
+class Zygote:
+    """The process of zygote.py, which forks a child for every run."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def run(self, arguments: list[str], log: Path, before: Callable[[], None] | None) -> int:
+        """The child's exit code, or minus the signal that ended it."""
+        called = [before.__code__.co_filename, before.__name__] if before is not None else None
+        request = {"arguments": arguments, "log": str(log), "before": called}
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        requests.write(f"{json.dumps(request)}\n")
+        requests.flush()
+        code = int(answers.readline())
+        if code > 0:
+            sys.stderr.write(log.read_text()[-3000:])
+        return code
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts while the first tests run."""
+    started = Zygote()
+    yield started
+    started.close()
+
+
 @dataclass
 class CommandLine:
     """`wrinklefree.train` with the overrides that make it tiny."""
 
     output_dir: Path
     common: list[str]
+    zygote: Zygote
     stage_folders: dict[str, str] = field(
         default_factory=lambda: {
             "stage1_subln": "stage1",
@@ -118,22 +158,16 @@ class CommandLine:
         arguments = self.arguments(training, f"experiment={experiment}", *overrides)
         return Run(main(arguments), self.folder(training, experiment))
 
-    def in_child(self, training: str, *overrides: str, experiment: str, before: Callable[[], None]) -> int:
-        """Run in a forked process after calling `before` there.
+    def in_child(
+        self, training: str, *overrides: str, experiment: str, before: Callable[[], None] | None = None
+    ) -> Run:
+        """Run in a child process after calling `before` (a function of a test module) there.
 
-        Returns: the exit code, or minus the signal that killed it.
+        The code is minus the signal if one ended it.
         """
-        pid = os.fork()
-        if pid == 0:
-            code = 99
-            try:
-                signal.set_wakeup_fd(-1)
-                before()
-                code = self(training, *overrides, experiment=experiment).code
-            finally:
-                os._exit(code)
-        status = os.waitpid(pid, 0)[1]
-        return os.waitstatus_to_exitcode(status)
+        arguments = self.arguments(training, f"experiment={experiment}", *overrides)
+        code = self.zygote.run(arguments, self.output_dir / f"{experiment}.log", before)
+        return Run(code, self.folder(training, experiment))
 
 
 def tiny_overrides(dense: Path, text: Path) -> list[str]:
@@ -154,21 +188,23 @@ def tiny_overrides(dense: Path, text: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def stage1_run(dense_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def stage1_run(
+    dense_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote
+) -> Run:
     """A completed stage 1."""
     output = tmp_path_factory.mktemp("stage1")
-    return CommandLine(output, tiny_overrides(dense_dir, text_file))("stage1_subln")
+    return CommandLine(output, tiny_overrides(dense_dir, text_file), zygote)("stage1_subln")
 
 
 @pytest.fixture(scope="session")
-def make_cli(dense_dir: Path, text_file: Path, stage1_run: Run) -> Callable[..., CommandLine]:
+def make_cli(dense_dir: Path, text_file: Path, stage1_run: Run, zygote: Zygote) -> Callable[..., CommandLine]:
     """make_cli(output_dir): runs start from the shared stage 1; alone=True: from their own."""
 
     def make(output_dir: Path, alone: bool = False) -> CommandLine:
         common = tiny_overrides(dense_dir, text_file)
         if not alone:
             common.append(f"training.start_from={stage1_run.folder / 'final'}")
-        return CommandLine(output_dir, common)
+        return CommandLine(output_dir, common, zygote)
 
     return make
 

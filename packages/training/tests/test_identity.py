@@ -69,7 +69,7 @@ def test_no_git_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_changes_the_rounding_is_recorded() -> None:
-    changed = _identity("distributed=ddp", "distributed.accelerator=gpu")
+    changed = _identity("distributed.kind=ddp", "distributed.accelerator=gpu")
     assert changed.fingerprint == _identity().fingerprint
     assert changed.rounding_differences(_identity().rounding) == [
         "distributed.accelerator: 'auto' there, 'gpu' now",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def _kill_now(*args: Any, **kwargs: Any) -> None:
 
 
 def _at_step(step: int, act: Callable[[], None]) -> None:
-    """In this (forked) process, `act` when `step` has been logged."""
+    """In this process (a child of its own), `act` when `step` has been logged."""
     original = StepLog.on_step_end
 
     def patched(self: StepLog, trainer: Any, module: Any, done: int) -> None:
@@ -101,7 +102,7 @@ def test_resumed_run_is_bit_equal(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run_child = cli_from_stage1.in_child
-    assert run_child("stage2_pretrain", *OPTIONS, experiment="x", before=interruption) == code
+    assert run_child("stage2_pretrain", *OPTIONS, experiment="x", before=interruption).code == code
     store = CheckpointStore(cli_from_stage1.folder("stage2_pretrain", "x") / "checkpoints")
     assert store.steps()[-1] == resumed_step
     with caplog.at_level("INFO", "wrinklefree"):
@@ -114,3 +115,24 @@ def test_resumed_run_is_bit_equal(
     assert not list(store.folder.glob(".*")), "leftovers of the killed process are removed"
     figures = ("tokens", "first_loss", "last_loss")
     assert [resumed.summary[f] for f in figures] == [uninterrupted.summary[f] for f in figures]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "optimizer=muon",
+        "data.num_workers=1",
+        pytest.param("optimizer.fused=true", marks=pytest.mark.slow),
+        pytest.param("optimizer=adamw_8bit", marks=pytest.mark.slow),
+    ],
+)
+def test_every_kind_of_state_resumes_bit_equal(cli_from_stage1: Any, variant: str) -> None:
+    start = functools.partial(cli_from_stage1.in_child, "stage2_pretrain", *OPTIONS, variant)
+    whole = start(experiment="whole")
+    assert whole.code == 0
+    killed = start(experiment="killed", before=kill_between_checkpoints)
+    assert killed.code == -signal.SIGKILL
+    assert CheckpointStore(killed.folder / "checkpoints").steps()[-1] == 4
+    assert start(experiment="killed").code == 0
+    assert killed.losses == whole.losses
+    assert killed.weights == whole.weights
