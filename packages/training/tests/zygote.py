@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from transformers.models.bitnet import modeling_bitnet
+from transformers.models.llama import modeling_llama
 
-import wrinklefree.training_stage
+from wrinklefree import auto_setup, conversion_stage, training_stage
 from wrinklefree.train import main
+
+IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, auto_setup, conversion_stage, training_stage)
 
 
 def _call(path: str, function: str) -> None:
@@ -66,7 +70,6 @@ def _other_threads() -> list[str]:
 def serve() -> None:
     """Until stdin ends."""
     torch.set_num_threads(1)
-    assert wrinklefree.training_stage, "imported for the children"
     for line in sys.stdin:
         assert not _other_threads(), "a process with threads must not fork"
         pid = os.fork()
