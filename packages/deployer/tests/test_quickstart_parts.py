@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import struct
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from wf_deployer.errors import CommandError
-from wf_deployer.quickstart import llamacpp
+from wf_deployer.quickstart import llamacpp, steps
 from wf_deployer.quickstart.children import Child, run_child, started, stop
+from wf_deployer.quickstart.display import Display
 from wf_deployer.quickstart.gguf_sizes import gguf_sizes
 from wf_deployer.quickstart.options import Conversion, choose_conversion, parse_options
 from wf_deployer.quickstart.state import State, locked
-from wf_deployer.quickstart.steps import _quoted
+from wf_deployer.quickstart.steps import Context, _quoted
 from wf_deployer.quickstart.text import python_reference, user_texts
 
 # ---- options
@@ -55,19 +58,44 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}, Conversion("tensor", True)),
-        (
-            {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 32},
-            Conversion("group64", False),
-        ),
-        ({"model_type": "qwen3", "hidden_size": 64, "num_attention_heads": 4}, Conversion("group64", False)),
+        ({}, Conversion("tensor", True)),
+        ({"head_dim": 32}, Conversion("group64", False)),
+        ({"model_type": "qwen3"}, Conversion("group64", False)),
+        ({"tie_word_embeddings": False}, Conversion("group64", False)),
+        ({"rope_scaling": {"rope_type": "llama3"}}, Conversion("group64", False)),
+        ({"attention_bias": True}, Conversion("group64", False)),
     ],
 )
 def test_conversion_follows_the_architecture(
     config: dict[str, Any], expected: Conversion, tmp_path: Path
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    llama = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(llama | config))
     assert choose_conversion(tmp_path) == expected
+
+
+@pytest.mark.parametrize("has_findings", [True, False])
+def test_a_failed_proof_goes_into_the_report(
+    has_findings: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(parse_options("packaged", 1, tmp_path, []))
+    context.proof.parent.mkdir(parents=True)
+    context.proof.write_text("{}")  # of an earlier run: must not be taken for this one's
+
+    def fail(child: Child) -> None:
+        if has_findings:
+            proof = {"passed": False, "judged": {"mean_abs_delta": 1.0}, "runtime": "llama.cpp"}
+            context.proof.write_text(json.dumps(proof))
+        raise CommandError("exit code 1")
+
+    monkeypatch.setattr(steps, "run_child", fail)
+    line = Display(1, Console(file=io.StringIO())).step("Prove")
+    with line as shown:
+        if has_findings:
+            assert steps.prove_export(context, shown)["passed"] is False
+        else:
+            with pytest.raises(CommandError, match="exit code 1"):
+                steps.prove_export(context, shown)
 
 
 def test_quoting_for_hydra() -> None:

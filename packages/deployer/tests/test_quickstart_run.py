@@ -108,7 +108,7 @@ def test_a_full_disk_is_said_before_the_work(
 ) -> None:
     ran = fake_plan()
     monkeypatch.setattr(run, "MIN_FREE_BYTES", 10**18)
-    with pytest.raises(CommandError, match="1000000000 GB are needed"):
+    with pytest.raises(CommandError, match=r"1000000000\.0 GB are needed"):
         run_quickstart(options, False, display)
     assert ran == []
 

@@ -101,12 +101,21 @@ class Conversion:
 def choose_conversion(model_folder: Path) -> Conversion:
     """Llama-like models get SubLN and one scale per matrix, the others a scale per group of 64.
 
-    The GGUF architecture with SubLN (`bitnet`) has no QK-norm, no biases, and head sizes that add up
-    to the hidden size.
+    The GGUF architecture with SubLN (`bitnet`) has no QK-norm, no biases, no head of its own, no
+    rotary scaling, and head sizes that add up to the hidden size.
     """
     config = json.loads((model_folder / "config.json").read_text())
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    if config["model_type"] == "llama" and heads * head_dim == config["hidden_size"]:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    fits_bitnet = (
+        config["model_type"] == "llama"
+        and heads * head_dim == config["hidden_size"]
+        and config.get("tie_word_embeddings", False)
+        and rope.get("rope_type", rope.get("type", "default")) == "default"
+        and not config.get("attention_bias", False)
+        and not config.get("mlp_bias", False)
+    )
+    if fits_bitnet:
         return Conversion("tensor", True)
     return Conversion("group64", False)

@@ -92,6 +92,7 @@ def run_quickstart(options: Options, force: bool, display: Display | None = None
     """
     with _sigterm_as_interrupt(), locked(options.output):
         state = State(options.output, options.identity(), force)
+        _check_disk(options.output)
         context, todo = Context(options), plan(options)
         shown = display or Display(len(todo) + 1)
         shown.say(f"[bold]{options.model_label}[/] → 1.58 bits, in {options.output}")
@@ -105,7 +106,6 @@ def _run_step(step: Step, context: Context, state: State, display: Display) -> N
     if state.is_done(step.name, step.needs, outputs):
         display.skipped(step.title, state.spent_s(step.name))
         return
-    _check_disk(context.folder)
     if state.is_stale(step.name, step.needs) and step.name.startswith("stage"):
         shutil.rmtree(context.run_folder(step.name), ignore_errors=True)
     start_s = time.monotonic()
@@ -120,10 +120,12 @@ def _run_step(step: Step, context: Context, state: State, display: Display) -> N
 
 
 def _check_disk(folder: Path) -> None:
+    """What an earlier run left in the folder counts as room: it is used again."""
+    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
+    if free + present < MIN_FREE_BYTES:
         raise CommandError(
-            f"{folder} has {free / 1e9:.1f} GB free, {MIN_FREE_BYTES / 1e9:.0f} GB are needed; "
+            f"{folder} has {free / 1e9:.1f} GB free, {(MIN_FREE_BYTES - present) / 1e9:.1f} GB are needed; "
             "choose another --output"
         )
 
@@ -139,6 +141,9 @@ def _report(context: Context, state: State, todo: list[Step], display: Display) 
         write_plots(results, context.folder / "plots")
         write_report(results, context.folder)
         line.update(note=str(context.folder / "report.md"))
+    if not results["proof"]["passed"]:
+        problems = "; ".join(results["proof"]["problems"])
+        raise CommandError(f"the export is NOT PROVED: {problems}; see {context.folder / 'report.md'}")
     say_ending(results, display)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_deployer.commands.train import STAGES
+from wf_deployer.errors import CommandError
 from wf_deployer.files import read_json, write_json
 from wf_deployer.jobs.progress import read_metrics
 from wf_deployer.quickstart.children import Child, run_child
@@ -238,7 +239,12 @@ def export_gguf(context: Context, line: StepLine) -> dict[str, Any]:
 def prove_export(context: Context, line: StepLine) -> dict[str, Any]:
     command = [*script_command("verify"), "--checkpoint", str(context.checkpoint("stage2"))]
     command += ["--export", str(context.gguf), "--tokens", str(PROOF_TOKENS), "--json", str(context.proof)]
-    run_child(Child("proof of the export", command, context.log("proof")))
+    context.proof.unlink(missing_ok=True)
+    try:
+        run_child(Child("proof of the export", command, context.log("proof")))
+    except CommandError:
+        if not context.proof.is_file():  # with the findings written, the report tells what is wrong
+            raise
     proof: dict[str, Any] = read_json(context.proof)
     line.update(note=f"mean |Δ log-prob| {proof['judged']['mean_abs_delta']:.5f} in {proof['runtime']}")
     return proof
