@@ -64,8 +64,11 @@ def test_auto_model_loads_and_answers_the_same(family, scheme, request, tmp_path
     model = converted(request.getfixturevalue(family)(), scheme)
     save_checkpoint(model, None, tmp_path / "checkpoint", {})
     stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
-    # float32 summation order alone differs; a tie in rounding an activation would show as 1e-2
-    torch.testing.assert_close(logits(stock), logits(model), rtol=0, atol=2e-4)
+    # Float32 summation order differs: 1e-5, but where it tips the int8 rounding of an activation, which
+    # moves that token's logits by up to 1e-2. A wrong scale, floor or norm would move every token.
+    worst_per_token = (logits(stock) - logits(model)).abs().amax(-1)
+    assert (worst_per_token < 2e-4).float().mean() > 0.9
+    assert worst_per_token.max() < 0.05
 
 
 def test_llama_with_sub_norm_is_a_stock_bitnet_folder(tiny_llama, tmp_path) -> None:
