@@ -65,7 +65,7 @@ def loss_plot(results: dict[str, Any]) -> Figure:
             steps, losses, color=LIGHT if is_long else OURS, lw=1.2, marker=None if is_long else "o", ms=4
         )
         if is_long:
-            axis.plot(steps, smoothed(losses), color=OURS, lw=2.2, label=f"mean of {SMOOTHING_STEPS} steps")
+            axis.plot(steps, smoothed(losses), color=OURS, lw=2.2, label="smoothed")
             axis.legend(frameon=False, fontsize=9)
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("optimizer step")
@@ -76,8 +76,9 @@ def loss_plot(results: dict[str, Any]) -> Figure:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Mean of each value and up to `SMOOTHING_STEPS` - 1 before it."""
-    windows = [values[max(0, i + 1 - SMOOTHING_STEPS) : i + 1] for i in range(len(values))]
+    """Mean around each value: half of `SMOOTHING_STEPS` to either side, fewer at the ends."""
+    half = SMOOTHING_STEPS // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from wf_deployer.files import write_json, write_text
 from wf_deployer.quickstart.llamacpp import ANSWER_TOKENS
-from wf_deployer.quickstart.plots import SMOOTHING_STEPS, readable, smoothed
+from wf_deployer.quickstart.plots import SMOOTHING_STEPS, readable
 
 _STAGES = (
     ("teacher", "original"),
@@ -102,7 +103,7 @@ def _training(results: dict[str, Any]) -> str:
     for key, name in (("align", "align (normalized MSE)"), ("train", "train (cross-entropy)")):
         stage = results["training"][key]
         speed = stage["median_tokens_per_s"]
-        end = smoothed([loss for _, loss in stage["curve"]])[-1]
+        end = fmean(loss for _, loss in stage["curve"][-SMOOTHING_STEPS:])
         losses = [f"{stage['first_loss']:.3f}", f"{end:.3f}"]
         counts = [f"{stage['steps']}", f"{stage['tokens']:,}"]
         rows.append([name, *counts, *losses, "-" if speed is None else f"{speed:.0f}"])
