@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
 
 import torch
 import transformers
@@ -42,6 +44,13 @@ def step_seconds(
     end = time.perf_counter()
     optimizer.zero_grad(set_to_none=True)
     return gradients - start, end - start
+
+
+def real_text(tokenizer: Any, num_sequences: int, num_tokens: int) -> torch.Tensor:
+    """Ids [sequences, tokens] of Python's reference documentation, which every installation has."""
+    text = "\n".join(topics.values())
+    ids = tokenizer(text[: 16 * num_sequences * num_tokens])["input_ids"]
+    return torch.tensor(ids[: num_sequences * num_tokens]).view(num_sequences, num_tokens)
 
 
 def cpu_name() -> str:
@@ -70,12 +79,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    dense, _ = load_dense("packaged")
-    ids = torch.randint(0, dense.config.vocab_size, (options.batch, options.tokens))
+    dense, tokenizer = load_dense("packaged")
+    ids = real_text(tokenizer, options.batch, options.tokens)
+    calibration_ids = real_text(tokenizer, 8, 256)
     models = {"dense": dense.train()}
     for scheme in ("tensor", "group64"):
         model = copy.deepcopy(dense)
-        models[scheme] = convert(model, ConversionConfig(WeightScheme.parse(scheme)), ids, naive=True)
+        models[scheme] = convert(model, ConversionConfig(WeightScheme.parse(scheme)), calibration_ids)
     errors = {name: max_relative_error(model) for name, model in models.items() if name != "dense"}
     assert max(errors.values()) < 1e-5, errors
     optimizers = {

@@ -37,7 +37,7 @@ def int8_matmul(x_codes: Tensor, x_inverse_scale: Tensor, w_codes: Tensor, w_sca
         w_codes: int8 [out, in]; w_scales: float32 [] or [out, groups].
     """
     if w_scales.dim() == 0:
-        return torch._int_mm(x_codes, w_codes.t()) * (w_scales / x_inverse_scale)
+        return torch._int_mm(x_codes, w_codes.t()).float().mul_(w_scales / x_inverse_scale)
     num_groups = w_scales.shape[1]
     product = x_codes.new_zeros(x_codes.shape[0], w_codes.shape[0], dtype=torch.float32)
     groups = zip(x_codes.chunk(num_groups, 1), w_codes.chunk(num_groups, 1), w_scales.t(), strict=True)

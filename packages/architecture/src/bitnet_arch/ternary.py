@@ -84,21 +84,23 @@ def ternary_codes_and_scales(weight: Tensor, scheme: WeightScheme) -> tuple[Tens
     weight = weight.detach().float()
     out_features, in_features = weight.shape
     if scheme.granularity is Granularity.TENSOR:
-        inverse = 1.0 / weight.abs().mean().clamp(min=MIN_SCALE)
-        return _round_clip(weight * inverse, -1, 1), 1.0 / inverse
+        scratch = weight.abs()
+        inverse = 1.0 / scratch.mean().clamp(min=MIN_SCALE)
+        return _round_clip(torch.mul(weight, inverse, out=scratch), -1, 1), 1.0 / inverse
     grouped = weight.view(out_features, scheme.num_groups(in_features), -1)
-    inverse = 1.0 / grouped.abs().mean(-1).clamp(min=MIN_SCALE)
-    codes = _round_clip(grouped * inverse.unsqueeze(-1), -1, 1)
+    scratch = grouped.abs()
+    inverse = 1.0 / scratch.mean(-1).clamp(min=MIN_SCALE)
+    codes = _round_clip(torch.mul(grouped, inverse.unsqueeze(-1), out=scratch), -1, 1)
     return codes.view(out_features, in_features), 1.0 / inverse
 
 
 def dequantize(codes: Tensor, scales: Tensor) -> Tensor:
     """W' = s q, float32 [out, in], from codes [out, in] and scales [] or [out, groups]."""
+    values = codes.to(torch.float32, copy=True)  # scaled in place: fresh pages cost more than the sums
     if scales.dim() == 0:
-        return codes.float() * scales
-    out_features, num_groups = scales.shape
-    grouped = codes.view(out_features, num_groups, -1).float() * scales.unsqueeze(-1)
-    return grouped.view(codes.shape)
+        return values.mul_(scales)
+    values.view(*scales.shape, -1).mul_(scales.unsqueeze(-1))
+    return values
 
 
 def quantize_activation(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,13 +109,15 @@ def quantize_activation(x: Tensor) -> tuple[Tensor, Tensor]:
     The value is codes / inverse_scale, with inverse_scale = 127 / max|x|.
     """
     x = x.detach().float()
-    inverse_scale = 127 / x.abs().amax(dim=-1, keepdim=True).clamp(min=MIN_SCALE)
+    inverse_scale = 127 / torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).clamp(
+        min=MIN_SCALE
+    )
     return _round_clip(x * inverse_scale, -128, 127), inverse_scale
 
 
 def dequantize_activation(codes: Tensor, inverse_scale: Tensor) -> Tensor:
     """x' float32 [..., in] of `quantize_activation`."""
-    return codes.float() / inverse_scale
+    return codes.to(torch.float32, copy=True).div_(inverse_scale)
 
 
 def _round_clip(x: Tensor, low: int, high: int) -> Tensor:
