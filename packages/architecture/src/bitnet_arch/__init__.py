@@ -9,7 +9,7 @@ from bitnet_arch.checkpoint import (
     save_checkpoint,
     write_checkpoint,
 )
-from bitnet_arch.convert import ConversionConfig, convert, count_ternary_parameters, is_converted
+from bitnet_arch.convert import ConversionConfig, convert
 from bitnet_arch.families import BLOCK_LINEARS, UnsupportedModelError, supported_families
 from bitnet_arch.hf import WrinkleFreeConfig
 from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, int8_matmul, set_lambda
@@ -48,12 +48,10 @@ __all__ = [
     "atomic_write_text",
     "bit_linears",
     "convert",
-    "count_ternary_parameters",
     "dequantize",
     "dequantize_activation",
     "get_lambda",
     "int8_matmul",
-    "is_converted",
     "load_checkpoint",
     "load_dense",
     "packaged_gguf",

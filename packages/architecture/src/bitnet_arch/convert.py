@@ -21,7 +21,7 @@ from bitnet_arch.calibration import (
 )
 from bitnet_arch.families import BLOCK_LINEARS, SUB_NORM_SITES, blocks, check_supported
 from bitnet_arch.hf import WrinkleFreeConfig
-from bitnet_arch.linear import BitLinear
+from bitnet_arch.linear import BitLinear, install_bit_linears
 from bitnet_arch.ternary import Granularity, WeightScheme
 
 
@@ -73,7 +73,11 @@ def convert(
     sites: dict[str, SiteCalibration] = {}
     if config.has_sub_norm:
         sites = _sub_norm_sites(model, config, calibration_ids, naive, eps, on_site)
-    install_bit_linears(model, config.scheme, sites, eps)
+    sub_norms = {
+        name: make_sub_norm(site, eps, model.get_submodule(name).weight)  # type: ignore[arg-type]
+        for name, site in sites.items()
+    }
+    install_bit_linears(model, config.scheme, sub_norms)
     model.config.quantization_config = WrinkleFreeConfig(  # type: ignore[union-attr]
         scheme=str(config.scheme),
         sub_norm=config.has_sub_norm,
@@ -118,28 +122,3 @@ def _sub_norm_sites(
         return calibrate_sub_norms(model, calibration_ids, eps, config.floor_tolerance, on_site)
     finally:
         model.train(was_training)
-
-
-def install_bit_linears(
-    model: nn.Module, scheme: WeightScheme, sites: dict[str, SiteCalibration], eps: float
-) -> None:
-    """Replaces the block linears by BitLinear layers that share their parameters."""
-    for block_name, block in blocks(model):
-        for name in BLOCK_LINEARS:
-            linear = block.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            site = sites.get(f"{block_name}.{name}")
-            sub_norm = None if site is None else make_sub_norm(site, eps, linear.weight)
-            block.set_submodule(name, BitLinear.from_linear(linear, scheme, sub_norm))
-
-
-def count_ternary_parameters(model: nn.Module) -> int:
-    """Weights that are stored as ternary codes."""
-    return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, BitLinear))
-
-
-def is_converted(model: nn.Module) -> bool:
-    return any(isinstance(module, BitLinear) for module in model.modules())
-
-
-__all__ = ["ConversionConfig", "convert", "count_ternary_parameters", "is_converted"]

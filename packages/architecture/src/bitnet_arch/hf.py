@@ -14,8 +14,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from bitnet_arch.families import BLOCK_LINEARS, blocks, check_supported
-from bitnet_arch.linear import BitLinear
+from bitnet_arch.families import check_supported
+from bitnet_arch.linear import install_bit_linears
 from bitnet_arch.subln import SubLN
 from bitnet_arch.ternary import WeightScheme
 
@@ -62,24 +62,11 @@ class WrinkleFreeQuantizer(HfQuantizer):
 
 
 def install_empty_bit_linears(model: nn.Module, conversion: WrinkleFreeConfig) -> None:
-    """BitLinear layers and SubLNs as in `conversion`, on the meta device, to be filled by the loader."""
+    """BitLinear layers and empty SubLNs as in `conversion`, to be filled by the loader."""
     check_supported(model.config)
-    scheme = WeightScheme.parse(conversion.scheme)
     eps = float(model.config.rms_norm_eps)  # type: ignore[union-attr, arg-type]
-    for block_name, block in blocks(model):
-        for name in BLOCK_LINEARS:
-            linear = block.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            log2_floor = conversion.sub_norm_log2_floor.get(f"{block_name}.{name}")
-            dtype = linear.weight.dtype
-            with torch.device("meta"):
-                norm = None if log2_floor is None else SubLN(linear.in_features, eps, log2_floor, dtype=dtype)
-                layer = BitLinear(
-                    linear.in_features,
-                    linear.out_features,
-                    linear.bias is not None,
-                    scheme,
-                    norm,
-                    dtype=dtype,
-                )
-            block.set_submodule(name, layer)
+    sub_norms = {}
+    for name, log2_floor in conversion.sub_norm_log2_floor.items():
+        weight: Any = model.get_submodule(name).weight
+        sub_norms[name] = SubLN(weight.shape[1], eps, log2_floor, torch.device("meta"), weight.dtype)
+    install_bit_linears(model, WeightScheme.parse(conversion.scheme), sub_norms)

@@ -12,13 +12,14 @@ the activation memory. The backward runs in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitnet_arch.families import BLOCK_LINEARS, blocks
 from bitnet_arch.subln import SubLN
 from bitnet_arch.ternary import (
     WeightScheme,
@@ -132,6 +133,20 @@ class BitLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scheme={self.scheme}, lambda={self.lambda_}"
+
+
+def install_bit_linears(model: nn.Module, scheme: WeightScheme, sub_norms: Mapping[str, SubLN]) -> None:
+    """Replaces the block linears by BitLinear layers that share their parameters.
+
+    Args:
+        sub_norms: qualified name of a linear -> the SubLN before it.
+    """
+    for block_name, block in blocks(model):
+        for name in BLOCK_LINEARS:
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            sub_norm = sub_norms.get(f"{block_name}.{name}")
+            block.set_submodule(name, BitLinear.from_linear(linear, scheme, sub_norm))
 
 
 def bit_linears(model: nn.Module) -> Iterator[tuple[str, BitLinear]]:
