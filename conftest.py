@@ -36,6 +36,49 @@ def packaged_model_dir() -> Path:
     return bitnet_arch.packaged_model_dir()
 
 
+@pytest.fixture(scope="session")
+def packaged_gguf() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1, as shipped."""
+    import bitnet_arch
+
+    return bitnet_arch.packaged_gguf()
+
+
+@pytest.fixture(scope="session")
+def f32_writer() -> Callable[[Path, Path, int], None]:
+    """`write_f32`, for tests."""
+    return write_f32
+
+
+@pytest.fixture(scope="session")
+def small_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two layers of the packaged model in fp32: quick, and exact in any runtime."""
+    path = tmp_path_factory.mktemp("gguf") / "two-layers-f32.gguf"
+    write_f32(packaged_gguf, path, num_layers=2)
+    return path
+
+
+def write_f32(source: Path, path: Path, num_layers: int) -> None:
+    """Dequantize the first layers of a llama GGUF into another one."""
+    import gguf
+
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        value = num_layers if key == "llama.block_count" else field.contents()
+        item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(key, value, field.types[0], item)
+    for tensor in reader.tensors:
+        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < num_layers:
+            weight = gguf.dequantize(tensor.data, tensor.tensor_type)
+            writer.add_tensor(tensor.name, weight.reshape(tensor.shape[::-1].tolist()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _tiny(config_class: str, **extra: object) -> object:
     import torch
     import transformers
