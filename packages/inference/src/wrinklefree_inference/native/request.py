@@ -1,0 +1,219 @@
+"""The vocabulary that the scheduler, the engines and the HTTP server share.
+
+A `GenerationRequest` goes in, `Delta`s come out; `AsyncEngine` is all that the server knows of an engine.
+Nothing here imports more than the standard library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+
+
+class EngineBusy(Exception):  # noqa: N818 - a state, not a fault
+    """The queue is full.
+
+    Attributes:
+        retry_after_s: When a place is likely to be free.
+    """
+
+    def __init__(self, retry_after_s: float, queue_limit: int = 0) -> None:
+        super().__init__(f"{queue_limit} requests are waiting already: try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+class RequestTooLong(ValueError):  # noqa: N818
+    """Prompt and answer cannot fit into the model's context or the cache, however long one waits."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn and when to stop; temperature 0 is greedy.
+
+    Attributes:
+        top_k: The most probable tokens that are kept; 0 keeps all.
+        min_p: Smallest probability kept, as a share of the greatest.
+        repetition_penalty: Above 1 makes tokens of the prompt and the answer less probable.
+        seed: Same seed, same text, whatever else runs; None draws one.
+        max_tokens: Longest answer.
+        stop: Strings that end the answer; they are not part of it.
+        logprobs: Alternatives reported per token (0: the chosen token's alone); None reports nothing.
+        ignore_eos: Go on after the end-of-text token (benchmarks).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        penalty, logprobs = self.repetition_penalty, self.logprobs
+        _check(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or more")
+        _check(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        _check(0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (off) or more")
+        _check(0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1]")
+        _check(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0")
+        _check(self.seed is None or -(2**63) <= self.seed < 2**64, "seed", self.seed, "a 64-bit integer")
+        _check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        is_count = logprobs is None or 0 <= logprobs <= MAX_LOGPROBS
+        _check(is_count, "logprobs", logprobs, f"between 0 and {MAX_LOGPROBS}")
+        _check(not isinstance(self.stop, str), "stop", self.stop, "a tuple of strings, not one string")
+        _check(len(self.stop) <= MAX_STOPS, "stop", self.stop, f"at most {MAX_STOPS} strings")
+        for text in self.stop:
+            _check(0 < len(text) <= MAX_STOP_CHARS, "stop", text, f"1 to {MAX_STOP_CHARS} characters long")
+
+
+def _check(is_valid: bool, field: str, value: object, expected: str) -> None:
+    if not is_valid:
+        raise ValueError(f"{field} must be {expected}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt to continue.
+
+    Attributes:
+        id: Name in logs.
+        client: Fairness key: clients take turns, whatever the number of their requests.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    id: str
+    client: str = ""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of one token of the answer, under the model itself (before temperature and penalties).
+
+    Attributes:
+        bytes_: UTF-8 bytes of the token; a character may be spread over several tokens.
+        top: The most probable tokens in its place: (id, text, bytes, logprob), best first.
+    """
+
+    token_id: int
+    text: str
+    bytes_: bytes
+    logprob: float
+    top: tuple[tuple[int, str, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step added to an answer.
+
+    Attributes:
+        text: May be empty: half a character, or what could be the beginning of a stop string, is held back.
+        token_ids: Tokens whose text ends in `text`; those of a stop string are never given out.
+        logprobs: One per token of `token_ids`, if they were asked for.
+        finish_reason: Set on the last delta alone.
+        cached_prompt_tokens: Prompt tokens that were found in the cache.
+        completion_tokens: Tokens drawn so far, with those held back and the end-of-text token.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    cached_prompt_tokens: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """State and counters of an engine; `_total` ones only grow.
+
+    Attributes:
+        healthy: False once the decoder has failed; `error` says how.
+        draining: No new requests are taken.
+        kv_pages_used: Pages of running requests.
+        kv_pages_cached: Pages kept only in case their prefix comes again.
+        prefix_hit_tokens_total: Prompt tokens that did not have to be computed.
+        preemptions_total: Times that a request gave up its pages to be computed again later.
+        last_step_seconds: Duration of the latest step.
+        step_seconds_total: Time in steps; `forward_seconds_total` is the decoder's share.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    queue_limit: int = 0
+    kv_pages_used: int = 0
+    kv_pages_cached: int = 0
+    kv_pages_total: int = 0
+    prompt_tokens_total: int = 0
+    generated_tokens_total: int = 0
+    prefix_hit_tokens_total: int = 0
+    requests_total: int = 0
+    finished_total: int = 0
+    cancelled_total: int = 0
+    preemptions_total: int = 0
+    steps_total: int = 0
+    last_step_seconds: float = 0.0
+    step_seconds_total: float = 0.0
+    forward_seconds_total: float = 0.0
+    healthy: bool = True
+    draining: bool = False
+    error: str | None = None
+
+
+class AsyncEngine(Protocol):
+    """Answers many requests at a time; all methods are called from one asyncio loop."""
+
+    @property
+    def model_id(self) -> str:
+        """Name that clients use."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt and answer together."""
+
+    @property
+    def created(self) -> int:
+        """Unix time of the start."""
+
+    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of a conversation in the model's chat template.
+
+        Raises:
+            ValueError: The model has no template, or it refuses the messages.
+        """
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, with the special tokens that the model expects before it."""
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+
+    def submit(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        """Queue a request; closing the iterator, or cancelling the task that reads it, cancels the request.
+
+        Raises:
+            EngineBusy: The queue is full.
+            RequestTooLong: Prompt and answer can never fit.
+            EngineError: The engine is closed, draining or broken.
+        """
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests, answer those that are there; cancel what is left after `timeout_s`."""
+
+    async def close(self) -> None:
+        """Cancel what runs and free the model."""
