@@ -1,0 +1,225 @@
+"""One step of the engine: plan, one forward pass, one draw per complete sequence, text.
+
+The decoder, the sampler and the tokenizer come in through small protocols, so that all of this runs
+in tests with a model written in numpy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wrinklefree_inference.native.pages import pages_for
+from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
+from wrinklefree_inference.native.scheduler import Plan, Scheduler
+from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.stops import Piece
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+class ModelRunner(Protocol):
+    """What computes logits: `ternary_kernels.Decoder`."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the key-value cache."""
+
+    def forward(self, tokens: Ints, starts: Ints, contexts: Ints, pages: Ints, outputs: Ints, /) -> Floats:
+        """Compute new tokens of several sequences.
+
+        Args:
+            tokens: int32 [T], the new tokens of all sequences.
+            starts: int32 [S + 1]; sequence s owns tokens[starts[s]:starts[s + 1]].
+            contexts: int32 [S], tokens of each sequence that are in the cache.
+            pages: int32 [S, B], the sequence's pages in order; unused entries are 0.
+            outputs: int32 [R], rows of `tokens` whose logits are wanted (R may be 0).
+
+        Returns:
+            float32 [R, vocabulary].
+        """
+
+
+class TokenizerLike(Protocol):
+    """What turns tokens into text: `native.tokenizer`."""
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    def token_bytes(self, token_id: int, /) -> bytes:
+        """UTF-8 bytes of one token."""
+
+
+Draws = tuple[Ints, Floats, list[Ints], list[Floats]]
+Sampler = Callable[..., Draws]
+"""`ternary_kernels.sample`: (logits, temperature, top_k, top_p, min_p, repetition_penalty, history, seeds,
+counters, num_logprobs) -> (tokens, logprobs, top tokens, top logprobs)."""
+
+Event = tuple[Sequence, Delta]
+
+
+@dataclass
+class Counters:
+    """What the steps so far have done."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    last_step_s: float = 0.0
+    step_s: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0
+    text_s: float = 0.0
+
+
+class Core:
+    """Scheduler, decoder, sampler and text; used by one thread."""
+
+    def __init__(
+        self, scheduler: Scheduler, runner: ModelRunner, tokenizer: TokenizerLike, sample: Sampler
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.counters = Counters()
+        self._tokenizer = tokenizer
+        self._sample = sample
+        self._params = DrawParams([])
+
+    def step(self) -> list[Event]:
+        """Compute one forward pass.
+
+        Returns:
+            What it added to the answers, in the order in which it is to be delivered.
+        """
+        counters, start_s = self.counters, time.perf_counter()
+        plan = self.scheduler.plan()
+        drawn = [sequence for sequence, count in plan if count == sequence.num_pending]
+        arrays = forward_arrays(plan)
+        forward_s = time.perf_counter()
+        logits = self.runner.forward(*arrays)
+        sample_s = time.perf_counter()
+        counters.forward_s += sample_s - forward_s
+        counters.prompt_tokens += sum(
+            count for sequence, count in plan if sequence.num_computed < sequence.num_prompt
+        )
+        self.scheduler.advance(plan)
+        events = self._draw(drawn, logits) if drawn else []
+        counters.steps += 1
+        counters.last_step_s = time.perf_counter() - start_s
+        counters.step_s += counters.last_step_s
+        return events
+
+    def _draw(self, drawn: list[Sequence], logits: Floats) -> list[Event]:
+        start_s = time.perf_counter()
+        if self._params.drawn != drawn:
+            self._params = DrawParams(drawn)
+        tokens, logprobs, top_ids, top_logprobs = self._sample(logits, *self._params.arguments())
+        text_s = time.perf_counter()
+        self.counters.sample_s += text_s - start_s
+        events: list[Event] = []
+        for i, (sequence, token_id) in enumerate(zip(drawn, tokens.tolist(), strict=True)):
+            entry = None
+            if sequence.request.sampling.logprobs is not None:
+                entry = self._entry(token_id, float(logprobs[i]), top_ids[i], top_logprobs[i])
+            delta = self._append(sequence, token_id, entry)
+            if delta is not None:
+                events.append((sequence, delta))
+        self.counters.generated_tokens += len(drawn)
+        self.counters.text_s += time.perf_counter() - text_s
+        return events
+
+    def _append(self, sequence: Sequence, token_id: int, entry: TokenLogprob | None) -> Delta | None:
+        """Add a drawn token to a sequence; None if there is nothing to show yet."""
+        sequence.tokens[sequence.num_tokens] = token_id
+        sequence.num_tokens += 1
+        piece, reason = self._piece(sequence, token_id, entry)
+        if reason is not None:
+            sequence.is_done = True
+            self.scheduler.finish(sequence)
+        elif not piece.text and not piece.token_ids:
+            return None
+        return Delta(
+            text=piece.text,
+            token_ids=piece.token_ids,
+            logprobs=piece.logprobs,
+            finish_reason=reason,
+            cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
+            prompt_tokens=sequence.num_prompt,
+            completion_tokens=sequence.num_generated,
+        )
+
+    def _piece(
+        self, sequence: Sequence, token_id: int, entry: TokenLogprob | None
+    ) -> tuple[Piece, FinishReason | None]:
+        sampling, assembler = sequence.request.sampling, sequence.assembler
+        if token_id in self._tokenizer.eos_ids and not sampling.ignore_eos:
+            return assembler.finish(), "stop"
+        piece = assembler.push(token_id, entry)
+        if piece.is_stopped:
+            return piece, "stop"
+        if sequence.num_generated < sampling.max_tokens:
+            return piece, None
+        last = assembler.finish()
+        return piece + last, "stop" if last.is_stopped else "length"
+
+    def _entry(self, token_id: int, logprob: float, top_ids: Any, top_logprobs: Any) -> TokenLogprob:
+        top = zip(top_ids.tolist(), top_logprobs.tolist(), strict=True)
+        alternatives = tuple((other, *self._text_and_bytes(other), value) for other, value in top)
+        return TokenLogprob(token_id, *self._text_and_bytes(token_id), logprob, alternatives)
+
+    def _text_and_bytes(self, token_id: int) -> tuple[str, bytes]:
+        data = self._tokenizer.token_bytes(token_id)
+        return data.decode("utf-8", errors="replace"), data
+
+
+def forward_arrays(plan: Plan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The arguments of `ModelRunner.forward`."""
+    num = len(plan)
+    counts = np.fromiter((count for _, count in plan), np.int32, num)
+    contexts = np.fromiter((sequence.num_computed for sequence, _ in plan), np.int32, num)
+    starts = np.zeros(num + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    widths = [pages_for(sequence.num_computed + count) for sequence, count in plan]
+    pages = np.zeros((num, max(widths)), np.int32)
+    for row, width, (sequence, _) in zip(pages, widths, plan, strict=True):
+        row[:width] = sequence.pages[:width]
+    tokens = np.concatenate(
+        [sequence.tokens[sequence.num_computed : sequence.num_computed + count] for sequence, count in plan]
+    )
+    is_drawn = np.fromiter((sequence.num_pending == count for sequence, count in plan), np.bool_, num)
+    return tokens, starts, contexts, pages, starts[1:][is_drawn] - 1
+
+
+class DrawParams:
+    """Sampling parameters of the sequences drawn from, as arrays; they change only with the sequences."""
+
+    def __init__(self, drawn: list[Sequence]) -> None:
+        params = [sequence.request.sampling for sequence in drawn]
+        self.drawn = drawn
+        self._fixed = (
+            np.array([p.temperature for p in params], np.float32),
+            np.array([p.top_k for p in params], np.int32),
+            np.array([p.top_p for p in params], np.float32),
+            np.array([p.min_p for p in params], np.float32),
+            np.array([p.repetition_penalty for p in params], np.float32),
+        )
+        self._is_penalized = [p.repetition_penalty != 1 for p in params]
+        self._seeds = np.array([sequence.seed for sequence in drawn], np.uint64)
+        self._num_logprobs = np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """All arguments of the sampler behind the logits."""
+        nothing = np.empty(0, np.int32)
+        history = [
+            sequence.tokens[: sequence.num_tokens] if is_penalized else nothing
+            for sequence, is_penalized in zip(self.drawn, self._is_penalized, strict=True)
+        ]
+        counters = np.fromiter((s.num_generated for s in self.drawn), np.uint64, len(self.drawn))
+        return (*self._fixed, history, self._seeds, counters, self._num_logprobs)

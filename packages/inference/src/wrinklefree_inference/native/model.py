@@ -1,0 +1,79 @@
+"""A loaded model: decoder, tokenizer and sampler, and what is made of them.
+
+`ternary_kernels` is imported when a model is loaded, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wrinklefree_inference.native.core import Core, ModelRunner, Sampler, TokenizerLike
+from wrinklefree_inference.native.pages import PageCache
+from wrinklefree_inference.native.request import GenerationRequest
+from wrinklefree_inference.native.scheduler import Limits, Scheduler
+from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.stops import TokenDecoder
+
+
+class TextTokenizer(TokenizerLike, Protocol):
+    """The tokenizer of a model (`native.tokenizer.load_tokenizer`)."""
+
+    def encode(self, text: str, add_special: bool = ..., /) -> list[int]:
+        """Ids of a text."""
+
+    def decode(self, ids: list[int], /) -> str:
+        """Text of ids."""
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], /) -> list[int]:
+        """Ids of a conversation and of the beginning of the assistant's turn."""
+
+
+@dataclass(frozen=True)
+class NativeModel:
+    """What an engine runs.
+
+    Attributes:
+        new_decoder: Makes what turns the tokens of one answer into text as they come.
+        context_tokens: Longest prompt and answer together.
+    """
+
+    name: str
+    runner: ModelRunner
+    tokenizer: TextTokenizer
+    new_decoder: Callable[[], TokenDecoder]
+    sample: Sampler
+    context_tokens: int
+    vocab_size: int
+
+    def new_core(self, limits: Limits | None = None) -> Core:
+        """A scheduler with all pages of the decoder, and its step."""
+        scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, limits)
+        return Core(scheduler, self.runner, self.tokenizer, self.sample)
+
+    def new_sequence(self, request: GenerationRequest, sink: Any) -> Sequence:
+        """The state of a new request.
+
+        Raises:
+            ValueError: The prompt is empty or has ids that the model does not know.
+        """
+        self.check_ids(request.prompt_ids)
+        return Sequence(request, self.new_decoder(), sink)
+
+    def check_ids(self, ids: SequenceOf[int]) -> None:
+        """Raise ValueError unless `ids` are a prompt."""
+        if not ids:
+            raise ValueError("the prompt has no tokens: give it at least one")
+        for token_id in (min(ids), max(ids)):
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"prompt id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, with the special tokens that the model expects before it."""
+        return self.tokenizer.encode(text, True)
+
+    def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
+        """Ids of a conversation in the model's chat template, up to the assistant's turn."""
+        return self.tokenizer.apply_chat_template([dict(message) for message in messages])

@@ -1,0 +1,279 @@
+"""Which tokens the next forward pass computes.
+
+Each step, in this order:
+
+1. Every running stream gets its next token in, oldest first. A stream that enters a new page takes
+   one; when none is left, cached prefixes go first, then the youngest sequence is preempted: its pages
+   are released and it is computed again later. The text it has streamed stays valid, because the next
+   tokens depend on the tokens so far, the seed and the count alone.
+2. Waiting requests are admitted while a place is free and the pages of their whole prompt fit, with one
+   page to spare for each running stream. Preempted ones come first, then clients take turns. If the one
+   whose turn it is does not fit, nobody behind it is admitted either: small requests never starve a
+   large one.
+3. What is left of the token budget goes to prompts: equal shares for the clients (a short prompt's rest
+   is shared out again), first come first served within a client. The budget is smaller while streams
+   run, which bounds the time between their tokens; it is never zero, so a long prompt always moves.
+
+Pages are taken as they are needed instead of reserving prompt + max_tokens, because clients leave
+max_tokens at large values and stop early: reserving would run a fraction of the streams. The price is
+the recomputation of a preempted sequence, most of which its own still cached pages save. The oldest
+sequence is never preempted for another one and fits alone, so there is always progress.
+
+A prompt whose next page is being computed by a running request waits for it and then shares it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from wrinklefree_inference.native.fair_queue import FairQueue
+from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
+from wrinklefree_inference.native.request import RequestTooLong
+from wrinklefree_inference.native.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one engine takes on.
+
+    Attributes:
+        max_running: Sequences computed together.
+        max_waiting: Requests beyond those that are refused with `EngineBusy`.
+        max_batch_tokens: Most tokens of one forward pass.
+        prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
+            their next token: it bounds the pause between two tokens of a stream.
+    """
+
+    max_running: int = 32
+    max_waiting: int = 128
+    max_batch_tokens: int = 256
+    prompt_tokens_beside_streams: int = 64
+
+    def __post_init__(self) -> None:
+        for field in ("max_running", "prompt_tokens_beside_streams"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.max_waiting < 0:
+            raise ValueError(f"max_waiting must be 0 or more, got {self.max_waiting}")
+        if self.max_batch_tokens <= self.max_running:
+            raise ValueError(
+                f"max_batch_tokens ({self.max_batch_tokens}) must exceed max_running ({self.max_running}), "
+                "or prompts would not move while all streams run"
+            )
+
+
+Plan = list[tuple[Sequence, int]]
+"""Sequences of the next forward pass and how many of its pending tokens each computes."""
+
+
+class Scheduler:
+    """The running and the waiting requests of one decoder; used by one thread.
+
+    Args:
+        cache: The decoder's pages.
+        context_tokens: Most tokens of a prompt with its answer.
+    """
+
+    def __init__(self, cache: PageCache, context_tokens: int, limits: Limits | None = None) -> None:
+        self.cache = cache
+        self.limits = limits or Limits()
+        self.context_tokens = min(context_tokens, cache.num_pages * PAGE_TOKENS)
+        self.running: list[Sequence] = []  # oldest first
+        self.preempted: list[Sequence] = []  # oldest first
+        self.waiting = FairQueue()
+        self.is_admitting = True
+        self.num_preemptions = 0
+        self.hit_tokens = 0
+        self._promised: set[bytes] = set()  # pages that running prompts are going to publish
+        self._arrivals = itertools.count()
+        self._turn = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return bool(self.running or self.preempted or self.waiting)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without pages."""
+        return len(self.waiting) + len(self.preempted)
+
+    def check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Raise RequestTooLong if a request can never be answered."""
+        if prompt_tokens + max_tokens > self.context_tokens:
+            raise RequestTooLong(
+                f"{prompt_tokens} prompt tokens and max_tokens {max_tokens} exceed the "
+                f"{self.context_tokens} tokens that one request may have: shorten one of them"
+            )
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request that `check_fits` has passed."""
+        sequence.arrival = next(self._arrivals)
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, answered or cancelled, wherever it stands."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._release(sequence)
+        elif sequence in self.preempted:
+            self.preempted.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def plan(self) -> Plan:
+        """Choose the tokens of the next forward pass; all pages they need are assigned."""
+        preemptions = self.num_preemptions
+        self._make_room()
+        if self.is_admitting and self.num_preemptions == preemptions:
+            self._admit()
+        streams: Plan = [(sequence, 1) for sequence in self.running if sequence.num_pending == 1]
+        budget = self.limits.max_batch_tokens - len(streams)
+        if streams:
+            budget = min(budget, self.limits.prompt_tokens_beside_streams)
+        return streams + self._share_out(budget)
+
+    def advance(self, plan: Plan) -> list[Sequence]:
+        """Book a forward pass that has been computed.
+
+        Returns:
+            The sequences whose known tokens are all computed: the next one can be drawn.
+        """
+        complete = []
+        for sequence, count in plan:
+            sequence.num_computed += count
+            if sequence.num_computed // PAGE_TOKENS > sequence.num_published:
+                self._publish(sequence)
+            if sequence.num_pending == 0:
+                complete.append(sequence)
+        return complete
+
+    def check(self) -> None:
+        """Assert what must hold between two steps (for tests)."""
+        self.cache.check(sequence.page_list() for sequence in self.running)
+        for sequence in self.running:
+            assert sequence.num_pages * PAGE_TOKENS >= sequence.num_computed
+        arrivals = [sequence.arrival for sequence in self.running]
+        assert arrivals == sorted(arrivals)
+        assert len(self.running) <= self.limits.max_running
+        if not self.running:
+            assert not self._promised
+
+    def _make_room(self) -> None:
+        """Give every stream the page that its next token falls into, preempting the youngest."""
+        for sequence in list(self.running):
+            while (
+                sequence.num_pages * PAGE_TOKENS < sequence.num_tokens
+                and not self.cache.num_available
+                and sequence in self.running
+            ):
+                self._preempt(self.running[-1])
+            if sequence in self.running and sequence.num_pages * PAGE_TOKENS < sequence.num_tokens:
+                sequence.add_pages(self.cache.take(1))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.preempted.append(sequence)
+        self.preempted.sort(key=_arrival)
+        self.num_preemptions += 1
+
+    def _admit(self) -> None:
+        while len(self.running) < self.limits.max_running:
+            if self.preempted:
+                if self._is_held_back(self.preempted[0]) or not self._start(self.preempted[0]):
+                    return
+                self.preempted.pop(0)
+                continue
+            candidate = next((head for head in self.waiting.heads() if not self._is_held_back(head)), None)
+            if candidate is None or not self._start(candidate):
+                return
+            self.waiting.pop(candidate)
+
+    def _is_held_back(self, sequence: Sequence) -> bool:
+        """Whether a running request is about to publish the next page that this one lacks."""
+        extend_digests(sequence.digests, sequence.tokens[: sequence.num_tokens])
+        if not self._promised:
+            return False
+        missing = (digest for digest in self._shareable(sequence) if not self.cache.has(digest))
+        return next(missing, None) in self._promised
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Run a request if the pages of its known tokens fit."""
+        pages = self.cache.match(self._shareable(sequence))
+        num_missing = pages_for(sequence.num_tokens) - len(pages)
+        if num_missing + len(self.running) > self.cache.num_available:
+            self.cache.release(pages)
+            return False
+        sequence.add_pages(pages + self.cache.take(num_missing))
+        sequence.num_published = len(pages)
+        sequence.num_computed = len(pages) * PAGE_TOKENS
+        if sequence.cached_prompt_tokens is None:
+            sequence.cached_prompt_tokens = sequence.num_computed
+            self.hit_tokens += sequence.num_computed
+        self._promised.update(sequence.digests[len(pages) :])
+        self.running.append(sequence)
+        self.running.sort(key=_arrival)
+        return True
+
+    @staticmethod
+    def _shareable(sequence: Sequence) -> list[bytes]:
+        """Digests of the pages that may come from the cache: the last known token is always computed."""
+        return sequence.digests[: (sequence.num_tokens - 1) // PAGE_TOKENS]
+
+    def _share_out(self, budget: int) -> Plan:
+        """Split prompt tokens between clients, then by age."""
+        by_client: dict[str, Plan] = {}
+        for sequence in self.running:
+            if sequence.num_pending > 1:
+                by_client.setdefault(sequence.request.client, []).append((sequence, sequence.num_pending))
+        self._turn += 1
+        demands = [sum(count for _, count in prompts) for prompts in by_client.values()]
+        shares = fair_shares(demands, budget, self._turn)
+        plan: Plan = []
+        for prompts, share in zip(by_client.values(), shares, strict=True):
+            for sequence, pending in prompts:
+                count = min(pending, share)
+                share -= count
+                if count:
+                    plan.append((sequence, count))
+        return plan
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Make the pages that have become full findable."""
+        extend_digests(sequence.digests, sequence.tokens[: sequence.num_computed])
+        for index in range(sequence.num_published, sequence.num_computed // PAGE_TOKENS):
+            digest = sequence.digests[index]
+            sequence.pages[index] = self.cache.publish(int(sequence.pages[index]), digest)
+            self._promised.discard(digest)
+        sequence.num_published = sequence.num_computed // PAGE_TOKENS
+
+    def _release(self, sequence: Sequence) -> None:
+        self._promised.difference_update(sequence.digests[sequence.num_published :])
+        self.cache.release(sequence.forget_pages())
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival
+
+
+def fair_shares(demands: list[int], budget: int, turn: int) -> list[int]:
+    """Split `budget` so that nobody gets more than asked for and the least served get most.
+
+    A remainder that cannot be split goes to another claimant each `turn`.
+    """
+    shares = [0] * len(demands)
+    budget = min(budget, sum(demands))
+    while budget:
+        hungry = [i for i, demand in enumerate(demands) if shares[i] < demand]
+        portion = budget // len(hungry)
+        if not portion:
+            for k in range(budget):
+                shares[hungry[(turn + k) % len(hungry)]] += 1
+            break
+        for i in hungry:
+            given = min(portion, demands[i] - shares[i])
+            shares[i] += given
+            budget -= given
+    return shares

@@ -1,0 +1,88 @@
+"""One request inside the engine: its tokens, how far they are computed, and the pages that hold them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wrinklefree_inference.native.pages import pages_for
+from wrinklefree_inference.native.request import GenerationRequest
+from wrinklefree_inference.native.stops import TextAssembler, TokenDecoder
+
+
+class Sequence:
+    """A request and its state. Only the worker thread changes it.
+
+    Attributes:
+        tokens: int32 [prompt + max_tokens]; the first `num_tokens` are known.
+        num_computed: Tokens whose keys and values are in `pages`.
+        pages: int32; the first `num_pages` are the sequence's, in the order of the text.
+        digests: Of the first full pages, as far as they were needed.
+        sink: Where its deltas go; the receiver of `Worker.deliver` knows what it is.
+        arrival: Rank by age: what came later is preempted first.
+        cached_prompt_tokens: Found in the cache when it first ran; None before.
+    """
+
+    __slots__ = (
+        "arrival",
+        "assembler",
+        "cached_prompt_tokens",
+        "digests",
+        "is_done",
+        "num_computed",
+        "num_pages",
+        "num_prompt",
+        "num_published",
+        "num_tokens",
+        "pages",
+        "request",
+        "seed",
+        "sink",
+        "tokens",
+    )
+
+    def __init__(self, request: GenerationRequest, decoder: TokenDecoder, sink: Any = None) -> None:
+        sampling = request.sampling
+        self.request = request
+        self.sink = sink
+        self.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        self.assembler = TextAssembler(decoder, sampling.stop)
+        self.num_prompt = self.num_tokens = len(request.prompt_ids)
+        capacity = self.num_prompt + sampling.max_tokens
+        self.tokens: NDArray[np.int32] = np.empty(capacity, np.int32)  # the system maps what is written
+        self.tokens[: self.num_prompt] = request.prompt_ids
+        self.pages: NDArray[np.int32] = np.empty(pages_for(capacity), np.int32)
+        self.num_pages = self.num_computed = self.num_published = 0
+        self.digests: list[bytes] = []
+        self.arrival = 0
+        self.cached_prompt_tokens: int | None = None
+        self.is_done = False
+
+    @property
+    def num_pending(self) -> int:
+        """Known tokens that are not computed; the last one is where the next is drawn."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens drawn so far: the counter of the next draw."""
+        return self.num_tokens - self.num_prompt
+
+    def page_list(self) -> list[int]:
+        """Its pages, in the order of the text."""
+        ids: list[int] = self.pages[: self.num_pages].tolist()
+        return ids
+
+    def add_pages(self, pages: list[int]) -> None:
+        """Append pages."""
+        self.pages[self.num_pages : self.num_pages + len(pages)] = pages
+        self.num_pages += len(pages)
+
+    def forget_pages(self) -> list[int]:
+        """Drop all that was computed; the pages are the caller's to release."""
+        pages = self.page_list()
+        self.num_pages = self.num_computed = self.num_published = 0
+        return pages

@@ -1,0 +1,207 @@
+"""A little language model in numpy that lives in pages as the real one does.
+
+The value that a token leaves in its page depends on the token and on all values before it, read
+*through the page table*; the logits depend on all values up to their token. So a wrong table, a wrong
+context length, a page shared by mistake or given away too early changes the text.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from wrinklefree_inference.native.model import NativeModel
+from wrinklefree_inference.native.pages import PAGE_TOKENS
+from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
+
+VOCAB = 64
+EOS = 0
+POISON = np.uint64(0xDEADBEEF)
+ODD = np.arange(1, 2 * 4096, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+TOKEN_BYTES = [b"<eos>", b"\xc3", b"\xa9", b"ab", b"abc", b" the", b"\n", b"\xe2\x82", b"\xac"]
+TOKEN_BYTES += [bytes([97 + i % 26]) * (1 + i // 40) for i in range(VOCAB - len(TOKEN_BYTES))]
+
+
+def mix(x):
+    """Scramble uint64 (the finalizer of splitmix64)."""
+    x = np.asarray(x, np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def value_of(token, before):
+    """What a token leaves in the cache, given the values before it."""
+    before = np.asarray(before, np.uint64)
+    return mix((before * ODD[: len(before)]).sum(dtype=np.uint64) + np.uint64(token + 1) * ODD[7])
+
+
+def logits_of(values):
+    """Logits after the last of `values`; flat enough that samples vary, with the end token now and then."""
+    state = (np.asarray(values, np.uint64) * ODD[3 : 3 + len(values)]).sum(dtype=np.uint64)
+    noise = mix(state + np.arange(VOCAB, dtype=np.uint64) * ODD[11])
+    return (noise >> np.uint64(40)).astype(np.float32) / np.float32(2**24) * 6
+
+
+class ToyRunner:
+    """`ternary_kernels.Decoder` for the little model."""
+
+    def __init__(self, num_pages):
+        self.num_pages = num_pages
+        self.values = np.full((num_pages, PAGE_TOKENS), POISON)
+        self.num_calls = self.num_tokens = 0
+        self.batch_sizes = []
+        self.fail_at = None
+        self.delay_s = 0.0
+
+    def forward(self, tokens, starts, contexts, pages, outputs):
+        for array in (tokens, starts, contexts, pages, outputs):
+            assert array.dtype == np.int32
+        assert len(starts) == len(contexts) + 1 == len(pages) + 1
+        assert starts[0] == 0
+        assert starts[-1] == len(tokens)
+        self.num_calls += 1
+        self.num_tokens += len(tokens)
+        self.batch_sizes.append(len(tokens))
+        if self.fail_at is not None and self.num_calls >= self.fail_at:
+            raise RuntimeError("the cache is on fire")
+        if self.delay_s:
+            import time
+
+            time.sleep(self.delay_s)
+        logits = {}
+        written = set()
+        wanted = set(outputs.tolist())
+        for s, context in enumerate(contexts.tolist()):
+            start, end = starts[s], starts[s + 1]
+            assert end > start
+            mine = {pages[s, (context + i) // PAGE_TOKENS] for i in range(end - start)}
+            assert not mine & written, "two sequences write one page"
+            written |= mine
+            for i in range(end - start):
+                self._token(tokens[start + i], context + i, pages[s])
+                if start + i in wanted:
+                    logits[int(start + i)] = logits_of(self._visible(context + i + 1, pages[s]))
+        return np.array([logits[row] for row in outputs.tolist()], np.float32).reshape(len(outputs), VOCAB)
+
+    def _visible(self, count, table):
+        return self.values[table[: -(-count // PAGE_TOKENS)]].reshape(-1)[:count]
+
+    def _token(self, token, position, table):
+        value = value_of(token, self._visible(position, table))
+        self.values[table[position // PAGE_TOKENS], position % PAGE_TOKENS] = value
+
+
+def sample(
+    logits,
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    repetition_penalty,
+    history,
+    seeds,
+    counters,
+    num_logprobs,
+):
+    """`ternary_kernels.sample` in plain numpy, one row at a time."""
+    tokens, logprobs, top_ids, top_logprobs = [], [], [], []
+    for r, row in enumerate(np.asarray(logits, np.float64)):
+        raw = row - np.logaddexp.reduce(row)
+        seen = np.unique(np.asarray(history[r], np.int64))
+        row = row.copy()
+        penalty = float(repetition_penalty[r])
+        row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+        token = int(row.argmax())
+        if temperature[r] > 0:
+            row = row / float(temperature[r])
+            order = np.argsort(-row, kind="stable")
+            probability = np.exp(row[order] - row.max())
+            probability /= probability.sum()
+            keep = np.cumsum(probability) - probability < top_p[r]
+            keep &= probability >= min_p[r] * probability[0]
+            if top_k[r]:
+                keep &= np.arange(len(row)) < top_k[r]
+            probability = np.where(keep, probability, 0)
+            key = [int(seeds[r]), int(counters[r])]
+            uniform = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))).random()
+            cumulative = np.cumsum(probability) / probability.sum()
+            token = int(order[np.searchsorted(cumulative, uniform, side="right")])
+        tokens.append(token)
+        logprobs.append(raw[token])
+        best = np.argsort(-raw, kind="stable")[: max(0, int(num_logprobs[r]))]
+        top_ids.append(best.astype(np.int32))
+        top_logprobs.append(raw[best].astype(np.float32))
+    return np.array(tokens, np.int32), np.array(logprobs, np.float32), top_ids, top_logprobs
+
+
+class ToyTokenizer:
+    """Tokens of one to four bytes, some of them parts of a character."""
+
+    eos_ids = frozenset({EOS})
+
+    def encode(self, text, add_special=False):
+        return [TOKEN_BYTES.index(char.encode()) for char in text]
+
+    def decode(self, ids):
+        return b"".join(TOKEN_BYTES[i] for i in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id):
+        return TOKEN_BYTES[token_id]
+
+    def apply_chat_template(self, messages):
+        return [5, *(token for message in messages for token in self.encode(message["content"])), 6]
+
+
+class ToyStream:
+    """Gives out whole characters; a byte that cannot become one is replaced at once."""
+
+    def __init__(self):
+        import codecs
+
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id):
+        return self._decoder.decode(TOKEN_BYTES[token_id])
+
+    def flush(self):
+        return self._decoder.decode(b"", final=True)
+
+
+def make_model(num_pages=32, context_tokens=1024):
+    return NativeModel("toy", ToyRunner(num_pages), ToyTokenizer(), ToyStream, sample, context_tokens, VOCAB)
+
+
+def make_request(prompt, client="", name="r", **sampling):
+    return GenerationRequest(tuple(prompt), SamplingParams(**sampling), name, client)
+
+
+def run_alone(request):
+    """Tokens (without the end token) and finish reason of a request, computed without pages."""
+    params, values, tokens = request.sampling, [], list(request.prompt_ids)
+    for token in tokens:
+        values.append(value_of(token, values))
+    drawn = []
+    reason = "length"
+    for counter in range(params.max_tokens):
+        history = [np.array(tokens, np.int32)]
+        one = [[getattr(params, name)] for name in ("temperature", "top_k", "top_p", "min_p")]
+        logits = logits_of(values)[None]
+        seed = (params.seed or 0) % 2**64
+        token = int(sample(logits, *one, [params.repetition_penalty], history, [seed], [counter], [-1])[0][0])
+        if token == EOS and not params.ignore_eos:
+            reason = "stop"
+            break
+        drawn.append(token)
+        tokens.append(token)
+        values.append(value_of(token, values))
+    return drawn, reason
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    """This file."""
+    return sys.modules[__name__]
