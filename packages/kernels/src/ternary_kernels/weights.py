@@ -1,0 +1,81 @@
+"""The tensors of a decoder, packed: what `load_model` makes and `Decoder` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from ternary_kernels.config import DecoderConfig
+
+
+class Matrix(Protocol):
+    """A packed matrix of the C++ module."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def unpack(self) -> tuple[np.ndarray, np.ndarray]:
+        """Codes int8 [rows, cols] and scales fp32."""
+
+
+@dataclass
+class LayerWeights:
+    """One decoder layer. Vectors are fp32; None: the model has none."""
+
+    input_norm: np.ndarray
+    """[hidden]"""
+    post_attention_norm: np.ndarray
+    """[hidden], before the feed-forward part."""
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    o: Matrix
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+    q_bias: np.ndarray | None = None
+    k_bias: np.ndarray | None = None
+    v_bias: np.ndarray | None = None
+    q_norm: np.ndarray | None = None
+    """[head_dim], per head before the rotation."""
+    k_norm: np.ndarray | None = None
+    attn_sub_norm: np.ndarray | None = None
+    """[num_heads * head_dim], before o."""
+    ffn_sub_norm: np.ndarray | None = None
+    """[intermediate], before down."""
+
+
+@dataclass
+class ModelWeights:
+    """A whole model."""
+
+    config: DecoderConfig
+    embedding: Matrix
+    head: Matrix | None
+    """None: the embedding matrix."""
+    final_norm: np.ndarray
+    layers: list[LayerWeights]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all matrices and vectors."""
+        return sum(_num_bytes(part) for part in self._parts())
+
+    def _parts(self) -> Iterator[Any]:
+        yield from (self.embedding, self.head, self.final_norm)
+        for layer in self.layers:
+            yield from (getattr(layer, field.name) for field in fields(layer))
+
+
+def _num_bytes(part: Any) -> int:
+    if part is None:
+        return 0
+    return int(part.nbytes if isinstance(part, np.ndarray) else part.num_bytes)
