@@ -36,7 +36,8 @@ def mix(x):
 def value_of(token, before):
     """What a token leaves in the cache, given the values before it."""
     before = np.asarray(before, np.uint64)
-    return mix((before * ODD[: len(before)]).sum(dtype=np.uint64) + np.uint64(token + 1) * ODD[7])
+    own = np.array([token + 1], np.uint64) * ODD[7]  # an array: scalars would warn of the overflow
+    return mix(own + (before * ODD[: len(before)]).sum(dtype=np.uint64))[0]
 
 
 def logits_of(values):
