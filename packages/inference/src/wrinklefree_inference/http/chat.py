@@ -1,0 +1,145 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from wrinklefree_inference.http.generation import Batch, Generation
+from wrinklefree_inference.http.requests import ChatRequest
+from wrinklefree_inference.http.responses import (
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    TokenLogprobs,
+    TopLogprob,
+    Usage,
+)
+from wrinklefree_inference.http.service import (
+    EVENT_STREAM,
+    GENERATION_ERRORS,
+    Service,
+    new_id,
+    now,
+    respond,
+)
+from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
+
+LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity; OpenAI's number
+
+
+def router(service: Service) -> APIRouter:
+    """The route."""
+    routes = APIRouter()
+
+    @routes.post(
+        "/v1/chat/completions",
+        operation_id="createChatCompletion",
+        response_model=ChatCompletion,
+        responses={200: EVENT_STREAM, **GENERATION_ERRORS},
+    )
+    async def chat_completions(body: ChatRequest, http: Request) -> Response:
+        """The assistant's next turn, whole or as server-sent events (`stream`)."""
+        service.check_model(body.model)
+        service.check_choices(body.n or 1, 1)
+        messages = [message.for_template() for message in body.messages]
+        num_chars = sum(len(message["content"]) for message in messages)
+        ids = await service.tokenized(
+            lambda: service.engine.tokenize_chat(messages), num_chars, param="messages"
+        )
+        longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        generation = await service.generation(http, body, [(ids, longest)], logprobs)
+        return await respond(http, body, generation, ChatFormat(service.engine.model_id, body))
+
+    return routes
+
+
+class ChatFormat:
+    """Chunks and the whole of a chat completion; see `service.Format`."""
+
+    def __init__(self, model: str, body: ChatRequest) -> None:
+        self._id, self._created, self._model = new_id("chatcmpl"), now(), model
+        self._has_logprobs, self._has_usage = bool(body.logprobs), body.includes_usage
+        num_choices = body.n or 1
+        self._texts: list[list[str]] = [[] for _ in range(num_choices)]
+        self._logprobs: list[list[TokenLogprobs]] = [[] for _ in range(num_choices)]
+        self._reasons: list[FinishReason] = ["stop"] * num_choices
+        self._begun = [False] * num_choices
+
+    def add(self, batch: Batch) -> None:
+        """Take what came."""
+        for index, delta in batch:
+            self._texts[index].append(delta.text)
+            self._logprobs[index] += [_logprobs(token) for token in delta.logprobs]
+            self._reasons[index] = delta.finish_reason or self._reasons[index]
+
+    def whole(self, generation: Generation) -> ChatCompletion:
+        """The response body."""
+        choices = [
+            ChatChoice(
+                index=index,
+                message=AssistantMessage(content="".join(texts)),
+                logprobs=ChatLogprobs(content=self._logprobs[index]) if self._has_logprobs else None,
+                finish_reason=self._reasons[index],
+            )
+            for index, texts in enumerate(self._texts)
+        ]
+        return ChatCompletion(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage
+        )
+
+    def chunks(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """Role first, then text, then the reason of the end."""
+        for index, delta in batch:
+            if not self._begun[index]:
+                self._begun[index] = True
+                yield self._chunk(index, {"role": "assistant", "content": ""})
+            if delta.text or delta.logprobs:
+                yield self._chunk(index, {"content": delta.text}, delta)
+            if delta.finish_reason:
+                yield self._chunk(index, {}, reason=delta.finish_reason)
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """No choices, only tokens."""
+        return self._envelope([]) | {"usage": usage.model_dump()}
+
+    def _chunk(
+        self,
+        index: int,
+        added: dict[str, str],
+        delta: Delta | None = None,
+        reason: FinishReason | None = None,
+    ) -> dict[str, Any]:
+        logprobs = None
+        if self._has_logprobs and delta is not None:
+            content = [_logprobs(token).model_dump() for token in delta.logprobs]
+            logprobs = {"content": content, "refusal": None}
+        choice = {"index": index, "delta": added, "logprobs": logprobs, "finish_reason": reason}
+        return self._envelope([choice])
+
+    def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        envelope = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
+        return envelope | {"usage": None} if self._has_usage else envelope
+
+
+def _logprobs(token: TokenLogprob) -> TokenLogprobs:
+    return TokenLogprobs(
+        token=token.text,
+        logprob=max(token.logprob, LOWEST_LOGPROB),
+        bytes=list(token.bytes_),
+        top_logprobs=[
+            TopLogprob(token=text, logprob=max(value, LOWEST_LOGPROB), bytes=list(utf8))
+            for _, text, utf8, value in token.top
+        ],
+    )

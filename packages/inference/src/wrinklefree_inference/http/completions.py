@@ -1,0 +1,177 @@
+"""POST /v1/completions: the continuation of plain text or of token ids."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from wrinklefree_inference.http.chat import LOWEST_LOGPROB
+from wrinklefree_inference.http.generation import Batch, Generation
+from wrinklefree_inference.http.requests import CompletionRequest
+from wrinklefree_inference.http.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
+from wrinklefree_inference.http.service import (
+    EVENT_STREAM,
+    GENERATION_ERRORS,
+    Service,
+    new_id,
+    now,
+    respond,
+)
+from wrinklefree_inference.native.request import FinishReason, TokenLogprob
+
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+def router(service: Service) -> APIRouter:
+    """The route."""
+    routes = APIRouter()
+
+    @routes.post(
+        "/v1/completions",
+        operation_id="createCompletion",
+        response_model=Completion,
+        responses={200: EVENT_STREAM, **GENERATION_ERRORS},
+    )
+    async def completions(body: CompletionRequest, http: Request) -> Response:
+        """The continuation of one or several prompts, whole or as server-sent events (`stream`)."""
+        service.check_model(body.model)
+        prompts = []
+        given = _prompts(body)
+        service.check_choices(body.n or 1, len(given))
+        for prompt in given:
+            ids = await _ids(service, prompt)
+            prompts.append(
+                (ids, service.max_tokens(body.max_tokens or _DEFAULT_MAX_TOKENS, len(ids), "prompt"))
+            )
+        generation = await service.generation(http, body, prompts, body.logprobs)
+        form = CompletionFormat(service.engine.model_id, body, (body.n or 1) * len(prompts))
+        return await respond(http, body, generation, form)
+
+    return routes
+
+
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
+    prompt = body.prompt
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
+        return [prompt]
+    return list(cast("list[str | list[int]]", prompt))
+
+
+async def _ids(service: Service, prompt: str | list[int]) -> Sequence[int]:
+    if isinstance(prompt, str):
+        return await service.tokenized(lambda: service.engine.tokenize(prompt), len(prompt), param="prompt")
+    return prompt
+
+
+class CompletionFormat:
+    """Chunks and the whole of a text completion; see `service.Format`."""
+
+    def __init__(self, model: str, body: CompletionRequest, num_choices: int) -> None:
+        self._id, self._created, self._model = new_id("cmpl"), now(), model
+        self._has_usage = body.includes_usage
+        self._texts: list[list[str]] = [[] for _ in range(num_choices)]
+        self._logprobs = [_Logprobs() if body.logprobs is not None else None for _ in range(num_choices)]
+        self._reasons: list[FinishReason] = ["stop"] * num_choices
+
+    def add(self, batch: Batch) -> None:
+        """Take what came."""
+        for index, delta in batch:
+            self._texts[index].append(delta.text)
+            logprobs = self._logprobs[index]
+            if logprobs is not None:
+                logprobs.add(delta.logprobs)
+            self._reasons[index] = delta.finish_reason or self._reasons[index]
+
+    def whole(self, generation: Generation) -> Completion:
+        """The response body."""
+        choices = []
+        for index, texts in enumerate(self._texts):
+            text, logprobs = "".join(texts), self._logprobs[index]
+            choices.append(
+                CompletionChoice(
+                    index=index,
+                    text=text,
+                    logprobs=logprobs.take() if logprobs is not None else None,
+                    finish_reason=self._reasons[index],
+                )
+            )
+        return Completion(
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage
+        )
+
+    def chunks(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """Text with, at last, the reason of the end."""
+        for index, delta in batch:
+            if not (delta.text or delta.logprobs or delta.finish_reason):
+                continue
+            logprobs = self._logprobs[index]
+            if logprobs is not None:
+                logprobs.add(delta.logprobs)
+            choice = {
+                "index": index,
+                "text": delta.text,
+                "logprobs": logprobs.take().model_dump() if logprobs is not None else None,
+                "finish_reason": delta.finish_reason,
+            }
+            yield self._envelope([choice])
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """No choices, only tokens."""
+        return self._envelope([]) | {"usage": usage.model_dump()}
+
+    def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        envelope = {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
+        return envelope | {"usage": None} if self._has_usage else envelope
+
+
+class _Logprobs:
+    """The parallel lists of one choice.
+
+    A token's offset is the number of whole characters before it: of a character that is spread over several
+    tokens, each begins where the character does.
+    """
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_chars = 0
+        self._tokens: list[tuple[TokenLogprob, int]] = []
+
+    def add(self, tokens: Sequence[TokenLogprob]) -> None:
+        for token in tokens:
+            self._tokens.append((token, self._num_chars))
+            self._num_chars += len(self._utf8.decode(token.bytes_))
+
+    def take(self) -> CompletionLogprobs:
+        """The lists of all tokens since the last call."""
+        tokens, self._tokens = self._tokens, []
+        return CompletionLogprobs(
+            tokens=[_name(token.text, token.bytes_) for token, _ in tokens],
+            token_logprobs=[max(token.logprob, LOWEST_LOGPROB) for token, _ in tokens],
+            top_logprobs=[_top(token) for token, _ in tokens],
+            text_offset=[offset for _, offset in tokens],
+        )
+
+
+def _top(token: TokenLogprob) -> dict[str, float]:
+    """The most probable tokens and the one that was drawn."""
+    top = {_name(text, utf8): max(value, LOWEST_LOGPROB) for _, text, utf8, value in token.top}
+    top.setdefault(_name(token.text, token.bytes_), max(token.logprob, LOWEST_LOGPROB))
+    return top
+
+
+def _name(text: str, utf8: bytes) -> str:
+    """The token's text; if it is no whole character, its bytes as OpenAI writes them (`bytes:\\xe2`)."""
+    try:
+        return utf8.decode("utf-8") if utf8 else text
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in utf8)

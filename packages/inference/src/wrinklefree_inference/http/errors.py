@@ -1,0 +1,172 @@
+"""Errors in the form of OpenAI's API: `{"error": {message, type, param, code}}`, for every status."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.request import EngineBusy, RequestTooLong
+
+INVALID_REQUEST = "invalid_request_error"
+_MAX_MESSAGE_CHARS = 500
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ErrorBody(BaseModel):
+    """What went wrong; `param` names the field of the request, if one is to blame."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """Body of every response whose status is 400 or more."""
+
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    Args:
+        status: HTTP status.
+        message: For the client's user: says what was wrong and what to do.
+        param: Field of the request that is to blame.
+        code: For programs.
+        headers: Further response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object."""
+        kind = _TYPES.get(self.status, INVALID_REQUEST if self.status < 500 else "server_error")
+        message = self.message
+        if len(message) > _MAX_MESSAGE_CHARS:
+            message = f"{message[: _MAX_MESSAGE_CHARS - 1]}…"
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        """The HTTP response; what cannot be UTF-8 (half a surrogate pair in a field's name) becomes `?`."""
+        content = json.dumps(self.body, ensure_ascii=False).encode("utf-8", "replace")
+        return Response(content, self.status, self.headers, "application/json")
+
+
+class ClientLeft(Exception):  # noqa: N818 - not a fault
+    """The connection closed before there was an answer."""
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """A 400."""
+    return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
+
+
+def api_error(error: Exception) -> ApiError:
+    """What a client is told of an error of the engine or the framework."""
+    match error:
+        case ApiError():
+            return error
+        case EngineBusy():
+            seconds = str(max(1, math.ceil(error.retry_after_s)))
+            return ApiError(429, str(error), code="queue_full", headers={"Retry-After": seconds})
+        case RequestTooLong():
+            return invalid(str(error), code="context_length_exceeded")
+        case EngineError():
+            return ApiError(503, f"the engine cannot answer: {error}", code="engine_unavailable")
+        case RequestValidationError():
+            return _of_validation(error.errors())
+        case HTTPException():
+            return _of_http(error)
+        case _:
+            return internal_error()
+
+
+def internal_error() -> ApiError:
+    """A 500, which tells nothing of the inside."""
+    return ApiError(500, "internal error; the server's log has the request id", code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer all expected errors in OpenAI's form."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return api_error(error).response()
+
+    async def no_response(request: Request, error: Exception) -> Response:
+        return _NoResponse()
+
+    for kind in (ApiError, EngineBusy, RequestTooLong, EngineError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
+    app.add_exception_handler(ClientLeft, no_response)
+    app.add_exception_handler(
+        Exception, handle
+    )  # answered here, then raised on to the boundary, which logs it
+
+
+class _NoResponse(Response):
+    """For nobody."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
+
+
+def _of_http(error: HTTPException) -> ApiError:
+    messages = {
+        404: ("there is no such path", "not_found"),
+        405: ("this path does not have that method", "method_not_allowed"),
+        400: ("the body is not a JSON object", "invalid_json"),
+    }
+    message, code = messages.get(error.status_code, (str(error.detail), None))
+    return ApiError(error.status_code, message, code=code, headers=error.headers)
+
+
+def _of_validation(errors: Sequence[Any]) -> ApiError:
+    """The first error alone; of a union's branches, each of which pydantic reports, the one that got furthest."""
+    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
+    if first["type"] == "json_invalid":
+        return invalid("the body is not valid JSON", code="invalid_json")
+    context = first.get("ctx") or {}
+    location = [part for part in first["loc"] if part != "body"]
+    param = _param([*location, *([context["field"]] if "field" in context else [])])
+    if first["type"] == "missing" and param is None:
+        return invalid("the body is missing: send a JSON object", code="invalid_json")
+    message = first["msg"].removeprefix("Value error, ")
+    return invalid(f"{param}: {message}" if param else message, param, context.get("code"))
+
+
+def _param(location: Sequence[str | int]) -> str | None:
+    """`("messages", 0, "content", "str")` -> `messages[0].content`: names of types are left out."""
+    path = ""
+    for depth, part in enumerate(location):
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif depth == 0 or (part.isidentifier() and part not in ("str", "int", "float", "bool")):
+            path += f".{part}" if path else part
+        elif part == location[-1] and depth == len(location) - 1 and not path:
+            path = part
+    return path or None

@@ -1,0 +1,158 @@
+"""The engine requests behind one HTTP request: submitted together, read together, cancelled together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+from wrinklefree_inference.http.errors import ApiError, invalid
+from wrinklefree_inference.http.metrics import Metrics
+from wrinklefree_inference.http.record import RequestRecord
+from wrinklefree_inference.http.responses import PromptDetails, Usage
+from wrinklefree_inference.native.request import AsyncEngine, Delta, GenerationRequest, RequestTooLong
+
+Batch = list[tuple[int, Delta]]  # number of the choice, what was added to it
+
+
+class Generation:
+    """Answers to several requests, as they come.
+
+    Args:
+        engine: Takes the requests at once: what it refuses is raised here, before a response has begun.
+        requests: One for each choice.
+        choices_per_prompt: That many in a row have the same prompt.
+        record: Filled with tokens and times.
+        metrics: Gets the times.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        requests: Sequence[GenerationRequest],
+        choices_per_prompt: int,
+        record: RequestRecord,
+        metrics: Metrics,
+    ) -> None:
+        self._iterators: list[AsyncIterator[Delta]] = []
+        self._choices_per_prompt, self._record, self._metrics = choices_per_prompt, record, metrics
+        self._latest: list[Delta | None] = [None] * len(requests)
+        self._times_s = [record.started] * len(requests)
+        self._engine, self._requests = engine, requests
+
+    async def start(self) -> None:
+        """Submit all, or none.
+
+        Raises:
+            EngineBusy: The queue is full.
+            RequestTooLong: One cannot fit.
+            EngineError: The engine is broken or closing.
+            ApiError: The engine refuses a value.
+        """
+        try:
+            for request in self._requests:
+                self._iterators.append(self._engine.submit(request))
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, ValueError) and not isinstance(error, RequestTooLong):
+                raise invalid(str(error)) from error
+            raise
+
+    async def batches(self, keep_alive_s: float = 15.0) -> AsyncGenerator[Batch, None]:
+        """What has come since the last batch; empty if nothing came for `keep_alive_s`.
+
+        Raises:
+            ApiError: An answer was cut off by a shutdown.
+            EngineError: The engine broke.
+        """
+        queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
+        tasks = [asyncio.create_task(_pump(i, it, queue)) for i, it in enumerate(self._iterators)]
+        num_open = len(tasks)
+        try:
+            while num_open:
+                batch: Batch = []
+                for index, delta in await _some(queue, keep_alive_s):
+                    if delta is None:
+                        num_open -= 1
+                        self._check_end(index, tasks[index])
+                    else:
+                        self._note(index, delta)
+                        batch.append((index, delta))
+                if batch or num_open:
+                    yield batch
+        finally:
+            self._record_usage()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.close()
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        for iterator in self._iterators:
+            aclose: Any = getattr(iterator, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        first = [delta for delta in self._latest[:: self._choices_per_prompt] if delta]
+        prompt = sum(delta.prompt_tokens for delta in first)
+        completion = sum(delta.completion_tokens for delta in self._latest if delta)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptDetails(cached_tokens=sum(d.cached_prompt_tokens for d in first)),
+        )
+
+    def _check_end(self, index: int, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.result()  # raises what the engine raised
+        latest = self._latest[index]
+        if latest is None or latest.finish_reason is None:
+            raise ApiError(503, "the answer was cut off: the server is shutting down", code="shutting_down")
+
+    def _note(self, index: int, delta: Delta) -> None:
+        now, record = time.perf_counter(), self._record
+        before = self._latest[index]
+        num_new = delta.completion_tokens - (before.completion_tokens if before else 0)
+        if record.first_token_s is None and num_new:
+            record.first_token_s = now - record.started
+            self._metrics.first_token.observe(record.first_token_s)
+        elif before is not None and num_new:
+            self._metrics.between_tokens.observe((now - self._times_s[index]) / num_new)
+        self._times_s[index], self._latest[index] = now, delta
+
+    def _record_usage(self) -> None:
+        record, usage = self._record, self.usage
+        record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        record.cached_tokens = usage.prompt_tokens_details.cached_tokens
+
+
+async def _pump(
+    index: int, iterator: AsyncIterator[Delta], queue: asyncio.Queue[tuple[int, Delta | None]]
+) -> None:
+    try:
+        async for delta in iterator:
+            queue.put_nowait((index, delta))
+    finally:
+        queue.put_nowait((index, None))
+
+
+async def _some(
+    queue: asyncio.Queue[tuple[int, Delta | None]], timeout_s: float
+) -> list[tuple[int, Delta | None]]:
+    """All that is there; waits for the first, at most `timeout_s`."""
+    items = []
+    if queue.empty():
+        try:
+            async with asyncio.timeout(timeout_s):
+                items.append(await queue.get())
+        except TimeoutError:
+            return []
+    while not queue.empty():
+        items.append(queue.get_nowait())
+    return items

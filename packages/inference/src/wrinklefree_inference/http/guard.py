@@ -1,0 +1,65 @@
+"""What is checked of every request before a route sees it: host, key, draining, size and type of the body.
+
+`/health` is open to everybody. Everything else, `/metrics` too, needs a key if the server has any. Without
+keys the server listens on loopback alone, and then the `Host` header must be a loopback name: otherwise any
+web page could reach it through a name of its own that resolves to 127.0.0.1. For the same reason a body
+must be `application/json`: a browser sends that to another origin only after asking.
+"""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wrinklefree_inference.http.auth import ApiKeys
+from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.lifecycle import Lifecycle
+from wrinklefree_inference.http.limits import Limits, read_body, replay
+from wrinklefree_inference.http.record import record_of
+from wrinklefree_inference.server import is_loopback
+
+
+class Guard:
+    """ASGI middleware; raises `ApiError`, which the boundary turns into a response."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: Limits, lifecycle: Lifecycle) -> None:
+        self._app, self._keys, self._limits, self._lifecycle = app, keys, limits, lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/health":
+            await self._app(scope, receive, send)
+            return
+        self._check_host(scope)
+        record = record_of(scope)
+        record.key_index = self._keys.index_of(_headers(scope, b"authorization"))
+        address = scope["client"][0] if scope.get("client") else ""
+        record.client = f"{record.key_index}@{address}"
+        if not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        with self._lifecycle.answering():
+            if scope["method"] == "POST":
+                _check_type(scope)
+                body = await read_body(scope, receive, self._limits)
+                receive = replay(body, receive)
+                del body
+            await self._app(scope, receive, send)
+
+    def _check_host(self, scope: Scope) -> None:
+        if self._keys:
+            return
+        hosts = _headers(scope, b"host")
+        name = hosts[0].decode("latin-1") if len(hosts) == 1 else ""
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if not is_loopback(name):
+            reason = "a server without keys answers to localhost alone: give it an API key"
+            raise ApiError(403, reason, code="host_not_allowed")
+
+
+def _check_type(scope: Scope) -> None:
+    kinds = _headers(scope, b"content-type")
+    if len(kinds) != 1 or kinds[0].partition(b";")[0].strip().lower() != b"application/json":
+        raise ApiError(415, "send the body as Content-Type: application/json", code="unsupported_media_type")
+
+
+def _headers(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]

@@ -1,0 +1,58 @@
+"""What there is: /v1/models, /health, /metrics."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from wrinklefree_inference.http.errors import ErrorResponse
+from wrinklefree_inference.http.lifecycle import Lifecycle
+from wrinklefree_inference.http.responses import Health, Model, ModelList
+from wrinklefree_inference.http.service import Service
+
+_REFUSALS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorResponse} for status in (401, 403, 404, 429, 500, 503)
+}
+
+
+def router(service: Service, lifecycle: Lifecycle) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+
+    @routes.get("/v1/models", operation_id="listModels", responses=_REFUSALS)
+    async def models() -> ModelList:
+        """The one model that is served."""
+        return ModelList(data=[_model(service)])
+
+    @routes.get("/v1/models/{model:path}", operation_id="retrieveModel", responses=_REFUSALS)
+    async def model(model: str) -> Model:
+        """The same by its id."""
+        service.check_model(model)
+        return _model(service)
+
+    @routes.get("/health", operation_id="health", response_model=Health, responses={503: {"model": Health}})
+    async def health() -> Response:
+        """Whether requests are taken; open to everybody."""
+        is_healthy = service.engine.stats().healthy
+        state = Health(status="failed" if not is_healthy else "draining" if lifecycle.is_draining else "ok")
+        status = HTTPStatus.OK if state.status == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse(state.model_dump(), status)
+
+    @routes.get(
+        "/metrics",
+        operation_id="metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_REFUSALS},
+    )
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return service.metrics.response()
+
+    return routes
+
+
+def _model(service: Service) -> Model:
+    engine = service.engine
+    return Model(id=engine.model_id, created=engine.created, max_model_len=engine.context_tokens)

@@ -1,0 +1,194 @@
+"""What both generating endpoints share: from a checked body to a `Generation`, and on to a response."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from wrinklefree_inference.http.boundary import log_unexpected
+from wrinklefree_inference.http.errors import ApiError, ErrorResponse, api_error, invalid
+from wrinklefree_inference.http.generation import Batch, Generation
+from wrinklefree_inference.http.limits import Limits
+from wrinklefree_inference.http.metrics import Metrics
+from wrinklefree_inference.http.record import record_of
+from wrinklefree_inference.http.requests import SamplingFields
+from wrinklefree_inference.http.responses import Usage
+from wrinklefree_inference.http.sse import DONE, KEEP_ALIVE, EventStream, frame, unless_client_leaves
+from wrinklefree_inference.native.request import AsyncEngine, GenerationRequest, SamplingParams
+
+T = TypeVar("T")
+
+_IN_LOOP_CHARS = 10_000  # about 10 ms of tokenization; longer texts go to a thread
+_LONGEST_TOKEN_CHARS = 256  # a generous bound: the longest tokens in use are runs of 128 spaces
+
+GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
+}
+EVENT_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+@dataclass(frozen=True)
+class Service:
+    """The engine and what surrounds it."""
+
+    engine: AsyncEngine
+    limits: Limits
+    metrics: Metrics
+
+    def check_model(self, name: str) -> None:
+        """Raises ApiError 404 for a model that is not served."""
+        if name != self.engine.model_id:
+            reason = f"the model {name[:100]!r} is not served here; {self.engine.model_id!r} is"
+            raise ApiError(404, reason, param="model", code="model_not_found")
+
+    async def tokenized(self, tokenize: Callable[[], Sequence[int]], num_chars: int, param: str) -> list[int]:
+        """Token ids; long texts are cut up in a thread, those that can never fit not at all.
+
+        Raises:
+            ApiError: 400 for text that the tokenizer or the template refuses, and for no tokens at all.
+        """
+        if num_chars > self.engine.context_tokens * _LONGEST_TOKEN_CHARS:
+            reason = (
+                f"{num_chars} characters are more than the context of {self.engine.context_tokens} tokens"
+            )
+            raise invalid(reason, param, "context_length_exceeded")
+        try:
+            ids = await asyncio.to_thread(tokenize) if num_chars > _IN_LOOP_CHARS else tokenize()
+        except ValueError as error:
+            raise invalid(f"{param}: {error}", param) from error
+        if not ids:
+            raise invalid(f"{param} must have at least one token", param)
+        return list(ids)
+
+    def check_choices(self, n: int, num_prompts: int) -> None:
+        """Raises ApiError 400 for more answers than the server gives at a time."""
+        if n * num_prompts > self.limits.choices:
+            reason = f"n: {n} x {num_prompts} answers asked for, at most {self.limits.choices} at a time"
+            raise invalid(reason, "n" if n > 1 else "prompt")
+
+    def max_tokens(self, asked: int | None, prompt_tokens: int, param: str) -> int:
+        """Longest answer: what was asked for, or all that fits.
+
+        Raises:
+            ApiError: It is beyond the server's limit, or the prompt alone fills the context.
+        """
+        room, most = self.engine.context_tokens - prompt_tokens, self.limits.output_tokens
+        if asked is not None and most is not None and asked > most:
+            raise invalid(f"max_tokens: at most {most} on this server, got {asked}", "max_tokens")
+        if room < (asked or 1):
+            context = self.engine.context_tokens
+            reason = (
+                f"{prompt_tokens} prompt tokens and {asked or 1} to generate exceed the context of {context}"
+            )
+            raise invalid(reason, param, "context_length_exceeded")
+        return asked if asked is not None else min(room, most or room)
+
+    async def generation(
+        self,
+        http: Request,
+        body: SamplingFields,
+        prompts: Sequence[tuple[Sequence[int], int]],
+        logprobs: int | None,
+    ) -> Generation:
+        """Submit `n` requests for each (prompt ids, max_tokens).
+
+        Raises:
+            ApiError, EngineBusy, EngineError: Nothing was submitted.
+        """
+        num = body.n or 1
+        record = record_of(http.scope)
+        record.is_stream = bool(body.stream)
+        requests = [
+            GenerationRequest(
+                prompt_ids=tuple(ids),
+                sampling=_sampling(body, longest, logprobs, number),
+                id=record.request_id
+                if num * len(prompts) == 1
+                else f"{record.request_id}-{i * num + number}",
+                client=record.client,
+            )
+            for i, (ids, longest) in enumerate(prompts)
+            for number in range(num)
+        ]
+        generation = Generation(self.engine, requests, num, record, self.metrics)
+        await generation.start()
+        return generation
+
+
+class Format(Protocol):
+    """How one endpoint words its answers."""
+
+    def whole(self, generation: Generation) -> BaseModel:
+        """The response body, once all was added."""
+
+    def add(self, batch: Batch) -> None:
+        """Take what came, for `whole`."""
+
+    def chunks(self, batch: Batch) -> Iterable[dict[str, Any]]:
+        """The same as events of a stream."""
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+        """The event that closes a stream with `include_usage`."""
+
+
+async def respond(http: Request, body: SamplingFields, generation: Generation, form: Format) -> Response:
+    """The answer, streamed or not."""
+    if body.stream:
+        return EventStream(_frames(http, body, generation, form))
+
+    async def collect() -> None:
+        async for batch in generation.batches():
+            form.add(batch)
+
+    await unless_client_leaves(http.receive, collect())
+    return Response(form.whole(generation).model_dump_json(), media_type="application/json")
+
+
+async def _frames(
+    http: Request, body: SamplingFields, generation: Generation, form: Format
+) -> AsyncGenerator[Sequence[bytes], None]:
+    try:
+        async for batch in generation.batches():
+            yield [frame(chunk) for chunk in form.chunks(batch)] if batch else [KEEP_ALIVE]
+    except Exception as error:  # noqa: BLE001 - the status is sent already: an event tells what happened
+        told = api_error(error)
+        record = record_of(http.scope)
+        record.outcome = "error"
+        if told.code == "internal_error":
+            log_unexpected(error, record)
+        yield [frame(told.body)]
+        return
+    ending = [frame(form.usage_chunk(generation.usage))] if body.includes_usage else []
+    yield [*ending, DONE]
+
+
+def new_id(prefix: str) -> str:
+    """Id of an answer."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def now() -> int:
+    """Unix time."""
+    return int(time.time())
+
+
+def _sampling(body: SamplingFields, max_tokens: int, logprobs: int | None, number: int) -> SamplingParams:
+    given = {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty,
+        "ignore_eos": body.ignore_eos,
+        "seed": None if body.seed is None else body.seed + number,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return SamplingParams(max_tokens=max_tokens, stop=body.stops, logprobs=logprobs, **chosen)

@@ -1,0 +1,147 @@
+"""The application over the toy engine: in this process, on a loopback port, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from wrinklefree_inference.http.app import HttpOptions, Server, create_server
+from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+
+TOY = Path(__file__).with_name("toy_engine.py")
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    """The module `toy_engine`."""
+    spec = importlib.util.spec_from_file_location("toy_engine", TOY)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def engine(toy: ModuleType) -> Any:
+    return toy.ToyEngine()
+
+
+@pytest.fixture
+def server(engine: Any) -> Server:
+    return create_server(engine)
+
+
+class Http:
+    """A plain and an OpenAI client of an application, without sockets."""
+
+    def __init__(self, server: Server, headers: dict[str, str] | None = None) -> None:
+        transport = httpx.ASGITransport(server.app, raise_app_exceptions=True, client=("127.0.0.1", 1))
+        self.plain = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers)
+        self.openai = openai.AsyncOpenAI(
+            api_key="none", base_url="http://127.0.0.1/v1", http_client=self.plain, max_retries=0
+        )
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.plain.post(path, json={"model": "org/toy"} | body)
+
+
+@pytest.fixture
+def talk() -> Callable[..., Any]:
+    """`talk(server, coroutine_function)` runs it with an `Http` in a new event loop."""
+
+    def run(server: Server, work: Callable[[Http], Awaitable[Any]], **options: Any) -> Any:
+        async def main() -> Any:
+            http = Http(server, **options)
+            async with http.plain:
+                return await work(http)
+
+        return asyncio.run(main())
+
+    return run
+
+
+@asynccontextmanager
+async def _listening(server: Server, drain: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
+    listener = bind("127.0.0.1", 0, has_keys=True)
+    running = DrainingServer(server, drain, 0.2)
+    task = asyncio.create_task(running._serve([listener]))  # without uvicorn's signal handlers
+    try:
+        while not running.started:
+            await asyncio.sleep(0.005)
+        yield url_of(listener)
+    finally:
+        running.stop()
+        await task
+
+
+@pytest.fixture
+def listening() -> Callable[..., Any]:
+    """Asynchronous context of a server on a loopback port; gives its URL."""
+    return _listening
+
+
+@pytest.fixture
+def in_thread(toy: ModuleType) -> Callable[..., Any]:
+    """Context of a toy server in a thread; gives its URL and its engine."""
+
+    @contextmanager
+    def serve(options: HttpOptions | None = None, **engine_options: Any) -> Iterator[tuple[str, Any]]:
+        ready: threading.Event = threading.Event()
+        found: list[Any] = []
+
+        async def main() -> None:
+            engine = toy.ToyEngine(**engine_options)
+            async with _listening(create_server(engine, options), engine.drain) as url:
+                stop = asyncio.Event()
+                found.extend([url, engine, asyncio.get_running_loop(), stop])
+                ready.set()
+                await stop.wait()
+
+        thread = threading.Thread(target=lambda: asyncio.run(main()))
+        thread.start()
+        assert ready.wait(10)
+        try:
+            yield found[0], found[1]
+        finally:
+            found[2].call_soon_threadsafe(found[3].set)
+            thread.join(10)
+
+    return serve
+
+
+@pytest.fixture
+def process() -> Callable[..., Any]:
+    """Context of a toy server as a process; gives it and its URL."""
+
+    @contextmanager
+    def start(delay_s: float, shutdown_timeout_s: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        child = subprocess.Popen(
+            [sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        with child:
+            try:
+                assert child.stdout is not None
+                yield child, child.stdout.readline().strip()
+            finally:
+                if child.poll() is None:
+                    child.kill()
+
+    return start

@@ -1,0 +1,189 @@
+"""A small real `AsyncEngine`: a token is a character, the answer a fixed text that begins where the seed says.
+
+As a program it serves itself: `python toy_engine.py DELAY_S SHUTDOWN_TIMEOUT_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.request import (
+    Delta,
+    EngineBusy,
+    EngineStats,
+    GenerationRequest,
+    RequestTooLong,
+    TokenLogprob,
+)
+
+TEXT = "The quick brown fox jumps over the lazy dog — señor 😀. "
+END = "\x03"  # the model's end-of-text token
+
+
+def logprob_of(character: str) -> float:
+    return -(ord(character) % 7) / 10 - 0.01
+
+
+class ToyEngine:
+    """Prompts that hold `crash` break the engine's answer, `defect` shows a bug, `end` makes it stop by itself."""
+
+    model_id = "org/toy"
+    created = 1_700_000_000
+
+    def __init__(
+        self, delay_s: float = 0.0, max_running: int = 8, max_waiting: int = 4, context_tokens: int = 512
+    ) -> None:
+        self.context_tokens = context_tokens
+        self._delay_s, self._max_waiting = delay_s, max_waiting
+        self._places = asyncio.Semaphore(max_running)
+        self._max_running = max_running
+        self.open: set[ToyStream] = set()
+        self.cancelled: list[str] = []
+        self.seen: list[GenerationRequest] = []
+        self.is_draining = False
+        self.is_healthy = True
+
+    def tokenize(self, text: str) -> list[int]:
+        if "untokenizable" in text:
+            raise ValueError("the tokenizer refuses it")
+        return [ord(character) for character in text]
+
+    def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        if any(m["role"] == "system" for m in messages[1:]):
+            raise ValueError("the chat template wants the system message first")
+        return self.tokenize("".join(f"{m['role']}:{m['content']}\n" for m in messages))
+
+    def detokenize(self, ids: list[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def submit(self, request: GenerationRequest) -> ToyStream:
+        if self.is_draining:
+            raise EngineError("it is shutting down")
+        if max(request.prompt_ids) > sys.maxunicode:
+            raise ValueError(f"prompt id {max(request.prompt_ids)} is not in the vocabulary")
+        if len(request.prompt_ids) + request.sampling.max_tokens > self.context_tokens:
+            raise RequestTooLong("prompt and answer exceed the context")
+        if "defect" in self.detokenize(request.prompt_ids):
+            raise KeyError("a defect that quotes the prompt: private words")
+        if len(self.open) >= self._max_running + self._max_waiting:
+            raise EngineBusy(1.5, self._max_waiting)
+        self.seen.append(request)
+        stream = ToyStream(self, request)
+        self.open.add(stream)
+        return stream
+
+    def stats(self) -> EngineStats:
+        running = min(len(self.open), self._max_running)
+        return EngineStats(
+            running=running,
+            waiting=len(self.open) - running,
+            queue_limit=self._max_waiting,
+            kv_pages_total=100,
+            cancelled_total=len(self.cancelled),
+            healthy=self.is_healthy,
+        )
+
+    async def drain(self, timeout_s: float) -> None:
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.open:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            await self.close()
+
+    async def close(self) -> None:
+        for stream in list(self.open):
+            stream.is_cut = True
+
+    async def answer(self, stream: ToyStream) -> AsyncIterator[Delta]:
+        request, sampling = stream.request, stream.request.sampling
+        prompt = self.detokenize(request.prompt_ids)
+        async with self._places:
+            num_prompt, cached = len(request.prompt_ids), len(request.prompt_ids) // 32 * 32
+            text, held = "", []
+            for position in range(sampling.max_tokens):
+                await asyncio.sleep(self._delay_s)
+                if stream.is_cut or ("crash" in prompt and position == 3):
+                    raise EngineError("the decoder failed" if not stream.is_cut else "closed")
+                character = TEXT[((sampling.seed or 0) + position) % len(TEXT)]
+                if "end" in prompt and position == 5 and not sampling.ignore_eos:
+                    character = END
+                held.append(character)
+                facts = (cached, num_prompt, position + 1)
+                tail = "".join(held)
+                stop = next((s for s in sampling.stop if s in text + tail and len(s) >= 1), None)
+                if character == END or stop is not None:
+                    kept = [] if stop is not None else held[:-1]
+                    if stop is not None:
+                        rest = (text + tail)[: (text + tail).index(stop)][len(text) :]
+                        kept = list(rest)
+                    yield self._delta(kept, sampling.logprobs, "stop", facts)
+                    return
+                is_last = position + 1 == sampling.max_tokens
+                may_stop = any(tail.endswith(s[:n]) for s in sampling.stop for n in range(1, len(s)))
+                if may_stop and not is_last:
+                    continue
+                text += tail
+                yield self._delta(held, sampling.logprobs, "length" if is_last else None, facts)
+                held = []
+
+    @staticmethod
+    def _delta(
+        characters: list[str], logprobs: int | None, reason: str | None, facts: tuple[int, ...]
+    ) -> Delta:
+        tokens = tuple(_logprob(character, logprobs) for character in characters if logprobs is not None)
+        ids = tuple(map(ord, characters))
+        return Delta("".join(characters), ids, tokens, reason, *facts)  # type: ignore[arg-type]
+
+
+class ToyStream:
+    """One answer; closing it counts as cancelled unless it had ended."""
+
+    def __init__(self, engine: ToyEngine, request: GenerationRequest) -> None:
+        self.engine, self.request, self.is_cut = engine, request, False
+        self._deltas = engine.answer(self)
+
+    def __aiter__(self) -> ToyStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        try:
+            return await anext(self._deltas)
+        except (StopAsyncIteration, EngineError):
+            self.engine.open.discard(self)
+            raise
+
+    async def aclose(self) -> None:
+        if self in self.engine.open:
+            self.engine.open.discard(self)
+            self.engine.cancelled.append(self.request.id)
+        await self._deltas.aclose()
+
+
+def _logprob(character: str, num_top: int) -> TokenLogprob:
+    others = [character, *"abcdefghijklmnopqrstuvwxyz"][:num_top]
+    top = tuple((ord(c), c, c.encode(), logprob_of(c)) for c in others)
+    return TokenLogprob(ord(character), character, character.encode(), logprob_of(character), top)
+
+
+async def _main(delay_s: float, shutdown_timeout_s: float) -> None:
+    from wrinklefree_inference.http import logs
+    from wrinklefree_inference.http.app import create_server
+    from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+
+    logs.configure("json")
+    engine = ToyEngine(delay_s)
+    listener = bind("127.0.0.1", 0, has_keys=False)
+    server = create_server(engine)
+    print(url_of(listener), flush=True)  # noqa: T201
+    await DrainingServer(server, engine.drain, shutdown_timeout_s).serve([listener])
+    print(f"stopped after {time.process_time():.1f} s", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(float(sys.argv[1]), float(sys.argv[2])))
