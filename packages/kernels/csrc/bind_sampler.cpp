@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings.h"
 #include "sampler.h"
 
 namespace nb = nanobind;

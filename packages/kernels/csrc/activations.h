@@ -1,0 +1,50 @@
+// Quantized inputs of a matrix product: tokens in tiles, laid out as panels (kernels.h).
+#pragma once
+
+#include <vector>
+
+#include "isa.h"
+#include "pool.h"
+
+namespace tk {
+
+enum class Precision {
+    int8,   // one int8 row per token, as BitNet computes
+    wide,   // 16 bits as two int8 rows per token (256 * high + low): for the head, whose inputs are not quantized
+};
+
+class Activations {
+public:
+    // Lays out `tokens` tokens of `size` inputs for the matrices. Raises std::invalid_argument where columns differ.
+    void prepare(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision);
+    // Quantizes one token; different tokens may be set by different threads.
+    void set(int64_t token, const float* x);
+
+    int64_t tokens() const { return tokens_; }
+    // Rows that a product writes: tokens (twice for wide), filled up to whole tiles.
+    int64_t padded_rows() const { return padded_rows_; }
+    bool is_wide() const { return precision_ == Precision::wide; }
+
+    int64_t num_tiles() const { return static_cast<int64_t>(tiles_.size()); }
+    int64_t tile_row(int64_t tile) const { return tiles_[tile].row; }
+    Panel panel(int64_t tile, const Matrix& matrix) const;
+
+private:
+    struct Tile {
+        int64_t row, size;
+    };
+    struct Sums {  // of the scale groups of one size
+        int64_t group, num_groups;
+        Buffer<int32_t> of;
+    };
+    void set_row_sums(const Tile& tile, int64_t at, const int32_t* sums16);
+
+    int64_t tokens_ = 0, size_ = 0, padded_ = 0, padded_rows_ = 0;
+    Precision precision_ = Precision::int8;
+    std::vector<Tile> tiles_;
+    std::vector<Sums> sums_;
+    Buffer<uint32_t> codes_;
+    Buffer<float> scales_;
+};
+
+}  // namespace tk

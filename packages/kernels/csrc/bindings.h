@@ -1,0 +1,8 @@
+// Parts of the Python module that are bound in files of their own.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace tk {
+void bind_sampler(nanobind::module_& module);
+}

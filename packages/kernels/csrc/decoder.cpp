@@ -1,0 +1,277 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace tk {
+
+namespace {
+
+constexpr int64_t kTokensPerSpan = 8;
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+void expect(const std::string& name, const Matrix* matrix, int64_t rows, int64_t cols) {
+    if (matrix == nullptr) fail(name + " is missing");
+    if (matrix->rows != rows || matrix->cols != cols)
+        fail(name + " is " + std::to_string(matrix->rows) + " x " + std::to_string(matrix->cols) + ", the configuration wants " +
+             std::to_string(rows) + " x " + std::to_string(cols));
+}
+
+void expect(const std::string& name, const Vector& vector, int64_t size, bool optional = false) {
+    if (optional && vector.empty()) return;
+    if (static_cast<int64_t>(vector.size()) != size)
+        fail(name + " has " + std::to_string(vector.size()) + " values, the configuration wants " + std::to_string(size));
+}
+
+ModelWeights checked(ModelWeights weights) {
+    const DecoderConfig& c = weights.config;
+    if (std::min({c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.vocab_size, c.context_tokens}) < 1)
+        fail("every size of the configuration must be positive");
+    if (c.num_heads % c.num_kv_heads) fail(std::to_string(c.num_heads) + " heads do not divide over " + std::to_string(c.num_kv_heads) + " key/value heads");
+    if (c.head_dim % 2) fail("head_dim " + std::to_string(c.head_dim) + " is odd: rotary embedding needs pairs");
+    if (static_cast<int64_t>(weights.layers.size()) != c.num_layers)
+        fail(std::to_string(weights.layers.size()) + " layers given, the configuration wants " + std::to_string(c.num_layers));
+    expect("rope_inverse_frequencies", c.rope_inverse_frequencies, c.head_dim / 2);
+    expect("embedding", weights.embedding.get(), c.vocab_size, c.hidden_size);
+    expect("head", weights.head.get(), c.vocab_size, c.hidden_size);
+    expect("final_norm", weights.final_norm, c.hidden_size);
+    const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+    for (size_t i = 0; i < weights.layers.size(); ++i) {
+        const LayerWeights& layer = weights.layers[i];
+        const std::string prefix = "layer " + std::to_string(i) + " ";
+        expect(prefix + "input_norm", layer.input_norm, c.hidden_size);
+        expect(prefix + "post_attention_norm", layer.post_attention_norm, c.hidden_size);
+        expect(prefix + "q", layer.q.get(), q, c.hidden_size);
+        expect(prefix + "k", layer.k.get(), kv, c.hidden_size);
+        expect(prefix + "v", layer.v.get(), kv, c.hidden_size);
+        expect(prefix + "o", layer.o.get(), c.hidden_size, q);
+        expect(prefix + "gate", layer.gate.get(), c.intermediate_size, c.hidden_size);
+        expect(prefix + "up", layer.up.get(), c.intermediate_size, c.hidden_size);
+        expect(prefix + "down", layer.down.get(), c.hidden_size, c.intermediate_size);
+        expect(prefix + "q_bias", layer.q_bias, q, true);
+        expect(prefix + "k_bias", layer.k_bias, kv, true);
+        expect(prefix + "v_bias", layer.v_bias, kv, true);
+        expect(prefix + "q_norm", layer.q_norm, c.head_dim, true);
+        expect(prefix + "k_norm", layer.k_norm, c.head_dim, true);
+        expect(prefix + "attn_sub_norm", layer.attn_sub_norm, q, true);
+        expect(prefix + "ffn_sub_norm", layer.ffn_sub_norm, c.intermediate_size, true);
+    }
+    return weights;
+}
+
+}  // namespace
+
+Decoder::Decoder(ModelWeights weights, int64_t num_pages, CacheType cache_type, int num_threads)
+    : weights_(checked(std::move(weights))),
+      cache_(config().num_layers, config().num_kv_heads, config().head_dim, num_pages, cache_type),
+      pool_(num_threads),
+      q_size_(config().num_heads * config().head_dim),
+      kv_size_(config().num_kv_heads * config().head_dim) {}
+
+void Decoder::check(const Batch& batch) const {
+    const DecoderConfig& c = config();
+    if (batch.num_tokens < 1 || batch.num_sequences < 1) fail("a batch needs at least one sequence and one token");
+    if (batch.starts[0] != 0 || batch.starts[batch.num_sequences] != batch.num_tokens)
+        fail("starts must run from 0 to the number of tokens, " + std::to_string(batch.num_tokens));
+    for (int64_t i = 0; i < batch.num_tokens; ++i)
+        if (batch.tokens[i] < 0 || batch.tokens[i] >= c.vocab_size)
+            fail("token " + std::to_string(batch.tokens[i]) + " is outside the vocabulary of " + std::to_string(c.vocab_size));
+    for (int64_t s = 0; s < batch.num_sequences; ++s) {
+        const int64_t added = int64_t{batch.starts[s + 1]} - batch.starts[s], length = batch.contexts[s] + added;
+        if (added < 1) fail("sequence " + std::to_string(s) + " has no new token");
+        if (batch.contexts[s] < 0 || length > c.context_tokens)
+            fail("sequence " + std::to_string(s) + " would have " + std::to_string(length) + " tokens, the context holds " + std::to_string(c.context_tokens));
+        const int64_t needed = ceil_div(length, kPageTokens);
+        if (needed > batch.pages_stride)
+            fail("sequence " + std::to_string(s) + " needs " + std::to_string(needed) + " pages, " + std::to_string(batch.pages_stride) + " are listed");
+        for (int64_t p = 0; p < needed; ++p) {
+            const int32_t page = batch.pages[s * batch.pages_stride + p];
+            if (page < 0 || page >= cache_.num_pages())
+                fail("page " + std::to_string(page) + " of sequence " + std::to_string(s) + " does not exist; the cache has " + std::to_string(cache_.num_pages()));
+        }
+    }
+    for (int64_t i = 0; i < batch.num_outputs; ++i)
+        if (batch.outputs[i] < 0 || batch.outputs[i] >= batch.num_tokens)
+            fail("output row " + std::to_string(batch.outputs[i]) + " is not one of the " + std::to_string(batch.num_tokens) + " tokens");
+}
+
+void Decoder::lay_out(const Batch& batch) {
+    const DecoderConfig& c = config();
+    tokens_.clear();
+    spans_.clear();
+    for (int64_t s = 0; s < batch.num_sequences; ++s) {
+        for (int64_t i = batch.starts[s]; i < batch.starts[s + 1]; ++i)
+            tokens_.push_back({batch.tokens[i], s, batch.contexts[s] + i - batch.starts[s]});
+        for (int64_t i = batch.starts[s]; i < batch.starts[s + 1]; i += kTokensPerSpan)
+            spans_.push_back({i, std::min(kTokensPerSpan, batch.starts[s + 1] - i)});
+    }
+    const int64_t rows = batch.num_tokens + kTokenTile, half = c.head_dim / 2;
+    x_.resize(rows * c.hidden_size);
+    q_.resize(rows * padded_rows_of(*weights_.layers[0].q));
+    k_.resize(rows * padded_rows_of(*weights_.layers[0].k));
+    v_.resize(rows * padded_rows_of(*weights_.layers[0].v));
+    attention_.resize(rows * q_size_);
+    sum_.resize(rows * padded_rows_of(*weights_.layers[0].o));
+    gate_.resize(rows * padded_rows_of(*weights_.layers[0].gate));
+    up_.resize(rows * padded_rows_of(*weights_.layers[0].up));
+    cos_.resize(rows * half);
+    sin_.resize(rows * half);
+    for (int64_t t = 0; t < batch.num_tokens; ++t)
+        for (int64_t i = 0; i < half; ++i) {
+            const float angle = static_cast<float>(tokens_[t].position) * c.rope_inverse_frequencies[i];
+            cos_[t * half + i] = std::cos(angle);
+            sin_[t * half + i] = std::sin(angle);
+        }
+}
+
+void Decoder::embed() {
+    pool_.run(static_cast<int64_t>(tokens_.size()),
+              [&](int64_t t, int) { weights_.embedding->dequantize_row(tokens_[t].id, x_.data() + t * config().hidden_size); });
+}
+
+// Quantizes row(token), a pointer to the token's inputs, for all tokens.
+template <typename Fill>
+void Decoder::fill(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision, const Fill& row) {
+    constexpr int64_t kTokensPerChunk = 4;
+    activations_.prepare(tokens, matrices, precision);
+    pool_.run(ceil_div(tokens, kTokensPerChunk), [&](int64_t chunk, int) {
+        thread_local std::vector<float> scratch;
+        scratch.resize(std::max({config().hidden_size, config().intermediate_size, q_size_}));
+        for (int64_t t = chunk * kTokensPerChunk; t < std::min(tokens, (chunk + 1) * kTokensPerChunk); ++t) activations_.set(t, row(t, scratch.data()));
+    });
+}
+
+void Decoder::rotate_and_store(const Batch& batch, int64_t index, int64_t t) {
+    const DecoderConfig& c = config();
+    const LayerWeights& layer = weights_.layers[index];
+    const KernelTable& table = kernels();
+    const Token& token = tokens_[t];
+    float* q = q_.data() + t * padded_rows_of(*layer.q);
+    float* k = k_.data() + t * padded_rows_of(*layer.k);
+    float* v = v_.data() + t * padded_rows_of(*layer.v);
+    const float *cos = cos_.data() + t * (c.head_dim / 2), *sin = sin_.data() + t * (c.head_dim / 2);
+    if (!layer.q_bias.empty()) table.add(q, layer.q_bias.data(), q_size_);
+    if (!layer.k_bias.empty()) table.add(k, layer.k_bias.data(), kv_size_);
+    if (!layer.v_bias.empty()) table.add(v, layer.v_bias.data(), kv_size_);
+    const auto prepare = [&](float* head, const Vector& norm) {
+        if (!norm.empty()) table.rms_norm(head, norm.data(), c.head_dim, c.rms_norm_eps, head);
+        table.rope(head, cos, sin, c.head_dim);
+    };
+    for (int64_t h = 0; h < c.num_heads; ++h) prepare(q + h * c.head_dim, layer.q_norm);
+    const int64_t page = batch.pages[token.sequence * batch.pages_stride + token.position / kPageTokens];
+    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+        prepare(k + h * c.head_dim, layer.k_norm);
+        cache_.store(index, page, h, token.position % kPageTokens, k + h * c.head_dim, v + h * c.head_dim);
+    }
+}
+
+void Decoder::attend(const Batch& batch, int64_t index, const Span& span, int64_t kv_head) {
+    const DecoderConfig& c = config();
+    const int64_t heads = c.num_heads / c.num_kv_heads, rows = span.num_tokens * heads, width = cache_.padded_head_dim();
+    thread_local std::vector<float> queries, out, scratch;
+    thread_local std::vector<int64_t> visible;
+    thread_local std::vector<PageView> pages;
+    queries.assign(rows * width, 0.0f);
+    out.resize(rows * width);
+    scratch.resize(rows * (kPageTokens + 3));
+    visible.resize(rows);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
+        const float* q = q_.data() + t * padded_rows_of(*weights_.layers[index].q) + head * c.head_dim;
+        for (int64_t d = 0; d < c.head_dim; ++d) queries[r * width + d] = q[d] * scale;
+        visible[r] = tokens_[t].position + 1;
+    }
+    const Token& first = tokens_[span.first_token];
+    const int64_t num_pages = ceil_div(visible[rows - 1], kPageTokens);
+    pages.resize(num_pages);
+    for (int64_t p = 0; p < num_pages; ++p) pages[p] = cache_.view(index, batch.pages[first.sequence * batch.pages_stride + p], kv_head);
+    kernels().attention({queries.data(), visible.data(), rows, width, pages.data(), out.data(), scratch.data()});
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
+        std::memcpy(attention_.data() + t * q_size_ + head * c.head_dim, out.data() + r * width, c.head_dim * sizeof(float));
+    }
+}
+
+void Decoder::attention_block(const Batch& batch, int64_t index) {
+    const DecoderConfig& c = config();
+    const LayerWeights& layer = weights_.layers[index];
+    const KernelTable& table = kernels();
+    const auto tokens = static_cast<int64_t>(tokens_.size());
+    fill(tokens, {layer.q.get(), layer.k.get(), layer.v.get()}, Precision::int8, [&](int64_t t, float* scratch) {
+        table.rms_norm(x_.data() + t * c.hidden_size, layer.input_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
+        return scratch;
+    });
+    multiply(pool_, activations_, {{layer.q.get(), q_.data(), padded_rows_of(*layer.q)}, {layer.k.get(), k_.data(), padded_rows_of(*layer.k)},
+                                   {layer.v.get(), v_.data(), padded_rows_of(*layer.v)}});
+    constexpr int64_t kTokensPerChunk = 4;
+    pool_.run(ceil_div(tokens, kTokensPerChunk), [&](int64_t chunk, int) {
+        for (int64_t t = chunk * kTokensPerChunk; t < std::min(tokens, (chunk + 1) * kTokensPerChunk); ++t) rotate_and_store(batch, index, t);
+    });
+    pool_.run(static_cast<int64_t>(spans_.size()) * c.num_kv_heads,
+              [&](int64_t chunk, int) { attend(batch, index, spans_[chunk / c.num_kv_heads], chunk % c.num_kv_heads); });
+    fill(tokens, {layer.o.get()}, Precision::int8, [&](int64_t t, float* scratch) -> const float* {
+        const float* row = attention_.data() + t * q_size_;
+        if (layer.attn_sub_norm.empty()) return row;
+        table.rms_norm(row, layer.attn_sub_norm.data(), q_size_, c.rms_norm_eps, scratch);
+        return scratch;
+    });
+    multiply(pool_, activations_, {{layer.o.get(), sum_.data(), padded_rows_of(*layer.o)}});
+}
+
+void Decoder::mlp_block(int64_t index) {
+    const DecoderConfig& c = config();
+    const LayerWeights& layer = weights_.layers[index];
+    const KernelTable& table = kernels();
+    const auto tokens = static_cast<int64_t>(tokens_.size());
+    const int64_t sum_stride = padded_rows_of(*layer.o), gate_stride = padded_rows_of(*layer.gate);
+    fill(tokens, {layer.gate.get(), layer.up.get()}, Precision::int8, [&](int64_t t, float* scratch) {
+        float* x = x_.data() + t * c.hidden_size;
+        table.add(x, sum_.data() + t * sum_stride, c.hidden_size);
+        table.rms_norm(x, layer.post_attention_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
+        return scratch;
+    });
+    multiply(pool_, activations_, {{layer.gate.get(), gate_.data(), gate_stride}, {layer.up.get(), up_.data(), gate_stride}});
+    fill(tokens, {layer.down.get()}, Precision::int8, [&](int64_t t, float* scratch) -> const float* {
+        (c.squared_relu ? table.relu2_gate : table.silu_gate)(gate_.data() + t * gate_stride, up_.data() + t * gate_stride, c.intermediate_size, scratch);
+        if (!layer.ffn_sub_norm.empty()) table.rms_norm(scratch, layer.ffn_sub_norm.data(), c.intermediate_size, c.rms_norm_eps, scratch);
+        return scratch;
+    });
+    multiply(pool_, activations_, {{layer.down.get(), sum_.data(), sum_stride}});
+    pool_.run(ceil_div(tokens, 64), [&](int64_t chunk, int) {
+        for (int64_t t = chunk * 64; t < std::min(tokens, (chunk + 1) * 64); ++t) table.add(x_.data() + t * c.hidden_size, sum_.data() + t * sum_stride, c.hidden_size);
+    });
+}
+
+void Decoder::head(const Batch& batch, float* logits) {
+    const DecoderConfig& c = config();
+    const Matrix& matrix = *weights_.head;
+    const int64_t stride = padded_rows_of(matrix);
+    if (batch.num_outputs == 0) return;
+    fill(batch.num_outputs, {&matrix}, Precision::wide, [&](int64_t i, float* scratch) {
+        kernels().rms_norm(x_.data() + batch.outputs[i] * c.hidden_size, weights_.final_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
+        return scratch;
+    });
+    logits_.resize(activations_.padded_rows() * stride);
+    multiply(pool_, activations_, {{&matrix, logits_.data(), stride}});
+    pool_.run(batch.num_outputs, [&](int64_t i, int) {
+        float* row = logits + i * c.vocab_size;
+        std::memcpy(row, logits_.data() + 2 * i * stride, c.vocab_size * sizeof(float));
+        kernels().add(row, logits_.data() + (2 * i + 1) * stride, c.vocab_size);
+    });
+}
+
+void Decoder::forward(const Batch& batch, float* logits) {
+    check(batch);
+    lay_out(batch);
+    embed();
+    for (int64_t layer = 0; layer < config().num_layers; ++layer) {
+        attention_block(batch, layer);
+        mlp_block(layer);
+    }
+    head(batch, logits);
+}
+
+}  // namespace tk

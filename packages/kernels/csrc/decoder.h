@@ -1,0 +1,97 @@
+// A decoder-only transformer on packed matrices: Llama, Qwen 2/3 (biases, QK-norm) and BitNet (SubLN).
+//
+// One call runs several sequences, each with some new tokens: a prompt's chunk or one generated token. Per layer:
+//   x -> RMSNorm -> int8 -> q, k, v -> (bias, QK-norm) RoPE -> cache -> attention -> (SubLN) -> int8 -> o -> + x
+//   x -> RMSNorm -> int8 -> gate, up -> act(gate) * up -> (SubLN) -> int8 -> down -> + x
+// Then the final norm and, for the rows that are asked for, the head in 16-bit activations.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kv_cache.h"
+#include "linear.h"
+
+namespace tk {
+
+struct DecoderConfig {
+    int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size, context_tokens;
+    float rms_norm_eps;
+    bool squared_relu;  // else SiLU
+    std::vector<float> rope_inverse_frequencies;  // [head_dim / 2]
+};
+
+using Vector = std::vector<float>;
+using MatrixPtr = std::shared_ptr<const Matrix>;
+
+struct LayerWeights {
+    Vector input_norm, post_attention_norm;
+    MatrixPtr q, k, v, o, gate, up, down;
+    // empty where the model has none
+    Vector q_bias, k_bias, v_bias, q_norm, k_norm, attn_sub_norm, ffn_sub_norm;
+};
+
+struct ModelWeights {
+    DecoderConfig config;
+    MatrixPtr embedding, head;
+    Vector final_norm;
+    std::vector<LayerWeights> layers;
+};
+
+// New tokens of several sequences (see Decoder.forward in Python).
+struct Batch {
+    const int32_t* tokens;    // [num_tokens]
+    const int32_t* starts;    // [num_sequences + 1]
+    const int32_t* contexts;  // [num_sequences]
+    const int32_t* pages;     // [num_sequences][pages_stride]
+    const int32_t* outputs;   // [num_outputs]
+    int64_t num_tokens, num_sequences, pages_stride, num_outputs;
+};
+
+class Decoder {
+public:
+    // Raises std::invalid_argument where shapes do not fit the configuration.
+    Decoder(ModelWeights weights, int64_t num_pages, CacheType cache_type, int num_threads);
+
+    // logits: [num_outputs][vocab_size]. Raises std::invalid_argument on ids, positions or pages out of range; then
+    // nothing was computed.
+    void forward(const Batch& batch, float* logits);
+
+    const DecoderConfig& config() const { return weights_.config; }
+    const KvCache& cache() const { return cache_; }
+    Pool& pool() { return pool_; }
+
+private:
+    struct Token {
+        int32_t id;
+        int64_t sequence, position;
+    };
+    // Query rows that one attention job takes: some tokens of one sequence, all heads of one key/value head.
+    struct Span {
+        int64_t first_token, num_tokens;
+    };
+
+    void check(const Batch& batch) const;
+    void lay_out(const Batch& batch);
+    void embed();
+    void attention_block(const Batch& batch, int64_t layer);
+    void mlp_block(int64_t layer);
+    void rotate_and_store(const Batch& batch, int64_t layer, int64_t token);
+    void attend(const Batch& batch, int64_t layer, const Span& span, int64_t kv_head);
+    void head(const Batch& batch, float* logits);
+    template <typename Fill>
+    void fill(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision, const Fill& row);
+
+    ModelWeights weights_;
+    KvCache cache_;
+    Pool pool_;
+    Activations activations_;
+    std::vector<Token> tokens_;
+    std::vector<Span> spans_;
+    int64_t q_size_, kv_size_;
+    // [tokens][...], rows padded to what products write
+    Buffer<float> x_, q_, k_, v_, attention_, sum_, gate_, up_, logits_, cos_, sin_;
+};
+
+}  // namespace tk

@@ -1,0 +1,244 @@
+// Norms, rotary embedding, gates, quantization of activations and attention in float32, on short vectors (vec.h).
+// Each result depends on its own inputs alone, in a fixed order: batching changes nothing, to the bit.
+
+#include <cmath>
+#include <limits>
+
+#include "attention.h"
+#include "kernels.h"
+#include "vec.h"
+
+namespace tk {
+namespace {
+
+// Applies vector(i) to whole vectors and one(i) to the rest.
+template <typename Whole, typename One>
+inline void over(int64_t size, const Whole& vector, const One& one) {
+    int64_t i = 0;
+    for (; i + kWidth <= size; i += kWidth) vector(i);
+    for (; i < size; ++i) one(i);
+}
+
+float max_abs(const float* x, int64_t size) {
+    Vec most{};
+    float rest = 0;
+    over(size, [&](int64_t i) { most = max(most, abs(load(x + i))); }, [&](int64_t i) { rest = std::fmax(rest, std::fabs(x[i])); });
+    return std::fmax(largest(most), rest);
+}
+
+// codes[step * tokens] of one token from integers in [-128, 127] given by code(i), and the sums of 16.
+template <typename Code>
+inline void write_codes(int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16, const Code& code) {
+    for (int64_t base = 0; base < padded; base += 16) {
+        alignas(16) int8_t lanes[16];
+        int32_t sum = 0;
+        for (int i = 0; i < 16; ++i) {
+            const int32_t value = base + i < size ? code(base + i) : 0;
+            lanes[i] = static_cast<int8_t>(value);
+            sum += value;
+        }
+        for (int i = 0; i < 4; ++i) std::memcpy(codes + (base / kStep + i) * tokens, lanes + 4 * i, 4);
+        sums16[base / 16] = sum;
+    }
+}
+
+constexpr float kMinScale = 1e-5f;  // bitnet_arch.ternary.MIN_SCALE
+
+float quantize(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16) {
+    const float inverse = 127.0f / std::fmax(max_abs(x, size), kMinScale);
+    // round_even needs no clip: |x * inverse| <= 127 up to one rounding
+    alignas(64) int32_t block[64];
+    int64_t base = -64;
+    write_codes(size, padded, codes, tokens, sums16, [&](int64_t i) {
+        if (i >= base + 64) {
+            base = i;
+            for (int64_t j = 0; j < 64 && i + j < size; j += kWidth) {
+                float rest[kWidth] = {};
+                if (i + j + kWidth > size) std::memcpy(rest, x + i + j, (size - i - j) * sizeof(float));
+                const VecInt codes_of = to_int(round_even(load(i + j + kWidth > size ? rest : x + i + j) * inverse));
+                std::memcpy(block + j, &codes_of, sizeof codes_of);
+            }
+        }
+        return block[i - base];
+    });
+    return inverse;
+}
+
+float quantize_wide(const float* x, int64_t size, int64_t padded, uint32_t* high, uint32_t* low, int64_t tokens, int32_t* high_sums16,
+                    int32_t* low_sums16) {
+    constexpr float kLargest = 127 * 256;
+    const float most = std::fmax(max_abs(x, size), kMinScale), inverse = kLargest / most;
+    const auto wide = [&](int64_t i) { return static_cast<int32_t>(std::nearbyint(x[i] * inverse)); };
+    const auto high_of = [](int32_t value) { return (value + 128) >> 8; };
+    write_codes(size, padded, high, tokens, high_sums16, [&](int64_t i) { return high_of(wide(i)); });
+    write_codes(size, padded, low, tokens, low_sums16, [&](int64_t i) { return wide(i) - 256 * high_of(wide(i)); });
+    return most / kLargest;
+}
+
+void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* out) {
+    Vec squares{};
+    float rest = 0;
+    over(size, [&](int64_t i) { squares = fma(load(x + i), load(x + i), squares); }, [&](int64_t i) { rest += x[i] * x[i]; });
+    const float factor = 1.0f / std::sqrt((sum(squares) + rest) / static_cast<float>(size) + eps);
+    over(size, [&](int64_t i) { store(out + i, load(weight + i) * (load(x + i) * factor)); }, [&](int64_t i) { out[i] = weight[i] * (x[i] * factor); });
+}
+
+void rope(float* head, const float* cos, const float* sin, int64_t size) {
+    const int64_t half = size / 2;
+    const auto one = [&](int64_t i) {
+        const float a = head[i], b = head[half + i];
+        head[i] = a * cos[i] - b * sin[i];
+        head[half + i] = b * cos[i] + a * sin[i];
+    };
+    over(half,
+         [&](int64_t i) {
+             const Vec a = load(head + i), b = load(head + half + i), c = load(cos + i), s = load(sin + i);
+             store(head + i, a * c - b * s);
+             store(head + half + i, b * c + a * s);
+         },
+         one);
+}
+
+template <typename Activation>
+inline void gated(const float* gate, const float* up, int64_t size, float* out, const Activation& activation) {
+    over(size, [&](int64_t i) { store(out + i, activation(load(gate + i)) * load(up + i)); },
+         [&](int64_t i) { out[i] = activation(splat(gate[i]))[0] * up[i]; });
+}
+void silu_gate(const float* gate, const float* up, int64_t size, float* out) {
+    gated(gate, up, size, out, [](Vec x) { return x / (1.0f + exp(-x)); });
+}
+void relu2_gate(const float* gate, const float* up, int64_t size, float* out) {
+    gated(gate, up, size, out, [](Vec x) { return max(x, Vec{}) * max(x, Vec{}); });
+}
+
+void add(float* x, const float* y, int64_t size) {
+    over(size, [&](int64_t i) { store(x + i, load(x + i) + load(y + i)); }, [&](int64_t i) { x[i] += y[i]; });
+}
+
+// How a cache stores one number.
+struct HalfCache {
+    using Element = uint16_t;
+    static Vec read(const Element* x) { return load_half(x); }
+};
+struct Int8Cache {
+    using Element = int8_t;
+    static Vec read(const Element* x) {
+#if defined(__AVX512F__)
+        return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+#elif defined(__AVX2__)
+        return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
+#else
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v[i] = x[i];
+        return v;
+#endif
+    }
+};
+
+constexpr int kKeyVecs = kPageTokens / kWidth;
+
+// scores[R][32] = queries . keys
+template <typename Cache, int R>
+void page_scores(const AttentionJob& job, int64_t row, const PageView& page, float* scores, int64_t stride) {
+    const auto* keys = static_cast<const typename Cache::Element*>(page.keys);
+    Vec sums[R][kKeyVecs] = {};
+    for (int64_t d = 0; d < job.head_dim; ++d) {
+        Vec key[kKeyVecs];
+        for (int v = 0; v < kKeyVecs; ++v) key[v] = Cache::read(keys + d * kPageTokens + v * kWidth);
+        for (int r = 0; r < R; ++r) {
+            const Vec query = splat(job.queries[(row + r) * job.head_dim + d]);
+            for (int v = 0; v < kKeyVecs; ++v) sums[r][v] = fma(query, key[v], sums[r][v]);
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < kKeyVecs; ++v) {
+            Vec score = sums[r][v];
+            if (page.key_scales) score *= load(page.key_scales + v * kWidth);
+            store(scores + r * stride + v * kWidth, score);
+        }
+}
+
+// out[R][head_dim] = out * decay + probabilities . values, for the first `tokens` tokens of the page
+template <typename Cache, int R>
+void page_values(const AttentionJob& job, int64_t row, const PageView& page, int64_t tokens, const float* probabilities, int64_t stride) {
+    const auto* values = static_cast<const typename Cache::Element*>(page.values);
+    constexpr int kVecs = 16 / kWidth > 1 ? 16 / kWidth : 1;
+    for (int64_t d = 0; d < job.head_dim; d += kVecs * kWidth) {
+        Vec sums[R][kVecs];
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < kVecs; ++v)
+                sums[r][v] = load(job.out + (row + r) * job.head_dim + d + v * kWidth) * probabilities[r * stride + kPageTokens];
+        for (int64_t t = 0; t < tokens; ++t) {
+            Vec value[kVecs];
+            for (int v = 0; v < kVecs; ++v) value[v] = Cache::read(values + t * job.head_dim + d + v * kWidth);
+            for (int r = 0; r < R; ++r) {
+                const Vec probability = splat(probabilities[r * stride + t]);
+                for (int v = 0; v < kVecs; ++v) sums[r][v] = fma(probability, value[v], sums[r][v]);
+            }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < kVecs; ++v) store(job.out + (row + r) * job.head_dim + d + v * kWidth, sums[r][v]);
+    }
+}
+
+// Calls body(Int<R>, row) for tiles of 8, 4, 2 and 1 rows.
+template <typename Body>
+inline void over_rows(int64_t rows, const Body& body) {
+    int64_t row = 0;
+    for (; row + 8 <= rows; row += 8) body(std::integral_constant<int, 8>{}, row);
+    if (row + 4 <= rows) body(std::integral_constant<int, 4>{}, row), row += 4;
+    if (row + 2 <= rows) body(std::integral_constant<int, 2>{}, row), row += 2;
+    if (row < rows) body(std::integral_constant<int, 1>{}, row);
+}
+
+// Softmax with a running maximum (Dao et al. 2022, FlashAttention, algorithm 1), page by page.
+template <typename Cache>
+void attend(const AttentionJob& job) {
+    // Of each row: 32 probabilities of the page, the decay of what was summed before, the maximum so far, the sum so far.
+    constexpr int64_t kStride = kPageTokens + 3;
+    float* state = job.scratch;
+    int64_t longest = 0;
+    for (int64_t r = 0; r < job.rows; ++r) {
+        longest = std::max(longest, job.visible[r]);
+        state[r * kStride + kPageTokens + 1] = -std::numeric_limits<float>::infinity();
+        state[r * kStride + kPageTokens + 2] = 0;
+    }
+    std::memset(job.out, 0, job.rows * job.head_dim * sizeof(float));
+    for (int64_t first = 0; first < longest; first += kPageTokens) {
+        const PageView& page = job.pages[first / kPageTokens];
+        over_rows(job.rows, [&](auto R, int64_t row) { page_scores<Cache, R.value>(job, row, page, state + row * kStride, kStride); });
+        for (int64_t r = 0; r < job.rows; ++r) {
+            float* of_row = state + r * kStride;
+            const int64_t seen = std::min(kPageTokens, job.visible[r] - first);
+            float most = of_row[kPageTokens + 1];
+            for (int64_t t = 0; t < seen; ++t) most = of_row[t] > most ? of_row[t] : most;
+            of_row[kPageTokens] = exp(splat(of_row[kPageTokens + 1] - most))[0];
+            if (first == 0) of_row[kPageTokens] = 0;
+            of_row[kPageTokens + 1] = most;
+            Vec total{};
+            for (int v = 0; v < kKeyVecs; ++v) {
+                Vec p = exp(load(of_row + v * kWidth) - most);
+                for (int i = 0; i < kWidth; ++i)
+                    if (v * kWidth + i >= seen) p[i] = 0;
+                total += p;
+                if (page.value_scales) store(of_row + v * kWidth, p * load(page.value_scales + v * kWidth));
+                else store(of_row + v * kWidth, p);
+            }
+            of_row[kPageTokens + 2] = of_row[kPageTokens + 2] * of_row[kPageTokens] + sum(total);
+        }
+        const int64_t tokens = std::min(kPageTokens, longest - first);
+        over_rows(job.rows, [&](auto R, int64_t row) { page_values<Cache, R.value>(job, row, page, tokens, state + row * kStride, kStride); });
+    }
+    for (int64_t r = 0; r < job.rows; ++r) {
+        const float inverse = 1.0f / state[r * kStride + kPageTokens + 2];
+        for (int64_t d = 0; d < job.head_dim; d += kWidth) store(job.out + r * job.head_dim + d, load(job.out + r * job.head_dim + d) * inverse);
+    }
+}
+
+void attention(const AttentionJob& job) {
+    if (job.pages[0].key_scales) attend<Int8Cache>(job);
+    else attend<HalfCache>(job);
+}
+
+}  // namespace
+}  // namespace tk

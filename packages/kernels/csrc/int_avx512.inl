@@ -1,0 +1,350 @@
+// Integer matrix products with AVX-512 VNNI. Included by isa_avx512.cpp and isa_avx512_vbmi.cpp.
+//
+// One vector holds 16 rows x 4 inputs of unsigned codes (code + offset); vpdpbusd multiplies it with 4 broadcast int8
+// inputs of a token. Accumulators begin at -offset * sum of the inputs, which takes the offset out again.
+// R blocks of rows x M tokens stay in registers; each vector of weights is unpacked once for the M tokens.
+//
+// For groups, the int32 sums of a group are multiplied with its scales into float accumulators, groups in order, so
+// that a result does not depend on M or R.
+
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace tk {
+namespace {
+
+template <int N>
+struct Int {
+    static constexpr int value = N;
+};
+
+// Calls body(Int<0>), ..., body(Int<N-1>): loops whose index must be a constant, to keep arrays in registers.
+template <int N, typename Body>
+TK_INLINE void unrolled(const Body& body) {
+    if constexpr (N > 0) {
+        unrolled<N - 1>(body);
+        body(Int<N - 1>{});
+    }
+}
+
+TK_INLINE __m512i broadcast(const uint32_t* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
+
+// Unpackers: steps(unit, use) calls use(step within unit, weights) for the steps of one unit of one block.
+struct UnpackT2 {
+    static constexpr Format format = Format::t2;
+    static constexpr int steps = 4;
+    template <int Step>
+    TK_INLINE static __m512i vector(const uint8_t* unit) {
+        const __m512i raw = _mm512_load_si512(unit);
+        return _mm512_and_si512(Step ? _mm512_srli_epi16(raw, 2 * Step) : raw, _mm512_set1_epi8(3));
+    }
+};
+struct UnpackQ4 {
+    static constexpr Format format = Format::q4;
+    static constexpr int steps = 2;
+    template <int Step>
+    TK_INLINE static __m512i vector(const uint8_t* unit) {
+        const __m512i raw = _mm512_load_si512(unit);
+        return _mm512_and_si512(Step ? _mm512_srli_epi16(raw, 4) : raw, _mm512_set1_epi8(15));
+    }
+};
+struct UnpackQ6 {
+    static constexpr Format format = Format::q6;
+    static constexpr int steps = 4;
+    template <int Step>
+    TK_INLINE static __m512i vector(const uint8_t* unit) {
+        const __m512i low = _mm512_load_si512(unit + Step / 2 * 64), high = _mm512_load_si512(unit + 128);
+        const __m512i bits = Step == 0   ? _mm512_slli_epi16(high, 4)
+                             : Step == 1 ? _mm512_slli_epi16(high, 2)
+                             : Step == 2 ? high
+                                         : _mm512_srli_epi16(high, 2);
+        return _mm512_or_si512(_mm512_and_si512(Step % 2 ? _mm512_srli_epi16(low, 4) : low, _mm512_set1_epi8(15)),
+                               _mm512_and_si512(bits, _mm512_set1_epi8(48)));
+    }
+};
+struct UnpackQ8 {
+    static constexpr Format format = Format::q8;
+    static constexpr int steps = 1;
+    template <int Step>
+    TK_INLINE static __m512i vector(const uint8_t* unit) {
+        return _mm512_load_si512(unit);
+    }
+};
+
+template <int R, int M>
+struct Accumulators {
+    __m512i of[R][M];
+
+    TK_INLINE void begin(const int32_t* sums, int offset) {
+        unrolled<M>([&](auto m) TK_INLINED {
+            const __m512i start = _mm512_set1_epi32(-offset * sums[m.value]);
+            unrolled<R>([&](auto r) TK_INLINED { of[r.value][m.value] = start; });
+        });
+    }
+
+    TK_INLINE void dot(const __m512i (&weights)[R], const uint32_t* x) {
+        unrolled<M>([&](auto m) TK_INLINED {
+            const __m512i inputs = broadcast(x + m.value);
+            unrolled<R>([&](auto r) TK_INLINED { of[r.value][m.value] = _mm512_dpbusd_epi32(of[r.value][m.value], weights[r.value], inputs); });
+        });
+    }
+};
+
+template <int R, int M>
+struct Output {
+    const Matrix& matrix;
+    const Panel& x;
+    int64_t block;
+    float* out;
+    int64_t stride;
+
+    // values: [R][M]; multiplied with the rows' and the tokens' scales.
+    template <typename Value>
+    TK_INLINE void store(const Value& value) const {
+        unrolled<R>([&](auto r) TK_INLINED {
+            const __m512 row_scale = _mm512_load_ps(matrix.row_scales.data() + (block + r.value) * kRowBlock);
+            unrolled<M>([&](auto m) TK_INLINED {
+                const __m512 scaled = _mm512_mul_ps(value(r, m), _mm512_mul_ps(row_scale, _mm512_set1_ps(x.scales[m.value])));
+                _mm512_storeu_ps(out + m.value * stride + (block + r.value) * kRowBlock, scaled);
+            });
+        });
+    }
+};
+
+template <int R>
+struct Blocks {
+    const uint8_t* of[R];
+    TK_INLINE Blocks(const Matrix& matrix, int64_t block) {
+        for (int r = 0; r < R; ++r) of[r] = matrix.data.data() + (block + r) * matrix.block_bytes;
+    }
+};
+
+template <typename Unpack, int R, int M>
+TK_INLINE void accumulate(Accumulators<R, M>& sums, const Blocks<R>& blocks, int64_t offset, const uint32_t* x) {
+    unrolled<Unpack::steps>([&](auto step) TK_INLINED {
+        __m512i weights[R];
+        unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = Unpack::template vector<step.value>(blocks.of[r.value] + offset); });
+        sums.dot(weights, x + step.value * M);
+    });
+}
+
+TK_INLINE __m512 scales_of_group(const Matrix& matrix, int64_t block, int64_t group) {
+    return _mm512_cvtph_ps(_mm256_load_si256(
+        reinterpret_cast<const __m256i*>(matrix.group_scales.data() + (block * matrix.num_groups + group) * kRowBlock)));
+}
+
+template <int R, int M>
+struct GroupSums {
+    __m512 of[R][M];
+
+    TK_INLINE void clear() {
+        unrolled<R>([&](auto r) TK_INLINED { unrolled<M>([&](auto m) TK_INLINED { of[r.value][m.value] = _mm512_setzero_ps(); }); });
+    }
+    TK_INLINE void add(const Accumulators<R, M>& sums, const Matrix& matrix, int64_t block, int64_t group) {
+        unrolled<R>([&](auto r) TK_INLINED {
+            const __m512 scales = scales_of_group(matrix, block + r.value, group);
+            unrolled<M>([&](auto m) TK_INLINED {
+                of[r.value][m.value] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.of[r.value][m.value]), scales, of[r.value][m.value]);
+            });
+        });
+    }
+};
+
+template <typename Unpack, int R, int M>
+void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    const auto& form = info(Unpack::format);
+    const int64_t units = matrix.padded_cols / form.unit_inputs;
+    const Blocks<R> blocks(matrix, block);
+    const Output<R, M> output{matrix, x, block, out, stride};
+    Accumulators<R, M> sums;
+    if (!matrix.group) {
+        sums.begin(x.sums, form.offset);
+        for (int64_t unit = 0; unit < units; ++unit)
+            accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+        output.store([&](auto r, auto m) TK_INLINED { return _mm512_cvtepi32_ps(sums.of[r.value][m.value]); });
+        return;
+    }
+    const int64_t units_per_group = matrix.group / form.unit_inputs;
+    GroupSums<R, M> total;
+    total.clear();
+    for (int64_t group = 0, unit = 0; group < matrix.num_groups; ++group) {
+        sums.begin(x.sums + group * M, form.offset);
+        for (int64_t end = unit + units_per_group; unit < end; ++unit)
+            accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+        total.add(sums, matrix, block, group);
+    }
+    output.store([&](auto r, auto m) TK_INLINED { return total.of[r.value][m.value]; });
+}
+
+// 3 weights in 5 bits: 4 bits from the nibbles, the fifth as a mask. With VBMI one byte permutation gives a plane's
+// weights, without it two 16-entry shuffles under the mask.
+struct T5Codes {
+    __m512i low;
+    __mmask64 high;
+
+    template <int Step>
+    TK_INLINE static T5Codes load(const uint8_t* unit) {
+        const __m512i raw = _mm512_load_si512(unit + Step / 2 * 64);
+        const __m512i low = _mm512_and_si512(Step % 2 ? _mm512_srli_epi16(raw, 4) : raw, _mm512_set1_epi8(15));
+        const __mmask64 high = *reinterpret_cast<const uint64_t*>(unit + 256 + 8 * Step);
+#ifdef __AVX512VBMI__
+        return {_mm512_mask_add_epi8(low, high, low, _mm512_set1_epi8(16)), high};
+#else
+        return {low, high};
+#endif
+    }
+};
+
+struct TritTable {
+    __m512i low, high;  // codes 0..15 and 16..31 (VBMI: low has both, twice)
+
+    TK_INLINE explicit TritTable(int power) {
+        alignas(64) uint8_t table[128];
+        for (int i = 0; i < 64; ++i) {
+#ifdef __AVX512VBMI__
+            table[i] = table[64 + i] = static_cast<uint8_t>(i % 32 / power % 3);
+#else
+            table[i] = static_cast<uint8_t>(i % 16 / power % 3);
+            table[64 + i] = static_cast<uint8_t>((i % 16 + 16) / power % 3);
+#endif
+        }
+        low = _mm512_load_si512(table);
+        high = _mm512_load_si512(table + 64);
+    }
+
+    TK_INLINE __m512i weights(const T5Codes& codes) const {
+#ifdef __AVX512VBMI__
+        return _mm512_permutexvar_epi8(codes.low, low);
+#else
+        return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, codes.low), codes.high, high, codes.low);
+#endif
+    }
+};
+
+struct TritTables {
+    TritTable of[3] = {TritTable(1), TritTable(3), TritTable(9)};
+};
+
+// Accumulates plane `plane` of one unit (8 steps).
+template <int R, int M>
+TK_INLINE void t5_unit_plane(Accumulators<R, M>& sums, const Blocks<R>& blocks, int64_t offset, const TritTable& table,
+                                                         const uint32_t* x) {
+    unrolled<8>([&](auto step) TK_INLINED {
+        __m512i weights[R];
+        unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = table.weights(T5Codes::load<step.value>(blocks.of[r.value] + offset)); });
+        sums.dot(weights, x + step.value * M);
+    });
+}
+
+// Accumulates all planes of one unit into `sums[plane % S]`; plane p multiplies the inputs at x + p * plane_steps * M.
+template <int S, int R, int M>
+TK_INLINE void t5_unit(Accumulators<R, M> (&sums)[S], const Blocks<R>& blocks, int64_t offset,
+                                                   const TritTables& tables, const uint32_t* x, int64_t plane_steps) {
+    unrolled<8>([&](auto step) TK_INLINED {
+        T5Codes codes[R];
+        unrolled<R>([&](auto r) TK_INLINED { codes[r.value] = T5Codes::load<step.value>(blocks.of[r.value] + offset); });
+        unrolled<3>([&](auto plane) TK_INLINED {
+            __m512i weights[R];
+            unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = tables.of[plane.value].weights(codes[r.value]); });
+            sums[plane.value % S].dot(weights, x + (plane.value * plane_steps + step.value) * M);
+        });
+    });
+}
+
+template <int R, int M>
+void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    const TritTables tables;
+    const Blocks<R> blocks(matrix, block);
+    const Output<R, M> output{matrix, x, block, out, stride};
+    if (!matrix.group) {
+        Accumulators<R, M> sums[1];
+        sums[0].begin(x.sums, 1);
+        const int64_t units = matrix.padded_cols / 96;
+        for (int64_t unit = 0; unit < units; ++unit) t5_unit<1>(sums, blocks, unit * 320, tables, x.codes + unit * 24 * M, 8);
+        output.store([&](auto r, auto m) TK_INLINED { return _mm512_cvtepi32_ps(sums[0].of[r.value][m.value]); });
+        return;
+    }
+    const int64_t plane_steps = matrix.group / kStep, units = matrix.group / 32;  // of a super block: 3 groups
+    GroupSums<R, M> total;
+    total.clear();
+    for (int64_t group = 0; group < matrix.num_groups; group += 3) {
+        const int64_t first = group / 3 * units;
+        const uint32_t* inputs = x.codes + group * plane_steps * M;
+        if constexpr (R * M <= 6) {
+            Accumulators<R, M> sums[3];
+            unrolled<3>([&](auto plane) TK_INLINED { sums[plane.value].begin(x.sums + (group + plane.value) * M, 1); });
+            for (int64_t unit = 0; unit < units; ++unit)
+                t5_unit<3>(sums, blocks, (first + unit) * 320, tables, inputs + unit * 8 * M, plane_steps);
+            unrolled<3>([&](auto plane) TK_INLINED { total.add(sums[plane.value], matrix, block, group + plane.value); });
+        } else {
+            unrolled<3>([&](auto plane) TK_INLINED {
+                Accumulators<R, M> sums;
+                sums.begin(x.sums + (group + plane.value) * M, 1);
+                for (int64_t unit = 0; unit < units; ++unit)
+                    t5_unit_plane(sums, blocks, (first + unit) * 320, tables.of[plane.value],
+                                  inputs + (plane.value * plane_steps + unit * 8) * M);
+                total.add(sums, matrix, block, group + plane.value);
+            });
+        }
+    }
+    output.store([&](auto r, auto m) TK_INLINED { return total.of[r.value][m.value]; });
+}
+
+// Blocks of rows per tile: as many as the 32 registers allow.
+constexpr int row_blocks_per_tile(int tokens, bool grouped) {
+    if (grouped) return tokens <= 2 ? 4 : tokens <= 6 ? 2 : 1;
+    return tokens <= 4 ? 4 : 2;
+}
+
+template <typename Tile4, typename Tile2, typename Tile1>
+inline void over_blocks(int64_t first, int64_t last, int per_tile, const Tile4& four, const Tile2& two, const Tile1& one) {
+    int64_t block = first;
+    if (per_tile == 4)
+        for (; block + 4 <= last; block += 4) four(block);
+    if (per_tile >= 2)
+        for (; block + 2 <= last; block += 2) two(block);
+    for (; block < last; ++block) one(block);
+}
+
+template <typename Kernel, int M>
+void matmul_tokens(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    over_blocks(
+        first, last, row_blocks_per_tile(M, matrix.group != 0),
+        [&](int64_t block) {
+            if constexpr (row_blocks_per_tile(M, false) == 4) Kernel::template tile<4, M>(matrix, x, block, out, stride);
+        },
+        [&](int64_t block) { Kernel::template tile<2, M>(matrix, x, block, out, stride); },
+        [&](int64_t block) { Kernel::template tile<1, M>(matrix, x, block, out, stride); });
+}
+
+template <typename Kernel>
+void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    switch (x.tokens) {
+        case 1: return matmul_tokens<Kernel, 1>(matrix, x, first, last, out, stride);
+        case 2: return matmul_tokens<Kernel, 2>(matrix, x, first, last, out, stride);
+        case 3: return matmul_tokens<Kernel, 3>(matrix, x, first, last, out, stride);
+        case 4: return matmul_tokens<Kernel, 4>(matrix, x, first, last, out, stride);
+        case 6: return matmul_tokens<Kernel, 6>(matrix, x, first, last, out, stride);
+        case 8: return matmul_tokens<Kernel, 8>(matrix, x, first, last, out, stride);
+        default: return matmul_tokens<Kernel, 12>(matrix, x, first, last, out, stride);
+    }
+}
+
+template <typename Unpack>
+struct PlainKernel {
+    template <int R, int M>
+    static void tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+        plain_tile<Unpack, R, M>(matrix, x, block, out, stride);
+    }
+};
+
+struct T5Kernel {
+    template <int R, int M>
+    static void tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+        t5_tile<R, M>(matrix, x, block, out, stride);
+    }
+};
+
+}  // namespace
+}  // namespace tk

@@ -1,0 +1,49 @@
+// What an instruction set provides. Every isa_*.cpp fills one table; isa.cpp chooses.
+#pragma once
+
+#include "matrix.h"
+
+namespace tk {
+
+// int8 activations of one tile of tokens, laid out for broadcasting:
+// codes[step * tokens + t] holds inputs 4*step .. 4*step+3 of token t.
+struct Panel {
+    const uint32_t* codes;
+    const int32_t* sums;   // [groups][tokens]: sum of the codes of each scale group (one group: the row)
+    const float* scales;   // [tokens]: the value of a code is code * scale
+    int64_t tokens;        // one of kTileSizes
+};
+constexpr int64_t kTileSizes[] = {1, 2, 3, 4, 6, 8, 12};
+
+// out[t * stride + row] = sum over inputs, for the rows of blocks [first, last); writes whole blocks of 16 rows.
+using MatmulFn = void (*)(const Matrix&, const Panel&, int64_t first, int64_t last, float* out, int64_t stride);
+
+// Quantizes one token: codes[step * tokens] for each step; zero beyond `size`. Returns the inverse scale 127 / max|x|.
+// sums16: [padded / 16] sums of 16 codes each.
+using QuantizeFn = float (*)(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16);
+// As above in 16 bits, as two int8 halves: value = (256 * high + low) * scale. Returns the scale.
+using QuantizeWideFn = float (*)(const float* x, int64_t size, int64_t padded, uint32_t* high, uint32_t* low, int64_t tokens,
+                                 int32_t* high_sums16, int32_t* low_sums16);
+// out = weight * x / sqrt(mean(x^2) + eps); out may be x.
+using RmsNormFn = void (*)(const float* x, const float* weight, int64_t size, float eps, float* out);
+// Rotates halves of one head in place (Hugging Face's convention). cos, sin: [size / 2].
+using RopeFn = void (*)(float* head, const float* cos, const float* sin, int64_t size);
+// out = act(gate) * up; act = SiLU or squared ReLU; out may be gate.
+using GatedFn = void (*)(const float* gate, const float* up, int64_t size, float* out);
+using AddFn = void (*)(float* x, const float* y, int64_t size);  // x += y
+
+struct AttentionJob;  // attention.h
+using AttentionFn = void (*)(const AttentionJob&);
+
+struct KernelTable {
+    MatmulFn matmul[kNumFormats];
+    QuantizeFn quantize;
+    QuantizeWideFn quantize_wide;
+    RmsNormFn rms_norm;
+    RopeFn rope;
+    GatedFn silu_gate, relu2_gate;
+    AddFn add;
+    AttentionFn attention;
+};
+
+}  // namespace tk

@@ -1,0 +1,36 @@
+// Keys and values of all layers in pages of 32 tokens; who owns which page is the scheduler's business.
+#pragma once
+
+#include "attention.h"
+#include "common.h"
+
+namespace tk {
+
+enum class CacheType { f16, int8 };
+
+class KvCache {
+public:
+    KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_t num_pages, CacheType type);
+
+    int64_t num_pages() const { return num_pages_; }
+    int64_t padded_head_dim() const { return head_dim_padded_; }
+    int64_t page_bytes() const;  // of all layers
+
+    // Stores one token's key and value of one head; slot is its place in the page.
+    void store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value);
+    PageView view(int64_t layer, int64_t page, int64_t head) const;
+
+private:
+    uint8_t* data() const { return static_cast<uint8_t*>(data_.data()); }
+    float* scale_data() const { return static_cast<float*>(scales_.data()); }
+    int64_t index(int64_t layer, int64_t page, int64_t head) const { return (layer * num_pages_ + page) * num_heads_ + head; }
+
+    int64_t num_layers_, num_heads_, head_dim_, head_dim_padded_, num_pages_;
+    CacheType type_;
+    int64_t head_bytes_;      // keys or values of one head of one page
+    // Attention multiplies masked tokens by zero, so every byte must be a number from the start.
+    ZeroPages data_;    // [layer][page][head][keys, values]
+    ZeroPages scales_;  // int8: float [layer][page][head][keys, values][32]
+};
+
+}  // namespace tk

@@ -1,0 +1,43 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace tk {
+
+void multiply(Pool& pool, const Activations& x, const std::vector<Product>& products) {
+    // Chunks of whole register tiles; enough of them that a thread which stops costs little.
+    constexpr int64_t kBlocksPerTile = 4, kChunksPerThread = 12;
+    int64_t tiles = 0;
+    for (const auto& product : products) tiles += ceil_div(product.matrix->row_blocks, kBlocksPerTile);
+    const int64_t tiles_per_chunk = ceil_div(tiles, kChunksPerThread * pool.num_threads());
+    const int64_t blocks_per_chunk = tiles_per_chunk * kBlocksPerTile;
+    int64_t num_chunks = 0;
+    for (const auto& product : products) num_chunks += ceil_div(product.matrix->row_blocks, blocks_per_chunk);
+    const KernelTable& table = kernels();
+    pool.run(num_chunks, [&](int64_t chunk, int) {
+        const Product* product = products.data();
+        for (; chunk >= ceil_div(product->matrix->row_blocks, blocks_per_chunk); ++product)
+            chunk -= ceil_div(product->matrix->row_blocks, blocks_per_chunk);
+        const Matrix& matrix = *product->matrix;
+        const int64_t first = chunk * blocks_per_chunk, last = std::min(first + blocks_per_chunk, matrix.row_blocks);
+        for (int64_t tile = 0; tile < x.num_tiles(); ++tile)
+            table.matmul[static_cast<int>(matrix.format)](matrix, x.panel(tile, matrix), first, last,
+                                                          product->out + x.tile_row(tile) * product->stride, product->stride);
+    });
+}
+
+void multiply_floats(Pool& pool, const Matrix& matrix, const float* x, int64_t tokens, Precision precision, float* out) {
+    Activations activations;
+    activations.prepare(tokens, {&matrix}, precision);
+    pool.run(tokens, [&](int64_t t, int) { activations.set(t, x + t * matrix.cols); });
+    const int64_t stride = padded_rows_of(matrix), halves = activations.is_wide() ? 2 : 1;
+    Buffer<float> padded(activations.padded_rows() * stride);
+    multiply(pool, activations, {{&matrix, padded.data(), stride}});
+    for (int64_t t = 0; t < tokens; ++t) {
+        std::memcpy(out + t * matrix.rows, padded.data() + halves * t * stride, matrix.rows * sizeof(float));
+        if (halves == 2) kernels().add(out + t * matrix.rows, padded.data() + (2 * t + 1) * stride, matrix.rows);
+    }
+}
+
+}  // namespace tk

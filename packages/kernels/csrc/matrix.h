@@ -1,0 +1,60 @@
+// Packed weight matrices. The layouts are documented byte by byte in packages/kernels/FORMATS.md.
+#pragma once
+
+#include "common.h"
+
+namespace tk {
+
+enum class Format : int {
+    t2,  // ternary, 2 bits: 4 weights in 8 bits
+    t5,  // ternary, 1.67 bits: 3 weights in 5 bits
+    q4,  // -8..7
+    q6,  // -32..31
+    q8,  // -128..127
+};
+constexpr int kNumFormats = 5;
+
+struct FormatInfo {
+    const char* name;
+    int64_t unit_inputs;  // inputs in one unit of a row block
+    int64_t unit_bytes;   // bytes of one unit: 16 rows x unit_inputs
+    int low, high;        // range of codes
+    int offset;           // what is added to a code to store it unsigned
+};
+const FormatInfo& info(Format format);
+Format parse_format(const std::string& name);
+
+// [rows, cols] codes with scales. Either one float32 scale per row (group == 0) or one float16 scale per `group`
+// inputs of a row, multiplied by a power of two per row that keeps the float16 values in range.
+struct Matrix {
+    Format format = Format::t2;
+    int64_t rows = 0, cols = 0, group = 0;
+    int64_t row_blocks = 0, padded_cols = 0, block_bytes = 0, num_groups = 0;
+    Buffer<uint8_t> data;           // [row_blocks][block_bytes]
+    Buffer<float> row_scales;       // [row_blocks * 16]
+    Buffer<uint16_t> group_scales;  // [row_blocks][num_groups][16], float16
+
+    Matrix(Format format, int64_t rows, int64_t cols, int64_t group);
+    int64_t num_bytes() const;
+
+    // Packs one block of 16 rows. codes: the whole matrix, row-major, checked with check_codes.
+    void pack_block(int64_t block, const int8_t* codes);
+    // codes: int8 [16][padded_cols], rows beyond the matrix are zero.
+    void unpack_block(int64_t block, int8_t* codes) const;
+    // scales: [rows] or [rows, groups of the unpadded columns], float32. Raises on values that float16 cannot hold.
+    void set_scales(const float* scales);
+    float scale(int64_t row, int64_t col_group) const;
+    // One row as floats, [cols].
+    void dequantize_row(int64_t row, float* values) const;
+
+private:
+    int code_at(const uint8_t* block, int64_t row, int64_t col) const;
+};
+
+// Raises std::invalid_argument naming the first code that the matrix's format cannot hold.
+void check_codes(const Matrix& matrix, const int8_t* codes);
+
+float half_to_float(uint16_t half);
+uint16_t float_to_half(float value);  // nearest, ties to even
+
+}  // namespace tk

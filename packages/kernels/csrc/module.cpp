@@ -1,0 +1,220 @@
+// The Python module. Arguments are checked here; threads run without the GIL.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "bindings.h"
+#include "decoder.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tk {
+namespace {
+
+using Codes = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Floats1 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints2 = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// An owned numpy array; data is filled by the caller.
+template <typename T, size_t N>
+std::pair<nb::ndarray<nb::numpy, T>, T*> new_array(const size_t (&shape)[N]) {
+    size_t size = 1;
+    for (const size_t n : shape) size *= n;
+    T* data = new T[size];
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return {nb::ndarray<nb::numpy, T>(data, N, shape, owner), data};
+}
+
+int threads_or_default(int num_threads) {
+    if (num_threads < 0) throw std::invalid_argument("num_threads must be 0 (one per core) or more, got " + std::to_string(num_threads));
+    return num_threads ? num_threads : available_cores();
+}
+
+// Packing and single products share one pool; a decoder has its own.
+class SharedPool {
+public:
+    template <typename Work>
+    static auto use(int num_threads, const Work& work) {
+        static std::mutex mutex;
+        static std::unique_ptr<Pool> pool;
+        const std::lock_guard lock(mutex);
+        if (!pool || pool->num_threads() != num_threads) pool = std::make_unique<Pool>(num_threads);
+        return work(*pool);
+    }
+};
+
+std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& format, int num_threads) {
+    const auto rows = static_cast<int64_t>(codes.shape(0)), cols = static_cast<int64_t>(codes.shape(1));
+    int64_t group = 0;
+    std::vector<float> spread;  // one scale for the tensor becomes one per row
+    const float* values = scales.data();
+    if (scales.ndim() == 0) {
+        spread.assign(rows, *values);
+        values = spread.data();
+    } else if (scales.ndim() > 2 || static_cast<int64_t>(scales.shape(0)) != rows) {
+        throw std::invalid_argument("scales must be a scalar, [rows] or [rows, groups] with " + std::to_string(rows) + " rows");
+    } else if (scales.ndim() == 2) {
+        const auto groups = static_cast<int64_t>(scales.shape(1));
+        if (groups < 1 || cols % groups)
+            throw std::invalid_argument("rows of " + std::to_string(cols) + " inputs do not divide into " + std::to_string(groups) + " groups");
+        group = cols / groups;
+    }
+    nb::gil_scoped_release release;
+    auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group);
+    matrix->set_scales(values);
+    check_codes(*matrix, codes.data());
+    SharedPool::use(threads_or_default(num_threads), [&](Pool& pool) {
+        pool.run(matrix->row_blocks, [&](int64_t block, int) { matrix->pack_block(block, codes.data()); });
+    });
+    return matrix;
+}
+
+nb::tuple unpack(const Matrix& matrix) {
+    const auto rows = static_cast<size_t>(matrix.rows), cols = static_cast<size_t>(matrix.cols);
+    auto [codes, code_data] = new_array<int8_t>({rows, cols});
+    const int64_t groups = matrix.group ? matrix.cols / matrix.group : 1;
+    auto [scales, scale_data] = new_array<float>({rows, static_cast<size_t>(groups)});
+    std::vector<int8_t> block(kRowBlock * matrix.padded_cols);
+    for (int64_t row = 0; row < matrix.rows; ++row) {
+        if (row % kRowBlock == 0) matrix.unpack_block(row / kRowBlock, block.data());
+        std::memcpy(code_data + row * matrix.cols, block.data() + row % kRowBlock * matrix.padded_cols, matrix.cols);
+        for (int64_t g = 0; g < groups; ++g) scale_data[row * groups + g] = matrix.scale(row, g);
+    }
+    return nb::make_tuple(codes, matrix.group ? nb::object(nb::cast(scales)) : nb::cast(scales).attr("reshape")(rows));
+}
+
+nb::ndarray<nb::numpy, float> linear(const Matrix& matrix, Floats2 x, const std::string& precision, int num_threads) {
+    const auto tokens = static_cast<int64_t>(x.shape(0));
+    if (static_cast<int64_t>(x.shape(1)) != matrix.cols)
+        throw std::invalid_argument("x has " + std::to_string(x.shape(1)) + " inputs, the matrix " + std::to_string(matrix.cols));
+    if (precision != "int8" && precision != "wide") throw std::invalid_argument("precision '" + precision + "' is neither int8 nor wide");
+    auto [out, data] = new_array<float>({x.shape(0), static_cast<size_t>(matrix.rows)});
+    if (tokens == 0) return out;
+    nb::gil_scoped_release release;
+    SharedPool::use(threads_or_default(num_threads), [&, data = data](Pool& pool) {
+        multiply_floats(pool, matrix, x.data(), tokens, precision == "wide" ? Precision::wide : Precision::int8, data);
+    });
+    return out;
+}
+
+Vector vector_of(const std::optional<Floats1>& values) {
+    return values ? Vector(values->data(), values->data() + values->size()) : Vector();
+}
+
+class PyDecoder {
+public:
+    PyDecoder(const ModelWeights& weights, int64_t num_pages, const std::string& cache_type, int num_threads)
+        : decoder_(weights, num_pages, parse_cache_type(cache_type), threads_or_default(num_threads)) {}
+
+    nb::ndarray<nb::numpy, float> forward(Ints1 tokens, Ints1 starts, Ints1 contexts, Ints2 pages, Ints1 outputs) {
+        if (starts.size() != contexts.size() + 1 || pages.shape(0) != contexts.size())
+            throw std::invalid_argument("starts must have one value more than contexts, pages one row for each of contexts");
+        const Batch batch{tokens.data(), starts.data(), contexts.data(), pages.data(), outputs.data(),
+                          static_cast<int64_t>(tokens.size()), static_cast<int64_t>(contexts.size()),
+                          static_cast<int64_t>(pages.shape(1)), static_cast<int64_t>(outputs.size())};
+        auto [logits, data] = new_array<float>({outputs.size(), static_cast<size_t>(decoder_.config().vocab_size)});
+        nb::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        decoder_.forward(batch, data);
+        return logits;
+    }
+
+    int64_t num_pages() const { return decoder_.cache().num_pages(); }
+    int64_t page_bytes() const { return decoder_.cache().page_bytes(); }
+    int num_threads() { return decoder_.pool().num_threads(); }
+
+private:
+    static CacheType parse_cache_type(const std::string& name) {
+        if (name == "f16") return CacheType::f16;
+        if (name == "int8") return CacheType::int8;
+        throw std::invalid_argument("unknown cache type '" + name + "'; known: f16, int8");
+    }
+
+    Decoder decoder_;
+    std::mutex mutex_;
+};
+
+nb::dict cpu_info() {
+    nb::dict others;
+    for (const auto& isa : instruction_sets())
+        others[isa.name] = isa.available ? "available" : isa.missing;
+    nb::dict result;
+    result["isa"] = current_isa().name;
+    result["instruction_sets"] = others;
+    result["num_threads"] = available_cores();
+    return result;
+}
+
+}  // namespace
+}  // namespace tk
+
+NB_MODULE(_native, m) {
+    using namespace tk;
+    m.attr("PAGE_TOKENS") = kPageTokens;
+    m.def("info", &cpu_info);
+    m.def("select_isa", &select_isa, "name"_a);
+
+    nb::class_<Matrix>(m, "Matrix")
+        .def_ro("rows", &Matrix::rows)
+        .def_ro("cols", &Matrix::cols)
+        .def_ro("group_size", &Matrix::group)
+        .def_prop_ro("format", [](const Matrix& matrix) { return info(matrix.format).name; })
+        .def_prop_ro("num_bytes", &Matrix::num_bytes)
+        .def("unpack", &unpack)
+        .def("linear", &linear, "x"_a, "precision"_a = "int8", "num_threads"_a = 0)
+        .def("__repr__", [](const Matrix& matrix) {
+            return "Matrix(" + std::string(info(matrix.format).name) + ", " + std::to_string(matrix.rows) + " x " +
+                   std::to_string(matrix.cols) + ", group " + std::to_string(matrix.group) + ")";
+        });
+    m.def("pack", &pack, "codes"_a, "scales"_a, "format"_a, "num_threads"_a = 0);
+
+    nb::class_<DecoderConfig>(m, "DecoderConfig")
+        .def("__init__",
+             [](DecoderConfig* config, int64_t hidden_size, int64_t intermediate_size, int64_t num_layers, int64_t num_heads,
+                int64_t num_kv_heads, int64_t head_dim, int64_t vocab_size, int64_t context_tokens, float rms_norm_eps,
+                bool squared_relu, std::vector<float> rope_inverse_frequencies) {
+                 new (config) DecoderConfig{hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size,
+                                            context_tokens, rms_norm_eps, squared_relu, std::move(rope_inverse_frequencies)};
+             },
+             nb::kw_only(), "hidden_size"_a, "intermediate_size"_a, "num_layers"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "vocab_size"_a,
+             "context_tokens"_a, "rms_norm_eps"_a, "squared_relu"_a, "rope_inverse_frequencies"_a);
+    using Optional = std::optional<Floats1>;
+    nb::class_<LayerWeights>(m, "LayerWeights")
+        .def("__init__",
+             [](LayerWeights* layer, Floats1 input_norm, Floats1 post_attention_norm, std::shared_ptr<Matrix> q, std::shared_ptr<Matrix> k,
+                std::shared_ptr<Matrix> v, std::shared_ptr<Matrix> o, std::shared_ptr<Matrix> gate, std::shared_ptr<Matrix> up,
+                std::shared_ptr<Matrix> down, const Optional& q_bias, const Optional& k_bias, const Optional& v_bias,
+                const Optional& q_norm, const Optional& k_norm, const Optional& attn_sub_norm, const Optional& ffn_sub_norm) {
+                 new (layer) LayerWeights{vector_of(input_norm), vector_of(post_attention_norm), q, k, v, o, gate, up, down,
+                                          vector_of(q_bias), vector_of(k_bias), vector_of(v_bias), vector_of(q_norm), vector_of(k_norm),
+                                          vector_of(attn_sub_norm), vector_of(ffn_sub_norm)};
+             },
+             nb::kw_only(), "input_norm"_a, "post_attention_norm"_a, "q"_a, "k"_a, "v"_a, "o"_a, "gate"_a, "up"_a, "down"_a, "q_bias"_a.none(),
+             "k_bias"_a.none(), "v_bias"_a.none(), "q_norm"_a.none(), "k_norm"_a.none(), "attn_sub_norm"_a.none(),
+             "ffn_sub_norm"_a.none());
+    nb::class_<ModelWeights>(m, "ModelWeights")
+        .def("__init__",
+             [](ModelWeights* weights, const DecoderConfig& config, std::shared_ptr<Matrix> embedding, std::shared_ptr<Matrix> head,
+                Floats1 final_norm, const std::vector<LayerWeights>& layers) {
+                 new (weights) ModelWeights{config, embedding, head, vector_of(final_norm), layers};
+             },
+             "config"_a, "embedding"_a, "head"_a, "final_norm"_a, "layers"_a);
+    nb::class_<PyDecoder>(m, "Decoder")
+        .def(nb::init<const ModelWeights&, int64_t, const std::string&, int>(), "weights"_a, "num_pages"_a, "cache_type"_a, "num_threads"_a)
+        .def("forward", &PyDecoder::forward, "tokens"_a, "starts"_a, "contexts"_a, "pages"_a, "outputs"_a)
+        .def_prop_ro("num_pages", &PyDecoder::num_pages)
+        .def_prop_ro("page_bytes", &PyDecoder::page_bytes)
+        .def_prop_ro("num_threads", &PyDecoder::num_threads);
+    bind_sampler(m);
+}

@@ -1,0 +1,104 @@
+#include "pool.h"
+
+#include <sched.h>
+
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace tk {
+
+namespace {
+
+void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+constexpr auto kSpin = std::chrono::microseconds(200);  // longer than the serial parts of a decoder step
+constexpr int kPollsPerClock = 64;
+
+// Polls until ready() or the time is over; says which.
+template <typename Ready>
+bool spin(const Ready& ready) {
+    const auto end = std::chrono::steady_clock::now() + kSpin;
+    do {
+        for (int i = 0; i < kPollsPerClock; ++i) {
+            if (ready()) return true;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+}
+
+}  // namespace
+
+int available_cores() {
+    cpu_set_t cores;
+    return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+}
+
+Pool::Pool(int num_threads) {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+Pool::~Pool() {
+    stop_ = true;
+    loop_.fetch_add(1);
+    loop_.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+bool Pool::take(uint32_t loop, int thread) {
+    uint64_t next = next_.load(std::memory_order_acquire);
+    while (true) {
+        const auto chunk = static_cast<uint32_t>(next);
+        // num_chunks_ may already belong to a later loop; then the exchange fails, because next_ carries another number.
+        if (next >> 32 != loop || chunk >= num_chunks_.load(std::memory_order_relaxed)) return false;
+        if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
+        call_(context_, chunk, thread);
+        done_.fetch_add(1, std::memory_order_release);
+        return true;
+    }
+}
+
+void Pool::start(int64_t num_chunks, Call call, const void* context) {
+    const uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
+    call_ = call;
+    context_ = context;
+    done_.store(0, std::memory_order_relaxed);
+    // Between these two stores no chunk can be taken: next_ still carries the last loop's number, all of whose chunks
+    // are taken, and a larger number of chunks must not revive it.
+    next_.store(uint64_t{loop} << 32 | 0xffffffffu, std::memory_order_release);
+    num_chunks_.store(static_cast<uint32_t>(num_chunks), std::memory_order_release);
+    next_.store(uint64_t{loop} << 32, std::memory_order_release);
+    loop_.store(loop, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) loop_.notify_all();
+    while (take(loop, 0)) {
+    }
+    const auto finished = [&] { return done_.load(std::memory_order_acquire) == static_cast<uint32_t>(num_chunks); };
+    while (!spin(finished)) sched_yield();  // a worker was stopped within its chunk: give it this core
+}
+
+void Pool::work(int thread) {
+    uint32_t seen = 0;
+    while (true) {
+        const auto changed = [&] { return loop_.load(std::memory_order_acquire) != seen; };
+        if (!spin(changed)) {
+            sleepers_.fetch_add(1, std::memory_order_seq_cst);
+            loop_.wait(seen, std::memory_order_seq_cst);
+            sleepers_.fetch_sub(1, std::memory_order_relaxed);
+        }
+        if (stop_) return;
+        seen = loop_.load(std::memory_order_acquire);
+        while (take(seen, thread)) {
+        }
+    }
+}
+
+}  // namespace tk

@@ -1,0 +1,58 @@
+// Threads that share the chunks of a loop.
+//
+// Whoever is free takes the next chunk; a loop is over when its chunks are done, not when every thread has reported.
+// A worker that the system does not schedule therefore delays nothing, unless it was stopped within a chunk, and
+// chunks are short. Workers spin briefly for the next loop (a decoder step has hundreds of them), then sleep.
+#pragma once
+
+#include <atomic>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include "common.h"
+
+namespace tk {
+
+// Cores that this process may run on.
+int available_cores();
+
+class Pool {
+public:
+    explicit Pool(int num_threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+
+    int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Calls body(chunk, thread) for each chunk in [0, num_chunks); thread < num_threads(). The caller works too.
+    // One loop at a time; body must not throw.
+    template <typename Body>
+    void run(int64_t num_chunks, const Body& body) {
+        if (num_chunks <= 1 || workers_.empty()) {
+            for (int64_t i = 0; i < num_chunks; ++i) body(i, 0);
+            return;
+        }
+        start(num_chunks, [](const void* context, int64_t chunk, int thread) { (*static_cast<const Body*>(context))(chunk, thread); }, &body);
+    }
+
+private:
+    using Call = void (*)(const void*, int64_t, int);
+
+    void start(int64_t num_chunks, Call call, const void* context);
+    bool take(uint32_t loop, int thread);
+    void work(int thread);
+
+    std::vector<std::thread> workers_;
+    Call call_ = nullptr;
+    const void* context_ = nullptr;
+    // The loop's number in the upper half, its next chunk in the lower: a late worker cannot take a chunk of another loop.
+    alignas(64) std::atomic<uint64_t> next_{0};
+    alignas(64) std::atomic<uint32_t> num_chunks_{0};
+    alignas(64) std::atomic<uint32_t> done_{0};
+    alignas(64) std::atomic<uint32_t> loop_{0};
+    std::atomic<int> sleepers_{0};
+    std::atomic<bool> stop_{false};
+};
+
+}  // namespace tk

@@ -1,0 +1,121 @@
+// Short float vectors for the kernels that the compiler can vectorise (GCC/Clang vector extensions). The width is that of
+// the instruction set that the including file is compiled for.
+#pragma once
+
+#include <cstring>
+
+#include "common.h"
+#include "matrix.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace tk {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef int32_t VecInt __attribute__((vector_size(kWidth * 4)));
+
+inline Vec load(const float* x) {
+    Vec v;
+    std::memcpy(&v, x, sizeof v);
+    return v;
+}
+inline void store(float* x, Vec v) { std::memcpy(x, &v, sizeof v); }
+inline Vec splat(float x) { return Vec{} + x; }
+
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+inline Vec select(VecInt mask, Vec a, Vec b) { return mask ? a : b; }
+inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+inline Vec abs(Vec a) { return (Vec)((VecInt)a & 0x7fffffff); }
+
+inline float sum(Vec v) {  // halves onto halves: the same order for every width below the first
+    float lanes[kWidth];
+    store(lanes, v);
+    for (int half = kWidth / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+inline float largest(Vec v) {
+    float lanes[kWidth];
+    store(lanes, v);
+    float result = lanes[0];
+    for (int i = 1; i < kWidth; ++i) result = lanes[i] > result ? lanes[i] : result;
+    return result;
+}
+
+// Nearest integer, ties to even, for |x| < 2^22.
+inline Vec round_even(Vec x) {
+    const Vec magic = splat(12582912.0f);  // 1.5 * 2^23
+    return (x + magic) - magic;
+}
+
+inline VecInt to_int(Vec x) { return __builtin_convertvector(x, VecInt); }
+inline Vec to_float(VecInt x) { return __builtin_convertvector(x, Vec); }
+
+// e^x with a relative error below 2e-7 for -87 <= x <= 88; arguments outside are clamped to that range. 2^n * p(r), |r| <= ln(2) / 2.
+inline Vec exp(Vec x) {
+    x = max(x, splat(-87.0f));
+    x = -max(-x, splat(-88.0f));
+    const Vec n = round_even(x * 1.44269504f);
+    Vec r = fma(n, splat(-0.693359375f), x);
+    r = fma(n, splat(2.12194440e-4f), r);
+    Vec p = splat(1.0f / 5040);
+    p = fma(p, r, splat(1.0f / 720));
+    p = fma(p, r, splat(1.0f / 120));
+    p = fma(p, r, splat(1.0f / 24));
+    p = fma(p, r, splat(1.0f / 6));
+    p = fma(p, r, splat(0.5f));
+    p = fma(p, r, splat(1.0f));
+    p = fma(p, r, splat(1.0f));
+    return p * (Vec)((to_int(n) + 127) << 23);
+}
+
+inline Vec load_half(const uint16_t* x) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+#elif defined(__F16C__)
+    return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#elif defined(__aarch64__)
+    return (Vec)vcvt_f32_f16(vld1_f16(reinterpret_cast<const __fp16*>(x)));
+#else
+    return Vec{half_to_float(x[0]), half_to_float(x[1]), half_to_float(x[2]), half_to_float(x[3])};
+#endif
+}
+
+inline void store_half(uint16_t* x, Vec v) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(x), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    vst1_f16(reinterpret_cast<__fp16*>(x), vcvt_f16_f32((float32x4_t)v));
+#else
+    for (int i = 0; i < kWidth; ++i) x[i] = float_to_half(v[i]);
+#endif
+}
+
+}  // namespace
+}  // namespace tk

@@ -1,0 +1,75 @@
+"""The C++ module (csrc/module.cpp)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_TOKENS: int
+
+class Matrix:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def group_size(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def unpack(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+    def linear(
+        self, x: NDArray[np.float32], precision: str = "int8", num_threads: int = 0
+    ) -> NDArray[np.float32]: ...
+
+class DecoderConfig:
+    def __init__(self, **values: Any) -> None: ...
+
+class LayerWeights:
+    def __init__(self, **tensors: Any) -> None: ...
+
+class ModelWeights:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        embedding: Any,
+        head: Any,
+        final_norm: NDArray[np.float32],
+        layers: list[LayerWeights],
+    ) -> None: ...
+
+class Decoder:
+    def __init__(self, weights: ModelWeights, num_pages: int, cache_type: str, num_threads: int) -> None: ...
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def num_threads(self) -> int: ...
+    def forward(
+        self,
+        tokens: NDArray[np.int32],
+        starts: NDArray[np.int32],
+        contexts: NDArray[np.int32],
+        pages: NDArray[np.int32],
+        outputs: NDArray[np.int32],
+    ) -> NDArray[np.float32]: ...
+
+def info() -> dict[str, Any]: ...
+def select_isa(name: str) -> None: ...
+def pack(codes: NDArray[np.int8], scales: NDArray[np.float32], format: str, num_threads: int = 0) -> Matrix: ...
+def sample(
+    logits: NDArray[np.float32],
+    temperature: NDArray[np.float32],
+    top_k: NDArray[np.int32],
+    top_p: NDArray[np.float32],
+    min_p: NDArray[np.float32],
+    repetition_penalty: NDArray[np.float32],
+    history: Sequence[NDArray[np.int32]],
+    seeds: NDArray[np.uint64],
+    counters: NDArray[np.uint64],
+    num_logprobs: NDArray[np.int32],
+) -> tuple[NDArray[np.int32], NDArray[np.float32], list[NDArray[np.int32]], list[NDArray[np.float32]]]: ...
+def sample_uniform(seed: int, counter: int) -> float: ...

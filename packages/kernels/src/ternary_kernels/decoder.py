@@ -1,0 +1,97 @@
+"""The decoder: a whole forward pass of a batch of sequences in one call, over a paged key/value cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ternary_kernels import _native
+from ternary_kernels.config import DecoderConfig
+from ternary_kernels.weights import LayerWeights, ModelWeights
+
+CacheType = Literal["f16", "int8"]
+
+
+class Decoder:
+    """Runs a model on several sequences at once.
+
+    Results of a sequence do not depend, to the bit, on what else is in the batch or on how its tokens are
+    divided over calls.
+
+    Args:
+        weights: what `load_model` gives.
+        num_pages: pages of the key/value cache, 32 tokens each; memory is taken as they are used.
+        cache_type: `f16`, or `int8` with a scale per token and head (half the memory).
+        num_threads: 0 for one per core.
+
+    Raises:
+        ValueError: a tensor's shape does not fit the configuration.
+    """
+
+    def __init__(
+        self, weights: ModelWeights, num_pages: int, cache_type: CacheType = "f16", num_threads: int = 0
+    ) -> None:
+        self.config = weights.config
+        self._native = _native.Decoder(_native_weights(weights), num_pages, cache_type, num_threads)
+
+    @property
+    def num_pages(self) -> int:
+        return self._native.num_pages
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in all layers."""
+        return self._native.page_bytes
+
+    @property
+    def num_threads(self) -> int:
+        return self._native.num_threads
+
+    def forward(
+        self,
+        tokens: NDArray[np.int32],
+        starts: NDArray[np.int32],
+        contexts: NDArray[np.int32],
+        pages: NDArray[np.int32],
+        outputs: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        """Adds tokens to sequences and gives the logits that follow some of them.
+
+        Args:
+            tokens: [T] new tokens of all sequences.
+            starts: [S + 1]; sequence s owns tokens[starts[s]:starts[s + 1]], at least one.
+            contexts: [S] tokens of each sequence that are in the cache already.
+            pages: [S, B] cache pages of each sequence: page i holds its tokens 32 i .. 32 i + 31. Entries beyond
+                the last needed page are not read. Sequences may share full pages.
+            outputs: [R] rows of `tokens` whose logits are wanted.
+
+        Returns:
+            float32 [R, vocab].
+
+        Raises:
+            ValueError: an id, position or page out of range; nothing was computed.
+        """
+        return self._native.forward(tokens, starts, contexts, pages, outputs)
+
+
+def _native_weights(weights: ModelWeights) -> _native.ModelWeights:
+    return _native.ModelWeights(
+        config=_native_config(weights.config),
+        embedding=weights.embedding,
+        head=weights.embedding if weights.head is None else weights.head,
+        final_norm=weights.final_norm,
+        layers=[_native_layer(layer) for layer in weights.layers],
+    )
+
+
+def _native_config(config: DecoderConfig) -> _native.DecoderConfig:
+    values = dataclasses.asdict(config)
+    values["squared_relu"] = values.pop("activation") == "relu2"
+    return _native.DecoderConfig(**values)
+
+
+def _native_layer(layer: LayerWeights) -> _native.LayerWeights:
+    return _native.LayerWeights(**{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)})

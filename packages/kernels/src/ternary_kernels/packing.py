@@ -1,0 +1,63 @@
+"""Packed matrices from codes and scales. The byte layouts are in packages/kernels/FORMATS.md."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ternary_kernels import _native
+from ternary_kernels._native import Matrix
+
+TernaryFormat = Literal["auto", "t2", "t5"]
+_GROUP_FORMATS = {4: "q4", 6: "q6", 8: "q8"}
+
+
+def pack_ternary(
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32] | float,
+    format: TernaryFormat = "auto",
+    num_threads: int = 0,
+) -> Matrix:
+    """A ternary matrix.
+
+    Args:
+        codes: int8 [rows, cols] in {-1, 0, 1}.
+        scales: float32 [] or [rows], kept as they are; or [rows, cols / group], group a multiple of 32, kept as
+            float16 times a power of two per row (relative error below 2^-11 for scales of one row that lie
+            within a factor of 2^15).
+        format: `t2` (2 bits) or `t5` (3 weights in 5 bits); `auto` takes t5 where the processor unpacks it at
+            the speed of its memory (AVX-512), else t2.
+        num_threads: 0 for one per core.
+
+    Raises:
+        ValueError: shapes that do not fit, a code out of range, a scale that is not finite.
+    """
+    if format == "auto":
+        format = "t5" if _native.info()["isa"].startswith("avx512") else "t2"
+    return _native.pack(np.ascontiguousarray(codes, np.int8), _float32(scales), format, num_threads)
+
+
+def pack_groups(
+    codes: NDArray[np.int8], scales: NDArray[np.float32], bits: Literal[4, 6, 8], num_threads: int = 0
+) -> Matrix:
+    """A matrix of small integers with a scale per group of inputs: embeddings and heads.
+
+    Args:
+        codes: int8 [rows, cols] in -8..7, -32..31 or -128..127.
+        scales: float32 [rows, cols / group], group a multiple of 16; stored as `pack_ternary` does.
+        bits: 4, 6 or 8.
+        num_threads: 0 for one per core.
+
+    Raises:
+        ValueError: other bits, shapes that do not fit, a code out of range, a scale that is not finite.
+    """
+    if bits not in _GROUP_FORMATS:
+        raise ValueError(f"bits is {bits}; known: {', '.join(map(str, _GROUP_FORMATS))}")
+    return _native.pack(np.ascontiguousarray(codes, np.int8), _float32(scales), _GROUP_FORMATS[bits], num_threads)
+
+
+def _float32(scales: NDArray[np.float32] | float) -> NDArray[np.float32]:
+    array = np.asarray(scales, np.float32)
+    return array if array.ndim == 0 else np.ascontiguousarray(array)
