@@ -1,0 +1,158 @@
+"""Text to tokens and back for the native engine, without torch or transformers.
+
+    load_tokenizer(path)   the tokenizer in a GGUF file or a Hugging Face folder
+    Tokenizer              ids and text, exact bytes of each token, chat template, tokens that end an answer
+    StreamDecoder          text of tokens that come one at a time, incomplete characters held back
+
+Ids equal transformers' for the same files. Text is the UTF-8 of the tokens' bytes, malformed parts
+replaced; transformers' `clean_up_tokenization_spaces` is not imitated, it would falsify what was written.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wrinklefree_inference.native.chat_template import ChatTemplate
+from wrinklefree_inference.native.tokenizer_sources import (
+    TokenizerError,
+    TokenizerSource,
+    read_folder_tokenizer,
+    read_gguf_tokenizer,
+)
+
+__all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
+
+END_OF_TURN = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<end_of_turn>",
+)
+"""Special tokens that end an answer in the models that have them, whether or not the files say so."""
+
+
+class Tokenizer:
+    """A byte-level tokenizer."""
+
+    def __init__(self, source: TokenizerSource):
+        self._backend = source.backend
+        added = source.backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(index for index, token in added.items() if token.special)
+        """Tokens that are no text: left out of what is shown."""
+        ends = (source.backend.token_to_id(name) for name in END_OF_TURN)
+        self.eos_ids = source.eos_ids | {index for index in ends if index in self.special_ids}
+        """Tokens that end an answer."""
+        self.special_tokens: Mapping[str, str] = dict(source.special_tokens)
+        """`bos_token`, `eos_token`, ... as chat templates know them."""
+        self._bytes = _bytes_of_tokens(source, {index: token.content for index, token in added.items()})
+        template = source.chat_template
+        self._chat_template = None if template is None else ChatTemplate(template, source.special_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Highest id and one."""
+        return len(self._bytes)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chat_template is not None
+
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """Ids of a text; names of special tokens in it become those tokens, as in transformers.
+
+        Args:
+            add_special: put the tokens around it that the model expects (bos, eos).
+        """
+        return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of ids, malformed UTF-8 replaced by U+FFFD."""
+        skipped = self.special_ids if skip_special else frozenset[int]()
+        data = b"".join(self.token_bytes(index) for index in ids if index not in skipped)
+        return data.decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Exact bytes of a token; none for an id without token (spare rows of the embedding matrix)."""
+        return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation in the model's template.
+
+        Raises:
+            ValueError: the model has no template, or it refuses the messages.
+        """
+        if self._chat_template is None:
+            raise TokenizerError("the model has no chat template: send plain prompts instead")
+        return self._chat_template.render(messages, add_generation_prompt)
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Ids of a conversation; the template itself writes bos where the model wants it.
+
+        Raises:
+            ValueError: as `render_chat`.
+        """
+        return self.encode(self.render_chat(messages, add_generation_prompt), add_special=False)
+
+
+class StreamDecoder:
+    """Text of tokens that come one at a time.
+
+    The concatenation of everything `push` and `flush` return is `tokenizer.decode` of all the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if skip_special else frozenset[int]()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The characters that this token completes."""
+        if token_id in self._skipped:
+            return ""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """What is left of an incomplete character (U+FFFD); the decoder can be used anew after."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """The tokenizer in a GGUF file or a Hugging Face folder.
+
+    Raises:
+        TokenizerError: it is missing, damaged or not byte-level BPE.
+        GgufError: the GGUF file is damaged (a ValueError, as TokenizerError is).
+        OSError: the file is missing or cannot be read.
+    """
+    path = Path(path)
+    return Tokenizer(read_folder_tokenizer(path) if path.is_dir() else read_gguf_tokenizer(path))
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 upwards."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _bytes_of_tokens(source: TokenizerSource, added: Mapping[int, str]) -> list[bytes]:
+    """By id; an added token is its text."""
+    alphabet = _byte_of_character()
+    vocab = source.backend.get_vocab(with_added_tokens=True)
+    table = [b""] * (max(vocab.values(), default=-1) + 1)
+    for token, index in vocab.items():
+        if index in added or not all(character in alphabet for character in token):
+            table[index] = token.encode()
+        else:
+            table[index] = bytes(map(alphabet.__getitem__, token))
+    return table
