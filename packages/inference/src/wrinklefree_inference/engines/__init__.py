@@ -10,6 +10,7 @@ from wrinklefree_inference.engines.base import Engine
 
 ENGINES = {
     "llamacpp": "wrinklefree_inference.engines.llamacpp:LlamaCppEngine",
+    "native": "wrinklefree_inference.engines.native:SyncNativeEngine",
     "openai": "wrinklefree_inference.engines.openai:OpenAIEngine",
 }
 

@@ -12,9 +12,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import Delta, EngineStats, GenerationRequest
 from wrinklefree_inference.native.scheduler import Limits
@@ -28,7 +30,7 @@ class NativeEngine:
     """An `AsyncEngine`. Make and use it in one event loop; `close` it at the end.
 
     Args:
-        model: Decoder, tokenizer and sampler (`native.model.load_native_model`).
+        model: Decoder, tokenizer and sampler (`native.loading.load_native_model`).
         model_id: Name that clients use; None takes the model's.
     """
 
@@ -43,6 +45,30 @@ class NativeEngine:
         self._unanswered: set[Channel] = set()
         self._answered = asyncio.Event()
         self._worker = Worker(self._core, self._deliver)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        model_id: str | None = None,
+        max_running: int | None = None,
+        max_waiting: int | None = None,
+        max_batch_tokens: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model; None takes the default of `Limits`.
+
+        Args:
+            options: Keywords of `load_native_model`.
+
+        Raises:
+            EngineError: The model cannot be loaded.
+            ValueError: A limit is impossible.
+        """
+        given = {"max_running": max_running, "max_waiting": max_waiting, "max_batch_tokens": max_batch_tokens}
+        limits = Limits(**{name: value for name, value in given.items() if value is not None})
+        return cls(load_native_model(path, **options), limits, model_id)
 
     def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation in the model's chat template."""

@@ -1,0 +1,93 @@
+"""From a file or folder to a `NativeModel`; `ternary_kernels` is imported here, when a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.model import NativeModel
+from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
+
+CacheType = Literal["f16", "int8"]
+
+DEFAULT_CONTEXT_TOKENS = 4096
+DEFAULT_CACHED_CONTEXTS = 4
+
+
+def load_native_model(
+    path: str | Path,
+    *,
+    context_tokens: int | None = None,
+    cache_tokens: int | None = None,
+    cache_gb: float | None = None,
+    cache_type: CacheType = "f16",
+    num_threads: int | None = None,
+) -> NativeModel:
+    """Load a model with its tokenizer and make room for a key-value cache.
+
+    Args:
+        path: GGUF file or Hugging Face folder.
+        context_tokens: Longest prompt and answer together; None takes the model's, at most 4096.
+        cache_tokens: Tokens of all requests together; None takes four contexts. The memory is taken as
+            the cache fills.
+        cache_gb: The same as memory, in 10^9 bytes; not both.
+        num_threads: None takes one per core.
+
+    Raises:
+        EngineError: The file is missing or of a kind that the decoder does not run; the message says why.
+    """
+    try:
+        import ternary_kernels
+        from ternary_kernels.loading import load_model
+    except ImportError as error:
+        raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
+    from wrinklefree_inference.native.tokenizer import StreamDecoder, load_tokenizer
+
+    if not Path(path).exists():
+        raise EngineError(f"there is no file or folder {path}")
+    try:
+        weights = load_model(path)
+        tokenizer = load_tokenizer(path)
+        config = weights.config
+        context = context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
+        if not 1 <= context <= config.context_tokens:
+            raise ValueError(f"context_tokens must be in [1, {config.context_tokens}], got {context}")
+        num_pages = pages_of(config, context, cache_tokens, cache_gb, cache_type)
+        decoder = ternary_kernels.Decoder(weights, num_pages, cache_type, num_threads or 0)
+    except (ValueError, OSError) as error:
+        raise EngineError(f"the native engine cannot run {path}: {error}") from error
+    return NativeModel(
+        name=Path(path).stem if Path(path).is_file() else Path(path).name,
+        runner=decoder,
+        tokenizer=tokenizer,
+        new_decoder=lambda: StreamDecoder(tokenizer),
+        sample=ternary_kernels.sample,
+        context_tokens=context,
+        vocab_size=config.vocab_size,
+    )
+
+
+def pages_of(
+    config: Any, context_tokens: int, cache_tokens: int | None, cache_gb: float | None, cache_type: CacheType
+) -> int:
+    """Pages of the cache that was asked for, one context by default at least.
+
+    Raises:
+        ValueError: Both sizes were given, or the cache holds no page.
+    """
+    if cache_tokens is not None and cache_gb is not None:
+        raise ValueError(f"give cache_tokens ({cache_tokens}) or cache_gb ({cache_gb}), not both")
+    if cache_gb is not None:
+        cache_tokens = int(cache_gb * 1e9 / token_bytes_of(config, cache_type))
+    elif cache_tokens is None:
+        cache_tokens = DEFAULT_CACHED_CONTEXTS * context_tokens
+    if cache_tokens < PAGE_TOKENS:
+        raise ValueError(f"the key-value cache holds {cache_tokens} tokens, it needs at least {PAGE_TOKENS}")
+    return pages_for(cache_tokens)
+
+
+def token_bytes_of(config: Any, cache_type: CacheType) -> int:
+    """Bytes of one token's keys and values in all layers (int8: with a float scale for each head)."""
+    head_bytes = 2 * config.head_dim if cache_type == "f16" else config.head_dim + 4
+    return 2 * config.num_layers * config.num_kv_heads * head_bytes

@@ -1,0 +1,73 @@
+"""Log-probabilities of given tokens, computed between two steps of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wrinklefree_inference.engines.base import TokenScores
+from wrinklefree_inference.native.core import Core, Floats
+from wrinklefree_inference.native.pages import PAGE_TOKENS, extend_digests, pages_for
+
+CHUNK_TOKENS = 128
+"""Tokens of one forward pass: its logits, 4 bytes each, are held at once (66 MB for 128256 of them)."""
+
+
+def score(core: Core, ids: Sequence[int], start: int) -> TokenScores:
+    """Scores of ids[start:], each given all ids before it.
+
+    A beginning that the cache has is not computed again, as far as nothing before `start` - 1 is scored.
+    """
+    tokens = np.asarray(ids[:-1], np.int32)  # the last one is only predicted
+    targets = np.asarray(ids, np.int64)
+    digests: list[bytes] = []
+    extend_digests(digests, tokens)
+    cache = core.scheduler.cache
+    pages = cache.match(digests[: (start - 1) // PAGE_TOKENS])
+    num_cached = len(pages)
+    pages += cache.take(pages_for(len(tokens)) - num_cached)
+    logprobs = np.empty(len(ids) - start)
+    is_greedy = np.empty(len(ids) - start, np.bool_)
+    try:
+        for begin in range(num_cached * PAGE_TOKENS, len(tokens), CHUNK_TOKENS):
+            end = min(begin + CHUNK_TOKENS, len(tokens))
+            first = max(begin, start - 1)
+            logits = _forward(core, tokens, pages, begin, end, min(first, end))
+            if first < end:
+                part = slice(first + 1 - start, end + 1 - start)
+                logprobs[part], is_greedy[part] = log_softmax_at(logits, targets[first + 1 : end + 1])
+        for index in range(num_cached, len(digests)):
+            pages[index] = cache.publish(pages[index], digests[index])
+    finally:
+        cache.release(pages)
+    return TokenScores(logprobs, is_greedy)
+
+
+def _forward(
+    core: Core, tokens: NDArray[np.int32], pages: list[int], begin: int, end: int, first: int
+) -> Floats:
+    """Compute tokens[begin:end] of one sequence; logits of those from `first` on."""
+    return core.runner.forward(
+        tokens[begin:end],
+        np.array([0, end - begin], np.int32),
+        np.array([begin], np.int32),
+        np.array([pages], np.int32),
+        np.arange(first - begin, end - begin, dtype=np.int32),
+    )
+
+
+def log_softmax_at(
+    logits: Floats, targets: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """log_softmax(logits)[targets] with sums in float64, and whether the target is the greatest.
+
+    `logits` is overwritten.
+    """
+    rows = np.arange(len(targets))
+    is_greedy = logits.argmax(1) == targets
+    logits -= logits.max(1, keepdims=True)
+    own = logits[rows, targets].astype(np.float64)
+    np.exp(logits, out=logits)
+    return own - np.log(logits.sum(1, dtype=np.float64)), is_greedy
