@@ -59,6 +59,7 @@ def test_help_imports_nothing_heavy():
         "import sys; from typer.testing import CliRunner; from wrinklefree_inference.cli import app;"
         "assert CliRunner().invoke(app, ['chat', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
+        "assert CliRunner().invoke(app, ['bench', '--help']).exit_code == 0;"
         "heavy = {'torch', 'xllamacpp', 'openai', 'numpy', 'streamlit'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

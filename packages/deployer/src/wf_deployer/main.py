@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from wf_deployer.commands import cancel, chat, eval_, export, logs, quickstart, runs, serve, train
+from wf_deployer.commands import bench, cancel, chat, eval_, export, logs, quickstart, runs, serve, train
 from wf_deployer.errors import CommandError
 
 
@@ -44,3 +44,4 @@ app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.command("eval")(eval_.evaluate)
+app.command("bench")(bench.bench)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from wrinklefree_inference.commands import chat, serve
+from wrinklefree_inference.commands import bench, chat, serve
 
 app = typer.Typer(
     name="wrinklefree_inference",
@@ -15,3 +15,4 @@ app = typer.Typer(
 )
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
+app.command("bench")(bench.bench)

@@ -141,14 +141,16 @@ def load_model(path: Path) -> int:
     return model
 
 
-def new_context(model: int, context_tokens: int, batch_tokens: int, num_threads: int) -> int:
-    """Handle of a context for one sequence (free it with llama_free).
+def new_context(
+    model: int, context_tokens: int, batch_tokens: int, num_threads: int, num_sequences: int = 1
+) -> int:
+    """Handle of a context (free it with llama_free); the sequences share its tokens equally.
 
     Raises:
         EngineError: llama.cpp refused it (its reason is in the message), or its parameter struct
             is not laid out as known here.
     """
-    api, wanted = library(), (context_tokens, batch_tokens, batch_tokens, 1)
+    api, wanted = library(), (context_tokens, batch_tokens, batch_tokens, num_sequences)
     params = api.llama_context_default_params()
     params.words[:4] = wanted  # n_ctx, n_batch, n_ubatch, n_seq_max
     with captured_log() as messages:

@@ -1,0 +1,135 @@
+"""One interface over the engines: feed tokens to some sequences, get the likeliest next token of each."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from wrinklefree_inference.bench.plan import CHUNK_TOKENS, SHORT_PROMPT_TOKENS, Test
+from wrinklefree_inference.errors import EngineError
+
+
+class Runner(Protocol):
+    """A loaded model with room for some sequences."""
+
+    vocab_size: int
+    facts: dict[str, Any]
+
+    def reset(self) -> None:
+        """Forget all sequences."""
+
+    def step(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        """Append int32 tokens[i] to sequence i; the greedy next token of each, int32 [sequences]."""
+
+
+def seconds_of(runner: Runner, test: Test) -> float:
+    """Wall time of one run of a test, on the same random tokens every time."""
+    rng = np.random.default_rng(0)
+    runner.reset()
+    if test.kind == "prompt":
+        prompt = rng.integers(0, runner.vocab_size, test.tokens, np.int32)
+        start = time.perf_counter()
+        for begin in range(0, test.tokens, CHUNK_TOKENS):
+            runner.step([prompt[begin : begin + CHUNK_TOKENS]])
+        return time.perf_counter() - start
+    prompts = rng.integers(0, runner.vocab_size, (test.sequences, SHORT_PROMPT_TOKENS), np.int32)
+    for begin in range(SHORT_PROMPT_TOKENS):
+        following = runner.step(list(prompts[:, begin : begin + 1]))
+    start = time.perf_counter()
+    for _ in range(test.tokens):
+        following = runner.step(list(following[:, None]))
+    return time.perf_counter() - start
+
+
+class NativeRunner:
+    """ternary_kernels: `tk.load_model` and `tk.Decoder.forward`, nothing between."""
+
+    def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
+        import ternary_kernels as tk
+
+        weights = tk.load_model(model)
+        if context_tokens > (most := weights.config.context_tokens):
+            raise ValueError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
+        pages = -(-context_tokens // tk.PAGE_TOKENS)
+        self._decoder = tk.Decoder(weights, num_sequences * pages, num_threads=threads)
+        self._pages = np.arange(num_sequences * pages, dtype=np.int32).reshape(num_sequences, pages)
+        self._contexts = np.zeros(num_sequences, np.int32)
+        self.vocab_size = weights.config.vocab_size
+        self.facts = {"kernels": tk.info()}
+
+    def reset(self) -> None:
+        self._contexts[:] = 0
+
+    def step(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        count = len(tokens)
+        starts = np.cumsum([0] + [len(part) for part in tokens], dtype=np.int32)
+        logits = self._decoder.forward(
+            np.concatenate(tokens), starts, self._contexts[:count], self._pages[:count], starts[1:] - 1
+        )
+        self._contexts[:count] += np.diff(starts)
+        return logits.argmax(axis=-1).astype(np.int32)
+
+
+class LlamaCppRunner:
+    """llama.cpp's own batch calls, through the C interface of xllamacpp."""
+
+    def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
+        from wrinklefree_inference.engines import _llama_api as llama
+        from wrinklefree_inference.engines.gguf_scorer import CONTEXT_GRANULARITY_TOKENS
+        from wrinklefree_inference.gguf_file import check_gguf
+
+        self._llama, self._api = llama, llama.library()
+        self._model = llama.load_model(check_gguf(model))
+        rounded = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
+        room = rounded * num_sequences
+        batch_tokens = min(room, max(CHUNK_TOKENS, num_sequences))
+        self._context = llama.new_context(self._model, room, batch_tokens, threads, num_sequences)
+        self._batch = self._api.llama_batch_ext_init(self._context)
+        self._positions = [0] * num_sequences
+        self.vocab_size: int = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))
+        self.facts: dict[str, Any] = {}
+
+    def reset(self) -> None:
+        memory = self._api.llama_get_memory(self._context)
+        for sequence in range(len(self._positions)):
+            if not self._api.llama_memory_seq_rm(memory, sequence, -1, -1):
+                raise EngineError(f"llama.cpp could not forget sequence {sequence}")
+            self._positions[sequence] = 0
+
+    def step(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        self._api.llama_batch_ext_clear(self._batch)
+        lasts = [self._add(sequence, part) for sequence, part in enumerate(tokens)]
+        with self._llama.captured_log() as messages:
+            status = self._api.llama_process(self._context, self._llama.PROCESS_DECODE, self._batch)
+        if status != 0:
+            raise EngineError(f"llama.cpp could not process a batch (code {status}): {messages}")
+        following = [self._logits(last).argmax() for last in lasts]
+        return np.array(following, np.int32)
+
+    def _add(self, sequence: int, tokens: np.ndarray) -> int:
+        """Puts a sequence's tokens into the batch; the last one's index."""
+        for token in tokens.tolist():
+            index = self._api.llama_batch_ext_add_token(self._batch, sequence, token)
+            position = ctypes.c_int32(self._positions[sequence])
+            self._positions[sequence] += 1
+            assert index >= 0, (sequence, index)
+            assert self._api.llama_batch_ext_set_pos(self._batch, index, ctypes.byref(position))
+            self._api.llama_batch_ext_set_output_logits(self._batch, index, False)
+        assert self._api.llama_batch_ext_set_output_logits(self._batch, index, True)
+        return int(index)
+
+    def _logits(self, index: int) -> np.ndarray:
+        pointer = self._api.llama_get_logits_ith(self._context, index)
+        assert pointer, index
+        return np.ctypeslib.as_array(pointer, (self.vocab_size,))
+
+
+RUNNERS: dict[str, type[NativeRunner] | type[LlamaCppRunner]] = {
+    "native": NativeRunner,
+    "llamacpp": LlamaCppRunner,
+}

@@ -1,0 +1,67 @@
+"""The process of one engine.
+
+    python -m wrinklefree_inference.bench.worker ENGINE MODEL THREADS CONTEXT_TOKENS NUM_SEQUENCES
+
+It answers each line of stdin with one line of JSON on stdout, the loading of the model with one too:
+
+    (start)                                   -> {"load_s": 1.2, "facts": {...}}
+    {"kind": "prompt", "tokens": 128, ...}    -> {"seconds": 0.61}
+    {"memory": true}                          -> {"rss": 830000000, ...}
+
+What a user can mend comes as {"error": "..."}, and the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from wrinklefree_inference.bench.plan import Test
+from wrinklefree_inference.errors import EngineError
+
+_MEMORY_FIELDS = {"VmRSS": "rss", "VmHWM": "peak_rss", "RssAnon": "anonymous", "RssFile": "file"}
+
+
+def memory_bytes(status: str) -> dict[str, int]:
+    """Fields of /proc/self/status in bytes."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)
+    return {_MEMORY_FIELDS[name]: 1024 * int(value) for name, value in found if name in _MEMORY_FIELDS}
+
+
+def reply(**values: Any) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def serve(engine: str, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
+    """Load, then answer until stdin ends."""
+    from wrinklefree_inference.bench.runners import RUNNERS, seconds_of
+
+    start = time.perf_counter()
+    runner = RUNNERS[engine](model, threads, context_tokens, num_sequences)
+    reply(load_s=time.perf_counter() - start, facts=runner.facts)
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "memory" in question:
+            reply(**memory_bytes(Path("/proc/self/status").read_text()))
+        else:
+            reply(seconds=seconds_of(runner, Test(**question)))
+
+
+def main() -> None:
+    engine, model, *numbers = sys.argv[1:]
+    try:
+        serve(engine, Path(model), *(int(number) for number in numbers))
+    except (EngineError, ValueError, OSError) as error:
+        reply(error=str(error))
+    sys.stdout.flush()
+    os._exit(0)  # the engines' own shutdown has nothing to add, and llama.cpp's prints
+
+
+if __name__ == "__main__":
+    main()

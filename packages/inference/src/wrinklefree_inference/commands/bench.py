@@ -1,0 +1,94 @@
+"""`bench`: prompt and generation speed, beside llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wrinklefree_inference.bench.plan import EngineResult, Plan
+
+_ENGINES = ("native", "llamacpp")
+
+
+def bench(
+    model: Annotated[Path, typer.Option(help="GGUF file, or folder of a packed model.")],
+    prompt_tokens: Annotated[int, typer.Option(min=0, help="Length of the prompt; 0 leaves it out.")] = 128,
+    generate_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens that each sequence generates; 0 leaves it out.")
+    ] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each test; the median counts.")] = 5,
+    batch: Annotated[str, typer.Option(help="Parallel sequences, with commas between.")] = "1,16",
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores if not given.")] = None,
+    engine: Annotated[str, typer.Option(help=f"Engine to measure: {' or '.join(_ENGINES)}.")] = "native",
+    compare: Annotated[
+        bool, typer.Option(help="Measure llama.cpp too, in turns, where xllamacpp is installed.")
+    ] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every run there, with hardware and versions.")
+    ] = None,
+) -> None:
+    """Measure prompt and generation speed like llama-bench, side by side with llama.cpp.
+
+    The engines run in processes of their own and take turns. Speeds are those of the engine: no HTTP, no
+    sampling but argmax; with several sequences, the tokens of all of them count. Memory is the resident
+    set of the whole process, Python included.
+
+    Example: python -m wrinklefree_inference bench --model model.gguf --batch 1,16 --json speed.json
+    """
+    import json
+
+    from wrinklefree_inference.bench import report, session
+
+    try:
+        plan = _plan(model, prompt_tokens, generate_tokens, repeats, batch, threads)
+        engines = _engines(engine, compare, model)
+        results = session.run(plan, engines, lambda text: typer.echo(f"  {text}", err=True))
+    except (RuntimeError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    for line in report.table(plan, results):
+        typer.echo(line)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_json(plan, results), indent=2) + "\n")
+    _fail_if_refused(results)
+
+
+def _plan(
+    model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, batch: str, threads: int | None
+) -> Plan:
+    import os
+
+    from wrinklefree_inference.bench.plan import Plan, parse_batches
+
+    if not model.exists():
+        raise ValueError(f"there is no file or folder {model}")
+    num_threads = threads or len(os.sched_getaffinity(0))
+    return Plan(model, prompt_tokens, generate_tokens, repeats, parse_batches(batch), num_threads)
+
+
+def _engines(engine: str, compare: bool, model: Path) -> list[str]:
+    """The engine asked for, and llama.cpp where it is wanted, there, and not the engine itself."""
+    from importlib.util import find_spec
+
+    if engine not in _ENGINES:
+        raise ValueError(f"--engine takes {' or '.join(_ENGINES)}, got {engine!r}")
+    if not compare or engine == "llamacpp":
+        return [engine]
+    if model.is_dir():
+        typer.echo("llama.cpp reads GGUF files only: measuring the native engine alone", err=True)
+        return [engine]
+    if find_spec("xllamacpp") is None:
+        typer.echo("xllamacpp is not installed: measuring the native engine alone", err=True)
+        return [engine]
+    return [engine, "llamacpp"]
+
+
+def _fail_if_refused(results: Sequence[EngineResult]) -> None:
+    """The first engine is what was asked for; the peer may refuse a file."""
+    if results[0].error is not None:
+        raise typer.Exit(1)

@@ -1,0 +1,190 @@
+"""The benchmark: its arithmetic, its processes with llama.cpp, and the native engine where it is built."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from wrinklefree_inference.bench import report, session
+from wrinklefree_inference.bench.plan import EngineResult, Plan, Test, parse_batches
+from wrinklefree_inference.bench.runners import seconds_of
+from wrinklefree_inference.bench.worker import memory_bytes
+from wrinklefree_inference.cli import app
+from wrinklefree_inference.errors import EngineError
+
+run = CliRunner().invoke
+SHORT = "--prompt-tokens 8 --generate-tokens 3 --repeats 2 --batch 1,2 --threads 1"
+PROMPT, GENERATE, PARALLEL = Test("prompt", 8), Test("generate", 3), Test("generate", 3, 2)
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory, workspace_root: Path) -> Path:
+    """Two small BitNet layers of random ternary weights in TQ2_0, which every engine here reads."""
+    path = tmp_path_factory.mktemp("random") / "random.gguf"
+    script = workspace_root / "packages/kernels/benchmarks/random_model.py"
+    subprocess.run([sys.executable, str(script), "random", "--output", str(path)], check=True)
+    return path
+
+
+class CountingRunner:
+    """Records what a test feeds; its next token is one more than the last."""
+
+    vocab_size = 100
+
+    def __init__(self) -> None:
+        self.facts: dict[str, object] = {}
+        self.steps: list[list[int]] = []
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def step(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        self.steps.append([len(part) for part in tokens])
+        return np.array([part[-1] + 1 for part in tokens], np.int32)
+
+
+def test_names_are_those_of_llama_bench():
+    assert [test.name for test in (PROMPT, GENERATE, PARALLEL)] == ["pp8", "tg3", "tg3 x2"]
+
+
+def test_prompts_go_in_chunks():
+    runner = CountingRunner()
+    assert seconds_of(runner, Test("prompt", 1100)) > 0
+    assert runner.steps == [[512], [512], [76]]
+    assert runner.resets == 1
+
+
+def test_sequences_generate_together_after_a_short_prompt():
+    runner = CountingRunner()
+    assert seconds_of(runner, Test("generate", 5, 3)) > 0
+    assert runner.steps == [[1, 1, 1]] * (8 + 5)
+
+
+def test_plan_lists_tests_and_room():
+    plan = Plan(Path("m.gguf"), 128, 64, batches=(1, 16))
+    assert [test.name for test in plan.tests] == ["pp128", "tg64", "tg64 x16"]
+    assert (plan.context_tokens, plan.num_sequences) == (128, 16)
+    assert Plan(Path("m.gguf"), 0, 64).context_tokens == 72
+    assert [test.name for test in Plan(Path("m.gguf"), 128, 0).tests] == ["pp128"]
+    with pytest.raises(ValueError, match="nothing to measure"):
+        Plan(Path("m.gguf"), 0, 0)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", (1,)), ("1, 16", (1, 16)), ("4,4,1", (4, 1))])
+def test_batches(text: str, expected: tuple[int, ...]):
+    assert parse_batches(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "a", "-1", "1;2", "2000"])
+def test_bad_batches(text: str):
+    with pytest.raises(ValueError, match="--batch takes numbers from 1 to 1024"):
+        parse_batches(text)
+
+
+def test_medians_and_ratios():
+    fast = EngineResult("native", runs_s={GENERATE: [0.5, 0.1, 0.2], PARALLEL: [0.2]})
+    slow = EngineResult("llamacpp", runs_s={GENERATE: [0.6, 0.3, 0.6], PARALLEL: [0.4]})
+    assert fast.tokens_per_s(GENERATE) == pytest.approx(3 / 0.2)
+    assert fast.tokens_per_s(PARALLEL) == pytest.approx(6 / 0.2)
+    assert report.ratio(GENERATE, [fast, slow]) == pytest.approx(3)
+    assert report.ratio(GENERATE, [fast]) is None
+    assert fast.tokens_per_s(PROMPT) is None
+
+
+def test_table_shows_speeds_ratio_memory_and_refusals(tmp_path: Path):
+    model = tmp_path / "m.gguf"
+    model.write_bytes(bytes(1_000_000))
+    plan = Plan(model, 0, 3, repeats=2, batches=(1,), threads=2)
+    fast = EngineResult(
+        "native", 0.1, {GENERATE: [0.1, 0.1]}, {"rss": 1_100_000}, {"kernels": {"isa": "avx9"}}
+    )
+    slow = EngineResult("llamacpp", 0.2, {GENERATE: [0.2, 0.2]}, {"rss": 2_000_000})
+    text = "\n".join(report.table(plan, [fast, slow]))
+    for expected in [
+        "m.gguf: 1 MB; 2 threads of",
+        "avx9",
+        "30.0 ± 0.0",
+        "15.0 ± 0.0",
+        "2.00x",
+        "1.10 x file",
+    ]:
+        assert expected in text
+    refused = EngineResult("llamacpp", error="llama.cpp refused m.gguf: because")
+    text = "\n".join(report.table(plan, [fast, refused]))
+    assert "llama.cpp was not measured: llama.cpp refused m.gguf: because" in text
+    assert "ratio" not in text
+
+
+def test_memory_is_read_from_the_status_page():
+    status = (
+        "Name:\tpython\nVmHWM:\t   20 kB\nVmRSS:\t  10 kB\nRssAnon:\t 4 kB\nRssFile:\t 6 kB\nThreads:\t1\n"
+    )
+    assert memory_bytes(status) == {"peak_rss": 20480, "rss": 10240, "anonymous": 4096, "file": 6144}
+
+
+def test_llamacpp_is_measured_in_its_process(random_model: Path, tmp_path: Path):
+    out = tmp_path / "speed.json"
+    result = run(app, f"bench --model {random_model} --engine llamacpp --json {out} {SHORT}")
+    assert result.exit_code == 0, result.output
+    assert "tg3 x2" in result.stdout
+    found = json.loads(out.read_text())
+    tests = found["engines"]["llamacpp"]["tests"]
+    assert list(tests) == ["pp8", "tg3", "tg3 x2"]
+    assert all(len(test["runs_tokens_per_s"]) == 2 for test in tests.values())
+    assert found["engines"]["llamacpp"]["memory_bytes"]["rss"] > 1e6
+    assert found["model_bytes"] == random_model.stat().st_size
+    assert found["hardware"]["cores"] >= 1
+    assert found["versions"]["xllamacpp"]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ternary_kernels") is None, reason="ternary_kernels is not built here"
+)
+def test_engines_take_turns(random_model: Path, tmp_path: Path):
+    out = tmp_path / "speed.json"
+    result = run(app, f"bench --model {random_model} --json {out} {SHORT}")
+    assert result.exit_code == 0, result.output
+    turns = [line.split(": ") for line in result.stderr.splitlines() if "/2" in line]
+    assert [engine for _, engine in turns] == ["native", "llamacpp"] * 3 + ["llamacpp", "native"] * 3
+    found = json.loads(out.read_text())
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+    assert found["engines"]["native"]["kernels"]["isa"]
+    assert "ratio" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--model /nowhere/x.gguf", "there is no file or folder /nowhere/x.gguf"),
+        (f"--model {__file__} --engine magic", "--engine takes native or llamacpp, got 'magic'"),
+        (f"--model {__file__} --batch x", "--batch takes numbers"),
+        (f"--model {__file__} --prompt-tokens 0 --generate-tokens 0", "nothing to measure"),
+    ],
+)
+def test_errors_are_one_line(arguments: str, message: str):
+    result = run(app, f"bench {arguments}")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_refused_file_says_why():
+    result = run(app, f"bench --model {__file__} --engine llamacpp {SHORT}")
+    assert result.exit_code == 1
+    assert "llama.cpp was not measured" in result.stdout
+    assert "is not a GGUF file" in result.stdout
+
+
+def test_a_process_that_dies_tells_its_last_words(tmp_path: Path):
+    plan = Plan(tmp_path / "m.gguf")
+    with session.Worker("magic", plan) as worker, pytest.raises(EngineError, match="KeyError: 'magic'"):
+        worker.answer()
