@@ -28,7 +28,8 @@ TOY = Path(__file__).with_name("toy_engine.py")
 def toy() -> ModuleType:
     """The module `toy_engine`."""
     spec = importlib.util.spec_from_file_location("toy_engine", TOY)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""A small real `AsyncEngine`: a token is a character, the answer a fixed text that begins where the seed says.
+"""A small real `AsyncEngine`: a token is a character, the answer a fixed text from where the seed says.
 
 As a program it serves itself: `python toy_engine.py DELAY_S SHUTDOWN_TIMEOUT_S`.
 """
@@ -29,7 +29,7 @@ def logprob_of(character: str) -> float:
 
 
 class ToyEngine:
-    """Prompts that hold `crash` break the engine's answer, `defect` shows a bug, `end` makes it stop by itself."""
+    """A prompt with `crash` breaks off, `defect` shows a bug, `end` makes the answer stop by itself."""
 
     model_id = "org/toy"
     created = 1_700_000_000
@@ -180,8 +180,13 @@ async def _main(delay_s: float, shutdown_timeout_s: float) -> None:
     engine = ToyEngine(delay_s)
     listener = bind("127.0.0.1", 0, has_keys=False)
     server = create_server(engine)
-    print(url_of(listener), flush=True)  # noqa: T201
-    await DrainingServer(server, engine.drain, shutdown_timeout_s).serve([listener])
+    running = DrainingServer(
+        server,
+        engine.drain,
+        shutdown_timeout_s,
+        lambda: print(url_of(listener), flush=True),  # noqa: T201
+    )
+    await running.serve([listener])
     print(f"stopped after {time.process_time():.1f} s", flush=True)  # noqa: T201
 
 

@@ -45,7 +45,7 @@ def router(service: Service) -> APIRouter:
         for prompt in given:
             ids = await _ids(service, prompt)
             prompts.append(
-                (ids, service.max_tokens(body.max_tokens or _DEFAULT_MAX_TOKENS, len(ids), "prompt"))
+                (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
             )
         generation = await service.generation(http, body, prompts, body.logprobs)
         form = CompletionFormat(service.engine.model_id, body, (body.n or 1) * len(prompts))

@@ -146,7 +146,7 @@ def _of_http(error: HTTPException) -> ApiError:
 
 
 def _of_validation(errors: Sequence[Any]) -> ApiError:
-    """The first error alone; of a union's branches, each of which pydantic reports, the one that got furthest."""
+    """The first error alone; of a union's branches, which pydantic all reports, the one that got furthest."""
     first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
     if first["type"] == "json_invalid":
         return invalid("the body is not valid JSON", code="invalid_json")

@@ -68,7 +68,8 @@ class Strict(BaseModel):
             else None
         )
         if unknown is not None:
-            context = {"field": str(unknown)[:100], "code": "unknown_parameter"}
+            name = str(unknown)[:100].encode("utf-8", "replace").decode()
+            context = {"field": name, "code": "unknown_parameter"}
             raise PydanticCustomError("unknown_field", "there is no such parameter", context)
         return data
 

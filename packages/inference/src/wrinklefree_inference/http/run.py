@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.app import Server
@@ -93,6 +96,15 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self._on_start()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Until the end of the process: one that comes while it is being taken down must not kill it."""
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, self.handle_exit)
+        yield
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, lambda *_: os._exit(0))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops; uvicorn's own would raise it again at the end."""

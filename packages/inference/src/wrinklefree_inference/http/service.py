@@ -74,8 +74,10 @@ class Service:
             reason = f"n: {n} x {num_prompts} answers asked for, at most {self.limits.choices} at a time"
             raise invalid(reason, "n" if n > 1 else "prompt")
 
-    def max_tokens(self, asked: int | None, prompt_tokens: int, param: str) -> int:
-        """Longest answer: what was asked for, or all that fits.
+    def max_tokens(
+        self, asked: int | None, prompt_tokens: int, param: str, default: int | None = None
+    ) -> int:
+        """Longest answer: what was asked for, else `default`, or all that fits.
 
         Raises:
             ApiError: It is beyond the server's limit, or the prompt alone fills the context.
@@ -89,7 +91,7 @@ class Service:
                 f"{prompt_tokens} prompt tokens and {asked or 1} to generate exceed the context of {context}"
             )
             raise invalid(reason, param, "context_length_exceeded")
-        return asked if asked is not None else min(room, most or room)
+        return asked if asked is not None else min(room, most or room, default or room)
 
     async def generation(
         self,

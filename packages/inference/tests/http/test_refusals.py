@@ -1,0 +1,256 @@
+"""What is refused: OpenAI's form, the right status, and the field that is to blame."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from wrinklefree_inference.http.app import HttpOptions, create_server
+from wrinklefree_inference.http.limits import Limits
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+USER = [{"role": "user", "content": "x"}]
+
+
+def check(reply, status, param=None, code=None):
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["x-request-id"].startswith("req_")
+    error = reply.json()["error"]
+    assert set(reply.json()) == {"error"}
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert (error["param"], error["code"]) == (param, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "code"),
+    [
+        (CHAT, {"messages": USER, "temprature": 1}, "temprature", "unknown_parameter"),
+        (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools", "unsupported"),
+        (CHAT, {"messages": USER, "tool_choice": "auto"}, "tool_choice", None),
+        (CHAT, {"messages": USER, "response_format": {"type": "json_object"}}, "response_format.type", None),
+        (CHAT, {"messages": USER, "presence_penalty": 0.5}, "presence_penalty", "unsupported"),
+        (CHAT, {"messages": USER, "frequency_penalty": True}, "frequency_penalty", "unsupported"),
+        (CHAT, {"messages": USER, "logit_bias": {"5": 1}}, "logit_bias", "unsupported"),
+        (CHAT, {"messages": USER, "top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        (CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 21}, "top_logprobs", None),
+        (
+            CHAT,
+            {"messages": USER, "max_tokens": 1, "max_completion_tokens": 1},
+            "max_tokens",
+            "invalid_value",
+        ),
+        (CHAT, {"messages": USER, "max_tokens": 0}, "max_tokens", None),
+        (CHAT, {"messages": USER, "max_tokens": "5"}, "max_tokens", None),
+        (CHAT, {"messages": USER, "temperature": 2.1}, "temperature", None),
+        (CHAT, {"messages": USER, "top_p": 0}, "top_p", None),
+        (CHAT, {"messages": USER, "min_p": -0.1}, "min_p", None),
+        (CHAT, {"messages": USER, "seed": 2**63}, "seed", None),
+        (CHAT, {"messages": USER, "stop": ["a"] * 5}, "stop", None),
+        (CHAT, {"messages": USER, "stop": ""}, "stop", None),
+        (CHAT, {"messages": USER, "stream_options": {}}, "stream_options", "invalid_value"),
+        (CHAT, {"messages": USER, "n": 17}, "n", None),
+        (CHAT, {"messages": USER, "metadata": {str(i): "" for i in range(17)}}, "metadata", None),
+        (CHAT, {}, "messages", None),
+        (CHAT, {"messages": []}, "messages", None),
+        (CHAT, {"messages": [1]}, "messages[0]", None),
+        (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", None),
+        (CHAT, {"messages": [*USER, {"role": "user"}]}, "messages[1].content", None),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].image_url",
+            "unknown_parameter",
+        ),
+        (CHAT, {"messages": [*USER, {"role": "system", "content": "x"}]}, "messages", None),
+        (CHAT, {"messages": [{"role": "user", "content": "untokenizable"}]}, "messages", None),
+        (CHAT, {"messages": USER, "max_tokens": 512}, "messages", "context_length_exceeded"),
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 600}]}, "messages", "context_length_exceeded"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": "x" * 200_000}]},
+            "messages",
+            "context_length_exceeded",
+        ),
+        (TEXT, {"prompt": "x", "echo": True}, "echo", None),
+        (TEXT, {"prompt": "x", "suffix": "y"}, "suffix", "unsupported"),
+        (TEXT, {"prompt": "x", "best_of": 2}, "best_of", None),
+        (TEXT, {"prompt": "x", "logprobs": 6}, "logprobs", None),
+        (TEXT, {"prompt": ""}, "prompt", None),
+        (TEXT, {"prompt": []}, "prompt", None),
+        (TEXT, {"prompt": {}}, "prompt", None),
+        (TEXT, {"prompt": ["x", 1]}, "prompt[1]", None),
+        (TEXT, {"prompt": [True]}, "prompt[0]", None),
+        (TEXT, {"prompt": [-1]}, "prompt[0]", None),
+        (TEXT, {"prompt": [2**31 - 1]}, None, None),  # the engine's own refusal
+        (TEXT, {"prompt": ["x"] * 17}, "prompt", None),
+        (TEXT, {"prompt": ["x"] * 9, "n": 2}, "n", None),
+    ],
+)
+def test_bad_fields(path, fields, param, code, server, talk, engine):
+    async def work(http):
+        return await http.post(path, **fields)
+
+    check(talk(server, work), 400, param, code)
+    assert engine.open == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{", "invalid_json"),
+        (b"", "invalid_json"),
+        (b"\xff\xfe", "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "invalid_json"),
+        (b"[]", None),
+        (b"null", None),
+        (b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}', None),
+        (b'{"model": "org/toy", "messages": [{"role": "user", "content": "\\ud800"}]}', None),
+        (b'{"\\ud800": 1}', "unknown_parameter"),
+        (b'{"model": "org/toy", "messages": "\\ud800"}', None),
+        (b'{"model": "org/toy", "messages": [{"role": "\\ud800", "content": "a"}]}', None),
+        (b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "stop": "\\ud800"}', None),
+    ],
+    ids=range(13),
+)
+def test_bad_json(body, code, server, talk):
+    async def work(http):
+        return await http.plain.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+
+    reply = talk(server, work)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["code"] == code
+
+
+def test_a_million_wrong_items_are_one_error(server, talk):
+    async def work(http):
+        many = [1] * 1_000_000
+        bodies = [{"messages": many}, {"messages": USER, "stop": many}, {f"f{i}": 1 for i in range(200_000)}]
+        return [await http.post(CHAT, **body) for body in bodies]
+
+    for reply in talk(server, work):
+        assert reply.status_code == 400
+        assert len(reply.content) < 1000
+
+
+def test_unknown_model_path_and_method(server, talk):
+    async def work(http):
+        other = await http.post(CHAT, messages=USER, model="gpt-9")
+        return (
+            other,
+            await http.plain.get("/v1/models/gpt-9"),
+            await http.plain.get("/v1/nothing"),
+            await http.plain.get(CHAT),
+        )
+
+    other, model, nothing, method = talk(server, work)
+    check(other, 404, "model", "model_not_found")
+    check(model, 404, "model", "model_not_found")
+    check(nothing, 404, None, "not_found")
+    check(method, 405, None, "method_not_allowed")
+    assert method.headers["allow"] == "POST"
+
+
+def test_the_official_client_sees_its_own_exceptions(server, talk):
+    async def work(http):
+        with pytest.raises(openai.NotFoundError) as missing:
+            await http.openai.completions.create(model="gpt-9", prompt="x")
+        with pytest.raises(openai.BadRequestError) as bad:
+            await http.openai.completions.create(model="org/toy", prompt="x", best_of=2)
+        return missing.value, bad.value
+
+    missing, bad = talk(server, work)
+    assert missing.code == "model_not_found"
+    assert bad.param == "best_of"
+    assert missing.request_id.startswith("req_")
+
+
+def test_limits_of_tokens_and_choices(engine, talk):
+    server = create_server(engine, HttpOptions(limits=Limits(output_tokens=10, choices=2)))
+
+    async def work(http):
+        return (
+            await http.post(TEXT, prompt="x", max_tokens=11),
+            await http.post(CHAT, messages=USER, n=3),
+            await http.post(CHAT, messages=USER),
+            await http.post(TEXT, prompt="x"),
+        )
+
+    tokens, choices, fine, default = talk(server, work)
+    check(tokens, 400, "max_tokens")
+    check(choices, 400, "n")
+    assert fine.json()["usage"]["completion_tokens"] == 10
+    assert default.json()["usage"]["completion_tokens"] == 10
+
+
+def test_a_full_queue(toy, talk):
+    engine = toy.ToyEngine(max_running=1, max_waiting=1)
+    server = create_server(engine)
+
+    async def work(http):
+        return await http.post(TEXT, prompt=["a", "b", "c"])
+
+    reply = talk(server, work)
+    check(reply, 429, None, "queue_full")
+    assert reply.headers["retry-after"] == "2"
+    assert len(engine.cancelled) == 2  # all or none
+    assert engine.open == set()
+
+
+def test_too_many_open_requests(toy, talk):
+    import asyncio
+
+    server = create_server(toy.ToyEngine(delay_s=0.05), HttpOptions(limits=Limits(inflight=1)))
+
+    async def work(http):
+        first = asyncio.create_task(http.post(TEXT, prompt="a", max_tokens=4))
+        await asyncio.sleep(0.05)
+        return await http.post(TEXT, prompt="b"), await http.plain.get("/health"), await first
+
+    refused, health, first = talk(server, work)
+    check(refused, 429, None, "too_many_requests")
+    assert refused.headers["retry-after"] == "1"
+    assert (health.status_code, first.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_engine_breaks(stream, server, talk, engine):
+    async def work(http):
+        return await http.post(TEXT, prompt="crash", stream=stream)
+
+    reply = talk(server, work)
+    if not stream:
+        check(reply, 503, None, "engine_unavailable")
+        return
+    assert reply.status_code == 200
+    *_, last = [line for line in reply.text.split("\n\n") if line]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_unavailable"
+    assert "[DONE]" not in reply.text
+    assert engine.open == set()
+
+
+def test_the_official_client_notices_a_broken_stream(server, talk):
+    async def work(http):
+        stream = await http.openai.completions.create(model="org/toy", prompt="crash", stream=True)
+        with pytest.raises(openai.APIError, match="the decoder failed"):
+            async for _ in stream:
+                pass
+
+    talk(server, work)
+
+
+def test_a_defect_is_a_500_without_words_of_it(server, talk, caplog):
+    async def work(http):
+        return await http.post(TEXT, prompt="defect private words")
+
+    reply = talk(server, work)
+    check(reply, 500, None, "internal_error")
+    record = next(r for r in caplog.records if r.message == "unexpected error")
+    assert record.fields["error"] == "KeyError"
+    assert record.fields["request_id"] == reply.headers["x-request-id"]
+    assert any("toy_engine.py" in place for place in record.fields["traceback"])
+    assert "private" not in caplog.text + str([r.__dict__ for r in caplog.records])
