@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from ternary_kernels._native import Matrix
 from ternary_kernels.config import DecoderConfig
-
-
-class Matrix(Protocol):
-    """A packed matrix of the C++ module."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def cols(self) -> int: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def num_bytes(self) -> int: ...
-    def unpack(self) -> tuple[np.ndarray, np.ndarray]:
-        """Codes int8 [rows, cols] and scales fp32."""
 
 
 @dataclass

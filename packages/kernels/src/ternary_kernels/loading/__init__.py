@@ -46,6 +46,4 @@ def load_model(path: Path | str) -> ModelWeights:
     Raises:
         LoadError, GgufError, OSError: as `open_model`; or a matrix is not ternary.
     """
-    import ternary_kernels  # the compiled module, which reading alone does not need
-
-    return assemble(open_model(path), ternary_kernels)
+    return assemble(open_model(path))

@@ -6,11 +6,13 @@ from typing import Protocol
 
 import numpy as np
 
+from ternary_kernels._native import Matrix
 from ternary_kernels.config import DecoderConfig
 from ternary_kernels.loading.errors import LoadError
 from ternary_kernels.loading.parts import MATRICES, VECTORS
 from ternary_kernels.loading.tensors import GroupTensor, TernaryTensor, check_scales
-from ternary_kernels.weights import LayerWeights, Matrix, ModelWeights
+from ternary_kernels.packing import pack_groups, pack_ternary
+from ternary_kernels.weights import LayerWeights, ModelWeights
 
 
 class ModelSource(Protocol):
@@ -37,31 +39,24 @@ class ModelSource(Protocol):
         """fp32 of one of VECTORS; None: the model has none."""
 
 
-class Packer(Protocol):
-    """What packs: the `ternary_kernels` module itself."""
-
-    def pack_ternary(self, codes: np.ndarray, scales: np.ndarray) -> Matrix: ...
-    def pack_groups(self, codes: np.ndarray, scales: np.ndarray, bits: int) -> Matrix: ...
-
-
-def assemble(source: ModelSource, packer: Packer) -> ModelWeights:
+def assemble(source: ModelSource) -> ModelWeights:
     """Decodes and packs a whole model, the largest matrices first.
 
     Raises:
         LoadError: a matrix is not ternary or a value is not finite.
     """
-    embedding, head = _packed_groups(source.embedding(), packer), source.head()
+    embedding, head = _packed_groups(source.embedding()), source.head()
     return ModelWeights(
         config=source.config,
         embedding=embedding,
-        head=None if head is None else _packed_groups(head, packer),
+        head=None if head is None else _packed_groups(head),
         final_norm=_finite("final norm", source.final_norm()),
-        layers=[_layer(source, index, packer) for index in range(source.config.num_layers)],
+        layers=[_layer(source, index) for index in range(source.config.num_layers)],
     )
 
 
-def _layer(source: ModelSource, index: int, packer: Packer) -> LayerWeights:
-    matrices = {part: _packed_ternary(source.matrix(index, part), packer) for part in MATRICES}
+def _layer(source: ModelSource, index: int) -> LayerWeights:
+    matrices = {part: _packed_ternary(source.matrix(index, part)) for part in MATRICES}
     vectors = {part: source.vector(index, part) for part in VECTORS}
     for part, vector in vectors.items():
         if vector is not None:
@@ -69,14 +64,12 @@ def _layer(source: ModelSource, index: int, packer: Packer) -> LayerWeights:
     return LayerWeights(**matrices, **vectors)  # type: ignore[arg-type]  # norms are never None
 
 
-def _packed_ternary(tensor: TernaryTensor, packer: Packer) -> Matrix:
-    return packer.pack_ternary(np.ascontiguousarray(tensor.codes), np.ascontiguousarray(tensor.scales))
+def _packed_ternary(tensor: TernaryTensor) -> Matrix:
+    return pack_ternary(tensor.codes, tensor.scales)
 
 
-def _packed_groups(tensor: GroupTensor, packer: Packer) -> Matrix:
-    return packer.pack_groups(
-        np.ascontiguousarray(tensor.codes), np.ascontiguousarray(tensor.scales), tensor.bits
-    )
+def _packed_groups(tensor: GroupTensor) -> Matrix:
+    return pack_groups(tensor.codes, tensor.scales, tensor.bits)
 
 
 def _finite(what: str, vector: np.ndarray) -> np.ndarray:

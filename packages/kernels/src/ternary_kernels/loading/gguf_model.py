@@ -20,6 +20,7 @@ Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -50,7 +51,7 @@ _STEMS = {
 }
 _EMBEDDING, _HEAD, _FINAL_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 ROPE_FREQS = "rope_freqs.weight"
-_EXACT_BITS = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
+_EXACT_BITS: dict[TensorType, Literal[4, 6, 8]] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@
     Q6_K                 6 bits, groups of 16   none
     F32, F16, BF16, Q4_1 8 bits, groups of 32   at most max|W| of its group / 254
 
-Rows that do not divide by 32 are cut into groups of 16. The rounding of the last line is what Q8_0
-makes of the same matrix, less the rounding of its scale to fp16.
+Rows that do not divide by 32 are cut into groups of 16. Packing keeps group scales as fp16 times a power
+of two for each row: those of Q8_0 and Q4_0, fp16 themselves, stay what they are, the products of Q6_K
+and the scales of the last line are rounded to 2^-11 of their value. So the last line is as exact as Q8_0.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class GroupTensor:
     """int8 [N, K]."""
     scales: np.ndarray
     """fp32 [N, K / group]."""
-    bits: int
+    bits: Literal[4, 6, 8]
 
     @property
     def shape(self) -> tuple[int, int]:
