@@ -116,9 +116,19 @@ def _fake_run(seen: list[tuple[list[str], dict[str, str]]]):
             {},
         ),
         (
-            ["serve", "--model", "m.gguf", "--api-key", "hidden", "--web-ui"],
-            ["serve", "--model", "m.gguf", "--web-ui"],
+            ["serve", "--engine", "llamacpp", "--model", "m.gguf", "--api-key", "hidden", "--web-ui"],
+            ["serve", "--model", "m.gguf", "--engine", "llamacpp", "--web-ui"],
             {"WF_API_KEY": "hidden"},
+        ),
+        (
+            ["serve", "--model", "m", "--api-key", "a-key", "--api-key", "b-key", "--kv-cache-gb", "0.5"],
+            ["serve", "--model", "m", "--kv-cache-gb", "0.5"],
+            {"WF_API_KEY": "a-key b-key"},
+        ),
+        (
+            ["serve", "--engine", "openai", "--model", "http://h", "--upstream-api-key", "hidden"],
+            ["serve", "--model", "http://h", "--engine", "openai"],
+            {"WF_UPSTREAM_API_KEY": "hidden"},
         ),
         (
             ["bench", "--model", "m.gguf", "--batch", "1,4", "--no-compare", "--json", "o.json"],

@@ -43,8 +43,27 @@ def test_conversation_with_a_server(server_url: str):
         (["chat", "--model", "/nowhere/x.gguf"], "there is no file /nowhere/x.gguf"),
         (["chat", "--model", "model.bin"], "no engine recognises 'model.bin'"),
         (["chat", "--model", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
-        (["serve", "--model", "/nowhere/x.gguf"], "there is no file /nowhere/x.gguf"),
+        (
+            ["serve", "--model", "/nowhere/x.gguf", "--port", "0"],
+            "there is no file or folder /nowhere/x.gguf",
+        ),
         (["serve", "--model", "x.gguf", "--host", "0.0.0.0"], "set an API key"),
+        (["serve", "--model", "x.gguf", "--web-ui"], "--web-ui has no effect with --engine native"),
+        (["serve", "--model", "http://127.0.0.1:9"], "say --engine openai"),
+        (["serve", "--model", "x.gguf", "--api-key", "abc"], "API key 0 must have 4"),
+        (["serve", "--engine", "openai", "--model", "ftp://x", "--port", "0"], "must begin with http"),
+        (
+            ["serve", "--engine", "llamacpp", "--model", "/nowhere/x.gguf"],
+            "there is no file /nowhere/x.gguf",
+        ),
+        (
+            ["serve", "--engine", "llamacpp", "--model", "x.gguf", "--host", "0.0.0.0"],
+            "set an API key",
+        ),
+        (
+            ["serve", "--engine", "llamacpp", "--model", "x", "--api-key", "a-key", "--api-key", "b-key"],
+            "takes one API key",
+        ),
     ],
 )
 def test_errors_are_one_line(arguments: list[str], message: str):
@@ -60,7 +79,8 @@ def test_help_imports_nothing_heavy():
         "assert CliRunner().invoke(app, ['chat', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['bench', '--help']).exit_code == 0;"
-        "heavy = {'torch', 'xllamacpp', 'openai', 'numpy', 'streamlit'} & set(sys.modules);"
+        "heavy = {'torch', 'xllamacpp', 'openai', 'numpy', 'streamlit', 'fastapi', 'ternary_kernels'};"
+        "heavy &= set(sys.modules);"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

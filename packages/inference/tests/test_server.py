@@ -97,8 +97,9 @@ def test_a_taken_port_is_named(small_gguf: Path):
 def test_the_process_serves_and_stops(number: signal.Signals, small_gguf: Path):
     """Also in the middle of an answer."""
     command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--model", str(small_gguf)]
+    command += ["--engine", "llamacpp"]
     process = subprocess.Popen(
-        [*command, "--port", "0", "--threads", "1", "--name", "two-layers"],
+        [*command, "--port", "0", "--threads", "1", "--model-id", "two-layers"],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
