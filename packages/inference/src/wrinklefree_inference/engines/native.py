@@ -43,9 +43,14 @@ class SyncNativeEngine:
 
     @property
     def facts(self) -> ModelFacts:
-        """Name, size of the files and context."""
-        size = None if self.path is None else size_bytes_of(self.path)
-        return ModelFacts(self._model.name, size_bytes=size, context_tokens=self.context_tokens)
+        """Name, size of the files, parameters, context and packed format."""
+        return ModelFacts(
+            self._model.name,
+            size_bytes=None if self.path is None else size_bytes_of(self.path),
+            num_parameters=self._model.num_parameters,
+            context_tokens=self.context_tokens,
+            weight_type=self._model.weight_type,
+        )
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
         """The assistant's next turn, through the model's own chat template."""
@@ -81,6 +86,7 @@ class SyncNativeEngine:
     def close(self) -> None:
         """End what runs and free the model; calling it again does nothing."""
         self._worker.close()
+        self._model = self._model.released()
 
     def __enter__(self) -> Self:
         return self

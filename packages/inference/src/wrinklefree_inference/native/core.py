@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.scheduler import Plan, Scheduler
@@ -44,6 +45,15 @@ class ModelRunner(Protocol):
         Returns:
             float32 [R, vocabulary].
         """
+
+
+class NoRunner:
+    """In the place of a decoder that was released."""
+
+    num_pages = 0
+
+    def forward(self, tokens: Ints, starts: Ints, contexts: Ints, pages: Ints, outputs: Ints, /) -> Floats:
+        raise EngineError("the engine is closed")
 
 
 class TokenizerLike(Protocol):

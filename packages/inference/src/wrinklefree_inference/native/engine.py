@@ -55,6 +55,7 @@ class NativeEngine:
         max_running: int | None = None,
         max_waiting: int | None = None,
         max_batch_tokens: int | None = None,
+        prompt_tokens_beside_streams: int | None = None,
         **options: Any,
     ) -> Self:
         """Load a model; None takes the default of `Limits`.
@@ -66,7 +67,12 @@ class NativeEngine:
             EngineError: The model cannot be loaded.
             ValueError: A limit is impossible.
         """
-        given = {"max_running": max_running, "max_waiting": max_waiting, "max_batch_tokens": max_batch_tokens}
+        given = {
+            "max_running": max_running,
+            "max_waiting": max_waiting,
+            "max_batch_tokens": max_batch_tokens,
+            "prompt_tokens_beside_streams": prompt_tokens_beside_streams,
+        }
         limits = Limits(**{name: value for name, value in given.items() if value is not None})
         return cls(load_native_model(path, **options), limits, model_id)
 
@@ -122,6 +128,7 @@ class NativeEngine:
         """Cancel what runs, with an EngineError to its readers, and free the model."""
         self._is_draining = True
         await asyncio.to_thread(self._worker.close)
+        self._model = self._model.released()
         await asyncio.sleep(0)  # the last delivery
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.model import NativeModel
@@ -65,6 +68,19 @@ def load_native_model(
         sample=ternary_kernels.sample,
         context_tokens=context,
         vocab_size=config.vocab_size,
+        num_parameters=num_parameters_of(weights),
+        weight_type=weights.layers[0].down.format,
+    )
+
+
+def num_parameters_of(weights: Any) -> int:
+    """Numbers in the matrices and vectors of `ternary_kernels.ModelWeights`; a tied head counts once."""
+    layers = [getattr(layer, field.name) for layer in weights.layers for field in fields(layer)]
+    parts = [weights.embedding, weights.head, weights.final_norm, *layers]
+    return sum(
+        part.size if isinstance(part, np.ndarray) else part.rows * part.cols
+        for part in parts
+        if part is not None
     )
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from wrinklefree_inference.native.core import Core, ModelRunner, Sampler, TokenizerLike
+from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampler, TokenizerLike
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import GenerationRequest
 from wrinklefree_inference.native.scheduler import Limits, Scheduler
@@ -47,6 +47,12 @@ class NativeModel:
     sample: Sampler
     context_tokens: int
     vocab_size: int
+    num_parameters: int | None = None
+    weight_type: str | None = None
+
+    def released(self) -> NativeModel:
+        """The same without its decoder, whose memory is free once nobody else holds it."""
+        return replace(self, runner=NoRunner())
 
     def new_core(self, limits: Limits | None = None) -> Core:
         """A scheduler with all pages of the decoder, and its step."""

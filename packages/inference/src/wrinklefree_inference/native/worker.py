@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.core import Core
+from wrinklefree_inference.native.core import Core, NoRunner
 from wrinklefree_inference.native.request import Delta, EngineBusy, EngineStats
 from wrinklefree_inference.native.sequence import Sequence
 
@@ -88,8 +88,9 @@ class Worker:
             ValueError: The cache does not have so many pages.
             EngineError: The worker is closed or has failed.
         """
-        if num_pages > self.core.runner.num_pages:
-            raise ValueError(f"the cache has {self.core.runner.num_pages} pages, {num_pages} are needed")
+        total = self.core.scheduler.cache.num_pages
+        if num_pages > total:
+            raise ValueError(f"the cache has {total} pages, {num_pages} are needed")
         future: Future[Result] = Future()
         with self._condition:
             self._check_alive()
@@ -98,11 +99,12 @@ class Worker:
         return future
 
     def close(self) -> None:
-        """End all requests and wait for the step that is being computed."""
+        """End all requests, wait for the step that is being computed and let the decoder go."""
         with self._condition:
             self._is_closing = True
             self._condition.notify()
         self._thread.join()
+        self.core.runner = NoRunner()
 
     def stats(self) -> EngineStats:
         """A snapshot."""

@@ -1,0 +1,137 @@
+"""The engine on the real decoder and sampler, with a random model and too few pages."""
+
+import asyncio
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import ternary_kernels as tk
+from wrinklefree_inference.engines.native import SyncNativeEngine
+from wrinklefree_inference.native.engine import NativeEngine
+from wrinklefree_inference.native.loading import num_parameters_of
+from wrinklefree_inference.native.model import NativeModel
+from wrinklefree_inference.native.scheduler import Limits
+
+VOCAB, HIDDEN, FFN = 64, 64, 96
+
+
+def random_weights():
+    rng = np.random.default_rng(0)
+
+    def matrix(rows, cols):
+        return tk.pack_ternary(rng.integers(-1, 2, (rows, cols)).astype(np.int8), np.float32(0.08))
+
+    def layer():
+        return tk.LayerWeights(
+            input_norm=np.ones(HIDDEN, np.float32),
+            post_attention_norm=np.ones(HIDDEN, np.float32),
+            q=matrix(HIDDEN, HIDDEN),
+            k=matrix(HIDDEN // 2, HIDDEN),
+            v=matrix(HIDDEN // 2, HIDDEN),
+            o=matrix(HIDDEN, HIDDEN),
+            gate=matrix(FFN, HIDDEN),
+            up=matrix(FFN, HIDDEN),
+            down=matrix(HIDDEN, FFN),
+        )
+
+    config = tk.DecoderConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=FFN,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        vocab_size=VOCAB,
+        rms_norm_eps=1e-5,
+        activation="silu",
+        rope_inverse_frequencies=tuple(10000.0 ** (-i / 8) for i in range(8)),
+        context_tokens=512,
+    )
+    embedding = tk.pack_groups(
+        rng.integers(-127, 128, (VOCAB, HIDDEN)).astype(np.int8), np.full((VOCAB, 2), 0.01, np.float32), 8
+    )
+    return tk.ModelWeights(config, embedding, None, np.ones(HIDDEN, np.float32), [layer(), layer()])
+
+
+@pytest.fixture
+def make_model(toy):
+    def make(num_pages):
+        decoder = tk.Decoder(random_weights(), num_pages, num_threads=1)
+        return NativeModel("random", decoder, toy.ToyTokenizer(), toy.ToyStream, tk.sample, 512, VOCAB)
+
+    return make
+
+
+def test_together_under_pressure_as_alone(toy, make_model):
+    """16 requests on 10 pages: preempted, sharing prefixes, in chunks; tokens and logprobs to the bit."""
+    requests = [
+        toy.make_request(
+            [*range(9, 9 + 8 * (1 + k % 5)), 10 + k],
+            client=str(k % 3),
+            max_tokens=30 + 5 * k,
+            seed=k,
+            temperature=0.3 * (k % 4),
+            top_k=10 * (k % 2),
+            top_p=0.95,
+            min_p=0.01,
+            repetition_penalty=1.0 + 0.1 * (k % 3),
+            logprobs=k % 3,
+            ignore_eos=True,
+        )
+        for k in range(16)
+    ]
+
+    async def read(engine, request):
+        entries = [entry async for delta in engine.submit(request) for entry in delta.logprobs]
+        assert len(entries) == request.sampling.max_tokens
+        return entries
+
+    async def scenario():
+        crowded = NativeEngine(make_model(10), Limits(6, 99, 40, 20))
+        together = await asyncio.gather(*(read(crowded, request) for request in requests))
+        stats = crowded.stats()
+        await crowded.close()
+        free = NativeEngine(make_model(64))
+        alone = [await read(free, request) for request in requests]
+        await free.close()
+        return together, alone, stats
+
+    together, alone, stats = asyncio.run(scenario())
+    assert together == alone
+    assert stats.preemptions_total > 0
+    assert stats.prefix_hit_tokens_total > 0
+    assert stats.kv_pages_used == 0
+
+
+def test_scores_are_the_log_probabilities_of_generation(toy, make_model):
+    with SyncNativeEngine(make_model(32)) as engine:
+        prompt = [9 + i * i % 50 for i in range(60)]
+        whole = engine.score([*prompt, 1])
+        logits = make_model(8).runner.forward(
+            np.array(prompt, np.int32),
+            np.array([0, 60], np.int32),
+            np.zeros(1, np.int32),
+            np.array([[3, 1]], np.int32),
+            np.arange(60, dtype=np.int32),
+        )
+        rows = logits.astype(np.float64)
+        expected = rows - np.logaddexp.reduce(rows, axis=1)[:, None]
+        np.testing.assert_allclose(whole.logprobs, expected[np.arange(60), [*prompt[1:], 1]], atol=1e-5)
+        np.testing.assert_array_equal(engine.score([*prompt, 1], 50).logprobs, whole.logprobs[49:])
+
+
+def test_closing_frees_the_decoder(make_model):
+    model = make_model(4)
+    decoder = weakref.ref(model.runner)
+    engine = SyncNativeEngine(model)
+    del model
+    engine.close()
+    gc.collect()
+    assert decoder() is None
+
+
+def test_parameters_are_counted():
+    layer = 2 * HIDDEN + 2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * FFN
+    assert num_parameters_of(random_weights()) == 2 * layer + VOCAB * HIDDEN + HIDDEN
