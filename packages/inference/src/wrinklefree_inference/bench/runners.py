@@ -47,12 +47,13 @@ def seconds_of(runner: Runner, test: Test) -> float:
 
 
 class NativeRunner:
-    """ternary_kernels: `tk.load_model` and `tk.Decoder.forward`, nothing between."""
+    """ternary_kernels: `load_model` and `Decoder.forward`, nothing between."""
 
     def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
         import ternary_kernels as tk
+        from ternary_kernels.loading import load_model
 
-        weights = tk.load_model(model)
+        weights = load_model(model)
         if context_tokens > (most := weights.config.context_tokens):
             raise ValueError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
         pages = -(-context_tokens // tk.PAGE_TOKENS)
