@@ -150,6 +150,22 @@ def test_waiting_for_a_prefix_does_not_hold_up_other_clients(bench):
     assert b.order[0] is other
 
 
+def test_nobody_waits_for_a_prefix_that_is_itself_waiting(bench):
+    """The owner stands behind a long prompt of its client, and takes the pages over when its turn comes."""
+    b = bench(num_pages=64)
+    b.add(prompt_of(400), max_tokens=2, client="a", ignore_eos=True)
+    owner = b.add(prompt_of(150, 1), max_tokens=2, client="a", seed=1, ignore_eos=True)
+    b.step()
+    assert owner in b.scheduler.running
+    other = b.add(prompt_of(150, 1), max_tokens=2, client="b", seed=1, ignore_eos=True)
+    b.run()
+    assert b.order[0] is other
+    assert (b.last[other].cached_prompt_tokens, b.last[owner].cached_prompt_tokens) == (0, 128)
+    assert b.core.counters.prompt_tokens == 400 + 150 + 22
+    for sequence in (owner, other):
+        b.check_answer(sequence)
+
+
 def test_a_cancelled_owner_leaves_the_prefix_to_the_next(bench):
     b = bench()
     first, second = (b.add(prompt_of(150), max_tokens=4, seed=1) for _ in range(2))

@@ -19,7 +19,9 @@ max_tokens at large values and stop early: reserving would run a fraction of the
 the recomputation of a preempted sequence, most of which its own still cached pages save. The oldest
 sequence is never preempted for another one and fits alone, so there is always progress.
 
-A prompt whose next page is being computed by a running request waits for it and then shares it.
+A prompt whose next page is being computed by a running request waits for it and then shares it, unless
+that one waits itself, behind another prompt of its client. A running prompt that reaches a page which
+somebody else has computed meanwhile takes that page over.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Scheduler:
         self.is_admitting = True
         self.num_preemptions = 0
         self.hit_tokens = 0
-        self._promised: set[bytes] = set()  # pages that running prompts are going to publish
+        self._promised: dict[bytes, Sequence] = {}  # pages that running prompts are going to publish
         self._arrivals = itertools.count()
         self._turn = 0
 
@@ -196,8 +198,14 @@ class Scheduler:
         extend_digests(sequence.digests, sequence.tokens[: sequence.num_tokens])
         if not self._promised:
             return False
-        missing = (digest for digest in self._shareable(sequence) if not self.cache.has(digest))
-        return next(missing, None) in self._promised
+        missing = next((d for d in self._shareable(sequence) if not self.cache.has(d)), b"")
+        owner = self._promised.get(missing)
+        return owner is not None and owner is self._first_prompt_of(owner.request.client)
+
+    def _first_prompt_of(self, client: str) -> Sequence | None:
+        """The prompt of a client that gets its tokens in first."""
+        mine = (s for s in self.running if s.request.client == client and s.num_pending > 1)
+        return next(mine, None)
 
     def _start(self, sequence: Sequence) -> bool:
         """Run a request if the pages of its known tokens fit."""
@@ -212,7 +220,7 @@ class Scheduler:
         if sequence.cached_prompt_tokens is None:
             sequence.cached_prompt_tokens = sequence.num_computed
             self.hit_tokens += sequence.num_computed
-        self._promised.update(sequence.digests[len(pages) :])
+        self._promised.update(dict.fromkeys(sequence.digests[len(pages) :], sequence))
         self.running.append(sequence)
         self.running.sort(key=_arrival)
         return True
@@ -227,6 +235,8 @@ class Scheduler:
         by_client: dict[str, Plan] = {}
         for sequence in self.running:
             if sequence.num_pending > 1:
+                self._take_over(sequence)
+            if sequence.num_pending > 1:
                 by_client.setdefault(sequence.request.client, []).append((sequence, sequence.num_pending))
         self._turn += 1
         demands = [sum(count for _, count in prompts) for prompts in by_client.values()]
@@ -240,17 +250,35 @@ class Scheduler:
                     plan.append((sequence, count))
         return plan
 
+    def _take_over(self, sequence: Sequence) -> None:
+        """Use the pages that others have published since this sequence started."""
+        num_shareable = (sequence.num_tokens - 1) // PAGE_TOKENS
+        while sequence.num_computed == sequence.num_published * PAGE_TOKENS < num_shareable * PAGE_TOKENS:
+            index = sequence.num_published
+            found = self.cache.match(sequence.digests[index : index + 1])
+            if not found:
+                return
+            self.cache.release([int(sequence.pages[index])])
+            sequence.pages[index] = found[0]
+            sequence.num_published += 1
+            sequence.num_computed += PAGE_TOKENS
+            if sequence.num_generated == 0:
+                sequence.cached_prompt_tokens = (sequence.cached_prompt_tokens or 0) + PAGE_TOKENS
+                self.hit_tokens += PAGE_TOKENS
+
     def _publish(self, sequence: Sequence) -> None:
         """Make the pages that have become full findable."""
         extend_digests(sequence.digests, sequence.tokens[: sequence.num_computed])
         for index in range(sequence.num_published, sequence.num_computed // PAGE_TOKENS):
             digest = sequence.digests[index]
             sequence.pages[index] = self.cache.publish(int(sequence.pages[index]), digest)
-            self._promised.discard(digest)
+            self._promised.pop(digest, None)
         sequence.num_published = sequence.num_computed // PAGE_TOKENS
 
     def _release(self, sequence: Sequence) -> None:
-        self._promised.difference_update(sequence.digests[sequence.num_published :])
+        for digest in sequence.digests[sequence.num_published :]:
+            if self._promised.get(digest) is sequence:
+                del self._promised[digest]
         self.cache.release(sequence.forget_pages())
 
 

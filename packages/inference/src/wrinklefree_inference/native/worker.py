@@ -7,6 +7,7 @@ every request with an `EngineError` and leaves the worker failed: it answers not
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -50,6 +51,8 @@ class Worker:
         self._num_requests = self._num_finished = self._num_cancelled = 0
         self._thread = threading.Thread(target=self._run, name="native-engine", daemon=True)
         self._thread.start()
+        # A thread that comes back from C++ while the interpreter goes down ends the process badly.
+        atexit.register(self.close)
 
     @property
     def error(self) -> str | None:
@@ -104,6 +107,7 @@ class Worker:
             self._is_closing = True
             self._condition.notify()
         self._thread.join()
+        atexit.unregister(self.close)
         self.core.runner = NoRunner()
 
     def stats(self) -> EngineStats:
