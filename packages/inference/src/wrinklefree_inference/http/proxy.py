@@ -18,7 +18,7 @@ from wrinklefree_inference.http.app import HttpOptions, Server, new_app, protect
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
-from wrinklefree_inference.http.sse import EventStream, unless_client_leaves
+from wrinklefree_inference.http.sse import EventStream, frame, unless_client_leaves
 
 _PASSED_ON = ("content-type", "accept")
 _PASSED_BACK = ("content-type", "retry-after", "cache-control")
@@ -108,7 +108,7 @@ async def _forward(upstream: Upstream, request: Request) -> Response:
     try:
         content = await unless_client_leaves(request.receive, answer.aread())
     except httpx.TransportError as error:
-        raise ApiError(502, "the server behind broke off its answer", code="upstream_broke_off") from error
+        raise _broken_off() from error
     finally:
         await answer.aclose()
     return Response(content, answer.status_code, headers)
@@ -118,5 +118,11 @@ async def _pieces(answer: httpx.Response) -> AsyncGenerator[Sequence[bytes], Non
     try:
         async for piece in answer.aiter_bytes():
             yield [piece]
+    except httpx.TransportError:
+        yield [frame(_broken_off().body)]
     finally:
         await answer.aclose()
+
+
+def _broken_off() -> ApiError:
+    return ApiError(502, "the server behind broke off its answer", code="upstream_broke_off")

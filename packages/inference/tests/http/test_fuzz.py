@@ -1,0 +1,123 @@
+"""Cases that nobody thought of, made from the OpenAPI page: never a 500, always what the page promises."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import checks
+
+from wrinklefree_inference.http.app import Server, create_server
+
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+]
+
+
+@pytest.fixture(scope="module")
+def server(toy: Any) -> Server:
+    return create_server(toy.ToyEngine(max_running=64, max_waiting=64))
+
+
+@pytest.fixture(scope="module")
+def page(server: Server) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", server.app, headers={"Host": "localhost"})
+
+
+OPERATIONS = {
+    "createChatCompletion": 100,
+    "createCompletion": 100,
+    "listModels": 10,
+    "retrieveModel": 50,
+    "health": 10,
+    "metrics": 10,
+}
+
+
+def test_all_operations_are_tried(page: Any) -> None:
+    found = [result.ok().definition.raw["operationId"] for result in page.get_all_operations()]
+    assert sorted(found) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "mode"),
+    [
+        *((operation_id, schemathesis.GenerationMode.POSITIVE) for operation_id in OPERATIONS),
+        *((operation_id, schemathesis.GenerationMode.NEGATIVE) for operation_id in list(OPERATIONS)[:2]),
+    ],
+)
+def test_every_operation(operation_id: str, mode: schemathesis.GenerationMode, page: Any) -> None:
+    """Bodies and paths that fit the page, and such that do not."""
+    cases = page.find_operation_by_id(operation_id).as_strategy(generation_mode=mode)
+
+    @hypothesis.settings(
+        max_examples=OPERATIONS[operation_id],
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        database=None,
+    )
+    @hypothesis.given(case=cases)
+    def try_it(case: Any) -> None:
+        if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+            case.body["model"] = "org/toy"  # else hardly anything would get past the 404
+        case.call_and_validate(checks=CHECKS, headers={"Host": "localhost"})
+
+    try_it()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = [
+    *(
+        "messages",
+        "prompt",
+        "n",
+        "stop",
+        "stream",
+        "stream_options",
+        "logprobs",
+        "top_logprobs",
+        "max_tokens",
+    ),
+    *("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "logit_bias", "user", "tools"),
+    *("metadata", "response_format", "echo", "suffix", "best_of", "presence_penalty", "ignore_eos", "\ud800"),
+]
+
+
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.given(path=st.sampled_from(["chat/completions", "completions"]), data=st.data())
+def test_one_wrong_field(path: str, data: Any, toy: Any) -> None:
+    """A good request in which any fields hold anything."""
+    good: dict[str, Any] = {"model": "org/toy", "max_tokens": 4}
+    good |= {"prompt": "x"} if path == "completions" else {"messages": [{"role": "user", "content": "x"}]}
+    body = good | data.draw(st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3))
+    status, text = asyncio.run(_post(create_server(toy.ToyEngine()), f"/v1/{path}", body))
+    assert status in (200, 400), text
+    if status == 400:
+        assert '"error"' in text
+
+
+async def _post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    import json
+
+    import httpx
+
+    transport = httpx.ASGITransport(server.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        headers = {"Content-Type": "application/json"}
+        reply = await client.post(path, content=json.dumps(body).encode(), headers=headers)
+        return reply.status_code, reply.text

@@ -1,0 +1,153 @@
+"""The door in front of another server: here of the toy server itself."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx
+import openai
+import pytest
+
+from wrinklefree_inference.http.app import HttpOptions, create_server
+from wrinklefree_inference.http.auth import ApiKeys
+from wrinklefree_inference.http.limits import Limits
+from wrinklefree_inference.http.proxy import Upstream, create_proxy
+from wrinklefree_inference.http.run import wait_for_answers
+
+ASK = {"model": "org/toy", "prompt": "x", "max_tokens": 20}
+
+
+@pytest.fixture
+def proxied(toy, listening):
+    """Context of (URL of the proxy, engine behind): the proxy has one key, the server behind another."""
+
+    @asynccontextmanager
+    async def start(**engine_options):
+        engine = toy.ToyEngine(**engine_options)
+        behind = create_server(engine, HttpOptions(ApiKeys.of(["inner-key"])))
+        async with listening(behind, engine.drain) as inner:
+            upstream = Upstream(f"{inner}/v1", "inner-key", timeout_s=5)
+            options = HttpOptions(ApiKeys.of(["outer-key"]), Limits(body_bytes=10_000))
+            proxy = create_proxy(upstream, options)
+            async with listening(proxy, wait_for_answers(proxy)) as url:
+                yield url, engine
+            await upstream.aclose()
+
+    return start
+
+
+def test_answers_pass_unchanged(proxied, toy):
+    async def main():
+        async with (
+            proxied() as (url, _),
+            openai.AsyncOpenAI(api_key="outer-key", base_url=f"{url}/v1", max_retries=0) as client,
+        ):
+            whole = await client.completions.create(**ASK)
+            stream = await client.completions.create(**ASK, stream=True)
+            texts = [chunk.choices[0].text async for chunk in stream]
+            chat = await client.chat.completions.create(
+                model="org/toy", messages=[{"role": "user", "content": "x"}], max_tokens=3
+            )
+            models = [m.id async for m in client.models.list()]
+            one = await client.models.retrieve("org/toy")
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.completions.create(**ASK, best_of=2)
+            return whole, texts, chat, models, one, refused.value
+
+    whole, texts, chat, models, one, refused = asyncio.run(main())
+    assert whole.choices[0].text == "".join(texts) == toy.TEXT[:20]
+    assert len(texts) == 20
+    assert chat.choices[0].message.content == toy.TEXT[:3]
+    assert models == [one.id] == ["org/toy"]
+    assert refused.param == "best_of"
+
+
+def test_the_door_s_own_rules(proxied):
+    async def main():
+        headers = {"Authorization": "Bearer outer-key"}
+        async with proxied() as (url, engine), httpx.AsyncClient(base_url=url) as client:
+            inner = await client.post(
+                "/v1/completions", json=ASK, headers={"Authorization": "Bearer inner-key"}
+            )
+            long = await client.post("/v1/completions", json=ASK | {"user": "x" * 10_000}, headers=headers)
+            other = await client.get("/v1/embeddings", headers=headers)
+            health = await client.get("/health")
+            metrics = await client.get("/metrics", headers=headers)
+            return inner, long, other, health, metrics, len(engine.seen)
+
+    inner, long, other, health, metrics, num_seen = asyncio.run(main())
+    assert [reply.status_code for reply in (inner, long, other, health)] == [401, 413, 404, 200]
+    assert "wf_http_requests_total" in metrics.text
+    assert num_seen == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_reaches_the_server_behind(stream, proxied):
+    async def main():
+        headers = {"Authorization": "Bearer outer-key"}
+        async with proxied(delay_s=0.02) as (url, engine), httpx.AsyncClient(base_url=url) as client:
+            body = ASK | {"max_tokens": 400, "stream": stream}
+            asking = asyncio.create_task(client.post("/v1/completions", json=body, headers=headers))
+            while not engine.open:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            async with asyncio.timeout(2):
+                while engine.open:
+                    await asyncio.sleep(0.005)
+            return engine.cancelled
+
+    assert len(asyncio.run(main())) == 1
+
+
+def test_nobody_behind(listening):
+    async def main():
+        upstream = Upstream("http://127.0.0.1:9")
+        proxy = create_proxy(upstream)
+        async with (
+            listening(proxy, wait_for_answers(proxy)) as url,
+            httpx.AsyncClient(base_url=url) as client,
+        ):
+            replies = await client.post("/v1/completions", json=ASK), await client.get("/health")
+        await upstream.aclose()
+        return replies
+
+    reply, health = asyncio.run(main())
+    assert reply.status_code == 502
+    assert reply.json()["error"]["code"] == "upstream_unreachable"
+    assert (health.status_code, health.json()) == (503, {"status": "failed"})
+
+
+def test_the_server_behind_breaks_off(listening):
+    """Half a stream, then nothing: the client sees an unfinished stream, not a good end."""
+
+    async def behind(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head + b"data: {}\n\n")
+        await writer.drain()
+        writer.close()
+
+    async def main():
+        inner = await asyncio.start_server(behind, "127.0.0.1", 0)
+        upstream = Upstream(f"http://127.0.0.1:{inner.sockets[0].getsockname()[1]}")
+        proxy = create_proxy(upstream)
+        async with (
+            listening(proxy, wait_for_answers(proxy)) as url,
+            httpx.AsyncClient(base_url=url) as client,
+        ):
+            reply = await client.post("/v1/completions", json=ASK)
+        await upstream.aclose()
+        inner.close()
+        return reply
+
+    reply = asyncio.run(main())
+    assert "upstream_broke_off" in reply.text
+    assert "[DONE]" not in reply.text
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "nothing", "http://"])
+def test_urls(url):
+    with pytest.raises(ValueError, match="must begin with http"):
+        Upstream(url)
