@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from wrinklefree_inference.bench import report, session
+from wrinklefree_inference.bench import machine, report, session
 from wrinklefree_inference.bench.plan import EngineResult, Plan, Test, parse_batches
 from wrinklefree_inference.bench.runners import seconds_of
 from wrinklefree_inference.bench.worker import memory_bytes
@@ -124,6 +125,20 @@ def test_table_shows_speeds_ratio_memory_and_refusals(tmp_path: Path):
     assert "ratio" not in text
 
 
+def test_a_busy_machine_is_told(tmp_path: Path):
+    plan = Plan(tmp_path, 0, 3)
+    assert not [line for line in report.table(plan, [], 0.05) if "quiet" in line]
+    assert [line for line in report.table(plan, [], 1.26) if "kept 1.3 cores busy meanwhile" in line]
+
+
+def test_time_of_own_children_is_not_others():
+    with machine.OtherProcesses() as others:
+        subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert 0 <= others.cores <= len(os.sched_getaffinity(0))
+    stat = "cpu  10 1 5 900 7 2 3 4 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
+    assert machine.busy_ticks(stat) == [10, 1, 5, 900, 7, 2, 3, 4]
+
+
 def test_memory_is_read_from_the_status_page():
     status = (
         "Name:\tpython\nVmHWM:\t   20 kB\nVmRSS:\t  10 kB\nRssAnon:\t 4 kB\nRssFile:\t 6 kB\nThreads:\t1\n"
@@ -143,6 +158,7 @@ def test_llamacpp_is_measured_in_its_process(random_model: Path, tmp_path: Path)
     assert found["engines"]["llamacpp"]["memory_bytes"]["rss"] > 1e6
     assert found["model_bytes"] == random_model.stat().st_size
     assert found["hardware"]["cores"] >= 1
+    assert found["other_processes_cores"] >= 0
     assert found["versions"]["xllamacpp"]
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from wrinklefree_inference.bench import machine
 from wrinklefree_inference.bench.plan import EngineResult, Plan, Test
 
-_PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy")
+_DISTURBING_CORES = 0.1
 _TITLES = {"native": "native", "llamacpp": "llama.cpp"}
 
 
-def table(plan: Plan, results: Sequence[EngineResult]) -> Iterator[str]:
+def table(plan: Plan, results: Sequence[EngineResult], other_cores: float = 0.0) -> Iterator[str]:
     """Lines: model and machine, one line per test with a ratio for two engines, memory, refusals."""
-    yield f"{plan.model.name}: {_megabytes(model_bytes(plan.model))}; {plan.threads} threads of {cpu_name()}"
+    size = _megabytes(model_bytes(plan.model))
+    yield f"{plan.model.name}: {size}; {plan.threads} threads of {machine.cpu_name()}"
     for result in results:
         if "kernels" in result.facts:
             yield f"kernels: {result.facts['kernels'].get('isa', '?')}"
@@ -33,6 +31,8 @@ def table(plan: Plan, results: Sequence[EngineResult]) -> Iterator[str]:
     for result in results:
         if result.error is not None:
             yield f"{_TITLES[result.engine]} was not measured: {result.error}"
+    if other_cores > _DISTURBING_CORES:
+        yield f"other processes kept {other_cores:.1f} cores busy meanwhile: repeat this on a quiet machine"
 
 
 def _speeds(test: Test, results: Sequence[EngineResult]) -> list[str]:
@@ -51,7 +51,7 @@ def ratio(test: Test, results: Sequence[EngineResult]) -> float | None:
     return speeds[0] / speeds[1] if len(speeds) == 2 else None
 
 
-def as_json(plan: Plan, results: Sequence[EngineResult]) -> dict[str, Any]:
+def as_json(plan: Plan, results: Sequence[EngineResult], other_cores: float) -> dict[str, Any]:
     """Everything that was measured, with what it was measured on."""
     engines = {}
     for result in results:
@@ -76,9 +76,10 @@ def as_json(plan: Plan, results: Sequence[EngineResult]) -> dict[str, Any]:
         "repeats": plan.repeats,
         "engines": engines,
         "ratios": {test.name: ratio(test, results) for test in plan.tests},
-        "hardware": hardware(),
-        "commit": commit(),
-        "versions": versions(),
+        "other_processes_cores": other_cores,
+        "hardware": machine.hardware(),
+        "commit": machine.commit(),
+        "versions": machine.versions(),
     }
 
 
@@ -86,42 +87,6 @@ def model_bytes(model: Path) -> int:
     """Size of a file, or of the weights in a folder."""
     files = [model] if model.is_file() else model.glob("*.safetensors")
     return sum(file.stat().st_size for file in files)
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def hardware() -> dict[str, Any]:
-    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": pages * page_bytes,
-        "load_average": os.getloadavg()[0],
-    }
-
-
-def commit() -> str | None:
-    """Of the checkout that this file is part of; None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _memory(result: EngineResult, model: Path) -> str:

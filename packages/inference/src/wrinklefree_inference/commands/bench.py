@@ -43,18 +43,20 @@ def bench(
     import json
 
     from wrinklefree_inference.bench import report, session
+    from wrinklefree_inference.bench.machine import OtherProcesses
 
     try:
         plan = _plan(model, prompt_tokens, generate_tokens, repeats, batch, threads)
         engines = _engines(engine, compare, model)
-        results = session.run(plan, engines, lambda text: typer.echo(f"  {text}", err=True))
+        with OtherProcesses() as others:
+            results = session.run(plan, engines, lambda text: typer.echo(f"  {text}", err=True))
     except (RuntimeError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    for line in report.table(plan, results):
+    for line in report.table(plan, results, others.cores):
         typer.echo(line)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(plan, results), indent=2) + "\n")
+        json_file.write_text(json.dumps(report.as_json(plan, results, others.cores), indent=2) + "\n")
     _fail_if_refused(results)
 
 
