@@ -30,7 +30,15 @@ from ternary_kernels.gguf.blocks import FLOAT_TYPES, GROUP_SIZES, codes_and_scal
 from ternary_kernels.loading.errors import LoadError
 from ternary_kernels.loading.gguf_config import ARCHITECTURES, Architecture, read_config
 from ternary_kernels.loading.groups import quantize_rows
-from ternary_kernels.loading.parts import BIASES, MATRICES, NORMS, Shapes, check_tensors, part_shape
+from ternary_kernels.loading.parts import (
+    BIASES,
+    MATRICES,
+    NORMS,
+    Shapes,
+    check_layers,
+    check_tensors,
+    part_shape,
+)
 from ternary_kernels.loading.tensors import GroupTensor, TernaryTensor, check_scales
 from ternary_kernels.loading.ternary import from_blocks, from_values
 
@@ -151,6 +159,7 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     if embedding is None or len(embedding.shape) != 2:
         raise LoadError(f"tensor {_EMBEDDING} is missing or no matrix")
     config = read_config(file.keys, arch, embedding.shape[0], divisors)
+    check_layers(config, len(file.tensors))
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
     check_tensors(found, *_expected(config, ARCHITECTURES[arch]))
     for name in found:

@@ -33,6 +33,7 @@ from ternary_kernels.loading.parts import (
     NORMS,
     SUB_NORMS,
     Shapes,
+    check_layers,
     check_tensors,
     part_shape,
 )
@@ -156,6 +157,7 @@ def open_hf_model(folder: Path) -> HfModel:
     tensors = open_folder(folder)
     is_tied = _is_tied(settings, tensors)
     found = {name: shape for name, shape in tensors.shapes.items() if not _has_no_effect(name, is_tied)}
+    check_layers(config, len(found))
     extras = MODEL_TYPES[settings["model_type"]]
     check_tensors(found, *_expected(config, quantization, extras, is_tied))
     folded = _folded_floors(folder, settings, quantization)

@@ -40,6 +40,12 @@ def part_shape(config: DecoderConfig, part: str) -> tuple[int, ...]:
     return shapes.get(part, (hidden,))
 
 
+def check_layers(config: DecoderConfig, num_tensors: int) -> None:
+    """Raises LoadError where a file cannot have so many layers, before a list of their parts is made."""
+    if config.num_layers * len(MATRICES) > num_tensors:
+        raise LoadError(f"{config.num_layers} layers, but only {num_tensors} tensors: some are missing")
+
+
 def check_tensors(found: Mapping[str, tuple[int, ...]], required: Shapes, optional: Iterable[Shapes]) -> None:
     """Compares the tensors of a file with what the model has.
 

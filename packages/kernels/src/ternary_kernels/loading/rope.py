@@ -20,6 +20,8 @@ import numpy as np
 
 from ternary_kernels.loading.errors import LoadError
 
+MAX_HEAD_DIM = 1 << 14
+"""Far beyond any model; bounds what a damaged file can make us allocate."""
 _PLAIN = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 _KNOWN: dict[str, frozenset[str]] = {
     "default": _PLAIN,
@@ -32,6 +34,8 @@ def inverse_frequencies(head_dim: int, theta: float) -> np.ndarray:
     """fp32 [head_dim / 2], unscaled. Raises LoadError for a base that makes none."""
     if not (isinstance(theta, (int, float)) and math.isfinite(theta) and theta > 0):
         raise LoadError(f"the rotary base is {theta!r}, not a positive number")
+    if head_dim > MAX_HEAD_DIM:
+        raise LoadError(f"heads of {head_dim} elements; at most {MAX_HEAD_DIM} are supported")
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     return np.float32(1) / np.power(np.float32(theta), exponents)
 
