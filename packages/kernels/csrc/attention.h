@@ -8,15 +8,17 @@ namespace tk {
 constexpr int64_t kPageTokens = 32;
 
 // One head's part of a page. Keys lie transposed, so that a vector holds one component of many keys.
-// float16: keys [head_dim][32], values [32][head_dim]. int8: the same codes, times a float scale per token.
+// Keys [head_dim][32], values [32][head_dim]; int8 has a float scale per token besides.
+enum class CacheType { f32, f16, int8 };
 struct PageView {
     const void* keys;
     const void* values;
-    const float* key_scales;    // [32], null for float16
-    const float* value_scales;  // [32], null for float16
+    const float* key_scales;    // int8: [32]
+    const float* value_scales;  // int8: [32]
 };
 
 struct AttentionJob {
+    CacheType type;
     const float* queries;  // [rows][head_dim], already multiplied by 1 / sqrt(d)
     const int64_t* visible;  // [rows]: number of tokens that the row sees (its own is the last)
     int64_t rows;

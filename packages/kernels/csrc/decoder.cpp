@@ -188,7 +188,7 @@ void Decoder::attend(const Batch& batch, int64_t index, const Span& span, int64_
     const int64_t num_pages = ceil_div(visible[rows - 1], kPageTokens);
     pages.resize(num_pages);
     for (int64_t p = 0; p < num_pages; ++p) pages[p] = cache_.view(index, batch.pages[first.sequence * batch.pages_stride + p], kv_head);
-    kernels().attention({queries.data(), visible.data(), rows, width, pages.data(), out.data(), scratch.data()});
+    kernels().attention({cache_.type(), queries.data(), visible.data(), rows, width, pages.data(), out.data(), scratch.data()});
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
         std::memcpy(attention_.data() + t * q_size_ + head * c.head_dim, out.data() + r * width, c.head_dim * sizeof(float));

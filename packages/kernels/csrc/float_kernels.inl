@@ -116,6 +116,10 @@ void add(float* x, const float* y, int64_t size) {
 }
 
 // How a cache stores one number.
+struct FloatCache {
+    using Element = float;
+    static Vec read(const Element* x) { return load(x); }
+};
 struct HalfCache {
     using Element = uint16_t;
     static Vec read(const Element* x) { return load_half(x); }
@@ -236,8 +240,11 @@ void attend(const AttentionJob& job) {
 }
 
 void attention(const AttentionJob& job) {
-    if (job.pages[0].key_scales) attend<Int8Cache>(job);
-    else attend<HalfCache>(job);
+    switch (job.type) {
+        case CacheType::f32: return attend<FloatCache>(job);
+        case CacheType::f16: return attend<HalfCache>(job);
+        case CacheType::int8: return attend<Int8Cache>(job);
+    }
 }
 
 }  // namespace

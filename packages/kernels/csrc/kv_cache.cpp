@@ -6,6 +6,12 @@
 
 namespace tk {
 
+namespace {
+
+int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
+
+}  // namespace
+
 KvCache::KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_t num_pages, CacheType type)
     : num_layers_(num_layers),
       num_heads_(num_heads),
@@ -13,7 +19,7 @@ KvCache::KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_
       head_dim_padded_(round_up(head_dim, 16)),
       num_pages_(num_pages),
       type_(type),
-      head_bytes_(kPageTokens * head_dim_padded_ * (type == CacheType::f16 ? 2 : 1)),
+      head_bytes_(kPageTokens * head_dim_padded_ * element_bytes(type)),
       data_(static_cast<size_t>(num_layers * num_pages * num_heads * 2 * head_bytes_)),
       scales_(type == CacheType::int8 ? num_layers * num_pages * num_heads * 2 * kPageTokens * sizeof(float) : 0) {}
 
@@ -43,19 +49,18 @@ float largest(const float* x, int64_t size) {
 void KvCache::store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value) {
     const int64_t at = index(layer, page, head);
     uint8_t* keys = data() + at * 2 * head_bytes_;
-    if (type_ == CacheType::f16) {
-        auto* key_halves = reinterpret_cast<uint16_t*>(keys);
-        auto* value_halves = reinterpret_cast<uint16_t*>(keys + head_bytes_);
-        for_each_component(key, value, head_dim_, head_dim_padded_, slot,
-                           [&](bool is_key, int64_t i, float x) { (is_key ? key_halves : value_halves)[i] = float_to_half(x); });
-        return;
-    }
+    uint8_t* values = keys + head_bytes_;
+    const auto store_all = [&](const auto& put) { for_each_component(key, value, head_dim_, head_dim_padded_, slot, put); };
+    if (type_ == CacheType::f32)
+        return store_all([&](bool is_key, int64_t i, float x) { reinterpret_cast<float*>(is_key ? keys : values)[i] = x; });
+    if (type_ == CacheType::f16)
+        return store_all([&](bool is_key, int64_t i, float x) { reinterpret_cast<uint16_t*>(is_key ? keys : values)[i] = float_to_half(x); });
     float* scales = scale_data() + at * 2 * kPageTokens + slot;
     const float key_scale = scales[0] = largest(key, head_dim_) / 127;
     const float value_scale = scales[kPageTokens] = largest(value, head_dim_) / 127;
-    for_each_component(key, value, head_dim_, head_dim_padded_, slot, [&](bool is_key, int64_t i, float x) {
+    store_all([&](bool is_key, int64_t i, float x) {
         const float scale = is_key ? key_scale : value_scale;
-        keys[(is_key ? 0 : head_bytes_) + i] = static_cast<uint8_t>(static_cast<int8_t>(scale > 0 ? std::nearbyint(x / scale) : 0));
+        (is_key ? keys : values)[i] = static_cast<uint8_t>(static_cast<int8_t>(scale > 0 ? std::nearbyint(x / scale) : 0));
     });
 }
 

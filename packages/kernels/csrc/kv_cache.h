@@ -6,12 +6,11 @@
 
 namespace tk {
 
-enum class CacheType { f16, int8 };
-
 class KvCache {
 public:
     KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_t num_pages, CacheType type);
 
+    CacheType type() const { return type_; }
     int64_t num_pages() const { return num_pages_; }
     int64_t padded_head_dim() const { return head_dim_padded_; }
     int64_t page_bytes() const;  // of all layers

@@ -136,9 +136,10 @@ public:
 
 private:
     static CacheType parse_cache_type(const std::string& name) {
+        if (name == "f32") return CacheType::f32;
         if (name == "f16") return CacheType::f16;
         if (name == "int8") return CacheType::int8;
-        throw std::invalid_argument("unknown cache type '" + name + "'; known: f16, int8");
+        throw std::invalid_argument("unknown cache type '" + name + "'; known: f32, f16, int8");
     }
 
     Decoder decoder_;

@@ -60,4 +60,4 @@ def pack_groups(
 
 def _float32(scales: NDArray[np.float32] | float) -> NDArray[np.float32]:
     array = np.asarray(scales, np.float32)
-    return array if array.ndim == 0 else np.ascontiguousarray(array)
+    return array.reshape(()) if array.size == 1 else np.ascontiguousarray(array)
