@@ -35,8 +35,8 @@ def page(server: Server) -> Any:
 
 
 OPERATIONS = {
-    "createChatCompletion": 100,
-    "createCompletion": 100,
+    "createChatCompletion": 80,
+    "createCompletion": 80,
     "listModels": 10,
     "retrieveModel": 50,
     "health": 10,

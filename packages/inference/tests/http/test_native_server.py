@@ -1,0 +1,169 @@
+"""The whole of it: `serve` as a process, the native engine, a small real model, the official client."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from safetensors.numpy import save_file
+
+pytest.importorskip("ternary_kernels", reason="the native engine's package has not been built")
+
+ASK = {"model": "two-layers", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+
+
+SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def two_layers(packaged_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ternary Llama with the packaged model's tokenizer and chat template, as a folder."""
+    folder = tmp_path_factory.mktemp("model") / "two-layers"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
+        shutil.copy(packaged_model_dir / name, folder)
+    config = json.loads((packaged_model_dir / "config.json").read_text()) | SHAPE
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(_random_weights(config["vocab_size"]), folder / "model.safetensors")
+    return folder
+
+
+def _random_weights(vocab_size: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    ones = np.ones(128, np.float32)
+    weights = {"model.norm.weight": ones}
+    weights["model.embed_tokens.weight"] = random.normal(0, 0.05, (vocab_size, 128)).astype(np.float32)
+    shapes = {
+        **{
+            f"self_attn.{name}_proj": (rows, 128)
+            for name, rows in (("q", 128), ("k", 64), ("v", 64), ("o", 128))
+        },
+        "mlp.gate_proj": (256, 128),
+        "mlp.up_proj": (256, 128),
+        "mlp.down_proj": (128, 256),
+    }
+    for layer in range(2):
+        prefix = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"{prefix}{norm}.weight"] = ones
+        for name, shape in shapes.items():
+            codes = random.integers(-1, 2, shape)
+            weights[f"{prefix}{name}.weight"] = (codes * 0.05).astype(np.float32)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def served(two_layers: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--model", str(two_layers)]
+    options = [
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--context",
+        "512",
+        "--log-format",
+        "json",
+        "--api-key",
+        "a-key",
+    ]
+    child = subprocess.Popen(
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    with child:
+        line = child.stdout.readline()
+        assert " at " in line, child.stderr.read()
+        yield child, line.split(" at ")[1].split(" ")[0]
+        if child.poll() is None:
+            child.kill()
+
+
+@pytest.fixture(scope="module")
+def client(served: tuple[subprocess.Popen[str], str]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=served[1], api_key="a-key", max_retries=0) as made:
+        yield made
+
+
+def test_chat_whole_and_streamed(client: openai.OpenAI):
+    options = ASK | {"max_tokens": 24, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**options)
+    chunks = list(
+        client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True})
+    )
+    text = whole.choices[0].message.content
+    assert text
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
+    tokens = whole.choices[0].logprobs.content
+    assert b"".join(bytes(t.bytes) for t in tokens).decode("utf-8", "replace").startswith(text[:10])
+    assert all(t.logprob == t.top_logprobs[0].logprob for t in tokens)  # greedy
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens <= 24
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens > 20
+
+
+def test_same_seed_same_text(client: openai.OpenAI):
+    ask = {"model": "two-layers", "prompt": "Once upon a time", "max_tokens": 16, "temperature": 1.0}
+    both = client.completions.create(**ask, seed=5, n=2)
+    second = client.completions.create(**ask, seed=6)
+    assert both.choices[1].text == second.choices[0].text
+    assert both.choices[0].text != both.choices[1].text
+
+
+def test_offsets_and_prefix_cache(client: openai.OpenAI):
+    prompt = "A long prompt that is the same again and again. " * 8
+    ask = {"model": "two-layers", "prompt": prompt, "max_tokens": 12, "temperature": 0, "logprobs": 0}
+    client.completions.create(**ask)
+    reply = client.completions.create(**ask)
+    assert reply.usage.prompt_tokens_details.cached_tokens >= 64
+    choice = reply.choices[0]
+    starts = choice.logprobs.text_offset
+    rebuilt = [choice.text[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    assert "".join(rebuilt) == choice.text
+
+
+def test_refusals(client: openai.OpenAI):
+    with pytest.raises(openai.BadRequestError, match="not in the vocabulary"):
+        client.completions.create(model="two-layers", prompt=[10**6])
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(model="two-layers", prompt="x", max_tokens=600)
+    assert error.value.code == "context_length_exceeded"
+
+
+def test_metrics_then_shutdown_in_mid_stream(
+    served: tuple[subprocess.Popen[str], str], client: openai.OpenAI
+):
+    child, url = served
+    page = httpx.get(url.replace("/v1", "/metrics"), headers={"Authorization": "Bearer a-key"}).text
+    assert 'wf_http_requests_total{endpoint="/v1/completions",status="200"} 4.0' in page
+    assert "wf_engine_prefix_hit_tokens_total" in page
+    stream = client.completions.create(
+        model="two-layers", prompt="x", max_tokens=100, stream=True, extra_body={"ignore_eos": True}
+    )
+    chunks = [next(stream)]
+    child.send_signal(signal.SIGTERM)
+    chunks += list(stream)
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert child.wait(10) == 0
+    log = child.stderr.read()
+    assert "a-key" not in log
+    assert "Once upon" not in log
