@@ -1,10 +1,12 @@
-"""Block encoders against gguf-py's decoders, hand-made bytes and the rounding that fp16 allows."""
+"""Block encoders against gguf-py's decoders and ours, hand-made bytes, and the rounding that fp16 allows."""
 
 import gguf
 import numpy as np
 import pytest
 
-from wf_converter.blocks import FP16_RELATIVE_ERROR, TernaryType, decode, encode, to_fp16
+from ternary_kernels.gguf import TensorType
+from ternary_kernels.gguf.blocks import values as decode_blocks
+from wf_converter.blocks import FP16_RELATIVE_ERROR, TernaryType, encode, to_fp16
 from wf_converter.errors import ExportError
 
 TYPES_IN_GGUF_PY = [TernaryType.TQ1_0, TernaryType.TQ2_0, TernaryType.Q4_0, TernaryType.F16]
@@ -12,6 +14,11 @@ TYPES_IN_GGUF_PY = [TernaryType.TQ1_0, TernaryType.TQ2_0, TernaryType.Q4_0, Tern
 
 def random_codes(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-1, 2, (rows, columns)).astype(np.int8)
+
+
+def decode(data: np.ndarray, num_columns: int, kind: TernaryType) -> np.ndarray:
+    shape = (data.shape[0], num_columns)
+    return decode_blocks(data.reshape(-1), TensorType(kind.layout.ggml_type), shape)
 
 
 @pytest.mark.parametrize("kind", TYPES_IN_GGUF_PY)

@@ -62,9 +62,8 @@ def test_q2_0_tensors_are_read(written):
 def test_damage_is_named(written, tmp_path):
     data = written("q2_0").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(data[:-5000])
-    file = read_gguf(tmp_path / "cut.gguf")
     with pytest.raises(ExportError, match="ends inside tensor"):
-        [file.values(name) for name in file.tensors]
+        read_gguf(tmp_path / "cut.gguf")
     (tmp_path / "other.gguf").write_bytes(b"PK" + data)
     with pytest.raises(ExportError, match="no GGUF file"):
         read_gguf(tmp_path / "other.gguf")

@@ -1,4 +1,4 @@
-"""Ternary codes and scales <-> the quantized blocks of GGUF tensors.
+"""Ternary codes and scales -> the quantized blocks of GGUF tensors (read back: gguf_file.py).
 
 A row of K weights is cut into blocks; every block stores one fp16 scale `d` and its codes. Only
 types that can hold {-d, 0, +d} exactly are here (K-quants and Q8_0 cannot be proved code by code):
@@ -101,13 +101,6 @@ def encode(codes: np.ndarray, scales: np.ndarray, kind: TernaryType) -> np.ndarr
     return encoded.reshape(rows, -1)
 
 
-def decode(data: np.ndarray, num_columns: int, kind: TernaryType) -> np.ndarray:
-    """fp32 [out, in] values of uint8 [out, row bytes] blocks (the inverse of `encode`)."""
-    blocks = np.ascontiguousarray(data).reshape(-1, kind.layout.bytes)
-    values: np.ndarray = _DECODERS[kind](blocks)
-    return values.reshape(-1, num_columns)
-
-
 def _block_scales(scales: np.ndarray, rows: int, columns: int, kind: TernaryType) -> np.ndarray:
     """fp32 [out, in / block] from tensor or group scales."""
     if scales.ndim == 0:
@@ -157,33 +150,10 @@ def _encode_f16(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(codes.astype(np.float16) * scales).view(np.uint8)
 
 
-def _decode_q2_0(blocks: np.ndarray) -> np.ndarray:
-    levels = blocks[:, 2:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
-    values: np.ndarray = (levels.reshape(-1, 64).astype(np.float32) - 1) * _fp16(blocks[:, :2])
-    return values
-
-
-def _decode_q4_0(blocks: np.ndarray) -> np.ndarray:
-    levels = np.hstack([blocks[:, 2:] & 15, blocks[:, 2:] >> 4])
-    values: np.ndarray = (levels.astype(np.float32) - 8) * _fp16(blocks[:, :2])
-    return values
-
-
-def _fp16(data: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
-
-
 _ENCODERS = {
     TernaryType.TQ1_0: _encode_tq(GGMLQuantizationType.TQ1_0),
     TernaryType.TQ2_0: _encode_tq(GGMLQuantizationType.TQ2_0),
     TernaryType.Q2_0: _encode_q2_0,
     TernaryType.Q4_0: _encode_q4_0,
     TernaryType.F16: _encode_f16,
-}
-_DECODERS = {
-    TernaryType.TQ1_0: lambda blocks: quants.dequantize(blocks, GGMLQuantizationType.TQ1_0),
-    TernaryType.TQ2_0: lambda blocks: quants.dequantize(blocks, GGMLQuantizationType.TQ2_0),
-    TernaryType.Q2_0: _decode_q2_0,
-    TernaryType.Q4_0: _decode_q4_0,
-    TernaryType.F16: _fp16,
 }
