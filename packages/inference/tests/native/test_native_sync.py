@@ -3,6 +3,7 @@
 import itertools
 import sys
 import threading
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_scores_beside_streams_that_fill_the_cache(toy):
         for thread in threads:
             thread.join()
     assert texts == [alone] * 6
+
+
+def test_a_queue_does_not_starve_scores(toy):
+    """No request is admitted while a score waits for pages."""
+    with SyncNativeEngine(toy.make_model(num_pages=6)) as engine:
+        worker, events = engine._worker, SimpleQueue()
+        engine._model.runner.delay_s = 0.0005
+        for i in range(30):
+            request = toy.make_request([9, 10 + i], max_tokens=20 + 7 * (i % 5), seed=i, ignore_eos=True)
+            worker.submit(engine._model.new_sequence(request, events))
+        events.get()
+        engine.score([9 + i * i % 50 for i in range(180)])
+        assert worker.stats().finished_total < 15
 
 
 @pytest.mark.parametrize(
