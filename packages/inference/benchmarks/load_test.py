@@ -10,7 +10,7 @@ Answers have a fixed length (`ignore_eos`), so that two servers do the same work
 
     python packages/inference/benchmarks/load_test.py --model model.gguf --seconds 60
     python packages/inference/benchmarks/load_test.py --model model.gguf --compare-llamacpp model.gguf
-    python packages/inference/benchmarks/load_test.py --url http://localhost:8080 --pid 1234 --text shared/data
+    python packages/inference/benchmarks/load_test.py --url http://localhost:8080 --pid 123 --text novel.txt
 """
 
 from __future__ import annotations

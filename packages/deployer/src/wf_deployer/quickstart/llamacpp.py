@@ -1,4 +1,4 @@
-"""Speed and sample answers of a GGUF file, through the server that `wf serve` starts.
+"""Speed and sample answers of a GGUF file, through the server that `wf serve --engine llamacpp` starts.
 
 llama.cpp's server reports the timing of each request itself (`timings`), so what is measured is the
 model without HTTP. The prompt cache is off; the end-of-text token is ignored where speed is measured.
@@ -60,7 +60,14 @@ def serving(title: str, gguf: Path, log: Path) -> Iterator[Server]:
         CommandError: it did not start.
     """
     key = secrets.token_urlsafe(16)
-    command = [*module_command("wrinklefree_inference"), "serve", "--model", str(gguf)]
+    command = [
+        *module_command("wrinklefree_inference"),
+        "serve",
+        "--engine",
+        "llamacpp",
+        "--model",
+        str(gguf),
+    ]
     child = Child(
         title, [*command, "--port", "0", "--context", "2048", "--parallel", "1"], log, {"WF_API_KEY": key}
     )
