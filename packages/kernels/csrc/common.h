@@ -32,6 +32,14 @@ public:
     Buffer() = default;
     explicit Buffer(int64_t size) { resize(size); }
 
+    // Memory that somebody else owns and keeps alive.
+    static Buffer borrow(T* memory, int64_t size) {
+        Buffer buffer;
+        buffer.data_ = {memory, Free{.borrowed = true}};
+        buffer.size_ = buffer.capacity_ = size;
+        return buffer;
+    }
+
     // Contents are lost; new memory is zero when it comes from the system (large buffers), else undefined.
     void resize(int64_t size) {
         if (size <= capacity_) {
@@ -46,7 +54,7 @@ public:
 #ifdef MADV_HUGEPAGE
         if (bytes >= huge) madvise(memory, bytes / huge * huge, MADV_HUGEPAGE);
 #endif
-        data_.reset(static_cast<T*>(memory));
+        data_ = {static_cast<T*>(memory), Free{}};
         size_ = capacity_ = size;
     }
 
@@ -58,7 +66,10 @@ public:
 
 private:
     struct Free {
-        void operator()(T* memory) const { std::free(memory); }
+        bool borrowed = false;
+        void operator()(T* memory) const {
+            if (!borrowed) std::free(memory);
+        }
     };
     std::unique_ptr<T[], Free> data_;
     int64_t size_ = 0;

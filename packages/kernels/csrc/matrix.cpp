@@ -41,7 +41,7 @@ Format parse_format(const std::string& name) {
     throw std::invalid_argument("unknown format '" + name + "'; known: t2, t5, q4, q6, q8");
 }
 
-Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group)
+Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, LayoutOnly)
     : format(format), rows(rows), cols(cols), group(group) {
     if (rows < 1 || cols < 1)
         throw std::invalid_argument("a matrix needs rows and columns, got " + std::to_string(rows) + " x " + std::to_string(cols));
@@ -56,6 +56,9 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group)
     row_blocks = ceil_div(rows, kRowBlock);
     block_bytes = padded_cols / tk::info(format).unit_inputs * tk::info(format).unit_bytes;
     num_groups = group ? padded_cols / group : 0;
+}
+
+Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group) : Matrix(format, rows, cols, group, LayoutOnly{}) {
     data.resize(row_blocks * block_bytes);
     row_scales.resize(row_blocks * kRowBlock);
     if (group) group_scales.resize(row_blocks * num_groups * kRowBlock);

@@ -34,6 +34,9 @@ struct Matrix {
     Buffer<float> row_scales;       // [row_blocks * 16]
     Buffer<uint16_t> group_scales;  // [row_blocks][num_groups][16], float16
 
+    // Sizes alone; the buffers stay empty.
+    struct LayoutOnly {};
+    Matrix(Format format, int64_t rows, int64_t cols, int64_t group, LayoutOnly);
     Matrix(Format format, int64_t rows, int64_t cols, int64_t group);
     int64_t num_bytes() const;
 

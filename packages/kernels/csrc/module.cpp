@@ -12,6 +12,7 @@
 
 #include "bindings.h"
 #include "decoder.h"
+#include "shared_pool.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -36,24 +37,6 @@ std::pair<nb::ndarray<nb::numpy, T>, T*> new_array(const size_t (&shape)[N]) {
     return {nb::ndarray<nb::numpy, T>(data, N, shape, owner), data};
 }
 
-int threads_or_default(int num_threads) {
-    if (num_threads < 0) throw std::invalid_argument("num_threads must be 0 (one per core) or more, got " + std::to_string(num_threads));
-    return num_threads ? num_threads : available_cores();
-}
-
-// Packing and single products share one pool; a decoder has its own.
-class SharedPool {
-public:
-    template <typename Work>
-    static auto use(int num_threads, const Work& work) {
-        static std::mutex mutex;
-        static std::unique_ptr<Pool> pool;
-        const std::lock_guard lock(mutex);
-        if (!pool || pool->num_threads() != num_threads) pool = std::make_unique<Pool>(num_threads);
-        return work(*pool);
-    }
-};
-
 std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& format, int num_threads) {
     const auto rows = static_cast<int64_t>(codes.shape(0)), cols = static_cast<int64_t>(codes.shape(1));
     int64_t group = 0;
@@ -74,7 +57,7 @@ std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& form
     auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group);
     matrix->set_scales(values);
     check_codes(*matrix, codes.data());
-    SharedPool::use(threads_or_default(num_threads), [&](Pool& pool) {
+    with_shared_pool(threads_or_default(num_threads), [&](Pool& pool) {
         pool.run(matrix->row_blocks, [&](int64_t block, int) { matrix->pack_block(block, codes.data()); });
     });
     return matrix;
@@ -102,7 +85,7 @@ nb::ndarray<nb::numpy, float> linear(const Matrix& matrix, Floats2 x, const std:
     auto [out, data] = new_array<float>({x.shape(0), static_cast<size_t>(matrix.rows)});
     if (tokens == 0) return out;
     nb::gil_scoped_release release;
-    SharedPool::use(threads_or_default(num_threads), [&, data = data](Pool& pool) {
+    with_shared_pool(threads_or_default(num_threads), [&, data = data](Pool& pool) {
         multiply_floats(pool, matrix, x.data(), tokens, precision == "wide" ? Precision::wide : Precision::int8, data);
     });
     return out;
@@ -218,4 +201,6 @@ NB_MODULE(_native, m) {
         .def_prop_ro("page_bytes", &PyDecoder::page_bytes)
         .def_prop_ro("num_threads", &PyDecoder::num_threads);
     bind_sampler(m);
+    bind_ops(m);
+    bind_roofline(m);
 }

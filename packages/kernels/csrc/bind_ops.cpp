@@ -1,0 +1,80 @@
+// Matrices over memory that somebody else owns: what the PyTorch operators need (src/ternary_kernels/torch_ops.py).
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include "bindings.h"
+#include "matrix.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tk {
+namespace {
+
+template <typename T>
+using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+constexpr uintptr_t kAlignment = 64;  // kernels load whole vectors
+
+template <typename T>
+Buffer<T> borrow(const char* name, const Array<T>& array, int64_t size) {
+    if (static_cast<int64_t>(array.size()) != size)
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " values, the matrix needs " +
+                                    std::to_string(size));
+    const auto past = reinterpret_cast<uintptr_t>(array.data()) % kAlignment;
+    if (size && past)
+        throw std::invalid_argument(std::string(name) + " begins " + std::to_string(past) + " bytes past a multiple of " +
+                                    std::to_string(kAlignment) + "; copy it into memory of its own");
+    return Buffer<T>::borrow(array.data(), size);
+}
+
+std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales, Array<uint16_t> group_scales, int64_t rows, int64_t cols,
+                                   int64_t group, const std::string& format) {
+    auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, Matrix::LayoutOnly{});
+    matrix->data = borrow("data", data, matrix->row_blocks * matrix->block_bytes);
+    matrix->row_scales = borrow("row_scales", row_scales, matrix->row_blocks * kRowBlock);
+    matrix->group_scales = borrow("group_scales", group_scales, matrix->row_blocks * matrix->num_groups * kRowBlock);
+    return matrix;
+}
+
+template <typename T, size_t N>
+nb::object view(Buffer<T>& buffer, const size_t (&shape)[N], nb::handle owner) {
+    return nb::cast(nb::ndarray<nb::numpy, T>(buffer.data(), N, shape, owner), nb::rv_policy::reference);
+}
+
+nb::tuple parts(nb::handle self) {
+    auto& matrix = nb::cast<Matrix&>(self);
+    const auto blocks = static_cast<size_t>(matrix.row_blocks);
+    return nb::make_tuple(view(matrix.data, {blocks, static_cast<size_t>(matrix.block_bytes)}, self),
+                          view(matrix.row_scales, {blocks * kRowBlock}, self),
+                          view(matrix.group_scales, {blocks, static_cast<size_t>(matrix.num_groups), size_t{kRowBlock}}, self));
+}
+
+std::tuple<int64_t, int64_t, int64_t> packed_shape(int64_t rows, int64_t cols, int64_t group, const std::string& format) {
+    const Matrix matrix(parse_format(format), rows, cols, group, Matrix::LayoutOnly{});
+    return {matrix.row_blocks, matrix.block_bytes, matrix.num_groups};
+}
+
+}  // namespace
+
+void bind_ops(nb::module_& module) {
+    nb::borrow<nb::class_<Matrix>>(nb::type<Matrix>())
+        .def_static("from_parts", &from_parts, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(), "data"_a,
+                    "row_scales"_a, "group_scales"_a, "rows"_a, "cols"_a, "group_size"_a, "format"_a,
+                    R"(A matrix over arrays as `parts` gives them, without copying; they stay alive with it.
+
+Raises:
+    ValueError: a size does not fit, or an array does not begin at a multiple of 64 bytes.)")
+        .def("parts", &parts, R"(Views of the packed data, alive with the matrix.
+
+Returns:
+    data uint8 [row blocks, bytes of a block], row_scales float32 [row blocks * 16] and group_scales
+    uint16 [row blocks, groups, 16], the bits of float16 (no groups: empty).)");
+    module.def("packed_shape", &packed_shape, "rows"_a, "cols"_a, "group_size"_a, "format"_a,
+               "(row blocks, bytes of a block, groups of a padded row) of a matrix; ValueError where the format has none.");
+}
+
+}  // namespace tk
