@@ -6,7 +6,7 @@ namespace tk {
 
 extern const KernelTable kScalar;
 #if defined(__x86_64__)
-extern const KernelTable kAvx512, kAvx512Vbmi;
+extern const KernelTable kAvx2, kAvx2Vnni, kAvx512, kAvx512Vbmi;
 #elif defined(__aarch64__)
 extern const KernelTable kNeon;
 #endif
@@ -42,8 +42,8 @@ std::vector<IsaInfo> find() {
     auto vbmi = avx512;
     vbmi.push_back({"AVX512_VBMI", __builtin_cpu_supports("avx512vbmi") != 0});
     return {{"scalar", &kScalar, true, ""},
-            //entry("avx2", kAvx2, avx2),
-            //entry("avx2_vnni", kAvx2Vnni, avx2_vnni),
+            entry("avx2", kAvx2, avx2),
+            entry("avx2_vnni", kAvx2Vnni, avx2_vnni),
             entry("avx512_vnni", kAvx512, avx512),
             entry("avx512_vbmi", kAvx512Vbmi, vbmi)};
 }

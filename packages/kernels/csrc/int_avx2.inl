@@ -1,0 +1,143 @@
+// Dot products of unsigned codes with int8 inputs for AVX2, with and without AVX-VNNI; the loops are in int_narrow.inl.
+//
+// Without VNNI, vpmaddubsw gives sums of two products in 16 bits. As many steps are added in 16 bits as cannot overflow
+// for the largest code (64 steps of ternary codes, 8 of q4, 2 of q6). The products of q8 do not fit: its codes and
+// inputs are split into even and odd bytes and multiplied in 16 bits by vpmaddwd.
+
+#include "int_vectors.inl"
+
+namespace tk {
+namespace {
+
+constexpr bool kSignedWeights = false;
+
+TK_INLINE __m256i broadcast(const uint32_t* x) { return _mm256_set1_epi32(static_cast<int>(*x)); }
+
+// Sums of H vectors of rows x M tokens; Max is the largest code. totals: [M][H], read by begin, completed by end.
+// At most `steps` calls of dot lie between begin and end.
+#ifdef __AVXVNNI__
+template <int Max, int H, int M>
+struct Sums {
+    static constexpr int64_t steps = int64_t{1} << 40;
+    __m256i of[H][M];
+
+    TK_INLINE void begin(const VecInt* totals) {
+        unrolled<H>([&](auto h) TK_INLINED {
+            unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = (__m256i)totals[m.value * H + h.value]; });
+        });
+    }
+    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
+        unrolled<M>([&](auto m) TK_INLINED {
+            const __m256i inputs = broadcast(x + m.value);
+            unrolled<H>([&](auto h) TK_INLINED {
+                of[h.value][m.value] = _mm256_dpbusd_avx_epi32(of[h.value][m.value], (__m256i)weights[h.value], inputs);
+            });
+        });
+    }
+    TK_INLINE void end(VecInt* totals) const {
+        unrolled<H>([&](auto h) TK_INLINED {
+            unrolled<M>([&](auto m) TK_INLINED { totals[m.value * H + h.value] = (VecInt)of[h.value][m.value]; });
+        });
+    }
+};
+#else
+template <int Max, int H, int M>
+struct Sums {
+    static constexpr int64_t steps = 32768 / (2 * 128 * Max);
+    __m256i of[H][M];
+
+    TK_INLINE void begin(const VecInt*) {
+        unrolled<H>([&](auto h) TK_INLINED { unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = _mm256_setzero_si256(); }); });
+    }
+    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
+        unrolled<M>([&](auto m) TK_INLINED {
+            const __m256i inputs = broadcast(x + m.value);
+            unrolled<H>([&](auto h) TK_INLINED {
+                of[h.value][m.value] =
+                    _mm256_add_epi16(of[h.value][m.value], _mm256_maddubs_epi16((__m256i)weights[h.value], inputs));
+            });
+        });
+    }
+    TK_INLINE void end(VecInt* totals) const {
+        unrolled<H>([&](auto h) TK_INLINED {
+            unrolled<M>([&](auto m) TK_INLINED {
+                totals[m.value * H + h.value] += (VecInt)_mm256_madd_epi16(of[h.value][m.value], _mm256_set1_epi16(1));
+            });
+        });
+    }
+};
+
+template <int H, int M>
+struct Sums<255, H, M> {
+    static constexpr int64_t steps = int64_t{1} << 40;
+    __m256i of[H][M];
+
+    TK_INLINE void begin(const VecInt* totals) {
+        unrolled<H>([&](auto h) TK_INLINED {
+            unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = (__m256i)totals[m.value * H + h.value]; });
+        });
+    }
+    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
+        __m256i even[H], odd[H];
+        unrolled<H>([&](auto h) TK_INLINED {
+            even[h.value] = _mm256_and_si256((__m256i)weights[h.value], _mm256_set1_epi16(255));
+            odd[h.value] = _mm256_srli_epi16((__m256i)weights[h.value], 8);
+        });
+        unrolled<M>([&](auto m) TK_INLINED {
+            const __m256i inputs = broadcast(x + m.value), odd_inputs = _mm256_srai_epi16(inputs, 8);
+            const __m256i even_inputs = _mm256_srai_epi16(_mm256_slli_epi16(inputs, 8), 8);
+            unrolled<H>([&](auto h) TK_INLINED {
+                const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(even[h.value], even_inputs), _mm256_madd_epi16(odd[h.value], odd_inputs));
+                of[h.value][m.value] = _mm256_add_epi32(of[h.value][m.value], sum);
+            });
+        });
+    }
+    TK_INLINE void end(VecInt* totals) const {
+        unrolled<H>([&](auto h) TK_INLINED {
+            unrolled<M>([&](auto m) TK_INLINED { totals[m.value * H + h.value] = (VecInt)of[h.value][m.value]; });
+        });
+    }
+};
+#endif
+
+// Codes of 5 bits as indices of two shuffles of 16 entries: bit 7 makes a shuffle give zero where the other one counts.
+struct T5Codes {
+    __m256i low, high;
+
+    template <int Step>
+    TK_INLINE static T5Codes load(const uint8_t* unit, int part) {
+        const __m256i raw = _mm256_load_si256(reinterpret_cast<const __m256i*>(unit + Step / 2 * 64 + part * 32));
+        const __m256i nibbles = _mm256_and_si256(Step % 2 ? _mm256_srli_epi16(raw, 4) : raw, _mm256_set1_epi8(15));
+        const __m256i own_byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,  //
+                                                  2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+        const __m256i own_bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201));
+        int fifth;
+        std::memcpy(&fifth, unit + 256 + Step * 8 + part * 4, 4);
+        const __m256i bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(fifth), own_byte), own_bit);
+        return {_mm256_or_si256(nibbles, _mm256_cmpeq_epi8(bits, own_bit)),
+                _mm256_or_si256(nibbles, _mm256_cmpeq_epi8(bits, _mm256_setzero_si256()))};
+    }
+};
+
+// Weights of plane P, by code.
+template <int P>
+struct TritBytes {
+    alignas(16) uint8_t of[32];
+    constexpr TritBytes() : of() {
+        for (int i = 0; i < 32; ++i) of[i] = static_cast<uint8_t>(i / (P == 0 ? 1 : P == 1 ? 3 : 9) % 3);
+    }
+};
+template <int P>
+constexpr TritBytes<P> kTrits;
+
+template <int Plane>
+TK_INLINE Bytes trits(const T5Codes& codes) {
+    const auto* table = reinterpret_cast<const __m128i*>(kTrits<Plane>.of);
+    return (Bytes)_mm256_or_si256(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table)), codes.low),
+                                  _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table + 1)), codes.high));
+}
+
+}  // namespace
+}  // namespace tk
+
+#include "int_narrow.inl"

@@ -1,0 +1,278 @@
+// Integer matrix products on vectors of fewer than 16 rows. Included by int_avx2.inl and int_neon.inl, which give the
+// dot product (Sums), the decoding of t5 (T5Codes, trits) and whether weights are signed (kSignedWeights).
+//
+// One or two tokens: several blocks of rows at once, weights go from the packed bytes to the product in registers.
+// More tokens (and t5): a stretch of one block is unpacked to bytes once, then used for the tokens, up to 6 at a time.
+// Unsigned weights are code + offset; sums then begin at -offset * sum of the inputs, which takes the offset out again.
+//
+// For groups, the int32 sums of a group are multiplied with its scales into float sums, groups in order, so that a
+// result does not depend on the tile.
+
+#include <algorithm>
+
+namespace tk {
+namespace {
+
+// Unpackers: vector<Step>(unit) gives the weights of one step, for the rows of one part.
+struct UnpackT2 {
+    static constexpr int steps = 4, unit_bytes = 64, max_code = 2, offset = 1;
+    template <int Step>
+    TK_INLINE static Bytes vector(const uint8_t* unit) {
+        return shifted_right<2 * Step>(load_bytes(unit)) & 3;
+    }
+};
+struct UnpackQ4 {
+    static constexpr int steps = 2, unit_bytes = 64, max_code = 15, offset = 8;
+    template <int Step>
+    TK_INLINE static Bytes vector(const uint8_t* unit) {
+        return shifted_right<4 * Step>(load_bytes(unit)) & 15;
+    }
+};
+struct UnpackQ6 {
+    static constexpr int steps = 4, unit_bytes = 192, max_code = 63, offset = 32;
+    template <int Step>
+    TK_INLINE static Bytes vector(const uint8_t* unit) {
+        const Bytes low = shifted_right<Step % 2 * 4>(load_bytes(unit + Step / 2 * 64)) & 15, high = load_bytes(unit + 128);
+        if constexpr (Step < 2) return low | (shifted_left<4 - 2 * Step>(high) & 48);
+        else return low | (shifted_right<2 * Step - 4>(high) & 48);
+    }
+};
+struct UnpackQ8 {
+    static constexpr int steps = 1, unit_bytes = 64, max_code = 255, offset = 128;
+    template <int Step>
+    TK_INLINE static Bytes vector(const uint8_t* unit) {
+        return load_bytes(unit);
+    }
+};
+
+template <typename Unpack, int Step>
+TK_INLINE Bytes unpacked(const uint8_t* unit) {
+    const Bytes codes = Unpack::template vector<Step>(unit);
+    if constexpr (kSignedWeights) return codes - static_cast<uint8_t>(Unpack::offset);
+    return codes;
+}
+
+// Where a product reads its weights: R packed blocks, ...
+template <typename Unpack, int R>
+struct PackedBlocks {
+    static constexpr int steps = Unpack::steps, max_code = Unpack::max_code;
+    const uint8_t* of[R];
+
+    template <int Step, int H>
+    TK_INLINE Bytes weights(int64_t unit) const {
+        return unpacked<Unpack, Step>(of[H / kParts] + unit * Unpack::unit_bytes + H % kParts * sizeof(Bytes));
+    }
+};
+
+// ... or one block, already unpacked to bytes.
+template <int MaxCode>
+struct UnpackedBlock {
+    static constexpr int steps = 1, max_code = MaxCode;
+    const uint8_t* bytes;
+
+    template <int Step, int H>
+    TK_INLINE Bytes weights(int64_t unit) const {
+        return load_bytes(bytes + (unit * kParts + H) * sizeof(Bytes));
+    }
+};
+
+// Adds to totals [M][H] the products of some units with the inputs x[step * tokens + m].
+template <typename Source, int H, int M>
+TK_INLINE void add_products(const Source& source, int64_t units, const uint32_t* x, int64_t tokens, VecInt* totals) {
+    using Sum = Sums<Source::max_code, H, M>;
+    constexpr int64_t units_at_once = Sum::steps > Source::steps ? Sum::steps / Source::steps : 1;
+    for (int64_t unit = 0; unit < units;) {
+        Sum sums;
+        sums.begin(totals);
+        for (const int64_t end = std::min(units, unit + units_at_once); unit < end; ++unit, x += Source::steps * tokens) {
+            unrolled<Source::steps>([&](auto step) TK_INLINED {
+                Bytes weights[H];
+                unrolled<H>([&](auto h) TK_INLINED { weights[h.value] = source.template weights<step.value, h.value>(unit); });
+                sums.dot(weights, x + step.value * tokens);
+                if constexpr ((step.value + 1) % Sum::steps == 0 && step.value + 1 < Source::steps) {
+                    sums.end(totals);
+                    sums.begin(totals);
+                }
+            });
+        }
+        sums.end(totals);
+    }
+}
+
+// totals [tokens][H] of one scale group (or the whole row) before any product.
+template <int H>
+TK_INLINE void begin_totals(VecInt* totals, const Panel& x, int64_t group, int offset) {
+    for (int64_t t = 0; t < x.tokens; ++t)
+        for (int h = 0; h < H; ++h) totals[t * H + h] = VecInt{} + (kSignedWeights ? 0 : -offset * x.sums[group * x.tokens + t]);
+}
+
+// sums [tokens][H] += totals * scales of the group
+template <int H>
+TK_INLINE void add_group(Vec* sums, const VecInt* totals, const Matrix& matrix, int64_t block, int64_t group, int64_t tokens) {
+    for (int h = 0; h < H; ++h) {
+        const int64_t place = ((block + h / kParts) * matrix.num_groups + group) * kRowBlock + h % kParts * kWidth;
+        const Vec scales = load_half(matrix.group_scales.data() + place);
+        for (int64_t t = 0; t < tokens; ++t) sums[t * H + h] = fma(to_float(totals[t * H + h]), scales, sums[t * H + h]);
+    }
+}
+
+template <int H>
+TK_INLINE void store_rows(const Matrix& matrix, const Panel& x, const Vec* sums, const VecInt* totals, int64_t block, float* out,
+                          int64_t stride) {
+    for (int h = 0; h < H; ++h) {
+        const int64_t row = block * kRowBlock + h * kWidth;
+        const Vec row_scales = load(matrix.row_scales.data() + row);
+        for (int64_t t = 0; t < x.tokens; ++t) {
+            const Vec value = matrix.group ? sums[t * H + h] : to_float(totals[t * H + h]);
+            store(out + t * stride + row, value * (row_scales * splat(x.scales[t])));
+        }
+    }
+}
+
+template <typename Unpack, int R, int M>
+void packed_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    constexpr int H = R * kParts;
+    VecInt totals[M * H];
+    Vec sums[M * H] = {};
+    PackedBlocks<Unpack, R> blocks;
+    for (int r = 0; r < R; ++r) blocks.of[r] = matrix.data.data() + (block + r) * matrix.block_bytes;
+    const int64_t units = (matrix.group ? matrix.group : matrix.padded_cols) / (Unpack::steps * kStep);
+    const uint32_t* codes = x.codes;
+    for (int64_t group = 0; group < std::max<int64_t>(matrix.num_groups, 1); ++group) {
+        begin_totals<H>(totals, x, group, Unpack::offset);
+        add_products<PackedBlocks<Unpack, R>, H, M>(blocks, units, codes, M, totals);
+        if (matrix.group) add_group<H>(sums, totals, matrix, block, group, M);
+        codes += units * Unpack::steps * M;
+        for (auto& of : blocks.of) of += units * Unpack::unit_bytes;
+    }
+    store_rows<H>(matrix, x, sums, totals, block, out, stride);
+}
+
+constexpr int64_t kBufferSteps = 96;  // unpacked at a time: 6 KiB
+
+template <int MaxCode, int M>
+void multiply_tokens(const uint8_t* weights, int64_t steps, const uint32_t* x, int64_t tokens, VecInt* totals) {
+    for (int64_t t = 0; t < tokens; t += M)
+        add_products<UnpackedBlock<MaxCode>, kParts, M>({weights}, steps, x + t, tokens, totals + t * kParts);
+}
+
+template <int MaxCode>
+void multiply_buffer(const uint8_t* weights, int64_t steps, const uint32_t* x, int64_t tokens, VecInt* totals) {
+    switch (tokens) {
+        case 1: return multiply_tokens<MaxCode, 1>(weights, steps, x, tokens, totals);
+        case 2: return multiply_tokens<MaxCode, 2>(weights, steps, x, tokens, totals);
+        case 3: return multiply_tokens<MaxCode, 3>(weights, steps, x, tokens, totals);
+        case 4:
+        case 8: return multiply_tokens<MaxCode, 4>(weights, steps, x, tokens, totals);
+        default: return multiply_tokens<MaxCode, 6>(weights, steps, x, tokens, totals);
+    }
+}
+
+template <typename Unpack>
+void unpack_units(const uint8_t* packed, int64_t units, uint8_t* weights) {
+    auto* out = reinterpret_cast<Bytes*>(weights);
+    for (int64_t unit = 0; unit < units; ++unit, packed += Unpack::unit_bytes, out += Unpack::steps * kParts)
+        unrolled<Unpack::steps>([&](auto step) TK_INLINED {
+            unrolled<kParts>([&](auto part) TK_INLINED {
+                out[step.value * kParts + part.value] = unpacked<Unpack, step.value>(packed + part.value * sizeof(Bytes));
+            });
+        });
+}
+
+template <typename Unpack>
+void buffered_block(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    alignas(64) uint8_t weights[kBufferSteps * kRowBlock * kStep];
+    VecInt totals[kTokenTile * kParts];
+    Vec sums[kTokenTile * kParts] = {};
+    constexpr int64_t kUnits = kBufferSteps / Unpack::steps;
+    const int64_t units = (matrix.group ? matrix.group : matrix.padded_cols) / (Unpack::steps * kStep);
+    const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
+    const uint32_t* codes = x.codes;
+    for (int64_t group = 0; group < std::max<int64_t>(matrix.num_groups, 1); ++group) {
+        begin_totals<kParts>(totals, x, group, Unpack::offset);
+        for (int64_t unit = 0, count; unit < units; unit += count) {
+            count = std::min(kUnits, units - unit);
+            unpack_units<Unpack>(packed, count, weights);
+            multiply_buffer<Unpack::max_code>(weights, count * Unpack::steps, codes, x.tokens, totals);
+            packed += count * Unpack::unit_bytes;
+            codes += count * Unpack::steps * x.tokens;
+        }
+        if (matrix.group) add_group<kParts>(sums, totals, matrix, block, group, x.tokens);
+    }
+    store_rows<kParts>(matrix, x, sums, totals, block, out, stride);
+}
+
+constexpr int64_t kT5UnitBytes = 320, kT5UnitSteps = 8, kT5BufferUnits = kBufferSteps / (3 * kT5UnitSteps);
+
+// Step s of plane p of unit u goes to weights + (u * unit_steps + p * plane_steps + s) * 64.
+void unpack_t5(const uint8_t* packed, int64_t units, uint8_t* weights, int64_t unit_steps, int64_t plane_steps) {
+    for (int64_t unit = 0; unit < units; ++unit, packed += kT5UnitBytes) {
+        auto* out = reinterpret_cast<Bytes*>(weights) + unit * unit_steps * kParts;
+        unrolled<kT5UnitSteps>([&](auto step) TK_INLINED {
+            unrolled<kParts>([&](auto part) TK_INLINED {
+                const auto codes = T5Codes::load<step.value>(packed, part.value);
+                unrolled<3>([&](auto plane) TK_INLINED {
+                    out[(plane.value * plane_steps + step.value) * kParts + part.value] = trits<plane.value>(codes);
+                });
+            });
+        });
+    }
+}
+
+void t5_rows(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    alignas(64) uint8_t weights[kBufferSteps * kRowBlock * kStep];
+    VecInt totals[kTokenTile * kParts];
+    const int64_t units = matrix.padded_cols / 96;
+    const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
+    begin_totals<kParts>(totals, x, 0, 1);
+    for (int64_t unit = 0; unit < units; unit += kT5BufferUnits) {
+        const int64_t count = std::min(kT5BufferUnits, units - unit);
+        unpack_t5(packed + unit * kT5UnitBytes, count, weights, 3 * kT5UnitSteps, kT5UnitSteps);
+        multiply_buffer<2>(weights, count * 3 * kT5UnitSteps, x.codes + unit * 3 * kT5UnitSteps * x.tokens, x.tokens, totals);
+    }
+    store_rows<kParts>(matrix, x, nullptr, totals, block, out, stride);
+}
+
+// The three planes of a unit belong to three groups.
+void t5_groups(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    alignas(64) uint8_t weights[kBufferSteps * kRowBlock * kStep];
+    VecInt totals[3][kTokenTile * kParts];
+    Vec sums[kTokenTile * kParts] = {};
+    const int64_t group_steps = matrix.group / kStep, units = matrix.group / 32;
+    const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
+    for (int64_t group = 0; group < matrix.num_groups; group += 3, packed += units * kT5UnitBytes) {
+        for (int p = 0; p < 3; ++p) begin_totals<kParts>(totals[p], x, group + p, 1);
+        for (int64_t unit = 0; unit < units; unit += kT5BufferUnits) {
+            const int64_t count = std::min(kT5BufferUnits, units - unit), steps = count * kT5UnitSteps;
+            unpack_t5(packed + unit * kT5UnitBytes, count, weights, kT5UnitSteps, steps);
+            for (int p = 0; p < 3; ++p)
+                multiply_buffer<2>(weights + p * steps * kRowBlock * kStep, steps,
+                                   x.codes + ((group + p) * group_steps + unit * kT5UnitSteps) * x.tokens, x.tokens, totals[p]);
+        }
+        for (int p = 0; p < 3; ++p) add_group<kParts>(sums, totals[p], matrix, block, group + p, x.tokens);
+    }
+    store_rows<kParts>(matrix, x, sums, nullptr, block, out, stride);
+}
+
+void matmul_t5(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    for (int64_t block = first; block < last; ++block)
+        (matrix.group ? t5_groups : t5_rows)(matrix, x, block, out, stride);
+}
+
+template <typename Unpack>
+void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    int64_t block = first;
+    if (x.tokens == 1) {
+        for (; block + 4 <= last; block += 4) packed_tile<Unpack, 4, 1>(matrix, x, block, out, stride);
+        for (; block < last; ++block) packed_tile<Unpack, 1, 1>(matrix, x, block, out, stride);
+    } else if (x.tokens == 2) {
+        for (; block + 2 <= last; block += 2) packed_tile<Unpack, 2, 2>(matrix, x, block, out, stride);
+        for (; block < last; ++block) packed_tile<Unpack, 1, 2>(matrix, x, block, out, stride);
+    }
+    for (; block < last; ++block) buffered_block<Unpack>(matrix, x, block, out, stride);
+}
+
+}  // namespace
+}  // namespace tk
+
+#define TK_MATMULS matmul<UnpackT2>, matmul_t5, matmul<UnpackQ4>, matmul<UnpackQ6>, matmul<UnpackQ8>

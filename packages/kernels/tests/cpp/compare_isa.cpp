@@ -1,0 +1,201 @@
+// Compares every instruction set that can run here with the scalar reference, without Python: also for cross-compiled
+// builds under an emulator. Prints a line per instruction set; returns 1 where a product or a code is not equal to the bit
+// or a float kernel is off by more than a rounding or two.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "../../csrc/attention.h"
+#include "../../csrc/isa.h"
+
+namespace {
+
+using namespace tk;
+
+std::mt19937 random_bits(1);
+int uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
+std::vector<float> normal(int64_t size) {
+    std::normal_distribution<float> distribution;
+    std::vector<float> values(size);
+    for (auto& value : values) value = distribution(random_bits);
+    return values;
+}
+
+const KernelTable& reference() { return *instruction_sets().front().table; }
+
+enum class Values { random, lowest, highest, mixed_extremes };
+
+int code(Values values, int low, int high) {
+    switch (values) {
+        case Values::random: return uniform(low, high);
+        case Values::lowest: return low;
+        case Values::highest: return high;
+        default: return uniform(0, 1) ? low : high;
+    }
+}
+
+Matrix make_matrix(Format format, int64_t rows, int64_t cols, int64_t group, Values values) {
+    Matrix matrix(format, rows, cols, group);
+    std::vector<int8_t> codes(rows * cols);
+    for (auto& c : codes) c = static_cast<int8_t>(code(values, info(format).low, info(format).high));
+    std::vector<float> scales = normal(rows * (group ? cols / group : 1));
+    matrix.set_scales(scales.data());
+    for (int64_t block = 0; block < matrix.row_blocks; ++block) matrix.pack_block(block, codes.data());
+    return matrix;
+}
+
+struct Inputs {
+    std::vector<uint32_t> codes;
+    std::vector<int32_t> sums;
+    std::vector<float> scales;
+    int64_t tokens;
+
+    Inputs(const Matrix& matrix, int64_t tokens, Values values)
+        : codes(matrix.padded_cols / kStep * tokens), sums(std::max<int64_t>(matrix.num_groups, 1) * tokens), scales(normal(tokens)), tokens(tokens) {
+        const int64_t group = matrix.group ? matrix.group : matrix.padded_cols;
+        for (int64_t t = 0; t < tokens; ++t)
+            for (int64_t c = 0; c < matrix.cols; ++c) {
+                const int value = code(values, -128, 127);
+                codes[c / kStep * tokens + t] |= static_cast<uint32_t>(value & 255) << (8 * (c % kStep));
+                sums[c / group * tokens + t] += value;
+            }
+    }
+    Panel panel() const { return {codes.data(), sums.data(), scales.data(), tokens}; }
+};
+
+int64_t differing(const std::vector<float>& a, const std::vector<float>& b) {
+    int64_t count = 0;
+    for (size_t i = 0; i < a.size(); ++i) count += a[i] != b[i];
+    return count;
+}
+
+double worst(const std::vector<float>& a, const std::vector<float>& b) {
+    double largest = 0, size = 1e-30;
+    for (size_t i = 0; i < a.size(); ++i) {
+        largest = std::max(largest, static_cast<double>(std::fabs(a[i] - b[i])));
+        size = std::max(size, static_cast<double>(std::fabs(b[i])));
+    }
+    return largest / size;
+}
+
+int64_t compare_products(const KernelTable& table) {
+    struct Shape {
+        int64_t cols, group;
+    };
+    const Shape shapes[] = {{5, 0}, {64, 0}, {96, 0}, {200, 0}, {576, 0}, {1540, 0}, {64, 32}, {576, 64}, {768, 128}, {1536, 512}, {96, 96}};
+    int64_t wrong = 0;
+    for (int f = 0; f < kNumFormats; ++f)
+        for (const auto& shape : shapes)
+            for (const Values values : {Values::random, Values::lowest, Values::highest, Values::mixed_extremes}) {
+                const int64_t rows = values == Values::random ? uniform(1, 150) : 70;
+                const Matrix matrix = make_matrix(static_cast<Format>(f), rows, shape.cols, shape.group, values);
+                for (const int64_t tokens : kTileSizes)
+                    for (const Values inputs : {Values::random, Values::lowest, Values::mixed_extremes}) {
+                        const Inputs x(matrix, tokens, inputs);
+                        const int64_t stride = matrix.row_blocks * kRowBlock;
+                        std::vector<float> expected(tokens * stride), found(tokens * stride);
+                        reference().matmul[f](matrix, x.panel(), 0, matrix.row_blocks, expected.data(), stride);
+                        table.matmul[f](matrix, x.panel(), 0, matrix.row_blocks, found.data(), stride);
+                        const int64_t bad = differing(found, expected);
+                        if (bad) {
+                            std::printf("%s: %lld rows x %lld cols, group %lld, %lld tokens: %lld values differ\n", info(matrix.format).name,
+                                        static_cast<long long>(rows), static_cast<long long>(shape.cols), static_cast<long long>(shape.group),
+                                        static_cast<long long>(tokens), static_cast<long long>(bad));
+                        }
+                        wrong += bad;
+                    }
+            }
+    return wrong;
+}
+
+int64_t compare_quantization(const KernelTable& table) {
+    int64_t wrong = 0;
+    for (const int64_t size : {1, 5, 16, 63, 64, 100, 576, 1541}) {
+        const auto x = normal(size);
+        const int64_t padded = round_up(size, 96), steps = padded / kStep;
+        struct Result {
+            std::vector<uint32_t> codes, high, low;
+            std::vector<int32_t> sums, high_sums, low_sums;
+            float inverse, scale;
+            bool operator==(const Result&) const = default;
+        };
+        const auto run = [&](const KernelTable& kernels) {
+            Result r{std::vector<uint32_t>(steps * 3), std::vector<uint32_t>(steps * 2), std::vector<uint32_t>(steps * 2),
+                     std::vector<int32_t>(padded / 16), std::vector<int32_t>(padded / 16), std::vector<int32_t>(padded / 16), 0, 0};
+            r.inverse = kernels.quantize(x.data(), size, padded, r.codes.data() + 1, 3, r.sums.data());
+            r.scale = kernels.quantize_wide(x.data(), size, padded, r.high.data(), r.low.data(), 2, r.high_sums.data(), r.low_sums.data());
+            return r;
+        };
+        wrong += !(run(table) == run(reference()));
+    }
+    return wrong;
+}
+
+double compare_floats(const KernelTable& table) {
+    double most = 0;
+    for (const int64_t size : {2, 6, 64, 70, 100, 576}) {
+        const auto a = normal(size), b = normal(size), cos = normal(size), sin = normal(size);
+        const auto both = [&](const auto& run) {
+            std::vector<float> found = a, expected = a;
+            run(table, found.data());
+            run(reference(), expected.data());
+            most = std::max(most, worst(found, expected));
+        };
+        both([&](const KernelTable& k, float* out) { k.rms_norm(a.data(), b.data(), size, 1e-5f, out); });
+        both([&](const KernelTable& k, float* out) { k.rope(out, cos.data(), sin.data(), size); });
+        both([&](const KernelTable& k, float* out) { k.silu_gate(a.data(), b.data(), size, out); });
+        both([&](const KernelTable& k, float* out) { k.relu2_gate(a.data(), b.data(), size, out); });
+        both([&](const KernelTable& k, float* out) { k.add(out, b.data(), size); });
+    }
+    return most;
+}
+
+double compare_attention(const KernelTable& table) {
+    constexpr int64_t kHeadDim = 48, kPages = 3, kRows = 7, kNumbers = kPages * kPageTokens * kHeadDim;
+    const auto queries = normal(kRows * kHeadDim), keys = normal(kNumbers), values = normal(kNumbers), scales = normal(kPages * kPageTokens);
+    std::vector<uint16_t> half_keys(kNumbers), half_values(kNumbers);
+    std::vector<int8_t> int_keys(kNumbers), int_values(kNumbers);
+    for (int64_t i = 0; i < kNumbers; ++i) {
+        half_keys[i] = float_to_half(keys[i]), half_values[i] = float_to_half(values[i]);
+        int_keys[i] = static_cast<int8_t>(uniform(-127, 127)), int_values[i] = static_cast<int8_t>(uniform(-127, 127));
+    }
+    std::vector<float> small(scales);
+    for (auto& scale : small) scale *= 0.01f;
+    const int64_t visible[kRows] = {1, 2, 31, 32, 33, 64, 90};
+    double most = 0;
+    for (const CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8}) {
+        PageView pages[kPages];
+        for (int64_t p = 0; p < kPages; ++p) {
+            const int64_t at = p * kPageTokens * kHeadDim;
+            pages[p] = {keys.data() + at, values.data() + at, nullptr, nullptr};
+            if (type == CacheType::f16) pages[p] = {half_keys.data() + at, half_values.data() + at, nullptr, nullptr};
+            if (type == CacheType::int8)
+                pages[p] = {int_keys.data() + at, int_values.data() + at, small.data() + p * kPageTokens, small.data() + p * kPageTokens};
+        }
+        std::vector<float> found(kRows * kHeadDim), expected(kRows * kHeadDim), scratch(kRows * (kPageTokens + 3));
+        table.attention({type, queries.data(), visible, kRows, kHeadDim, pages, found.data(), scratch.data()});
+        reference().attention({type, queries.data(), visible, kRows, kHeadDim, pages, expected.data(), scratch.data()});
+        most = std::max(most, worst(found, expected));
+    }
+    return most;
+}
+
+}  // namespace
+
+int main() {
+    bool good = true;
+    for (const auto& isa : instruction_sets()) {
+        if (!isa.available) {
+            std::printf("%s: not run, %s\n", isa.name, isa.missing.c_str());
+            continue;
+        }
+        const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table);
+        const double floats = compare_floats(*isa.table), attention = compare_attention(*isa.table);
+        std::printf("%s: %lld products and %lld quantizations differ; float kernels to %.1e, attention to %.1e of the largest value\n", isa.name,
+                    static_cast<long long>(products), static_cast<long long>(codes), floats, attention);
+        good = good && products == 0 && codes == 0 && floats < 2e-6 && attention < 2e-6;
+    }
+    return good ? 0 : 1;
+}
