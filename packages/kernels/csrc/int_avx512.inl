@@ -120,6 +120,16 @@ struct Blocks {
     }
 };
 
+// Few tokens: the product waits for memory, and rows are too short for the hardware to see a stream. So each unit
+// asks for the same unit of the next tile of rows, which lies R blocks further.
+template <int R, int M>
+TK_INLINE void prefetch_next_tile(const Matrix& matrix, const Blocks<R>& blocks, int64_t offset, int64_t bytes) {
+    if constexpr (M <= 4)
+        unrolled<R>([&](auto r) TK_INLINED {
+            for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch(blocks.of[r.value] + R * matrix.block_bytes + offset + line, _MM_HINT_T0);
+        });
+}
+
 template <typename Unpack, int R, int M>
 TK_INLINE void accumulate(Accumulators<R, M>& sums, const Blocks<R>& blocks, int64_t offset, const uint32_t* x) {
     unrolled<Unpack::steps>([&](auto step) TK_INLINED {
@@ -129,9 +139,8 @@ TK_INLINE void accumulate(Accumulators<R, M>& sums, const Blocks<R>& blocks, int
     });
 }
 
-TK_INLINE __m512 scales_of_group(const Matrix& matrix, int64_t block, int64_t group) {
-    return _mm512_cvtph_ps(_mm256_load_si256(
-        reinterpret_cast<const __m256i*>(matrix.group_scales.data() + (block * matrix.num_groups + group) * kRowBlock)));
+TK_INLINE const uint16_t* scales_of_group(const Matrix& matrix, int64_t block, int64_t group) {
+    return matrix.group_scales.data() + (block * matrix.num_groups + group) * kRowBlock;
 }
 
 template <int R, int M>
@@ -143,7 +152,9 @@ struct GroupSums {
     }
     TK_INLINE void add(const Accumulators<R, M>& sums, const Matrix& matrix, int64_t block, int64_t group) {
         unrolled<R>([&](auto r) TK_INLINED {
-            const __m512 scales = scales_of_group(matrix, block + r.value, group);
+            const uint16_t* halves = scales_of_group(matrix, block + r.value, group);
+            if constexpr (M <= 4) _mm_prefetch(halves + R * matrix.num_groups * kRowBlock, _MM_HINT_T0);  // of the next tile
+            const __m512 scales = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halves)));
             unrolled<M>([&](auto m) TK_INLINED {
                 of[r.value][m.value] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.of[r.value][m.value]), scales, of[r.value][m.value]);
             });
@@ -160,8 +171,10 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
     Accumulators<R, M> sums;
     if (!matrix.group) {
         sums.begin(x.sums, form.offset);
-        for (int64_t unit = 0; unit < units; ++unit)
+        for (int64_t unit = 0; unit < units; ++unit) {
+            prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
             accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+        }
         output.store([&](auto r, auto m) TK_INLINED { return _mm512_cvtepi32_ps(sums.of[r.value][m.value]); });
         return;
     }
@@ -170,8 +183,10 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
     total.clear();
     for (int64_t group = 0, unit = 0; group < matrix.num_groups; ++group) {
         sums.begin(x.sums + group * M, form.offset);
-        for (int64_t end = unit + units_per_group; unit < end; ++unit)
+        for (int64_t end = unit + units_per_group; unit < end; ++unit) {
+            prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
             accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+        }
         total.add(sums, matrix, block, group);
     }
     output.store([&](auto r, auto m) TK_INLINED { return total.of[r.value][m.value]; });
@@ -196,26 +211,30 @@ struct T5Codes {
     }
 };
 
-struct TritTable {
-    __m512i low, high;  // codes 0..15 and 16..31 (VBMI: low has both, twice)
-
-    TK_INLINE explicit TritTable(int power) {
-        alignas(64) uint8_t table[128];
-        for (int i = 0; i < 64; ++i) {
-#ifdef __AVX512VBMI__
-            table[i] = table[64 + i] = static_cast<uint8_t>(i % 32 / power % 3);
-#else
-            table[i] = static_cast<uint8_t>(i % 16 / power % 3);
-            table[64 + i] = static_cast<uint8_t>((i % 16 + 16) / power % 3);
-#endif
-        }
-        low = _mm512_load_si512(table);
-        high = _mm512_load_si512(table + 64);
+// The weights of plane p for each code: [p][0..31], twice.
+struct TritBytes {
+    alignas(64) uint8_t of[3][64];
+    constexpr TritBytes() : of() {
+        for (int plane = 0, power = 1; plane < 3; ++plane, power *= 3)
+            for (int i = 0; i < 64; ++i) of[plane][i] = static_cast<uint8_t>(i % 32 / power % 3);
     }
+};
+alignas(64) constexpr TritBytes kTrits;
+
+struct TritTable {
+#ifdef __AVX512VBMI__
+    __m512i all;
+    TK_INLINE explicit TritTable(int plane) : all(_mm512_load_si512(kTrits.of[plane])) {}
+#else
+    __m512i low, high;  // codes 0..15 and 16..31
+    TK_INLINE explicit TritTable(int plane)
+        : low(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kTrits.of[plane])))),
+          high(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kTrits.of[plane] + 16)))) {}
+#endif
 
     TK_INLINE __m512i weights(const T5Codes& codes) const {
 #ifdef __AVX512VBMI__
-        return _mm512_permutexvar_epi8(codes.low, low);
+        return _mm512_permutexvar_epi8(codes.low, all);
 #else
         return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, codes.low), codes.high, high, codes.low);
 #endif
@@ -223,7 +242,7 @@ struct TritTable {
 };
 
 struct TritTables {
-    TritTable of[3] = {TritTable(1), TritTable(3), TritTable(9)};
+    TritTable of[3] = {TritTable(0), TritTable(1), TritTable(2)};
 };
 
 // Accumulates plane `plane` of one unit (8 steps).
@@ -261,7 +280,10 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
         Accumulators<R, M> sums[1];
         sums[0].begin(x.sums, 1);
         const int64_t units = matrix.padded_cols / 96;
-        for (int64_t unit = 0; unit < units; ++unit) t5_unit<1>(sums, blocks, unit * 320, tables, x.codes + unit * 24 * M, 8);
+        for (int64_t unit = 0; unit < units; ++unit) {
+            prefetch_next_tile<R, M>(matrix, blocks, unit * 320, 320);
+            t5_unit<1>(sums, blocks, unit * 320, tables, x.codes + unit * 24 * M, 8);
+        }
         output.store([&](auto r, auto m) TK_INLINED { return _mm512_cvtepi32_ps(sums[0].of[r.value][m.value]); });
         return;
     }
@@ -274,8 +296,10 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
         if constexpr (R * M <= 6) {
             Accumulators<R, M> sums[3];
             unrolled<3>([&](auto plane) TK_INLINED { sums[plane.value].begin(x.sums + (group + plane.value) * M, 1); });
-            for (int64_t unit = 0; unit < units; ++unit)
+            for (int64_t unit = 0; unit < units; ++unit) {
+                prefetch_next_tile<R, M>(matrix, blocks, (first + unit) * 320, 320);
                 t5_unit<3>(sums, blocks, (first + unit) * 320, tables, inputs + unit * 8 * M, plane_steps);
+            }
             unrolled<3>([&](auto plane) TK_INLINED { total.add(sums[plane.value], matrix, block, group + plane.value); });
         } else {
             unrolled<3>([&](auto plane) TK_INLINED {

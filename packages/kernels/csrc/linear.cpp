@@ -6,12 +6,16 @@
 namespace tk {
 
 void multiply(Pool& pool, const Activations& x, const std::vector<Product>& products) {
-    // Chunks of whole register tiles; enough of them that a thread which stops costs little.
-    constexpr int64_t kBlocksPerTile = 4, kChunksPerThread = 12;
-    int64_t tiles = 0;
-    for (const auto& product : products) tiles += ceil_div(product.matrix->row_blocks, kBlocksPerTile);
-    const int64_t tiles_per_chunk = ceil_div(tiles, kChunksPerThread * pool.num_threads());
-    const int64_t blocks_per_chunk = tiles_per_chunk * kBlocksPerTile;
+    // Chunks of whole register tiles: short, so that a thread which stops costs little, but not so short that sharing
+    // them costs more than the work.
+    constexpr int64_t kBlocksPerTile = 4, kChunksPerThread = 12, kSmallestChunk = int64_t{1} << 17;  // multiply-adds
+    int64_t tiles = 0, work = 0;
+    for (const auto& product : products) {
+        tiles += ceil_div(product.matrix->row_blocks, kBlocksPerTile);
+        work += product.matrix->row_blocks * kRowBlock * product.matrix->padded_cols * x.tokens();
+    }
+    const int64_t most_chunks = std::clamp(work / kSmallestChunk, int64_t{1}, kChunksPerThread * pool.num_threads());
+    const int64_t blocks_per_chunk = ceil_div(tiles, most_chunks) * kBlocksPerTile;
     int64_t num_chunks = 0;
     for (const auto& product : products) num_chunks += ceil_div(product.matrix->row_blocks, blocks_per_chunk);
     const KernelTable& table = kernels();

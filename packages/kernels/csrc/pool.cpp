@@ -49,37 +49,37 @@ Pool::Pool(int num_threads) {
 
 Pool::~Pool() {
     stop_ = true;
-    loop_.fetch_add(1);
-    loop_.notify_all();
+    wake_.fetch_add(1);
+    wake_.notify_all();
     for (auto& worker : workers_) worker.join();
 }
 
-bool Pool::take(uint32_t loop, int thread) {
-    uint64_t next = next_.load(std::memory_order_acquire);
+bool Pool::take(uint32_t number, int thread) {
+    uint64_t next = loop_.next.load(std::memory_order_acquire);
     while (true) {
         const auto chunk = static_cast<uint32_t>(next);
-        // num_chunks_ may already belong to a later loop; then the exchange fails, because next_ carries another number.
-        if (next >> 32 != loop || chunk >= num_chunks_.load(std::memory_order_relaxed)) return false;
-        if (!next_.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
-        call_(context_, chunk, thread);
+        // num_chunks may already belong to a later loop; then the exchange fails, because next carries another number.
+        if (next >> 32 != number || chunk >= loop_.num_chunks.load(std::memory_order_relaxed)) return false;
+        if (!loop_.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
+        loop_.call(loop_.context, chunk, thread);
         done_.fetch_add(1, std::memory_order_release);
         return true;
     }
 }
 
 void Pool::start(int64_t num_chunks, Call call, const void* context) {
-    const uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
-    call_ = call;
-    context_ = context;
+    const uint32_t number = static_cast<uint32_t>(loop_.next.load(std::memory_order_relaxed) >> 32) + 1;
+    // Until the last of these stores no chunk can be taken: the new number comes with chunks that are all taken, and
+    // a late worker of the last loop finds another number.
+    loop_.next.store(uint64_t{number} << 32 | 0xffffffffu, std::memory_order_seq_cst);
     done_.store(0, std::memory_order_relaxed);
-    // Between these two stores no chunk can be taken: next_ still carries the last loop's number, all of whose chunks
-    // are taken, and a larger number of chunks must not revive it.
-    next_.store(uint64_t{loop} << 32 | 0xffffffffu, std::memory_order_release);
-    num_chunks_.store(static_cast<uint32_t>(num_chunks), std::memory_order_release);
-    next_.store(uint64_t{loop} << 32, std::memory_order_release);
-    loop_.store(loop, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) loop_.notify_all();
-    while (take(loop, 0)) {
+    loop_.call = call;
+    loop_.context = context;
+    loop_.num_chunks.store(static_cast<uint32_t>(num_chunks), std::memory_order_relaxed);
+    loop_.next.store(uint64_t{number} << 32, std::memory_order_seq_cst);
+    wake_.store(number, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
+    while (take(number, 0)) {
     }
     const auto finished = [&] { return done_.load(std::memory_order_acquire) == static_cast<uint32_t>(num_chunks); };
     while (!spin(finished)) sched_yield();  // a worker was stopped within its chunk: give it this core
@@ -88,14 +88,14 @@ void Pool::start(int64_t num_chunks, Call call, const void* context) {
 void Pool::work(int thread) {
     uint32_t seen = 0;
     while (true) {
-        const auto changed = [&] { return loop_.load(std::memory_order_acquire) != seen; };
+        const auto changed = [&] { return static_cast<uint32_t>(loop_.next.load(std::memory_order_acquire) >> 32) != seen; };
         if (!spin(changed)) {
             sleepers_.fetch_add(1, std::memory_order_seq_cst);
-            loop_.wait(seen, std::memory_order_seq_cst);
+            wake_.wait(seen, std::memory_order_seq_cst);
             sleepers_.fetch_sub(1, std::memory_order_relaxed);
         }
         if (stop_) return;
-        seen = loop_.load(std::memory_order_acquire);
+        seen = static_cast<uint32_t>(loop_.next.load(std::memory_order_acquire) >> 32);
         while (take(seen, thread)) {
         }
     }

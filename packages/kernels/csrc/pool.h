@@ -40,17 +40,21 @@ private:
     using Call = void (*)(const void*, int64_t, int);
 
     void start(int64_t num_chunks, Call call, const void* context);
-    bool take(uint32_t loop, int thread);
+    bool take(uint32_t number, int thread);
     void work(int thread);
 
     std::vector<std::thread> workers_;
-    Call call_ = nullptr;
-    const void* context_ = nullptr;
-    // The loop's number in the upper half, its next chunk in the lower: a late worker cannot take a chunk of another loop.
-    alignas(64) std::atomic<uint64_t> next_{0};
-    alignas(64) std::atomic<uint32_t> num_chunks_{0};
+    // What a worker needs to begin shares one cache line. next_ holds the loop's number in its upper half and the next
+    // chunk in the lower, so that a late worker cannot take a chunk of another loop.
+    struct alignas(64) Loop {
+        std::atomic<uint64_t> next{0};
+        std::atomic<uint32_t> num_chunks{0};
+        Call call = nullptr;
+        const void* context = nullptr;
+    };
+    Loop loop_;
     alignas(64) std::atomic<uint32_t> done_{0};
-    alignas(64) std::atomic<uint32_t> loop_{0};
+    alignas(64) std::atomic<uint32_t> wake_{0};  // the loop's number again, for sleepers
     std::atomic<int> sleepers_{0};
     std::atomic<bool> stop_{false};
 };
