@@ -14,7 +14,7 @@ constexpr bool kSignedWeights = false;
 TK_INLINE __m256i broadcast(const uint32_t* x) { return _mm256_set1_epi32(static_cast<int>(*x)); }
 
 // Sums of H vectors of rows x M tokens; Max is the largest code. totals: [M][H], read by begin, completed by end.
-// At most `steps` calls of dot lie between begin and end.
+// At most `steps` calls of dot for one sum lie between begin and end.
 #ifdef __AVXVNNI__
 template <int Max, int H, int M>
 struct Sums {
@@ -26,13 +26,10 @@ struct Sums {
             unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = (__m256i)totals[m.value * H + h.value]; });
         });
     }
-    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
-        unrolled<M>([&](auto m) TK_INLINED {
-            const __m256i inputs = broadcast(x + m.value);
-            unrolled<H>([&](auto h) TK_INLINED {
-                of[h.value][m.value] = _mm256_dpbusd_avx_epi32(of[h.value][m.value], (__m256i)weights[h.value], inputs);
-            });
-        });
+    TK_INLINE static __m256i input(const uint32_t* x) { return broadcast(x); }
+    template <int h, int m>
+    TK_INLINE void dot(Bytes weights, __m256i inputs) {
+        of[h][m] = _mm256_dpbusd_avx_epi32(of[h][m], (__m256i)weights, inputs);
     }
     TK_INLINE void end(VecInt* totals) const {
         unrolled<H>([&](auto h) TK_INLINED {
@@ -49,14 +46,12 @@ struct Sums {
     TK_INLINE void begin(const VecInt*) {
         unrolled<H>([&](auto h) TK_INLINED { unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = _mm256_setzero_si256(); }); });
     }
-    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
-        unrolled<M>([&](auto m) TK_INLINED {
-            const __m256i inputs = broadcast(x + m.value);
-            unrolled<H>([&](auto h) TK_INLINED {
-                of[h.value][m.value] =
-                    _mm256_add_epi16(of[h.value][m.value], _mm256_maddubs_epi16((__m256i)weights[h.value], inputs));
-            });
-        });
+    TK_INLINE static __m256i input(const uint32_t* x) { return broadcast(x); }
+    template <int h, int m>
+    TK_INLINE void dot(Bytes weights, __m256i inputs) {
+        of[h][m] = _mm256_add_epi16(of[h][m], _mm256_maddubs_epi16((__m256i)weights, inputs));
+        // Keeps the compiler from adding the products of several unrolled steps first, which needs too many registers.
+        if constexpr (M <= 2) asm("" : "+x"(of[h][m]));
     }
     TK_INLINE void end(VecInt* totals) const {
         unrolled<H>([&](auto h) TK_INLINED {
@@ -77,20 +72,17 @@ struct Sums<255, H, M> {
             unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = (__m256i)totals[m.value * H + h.value]; });
         });
     }
-    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
-        __m256i even[H], odd[H];
-        unrolled<H>([&](auto h) TK_INLINED {
-            even[h.value] = _mm256_and_si256((__m256i)weights[h.value], _mm256_set1_epi16(255));
-            odd[h.value] = _mm256_srli_epi16((__m256i)weights[h.value], 8);
-        });
-        unrolled<M>([&](auto m) TK_INLINED {
-            const __m256i inputs = broadcast(x + m.value), odd_inputs = _mm256_srai_epi16(inputs, 8);
-            const __m256i even_inputs = _mm256_srai_epi16(_mm256_slli_epi16(inputs, 8), 8);
-            unrolled<H>([&](auto h) TK_INLINED {
-                const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(even[h.value], even_inputs), _mm256_madd_epi16(odd[h.value], odd_inputs));
-                of[h.value][m.value] = _mm256_add_epi32(of[h.value][m.value], sum);
-            });
-        });
+    struct Input {
+        __m256i even, odd;
+    };
+    TK_INLINE static Input input(const uint32_t* x) {
+        const __m256i inputs = broadcast(x);
+        return {_mm256_srai_epi16(_mm256_slli_epi16(inputs, 8), 8), _mm256_srai_epi16(inputs, 8)};
+    }
+    template <int h, int m>
+    TK_INLINE void dot(Bytes weights, const Input& inputs) {
+        const __m256i even = _mm256_and_si256((__m256i)weights, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16((__m256i)weights, 8);
+        of[h][m] = _mm256_add_epi32(of[h][m], _mm256_add_epi32(_mm256_madd_epi16(even, inputs.even), _mm256_madd_epi16(odd, inputs.odd)));
     }
     TK_INLINE void end(VecInt* totals) const {
         unrolled<H>([&](auto h) TK_INLINED {

@@ -76,6 +76,27 @@ struct UnpackedBlock {
     }
 };
 
+// One step for all sums. Few tokens: their inputs stay in registers, each vector of weights is used as it comes.
+// Many tokens: the other way round.
+template <int Step, int H, int M, typename Source, typename Sum>
+TK_INLINE void add_step(Sum& sums, const Source& source, int64_t unit, const uint32_t* x) {
+    if constexpr (M <= 2) {
+        decltype(Sum::input(x)) inputs[M];
+        unrolled<M>([&](auto m) TK_INLINED { inputs[m.value] = Sum::input(x + m.value); });
+        unrolled<H>([&](auto h) TK_INLINED {
+            const Bytes weights = source.template weights<Step, h.value>(unit);
+            unrolled<M>([&](auto m) TK_INLINED { sums.template dot<h.value, m.value>(weights, inputs[m.value]); });
+        });
+    } else {
+        Bytes weights[H];
+        unrolled<H>([&](auto h) TK_INLINED { weights[h.value] = source.template weights<Step, h.value>(unit); });
+        unrolled<M>([&](auto m) TK_INLINED {
+            const auto inputs = Sum::input(x + m.value);
+            unrolled<H>([&](auto h) TK_INLINED { sums.template dot<h.value, m.value>(weights[h.value], inputs); });
+        });
+    }
+}
+
 // Adds to totals [M][H] the products of some units with the inputs x[step * tokens + m].
 template <typename Source, int H, int M>
 TK_INLINE void add_products(const Source& source, int64_t units, const uint32_t* x, int64_t tokens, VecInt* totals) {
@@ -86,9 +107,7 @@ TK_INLINE void add_products(const Source& source, int64_t units, const uint32_t*
         sums.begin(totals);
         for (const int64_t end = std::min(units, unit + units_at_once); unit < end; ++unit, x += Source::steps * tokens) {
             unrolled<Source::steps>([&](auto step) TK_INLINED {
-                Bytes weights[H];
-                unrolled<H>([&](auto h) TK_INLINED { weights[h.value] = source.template weights<step.value, h.value>(unit); });
-                sums.dot(weights, x + step.value * tokens);
+                add_step<step.value, H, M>(sums, source, unit, x + step.value * tokens);
                 if constexpr ((step.value + 1) % Sum::steps == 0 && step.value + 1 < Source::steps) {
                     sums.end(totals);
                     sums.begin(totals);

@@ -18,13 +18,10 @@ struct Sums {
             unrolled<M>([&](auto m) TK_INLINED { of[h.value][m.value] = (int32x4_t)totals[m.value * H + h.value]; });
         });
     }
-    TK_INLINE void dot(const Bytes (&weights)[H], const uint32_t* x) {
-        unrolled<M>([&](auto m) TK_INLINED {
-            const int8x16_t inputs = vreinterpretq_s8_u32(vld1q_dup_u32(x + m.value));
-            unrolled<H>([&](auto h) TK_INLINED {
-                of[h.value][m.value] = vdotq_s32(of[h.value][m.value], (int8x16_t)weights[h.value], inputs);
-            });
-        });
+    TK_INLINE static int8x16_t input(const uint32_t* x) { return vreinterpretq_s8_u32(vld1q_dup_u32(x)); }
+    template <int h, int m>
+    TK_INLINE void dot(Bytes weights, int8x16_t inputs) {
+        of[h][m] = vdotq_s32(of[h][m], (int8x16_t)weights, inputs);
     }
     TK_INLINE void end(VecInt* totals) const {
         unrolled<H>([&](auto h) TK_INLINED {
