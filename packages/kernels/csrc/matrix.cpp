@@ -1,5 +1,6 @@
 #include "matrix.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -29,6 +30,79 @@ T5Place t5_place(int64_t col, int64_t plane_inputs) {
     const int64_t super = col / (3 * plane_inputs), rest = col % (3 * plane_inputs);
     const int64_t step = rest % plane_inputs / kStep;
     return {super * (plane_inputs / 32) + step / 8, step % 8, static_cast<int>(rest / plane_inputs)};
+}
+
+// One row block as bytes, step by step: [padded_cols / 4][16 rows][4 inputs]. The packers below take one unit of it
+// to one unit of packed bytes, the unpackers back; the loops are over the 64 bytes of a step, so that compilers
+// vectorise them. Packers get codes as they are, unpackers give code + offset.
+constexpr int64_t kStepBytes = kRowBlock * kStep;
+
+void pack_t2(const uint8_t* steps, uint8_t* out) {
+    for (int64_t i = 0; i < kStepBytes; ++i) {
+        const auto at = [&](int64_t step) { return static_cast<uint8_t>(steps[step * kStepBytes + i] + 1); };
+        out[i] = static_cast<uint8_t>(at(0) | at(1) << 2 | at(2) << 4 | at(3) << 6);
+    }
+}
+void unpack_t2(const uint8_t* packed, uint8_t* steps) {
+    for (int64_t step = 0; step < 4; ++step)
+        for (int64_t i = 0; i < kStepBytes; ++i) steps[step * kStepBytes + i] = packed[i] >> (2 * step) & 3;
+}
+
+// Two steps of 4 bits: also the low halves of q6 and t5.
+void pack_nibbles(const uint8_t* steps, uint8_t offset, uint8_t* out) {
+    for (int64_t i = 0; i < kStepBytes; ++i) {
+        const auto at = [&](int64_t step) { return static_cast<uint8_t>(steps[step * kStepBytes + i] + offset); };
+        out[i] = static_cast<uint8_t>((at(0) & 15) | at(1) << 4);
+    }
+}
+void unpack_nibbles(const uint8_t* packed, uint8_t* steps) {
+    for (int64_t i = 0; i < kStepBytes; ++i) {
+        steps[i] = packed[i] & 15;
+        steps[kStepBytes + i] = packed[i] >> 4;
+    }
+}
+
+void pack_q6(const uint8_t* steps, uint8_t* out) {
+    pack_nibbles(steps, 32, out);
+    pack_nibbles(steps + 2 * kStepBytes, 32, out + kStepBytes);
+    for (int64_t i = 0; i < kStepBytes; ++i) {
+        const auto at = [&](int64_t step) { return static_cast<uint8_t>(steps[step * kStepBytes + i] + 32) >> 4; };
+        out[2 * kStepBytes + i] = static_cast<uint8_t>(at(0) | at(1) << 2 | at(2) << 4 | at(3) << 6);
+    }
+}
+void unpack_q6(const uint8_t* packed, uint8_t* steps) {
+    unpack_nibbles(packed, steps);
+    unpack_nibbles(packed + kStepBytes, steps + 2 * kStepBytes);
+    for (int64_t step = 0; step < 4; ++step)
+        for (int64_t i = 0; i < kStepBytes; ++i) steps[step * kStepBytes + i] |= (packed[2 * kStepBytes + i] >> (2 * step) & 3) << 4;
+}
+
+void pack_q8(const uint8_t* steps, uint8_t* out) {
+    for (int64_t i = 0; i < kStepBytes; ++i) out[i] = static_cast<uint8_t>(steps[i] + 128);
+}
+
+// 8 steps of each of three planes, plane_steps apart.
+void pack_t5(const uint8_t* steps, int64_t plane_steps, uint8_t* out) {
+    uint8_t codes[8 * kStepBytes];
+    const uint8_t *second = steps + plane_steps * kStepBytes, *third = second + plane_steps * kStepBytes;
+    for (int64_t i = 0; i < 8 * kStepBytes; ++i) codes[i] = static_cast<uint8_t>(steps[i] + 3 * second[i] + 9 * third[i] + 13);
+    for (int64_t pair = 0; pair < 4; ++pair) pack_nibbles(codes + 2 * pair * kStepBytes, 0, out + pair * kStepBytes);
+    for (int64_t byte = 0; byte < kStepBytes; ++byte) {
+        uint8_t fifth = 0;
+        for (int bit = 0; bit < 8; ++bit) fifth |= codes[8 * byte + bit] >> 4 << bit;
+        out[4 * kStepBytes + byte] = fifth;
+    }
+}
+void unpack_t5(const uint8_t* packed, int64_t plane_steps, uint8_t* steps) {
+    uint8_t codes[8 * kStepBytes];
+    for (int64_t pair = 0; pair < 4; ++pair) unpack_nibbles(packed + pair * kStepBytes, codes + 2 * pair * kStepBytes);
+    for (int64_t i = 0; i < 8 * kStepBytes; ++i) codes[i] |= (packed[4 * kStepBytes + i / 8] >> (i % 8) & 1) << 4;
+    uint8_t *second = steps + plane_steps * kStepBytes, *third = second + plane_steps * kStepBytes;
+    for (int64_t i = 0; i < 8 * kStepBytes; ++i) {
+        steps[i] = codes[i] % 3;
+        second[i] = codes[i] / 3 % 3;
+        third[i] = codes[i] / 9;
+    }
 }
 
 }  // namespace
@@ -69,40 +143,55 @@ int64_t Matrix::num_bytes() const {
 }
 
 void Matrix::pack_block(int64_t block, const int8_t* codes) {
-    const auto& form = tk::info(format);
-    std::vector<uint8_t> lanes(kRowBlock * padded_cols, static_cast<uint8_t>(form.offset));  // [16][padded_cols], unsigned
+    std::vector<uint8_t> steps(kRowBlock * padded_cols);  // zero where the matrix is padded
     for (int64_t r = 0; r < kRowBlock && block * kRowBlock + r < rows; ++r) {
         const int8_t* row = codes + (block * kRowBlock + r) * cols;
-        for (int64_t c = 0; c < cols; ++c) lanes[r * padded_cols + c] = static_cast<uint8_t>(row[c] + form.offset);
+        uint8_t* to = steps.data() + r * kStep;
+        for (int64_t step = 0; step < cols / kStep; ++step) std::memcpy(to + step * kStepBytes, row + step * kStep, kStep);
+        std::memcpy(to + cols / kStep * kStepBytes, row + cols / kStep * kStep, cols % kStep);
     }
-    uint8_t* out = data.data() + block * block_bytes;
-    std::memset(out, 0, block_bytes);
-    const int64_t plane = t5_plane(group);
-    for (int64_t c = 0; c < padded_cols; c += kStep) {
-        const int64_t step = c / kStep;
-        const auto place = t5_place(c, plane);
-        for (int64_t i = 0; i < kRowBlock * kStep; ++i) {  // i = row * 4 + lane
-            const unsigned code = lanes[i / kStep * padded_cols + c + i % kStep];
-            switch (format) {
-                case Format::t2: out[step / 4 * 64 + i] |= code << (2 * (step % 4)); break;
-                case Format::q4: out[step / 2 * 64 + i] |= code << (4 * (step % 2)); break;
-                case Format::q8: out[step * 64 + i] = code; break;
-                case Format::q6:
-                    out[step / 4 * 192 + step % 4 / 2 * 64 + i] |= (code & 15) << (4 * (step % 2));
-                    out[step / 4 * 192 + 128 + i] |= (code >> 4) << (2 * (step % 4));
-                    break;
-                case Format::t5: {
-                    if (place.plane) break;  // all three planes of a code are written with the first
-                    const uint8_t* lane = &lanes[i / kStep * padded_cols + c + i % kStep];
-                    const unsigned code5 = lane[0] + 3 * lane[plane] + 9 * lane[2 * plane];
-                    uint8_t* unit = out + place.unit * 320;
-                    unit[place.step / 2 * 64 + i] |= (code5 & 15) << (4 * (place.step % 2));
-                    unit[256 + place.step * 8 + i / 8] |= (code5 >> 4) << (i % 8);
-                    break;
-                }
-            }
+    over_units(steps.data(), data.data() + block * block_bytes, [&](uint8_t* from, uint8_t* to) {
+        switch (format) {
+            case Format::t2: return pack_t2(from, to);
+            case Format::t5: return pack_t5(from, t5_plane(group) / kStep, to);
+            case Format::q4: return pack_nibbles(from, 8, to);
+            case Format::q6: return pack_q6(from, to);
+            case Format::q8: return pack_q8(from, to);
         }
+    });
+}
+
+void Matrix::unpack_block(int64_t block, int8_t* codes) const {
+    std::vector<uint8_t> steps(kRowBlock * padded_cols);
+    over_units(steps.data(), data.data() + block * block_bytes, [&](uint8_t* to, const uint8_t* from) {
+        switch (format) {
+            case Format::t2: return unpack_t2(from, to);
+            case Format::t5: return unpack_t5(from, t5_plane(group) / kStep, to);
+            case Format::q4: return unpack_nibbles(from, to);
+            case Format::q6: return unpack_q6(from, to);
+            case Format::q8: std::memcpy(to, from, kStepBytes); return;
+        }
+    });
+    const auto offset = static_cast<uint8_t>(tk::info(format).offset);
+    for (auto& code : steps) code = static_cast<uint8_t>(code - offset);
+    for (int64_t r = 0; r < kRowBlock; ++r)
+        for (int64_t step = 0; step < padded_cols / kStep; ++step)
+            std::memcpy(codes + r * padded_cols + step * kStep, steps.data() + step * kStepBytes + r * kStep, kStep);
+}
+
+// Calls body(steps, packed) with the beginnings of each unit of a row block.
+template <typename Packed, typename Body>
+void Matrix::over_units(uint8_t* steps, Packed* packed, const Body& body) const {
+    const auto& form = tk::info(format);
+    if (format != Format::t5) {
+        const int64_t unit_steps = form.unit_inputs / kStep;
+        for (int64_t unit = 0; unit < block_bytes / form.unit_bytes; ++unit)
+            body(steps + unit * unit_steps * kStepBytes, packed + unit * form.unit_bytes);
+        return;
     }
+    const int64_t units = t5_plane(group) / 32;  // of a super block
+    for (int64_t unit = 0; unit < block_bytes / form.unit_bytes; ++unit)
+        body(steps + (unit / units * 3 * units + unit % units) * 8 * kStepBytes, packed + unit * form.unit_bytes);
 }
 
 int Matrix::code_at(const uint8_t* block, int64_t row, int64_t col) const {
@@ -123,12 +212,6 @@ int Matrix::code_at(const uint8_t* block, int64_t row, int64_t col) const {
     const int low = unit[place.step / 2 * 64 + i] >> (4 * (place.step % 2)) & 15;
     const int code5 = low | (unit[256 + place.step * 8 + i / 8] >> (i % 8) & 1) << 4;
     return code5 / kPowersOf3[place.plane] % 3 - 1;
-}
-
-void Matrix::unpack_block(int64_t block, int8_t* codes) const {
-    for (int64_t r = 0; r < kRowBlock; ++r)
-        for (int64_t c = 0; c < padded_cols; ++c)
-            codes[r * padded_cols + c] = static_cast<int8_t>(code_at(data.data() + block * block_bytes, r, c));
 }
 
 void Matrix::set_scales(const float* scales) {
@@ -172,10 +255,18 @@ void Matrix::dequantize_row(int64_t row, float* values) const {
 
 void check_codes(const Matrix& matrix, const int8_t* codes) {
     const auto& form = info(matrix.format);
-    for (int64_t i = 0; i < matrix.rows * matrix.cols; ++i) {
-        if (codes[i] >= form.low && codes[i] <= form.high) continue;
-        throw std::invalid_argument("code " + std::to_string(codes[i]) + " in row " + std::to_string(i / matrix.cols) + ", column " +
-                                    std::to_string(i % matrix.cols) + " is outside " + std::to_string(form.low) + ".." +
+    for (int64_t row = 0; row < matrix.rows; ++row) {
+        const int8_t* of_row = codes + row * matrix.cols;
+        int8_t lowest = 0, highest = 0;
+        for (int64_t col = 0; col < matrix.cols; ++col) {
+            lowest = std::min(lowest, of_row[col]);
+            highest = std::max(highest, of_row[col]);
+        }
+        if (lowest >= form.low && highest <= form.high) continue;
+        const auto* bad = std::find_if(of_row, of_row + matrix.cols, [&](int code) { return code < form.low || code > form.high; });
+        const int64_t col = bad - of_row;
+        throw std::invalid_argument("code " + std::to_string(of_row[col]) + " in row " + std::to_string(row) + ", column " +
+                                    std::to_string(col) + " is outside " + std::to_string(form.low) + ".." +
                                     std::to_string(form.high) + " of format " + form.name);
     }
 }

@@ -51,6 +51,8 @@ struct Matrix {
     void dequantize_row(int64_t row, float* values) const;
 
 private:
+    template <typename Packed, typename Body>
+    void over_units(uint8_t* steps, Packed* packed, const Body& body) const;
     int code_at(const uint8_t* block, int64_t row, int64_t col) const;
 };
 
