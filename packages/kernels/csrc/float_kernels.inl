@@ -26,40 +26,40 @@ float max_abs(const float* x, int64_t size) {
     return std::fmax(largest(most), rest);
 }
 
-// codes[step * tokens] of one token from integers in [-128, 127] given by code(i), and the sums of 16.
-template <typename Code>
-inline void write_codes(int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16, const Code& code) {
+constexpr int kVecsOf16 = 16 / kWidth;
+
+// Writes 16 codes of one token into its panel, one step every `tokens` words; gives their sum.
+inline int32_t write_codes(const VecInt (&values)[kVecsOf16], uint32_t* codes, int64_t tokens) {
+    alignas(16) int8_t lanes[16];
+    VecInt total{};
+    for (int v = 0; v < kVecsOf16; ++v) {
+        const auto bytes = __builtin_convertvector(values[v], VecByte);
+        std::memcpy(lanes + v * kWidth, &bytes, sizeof bytes);
+        total += values[v];
+    }
+    for (int i = 0; i < 4; ++i) std::memcpy(codes + i * tokens, lanes + 4 * i, 4);
+    return sum(total);
+}
+
+// Calls body(first input, nearest integers of x * factor) for each 16 inputs; zeros beyond `size`.
+template <typename Body>
+inline void over_16(const float* x, int64_t size, int64_t padded, float factor, const Body& body) {
     for (int64_t base = 0; base < padded; base += 16) {
-        alignas(16) int8_t lanes[16];
-        int32_t sum = 0;
-        for (int i = 0; i < 16; ++i) {
-            const int32_t value = base + i < size ? code(base + i) : 0;
-            lanes[i] = static_cast<int8_t>(value);
-            sum += value;
-        }
-        for (int i = 0; i < 4; ++i) std::memcpy(codes + (base / kStep + i) * tokens, lanes + 4 * i, 4);
-        sums16[base / 16] = sum;
+        float rest[16] = {};
+        if (base + 16 > size && base < size) std::memcpy(rest, x + base, (size - base) * sizeof(float));
+        const float* source = base + 16 > size ? rest : x + base;
+        VecInt values[kVecsOf16];
+        for (int v = 0; v < kVecsOf16; ++v) values[v] = to_int(round_even(load(source + v * kWidth) * factor));
+        body(base, values);
     }
 }
 
 constexpr float kMinScale = 1e-5f;  // bitnet_arch.ternary.MIN_SCALE
 
 float quantize(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16) {
-    const float inverse = 127.0f / std::fmax(max_abs(x, size), kMinScale);
-    // round_even needs no clip: |x * inverse| <= 127 up to one rounding
-    alignas(64) int32_t block[64];
-    int64_t base = -64;
-    write_codes(size, padded, codes, tokens, sums16, [&](int64_t i) {
-        if (i >= base + 64) {
-            base = i;
-            for (int64_t j = 0; j < 64 && i + j < size; j += kWidth) {
-                float rest[kWidth] = {};
-                if (i + j + kWidth > size) std::memcpy(rest, x + i + j, (size - i - j) * sizeof(float));
-                const VecInt codes_of = to_int(round_even(load(i + j + kWidth > size ? rest : x + i + j) * inverse));
-                std::memcpy(block + j, &codes_of, sizeof codes_of);
-            }
-        }
-        return block[i - base];
+    const float inverse = 127.0f / std::fmax(max_abs(x, size), kMinScale);  // no clip needed: |x * inverse| rounds to at most 127
+    over_16(x, size, padded, inverse, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {
+        sums16[base / 16] = write_codes(values, codes + base / kStep * tokens, tokens);
     });
     return inverse;
 }
@@ -67,11 +67,16 @@ float quantize(const float* x, int64_t size, int64_t padded, uint32_t* codes, in
 float quantize_wide(const float* x, int64_t size, int64_t padded, uint32_t* high, uint32_t* low, int64_t tokens, int32_t* high_sums16,
                     int32_t* low_sums16) {
     constexpr float kLargest = 127 * 256;
-    const float most = std::fmax(max_abs(x, size), kMinScale), inverse = kLargest / most;
-    const auto wide = [&](int64_t i) { return static_cast<int32_t>(std::nearbyint(x[i] * inverse)); };
-    const auto high_of = [](int32_t value) { return (value + 128) >> 8; };
-    write_codes(size, padded, high, tokens, high_sums16, [&](int64_t i) { return high_of(wide(i)); });
-    write_codes(size, padded, low, tokens, low_sums16, [&](int64_t i) { return wide(i) - 256 * high_of(wide(i)); });
+    const float most = std::fmax(max_abs(x, size), kMinScale);
+    over_16(x, size, padded, kLargest / most, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {
+        VecInt highs[kVecsOf16], lows[kVecsOf16];
+        for (int v = 0; v < kVecsOf16; ++v) {
+            highs[v] = (values[v] + 128) >> 8;
+            lows[v] = values[v] - highs[v] * 256;
+        }
+        high_sums16[base / 16] = write_codes(highs, high + base / kStep * tokens, tokens);
+        low_sums16[base / 16] = write_codes(lows, low + base / kStep * tokens, tokens);
+    });
     return most / kLargest;
 }
 
@@ -113,6 +118,10 @@ void relu2_gate(const float* gate, const float* up, int64_t size, float* out) {
 
 void add(float* x, const float* y, int64_t size) {
     over(size, [&](int64_t i) { store(x + i, load(x + i) + load(y + i)); }, [&](int64_t i) { x[i] += y[i]; });
+}
+
+void to_half(const float* x, int64_t size, uint16_t* out) {
+    over(size, [&](int64_t i) { store_half(out + i, load(x + i)); }, [&](int64_t i) { out[i] = float_to_half(x[i]); });
 }
 
 // How a cache stores one number.
@@ -195,11 +204,16 @@ inline void over_rows(int64_t rows, const Body& body) {
     if (row < rows) body(std::integral_constant<int, 1>{}, row);
 }
 
+inline void prefetch(const void* data, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i);
+}
+
 // Softmax with a running maximum (Dao et al. 2022, FlashAttention, algorithm 1), page by page.
 template <typename Cache>
 void attend(const AttentionJob& job) {
     // Of each row: 32 probabilities of the page, the decay of what was summed before, the maximum so far, the sum so far.
     constexpr int64_t kStride = kPageTokens + 3;
+    const int64_t head_bytes = kPageTokens * job.head_dim * int64_t{sizeof(typename Cache::Element)};
     float* state = job.scratch;
     int64_t longest = 0;
     for (int64_t r = 0; r < job.rows; ++r) {
@@ -210,6 +224,7 @@ void attend(const AttentionJob& job) {
     std::memset(job.out, 0, job.rows * job.head_dim * sizeof(float));
     for (int64_t first = 0; first < longest; first += kPageTokens) {
         const PageView& page = job.pages[first / kPageTokens];
+        prefetch(page.values, head_bytes);  // pages lie scattered: ask for the next part while this one is computed
         over_rows(job.rows, [&](auto R, int64_t row) { page_scores<Cache, R.value>(job, row, page, state + row * kStride, kStride); });
         for (int64_t r = 0; r < job.rows; ++r) {
             float* of_row = state + r * kStride;
@@ -230,6 +245,7 @@ void attend(const AttentionJob& job) {
             }
             of_row[kPageTokens + 2] = of_row[kPageTokens + 2] * of_row[kPageTokens] + sum(total);
         }
+        if (first + kPageTokens < longest) prefetch(job.pages[first / kPageTokens + 1].keys, head_bytes);
         const int64_t tokens = std::min(kPageTokens, longest - first);
         over_rows(job.rows, [&](auto R, int64_t row) { page_values<Cache, R.value>(job, row, page, tokens, state + row * kStride, kStride); });
     }

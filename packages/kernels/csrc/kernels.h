@@ -30,6 +30,7 @@ using RmsNormFn = void (*)(const float* x, const float* weight, int64_t size, fl
 using RopeFn = void (*)(float* head, const float* cos, const float* sin, int64_t size);
 // out = act(gate) * up; act = SiLU or squared ReLU; out may be gate.
 using GatedFn = void (*)(const float* gate, const float* up, int64_t size, float* out);
+using ToHalfFn = void (*)(const float* x, int64_t size, uint16_t* out);  // float16, nearest even
 using AddFn = void (*)(float* x, const float* y, int64_t size);  // x += y
 
 struct AttentionJob;  // attention.h
@@ -43,6 +44,7 @@ struct KernelTable {
     RopeFn rope;
     GatedFn silu_gate, relu2_gate;
     AddFn add;
+    ToHalfFn to_half;
     AttentionFn attention;
 };
 

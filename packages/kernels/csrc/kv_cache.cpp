@@ -1,8 +1,10 @@
 #include "kv_cache.h"
 
 #include <cmath>
+#include <cstring>
+#include <vector>
 
-#include "matrix.h"
+#include "isa.h"
 
 namespace tk {
 
@@ -30,38 +32,40 @@ int64_t KvCache::page_bytes() const {
 
 namespace {
 
-template <typename Put>
-void for_each_component(const float* key, const float* value, int64_t size, int64_t padded, int64_t slot, const Put& put) {
-    for (int64_t d = 0; d < size; ++d) {
-        put(true, d * kPageTokens + slot, key[d]);
-        put(false, slot * padded + d, value[d]);
-    }
-}
-
-float largest(const float* x, int64_t size) {
+// int8 codes of one vector; gives the scale.
+float quantize(const float* x, int64_t size, int8_t* codes) {
     float most = 0;
     for (int64_t i = 0; i < size; ++i) most = std::fmax(most, std::fabs(x[i]));
-    return most;
+    const float inverse = most > 0 ? 127 / most : 0;
+    for (int64_t i = 0; i < size; ++i) codes[i] = static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+    return most / 127;
 }
 
 }  // namespace
 
+template <typename T>
+void KvCache::place(uint8_t* head, int64_t slot, const T* key, const T* value) const {
+    T* keys = reinterpret_cast<T*>(head);
+    for (int64_t d = 0; d < head_dim_; ++d) keys[d * kPageTokens + slot] = key[d];
+    std::memcpy(head + head_bytes_ + slot * head_dim_padded_ * sizeof(T), value, head_dim_ * sizeof(T));
+}
+
 void KvCache::store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value) {
     const int64_t at = index(layer, page, head);
-    uint8_t* keys = data() + at * 2 * head_bytes_;
-    uint8_t* values = keys + head_bytes_;
-    const auto store_all = [&](const auto& put) { for_each_component(key, value, head_dim_, head_dim_padded_, slot, put); };
-    if (type_ == CacheType::f32)
-        return store_all([&](bool is_key, int64_t i, float x) { reinterpret_cast<float*>(is_key ? keys : values)[i] = x; });
-    if (type_ == CacheType::f16)
-        return store_all([&](bool is_key, int64_t i, float x) { reinterpret_cast<uint16_t*>(is_key ? keys : values)[i] = float_to_half(x); });
+    uint8_t* out = data() + at * 2 * head_bytes_;
+    if (type_ == CacheType::f32) return place(out, slot, key, value);
+    thread_local std::vector<uint16_t> scratch;
+    scratch.resize(2 * head_dim_);
+    if (type_ == CacheType::f16) {
+        kernels().to_half(key, head_dim_, scratch.data());
+        kernels().to_half(value, head_dim_, scratch.data() + head_dim_);
+        return place(out, slot, scratch.data(), scratch.data() + head_dim_);
+    }
+    auto* codes = reinterpret_cast<int8_t*>(scratch.data());
     float* scales = scale_data() + at * 2 * kPageTokens + slot;
-    const float key_scale = scales[0] = largest(key, head_dim_) / 127;
-    const float value_scale = scales[kPageTokens] = largest(value, head_dim_) / 127;
-    store_all([&](bool is_key, int64_t i, float x) {
-        const float scale = is_key ? key_scale : value_scale;
-        (is_key ? keys : values)[i] = static_cast<uint8_t>(static_cast<int8_t>(scale > 0 ? std::nearbyint(x / scale) : 0));
-    });
+    scales[0] = quantize(key, head_dim_, codes);
+    scales[kPageTokens] = quantize(value, head_dim_, codes + head_dim_);
+    place(out, slot, codes, codes + head_dim_);
 }
 
 PageView KvCache::view(int64_t layer, int64_t page, int64_t head) const {

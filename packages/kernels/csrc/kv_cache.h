@@ -22,6 +22,8 @@ public:
 private:
     uint8_t* data() const { return static_cast<uint8_t*>(data_.data()); }
     float* scale_data() const { return static_cast<float*>(scales_.data()); }
+    template <typename T>
+    void place(uint8_t* head, int64_t slot, const T* key, const T* value) const;
     int64_t index(int64_t layer, int64_t page, int64_t head) const { return (layer * num_pages_ + page) * num_heads_ + head; }
 
     int64_t num_layers_, num_heads_, head_dim_, head_dim_padded_, num_pages_;

@@ -26,6 +26,7 @@ constexpr int kWidth = 4;
 
 typedef float Vec __attribute__((vector_size(kWidth * 4)));
 typedef int32_t VecInt __attribute__((vector_size(kWidth * 4)));
+typedef int8_t VecByte __attribute__((vector_size(kWidth)));
 
 inline Vec load(const float* x) {
     Vec v;
@@ -57,6 +58,15 @@ inline float sum(Vec v) {  // halves onto halves: the same order for every width
     for (int half = kWidth / 2; half; half /= 2)
         for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
     return lanes[0];
+}
+inline int32_t sum(VecInt v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
+    for (int i = 0; i < kWidth; ++i) total += v[i];
+    return total;
+#endif
 }
 inline float largest(Vec v) {
     float lanes[kWidth];
