@@ -52,8 +52,8 @@ def page_table(lengths: Sequence[int], seed: int | None = None) -> np.ndarray:
 def schedule(kind: str, lengths: Sequence[int]) -> Schedule:
     """How the tokens of several sequences are divided over calls.
 
-    `alone`: each sequence whole, one after the other. `batch`: all whole in one call. `steps`: one token of each
-    a call. `chunks`: pieces of 1 to 13 tokens of a random choice of sequences, so that positions drift apart.
+    `alone`: each sequence whole, one after the other. `batch`: all whole in one call. `steps`: one token of
+    each. `chunks`: 1 to 13 tokens of some of them, at random, so that positions drift apart.
     """
     numbers = range(len(lengths))
     if kind == "alone":

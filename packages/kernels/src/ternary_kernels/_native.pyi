@@ -23,6 +23,17 @@ class Matrix:
     def linear(
         self, x: NDArray[np.float32], precision: str = "int8", num_threads: int = 0
     ) -> NDArray[np.float32]: ...
+    def parts(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint16]]: ...
+    @staticmethod
+    def from_parts(
+        data: NDArray[np.uint8],
+        row_scales: NDArray[np.float32],
+        group_scales: NDArray[np.uint16],
+        rows: int,
+        cols: int,
+        group_size: int,
+        format: str,
+    ) -> Matrix: ...
 
 class DecoderConfig:
     def __init__(self, **values: Any) -> None: ...
@@ -59,7 +70,33 @@ class Decoder:
 
 def info() -> dict[str, Any]: ...
 def select_isa(name: str) -> None: ...
-def pack(codes: NDArray[np.int8], scales: NDArray[np.float32], format: str, num_threads: int = 0) -> Matrix: ...
+def pack(
+    codes: NDArray[np.int8], scales: NDArray[np.float32], format: str, num_threads: int = 0
+) -> Matrix: ...
+def packed_shape(rows: int, cols: int, group_size: int, format: str) -> tuple[int, int, int]: ...
+def measure_bandwidth(bytes: int, passes: int = 1, num_threads: int = 0, repeats: int = 5) -> list[float]: ...
+def measure_peak(
+    kind: str, rounds: int = 1_000_000, num_threads: int = 0, repeats: int = 5
+) -> list[float]: ...
+def time_products(
+    matrices: Sequence[Matrix],
+    x: NDArray[np.float32],
+    precision: str = "int8",
+    num_threads: int = 0,
+    repeats: int = 5,
+) -> list[float]: ...
+def time_rows(
+    kernel: str, x: NDArray[np.float32], y: NDArray[np.float32], num_threads: int = 1, repeats: int = 5
+) -> tuple[NDArray[np.float32], list[float]]: ...
+def time_attention(
+    queries: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    cache_type: str = "f16",
+    layers: int = 1,
+    num_threads: int = 1,
+    repeats: int = 5,
+) -> tuple[NDArray[np.float32], list[float]]: ...
 def sample(
     logits: NDArray[np.float32],
     temperature: NDArray[np.float32],
