@@ -2,6 +2,11 @@
 
 #include <atomic>
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace tk {
 
 extern const KernelTable kScalar;
@@ -48,8 +53,6 @@ std::vector<IsaInfo> find() {
             entry("avx512_vbmi", kAvx512Vbmi, vbmi)};
 }
 #elif defined(__aarch64__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
 std::vector<IsaInfo> find() {
     const bool dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
     return {{"scalar", &kScalar, true, ""}, {"neon_dot", &kNeon, dot, dot ? "" : "the processor lacks ASIMDDP"}};

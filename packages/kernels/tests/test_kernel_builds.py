@@ -1,4 +1,4 @@
-"""What only a compiler can tell: objects of different instruction sets share nothing, NEON agrees with scalar.
+"""What only a compiler can tell: objects of different instruction sets share nothing, NEON agrees.
 
 The objects are built with the commands that CMake would use.
 """
