@@ -18,15 +18,20 @@ void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matr
     precision_ = precision;
     size_ = matrices.front()->cols;
     padded_ = 0;
-    std::vector<std::pair<int64_t, int64_t>> groups;  // size (0: the row), number
+    starts_.resize(matrices.size());
+    size_t num_starts = 0;
     for (const Matrix* matrix : matrices) {
         if (matrix->cols != size_) throw std::invalid_argument("matrices with the same input differ in columns");
         padded_ = std::max(padded_, round_up(matrix->padded_cols, 16));
-        const std::pair<int64_t, int64_t> wanted{matrix->group, std::max<int64_t>(matrix->num_groups, 1)};
-        const auto same = std::find_if(groups.begin(), groups.end(), [&](const auto& group) { return group.first == wanted.first; });
-        if (same == groups.end()) groups.push_back(wanted);
-        else same->second = std::max(same->second, wanted.second);
+        const int offset = info(matrix->format).offset;
+        const auto end = starts_.begin() + static_cast<int64_t>(num_starts);
+        const auto same = std::find_if(starts_.begin(), end, [&](const Starts& s) { return s.group == matrix->group && s.offset == offset; });
+        if (same == end) starts_[num_starts++].num_groups = 0;
+        same->group = matrix->group;
+        same->offset = offset;
+        same->num_groups = std::max({same->num_groups, matrix->num_groups, int64_t{1}});
     }
+    starts_.resize(num_starts);
     const int64_t rows = tokens * (precision == Precision::wide ? 2 : 1);
     const int64_t usual = tile_size(ceil_div(rows, ceil_div(rows, kTokenTile)));  // equal tiles
     tiles_.clear();
@@ -34,29 +39,24 @@ void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matr
     padded_rows_ = tiles_.back().row + tiles_.back().size;
     codes_.resize(padded_rows_ * (padded_ / kStep));
     scales_.resize(padded_rows_);
-    sums_.resize(groups.size());
-    for (size_t i = 0; i < groups.size(); ++i) {
-        sums_[i].group = groups[i].first;
-        sums_[i].num_groups = groups[i].second;
-        sums_[i].of.resize(padded_rows_ * groups[i].second);
-    }
+    for (auto& starts : starts_) starts.of.resize(padded_rows_ * starts.num_groups);
     for (int64_t row = rows; row < padded_rows_; ++row) {  // rows that only fill the last tile
         const Tile& tile = tiles_.back();
         scales_[row] = 0;
-        for (auto& sums : sums_)
-            for (int64_t g = 0; g < sums.num_groups; ++g) sums.of[tile.row * sums.num_groups + g * tile.size + row - tile.row] = 0;
+        for (auto& starts : starts_)
+            for (int64_t g = 0; g < starts.num_groups; ++g) starts.of[tile.row * starts.num_groups + g * tile.size + row - tile.row] = 0;
         for (int64_t step = 0; step < padded_ / kStep; ++step) codes_[tile.row * (padded_ / kStep) + step * tile.size + row - tile.row] = 0;
     }
 }
 
-void Activations::set_row_sums(const Tile& tile, int64_t at, const int32_t* sums16) {
-    for (auto& sums : sums_) {
-        const int64_t pieces = sums.group ? sums.group / 16 : padded_ / 16;
-        int32_t* out = sums.of.data() + tile.row * sums.num_groups + at;
-        for (int64_t g = 0; g < sums.num_groups; ++g) {
+void Activations::set_starts(const Tile& tile, int64_t at, const int32_t* sums16) {
+    for (auto& starts : starts_) {
+        const int64_t pieces = starts.group ? starts.group / 16 : padded_ / 16;
+        int32_t* out = starts.of.data() + tile.row * starts.num_groups + at;
+        for (int64_t g = 0; g < starts.num_groups; ++g) {
             int32_t total = 0;
             for (int64_t i = g * pieces; i < std::min((g + 1) * pieces, padded_ / 16); ++i) total += sums16[i];
-            out[g * tile.size] = total;
+            out[g * tile.size] = -starts.offset * total;
         }
     }
 }
@@ -70,7 +70,7 @@ void Activations::set(int64_t token, const float* x) {
         const Tile& tile = place(token);
         const int64_t at = token - tile.row;
         scales_[token] = 1.0f / kernels().quantize(x, size_, padded_, codes_.data() + tile.row * steps + at, tile.size, sums16.data());
-        set_row_sums(tile, at, sums16.data());
+        set_starts(tile, at, sums16.data());
         return;
     }
     const int64_t rows[2] = {2 * token, 2 * token + 1};
@@ -80,13 +80,14 @@ void Activations::set(int64_t token, const float* x) {
     const float scale = kernels().quantize_wide(x, size_, padded_, codes[0], codes[1], tile.size, sums16.data(), sums16.data() + pieces);
     scales_[rows[0]] = 256 * scale;
     scales_[rows[1]] = scale;
-    for (int i = 0; i < 2; ++i) set_row_sums(tile, rows[i] - tile.row, sums16.data() + i * pieces);
+    for (int i = 0; i < 2; ++i) set_starts(tile, rows[i] - tile.row, sums16.data() + i * pieces);
 }
 
 Panel Activations::panel(int64_t tile, const Matrix& matrix) const {
     const Tile& at = tiles_[tile];
-    const auto sums = std::find_if(sums_.begin(), sums_.end(), [&](const Sums& entry) { return entry.group == matrix.group; });
-    return {codes_.data() + at.row * (padded_ / kStep), sums->of.data() + at.row * sums->num_groups, scales_.data() + at.row, at.size};
+    const int offset = info(matrix.format).offset;
+    const auto starts = std::find_if(starts_.begin(), starts_.end(), [&](const Starts& s) { return s.group == matrix.group && s.offset == offset; });
+    return {codes_.data() + at.row * (padded_ / kStep), starts->of.data() + at.row * starts->num_groups, scales_.data() + at.row, at.size};
 }
 
 }  // namespace tk

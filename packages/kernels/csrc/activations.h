@@ -33,16 +33,17 @@ private:
     struct Tile {
         int64_t row, size;
     };
-    struct Sums {  // of the scale groups of one size
+    struct Starts {  // of sums (Panel::starts) for scale groups of one size and one offset
         int64_t group, num_groups;
+        int offset;
         Buffer<int32_t> of;
     };
-    void set_row_sums(const Tile& tile, int64_t at, const int32_t* sums16);
+    void set_starts(const Tile& tile, int64_t at, const int32_t* sums16);
 
     int64_t tokens_ = 0, size_ = 0, padded_ = 0, padded_rows_ = 0;
     Precision precision_ = Precision::int8;
     std::vector<Tile> tiles_;
-    std::vector<Sums> sums_;
+    std::vector<Starts> starts_;
     Buffer<uint32_t> codes_;
     Buffer<float> scales_;
 };

@@ -76,9 +76,9 @@ template <int R, int M>
 struct Accumulators {
     __m512i of[R][M];
 
-    TK_INLINE void begin(const int32_t* sums, int offset) {
+    TK_INLINE void begin(const int32_t* starts) {
         unrolled<M>([&](auto m) TK_INLINED {
-            const __m512i start = _mm512_set1_epi32(-offset * sums[m.value]);
+            const __m512i start = _mm512_set1_epi32(starts[m.value]);
             unrolled<R>([&](auto r) TK_INLINED { of[r.value][m.value] = start; });
         });
     }
@@ -170,7 +170,7 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
     const Output<R, M> output{matrix, x, block, out, stride};
     Accumulators<R, M> sums;
     if (!matrix.group) {
-        sums.begin(x.sums, form.offset);
+        sums.begin(x.starts);
         for (int64_t unit = 0; unit < units; ++unit) {
             prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
             accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
@@ -182,7 +182,7 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
     GroupSums<R, M> total;
     total.clear();
     for (int64_t group = 0, unit = 0; group < matrix.num_groups; ++group) {
-        sums.begin(x.sums + group * M, form.offset);
+        sums.begin(x.starts + group * M);
         for (int64_t end = unit + units_per_group; unit < end; ++unit) {
             prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
             accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
@@ -278,7 +278,7 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
     const Output<R, M> output{matrix, x, block, out, stride};
     if (!matrix.group) {
         Accumulators<R, M> sums[1];
-        sums[0].begin(x.sums, 1);
+        sums[0].begin(x.starts);
         const int64_t units = matrix.padded_cols / 96;
         for (int64_t unit = 0; unit < units; ++unit) {
             prefetch_next_tile<R, M>(matrix, blocks, unit * 320, 320);
@@ -295,7 +295,7 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
         const uint32_t* inputs = x.codes + group * plane_steps * M;
         if constexpr (R * M <= 6) {
             Accumulators<R, M> sums[3];
-            unrolled<3>([&](auto plane) TK_INLINED { sums[plane.value].begin(x.sums + (group + plane.value) * M, 1); });
+            unrolled<3>([&](auto plane) TK_INLINED { sums[plane.value].begin(x.starts + (group + plane.value) * M); });
             for (int64_t unit = 0; unit < units; ++unit) {
                 prefetch_next_tile<R, M>(matrix, blocks, (first + unit) * 320, 320);
                 t5_unit<3>(sums, blocks, (first + unit) * 320, tables, inputs + unit * 8 * M, plane_steps);
@@ -304,7 +304,7 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
         } else {
             unrolled<3>([&](auto plane) TK_INLINED {
                 Accumulators<R, M> sums;
-                sums.begin(x.sums + (group + plane.value) * M, 1);
+                sums.begin(x.starts + (group + plane.value) * M);
                 for (int64_t unit = 0; unit < units; ++unit)
                     t5_unit_plane(sums, blocks, (first + unit) * 320, tables.of[plane.value],
                                   inputs + (plane.value * plane_steps + unit * 8) * M);

@@ -120,9 +120,9 @@ TK_INLINE void add_products(const Source& source, int64_t units, const uint32_t*
 
 // totals [tokens][H] of one scale group (or the whole row) before any product.
 template <int H>
-TK_INLINE void begin_totals(VecInt* totals, const Panel& x, int64_t group, int offset) {
+TK_INLINE void begin_totals(VecInt* totals, const Panel& x, int64_t group) {
     for (int64_t t = 0; t < x.tokens; ++t)
-        for (int h = 0; h < H; ++h) totals[t * H + h] = VecInt{} + (kSignedWeights ? 0 : -offset * x.sums[group * x.tokens + t]);
+        for (int h = 0; h < H; ++h) totals[t * H + h] = VecInt{} + (kSignedWeights ? 0 : x.starts[group * x.tokens + t]);
 }
 
 // sums [tokens][H] += totals * scales of the group
@@ -158,7 +158,7 @@ void packed_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out
     const int64_t units = (matrix.group ? matrix.group : matrix.padded_cols) / (Unpack::steps * kStep);
     const uint32_t* codes = x.codes;
     for (int64_t group = 0; group < std::max<int64_t>(matrix.num_groups, 1); ++group) {
-        begin_totals<H>(totals, x, group, Unpack::offset);
+        begin_totals<H>(totals, x, group);
         add_products<PackedBlocks<Unpack, R>, H, M>(blocks, units, codes, M, totals);
         if (matrix.group) add_group<H>(sums, totals, matrix, block, group, M);
         codes += units * Unpack::steps * M;
@@ -208,7 +208,7 @@ void buffered_block(const Matrix& matrix, const Panel& x, int64_t block, float* 
     const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
     const uint32_t* codes = x.codes;
     for (int64_t group = 0; group < std::max<int64_t>(matrix.num_groups, 1); ++group) {
-        begin_totals<kParts>(totals, x, group, Unpack::offset);
+        begin_totals<kParts>(totals, x, group);
         for (int64_t unit = 0, count; unit < units; unit += count) {
             count = std::min(kUnits, units - unit);
             unpack_units<Unpack>(packed, count, weights);
@@ -243,7 +243,7 @@ void t5_rows(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
     VecInt totals[kTokenTile * kParts];
     const int64_t units = matrix.padded_cols / 96;
     const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
-    begin_totals<kParts>(totals, x, 0, 1);
+    begin_totals<kParts>(totals, x, 0);
     for (int64_t unit = 0; unit < units; unit += kT5BufferUnits) {
         const int64_t count = std::min(kT5BufferUnits, units - unit);
         unpack_t5(packed + unit * kT5UnitBytes, count, weights, 3 * kT5UnitSteps, kT5UnitSteps);
@@ -260,7 +260,7 @@ void t5_groups(const Matrix& matrix, const Panel& x, int64_t block, float* out, 
     const int64_t group_steps = matrix.group / kStep, units = matrix.group / 32;
     const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
     for (int64_t group = 0; group < matrix.num_groups; group += 3, packed += units * kT5UnitBytes) {
-        for (int p = 0; p < 3; ++p) begin_totals<kParts>(totals[p], x, group + p, 1);
+        for (int p = 0; p < 3; ++p) begin_totals<kParts>(totals[p], x, group + p);
         for (int64_t unit = 0; unit < units; unit += kT5BufferUnits) {
             const int64_t count = std::min(kT5BufferUnits, units - unit), steps = count * kT5UnitSteps;
             unpack_t5(packed + unit * kT5UnitBytes, count, weights, kT5UnitSteps, steps);

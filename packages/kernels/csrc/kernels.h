@@ -9,7 +9,7 @@ namespace tk {
 // codes[step * tokens + t] holds inputs 4*step .. 4*step+3 of token t.
 struct Panel {
     const uint32_t* codes;
-    const int32_t* sums;   // [groups][tokens]: sum of the codes of each scale group (one group: the row)
+    const int32_t* starts;  // [groups][tokens]: -offset of the format * sum of a scale group's codes (one group: the row)
     const float* scales;   // [tokens]: the value of a code is code * scale
     int64_t tokens;        // one of kTileSizes
 };

@@ -48,21 +48,21 @@ Matrix make_matrix(Format format, int64_t rows, int64_t cols, int64_t group, Val
 
 struct Inputs {
     std::vector<uint32_t> codes;
-    std::vector<int32_t> sums;
+    std::vector<int32_t> starts;
     std::vector<float> scales;
     int64_t tokens;
 
     Inputs(const Matrix& matrix, int64_t tokens, Values values)
-        : codes(matrix.padded_cols / kStep * tokens), sums(std::max<int64_t>(matrix.num_groups, 1) * tokens), scales(normal(tokens)), tokens(tokens) {
+        : codes(matrix.padded_cols / kStep * tokens), starts(std::max<int64_t>(matrix.num_groups, 1) * tokens), scales(normal(tokens)), tokens(tokens) {
         const int64_t group = matrix.group ? matrix.group : matrix.padded_cols;
         for (int64_t t = 0; t < tokens; ++t)
             for (int64_t c = 0; c < matrix.cols; ++c) {
                 const int value = code(values, -128, 127);
                 codes[c / kStep * tokens + t] |= static_cast<uint32_t>(value & 255) << (8 * (c % kStep));
-                sums[c / group * tokens + t] += value;
+                starts[c / group * tokens + t] -= info(matrix.format).offset * value;
             }
     }
-    Panel panel() const { return {codes.data(), sums.data(), scales.data(), tokens}; }
+    Panel panel() const { return {codes.data(), starts.data(), scales.data(), tokens}; }
 };
 
 int64_t differing(const std::vector<float>& a, const std::vector<float>& b) {
