@@ -129,6 +129,10 @@ int64_t compare_quantization(const KernelTable& table) {
             return r;
         };
         wrong += !(run(table) == run(reference()));
+        std::vector<uint16_t> found(size), expected(size);
+        table.to_half(x.data(), size, found.data());
+        reference().to_half(x.data(), size, expected.data());
+        wrong += found != expected;
     }
     return wrong;
 }
