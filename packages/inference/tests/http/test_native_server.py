@@ -2,101 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import openai
 import pytest
-from safetensors.numpy import save_file
-
-pytest.importorskip("ternary_kernels", reason="the native engine's package has not been built")
 
 ASK = {"model": "two-layers", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
 
 
-SHAPE = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-}
-
-
 @pytest.fixture(scope="module")
-def two_layers(packaged_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random ternary Llama with the packaged model's tokenizer and chat template, as a folder."""
-    folder = tmp_path_factory.mktemp("model") / "two-layers"
-    folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
-        shutil.copy(packaged_model_dir / name, folder)
-    config = json.loads((packaged_model_dir / "config.json").read_text()) | SHAPE
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(_random_weights(config["vocab_size"]), folder / "model.safetensors")
-    return folder
-
-
-def _random_weights(vocab_size: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    ones = np.ones(128, np.float32)
-    weights = {"model.norm.weight": ones}
-    weights["model.embed_tokens.weight"] = random.normal(0, 0.05, (vocab_size, 128)).astype(np.float32)
-    shapes = {
-        **{
-            f"self_attn.{name}_proj": (rows, 128)
-            for name, rows in (("q", 128), ("k", 64), ("v", 64), ("o", 128))
-        },
-        "mlp.gate_proj": (256, 128),
-        "mlp.up_proj": (256, 128),
-        "mlp.down_proj": (128, 256),
-    }
-    for layer in range(2):
-        prefix = f"model.layers.{layer}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{prefix}{norm}.weight"] = ones
-        for name, shape in shapes.items():
-            codes = random.integers(-1, 2, shape)
-            weights[f"{prefix}{name}.weight"] = (codes * 0.05).astype(np.float32)
-    return weights
-
-
-@pytest.fixture(scope="module")
-def served(two_layers: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--model", str(two_layers)]
-    options = [
-        "--port",
-        "0",
-        "--threads",
-        "1",
-        "--context",
-        "512",
-        "--log-format",
-        "json",
-        "--api-key",
-        "a-key",
-    ]
-    child = subprocess.Popen(
-        [*command, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    with child:
-        line = child.stdout.readline()
-        assert " at " in line, child.stderr.read()
-        yield child, line.split(" at ")[1].split(" ")[0]
-        if child.poll() is None:
-            child.kill()
+def served(
+    serve: Callable[..., tuple[subprocess.Popen[str], str]], ternary_gguf: Path
+) -> tuple[subprocess.Popen[str], str]:
+    options = ["--threads", "1", "--context", "512", "--log-format", "json", "--api-key", "a-key"]
+    return serve("--model", str(ternary_gguf), *options)
 
 
 @pytest.fixture(scope="module")

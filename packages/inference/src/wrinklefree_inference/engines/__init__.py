@@ -9,24 +9,26 @@ from typing import Any, cast
 from wrinklefree_inference.engines.base import Engine
 
 ENGINES = {
-    "llamacpp": "wrinklefree_inference.engines.llamacpp:LlamaCppEngine",
     "native": "wrinklefree_inference.engines.native:SyncNativeEngine",
+    "llamacpp": "wrinklefree_inference.engines.llamacpp:LlamaCppEngine",
     "openai": "wrinklefree_inference.engines.openai:OpenAIEngine",
 }
 
 
 def engine_for(model: str | Path) -> str:
-    """Name of the engine that runs `model`: a URL goes to `openai`, a .gguf file to `llamacpp`.
+    """Name of the engine for `model`: `openai` for a URL, `native` for a .gguf file or a folder.
+
+    `llamacpp` is never chosen for you: a file that `native` refuses is refused, with the reason.
 
     Raises:
-        ValueError: Neither; pass the engine's name yourself.
+        ValueError: None of these; pass the engine's name yourself.
     """
     if str(model).startswith(("http://", "https://")):
         return "openai"
-    if Path(model).suffix == ".gguf":
-        return "llamacpp"
+    if Path(model).suffix == ".gguf" or Path(model).is_dir():
+        return "native"
     raise ValueError(
-        f"no engine recognises {str(model)!r}: expected a .gguf file or an http(s) URL "
+        f"no engine recognises {str(model)!r}: expected a .gguf file, a folder or an http(s) URL "
         f"(known engines: {', '.join(ENGINES)})"
     )
 
@@ -35,7 +37,7 @@ def open_engine(model: str | Path, engine: str | None = None, **options: Any) ->
     """Make the engine for `model`.
 
     Args:
-        model: Path of a GGUF file or URL of an OpenAI-compatible server.
+        model: Path of a GGUF file or Hugging Face folder, or URL of an OpenAI-compatible server.
         engine: A key of `ENGINES`; None recognises it from `model`.
         options: Keywords of the engine's class.
 

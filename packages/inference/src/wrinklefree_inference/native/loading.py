@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -12,10 +12,15 @@ from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
+if TYPE_CHECKING:
+    from ternary_kernels.weights import ModelWeights
+    from wrinklefree_inference.native.tokenizer import Tokenizer
+
 CacheType = Literal["f16", "int8"]
 
 DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_CACHED_CONTEXTS = 4
+OTHER_ENGINE = "; or let llama.cpp run the file as it is: --engine llamacpp"
 
 
 def load_native_model(
@@ -42,26 +47,23 @@ def load_native_model(
     """
     try:
         import ternary_kernels
-        from ternary_kernels.loading import load_model
     except ImportError as error:
         raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
-    from wrinklefree_inference.native.tokenizer import StreamDecoder, load_tokenizer
+    from wrinklefree_inference.native.tokenizer import StreamDecoder
 
-    if not Path(path).exists():
-        raise EngineError(f"there is no file or folder {path}")
+    path = Path(path)
+    weights, tokenizer = _read(path)
+    config = weights.config
+    context = context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
     try:
-        weights = load_model(path)
-        tokenizer = load_tokenizer(path)
-        config = weights.config
-        context = context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
         if not 1 <= context <= config.context_tokens:
             raise ValueError(f"context_tokens must be in [1, {config.context_tokens}], got {context}")
         num_pages = pages_of(config, context, cache_tokens, cache_gb, cache_type)
         decoder = ternary_kernels.Decoder(weights, num_pages, cache_type, num_threads or 0)
-    except (ValueError, OSError) as error:
-        raise EngineError(f"the native engine cannot run {path}: {error}") from error
+    except ValueError as error:
+        raise EngineError(_refusal(path, error)) from error
     return NativeModel(
-        name=Path(path).stem if Path(path).is_file() else Path(path).name,
+        name=path.stem if path.is_file() else path.resolve().name,
         runner=decoder,
         tokenizer=tokenizer,
         new_decoder=lambda: StreamDecoder(tokenizer),
@@ -71,6 +73,25 @@ def load_native_model(
         num_parameters=num_parameters_of(weights),
         weight_type=weights.layers[0].down.format,
     )
+
+
+def _read(path: Path) -> tuple[ModelWeights, Tokenizer]:
+    """Weights and tokenizer; says what else could run a file that is fine but not for this engine."""
+    from ternary_kernels.loading import LoadError, load_model
+    from wrinklefree_inference.native.tokenizer import TokenizerError, load_tokenizer
+
+    if not path.exists():
+        raise EngineError(f"there is no file or folder {path}")
+    try:
+        return load_model(path), load_tokenizer(path)
+    except (LoadError, TokenizerError) as error:
+        raise EngineError(_refusal(path, error) + (OTHER_ENGINE if path.is_file() else "")) from error
+    except (ValueError, OSError) as error:
+        raise EngineError(_refusal(path, error)) from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    return f"the native engine cannot run {path}: {str(error).removeprefix(f'{path}: ')}"
 
 
 def num_parameters_of(weights: Any) -> int:

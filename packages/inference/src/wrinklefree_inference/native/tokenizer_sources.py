@@ -107,8 +107,8 @@ def _from_keys(keys: Mapping[str, Any]) -> TokenizerSource:
     model = keys.get(f"{_PREFIX}model")
     if model != "gpt2":
         raise TokenizerError(
-            f"{_PREFIX}model is {model!r}; only 'gpt2' (byte-level BPE) is supported. Export the model with "
-            "its Hugging Face tokenizer, or serve it with the llamacpp engine"
+            f"{_PREFIX}model is {model!r}; only 'gpt2' (byte-level BPE) is supported: export the model "
+            "with its Hugging Face tokenizer"
         )
     tokens, types = _list(keys, "tokens", str), _list(keys, "token_type", int)
     merges = [_pair(merge) for merge in _list(keys, "merges", str)]
