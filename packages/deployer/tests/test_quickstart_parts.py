@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from wf_deployer.errors import CommandError
-from wf_deployer.quickstart import llamacpp, steps
+from wf_deployer.quickstart import engines, llamacpp, steps
 from wf_deployer.quickstart.children import Child, run_child, started, stop
 from wf_deployer.quickstart.display import Display
 from wf_deployer.quickstart.gguf_sizes import gguf_sizes
@@ -96,6 +96,29 @@ def test_a_failed_proof_goes_into_the_report(
         else:
             with pytest.raises(CommandError, match="exit code 1"):
                 steps.prove_export(context, shown)
+
+
+def test_speed_of_the_engines_is_read_from_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp may refuse a file that the native engine runs: it is left out."""
+    context = Context(parse_options("packaged", 1, tmp_path, []))
+    context.gguf.parent.mkdir(parents=True)
+    tests = {"pp128": {"tokens_per_s": 900.0}, "tg64": {"tokens_per_s": 250.0}}
+    native = {"error": None, "tests": tests, "kernels": {"isa": "avx2"}}
+    found = {"native": native, "llamacpp": {"error": "unknown type", "tests": {}}}
+
+    def bench(child: Child) -> None:
+        command = list(child.command)
+        assert command[command.index("bench") + 2] == str(context.gguf)
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"engines": found}))
+
+    monkeypatch.setattr(engines, "run_child", bench)
+    with Display(1, Console(file=io.StringIO())).step("Speed") as line:
+        assert engines.compare_engines(context, line) == {
+            "native": {"prompt_tokens_per_s": 900.0, "generation_tokens_per_s": 250.0},
+            "kernels": "avx2",
+        }
 
 
 def test_quoting_for_hydra() -> None:

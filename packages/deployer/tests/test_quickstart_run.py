@@ -185,6 +185,11 @@ def results() -> dict[str, Any]:
             "original": speed | {"generation_tokens_per_s": 108.0},
             "exported": speed | {"generation_tokens_per_s": 120.9},
         },
+        "engines": {
+            "native": {"prompt_tokens_per_s": 900.0, "generation_tokens_per_s": 250.0},
+            "llamacpp": {"prompt_tokens_per_s": 225.0, "generation_tokens_per_s": 100.0},
+            "kernels": "avx2",
+        },
         "answers": [{"prompt": "What?", "original": "This.", "trained": "[the] the <b>"}],
         "seconds": [{"step": "Train", "seconds": 181.2}],
         "total_seconds": 540.0,
@@ -195,7 +200,8 @@ def results() -> dict[str, Any]:
 def test_report_has_the_figures(results: dict[str, Any], tmp_path: Path) -> None:
     write_report(results, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    for figure in ("14.3", "1.9e8", "612", "9.0 minutes", "83.0", "| ratio | 1.00 | 1.12 |", "0.00210 nats"):
+    for figure in ("14.3", "1.9e8", "612", "9.0 minutes", "83.0", "| ratio | 1.00 | 1.12 |", "0.00210 nats",
+                   "| native engine (avx2) | 900 | 250 |", "| ratio | 4.00 | 2.50 |"):  # fmt: skip
         assert figure in text, figure
     assert "cannot restore a model" in text
     assert json.loads((tmp_path / "report.json").read_text()) == results
@@ -209,6 +215,11 @@ def test_report_without_a_file_of_the_original(results: dict[str, Any], tmp_path
     assert "no GGUF file of the original" in text
     assert "Original:" not in text
     assert len(write_plots(results, tmp_path)) == 4
+
+
+def test_report_of_the_native_engine_alone(results: dict[str, Any]) -> None:
+    del results["engines"]["llamacpp"]
+    assert "native engine (avx2) | 900 | 250" in report(results)
 
 
 def test_report_says_when_the_proof_failed(results: dict[str, Any]) -> None:
@@ -282,7 +293,8 @@ def test_quickstart_end_to_end(
     )  # random: near the vocabulary's size
     assert (output / "plots" / "loss.png").is_file()
     second = runner.invoke(app, [*command, "--steps", "2"])
-    assert second.output.count("already there") == 13
+    assert second.output.count("already there") == 14
+    assert found["engines"]["native"]["generation_tokens_per_s"] > 0
     third = runner.invoke(app, [*command, "--steps", "3"])
     assert third.exit_code == 1
     assert "steps: 2 there, 3 now" in third.output

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from ternary_kernels.gguf import open_gguf
-
 from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
 from wrinklefree_inference.server import ServerOptions, start_server
 

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from wf_deployer.files import write_json, write_text
+from wf_deployer.quickstart.engines import GENERATED_TOKENS, PROMPT_TOKENS
 from wf_deployer.quickstart.llamacpp import ANSWER_TOKENS
 from wf_deployer.quickstart.plots import SMOOTHING_STEPS, readable
 
@@ -41,6 +42,7 @@ def report(results: dict[str, Any]) -> str:
         "## Speed",
         _speed(results),
         "![Speed](plots/speed.png)",
+        _engines(results),
         "## Proof of the export",
         _proof(results),
         "## Sample answers",
@@ -158,6 +160,23 @@ def _speed(results: dict[str, Any]) -> str:
     if len(present) == 1:
         note += " There is no GGUF file of the original to compare with."
     return f"{_table(['file', 'prompt tokens/s', 'generated tokens/s'], rows)}\n\n{note}"
+
+
+def _engines(results: dict[str, Any]) -> str:
+    """The exported file in the native engine beside llama.cpp."""
+    engines = results["engines"]
+    names = (("llamacpp", "llama.cpp"), ("native", f"native engine ({engines['kernels']})"))
+    keys = ("prompt_tokens_per_s", "generation_tokens_per_s")
+    rows = [[name, *[f"{engines[key][k]:.0f}" for k in keys]] for key, name in names if key in engines]
+    if "llamacpp" in engines:
+        ratios = [engines["native"][k] / engines["llamacpp"][k] for k in keys]
+        rows.append(["ratio", *[f"{ratio:.2f}" for ratio in ratios]])
+    note = (
+        f"The exported file again, as `wf bench` measures: {PROMPT_TOKENS} tokens of prompt, "
+        f"{GENERATED_TOKENS} generated, both engines in turns, median of three. The native engine is what "
+        "`wf chat` and `wf serve` take."
+    )
+    return f"{_table(['engine', 'prompt tokens/s', 'generated tokens/s'], rows)}\n\n{note}"
 
 
 def _proof(results: dict[str, Any]) -> str:

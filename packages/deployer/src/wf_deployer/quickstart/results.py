@@ -20,7 +20,7 @@ BITS_16 = 16
 
 
 def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Keys: model, options, text, perplexity, training, proof, size, speed, answers, seconds, environment."""
+    """Keys: model, options, text, perplexity, training, proof, size, speed, engines, answers, seconds, ..."""
     perplexity = {name: state.figures(f"eval_{name}") for name in MODELS}
     original, exported = state.figures("llamacpp_original"), state.figures("llamacpp_exported")
     spent_s = [(title, round(state.spent_s(name), 1)) for name, title in titles]
@@ -41,6 +41,7 @@ def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -
         "proof": state.figures("proof"),
         "size": _sizes(original, exported),
         "speed": {"original": _speed(original), "exported": _speed(exported)},
+        "engines": state.figures("engines"),
         "answers": _answers(original, exported),
         "seconds": [{"step": title, "seconds": seconds} for title, seconds in spent_s],
         "total_seconds": round(sum(seconds for _, seconds in spent_s), 1),

@@ -15,6 +15,7 @@ from typing import Any
 from wf_deployer.errors import CommandError
 from wf_deployer.quickstart import steps
 from wf_deployer.quickstart.display import Display, StepLine
+from wf_deployer.quickstart.engines import compare_engines
 from wf_deployer.quickstart.options import Options
 from wf_deployer.quickstart.state import State, locked
 from wf_deployer.quickstart.steps import Context
@@ -76,10 +77,11 @@ def plan(options: Options) -> list[Step]:
             stage2,
         ),
         measure_stage("trained", "stage2"),
-        Step("export", "Export for llama.cpp (GGUF)", ("stage2",), ("export/model.gguf",), steps.export_gguf),
+        Step("export", "Export (GGUF)", ("stage2",), ("export/model.gguf",), steps.export_gguf),
         Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export),
         Step("llamacpp_original", "Speed and answers of the original", ("text", "model"), (), original),
         Step("llamacpp_exported", "Speed and answers of the export", ("text", "export"), (), exported),
+        Step("engines", "Speed in the native engine", ("export",), ("export/speed.json",), compare_engines),
     ]
 
 

@@ -2,7 +2,7 @@
 
 Where things are (in the output folder):
     text/{train,held_out}.jsonl   model/source.json   checkpoints/quickstart/<stage>/final
-    eval/<name>.json   export/model.gguf   export/proof.json   llamacpp/{original,exported}.json
+    eval/<name>.json   export/model.gguf   export/proof.json   export/speed.json
     logs/<step>.log    report.md   report.json   plots/*.png
 """
 
