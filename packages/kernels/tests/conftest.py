@@ -137,12 +137,14 @@ class TinyModel:
         """Log-probabilities [tokens, vocab] of each text by PyTorch."""
         import torch
 
+        lengths = {len(text) for text in texts}
+        batches = [np.stack(texts)] if len(lengths) == 1 else [text[None] for text in texts]
         with torch.no_grad():
             logits = [
-                self.reference(torch.tensor(text[None], dtype=torch.long), use_cache=False).logits[0]
-                for text in texts
+                self.reference(torch.from_numpy(batch.astype(np.int64)), use_cache=False).logits
+                for batch in batches
             ]
-        return [log_softmax(rows.numpy()) for rows in logits]
+        return [log_softmax(rows.numpy()) for batch in logits for rows in batch]
 
 
 def reference_linear(matrix: tk.Matrix, linear: Any) -> Any:
@@ -172,18 +174,12 @@ def reference_linear(matrix: tk.Matrix, linear: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.sub_norm, self.bias = linear.sub_norm, linear.bias
-            self.unrounded_gain: float | None = None
-            """Set: no rounding of activations, and scales times this; for the sensitivity to scales."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.sub_norm is not None:
                 x = self.sub_norm(x)
-            if self.unrounded_gain is None:
-                x_codes, inverse = bitnet_arch.quantize_activation(x)
-                y = torch.nn.functional.linear(x_codes.double(), values()) / inverse
-            else:
-                y = torch.nn.functional.linear(x.double(), values()) * self.unrounded_gain
-            y = y.to(x.dtype)
+            x_codes, inverse = bitnet_arch.quantize_activation(x)
+            y = (torch.nn.functional.linear(x_codes.double(), values()) / inverse).to(x.dtype)
             return y if self.bias is None else y + self.bias
 
     return Fixed()

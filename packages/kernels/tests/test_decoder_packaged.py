@@ -1,15 +1,17 @@
 """The packaged SmolLM2-135M converted (not trained), on real text, against PyTorch.
 
-Its first two layers are judged as the random models are (test_decoder.py), with differences relative to the
-spread of the log-probabilities (8 to 15 nats here) and on short texts: a flip in a key or value moves all
-tokens that follow. Measured: lower quartile 3e-5 to 5e-5, with scales off by 1 % at least 2e-2.
+Differences are taken relative to the spread of the log-probabilities (8 to 15 nats). The model is chaotic: a
+rounding that flips by 1e-7 in one layer grows to tenths of a nat through the others, and a flip in a key or
+value reaches all tokens that follow. In float32 about 2 % of tokens meet a flip in a layer. So the tokens
+without any are judged, on texts so short that there are some, by a low quantile:
 
-All thirty layers are chaotic: a rounding that flips by 1e-7 grows to tenths of a nat. So the whole model is
-judged as `wf_converter.verify` does it: by the log-probabilities of the text's own tokens, the common scale
-error that explains their differences best, and the perplexities. Measured on 192 tokens of WikiText-2
-(conftest.pin_to_packed is the reference):
+    layers  texts            quantile  as packed         all scales x 1.01  one layer's x 1.01
+    2       24 of 8 tokens   0.25      3e-5 to 5e-5      2.4e-2 or more     1e-3 or more
+    30      96 of 2 tokens   0.1       3.1e-5 to 3.5e-5  0.17 or more       2.9e-2 or more
 
-FIGURES
+Running text through all layers shows the noise: mean difference of the log-probabilities of the text's own
+tokens to PyTorch in float64, 12 texts of 32 tokens: tensor 0.53, group64 0.51 nats (PyTorch in float32 with
+float64 products: 0.18, 0.11); perplexities off by +6 % and -6 %. That bounds structural mistakes alone.
 """
 
 from __future__ import annotations
@@ -29,16 +31,18 @@ import ternary_kernels as tk
 
 logger = logging.getLogger(__name__)
 TOLERANCE = 2e-4
-NUM_TOKENS = 192
-MAX_SCALE_ERROR = 0.005
-MEAN_TOLERANCE = 0.25
+CALIBRATION_TOKENS = 2048
+NUM_TEXTS, TEXT_TOKENS = 12, 32
+NUM_PAIRS = 96
+
+MEAN_TOLERANCE = 0.8
 """Nats."""
 SCHEMES = ["tensor", "group64"]
 
 
 @pytest.fixture(scope="module")
 def text_ids(packaged_model_dir: Path, shared_data: Path) -> np.ndarray:
-    """Token ids of real text: calibration, then NUM_TOKENS to score."""
+    """Token ids of real text: for calibration, then what is scored."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(packaged_model_dir)
@@ -46,7 +50,8 @@ def text_ids(packaged_model_dir: Path, shared_data: Path) -> np.ndarray:
         shared_data / "pretrain" / "wikitext2_raw" / "test.jsonl.gz", "rt", encoding="utf-8"
     ) as lines:
         records = [json.loads(line)["text"] for _, line in zip(range(3), lines, strict=False)]
-    return np.array(tokenizer("\n".join(records)).input_ids[: 2048 + NUM_TOKENS], np.int32)
+    ids = tokenizer("\n".join(records)).input_ids
+    return np.array(ids[: CALIBRATION_TOKENS + NUM_TEXTS * TEXT_TOKENS], np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def converted(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             packaged_model_dir, num_hidden_layers=num_layers
         )
-        calibration = torch.tensor(text_ids[:-NUM_TOKENS].reshape(4, -1), dtype=torch.long)
+        calibration = torch.tensor(text_ids[:CALIBRATION_TOKENS].reshape(4, -1), dtype=torch.long)
         return feeding.convert_and_pin(
             model, scheme, calibration, tmp_path_factory.mktemp("packaged") / "model"
         )
@@ -70,30 +75,27 @@ def converted(
 
 
 @pytest.fixture
-def log_probs(feeding: SimpleNamespace) -> Callable[[tk.ModelWeights, np.ndarray], np.ndarray]:
-    """Log-probabilities [tokens, vocab] by the decoder, in chunks of 61."""
+def log_probs(feeding: SimpleNamespace) -> Callable[[tk.ModelWeights, list[np.ndarray]], list[np.ndarray]]:
+    """Log-probabilities [tokens, vocab] of each text by the decoder."""
 
-    def run(weights: tk.ModelWeights, ids: np.ndarray) -> np.ndarray:
-        table = feeding.page_table([len(ids)], seed=0)
+    def run(weights: tk.ModelWeights, texts: list[np.ndarray]) -> list[np.ndarray]:
+        lengths = [len(text) for text in texts]
+        table = feeding.page_table(lengths, seed=0)
         decoder = tk.Decoder(weights, int(table.max()) + 1, "f32", 1)
-        calls = [[(0, min(61, len(ids) - start))] for start in range(0, len(ids), 61)]
-        return feeding.log_softmax(feeding.feed(decoder, [ids], calls, table)[0])
+        logits = feeding.feed(decoder, texts, feeding.schedule("chunks", lengths), table)
+        return [feeding.log_softmax(rows) for rows in logits]
 
     return run
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_first_layers_agree_and_a_scale_off_by_one_percent_does_not(scheme, converted, text_ids, feeding):
+def test_first_layers_agree_and_a_scale_off_by_one_percent_does_not(scheme, converted, text_ids, log_probs):
     model = converted(scheme, 2)
     texts = [text_ids[start : start + 8] for start in range(0, 960, 40)]
     expected = np.concatenate(model.expected(texts))
-    lengths = [len(text) for text in texts]
-    table = feeding.page_table(lengths, seed=0)
 
     def quartile(weights: tk.ModelWeights) -> float:
-        decoder = tk.Decoder(weights, len(texts), "f32", 1)
-        logits = feeding.feed(decoder, texts, feeding.schedule("chunks", lengths), table)
-        delta = feeding.log_softmax(np.concatenate(logits)) - expected
+        delta = np.concatenate(log_probs(weights, texts)) - expected
         return float(np.quantile(np.sqrt((delta**2).mean(-1)), 0.25) / expected.std())
 
     assert quartile(model.weights) <= TOLERANCE
@@ -101,50 +103,37 @@ def test_first_layers_agree_and_a_scale_off_by_one_percent_does_not(scheme, conv
     assert quartile(model.with_scales(1.01, layer=1)) > 5 * TOLERANCE
 
 
-def next_token_scores(log_probs: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    return log_probs[np.arange(len(ids) - 1), ids[1:]]
-
-
-def sensitivity(model: Any, ids: np.ndarray, step: float = 0.01) -> np.ndarray:
-    """d log-prob / d ln(scale) per token, all scales together, without roundings. Changes the reference."""
-    scores = []
-    for gain in (1 + step, 1 - step):
-        for module in model.reference.modules():
-            if hasattr(module, "unrounded_gain"):
-                module.unrounded_gain = gain
-        scores.append(next_token_scores(model.expected([ids])[0], ids))
-    return (scores[0] - scores[1]) / (2 * step)
+def scores_of(log_probs: list[np.ndarray], texts: list[np.ndarray]) -> np.ndarray:
+    """Log-probabilities of each text's own tokens but the first."""
+    return np.concatenate(
+        [rows[np.arange(len(ids) - 1), ids[1:]] for rows, ids in zip(log_probs, texts, strict=True)]
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_whole_model_scores_text_as_pytorch_does(scheme, converted, text_ids, log_probs):
+def test_all_layers_agree_on_pairs_and_score_text_as_pytorch_does(scheme, converted, text_ids, log_probs):
     model = converted(scheme, 30)
-    ids = text_ids[-NUM_TOKENS:]
-    expected = next_token_scores(model.expected([ids])[0], ids)
-    found = {
-        factor: next_token_scores(log_probs(model.with_scales(factor), ids), ids)
-        for factor in (1.0, 1.01, 0.99)
-    }
-    slope = sensitivity(model, ids)
-    errors, noise = {}, {}
-    for factor, scores in found.items():
-        delta = scores - expected
-        errors[factor] = float(slope @ delta / (slope @ slope))
-        residual = delta - errors[factor] * slope
-        noise[factor] = float(np.sqrt(residual @ residual / (len(delta) - 1) / (slope @ slope)))
-        logger.info(
-            "%s scales x %g: fitted %+.2f +- %.2f %%",
-            scheme,
-            factor,
-            100 * errors[factor],
-            100 * noise[factor],
-        )
-    mean_delta = float(np.abs(found[1.0] - expected).mean())
-    perplexities = [float(np.exp(-scores.mean())) for scores in (found[1.0], expected)]
-    logger.info("%s mean difference %.4f nats, perplexities %s", scheme, mean_delta, perplexities)
-    assert mean_delta <= MEAN_TOLERANCE
-    assert perplexities[0] == pytest.approx(perplexities[1], rel=0.05)
-    assert abs(errors[1.0]) <= MAX_SCALE_ERROR
-    assert errors[1.01] > MAX_SCALE_ERROR
-    assert errors[0.99] < -MAX_SCALE_ERROR
+    texts = list(text_ids[CALIBRATION_TOKENS:].reshape(NUM_TEXTS, TEXT_TOKENS))
+    pairs = list(text_ids[: 16 * NUM_PAIRS].reshape(NUM_PAIRS, 16)[:, :2])
+    peer = scores_of(model.expected(texts), texts)
+    model.reference.double()
+    expected = scores_of(model.expected(texts), texts)
+    ours = scores_of(log_probs(model.weights, texts), texts)
+    distances = [float(np.abs(scores - expected).mean()) for scores in (ours, peer)]
+    perplexities = [float(np.exp(-scores.mean())) for scores in (ours, peer, expected)]
+    logger.info("%s mean distances %s perplexities %s", scheme, distances, perplexities)
+    assert distances[0] <= MEAN_TOLERANCE
+    assert abs(np.log(perplexities[0] / perplexities[2])) <= MEAN_TOLERANCE / 4
+
+    of_pairs = np.stack(model.expected(pairs))
+
+    def deciles(weights: tk.ModelWeights) -> np.ndarray:
+        delta = np.stack(log_probs(weights, pairs)) - of_pairs
+        found = np.quantile(np.sqrt((delta**2).mean(-1)), 0.1, axis=0) / of_pairs.std()
+        logger.info("%s lower deciles of first and second tokens %s", scheme, found)
+        return found
+
+    assert (deciles(model.weights) <= TOLERANCE).all()
+    for wrong in ({"factor": 1.01}, {"factor": 0.99}, {"factor": 1.01, "layer": 15}):
+        assert (deciles(model.with_scales(**wrong)) > 5 * TOLERANCE).all()
