@@ -43,7 +43,7 @@ CONTEXT_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes and multiply-adds per second, all threads together, best repeat; 0: no such loop on this instruction set."""
+    """Per second, all threads together, best repeat; 0: no such loop on this instruction set."""
 
     memory: float
     l3: float
