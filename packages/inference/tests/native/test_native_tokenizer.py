@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wrinklefree_inference.native.tokenizer import StreamDecoder, TokenizerError, load_tokenizer
-from wrinklefree_inference.native.tokenizer_sources import TokenizerSource
+from wrinklefree_inference.native.tokenizer_source import TokenizerSource
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PIECES = [
@@ -129,13 +129,13 @@ def trained(kind: str, folder: Path, add_bos: bool = False):
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from wrinklefree_inference.native import tokenizer_sources
+    from wrinklefree_inference.native import tokenizer_gguf
 
     model = models.BPE(ignore_merges=kind == "llama-bpe")
     backend = Tokenizer(model)
     if kind == "qwen2":
         backend.normalizer = normalizers.NFC()
-    sample = tokenizer_sources._byte_level_bpe({}, [], kind)
+    sample = tokenizer_gguf._byte_level_bpe({}, [], kind)
     backend.pre_tokenizer, backend.decoder = sample.pre_tokenizer, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=SPECIAL, initial_alphabet=ByteLevel.alphabet(), show_progress=False

@@ -1,8 +1,17 @@
-"""Ternary CPU kernels and the native decoder."""
+"""Ternary CPU kernels and the native decoder.
+
+load_model(path) -> ModelWeights     a GGUF file or a Hugging Face folder, packed
+Decoder(weights, num_pages)          forward passes over a paged cache
+sample(logits, ...)                  the next tokens
+pack_ternary, pack_groups -> Matrix  packed matrices on their own
+info(), select_isa(name)             which instruction set runs, and why no other
+"""
 
 from ternary_kernels._native import PAGE_TOKENS, Matrix, info, sample, sample_uniform, select_isa
 from ternary_kernels.config import DecoderConfig
 from ternary_kernels.decoder import Decoder
+from ternary_kernels.gguf import GgufError
+from ternary_kernels.loading import LoadError, load_model, open_model
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
 
@@ -10,10 +19,14 @@ __all__ = [
     "PAGE_TOKENS",
     "Decoder",
     "DecoderConfig",
+    "GgufError",
     "LayerWeights",
+    "LoadError",
     "Matrix",
     "ModelWeights",
     "info",
+    "load_model",
+    "open_model",
     "pack_groups",
     "pack_ternary",
     "sample",

@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from wrinklefree_inference.native.chat_template import ChatTemplate
-from wrinklefree_inference.native.tokenizer_sources import (
-    TokenizerError,
-    TokenizerSource,
-    read_folder_tokenizer,
-    read_gguf_tokenizer,
-)
+from wrinklefree_inference.native.tokenizer_folder import read_folder_tokenizer
+from wrinklefree_inference.native.tokenizer_gguf import read_gguf_tokenizer
+from wrinklefree_inference.native.tokenizer_source import TokenizerError, TokenizerSource
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
 

@@ -26,13 +26,17 @@ from ternary_kernels.loading.hf_config import (
     read_config,
     read_quantization,
 )
+from ternary_kernels.loading.hf_tensors import (
+    CONSUMERS,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    consumer,
+    expected_tensors,
+    tensor_name,
+)
 from ternary_kernels.loading.json_file import read_json
 from ternary_kernels.loading.parts import (
-    BIASES,
-    MATRICES,
-    NORMS,
-    SUB_NORMS,
-    Shapes,
     check_layers,
     check_tensors,
     part_shape,
@@ -42,25 +46,6 @@ from ternary_kernels.loading.tensors import GroupTensor, TernaryTensor
 from ternary_kernels.loading.ternary import from_blocks, from_master, from_values
 
 META_FILE = "wrinklefree.json"
-_STEMS = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-    "input_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "attn_sub_norm": "self_attn.attn_sub_norm",
-    "ffn_sub_norm": "mlp.ffn_sub_norm",
-}
-_OWN_SUB_NORMS = {"attn_sub_norm": "self_attn.o_proj.sub_norm", "ffn_sub_norm": "mlp.down_proj.sub_norm"}
-_CONSUMERS = {"v": "self_attn.o_proj", "up": "mlp.down_proj"}
-"""The linear behind the SubLN that a producer feeds."""
-_EMBEDDING, _HEAD, _FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 
 @dataclass(frozen=True)
@@ -76,13 +61,13 @@ class HfModel:
     """Floor exponents that the stored master weights have in them, by the name of the linear behind."""
 
     def embedding(self) -> GroupTensor:
-        return self._groups(_EMBEDDING)
+        return self._groups(EMBEDDING)
 
     def head(self) -> GroupTensor | None:
-        return None if self.is_tied else self._groups(_HEAD)
+        return None if self.is_tied else self._groups(HEAD)
 
     def final_norm(self) -> np.ndarray:
-        return self.tensors.rows(_FINAL_NORM, slice(None))
+        return self.tensors.rows(FINAL_NORM, slice(None))
 
     def matrix(self, layer: int, part: str) -> TernaryTensor:
         name = tensor_name(layer, part)
@@ -102,10 +87,10 @@ class HfModel:
 
     def _floor(self, layer: int, part: str) -> int:
         """Exponent that is still to go into a producer's scale."""
-        return (self.quantization.log2_floors or {}).get(_consumer(layer, part), 0)
+        return (self.quantization.log2_floors or {}).get(consumer(layer, part), 0)
 
     def _folded(self, layer: int, part: str) -> int:
-        return self.folded.get(_consumer(layer, part), 0)
+        return self.folded.get(consumer(layer, part), 0)
 
     def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> TernaryTensor:
         described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
@@ -159,75 +144,28 @@ def open_hf_model(folder: Path) -> HfModel:
     found = {name: shape for name, shape in tensors.shapes.items() if not _has_no_effect(name, is_tied)}
     check_layers(config, len(found))
     extras = MODEL_TYPES[settings["model_type"]]
-    check_tensors(found, *_expected(config, quantization, extras, is_tied))
+    check_tensors(found, *expected_tensors(config, quantization, extras, is_tied))
     folded = _folded_floors(folder, settings, quantization)
     for name in [*folded, *(quantization.log2_floors or {})]:
-        if name not in {_consumer(i, part) for i in range(config.num_layers) for part in _CONSUMERS}:
+        if name not in {consumer(i, part) for i in range(config.num_layers) for part in CONSUMERS}:
             raise LoadError(f"sub_norm_log2_floor names {name!r}, which the model does not have")
     return HfModel(folder, tensors, config, quantization, is_tied, folded)
 
 
-def tensor_name(layer: int, part: str, has_own_sub_norms: bool = False) -> str:
-    """`model.layers.3.self_attn.q_proj.weight` of part "q", `...q_proj.bias` of "q_bias"."""
-    if part in BIASES:
-        return f"model.layers.{layer}.{_STEMS[part.removesuffix('_bias')]}.bias"
-    stems = _STEMS | _OWN_SUB_NORMS if has_own_sub_norms else _STEMS
-    return f"model.layers.{layer}.{stems[part]}.weight"
-
-
-def _consumer(layer: int, part: str) -> str:
-    return f"model.layers.{layer}.{_CONSUMERS[part]}" if part in _CONSUMERS else ""
-
-
-def _expected(
-    config: DecoderConfig, quantization: Quantization, extras: tuple[str, ...], is_tied: bool
-) -> tuple[Shapes, list[Shapes]]:
-    own = quantization.has_sub_norms
-    vectors = [*NORMS, *extras, *(SUB_NORMS if own and extras != SUB_NORMS else ())]
-    matrix = (config.vocab_size, config.hidden_size)
-    required: Shapes = {_EMBEDDING: matrix, _FINAL_NORM: (config.hidden_size,)}
-    biases: Shapes = {}
-    if not is_tied:
-        required[_HEAD] = matrix
-    for layer in range(config.num_layers):
-        for part in MATRICES:
-            required |= _stored_shapes(config, quantization, layer, part)
-        required |= {tensor_name(layer, part, own): part_shape(config, part) for part in vectors}
-        biases |= {tensor_name(layer, part): part_shape(config, part) for part in BIASES}
-    return required, [biases]
-
-
-def _stored_shapes(config: DecoderConfig, quantization: Quantization, layer: int, part: str) -> Shapes:
-    rows, columns = part_shape(config, part)
-    name = tensor_name(layer, part)
-    if quantization.storage is Storage.PACKED_INPUTS:
-        assert quantization.group_size is not None
-        if columns % quantization.group_size:
-            raise LoadError(
-                f"{name}: rows of {columns} do not divide into groups of {quantization.group_size}"
-            )
-        return {name: (rows, columns // 4), f"{name}_scale": (rows, columns // quantization.group_size)}
-    if quantization.storage is Storage.PACKED_ROWS:
-        if rows % 4:
-            raise LoadError(f"{name}: {rows} rows are no multiple of 4, as row blocks need")
-        return {name: (rows // 4, columns), f"{name}_scale": (1,)}
-    return {name: (rows, columns)}
-
-
 def _has_no_effect(name: str, is_tied: bool) -> bool:
     """Buffers that older checkpoints carry, and a tied head (compared with the embedding before)."""
-    return name.endswith(".rotary_emb.inv_freq") or (name == _HEAD and is_tied)
+    return name.endswith(".rotary_emb.inv_freq") or (name == HEAD and is_tied)
 
 
 def _is_tied(settings: Mapping[str, Any], tensors: SafetensorsFolder) -> bool:
-    has_head, tied = _HEAD in tensors.shapes, settings.get("tie_word_embeddings")
+    has_head, tied = HEAD in tensors.shapes, settings.get("tie_word_embeddings")
     if tied is None:
         return not has_head
-    if tied and has_head and _EMBEDDING in tensors.shapes:
-        if not np.array_equal(tensors.raw(_HEAD), tensors.raw(_EMBEDDING)):
-            raise LoadError(f"tie_word_embeddings is true, but {_HEAD} differs from {_EMBEDDING}")
-        tensors.release(_HEAD)
-        tensors.release(_EMBEDDING)
+    if tied and has_head and EMBEDDING in tensors.shapes:
+        if not np.array_equal(tensors.raw(HEAD), tensors.raw(EMBEDDING)):
+            raise LoadError(f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}")
+        tensors.release(HEAD)
+        tensors.release(EMBEDDING)
     return bool(tied)
 
 
