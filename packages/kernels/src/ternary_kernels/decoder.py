@@ -64,8 +64,8 @@ class Decoder:
             tokens: [T] new tokens of all sequences.
             starts: [S + 1]; sequence s owns tokens[starts[s]:starts[s + 1]], at least one.
             contexts: [S] tokens of each sequence that are in the cache already.
-            pages: [S, B] cache pages of each sequence: page i holds its tokens 32 i .. 32 i + 31. Entries beyond
-                the last needed page are not read. Sequences may share full pages.
+            pages: [S, B] cache pages of each sequence: page i holds its tokens 32 i .. 32 i + 31. Entries
+                beyond the last needed page are not read. Sequences may share full pages.
             outputs: [R] rows of `tokens` whose logits are wanted.
 
         Returns:
@@ -94,4 +94,6 @@ def _native_config(config: DecoderConfig) -> _native.DecoderConfig:
 
 
 def _native_layer(layer: LayerWeights) -> _native.LayerWeights:
-    return _native.LayerWeights(**{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)})
+    return _native.LayerWeights(
+        **{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
+    )

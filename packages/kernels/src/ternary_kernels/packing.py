@@ -24,8 +24,8 @@ def pack_ternary(
 
     Args:
         codes: int8 [rows, cols] in {-1, 0, 1}.
-        scales: float32 [] or [rows], kept as they are; or [rows, cols / group], group a multiple of 32, kept as
-            float16 times a power of two per row (relative error below 2^-11 for scales of one row that lie
+        scales: float32 [] or [rows], kept as they are; or [rows, cols / group], group a multiple of 32, kept
+            as float16 times a power of two per row (relative error below 2^-11 for scales of one row that lie
             within a factor of 2^15).
         format: `t2` (2 bits) or `t5` (3 weights in 5 bits); `auto` takes t5 where the processor unpacks it at
             the speed of its memory (AVX-512), else t2.
@@ -55,7 +55,9 @@ def pack_groups(
     """
     if bits not in _GROUP_FORMATS:
         raise ValueError(f"bits is {bits}; known: {', '.join(map(str, _GROUP_FORMATS))}")
-    return _native.pack(np.ascontiguousarray(codes, np.int8), _float32(scales), _GROUP_FORMATS[bits], num_threads)
+    return _native.pack(
+        np.ascontiguousarray(codes, np.int8), _float32(scales), _GROUP_FORMATS[bits], num_threads
+    )
 
 
 def _float32(scales: NDArray[np.float32] | float) -> NDArray[np.float32]:
