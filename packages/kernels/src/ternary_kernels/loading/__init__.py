@@ -42,8 +42,8 @@ def open_model(path: Path | str) -> ModelSource:
 def load_model(path: Path | str) -> ModelWeights:
     """Loads a model for `Decoder`.
 
-    Memory: the packed model, and one unpacked matrix while loading. Time: 4 to 5 ns a weight on one core
-    (9 s for 2 billion weights).
+    Memory: the packed model, and one unpacked matrix while loading. Time: 3 ns of a core a weight
+    (7 s for 2.4 billion weights).
 
     Raises:
         LoadError, GgufError, OSError: as `open_model`; or a matrix is not ternary.
