@@ -33,7 +33,9 @@ void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matr
     }
     starts_.resize(num_starts);
     const int64_t rows = tokens * (precision == Precision::wide ? 2 : 1);
-    const int64_t usual = tile_size(ceil_div(rows, ceil_div(rows, kTokenTile)));  // equal tiles
+    const bool grouped = std::any_of(matrices.begin(), matrices.end(), [](const Matrix* matrix) { return matrix->group != 0; });
+    const int64_t most = grouped ? kGroupedTokenTile : kTokenTile;
+    const int64_t usual = tile_size(ceil_div(rows, ceil_div(rows, most)));  // equal tiles
     tiles_.clear();
     for (int64_t row = 0; row < rows; row += usual) tiles_.push_back({row, std::min(usual, tile_size(std::min(usual, rows - row)))});
     padded_rows_ = tiles_.back().row + tiles_.back().size;

@@ -20,7 +20,7 @@ namespace tk {
 
 constexpr int64_t kRowBlock = 16;   // output rows that share one vector of packed weights
 constexpr int64_t kStep = 4;        // inputs in one 32-bit lane of a dot-product instruction
-constexpr int64_t kTokenTile = 12;  // most tokens for which one unpacked weight is used
+constexpr int64_t kTokenTile = 8;  // most tokens for which one unpacked weight is used
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
