@@ -134,7 +134,7 @@ class Load:
             self._tally.fail(f"a stream ended without {'usage' if is_done else '[DONE]'}")
 
     def _request(self, chance: random.Random) -> tuple[str, dict[str, Any]]:
-        text = chance.choice(self._texts)[: chance.choice((60, 200, 600, 1500))]
+        text = chance.choice(self._texts)[: chance.choice(self._options.prompt_characters)]
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": self._options.max_tokens,
@@ -347,6 +347,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--text", type=Path, help="text, JSON lines or a folder (Python's reference)")
+    parser.add_argument(
+        "--prompt-characters",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[60, 200, 600, 1500],
+        help="lengths to choose prompts from (60,200,600,1500)",
+    )
     parser.add_argument("--no-chat", action="store_true", help="completions alone (no chat template)")
     parser.add_argument(
         "--serve-option", action="append", default=[], help="passed to serve, e.g. =--threads=1"

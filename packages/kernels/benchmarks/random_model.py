@@ -250,18 +250,21 @@ def header_keys(name: str, shape: Shape, matrix_type: str) -> dict[str, Any]:
 
 
 def byte_tokenizer(vocab: int) -> dict[str, Any]:
-    """Keys of a byte-level BPE that knows the 256 bytes and one merge; the other ids are unused tokens."""
+    """Keys of a byte-level BPE that knows the 256 bytes and one merge.
+
+    The other ids are words that no text is split into; they can be generated, so that servers stream text.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
     tokens = [letters[b] for b in range(256)] + ["th", "<|end|>"]
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), vocab)]
-    normal, control, unused = 1, 3, 5
+    tokens += [f"[{i}]" for i in range(len(tokens), vocab)]
+    normal, control = 1, 3
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [normal] * 257 + [control] + [unused] * (vocab - 258),
+        "tokenizer.ggml.token_type": [normal] * 257 + [control] + [normal] * (vocab - 258),
         "tokenizer.ggml.merges": ["t h"],
         "tokenizer.ggml.bos_token_id": 257,
         "tokenizer.ggml.eos_token_id": 257,
