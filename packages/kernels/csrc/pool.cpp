@@ -43,7 +43,7 @@ int available_cores() {
     return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
 }
 
-Pool::Pool(int num_threads) {
+Pool::Pool(int num_threads) : ranges_(std::make_unique<Range[]>(num_threads)) {
     for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -54,50 +54,62 @@ Pool::~Pool() {
     for (auto& worker : workers_) worker.join();
 }
 
-bool Pool::take(uint32_t number, int thread) {
-    uint64_t next = loop_.next.load(std::memory_order_acquire);
+bool Pool::take(Range& from, uint32_t number, int thread) {
+    uint64_t next = from.next.load(std::memory_order_acquire);
     while (true) {
         const auto chunk = static_cast<uint32_t>(next);
-        // num_chunks may already belong to a later loop; then the exchange fails, because next carries another number.
-        if (next >> 32 != number || chunk >= loop_.num_chunks.load(std::memory_order_relaxed)) return false;
-        if (!loop_.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
-        loop_.call(loop_.context, chunk, thread);
-        done_.fetch_add(1, std::memory_order_release);
+        // end may already belong to a later loop; then the exchange fails, because next carries another number.
+        if (next >> 32 != number || chunk >= from.end.load(std::memory_order_relaxed)) return false;
+        if (!from.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
+        call_(context_, chunk, thread);
+        ranges_[thread].done.fetch_add(1, std::memory_order_release);
         return true;
     }
 }
 
+void Pool::take_all(uint32_t number, int thread) {
+    for (int i = 0; i < num_threads(); ++i)
+        while (take(ranges_[(thread + i) % num_threads()], number, thread)) {
+        }
+}
+
 void Pool::start(int64_t num_chunks, Call call, const void* context) {
-    const uint32_t number = static_cast<uint32_t>(loop_.next.load(std::memory_order_relaxed) >> 32) + 1;
-    // Until the last of these stores no chunk can be taken: the new number comes with chunks that are all taken, and
-    // a late worker of the last loop finds another number.
-    loop_.next.store(uint64_t{number} << 32 | 0xffffffffu, std::memory_order_seq_cst);
-    done_.store(0, std::memory_order_relaxed);
-    loop_.call = call;
-    loop_.context = context;
-    loop_.num_chunks.store(static_cast<uint32_t>(num_chunks), std::memory_order_relaxed);
-    loop_.next.store(uint64_t{number} << 32, std::memory_order_seq_cst);
+    const uint32_t number = number_.load(std::memory_order_relaxed) + 1;
+    const int threads = num_threads();
+    // Closed ranges first: no chunk can be taken until all is set, and a late worker of the last loop finds another number.
+    for (int t = 0; t < threads; ++t) ranges_[t].next.store(uint64_t{number} << 32 | 0xffffffffu, std::memory_order_seq_cst);
+    call_ = call;
+    context_ = context;
+    for (int t = 0; t < threads; ++t) {
+        ranges_[t].done.store(0, std::memory_order_relaxed);
+        ranges_[t].end.store(static_cast<uint32_t>(num_chunks * (t + 1) / threads), std::memory_order_relaxed);
+    }
+    for (int t = 0; t < threads; ++t)
+        ranges_[t].next.store(uint64_t{number} << 32 | static_cast<uint64_t>(num_chunks * t / threads), std::memory_order_seq_cst);
+    number_.store(number, std::memory_order_seq_cst);
     wake_.store(number, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
-    while (take(number, 0)) {
-    }
-    const auto finished = [&] { return done_.load(std::memory_order_acquire) == static_cast<uint32_t>(num_chunks); };
+    take_all(number, 0);
+    const auto finished = [&] {
+        uint32_t done = 0;
+        for (int t = 0; t < threads; ++t) done += ranges_[t].done.load(std::memory_order_acquire);
+        return done == static_cast<uint32_t>(num_chunks);
+    };
     while (!spin(finished)) sched_yield();  // a worker was stopped within its chunk: give it this core
 }
 
 void Pool::work(int thread) {
     uint32_t seen = 0;
     while (true) {
-        const auto changed = [&] { return static_cast<uint32_t>(loop_.next.load(std::memory_order_acquire) >> 32) != seen; };
+        const auto changed = [&] { return number_.load(std::memory_order_acquire) != seen; };
         if (!spin(changed)) {
             sleepers_.fetch_add(1, std::memory_order_seq_cst);
             wake_.wait(seen, std::memory_order_seq_cst);
             sleepers_.fetch_sub(1, std::memory_order_relaxed);
         }
         if (stop_) return;
-        seen = static_cast<uint32_t>(loop_.next.load(std::memory_order_acquire) >> 32);
-        while (take(seen, thread)) {
-        }
+        seen = number_.load(std::memory_order_acquire);
+        take_all(seen, thread);
     }
 }
 

@@ -1,11 +1,12 @@
 // Threads that share the chunks of a loop.
 //
-// Whoever is free takes the next chunk; a loop is over when its chunks are done, not when every thread has reported.
+// Each thread begins with its own chunks and then helps the others; a loop is over when its chunks are done, not when every thread has reported.
 // A worker that the system does not schedule therefore delays nothing, unless it was stopped within a chunk, and
 // chunks are short. Workers spin briefly for the next loop (a decoder step has hundreds of them), then sleep.
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -39,21 +40,25 @@ public:
 private:
     using Call = void (*)(const void*, int64_t, int);
 
+    // The chunks of one thread: neighbours, because a kernel fetches ahead what it expects to do next. Who is done with
+    // its own takes the next of another's. `next` holds the loop's number in its upper half and the next chunk in the
+    // lower, so that a late worker cannot take a chunk of another loop.
+    struct alignas(64) Range {
+        std::atomic<uint64_t> next{0};
+        std::atomic<uint32_t> end{0};
+        std::atomic<uint32_t> done{0};  // chunks that this thread has finished, its own or others'
+    };
+
     void start(int64_t num_chunks, Call call, const void* context);
-    bool take(uint32_t number, int thread);
+    void take_all(uint32_t number, int thread);
+    bool take(Range& from, uint32_t number, int thread);
     void work(int thread);
 
     std::vector<std::thread> workers_;
-    // What a worker needs to begin shares one cache line. next_ holds the loop's number in its upper half and the next
-    // chunk in the lower, so that a late worker cannot take a chunk of another loop.
-    struct alignas(64) Loop {
-        std::atomic<uint64_t> next{0};
-        std::atomic<uint32_t> num_chunks{0};
-        Call call = nullptr;
-        const void* context = nullptr;
-    };
-    Loop loop_;
-    alignas(64) std::atomic<uint32_t> done_{0};
+    std::unique_ptr<Range[]> ranges_;
+    alignas(64) std::atomic<uint32_t> number_{0};  // of the loop
+    Call call_ = nullptr;
+    const void* context_ = nullptr;
     alignas(64) std::atomic<uint32_t> wake_{0};  // the loop's number again, for sleepers
     std::atomic<int> sleepers_{0};
     std::atomic<bool> stop_{false};
