@@ -13,6 +13,12 @@ int64_t tile_size(int64_t rows) {
 
 }  // namespace
 
+Precision parse_precision(const std::string& name) {
+    if (name == "int8") return Precision::int8;
+    if (name == "wide") return Precision::wide;
+    throw std::invalid_argument("precision '" + name + "' is neither int8 nor wide");
+}
+
 void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision) {
     tokens_ = tokens;
     precision_ = precision;

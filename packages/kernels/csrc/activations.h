@@ -13,6 +13,9 @@ enum class Precision {
     wide,   // 16 bits as two int8 rows per token (256 * high + low): for the head, whose inputs are not quantized
 };
 
+// int8 or wide. Raises std::invalid_argument on other names.
+Precision parse_precision(const std::string& name);
+
 class Activations {
 public:
     // Lays out `tokens` tokens of `size` inputs for the matrices. Raises std::invalid_argument where columns differ.

@@ -6,6 +6,8 @@
 namespace tk {
 
 constexpr int64_t kPageTokens = 32;
+// Scratch of one row: the page's probabilities, decay, maximum and sum so far.
+constexpr int64_t kRowScratch = kPageTokens + 3;
 
 // One head's part of a page. Keys lie transposed, so that a vector holds one component of many keys.
 // Keys [head_dim][32], values [32][head_dim]; int8 has a float scale per token besides.
@@ -25,7 +27,7 @@ struct AttentionJob {
     int64_t head_dim;  // padded to a multiple of 16
     const PageView* pages;
     float* out;      // [rows][head_dim]
-    float* scratch;  // [rows][kPageTokens + 3]
+    float* scratch;  // [rows][kRowScratch]
 };
 
 }  // namespace tk

@@ -58,12 +58,12 @@ Seconds measure_peak(const std::string& kind, int64_t rounds, int num_threads, i
 
 Seconds products(const std::vector<std::shared_ptr<Matrix>>& matrices, Floats<2> x, const std::string& precision, int num_threads, int repeats) {
     if (matrices.empty()) throw std::invalid_argument("no matrix given");
-    if (precision != "int8" && precision != "wide") throw std::invalid_argument("precision '" + precision + "' is neither int8 nor wide");
+    const Precision parsed = parse_precision(precision);
     check_positive("tokens", static_cast<int64_t>(x.shape(0)));
     if (static_cast<int64_t>(x.shape(1)) != matrices.front()->cols)
         throw std::invalid_argument("x has " + std::to_string(x.shape(1)) + " inputs, the matrices " + std::to_string(matrices.front()->cols));
     return timed(num_threads, repeats, [&](Pool& pool) {
-        return time_products(pool, matrices, x.data(), static_cast<int64_t>(x.shape(0)), precision == "wide" ? Precision::wide : Precision::int8, repeats);
+        return time_products(pool, matrices, x.data(), static_cast<int64_t>(x.shape(0)), parsed, repeats);
     });
 }
 
@@ -84,13 +84,6 @@ std::pair<NewFloats, Seconds> rows(const std::string& kernel, Floats<2> x, nb::n
     return {out, timed(num_threads, repeats, [&](Pool& pool) { return time_rows(pool, kernel, x.data(), y.data(), tokens, size, repeats, data); })};
 }
 
-CacheType cache_type_of(const std::string& name) {
-    if (name == "f32") return CacheType::f32;
-    if (name == "f16") return CacheType::f16;
-    if (name == "int8") return CacheType::int8;
-    throw std::invalid_argument("unknown cache type '" + name + "'; known: f32, f16, int8");
-}
-
 std::pair<NewFloats, Seconds> attention(Floats<2> queries, Floats<3> keys, Floats<3> values, const std::string& cache_type, int64_t layers,
                                         int num_threads, int repeats) {
     const AttentionSize size{layers, static_cast<int64_t>(queries.shape(0)), static_cast<int64_t>(keys.shape(1)),
@@ -100,7 +93,7 @@ std::pair<NewFloats, Seconds> attention(Floats<2> queries, Floats<3> keys, Float
     if (!same || keys.size() == 0 || size.heads % size.kv_heads)
         throw std::invalid_argument("keys and values must be [tokens, kv heads, head_dim], queries [a multiple of kv heads, head_dim]");
     check_positive("layers", layers);
-    const CacheType type = cache_type_of(cache_type);
+    const CacheType type = parse_cache_type(cache_type);
     NewFloats out = new_floats(queries.shape(0), queries.shape(1));
     float* data = out.data();
     return {out, timed(num_threads, repeats, [&](Pool& pool) {

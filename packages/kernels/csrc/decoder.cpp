@@ -175,7 +175,7 @@ void Decoder::attend(const Batch& batch, int64_t index, const Span& span, int64_
     thread_local std::vector<PageView> pages;
     queries.assign(rows * width, 0.0f);
     out.resize(rows * width);
-    scratch.resize(rows * (kPageTokens + 3));
+    scratch.resize(rows * (kRowScratch));
     visible.resize(rows);
     const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     for (int64_t r = 0; r < rows; ++r) {
@@ -256,11 +256,8 @@ void Decoder::head(const Batch& batch, float* logits) {
     });
     logits_.resize(activations_.padded_rows() * stride);
     multiply(pool_, activations_, {{&matrix, logits_.data(), stride}});
-    pool_.run(batch.num_outputs, [&](int64_t i, int) {
-        float* row = logits + i * c.vocab_size;
-        std::memcpy(row, logits_.data() + 2 * i * stride, c.vocab_size * sizeof(float));
-        kernels().add(row, logits_.data() + (2 * i + 1) * stride, c.vocab_size);
-    });
+    pool_.run(batch.num_outputs,
+              [&](int64_t i, int) { gather(activations_, logits_.data(), stride, i, logits + i * c.vocab_size, c.vocab_size); });
 }
 
 void Decoder::forward(const Batch& batch, float* logits) {

@@ -211,8 +211,7 @@ inline void prefetch(const void* data, int64_t bytes) {
 // Softmax with a running maximum (Dao et al. 2022, FlashAttention, algorithm 1), page by page.
 template <typename Cache>
 void attend(const AttentionJob& job) {
-    // Of each row: 32 probabilities of the page, the decay of what was summed before, the maximum so far, the sum so far.
-    constexpr int64_t kStride = kPageTokens + 3;
+    constexpr int64_t kStride = kRowScratch;
     const int64_t head_bytes = kPageTokens * job.head_dim * int64_t{sizeof(typename Cache::Element)};
     float* state = job.scratch;
     int64_t longest = 0;

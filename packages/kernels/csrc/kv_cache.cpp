@@ -14,6 +14,13 @@ int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type
 
 }  // namespace
 
+CacheType parse_cache_type(const std::string& name) {
+    if (name == "f32") return CacheType::f32;
+    if (name == "f16") return CacheType::f16;
+    if (name == "int8") return CacheType::int8;
+    throw std::invalid_argument("unknown cache type '" + name + "'; known: f32, f16, int8");
+}
+
 KvCache::KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_t num_pages, CacheType type)
     : num_layers_(num_layers),
       num_heads_(num_heads),

@@ -6,6 +6,9 @@
 
 namespace tk {
 
+// f32, f16 or int8. Raises std::invalid_argument on other names.
+CacheType parse_cache_type(const std::string& name);
+
 class KvCache {
 public:
     KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_t num_pages, CacheType type);

@@ -31,17 +31,20 @@ void multiply(Pool& pool, const Activations& x, const std::vector<Product>& prod
     });
 }
 
+void gather(const Activations& x, const float* products, int64_t stride, int64_t token, float* out, int64_t rows) {
+    const int64_t halves = x.is_wide() ? 2 : 1;
+    std::memcpy(out, products + halves * token * stride, rows * sizeof(float));
+    if (halves == 2) kernels().add(out, products + (2 * token + 1) * stride, rows);
+}
+
 void multiply_floats(Pool& pool, const Matrix& matrix, const float* x, int64_t tokens, Precision precision, float* out) {
     Activations activations;
     activations.prepare(tokens, {&matrix}, precision);
     pool.run(tokens, [&](int64_t t, int) { activations.set(t, x + t * matrix.cols); });
-    const int64_t stride = padded_rows_of(matrix), halves = activations.is_wide() ? 2 : 1;
+    const int64_t stride = padded_rows_of(matrix);
     Buffer<float> padded(activations.padded_rows() * stride);
     multiply(pool, activations, {{&matrix, padded.data(), stride}});
-    for (int64_t t = 0; t < tokens; ++t) {
-        std::memcpy(out + t * matrix.rows, padded.data() + halves * t * stride, matrix.rows * sizeof(float));
-        if (halves == 2) kernels().add(out + t * matrix.rows, padded.data() + (2 * t + 1) * stride, matrix.rows);
-    }
+    for (int64_t t = 0; t < tokens; ++t) gather(activations, padded.data(), stride, t, out + t * matrix.rows, matrix.rows);
 }
 
 }  // namespace tk

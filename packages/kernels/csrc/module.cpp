@@ -81,12 +81,12 @@ nb::ndarray<nb::numpy, float> linear(const Matrix& matrix, Floats2 x, const std:
     const auto tokens = static_cast<int64_t>(x.shape(0));
     if (static_cast<int64_t>(x.shape(1)) != matrix.cols)
         throw std::invalid_argument("x has " + std::to_string(x.shape(1)) + " inputs, the matrix " + std::to_string(matrix.cols));
-    if (precision != "int8" && precision != "wide") throw std::invalid_argument("precision '" + precision + "' is neither int8 nor wide");
+    const Precision parsed = parse_precision(precision);
     auto [out, data] = new_array<float>({x.shape(0), static_cast<size_t>(matrix.rows)});
     if (tokens == 0) return out;
     nb::gil_scoped_release release;
     with_shared_pool(threads_or_default(num_threads), [&, data = data](Pool& pool) {
-        multiply_floats(pool, matrix, x.data(), tokens, precision == "wide" ? Precision::wide : Precision::int8, data);
+        multiply_floats(pool, matrix, x.data(), tokens, parsed, data);
     });
     return out;
 }
@@ -118,13 +118,6 @@ public:
     int num_threads() { return decoder_.pool().num_threads(); }
 
 private:
-    static CacheType parse_cache_type(const std::string& name) {
-        if (name == "f32") return CacheType::f32;
-        if (name == "f16") return CacheType::f16;
-        if (name == "int8") return CacheType::int8;
-        throw std::invalid_argument("unknown cache type '" + name + "'; known: f32, f16, int8");
-    }
-
     Decoder decoder_;
     std::mutex mutex_;
 };

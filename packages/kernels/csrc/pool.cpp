@@ -49,8 +49,8 @@ Pool::Pool(int num_threads) : ranges_(std::make_unique<Range[]>(num_threads)) {
 
 Pool::~Pool() {
     stop_ = true;
-    wake_.fetch_add(1);
-    wake_.notify_all();
+    number_.fetch_add(1);
+    number_.notify_all();
     for (auto& worker : workers_) worker.join();
 }
 
@@ -87,8 +87,7 @@ void Pool::start(int64_t num_chunks, Call call, const void* context) {
     for (int t = 0; t < threads; ++t)
         ranges_[t].next.store(uint64_t{number} << 32 | static_cast<uint64_t>(num_chunks * t / threads), std::memory_order_seq_cst);
     number_.store(number, std::memory_order_seq_cst);
-    wake_.store(number, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) number_.notify_all();
     take_all(number, 0);
     const auto finished = [&] {
         uint32_t done = 0;
@@ -104,7 +103,7 @@ void Pool::work(int thread) {
         const auto changed = [&] { return number_.load(std::memory_order_acquire) != seen; };
         if (!spin(changed)) {
             sleepers_.fetch_add(1, std::memory_order_seq_cst);
-            wake_.wait(seen, std::memory_order_seq_cst);
+            number_.wait(seen, std::memory_order_seq_cst);
             sleepers_.fetch_sub(1, std::memory_order_relaxed);
         }
         if (stop_) return;

@@ -56,10 +56,9 @@ private:
 
     std::vector<std::thread> workers_;
     std::unique_ptr<Range[]> ranges_;
-    alignas(64) std::atomic<uint32_t> number_{0};  // of the loop
+    alignas(64) std::atomic<uint32_t> number_{0};  // of the loop; workers poll it, then sleep on it
     Call call_ = nullptr;
     const void* context_ = nullptr;
-    alignas(64) std::atomic<uint32_t> wake_{0};  // the loop's number again, for sleepers
     std::atomic<int> sleepers_{0};
     std::atomic<bool> stop_{false};
 };

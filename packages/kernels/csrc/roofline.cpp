@@ -205,7 +205,7 @@ Seconds time_attention(Pool& pool, const AttentionSize& size, const float* queri
                 cache.store(layer, t / kPageTokens, h, t % kPageTokens, keys + at, values + at);
             }
     const int64_t width = cache.padded_head_dim();
-    Buffer<float> padded(size.heads * width), results(size.heads * width), scratch(size.heads * (kPageTokens + 3));
+    Buffer<float> padded(size.heads * width), results(size.heads * width), scratch(size.heads * kRowScratch);
     std::memset(padded.data(), 0, static_cast<size_t>(padded.size()) * sizeof(float));
     const float scale = 1 / std::sqrt(static_cast<float>(size.head_dim));
     for (int64_t i = 0; i < size.heads * size.head_dim; ++i) padded[i / size.head_dim * width + i % size.head_dim] = queries[i] * scale;
@@ -218,7 +218,7 @@ Seconds time_attention(Pool& pool, const AttentionSize& size, const float* queri
             pool.run(size.kv_heads, [&](int64_t h, int) {
                 kernels().attention({type, padded.data() + h * rows * width, visible.data(), rows, width,
                                      views.data() + (layer * size.kv_heads + h) * pages, results.data() + h * rows * width,
-                                     scratch.data() + h * rows * (kPageTokens + 3)});
+                                     scratch.data() + h * rows * kRowScratch});
             });
     });
     for (int64_t h = 0; h < size.heads; ++h) std::memcpy(out + h * size.head_dim, results.data() + h * width, size.head_dim * sizeof(float));

@@ -178,7 +178,7 @@ double compare_attention(const KernelTable& table) {
             if (type == CacheType::int8)
                 pages[p] = {int_keys.data() + at, int_values.data() + at, small.data() + p * kPageTokens, small.data() + p * kPageTokens};
         }
-        std::vector<float> found(kRows * kHeadDim), expected(kRows * kHeadDim), scratch(kRows * (kPageTokens + 3));
+        std::vector<float> found(kRows * kHeadDim), expected(kRows * kHeadDim), scratch(kRows * kRowScratch);
         table.attention({type, queries.data(), visible, kRows, kHeadDim, pages, found.data(), scratch.data()});
         reference().attention({type, queries.data(), visible, kRows, kHeadDim, pages, expected.data(), scratch.data()});
         most = std::max(most, worst(found, expected));
