@@ -162,6 +162,14 @@ class TokenScores:
     is_greedy: NDArray[np.bool_]
 
 
+def check_scored_range(num_ids: int, start: int, context_tokens: int) -> None:
+    """Raise ValueError unless ids[start:] of `num_ids` ids can be scored in the context."""
+    if num_ids > context_tokens:
+        raise ValueError(f"{num_ids} ids do not fit the context of {context_tokens} tokens")
+    if not 1 <= start < num_ids:
+        raise ValueError(f"start must be in [1, {num_ids - 1}], got {start}")
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """Gives log-probabilities of given tokens."""

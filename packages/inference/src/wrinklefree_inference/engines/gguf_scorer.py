@@ -27,7 +27,7 @@ from typing import Self
 import numpy as np
 
 from wrinklefree_inference.engines import _llama_api as llama
-from wrinklefree_inference.engines.base import TokenScores
+from wrinklefree_inference.engines.base import TokenScores, check_scored_range
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.gguf_file import check_gguf
 
@@ -142,10 +142,7 @@ class GgufScorer:
     def _check(self, ids: Sequence[int], start: int) -> None:
         if not self._model:
             raise ValueError("the scorer is closed")
-        if len(ids) > self.context_tokens:
-            raise ValueError(f"{len(ids)} ids do not fit the context of {self.context_tokens} tokens")
-        if not 1 <= start < len(ids):
-            raise ValueError(f"start must be in [1, {len(ids) - 1}], got {start}")
+        check_scored_range(len(ids), start, self.context_tokens)
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise ValueError(f"id {outside[0]} is outside the vocabulary of {self.vocab_size}")
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self
 
-from wrinklefree_inference.engines.base import Message, ModelFacts, Sampling, TextStream, TokenScores
+from wrinklefree_inference.engines.base import (
+    Message,
+    ModelFacts,
+    Sampling,
+    TextStream,
+    TokenScores,
+    check_scored_range,
+)
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
@@ -75,10 +82,7 @@ class SyncNativeEngine:
             ValueError: Too many ids, an id outside the vocabulary, or a bad `start`.
             EngineError: The engine is closed.
         """
-        if len(ids) > self.context_tokens:
-            raise ValueError(f"{len(ids)} ids do not fit the context of {self.context_tokens} tokens")
-        if not 1 <= start < len(ids):
-            raise ValueError(f"start must be in [1, {len(ids) - 1}], got {start}")
+        check_scored_range(len(ids), start, self.context_tokens)
         self._model.check_ids(ids)
         job = partial(score, ids=ids, start=start)
         return self._worker.call(job, pages_for(len(ids) - 1)).result()
