@@ -21,6 +21,7 @@ from wrinklefree.errors import RunError
 LOG = logging.getLogger("wrinklefree")
 STAGE_CONFIGS = {
     Stage.stage1: "stage1_subln",
+    Stage.stage1_5: "stage1_5_calibrate",
     Stage.stage1_9: "stage1_9_layerwise",
     Stage.stage2: "stage2_pretrain",
 }

@@ -36,11 +36,11 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
     options = _conversion_options(config)
     model, tokenizer = load_dense_model(config.model.source, config.model.name)
     calibration_ids, held_out = _token_blocks(config, tokenizer)
-    losses = {"dense": _mean_loss(model, held_out)}
+    losses = {"dense": mean_loss(model, held_out)}
     _convert(config, options, model, calibration_ids)
     for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
         bitnet_arch.set_lambda(model, lambda_)
-        losses[name] = _mean_loss(model, held_out)
+        losses[name] = mean_loss(model, held_out)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": 0,
@@ -93,7 +93,7 @@ def _convert(
 
 
 @torch.no_grad()
-def _mean_loss(model: Any, ids: Tensor) -> float | None:
+def mean_loss(model: Any, ids: Tensor) -> float | None:
     """Mean next-token loss in nats over sequences [n, tokens]; None without any."""
     if not len(ids):
         return None

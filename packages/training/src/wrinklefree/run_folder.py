@@ -2,6 +2,7 @@
 
     run.json       identity: fingerprint, values, commit, dirty flag
     checkpoints/   step_XXXXXXXX/ (checkpoints/store.py)
+    parts/         finished parts of a stage without steps (part_store.py)
     metrics.csv    one row per step
     final/         the result with its figures; its presence says that the run is complete
     summary.json   the same figures, or those at which the run was stopped
@@ -25,6 +26,7 @@ from typing import Any
 
 import bitnet_arch
 from wrinklefree.checkpoints.lightning_io import FIGURES_FILE
+from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.errors import RunError
 from wrinklefree.identity import RunIdentity
@@ -36,6 +38,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = CheckpointStore(path / "checkpoints")
+        self.parts = PartStore(path / "parts")
 
     @property
     def final(self) -> Path:
@@ -44,6 +47,11 @@ class RunFolder:
     @property
     def is_complete(self) -> bool:
         return (self.final / "wrinklefree.json").is_file()
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether an interrupted run left something to go on from."""
+        return bool(self.store.steps()) or not self.parts.is_empty
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -68,7 +76,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left behind: unfinished writes and removals. Needs the lock."""
-        for folder in (self.path, self.store.folder):
+        for folder in (self.path, self.store.folder, self.parts.folder):
             for pattern in (".*.tmp-*", ".*.old-*"):
                 for leftover in folder.glob(pattern):
                     LOG.info("removing %s (left by an interrupted run)", leftover)
@@ -80,7 +88,7 @@ class RunFolder:
         A run that has left no checkpoint is nothing to protect: another may take its place.
         """
         stored = self.stored_identity()
-        if stored is None or not (self.is_complete or self.store.steps()):
+        if stored is None or not (self.is_complete or self.has_progress):
             return
         if differences := identity.differences(stored["values"]):
             raise RunError(
@@ -99,7 +107,7 @@ class RunFolder:
         return stored
 
     def store_identity(self, identity: RunIdentity) -> None:
-        if self.stored_identity() is not None and self.store.steps():
+        if self.stored_identity() is not None and self.has_progress:
             return
         contents = {"fingerprint": identity.fingerprint, **dataclasses.asdict(identity)}
         bitnet_arch.atomic_write_text(

@@ -111,6 +111,7 @@ def run_stage(config: TrainConfig) -> int:
 
 
 def _run_incomplete(config: TrainConfig, run: RunFolder, start: StartPoint, identity: RunIdentity) -> int:
+    from wrinklefree.calibration_stage import run_calibration
     from wrinklefree.conversion_stage import run_conversion
     from wrinklefree.training_stage import run_training
 
@@ -118,6 +119,9 @@ def _run_incomplete(config: TrainConfig, run: RunFolder, start: StartPoint, iden
     signal_number = None
     if config.training.stage is Stage.stage1:
         figures = run_conversion(config, run.final, meta)
+    elif config.training.stage is Stage.stage1_5:
+        assert start.folder is not None
+        figures = run_calibration(config, run, start.folder, meta)
     else:
         assert start.folder is not None
         fit = run_training(config, run, start.folder, meta)

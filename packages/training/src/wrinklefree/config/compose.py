@@ -166,6 +166,9 @@ def _check(config: schema.TrainConfig) -> None:
     training = config.training
     if training.stage is schema.Stage.stage1:
         return
+    if training.stage is schema.Stage.stage1_5:
+        _check_ternarize(training.ternarize)
+        return
     where = config.distributed
     if where.kind is schema.DistributedKind.single and where.devices * where.num_nodes != 1:
         raise ConfigError("several devices with distributed=single: choose distributed=ddp or fsdp")
@@ -181,3 +184,25 @@ def _check(config: schema.TrainConfig) -> None:
         schedule_phases(training.schedule, run_lengths(config))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_ternarize(options: schema.TernarizeConfig) -> None:
+    length = options.sequence_length_tokens
+    smallest = {
+        "sequence_length_tokens": 2,
+        "tokens": max(schema.MIN_TERNARIZE_TOKENS, length * options.refine_batch_size),
+        "moment_tokens": length,
+        "refine_batch_size": 1,
+        "distil_batch_size": 1,
+        "logit_tokens": 1,
+        "save_every_steps": 1,
+        "refine_steps": 0,
+        "distil_steps": 0,
+        "num_sweeps": 0,
+        "evaluation_tokens": 0,
+    }
+    for key, least in smallest.items():
+        if (value := getattr(options, key)) < least:
+            raise ConfigError(f"training.ternarize.{key}={value} is too small: at least {least}")
+    if options.damping <= 0:
+        raise ConfigError(f"training.ternarize.damping={options.damping} must be above 0")

@@ -12,11 +12,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+MIN_TERNARIZE_TOKENS = 512
+"""Fewer calibration tokens say nothing about a matrix's inputs."""
+
 
 class Stage(StrEnum):
     """Stages of this application, in the order in which a model passes them."""
 
     stage1 = "stage1"
+    stage1_5 = "stage1_5"
     stage1_9 = "stage1_9"
     stage2 = "stage2"
 
@@ -50,6 +54,12 @@ class DistributedKind(StrEnum):
 
 
 class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class ComputeDtype(StrEnum):
+    auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
 
@@ -249,6 +259,43 @@ class CalibrationConfig:
 
 
 @dataclass
+class TernarizeConfig:
+    """stage1_5: ternary codes and scales chosen on text (bitnet_arch.ternarize)."""
+
+    tokens: int = 131072
+    """Calibration tokens whose hidden states walk through the blocks."""
+    sequence_length_tokens: int = 512
+    moment_tokens: int = 32768
+    """Of these, how many the second moments of the linears' inputs are taken from."""
+    num_sweeps: int = 4
+    """Sweeps of coordinate descent over each matrix."""
+    damping: float = 0.003
+    """Added to the diagonal of the second moments, as a share of its mean."""
+    refine_steps: int = 64
+    """Gradient steps on each block; 0: closed form only."""
+    refine_batch_size: int = 4
+    """Sequences per refinement step."""
+    latent_rate: float = 0.01
+    """Peak step of a latent weight in the refinement, as a share of the mean scale of its matrix."""
+    scale_rate: float = 0.01
+    """The same for scales, in the refinement and the distillation."""
+    vector_rate: float = 0.005
+    """Peak step of gains and biases, as a share of their mean magnitude."""
+    distil_steps: int = 120
+    """Gradient steps on the scales and gains of all blocks together, on further text; 0: none."""
+    distil_batch_size: int = 4
+    """Sequences per distillation step."""
+    logit_tokens: int = 512
+    """Positions per distillation step whose predictions are compared."""
+    save_every_steps: int = 20
+    """Distillation steps between saved states."""
+    evaluation_tokens: int = 8192
+    """Further tokens on which the losses are compared; 0: skip."""
+    dtype: ComputeDtype = ComputeDtype.auto
+    """Dtype of products; auto: the faster one on this machine."""
+
+
+@dataclass
 class ZClipConfig:
     """Adaptive clipping of the gradient norm (Kumar et al. 2025, arXiv 2504.02507)."""
 
@@ -294,6 +341,7 @@ class TrainingConfig:
     zclip: ZClipConfig = field(default_factory=ZClipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    ternarize: TernarizeConfig = field(default_factory=TernarizeConfig)
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
 

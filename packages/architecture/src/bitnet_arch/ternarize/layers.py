@@ -1,0 +1,184 @@
+"""The linears of a block while it is worked on: codes, scales and latent weights apart.
+
+`BitLinear` reads codes and scales off one master weight. Here they are separate, so that each can be
+chosen by itself; `write_back` hands the choice to a BitLinear as master weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitnet_arch.families import BLOCK_LINEARS
+from bitnet_arch.linear import BitLinear
+from bitnet_arch.master_weights import master_weights, storable_scales
+from bitnet_arch.ternary import MIN_SCALE, dequantize, ternary_codes_and_scales
+
+_LATENT_ROOM = 0.45
+"""How far a latent weight may start from its code, in scales; 0.5 is the threshold to the next."""
+
+
+class Int8Input(torch.autograd.Function):
+    """x -> its int8 value per token (ternary.py) in another dtype; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = x.dtype
+        largest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).float()
+        inverse_scale = 127 / largest.clamp_(min=MIN_SCALE)
+        return (x * inverse_scale).round_().div_(inverse_scale).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].to(ctx.dtype), None
+
+
+class _LatentTernary(torch.autograd.Function):
+    """(latent, scales) -> s clip(round(latent / s)), with straight-through gradients.
+
+    The latent weight gets the gradient of its value while it is within 1.5 scales, the scale that of
+    q - latent / s inside the grid and of q outside (LSQ; Esser et al. 2020, arXiv 1902.08153, eq. 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+        ratio = latent.view(*scales.shape, -1) / scales.unsqueeze(-1)
+        ctx.save_for_backward(ratio)
+        return (ratio.round().clamp_(-1, 1).mul_(scales.unsqueeze(-1))).view_as(latent).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (ratio,) = ctx.saved_tensors
+        grad = grads[0].float().view_as(ratio)
+        codes = ratio.round().clamp_(-1, 1)
+        grad_scales = (grad * torch.where(ratio.abs() <= 1, codes - ratio, codes)).sum(-1)
+        grad_latent = torch.where(ratio.abs() <= 1.5, grad, 0).view_as(grads[0])
+        return grad_latent, grad_scales, None
+
+
+class _ScaledLinear(torch.autograd.Function):
+    """x (s q)^T for fixed codes q, with the exact gradients of x and of the scales.
+
+    The product s q is made anew in the backward pass: kept, it would take 2 bytes per weight of the
+    whole model.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+        ctx.save_for_backward(x, codes, scales)
+        return x @ _product(codes, scales, x.dtype).t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
+        x, codes, scales = ctx.saved_tensors
+        (grad,) = grads
+        grad_x = grad @ _product(codes, scales, x.dtype)
+        grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2)
+        grad_scales = (grad_weight * codes).view(*scales.shape, -1).sum(-1, dtype=torch.float32)
+        return grad_x, None, grad_scales
+
+
+def _product(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    grouped = codes.to(dtype).view(*scales.shape, -1)
+    return grouped.mul_(scales.unsqueeze(-1).to(dtype)).view_as(codes)
+
+
+class TernaryLinear(nn.Module):
+    """A BitLinear's place holder with codes and scales of its own.
+
+    Attributes:
+        scales: parameter [] or [out, groups].
+        latent: parameter [out, in] whose rounding gives the codes, or None where codes are fixed.
+        codes: int8 [out, in]; those of `latent`, where there is one, as of the last `settle`.
+    """
+
+    def __init__(
+        self, layer: BitLinear, codes: Tensor, scales: Tensor, latent: Tensor | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.layer, self.sub_norm, self.bias = [layer], layer.sub_norm, layer.bias  # list: not a child
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.codes, self.dtype = codes, dtype
+        self.scales = nn.Parameter(scales.clone())
+        self.latent = None if latent is None else nn.Parameter(latent)
+        self._value: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.sub_norm is not None:
+            x = self.sub_norm(x)
+        x = Int8Input.apply(x, self.dtype)
+        if self._value is not None:
+            y = F.linear(x, self._value)
+        elif self.latent is not None:
+            y = F.linear(x, _LatentTernary.apply(self.latent, self.scales, self.dtype))
+        else:
+            y = _ScaledLinear.apply(x, self.codes, self.scales)
+        return y if self.bias is None else y + self.bias.to(self.dtype)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Takes the codes off the latent weights and keeps the product of codes and scales."""
+        if self.latent is not None:
+            ratio = self.latent.view(*self.scales.shape, -1) / self.scales.unsqueeze(-1)
+            self.codes = ratio.round_().clamp_(-1, 1).to(torch.int8).view_as(self.latent)
+        if self.scales.dim():
+            self.scales.copy_(storable_scales(self.scales))
+        self._value = dequantize(self.codes, self.scales).to(self.dtype)
+
+    @torch.no_grad()
+    def write_back(self) -> BitLinear:
+        """The BitLinear with master weights of these codes and scales."""
+        (layer,) = self.layer
+        latent = layer.weight.float() if self.latent is None else self.latent
+        weight = master_weights(self.codes, self.scales.detach(), latent, layer.scheme)
+        layer.weight.copy_(weight)
+        return layer
+
+
+def latent_weights(weight: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """float32 [out, in]: each weight, moved to where it rounds to its code."""
+    shape = (*scales.shape, -1)
+    ratio = weight.float().view(shape) / scales.unsqueeze(-1)
+    grouped = codes.view(shape).float()
+    ratio = torch.minimum(torch.maximum(ratio, grouped - _LATENT_ROOM), grouped + _LATENT_ROOM)
+    return (ratio * scales.unsqueeze(-1)).view_as(weight)
+
+
+def install(block: nn.Module, linears: dict[str, TernaryLinear]) -> None:
+    for name, linear in linears.items():
+        block.set_submodule(name, linear)
+
+
+def from_master_weights(block: nn.Module, dtype: torch.dtype) -> dict[str, TernaryLinear]:
+    """Stand-ins with fixed codes for the block's BitLinears."""
+    found = {}
+    for name in BLOCK_LINEARS:
+        layer = block.get_submodule(name)
+        assert isinstance(layer, BitLinear)
+        found[name] = TernaryLinear(layer, *ternary_codes_and_scales(layer.weight, layer.scheme), None, dtype)
+    return found
+
+
+@contextmanager
+def computing_in(block: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Fast stand-ins for the block's BitLinears: the same codes and scales, products in `dtype`."""
+    linears = from_master_weights(block, dtype)
+    originals = {name: block.get_submodule(name) for name in linears}
+    install(block, linears)
+    for linear in linears.values():
+        linear.settle()
+    try:
+        yield
+    finally:
+        for name, layer in originals.items():
+            block.set_submodule(name, layer)
+
+
+def vectors(block: nn.Module) -> list[nn.Parameter]:
+    """Gains and biases of a block: what stays in full precision and is tuned with the scales."""
+    return [parameter for parameter in block.parameters() if parameter.dim() == 1]

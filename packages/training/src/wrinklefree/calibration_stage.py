@@ -1,0 +1,184 @@
+"""Stage 1.5: ternary codes and scales chosen on calibration text instead of rounded.
+
+The converted model of stage 1 and its dense original walk through the blocks side by side
+(bitnet_arch.ternarize). Each finished block is saved; a run that was stopped takes the finished
+blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales
+and gains of all blocks are distilled on further text, saved every few steps.
+
+Memory: both models, three streams of hidden states [tokens, hidden] and one block's optimizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress as RichProgress
+from torch import Tensor
+
+import bitnet_arch
+from bitnet_arch import ternarize
+from bitnet_arch.families import blocks
+from data_handler import token_block
+from wrinklefree.checkpoints.lightning_io import save_model_folder
+from wrinklefree.checkpoints.part_store import PartStore
+from wrinklefree.config.schema import ComputeDtype, TernarizeConfig, TrainConfig
+from wrinklefree.conversion_stage import mean_loss
+from wrinklefree.datamodule import data_sources
+from wrinklefree.dense import load_dense_model
+from wrinklefree.errors import RunError
+from wrinklefree.run_folder import RunFolder
+
+LOG = logging.getLogger("wrinklefree")
+_DISTILLED = "distilled"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """Token ids [sequences, tokens]; no sequence is in two of them."""
+
+    calibration: Tensor
+    distillation: Tensor
+    held_out: Tensor
+
+
+def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Calibrate the checkpoint `start`, save `final`, return the summary's figures."""
+    began = time.perf_counter()
+    options = config.training.ternarize
+    dtype = _compute_dtype(options.dtype, run.parts)
+    checkpoint = bitnet_arch.load_checkpoint(start, dtype=torch.float32)
+    student = checkpoint.model.requires_grad_(False)
+    teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
+    text = _read_text(config, checkpoint.tokenizer, student.config.vocab_size)
+    losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
+    with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
+        reports = _calibrate_blocks(config, run.parts, student, teacher, text.calibration, progress)
+        losses["blocks"] = mean_loss(student, text.held_out)
+        _distil(config, run.parts, student, teacher, text.distillation, progress)
+    losses["calibrated"] = mean_loss(student, text.held_out)
+    LOG.info("held-out loss in nats: %s", losses)
+    figures = {
+        "steps": options.distil_steps,
+        "first_loss": losses["rounded"],
+        "last_loss": losses["calibrated"],
+        "losses_nats": losses,
+        "tokens": text.calibration.numel() + text.distillation.numel(),
+        "seconds": time.perf_counter() - began,
+        "compute_dtype": str(dtype).removeprefix("torch."),
+        "blocks": reports,
+    }
+    save_model_folder(student, checkpoint.tokenizer, run.final, meta | {"step": 0}, figures)
+    run.parts.remove()
+    return figures
+
+
+def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
+    """The configured dtype, or the measured one, which a resumed run has to keep."""
+    if wanted is not ComputeDtype.auto:
+        return getattr(torch, wanted.value)
+    if (saved := parts.load("dtype")) is not None:
+        return getattr(torch, saved[1]["dtype"])
+    dtype = ternarize.faster_dtype()
+    parts.save("dtype", {}, {"dtype": str(dtype).removeprefix("torch.")})
+    return dtype
+
+
+def _read_text(config: TrainConfig, tokenizer: Any, vocab_size: int) -> _Text:
+    """Raises: RunError (ids of another vocabulary), DataError (too little text)."""
+    options = config.training.ternarize
+    length = options.sequence_length_tokens
+    counts = [
+        -(-options.tokens // length),
+        options.distil_steps * options.distil_batch_size,
+        -(-options.evaluation_tokens // length),
+    ]
+    ids = token_block(data_sources(config.data.sources), tokenizer, sum(counts) * length, length, config.seed)
+    if ids.max() >= vocab_size:
+        raise RunError(
+            f"calibration ids reach {ids.max().item()}, the model's vocabulary has {vocab_size}: the "
+            "checkpoint's tokenizer belongs to another model"
+        )
+    return _Text(*ids.split(counts))
+
+
+def _calibrate_blocks(
+    config: TrainConfig, parts: PartStore, student: Any, teacher: Any, ids: Tensor, progress: RichProgress
+) -> list[dict[str, Any]]:
+    options = _block_options(config.training.ternarize)
+    run, teacher_run = ternarize.BlockRunner(student), ternarize.BlockRunner(teacher)
+    teacher_blocks = dict(blocks(teacher))
+    bar = progress.add_task("calibrating blocks", total=len(teacher_blocks))
+    expected = found = teacher.model.embed_tokens(ids)
+    reports = []
+    for index, (name, block) in enumerate(blocks(student)):
+        inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
+        saved = parts.load(name)
+        if saved is not None:
+            block.load_state_dict(saved[0])
+            report = saved[1]
+        else:
+            with _naming(name):
+                result = ternarize.ternarize_block(run, block, inputs, expected, options, config.seed + index)
+            report = dataclasses.asdict(result)
+            parts.save(name, block.state_dict(), report)
+        with ternarize.computing_in(block, inputs.dtype):
+            found = run.stream(block, inputs)
+        LOG.info(
+            "%s: relative error %.4f, before refinement %.4f", name, report["stream"], report["stream_solved"]
+        )
+        reports.append({"block": name, **report})
+        progress.advance(bar)
+    return reports
+
+
+@contextmanager
+def _naming(block: str) -> Iterator[None]:
+    """Raises: RunError that names the block, for what cannot be solved in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(f"{block} cannot be calibrated: {error}") from error
+
+
+def _block_options(options: TernarizeConfig) -> ternarize.BlockOptions:
+    rates = ternarize.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
+    return ternarize.BlockOptions(
+        num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
+        solve=ternarize.SolveOptions(options.damping, options.num_sweeps),
+        refine=ternarize.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
+    )
+
+
+def _distil(
+    config: TrainConfig, parts: PartStore, student: Any, teacher: Any, ids: Tensor, progress: RichProgress
+) -> None:
+    options = config.training.ternarize
+    if options.distil_steps == 0:
+        return
+    rates = ternarize.Rates(0.0, options.scale_rate, options.vector_rate)
+    distiller = ternarize.Distiller(
+        student,
+        teacher,
+        ternarize.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates),
+        config.seed,
+    )
+    if (saved := parts.load(_DISTILLED)) is not None:
+        distiller.load_state(saved[0])
+        LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
+    done = distiller.num_steps_done
+    bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
+    for batch in ids.split(options.distil_batch_size)[done:]:
+        divergence = distiller.step(batch)
+        progress.advance(bar)
+        step = distiller.num_steps_done
+        if step % options.save_every_steps == 0:
+            LOG.info("distillation step %d of %d: %.4f nats", step, options.distil_steps, divergence)
+            parts.save(_DISTILLED, distiller.state(), {"step": step, "divergence_nats": divergence})
+    distiller.write_back()

@@ -1,0 +1,51 @@
+"""Finished parts of a stage that works through a model piece by piece: one folder each.
+
+    <part>/tensors.safetensors   whatever the part consists of
+    <part>/report.json           figures
+    <part>/manifest.json         size and SHA-256 of both
+
+Written atomically, so a part is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import bitnet_arch
+from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
+
+_TENSORS, _REPORT = "tensors.safetensors", "report.json"
+
+
+class PartStore:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.folder.is_dir() or not any(p.name[0] != "." for p in self.folder.iterdir())
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], report: Mapping[str, Any]) -> None:
+        with bitnet_arch.atomic_folder(self.folder / name) as temporary:
+            owned = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+            save_file(owned, temporary / _TENSORS)
+            (temporary / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+            write_manifest(temporary)
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and report of a part; None if it is not there. Raises: DamagedCheckpointError."""
+        folder = self.folder / name
+        if not folder.is_dir():
+            return None
+        verify_manifest(folder)
+        return load_file(folder / _TENSORS), json.loads((folder / _REPORT).read_text())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
