@@ -26,6 +26,7 @@ import bitnet_arch
 from bitnet_arch import ternarize
 from bitnet_arch.families import blocks
 from data_handler import token_block
+from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.config.schema import ComputeDtype, TernarizeConfig, TrainConfig
@@ -51,6 +52,7 @@ class _Text:
 def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Calibrate the checkpoint `start`, save `final`, return the summary's figures."""
     began = time.perf_counter()
+    keep_freed_memory()
     options = config.training.ternarize
     dtype = _compute_dtype(options.dtype, run.parts)
     checkpoint = bitnet_arch.load_checkpoint(start, dtype=torch.float32)

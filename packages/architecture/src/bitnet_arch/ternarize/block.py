@@ -18,21 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_arch.families import BLOCK_LINEARS
 from bitnet_arch.linear import BitLinear
-from bitnet_arch.ternarize.layers import Int8Input, TernaryLinear, install, latent_weights
+from bitnet_arch.ternarize.layers import (
+    SHARED_INPUTS,
+    Int8Input,
+    TernaryLinear,
+    install,
+    latent_weights,
+    quantizers,
+)
 from bitnet_arch.ternarize.refine import RefineOptions, refine_block, relative_error
 from bitnet_arch.ternarize.solve import SolveOptions, output_error, solve_linear
 from bitnet_arch.ternarize.streams import STREAM_BATCH, BlockRunner
 from bitnet_arch.ternary import ternary_codes_and_scales
-
-SHARED_INPUTS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-"""Linears of a block that get the same input."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,12 @@ def ternarize_block(
     naive: dict[str, float] = {}
     solved: dict[str, float] = {}
     linears: dict[str, TernaryLinear] = {}
-    for name in BLOCK_LINEARS:
+    for name, quantize in quantizers(inputs.dtype).items():
         layer = block.get_submodule(name)
         assert isinstance(layer, BitLinear)
         codes, scales = solve_linear(layer.weight, moments[name], layer.scheme, options.solve)
-        linears[name] = TernaryLinear(
-            layer, codes, scales, latent_weights(layer.weight, codes, scales), inputs.dtype
-        )
+        latent = latent_weights(layer.weight, codes, scales)
+        linears[name] = TernaryLinear(layer, codes, scales, latent, quantize)
         naive[name], solved[name] = _layer_errors(layer, codes, scales, moments[name])
     del moments
     install(block, linears)
