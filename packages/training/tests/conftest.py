@@ -143,6 +143,7 @@ class CommandLine:
     stage_folders: dict[str, str] = field(
         default_factory=lambda: {
             "stage1_subln": "stage1",
+            "stage1_5_calibrate": "stage1_5",
             "stage1_9_layerwise": "stage1_9",
             "stage2_pretrain": "stage2",
         }

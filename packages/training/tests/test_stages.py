@@ -1,4 +1,4 @@
-"""The three stages through the command line: hand-over, completion, refusals."""
+"""The stages through the command line: hand-over, completion, refusals."""
 
 from __future__ import annotations
 
@@ -59,11 +59,10 @@ def test_layerwise_lowers_its_loss(cli_from_stage1: Any) -> None:
 def test_missing_previous_stage_says_what_was_looked_for(
     cli: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    accept = "training.accept_from=[stage1_9,stage1]"
-    assert cli("stage2_pretrain", *STAGE2, accept, experiment="lonely").code == 1
+    assert cli("stage2_pretrain", *STAGE2, experiment="lonely").code == 1
     message = capsys.readouterr().err
     assert f"{cli.output_dir}/lonely/stage1_9/final (no run of stage1_9" in message
-    assert f"{cli.output_dir}/lonely/stage1/final (no run of stage1 " in message
+    assert f"{cli.output_dir}/lonely/stage1_5/final (no run of stage1_5 " in message
     assert "training=stage1_9_layerwise experiment=lonely" in message
 
 

@@ -1,0 +1,465 @@
+"""Stage 1.5 through the command line: hand-over, figures, resumption, refusals."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import bitnet_arch
+from bitnet_arch import ternarize
+from wrinklefree import calibration_stage
+from wrinklefree.checkpoints import part_store
+from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
+from wrinklefree.checkpoints.part_store import PartStore
+from wrinklefree.config import ConfigError
+from wrinklefree.config.compose import _check_ternarize
+from wrinklefree.config.schema import TernarizeConfig
+
+STAGE = "stage1_5_calibrate"
+GROUP = ["model.scheme=group64", "model.sub_norm=false"]
+TENSOR = ["model.scheme=tensor", "model.sub_norm=true"]
+STEPS = ["training.max_steps=2", "training.schedule.warmup=1"]
+STAGE2 = [*STEPS, "training.schedule.decay=1"]
+LINEARS = [name for names in ternarize.block.SHARED_INPUTS for name in names]
+BLOCKS = ["model.layers.0", "model.layers.1"]
+TINY = {
+    "tokens": 512,
+    "sequence_length_tokens": 32,
+    "moment_tokens": 256,
+    "num_sweeps": 1,
+    "refine_steps": 3,
+    "refine_batch_size": 4,
+    "distil_steps": 5,
+    "distil_batch_size": 2,
+    "logit_tokens": 16,
+    "save_every_steps": 2,
+    "evaluation_tokens": 64,
+    "dtype": "float32",
+}
+
+
+def options(**changes: Any) -> list[str]:
+    return [f"training.ternarize.{key}={value}" for key, value in (TINY | changes).items()]
+
+
+class Calibration:
+    """Stage 1.5 of one kind of model, from the shared stage 1 of that kind."""
+
+    def __init__(self, cli: Any, start: Path, model: list[str]) -> None:
+        self.cli, self.start, self.model = cli, start, model
+
+    def arguments(self, changes: dict[str, Any]) -> list[str]:
+        return [*self.model, f"training.start_from={self.start}", *options(**changes)]
+
+    def __call__(self, *overrides: str, **changes: Any) -> Any:
+        return self.cli(STAGE, *self.arguments(changes), *overrides)
+
+    def killed(self, before: Callable[[], None], **changes: Any) -> Any:
+        run = self.cli.in_child(STAGE, *self.arguments(changes), experiment="default", before=before)
+        assert run.code == -signal.SIGKILL
+        return run
+
+
+@pytest.fixture(scope="module")
+def group_stage1(make_cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_cli(tmp_path_factory.mktemp("group"), alone=True)("stage1_subln", *GROUP)
+
+
+@pytest.fixture(scope="module")
+def make_calibration(make_cli: Any, group_stage1: Any, stage1_run: Any) -> Callable[..., Calibration]:
+    def make(output: Path, model: list[str]) -> Calibration:
+        start = group_stage1 if model is GROUP else stage1_run
+        return Calibration(make_cli(output, alone=True), start.folder / "final", model)
+
+    return make
+
+
+@pytest.fixture
+def group(make_calibration: Any, tmp_path: Path) -> Calibration:
+    found: Calibration = make_calibration(tmp_path, GROUP)
+    return found
+
+
+@pytest.fixture
+def tensor(make_calibration: Any, tmp_path: Path) -> Calibration:
+    found: Calibration = make_calibration(tmp_path, TENSOR)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole_group(make_calibration: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_calibration(tmp_path_factory.mktemp("whole"), GROUP)()
+
+
+@pytest.fixture(scope="module")
+def whole_tensor(make_calibration: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_calibration(tmp_path_factory.mktemp("whole"), TENSOR)()
+
+
+@pytest.fixture(params=["whole_group", "whole_tensor"])
+def whole(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def test_it_stands_between_conversion_and_training(cli: Any, dense_dir: Path) -> None:
+    """1 -> 1.5 -> 2, and 1 -> 1.5 -> 1.9 -> 2: each stage takes the latest one that is there."""
+    chain = [cli("stage1_subln", *GROUP), cli(STAGE, *GROUP, *options(distil_steps=1))]
+    calibrated = chain[-1].folder
+    direct = cli("stage2_pretrain", *GROUP, *STAGE2)
+    assert _parent(direct.folder) == manifest_digest(calibrated / "final")
+    chain.append(cli("stage1_9_layerwise", *GROUP, *STEPS))
+    chain.append(cli("stage2_pretrain", *GROUP, *STAGE2, "force=true"))
+    assert [run.code for run in [direct, *chain]] == [0] * 5
+    for previous, run in itertools.pairwise(chain):
+        assert _parent(run.folder) == manifest_digest(previous.folder / "final")
+    meta = bitnet_arch.read_meta(calibrated / "final")
+    assert meta["stage"] == "stage1_5"
+    assert meta["source"] == {"source": "path", "name": str(dense_dir)}
+    assert meta["fingerprint"] == json.loads((calibrated / "run.json").read_text())["fingerprint"]
+    assert (meta["conversion"]["scheme"], meta["conversion"]["sub_norm"]) == ("group64", False)
+
+
+def _parent(folder: Path) -> str:
+    parent: str = json.loads((folder / "run.json").read_text())["values"]["parent"]
+    return parent
+
+
+def test_figures(whole: Any) -> None:
+    assert whole.code == 0
+    summary = whole.summary
+    assert (summary["stage"], summary["status"], summary["steps"]) == ("stage1_5", "complete", 5)
+    losses = summary["losses_nats"]
+    assert list(losses) == ["dense", "rounded", "blocks", "calibrated"]
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert (summary["first_loss"], summary["last_loss"]) == (losses["rounded"], losses["calibrated"])
+    assert summary["tokens"] == 512 + 5 * 2 * 32
+    assert summary["compute_dtype"] == "float32"
+    assert [report["block"] for report in summary["blocks"]] == BLOCKS
+    for report in summary["blocks"]:
+        assert list(report["naive"]) == list(report["solved"]) == LINEARS
+        assert all(report["solved"][name] < 0.5 * report["naive"][name] for name in LINEARS)
+        assert 0 < report["stream"] < 0.2
+        assert 0 < report["stream_solved"] < 0.2
+    figures = json.loads((whole.folder / "final" / "figures.json").read_text())
+    assert figures["losses_nats"] == losses
+    assert not (whole.folder / "parts").exists()
+
+
+@torch.no_grad()
+def test_hidden_states_come_closer_to_the_dense_model(
+    whole: Any, group_stage1: Any, stage1_run: Any, dense_dir: Path
+) -> None:
+    meta = bitnet_arch.read_meta(whole.folder / "final")
+    rounded = stage1_run if meta["conversion"]["sub_norm"] else group_stage1
+    folders = (dense_dir, rounded.folder / "final", whole.folder / "final")
+    dense, before, after = (_last_hidden(bitnet_arch.load_checkpoint(folder)) for folder in folders)
+    assert (after - dense).square().sum() < 0.6 * (before - dense).square().sum()
+
+
+def _last_hidden(checkpoint: Any) -> torch.Tensor:
+    ids = checkpoint.tokenizer("Document 7: another text, of other words", return_tensors="pt").input_ids
+    hidden: torch.Tensor = checkpoint.model.model(input_ids=ids).last_hidden_state
+    return hidden
+
+
+@torch.no_grad()
+def test_the_result_loads(whole: Any) -> None:
+    final = whole.folder / "final"
+    own = bitnet_arch.load_checkpoint(final)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(final)
+    ids = own.tokenizer("Document 3: 3 squared", return_tensors="pt").input_ids
+    expected, found = (model(input_ids=ids).logits for model in (own.model, stock))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("distil_steps", [0, 2])
+@pytest.mark.parametrize("kind", ["group", "tensor"])
+def test_the_master_weights_quantize_to_the_parts_choice(
+    kind: str, distil_steps: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The distillation moves scales and gains, never codes."""
+    monkeypatch.setattr(PartStore, "remove", lambda self: None)
+    run = request.getfixturevalue(kind)(distil_steps=distil_steps)
+    model = bitnet_arch.load_checkpoint(run.folder / "final").model
+    moved = 0
+    for block in BLOCKS:
+        saved = PartStore(run.folder / "parts").load(block)
+        assert saved is not None
+        for name in LINEARS:
+            layer = model.get_submodule(f"{block}.{name}")
+            codes, scales = bitnet_arch.ternary_codes_and_scales(layer.weight, layer.scheme)
+            expected = bitnet_arch.ternary_codes_and_scales(saved[0][f"{name}.weight"], layer.scheme)
+            assert torch.equal(codes, expected[0])
+            moved += int((scales != expected[1]).sum())
+    assert (moved > 0) == (distil_steps > 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [({"distil_steps": 0}, 0), ({"refine_steps": 0, "num_sweeps": 0, "evaluation_tokens": 0}, 5)],
+    ids=["no distillation", "closed form only"],
+)
+def test_what_can_be_left_out(group: Calibration, changes: dict[str, int], steps: int) -> None:
+    run = group(**changes)
+    assert run.code == 0
+    assert run.summary["steps"] == steps
+    losses = run.summary["losses_nats"]
+    if "evaluation_tokens" in changes:
+        assert set(losses.values()) == {None}
+        assert all(report["stream"] == report["stream_solved"] for report in run.summary["blocks"])
+    else:
+        assert losses["blocks"] == losses["calibrated"]
+
+
+def _kill_now(*args: Any, **kwargs: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_after_the_first_block() -> None:
+    original = PartStore.save
+
+    def patched(self: PartStore, name: str, *args: Any) -> None:
+        original(self, name, *args)
+        if name == BLOCKS[0]:
+            _kill_now()
+
+    PartStore.save = patched  # type: ignore[method-assign]
+
+
+def kill_after_the_first_block_in_bfloat16() -> None:
+    ternarize.faster_dtype = lambda: torch.bfloat16
+    kill_after_the_first_block()
+
+
+def kill_while_the_second_block_is_saved() -> None:
+    original = part_store.write_manifest
+
+    def patched(folder: Path) -> None:
+        if BLOCKS[1] in folder.name:
+            _kill_now()
+        original(folder)
+
+    part_store.write_manifest = patched
+
+
+def kill_in_the_distillation() -> None:
+    """After step 3; the state of step 2 is saved."""
+    original = ternarize.Distiller.step
+
+    def patched(self: Any, ids: torch.Tensor) -> float:
+        divergence = original(self, ids)
+        if self.num_steps_done == 3:
+            _kill_now()
+        return divergence
+
+    ternarize.Distiller.step = patched  # type: ignore[method-assign]
+
+
+def kill_before_the_result_is_saved() -> None:
+    calibration_stage.save_model_folder = _kill_now
+
+
+@pytest.fixture
+def calibrated_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The seeds of the blocks that this process calibrates: their numbers."""
+    original, seeds = ternarize.ternarize_block, []
+
+    def patched(*args: Any) -> Any:
+        seeds.append(args[-1])
+        return original(*args)
+
+    monkeypatch.setattr(ternarize, "ternarize_block", patched)
+    return seeds
+
+
+@pytest.mark.parametrize(
+    ("interruption", "blocks_left", "distilled_step"),
+    [
+        (kill_after_the_first_block, [1], None),
+        (kill_while_the_second_block_is_saved, [1], None),
+        (kill_in_the_distillation, [], 2),
+        (kill_before_the_result_is_saved, [], 4),
+    ],
+)
+def test_resumed_run_is_bit_equal(
+    group: Calibration,
+    whole_group: Any,
+    calibrated_blocks: list[int],
+    interruption: Callable[[], None],
+    blocks_left: list[int],
+    distilled_step: int | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    group.killed(interruption)
+    with caplog.at_level("INFO", "wrinklefree"):
+        resumed = group()
+    assert resumed.code == 0
+    assert calibrated_blocks == blocks_left
+    assert ("resuming the distillation" in caplog.text) == (distilled_step is not None)
+    assert distilled_step is None or f"after step {distilled_step}" in caplog.text
+    assert resumed.weights == whole_group.weights
+    figures = ("losses_nats", "blocks", "tokens", "steps")
+    assert [resumed.summary[f] for f in figures] == [whole_group.summary[f] for f in figures]
+    assert {path.name for path in resumed.folder.iterdir()} == {"run.json", "final", "summary.json"}
+
+
+def test_resumed_twice_with_one_scale_per_matrix(
+    tensor: Calibration, whole_tensor: Any, calibrated_blocks: list[int]
+) -> None:
+    tensor.killed(kill_after_the_first_block)
+    tensor.killed(kill_in_the_distillation)
+    assert tensor().weights == whole_tensor.weights
+    assert not calibrated_blocks
+
+
+def test_a_resumed_run_keeps_the_measured_dtype(group: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+    group.killed(kill_after_the_first_block_in_bfloat16, dtype="auto")
+    monkeypatch.setattr(ternarize, "faster_dtype", lambda: torch.float32)
+    assert group(dtype="auto").summary["compute_dtype"] == "bfloat16"
+
+
+@pytest.fixture(scope="module")
+def stopped(make_calibration: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a group calibration killed after its first block."""
+    calibration = make_calibration(tmp_path_factory.mktemp("stopped"), GROUP)
+    folder: Path = calibration.killed(kill_after_the_first_block).folder
+    return folder
+
+
+@pytest.fixture
+def stopped_group(group: Calibration, stopped: Path) -> Calibration:
+    shutil.copytree(stopped, group.cli.folder(STAGE))
+    return group
+
+
+def test_parts_of_another_configuration_are_refused_or_moved_aside(
+    stopped_group: Calibration, whole_group: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = stopped_group.cli.folder(STAGE) / "parts"
+    before = manifest_digest(parts / BLOCKS[0])
+    assert stopped_group(refine_steps=2, damping=0.01).code == 1
+    message = capsys.readouterr().err
+    assert "training.ternarize.refine_steps: 3 there, 2 now" in message
+    assert "training.ternarize.damping: 0.003 there, 0.01 now" in message
+    assert "force=true" in message
+    assert manifest_digest(parts / BLOCKS[0]) == before
+    forced = stopped_group("force=true")
+    assert forced.weights == whole_group.weights
+    (aside,) = forced.folder.parent.glob("stage1_5.replaced-*")
+    assert manifest_digest(aside / "parts" / BLOCKS[0]) == before
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut short", "changed"])
+def test_a_damaged_part_is_refused(
+    stopped_group: Calibration, cut: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = stopped_group.cli.folder(STAGE) / "parts" / BLOCKS[0]
+    tensors = part / "tensors.safetensors"
+    data = tensors.read_bytes()
+    tensors.write_bytes(data[:-4] if cut else data[:-1] + bytes([data[-1] ^ 1]))
+    run = stopped_group()
+    assert run.code == 1
+    message = capsys.readouterr().err
+    assert f"{part} is damaged: " in message
+    assert "tensors.safetensors" in message
+    assert not (run.folder / "final").exists()
+
+
+def _assert_nothing_was_made(folder: Path) -> None:
+    """run.json says that a run was started; there is neither a part nor a result."""
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Only a few words. " * 20, "tokens, 28 are wanted: add text, set repeat, or ask for less"),
+        ("", "source 'bad' is empty"),
+        (None, "bad.txt does not exist"),
+    ],
+    ids=["short", "empty", "missing"],
+)
+def test_too_little_text_is_an_error(
+    group: Calibration,
+    tmp_path: Path,
+    text: str | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "bad.txt"
+    if text is not None:
+        path.write_text(text)
+    run = group(f"data.sources=[{{kind: path, name: bad, location: {path}, repeat: false}}]")
+    assert run.code == 1
+    assert message in capsys.readouterr().err
+    _assert_nothing_was_made(run.folder)
+    if text is None:
+        assert group().code == 0, "a mended configuration may take the folder"
+
+
+def test_a_tokenizer_of_another_model_is_an_error(
+    group: Calibration, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(group.start, start)
+    path = start / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {t: i if i < 3 else i + 1000 for t, i in vocabulary.items()}
+    path.write_text(json.dumps(tokenizer))
+    write_manifest(start)
+    run = group(f"training.start_from={start}")
+    assert run.code == 1
+    message = capsys.readouterr().err
+    assert f"the model's vocabulary has {len(vocabulary)}" in message
+    assert "tokenizer belongs to another model" in message
+    _assert_nothing_was_made(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("tokens", 2047, "at least 2048"),
+        ("sequence_length_tokens", 1, "at least 2"),
+        ("moment_tokens", 511, "at least 512"),
+        ("refine_batch_size", 0, "at least 1"),
+        ("distil_batch_size", 0, "at least 1"),
+        ("logit_tokens", 0, "at least 1"),
+        ("save_every_steps", 0, "at least 1"),
+        ("refine_steps", -1, "at least 0"),
+        ("distil_steps", -1, "at least 0"),
+        ("num_sweeps", -1, "at least 0"),
+        ("evaluation_tokens", -1, "at least 0"),
+        ("damping", 0.0, "above 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.ternarize\.{key}={value} .*{why}"):
+        _check_ternarize(TernarizeConfig(**{key: value}))
+
+
+def test_a_wrong_value_ends_the_command_with_2(
+    group: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = group(tokens=511)
+    assert run.code == 2
+    assert "configuration error: training.ternarize.tokens=511" in capsys.readouterr().err
+    assert not run.folder.exists()
+
+
+def test_it_starts_from_stage1_only(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(STAGE, *GROUP, *options()).code == 1
+    message = capsys.readouterr().err
+    assert "starts from the result of stage1, and there is none" in message
+    assert "training=stage1_subln experiment=default" in message
