@@ -49,7 +49,7 @@ def assert_quantizes_to(weight: torch.Tensor, codes: torch.Tensor, scales: torch
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("density", [0.02, 0.6, 1.0])
-@pytest.mark.parametrize("latent_size", [0.0, 1e-4, 1.0, 10.0])
+@pytest.mark.parametrize("latent_size", [0.0, 1e-4, 1.0, 10.0, 1e4])
 def test_quantizing_again_gives_codes_and_scales(scheme: str, density: float, latent_size: float) -> None:
     """Whatever the latent weights are: of the scales' size, smaller or larger."""
     shape = (96, 512)
@@ -83,6 +83,11 @@ def test_a_matrix_of_no_zero_and_with_one_weight(num_nonzero: int) -> None:
     codes, scale = codes.view(8, 64), torch.tensor(0.02)
     weight = master_weights(codes, scale, torch.randn(8, 64, generator=generator(1)), WeightScheme())
     assert_quantizes_to(weight, codes, scale, "tensor")
+
+
+def test_a_matrix_of_zeros() -> None:
+    codes = torch.zeros(8, 64, dtype=torch.int8)
+    assert not master_weights(codes, torch.tensor(0.02), torch.randn(8, 64), WeightScheme()).any()
 
 
 @pytest.mark.parametrize("scheme", GROUP_SCHEMES)

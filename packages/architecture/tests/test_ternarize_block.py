@@ -10,6 +10,7 @@ from bitnet_arch.families import BLOCK_LINEARS
 from bitnet_arch.ternarize import (
     BlockOptions,
     BlockRunner,
+    Rates,
     RefineOptions,
     computing_in,
     output_error,
@@ -280,3 +281,30 @@ def test_stand_ins_read_codes_and_scales_off_the_master_weights(prepare) -> None
         codes, scales = ternary_codes_and_scales(layer.weight, layer.scheme)
         assert torch.equal(stand_in.codes, codes)
         assert torch.equal(stand_in.scales, scales)
+
+
+def test_a_target_of_zeros_does_not_outweigh_all_others(prepare) -> None:
+    """An untrained embedding row gives a hidden state of 0, which a relative error divides by."""
+    model, inputs, targets = prepare("tiny_llama", "group64")
+    targets = targets.clone()
+    targets[3, 0] = 0.0
+    report = solve(model, inputs, targets)
+    assert report.stream < report.stream_solved
+    for _, layer in bit_linears(model.model.layers[0]):
+        assert ternary_codes_and_scales(layer.weight, layer.scheme)[0].any()
+
+
+def test_a_stream_that_is_not_finite_is_refused(prepare) -> None:
+    model, inputs, targets = prepare("tiny_llama", "group64")
+    targets = targets.clone()
+    targets[3, 0] = float("nan")
+    with pytest.raises(ValueError, match="stream is not finite"):
+        solve(model, inputs, targets)
+
+
+def test_rates_that_are_too_high_are_an_error(prepare) -> None:
+    model, inputs, targets = prepare("tiny_llama", "group64")
+    rates = Rates(latent=1e30, scale=1e30, vector=1e30)
+    options = BlockOptions(refine=RefineOptions(num_steps=10, batch_size=4, rates=rates))
+    with pytest.raises(ValueError, match="rates are too high"):
+        solve(model, inputs, targets, options)

@@ -323,3 +323,13 @@ def test_impossible_moments_are_refused(scheme: str) -> None:
 
 def test_faster_dtype_is_one_that_blocks_can_compute_in() -> None:
     assert faster_dtype() in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("scheme", ["tensor", "group64"])
+def test_the_callers_weight_is_left_alone(scheme: str) -> None:
+    """A single row's transpose is the same memory."""
+    weight = torch.randn(1, 128, generator=torch.Generator().manual_seed(1))
+    tokens = torch.randn(300, 128, generator=torch.Generator().manual_seed(2))
+    before = weight.clone()
+    solve_linear(weight, tokens.t() @ tokens, WeightScheme.parse(scheme))
+    assert torch.equal(weight, before)

@@ -400,7 +400,7 @@ def test_too_little_text_is_an_error(
     path = tmp_path / "bad.txt"
     if text is not None:
         path.write_text(text)
-    run = group(f"data.sources=[{{kind: path, name: bad, location: {path}, repeat: false}}]")
+    run = group(f"data.sources=[{{kind: path, name: bad, location: {path}, repeat: false}}]", dtype="auto")
     assert run.code == 1
     assert message in capsys.readouterr().err
     _assert_nothing_was_made(run.folder)
@@ -442,6 +442,10 @@ def test_a_tokenizer_of_another_model_is_an_error(
         ("num_sweeps", -1, "at least 0"),
         ("evaluation_tokens", -1, "at least 0"),
         ("damping", 0.0, "above 0"),
+        ("damping", float("inf"), "finite"),
+        ("latent_rate", float("nan"), "finite"),
+        ("scale_rate", -1.0, "above 0"),
+        ("vector_rate", 0.0, "above 0"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:

@@ -39,7 +39,7 @@ def test_the_promised_options_exist() -> None:
     models = ["smollm2_135m", "smollm2_360m", "smollm2_1_7b", "qwen3_0_6b", "qwen3_4b", "llama3_2_1b"]
     assert {p.stem for p in YAML_FILES if p.parent.name == "model"} == set(models)
     stages = {p.stem for p in YAML_FILES if p.parent.name == "training"}
-    assert stages == {"stage1_subln", "stage1_9_layerwise", "stage2_pretrain"}
+    assert stages == {"stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain"}
 
 
 def test_groups_give_typed_objects() -> None:

@@ -51,7 +51,10 @@ def master_weights(codes: Tensor, scales: Tensor, latent: Tensor, scheme: Weight
         ValueError: scales that no weights can have.
     """
     if scheme.granularity is Granularity.TENSOR:
-        weight = _with_mean(codes.reshape(1, -1), scales.reshape(1, 1), latent.reshape(1, -1))
+        flat = codes.reshape(1, -1), scales.reshape(1, 1), latent.reshape(1, -1)
+        weight = _with_mean(*flat)
+        # Latent weights far above the scale cancel; the second time they are near it.
+        weight = _with_mean(*flat[:2], weight) if codes.any() else torch.zeros_like(weight)
     else:
         num_groups = scheme.num_groups(codes.shape[1])
         grouped = codes.reshape(-1, codes.shape[1] // num_groups)
@@ -99,10 +102,9 @@ def _check(weight: Tensor, codes: Tensor, scales: Tensor, scheme: WeightScheme) 
     found_codes, found_scales = ternary_codes_and_scales(weight, scheme)
     tolerance = 1e-6 if scheme.granularity is Granularity.TENSOR else 0.0
     used = (codes.reshape(*scales.shape, -1) != 0).any(-1)
-    if not torch.equal(found_codes, codes) or not torch.allclose(
-        found_scales[used], scales[used], tolerance, 0.0
-    ):
-        worst = (found_scales - scales)[used].abs().max().item()
+    fits = torch.allclose(found_scales[used], scales[used], tolerance, 0.0) and scales.isfinite().all()
+    if not torch.equal(found_codes, codes) or not fits:
+        worst = (found_scales - scales).abs().max().item()
         raise ValueError(
             f"no weights quantize to these codes and scales ({(found_codes != codes).sum().item()} codes "
             f"differ, scales by up to {worst:.3g}): are the scales those of storable_scales?"

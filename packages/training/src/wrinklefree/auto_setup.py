@@ -14,6 +14,7 @@ from typing import Any
 
 import bitnet_arch
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
+from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.config.schema import ModelSource, Stage, TrainConfig
 from wrinklefree.errors import RunError
@@ -143,4 +144,6 @@ def _state(config: TrainConfig, stage: Stage) -> str:
         return f"{run / 'final'} (no run of {stage.value} was started there)"
     steps = CheckpointStore(run / "checkpoints").steps()
     progress = f"its newest checkpoint is step {steps[-1]}" if steps else "without a checkpoint yet"
+    if not PartStore(run / "parts").is_empty:
+        progress = "some of its parts are done: the same command goes on from there"
     return f"{run / 'final'} (the run was started but is not finished, {progress})"

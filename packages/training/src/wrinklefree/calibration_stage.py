@@ -54,11 +54,11 @@ def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict
     began = time.perf_counter()
     keep_freed_memory()
     options = config.training.ternarize
-    dtype = _compute_dtype(options.dtype, run.parts)
     checkpoint = bitnet_arch.load_checkpoint(start, dtype=torch.float32)
     student = checkpoint.model.requires_grad_(False)
-    teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     text = _read_text(config, checkpoint.tokenizer, student.config.vocab_size)
+    dtype = _compute_dtype(options.dtype, run.parts)
+    teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
     with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
         reports = _calibrate_blocks(config, run.parts, student, teacher, text.calibration, progress)

@@ -35,6 +35,7 @@ INFRASTRUCTURE_KEYS = (
     "distributed.accelerator",
     "distributed.backend",
     "training.checkpoint",
+    "training.ternarize.save_every_steps",
     "training.start_from",
     "training.gradient_checkpointing",
 )

@@ -90,7 +90,8 @@ def run_stage(config: TrainConfig) -> int:
     start = find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent)
     if not _is_first_process():
-        if run.is_complete and not config.force:
+        one_process_is_enough = config.training.stage in (Stage.stage1, Stage.stage1_5)
+        if one_process_is_enough or (run.is_complete and not config.force):
             return 0
         return _run_incomplete(config, run, start, identity)
     with run.lock():
@@ -98,6 +99,7 @@ def run_stage(config: TrainConfig) -> int:
             run.move_aside()
         run.check(identity)
         if run.is_complete:
+            run.parts.remove()
             LOG.info("this run is complete: %s (force=true runs it again)", run.final)
             summary = _summary(config, run, "complete", run.figures())
             run.write_summary(summary)

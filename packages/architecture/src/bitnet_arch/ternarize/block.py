@@ -70,10 +70,12 @@ def ternarize_block(
         targets: full-precision stream after the block, the same shape and dtype.
         seed: of the refinement's batches.
     Raises:
-        ValueError: streams of different shapes, or moments that are not finite.
+        ValueError: streams of different shapes, or values that are not finite.
     """
     if inputs.shape != targets.shape:
         raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
+    if not targets.isfinite().all():
+        raise ValueError("the full-precision stream is not finite")
     moments = _input_moments(run, block, inputs[: options.num_moment_sequences])
     naive: dict[str, float] = {}
     solved: dict[str, float] = {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
 from bitnet_arch.ternarize.layers import TernaryLinear, from_master_weights, install, vectors
-from bitnet_arch.ternarize.optimizer import Rates, keep_positive, relative_adam, set_rates
+from bitnet_arch.ternarize.optimizer import Rates, check_finite, keep_positive, relative_adam, set_rates
 from bitnet_arch.ternarize.streams import BlockRunner
 
 
@@ -49,6 +49,7 @@ class Distiller:
         self._dtype: torch.dtype = teacher.dtype
         self._run = BlockRunner(model)
         self._teacher_run = BlockRunner(teacher)
+        model.requires_grad_(False)
         self._linears: list[TernaryLinear] = []
         for _, block in blocks(model):
             linears = from_master_weights(block, self._dtype)
@@ -62,13 +63,18 @@ class Distiller:
         self.num_steps_done = 0
 
     def step(self, input_ids: Tensor) -> float:
-        """One step on [sequences, tokens]; returns the mean divergence in nats before it."""
+        """One step on [sequences, tokens]; returns the mean divergence in nats before it.
+
+        Raises:
+            ValueError: the divergence is not finite.
+        """
         set_rates(self._optimizer, self.num_steps_done, self._options.num_steps)
         positions = self._positions(input_ids.numel())
         with torch.no_grad():
             expected = self._predictions(self._teacher, self._teacher_run, input_ids, positions)
         found = self._predictions(self._model, self._run, input_ids, positions)
         loss = (expected.exp() * (expected - found)).sum(-1).mean()
+        check_finite(loss, "the divergence")
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -87,7 +93,7 @@ class Distiller:
         self._model.requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `load_state` needs to go on to the bit."""
+        """Everything that `load_state` needs to go on to the bit; the tensors are those in use."""
         parameters = self._parameters()
         state = {f"parameter.{i}": parameter.detach() for i, parameter in enumerate(parameters)}
         for i, parameter in enumerate(parameters):

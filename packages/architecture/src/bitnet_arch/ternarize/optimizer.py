@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitnet_arch.ternarize.layers import TernaryLinear
 from bitnet_arch.ternary import MIN_SCALE
@@ -52,6 +52,12 @@ def set_rates(optimizer: torch.optim.Adam, step: int, num_steps: int) -> None:
     share = max(_MIN_SHARE, min(1.0, (step + 1) / _WARMUP_STEPS) * decay)
     for group in optimizer.param_groups:
         group["lr"] = group[_PEAK] * share
+
+
+def check_finite(loss: Tensor, what: str) -> None:
+    """Raises: ValueError, before a step could spread NaN into every parameter."""
+    if not loss.isfinite():
+        raise ValueError(f"{what} is {loss.item()}: hidden states overflowed, or the rates are too high")
 
 
 @torch.no_grad()

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_arch.ternarize.layers import TernaryLinear, vectors
-from bitnet_arch.ternarize.optimizer import Rates, keep_positive, relative_adam, set_rates
+from bitnet_arch.ternarize.optimizer import Rates, check_finite, keep_positive, relative_adam, set_rates
 from bitnet_arch.ternarize.streams import BlockRunner
+
+_MIN_ENERGY = 1e-6
+"""Floor of a token's |target|^2 over the mean: a token whose hidden state is 0 must not weigh all."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ def refine_block(
         inputs: ternary stream before the block [sequences, tokens, hidden].
         targets: full-precision stream after it, the same shape.
         seed: of the order of the sequences.
+    Raises:
+        ValueError: the error is not finite.
     """
     gains = vectors(block)
     for gain in gains:
@@ -51,6 +56,7 @@ def refine_block(
     for step, rows in enumerate(order):
         set_rates(optimizer, step, options.num_steps)
         loss = relative_error(run(block, inputs[rows]), targets[rows]).mean()
+        check_finite(loss, "the block's output error")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -63,9 +69,10 @@ def refine_block(
 
 
 def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """|output - target|^2 / |target|^2 of each token, float32 [sequences, tokens]."""
+    """|output - target|^2 / |target|^2 of each token (not below a floor), float32 [sequences, tokens]."""
     target = target.float()
-    return (output.float() - target).square().sum(-1) / target.square().sum(-1)
+    energy = target.square().sum(-1)
+    return (output.float() - target).square().sum(-1) / energy.clamp(min=_MIN_ENERGY * energy.mean())
 
 
 def _batches(num_sequences: int, batch_size: int, num_steps: int, seed: int) -> list[Tensor]:

@@ -112,9 +112,14 @@ def _inverse_factor(damped: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
 
 
+def _transposed(weight: Tensor) -> Tensor:
+    """A copy [in, out]: one input is one row."""
+    return weight.t().clone(memory_format=torch.contiguous_format)
+
+
 def _solve_groups(weight: Tensor, damped: Tensor, size: int, options: SolveOptions) -> tuple[Tensor, Tensor]:
     factor = _inverse_factor(damped)
-    rest = weight.t().contiguous()  # [in, out]: one input is one row
+    rest = _transposed(weight)
     codes, scales = torch.empty_like(rest), rest.new_empty(rest.shape[0] // size, rest.shape[1])
     for group, start in enumerate(range(0, rest.shape[0], size)):
         block = slice(start, start + size)
@@ -132,7 +137,7 @@ def _solve_tensor(
     size = weight.shape[1]
     candidates = []
     for ratio in _TENSOR_SCALE_RATIOS:
-        rest = weight.t().contiguous()
+        rest = _transposed(weight)
         codes, scale = torch.empty_like(rest), naive_scale * ratio
         for start in range(0, size, _BLOCK):
             block = slice(start, min(start + _BLOCK, size))

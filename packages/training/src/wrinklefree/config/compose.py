@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -204,5 +205,7 @@ def _check_ternarize(options: schema.TernarizeConfig) -> None:
     for key, least in smallest.items():
         if (value := getattr(options, key)) < least:
             raise ConfigError(f"training.ternarize.{key}={value} is too small: at least {least}")
-    if options.damping <= 0:
-        raise ConfigError(f"training.ternarize.damping={options.damping} must be above 0")
+    for key in ("latent_rate", "scale_rate", "vector_rate", "damping"):
+        value = getattr(options, key)
+        if not math.isfinite(value) or value <= 0:
+            raise ConfigError(f"training.ternarize.{key}={value} must be a finite number above 0")
