@@ -142,6 +142,11 @@ def _fake_run(seen: list[tuple[list[str], dict[str, str]]]):
             {},
         ),
         (
+            ["train", "-s", "1.5", "-e", "x", "--foreground"],
+            [SCRIPTS["train"], "training=stage1_5_calibrate", "experiment=x"],
+            {},
+        ),
+        (
             ["train", "-s", "1.9", "-e", "x", "--foreground", "training.max_steps=3"],
             [SCRIPTS["train"], "training=stage1_9_layerwise", "experiment=x", "training.max_steps=3"],
             {},

@@ -10,6 +10,7 @@ import typer
 
 STAGES = {
     "1": ("stage1", "stage1_subln"),
+    "1.5": ("stage1_5", "stage1_5_calibrate"),
     "1.9": ("stage1_9", "stage1_9_layerwise"),
     "2": ("stage2", "stage2_pretrain"),
 }
@@ -18,6 +19,7 @@ STAGES = {
 
 class StageOption(StrEnum):
     one = "1"
+    one_five = "1.5"
     one_nine = "1.9"
     two = "2"
 
@@ -25,7 +27,11 @@ class StageOption(StrEnum):
 def train(
     stage: Annotated[
         StageOption,
-        typer.Option("-s", "--stage", help="1 convert and calibrate, 1.9 align the layers, 2 pre-train."),
+        typer.Option(
+            "-s",
+            "--stage",
+            help="1 convert, 1.5 calibrate the ternary weights, 1.9 align the layers, 2 pre-train.",
+        ),
     ],
     experiment: Annotated[
         str, typer.Option("-e", "--experiment", help="Name that the stages share.")
@@ -41,6 +47,8 @@ def train(
     Examples:
 
     wf train -s 1 -e mine
+
+    wf train -s 1.5 -e mine training.ternarize.distil_steps=60
 
     wf train -s 2 -e mine model=smollm2_135m training.max_steps=200
 
@@ -62,7 +70,7 @@ def train(
 
 
 def training_command(stage: str, experiment: str, overrides: list[str]) -> list[str]:
-    """The trainer's command line for a stage as the user types it (`1`, `1.9`, `2`)."""
+    """The trainer's command line for a stage as the user types it (`1`, `1.5`, `1.9`, `2`)."""
     from wf_deployer.workspace import script_command
 
     own = [f"training={STAGES[stage][1]}", f"experiment={experiment}"]
