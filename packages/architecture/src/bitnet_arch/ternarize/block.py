@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_arch.linear import BitLinear
+from bitnet_arch.linear import BitLinear, get_lambda, set_lambda
 from bitnet_arch.ternarize.layers import (
     SHARED_INPUTS,
     Int8Input,
@@ -92,8 +92,7 @@ def ternarize_block(
     stream_solved = _stream_error(run, block, inputs, targets)
     refine_block(run, block, list(linears.values()), inputs, targets, options.refine, seed)
     stream = _stream_error(run, block, inputs, targets)
-    for name, linear in linears.items():
-        block.set_submodule(name, linear.write_back())
+    install(block, {name: linear.write_back() for name, linear in linears.items()})
     return BlockReport(naive, solved, stream_solved, stream)
 
 
@@ -143,12 +142,9 @@ def _input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[s
 
 @contextmanager
 def _full_precision(block: nn.Module) -> Iterator[None]:
-    layers = [layer for layer in block.modules() if isinstance(layer, BitLinear)]
-    before = [layer.lambda_ for layer in layers]
-    for layer in layers:
-        layer.lambda_ = 0.0
+    before = get_lambda(block)
+    set_lambda(block, 0.0)
     try:
         yield
     finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.lambda_ = value
+        set_lambda(block, before)

@@ -6,7 +6,7 @@ chosen by itself; `write_back` hands the choice to a BitLinear as master weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from bitnet_arch.linear import BitLinear
 from bitnet_arch.master_weights import master_weights, storable_scales
-from bitnet_arch.ternary import MIN_SCALE, dequantize, ternary_codes_and_scales
+from bitnet_arch.ternary import (
+    dequantize,
+    dequantize_activation,
+    quantize_activation,
+    ternary_codes_and_scales,
+)
 
 SHARED_INPUTS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -40,13 +45,10 @@ class Int8Input(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.dtype = x.dtype
         rows = x.reshape(-1, x.shape[-1])
-        largest = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)).float()
-        inverse_scale = 127 / largest.clamp_(min=MIN_SCALE)
         output = torch.empty_like(rows, dtype=dtype)
         size = max(1, _CACHED_VALUES // rows.shape[-1])
-        parts = zip(rows.split(size), inverse_scale.split(size), output.split(size), strict=True)
-        for part, inverse, target in parts:
-            target.copy_((part * inverse).round_().div_(inverse))
+        for part, target in zip(rows.split(size), output.split(size), strict=True):
+            target.copy_(dequantize_activation(*quantize_activation(part)))
         return output.view_as(x)
 
     @staticmethod
@@ -194,7 +196,7 @@ def latent_weights(weight: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     return (ratio * scales.unsqueeze(-1)).view_as(weight)
 
 
-def install(block: nn.Module, linears: dict[str, TernaryLinear]) -> None:
+def install(block: nn.Module, linears: Mapping[str, nn.Module]) -> None:
     for name, linear in linears.items():
         block.set_submodule(name, linear)
 
@@ -221,8 +223,7 @@ def computing_in(block: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, layer in originals.items():
-            block.set_submodule(name, layer)
+        install(block, originals)
 
 
 def vectors(block: nn.Module) -> list[nn.Parameter]:
