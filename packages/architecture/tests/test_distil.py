@@ -7,47 +7,20 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from bitnet_arch import ConversionConfig, WeightScheme, bit_linears, convert
+from bitnet_arch import bit_linears
 from bitnet_arch.ternarize import Distiller, DistilOptions
 from bitnet_arch.ternarize.layers import TernaryLinear, _ScaledLinear
 from bitnet_arch.ternary import ternary_codes_and_scales
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [
     ("tiny_llama", "group64"),
     ("tiny_llama", "tensor"),
     ("tiny_qwen2", "group128"),
     ("tiny_qwen3", "group64"),
 ]
-SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
 IDS = torch.randint(0, 512, (24, 32), generator=torch.Generator().manual_seed(5))
 OPTIONS = DistilOptions(num_steps=12, batch_size=6, logit_tokens=6 * 32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def prepare(request):
-    """(family, scheme) -> fresh converted model and its full-precision teacher."""
-    made = {}
-
-    def make(family: str, scheme: str):
-        if (family, scheme) not in made:
-            teacher = request.getfixturevalue(family)(**SIZES).requires_grad_(False)
-            for name, parameter in teacher.named_parameters():
-                if name.endswith("bias"):
-                    torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-            student = convert(copy.deepcopy(teacher), ConversionConfig(WeightScheme.parse(scheme)), IDS)
-            made[family, scheme] = student.requires_grad_(False), teacher
-        student, teacher = made[family, scheme]
-        return copy.deepcopy(student), teacher
-
-    return make
 
 
 def divergence(student, teacher, ids) -> float:
@@ -62,9 +35,9 @@ def quantized(model) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(("family", "scheme"), CASES)
-def test_divergence_of_a_batch_falls(family, scheme, prepare) -> None:
+def test_divergence_of_a_batch_falls(family, scheme, make_pair) -> None:
     """Reported as of before each step; the same by the models' own forward, before and after."""
-    student, teacher = prepare(family, scheme)
+    student, teacher = make_pair(family, scheme)
     batch = IDS[:6]
     before = divergence(student, teacher, batch)
     distiller = Distiller(student, teacher, OPTIONS, seed=1)
@@ -78,8 +51,8 @@ def test_divergence_of_a_batch_falls(family, scheme, prepare) -> None:
 
 
 @pytest.mark.parametrize(("family", "scheme"), CASES)
-def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, prepare) -> None:
-    student, teacher = prepare(family, scheme)
+def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, make_pair) -> None:
+    student, teacher = make_pair(family, scheme)
     before, parameters = quantized(student), copy.deepcopy(student.state_dict())
     distiller = Distiller(student, teacher, OPTIONS, seed=1)
     for batch in IDS.split(6)[:3]:
@@ -110,17 +83,17 @@ def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, prepare
 
 @pytest.mark.parametrize(("family", "scheme"), [("tiny_llama", "tensor"), ("tiny_qwen2", "group128")])
 @pytest.mark.parametrize("num_before", [0, 2])
-def test_resuming_is_exact(family, scheme, num_before, prepare, tmp_path) -> None:
+def test_resuming_is_exact(family, scheme, num_before, make_pair, tmp_path) -> None:
     batches = IDS.split(6)
     options = DistilOptions(num_steps=4, batch_size=6, logit_tokens=50)
-    straight, teacher = prepare(family, scheme)
+    straight, teacher = make_pair(family, scheme)
     whole = Distiller(straight, teacher, options, seed=7)
     losses = [whole.step(batch) for batch in batches]
 
-    first = Distiller(prepare(family, scheme)[0], teacher, options, seed=7)
+    first = Distiller(make_pair(family, scheme)[0], teacher, options, seed=7)
     found = [first.step(batch) for batch in batches[:num_before]]
     save_file(first.state(), tmp_path / "state.safetensors")
-    resumed, _ = prepare(family, scheme)
+    resumed, _ = make_pair(family, scheme)
     second = Distiller(resumed, teacher, options, seed=7)
     second.load_state(load_file(tmp_path / "state.safetensors"))
     assert second.num_steps_done == num_before
@@ -137,17 +110,17 @@ def test_resuming_is_exact(family, scheme, num_before, prepare, tmp_path) -> Non
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_the_seed_chooses_the_positions(prepare) -> None:
+def test_the_seed_chooses_the_positions(make_pair) -> None:
     options = DistilOptions(num_steps=4, batch_size=6, logit_tokens=20)
     losses = []
     for seed in (1, 1, 2):
-        student, teacher = prepare("tiny_llama", "group64")
+        student, teacher = make_pair("tiny_llama", "group64")
         losses.append(Distiller(student, teacher, options, seed).step(IDS[:6]))
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_teacher_in_bfloat16_sets_the_dtype(prepare) -> None:
-    student, teacher = prepare("tiny_llama", "group64")
+def test_a_teacher_in_bfloat16_sets_the_dtype(make_pair) -> None:
+    student, teacher = make_pair("tiny_llama", "group64")
     distiller = Distiller(student, copy.deepcopy(teacher).bfloat16(), OPTIONS, seed=1)
     reported = [distiller.step(IDS[:6]) for _ in range(OPTIONS.num_steps)]
     assert reported[-1] < 0.97 * reported[0]
@@ -155,8 +128,8 @@ def test_a_teacher_in_bfloat16_sets_the_dtype(prepare) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in student.parameters())
 
 
-def test_eager_attention_is_refused(prepare, tiny_llama) -> None:
-    student, teacher = prepare("tiny_llama", "group64")
+def test_eager_attention_is_refused(make_pair, tiny_llama) -> None:
+    student, teacher = make_pair("tiny_llama", "group64")
     eager = copy.deepcopy(teacher)
     eager.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="attention 'eager'"):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from bitnet_arch import BitLinear, ConversionConfig, WeightScheme, bit_linears, convert, set_lambda
+from bitnet_arch import BitLinear, bit_linears, set_lambda
 from bitnet_arch.families import BLOCK_LINEARS
 from bitnet_arch.ternarize import (
     BlockOptions,
@@ -25,44 +25,26 @@ from bitnet_arch.ternarize.layers import (
 )
 from bitnet_arch.ternary import dequantize_activation, quantize_activation, ternary_codes_and_scales
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [
     ("tiny_llama", "group64"),
     ("tiny_llama", "tensor"),
     ("tiny_qwen2", "group64"),
     ("tiny_qwen3", "group128"),
 ]
-SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
 IDS = torch.randint(0, 512, (12, 48), generator=torch.Generator().manual_seed(5))
 SHORT = BlockOptions(refine=RefineOptions(num_steps=10, batch_size=4))
 UNREFINED = BlockOptions(refine=RefineOptions(num_steps=0))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def prepare(request):
+@pytest.fixture
+def prepare(make_pair):
     """(family, scheme) -> fresh converted model, inputs and targets of its first block."""
-    made = {}
 
     def make(family: str, scheme: str):
-        if (family, scheme) not in made:
-            # Weights five times the usual initial ones: blocks then do more than pass on their input.
-            teacher = request.getfixturevalue(family)(**SIZES).requires_grad_(False)
-            for name, parameter in teacher.named_parameters():
-                if name.endswith("bias"):
-                    torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-            student = convert(copy.deepcopy(teacher), ConversionConfig(WeightScheme.parse(scheme)), IDS)
-            inputs = teacher.model.embed_tokens(IDS)
-            targets = BlockRunner(teacher).stream(teacher.model.layers[0], inputs)
-            made[family, scheme] = student.requires_grad_(False), inputs, targets
-        student, inputs, targets = made[family, scheme]
-        return copy.deepcopy(student), inputs, targets
+        student, teacher = make_pair(family, scheme)
+        inputs = teacher.model.embed_tokens(IDS)
+        return student, inputs, BlockRunner(teacher).stream(teacher.model.layers[0], inputs)
 
     return make
 
@@ -77,8 +59,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen2", "tiny_qwen3"])
-def test_streams_are_the_models_hidden_states(family, request) -> None:
-    model = request.getfixturevalue(family)(**SIZES).requires_grad_(False)
+def test_streams_are_the_models_hidden_states(family, request, block_sizes) -> None:
+    model = request.getfixturevalue(family)(**block_sizes).requires_grad_(False)
     seen = []
     model.model.layers[1].register_forward_hook(lambda module, args, output: seen.append(output))
     model(input_ids=IDS)
