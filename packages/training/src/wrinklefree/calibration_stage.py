@@ -11,6 +11,7 @@ Memory: both models, three streams of hidden states [tokens, hidden] and one blo
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ from wrinklefree.errors import RunError
 from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
+BLOCKS_FILE = "blocks.json"
+"""In the run folder: each block's errors (ternarize.BlockReport)."""
 _DISTILLED = "distilled"
 
 
@@ -74,8 +77,8 @@ def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict
         "tokens": text.calibration.numel() + text.distillation.numel(),
         "seconds": time.perf_counter() - began,
         "compute_dtype": str(dtype).removeprefix("torch."),
-        "blocks": reports,
     }
+    bitnet_arch.atomic_write_text(run.path / BLOCKS_FILE, json.dumps(reports, indent=2) + "\n")
     save_model_folder(student, checkpoint.tokenizer, run.final, meta | {"step": 0}, figures)
     run.parts.remove()
     return figures

@@ -29,10 +29,10 @@ from bitnet_arch.ternarize.streams import BlockRunner
 class DistilOptions:
     """num_steps of batch_size sequences; logit_tokens: positions of a batch that are compared."""
 
-    num_steps: int = 120
-    batch_size: int = 8
+    num_steps: int = 400
+    batch_size: int = 1
     logit_tokens: int = 512
-    rates: Rates = field(default_factory=lambda: Rates(latent=0.0, scale=0.01, vector=0.005))
+    rates: Rates = field(default_factory=lambda: Rates(latent=0.0, scale=0.007, vector=0.005))
 
 
 class Distiller:

@@ -25,9 +25,9 @@ _MIN_ENERGY = 1e-6
 class RefineOptions:
     """num_steps of batch_size sequences each; 0 leaves the solved block as it is."""
 
-    num_steps: int = 64
-    batch_size: int = 8
-    rates: Rates = field(default_factory=lambda: Rates(latent=0.01, scale=0.01, vector=0.005))
+    num_steps: int = 128
+    batch_size: int = 1
+    rates: Rates = field(default_factory=lambda: Rates(latent=0.01, scale=0.007, vector=0.005))
 
 
 def refine_block(

@@ -7,11 +7,15 @@ causal. Two streams walk through the model: the full-precision model's and the t
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from bitnet_arch.ternarize import attention
 
 STREAM_BATCH = 8
 """Sequences per pass where no gradient is wanted."""
@@ -28,6 +32,7 @@ class BlockRunner:
         found = model.config._attn_implementation
         if found != "sdpa":
             raise ValueError(f"attention {found!r}: load the model with attn_implementation='sdpa'")
+        self._config = model.config
         self._rotary = model.model.rotary_emb
 
     def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
@@ -43,8 +48,19 @@ class BlockRunner:
             if parameter.dtype != dtype and name.endswith(("weight", "bias"))
         }
         arguments = {"position_ids": positions, "position_embeddings": rotary}
-        output: Tensor = functional_call(block, cast, (hidden,), arguments)
+        with self._fast_attention(hidden.device):
+            output: Tensor = functional_call(block, cast, (hidden,), arguments)
         return output
+
+    @contextmanager
+    def _fast_attention(self, device: torch.device) -> Iterator[None]:
+        before = self._config._attn_implementation
+        if device.type == "cpu":
+            self._config._attn_implementation = attention.NAME
+        try:
+            yield
+        finally:
+            self._config._attn_implementation = before
 
     @torch.no_grad()
     def stream(self, block: nn.Module, hidden: Tensor) -> Tensor:

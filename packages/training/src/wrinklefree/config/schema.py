@@ -262,7 +262,7 @@ class CalibrationConfig:
 class TernarizeConfig:
     """stage1_5: ternary codes and scales chosen on text (bitnet_arch.ternarize)."""
 
-    tokens: int = 131072
+    tokens: int = 65536
     """Calibration tokens whose hidden states walk through the blocks."""
     sequence_length_tokens: int = 512
     moment_tokens: int = 32768
@@ -271,19 +271,19 @@ class TernarizeConfig:
     """Sweeps of coordinate descent over each matrix."""
     damping: float = 0.003
     """Added to the diagonal of the second moments, as a share of its mean."""
-    refine_steps: int = 64
+    refine_steps: int = 128
     """Gradient steps on each block; 0: closed form only."""
-    refine_batch_size: int = 4
-    """Sequences per refinement step."""
+    refine_batch_size: int = 1
+    """Sequences per refinement step. Many small steps do better than few large ones."""
     latent_rate: float = 0.01
     """Peak step of a latent weight in the refinement, as a share of the mean scale of its matrix."""
-    scale_rate: float = 0.01
+    scale_rate: float = 0.007
     """The same for scales, in the refinement and the distillation."""
     vector_rate: float = 0.005
     """Peak step of gains and biases, as a share of their mean magnitude."""
-    distil_steps: int = 120
+    distil_steps: int = 400
     """Gradient steps on the scales and gains of all blocks together, on further text; 0: none."""
-    distil_batch_size: int = 4
+    distil_batch_size: int = 1
     """Sequences per distillation step."""
     logit_tokens: int = 512
     """Positions per distillation step whose predictions are compared."""
