@@ -135,6 +135,11 @@ def _parent(folder: Path) -> str:
     return parent
 
 
+def block_reports(run: Any) -> list[dict[str, Any]]:
+    reports: list[dict[str, Any]] = json.loads((run.folder / calibration_stage.BLOCKS_FILE).read_text())
+    return reports
+
+
 def test_figures(whole: Any) -> None:
     assert whole.code == 0
     summary = whole.summary
@@ -145,7 +150,7 @@ def test_figures(whole: Any) -> None:
     assert (summary["first_loss"], summary["last_loss"]) == (losses["rounded"], losses["calibrated"])
     assert summary["tokens"] == 512 + 5 * 2 * 32
     assert summary["compute_dtype"] == "float32"
-    reports = json.loads((whole.folder / calibration_stage.BLOCKS_FILE).read_text())
+    reports = block_reports(whole)
     assert [report["block"] for report in reports] == BLOCKS
     for report in reports:
         assert list(report["naive"]) == list(report["solved"]) == LINEARS
@@ -218,8 +223,7 @@ def test_what_can_be_left_out(group: Calibration, changes: dict[str, int], steps
     losses = run.summary["losses_nats"]
     if "evaluation_tokens" in changes:
         assert set(losses.values()) == {None}
-        reports = json.loads((run.folder / calibration_stage.BLOCKS_FILE).read_text())
-        assert all(report["stream"] == report["stream_solved"] for report in reports)
+        assert all(report["stream"] == report["stream_solved"] for report in block_reports(run))
     else:
         assert losses["blocks"] == losses["calibrated"]
 
@@ -311,9 +315,11 @@ def test_resumed_run_is_bit_equal(
     assert ("resuming the distillation" in caplog.text) == (distilled_step is not None)
     assert distilled_step is None or f"after step {distilled_step}" in caplog.text
     assert resumed.weights == whole_group.weights
-    figures = ("losses_nats", "blocks", "tokens", "steps")
+    figures = ("losses_nats", "tokens", "steps")
     assert [resumed.summary[f] for f in figures] == [whole_group.summary[f] for f in figures]
-    assert {path.name for path in resumed.folder.iterdir()} == {"run.json", "final", "summary.json"}
+    assert block_reports(resumed) == block_reports(whole_group)
+    kept = {"run.json", "final", "summary.json", calibration_stage.BLOCKS_FILE}
+    assert {path.name for path in resumed.folder.iterdir()} == kept
 
 
 def test_resumed_twice_with_one_scale_per_matrix(
@@ -432,7 +438,7 @@ def test_a_tokenizer_of_another_model_is_an_error(
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("tokens", 2047, "at least 2048"),
+        ("tokens", 511, "at least 512"),
         ("sequence_length_tokens", 1, "at least 2"),
         ("moment_tokens", 511, "at least 512"),
         ("refine_batch_size", 0, "at least 1"),
@@ -453,6 +459,11 @@ def test_a_tokenizer_of_another_model_is_an_error(
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:
     with pytest.raises(ConfigError, match=rf"training\.ternarize\.{key}={value} .*{why}"):
         _check_ternarize(TernarizeConfig(**{key: value}))
+
+
+def test_a_refinement_step_must_find_its_sequences() -> None:
+    with pytest.raises(ConfigError, match=r"training\.ternarize\.tokens=2047 .*at least 2048"):
+        _check_ternarize(TernarizeConfig(tokens=2047, sequence_length_tokens=512, refine_batch_size=4))
 
 
 def test_a_wrong_value_ends_the_command_with_2(

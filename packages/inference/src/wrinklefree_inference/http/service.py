@@ -32,7 +32,9 @@ _LONGEST_TOKEN_CHARS = 256  # a generous bound: the longest tokens in use are ru
 GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
 }
-EVENT_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+EVENT_STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}
+"""OpenAPI 3.1 has the schema describe each event."""
 
 
 @dataclass(frozen=True)
