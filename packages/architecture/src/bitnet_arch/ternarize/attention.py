@@ -36,11 +36,12 @@ class CausalAttention(torch.autograd.Function):
         transposed = keys.float().transpose(1, 2)
         output = torch.empty_like(grouped)
         kept = []
+        later = torch.ones(_QUERIES, _QUERIES, dtype=torch.bool, device=q.device).triu_(1)
         for rows in _chunks(q.shape[2]):
             scores = (_rows(grouped, rows).float() * scale) @ transposed[..., : rows.stop]
-            later = torch.ones(rows.stop - rows.start, rows.stop - rows.start, device=q.device).triu_(1)
-            by_head = scores.view(*grouped.shape[:2], -1, rows.stop)
-            by_head[..., rows.start :].masked_fill_(later.bool(), -torch.inf)
+            size = rows.stop - rows.start
+            by_head = scores.view(*grouped.shape[:2], size, rows.stop)
+            by_head[..., rows.start :].masked_fill_(later[:size, :size], -torch.inf)
             shares = scores.softmax(-1).to(q.dtype)
             kept.append(shares)
             output[:, :, rows] = (shares @ values[:, : rows.stop]).view_as(output[:, :, rows])

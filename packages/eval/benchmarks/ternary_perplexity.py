@@ -1,17 +1,16 @@
 """Perplexity of ternary checkpoints beside their full-precision model's, with and without int8 activations.
 
-    uv run python packages/architecture/benchmarks/ternary_perplexity.py --text wikitext_test.jsonl.gz \
+    uv run python packages/eval/benchmarks/ternary_perplexity.py --text wikitext_test.jsonl.gz \
         outputs/run/stage1/final outputs/run/stage1_5/final
 
-All models score the same windows of the concatenated text. "w1.58a8" is the model as it is deployed;
-"w1.58" multiplies the same ternary weights with activations in float32, as papers on weight
-quantization report. Prints JSON; `ratio` is over the full-precision model.
+All models score the same windows of the text, its documents joined by blank lines. "w1.58a8" is the
+model as it is deployed; "w1.58" multiplies the same ternary weights with activations in float32, as
+papers on weight quantization report. Prints JSON; `ratio` is over the full-precision model.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import time
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 import bitnet_arch
 from bitnet_arch import BitLinear
 from bitnet_arch.ternary import dequantize, ternary_codes_and_scales
+from wrinklefree_eval.texts import read_documents
 
 
 class WeightOnly(nn.Module):
@@ -37,14 +37,6 @@ class WeightOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x if self.sub_norm is None else self.sub_norm(x), self.weight, self.bias)
-
-
-def read_text(path: Path) -> str:
-    """A .txt file, or the `text` of each record of a .jsonl[.gz] file, one blank line between."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if ".jsonl" not in path.name:
-        return data.decode()
-    return "".join(json.loads(line)["text"] + "\n\n" for line in data.decode().splitlines())
 
 
 @torch.no_grad()
@@ -76,7 +68,8 @@ def main() -> None:
     args = parser.parse_args()
     source, _, name = args.dense.partition(":")
     dense, tokenizer = bitnet_arch.load_dense(source, name or None)
-    ids = tokenizer(read_text(args.text), return_tensors="pt", add_special_tokens=False).input_ids[0]
+    text = "".join(document + "\n\n" for document in read_documents(args.text))
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
     count = len(ids) // args.context
     windows = ids[: count * args.context].view(count, args.context)[: args.windows]
     start = time.perf_counter()
