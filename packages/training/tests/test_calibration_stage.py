@@ -200,15 +200,38 @@ def test_the_master_weights_quantize_to_the_parts_choice(
     model = bitnet_arch.load_checkpoint(run.folder / "final").model
     moved = 0
     for block in BLOCKS:
-        saved = PartStore(run.folder / "parts").load(block)
-        assert saved is not None
+        tensors, _ = PartStore(run.folder / "parts").load(block)
         for name in LINEARS:
             layer = model.get_submodule(f"{block}.{name}")
             codes, scales = bitnet_arch.ternary_codes_and_scales(layer.weight, layer.scheme)
-            expected = bitnet_arch.ternary_codes_and_scales(saved[0][f"{name}.weight"], layer.scheme)
+            expected = bitnet_arch.ternary_codes_and_scales(tensors[f"{name}.weight"], layer.scheme)
             assert torch.equal(codes, expected[0])
             moved += int((scales != expected[1]).sum())
     assert (moved > 0) == (distil_steps > 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+def test_weights_at_rest_are_memory_mapped(group_stage1: Any, tmp_path: Path) -> None:
+    """What the stage loads takes no memory that the system could not take back."""
+    final = group_stage1.folder / "final"
+    block = bitnet_arch.load_checkpoint(final).model.get_submodule(BLOCKS[0])
+    weight = block.get_submodule(LINEARS[0]).weight
+    assert _mapped_file(weight) == final / "model.safetensors"
+    parts = PartStore(tmp_path / "parts")
+    parts.save("part", block.state_dict(), {"figure": 1})
+    assert calibration_stage._map(parts, "part", block) == {"figure": 1}
+    again = block.get_submodule(LINEARS[0]).weight
+    assert _mapped_file(again) == tmp_path / "parts" / "part" / "tensors.safetensors"
+    assert torch.equal(again, weight)
+
+
+def _mapped_file(tensor: torch.Tensor) -> Path | None:
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, _, _, _, *name = line.split(maxsplit=5)
+        first, last = (int(address, 16) for address in addresses.split("-"))
+        if first <= tensor.data_ptr() < last:
+            return Path(name[0]) if name and name[0].startswith("/") else None
+    return None
 
 
 @pytest.mark.parametrize(

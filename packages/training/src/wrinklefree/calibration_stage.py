@@ -5,7 +5,9 @@ The converted model of stage 1 and its dense original walk through the blocks si
 blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales
 and gains of all blocks are distilled on further text, saved every few steps.
 
-Memory: both models, three streams of hidden states [tokens, hidden] and one block's optimizer.
+Memory: the models stay on disk. Both are memory-mapped (the original where its files have the dtype to
+compute in), and each block that was worked on is mapped from where it was saved. What is held are three
+streams of hidden states [tokens, hidden] with one block's optimizer, and then what distil.py names.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 from rich.progress import Progress as RichProgress
-from torch import Tensor
+from torch import Tensor, nn
 
 import bitnet_arch
 from bitnet_arch import ternarize
@@ -88,8 +90,8 @@ def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
     """The configured dtype, or the measured one, which a resumed run has to keep."""
     if wanted is not ComputeDtype.auto:
         return getattr(torch, wanted.value)
-    if (saved := parts.load("dtype")) is not None:
-        return getattr(torch, saved[1]["dtype"])
+    if "dtype" in parts:
+        return getattr(torch, parts.load("dtype")[1]["dtype"])
     dtype = ternarize.faster_dtype()
     parts.save("dtype", {}, {"dtype": str(dtype).removeprefix("torch.")})
     return dtype
@@ -124,15 +126,11 @@ def _calibrate_blocks(
     reports = []
     for index, (name, block) in enumerate(blocks(student)):
         inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
-        saved = parts.load(name)
-        if saved is not None:
-            block.load_state_dict(saved[0])
-            report = saved[1]
-        else:
+        if name not in parts:
             with _naming(name):
                 result = ternarize.ternarize_block(run, block, inputs, expected, options, config.seed + index)
-            report = dataclasses.asdict(result)
-            parts.save(name, block.state_dict(), report)
+            parts.save(name, block.state_dict(), dataclasses.asdict(result))
+        report = _map(parts, name, block)
         with ternarize.computing_in(block, inputs.dtype):
             found = run.stream(block, inputs)
         LOG.info(
@@ -141,6 +139,13 @@ def _calibrate_blocks(
         reports.append({"block": name, **report})
         progress.advance(bar)
     return reports
+
+
+def _map(parts: PartStore, name: str, block: nn.Module) -> dict[str, Any]:
+    """Takes the block's tensors from the part, memory-mapped; returns the part's report."""
+    tensors, report = parts.load(name)
+    block.load_state_dict(tensors, assign=True)
+    return report
 
 
 @contextmanager
@@ -174,8 +179,8 @@ def _distil(
         ternarize.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates),
         config.seed,
     )
-    if (saved := parts.load(_DISTILLED)) is not None:
-        distiller.load_state(saved[0])
+    if _DISTILLED in parts:
+        distiller.load_state(parts.load(_DISTILLED)[0])
         LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
     done = distiller.num_steps_done
     bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
@@ -186,4 +191,9 @@ def _distil(
         if step % options.save_every_steps == 0:
             LOG.info("distillation step %d of %d: %.4f nats", step, options.distil_steps, divergence)
             parts.save(_DISTILLED, distiller.state(), {"step": step, "divergence_nats": divergence})
-    distiller.write_back()
+
+    def keep(name: str, block: nn.Module) -> None:
+        parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
+        _map(parts, f"{_DISTILLED}.{name}", block)
+
+    distiller.write_back(keep)

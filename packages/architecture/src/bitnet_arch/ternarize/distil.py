@@ -6,12 +6,13 @@ divergence from the full-precision model's next-token distribution to the ternar
 training of quantization parameters, as EfficientQAT's second phase, arXiv 2407.11062, with the model
 itself as teacher; Hinton et al. 2015, arXiv 1503.02531). Each batch is used once.
 
-Memory: the model with its master weights, 1 byte per ternary weight for the codes, the teacher as the
-caller holds it, and the activations of one batch.
+Memory: 1 byte per ternary weight for the codes, 16 per scale, and the activations of one batch. The
+teacher and the master weights are only read: on memory-mapped files they take none that is not spare.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,15 +83,22 @@ class Distiller:
         self.num_steps_done += 1
         return loss.item()
 
-    def write_back(self) -> None:
-        """Puts the BitLinears back, with master weights of the codes and the tuned scales."""
+    def write_back(self, keep: Callable[[str, nn.Module], None] | None = None) -> None:
+        """Puts the BitLinears back, with master weights of the codes and the tuned scales.
+
+        Args:
+            keep: called with name and module of each block as soon as it is whole again.
+        """
         self._optimizer.zero_grad()
-        for _, block in blocks(self._model):
+        self._linears.clear()
+        self._model.requires_grad_(False)
+        for block_name, block in blocks(self._model):
             for name, module in list(block.named_modules()):
                 if isinstance(module, TernaryLinear):
                     module.settle()
                     block.set_submodule(name, module.write_back())
-        self._model.requires_grad_(False)
+            if keep is not None:
+                keep(block_name, block)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `load_state` needs to go on to the bit; the tensors are those in use."""

@@ -39,11 +39,12 @@ class PartStore:
             (temporary / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
             write_manifest(temporary)
 
-    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and report of a part; None if it is not there. Raises: DamagedCheckpointError."""
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name).is_dir()
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors (memory-mapped) and report of a part. Raises: DamagedCheckpointError."""
         folder = self.folder / name
-        if not folder.is_dir():
-            return None
         verify_manifest(folder)
         return load_file(folder / _TENSORS), json.loads((folder / _REPORT).read_text())
 
