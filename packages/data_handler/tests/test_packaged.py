@@ -24,6 +24,17 @@ def test_both_texts() -> None:
     assert documents("python") == docs + stdlib
 
 
+def test_conversations() -> None:
+    """In ChatML, none twice, enough of them to calibrate on."""
+    conversations = documents("chat")
+    assert sum(map(len, conversations)) > 400_000
+    assert len(set(conversations)) == len(conversations)
+    assert all(text.startswith("<|im_start|>") for text in conversations)
+    assert all("<|im_start|>user\n" in text for text in conversations)
+    answered = [text for text in conversations if "<|im_end|>\n<|im_start|>assistant\n" in text]
+    assert len(answered) > 0.9 * len(conversations)
+
+
 def test_location_chooses_where_the_name_is_free() -> None:
     both = SourceConfig("packaged", "any", ["python_stdlib", "python_docs"], split="validation")
     expected = documents("python_stdlib", "validation") + documents("python_docs", "validation")

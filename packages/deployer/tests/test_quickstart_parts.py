@@ -22,7 +22,7 @@ from wf_deployer.quickstart import engines, llamacpp, steps
 from wf_deployer.quickstart.children import Child, run_child, started, stop
 from wf_deployer.quickstart.display import Display
 from wf_deployer.quickstart.gguf_sizes import gguf_sizes
-from wf_deployer.quickstart.options import Conversion, choose_conversion, parse_options
+from wf_deployer.quickstart.options import parse_options
 from wf_deployer.quickstart.state import State, locked
 from wf_deployer.quickstart.steps import Context, _quoted
 from wf_deployer.quickstart.text import python_reference, user_texts
@@ -38,7 +38,6 @@ def test_options_of_the_packaged_model(tmp_path: Path) -> None:
         "text": "packaged",
         "text_digest": "e3b0c44298fc1c14",
     }
-    assert options.num_align_steps == 5
     assert options.model_label == "SmolLM2-135M-Instruct"
 
 
@@ -55,23 +54,25 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
         parse_options("packaged", 1, tmp_path, [tmp_path / "none.txt"])
 
 
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
 @pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({}, Conversion("tensor", True)),
-        ({"head_dim": 32}, Conversion("group64", False)),
-        ({"model_type": "qwen3"}, Conversion("group64", False)),
-        ({"tie_word_embeddings": False}, Conversion("group64", False)),
-        ({"rope_scaling": {"rope_type": "llama3"}}, Conversion("group64", False)),
-        ({"attention_bias": True}, Conversion("group64", False)),
-    ],
+    ("template", "has_conversations"),
+    [("{{'<|im_start|>' + role}}", True), ("<|start_header_id|>{{role}}", False), (None, False)],
 )
-def test_conversion_follows_the_architecture(
-    config: dict[str, Any], expected: Conversion, tmp_path: Path
+def test_conversations_are_read_by_models_of_their_form(
+    template: str | None, has_conversations: bool, file: str, tmp_path: Path
 ) -> None:
-    llama = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "tie_word_embeddings": True}
-    (tmp_path / "config.json").write_text(json.dumps(llama | config))
-    assert choose_conversion(tmp_path) == expected
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    if template is not None:
+        (folder / file).write_text(json.dumps({"chat_template": template}))
+    context = Context(parse_options(f"path:{folder}", 1, tmp_path / "out", []))
+    context.source_file.parent.mkdir(parents=True)
+    context.source_file.write_text(json.dumps({"folder": str(folder), "gguf": None}))
+    (sources,) = [entry for entry in steps._common_overrides(context) if entry.startswith("data.sources=")]
+    assert ("{kind:packaged,name:chat}" in sources) == has_conversations
+    assert "name:text" in sources
 
 
 @pytest.mark.parametrize("has_findings", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -140,6 +141,11 @@ def block_reports(run: Any) -> list[dict[str, Any]]:
     return reports
 
 
+def _metrics(run: Any) -> list[dict[str, str]]:
+    with (run.folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_figures(whole: Any) -> None:
     assert whole.code == 0
     summary = whole.summary
@@ -160,6 +166,9 @@ def test_figures(whole: Any) -> None:
     figures = json.loads((whole.folder / "final" / "figures.json").read_text())
     assert figures["losses_nats"] == losses
     assert not (whole.folder / "parts").exists()
+    rows = _metrics(whole)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
+    assert all(0 < float(row["train/divergence"]) < 20 for row in rows)
 
 
 @torch.no_grad()
@@ -341,7 +350,8 @@ def test_resumed_run_is_bit_equal(
     figures = ("losses_nats", "tokens", "steps")
     assert [resumed.summary[f] for f in figures] == [whole_group.summary[f] for f in figures]
     assert block_reports(resumed) == block_reports(whole_group)
-    kept = {"run.json", "final", "summary.json", calibration_stage.BLOCKS_FILE}
+    assert _metrics(resumed) == _metrics(whole_group)
+    kept = {"run.json", "final", "summary.json", "metrics.csv", calibration_stage.BLOCKS_FILE}
     assert {path.name for path in resumed.folder.iterdir()} == kept
 
 

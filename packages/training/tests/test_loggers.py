@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wrinklefree.config import LoggingConfig
+from wrinklefree.config.schema import LoggingConfig, TrainConfig
 from wrinklefree.loggers import CsvLogger, build_loggers
 
 
@@ -41,6 +41,6 @@ def test_a_new_run_replaces_an_older_file(tmp_path: Path) -> None:
 
 
 def test_tensorboard_is_built_on_request(tmp_path: Path) -> None:
-    config = LoggingConfig(csv=True, tensorboard=True)
-    kinds = [type(x).__name__ for x in build_loggers(config, tmp_path, "n", "id", 0)]
+    config = TrainConfig(logging=LoggingConfig(csv=True, tensorboard=True))
+    kinds = [type(x).__name__ for x in build_loggers(config, tmp_path, {"fingerprint": "id"}, 0)]
     assert kinds == ["CsvLogger", "TensorBoardLogger"]

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from data_handler.errors import DataError
 
-PACKAGED_TEXTS = ("python_docs", "python_stdlib")
+_PYTHON_TEXTS = ("python_docs", "python_stdlib")
+PACKAGED_TEXTS = (*_PYTHON_TEXTS, "chat")
 _E = TypeVar("_E", bound=StrEnum)
 
 
@@ -41,12 +42,13 @@ class SourceConfig:
     """
 
     kind: SourceKind
-    """hub: a Hugging Face data set, streamed; path: local files; packaged: text of this Python."""
+    """hub: a Hugging Face data set, streamed; path: local files; packaged: text that is always there."""
     name: str
     """Unique among the sources: weights, state and metrics go by it."""
     location: Any = None
     """hub: repository id or local folder (str); path: file or glob, or a list of them; packaged:
-    'python_docs', 'python_stdlib' or a list of them (None: `name` says which, 'python' is both)."""
+    'python_docs', 'python_stdlib', 'chat' or a list of them (None: `name` says which, 'python' is the
+    first two)."""
     text_column: str = "text"
     """Field that holds the text (jsonl, parquet, hub)."""
     weight: float = 1.0
@@ -84,12 +86,12 @@ class SourceConfig:
         """Which of `PACKAGED_TEXTS` a packaged source has."""
         chosen = self.location or self.name
         if chosen == "python":
-            return PACKAGED_TEXTS
+            return _PYTHON_TEXTS
         names = (chosen,) if isinstance(chosen, str) else tuple(chosen)
         if unknown := [name for name in names if name not in PACKAGED_TEXTS]:
             raise DataError(
                 f"source {self.name!r}: no packaged text {unknown[0]!r}; "
-                f"location is one of {[*PACKAGED_TEXTS, 'python']} (both)"
+                f"location is one of {[*PACKAGED_TEXTS, 'python']}"
             )
         return names
 

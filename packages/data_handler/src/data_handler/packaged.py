@@ -1,14 +1,19 @@
-"""Text that every Python has: the language reference and the standard library's sources.
+"""Text that is there without a download: this Python's, and conversations in this package.
 
 `python_docs` is `pydoc_data.topics` (about 80 topics, 0.7 MB), `python_stdlib` the .py files of the
-standard library without tests (about 750 files, 11 MB). One part is one document. A hash of the
-document's name puts one in ten into the split 'validation', so train and validation never meet.
-The text differs between Python versions; the source's identity tells.
+standard library without tests (about 750 files, 11 MB). `chat` are conversations in ChatML that
+SmolLM2-135M-Instruct wrote with itself (training's write_chat.py). One part is one document. A hash of
+the document's name puts one in ten into the split 'validation', so train and validation never meet.
+Python's text differs between its versions; the source's identity tells.
 """
 
 from __future__ import annotations
 
+import functools
+import gzip
 import hashlib
+import importlib.resources
+import json
 import sysconfig
 import tokenize
 from collections.abc import Callable, Iterator
@@ -31,14 +36,28 @@ def _topics() -> dict[str, str]:
     return topics
 
 
+@functools.cache
+def _conversations() -> dict[str, str]:
+    data = importlib.resources.files("data_handler").joinpath("chat.jsonl.gz").read_bytes()
+    lines = gzip.decompress(data).splitlines()
+    return {f"{number:04}": json.loads(line)["text"] for number, line in enumerate(lines)}
+
+
+def _in_memory(text: str) -> dict[str, str] | None:
+    """Documents by name; None for the text that is files."""
+    if text == "python_docs":
+        return _topics()
+    return _conversations() if text == "chat" else None
+
+
 def _stdlib_folder() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
 def document_names(text: str) -> list[tuple[str, int]]:
     """Sorted (name, size) of the documents of a packaged text; the size tells versions apart."""
-    if text == "python_docs":
-        return sorted((name, len(topic)) for name, topic in _topics().items())
+    if (documents := _in_memory(text)) is not None:
+        return sorted((name, len(document)) for name, document in documents.items())
     folder = _stdlib_folder()
     files = (file for file in folder.rglob("*.py") if not _LEFT_OUT_FOLDERS & set(file.parts))
     return sorted((file.relative_to(folder).as_posix(), file.stat().st_size) for file in files)
@@ -46,8 +65,8 @@ def document_names(text: str) -> list[tuple[str, int]]:
 
 def read_document(text: str, name: str) -> str:
     """Raises: DataError if a standard library file cannot be read."""
-    if text == "python_docs":
-        return _topics()[name]
+    if (documents := _in_memory(text)) is not None:
+        return documents[name]
     path = _stdlib_folder() / name
     try:
         with tokenize.open(path) as file:

@@ -37,6 +37,7 @@ from wrinklefree.conversion_stage import mean_loss
 from wrinklefree.datamodule import data_sources
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
+from wrinklefree.loggers import build_loggers
 from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
@@ -68,7 +69,7 @@ def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict
     with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
         reports = _calibrate_blocks(config, run.parts, student, teacher, text.calibration, progress)
         losses["blocks"] = mean_loss(student, text.held_out)
-        _distil(config, run.parts, student, teacher, text.distillation, progress)
+        _distil(config, run, meta, student, teacher, text.distillation, progress)
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
@@ -167,7 +168,13 @@ def _block_options(options: TernarizeConfig) -> ternarize.BlockOptions:
 
 
 def _distil(
-    config: TrainConfig, parts: PartStore, student: Any, teacher: Any, ids: Tensor, progress: RichProgress
+    config: TrainConfig,
+    run: RunFolder,
+    meta: dict[str, Any],
+    student: Any,
+    teacher: Any,
+    ids: Tensor,
+    progress: RichProgress,
 ) -> None:
     options = config.training.ternarize
     if options.distil_steps == 0:
@@ -179,18 +186,26 @@ def _distil(
         ternarize.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates),
         config.seed,
     )
+    parts = run.parts
     if _DISTILLED in parts:
         distiller.load_state(parts.load(_DISTILLED)[0])
         LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
     done = distiller.num_steps_done
+    loggers = build_loggers(config, run.path, meta, done)
     bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
     for batch in ids.split(options.distil_batch_size)[done:]:
         divergence = distiller.step(batch)
         progress.advance(bar)
         step = distiller.num_steps_done
+        for logger in loggers:
+            logger.log_metrics({"train/divergence": divergence}, step)
         if step % options.save_every_steps == 0:
             LOG.info("distillation step %d of %d: %.4f nats", step, options.distil_steps, divergence)
+            for logger in loggers:
+                logger.save()
             parts.save(_DISTILLED, distiller.state(), {"step": step, "divergence_nats": divergence})
+    for logger in loggers:
+        logger.finalize("success")
 
     def keep(name: str, block: nn.Module) -> None:
         parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})

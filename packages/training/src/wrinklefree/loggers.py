@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 import bitnet_arch
-from wrinklefree.config.schema import LoggingConfig
+from wrinklefree.config.schema import TrainConfig
 
 STEP = "step"
 
@@ -83,21 +84,31 @@ class CsvLogger(Logger):
 
 
 def build_loggers(
-    config: LoggingConfig, run_folder: Path, run_name: str, run_id: str, resume_step: int
+    config: TrainConfig, run_folder: Path, meta: Mapping[str, Any], resume_step: int
 ) -> list[Logger]:
-    """Loggers of a run. `run_id` lets Weights & Biases continue the same run when resuming."""
+    """Loggers of a run. By `meta["fingerprint"]` Weights & Biases continues the same run when resuming."""
     loggers: list[Logger] = []
-    if config.csv:
+    options = config.logging
+    if options.csv:
         loggers.append(CsvLogger(run_folder / "metrics.csv", resume_step))
-    if config.tensorboard:
+    if options.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(run_folder, name="tensorboard", version=""))
-    if config.wandb:
+    if options.wandb:
         from lightning.pytorch.loggers import WandbLogger
 
-        options = config.wandb_options
         wandb: Any = WandbLogger
-        extra = {"entity": options.entity, "mode": options.mode, "resume": "allow"}
-        loggers.append(wandb(project=options.project, name=run_name, id=run_id, save_dir=run_folder, **extra))
+        chosen = options.wandb_options
+        loggers.append(
+            wandb(
+                project=chosen.project,
+                entity=chosen.entity,
+                mode=chosen.mode,
+                name=f"{config.experiment}-{config.training.stage.value}",
+                id=meta["fingerprint"][:16],
+                save_dir=run_folder,
+                resume="allow",
+            )
+        )
     return loggers

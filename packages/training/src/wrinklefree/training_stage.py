@@ -57,8 +57,7 @@ def run_training(config: TrainConfig, run: RunFolder, start: Path, meta: dict[st
     resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
     if resume_from:
         LOG.info("resuming from %s", resume_from)
-    name = f"{config.experiment}-{config.training.stage.value}"
-    trainer.loggers = build_loggers(config.logging, run.path, name, meta["fingerprint"][:16], resume_step)
+    trainer.loggers = build_loggers(config, run.path, meta, resume_step)
     with _quiet_lightning():
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     return _finish(trainer, module, lengths, io, run, progress, stop)

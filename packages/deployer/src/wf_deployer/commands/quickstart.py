@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_STEPS = 100
-"""About 3 minutes of training of SmolLM2-135M on 2 cores."""
+DEFAULT_STEPS = 120
+"""About 3 minutes of SmolLM2-135M on 2 cores."""
 
 
 def quickstart(
@@ -16,17 +16,18 @@ def quickstart(
         str, typer.Option(help="packaged (SmolLM2-135M-Instruct), hub:ID or path:FOLDER.")
     ] = "packaged",
     steps: Annotated[
-        int, typer.Option(min=1, help="Optimizer steps of the training; the alignment takes half as many.")
+        int, typer.Option(min=1, help="Steps of the distillation that ends the calibration.")
     ] = DEFAULT_STEPS,
     output: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
         "outputs/quickstart"
     ),
     text: Annotated[
-        list[Path] | None, typer.Option(help="Text to train on (.txt); may be repeated. A part is held out.")
+        list[Path] | None,
+        typer.Option(help="Text to calibrate on (.txt), one or more. A part is held out."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Start over in the same folder.")] = False,
 ) -> None:
-    """Convert a model to 1.58 bits, align, train, export, prove and measure it: at most 10 minutes.
+    """Convert a model to 1.58 bits, calibrate, export, prove and measure it: at most 10 minutes.
 
     A report with plots is written to the output folder. Stopped or run twice, it goes on where it was.
 
@@ -34,7 +35,7 @@ def quickstart(
 
     wf quickstart
 
-    wf quickstart --steps 200 --output outputs/longer
+    wf quickstart --steps 500 --output outputs/longer
     """
     from wf_deployer.quickstart.options import parse_options
     from wf_deployer.quickstart.run import run_quickstart

@@ -35,6 +35,6 @@ def _answers(results: dict[str, Any]) -> Table:
     for name in ("prompt", *(["original"] if has_original else []), "1.58 bit"):
         table.add_column(name, ratio=1, overflow="fold")
     for row in results["answers"]:
-        cells = [row["prompt"], *([row["original"]] if has_original else []), row["trained"]]
+        cells = [row["prompt"], *([row["original"]] if has_original else []), row["ternary"]]
         table.add_row(*(escape(cell or "(nothing)") for cell in cells))
     return table

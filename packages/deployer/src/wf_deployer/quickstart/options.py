@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,22 +23,17 @@ class Options:
 
     Attributes:
         name: Hub id or absolute folder; None for the packaged model.
-        num_train_steps: Optimizer steps of stage 2.
+        num_distil_steps: Steps of the distillation that ends stage 1.5.
         texts: The user's text files; empty: the documentation of this Python.
         texts_digest: SHA-256 over their contents.
     """
 
     source: Source
     name: str | None
-    num_train_steps: int
+    num_distil_steps: int
     texts: tuple[Path, ...]
     texts_digest: str
     output: Path
-
-    @property
-    def num_align_steps(self) -> int:
-        """Optimizer steps of stage 1.9: half as many, each is dearer (the teacher runs too)."""
-        return max(1, self.num_train_steps // 2)
 
     @property
     def model_label(self) -> str:
@@ -51,7 +45,7 @@ class Options:
         """What must be the same for a folder to be continued (JSON)."""
         return {
             "model": str(self.source) if self.name is None else f"{self.source}:{self.name}",
-            "steps": self.num_train_steps,
+            "steps": self.num_distil_steps,
             "text": [str(path) for path in self.texts] or "packaged",
             "text_digest": self.texts_digest,
         }
@@ -88,34 +82,3 @@ def _digest(texts: tuple[Path, ...]) -> str:
     for path in texts:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """How the weights are quantized: SubLN and one scale per matrix where the runtime knows that."""
-
-    scheme: str
-    sub_norm: bool
-
-
-def choose_conversion(model_folder: Path) -> Conversion:
-    """Llama-like models get SubLN and one scale per matrix, the others a scale per group of 64.
-
-    The GGUF architecture with SubLN (`bitnet`) has no QK-norm, no biases, no head of its own, no
-    rotary scaling, and head sizes that add up to the hidden size.
-    """
-    config = json.loads((model_folder / "config.json").read_text())
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    fits_bitnet = (
-        config["model_type"] == "llama"
-        and heads * head_dim == config["hidden_size"]
-        and config.get("tie_word_embeddings", False)
-        and rope.get("rope_type", rope.get("type", "default")) == "default"
-        and not config.get("attention_bias", False)
-        and not config.get("mlp_bias", False)
-    )
-    if fits_bitnet:
-        return Conversion("tensor", True)
-    return Conversion("group64", False)

@@ -1,4 +1,4 @@
-"""The report's four pictures. One message each: loss, perplexity, size, speed."""
+"""The report's four pictures. One message each: calibration, perplexity, size, speed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ if TYPE_CHECKING:
 
 ORIGINAL, OURS, LIGHT = "#8c8c8c", "#1f6fb4", "#a9cbe8"
 SMOOTHING_STEPS = 10
-STAGE_NAMES = {
-    "teacher": "original",
-    "converted": "converted",
-    "aligned": "aligned",
-    "trained": "trained",
-}
+STAGE_NAMES = {"teacher": "original", "rounded": "rounded", "calibrated": "calibrated"}
 
 
 def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -26,7 +21,7 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
     matplotlib.use("agg")
     folder.mkdir(exist_ok=True)
     figures = {
-        "loss.png": loss_plot(results),
+        "calibration.png": calibration_plot(results),
         "perplexity.png": perplexity_plot(results),
         "size.png": size_plot(results),
         "speed.png": speed_plot(results),
@@ -49,27 +44,32 @@ def _figure(width: float = 7.0, height: float = 3.6, columns: int = 1) -> tuple[
     return figure, axes
 
 
-def loss_plot(results: dict[str, Any]) -> Figure:
+def calibration_plot(results: dict[str, Any]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(8.4, 3.6, columns=2)
-    parts = (
-        ("align", "Alignment with the original", "normalized MSE of hidden states"),
-        ("train", "Training with quantization", "cross-entropy (nats per token)"),
+    found = results["calibration"]
+    solved, refined = zip(*found["block_errors"], strict=True)
+    numbers = range(len(solved))
+    axes[0].plot(numbers, solved, color=LIGHT, lw=2.2, marker="o", ms=3, label="solved")
+    axes[0].plot(numbers, refined, color=OURS, lw=2.2, marker="o", ms=3, label="refined")
+    axes[0].set_title("Block by block", fontsize=11)
+    axes[0].set_xlabel("block")
+    axes[0].set_ylabel("relative error of the hidden states")
+    axes[0].set_ylim(0)
+    axes[0].legend(frameon=False, fontsize=9)
+    steps, values = zip(*found["curve"], strict=True)
+    is_long = len(steps) >= 2 * SMOOTHING_STEPS
+    axes[1].plot(
+        steps, values, color=LIGHT if is_long else OURS, lw=1.2, marker=None if is_long else "o", ms=4
     )
-    for axis, (name, title, label) in zip(axes, parts, strict=True):
-        curve = results["training"][name]["curve"]
-        steps, losses = [point[0] for point in curve], [point[1] for point in curve]
-        is_long = len(curve) >= 2 * SMOOTHING_STEPS
-        axis.plot(
-            steps, losses, color=LIGHT if is_long else OURS, lw=1.2, marker=None if is_long else "o", ms=4
-        )
-        if is_long:
-            axis.plot(steps, smoothed(losses), color=OURS, lw=2.2, label="smoothed")
-            axis.legend(frameon=False, fontsize=9)
-        axis.set_title(title, fontsize=11)
-        axis.set_xlabel("optimizer step")
-        axis.set_ylabel(label)
+    if is_long:
+        axes[1].plot(steps, smoothed(list(values)), color=OURS, lw=2.2, label="smoothed")
+        axes[1].legend(frameon=False, fontsize=9)
+    axes[1].set_title("All blocks together", fontsize=11)
+    axes[1].set_xlabel("distillation step")
+    axes[1].set_ylabel("divergence from the original (nats)")
+    for axis in axes:
         axis.grid(axis="y", color="#e6e6e6", lw=0.8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
@@ -86,7 +86,7 @@ def perplexity_plot(results: dict[str, Any]) -> Figure:
     figure, (axis,) = _figure()
     found = results["perplexity"]
     values = [found[name]["perplexity"] for name in STAGE_NAMES]
-    bars = axis.bar(list(STAGE_NAMES.values()), values, width=0.6, color=[ORIGINAL, LIGHT, LIGHT, OURS])
+    bars = axis.bar(list(STAGE_NAMES.values()), values, width=0.6, color=[ORIGINAL, LIGHT, OURS])
     axis.set_yscale("log")
     axis.set_ylim(1, max(values) * 4)
     axis.bar_label(bars, [readable(value) for value in values], fontsize=10, padding=2)

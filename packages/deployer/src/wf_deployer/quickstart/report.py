@@ -13,9 +13,8 @@ from wf_deployer.quickstart.plots import SMOOTHING_STEPS, readable
 
 _STAGES = (
     ("teacher", "original"),
-    ("converted", "converted, SubLN calibrated"),
-    ("aligned", "aligned"),
-    ("trained", "trained"),
+    ("rounded", "rounded to 1.58 bits"),
+    ("calibrated", "calibrated"),
 )
 
 
@@ -33,9 +32,9 @@ def report(results: dict[str, Any]) -> str:
         _perplexity(results),
         "![Perplexity](plots/perplexity.png)",
         HONEST,
-        "## Training",
-        _training(results),
-        "![Loss](plots/loss.png)",
+        "## Calibration",
+        _calibration(results),
+        "![Calibration](plots/calibration.png)",
         "## Size",
         _size(results),
         "![Size](plots/size.png)",
@@ -58,21 +57,20 @@ def report(results: dict[str, Any]) -> str:
 
 
 HONEST = (
-    "Minutes of training on a processor cannot restore a model: rounding every weight to -1, 0 or 1 "
-    "destroys what it knew, and published models win it back with billions of tokens. What this shows is "
-    "that each step works and in which direction it goes; the text it writes is not useful yet. The same "
-    "commands with more steps, more text and a GPU are the way to a model that is."
+    "Minutes on a processor do not restore a model. Rounding every weight to -1, 0 or 1 destroys what it "
+    "knew; choosing the codes and scales on text, as here, keeps a part of it. More steps keep more of it, "
+    "and training with quantization on a GPU (stage 2) starts from what this has made."
 )
 
 
 def _summary(results: dict[str, Any]) -> str:
     found = results["perplexity"]
-    before, after = found["converted"]["perplexity"], found["trained"]["perplexity"]
+    before, after = found["rounded"]["perplexity"], found["calibrated"]["perplexity"]
     size = results["size"][-1]["total"] / 1e6
     return (
-        f"Converted, aligned, trained, exported and measured in {results['total_seconds'] / 60:.1f} minutes. "
+        f"Converted, calibrated, exported and measured in {results['total_seconds'] / 60:.1f} minutes. "
         f"Perplexity on held-out text: {readable(found['teacher']['perplexity'])} for the original, "
-        f"{readable(before)} right after rounding to 1.58 bits, **{readable(after)}** after training. "
+        f"{readable(before)} right after rounding to 1.58 bits, **{readable(after)}** after calibration. "
         f"The exported file has {size:.0f} MB."
     )
 
@@ -93,32 +91,33 @@ def _perplexity(results: dict[str, Any]) -> str:
     any_found = results["perplexity"]["teacher"]
     text = results["text"]
     return (
-        f"{table}\n\n{any_found['num_tokens']:,} tokens of text that was neither trained nor calibrated on, "
+        f"{table}\n\n{any_found['num_tokens']:,} tokens of text that was not calibrated on, "
         f"context {any_found['context_tokens']} tokens. {text['held_out_documents']} documents "
         f"({text['held_out_chars']:,} characters) are held out; {text['dropped_chars']:,} characters of the "
-        "training text were dropped because they also stand in the held-out part."
+        "calibration text were dropped because they also stand in the held-out part."
     )
 
 
-def _training(results: dict[str, Any]) -> str:
-    rows = []
-    for key, name in (("align", "align (normalized MSE)"), ("train", "train (cross-entropy)")):
-        stage = results["training"][key]
-        speed = stage["median_tokens_per_s"]
-        end = fmean(loss for _, loss in stage["curve"][-SMOOTHING_STEPS:])
-        losses = [f"{stage['first_loss']:.3f}", f"{end:.3f}"]
-        counts = [f"{stage['steps']}", f"{stage['tokens']:,}"]
-        rows.append([name, *counts, *losses, "-" if speed is None else f"{speed:.0f}"])
-    nats = results["training"]["stage1"]["losses_nats"]
-    table = _table(
-        ["stage", "steps", "tokens", "first loss", f"last loss (mean of {SMOOTHING_STEPS})", "tokens/s"], rows
+def _calibration(results: dict[str, Any]) -> str:
+    found = results["calibration"]
+    nats = found["losses_nats"]
+    apart = [value for _, value in found["curve"]]
+    first, last = fmean(apart[:SMOOTHING_STEPS]), fmean(apart[-SMOOTHING_STEPS:])
+    solved, refined = (fmean(column) for column in zip(*found["block_errors"], strict=True))
+    rows = [
+        ["original", f"{nats['dense']:.3f}"],
+        ["rounded", f"{nats['rounded']:.3f}"],
+        ["blocks solved and refined", f"{nats['blocks']:.3f}"],
+        ["scales distilled", f"{nats['calibrated']:.3f}"],
+    ]
+    return (
+        f"{_table(['model', 'loss on other text of the same kinds (nats)'], rows)}\n\n"
+        f"{found['tokens']:,} tokens in {found['seconds']:.0f} seconds. Codes and scales of each matrix are "
+        f"solved for, then refined block by block: relative error {solved:.3f}, then {refined:.3f} (mean of "
+        f"{len(found['block_errors'])} blocks). Then {found['steps']} steps of distillation tune the scales "
+        f"of all blocks towards the original's predictions: {first:.2f} nats apart in the first "
+        f"{SMOOTHING_STEPS} steps, {last:.2f} in the last."
     )
-    calibration = (
-        "Calibration keeps the function of the model: in full precision the loss on other text goes from "
-        f"{nats['dense']:.3f} to {nats['full_precision']:.3f} nats by inserting SubLN, and to "
-        f"{nats['quantized']:.2f} when the weights are rounded."
-    )
-    return f"{table}\n\n{calibration}" if nats["dense"] is not None else table
 
 
 def _size(results: dict[str, Any]) -> str:
@@ -197,7 +196,7 @@ def _answers(results: dict[str, Any]) -> str:
         lines.append(f"**{row['prompt']}**")
         if row["original"] is not None:
             lines.append(f"Original:\n\n{_block(row['original'])}")
-        lines.append(f"1.58 bit:\n\n{_block(row['trained'])}")
+        lines.append(f"1.58 bit:\n\n{_block(row['ternary'])}")
     return "\n\n".join(lines)
 
 
@@ -217,8 +216,8 @@ def commands(folder: str) -> list[tuple[str, str]]:
     return [
         (f"uv run wf chat --model {folder}/export/model.gguf", "talk to it"),
         (f"uv run wf serve --model {folder}/export/model.gguf", "serve it to OpenAI clients"),
-        ("uv run wf quickstart --steps 500 --output outputs/longer", "train longer"),
-        ("uv run wf train -s 1 -e mine", "train with your own settings, in the background"),
+        ("uv run wf quickstart --steps 500 --output outputs/longer", "calibrate longer"),
+        ("uv run wf train -s 1 -e mine", "with your own settings, in the background"),
     ]
 
 

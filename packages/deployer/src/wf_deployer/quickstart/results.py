@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from wf_deployer.jobs.progress import read_metrics
-from wf_deployer.quickstart import steps
 from wf_deployer.quickstart.state import State
 from wf_deployer.quickstart.steps import Context
 from wf_deployer.workspace import workspace_root
 
-MODELS = ("teacher", "converted", "aligned", "trained")
+MODELS = ("teacher", "rounded", "calibrated")
 BITS_16 = 16
 
 
 def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Keys: model, options, text, perplexity, training, proof, size, speed, engines, answers, seconds, ..."""
+    """Keys: model, options, text, perplexity, calibration, proof, size, speed, engines, answers, ..."""
     perplexity = {name: state.figures(f"eval_{name}") for name in MODELS}
     original, exported = state.figures("llamacpp_original"), state.figures("llamacpp_exported")
     spent_s = [(title, round(state.spent_s(name), 1)) for name, title in titles]
@@ -31,13 +30,7 @@ def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -
         "conversion": state.figures("model"),
         "text": state.figures("text"),
         "perplexity": {name: _perplexity(found) for name, found in perplexity.items()},
-        "training": {
-            "sequence_length_tokens": steps.SEQUENCE_LENGTH_TOKENS,
-            "batch_size": steps.BATCH_SIZE,
-            "stage1": state.figures("stage1"),
-            "align": _curve(context, state, "stage1_9"),
-            "train": _curve(context, state, "stage2"),
-        },
+        "calibration": _calibration(context, state),
         "proof": state.figures("proof"),
         "size": _sizes(original, exported),
         "speed": {"original": _speed(original), "exported": _speed(exported)},
@@ -45,7 +38,7 @@ def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -
         "answers": _answers(original, exported),
         "seconds": [{"step": title, "seconds": seconds} for title, seconds in spent_s],
         "total_seconds": round(sum(seconds for _, seconds in spent_s), 1),
-        "environment": environment() | perplexity["trained"]["environment"],
+        "environment": environment() | perplexity["calibrated"]["environment"],
     }
 
 
@@ -60,15 +53,11 @@ def _perplexity(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-def _curve(context: Context, state: State, stage: str) -> dict[str, Any]:
-    """The summary without its folder, and (step, loss) of each step."""
-    rows = read_metrics(context.run_folder(stage))
-    summary = {k: v for k, v in state.figures(stage).items() if k != "run_folder"}
-    speeds = sorted(row["train/tokens_per_s"] for row in rows)
-    return summary | {
-        "median_tokens_per_s": speeds[len(speeds) // 2] if speeds else None,
-        "curve": [[int(row["step"]), row["train/loss"]] for row in rows],
-    }
+def _calibration(context: Context, state: State) -> dict[str, Any]:
+    """The stage's summary without its folder, and (step, divergence in nats) of the distillation."""
+    summary = {k: v for k, v in state.figures("stage1_5").items() if k != "run_folder"}
+    rows = read_metrics(context.run_folder("stage1_5"))
+    return summary | {"curve": [[int(row["step"]), row["train/divergence"]] for row in rows]}
 
 
 def _sizes(original: dict[str, Any], exported: dict[str, Any]) -> list[dict[str, Any]]:
@@ -102,7 +91,7 @@ def _speed(found: dict[str, Any]) -> dict[str, Any] | None:
 def _answers(original: dict[str, Any], exported: dict[str, Any]) -> list[dict[str, str | None]]:
     theirs = [row["answer"] for row in original.get("answers", [])]
     return [
-        {"prompt": row["prompt"], "original": theirs[i] if theirs else None, "trained": row["answer"]}
+        {"prompt": row["prompt"], "original": theirs[i] if theirs else None, "ternary": row["answer"]}
         for i, row in enumerate(exported["answers"])
     ]
 

@@ -20,8 +20,8 @@ from wf_deployer.quickstart.options import Options
 from wf_deployer.quickstart.state import State, locked
 from wf_deployer.quickstart.steps import Context
 
-MIN_FREE_BYTES = 8 * 10**9
-"""Three float32 checkpoints and two optimizer states of the packaged model, and room to write them."""
+MIN_FREE_BYTES = 4 * 10**9
+"""Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
 
 
 @dataclass(frozen=True)
@@ -50,34 +50,23 @@ def plan(options: Options) -> list[Step]:
     def measure_stage(name: str, stage: str) -> Step:
         return measure(name, stage, lambda context: context.checkpoint(stage))
 
-    stage1 = steps.training_step("1", lambda _: [])
-    stage1_9 = steps.training_step("1.9", steps.align_settings)
-    stage2 = steps.training_step("2", steps.train_settings)
     original = steps.llamacpp_step("original", lambda c: c.original_gguf)
     exported = steps.llamacpp_step("exported", lambda c: c.gguf)
     return [
         Step("text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text),
         Step("model", "Get the model", (), ("model/source.json",), steps.find_model),
         measure("teacher", "model", lambda context: context.teacher),
-        Step("stage1", "Convert to 1.58 bits, calibrate", ("text", "model"), _stage_output("stage1"), stage1),
-        measure_stage("converted", "stage1"),
+        Step("stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), steps.convert),
+        measure_stage("rounded", "stage1"),
         Step(
-            "stage1_9",
-            f"Align the layers, {options.num_align_steps} steps",
+            "stage1_5",
+            f"Calibrate the ternary weights, {options.num_distil_steps} steps",
             ("stage1",),
-            _stage_output("stage1_9"),
-            stage1_9,
+            _stage_output("stage1_5"),
+            steps.calibrate,
         ),
-        measure_stage("aligned", "stage1_9"),
-        Step(
-            "stage2",
-            f"Train with quantization, {options.num_train_steps} steps",
-            ("stage1_9",),
-            _stage_output("stage2"),
-            stage2,
-        ),
-        measure_stage("trained", "stage2"),
-        Step("export", "Export (GGUF)", ("stage2",), ("export/model.gguf",), steps.export_gguf),
+        measure_stage("calibrated", "stage1_5"),
+        Step("export", "Export (GGUF)", ("stage1_5",), ("export/model.gguf",), steps.export_gguf),
         Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export),
         Step("llamacpp_original", "Speed and answers of the original", ("text", "model"), (), original),
         Step("llamacpp_exported", "Speed and answers of the export", ("text", "export"), (), exported),

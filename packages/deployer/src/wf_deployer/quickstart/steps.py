@@ -21,15 +21,15 @@ from wf_deployer.files import read_json, write_json
 from wf_deployer.jobs.progress import read_metrics
 from wf_deployer.quickstart.children import Child, run_child
 from wf_deployer.quickstart.display import StepLine
-from wf_deployer.quickstart.options import Conversion, Options, Source, choose_conversion
+from wf_deployer.quickstart.options import Options, Source
 from wf_deployer.quickstart.text import python_reference, user_texts, write_corpus
 from wf_deployer.workspace import script_command
 
 EXPERIMENT = "quickstart"
-SEQUENCE_LENGTH_TOKENS = 256
-BATCH_SIZE = 1
-ALIGN_LEARNING_RATE = 1e-3
-TRAIN_LEARNING_RATE = 1e-3
+SCHEME = "group64"
+BLOCK_TOKENS = 16384
+REFINE_STEPS = 64
+CHATML = "<|im_start|>"
 EVAL_TOKENS = 4096
 EVAL_CONTEXT_TOKENS = 512
 PROOF_TOKENS = 256
@@ -82,8 +82,10 @@ class Context:
         return Path(name) if name else None
 
     @property
-    def conversion(self) -> Conversion:
-        return choose_conversion(self.teacher)
+    def speaks_chatml(self) -> bool:
+        """Whether the model's chat template is that of the packaged conversations."""
+        files = (self.teacher / name for name in ("chat_template.jinja", "tokenizer_config.json"))
+        return any(CHATML in path.read_text(encoding="utf-8") for path in files if path.is_file())
 
     def run_folder(self, stage: str) -> Path:
         return self.folder / "checkpoints" / EXPERIMENT / stage
@@ -126,48 +128,55 @@ def find_model(context: Context, line: StepLine) -> dict[str, Any]:
         code = _PACKAGED if options.source is Source.packaged else _HUB
         command = [sys.executable, "-c", code, str(context.source_file), *filter(None, [options.name])]
         run_child(Child(f"get {options.model_label}", command, context.log("model")))
-    conversion = context.conversion
     line.update(note=options.model_label)
-    return {"folder": str(context.teacher), "scheme": conversion.scheme, "sub_norm": conversion.sub_norm}
+    return {"folder": str(context.teacher), "scheme": SCHEME}
 
 
-def training_step(
-    stage: str, settings: Callable[[Options], list[str]]
-) -> Callable[[Context, StepLine], dict[str, Any]]:
-    """A step that runs the trainer's stage (`1`, `1.9`, `2`) with further overrides."""
+def convert(context: Context, line: StepLine) -> dict[str, Any]:
+    return _run_stage("1", context, ["training.calibration.evaluation_tokens=0"], lambda: None)
+
+
+def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
+    """The summary, and the blocks' relative errors before and after refinement."""
+    settings = [
+        f"training.ternarize.tokens={BLOCK_TOKENS}",
+        f"training.ternarize.moment_tokens={BLOCK_TOKENS}",
+        f"training.ternarize.refine_steps={REFINE_STEPS}",
+        f"training.ternarize.distil_steps={context.options.num_distil_steps}",
+        f"training.ternarize.evaluation_tokens={EVAL_TOKENS // 2}",
+    ]
+    summary = _run_stage("1.5", context, settings, lambda: _show_calibration(context, line))
+    line.update(note=f"held-out loss {summary['first_loss']:.2f} → {summary['last_loss']:.2f}")
+    blocks = read_json(context.run_folder("stage1_5") / "blocks.json")
+    return summary | {"block_errors": [[row["stream_solved"], row["stream"]] for row in blocks]}
+
+
+def _run_stage(
+    stage: str, context: Context, settings: list[str], on_poll: Callable[[], None]
+) -> dict[str, Any]:
+    """Runs a stage of the trainer with further overrides; returns its summary."""
     name, hydra_option = STAGES[stage]
-
-    def run(context: Context, line: StepLine) -> dict[str, Any]:
-        overrides = [f"training={hydra_option}", *common_overrides(context), *settings(context.options)]
-        child = Child(f"stage {stage}", [*script_command("train"), *overrides], context.log(name))
-        run_child(child, on_poll=lambda: _show_metrics(context, name, line))
-        summary: dict[str, Any] = read_json(context.run_folder(name) / "summary.json")
-        if name != "stage1":
-            line.update(note=f"loss {summary['first_loss']:.3f} → {summary['last_loss']:.3f}")
-        return summary
-
-    return run
+    overrides = [f"training={hydra_option}", *_common_overrides(context), *settings]
+    child = Child(f"stage {stage}", [*script_command("train"), *overrides], context.log(name))
+    run_child(child, on_poll=on_poll)
+    summary: dict[str, Any] = read_json(context.run_folder(name) / "summary.json")
+    return summary
 
 
-def common_overrides(context: Context) -> list[str]:
+def _common_overrides(context: Context) -> list[str]:
     """Hydra overrides of every stage. A packaged model keeps its name; others are folders by now."""
-    options, conversion = context.options, context.conversion
-    is_packaged = options.source is Source.packaged
-    text = _quoted(str(context.train_text))
+    is_packaged = context.options.source is Source.packaged
+    sources = [f"{{kind:path,name:text,location:{_quoted(str(context.train_text))}}}"]
+    if context.speaks_chatml:
+        sources.append("{kind:packaged,name:chat}")
     return [
         f"experiment={EXPERIMENT}",
         f"output_dir={_quoted(str(context.folder / 'checkpoints'))}",
         "model=smollm2_135m",
         *([] if is_packaged else ["model.source=path", f"model.name={_quoted(str(context.teacher))}"]),
-        f"model.scheme={conversion.scheme}",
-        f"model.sub_norm={str(conversion.sub_norm).lower()}",
-        f"data.sources=[{{kind:path,name:text,location:{text}}}]",
-        f"training.sequence_length_tokens={SEQUENCE_LENGTH_TOKENS}",
-        f"training.batch_size={BATCH_SIZE}",
-        # An update of 134 million parameters takes 0.4 s instead of 3.3 s (2 cores, busy machine).
-        "optimizer.fused=true",
-        "training.checkpoint.every_steps=0",  # only where it is stopped
-        "training.checkpoint.keep_last=1",
+        f"model.scheme={SCHEME}",
+        "model.sub_norm=false",
+        f"data.sources=[{','.join(sources)}]",
         "logging.progress_bar=none",
     ]
 
@@ -178,32 +187,15 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def align_settings(options: Options) -> list[str]:
-    return [
-        f"training.max_steps={options.num_align_steps}",
-        f"training.learning_rate={ALIGN_LEARNING_RATE}",
-        f"training.schedule.warmup={options.num_align_steps // 10}",
-    ]
-
-
-def train_settings(options: Options) -> list[str]:
-    return [
-        f"training.max_steps={options.num_train_steps}",
-        f"training.learning_rate={TRAIN_LEARNING_RATE}",
-        f"training.schedule.warmup={options.num_train_steps // 10}",
-        f"training.schedule.decay={options.num_train_steps // 2}",
-    ]
-
-
-def _show_metrics(context: Context, stage: str, line: StepLine) -> None:
-    rows = read_metrics(context.run_folder(stage))
-    if not rows:
-        return
-    options = context.options
-    total = {"stage1_9": options.num_align_steps, "stage2": options.num_train_steps}[stage]
-    last = rows[-1]
-    speed = last.get("train/tokens_per_s", 0.0)
-    line.update(last["step"], total, f"loss {last.get('train/loss', float('nan')):.3f}  {speed:.0f} tokens/s")
+def _show_calibration(context: Context, line: StepLine) -> None:
+    folder = context.run_folder("stage1_5")
+    if rows := read_metrics(folder):
+        last = rows[-1]
+        divergence = last.get("train/divergence", float("nan"))
+        line.update(last["step"], context.options.num_distil_steps, f"{divergence:.2f} nats apart")
+    else:
+        done = len(list((folder / "parts").glob("model.layers.*")))
+        line.update(note=f"{done} blocks")
 
 
 def measuring_step(
@@ -227,7 +219,7 @@ def measuring_step(
 
 def export_gguf(context: Context, line: StepLine) -> dict[str, Any]:
     context.gguf.parent.mkdir(exist_ok=True)
-    command = [*script_command("export"), "--checkpoint", str(context.checkpoint("stage2"))]
+    command = [*script_command("export"), "--checkpoint", str(context.checkpoint("stage1_5"))]
     command += ["--output", str(context.gguf), "--format", "gguf", "--type", "auto"]
     command += ["--embeddings", "q8_0", "--overwrite"]
     run_child(Child("export", command, context.log("export")))
@@ -237,7 +229,7 @@ def export_gguf(context: Context, line: StepLine) -> dict[str, Any]:
 
 
 def prove_export(context: Context, line: StepLine) -> dict[str, Any]:
-    command = [*script_command("verify"), "--checkpoint", str(context.checkpoint("stage2"))]
+    command = [*script_command("verify"), "--checkpoint", str(context.checkpoint("stage1_5"))]
     command += ["--export", str(context.gguf), "--tokens", str(PROOF_TOKENS), "--json", str(context.proof)]
     context.proof.unlink(missing_ok=True)
     try:
