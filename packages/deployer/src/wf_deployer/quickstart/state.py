@@ -17,7 +17,7 @@ from typing import Any
 from wf_deployer.errors import CommandError
 from wf_deployer.files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "quickstart.json"
 OWN_NAMES = (
     "text",
