@@ -58,7 +58,10 @@ def source(name: str, location: Path, weight: int) -> str:
 
 def run(script: str, *arguments: str) -> str:
     command = [sys.executable, str(ROOT / "packages" / script), *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{script} failed with exit code {done.returncode}")
+    return done.stdout
 
 
 def main() -> None:
@@ -67,7 +70,9 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with pretrain/<name>/*.jsonl.gz")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--scheme", default="group64", help="group64 (default), group128, tensor")
+    parser.add_argument(
+        "--scheme", default="group64", help="group64 (default) or tensor; rows of 576 do not divide by 128"
+    )
     parser.add_argument("--sub-norm", action="store_true")
     parser.add_argument("--plain", action="store_true", help="no text with punctuation set apart")
     parser.add_argument("--windows", type=int, default=20, help="of WikiText-2 test (default: 20)")
