@@ -60,6 +60,12 @@ def test_a_model_without_chat_template_is_refused(packaged, monkeypatch: pytest.
         self_chat.opening(tokenizer)
 
 
+def test_counts_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        self_chat.main(["--output", str(tmp_path / "chat.jsonl"), "--batch-size", "0"])
+    assert "--batch-size is 0; give at least 1" in capsys.readouterr().err
+
+
 def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--output", str(tmp_path / "chat.jsonl"), "--source", "path", "--name", str(tmp_path / "no")]
     assert self_chat.main(arguments) == 1

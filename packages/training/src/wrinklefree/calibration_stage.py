@@ -6,7 +6,7 @@ blocks, lets their hidden states pass and goes on, with the same result to the b
 and gains of all blocks are distilled on further text, saved every few steps.
 
 Memory: the models stay on disk. Both are memory-mapped (the original where its files have the dtype to
-compute in), and each block that was worked on is mapped from where it was saved. What is held are three
+compute in), and each block that was worked on is mapped from where it was saved. What is held are four
 streams of hidden states [tokens, hidden] with one block's optimizer, and then what distil.py names.
 """
 

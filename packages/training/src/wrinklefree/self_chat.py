@@ -82,7 +82,11 @@ def write_conversations(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for name in ("conversations", "tokens", "batch_size"):
+        if (value := getattr(options, name)) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
     try:
         _run(options)
     except (RunError, bitnet_arch.CheckpointError) as error:
