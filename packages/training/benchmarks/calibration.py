@@ -13,13 +13,15 @@ of rounded and calibrated weights, with and without int8 activations, beside ful
 from __future__ import annotations
 
 import argparse
-import gzip
+import itertools
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from data_handler import SourceConfig, iter_documents
 
 ROOT = Path(__file__).parents[3]
 PARTS = {"wikipedia": 3, "fineweb": 2, "openstax": 2, "fineweb_edu": 1, "c4": 1, "books": 1}
@@ -47,9 +49,9 @@ def set_apart(text: str) -> str:
 def write_spaced(texts: Path, output: Path) -> None:
     with output.open("w") as file:
         for name, count in SPACED.items():
-            with gzip.open(texts / name / "train.jsonl.gz", "rt") as lines:
-                for line in list(lines)[:count]:
-                    file.write(json.dumps({"text": set_apart(json.loads(line)["text"])}) + "\n")
+            documents = iter_documents(SourceConfig("path", name, str(texts / name / "train.jsonl.gz")))
+            for text in itertools.islice(documents, count):
+                file.write(json.dumps({"text": set_apart(text)}) + "\n")
 
 
 def source(name: str, location: Path, weight: int) -> str:

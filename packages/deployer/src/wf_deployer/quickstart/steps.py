@@ -133,7 +133,7 @@ def find_model(context: Context, line: StepLine) -> dict[str, Any]:
 
 
 def convert(context: Context, line: StepLine) -> dict[str, Any]:
-    return _run_stage("1", context, ["training.calibration.evaluation_tokens=0"], lambda: None)
+    return _run_stage("1", context, ["training.calibration.evaluation_tokens=0"])
 
 
 def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
 
 
 def _run_stage(
-    stage: str, context: Context, settings: list[str], on_poll: Callable[[], None]
+    stage: str, context: Context, settings: list[str], on_poll: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Runs a stage of the trainer with further overrides; returns its summary."""
     name, hydra_option = STAGES[stage]
