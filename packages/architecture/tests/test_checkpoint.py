@@ -10,8 +10,6 @@ from bitnet_arch import (
     CheckpointError,
     ConversionConfig,
     WeightScheme,
-    atomic_folder,
-    atomic_write_text,
     convert,
     load_checkpoint,
     load_dense,
@@ -19,6 +17,7 @@ from bitnet_arch import (
     read_meta,
     save_checkpoint,
 )
+from wf_formats.atomic import atomic_folder, atomic_write_text
 
 CASES = [
     (family, scheme)

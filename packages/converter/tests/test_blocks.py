@@ -4,10 +4,10 @@ import gguf
 import numpy as np
 import pytest
 
-from ternary_kernels.gguf import TensorType
-from ternary_kernels.gguf.blocks import values as decode_blocks
 from wf_converter.blocks import FP16_RELATIVE_ERROR, TernaryType, encode, to_fp16
 from wf_converter.errors import ExportError
+from wf_formats.gguf import TensorType
+from wf_formats.gguf.blocks import values as decode_blocks
 
 TYPES_IN_GGUF_PY = [TernaryType.TQ1_0, TernaryType.TQ2_0, TernaryType.Q4_0, TernaryType.F16]
 

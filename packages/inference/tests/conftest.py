@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 
-from ternary_kernels.gguf import open_gguf
+from wf_formats.gguf import open_gguf
 from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
 from wrinklefree_inference.server import ServerOptions, start_server
 

@@ -15,9 +15,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ternary_kernels as tk
-from ternary_kernels.gguf import TensorType, open_gguf
-from ternary_kernels.loading import LoadError, load_model, open_model
-from ternary_kernels.loading.parts import MATRICES, VECTORS
+from ternary_kernels.loading import load_model
+from wf_formats.errors import LoadError
+from wf_formats.gguf import TensorType, open_gguf
+from wf_formats.models import open_model
+from wf_formats.models.parts import MATRICES, VECTORS
 
 HF_NAMES = {
     "q": "self_attn.q_proj",
@@ -361,7 +363,7 @@ def test_i2_s_files_of_bitnet_cpp(exported, tmp_path):
 
 def key_bytes(data: bytes) -> int:
     """Where the keys end and the tensor table begins."""
-    from ternary_kernels.gguf.header import _Cursor, _keys
+    from wf_formats.gguf.header import _Cursor, _keys
 
     cursor = _Cursor(memoryview(data), 24)
     _keys(cursor, struct.unpack("<Q", data[16:24])[0])

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 import bitnet_arch
-from bitnet_arch import ternarize
+import wf_ptq
 from wrinklefree import calibration_stage
 from wrinklefree.checkpoints import part_store
 from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
@@ -32,7 +32,7 @@ GROUP = ["model.scheme=group64", "model.sub_norm=false"]
 TENSOR = ["model.scheme=tensor", "model.sub_norm=true"]
 STEPS = ["training.max_steps=2", "training.schedule.warmup=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
-LINEARS = [name for names in ternarize.block.SHARED_INPUTS for name in names]
+LINEARS = [name for names in wf_ptq.block.SHARED_INPUTS for name in names]
 BLOCKS = ["model.layers.0", "model.layers.1"]
 TINY = {
     "tokens": 512,
@@ -276,7 +276,7 @@ def kill_after_the_first_block() -> None:
 
 
 def kill_after_the_first_block_in_bfloat16() -> None:
-    ternarize.faster_dtype = lambda: torch.bfloat16
+    wf_ptq.faster_dtype = lambda: torch.bfloat16
     kill_after_the_first_block()
 
 
@@ -293,7 +293,7 @@ def kill_while_the_second_block_is_saved() -> None:
 
 def kill_in_the_distillation() -> None:
     """After step 3; the state of step 2 is saved."""
-    original = ternarize.Distiller.step
+    original = wf_ptq.Distiller.step
 
     def patched(self: Any, ids: torch.Tensor) -> float:
         divergence = original(self, ids)
@@ -301,7 +301,7 @@ def kill_in_the_distillation() -> None:
             _kill_now()
         return divergence
 
-    ternarize.Distiller.step = patched  # type: ignore[method-assign]
+    wf_ptq.Distiller.step = patched  # type: ignore[method-assign]
 
 
 def kill_before_the_result_is_saved() -> None:
@@ -311,13 +311,13 @@ def kill_before_the_result_is_saved() -> None:
 @pytest.fixture
 def calibrated_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The seeds of the blocks that this process calibrates: their numbers."""
-    original, seeds = ternarize.ternarize_block, []
+    original, seeds = wf_ptq.ternarize_block, []
 
     def patched(*args: Any) -> Any:
         seeds.append(args[-1])
         return original(*args)
 
-    monkeypatch.setattr(ternarize, "ternarize_block", patched)
+    monkeypatch.setattr(wf_ptq, "ternarize_block", patched)
     return seeds
 
 
@@ -366,7 +366,7 @@ def test_resumed_twice_with_one_scale_per_matrix(
 
 def test_a_resumed_run_keeps_the_measured_dtype(group: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
     group.killed(kill_after_the_first_block_in_bfloat16, dtype="auto")
-    monkeypatch.setattr(ternarize, "faster_dtype", lambda: torch.float32)
+    monkeypatch.setattr(wf_ptq, "faster_dtype", lambda: torch.float32)
     assert group(dtype="auto").summary["compute_dtype"] == "bfloat16"
 
 

@@ -53,9 +53,9 @@ def kill_before_the_manifest_is_written() -> None:
 
 def kill_before_the_rename() -> None:
     def arm() -> None:
-        import bitnet_arch.atomic
+        import wf_formats.atomic
 
-        bitnet_arch.atomic._replace_folder = _kill_now
+        wf_formats.atomic._replace_folder = _kill_now
 
     _at_step(4, arm)
 

@@ -1,6 +1,5 @@
 """Ternary language models: the maths, the layers, conversion of Hugging Face models, checkpoints."""
 
-from bitnet_arch.atomic import atomic_folder, atomic_write_bytes, atomic_write_text
 from bitnet_arch.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -43,9 +42,6 @@ __all__ = [
     "UnsupportedModelError",
     "WeightScheme",
     "WrinkleFreeConfig",
-    "atomic_folder",
-    "atomic_write_bytes",
-    "atomic_write_text",
     "bit_linears",
     "convert",
     "dequantize",

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bitnet_arch.atomic import atomic_folder
 from bitnet_arch.disk_format import from_disk, to_disk
+from wf_formats.atomic import atomic_folder
 
 META_FILE = "wrinklefree.json"
 FORMAT = 1

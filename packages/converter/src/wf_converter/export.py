@@ -168,7 +168,7 @@ def _report(found: Verification, json_output: Path | None) -> None:
     if json_output is None:
         typer.echo(found.to_json())
     else:
-        from bitnet_arch import atomic_write_text
+        from wf_formats.atomic import atomic_write_text
 
         atomic_write_text(json_output, found.to_json() + "\n")
     verdict = "proved" if found.passed else "NOT PROVED: " + "; ".join(found.problems)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ternary_kernels.gguf import GgufError, GgufFile, GgufTensor, open_gguf
 from wf_converter.errors import ExportError
+from wf_formats.gguf import GgufError, GgufFile, GgufTensor, open_gguf
 
 __all__ = ["GgufFile", "GgufTensor", "read_gguf"]
 

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_converter.hf_bitnet import LinearClass, bitnet_config, bitnet_tensors, check_bitnet
 from wf_converter.hf_packed import check_packed, packed_config, packed_tensors
 from wf_converter.source import Source, open_source
+from wf_formats.atomic import atomic_folder
 
 COPIED = (
     "tokenizer.json",
@@ -59,7 +59,7 @@ class HfExport:
 
     def write(self, folder: Path, on_tensor: Callable[[str], None] = lambda name: None) -> None:
         """Writes the folder atomically; `on_tensor` is called after each tensor (progress)."""
-        with bitnet_arch.atomic_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             tensors: dict[str, Tensor] = {}
             for name in self.names:
                 tensors |= self._tensors(name)

@@ -66,7 +66,7 @@ def evaluate(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     if output is not None:
-        from bitnet_arch import atomic_write_text
+        from wf_formats.atomic import atomic_write_text
 
         output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(output, json.dumps(found, indent=2) + "\n")

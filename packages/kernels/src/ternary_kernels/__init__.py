@@ -8,12 +8,13 @@ info(), select_isa(name)             which instruction set runs, and why no othe
 """
 
 from ternary_kernels._native import PAGE_TOKENS, Matrix, info, sample, sample_uniform, select_isa
-from ternary_kernels.config import DecoderConfig
 from ternary_kernels.decoder import Decoder
-from ternary_kernels.gguf import GgufError
-from ternary_kernels.loading import LoadError, load_model, open_model
+from ternary_kernels.loading import load_model
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
+from wf_formats.decoder_config import DecoderConfig
+from wf_formats.errors import LoadError
+from wf_formats.gguf import GgufError
 
 __all__ = [
     "PAGE_TOKENS",
@@ -26,7 +27,6 @@ __all__ = [
     "ModelWeights",
     "info",
     "load_model",
-    "open_model",
     "pack_groups",
     "pack_ternary",
     "sample",

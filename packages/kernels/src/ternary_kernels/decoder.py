@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ternary_kernels import _native
-from ternary_kernels.config import DecoderConfig
 from ternary_kernels.weights import LayerWeights, ModelWeights
+from wf_formats.decoder_config import DecoderConfig
 
 CacheType = Literal["f16", "int8"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ternary_kernels._native import Matrix
-from ternary_kernels.config import DecoderConfig
+from wf_formats.decoder_config import DecoderConfig
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Stage 1.5: ternary codes and scales chosen on calibration text instead of rounded.
 
 The converted model of stage 1 and its dense original walk through the blocks side by side
-(bitnet_arch.ternarize). Each finished block is saved; a run that was stopped takes the finished
+(wf_ptq). Each finished block is saved; a run that was stopped takes the finished
 blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales
 and gains of all blocks are distilled on further text, saved every few steps.
 
@@ -26,9 +26,10 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor, nn
 
 import bitnet_arch
-from bitnet_arch import ternarize
+import wf_ptq
 from bitnet_arch.families import blocks
 from data_handler import token_block
+from wf_formats.atomic import atomic_write_text
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.checkpoints.part_store import PartStore
@@ -42,7 +43,7 @@ from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
 BLOCKS_FILE = "blocks.json"
-"""In the run folder: each block's errors (ternarize.BlockReport)."""
+"""In the run folder: each block's errors (wf_ptq.BlockReport)."""
 _DISTILLED = "distilled"
 
 
@@ -81,7 +82,7 @@ def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict
         "seconds": time.perf_counter() - began,
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
-    bitnet_arch.atomic_write_text(run.path / BLOCKS_FILE, json.dumps(reports, indent=2) + "\n")
+    atomic_write_text(run.path / BLOCKS_FILE, json.dumps(reports, indent=2) + "\n")
     save_model_folder(student, checkpoint.tokenizer, run.final, meta | {"step": 0}, figures)
     run.parts.remove()
     return figures
@@ -93,7 +94,7 @@ def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
         return getattr(torch, wanted.value)
     if "dtype" in parts:
         return getattr(torch, parts.load("dtype")[1]["dtype"])
-    dtype = ternarize.faster_dtype()
+    dtype = wf_ptq.faster_dtype()
     parts.save("dtype", {}, {"dtype": str(dtype).removeprefix("torch.")})
     return dtype
 
@@ -120,7 +121,7 @@ def _calibrate_blocks(
     config: TrainConfig, parts: PartStore, student: Any, teacher: Any, ids: Tensor, progress: RichProgress
 ) -> list[dict[str, Any]]:
     options = _block_options(config.training.ternarize)
-    run, teacher_run = ternarize.BlockRunner(student), ternarize.BlockRunner(teacher)
+    run, teacher_run = wf_ptq.BlockRunner(student), wf_ptq.BlockRunner(teacher)
     teacher_blocks = dict(blocks(teacher))
     bar = progress.add_task("calibrating blocks", total=len(teacher_blocks))
     expected = found = teacher.model.embed_tokens(ids)
@@ -129,10 +130,10 @@ def _calibrate_blocks(
         inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
         if name not in parts:
             with _naming(name):
-                result = ternarize.ternarize_block(run, block, inputs, expected, options, config.seed + index)
+                result = wf_ptq.ternarize_block(run, block, inputs, expected, options, config.seed + index)
             parts.save(name, block.state_dict(), dataclasses.asdict(result))
         report = _map(parts, name, block)
-        with ternarize.computing_in(block, inputs.dtype):
+        with wf_ptq.computing_in(block, inputs.dtype):
             found = run.stream(block, inputs)
         LOG.info(
             "%s: relative error %.4f, before refinement %.4f", name, report["stream"], report["stream_solved"]
@@ -158,12 +159,12 @@ def _naming(block: str) -> Iterator[None]:
         raise RunError(f"{block} cannot be calibrated: {error}") from error
 
 
-def _block_options(options: TernarizeConfig) -> ternarize.BlockOptions:
-    rates = ternarize.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
-    return ternarize.BlockOptions(
+def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
+    rates = wf_ptq.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
+    return wf_ptq.BlockOptions(
         num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
-        solve=ternarize.SolveOptions(options.damping, options.num_sweeps),
-        refine=ternarize.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
+        solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
+        refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
     )
 
 
@@ -179,11 +180,11 @@ def _distil(
     options = config.training.ternarize
     if options.distil_steps == 0:
         return
-    rates = ternarize.Rates(0.0, options.scale_rate, options.vector_rate)
-    distiller = ternarize.Distiller(
+    rates = wf_ptq.Rates(0.0, options.scale_rate, options.vector_rate)
+    distiller = wf_ptq.Distiller(
         student,
         teacher,
-        ternarize.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates),
+        wf_ptq.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates),
         config.seed,
     )
     parts = run.parts

@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-import bitnet_arch
+from wf_formats.atomic import atomic_write_text
 from wrinklefree.config.schema import TrainConfig
 
 STEP = "step"
@@ -79,7 +79,7 @@ class CsvLogger(Logger):
         writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        bitnet_arch.atomic_write_text(self.path, buffer.getvalue())
+        atomic_write_text(self.path, buffer.getvalue())
         self._columns = columns
 
 

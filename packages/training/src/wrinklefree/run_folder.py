@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import bitnet_arch
+from wf_formats.atomic import atomic_write_text
 from wrinklefree.checkpoints.lightning_io import FIGURES_FILE
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
@@ -110,9 +110,7 @@ class RunFolder:
         if self.stored_identity() is not None and self.has_progress:
             return
         contents = {"fingerprint": identity.fingerprint, **dataclasses.asdict(identity)}
-        bitnet_arch.atomic_write_text(
-            self.path / "run.json", json.dumps(contents, indent=2, sort_keys=True) + "\n"
-        )
+        atomic_write_text(self.path / "run.json", json.dumps(contents, indent=2, sort_keys=True) + "\n")
 
     def figures(self) -> dict[str, Any]:
         """Figures of the completed run, which came with `final`; none in a folder put there by hand."""
@@ -121,7 +119,7 @@ class RunFolder:
         return figures
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        bitnet_arch.atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def _warn_of_changes(identity: RunIdentity, stored: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from rich.progress import track
 from torch import Tensor
 
 import bitnet_arch
+from wf_formats.atomic import atomic_write_bytes
 from wrinklefree.config.schema import ModelSource
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
@@ -122,5 +123,5 @@ def _run(options: argparse.Namespace) -> None:
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in found)
     data = lines.encode()
     packed = gzip.compress(data, mtime=0) if options.output.suffix == ".gz" else data
-    bitnet_arch.atomic_write_bytes(options.output, packed)
+    atomic_write_bytes(options.output, packed)
     sys.stdout.write(f"{len(found)} conversations of {options.tokens} tokens in {options.output}\n")

@@ -37,8 +37,8 @@ def quickstart(
 
     wf quickstart --steps 500 --output outputs/longer
     """
-    from wf_deployer.quickstart.options import parse_options
-    from wf_deployer.quickstart.run import run_quickstart
+    from wf_quickstart.options import parse_options
+    from wf_quickstart.run import run_quickstart
 
     options = parse_options(model, steps, output, text or [])
     try:

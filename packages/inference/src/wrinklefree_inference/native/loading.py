@@ -77,7 +77,8 @@ def load_native_model(
 
 def _read(path: Path) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer; says what else could run a file that is fine but not for this engine."""
-    from ternary_kernels.loading import LoadError, load_model
+    from ternary_kernels.loading import load_model
+    from wf_formats.errors import LoadError
     from wrinklefree_inference.native.tokenizer import TokenizerError, load_tokenizer
 
     if not path.exists():

@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from ternary_kernels.gguf import open_gguf
+from wf_formats.gguf import open_gguf
 from wrinklefree_inference.native.tokenizer_source import TokenizerError, TokenizerSource
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"

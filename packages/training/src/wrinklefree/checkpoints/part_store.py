@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import bitnet_arch
+from wf_formats.atomic import atomic_folder
 from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
 
 _TENSORS, _REPORT = "tensors.safetensors", "report.json"
@@ -33,7 +33,7 @@ class PartStore:
         return not self.folder.is_dir() or not any(p.name[0] != "." for p in self.folder.iterdir())
 
     def save(self, name: str, tensors: Mapping[str, Tensor], report: Mapping[str, Any]) -> None:
-        with bitnet_arch.atomic_folder(self.folder / name) as temporary:
+        with atomic_folder(self.folder / name) as temporary:
             owned = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
             save_file(owned, temporary / _TENSORS)
             (temporary / _REPORT).write_text(json.dumps(report, indent=2) + "\n")

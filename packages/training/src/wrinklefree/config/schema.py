@@ -260,7 +260,7 @@ class CalibrationConfig:
 
 @dataclass
 class TernarizeConfig:
-    """stage1_5: ternary codes and scales chosen on text (bitnet_arch.ternarize)."""
+    """stage1_5: ternary codes and scales chosen on text (wf_ptq)."""
 
     tokens: int = 65536
     """Calibration tokens whose hidden states walk through the blocks."""

@@ -1,0 +1,1 @@
+"""Model files, without PyTorch: readers and writers, block codecs, families, tokenizers, atomic writes."""

@@ -1,0 +1,136 @@
+"""A GGUF file, mapped into memory: keys, tensor table, and tensors decoded on demand.
+
+Opening reads the head only. A tensor's bytes come from the page cache when they are asked for and can
+be handed back (`release`), so that a loader's resident memory does not grow by the file.
+
+A file that is shortened *after* it was opened cannot be guarded against: reading the lost pages kills
+the process (SIGBUS), as with every mapped file. Replace model files by renaming.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wf_formats.gguf import blocks
+from wf_formats.gguf.header import GgufError, Header, TableEntry, parse_header
+from wf_formats.gguf.types import TensorType
+from wf_formats.mapping import map_file, release_pages
+
+_KNOWN_TYPES = {int(kind): kind for kind in TensorType}
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Entry of the tensor table."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Slowest dimension first, as in PyTorch."""
+    ggml_type: int
+    offset: int
+    """Bytes from the start of the file."""
+
+    @property
+    def type(self) -> TensorType:
+        """Raises GgufError for a type that has no name here."""
+        if self.ggml_type not in _KNOWN_TYPES:
+            raise GgufError(f"tensor {self.name!r} has the unknown type {self.ggml_type}")
+        return _KNOWN_TYPES[self.ggml_type]
+
+    @property
+    def type_name(self) -> str:
+        """Lower-case name of the type; "type<number>" if unknown here."""
+        known = _KNOWN_TYPES.get(self.ggml_type)
+        return known.name.lower() if known is not None else f"type{self.ggml_type}"
+
+    @property
+    def num_weights(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.type.num_bytes(self.num_weights)
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """An opened GGUF file."""
+
+    path: Path
+    version: int
+    keys: dict[str, Any]
+    tensors: dict[str, GgufTensor]
+    _map: mmap.mmap = field(repr=False)
+
+    def tensor(self, name: str) -> GgufTensor:
+        """Raises GgufError where the file has no tensor of that name."""
+        if name not in self.tensors:
+            raise GgufError(f"{self.path}: tensor {name!r} is missing")
+        return self.tensors[name]
+
+    def data(self, name: str) -> np.ndarray:
+        """Bytes of a tensor: uint8, read-only, still in the file."""
+        tensor = self.tensor(name)
+        return np.frombuffer(self._map, np.uint8, tensor.num_bytes, tensor.offset)
+
+    def values(self, name: str) -> np.ndarray:
+        """The tensor as fp32, blocks decoded.
+
+        Raises:
+            GgufError: no such tensor, or a type without decoder.
+        """
+        tensor = self.tensor(name)
+        return blocks.values(self.data(name), tensor.type, tensor.shape)
+
+    def release(self, name: str) -> None:
+        """Lets go of the tensor's pages; they are read again when needed."""
+        tensor = self.tensor(name)
+        release_pages(self._map, tensor.offset, tensor.num_bytes)
+
+
+def open_gguf(path: Path | str) -> GgufFile:
+    """Maps a file and reads keys and tensor table.
+
+    Raises:
+        GgufError: not a whole, well-formed GGUF file of version 2 or 3 (little endian).
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    mapped = map_file(path, GgufError)
+    try:
+        with memoryview(mapped) as view:
+            header = parse_header(view)
+        tensors = _tensors(header, len(mapped))
+    except GgufError as error:
+        raise GgufError(f"{path}: {error}") from error
+    return GgufFile(path, header.version, header.keys, tensors, mapped)
+
+
+def _tensors(header: Header, file_bytes: int) -> dict[str, GgufTensor]:
+    tensors = {name: _checked(name, entry, header, file_bytes) for name, entry in header.table.items()}
+    end, before = header.data_start, ""
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
+        if tensor.offset < end:
+            raise GgufError(f"tensor {tensor.name!r} overlaps {before!r} at byte {tensor.offset}")
+        is_known = tensor.ggml_type in _KNOWN_TYPES
+        end, before = tensor.offset + (tensor.num_bytes if is_known else 1), tensor.name
+    return tensors
+
+
+def _checked(name: str, entry: TableEntry, header: Header, file_bytes: int) -> GgufTensor:
+    tensor = GgufTensor(name, entry.shape, entry.ggml_type, header.data_start + entry.offset)
+    if entry.offset % header.alignment:
+        raise GgufError(f"tensor {name!r}: offset {entry.offset} is no multiple of {header.alignment}")
+    num_bytes = tensor.num_bytes if entry.ggml_type in _KNOWN_TYPES else 1
+    if tensor.offset + num_bytes > file_bytes:
+        raise GgufError(
+            f"the file ends inside tensor {name!r}: {num_bytes} bytes at byte {tensor.offset}, the file has "
+            f"{file_bytes}"
+        )
+    return tensor

@@ -1,0 +1,28 @@
+"""Read-only memory maps of model files, and giving their pages back."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+
+def map_file(path: Path, error: type[ValueError]) -> mmap.mmap:
+    """Maps a file read-only.
+
+    Raises:
+        ValueError: of the given class, if it is no regular file or empty.
+        OSError: it is missing or cannot be read.
+    """
+    size = path.stat().st_size
+    if not path.is_file() or not size:
+        raise error(f"{path} is {'empty' if path.is_file() else 'no regular file'}")
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+
+
+def release_pages(mapped: mmap.mmap, offset: int, num_bytes: int) -> None:
+    """Drops the resident pages that lie wholly or partly in the range; reading maps them again."""
+    start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+    length = min(offset + num_bytes, len(mapped)) - start
+    if length > 0:
+        mapped.madvise(mmap.MADV_DONTNEED, start, length)

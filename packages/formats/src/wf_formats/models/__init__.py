@@ -1,0 +1,35 @@
+"""Ternary models in files: GGUF, our packed folders, packed BitNet folders and training checkpoints.
+
+    open_model(path)   checks the file and gives a `ModelFile`: codes and scales, tensor by tensor
+
+Nothing that changes answers is ignored: an unknown setting, tensor or type is refused by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wf_formats.errors import LoadError
+from wf_formats.gguf import open_gguf
+from wf_formats.models.gguf_model import open_gguf_model
+from wf_formats.models.hf_model import open_hf_model
+from wf_formats.models.source import ModelFile
+
+__all__ = ["ModelFile", "open_model"]
+
+
+def open_model(path: Path | str) -> ModelFile:
+    """Opens a GGUF file or a Hugging Face folder and checks everything but the values.
+
+    Raises:
+        LoadError: the model cannot run here; the message says why and what would help.
+        GgufError: the file is damaged (a ValueError, as LoadError is).
+        OSError: it is missing or cannot be read.
+    """
+    path = Path(path)
+    try:
+        return open_hf_model(path) if path.is_dir() else open_gguf_model(open_gguf(path))
+    except LoadError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise LoadError(f"{path}: {error}") from error

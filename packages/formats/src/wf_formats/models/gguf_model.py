@@ -1,0 +1,208 @@
+"""GGUF files of arch llama, qwen2, qwen3 and bitnet (also bitnet-b1.58, bitnet-25 of bitnet.cpp).
+
+    arch            activation                 rotation        extras
+    llama           SiLU                       pairs (undone)  q, k, v biases optional
+    qwen2           SiLU                       halves          q, k, v biases
+    qwen3           SiLU                       halves          q and k norms
+    bitnet          SiLU, or what the key      halves          sub-norms
+                    hidden_activation says
+    bitnet-b1.58,   squared ReLU               halves          sub-norms
+    bitnet-25
+
+Arch llama turns neighbouring elements; its exporters reorder the rows of q and k for that (row 2 j + i of
+a head is row i head_dim / 2 + j of the original), which is undone here. A `<name>.scale` tensor multiplies
+its matrix. Every hyperparameter key of the architecture is either used, known to change nothing, or
+refused.
+
+Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build_bitnet_158`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wf_formats.decoder_config import DecoderConfig
+from wf_formats.errors import LoadError
+from wf_formats.gguf import GgufFile, TensorType
+from wf_formats.gguf.blocks import FLOAT_TYPES, GROUP_SIZES, codes_and_scales, floats, values
+from wf_formats.matrix import GroupTensor, TernaryTensor, check_scales
+from wf_formats.models.gguf_config import ARCHITECTURES, Architecture, read_config
+from wf_formats.models.groups import quantize_rows
+from wf_formats.models.parts import (
+    BIASES,
+    MATRICES,
+    NORMS,
+    Shapes,
+    check_layers,
+    check_tensors,
+    part_shape,
+)
+from wf_formats.models.recognition import from_blocks, from_values
+
+_STEMS = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "input_norm": "attn_norm",
+    "post_attention_norm": "ffn_norm",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "attn_sub_norm": "attn_sub_norm",
+    "ffn_sub_norm": "ffn_sub_norm",
+}
+_EMBEDDING, _HEAD, _FINAL_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
+ROPE_FREQS = "rope_freqs.weight"
+_EXACT_BITS: dict[TensorType, Literal[4, 6, 8]] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """A `ModelSource`."""
+
+    file: GgufFile
+    config: DecoderConfig
+    architecture: Architecture
+
+    def embedding(self) -> GroupTensor:
+        return self._groups(_EMBEDDING)
+
+    def head(self) -> GroupTensor | None:
+        return self._groups(_HEAD) if _HEAD in self.file.tensors else None
+
+    def final_norm(self) -> np.ndarray:
+        return self._vector(_FINAL_NORM)
+
+    def matrix(self, layer: int, part: str) -> TernaryTensor:
+        name = tensor_name(layer, part)
+        matrix = _reordered(self._ternary(name), self._row_order(part))
+        self.file.release(name)
+        return matrix
+
+    def vector(self, layer: int, part: str) -> np.ndarray | None:
+        name = tensor_name(layer, part)
+        if name not in self.file.tensors:
+            return None
+        vector, order = self._vector(name), self._row_order(part.removesuffix("_bias"))
+        return vector if order is None or not part.endswith("_bias") else vector[order]
+
+    def _vector(self, name: str) -> np.ndarray:
+        if self.file.tensor(name).type not in FLOAT_TYPES:
+            raise LoadError(
+                f"{name} is {self.file.tensor(name).type_name}; norms and biases are kept as floats"
+            )
+        return self.file.values(name).copy()
+
+    def _ternary(self, name: str) -> TernaryTensor:
+        tensor, scale_name = self.file.tensor(name), _scale_name(name)
+        factor = 1.0
+        if scale_name in self.file.tensors:
+            factor = float(self.file.values(scale_name).reshape(()))
+        rows, columns = tensor.shape
+        if tensor.type in GROUP_SIZES:
+            blocks = codes_and_scales(self.file.data(name), tensor.type, columns)
+            return from_blocks(_described(self.file, name), *blocks, factor)
+        matrix = from_values(
+            _described(self.file, name), lambda part: self._rows(name, part), (rows, columns)
+        )
+        check_scales(scale_name, np.asarray(factor))
+        return matrix.times(factor)
+
+    def _groups(self, name: str) -> GroupTensor:
+        tensor = self.file.tensor(name)
+        rows, columns = tensor.shape
+        if tensor.type in _EXACT_BITS:
+            codes, scales = codes_and_scales(self.file.data(name), tensor.type, columns)
+            check_scales(_described(self.file, name), scales)
+            result = GroupTensor(codes, scales, _EXACT_BITS[tensor.type])
+        else:
+            result = quantize_rows(
+                _described(self.file, name), lambda part: self._rows(name, part), (rows, columns)
+            )
+        self.file.release(name)
+        return result
+
+    def _rows(self, name: str, part: slice) -> np.ndarray:
+        """fp32 values of a slice of a matrix's rows."""
+        tensor = self.file.tensor(name)
+        rows = self.file.data(name).reshape(tensor.shape[0], -1)[part]
+        if tensor.type in FLOAT_TYPES:
+            return floats(rows.reshape(-1), tensor.type).reshape(rows.shape[0], -1)
+        return values(rows.reshape(-1), tensor.type, (rows.shape[0], tensor.shape[1]))
+
+    def _row_order(self, part: str) -> np.ndarray | None:
+        """Rows of the file in half-split order, where they are not already."""
+        if not self.architecture.rotates_pairs or part not in ("q", "k"):
+            return None
+        num_heads = self.config.num_heads if part == "q" else self.config.num_kv_heads
+        rows = np.arange(num_heads * self.config.head_dim)
+        return rows.reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+
+def open_gguf_model(file: GgufFile) -> GgufModel:
+    """Checks keys and tensor table of a file.
+
+    Raises:
+        LoadError: the architecture, a setting or a tensor is not supported; names it.
+    """
+    arch = file.keys.get("general.architecture")
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise LoadError(f"architecture {arch!r} is not supported; supported are {', '.join(ARCHITECTURES)}")
+    divisors = file.values(ROPE_FREQS) if ROPE_FREQS in file.tensors else None
+    embedding = file.tensors.get(_EMBEDDING)
+    if embedding is None or len(embedding.shape) != 2:
+        raise LoadError(f"tensor {_EMBEDDING} is missing or no matrix")
+    config = read_config(file.keys, arch, embedding.shape[0], divisors)
+    check_layers(config, len(file.tensors))
+    found = {name: tensor.shape for name, tensor in file.tensors.items()}
+    check_tensors(found, *_expected(config, ARCHITECTURES[arch]))
+    for name in found:
+        _check_type(file, name)
+    return GgufModel(file, config, ARCHITECTURES[arch])
+
+
+def tensor_name(layer: int, part: str) -> str:
+    """`blk.3.attn_q.weight` of part "q", `blk.3.attn_q.bias` of "q_bias"."""
+    if part in BIASES:
+        return f"blk.{layer}.{_STEMS[part.removesuffix('_bias')]}.bias"
+    return f"blk.{layer}.{_STEMS[part]}.weight"
+
+
+def _expected(config: DecoderConfig, architecture: Architecture) -> tuple[Shapes, list[Shapes]]:
+    layers = range(config.num_layers)
+
+    def shapes(parts: tuple[str, ...]) -> Shapes:
+        return {tensor_name(i, part): part_shape(config, part) for i in layers for part in parts}
+
+    matrix = (config.vocab_size, config.hidden_size)
+    required = {_EMBEDDING: matrix, _FINAL_NORM: (config.hidden_size,)}
+    required |= shapes((*MATRICES, *NORMS, *architecture.extras))
+    optional: list[Shapes] = [{_scale_name(tensor_name(i, part)): (1,)} for i in layers for part in MATRICES]
+    optional += [{_HEAD: matrix}, {ROPE_FREQS: (config.head_dim // 2,)}, shapes(architecture.optional)]
+    return required, optional
+
+
+def _scale_name(name: str) -> str:
+    return name.removesuffix("weight") + "scale"
+
+
+def _described(file: GgufFile, name: str) -> str:
+    return f"{file.path}: {name} ({file.tensor(name).type_name})"
+
+
+def _check_type(file: GgufFile, name: str) -> None:
+    tensor = file.tensor(name)
+    if tensor.type not in (*GROUP_SIZES, *FLOAT_TYPES, TensorType.Q4_1):
+        raise LoadError(f"{_described(file, name)}: this type holds no ternary weights and is not read here")
+    if tensor.type is TensorType.I2_S and name == _EMBEDDING:
+        raise LoadError(f"{_described(file, name)}: embeddings of this type are not supported")
+
+
+def _reordered(matrix: TernaryTensor, order: np.ndarray | None) -> TernaryTensor:
+    return matrix if order is None else matrix.take_rows(order)

@@ -1,0 +1,188 @@
+"""config.json of a Hugging Face folder -> DecoderConfig and how the ternary matrices are stored.
+
+    quantization_config              ternary matrices
+    wrinklefree                      float master weights, quantized here (training checkpoints)
+    wrinklefree_packed               uint8 [out, in / 4], 4 codes a byte along the inputs, scale per group
+    bitnet, quantization_mode online float master weights, one scale per matrix (training checkpoints)
+    bitnet, offline                  uint8 [out / 4, in], 4 codes a byte by row blocks; weight_scale is
+                                     1 / s for linear_class bitlinear and s for autobitlinear
+    none                             floats that are ternary already; anything else is refused
+
+Model types llama, qwen2, qwen3 and bitnet. Settings are taken as written: transformers' defaults are
+not guessed, except where an absent key and null mean the same there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from wf_formats.decoder_config import DecoderConfig
+from wf_formats.errors import LoadError
+from wf_formats.models.parts import BIASES, QK_NORMS, SUB_NORMS
+from wf_formats.rope import scaled_frequencies
+
+MODEL_TYPES: dict[str, tuple[str, ...]] = {
+    "llama": (),
+    "qwen2": BIASES,
+    "qwen3": QK_NORMS,
+    "bitnet": SUB_NORMS,
+}
+"""Parts beyond the common ones."""
+GROUP_SIZES = {"tensor": None, "group64": 64, "group128": 128}
+
+
+class Storage(Enum):
+    """What a matrix looks like in the file."""
+
+    MASTER = "float master weights"
+    PACKED_INPUTS = "wrinklefree_packed"
+    PACKED_ROWS = "bitnet, packed"
+    VALUES = "floats that are ternary already"
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the ternary matrices are stored."""
+
+    storage: Storage
+    group_size: int | None = None
+    """Inputs that share a scale; None: the whole matrix."""
+    has_inverse_scales: bool = False
+    has_sub_norms: bool = False
+    """SubLN in a model type that has none by itself."""
+    log2_floors: Mapping[str, int] | None = None
+    """Exponents k of the SubLN floors that are not in the weights yet, by the name of the linear."""
+
+
+def read_config(config: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration.
+
+    Raises:
+        LoadError: a setting is missing, of a wrong kind or not supported.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        raise LoadError(f"model type {model_type!r} is not supported; supported are {', '.join(MODEL_TYPES)}")
+    hidden, num_heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
+    _check_attention(config)
+    head_dim = hidden // num_heads if config.get("head_dim") is None else _integer(config, "head_dim")
+    try:
+        return DecoderConfig(
+            hidden_size=hidden,
+            intermediate_size=_integer(config, "intermediate_size"),
+            num_layers=_integer(config, "num_hidden_layers"),
+            num_heads=num_heads,
+            num_kv_heads=_kv_heads(config, num_heads),
+            head_dim=head_dim,
+            vocab_size=_integer(config, "vocab_size"),
+            rms_norm_eps=_number(config, "rms_norm_eps"),
+            activation=config.get("hidden_act"),  # type: ignore[arg-type]  # checked by DecoderConfig
+            rope_inverse_frequencies=tuple(scaled_frequencies(head_dim, _rope(config)).tolist()),
+            context_tokens=_integer(config, "max_position_embeddings"),
+        )
+    except LoadError:
+        raise
+    except ValueError as error:
+        raise LoadError(f"config.json: {error}") from error
+
+
+def read_quantization(config: Mapping[str, Any]) -> Quantization:
+    """How the matrices are stored.
+
+    Raises:
+        LoadError: an unknown method or option.
+    """
+    settings = config.get("quantization_config")
+    if settings is None:
+        return Quantization(Storage.VALUES)
+    if not isinstance(settings, dict):
+        raise LoadError(f"quantization_config is {settings!r:.60}, not an object")
+    method = settings.get("quant_method")
+    if method == "bitnet":
+        return _bitnet(settings)
+    if method not in ("wrinklefree", "wrinklefree_packed"):
+        known = "wrinklefree, wrinklefree_packed and bitnet"
+        raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
+    scheme = settings.get("scheme")
+    if not isinstance(scheme, str) or scheme not in GROUP_SIZES:
+        raise LoadError(f"quantization scheme {scheme!r} is unknown; known are {', '.join(GROUP_SIZES)}")
+    if method == "wrinklefree_packed":
+        if GROUP_SIZES[scheme] is None:
+            raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
+        return Quantization(Storage.PACKED_INPUTS, GROUP_SIZES[scheme])
+    floors = settings.get("sub_norm_log2_floor") or {}
+    return Quantization(
+        Storage.MASTER, GROUP_SIZES[scheme], False, bool(settings.get("sub_norm")), checked_floors(floors)
+    )
+
+
+def checked_floors(floors: Any) -> dict[str, int]:
+    """SubLN floor exponents by linear; raises LoadError for anything else than small whole numbers."""
+    if not isinstance(floors, dict) or not all(type(k) is int and -64 <= k <= 64 for k in floors.values()):
+        raise LoadError(f"sub_norm_log2_floor is {floors!r:.60}, not an exponent for each linear")
+    return floors
+
+
+def _bitnet(settings: Mapping[str, Any]) -> Quantization:
+    mode, linear = settings.get("quantization_mode", "offline"), settings.get("linear_class", "bitlinear")
+    if settings.get("use_rms_norm"):
+        raise LoadError("quantization_config.use_rms_norm: norms inside the linears are not supported")
+    kept = settings.get("modules_to_not_convert") or []
+    if unknown := sorted(set(map(str, kept)) - {"lm_head"}):
+        raise LoadError(
+            f"modules_to_not_convert names {unknown[0]!r}; all linears of a layer must be ternary"
+        )
+    if (linear, mode) == ("autobitlinear", "online"):
+        return Quantization(Storage.MASTER)
+    if mode != "offline" or linear not in ("bitlinear", "autobitlinear"):
+        raise LoadError(f"bitnet linear_class {linear!r} in quantization_mode {mode!r} is not supported")
+    return Quantization(Storage.PACKED_ROWS, has_inverse_scales=linear == "bitlinear")
+
+
+def _check_attention(config: Mapping[str, Any]) -> None:
+    context = _integer(config, "max_position_embeddings")
+    window, types = config.get("sliding_window"), config.get("layer_types") or []
+    slides = config.get("use_sliding_window") or "sliding_attention" in types
+    if slides and (type(window) is not int or window < context):
+        raise LoadError(f"sliding windows (of {window!r} tokens, context {context}) are not supported")
+    if unknown := set(map(str, types)) - {"full_attention", "sliding_attention"}:
+        raise LoadError(f"layer type {min(unknown)!r} is not supported")
+    if config.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise LoadError(f"partial_rotary_factor is {config['partial_rotary_factor']!r}; only 1 is supported")
+    if config.get("is_decoder") is False and config.get("use_bidirectional_attention"):
+        raise LoadError("bidirectional attention is not supported")
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary parameters, whichever of transformers' two spellings the file has."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise LoadError(f"rope_parameters is {given!r:.60}, not an object")
+    rope = dict(given)
+    if rope.get("rope_theta") is None:
+        rope["rope_theta"] = _number(config, "rope_theta")
+    return rope
+
+
+def _kv_heads(config: Mapping[str, Any], num_heads: int) -> int:
+    if config.get("num_key_value_heads") is None and config.get("model_type") == "llama":
+        return num_heads
+    return _integer(config, "num_key_value_heads")
+
+
+def _integer(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise LoadError(f"config.json: {key} is {value!r:.60}, not a positive whole number")
+    return value
+
+
+def _number(config: Mapping[str, Any], key: str) -> float:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise LoadError(f"config.json: {key} is {value!r:.60}, not a positive number")
+    return float(value)

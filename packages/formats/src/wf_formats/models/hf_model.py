@@ -1,0 +1,194 @@
+"""Hugging Face folders: training checkpoints, `wrinklefree_packed` and packed `bitnet` exports.
+
+A SubLN with the floor 2^k is computed by the decoder with the model's one eps: dividing its input by
+2^k gives the same number to the bit (bitnet_arch.subln), and 2^-k goes into the scale of the linear that
+makes the input, v or up. Stock `bitnet` folders have that in their weights already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wf_formats.decoder_config import DecoderConfig
+from wf_formats.errors import LoadError
+from wf_formats.gguf.blocks import FOUR_CODES
+from wf_formats.json_file import read_json
+from wf_formats.matrix import GroupTensor, TernaryTensor
+from wf_formats.models.groups import quantize_rows
+from wf_formats.models.hf_config import (
+    MODEL_TYPES,
+    Quantization,
+    Storage,
+    checked_floors,
+    read_config,
+    read_quantization,
+)
+from wf_formats.models.hf_tensors import (
+    CONSUMERS,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    consumer,
+    expected_tensors,
+    tensor_name,
+)
+from wf_formats.models.parts import (
+    check_layers,
+    check_tensors,
+    part_shape,
+)
+from wf_formats.models.recognition import from_blocks, from_master, from_values
+from wf_formats.safetensors_file import SafetensorsFolder, open_folder
+
+META_FILE = "wrinklefree.json"
+
+
+@dataclass(frozen=True)
+class HfModel:
+    """A `ModelSource`."""
+
+    folder: Path
+    tensors: SafetensorsFolder
+    config: DecoderConfig
+    quantization: Quantization
+    is_tied: bool
+    folded: Mapping[str, int]
+    """Floor exponents that the stored master weights have in them, by the name of the linear behind."""
+
+    def embedding(self) -> GroupTensor:
+        return self._groups(EMBEDDING)
+
+    def head(self) -> GroupTensor | None:
+        return None if self.is_tied else self._groups(HEAD)
+
+    def final_norm(self) -> np.ndarray:
+        return self.tensors.rows(FINAL_NORM, slice(None))
+
+    def matrix(self, layer: int, part: str) -> TernaryTensor:
+        name = tensor_name(layer, part)
+        shape = part_shape(self.config, part)
+        matrix = self._ternary(name, (shape[0], shape[1]), self._folded(layer, part))
+        self.tensors.release(name)
+        floor = self._floor(layer, part) + self._folded(layer, part)
+        return matrix.times(2.0**-floor) if floor else matrix
+
+    def vector(self, layer: int, part: str) -> np.ndarray | None:
+        name = tensor_name(layer, part, self.quantization.has_sub_norms)
+        if name not in self.tensors.shapes:
+            return None
+        vector = self.tensors.rows(name, slice(None))
+        floor = self._floor(layer, "v") if part == "v_bias" else 0
+        return vector * np.float32(2.0**-floor) if floor else vector
+
+    def _floor(self, layer: int, part: str) -> int:
+        """Exponent that is still to go into a producer's scale."""
+        return (self.quantization.log2_floors or {}).get(consumer(layer, part), 0)
+
+    def _folded(self, layer: int, part: str) -> int:
+        return self.folded.get(consumer(layer, part), 0)
+
+    def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> TernaryTensor:
+        described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
+        match self.quantization.storage:
+            case Storage.MASTER:
+                # Quantized as in memory, where the floor is not folded in: the clamp of the mean counts.
+                unfold = np.float32(2.0**folded)
+                rows = self.tensors.rows
+                size = self.quantization.group_size
+                return from_master(described, lambda part: rows(name, part) * unfold, shape, size)
+            case Storage.PACKED_INPUTS:
+                packed = self._packed(name)
+                codes = FOUR_CODES[packed].view(np.int8).reshape(shape)
+                return from_blocks(described, codes, self._scales(name))
+            case Storage.PACKED_ROWS:
+                scales = np.full((shape[0], 1), self._scales(name).reshape(()), np.float32)
+                return from_blocks(described, _unpack_row_blocks(self._packed(name)), scales)
+            case Storage.VALUES:
+                return from_values(described, lambda part: self.tensors.rows(name, part), shape)
+
+    def _packed(self, name: str) -> np.ndarray:
+        if self.tensors.dtype(name) != "U8":
+            raise LoadError(f"{self.folder}: {name} is {self.tensors.dtype(name)}, packed codes are U8")
+        return self.tensors.raw(name)
+
+    def _scales(self, name: str) -> np.ndarray:
+        scales = self.tensors.rows(f"{name}_scale", slice(None))
+        if not self.quantization.has_inverse_scales:
+            return scales
+        with np.errstate(divide="ignore"):
+            return np.float32(1) / scales
+
+    def _groups(self, name: str) -> GroupTensor:
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
+        result = quantize_rows(described, lambda part: self.tensors.rows(name, part), shape)
+        self.tensors.release(name)
+        return result
+
+
+def open_hf_model(folder: Path) -> HfModel:
+    """Checks configuration and tensors of a folder.
+
+    Raises:
+        LoadError: a file is missing or damaged, or something is not supported; names it.
+    """
+    settings = read_json(folder / "config.json")
+    config, quantization = read_config(settings), read_quantization(settings)
+    tensors = open_folder(folder)
+    is_tied = _is_tied(settings, tensors)
+    found = {name: shape for name, shape in tensors.shapes.items() if not _has_no_effect(name, is_tied)}
+    check_layers(config, len(found))
+    extras = MODEL_TYPES[settings["model_type"]]
+    check_tensors(found, *expected_tensors(config, quantization, extras, is_tied))
+    folded = _folded_floors(folder, settings, quantization)
+    for name in [*folded, *(quantization.log2_floors or {})]:
+        if name not in {consumer(i, part) for i in range(config.num_layers) for part in CONSUMERS}:
+            raise LoadError(f"sub_norm_log2_floor names {name!r}, which the model does not have")
+    return HfModel(folder, tensors, config, quantization, is_tied, folded)
+
+
+def _has_no_effect(name: str, is_tied: bool) -> bool:
+    """Buffers that older checkpoints carry, and a tied head (compared with the embedding before)."""
+    return name.endswith(".rotary_emb.inv_freq") or (name == HEAD and is_tied)
+
+
+def _is_tied(settings: Mapping[str, Any], tensors: SafetensorsFolder) -> bool:
+    has_head, tied = HEAD in tensors.shapes, settings.get("tie_word_embeddings")
+    if tied is None:
+        return not has_head
+    if tied and has_head and EMBEDDING in tensors.shapes:
+        if not np.array_equal(tensors.raw(HEAD), tensors.raw(EMBEDDING)):
+            raise LoadError(f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}")
+        tensors.release(HEAD)
+        tensors.release(EMBEDDING)
+    return bool(tied)
+
+
+def _folded_floors(folder: Path, settings: Mapping[str, Any], quantization: Quantization) -> dict[str, int]:
+    """Floors that a stock bitnet training checkpoint has folded into its master weights."""
+    path = folder / META_FILE
+    if quantization.storage is not Storage.MASTER or settings["model_type"] != "bitnet":
+        return {}
+    conversion = read_json(path).get("conversion") if path.is_file() else None
+    if conversion is None:
+        return {}
+    if not isinstance(conversion, dict):
+        raise LoadError(f"{path}: conversion is {conversion!r:.60}, not an object")
+    return checked_floors(conversion.get("sub_norm_log2_floor") or {})
+
+
+def _unpack_row_blocks(packed: np.ndarray) -> np.ndarray:
+    """uint8 [out / 4, in] -> int8 [out, in]: byte [r, c] holds q[r + i R, c] + 1 at bits 2 i."""
+    rows, columns = packed.shape
+    codes = np.empty((4, rows, columns), np.int8)
+    levels = codes.view(np.uint8)
+    for plane in range(4):
+        np.right_shift(packed, 2 * plane, out=levels[plane])
+    levels &= 3
+    codes -= 1
+    return codes.reshape(4 * rows, columns)

@@ -1,0 +1,175 @@
+"""Recognises ternary matrices: in quantized blocks, in float values, in master weights.
+
+Recognition looks at values, not at names of types, because exporters put ternary matrices into Q4_0,
+Q8_0 or F16 where no ternary type fits: a group is ternary if its non-zero magnitudes are all the same
+number. Groups with equal scales are joined to the coarsest grouping that fits (whole matrix, row, 128,
+64, 32 inputs); groups of zeros fit any scale. Nothing is rounded.
+
+Master weights are quantized by absmean, s = mean(|W|), q = clip(round(W / s), -1, 1), with the rounding
+steps of bitnet_arch.ternary (fp32, reciprocal of the clamped mean). The mean is summed in fp64 here and
+in fp32 by torch, in an order that depends on the processor and its threads; it differs in the last bits
+(1e-7), and so a code may differ where |W| / s is within that of 0.5: about one in 10 million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from wf_formats.errors import LoadError
+from wf_formats.matrix import TernaryTensor, check_scales
+
+REMEDY = (
+    "the native engine runs ternary models only: convert and train the model first (training stages "
+    "stage1_subln and stage2), then export it again"
+)
+GROUPS = (128, 64, 32)
+"""Groupings tried after whole matrix and row, coarsest first."""
+MIN_SCALE = 1e-5
+"""Smallest mean |weight| of a group (transformers' clamp, bitnet_arch.ternary)."""
+_CHUNK_WEIGHTS = 1 << 20
+
+
+def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float = 1.0) -> TernaryTensor:
+    """A ternary matrix from integer blocks.
+
+    Args:
+        name: for errors.
+        codes: int8 [N, K], changed in place.
+        scales: fp32 [N, K / block].
+        factor: a scale of the whole matrix besides (`.scale` tensor).
+
+    Raises:
+        LoadError: a block holds two different magnitudes, or a scale is not finite.
+    """
+    check_scales(name, scales)
+    check_scales(f"{name}: scale of the matrix", np.asarray(factor))
+    rows, columns = codes.shape
+    grouped = codes.reshape(rows, scales.shape[1], -1)
+    magnitudes = np.empty(scales.shape, np.float32)
+    for part in _row_chunks(rows, columns):
+        magnitudes[part] = _signs_in_place(name, grouped[part], np.signbit(scales[part]))
+    # The factor comes last and once, so that one scale for the matrix stays exact.
+    merged = _merge(codes, np.abs(scales) * magnitudes)
+    return merged.times(abs(factor)) if factor >= 0 else _negated(merged).times(abs(factor))
+
+
+def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> TernaryTensor:
+    """A ternary matrix from its float values.
+
+    Args:
+        rows: fp32 values [rows, K] of a slice of rows.
+        shape: [N, K].
+
+    Raises:
+        LoadError: a group of 32 (a row, where rows do not divide) holds two different magnitudes.
+    """
+    num_rows, columns = shape
+    num_groups = columns // 32 if columns % 32 == 0 else 1
+    codes = np.empty(shape, np.int8)
+    scales = np.empty((num_rows, num_groups), np.float32)
+    for part in _row_chunks(num_rows, columns):
+        values = rows(part)
+        check_scales(f"{name}: values", values)
+        magnitudes = np.abs(values).reshape(-1, num_groups, columns // num_groups)
+        scales[part] = magnitudes.max(axis=-1)
+        _check_equal(name, magnitudes, scales[part])
+        codes[part] = np.sign(values)
+    return _merge(codes, scales)
+
+
+def from_master(
+    name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int], group_size: int | None
+) -> TernaryTensor:
+    """Absmean quantization of float master weights.
+
+    Args:
+        rows: fp32 values [rows, K] of a slice of rows; asked for twice where one scale covers the matrix.
+        shape: [N, K].
+        group_size: inputs that share a scale; None: the whole matrix.
+
+    Raises:
+        LoadError: rows do not divide into groups, or a weight is not finite.
+    """
+    num_rows, columns = shape
+    if group_size is not None and columns % group_size:
+        raise LoadError(f"{name}: rows of {columns} weights do not divide into groups of {group_size}")
+    codes = np.empty(shape, np.int8)
+    if group_size is None:
+        total = sum(float(np.abs(rows(part)).sum(dtype=np.float64)) for part in _row_chunks(*shape))
+        inverse = _reciprocal(name, np.asarray(total / (num_rows * columns)))
+        for part in _row_chunks(*shape):
+            codes[part] = _round_clip(rows(part) * inverse)
+        return TernaryTensor(codes, np.asarray(np.float32(1) / inverse))
+    scales = np.empty((num_rows, columns // group_size), np.float32)
+    for part in _row_chunks(*shape):
+        grouped = rows(part).reshape(-1, columns // group_size, group_size)
+        inverse = _reciprocal(name, np.abs(grouped).mean(axis=-1, dtype=np.float64))
+        codes[part] = _round_clip(grouped * inverse[..., None]).reshape(-1, columns)
+        scales[part] = np.float32(1) / inverse
+    return TernaryTensor(codes, scales)
+
+
+def _reciprocal(name: str, means: np.ndarray) -> np.ndarray:
+    check_scales(f"{name}: mean of |weights|", means)
+    clamped = np.maximum(means.astype(np.float32), np.float32(MIN_SCALE))
+    return np.float32(1) / clamped
+
+
+def _round_clip(scaled: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(scaled, out=scaled), -1, 1, out=scaled)
+
+
+def _row_chunks(rows: int, columns: int) -> list[slice]:
+    step = max(1, _CHUNK_WEIGHTS // columns)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _signs_in_place(name: str, codes: np.ndarray, is_negative: np.ndarray) -> np.ndarray:
+    """Replaces codes [rows, groups, block] by their signs; returns the magnitude of each group."""
+    magnitudes = np.abs(codes).view(np.uint8)  # |-128| is 128 as uint8
+    largest = magnitudes.max(axis=-1)
+    _check_equal(name, magnitudes, largest)
+    np.sign(codes, out=codes)
+    if is_negative.any():
+        codes[is_negative] *= -1
+    return largest
+
+
+def _check_equal(name: str, magnitudes: np.ndarray, largest: np.ndarray) -> None:
+    """Raises LoadError where a group's magnitudes are neither 0 nor its largest."""
+    other = (magnitudes != 0) & (magnitudes != largest[..., None])
+    if other.any():
+        row, group, _ = np.argwhere(other)[0]
+        found = np.unique(magnitudes[row, group][magnitudes[row, group] != 0])[:3].tolist()
+        raise LoadError(f"{name} is not ternary: one group of weights has the magnitudes {found}; {REMEDY}")
+
+
+def _negated(matrix: TernaryTensor) -> TernaryTensor:
+    np.negative(matrix.codes, out=matrix.codes)
+    return matrix
+
+
+def _merge(codes: np.ndarray, scales: np.ndarray) -> TernaryTensor:
+    """Joins groups [N, K / block] of equal scales (>= 0; 0: all codes are zero or mean zero)."""
+    columns = codes.shape[1]
+    block = columns // scales.shape[1]
+    if not scales.all():
+        grouped = codes.reshape(*scales.shape, block)
+        grouped[(scales == 0)] = 0  # the value is 0 whatever the code
+    for group in (None, columns, *(size for size in GROUPS if size % block == 0 and columns % size == 0)):
+        joined = _joined(scales, scales.size if group is None else group // block)
+        if joined is not None:
+            shape = () if group is None else (scales.shape[0],) if group == columns else (scales.shape[0], -1)
+            return TernaryTensor(codes, joined.reshape(shape))
+    finest = next(size for size in (*GROUPS, block) if block % size == 0)
+    return TernaryTensor(codes, np.repeat(scales, block // finest, axis=1))
+
+
+def _joined(scales: np.ndarray, num_blocks: int) -> np.ndarray | None:
+    """One scale for every `num_blocks` neighbours, or None where two of them differ."""
+    runs = scales.reshape(-1, num_blocks)
+    largest = runs.max(axis=1)
+    fits = (runs == largest[:, None]) | (runs == 0)
+    return largest if fits.all() else None

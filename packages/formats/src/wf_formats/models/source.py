@@ -1,0 +1,34 @@
+"""What every model file can be asked for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from wf_formats.decoder_config import DecoderConfig
+from wf_formats.matrix import GroupTensor, TernaryTensor
+
+
+class ModelFile(Protocol):
+    """A model in some file format, checked for completeness when it was opened.
+
+    Every call decodes afresh and lets go of the file's pages.
+    """
+
+    @property
+    def config(self) -> DecoderConfig: ...
+    def embedding(self) -> GroupTensor:
+        """[vocab, hidden]"""
+
+    def head(self) -> GroupTensor | None:
+        """[vocab, hidden]; None: the embedding matrix."""
+
+    def final_norm(self) -> np.ndarray:
+        """fp32 [hidden]"""
+
+    def matrix(self, layer: int, part: str) -> TernaryTensor:
+        """[out, in] of one of MATRICES, rows in half-split rotary order."""
+
+    def vector(self, layer: int, part: str) -> np.ndarray | None:
+        """fp32 of one of VECTORS; None: the model has none."""

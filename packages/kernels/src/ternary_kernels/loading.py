@@ -1,0 +1,71 @@
+"""Model file -> packed model, tensor by tensor: memory for the packed model and one unpacked matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ternary_kernels._native import Matrix
+from ternary_kernels.memory import trim_heap
+from ternary_kernels.packing import pack_groups, pack_ternary
+from ternary_kernels.weights import LayerWeights, ModelWeights
+from wf_formats.errors import LoadError
+from wf_formats.matrix import GroupTensor, TernaryTensor, check_scales
+from wf_formats.models import ModelFile, open_model
+from wf_formats.models.parts import MATRICES, VECTORS
+
+
+def assemble(source: ModelFile) -> ModelWeights:
+    """Decodes and packs a whole model, the largest matrices first.
+
+    Raises:
+        LoadError: a matrix is not ternary or a value is not finite.
+    """
+    embedding, head = _packed_groups(source.embedding()), source.head()
+    return ModelWeights(
+        config=source.config,
+        embedding=embedding,
+        head=None if head is None else _packed_groups(head),
+        final_norm=_finite("final norm", source.final_norm()),
+        layers=[_layer(source, index) for index in range(source.config.num_layers)],
+    )
+
+
+def _layer(source: ModelFile, index: int) -> LayerWeights:
+    matrices = {part: _packed_ternary(source.matrix(index, part)) for part in MATRICES}
+    vectors = {part: source.vector(index, part) for part in VECTORS}
+    for part, vector in vectors.items():
+        if vector is not None:
+            _finite(f"{part} of layer {index}", vector)
+    return LayerWeights(**matrices, **vectors)  # type: ignore[arg-type]  # norms are never None
+
+
+def _packed_ternary(tensor: TernaryTensor) -> Matrix:
+    return pack_ternary(tensor.codes, tensor.scales)
+
+
+def _packed_groups(tensor: GroupTensor) -> Matrix:
+    return pack_groups(tensor.codes, tensor.scales, tensor.bits)
+
+
+def _finite(what: str, vector: np.ndarray) -> np.ndarray:
+    try:
+        check_scales(what, vector)
+    except LoadError as error:
+        raise LoadError(f"{what}: not all values are finite; the file is damaged") from error
+    return vector
+
+
+def load_model(path: Path | str) -> ModelWeights:
+    """Loads a model for `Decoder`.
+
+    Memory: the packed model, and one unpacked matrix while loading. Time: 3 ns of a core a weight
+    (7 s for 2.4 billion weights).
+
+    Raises:
+        LoadError, GgufError, OSError: as `wf_formats.models.open_model`; or a matrix is not ternary.
+    """
+    weights = assemble(open_model(path))
+    trim_heap()
+    return weights

@@ -1,0 +1,66 @@
+"""Adam with steps in units of each tensor's own size, linear warmup and cosine decay.
+
+A rate of 0.01 moves a scale by about 1 % of the mean scale of its matrix per step, and a latent
+weight by the same amount, whatever the magnitude of the model's weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitnet_arch.ternary import MIN_SCALE
+from wf_ptq.layers import TernaryLinear
+
+_BETAS = (0.9, 0.95)
+_WARMUP_STEPS = 5
+_MIN_SHARE = 0.02
+_PEAK = "peak_lr"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak steps of Adam: of latent weights and scales as shares of the matrix's mean scale, of
+    vectors (gains, biases) as shares of their mean magnitude."""
+
+    latent: float
+    scale: float
+    vector: float
+
+
+def relative_adam(
+    linears: Sequence[TernaryLinear], vectors: Sequence[nn.Parameter], rates: Rates
+) -> torch.optim.Adam:
+    groups: list[dict[str, Any]] = []
+    for linear in linears:
+        size = linear.scales.mean().item()
+        if linear.latent is not None:
+            groups.append({"params": [linear.latent], _PEAK: rates.latent * size})
+        groups.append({"params": [linear.scales], _PEAK: rates.scale * size})
+    groups += [{"params": [vector], _PEAK: rates.vector * vector.abs().mean().item()} for vector in vectors]
+    return torch.optim.Adam(groups, lr=0.0, betas=_BETAS, fused=True)
+
+
+def set_rates(optimizer: torch.optim.Adam, step: int, num_steps: int) -> None:
+    """The learning rates of step `step` of `num_steps`."""
+    decay = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    share = max(_MIN_SHARE, min(1.0, (step + 1) / _WARMUP_STEPS) * decay)
+    for group in optimizer.param_groups:
+        group["lr"] = group[_PEAK] * share
+
+
+def check_finite(loss: Tensor, what: str) -> None:
+    """Raises: ValueError, before a step could spread NaN into every parameter."""
+    if not loss.isfinite():
+        raise ValueError(f"{what} is {loss.item()}: hidden states overflowed, or the rates are too high")
+
+
+@torch.no_grad()
+def keep_positive(linears: Sequence[TernaryLinear]) -> None:
+    for linear in linears:
+        linear.scales.clamp_(min=MIN_SCALE)

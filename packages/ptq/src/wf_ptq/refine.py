@@ -1,0 +1,86 @@
+"""A block's latent weights, scales, gains and biases, tuned by gradients on the block's output.
+
+Minimizes, over random batches of calibration sequences, the squared distance of the ternary block's
+output to the full-precision stream, relative to each token's norm. Input is the ternary stream, so a
+block also learns to make up for the ones before it. Codes follow the latent weights by rounding, with
+straight-through gradients (block-wise training of EfficientQAT; Chen et al. 2024, arXiv 2407.11062).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from wf_ptq.layers import TernaryLinear, vectors
+from wf_ptq.optimizer import Rates, check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.streams import BlockRunner
+
+_MIN_ENERGY = 1e-6
+"""Floor of a token's |target|^2 over the mean: a token whose hidden state is 0 must not weigh all."""
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """num_steps of batch_size sequences each; 0 leaves the solved block as it is."""
+
+    num_steps: int = 128
+    batch_size: int = 1
+    rates: Rates = field(default_factory=lambda: Rates(latent=0.01, scale=0.007, vector=0.005))
+
+
+def refine_block(
+    run: BlockRunner,
+    block: nn.Module,
+    linears: list[TernaryLinear],
+    inputs: Tensor,
+    targets: Tensor,
+    options: RefineOptions,
+    seed: int,
+) -> None:
+    """Tunes the block in place; the linears, which are part of it, are settled afterwards.
+
+    Args:
+        inputs: ternary stream before the block [sequences, tokens, hidden].
+        targets: full-precision stream after it, the same shape.
+        seed: of the order of the sequences.
+    Raises:
+        ValueError: the error is not finite.
+    """
+    gains = vectors(block)
+    for gain in gains:
+        gain.requires_grad_(True)
+    optimizer = relative_adam(linears, gains, options.rates)
+    order = _batches(len(inputs), options.batch_size, options.num_steps, seed)
+    for step, rows in enumerate(order):
+        set_rates(optimizer, step, options.num_steps)
+        loss = relative_error(run(block, inputs[rows]), targets[rows]).mean()
+        check_finite(loss, "the block's output error")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        keep_positive(linears)
+    for gain in gains:
+        gain.requires_grad_(False)
+        gain.grad = None
+    for linear in linears:
+        linear.settle()
+
+
+def relative_error(output: Tensor, target: Tensor) -> Tensor:
+    """|output - target|^2 / |target|^2 of each token (not below a floor), float32 [sequences, tokens]."""
+    target = target.float()
+    energy = target.square().sum(-1)
+    return (output.float() - target).square().sum(-1) / energy.clamp(min=_MIN_ENERGY * energy.mean())
+
+
+def _batches(num_sequences: int, batch_size: int, num_steps: int, seed: int) -> list[Tensor]:
+    """Row numbers of each step: shuffled passes over the sequences."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch_size, num_sequences)
+    rows: list[Tensor] = []
+    while len(rows) < num_steps:
+        shuffled = torch.randperm(num_sequences, generator=generator)
+        rows += list(shuffled[: num_sequences // size * size].split(size))
+    return rows[:num_steps]

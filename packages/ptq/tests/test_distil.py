@@ -1,0 +1,155 @@
+"""Distillation of scales and vectors on tiny random models."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from bitnet_arch import bit_linears
+from bitnet_arch.ternary import ternary_codes_and_scales
+from wf_ptq import Distiller, DistilOptions
+from wf_ptq.layers import TernaryLinear, _ScaledLinear
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CASES = [
+    ("tiny_llama", "group64"),
+    ("tiny_llama", "tensor"),
+    ("tiny_qwen2", "group128"),
+    ("tiny_qwen3", "group64"),
+]
+IDS = torch.randint(0, 512, (24, 32), generator=torch.Generator().manual_seed(5))
+OPTIONS = DistilOptions(num_steps=12, batch_size=6, logit_tokens=6 * 32)
+
+
+def divergence(student, teacher, ids) -> float:
+    """Mean nats per token by the models' own forward passes."""
+    with torch.no_grad():
+        found, expected = (F.log_softmax(m(input_ids=ids).logits.double(), -1) for m in (student, teacher))
+    return F.kl_div(found, expected, log_target=True, reduction="none").sum(-1).mean().item()
+
+
+def quantized(model) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return {name: ternary_codes_and_scales(layer.weight, layer.scheme) for name, layer in bit_linears(model)}
+
+
+@pytest.mark.parametrize(("family", "scheme"), CASES)
+def test_divergence_of_a_batch_falls(family, scheme, make_pair) -> None:
+    """Reported as of before each step; the same by the models' own forward, before and after."""
+    student, teacher = make_pair(family, scheme)
+    batch = IDS[:6]
+    before = divergence(student, teacher, batch)
+    distiller = Distiller(student, teacher, OPTIONS, seed=1)
+    reported = [distiller.step(batch) for _ in range(OPTIONS.num_steps)]
+    assert distiller.num_steps_done == OPTIONS.num_steps
+    # Every position counts here; summation order may tip int8 codes.
+    assert reported[0] == pytest.approx(before, rel=0.02)
+    assert reported[-1] < 0.95 * reported[0]
+    distiller.write_back()
+    assert divergence(student, teacher, batch) < 0.95 * before
+
+
+@pytest.mark.parametrize(("family", "scheme"), CASES)
+def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, make_pair) -> None:
+    student, teacher = make_pair(family, scheme)
+    before, parameters = quantized(student), copy.deepcopy(student.state_dict())
+    distiller = Distiller(student, teacher, OPTIONS, seed=1)
+    for batch in IDS.split(6)[:3]:
+        distiller.step(batch)
+    stand_ins = {n: module for n, module in student.named_modules() if isinstance(module, TernaryLinear)}
+    assert stand_ins.keys() == before.keys()
+    tuned = {name: stand_in.scales.detach().clone() for name, stand_in in stand_ins.items()}
+    distiller.write_back()
+    after = quantized(student)
+    assert after.keys() == before.keys()
+    for name, (codes, scales) in after.items():
+        assert torch.equal(codes, before[name][0]), name
+        assert not torch.equal(scales, before[name][1]), name
+        torch.testing.assert_close(scales, tuned[name], rtol=2**-11, atol=0)  # float16 where grouped
+    for name, layer in bit_linears(student):
+        x = torch.randn(4, 3, layer.in_features, generator=torch.Generator().manual_seed(2))
+        expected = stand_ins[name](x)
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=3e-6 * expected.abs().max().item())
+    changed = {
+        name for name, value in student.state_dict().items() if not torch.equal(value, parameters[name])
+    }
+    vectors = {name for name, value in student.named_parameters() if value.dim() == 1}
+    weights = {f"{name}.weight" for name in after}
+    assert changed == vectors | weights
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+@pytest.mark.parametrize(("family", "scheme"), [("tiny_llama", "tensor"), ("tiny_qwen2", "group128")])
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_resuming_is_exact(family, scheme, num_before, make_pair, tmp_path) -> None:
+    batches = IDS.split(6)
+    options = DistilOptions(num_steps=4, batch_size=6, logit_tokens=50)
+    straight, teacher = make_pair(family, scheme)
+    whole = Distiller(straight, teacher, options, seed=7)
+    losses = [whole.step(batch) for batch in batches]
+
+    first = Distiller(make_pair(family, scheme)[0], teacher, options, seed=7)
+    found = [first.step(batch) for batch in batches[:num_before]]
+    save_file(first.state(), tmp_path / "state.safetensors")
+    resumed, _ = make_pair(family, scheme)
+    second = Distiller(resumed, teacher, options, seed=7)
+    second.load_state(load_file(tmp_path / "state.safetensors"))
+    assert second.num_steps_done == num_before
+    found += [second.step(batch) for batch in batches[num_before:]]
+
+    assert found == losses
+    state, expected = second.state(), whole.state()
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(state[name], value), name
+    for distiller in (whole, second):
+        distiller.write_back()
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_the_seed_chooses_the_positions(make_pair) -> None:
+    options = DistilOptions(num_steps=4, batch_size=6, logit_tokens=20)
+    losses = []
+    for seed in (1, 1, 2):
+        student, teacher = make_pair("tiny_llama", "group64")
+        losses.append(Distiller(student, teacher, options, seed).step(IDS[:6]))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_teacher_in_bfloat16_sets_the_dtype(make_pair) -> None:
+    student, teacher = make_pair("tiny_llama", "group64")
+    distiller = Distiller(student, copy.deepcopy(teacher).bfloat16(), OPTIONS, seed=1)
+    reported = [distiller.step(IDS[:6]) for _ in range(OPTIONS.num_steps)]
+    assert reported[-1] < 0.97 * reported[0]
+    distiller.write_back()
+    assert all(parameter.dtype == torch.float32 for parameter in student.parameters())
+
+
+def test_eager_attention_is_refused(make_pair, tiny_llama) -> None:
+    student, teacher = make_pair("tiny_llama", "group64")
+    eager = copy.deepcopy(teacher)
+    eager.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="attention 'eager'"):
+        Distiller(student, eager, OPTIONS, seed=1)
+
+
+@pytest.mark.parametrize("groups", [None, 1, 2, 4])
+def test_gradients_of_scales_and_input_are_exact(groups: int | None) -> None:
+    """Autograd of the dense product in float64."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(3, 5, 256, generator=generator, dtype=torch.float64).requires_grad_()
+    codes = torch.randint(-1, 2, (24, 256), generator=generator).to(torch.int8)
+    shape = () if groups is None else (24, groups)
+    scales = (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.1).requires_grad_()
+    spread = scales if groups is None else scales.repeat_interleave(256 // groups, dim=1)
+    expected = x @ (codes * spread).t()
+    found = _ScaledLinear.apply(x, codes, scales)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    wanted = torch.autograd.grad(expected, (x, scales), grad)
+    got = torch.autograd.grad(found, (x, scales), grad)
+    torch.testing.assert_close(got[0], wanted[0])
+    torch.testing.assert_close(got[1], wanted[1], rtol=1e-5, atol=1e-5)  # summed in float32

@@ -1,0 +1,150 @@
+"""The order of the steps, what is skipped, and what is said at the end."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from wf_deployer.errors import CommandError
+from wf_quickstart import steps
+from wf_quickstart.display import Display, StepLine
+from wf_quickstart.engines import compare_engines
+from wf_quickstart.options import Options
+from wf_quickstart.state import State, locked
+from wf_quickstart.steps import Context
+
+MIN_FREE_BYTES = 4 * 10**9
+"""Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: done when its record fits and `outputs` (relative to the folder) are there."""
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    run: Callable[[Context, StepLine], dict[str, Any]]
+
+
+def _stage_output(stage: str) -> tuple[str, ...]:
+    return (f"checkpoints/{steps.EXPERIMENT}/{stage}/final/wrinklefree.json",)
+
+
+def plan(options: Options) -> list[Step]:
+    """The steps in order."""
+
+    def measure(name: str, need: str, model: Callable[[Context], Path]) -> Step:
+        run = steps.measuring_step(name, model)
+        title = "Measure the original" if name == "teacher" else f"Measure it {name}"
+        return Step(f"eval_{name}", title, ("text", need), (f"eval/{name}.json",), run)
+
+    def measure_stage(name: str, stage: str) -> Step:
+        return measure(name, stage, lambda context: context.checkpoint(stage))
+
+    original = steps.llamacpp_step("original", lambda c: c.original_gguf)
+    exported = steps.llamacpp_step("exported", lambda c: c.gguf)
+    return [
+        Step("text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text),
+        Step("model", "Get the model", (), ("model/source.json",), steps.find_model),
+        measure("teacher", "model", lambda context: context.teacher),
+        Step("stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), steps.convert),
+        measure_stage("rounded", "stage1"),
+        Step(
+            "stage1_5",
+            f"Calibrate the ternary weights, {options.num_distil_steps} steps",
+            ("stage1",),
+            _stage_output("stage1_5"),
+            steps.calibrate,
+        ),
+        measure_stage("calibrated", "stage1_5"),
+        Step("export", "Export (GGUF)", ("stage1_5",), ("export/model.gguf",), steps.export_gguf),
+        Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export),
+        Step("llamacpp_original", "Speed and answers of the original", ("text", "model"), (), original),
+        Step("llamacpp_exported", "Speed and answers of the export", ("text", "export"), (), exported),
+        Step("engines", "Speed in the native engine", ("export",), ("export/speed.json",), compare_engines),
+    ]
+
+
+def run_quickstart(options: Options, force: bool, display: Display | None = None) -> None:
+    """Runs or continues it; writes the report.
+
+    Raises:
+        CommandError: a step failed, or the folder cannot be used.
+        KeyboardInterrupt: stopped (Ctrl-C or SIGTERM); children are stopped, the state is saved.
+    """
+    with _sigterm_as_interrupt(), locked(options.output):
+        state = State(options.output, options.identity(), force)
+        _check_disk(options.output)
+        context, todo = Context(options), plan(options)
+        shown = display or Display(len(todo) + 1)
+        shown.say(f"[bold]{options.model_label}[/] → 1.58 bits, in {options.output}")
+        for step in todo:
+            _run_step(step, context, state, shown)
+        _report(context, state, todo, shown)
+
+
+def _run_step(step: Step, context: Context, state: State, display: Display) -> None:
+    outputs = [context.folder / output for output in step.outputs]
+    if state.is_done(step.name, step.needs, outputs):
+        display.skipped(step.title, state.spent_s(step.name))
+        return
+    if state.is_stale(step.name, step.needs) and step.name.startswith("stage"):
+        shutil.rmtree(context.run_folder(step.name), ignore_errors=True)
+    start_s = time.monotonic()
+    try:
+        with display.step(step.title) as line:
+            figures = step.run(context, line)
+    finally:
+        state.add_time(step.name, time.monotonic() - start_s)
+    if missing := [path for path in outputs if not path.exists()]:
+        raise CommandError(f"step {step.title!r} ended well but {missing[0]} is missing")
+    state.record(step.name, step.needs, figures)
+
+
+def _check_disk(folder: Path) -> None:
+    """What an earlier run left in the folder counts as room: it is used again."""
+    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(folder).free
+    if free + present < MIN_FREE_BYTES:
+        raise CommandError(
+            f"{folder} has {free / 1e9:.1f} GB free, {(MIN_FREE_BYTES - present) / 1e9:.1f} GB are needed; "
+            "choose another --output"
+        )
+
+
+def _report(context: Context, state: State, todo: list[Step], display: Display) -> None:
+    from wf_quickstart.ending import say_ending
+    from wf_quickstart.plots import write_plots
+    from wf_quickstart.report import write_report
+    from wf_quickstart.results import collect
+
+    with display.step("Write the report") as line:
+        results = collect(context, state, [(step.name, step.title) for step in todo])
+        write_plots(results, context.folder / "plots")
+        write_report(results, context.folder)
+        line.update(note=str(context.folder / "report.md"))
+    if not results["proof"]["passed"]:
+        problems = "; ".join(results["proof"]["problems"])
+        raise CommandError(f"the export is NOT PROVED: {problems}; see {context.folder / 'report.md'}")
+    say_ending(results, display)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
