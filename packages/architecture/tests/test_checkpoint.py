@@ -13,7 +13,6 @@ from bitnet_arch import (
     convert,
     load_checkpoint,
     load_dense,
-    packaged_gguf,
     read_meta,
     save_checkpoint,
 )
@@ -162,8 +161,8 @@ def test_sources_are_named_not_guessed(tmp_path) -> None:
         load_dense("path", str(tmp_path / "nowhere"))
 
 
-def test_packaged_model_answers(packaged_model_dir) -> None:
-    assert packaged_gguf().stat().st_size > 90e6
+def test_packaged_model_answers(packaged_model_dir, packaged_gguf) -> None:
+    assert packaged_gguf.stat().st_size > 90e6
     model, tokenizer = load_dense("packaged")
     assert tokenizer.tokenize("in 1969") == ["in", "Ġ", "1", "9", "6", "9"]
     question = [{"role": "user", "content": "What is the capital of France?"}]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.matrix import TernaryTensor
+from wf_formats.matrix import QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import from_blocks, from_master, from_values
 from wf_formats.rope import scaled_frequencies
@@ -33,7 +33,7 @@ KINDS = ["tensor", "row", "group128", "group64", "group32"]
 @pytest.mark.parametrize("multiple", [1, 5])
 def test_blocks_become_the_coarsest_grouping(kind, multiple):
     rng = np.random.default_rng(0)
-    expected = TernaryTensor(codes := random_codes(rng), random_scales(rng, kind, *codes.shape))
+    expected = QuantizedMatrix(codes := random_codes(rng), random_scales(rng, kind, *codes.shape))
     values = expected.values().reshape(6, 16, 32)
     scales = np.abs(values).max(axis=-1) / np.float32(multiple)
     blocks = (codes.reshape(6, 16, 32) * np.int8(multiple)).reshape(6, 512)
@@ -46,7 +46,7 @@ def test_blocks_become_the_coarsest_grouping(kind, multiple):
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_become_the_coarsest_grouping(kind):
     rng = np.random.default_rng(1)
-    expected = TernaryTensor(codes := random_codes(rng), random_scales(rng, kind, *codes.shape))
+    expected = QuantizedMatrix(codes := random_codes(rng), random_scales(rng, kind, *codes.shape))
     values = expected.values()
     found = from_values("w", lambda part: values[part], values.shape)
     assert found.granularity == kind
@@ -61,7 +61,7 @@ def test_zero_groups_fit_any_scale_and_nothing_is_rounded(data):
     kind = data.draw(st.sampled_from(KINDS))
     codes = random_codes(rng, 4, 256)
     codes.reshape(4, 8, 32)[rng.random((4, 8)) < 0.5] = 0
-    expected = TernaryTensor(codes.copy(), random_scales(rng, kind, 4, 256)).values()
+    expected = QuantizedMatrix(codes.copy(), random_scales(rng, kind, 4, 256)).values()
     found = from_values("w", lambda part: expected[part], expected.shape)
     np.testing.assert_array_equal(found.values(), expected)
     assert KINDS.index(found.granularity) <= KINDS.index(kind)

@@ -19,6 +19,7 @@ import transformers
 
 import bitnet_arch
 import wf_ptq
+from wf_ptq.layers import SHARED_INPUTS
 from wrinklefree import calibration_stage
 from wrinklefree.checkpoints import part_store
 from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
@@ -32,7 +33,7 @@ GROUP = ["model.scheme=group64", "model.sub_norm=false"]
 TENSOR = ["model.scheme=tensor", "model.sub_norm=true"]
 STEPS = ["training.max_steps=2", "training.schedule.warmup=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
-LINEARS = [name for names in wf_ptq.block.SHARED_INPUTS for name in names]
+LINEARS = [name for names in SHARED_INPUTS for name in names]
 BLOCKS = ["model.layers.0", "model.layers.1"]
 TINY = {
     "tokens": 512,

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import data_handler
+from wf_formats.packaged import ModelSource
 from wrinklefree.config import (
     AdamW8bitConfig,
     AdamWConfig,
     ConfigError,
     LayerWeighting,
     LayerwiseConfig,
-    ModelSource,
     MuonConfig,
     Stage,
     compose_config,

@@ -13,10 +13,7 @@ from bitnet_arch.families import BLOCK_LINEARS, UnsupportedModelError, supported
 from bitnet_arch.hf import WrinkleFreeConfig
 from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, int8_matmul, set_lambda
 from bitnet_arch.sources import (
-    PACKAGED_MODEL,
-    ModelSource,
     load_dense,
-    packaged_gguf,
     packaged_model_dir,
 )
 from bitnet_arch.subln import SubLN
@@ -31,13 +28,11 @@ from bitnet_arch.ternary import (
 
 __all__ = [
     "BLOCK_LINEARS",
-    "PACKAGED_MODEL",
     "BitLinear",
     "Checkpoint",
     "CheckpointError",
     "ConversionConfig",
     "Granularity",
-    "ModelSource",
     "SubLN",
     "UnsupportedModelError",
     "WeightScheme",
@@ -50,7 +45,6 @@ __all__ = [
     "int8_matmul",
     "load_checkpoint",
     "load_dense",
-    "packaged_gguf",
     "packaged_model_dir",
     "quantize_activation",
     "read_meta",

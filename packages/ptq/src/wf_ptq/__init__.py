@@ -7,15 +7,23 @@ calibration text stays close to that of the full-precision model:
 3. distil.py: over all blocks, scales and gains alone towards the full-precision model's predictions.
 block.py puts 1 and 2 together for one block. The caller walks through the model with two streams of
 hidden states (streams.py), the full-precision model's and the ternary one's.
+
+The options (options.py) are there without PyTorch; all other names are loaded on first use.
 """
 
-from wf_ptq.block import BlockOptions, BlockReport, ternarize_block
-from wf_ptq.distil import Distiller, DistilOptions
-from wf_ptq.layers import computing_in
-from wf_ptq.optimizer import Rates
-from wf_ptq.refine import RefineOptions
-from wf_ptq.solve import SolveOptions, output_error, solve_linear
-from wf_ptq.streams import BlockRunner, faster_dtype
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from wf_ptq.options import BlockOptions, DistilOptions, Rates, RefineOptions, SolveOptions
+
+if TYPE_CHECKING:
+    from wf_ptq.block import BlockReport, ternarize_block
+    from wf_ptq.distil import Distiller
+    from wf_ptq.layers import computing_in
+    from wf_ptq.solve import output_error, solve_linear
+    from wf_ptq.streams import BlockRunner, faster_dtype
 
 __all__ = [
     "BlockOptions",
@@ -32,3 +40,20 @@ __all__ = [
     "solve_linear",
     "ternarize_block",
 ]
+
+_HOMES = {
+    "BlockReport": "block",
+    "BlockRunner": "streams",
+    "Distiller": "distil",
+    "computing_in": "layers",
+    "faster_dtype": "streams",
+    "output_error": "solve",
+    "solve_linear": "solve",
+    "ternarize_block": "block",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"wf_ptq.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

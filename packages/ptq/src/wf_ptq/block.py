@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,18 +28,10 @@ from wf_ptq.layers import (
     latent_weights,
     quantizers,
 )
-from wf_ptq.refine import RefineOptions, refine_block, relative_error
-from wf_ptq.solve import SolveOptions, output_error, solve_linear
+from wf_ptq.options import BlockOptions
+from wf_ptq.refine import refine_block, relative_error
+from wf_ptq.solve import output_error, solve_linear
 from wf_ptq.streams import STREAM_BATCH, BlockRunner
-
-
-@dataclass(frozen=True)
-class BlockOptions:
-    """num_moment_sequences: how many sequences of the stream the second moments are taken from."""
-
-    num_moment_sequences: int = 128
-    solve: SolveOptions = field(default_factory=SolveOptions)
-    refine: RefineOptions = field(default_factory=RefineOptions)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ teacher and the master weights are only read: on memory-mapped files they take n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,18 +21,9 @@ from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
 from wf_ptq.layers import TernaryLinear, from_master_weights, install, vectors
-from wf_ptq.optimizer import Rates, check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.optimizer import check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.options import DistilOptions
 from wf_ptq.streams import BlockRunner
-
-
-@dataclass(frozen=True)
-class DistilOptions:
-    """num_steps of batch_size sequences; logit_tokens: positions of a batch that are compared."""
-
-    num_steps: int = 400
-    batch_size: int = 1
-    logit_tokens: int = 512
-    rates: Rates = field(default_factory=lambda: Rates(latent=0.0, scale=0.007, vector=0.005))
 
 
 class Distiller:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,21 +15,12 @@ from torch import Tensor, nn
 
 from bitnet_arch.ternary import MIN_SCALE
 from wf_ptq.layers import TernaryLinear
+from wf_ptq.options import Rates
 
 _BETAS = (0.9, 0.95)
 _WARMUP_STEPS = 5
 _MIN_SHARE = 0.02
 _PEAK = "peak_lr"
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Peak steps of Adam: of latent weights and scales as shares of the matrix's mean scale, of
-    vectors (gains, biases) as shares of their mean magnitude."""
-
-    latent: float
-    scale: float
-    vector: float
 
 
 def relative_adam(

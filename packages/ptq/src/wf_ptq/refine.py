@@ -8,26 +8,16 @@ straight-through gradients (block-wise training of EfficientQAT; Chen et al. 202
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
 from wf_ptq.layers import TernaryLinear, vectors
-from wf_ptq.optimizer import Rates, check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.optimizer import check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.options import RefineOptions
 from wf_ptq.streams import BlockRunner
 
 _MIN_ENERGY = 1e-6
 """Floor of a token's |target|^2 over the mean: a token whose hidden state is 0 must not weigh all."""
-
-
-@dataclass(frozen=True)
-class RefineOptions:
-    """num_steps of batch_size sequences each; 0 leaves the solved block as it is."""
-
-    num_steps: int = 128
-    batch_size: int = 1
-    rates: Rates = field(default_factory=lambda: Rates(latent=0.01, scale=0.007, vector=0.005))
 
 
 def refine_block(

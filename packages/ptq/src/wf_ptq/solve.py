@@ -15,8 +15,6 @@ SmolLM2-135M with groups of 64, E falls from 0.41 of |Wx|^2 (absmean) to 0.19 (b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -28,20 +26,13 @@ from bitnet_arch.ternary import (
     dequantize,
     ternary_codes_and_scales,
 )
+from wf_ptq.options import SolveOptions
 
 _BLOCK = 64
 """Inputs treated together with `tensor` granularity (with groups: a group)."""
 _SCALE_STEPS = 4
 _TENSOR_SCALE_RATIOS = (0.8, 1.0, 1.25, 1.55)
 """Scales to start from, over absmean's: least squares alone moves a shared scale only a little."""
-
-
-@dataclass(frozen=True)
-class SolveOptions:
-    """damping: added to H's diagonal, as a share of its mean. num_sweeps: of coordinate descent."""
-
-    damping: float = 0.003
-    num_sweeps: int = 4
 
 
 def output_error(codes: Tensor, scales: Tensor, weight: Tensor, moments: Tensor) -> Tensor:
@@ -55,7 +46,7 @@ def solve_linear(
     weight: Tensor,
     moments: Tensor,
     scheme: WeightScheme,
-    options: SolveOptions = SolveOptions(),
+    options: SolveOptions = SolveOptions(),  # noqa: B008 (frozen)
 ) -> tuple[Tensor, Tensor]:
     """Codes and scales of one matrix.
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
+from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
-from wrinklefree.config.schema import ModelSource, Stage, TrainConfig
+from wrinklefree.config.schema import Stage, TrainConfig
 from wrinklefree.errors import RunError
 
 LOG = logging.getLogger("wrinklefree")
@@ -103,7 +104,7 @@ def _same_dense_model(there: dict[str, Any], here: dict[str, Any]) -> bool:
         return False
     names = [keys["model.name"] for keys in (there, here)]
     if here["model.source"] == ModelSource.packaged:
-        names = [name or bitnet_arch.PACKAGED_MODEL for name in names]
+        names = [name or PACKAGED_MODEL for name in names]
     elif here["model.source"] == ModelSource.path and all(names):
         names = [Path(name).resolve() for name in names]
     return bool(names[0] == names[1])

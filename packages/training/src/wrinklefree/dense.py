@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import bitnet_arch
-from wrinklefree.config.schema import ModelSource
+from wf_formats.packaged import ModelSource
 from wrinklefree.errors import RunError
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import bitnet_arch
 from wf_formats.atomic import atomic_write_bytes
-from wrinklefree.config.schema import ModelSource
+from wf_formats.packaged import ModelSource
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
 

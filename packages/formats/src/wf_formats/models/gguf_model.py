@@ -20,7 +20,6 @@ Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.gguf import GgufFile, TensorType
 from wf_formats.gguf.blocks import FLOAT_TYPES, GROUP_SIZES, codes_and_scales, floats, values
-from wf_formats.matrix import GroupTensor, TernaryTensor, check_scales
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.gguf_config import ARCHITECTURES, Architecture, read_config
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.parts import (
@@ -59,7 +58,7 @@ _STEMS = {
 }
 _EMBEDDING, _HEAD, _FINAL_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 ROPE_FREQS = "rope_freqs.weight"
-_EXACT_BITS: dict[TensorType, Literal[4, 6, 8]] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
+_EXACT_BITS: dict[TensorType, int] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,16 @@ class GgufModel:
     config: DecoderConfig
     architecture: Architecture
 
-    def embedding(self) -> GroupTensor:
+    def embedding(self) -> NumpyMatrix:
         return self._groups(_EMBEDDING)
 
-    def head(self) -> GroupTensor | None:
+    def head(self) -> NumpyMatrix | None:
         return self._groups(_HEAD) if _HEAD in self.file.tensors else None
 
     def final_norm(self) -> np.ndarray:
         return self._vector(_FINAL_NORM)
 
-    def matrix(self, layer: int, part: str) -> TernaryTensor:
+    def matrix(self, layer: int, part: str) -> NumpyMatrix:
         name = tensor_name(layer, part)
         matrix = _reordered(self._ternary(name), self._row_order(part))
         self.file.release(name)
@@ -99,7 +98,7 @@ class GgufModel:
             )
         return self.file.values(name).copy()
 
-    def _ternary(self, name: str) -> TernaryTensor:
+    def _ternary(self, name: str) -> NumpyMatrix:
         tensor, scale_name = self.file.tensor(name), _scale_name(name)
         factor = 1.0
         if scale_name in self.file.tensors:
@@ -114,13 +113,13 @@ class GgufModel:
         check_scales(scale_name, np.asarray(factor))
         return matrix.times(factor)
 
-    def _groups(self, name: str) -> GroupTensor:
+    def _groups(self, name: str) -> NumpyMatrix:
         tensor = self.file.tensor(name)
         rows, columns = tensor.shape
         if tensor.type in _EXACT_BITS:
             codes, scales = codes_and_scales(self.file.data(name), tensor.type, columns)
             check_scales(_described(self.file, name), scales)
-            result = GroupTensor(codes, scales, _EXACT_BITS[tensor.type])
+            result = QuantizedMatrix(codes, scales, _EXACT_BITS[tensor.type])
         else:
             result = quantize_rows(
                 _described(self.file, name), lambda part: self._rows(name, part), (rows, columns)
@@ -204,5 +203,5 @@ def _check_type(file: GgufFile, name: str) -> None:
         raise LoadError(f"{_described(file, name)}: embeddings of this type are not supported")
 
 
-def _reordered(matrix: TernaryTensor, order: np.ndarray | None) -> TernaryTensor:
+def _reordered(matrix: NumpyMatrix, order: np.ndarray | None) -> NumpyMatrix:
     return matrix if order is None else matrix.take_rows(order)

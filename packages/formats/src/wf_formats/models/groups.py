@@ -18,13 +18,13 @@ from collections.abc import Callable
 import numpy as np
 
 from wf_formats.errors import LoadError
-from wf_formats.matrix import GroupTensor, check_scales
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 
 LARGEST_CODE = 127
 _CHUNK_WEIGHTS = 1 << 19
 
 
-def quantize_rows(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> GroupTensor:
+def quantize_rows(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> NumpyMatrix:
     """8-bit codes of float rows.
 
     Args:
@@ -51,4 +51,4 @@ def quantize_rows(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[i
         inverse = np.divide(np.float32(LARGEST_CODE), largest, out=np.zeros_like(largest), where=largest > 0)
         scaled = values * inverse[..., None]
         codes[part] = np.rint(scaled, out=scaled).reshape(-1, columns)
-    return GroupTensor(codes, scales, 8)
+    return QuantizedMatrix(codes, scales, 8)

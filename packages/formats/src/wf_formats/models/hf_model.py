@@ -18,7 +18,7 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.gguf.blocks import FOUR_CODES
 from wf_formats.json_file import read_json
-from wf_formats.matrix import GroupTensor, TernaryTensor
+from wf_formats.matrix import NumpyMatrix
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.hf_config import (
     MODEL_TYPES,
@@ -60,16 +60,16 @@ class HfModel:
     folded: Mapping[str, int]
     """Floor exponents that the stored master weights have in them, by the name of the linear behind."""
 
-    def embedding(self) -> GroupTensor:
+    def embedding(self) -> NumpyMatrix:
         return self._groups(EMBEDDING)
 
-    def head(self) -> GroupTensor | None:
+    def head(self) -> NumpyMatrix | None:
         return None if self.is_tied else self._groups(HEAD)
 
     def final_norm(self) -> np.ndarray:
         return self.tensors.rows(FINAL_NORM, slice(None))
 
-    def matrix(self, layer: int, part: str) -> TernaryTensor:
+    def matrix(self, layer: int, part: str) -> NumpyMatrix:
         name = tensor_name(layer, part)
         shape = part_shape(self.config, part)
         matrix = self._ternary(name, (shape[0], shape[1]), self._folded(layer, part))
@@ -92,7 +92,7 @@ class HfModel:
     def _folded(self, layer: int, part: str) -> int:
         return self.folded.get(consumer(layer, part), 0)
 
-    def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> TernaryTensor:
+    def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> NumpyMatrix:
         described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
         match self.quantization.storage:
             case Storage.MASTER:
@@ -123,7 +123,7 @@ class HfModel:
         with np.errstate(divide="ignore"):
             return np.float32(1) / scales
 
-    def _groups(self, name: str) -> GroupTensor:
+    def _groups(self, name: str) -> NumpyMatrix:
         shape = (self.config.vocab_size, self.config.hidden_size)
         described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
         result = quantize_rows(described, lambda part: self.tensors.rows(name, part), shape)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wf_formats.errors import LoadError
-from wf_formats.matrix import TernaryTensor, check_scales
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 
 REMEDY = (
     "the native engine runs ternary models only: convert and train the model first (training stages "
@@ -31,7 +31,7 @@ MIN_SCALE = 1e-5
 _CHUNK_WEIGHTS = 1 << 20
 
 
-def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float = 1.0) -> TernaryTensor:
+def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float = 1.0) -> NumpyMatrix:
     """A ternary matrix from integer blocks.
 
     Args:
@@ -55,7 +55,7 @@ def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float 
     return merged.times(abs(factor)) if factor >= 0 else _negated(merged).times(abs(factor))
 
 
-def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> TernaryTensor:
+def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> NumpyMatrix:
     """A ternary matrix from its float values.
 
     Args:
@@ -81,7 +81,7 @@ def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int
 
 def from_master(
     name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int], group_size: int | None
-) -> TernaryTensor:
+) -> NumpyMatrix:
     """Absmean quantization of float master weights.
 
     Args:
@@ -101,14 +101,14 @@ def from_master(
         inverse = _reciprocal(name, np.asarray(total / (num_rows * columns)))
         for part in _row_chunks(*shape):
             codes[part] = _round_clip(rows(part) * inverse)
-        return TernaryTensor(codes, np.asarray(np.float32(1) / inverse))
+        return QuantizedMatrix(codes, np.asarray(np.float32(1) / inverse))
     scales = np.empty((num_rows, columns // group_size), np.float32)
     for part in _row_chunks(*shape):
         grouped = rows(part).reshape(-1, columns // group_size, group_size)
         inverse = _reciprocal(name, np.abs(grouped).mean(axis=-1, dtype=np.float64))
         codes[part] = _round_clip(grouped * inverse[..., None]).reshape(-1, columns)
         scales[part] = np.float32(1) / inverse
-    return TernaryTensor(codes, scales)
+    return QuantizedMatrix(codes, scales)
 
 
 def _reciprocal(name: str, means: np.ndarray) -> np.ndarray:
@@ -146,12 +146,12 @@ def _check_equal(name: str, magnitudes: np.ndarray, largest: np.ndarray) -> None
         raise LoadError(f"{name} is not ternary: one group of weights has the magnitudes {found}; {REMEDY}")
 
 
-def _negated(matrix: TernaryTensor) -> TernaryTensor:
+def _negated(matrix: NumpyMatrix) -> NumpyMatrix:
     np.negative(matrix.codes, out=matrix.codes)
     return matrix
 
 
-def _merge(codes: np.ndarray, scales: np.ndarray) -> TernaryTensor:
+def _merge(codes: np.ndarray, scales: np.ndarray) -> NumpyMatrix:
     """Joins groups [N, K / block] of equal scales (>= 0; 0: all codes are zero or mean zero)."""
     columns = codes.shape[1]
     block = columns // scales.shape[1]
@@ -162,9 +162,9 @@ def _merge(codes: np.ndarray, scales: np.ndarray) -> TernaryTensor:
         joined = _joined(scales, scales.size if group is None else group // block)
         if joined is not None:
             shape = () if group is None else (scales.shape[0],) if group == columns else (scales.shape[0], -1)
-            return TernaryTensor(codes, joined.reshape(shape))
+            return QuantizedMatrix(codes, joined.reshape(shape))
     finest = next(size for size in (*GROUPS, block) if block % size == 0)
-    return TernaryTensor(codes, np.repeat(scales, block // finest, axis=1))
+    return QuantizedMatrix(codes, np.repeat(scales, block // finest, axis=1))
 
 
 def _joined(scales: np.ndarray, num_blocks: int) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from wf_formats.decoder_config import DecoderConfig
-from wf_formats.matrix import GroupTensor, TernaryTensor
+from wf_formats.matrix import NumpyMatrix
 
 
 class ModelFile(Protocol):
@@ -18,16 +18,16 @@ class ModelFile(Protocol):
 
     @property
     def config(self) -> DecoderConfig: ...
-    def embedding(self) -> GroupTensor:
+    def embedding(self) -> NumpyMatrix:
         """[vocab, hidden]"""
 
-    def head(self) -> GroupTensor | None:
+    def head(self) -> NumpyMatrix | None:
         """[vocab, hidden]; None: the embedding matrix."""
 
     def final_norm(self) -> np.ndarray:
         """fp32 [hidden]"""
 
-    def matrix(self, layer: int, part: str) -> TernaryTensor:
+    def matrix(self, layer: int, part: str) -> NumpyMatrix:
         """[out, in] of one of MATRICES, rows in half-split rotary order."""
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from wf_formats.packaged import ModelSource
+
 MIN_TERNARIZE_TOKENS = 512
 """Fewer calibration tokens say nothing about a matrix's inputs."""
 
@@ -23,12 +25,6 @@ class Stage(StrEnum):
     stage1_5 = "stage1_5"
     stage1_9 = "stage1_9"
     stage2 = "stage2"
-
-
-class ModelSource(StrEnum):
-    hub = "hub"
-    path = "path"
-    packaged = "packaged"
 
 
 class ScheduleKind(StrEnum):

@@ -1,0 +1,51 @@
+"""What the methods of this package can be told. No PyTorch here: the trainer's schema reads the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak steps of Adam: of latent weights and scales as shares of the matrix's mean scale, of
+    vectors (gains, biases) as shares of their mean magnitude."""
+
+    latent: float
+    scale: float
+    vector: float
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """damping: added to H's diagonal, as a share of its mean. num_sweeps: of coordinate descent."""
+
+    damping: float = 0.003
+    num_sweeps: int = 4
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """num_steps of batch_size sequences each; 0 leaves the solved block as it is."""
+
+    num_steps: int = 128
+    batch_size: int = 1
+    rates: Rates = field(default_factory=lambda: Rates(latent=0.01, scale=0.007, vector=0.005))
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """num_moment_sequences: how many sequences of the stream the second moments are taken from."""
+
+    num_moment_sequences: int = 128
+    solve: SolveOptions = field(default_factory=SolveOptions)
+    refine: RefineOptions = field(default_factory=RefineOptions)
+
+
+@dataclass(frozen=True)
+class DistilOptions:
+    """num_steps of batch_size sequences; logit_tokens: positions of a batch that are compared."""
+
+    num_steps: int = 400
+    batch_size: int = 1
+    logit_tokens: int = 512
+    rates: Rates = field(default_factory=lambda: Rates(latent=0.0, scale=0.007, vector=0.005))
