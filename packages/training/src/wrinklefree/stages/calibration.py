@@ -1,0 +1,168 @@
+"""The work of stage 1.5: ternary codes and scales chosen on calibration text instead of rounded.
+
+The converted model of stage 1 and its dense original walk through the blocks side by side
+(wf_ptq). Each finished block is saved; a run that was stopped takes the finished
+blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales
+and gains of all blocks are distilled on further text, saved every few steps.
+
+Memory: the models stay on disk. Both are memory-mapped (the original where its files have the dtype to
+compute in), and each block that was worked on is mapped from where it was saved. What is held are four
+streams of hidden states [tokens, hidden] with one block's optimizer, and then what distil.py names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from rich.progress import Progress as RichProgress
+from torch import Tensor
+
+import bitnet_arch
+import wf_ptq
+from bitnet_arch.families import blocks
+from data_handler import token_block
+from wf_formats.atomic import atomic_write_text
+from wrinklefree.allocator import keep_freed_memory
+from wrinklefree.checkpoints.lightning_io import save_model_folder
+from wrinklefree.checkpoints.part_store import PartStore
+from wrinklefree.config.logging import ProgressBar
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.ternarize import ComputeDtype, TernarizeConfig
+from wrinklefree.dense import load_dense_model
+from wrinklefree.errors import RunError
+from wrinklefree.held_out import mean_loss
+from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.scales import distil_scales
+
+LOG = logging.getLogger("wrinklefree")
+BLOCKS_FILE = "blocks.json"
+"""In the run folder: each block's errors (wf_ptq.BlockReport)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """Token ids [sequences, tokens]; no sequence is in two of them."""
+
+    calibration: Tensor
+    distillation: Tensor
+    held_out: Tensor
+
+
+def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str, Any]:
+    """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures."""
+    began = time.perf_counter()
+    keep_freed_memory()
+    config, run = context.config, context.run
+    checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
+    student = checkpoint.model.requires_grad_(False)
+    text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
+    dtype = _compute_dtype(options.dtype, run.parts)
+    teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
+    losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
+    with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
+        blocks_options = _block_options(options)
+        reports = _calibrate_blocks(
+            blocks_options, run.parts, student, teacher, text.calibration, config.seed, progress
+        )
+        losses["blocks"] = mean_loss(student, text.held_out)
+        distil_scales(context, options, student, teacher, text.distillation, progress)
+    losses["calibrated"] = mean_loss(student, text.held_out)
+    LOG.info("held-out loss in nats: %s", losses)
+    figures = {
+        "steps": options.distil_steps,
+        "first_loss": losses["rounded"],
+        "last_loss": losses["calibrated"],
+        "losses_nats": losses,
+        "tokens": text.calibration.numel() + text.distillation.numel(),
+        "seconds": time.perf_counter() - began,
+        "compute_dtype": str(dtype).removeprefix("torch."),
+    }
+    atomic_write_text(run.path / BLOCKS_FILE, json.dumps(reports, indent=2) + "\n")
+    save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
+    run.parts.remove()
+    return figures
+
+
+def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
+    """The configured dtype, or the measured one, which a resumed run has to keep."""
+    if wanted is not ComputeDtype.auto:
+        return getattr(torch, wanted.value)
+    if "dtype" in parts:
+        return getattr(torch, parts.load("dtype")[1]["dtype"])
+    dtype = wf_ptq.faster_dtype()
+    parts.save("dtype", {}, {"dtype": str(dtype).removeprefix("torch.")})
+    return dtype
+
+
+def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:
+    """Raises: RunError (ids of another vocabulary), DataError (too little text)."""
+    length = options.sequence_length_tokens
+    counts = [
+        -(-options.tokens // length),
+        options.distil_steps * options.distil_batch_size,
+        -(-options.evaluation_tokens // length),
+    ]
+    ids = token_block(config.data.sources, tokenizer, sum(counts) * length, length, config.seed)
+    if ids.max() >= vocab_size:
+        raise RunError(
+            f"calibration ids reach {ids.max().item()}, the model's vocabulary has {vocab_size}: the "
+            "checkpoint's tokenizer belongs to another model"
+        )
+    return _Text(*ids.split(counts))
+
+
+def _calibrate_blocks(
+    options: wf_ptq.BlockOptions,
+    parts: PartStore,
+    student: Any,
+    teacher: Any,
+    ids: Tensor,
+    seed: int,
+    progress: RichProgress,
+) -> list[dict[str, Any]]:
+    """Walk through the blocks, taking those that are finished; returns the blocks' reports."""
+    run, teacher_run = wf_ptq.BlockRunner(student), wf_ptq.BlockRunner(teacher)
+    teacher_blocks = dict(blocks(teacher))
+    bar = progress.add_task("calibrating blocks", total=len(teacher_blocks))
+    expected = found = teacher.model.embed_tokens(ids)
+    reports = []
+    for index, (name, block) in enumerate(blocks(student)):
+        inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
+        if name not in parts:
+            with _naming(name):
+                result = wf_ptq.ternarize_block(run, block, inputs, expected, options, seed + index)
+            parts.save(name, block.state_dict(), dataclasses.asdict(result))
+        report = parts.map_into(name, block)
+        with wf_ptq.computing_in(block, inputs.dtype):
+            found = run.stream(block, inputs)
+        LOG.info(
+            "%s: relative error %.4f, before refinement %.4f", name, report["stream"], report["stream_solved"]
+        )
+        reports.append({"block": name, **report})
+        progress.advance(bar)
+    return reports
+
+
+@contextmanager
+def _naming(block: str) -> Iterator[None]:
+    """Raises: RunError that names the block, for what cannot be solved in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(f"{block} cannot be calibrated: {error}") from error
+
+
+def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
+    rates = wf_ptq.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
+    return wf_ptq.BlockOptions(
+        num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
+        solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
+        refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
+    )

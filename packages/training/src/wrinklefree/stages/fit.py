@@ -1,0 +1,169 @@
+"""The work of the stages with gradients: wires model, data, objectives, callbacks and trainer, and fits."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+
+import bitnet_arch
+from wrinklefree import callbacks as cb
+from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
+from wrinklefree.config.logging import ProgressBar
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.datamodule import WrinkleFreeDataModule
+from wrinklefree.loggers import build_loggers
+from wrinklefree.module import WrinkleFreeLightningModule
+from wrinklefree.objectives.manager import ObjectiveManager
+from wrinklefree.run_folder import RunFolder
+from wrinklefree.schedules import make_schedule
+from wrinklefree.stages.base import Outcome, StageContext
+from wrinklefree.strategies import build_strategy
+from wrinklefree.teachers.registry import load_teacher
+
+LOG = logging.getLogger("wrinklefree")
+
+
+def run_training(context: StageContext) -> Outcome:
+    """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
+    config, run, meta = context.config, context.run, context.meta
+    training = gradient_options(config)
+    lengths = run_lengths(config)
+    resume_from = run.store.newest(config.resume.allow_previous)
+    checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
+    module = _build_module(config, checkpoint.model, lengths)
+    data = _build_data(config, checkpoint.tokenizer, lengths)
+    io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
+    progress = cb.Progress()
+    checkpointing = cb.Checkpointing(
+        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last
+    )
+    stop = cb.GracefulStop(checkpointing)
+    with _quiet_lightning():
+        trainer = _build_trainer(config, lengths, io, [progress, checkpointing, stop])
+    resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
+    if resume_from:
+        LOG.info("resuming from %s", resume_from)
+    trainer.loggers = build_loggers(config, run.path, meta, resume_step)
+    with _quiet_lightning():
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    return _finish(trainer, module, lengths, io, run, progress, stop)
+
+
+def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
+    training = gradient_options(config)
+    objectives = ObjectiveManager.from_config(training.objectives)
+    teacher = load_teacher(config.model, objectives.teacher_wishes())
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return WrinkleFreeLightningModule(
+        model,
+        teacher,
+        objectives,
+        config.optimizer,
+        training.learning_rate,
+        make_schedule(training.schedule, lengths),
+    )
+
+
+def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> WrinkleFreeDataModule:
+    training = gradient_options(config)
+    return WrinkleFreeDataModule(
+        config.data.sources,
+        tokenizer,
+        training.sequence_length_tokens,
+        training.batch_size,
+        lengths.max_steps * training.accumulate_steps,
+        config.seed,
+        config.data.num_workers,
+    )
+
+
+def _build_trainer(
+    config: TrainConfig,
+    lengths: Lengths,
+    io: FolderCheckpointIO,
+    run_callbacks: list[L.Callback],
+) -> L.Trainer:
+    training, where = gradient_options(config), config.distributed
+    progress, *last = run_callbacks
+    log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
+    strategy = build_strategy(where, io)
+    bar = _progress_bar(config.logging.progress_bar)
+    return L.Trainer(
+        accelerator=where.accelerator,
+        strategy=strategy,
+        devices=where.devices,
+        num_nodes=where.num_nodes,
+        precision=where.precision.value,
+        plugins=[io] if strategy == "auto" else [],
+        # The order matters: metrics first, then who writes them, then who saves and stops.
+        callbacks=[
+            cb.LambdaWarmup(training.lambda_warmup_steps),
+            cb.ZClip(training.zclip),
+            cb.RandomState(),
+            progress,
+            log,
+            *bar,
+            *last,
+        ],
+        max_steps=lengths.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=training.accumulate_steps,
+        deterministic=config.deterministic,
+        logger=False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=bool(bar),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _progress_bar(kind: ProgressBar) -> list[L.Callback]:
+    from rich.console import Console
+
+    if kind is ProgressBar.auto:
+        kind = ProgressBar.rich if Console().is_terminal else ProgressBar.none
+    if kind is ProgressBar.none:
+        return []
+    return [RichProgressBar() if kind is ProgressBar.rich else TQDMProgressBar()]
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's advertisements and a deprecation inside it; its other warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        # FSDP warns of in-place operations on the model's outputs; nothing here does any.
+        warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view.*")
+        yield
+
+
+def _finish(
+    trainer: L.Trainer,
+    module: WrinkleFreeLightningModule,
+    lengths: Lengths,
+    io: FolderCheckpointIO,
+    run: RunFolder,
+    progress: cb.Progress,
+    stop: cb.GracefulStop,
+) -> Outcome:
+    step = trainer.global_step
+    summary = {"steps": step, **progress.state_dict()}
+    if step < lengths.max_steps:
+        return Outcome(summary, stop.received)
+    state = trainer.strategy.lightning_module_state_dict()
+    if trainer.is_global_zero:
+        io.save_model(state, run.final, step, summary)
+    trainer.strategy.barrier()
+    return Outcome(summary)
