@@ -94,10 +94,10 @@ def _type_objectives(config: DictConfig, overrides: Sequence[dict[str, Any]]) ->
 
     Raises: ConfigError naming the objective and the key.
     """
-    training = config.training
-    if "objectives" not in keys_of(OmegaConf.get_type(training)):
+    training, schema = config.training, stage_by_name(config.training.stage).config
+    if "objectives" not in keys_of(schema):
         if overrides:
-            raise ConfigError(unknown_key(OBJECTIVES_KEY, "objectives", OmegaConf.get_type(training)))
+            raise ConfigError(unknown_key(OBJECTIVES_KEY, "objectives", schema))
         return
     layers: dict[str, list[Any]] = {str(name): [value] for name, value in training.objectives.items()}
     for override in overrides:

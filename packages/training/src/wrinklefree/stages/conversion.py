@@ -28,9 +28,7 @@ from wrinklefree.held_out import mean_loss
 LOG = logging.getLogger("wrinklefree")
 
 
-def run_conversion(
-    config: TrainConfig, fit: FitConfig, target: Path, meta: dict[str, Any]
-) -> dict[str, Any]:
+def run_conversion(config: TrainConfig, fit: FitConfig, target: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Convert, save to `target`, return the summary's figures."""
     start = time.perf_counter()
     options = _conversion_options(config)
@@ -73,9 +71,7 @@ def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig:
         raise RunError(f"model.scheme, model.sub_norm: {error}") from error
 
 
-def _convert(
-    config: TrainConfig, options: bitnet_arch.ConversionConfig, model: Any, fit_ids: Tensor
-) -> None:
+def _convert(config: TrainConfig, options: bitnet_arch.ConversionConfig, model: Any, fit_ids: Tensor) -> None:
     """Raises: RunError (the model's shapes do not fit the scheme), UnsupportedModelError."""
     sites = 2 * model.config.num_hidden_layers if config.model.sub_norm else None
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
