@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from data_handler import DataError, SourceConfig, SourceKind, TextUnit
@@ -40,3 +43,8 @@ def test_a_mixture_needs_distinct_sources_with_weight() -> None:
         check_sources([one, one])
     with pytest.raises(DataError, match="weights of all sources are 0"):
         check_sources([SourceConfig("packaged", "python_docs", weight=0)])
+
+
+def test_settings_are_read_without_torch() -> None:
+    code = "import data_handler, sys; data_handler.SourceConfig; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data_handler import DataError, SourceConfig, iter_documents, packaged
-from data_handler.sources import open_source
+from data_handler import DataError, SourceConfig, iter_documents
+from data_handler.sources import packaged
+from data_handler.sources.opening import open_source
 
 
 def documents(name: str, split: str = "all") -> list[str]:

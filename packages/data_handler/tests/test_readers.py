@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_handler import DataError, SourceConfig, iter_documents
+from data_handler import DataError, SourceConfig, iter_documents, read_documents
 from data_handler.readers import MAX_FILE_DOCUMENT_BYTES, open_reader
 
 TEXTS = [f"text {i}\nsecond line ü" for i in range(700)]
@@ -196,3 +196,32 @@ def test_real_text(shared_data: Path) -> None:
     files = str(shared_data / "pretrain" / "tinystories" / "*.jsonl.gz")
     texts = list(iter_documents(source(files)))
     assert len(texts) == 1812 + 117  # by the folder's own list
+
+
+def test_documents_to_evaluate_on_are_taken_word_for_word(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\n\n")
+    assert list(read_documents(tmp_path / "a.txt")) == ["one\ntwo\n\n"]
+    (tmp_path / "empty.txt").write_text("")
+    assert list(read_documents(tmp_path / "empty.txt")) == []
+    (tmp_path / "a.jsonl").write_text('{"text": "x\\u2028y\\n"}\n\n{"text": ""}\n{"text": "z"}')
+    assert list(read_documents(tmp_path / "a.jsonl")) == ["x\u2028y\n", "z"]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"body": "x"}'))
+    assert list(read_documents(tmp_path / "a.jsonl.gz", "body")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", b"x", r"no known kind \(known: .txt, .jsonl, .jsonl.gz\)"),
+        ("a.txt", b"\xff", "a.txt, line 1: not UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{', "a.jsonl, line 2: damaged record"),
+        ("a.jsonl", b'{"body": "x"}', r"a.jsonl, line 1: no field 'text'.*\['body'\]"),
+        ("a.jsonl.gz", b"plain", "damaged gzip"),
+    ],
+)
+def test_damaged_evaluation_texts_are_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        list(read_documents(tmp_path / name))
+    with pytest.raises(DataError, match="there is no text file"):
+        list(read_documents(tmp_path / "missing.txt"))

@@ -19,6 +19,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from wrinklefree.train import main
 
+TINY_STEPS = [
+    "distributed.accelerator=cpu",
+    "training.sequence_length_tokens=32",
+    "training.batch_size=2",
+    "training.schedule.warmup=2",
+]
+"""Of the stages with gradients."""
+TINY = {
+    "stage1_subln": [
+        "training.fit.tokens=512",
+        "training.fit.sequence_length_tokens=32",
+        "training.fit.evaluation_tokens=64",
+    ],
+    "stage1_5_calibrate": [],
+}
+"""Of the others."""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -150,7 +167,13 @@ class CommandLine:
     )
 
     def arguments(self, training: str, *overrides: str) -> list[str]:
-        return [f"training={training}", *self.common, f"output_dir={self.output_dir}", *overrides]
+        return [
+            f"training={training}",
+            *self.common,
+            *TINY.get(training, TINY_STEPS),
+            f"output_dir={self.output_dir}",
+            *overrides,
+        ]
 
     def folder(self, training: str, experiment: str = "default") -> Path:
         return self.output_dir / experiment / self.stage_folders[training]
@@ -176,15 +199,8 @@ def tiny_overrides(dense: Path, text: Path) -> list[str]:
         "model.source=path",
         f"model.name={dense}",
         f"data.sources=[{{kind: path, name: text, location: {text}}}]",
-        "distributed.accelerator=cpu",
         "num_threads=1",
         "logging.progress_bar=none",
-        "training.sequence_length_tokens=32",
-        "training.batch_size=2",
-        "training.schedule.warmup=2",
-        "training.calibration.tokens=512",
-        "training.calibration.sequence_length_tokens=32",
-        "training.calibration.evaluation_tokens=64",
     ]
 
 

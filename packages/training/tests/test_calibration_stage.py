@@ -20,13 +20,13 @@ import transformers
 import bitnet_arch
 import wf_ptq
 from wf_ptq.layers import SHARED_INPUTS
-from wrinklefree import calibration_stage
 from wrinklefree.checkpoints import part_store
 from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
 from wrinklefree.checkpoints.part_store import PartStore
-from wrinklefree.config import ConfigError
-from wrinklefree.config.compose import _check_ternarize
-from wrinklefree.config.schema import TernarizeConfig
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.ternarize import TernarizeConfig
+from wrinklefree.stages import calibration
+from wrinklefree.stages.calibrate import check_ternarize
 
 STAGE = "stage1_5_calibrate"
 GROUP = ["model.scheme=group64", "model.sub_norm=false"]
@@ -138,7 +138,7 @@ def _parent(folder: Path) -> str:
 
 
 def block_reports(run: Any) -> list[dict[str, Any]]:
-    reports: list[dict[str, Any]] = json.loads((run.folder / calibration_stage.BLOCKS_FILE).read_text())
+    reports: list[dict[str, Any]] = json.loads((run.folder / calibration.BLOCKS_FILE).read_text())
     return reports
 
 
@@ -229,7 +229,7 @@ def test_weights_at_rest_are_memory_mapped(group_stage1: Any, tmp_path: Path) ->
     assert _mapped_file(weight) == final / "model.safetensors"
     parts = PartStore(tmp_path / "parts")
     parts.save("part", block.state_dict(), {"figure": 1})
-    assert calibration_stage._map(parts, "part", block) == {"figure": 1}
+    assert parts.map_into("part", block) == {"figure": 1}
     again = block.get_submodule(LINEARS[0]).weight
     assert _mapped_file(again) == tmp_path / "parts" / "part" / "tensors.safetensors"
     assert torch.equal(again, weight)
@@ -306,7 +306,7 @@ def kill_in_the_distillation() -> None:
 
 
 def kill_before_the_result_is_saved() -> None:
-    calibration_stage.save_model_folder = _kill_now
+    calibration.save_model_folder = _kill_now
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_resumed_run_is_bit_equal(
     assert [resumed.summary[f] for f in figures] == [whole_group.summary[f] for f in figures]
     assert block_reports(resumed) == block_reports(whole_group)
     assert _metrics(resumed) == _metrics(whole_group)
-    kept = {"run.json", "final", "summary.json", "metrics.csv", calibration_stage.BLOCKS_FILE}
+    kept = {"run.json", "final", "summary.json", "metrics.csv", calibration.BLOCKS_FILE}
     assert {path.name for path in resumed.folder.iterdir()} == kept
 
 
@@ -492,12 +492,12 @@ def test_a_tokenizer_of_another_model_is_an_error(
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:
     with pytest.raises(ConfigError, match=rf"training\.ternarize\.{key}={value} .*{why}"):
-        _check_ternarize(TernarizeConfig(**{key: value}))
+        check_ternarize(TernarizeConfig(**{key: value}))
 
 
 def test_a_refinement_step_must_find_its_sequences() -> None:
     with pytest.raises(ConfigError, match=r"training\.ternarize\.tokens=2047 .*at least 2048"):
-        _check_ternarize(TernarizeConfig(tokens=2047, sequence_length_tokens=512, refine_batch_size=4))
+        check_ternarize(TernarizeConfig(tokens=2047, sequence_length_tokens=512, refine_batch_size=4))
 
 
 def test_a_wrong_value_ends_the_command_with_2(

@@ -1,51 +1,55 @@
 from __future__ import annotations
 
-import dataclasses
+import json
+import os
+import subprocess
+import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import data_handler
 from wf_formats.packaged import ModelSource
-from wrinklefree.config import (
-    AdamW8bitConfig,
-    AdamWConfig,
-    ConfigError,
-    LayerWeighting,
-    LayerwiseConfig,
-    MuonConfig,
-    Stage,
-    compose_config,
-    schema,
-)
-from wrinklefree.config.compose import APP_CONFIGS, SHARED_CONFIGS
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.compose.schemas import SHARED_CONFIGS, group_options
+from wrinklefree.config.data import DataConfig
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import run_lengths, schedule_phases
+from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig
+from wrinklefree.objectives.layerwise import LayerWeighting, LayerwiseConfig
+from wrinklefree.teachers.local import LocalTeacherConfig
 from wrinklefree.train import main
 
-YAML_FILES = sorted([*SHARED_CONFIGS.glob("*/*.yaml"), *APP_CONFIGS.glob("*/*.yaml")])
+YAML_FILES = sorted(SHARED_CONFIGS.glob("*/*.yaml"))
+STAGES = ["stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain"]
 
 
-def _base(group: str) -> list[str]:
-    return [] if group == "training" else ["training=stage2_pretrain"]
+def _base() -> list[str]:
+    return ["training=stage2_pretrain"]
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_yaml_composes(path: Path) -> None:
     group = path.parent.name
-    compose_config([*_base(group), f"{group}={path.stem}"])
+    compose_config([*_base(), f"{group}={path.stem}"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_composes(stage: str) -> None:
+    assert compose_config([f"training={stage}"]).training.stage == stage.rpartition("_")[0]
 
 
 def test_the_promised_options_exist() -> None:
     models = ["smollm2_135m", "smollm2_360m", "smollm2_1_7b", "qwen3_0_6b", "qwen3_4b", "llama3_2_1b"]
     assert {p.stem for p in YAML_FILES if p.parent.name == "model"} == set(models)
-    stages = {p.stem for p in YAML_FILES if p.parent.name == "training"}
-    assert stages == {"stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain"}
+    assert set(group_options("training")) == set(STAGES)
 
 
 def test_groups_give_typed_objects() -> None:
     config = compose_config(["training=stage1_9_layerwise", "optimizer=muon"])
     assert config.model.source is ModelSource.packaged
-    assert config.training.stage is Stage.stage1_9
+    assert config.training.stage == "stage1_9"
     assert isinstance(config.optimizer, MuonConfig)
     layerwise = config.training.objectives["layerwise"]
     assert layerwise == LayerwiseConfig(weight=1.0, layer_weighting=LayerWeighting.progressive)
@@ -53,11 +57,11 @@ def test_groups_give_typed_objects() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", AdamWConfig), ("adamw_8bit", AdamW8bitConfig)])
 def test_optimizer_schema(name: str, kind: type) -> None:
-    assert type(compose_config([*_base(""), f"optimizer={name}"]).optimizer) is kind
+    assert type(compose_config([*_base(), f"optimizer={name}"]).optimizer) is kind
 
 
 def test_an_objective_can_be_added_on_the_command_line() -> None:
-    config = compose_config([*_base(""), "training.objectives.layerwise.weight=0.5"])
+    config = compose_config([*_base(), "training.objectives.layerwise.weight=0.5"])
     assert config.training.objectives["layerwise"] == LayerwiseConfig(weight=0.5)
 
 
@@ -76,7 +80,7 @@ def test_an_objective_can_be_added_on_the_command_line() -> None:
 )
 def test_unknown_keys_are_named(override: str, named: str, suggestion: str) -> None:
     with pytest.raises(ConfigError) as error:
-        compose_config([*_base(""), override])
+        compose_config([*_base(), override])
     assert named in str(error.value)
     assert f"Did you mean '{suggestion}'?" in str(error.value)
 
@@ -98,7 +102,7 @@ def test_unknown_keys_are_named(override: str, named: str, suggestion: str) -> N
 )
 def test_wrong_values_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        compose_config([*_base(""), *overrides])
+        compose_config([*_base(), *overrides])
 
 
 @pytest.mark.parametrize("stage", ["stage1_9_layerwise", "stage2_pretrain"])
@@ -125,7 +129,108 @@ def test_command_line_prints_the_configuration(capsys: pytest.CaptureFixture[str
     assert "max_steps: 77" in capsys.readouterr().out
 
 
-def test_source_schema_mirrors_data_handler() -> None:
-    ours = {f.name for f in dataclasses.fields(schema.SourceConfig)}
-    theirs = {f.name for f in dataclasses.fields(data_handler.SourceConfig)}
-    assert ours == theirs
+def test_the_source_schema_is_data_handlers() -> None:
+    assert typing.get_type_hints(DataConfig)["sources"] == list[data_handler.SourceConfig]
+
+
+@pytest.mark.parametrize("stage", ["stage1_subln", "stage1_5_calibrate"])
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.learning_rate=1e-4", "learning_rate"),
+        ("training.schedule.warmup=2", "schedule"),
+        ("+training.max_steps=3", "max_steps"),
+        ("training.objectives.layerwise.weight=1", "objectives"),
+    ],
+)
+def test_a_key_that_the_stage_does_not_use_is_refused(stage: str, override: str, named: str) -> None:
+    own = {"stage1_subln": "fit, stage", "stage1_5_calibrate": "accept_from, stage, start_from, ternarize"}
+    name = stage.rpartition("_")[0]
+    with pytest.raises(ConfigError) as error:
+        compose_config([f"training={stage}", override])
+    assert f"{named}' ({name} does not use it). Known here: {own[stage]}." in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["stage1_subln", "stage1_5_calibrate"])
+@pytest.mark.parametrize(
+    "override", ["optimizer=muon", "optimizer.eps=1e-7", "distributed=ddp", "resume.allow_previous=true"]
+)
+def test_a_group_that_the_stage_does_not_use_is_refused(stage: str, override: str) -> None:
+    group = override.partition("=")[0].partition(".")[0]
+    with pytest.raises(ConfigError, match=rf"{stage.rpartition('_')[0]} does not use '{group}'"):
+        compose_config([f"training={stage}", override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["training.accept_from=[stage1_9,stage7]"],
+            "training.accept_from: unknown stage 'stage7'; known: stage1,",
+        ),
+        (["training.accept_from=[]"], "training.accept_from is empty: stage2 goes on from another stage"),
+        (["training.stage=stage1"], "training.stage=stage1: choose a stage with training=stage1_subln"),
+        (["model.teacher.kind=loca"], r"model\.teacher\.kind: unknown teacher 'loca'.*Did you mean 'local'"),
+        (["model.teacher.nam=x"], "Unknown key 'nam'.*Did you mean 'name'"),
+        (["model.teacher.dtype=int3"], "model.teacher: .*float32, bfloat16"),
+        (["data.sources=[{kind: path, name: a}]"], "data.sources: source 'a' of kind path needs a location"),
+    ],
+)
+def test_names_that_are_not_there(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        compose_config([*_base(), *overrides])
+
+
+def test_a_teacher_is_typed_by_its_kind() -> None:
+    config = compose_config([*_base(), "model.teacher.source=path", "model.teacher.name=/dense"])
+    assert config.model.teacher == LocalTeacherConfig("local", ModelSource.path, "/dense")
+
+
+def test_the_stage_is_chosen_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-s", "1.5", "--describe", "experiment=mine", "output_dir=/runs"]) == 0
+    line = capsys.readouterr().out
+    described = {"stage": "stage1_5", "experiment": "mine", "run_folder": "/runs/mine/stage1_5"}
+    assert json.loads(line) == described
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-s", "3"], "unknown stage '3'; known: 1, 1.5, 1.9, 2"),
+        (["-s", "2", "training=stage1_subln"], "both choose the stage"),
+        (["-s", "2", "--describe", "training.max_step=1"], "Did you mean 'max_steps'?"),
+    ],
+)
+def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
+
+
+def test_help_lists_the_stages_under_the_callers_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WF_PROG", "wf train")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: wf train ")
+    assert "1.9  aligns hidden states with the dense teacher; starts from stage1_5 or stage1\n" in text
+
+
+_WITHOUT_TORCH = """
+import sys
+import wrinklefree.config.root
+from wrinklefree.teachers.local import LocalTeacherConfig
+from wrinklefree.train import main
+for group in ("stages", "objectives", "teachers"):
+    from wrinklefree.plugins import registered
+    assert registered(f"wrinklefree.{group}")
+assert main(["-s", "1.9", "--describe"]) == 0
+assert "torch" not in sys.modules
+"""
+
+
+def test_configurations_are_read_without_torch() -> None:
+    subprocess.run([sys.executable, "-c", _WITHOUT_TORCH], check=True, env=os.environ)

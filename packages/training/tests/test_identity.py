@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from wrinklefree.config import compose_config
+from wrinklefree.compose.composing import compose_config
 from wrinklefree.identity import GitState, RunIdentity, git_state, identify
+from wrinklefree.stages.registry import stage_of
 
 
 def _identity(*overrides: str, parent: str | None = "p") -> RunIdentity:
     config = compose_config(["training=stage2_pretrain", *overrides])
-    return identify(config, parent, Path(__file__).parent)
+    return identify(config, parent, Path(__file__).parent, stage_of(config).infrastructure_keys)
 
 
 def test_infrastructure_does_not_count() -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wrinklefree.config.schema import LoggingConfig, TrainConfig
+from wrinklefree.config.logging import LoggingConfig
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.loggers import CsvLogger, build_loggers
 
 

@@ -2,26 +2,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from wrinklefree.config import (
-    ContinuePretrainConfig,
+from wrinklefree.capture import (
+    EVERY_LAYER,
+    LAST_HIDDEN_STATE,
+    Capture,
+    ForwardResult,
+    Layers,
+    View,
+)
+from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.errors import RunError
+from wrinklefree.forward import run_forward
+from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.continue_pretrain import ContinuePretrainConfig
+from wrinklefree.objectives.layerwise import (
     LayerWeighting,
     LayerwiseConfig,
-    ObjectiveConfig,
+    layer_weights,
+    normalized_mse,
 )
-from wrinklefree.forward import Batch, ForwardResult, run_forward
-from wrinklefree.objectives import registry
-from wrinklefree.objectives.base import Objective, ObjectiveResult
-from wrinklefree.objectives.layerwise import layer_weights, normalized_mse
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.objectives.weights import ConstantWeights
+from wrinklefree.teachers.local import LocalTeacher
+from wrinklefree.teachers.registry import load_teacher
 
 
-def _batch(model: Any, length: int = 16) -> Batch:
+def _batch(model: Any, length: int = 16) -> View:
     ids = torch.randint(0, model.config.vocab_size, (2, length))
     positions = torch.arange(length).expand(2, -1)
     return {"input_ids": ids, "labels": ids.clone(), "position_ids": positions}
@@ -31,18 +43,20 @@ def _manager(**configs: ObjectiveConfig) -> ObjectiveManager:
     return ObjectiveManager.from_config(configs)
 
 
-def _forbidden(batch: Batch) -> ForwardResult:
+def _forbidden(view: View, capture: Capture) -> ForwardResult:
     raise AssertionError("no active objective asked for a teacher")
 
 
 def test_forward_gives_the_hidden_states_of_transformers(tiny_llama: Any) -> None:
     model = tiny_llama()
     batch = _batch(model)
-    result = run_forward(model, batch)
+    result = run_forward(model, batch, Capture(hidden_states=EVERY_LAYER))
     expected = model(input_ids=batch["input_ids"], output_hidden_states=True)
     assert len(result.hidden_states) == model.config.num_hidden_layers + 1
-    for ours, theirs in zip(result.hidden_states, expected.hidden_states, strict=True):
+    assert list(result.hidden_states) == list(range(result.num_layers + 1))
+    for ours, theirs in zip(result.hidden_states.values(), expected.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs)
+    assert result.head_weight is not None
     logits = result.last_hidden_state @ result.head_weight.T
     torch.testing.assert_close(logits, expected.logits)
 
@@ -51,7 +65,7 @@ def test_continue_pretrain_equals_the_loss_of_transformers(tiny_llama: Any) -> N
     model = tiny_llama()
     batch = _batch(model)
     manager = _manager(continue_pretrain=ContinuePretrainConfig(chunk_tokens=7))
-    result = manager.compute(batch, 0, lambda b: run_forward(model, b), _forbidden)
+    result = manager.compute(batch, 0, partial(run_forward, model), _forbidden)
     expected = model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
     torch.testing.assert_close(result.loss, expected)
     assert result.metrics.keys() == {
@@ -79,7 +93,7 @@ def test_layerwise_is_zero_for_equal_models_and_trains_the_student_only(tiny_lla
     manager = _manager(layerwise=LayerwiseConfig())
 
     def compute() -> ObjectiveResult:
-        return manager.compute(batch, 0, lambda b: run_forward(student, b), lambda b: run_forward(teacher, b))
+        return manager.compute(batch, 0, partial(run_forward, student), partial(run_forward, teacher))
 
     assert compute().loss.item() == 0
     with torch.no_grad():
@@ -94,30 +108,32 @@ def test_layerwise_is_zero_for_equal_models_and_trains_the_student_only(tiny_lla
 def test_teacher_runs_only_for_an_objective_with_weight(tiny_llama: Any) -> None:
     model = tiny_llama()
     manager = _manager(continue_pretrain=ContinuePretrainConfig(), layerwise=LayerwiseConfig(weight=0.0))
-    assert not manager.ever_needs_teacher
-    result = manager.compute(_batch(model), 0, lambda b: run_forward(model, b), _forbidden)
+    assert not manager.teacher_wishes()
+    result = manager.compute(_batch(model), 0, partial(run_forward, model), _forbidden)
     assert not any(key.startswith("layerwise/") for key in result.metrics)
 
 
 def test_missing_teacher_is_an_error(tiny_llama: Any) -> None:
     model = tiny_llama()
     manager = _manager(layerwise=LayerwiseConfig())
-    assert manager.ever_needs_teacher
+    assert manager.teacher_wishes() == {"layerwise": Capture(hidden_states=EVERY_LAYER)}
     with pytest.raises(ValueError, match="'layerwise' needs a teacher"):
-        manager.compute(_batch(model), 0, lambda b: run_forward(model, b), None)
+        manager.compute(_batch(model), 0, partial(run_forward, model), None)
 
 
 class _Scripted(Objective):
-    """Loss = weightless constant; preprocessing marks the batch."""
+    """Loss = mean of the ids of its view, which adds a number to them."""
 
-    def __init__(self, config: ObjectiveConfig) -> None:
-        self.needs_teacher = False
+    def __init__(self, config: ObjectiveConfig, view: str = "plus 1", plus: int = 1) -> None:
+        self.view, self.plus = view, plus
+        self.wishes = {view: Wish(student=LAST_HIDDEN_STATE)}
 
-    def preprocess_batch(self, batch: Batch) -> Batch:
-        return batch | {"input_ids": batch["input_ids"] + 1}
+    def views(self, batch: View) -> Mapping[str, View]:
+        return {self.view: batch | {"input_ids": batch["input_ids"] + self.plus}}
 
-    def compute(self, batch: Batch, student: Any, teacher: Any) -> ObjectiveResult:
-        return ObjectiveResult(batch["input_ids"].float().mean(), {"ids_mean": torch.tensor(1.0)})
+    def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
+        loss = passes[self.view].view["input_ids"].float().mean()
+        return ObjectiveResult(loss, {"ids_mean": torch.tensor(1.0)})
 
 
 @dataclass
@@ -131,27 +147,127 @@ class _FromStep3:
         return frozenset({"first", "late"})
 
 
-def test_weights_may_depend_on_the_step(tiny_llama: Any) -> None:
+class _Counted:
+    """Counts forward passes; remembers what was shown and asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[int], Capture]] = []
+
+    def __call__(self, view: View, capture: Capture) -> ForwardResult:
+        self.calls.append((view["input_ids"].flatten().tolist(), capture))
+        return ForwardResult(0, {0: torch.zeros(1, 2, 4)}, torch.zeros(4, 4))
+
+
+def test_weights_may_depend_on_the_step() -> None:
     config = ObjectiveConfig()
-    manager = ObjectiveManager({"first": _Scripted(config), "late": _Scripted(config)}, _FromStep3())
-    hidden = ForwardResult((torch.zeros(1, 2, 4),), torch.zeros(4, 4))
+    objectives = {"first": _Scripted(config), "late": _Scripted(config, "plus 3", 3)}
+    manager = ObjectiveManager(objectives, _FromStep3())
     batch = {"input_ids": torch.zeros(1, 2, dtype=torch.long)}
-    assert manager.compute(batch, 0, lambda b: hidden, None).loss.item() == 1.0
-    late = manager.compute(batch, 3, lambda b: hidden, None)
-    assert late.loss.item() == 2.0 * (1.0 + 2.0)
+    assert manager.compute(batch, 0, _Counted(), None).loss.item() == 1.0
+    late = manager.compute(batch, 3, _Counted(), None)
+    assert late.loss.item() == 1.0 + 2.0 * 3.0
     assert late.metrics.keys() == {"first/ids_mean", "late/ids_mean"}
+
+
+class _Taught(_Scripted):
+    """Wants the teacher on its view, and the plain view without one."""
+
+    def __init__(self, view: str, plus: int, teacher: Capture) -> None:
+        super().__init__(ObjectiveConfig(), view, plus)
+        self.wishes = {view: Wish(Capture(logits=True), teacher), PLAIN: Wish(LAST_HIDDEN_STATE)}
+
+    def views(self, batch: View) -> Mapping[str, View]:
+        return {PLAIN: batch, **super().views(batch)}
+
+    def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
+        assert passes.keys() == self.wishes.keys()
+        assert passes[PLAIN].teacher is None
+        assert passes[self.view].teacher is passes[self.view].taught
+        return super().compute(passes)
+
+
+def test_one_forward_for_each_distinct_view_with_the_united_wishes() -> None:
+    keys = Capture(qkv=Layers.of(-1))
+    states = Capture(hidden_states=Layers.of(2))
+    objectives = {
+        "a": _Taught("plus 1", 1, keys),
+        "b": _Taught("plus 1", 1, states),
+        "c": _Taught("plus 2", 2, states),
+    }
+    manager = ObjectiveManager(objectives, ConstantWeights(dict.fromkeys(objectives, 1.0)))
+    student, teacher = _Counted(), _Counted()
+    loss = manager.compute({"input_ids": torch.zeros(1, 1, dtype=torch.long)}, 0, student, teacher).loss
+    assert loss.item() == 1 + 1 + 2
+    logits = Capture(logits=True)
+    assert sorted(student.calls, key=str) == [([0], LAST_HIDDEN_STATE), ([1], logits), ([2], logits)]
+    assert teacher.calls == [([1], keys | states), ([2], states)]
+
+
+def test_captures_unite() -> None:
+    one, two = Capture(hidden_states=Layers.of(0, -1)), Capture(qkv=EVERY_LAYER, logits=True)
+    both = one | two
+    assert (both.hidden_states, both.qkv, both.logits) == (Layers.of(-1, 0), EVERY_LAYER, True)
+    assert both.hidden_states.within(4) == [0, 3]
+    assert (Layers.of(1) | EVERY_LAYER).within(3) == [0, 1, 2]
+    assert not Capture()
+    assert one
+    with pytest.raises(ValueError, match=r"layer -5 was asked for; there are 4 \(0 to 3\)"):
+        Layers.of(-5).within(4)
+
+
+def test_a_teacher_is_asked_only_for_what_it_provides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalTeacher, "provides", Capture(hidden_states=Layers.of(-1)))
+    model = ModelConfig(teacher=TeacherConfig())
+    assert load_teacher(model, {}) is None
+    wishes = {"mine": Capture(hidden_states=EVERY_LAYER, logits=True)}
+    message = "objective 'mine' wants hidden states and logits of its teacher, which .*kind=local does not"
+    with pytest.raises(RunError, match=message):
+        load_teacher(model, wishes)
+
+
+@pytest.mark.parametrize("make", ["tiny_llama", "tiny_qwen3"])
+def test_queries_keys_and_values_are_those_of_the_projections(
+    make: str, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(make)()
+    view = _batch(model)
+    wish = Capture(hidden_states=Layers.of(1), qkv=Layers.of(1), logits=True)
+    result = run_forward(model, view, wish)
+    assert list(result.hidden_states) == [1]
+    block, config = model.model.layers[1], model.config
+    inputs = block.input_layernorm(result.hidden_states[1])
+    counts = [config.num_attention_heads] + [config.num_key_value_heads] * 2
+    for name, count in zip(["query", "key", "value"], counts, strict=True):
+        projection = getattr(block.self_attn, f"{name[0]}_proj")
+        flat = inputs @ projection.weight.T
+        expected = flat.reshape(*inputs.shape[:2], count, -1)
+        torch.testing.assert_close(getattr(result.qkv[1], name), expected)
+    torch.testing.assert_close(result.logits, model(input_ids=view["input_ids"]).logits)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+def test_captured_tensors_carry_gradients_through_recomputed_activations(tiny_llama: Any) -> None:
+    wish = Capture(hidden_states=EVERY_LAYER, qkv=EVERY_LAYER)
+    gradients = []
+    for recompute in (False, True):
+        model = tiny_llama().train()
+        if recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(1)
+        result = run_forward(model, _batch(model), wish)
+        keys = sum(qkv.key.square().mean() for qkv in result.qkv.values())
+        (keys + result.last_hidden_state.square().mean() + result.hidden_states[1].mean()).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_no_hook_stays(tiny_llama: Any) -> None:
+    model = tiny_llama()
+    run_forward(model, _batch(model), Capture(EVERY_LAYER, EVERY_LAYER))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_weights_of_unknown_objectives_are_refused() -> None:
     with pytest.raises(ValueError, match=r"do not exist.*'b'"):
         ObjectiveManager({}, ConstantWeights({"b": 1.0}))
-
-
-def test_other_packages_can_register(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    entry = registry.Entry(ContinuePretrainConfig, registry._ENTRIES["continue_pretrain"].target)
-    registry.register("mine", entry)
-    assert registry.config_class("mine") is ContinuePretrainConfig
-    assert registry.build_objective("mine", ContinuePretrainConfig()) is not None
-    with pytest.raises(ValueError, match="registered already"):
-        registry.register("mine", entry)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from wrinklefree.config import AdamW8bitConfig, AdamWConfig, MuonConfig, OptimizerConfig
+from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig, OptimizerConfig
 from wrinklefree.forward import run_forward
 from wrinklefree.optimizers import MuonWithAdamW, build_optimizer, parameter_kinds
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from wrinklefree.callbacks.lambda_warmup import lambda_at
-from wrinklefree.config import ScheduleConfig, ScheduleKind, StepUnit
 from wrinklefree.config.lengths import Lengths
+from wrinklefree.config.training import ScheduleConfig, ScheduleKind, StepUnit
 from wrinklefree.schedules import make_schedule
 
 

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from wrinklefree.callbacks.zclip import ZClipStatistics
-from wrinklefree.config import ZClipConfig
+from wrinklefree.config.training import ZClipConfig
 
 WARMUP = [1.0, 2.0, 3.0, 2.0]
 

@@ -21,10 +21,11 @@ import torch
 from transformers.models.bitnet import modeling_bitnet
 from transformers.models.llama import modeling_llama
 
-from wrinklefree import auto_setup, conversion_stage, training_stage
+from wrinklefree import auto_setup
+from wrinklefree.stages import conversion, fit
 from wrinklefree.train import main
 
-IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, auto_setup, conversion_stage, training_stage)
+IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, auto_setup, conversion, fit)
 
 
 def _call(path: str, function: str) -> None:

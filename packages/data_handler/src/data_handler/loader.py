@@ -29,10 +29,10 @@ from data_handler.encoding import Encoder
 from data_handler.errors import DataError
 from data_handler.mixing import merge_weights
 from data_handler.packing import PackedDataset, PackedStream
-from data_handler.sources import open_source
+from data_handler.sources.opening import open_source
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS
 
-Batch = dict[str, Any]
+PackedBatch = dict[str, Any]
 Schedule = list[list[Any]]  # [first turn, {source: weight}], ascending
 
 
@@ -51,7 +51,7 @@ class _WorkerBatches(IterableDataset[Any]):
         self._state = state
         self._channels = channels
 
-    def __iter__(self) -> Iterator[tuple[int, Batch | None, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[int, PackedBatch | None, dict[str, Any]]]:
         info = get_worker_info()
         process, num_workers = (info.id, info.num_workers) if info else (0, 1)
         turn = self._state["turns"] + process
@@ -177,7 +177,7 @@ class PackedLoader:
         self._state = {key: state[key] for key in self._state}
         self._pending, self._ended = None, False
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[PackedBatch]:
         if self._ended:
             self._state, self._ended = self._initial_state(), False
         channels = self._channels()
@@ -195,7 +195,7 @@ class PackedLoader:
                 yield {**self._as_tensors(batch), "state": self._state}
         self._ended = True
 
-    def _as_tensors(self, arrays: Batch) -> Batch:
+    def _as_tensors(self, arrays: PackedBatch) -> PackedBatch:
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         if self._pin_memory:
             return {name: values.pin_memory() for name, values in tensors.items()}

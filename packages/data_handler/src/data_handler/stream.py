@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from data_handler.config import SourceConfig
 from data_handler.errors import DataError
-from data_handler.sources import open_source
+from data_handler.sources.opening import open_source
 
 DEFAULT_BLOCK_DOCUMENTS = 1024
 

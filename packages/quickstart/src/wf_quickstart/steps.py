@@ -133,7 +133,7 @@ def find_model(context: Context, line: StepLine) -> dict[str, Any]:
 
 
 def convert(context: Context, line: StepLine) -> dict[str, Any]:
-    return _run_stage("1", context, ["training.calibration.evaluation_tokens=0"])
+    return _run_stage("1", context, ["training.fit.evaluation_tokens=0"])
 
 
 def calibrate(context: Context, line: StepLine) -> dict[str, Any]:

@@ -17,16 +17,12 @@ from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
-from wrinklefree.config.schema import Stage, TrainConfig
+from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
+from wrinklefree.stages.registry import stage_by_name, stages
 
 LOG = logging.getLogger("wrinklefree")
-STAGE_CONFIGS = {
-    Stage.stage1: "stage1_subln",
-    Stage.stage1_5: "stage1_5_calibrate",
-    Stage.stage1_9: "stage1_9_layerwise",
-    Stage.stage2: "stage2_pretrain",
-}
 
 
 @dataclass(frozen=True)
@@ -42,22 +38,18 @@ class StartPoint:
     origin: dict[str, Any] | None
 
 
-def run_path(config: TrainConfig, stage: Stage) -> Path:
-    return Path(config.output_dir).absolute() / config.experiment / stage.value
-
-
 def find_start(config: TrainConfig) -> StartPoint:
     """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError."""
     training = config.training
+    if not isinstance(training, ContinuingConfig):
+        return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
     if training.start_from is not None:
         return _start_at(config, Path(training.start_from).absolute())
-    if not training.accept_from:
-        return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
     for stage in training.accept_from:
         folder = run_path(config, stage) / "final"
         if folder.is_dir():
             return _start_at(config, folder)
-    raise RunError(_nothing_found(config))
+    raise RunError(_nothing_found(config, training.accept_from))
 
 
 def _start_at(config: TrainConfig, folder: Path) -> StartPoint:
@@ -72,7 +64,7 @@ def _start_at(config: TrainConfig, folder: Path) -> StartPoint:
 def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:
     """Raises: RunError naming the keys of `model` that differ from the checkpoint's record."""
     if not meta.get("conversion"):
-        raise RunError(f"{folder} holds a dense model: start from a result of training=stage1_subln")
+        raise RunError(f"{folder} holds a dense model: start from a result of training={stages()[0].option}")
     there = _described_by(meta)
     here = {
         "model.scheme": config.model.scheme,
@@ -116,7 +108,7 @@ def _another_model(folder: Path, keys: list[str], there: dict[str, Any], here: d
     return (
         f"{folder} is not the model of this configuration:\n{differences}\n"
         f"Train what it holds with {fix}, or convert the other model under another experiment=NAME "
-        f"with training={STAGE_CONFIGS[Stage.stage1]}."
+        f"with training={stages()[0].option}."
     )
 
 
@@ -126,23 +118,22 @@ def _as_override(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _nothing_found(config: TrainConfig) -> str:
-    training = config.training
-    looked = "\n".join(f"  {_state(config, stage)}" for stage in training.accept_from)
-    first = STAGE_CONFIGS[training.accept_from[0]]
+def _nothing_found(config: TrainConfig, accepted: list[str]) -> str:
+    looked = "\n".join(f"  {_state(config, stage)}" for stage in accepted)
+    first = stage_by_name(accepted[0]).option
     return (
-        f"{training.stage.value} of experiment '{config.experiment}' starts from the result of "
-        f"{' or '.join(s.value for s in training.accept_from)}, and there is none. Looked for:\n"
+        f"{config.training.stage} of experiment '{config.experiment}' starts from the result of "
+        f"{' or '.join(accepted)}, and there is none. Looked for:\n"
         f"{looked}\n"
         f"Run training={first} experiment={config.experiment} first, or give a checkpoint folder "
         "with training.start_from=FOLDER."
     )
 
 
-def _state(config: TrainConfig, stage: Stage) -> str:
+def _state(config: TrainConfig, stage: str) -> str:
     run = run_path(config, stage)
     if not (run / "run.json").is_file():
-        return f"{run / 'final'} (no run of {stage.value} was started there)"
+        return f"{run / 'final'} (no run of {stage} was started there)"
     steps = CheckpointStore(run / "checkpoints").steps()
     progress = f"its newest checkpoint is step {steps[-1]}" if steps else "without a checkpoint yet"
     if not PartStore(run / "parts").is_empty:

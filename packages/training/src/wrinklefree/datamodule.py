@@ -7,7 +7,6 @@ fetches one batch ahead from a loader without one.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,14 +14,8 @@ from typing import Any
 import lightning as L
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
-from wrinklefree.config import schema
+from wrinklefree.capture import View
 from wrinklefree.distributed import gather_from_ranks, own_share
-from wrinklefree.forward import Batch
-
-
-def data_sources(sources: Sequence[schema.SourceConfig]) -> list[SourceConfig]:
-    """Configured sources as data_handler has them. Raises: DataError (a value that does not fit)."""
-    return [SourceConfig(**dataclasses.asdict(source)) for source in sources]
 
 
 class TimedLoader:
@@ -37,7 +30,7 @@ class TimedLoader:
     def __len__(self) -> int:
         return self._num_batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[View]:
         """Raises: DataError when the sources end before the run does."""
         batches = iter(self._loader)
         while True:

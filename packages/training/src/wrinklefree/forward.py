@@ -1,53 +1,96 @@
-"""One forward pass of a Hugging Face causal LM that stops before the vocabulary projection.
+"""One forward pass of a Hugging Face causal LM that captures what was asked for.
 
-Objectives decide what to do with the hidden states; logits over a vocabulary of 49152 cost as much
-as several blocks, so they are computed once, in chunks, and only by the objective that needs them.
-The model is still called as a whole (with no position kept for the head), because FSDP gathers the
-weights of the root module in its forward hook.
+Logits over a vocabulary of 49152 cost as much as several blocks, so without a wish for them the pass
+stops before the vocabulary projection, and objectives compute theirs in chunks. The model is still
+called as a whole (with no position kept for the head), because FSDP gathers the weights of the root
+module in its forward hook. Everything else is taken by hooks on the modules that produce it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
+from bitnet_arch.families import blocks
+from wrinklefree.capture import LAST_HIDDEN_STATE, QKV, Capture, ForwardResult, View
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
-@dataclass
-class ForwardResult:
-    """Hidden states of one model on one batch.
-
-    hidden_states: layers + 1 tensors [batch, tokens, hidden]: the embeddings, the output of every
-        block but the last, and the last block's output after the final norm.
-    head_weight: the vocabulary projection [vocabulary, hidden].
-    """
-
-    hidden_states: tuple[Tensor, ...]
-    head_weight: Tensor
-
-    @property
-    def last_hidden_state(self) -> Tensor:
-        return self.hidden_states[-1]
-
-
-def run_forward(model: Any, batch: Batch) -> ForwardResult:
-    """Hidden states for `input_ids` and `position_ids` ([batch, tokens]).
+def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) -> ForwardResult:
+    """What `capture` asks for, on `input_ids` and `position_ids` ([batch, tokens]).
 
     No attention mask is passed: the restart of position_ids at 0 tells transformers where a packed
     document begins.
+
+    Raises: ValueError for a layer that is not there, or a head with a bias.
     """
-    output = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        use_cache=False,
-        output_hidden_states=True,
-        logits_to_keep=torch.empty(0, dtype=torch.long, device=batch["input_ids"].device),
-    )
-    return ForwardResult(output.hidden_states, head_weight(model))
+    layers = [block for _, block in blocks(model)]
+    hidden: dict[int, Tensor] = {}
+    projected: dict[tuple[int, str], Tensor] = {}
+    with _recording_hidden_states(model, layers, capture, hidden), _recording_qkv(layers, capture, projected):
+        output = model(
+            input_ids=view["input_ids"],
+            position_ids=view["position_ids"],
+            use_cache=False,
+            logits_to_keep=0 if capture.logits else _no_positions(view),
+        )
+    qkv = {
+        number: QKV(*(projected[number, name] for name in _PROJECTIONS))
+        for number in capture.qkv.within(len(layers))
+    }
+    logits = output.logits if capture.logits else None
+    return ForwardResult(len(layers), hidden, head_weight(model), qkv, logits)
+
+
+def _no_positions(view: View) -> Tensor:
+    return torch.empty(0, dtype=torch.long, device=view["input_ids"].device)
+
+
+@contextmanager
+def _recording_hidden_states(
+    model: Any, layers: list[Any], capture: Capture, found: dict[int, Tensor]
+) -> Iterator[None]:
+    with ExitStack() as stack:
+        for number in capture.hidden_states.within(len(layers) + 1):
+
+            def keep(module: nn.Module, inputs: Any, output: Any | None = None, number: int = number) -> None:
+                value = inputs[0] if output is None else output
+                found[number] = getattr(value, "last_hidden_state", value)
+
+            if number == 0:
+                handle = layers[0].register_forward_pre_hook(keep)
+            else:
+                source = model.model if number == len(layers) else layers[number - 1]
+                handle = source.register_forward_hook(keep)
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _recording_qkv(
+    layers: list[Any], capture: Capture, found: dict[tuple[int, str], Tensor]
+) -> Iterator[None]:
+    with ExitStack() as stack:
+        for number in capture.qkv.within(len(layers)):
+            attention = layers[number].self_attn
+            for name in _PROJECTIONS:
+
+                def keep(
+                    module: nn.Module,
+                    inputs: Any,
+                    output: Tensor,
+                    key: tuple[int, str] = (number, name),
+                    head_dim: int = attention.head_dim,
+                ) -> None:
+                    found[key] = output.unflatten(-1, (-1, head_dim))
+
+                stack.callback(getattr(attention, name).register_forward_hook(keep).remove)
+        yield
 
 
 def head_weight(model: Any) -> Tensor:

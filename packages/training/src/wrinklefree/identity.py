@@ -15,13 +15,14 @@ import json
 import logging
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wrinklefree.config.schema import TrainConfig
+from wrinklefree.config.root import TrainConfig
 
 LOG = logging.getLogger("wrinklefree")
 INFRASTRUCTURE_KEYS = (
@@ -34,12 +35,10 @@ INFRASTRUCTURE_KEYS = (
     "distributed.kind",
     "distributed.accelerator",
     "distributed.backend",
-    "training.checkpoint",
-    "training.ternarize.save_every_steps",
     "training.start_from",
-    "training.gradient_checkpointing",
 )
-"""Left out of the fingerprint. `distributed.devices` and `num_nodes` stay: they change the batch."""
+"""Left out of the fingerprint, with those that the stage names. `distributed.devices` and `num_nodes`
+stay: they change the batch."""
 
 ROUNDING_KEYS = ("num_threads", "distributed.kind", "distributed.accelerator", "distributed.backend")
 """Of these, what changes the order of sums: the same run up to rounding, but not to the bit."""
@@ -93,16 +92,22 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def identify(config: TrainConfig, parent: str | None, work_tree: Path) -> RunIdentity:
-    """Identity of the run of `config` that starts from the checkpoint with digest `parent`."""
+def identify(
+    config: TrainConfig, parent: str | None, work_tree: Path, stage_keys: Sequence[str] = ()
+) -> RunIdentity:
+    """Identity of the run of `config` that starts from the checkpoint with digest `parent`.
+
+    Args: stage_keys are further keys that do not change the result (Stage.infrastructure_keys).
+    """
     flat = flatten(json.loads(json.dumps(dataclasses.asdict(config))))
-    values = {key: value for key, value in flat.items() if not _is_infrastructure(key)}
+    left_out = (*INFRASTRUCTURE_KEYS, *stage_keys)
+    values = {key: value for key, value in flat.items() if not _is_one_of(key, left_out)}
     rounding = {key: flat[key] for key in ROUNDING_KEYS} | {"num_threads": torch.get_num_threads()}
     return RunIdentity(values | {"parent": parent}, git_state(work_tree), rounding)
 
 
-def _is_infrastructure(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in INFRASTRUCTURE_KEYS)
+def _is_one_of(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 class _GitError(RuntimeError):

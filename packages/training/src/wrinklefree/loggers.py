@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from wf_formats.atomic import atomic_write_text
-from wrinklefree.config.schema import TrainConfig
+from wrinklefree.config.root import TrainConfig
 
 STEP = "step"
 
@@ -105,7 +105,7 @@ def build_loggers(
                 project=chosen.project,
                 entity=chosen.entity,
                 mode=chosen.mode,
-                name=f"{config.experiment}-{config.training.stage.value}",
+                name=f"{config.experiment}-{config.training.stage}",
                 id=meta["fingerprint"][:16],
                 save_dir=run_folder,
                 resume="allow",

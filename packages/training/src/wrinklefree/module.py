@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -10,20 +11,22 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LambdaLR
 
-from wrinklefree.config.schema import OptimizerConfig
-from wrinklefree.forward import Batch, ForwardResult, run_forward
+from wrinklefree.capture import View
+from wrinklefree.config.optimizer import OptimizerConfig
+from wrinklefree.forward import run_forward
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.optimizers import build_optimizer
 from wrinklefree.schedules import Schedule
+from wrinklefree.teachers.base import Teacher
 
 
 class WrinkleFreeLightningModule(L.LightningModule):
-    """One training step = one student forward, a teacher forward on demand, a weighted loss.
+    """One training step = a student forward a view, a teacher forward on demand, a weighted loss.
 
     Args:
         model: the converted student (float32 master weights).
-        teacher: frozen dense model, or None when no objective ever needs one. It is not a
-            submodule: it is neither trained nor saved, nor sharded.
+        teacher: None when no objective ever needs one. It is not a submodule: it is neither trained
+            nor saved, nor sharded.
         learning_rate: peak; `schedule` gives the factor per step.
 
     `step_metrics` collects the metrics of the running optimizer step: the module adds losses,
@@ -33,7 +36,7 @@ class WrinkleFreeLightningModule(L.LightningModule):
     def __init__(
         self,
         model: Any,
-        teacher: Any | None,
+        teacher: Teacher | None,
         objectives: ObjectiveManager,
         optimizer_config: OptimizerConfig,
         learning_rate: float,
@@ -41,7 +44,7 @@ class WrinkleFreeLightningModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model.train()
-        self._teacher_holder = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.teacher = teacher
         self.objectives = objectives
         self.optimizer_config = optimizer_config
         self.learning_rate = learning_rate
@@ -50,8 +53,8 @@ class WrinkleFreeLightningModule(L.LightningModule):
         self.step_metrics: dict[str, float] = {}
 
     def on_fit_start(self) -> None:
-        for teacher in self._teacher_holder:
-            teacher.to(self.device)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def configure_model(self) -> None:
         """Shard with FSDP2 where the strategy has a device mesh: each block, then the rest."""
@@ -62,18 +65,13 @@ class WrinkleFreeLightningModule(L.LightningModule):
             fully_shard(block, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        teacher = self._teacher_forward if self._teacher_holder else None
-        result = self.objectives.compute(batch, self.trainer.global_step, self._student_forward, teacher)
+    def training_step(self, batch: View, batch_idx: int) -> Tensor:
+        teacher = self.teacher.forward if self.teacher is not None else None
+        student = partial(run_forward, self.model)
+        result = self.objectives.compute(batch, self.trainer.global_step, student, teacher)
         metrics = {"train/loss": result.loss.detach(), **result.metrics}
         self.micro_metrics.append(metrics)
         return result.loss
-
-    def _student_forward(self, batch: Batch) -> ForwardResult:
-        return run_forward(self.model, batch)
-
-    def _teacher_forward(self, batch: Batch) -> ForwardResult:
-        return run_forward(self._teacher_holder[0], batch)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         optimizer = build_optimizer(self.model, self.optimizer_config, self.learning_rate)

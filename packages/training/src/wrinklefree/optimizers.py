@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from wrinklefree.config.schema import AdamW8bitConfig, AdamWConfig, MuonConfig, OptimizerConfig
+from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig, OptimizerConfig
 
 
 def parameter_kinds(model: nn.Module) -> dict[str, list[nn.Parameter]]:

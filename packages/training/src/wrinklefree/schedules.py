@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from wrinklefree.config.lengths import Lengths, schedule_phases
-from wrinklefree.config.schema import ScheduleConfig, ScheduleKind
+from wrinklefree.config.training import ScheduleConfig, ScheduleKind
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from wrinklefree.config.schema import DistributedConfig, DistributedKind
+from wrinklefree.config.distributed import DistributedConfig, DistributedKind
 from wrinklefree.distributed import full_tensor
 
 

@@ -1,14 +1,7 @@
-"""Entry point: one stage of training from a Hydra configuration.
-
-    python -m wrinklefree.train model=smollm2_135m training=stage2_pretrain [key=value ...]
-
-Exit codes: 0 done (or done before), 1 the run failed or cannot start, 2 the configuration is wrong,
-143 / 130 stopped by SIGTERM / SIGINT with a checkpoint (start it again to resume).
-"""
+"""Entry point: one stage of training. Options, help and exit codes: command_line.py."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -19,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from wrinklefree.config import ConfigError, Stage, TrainConfig, compose_config
-from wrinklefree.config.compose import compose_dictconfig, group_options
+from wrinklefree.command_line import parse
+from wrinklefree.compose.composing import compose_config, compose_dictconfig
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.stages.base import Outcome, StageContext
+from wrinklefree.stages.registry import stage_of
 
 if TYPE_CHECKING:
     from wrinklefree.auto_setup import StartPoint
@@ -28,22 +25,34 @@ if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
-GROUPS = ("training", "model", "data", "optimizer", "distributed", "logging")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        if arguments.cfg:
+        arguments = parse(argv)
+        if arguments.print_configuration:
             sys.stdout.write(OmegaConf.to_yaml(compose_dictconfig(arguments.overrides)))
             return 0
         config = compose_config(arguments.overrides)
     except ConfigError as error:
         sys.stderr.write(f"configuration error: {error}\n")
         return 2
+    if arguments.describe:
+        sys.stdout.write(json.dumps(_description(config)) + "\n")
+        return 0
     return _train(config)
+
+
+def _description(config: TrainConfig) -> dict[str, str]:
+    """What a run of this configuration would be, and where."""
+    folder = run_path(config, config.training.stage)
+    return {**_names(config), "run_folder": str(folder)}
+
+
+def _names(config: TrainConfig) -> dict[str, str]:
+    return {"stage": config.training.stage, "experiment": config.experiment}
 
 
 def _train(config: TrainConfig) -> int:
@@ -70,13 +79,38 @@ def _train(config: TrainConfig) -> int:
 
 def run_stage(config: TrainConfig) -> int:
     """Run one stage in its folder, unless it is complete there. Returns the exit code."""
+    from wrinklefree.auto_setup import find_start
+    from wrinklefree.identity import identify
+    from wrinklefree.run_folder import RunFolder
+
+    _prepare_process(config)
+    stage = stage_of(config)
+    run = RunFolder(run_path(config, stage.name))
+    start = find_start(config)
+    identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
+    context = StageContext(config, run, start.folder, _meta(config, identity, start))
+    if not _is_first_process():
+        if not (stage.needs_one_process or (run.is_complete and not config.force)):
+            stage.run(context)
+        return 0
+    with run.lock():
+        if config.force:
+            run.move_aside()
+        run.check(identity)
+        if run.is_complete:
+            return _report_complete(config, run)
+        if identity.git.dirty:
+            LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
+        run.store_identity(identity)
+        run.remove_leftovers()
+        return _report(context, stage.run(context))
+
+
+def _prepare_process(config: TrainConfig) -> None:
+    """Threads, seeds and progress bars of the libraries."""
     import lightning as L
     import torch
     import transformers
-
-    from wrinklefree.auto_setup import find_start, run_path
-    from wrinklefree.identity import identify
-    from wrinklefree.run_folder import RunFolder
 
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -86,55 +120,23 @@ def run_stage(config: TrainConfig) -> int:
     # A debugging aid of the deterministic mode that writes NaN into every new tensor first.
     deterministic_mode: Any = torch.utils.deterministic
     deterministic_mode.fill_uninitialized_memory = False
-    run = RunFolder(run_path(config, config.training.stage))
-    start = find_start(config)
-    identity = identify(config, start.digest, Path(__file__).parent)
-    if not _is_first_process():
-        one_process_is_enough = config.training.stage in (Stage.stage1, Stage.stage1_5)
-        if one_process_is_enough or (run.is_complete and not config.force):
-            return 0
-        return _run_incomplete(config, run, start, identity)
-    with run.lock():
-        if config.force:
-            run.move_aside()
-        run.check(identity)
-        if run.is_complete:
-            run.parts.remove()
-            LOG.info("this run is complete: %s (force=true runs it again)", run.final)
-            summary = _summary(config, run, "complete", run.figures())
-            run.write_summary(summary)
-            _print_summary(summary | {"status": "already complete"})
-            return 0
-        if identity.git.dirty:
-            LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
-        run.store_identity(identity)
-        run.remove_leftovers()
-        return _run_incomplete(config, run, start, identity)
 
 
-def _run_incomplete(config: TrainConfig, run: RunFolder, start: StartPoint, identity: RunIdentity) -> int:
-    from wrinklefree.calibration_stage import run_calibration
-    from wrinklefree.conversion_stage import run_conversion
-    from wrinklefree.training_stage import run_training
-
-    meta = _meta(config, identity, start)
-    signal_number = None
-    if config.training.stage is Stage.stage1:
-        figures = run_conversion(config, run.final, meta)
-    elif config.training.stage is Stage.stage1_5:
-        assert start.folder is not None
-        figures = run_calibration(config, run, start.folder, meta)
-    else:
-        assert start.folder is not None
-        fit = run_training(config, run, start.folder, meta)
-        figures, signal_number = fit.summary, fit.signal
-    if not _is_first_process():
-        return 0
-    status = "complete" if signal_number is None else "stopped"
-    summary = _summary(config, run, status, figures)
+def _report_complete(config: TrainConfig, run: RunFolder) -> int:
+    run.parts.remove()
+    LOG.info("this run is complete: %s (force=true runs it again)", run.final)
+    summary = _summary(config, run, "complete", run.figures())
     run.write_summary(summary)
+    _print_summary(summary | {"status": "already complete"})
+    return 0
+
+
+def _report(context: StageContext, outcome: Outcome) -> int:
+    status = "complete" if outcome.signal is None else "stopped"
+    summary = _summary(context.config, context.run, status, outcome.figures)
+    context.run.write_summary(summary)
     _print_summary(summary)
-    return 0 if signal_number is None else 128 + signal_number
+    return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict[str, Any]:
@@ -145,15 +147,14 @@ def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict
     """
     origin = {} if start.origin is None else {"source": start.origin}
     return origin | {
-        "stage": config.training.stage.value,
+        "stage": config.training.stage,
         "fingerprint": identity.fingerprint,
         "git": {"commit": identity.git.commit, "dirty": identity.git.dirty},
     }
 
 
 def _summary(config: TrainConfig, run: RunFolder, status: str, figures: dict[str, Any]) -> dict[str, Any]:
-    names = {"stage": config.training.stage.value, "experiment": config.experiment}
-    return {**names, "status": status, **figures, "run_folder": str(run.path)}
+    return {**_names(config), "status": status, **figures, "run_folder": str(run.path)}
 
 
 def _is_first_process() -> bool:
@@ -165,19 +166,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
     """One machine-readable line."""
     sys.stdout.write(f"summary: {json.dumps(summary)}\n")
     sys.stdout.flush()
-
-
-def _parser() -> argparse.ArgumentParser:
-    groups = "\n".join(f"  {group}: {', '.join(group_options(group))}" for group in GROUPS)
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description=__doc__,
-        epilog=f"config groups (group=option):\n{groups}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as training.max_steps=9")
-    parser.add_argument("--cfg", action="store_true", help="print the configuration and leave")
-    return parser
 
 
 if __name__ == "__main__":

@@ -92,22 +92,29 @@ def run_stages(folder: Path) -> dict[str, Any]:
         f"model.name={folder / 'dense'}",
         f"data.sources=[{source}]",
         f"output_dir={folder / 'out'}",
-        "distributed.accelerator=cpu",
         "num_threads=1",
         "logging.progress_bar=none",
+    ]
+    steps = [
+        "distributed.accelerator=cpu",
         "training.sequence_length_tokens=32",
         "training.batch_size=2",
-        "training.calibration.tokens=512",
-        "training.calibration.sequence_length_tokens=32",
-        "training.calibration.evaluation_tokens=128",
         f"training.max_steps={NUM_STEPS}",
         "training.schedule.warmup=2",
         "training.zclip.warmup_steps=3",
     ]
-    extra = {"stage2_pretrain": ["training.schedule.decay=3", "training.lambda_warmup_steps=3"]}
-    for training in ("stage1_subln", "stage1_9_layerwise", "stage2_pretrain"):
+    own = {
+        "stage1_subln": [
+            "training.fit.tokens=512",
+            "training.fit.sequence_length_tokens=32",
+            "training.fit.evaluation_tokens=128",
+        ],
+        "stage1_9_layerwise": steps,
+        "stage2_pretrain": [*steps, "training.schedule.decay=3", "training.lambda_warmup_steps=3"],
+    }
+    for training, overrides in own.items():
         with contextlib.redirect_stdout(sys.stderr):
-            code = main([f"training={training}", *common, *extra.get(training, [])])
+            code = main([f"training={training}", *common, *overrides])
         assert code == 0, f"{training} ended with exit code {code}"
     return _collect(folder / "out" / "default")
 

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from torch.optim import Optimizer
 
-from wrinklefree.config.schema import ZClipConfig
+from wrinklefree.config.training import ZClipConfig
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.optimizers import total_grad_norm
 

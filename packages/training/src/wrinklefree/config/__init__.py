@@ -1,58 +1,6 @@
-"""Typed configuration: dataclass schemas, Hydra composition, precise errors."""
+"""Option schemas by subject, a dataclass each: what can be set, its unit, its default. No PyTorch.
 
-from wrinklefree.config.compose import ConfigError, compose_config
-from wrinklefree.config.schema import (
-    AdamW8bitConfig,
-    AdamWConfig,
-    CalibrationConfig,
-    CheckpointConfig,
-    ContinuePretrainConfig,
-    DataConfig,
-    DistributedConfig,
-    DistributedKind,
-    LayerWeighting,
-    LayerwiseConfig,
-    LoggingConfig,
-    ModelConfig,
-    MuonConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    ResumeConfig,
-    ScheduleConfig,
-    ScheduleKind,
-    Stage,
-    StepUnit,
-    TeacherConfig,
-    TrainConfig,
-    TrainingConfig,
-    ZClipConfig,
-)
-
-__all__ = [
-    "AdamW8bitConfig",
-    "AdamWConfig",
-    "CalibrationConfig",
-    "CheckpointConfig",
-    "ConfigError",
-    "ContinuePretrainConfig",
-    "DataConfig",
-    "DistributedConfig",
-    "DistributedKind",
-    "LayerWeighting",
-    "LayerwiseConfig",
-    "LoggingConfig",
-    "ModelConfig",
-    "MuonConfig",
-    "ObjectiveConfig",
-    "OptimizerConfig",
-    "ResumeConfig",
-    "ScheduleConfig",
-    "ScheduleKind",
-    "Stage",
-    "StepUnit",
-    "TeacherConfig",
-    "TrainConfig",
-    "TrainingConfig",
-    "ZClipConfig",
-    "compose_config",
-]
+A key that is not here (or beside the stage, objective or teacher that it belongs to) is refused by
+name, and each default stands here once. Enums stand where a Literal would (OmegaConf refuses Literal),
+and no schema is frozen (that breaks overrides). How files and overrides become these: wrinklefree.compose.
+"""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from wrinklefree.config.schema import ScheduleConfig, ScheduleKind, StepUnit, TrainConfig
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import GradientConfig, ScheduleConfig, ScheduleKind, StepUnit
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,14 @@ class Phases:
     decay_steps: int
 
 
+def gradient_options(config: TrainConfig) -> GradientConfig:
+    """`training` of a stage with gradients."""
+    assert isinstance(config.training, GradientConfig)
+    return config.training
+
+
 def run_lengths(config: TrainConfig) -> Lengths:
-    training, where = config.training, config.distributed
+    training, where = gradient_options(config), config.distributed
     sequences = training.batch_size * training.accumulate_steps * where.devices * where.num_nodes
     tokens_per_step = sequences * training.sequence_length_tokens
     if training.max_steps is not None:

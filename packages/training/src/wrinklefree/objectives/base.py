@@ -1,13 +1,58 @@
-"""The interface of a training objective."""
+"""The interface of a training objective.
+
+The file of an objective holds its options and its `Objective`, and imports no PyTorch at the top (the
+options are read with the configuration). It is registered as an entry point "wrinklefree.objectives"
+(plugins.py).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from wrinklefree.capture import Capture, ForwardResult, View
 
-from wrinklefree.forward import Batch, ForwardResult
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLAIN = "plain"
+"""The view that shows the batch as it is."""
+
+
+@dataclass
+class ObjectiveConfig:
+    """Fields of every objective."""
+
+    weight: float = 1.0
+    """Factor in the total loss; 0 switches the objective off (and its teacher, if no one else asks)."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be captured when a view is shown; the teacher sees it only if something is wanted."""
+
+    student: Capture
+    teacher: Capture = field(default_factory=Capture)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A view and what the models made of it; teacher is there if and only if it was wished for.
+
+    Others may have wished for more, so a result may hold more than asked.
+    """
+
+    view: View
+    student: ForwardResult
+    teacher: ForwardResult | None = None
+
+    @property
+    def taught(self) -> ForwardResult:
+        """The teacher's result of an objective that wished for it."""
+        assert self.teacher is not None
+        return self.teacher
 
 
 @dataclass
@@ -19,15 +64,26 @@ class ObjectiveResult:
 
 
 class Objective(ABC):
-    """One term of the loss. Built from its options in wrinklefree.config.schema."""
+    """One term of the loss, built from its options."""
 
-    needs_teacher: bool = False
-    """Whether `compute` wants the teacher's hidden states."""
+    config: ClassVar[type[ObjectiveConfig]]
+    wishes: Mapping[str, Wish]
+    """Name of a view -> what is captured; a class attribute, or set by `__init__` from the options."""
 
-    def preprocess_batch(self, batch: Batch) -> Batch:
-        """Change the batch before the forward pass (masking, for example); default: as it is."""
-        return batch
+    def __init__(self, config: Any) -> None:  # noqa: B027 (an objective may have no options)
+        """Args: config is an instance of `self.config`."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(wish.teacher for wish in self.wishes.values())
+
+    def views(self, batch: View) -> Mapping[str, View]:
+        """The views of a batch that `wishes` names (masked, for example). Default: as it is.
+
+        Objectives that name the same view share it: it is made by the first of them.
+        """
+        return {PLAIN: batch}
 
     @abstractmethod
-    def compute(self, batch: Batch, student: ForwardResult, teacher: ForwardResult | None) -> ObjectiveResult:
-        """Loss and metrics of one batch; teacher is given if and only if `needs_teacher`."""
+    def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
+        """Loss and metrics of one batch, from a pass for each view in `wishes`."""

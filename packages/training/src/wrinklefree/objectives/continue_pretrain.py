@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from wrinklefree.config.schema import ContinuePretrainConfig
-from wrinklefree.cross_entropy import chunked_cross_entropy
-from wrinklefree.forward import Batch, ForwardResult
-from wrinklefree.objectives.base import Objective, ObjectiveResult
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wrinklefree.capture import LAST_HIDDEN_STATE
+from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+
+
+@dataclass
+class ContinuePretrainConfig(ObjectiveConfig):
+    """Next-token cross-entropy."""
+
+    chunk_tokens: int = 512
+    """Tokens whose logits exist at the same time (memory: chunk_tokens x vocabulary x 4 bytes)."""
 
 
 class ContinuePretrain(Objective):
+    config = ContinuePretrainConfig
+    wishes = {PLAIN: Wish(student=LAST_HIDDEN_STATE)}  # noqa: RUF012
+
     def __init__(self, config: ContinuePretrainConfig) -> None:
         self.chunk_tokens = config.chunk_tokens
 
-    def compute(self, batch: Batch, student: ForwardResult, teacher: ForwardResult | None) -> ObjectiveResult:
+    def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
+        from wrinklefree.cross_entropy import chunked_cross_entropy
+
+        student, labels = passes[PLAIN].student, passes[PLAIN].view["labels"]
+        assert student.head_weight is not None
         loss = chunked_cross_entropy(
-            student.last_hidden_state, student.head_weight, batch["labels"], self.chunk_tokens
+            student.last_hidden_state, student.head_weight, labels, self.chunk_tokens
         )
         value = loss.detach()
         return ObjectiveResult(loss, {"loss_nats": value, "perplexity_ratio": value.exp()})

@@ -10,16 +10,37 @@ Weights: uniform w_l = 1/n; progressive w_l ~ l, since the last layers make the 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from wrinklefree.config.schema import LayerWeighting, LayerwiseConfig
-from wrinklefree.forward import Batch, ForwardResult
-from wrinklefree.objectives.base import Objective, ObjectiveResult
+from wrinklefree.capture import EVERY_LAYER, Capture
+from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STATES = Capture(hidden_states=EVERY_LAYER)
+
+
+class LayerWeighting(StrEnum):
+    uniform = "uniform"
+    progressive = "progressive"
+
+
+@dataclass
+class LayerwiseConfig(ObjectiveConfig):
+    """Normalized MSE between hidden states of student and teacher."""
+
+    layer_weighting: LayerWeighting = LayerWeighting.progressive
+    """uniform: every layer alike; progressive: layer i of n counts i/n as much as the last."""
 
 
 def layer_weights(num_layers: int, weighting: LayerWeighting) -> Tensor:
     """Weights [num_layers] that sum to 1."""
+    import torch
+
     if weighting is LayerWeighting.uniform:
         return torch.full((num_layers,), 1.0 / num_layers)
     ramp = torch.arange(1, num_layers + 1, dtype=torch.float32)
@@ -34,16 +55,25 @@ def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Layerwise(Objective):
-    needs_teacher = True
+    config = LayerwiseConfig
+    wishes = {PLAIN: Wish(student=_STATES, teacher=_STATES)}  # noqa: RUF012
 
     def __init__(self, config: LayerwiseConfig) -> None:
         self.weighting = config.layer_weighting
 
-    def compute(self, batch: Batch, student: ForwardResult, teacher: ForwardResult | None) -> ObjectiveResult:
-        if teacher is None:
-            raise ValueError("layerwise was called without a teacher")
-        pairs = list(zip(student.hidden_states[1:], teacher.hidden_states[1:], strict=True))
-        errors = torch.stack([normalized_mse(s, t) for s, t in pairs])
-        weights = layer_weights(len(pairs), self.weighting).to(errors.device)
+    def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
+        import torch
+
+        student, teacher = passes[PLAIN].student, passes[PLAIN].taught
+        if student.num_layers != teacher.num_layers:
+            raise ValueError(
+                f"layerwise compares layer by layer: the student has {student.num_layers} blocks and "
+                f"the teacher {teacher.num_layers}; choose a teacher of the same depth"
+            )
+        numbers = range(1, student.num_layers + 1)
+        errors = torch.stack(
+            [normalized_mse(student.hidden_states[i], teacher.hidden_states[i]) for i in numbers]
+        )
+        weights = layer_weights(len(numbers), self.weighting).to(errors.device)
         metrics = {"nmse_ratio": errors.detach().mean(), "last_nmse_ratio": errors.detach()[-1]}
         return ObjectiveResult((errors * weights).sum(), metrics)

@@ -1,19 +1,22 @@
-"""Runs the active objectives on one batch: one student forward, a teacher forward only on demand."""
+"""Runs the active objectives on one batch, with as few forward passes as their wishes allow.
+
+The wishes of all active objectives are united: one student forward for each distinct view, one teacher
+forward for each view that somebody wants the teacher for, each with the captures asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from wrinklefree.config.schema import ObjectiveConfig
-from wrinklefree.forward import Batch, ForwardResult
-from wrinklefree.objectives.base import Objective, ObjectiveResult
+from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.objectives.base import Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import ConstantWeights, WeightSchedule
 
-Forward = Callable[[Batch], ForwardResult]
+Forward = Callable[[View, Capture], ForwardResult]
 
 
 class ObjectiveManager:
@@ -31,47 +34,69 @@ class ObjectiveManager:
         objectives = {name: build_objective(name, config) for name, config in configs.items()}
         return cls(objectives, ConstantWeights({n: c.weight for n, c in configs.items()}))
 
-    @property
-    def ever_needs_teacher(self) -> bool:
-        """Whether a teacher has to be loaded at all."""
-        return any(self.objectives[name].needs_teacher for name in self.weights.ever_active())
+    def teacher_wishes(self) -> dict[str, Capture]:
+        """What each objective that is ever active wants of the teacher; empty: none has to be loaded."""
+        found = {}
+        for name in self.objectives:
+            if name in self.weights.ever_active() and self.objectives[name].needs_teacher:
+                found[name] = united(wish.teacher for wish in self.objectives[name].wishes.values())
+        return found
 
     def active(self, step: int) -> dict[str, float]:
         """Objectives with a weight above 0 at this step, in the order of the configuration."""
         weights = self.weights(step)
         return {name: weights[name] for name in self.objectives if weights.get(name, 0.0) > 0}
 
-    def preprocess_batch(self, batch: Batch, step: int) -> Batch:
-        for name in self.active(step):
-            batch = self.objectives[name].preprocess_batch(batch)
-        return batch
-
-    def compute(self, batch: Batch, step: int, student: Forward, teacher: Forward | None) -> ObjectiveResult:
+    def compute(self, batch: View, step: int, student: Forward, teacher: Forward | None) -> ObjectiveResult:
         """Total loss and all metrics of one (raw) batch at an optimizer step.
 
         Raises: ValueError when an active objective needs a teacher and there is none.
         """
         active = self.active(step)
-        batch = self.preprocess_batch(batch, step)
-        teacher_result = self._teacher_forward(batch, active, teacher)
-        student_result = student(batch)
-        total: Tensor = student_result.last_hidden_state.new_zeros((), dtype=torch.float32)
+        passes = self._passes(batch, list(active), student, teacher)
+        total: Tensor = torch.zeros((), dtype=torch.float32, device=batch["input_ids"].device)
         metrics: dict[str, Tensor] = {}
         for name, weight in active.items():
             objective = self.objectives[name]
-            given = teacher_result if objective.needs_teacher else None
-            result = objective.compute(batch, student_result, given)
+            result = objective.compute({view: passes[view] for view in objective.wishes})
             total = total + weight * result.loss
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
         return ObjectiveResult(total, metrics)
 
-    def _teacher_forward(
-        self, batch: Batch, active: Mapping[str, float], teacher: Forward | None
-    ) -> ForwardResult | None:
-        wanting = [name for name in active if self.objectives[name].needs_teacher]
-        if not wanting:
-            return None
-        if teacher is None:
-            raise ValueError(f"objective '{wanting[0]}' needs a teacher, and none was loaded")
-        with torch.no_grad():
-            return teacher(batch)
+    def _passes(
+        self, batch: View, active: list[str], student: Forward, teacher: Forward | None
+    ) -> dict[str, Pass]:
+        passes = {}
+        for name, view in self._views(batch, active).items():
+            wishes = {o: w[name] for o in active if name in (w := self.objectives[o].wishes)}
+            taught = _teach(view, wishes, teacher)
+            passes[name] = Pass(view, student(view, united(w.student for w in wishes.values())), taught)
+        return passes
+
+    def _views(self, batch: View, active: list[str]) -> dict[str, View]:
+        """Every view that an active objective names, made by the first one that does."""
+        views: dict[str, View] = {}
+        for objective in map(self.objectives.__getitem__, active):
+            if missing := objective.wishes.keys() - views.keys():
+                made = objective.views(batch)
+                views |= {name: made[name] for name in objective.wishes if name in missing}
+        return views
+
+
+def united(captures: Iterable[Capture]) -> Capture:
+    """Everything that any of them asks for."""
+    total = Capture()
+    for capture in captures:
+        total |= capture
+    return total
+
+
+def _teach(view: View, wishes: Mapping[str, Wish], teacher: Forward | None) -> ForwardResult | None:
+    """Args: wishes of this view by objective."""
+    wanting = [name for name, wish in wishes.items() if wish.teacher]
+    if not wanting:
+        return None
+    if teacher is None:
+        raise ValueError(f"objective '{wanting[0]}' needs a teacher, and none was loaded")
+    with torch.no_grad():
+        return teacher(view, united(wish.teacher for wish in wishes.values()))

@@ -19,7 +19,7 @@ from datasets.distributed import split_dataset_by_node
 from data_handler.config import SourceConfig
 from data_handler.errors import DataError
 from data_handler.readers import Reader, field_text
-from data_handler.sources import Source
+from data_handler.sources.base import Source
 
 
 class HubReader(Reader):

@@ -23,7 +23,7 @@ from typing import Any
 from data_handler.config import SourceConfig
 from data_handler.errors import DataError
 from data_handler.readers import Reader
-from data_handler.sources import Source
+from data_handler.sources.base import Source
 
 SPLITS = ("train", "validation", "all")
 _VALIDATION_ONE_IN = 10

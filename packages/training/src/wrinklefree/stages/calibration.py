@@ -1,4 +1,4 @@
-"""Stage 1.5: ternary codes and scales chosen on calibration text instead of rounded.
+"""The work of stage 1.5: ternary codes and scales chosen on calibration text instead of rounded.
 
 The converted model of stage 1 and its dense original walk through the blocks side by side
 (wf_ptq). Each finished block is saved; a run that was stopped takes the finished
@@ -18,12 +18,11 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress as RichProgress
-from torch import Tensor, nn
+from torch import Tensor
 
 import bitnet_arch
 import wf_ptq
@@ -33,18 +32,18 @@ from wf_formats.atomic import atomic_write_text
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.checkpoints.part_store import PartStore
-from wrinklefree.config.schema import ComputeDtype, TernarizeConfig, TrainConfig
-from wrinklefree.conversion_stage import mean_loss
-from wrinklefree.datamodule import data_sources
+from wrinklefree.config.logging import ProgressBar
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.ternarize import ComputeDtype, TernarizeConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
-from wrinklefree.loggers import build_loggers
-from wrinklefree.run_folder import RunFolder
+from wrinklefree.held_out import mean_loss
+from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.scales import distil_scales
 
 LOG = logging.getLogger("wrinklefree")
 BLOCKS_FILE = "blocks.json"
 """In the run folder: each block's errors (wf_ptq.BlockReport)."""
-_DISTILLED = "distilled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +55,24 @@ class _Text:
     held_out: Tensor
 
 
-def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any]) -> dict[str, Any]:
-    """Calibrate the checkpoint `start`, save `final`, return the summary's figures."""
+def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str, Any]:
+    """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures."""
     began = time.perf_counter()
     keep_freed_memory()
-    options = config.training.ternarize
-    checkpoint = bitnet_arch.load_checkpoint(start, dtype=torch.float32)
+    config, run = context.config, context.run
+    checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     student = checkpoint.model.requires_grad_(False)
-    text = _read_text(config, checkpoint.tokenizer, student.config.vocab_size)
+    text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     dtype = _compute_dtype(options.dtype, run.parts)
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
-    with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
-        reports = _calibrate_blocks(config, run.parts, student, teacher, text.calibration, progress)
+    with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
+        blocks_options = _block_options(options)
+        reports = _calibrate_blocks(
+            blocks_options, run.parts, student, teacher, text.calibration, config.seed, progress
+        )
         losses["blocks"] = mean_loss(student, text.held_out)
-        _distil(config, run, meta, student, teacher, text.distillation, progress)
+        distil_scales(context, options, student, teacher, text.distillation, progress)
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
@@ -83,7 +85,7 @@ def run_calibration(config: TrainConfig, run: RunFolder, start: Path, meta: dict
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
     atomic_write_text(run.path / BLOCKS_FILE, json.dumps(reports, indent=2) + "\n")
-    save_model_folder(student, checkpoint.tokenizer, run.final, meta | {"step": 0}, figures)
+    save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
     run.parts.remove()
     return figures
 
@@ -99,16 +101,15 @@ def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
     return dtype
 
 
-def _read_text(config: TrainConfig, tokenizer: Any, vocab_size: int) -> _Text:
+def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:
     """Raises: RunError (ids of another vocabulary), DataError (too little text)."""
-    options = config.training.ternarize
     length = options.sequence_length_tokens
     counts = [
         -(-options.tokens // length),
         options.distil_steps * options.distil_batch_size,
         -(-options.evaluation_tokens // length),
     ]
-    ids = token_block(data_sources(config.data.sources), tokenizer, sum(counts) * length, length, config.seed)
+    ids = token_block(config.data.sources, tokenizer, sum(counts) * length, length, config.seed)
     if ids.max() >= vocab_size:
         raise RunError(
             f"calibration ids reach {ids.max().item()}, the model's vocabulary has {vocab_size}: the "
@@ -118,9 +119,15 @@ def _read_text(config: TrainConfig, tokenizer: Any, vocab_size: int) -> _Text:
 
 
 def _calibrate_blocks(
-    config: TrainConfig, parts: PartStore, student: Any, teacher: Any, ids: Tensor, progress: RichProgress
+    options: wf_ptq.BlockOptions,
+    parts: PartStore,
+    student: Any,
+    teacher: Any,
+    ids: Tensor,
+    seed: int,
+    progress: RichProgress,
 ) -> list[dict[str, Any]]:
-    options = _block_options(config.training.ternarize)
+    """Walk through the blocks, taking those that are finished; returns the blocks' reports."""
     run, teacher_run = wf_ptq.BlockRunner(student), wf_ptq.BlockRunner(teacher)
     teacher_blocks = dict(blocks(teacher))
     bar = progress.add_task("calibrating blocks", total=len(teacher_blocks))
@@ -130,9 +137,9 @@ def _calibrate_blocks(
         inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
         if name not in parts:
             with _naming(name):
-                result = wf_ptq.ternarize_block(run, block, inputs, expected, options, config.seed + index)
+                result = wf_ptq.ternarize_block(run, block, inputs, expected, options, seed + index)
             parts.save(name, block.state_dict(), dataclasses.asdict(result))
-        report = _map(parts, name, block)
+        report = parts.map_into(name, block)
         with wf_ptq.computing_in(block, inputs.dtype):
             found = run.stream(block, inputs)
         LOG.info(
@@ -141,13 +148,6 @@ def _calibrate_blocks(
         reports.append({"block": name, **report})
         progress.advance(bar)
     return reports
-
-
-def _map(parts: PartStore, name: str, block: nn.Module) -> dict[str, Any]:
-    """Takes the block's tensors from the part, memory-mapped; returns the part's report."""
-    tensors, report = parts.load(name)
-    block.load_state_dict(tensors, assign=True)
-    return report
 
 
 @contextmanager
@@ -166,50 +166,3 @@ def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
         solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
         refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
     )
-
-
-def _distil(
-    config: TrainConfig,
-    run: RunFolder,
-    meta: dict[str, Any],
-    student: Any,
-    teacher: Any,
-    ids: Tensor,
-    progress: RichProgress,
-) -> None:
-    options = config.training.ternarize
-    if options.distil_steps == 0:
-        return
-    rates = wf_ptq.Rates(0.0, options.scale_rate, options.vector_rate)
-    distiller = wf_ptq.Distiller(
-        student,
-        teacher,
-        wf_ptq.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates),
-        config.seed,
-    )
-    parts = run.parts
-    if _DISTILLED in parts:
-        distiller.load_state(parts.load(_DISTILLED)[0])
-        LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
-    done = distiller.num_steps_done
-    loggers = build_loggers(config, run.path, meta, done)
-    bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
-    for batch in ids.split(options.distil_batch_size)[done:]:
-        divergence = distiller.step(batch)
-        progress.advance(bar)
-        step = distiller.num_steps_done
-        for logger in loggers:
-            logger.log_metrics({"train/divergence": divergence}, step)
-        if step % options.save_every_steps == 0:
-            LOG.info("distillation step %d of %d: %.4f nats", step, options.distil_steps, divergence)
-            for logger in loggers:
-                logger.save()
-            parts.save(_DISTILLED, distiller.state(), {"step": step, "divergence_nats": divergence})
-    for logger in loggers:
-        logger.finalize("success")
-
-    def keep(name: str, block: nn.Module) -> None:
-        parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
-        _map(parts, f"{_DISTILLED}.{name}", block)
-
-    distiller.write_back(keep)

@@ -1,4 +1,4 @@
-"""Stages with gradients (1.9, 2): wires model, data, objectives, callbacks and trainer, and fits."""
+"""The work of the stages with gradients: wires model, data, objectives, callbacks and trainer, and fits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,39 +15,35 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 import bitnet_arch
 from wrinklefree import callbacks as cb
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
-from wrinklefree.config.lengths import Lengths, run_lengths
-from wrinklefree.config.schema import ProgressBar, TrainConfig
-from wrinklefree.datamodule import WrinkleFreeDataModule, data_sources
-from wrinklefree.dense import load_dense_model
+from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
+from wrinklefree.config.logging import ProgressBar
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
+from wrinklefree.stages.base import Outcome, StageContext
 from wrinklefree.strategies import build_strategy
+from wrinklefree.teachers.registry import load_teacher
 
 LOG = logging.getLogger("wrinklefree")
 
 
-@dataclass
-class Fit:
-    """Everything of one fit; `signal` is set when it was stopped by one."""
-
-    summary: dict[str, Any]
-    signal: int | None
-
-
-def run_training(config: TrainConfig, run: RunFolder, start: Path, meta: dict[str, Any]) -> Fit:
+def run_training(context: StageContext) -> Outcome:
     """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
+    config, run, meta = context.config, context.run, context.meta
+    training = gradient_options(config)
     lengths = run_lengths(config)
     resume_from = run.store.newest(config.resume.allow_previous)
-    checkpoint = bitnet_arch.load_checkpoint(start, dtype=torch.float32)
+    checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     module = _build_module(config, checkpoint.model, lengths)
     data = _build_data(config, checkpoint.tokenizer, lengths)
     io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
     checkpointing = cb.Checkpointing(
-        run.store, config.training.checkpoint.every_steps, config.training.checkpoint.keep_last
+        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last
     )
     stop = cb.GracefulStop(checkpointing)
     with _quiet_lightning():
@@ -64,9 +58,9 @@ def run_training(config: TrainConfig, run: RunFolder, start: Path, meta: dict[st
 
 
 def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
-    training = config.training
+    training = gradient_options(config)
     objectives = ObjectiveManager.from_config(training.objectives)
-    teacher = _load_teacher(config) if objectives.ever_needs_teacher else None
+    teacher = load_teacher(config.model, objectives.teacher_wishes())
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return WrinkleFreeLightningModule(
@@ -79,18 +73,10 @@ def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleF
     )
 
 
-def _load_teacher(config: TrainConfig) -> Any:
-    teacher = config.model.teacher
-    source = teacher.source or config.model.source
-    name = teacher.name if teacher.source else config.model.name
-    LOG.info("loading the teacher: %s %s", source.value, name or "")
-    return load_dense_model(source, name, getattr(torch, teacher.dtype.value))[0]
-
-
 def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> WrinkleFreeDataModule:
-    training = config.training
+    training = gradient_options(config)
     return WrinkleFreeDataModule(
-        data_sources(config.data.sources),
+        config.data.sources,
         tokenizer,
         training.sequence_length_tokens,
         training.batch_size,
@@ -106,7 +92,7 @@ def _build_trainer(
     io: FolderCheckpointIO,
     run_callbacks: list[L.Callback],
 ) -> L.Trainer:
-    training, where = config.training, config.distributed
+    training, where = gradient_options(config), config.distributed
     progress, *last = run_callbacks
     log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
     strategy = build_strategy(where, io)
@@ -171,13 +157,13 @@ def _finish(
     run: RunFolder,
     progress: cb.Progress,
     stop: cb.GracefulStop,
-) -> Fit:
+) -> Outcome:
     step = trainer.global_step
     summary = {"steps": step, **progress.state_dict()}
     if step < lengths.max_steps:
-        return Fit(summary, stop.received)
+        return Outcome(summary, stop.received)
     state = trainer.strategy.lightning_module_state_dict()
     if trainer.is_global_zero:
         io.save_model(state, run.final, step, summary)
     trainer.strategy.barrier()
-    return Fit(summary, None)
+    return Outcome(summary)

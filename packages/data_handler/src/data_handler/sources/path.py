@@ -1,45 +1,15 @@
-"""A source as an ordered list of parts (files, packaged texts, a hub data set) to read from."""
+"""Local files."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from data_handler.config import SourceConfig, SourceKind
+from data_handler.config import SourceConfig
 from data_handler.errors import DataError
 from data_handler.readers import SUFFIXES, Reader, open_reader
-
-
-class Source(ABC):
-    """Parts in a fixed order.
-
-    `presharded`: the parts hold the documents of this shard only.
-    """
-
-    presharded = False
-
-    def __init__(self, config: SourceConfig) -> None:
-        self.config = config
-
-    @property
-    @abstractmethod
-    def num_parts(self) -> int: ...
-
-    @abstractmethod
-    def open(self, part: int, mark: Any) -> Reader: ...
-
-    @abstractmethod
-    def identity(self) -> Any:
-        """What tells this data from other data (JSON); cheap, so names and sizes."""
-
-    def digest(self) -> str:
-        """Short hash of kind and identity: a state does not fit other data."""
-        text = json.dumps([self.config.kind, self.identity()])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+from data_handler.sources.base import Source
 
 
 class PathSource(Source):
@@ -87,16 +57,3 @@ def _expand_one(entry: str, name: str) -> list[Path]:
             return files
         raise DataError(f"source {name!r}: no file matches {path} (in {Path.cwd()})")
     raise DataError(f"source {name!r}: the file {path} does not exist (in {Path.cwd()})")
-
-
-def open_source(config: SourceConfig, shard: int = 0, num_shards: int = 1) -> Source:
-    """The source of a config; shard and num_shards matter to hub sources only (see hub.py)."""
-    if config.kind is SourceKind.path:
-        return PathSource(config)
-    if config.kind is SourceKind.packaged:
-        from data_handler.packaged import PackagedSource
-
-        return PackagedSource(config)
-    from data_handler.hub import HubSource
-
-    return HubSource(config, shard, num_shards)

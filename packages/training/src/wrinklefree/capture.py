@@ -1,0 +1,108 @@
+"""What objectives want to see of a forward pass, and what comes out of one. Imports no PyTorch.
+
+Wishes are united before a pass is made (`|`), so it captures what somebody asked for and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+View: TypeAlias = "dict[str, Tensor]"
+"""What a model is shown in one pass: `input_ids`, `position_ids` [batch, tokens], and `labels`."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A choice of layers; negative numbers count from the end."""
+
+    numbers: frozenset[int] = frozenset()
+    every: bool = False
+
+    @classmethod
+    def of(cls, *numbers: int) -> Layers:
+        return cls(frozenset(numbers))
+
+    def __bool__(self) -> bool:
+        return self.every or bool(self.numbers)
+
+    def __or__(self, other: Layers) -> Layers:
+        return Layers(self.numbers | other.numbers, self.every or other.every)
+
+    def __le__(self, other: Layers) -> bool:
+        """Whether `other` has all of these."""
+        return other.every or (not self.every and self.numbers <= other.numbers)
+
+    def within(self, count: int) -> list[int]:
+        """The numbers from 0 to count - 1, ascending. Raises: ValueError for one that is not there."""
+        if missing := [number for number in self.numbers if not -count <= number < count]:
+            raise ValueError(f"layer {missing[0]} was asked for; there are {count} (0 to {count - 1})")
+        return list(range(count)) if self.every else sorted({number % count for number in self.numbers})
+
+
+EVERY_LAYER = Layers(every=True)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """hidden_states: 0 is the embeddings, i the output of block i, the last one after the final norm.
+    qkv: blocks from 0. logits: of all positions, which cost memory: tokens x vocabulary x 4 bytes.
+    """
+
+    hidden_states: Layers = field(default_factory=Layers)
+    qkv: Layers = field(default_factory=Layers)
+    logits: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.hidden_states or self.qkv or self.logits)
+
+    def __or__(self, other: Capture) -> Capture:
+        return Capture(
+            self.hidden_states | other.hidden_states, self.qkv | other.qkv, self.logits or other.logits
+        )
+
+    def beyond(self, provided: Capture) -> list[str]:
+        """Names of what is asked for here and not provided there."""
+        lacking = {
+            "hidden states": not self.hidden_states <= provided.hidden_states,
+            "queries, keys and values": not self.qkv <= provided.qkv,
+            "logits": self.logits and not provided.logits,
+        }
+        return [name for name, lacks in lacking.items() if lacks]
+
+
+LAST_HIDDEN_STATE = Capture(hidden_states=Layers.of(-1))
+
+
+@dataclass(frozen=True)
+class QKV:
+    """Outputs of the three projections of a block [batch, tokens, heads, head_dim], before any
+    normalization or rotation; key and value have the key-value heads."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class ForwardResult:
+    """What one model gave on one view: what was asked for.
+
+    hidden_states: number (see Capture) -> [batch, tokens, hidden].
+    head_weight: the vocabulary projection [vocabulary, hidden]; None where a teacher does not give it.
+    logits: [batch, tokens, vocabulary].
+    """
+
+    num_layers: int
+    hidden_states: Mapping[int, Tensor] = field(default_factory=dict)
+    head_weight: Tensor | None = None
+    qkv: Mapping[int, QKV] = field(default_factory=dict)
+    logits: Tensor | None = None
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self.hidden_states[self.num_layers]

@@ -1,0 +1,76 @@
+"""What the trainer can be told on its command line, and its help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wrinklefree.compose.schemas import group_options
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.stages.base import Stage
+from wrinklefree.stages.registry import stage_by_number, stages
+
+GROUPS = ("training", "model", "data", "optimizer", "distributed", "logging")
+_DESCRIPTION = """Run one stage of training from a Hydra configuration.
+
+    {prog} -s 2 model=smollm2_135m training.max_steps=50
+
+Exit codes: 0 done (or done before), 1 the run failed or cannot start, 2 the configuration is wrong,
+143 / 130 stopped by SIGTERM / SIGINT with a checkpoint (start it again to resume)."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """overrides: of the configuration, the stage's option among them."""
+
+    overrides: list[str]
+    print_configuration: bool
+    describe: bool
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """Raises: ConfigError (an unknown stage, or one that is given twice)."""
+    found = _parser().parse_args(argv)
+    overrides = [*_stage_override(found.stage, found.overrides), *found.overrides]
+    return Arguments(overrides, found.cfg, found.describe)
+
+
+def _stage_override(number: str | None, overrides: Sequence[str]) -> list[str]:
+    if number is None:
+        return []
+    if doubled := [text for text in overrides if text.startswith("training=")]:
+        raise ConfigError(f"--stage {number} and {doubled[0]} both choose the stage: give one of them")
+    return [f"training={stage_by_number(number).option}"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    prog = os.environ.get("WF_PROG", "train.py")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=_DESCRIPTION.format(prog=prog),
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-s", "--stage", metavar="NUMBER", help="the stage, instead of training=OPTION (see below)"
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as training.max_steps=9")
+    parser.add_argument("--cfg", action="store_true", help="print the configuration and leave")
+    parser.add_argument(
+        "--describe",
+        action="store_true",
+        help="check the configuration, print stage, experiment and run folder as JSON, and leave",
+    )
+    return parser
+
+
+def _epilog() -> str:
+    numbers = "\n".join(f"  {stage.number:4} {stage.title}; {_start(stage)}" for stage in stages())
+    groups = "\n".join(f"  {group}: {', '.join(group_options(group))}" for group in GROUPS)
+    return f"stages:\n{numbers}\n\nconfig groups (group=option):\n{groups}"
+
+
+def _start(stage: Stage) -> str:
+    return f"starts from {' or '.join(stage.accepts) or 'the dense model'}"

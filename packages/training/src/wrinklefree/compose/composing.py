@@ -1,0 +1,159 @@
+"""From files and command-line overrides to one typed `TrainConfig`.
+
+Hydra's compose API is used rather than `@hydra.main`: the process keeps its working directory and
+its arguments (Lightning starts the other ranks with the same command line), and an unknown key can
+be answered with the nearest known one.
+
+Objectives and the teacher are typed by their registries after Hydra has composed the rest, so their
+overrides are kept apart until then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data_handler.errors import DataError
+from wrinklefree.compose.refusals import explain, refuse_unused_groups, unknown_key
+from wrinklefree.compose.schemas import APP_CONFIGS, SHARED_CONFIGS, keys_of, register_schemas
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import ContinuingConfig
+from wrinklefree.objectives.registry import objective_schema
+from wrinklefree.plugins import UnknownNameError
+from wrinklefree.stages.registry import check_accepted, stage_by_name, stage_of
+from wrinklefree.teachers.registry import teacher_schema
+
+OBJECTIVES_KEY = "training.objectives"
+TEACHER_KEY = "model.teacher"
+_TYPED_LATER = (f"{OBJECTIVES_KEY}.", f"{TEACHER_KEY}.")
+
+
+def compose_config(overrides: Sequence[str] = ()) -> TrainConfig:
+    """The one place where configuration becomes plain typed objects.
+
+    Args: overrides in Hydra's syntax, such as `model=qwen3_0_6b` or `training.max_steps=10`.
+    Raises: ConfigError (unknown key or option, wrong type, missing value, contradicting values).
+    """
+    try:
+        config = OmegaConf.to_object(compose_dictconfig(overrides))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    except DataError as error:
+        raise ConfigError(f"data.sources: {error}") from error
+    assert isinstance(config, TrainConfig)
+    stage = stage_of(config)
+    if isinstance(config.training, ContinuingConfig):
+        _check_start(config.training)
+    stage.check(config)
+    return config
+
+
+def compose_dictconfig(overrides: Sequence[str]) -> DictConfig:
+    """Compose and check; raises ConfigError with the offending key."""
+    register_schemas()
+    search = f"hydra.searchpath=[file://{SHARED_CONFIGS}]"
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        later = [o for o in parsed if o.key_or_group.startswith(_TYPED_LATER) and not o.is_delete()]
+        plain = [str(o.input_line) for o in parsed if o not in later]
+        with initialize_config_dir(str(APP_CONFIGS), version_base="1.3"):
+            config = compose("train", overrides=[search, *plain])
+        refuse_unused_groups(stage_by_name(config.training.stage), parsed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    OmegaConf.set_struct(config, False)
+    _type_objectives(config, _values(later, OBJECTIVES_KEY))
+    _type_teacher(config, _values(later, TEACHER_KEY))
+    _refuse_foreign_keys(config)
+    return config
+
+
+def _values(overrides: Sequence[Override], key: str) -> list[dict[str, Any]]:
+    """The overrides below `key` as nested values."""
+    own = [o for o in overrides if o.key_or_group.startswith(f"{key}.")]
+    return [_nested(o.key_or_group.removeprefix(f"{key}."), o.value()) for o in own]
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _type_objectives(config: DictConfig, overrides: Sequence[dict[str, Any]]) -> None:
+    """Check each objective's options against its schema.
+
+    Raises: ConfigError naming the objective and the key.
+    """
+    training, schema = config.training, stage_by_name(config.training.stage).config
+    if "objectives" not in keys_of(schema):
+        if overrides:
+            raise ConfigError(unknown_key(OBJECTIVES_KEY, "objectives", schema))
+        return
+    layers: dict[str, list[Any]] = {str(name): [value] for name, value in training.objectives.items()}
+    for override in overrides:
+        for name, value in override.items():
+            layers.setdefault(name, []).append(value)
+    try:
+        training.objectives = {
+            name: _typed(f"{OBJECTIVES_KEY}.{name}", objective_schema(name), values)
+            for name, values in layers.items()
+        }
+    except UnknownNameError as error:
+        raise ConfigError(f"{OBJECTIVES_KEY}: {error}") from error
+
+
+def _type_teacher(config: DictConfig, overrides: Sequence[dict[str, Any]]) -> None:
+    """The same for the teacher, whose `kind` says which schema it has."""
+    layers = [config.model.teacher, *overrides]
+    kind = TeacherConfig.kind
+    for layer in layers:
+        kind = layer.get("kind", kind)
+    try:
+        schema = teacher_schema(kind)
+    except UnknownNameError as error:
+        raise ConfigError(f"{TEACHER_KEY}.kind: {error}") from error
+    config.model.teacher = _typed(TEACHER_KEY, schema, layers)
+
+
+def _typed(where: str, schema: type, layers: Sequence[Any]) -> Any:
+    try:
+        return OmegaConf.merge(OmegaConf.structured(schema), *layers)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {explain(error)}") from error
+
+
+def _refuse_foreign_keys(node: Any, where: str = "") -> None:
+    """`+key=value` slips past Hydra's check of typed nodes; this does not let it."""
+    if isinstance(node, ListConfig) and not node._is_missing():
+        for index, child in enumerate(node):
+            _refuse_foreign_keys(child, f"{where}[{index}]")
+    if not isinstance(node, DictConfig) or node._is_missing() or node._is_none():
+        return
+    owner = OmegaConf.get_type(node)
+    known = keys_of(owner) if dataclasses.is_dataclass(owner) else None
+    for key in map(str, node):
+        full = f"{where}.{key}".lstrip(".")
+        if known is not None and key not in known:
+            raise ConfigError(unknown_key(full, key, owner))
+        if not OmegaConf.is_missing(node, key):
+            _refuse_foreign_keys(node._get_node(key), full)
+
+
+def _check_start(training: ContinuingConfig) -> None:
+    """Raises: ConfigError when the stage has nothing to go on from, or an unknown stage."""
+    check_accepted(training.accept_from)
+    if not training.accept_from and training.start_from is None:
+        raise ConfigError(
+            f"training.accept_from is empty: {training.stage} goes on from another stage; name some, "
+            "or a checkpoint folder with training.start_from=FOLDER"
+        )

@@ -1,0 +1,54 @@
+"""Every schema there is: what Hydra is told, and what errors can say is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+
+from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.objectives.registry import objective_schemas
+from wrinklefree.stages.registry import stages
+from wrinklefree.teachers.registry import teacher_schemas
+
+APP_CONFIGS = Path(__file__).parents[3] / "configs"
+SHARED_CONFIGS = Path(__file__).parents[5] / "configs"
+_OPTIMIZERS = {"adamw": AdamWConfig, "adamw_8bit": AdamW8bitConfig, "muon": MuonConfig}
+
+
+def register_schemas() -> None:
+    """Name the schemas for the defaults lists; each stage's is an option of `training` as it is."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    for name, node in _OPTIMIZERS.items():
+        store.store(group="optimizer", name=f"{name}_schema", node=node)
+    for stage in stages():
+        store.store(group="training", name=stage.option, node=stage.config)
+
+
+def group_options(group: str) -> list[str]:
+    """What can be chosen of a config group, such as `model`: its YAML files; of `training` the stages."""
+    files = {path.stem for root in (APP_CONFIGS, SHARED_CONFIGS) for path in (root / group).glob("*.yaml")}
+    return sorted(files | ({stage.option for stage in stages()} if group == "training" else set()))
+
+
+def schema_classes() -> dict[str, type]:
+    """All schemas by class name, with those of their fields."""
+    found: dict[str, type] = {}
+    todo: list[type] = [TrainConfig, *_OPTIMIZERS.values(), *(stage.config for stage in stages())]
+    todo += [*objective_schemas(), *teacher_schemas()]
+    while todo:
+        schema = todo.pop()
+        if schema.__name__ not in found:
+            found[schema.__name__] = schema
+            for hint in typing.get_type_hints(schema).values():
+                kinds = (hint, *typing.get_args(hint))
+                todo += [k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)]
+    return found
+
+
+def keys_of(schema: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(schema)}

@@ -1,0 +1,14 @@
+"""`data`: text sources (data_handler's own options) and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data_handler.config import SourceConfig
+
+
+@dataclass
+class DataConfig:
+    sources: list[SourceConfig] = field(default_factory=list)
+    num_workers: int = 0
+    """Worker processes per rank that tokenize and pack; 0: in the training process."""

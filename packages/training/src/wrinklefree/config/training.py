@@ -1,0 +1,97 @@
+"""What the group `training` has for several stages; a stage's own schema stands beside the stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class ScheduleKind(StrEnum):
+    constant = "constant"
+    cosine = "cosine"
+    wsd = "wsd"
+
+
+class StepUnit(StrEnum):
+    steps = "steps"
+    tokens = "tokens"
+
+
+@dataclass
+class ScheduleConfig:
+    kind: ScheduleKind = ScheduleKind.cosine
+    unit: StepUnit = StepUnit.steps
+    """Unit of a warmup and decay of 1 or more; tokens are rounded up to whole steps."""
+    warmup: float = 0
+    """Length of the linear rise from 0 to the peak: below 1 a share of the run, else whole units."""
+    decay: float = 0
+    """wsd only: length of the final linear fall, given as `warmup` is."""
+    min_ratio: float = 0.1
+    """Learning rate at the end over the peak."""
+
+
+@dataclass
+class ZClipConfig:
+    """Adaptive clipping of the gradient norm (Kumar et al. 2025, arXiv 2504.02507)."""
+
+    enabled: bool = True
+    alpha: float = 0.97
+    """Decay of the moving mean and variance of the norm."""
+    z_threshold: float = 2.5
+    warmup_steps: int = 25
+    """Steps that initialize the statistics."""
+    max_norm: float | None = 1.0
+    """Fixed bound that holds too, in the warmup as well; null: none."""
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = 500
+    """Optimizer steps between checkpoints; 0: only on a signal."""
+    keep_last: int = 2
+
+
+@dataclass
+class StageConfig:
+    """Keys of every stage."""
+
+    stage: str = MISSING
+    """Name of the stage and of its run folder; given by the option of the group `training`."""
+
+
+@dataclass
+class ContinuingConfig(StageConfig):
+    """Keys of a stage that goes on from the result of another."""
+
+    accept_from: list[str] = field(default_factory=list)
+    """Previous stages to start from, best first."""
+    start_from: str | None = None
+    """A checkpoint folder to start from instead of the same experiment's previous stage."""
+
+
+@dataclass
+class GradientConfig(ContinuingConfig):
+    """Keys of a stage that trains by gradients. The peak learning rate is here, not in `optimizer`."""
+
+    max_steps: int | None = None
+    """Optimizer steps. Exactly one of max_steps and max_tokens is set."""
+    max_tokens: int | None = None
+    sequence_length_tokens: int = 1024
+    batch_size: int = 4
+    """Sequences per forward pass and rank."""
+    accumulate_steps: int = 1
+    """Forward passes per optimizer step."""
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    objectives: dict[str, Any] = field(default_factory=dict)
+    """Objective name -> its options; typed by the registry when the configuration is composed."""
+    lambda_warmup_steps: int = 0
+    """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
+    zclip: ZClipConfig = field(default_factory=ZClipConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""

@@ -1,0 +1,28 @@
+"""The loss of a model on held-out text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrinklefree.cross_entropy import chunked_cross_entropy
+from wrinklefree.forward import run_forward
+
+_CHUNK_TOKENS = 512
+
+
+@torch.no_grad()
+def mean_loss(model: Any, ids: Tensor) -> float | None:
+    """Mean next-token loss in nats over sequences [n, tokens]; None without any."""
+    if not len(ids):
+        return None
+    positions = torch.arange(ids.shape[1]).expand(1, -1)
+    total = 0.0
+    for row in ids.unsqueeze(1):
+        result = run_forward(model, {"input_ids": row, "position_ids": positions})
+        assert result.head_weight is not None
+        loss = chunked_cross_entropy(result.last_hidden_state, result.head_weight, row, _CHUNK_TOKENS)
+        total += loss.item()
+    return total / len(ids)

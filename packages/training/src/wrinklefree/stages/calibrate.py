@@ -1,0 +1,64 @@
+"""Stage 1.5: choose ternary codes and scales on text, so that the model works before it is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.ternarize import MIN_TERNARIZE_TOKENS, TernarizeConfig
+from wrinklefree.config.training import ContinuingConfig
+from wrinklefree.stages.base import Outcome, Stage, StageContext
+
+
+@dataclass
+class CalibrateConfig(ContinuingConfig):
+    stage: str = "stage1_5"
+    accept_from: list[str] = field(default_factory=lambda: ["stage1"])
+    ternarize: TernarizeConfig = field(default_factory=TernarizeConfig)
+
+
+class Calibrate(Stage):
+    number = "1.5"
+    title = "chooses ternary codes and scales on text, block by block"
+    option = "stage1_5_calibrate"
+    config = CalibrateConfig
+    infrastructure_keys = ("training.ternarize.save_every_steps",)
+
+    def check(self, config: TrainConfig) -> None:
+        training = config.training
+        assert isinstance(training, CalibrateConfig)
+        check_ternarize(training.ternarize)
+
+    def run(self, context: StageContext) -> Outcome:
+        from wrinklefree.stages.calibration import run_calibration
+
+        training = context.config.training
+        assert isinstance(training, CalibrateConfig)
+        return Outcome(run_calibration(context, training.ternarize))
+
+
+def check_ternarize(options: TernarizeConfig) -> None:
+    """Raises: ConfigError naming the key whose value cannot be."""
+    length = options.sequence_length_tokens
+    smallest = {
+        "sequence_length_tokens": 2,
+        "tokens": max(MIN_TERNARIZE_TOKENS, length * options.refine_batch_size),
+        "moment_tokens": length,
+        "refine_batch_size": 1,
+        "distil_batch_size": 1,
+        "logit_tokens": 1,
+        "save_every_steps": 1,
+        "refine_steps": 0,
+        "distil_steps": 0,
+        "num_sweeps": 0,
+        "evaluation_tokens": 0,
+    }
+    for key, least in smallest.items():
+        if (value := getattr(options, key)) < least:
+            raise ConfigError(f"training.ternarize.{key}={value} is too small: at least {least}")
+    for key in ("latent_rate", "scale_rate", "vector_rate", "damping"):
+        value = getattr(options, key)
+        if not math.isfinite(value) or value <= 0:
+            raise ConfigError(f"training.ternarize.{key}={value} must be a finite number above 0")

@@ -1,0 +1,38 @@
+"""What the stages with gradients share: the checks of their configuration, and the way to the trainer."""
+
+from __future__ import annotations
+
+from wrinklefree.config.distributed import DistributedKind
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.stages.base import Outcome, Stage, StageContext
+
+
+class GradientStage(Stage):
+    """Base of a stage whose schema is a GradientConfig: it differs in defaults and objectives only."""
+
+    unused_groups = ()
+    infrastructure_keys = ("training.checkpoint", "training.gradient_checkpointing")
+
+    def check(self, config: TrainConfig) -> None:
+        training, where = gradient_options(config), config.distributed
+        if where.kind is DistributedKind.single and where.devices * where.num_nodes != 1:
+            raise ConfigError("several devices with distributed=single: choose distributed=ddp or fsdp")
+        if (training.max_steps is None) == (training.max_tokens is None):
+            raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
+        if not any(options.weight > 0 for options in training.objectives.values()):
+            raise ConfigError("no objective in training.objectives has a weight above 0")
+        if not config.data.sources:
+            raise ConfigError("data.sources is empty: choose data=..., or list sources")
+        if training.checkpoint.keep_last < 1:
+            raise ConfigError("training.checkpoint.keep_last must be at least 1")
+        try:
+            schedule_phases(training.schedule, run_lengths(config))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def run(self, context: StageContext) -> Outcome:
+        from wrinklefree.stages.fit import run_training
+
+        return run_training(context)

@@ -1,0 +1,78 @@
+"""The last part of stage 1.5: scales and gains of all blocks are distilled together (wf_ptq.Distiller).
+
+Saved every few steps; a run that was stopped goes on from the saved state, with the same result to the bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from rich.progress import Progress as RichProgress
+from torch import Tensor, nn
+
+import wf_ptq
+from wrinklefree.checkpoints.part_store import PartStore
+from wrinklefree.config.ternarize import TernarizeConfig
+from wrinklefree.loggers import build_loggers
+from wrinklefree.stages.base import StageContext
+
+LOG = logging.getLogger("wrinklefree")
+_DISTILLED = "distilled"
+
+
+def distil_scales(
+    context: StageContext,
+    options: TernarizeConfig,
+    student: Any,
+    teacher: Any,
+    ids: Tensor,
+    progress: RichProgress,
+) -> None:
+    """Args: ids [sequences, tokens], as many as the steps take; none are used without steps."""
+    if options.distil_steps == 0:
+        return
+    distiller = wf_ptq.Distiller(student, teacher, _options(options), context.config.seed)
+    parts = context.run.parts
+    if _DISTILLED in parts:
+        distiller.load_state(parts.load(_DISTILLED)[0])
+        LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
+    done = distiller.num_steps_done
+    loggers = build_loggers(context.config, context.run.path, context.meta, done)
+    bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
+    for batch in ids.split(options.distil_batch_size)[done:]:
+        divergence = distiller.step(batch)
+        progress.advance(bar)
+        _record(distiller, divergence, options, loggers, parts)
+    for logger in loggers:
+        logger.finalize("success")
+
+    def keep(name: str, block: nn.Module) -> None:
+        parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
+        parts.map_into(f"{_DISTILLED}.{name}", block)
+
+    distiller.write_back(keep)
+
+
+def _options(options: TernarizeConfig) -> wf_ptq.DistilOptions:
+    rates = wf_ptq.Rates(0.0, options.scale_rate, options.vector_rate)
+    return wf_ptq.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates)
+
+
+def _record(
+    distiller: wf_ptq.Distiller,
+    divergence: float,
+    options: TernarizeConfig,
+    loggers: list[Logger],
+    parts: PartStore,
+) -> None:
+    """Log a step, and save the state after every few."""
+    step = distiller.num_steps_done
+    for logger in loggers:
+        logger.log_metrics({"train/divergence": divergence}, step)
+    if step % options.save_every_steps == 0:
+        LOG.info("distillation step %d of %d: %.4f nats", step, options.distil_steps, divergence)
+        for logger in loggers:
+            logger.save()
+        parts.save(_DISTILLED, distiller.state(), {"step": step, "divergence_nats": divergence})

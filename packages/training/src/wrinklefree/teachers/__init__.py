@@ -1,0 +1,1 @@
+"""Teachers: where the answers come from that objectives compare with. base.py says what one is."""

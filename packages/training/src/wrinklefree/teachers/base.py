@@ -1,0 +1,37 @@
+"""The interface of a teacher.
+
+The file of a teacher holds its options and its `Teacher`, and imports no PyTorch at the top. It is
+registered as an entry point "wrinklefree.teachers" (plugins.py) and chosen by `model.teacher.kind`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.config.model import ModelConfig, TeacherConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Teacher(ABC):
+    config: ClassVar[type[TeacherConfig]]
+    provides: ClassVar[Capture]
+    """What it can give; an objective that wants more is refused at the start."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: Any, model: ModelConfig) -> Teacher:
+        """Make it ready. Args: config is an instance of `cls.config`; model is what the student was.
+
+        Raises: RunError (a teacher that cannot be had as asked).
+        """
+
+    @abstractmethod
+    def forward(self, view: View, capture: Capture) -> ForwardResult:
+        """What `capture` asks for, without gradients, on the device of `view`."""
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 (a remote one has nothing to move)
+        """Called once, before the first forward, with the device of the student."""

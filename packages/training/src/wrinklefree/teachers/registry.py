@@ -1,0 +1,41 @@
+"""The teachers that are installed, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wrinklefree.capture import Capture
+from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.errors import RunError
+from wrinklefree.plugins import lookup, registered
+from wrinklefree.teachers.base import Teacher
+
+GROUP = "wrinklefree.teachers"
+
+
+def teacher_schemas() -> list[type[TeacherConfig]]:
+    return [kind.config for kind in registered(GROUP).values()]
+
+
+def teacher_schema(kind: str) -> type[TeacherConfig]:
+    """Raises: UnknownNameError."""
+    teacher: type[Teacher] = lookup(GROUP, "teacher", kind)
+    return teacher.config
+
+
+def load_teacher(model: ModelConfig, wishes: Mapping[str, Capture]) -> Teacher | None:
+    """The teacher of `model.teacher`; None when no objective wishes for one.
+
+    Args: wishes by objective.
+    Raises: RunError naming an objective that wants what this kind of teacher cannot give.
+    """
+    if not wishes:
+        return None
+    kind: type[Teacher] = lookup(GROUP, "teacher", model.teacher.kind)
+    for name, capture in wishes.items():
+        if lacking := capture.beyond(kind.provides):
+            raise RunError(
+                f"objective '{name}' wants {' and '.join(lacking)} of its teacher, which "
+                f"model.teacher.kind={model.teacher.kind} does not give: choose another teacher or objective"
+            )
+    return kind.load(model.teacher, model)
