@@ -135,6 +135,17 @@ def test_a_key_goes_to_the_application_by_its_environment() -> None:
     assert "no file or folder none.gguf" in wf(*arguments, environment={"WF_API_KEY": "secret-key"}).stderr
 
 
+def test_the_trainer_refuses_before_a_job_starts(tmp_path: Path) -> None:
+    """The real trainer: its message and its exit code, and no job."""
+    runs = {"WF_RUNS_DIR": str(tmp_path / "runs")}
+    for arguments, value in ((("-s", "7"), "7"), (("-s", "2", "oops"), "oops"), (("-s", "2", "a.b=1"), "a")):
+        done = wf("train", *arguments, environment=runs)
+        assert done.returncode == 2
+        assert value in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_train_in_the_foreground_hands_the_stage_on(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

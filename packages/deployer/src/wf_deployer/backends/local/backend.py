@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.launch import launch
-from wf_deployer.backends.local.progress import last_step
 from wf_deployer.backends.local.record import JobFolder, list_jobs, runs_folder
-from wf_formats.run_files import last_lines
+from wf_formats.run_files import last_lines, read_metrics
 
 _POLL_S = 0.3
 
@@ -37,7 +37,7 @@ class LocalBackend:
         return JobStatus(
             state=state,
             log=str(job.log),
-            step=last_step(job.spec.run_folder),
+            step=_last_step(job.spec.run_folder),
             exit_code=end.returncode if end else None,
             ended_s=end.ended_s if end else None,
         )
@@ -62,6 +62,12 @@ class LocalBackend:
 
 def _job(job_id: str) -> JobFolder:
     return JobFolder(runs_folder() / job_id)
+
+
+def _last_step(run_folder: str | None) -> int | None:
+    """Last optimizer step in the metrics of a run folder; None: no metrics yet."""
+    rows = read_metrics(Path(run_folder)) if run_folder else []
+    return int(rows[-1]["step"]) if rows else None
 
 
 def _read(job: JobFolder, position: int) -> tuple[str, int]:
