@@ -14,14 +14,11 @@ import argparse
 import copy
 import json
 import statistics
-import subprocess
 import time
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import torch
-import transformers
 
 from bitnet_arch import ConversionConfig, WeightScheme, bit_linears, convert, load_dense
 from bitnet_arch.linear import int8_matmul
@@ -31,6 +28,7 @@ from bitnet_arch.ternary import (
     quantize_activation,
     ternary_codes_and_scales,
 )
+from wf_formats.environment import environment
 
 
 def step_seconds(
@@ -51,12 +49,6 @@ def real_text(tokenizer: Any, num_sequences: int, num_tokens: int) -> torch.Tens
     text = "\n".join(topics.values())
     ids = tokenizer(text[: 16 * num_sequences * num_tokens])["input_ids"]
     return torch.tensor(ids[: num_sequences * num_tokens]).view(num_sequences, num_tokens)
-
-
-def cpu_name() -> str:
-    """Model name as /proc/cpuinfo has it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
 
 
 def max_relative_error(model: torch.nn.Module) -> float:
@@ -102,7 +94,6 @@ def main() -> None:
         for part in (0, 1)
     )
     tokens = options.batch * options.tokens
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     report = {
         "benchmark": "training step, converted against dense float32",
         "tokens_per_s": {name: round(tokens / value, 1) for name, value in step.items()},
@@ -114,10 +105,8 @@ def main() -> None:
         "batch": [options.batch, options.tokens],
         "threads": options.threads,
         "repeats": options.repeats,
-        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "commit": commit.stdout.strip(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **environment("torch", "transformers"),
     }
     print(json.dumps(report, indent=2))
 

@@ -21,12 +21,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,8 +37,10 @@ import transformers
 import trl
 
 from data_handler import SourceConfig, iter_documents, make_loader
+from wf_formats.environment import environment
 
 SEED = 0
+PACKAGES = ("datasets", "tokenizers", "torch", "transformers", "trl")
 
 
 def packaged_tokenizer() -> Any:
@@ -195,29 +194,6 @@ def wait_report(options: argparse.Namespace, files: list[str], tokenizer: Any) -
     return report
 
 
-def environment() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    names = ("datasets", "tokenizers", "torch", "transformers", "trl")
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "commit": commit,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--files", nargs="*", default=[], help="jsonl files; default: packaged text")
@@ -245,7 +221,7 @@ def main() -> None:
         source = SourceConfig("path", "text", str(path), repeat=False)
         texts = datasets.Dataset.from_dict({"text": documents})
         report = {
-            "environment": environment(),
+            "environment": {"load_average": os.getloadavg()[0], **environment(*PACKAGES)},
             "seq_len_tokens": options.seq_len,
             "documents": len(documents),
             "packing": compare(source, texts, tokenizer, options.seq_len, options.repeats),

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from wf_deployer.jobs.cancel import cancel
-from wf_deployer.jobs.launch import launch
-from wf_deployer.jobs.record import Job, JobSpec, JobState, list_jobs, new_job_id
+from wf_deployer.backends.base import JobSpec, JobState, new_job_id
+from wf_deployer.backends.local.cancel import cancel
+from wf_deployer.backends.local.launch import launch
+from wf_deployer.backends.local.record import JobFolder, list_jobs
 
 
 @pytest.fixture
@@ -30,10 +31,10 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(runs_dir: Path, tmp_path: Path) -> Callable[..., Job]:
+def start(runs_dir: Path, tmp_path: Path) -> Callable[..., JobFolder]:
     """Starts a background job that runs Python source."""
 
-    def start_source(source: str, run_folder: Path | None = None) -> Job:
+    def start_source(source: str, run_folder: Path | None = None) -> JobFolder:
         spec = JobSpec(
             id=new_job_id("stage2"),
             kind="train",

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from wf_deployer.commands.applications import APPLICATIONS
 from wf_deployer.main import app
-from wf_deployer.workspace import SCRIPTS
 
-COMMANDS = ["quickstart", "train", "runs", "logs", "cancel", "export", "serve", "chat", "eval", "bench"]
+OWN = ["train", "runs", "logs", "cancel"]
+COMMANDS = [*OWN, "quickstart", "export", "serve", "chat", "eval", "bench"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", OWN)
 def test_help_has_an_example(command: str, runner: CliRunner) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -55,9 +56,7 @@ def test_importing_the_application_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "-s", "2", "--cloud", "modal"], "error: --cloud 'modal' comes later"),
-        (["train", "-s", "2", "oops"], "'oops' is no Hydra override; give key=value"),
-        (["train", "-s", "3"], "'3' is not one of"),
+        (["train", "-s", "2", "--cloud", "moon"], "error: --cloud 'moon' is not a back end; there is local"),
         (["cancel", "nothing"], "no jobs in"),
         (["logs"], "no jobs in"),
     ],
@@ -85,114 +84,81 @@ def test_the_workspace_is_found(workspace_root: Path) -> None:
     assert find() == workspace_root.resolve()
 
 
-def _fake_run(seen: list[tuple[list[str], dict[str, str]]]):
-    def run(command: list[str], environment: dict[str, str] | None = None) -> int:
-        seen.append((command, dict(environment or {})))
+ARGUMENTS = ["--model", "a b", "--", "-n", "--help", "--json=x", "key={1,2}", ""]
+
+
+@pytest.mark.parametrize("name", [application.name for application in APPLICATIONS])
+def test_arguments_are_handed_on_as_they_are(
+    name: str, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application gets all of them, and the name it was called by; its exit code is ours."""
+    seen: list[tuple[list[str], dict[str, str]]] = []
+
+    def run(command: list[str], environment: dict[str, str]) -> int:
+        seen.append((command, environment))
         return 3
 
-    return run
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected", "environment"),
-    [
-        (
-            ["export", "--checkpoint", "c", "--output", "o.gguf", "--embeddings", "q8_0", "--verify"],
-            [
-                SCRIPTS["export"],
-                "--checkpoint",
-                "c",
-                "--output",
-                "o.gguf",
-                "--embeddings",
-                "q8_0",
-                "--verify",
-            ],
-            {},
-        ),
-        (
-            ["chat", "--model", "m.gguf", "--prompt", "Hi", "--max-tokens", "5"],
-            ["chat", "--model", "m.gguf", "--prompt", "Hi", "--max-tokens", "5"],
-            {},
-        ),
-        (
-            ["serve", "--engine", "llamacpp", "--model", "m.gguf", "--api-key", "hidden", "--web-ui"],
-            ["serve", "--model", "m.gguf", "--engine", "llamacpp", "--web-ui"],
-            {"WF_API_KEY": "hidden"},
-        ),
-        (
-            ["serve", "--model", "m", "--api-key", "a-key", "--api-key", "b-key", "--kv-cache-gb", "0.5"],
-            ["serve", "--model", "m", "--kv-cache-gb", "0.5"],
-            {"WF_API_KEY": "a-key b-key"},
-        ),
-        (
-            ["serve", "--engine", "openai", "--model", "http://h", "--upstream-api-key", "hidden"],
-            ["serve", "--model", "http://h", "--engine", "openai"],
-            {"WF_UPSTREAM_API_KEY": "hidden"},
-        ),
-        (
-            ["bench", "--model", "m.gguf", "--batch", "1,4", "--no-compare", "--json", "o.json"],
-            ["bench", "--model", "m.gguf", "--batch", "1,4", "--no-compare", "--json", "o.json"],
-            {},
-        ),
-        (["bench", "--model", "m.gguf", "--compare"], ["bench", "--model", "m.gguf"], {}),
-        (
-            ["eval", "--model-path", "m", "--text", "a.txt", "--text", "b.txt"],
-            [SCRIPTS["evaluate"], "--model-path", "m", "--text", "a.txt", "--text", "b.txt"],
-            {},
-        ),
-        (
-            ["train", "-s", "1.5", "-e", "x", "--foreground"],
-            [SCRIPTS["train"], "training=stage1_5_calibrate", "experiment=x"],
-            {},
-        ),
-        (
-            ["train", "-s", "1.9", "-e", "x", "--foreground", "training.max_steps=3"],
-            [SCRIPTS["train"], "training=stage1_9_layerwise", "experiment=x", "training.max_steps=3"],
-            {},
-        ),
-    ],
-)
-def test_pass_through(
-    arguments: list[str],
-    expected: list[str],
-    environment: dict[str, str],
-    runner: CliRunner,
-    monkeypatch: pytest.MonkeyPatch,
-    workspace_root: Path,
-) -> None:
-    """The child gets the given flags only, a key by its environment; its exit code is ours."""
-    seen: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr("wf_deployer.processes.run_foreground", _fake_run(seen))
-    monkeypatch.setattr("wf_deployer.workspace.script_command", lambda name: [f"{SCRIPTS[name]}"])
-    result = runner.invoke(app, arguments)
+    monkeypatch.setattr("wf_deployer.processes.run_foreground", run)
+    result = runner.invoke(app, [name, *ARGUMENTS])
     assert result.exit_code == 3, result.output
-    command, given = seen[0]
-    assert command[-len(expected) :] == expected
-    assert given == environment
+    (application,) = [known for known in APPLICATIONS if known.name == name]
+    assert seen == [([sys.executable, "-m", *application.command, *ARGUMENTS], {"WF_PROG": f"wf {name}"})]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "target"),
-    [
-        ("export", [sys.executable, SCRIPTS["export"]]),
-        ("eval", [sys.executable, SCRIPTS["evaluate"]]),
-        ("chat", [sys.executable, "-m", "wrinklefree_inference", "chat"]),
-        ("serve", [sys.executable, "-m", "wrinklefree_inference", "serve"]),
-        ("bench", [sys.executable, "-m", "wrinklefree_inference", "bench"]),
-    ],
-)
-def test_flags_are_those_of_the_application(
-    command: str, target: list[str], runner: CliRunner, workspace_root: Path
+def wf(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from wf_deployer.main import app; app()", *arguments]
+    given = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"} | (environment or {})
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+
+
+@pytest.mark.parametrize("name", [application.name for application in APPLICATIONS])
+def test_help_is_that_of_the_application(name: str) -> None:
+    done = wf(name, "--help")
+    assert done.returncode == 0, done.stderr
+    usage = next(line for line in done.stdout.splitlines() if "usage" in line.lower())
+    assert f"wf {name} " in usage
+    assert f"wf {name} {name}" not in usage
+
+
+@pytest.mark.parametrize("name", [application.name for application in APPLICATIONS])
+def test_an_unknown_option_is_the_applications_error(name: str) -> None:
+    done = wf(name, "--no-such-option")
+    assert done.returncode == 2
+    assert "--no-such-option" in done.stderr
+    assert f"wf {name} " in done.stderr
+
+
+def test_a_key_goes_to_the_application_by_its_environment() -> None:
+    """Without a key the server refuses the address, with one it goes on and looks for the model."""
+    arguments = ("serve", "--model", "none.gguf", "--host", "0.0.0.0", "--port", "0")
+    assert "set an API key" in wf(*arguments, environment={"WF_API_KEY": ""}).stderr
+    assert "no file or folder none.gguf" in wf(*arguments, environment={"WF_API_KEY": "secret-key"}).stderr
+
+
+def test_the_trainer_refuses_before_a_job_starts(tmp_path: Path) -> None:
+    """The real trainer: its message and its exit code, and no job."""
+    runs = {"WF_RUNS_DIR": str(tmp_path / "runs")}
+    for arguments, value in ((("-s", "7"), "7"), (("-s", "2", "oops"), "oops"), (("-s", "2", "a.b=1"), "a")):
+        done = wf("train", *arguments, environment=runs)
+        assert done.returncode == 2
+        assert value in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_in_the_foreground_hands_the_stage_on(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1"}
-    theirs = subprocess.run(
-        [*target, "--help"], capture_output=True, text=True, check=True, cwd=workspace_root, env=environment
-    ).stdout
-    ours = runner.invoke(app, [command, "--help"]).output
-    found = [set(re.findall(r"(?<![\w`])--(?!no-)[a-z][a-z-]+", text)) for text in (theirs, ours)]
-    assert found[0] == found[1]
+    seen: list[list[str]] = []
+
+    def run(command: list[str]) -> int:
+        seen.append(command)
+        return 3
+
+    monkeypatch.setattr("wf_deployer.processes.run_foreground", run)
+    result = runner.invoke(app, ["train", "-s", "1.9", "-e", "x", "--foreground", "training.max_steps=3"])
+    assert result.exit_code == 3, result.output
+    assert seen[0][-4:] == ["-s", "1.9", "experiment=x", "training.max_steps=3"]
 
 
 def test_a_foreground_child_gets_sigterm(tmp_path: Path) -> None:

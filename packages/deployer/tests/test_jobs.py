@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from wf_deployer.backends.base import JobState
+from wf_deployer.backends.local.cancel import cancel
+from wf_deployer.backends.local.identity import ProcessIdentity, identify
+from wf_deployer.backends.local.record import JobFolder
+from wf_deployer.backends.registry import find_job
 from wf_deployer.commands.runs import age
 from wf_deployer.errors import CommandError
-from wf_deployer.files import write_json
-from wf_deployer.identity import ProcessIdentity, identify
-from wf_deployer.jobs.cancel import cancel
-from wf_deployer.jobs.record import Job, JobState, find_job
 from wf_deployer.main import app
+from wf_formats.atomic import atomic_write_json
 
 SLEEP = "print('at work', flush=True); import time; time.sleep(60)"
 GRACEFUL = """
@@ -42,7 +44,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 15) -> None:
         time.sleep(0.02)
 
 
-def at_work(job: Job) -> bool:
+def at_work(job: JobFolder) -> bool:
     return "at work" in job.log.read_text()
 
 
@@ -56,7 +58,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_job_ends_and_its_exit_code_is_recorded(start: Callable[..., Job], runner: CliRunner) -> None:
+def test_a_job_ends_and_its_exit_code_is_recorded(start: Callable[..., JobFolder], runner: CliRunner) -> None:
     job = start("print('hello'); raise SystemExit(5)")
     wait_for(lambda: job.exit)
     assert job.state is JobState.failed
@@ -66,14 +68,16 @@ def test_a_job_ends_and_its_exit_code_is_recorded(start: Callable[..., Job], run
     assert "failed (5)" in runner.invoke(app, ["runs"]).output
 
 
-def test_a_job_leads_a_session_of_its_own(start: Callable[..., Job]) -> None:
+def test_a_job_leads_a_session_of_its_own(start: Callable[..., JobFolder]) -> None:
     job = start(SLEEP)
     assert job.child is not None
     assert job.supervisor is not None
     assert os.getsid(job.child.pid) == job.supervisor.pid != os.getsid(0)
 
 
-def test_runs_shows_state_and_step(start: Callable[..., Job], runner: CliRunner, tmp_path: Path) -> None:
+def test_runs_shows_state_and_step(
+    start: Callable[..., JobFolder], runner: CliRunner, tmp_path: Path
+) -> None:
     (tmp_path / "metrics.csv").write_text("step,train/loss\n1,5.5\n7,4.5\n8")
     job = start(SLEEP, run_folder=tmp_path)
     rows = json.loads(runner.invoke(app, ["runs", "--json"]).output)
@@ -81,7 +85,7 @@ def test_runs_shows_state_and_step(start: Callable[..., Job], runner: CliRunner,
     assert job.spec.token not in runner.invoke(app, ["runs", "--json"]).output
 
 
-def test_logs_follow_until_the_end(start: Callable[..., Job], runner: CliRunner) -> None:
+def test_logs_follow_until_the_end(start: Callable[..., JobFolder], runner: CliRunner) -> None:
     job = start("import time; print('first', flush=True); time.sleep(0.7); print('second')")
     result = runner.invoke(app, ["logs", "-f", job.folder.name])
     assert result.exit_code == 0
@@ -90,13 +94,13 @@ def test_logs_follow_until_the_end(start: Callable[..., Job], runner: CliRunner)
     assert "finished, exit code 0" in result.output
 
 
-def test_logs_last_lines(start: Callable[..., Job], runner: CliRunner) -> None:
+def test_logs_last_lines(start: Callable[..., JobFolder], runner: CliRunner) -> None:
     job = start("print('one'); print('two'); print('three')")
     wait_for(lambda: job.exit)
     assert runner.invoke(app, ["logs", "-n", "2"]).output.split() == ["two", "three"]
 
 
-def test_cancel_lets_the_job_stop_by_itself(start: Callable[..., Job], runner: CliRunner) -> None:
+def test_cancel_lets_the_job_stop_by_itself(start: Callable[..., JobFolder], runner: CliRunner) -> None:
     job = start(GRACEFUL)
     wait_for(lambda: at_work(job))
     result = runner.invoke(app, ["cancel", job.folder.name, "--timeout", "15"])
@@ -110,7 +114,7 @@ def test_cancel_lets_the_job_stop_by_itself(start: Callable[..., Job], runner: C
     assert "not running: it is cancelled" in again.output
 
 
-def test_cancel_kills_only_when_asked(start: Callable[..., Job]) -> None:
+def test_cancel_kills_only_when_asked(start: Callable[..., JobFolder]) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('at work', flush=True); "
     )
@@ -122,7 +126,9 @@ def test_cancel_kills_only_when_asked(start: Callable[..., Job]) -> None:
     wait_for(lambda: b"Z" in _status(job.child.pid))
 
 
-def test_cancel_refuses_a_recycled_pid(start: Callable[..., Job], stranger: subprocess.Popen[bytes]) -> None:
+def test_cancel_refuses_a_recycled_pid(
+    start: Callable[..., JobFolder], stranger: subprocess.Popen[bytes]
+) -> None:
     """The record's pid now belongs to a process that was created at another time."""
     job = start(SLEEP)
     cancel(job, timeout_s=10, kill=True)
@@ -135,7 +141,7 @@ def test_cancel_refuses_a_recycled_pid(start: Callable[..., Job], stranger: subp
 
 
 def test_cancel_refuses_a_foreign_process(
-    start: Callable[..., Job], stranger: subprocess.Popen[bytes]
+    start: Callable[..., JobFolder], stranger: subprocess.Popen[bytes]
 ) -> None:
     """Pid and creation time are right (a made-up record), but the process has no token of ours."""
     job = start(SLEEP)
@@ -147,16 +153,16 @@ def test_cancel_refuses_a_foreign_process(
     assert stranger.poll() is None
 
 
-def test_cancel_refuses_another_machines_job(start: Callable[..., Job]) -> None:
+def test_cancel_refuses_another_machines_job(start: Callable[..., JobFolder]) -> None:
     job = start(SLEEP)
     spec = job.spec
-    write_json(job.folder / "job.json", vars(replace(spec, host="elsewhere")))
+    atomic_write_json(job.folder / "job.json", vars(replace(spec, host="elsewhere")))
     with pytest.raises(CommandError, match="runs on the machine 'elsewhere'"):
         cancel(job, timeout_s=1)
-    write_json(job.folder / "job.json", vars(spec))
+    atomic_write_json(job.folder / "job.json", vars(spec))
 
 
-def test_cancel_reaches_the_job_when_its_supervisor_is_gone(start: Callable[..., Job]) -> None:
+def test_cancel_reaches_the_job_when_its_supervisor_is_gone(start: Callable[..., JobFolder]) -> None:
     job = start(SLEEP)
     assert job.supervisor is not None
     assert job.child is not None
@@ -175,29 +181,29 @@ def _status(pid: int) -> bytes:
         return b"Z"
 
 
-def test_a_command_that_cannot_start_is_recorded(start: Callable[..., Job]) -> None:
+def test_a_command_that_cannot_start_is_recorded(start: Callable[..., JobFolder]) -> None:
     job = start("pass")
     wait_for(lambda: job.exit)
-    write_json(job.folder / "job.json", vars(replace(job.spec, command=["/no/such/program"])))
+    atomic_write_json(job.folder / "job.json", vars(replace(job.spec, command=["/no/such/program"])))
     (job.folder / "exit.json").unlink()
-    command = [sys.executable, "-m", "wf_deployer.supervise", str(job.folder), job.spec.token]
+    command = [sys.executable, "-m", "wf_deployer.backends.local.supervise", str(job.folder), job.spec.token]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 127
     assert "cannot start /no/such/program" in done.stderr
     assert job.state is JobState.failed
 
 
-def test_find_job_by_prefix(start: Callable[..., Job]) -> None:
+def test_find_job_by_prefix(start: Callable[..., JobFolder]) -> None:
     first, second = start("pass"), start("pass")
-    assert find_job(None).folder in (first.folder, second.folder)
-    assert find_job(first.folder.name).folder == first.folder
+    assert find_job(None).id in (first.folder.name, second.folder.name)
+    assert find_job(first.folder.name).id == first.folder.name
     with pytest.raises(CommandError, match="give more of the id"):
         find_job(first.folder.name[:8])
     with pytest.raises(CommandError, match="no job 'x'"):
         find_job("x")
 
 
-def test_a_damaged_record_is_named(start: Callable[..., Job]) -> None:
+def test_a_damaged_record_is_named(start: Callable[..., JobFolder]) -> None:
     job = start("pass")
     wait_for(lambda: job.exit)
     (job.folder / "job.json").write_text("{")
@@ -208,19 +214,48 @@ def test_a_damaged_record_is_named(start: Callable[..., Job]) -> None:
         _ = job.spec
 
 
+FAKE_TRAINER = """
+import json, pathlib, sys
+assert sys.argv[-5:] == ["-s", "1.9", "experiment=mine", "output_dir=it's, {here}", "training.max_steps=3"]
+if "--describe" in sys.argv:
+    folder = pathlib.Path("elsewhere/mine/stage1_9").resolve()
+    print(json.dumps({"stage": "stage1_9", "experiment": "mine", "run_folder": str(folder)}))
+else:
+    print("trained")
+"""
+REFUSING_TRAINER = """
+import sys
+sys.stderr.write("configuration error: training.max_steps: 'oops' is no number\\n")
+sys.exit(2)
+"""
+
+
 def test_train_starts_a_job(
     runs_dir: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tiny = [sys.executable, "-c", "print('trained')"]
-    monkeypatch.setattr("wf_deployer.commands.train.training_command", lambda *_: tiny)
+    """Stage, experiment and folder are what the trainer says; arguments go on as they are."""
+    monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, "-c", FAKE_TRAINER])
     monkeypatch.chdir(tmp_path)
-    result = runner.invoke(app, ["train", "-s", "1.9", "-e", "mine", "output_dir=elsewhere"])
+    overrides = ["output_dir=it's, {here}", "training.max_steps=3"]
+    result = runner.invoke(app, ["train", "-s", "1.9", "-e", "mine", *overrides])
     assert result.exit_code == 0, result.output
-    job = find_job(None)
-    assert job.spec.stage == "stage1_9"
-    assert job.spec.run_folder == str(tmp_path / "elsewhere" / "mine" / "stage1_9")
+    spec = find_job(None).spec
+    assert spec.stage == "stage1_9"
+    assert spec.experiment == "mine"
+    assert spec.run_folder == str(tmp_path / "elsewhere" / "mine" / "stage1_9")
+    job = JobFolder(runs_dir / spec.id)
     wait_for(lambda: job.exit)
     assert "trained" in job.log.read_text()
+
+
+def test_a_wrong_configuration_is_refused_before_a_job_starts(
+    runs_dir: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, "-c", REFUSING_TRAINER])
+    result = runner.invoke(app, ["train", "-s", "2", "training.max_steps=oops"])
+    assert result.exit_code == 2
+    assert "configuration error: training.max_steps: 'oops' is no number" in capfd.readouterr().err
+    assert not runs_dir.exists()
 
 
 @pytest.mark.parametrize(

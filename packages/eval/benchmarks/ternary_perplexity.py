@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import bitnet_arch
 from bitnet_arch import BitLinear
 from bitnet_arch.ternary import dequantize, ternary_codes_and_scales
+from wf_formats.environment import environment
 from wrinklefree_eval.texts import read_documents
 
 
@@ -89,6 +90,7 @@ def main() -> None:
         "checkpoints": found,
         "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - start),
+        **environment("torch", "transformers"),
     }
     print(json.dumps(result, indent=2))
 

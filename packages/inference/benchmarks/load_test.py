@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
-import importlib.metadata
 import json
 import os
 import random
@@ -36,10 +35,10 @@ from typing import Any
 
 import httpx
 
-from wrinklefree_inference.bench.machine import commit, hardware, versions
+from wf_formats.environment import environment
 
 FLAT_SHARE, FLAT_BYTES = 0.02, 8_000_000
-VERSIONS = ("fastapi", "uvicorn", "httpx")
+PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy", "fastapi", "uvicorn", "httpx")
 
 
 @dataclass
@@ -381,9 +380,7 @@ def main() -> None:
         "options": {
             k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items() if k != "api_key"
         },
-        "hardware": hardware(),
-        "commit": commit(),
-        "versions": versions() | {name: importlib.metadata.version(name) for name in VERSIONS},
+        **environment(*PACKAGES),
     }
     if options.url:
         result["server"] = report(asyncio.run(Load(options.url, options, options.pid, texts).run()))

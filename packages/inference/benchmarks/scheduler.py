@@ -10,16 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wf_formats.environment import environment
 from wrinklefree_inference.native.engine import NativeEngine
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
@@ -118,11 +115,6 @@ async def measure_engine(args: argparse.Namespace) -> dict[str, float]:
     return {"wall_per_step_ms": 1e3 * total_s / steps, "steps": steps, "deltas": sum(deltas)}
 
 
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,9 +124,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
     report = {
-        "commit": commit(),
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        **environment("numpy"),
         "settings": vars(args),
         "steps": measure_steps(args),
         "engine": asyncio.run(measure_engine(args)),

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from wrinklefree_inference.bench import machine, report, session
+from wf_formats import environment
+from wrinklefree_inference.bench import report, session
 from wrinklefree_inference.bench.plan import EngineResult, Plan, Test, parse_batches
 from wrinklefree_inference.bench.runners import seconds_of
 from wrinklefree_inference.bench.worker import memory_bytes
@@ -132,11 +133,11 @@ def test_a_busy_machine_is_told(tmp_path: Path):
 
 
 def test_time_of_own_children_is_not_others():
-    with machine.OtherProcesses() as others:
+    with environment.OtherProcesses() as others:
         subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
     assert 0 <= others.cores <= len(os.sched_getaffinity(0))
     stat = "cpu  10 1 5 900 7 2 3 4 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
-    assert machine.busy_ticks(stat) == [10, 1, 5, 900, 7, 2, 3, 4]
+    assert environment.busy_ticks(stat) == [10, 1, 5, 900, 7, 2, 3, 4]
 
 
 def test_memory_is_read_from_the_status_page():

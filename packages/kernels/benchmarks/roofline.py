@@ -22,19 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ternary_kernels as tk
 from ternary_kernels import _native
+from wf_formats.environment import OtherProcesses, environment, num_cores
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 2560, 6912, 20, 5, 128, 30
 TOKENS = (1, 8, 12, 16, 128)
@@ -233,43 +231,19 @@ def row_kernels(limits: Limits, settings: Settings) -> Iterator[dict[str, Any]]:
         yield entry(name, seconds, num_bytes, 0.0, limits.l2, 0.0, rows=x.shape[0], cols=x.shape[1])
 
 
-def cpu_seconds() -> tuple[float, float]:
-    """CPU time that all processes, and this one, have used."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
-    mine = os.times()
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), mine.user + mine.system
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def report(settings: Settings) -> dict[str, Any]:
-    started, (all_before, mine_before) = os.times().elapsed, cpu_seconds()
-    limits = measure_limits(settings)
-    kernels = [
-        figures
-        for measure in (ternary_products, head_products, attention, row_kernels)
-        for figures in measure(limits, settings)
-    ]
-    all_after, mine_after = cpu_seconds()
-    cores = os.cpu_count() or 1
-    others = all_after - all_before - (mine_after - mine_before)
+    with OtherProcesses() as others:
+        limits = measure_limits(settings)
+        kernels = [
+            figures
+            for measure in (ternary_products, head_products, attention, row_kernels)
+            for figures in measure(limits, settings)
+        ]
     return {
-        "commit": commit(),
-        "hardware": {"cpu": cpu_name(), "cores": cores},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        **environment("numpy"),
         "instruction_set": tk.info()["isa"],
         "settings": asdict(settings),
-        "others_cpu_share": max(0.0, others / (os.times().elapsed - started) / cores),
+        "others_cpu_share": others.cores / (os.cpu_count() or 1),
         "limits": {f"{name}_per_s": rate for name, rate in asdict(limits).items()},
         "kernels": kernels,
     }
@@ -279,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--megabytes", type=int, default=128, help="of packed weights that a product reads")
     parser.add_argument("--shrink", type=int, default=1, help="divides sizes; for tests")

@@ -7,25 +7,23 @@ import json
 import signal
 import struct
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from wf_deployer.errors import CommandError
-from wf_quickstart import engines, llamacpp, steps
+from wf_formats.packaged import ModelSource
+from wf_quickstart import answers, fetch_model, speed, steps
 from wf_quickstart.children import Child, run_child, started, stop
+from wf_quickstart.context import Context
 from wf_quickstart.display import Display
+from wf_quickstart.errors import QuickstartError
 from wf_quickstart.gguf_sizes import gguf_sizes
 from wf_quickstart.options import parse_options
 from wf_quickstart.state import State, locked
-from wf_quickstart.steps import Context, _quoted
 from wf_quickstart.text import python_reference, user_texts
+from wf_quickstart.training import common_overrides, quoted
 
 # ---- options
 
@@ -43,14 +41,14 @@ def test_options_of_the_packaged_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["smollm2", "hub:", "path:", "packaged:x", "file:x"])
 def test_a_model_that_is_not_named_as_it_should_be(model: str, tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=f"--model '{model}' is not packaged, hub:ID or path:FOLDER"):
+    with pytest.raises(QuickstartError, match=f"--model '{model}' is not packaged, hub:ID or path:FOLDER"):
         parse_options(model, 1, tmp_path, [])
 
 
 def test_missing_inputs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=r"has no config\.json"):
+    with pytest.raises(QuickstartError, match=r"has no config\.json"):
         parse_options(f"path:{tmp_path}", 1, tmp_path, [])
-    with pytest.raises(CommandError, match=r"--text .*none\.txt: there is no such file"):
+    with pytest.raises(QuickstartError, match=r"--text .*none\.txt: there is no such file"):
         parse_options("packaged", 1, tmp_path, [tmp_path / "none.txt"])
 
 
@@ -70,7 +68,7 @@ def test_conversations_are_read_by_models_of_their_form(
     context = Context(parse_options(f"path:{folder}", 1, tmp_path / "out", []))
     context.source_file.parent.mkdir(parents=True)
     context.source_file.write_text(json.dumps({"folder": str(folder), "gguf": None}))
-    (sources,) = [entry for entry in steps._common_overrides(context) if entry.startswith("data.sources=")]
+    (sources,) = [entry for entry in common_overrides(context) if entry.startswith("data.sources=")]
     assert ("{kind:packaged,name:chat}" in sources) == has_conversations
     assert "name:text" in sources
 
@@ -87,7 +85,7 @@ def test_a_failed_proof_goes_into_the_report(
         if has_findings:
             proof = {"passed": False, "judged": {"mean_abs_delta": 1.0}, "runtime": "llama.cpp"}
             context.proof.write_text(json.dumps(proof))
-        raise CommandError("exit code 1")
+        raise QuickstartError("exit code 1")
 
     monkeypatch.setattr(steps, "run_child", fail)
     line = Display(1, Console(file=io.StringIO())).step("Prove")
@@ -95,7 +93,7 @@ def test_a_failed_proof_goes_into_the_report(
         if has_findings:
             assert steps.prove_export(context, shown)["passed"] is False
         else:
-            with pytest.raises(CommandError, match="exit code 1"):
+            with pytest.raises(QuickstartError, match="exit code 1"):
                 steps.prove_export(context, shown)
 
 
@@ -111,19 +109,19 @@ def test_speed_of_the_engines_is_read_from_the_benchmark(
 
     def bench(child: Child) -> None:
         command = list(child.command)
-        assert command[command.index("bench") + 2] == str(context.gguf)
+        assert command[command.index("--model") + 1] == str(context.gguf)
         Path(command[command.index("--json") + 1]).write_text(json.dumps({"engines": found}))
 
-    monkeypatch.setattr(engines, "run_child", bench)
+    monkeypatch.setattr(speed, "run_child", bench)
     with Display(1, Console(file=io.StringIO())).step("Speed") as line:
-        assert engines.compare_engines(context, line) == {
+        assert speed.compare_engines(context, line) == {
             "native": {"prompt_tokens_per_s": 900.0, "generation_tokens_per_s": 250.0},
             "kernels": "avx2",
         }
 
 
 def test_quoting_for_hydra() -> None:
-    assert _quoted("/a b/it's,{x}") == r"'/a b/it\'s,{x}'"
+    assert quoted("/a b/it's,{x}") == r"'/a b/it\'s,{x}'"
 
 
 # ---- text
@@ -162,10 +160,10 @@ def test_training_text_is_shuffled_in_pieces(tmp_path: Path) -> None:
 def test_too_little_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("One.\n\nTwo.")
-    with pytest.raises(CommandError, match="the training part has 4 characters, at least 40,000"):
+    with pytest.raises(QuickstartError, match="the training part has 4 characters, at least 40,000"):
         user_texts([path])
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(CommandError, match="is not UTF-8"):
+    with pytest.raises(QuickstartError, match="is not UTF-8"):
         user_texts([path])
 
 
@@ -196,7 +194,7 @@ def test_what_needs_a_repeated_step_is_stale(tmp_path: Path) -> None:
 
 def test_other_options_are_refused(tmp_path: Path) -> None:
     State(tmp_path, {"steps": 1, "model": "packaged"})
-    with pytest.raises(CommandError, match=r"steps: 1 there, 2 now\nChoose another --output"):
+    with pytest.raises(QuickstartError, match=r"steps: 1 there, 2 now\nChoose another --output"):
         State(tmp_path, {"steps": 2, "model": "packaged"})
 
 
@@ -212,14 +210,14 @@ def test_force_removes_only_what_is_ours(tmp_path: Path) -> None:
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     for force in (False, True):
-        with pytest.raises(CommandError, match=r"is not empty \(thesis.txt\) and holds no quickstart"):
+        with pytest.raises(QuickstartError, match=r"is not empty \(thesis.txt\) and holds no quickstart"):
             State(tmp_path, {}, force)
 
 
 def test_one_quickstart_at_a_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path),
-        pytest.raises(CommandError, match="another quickstart is working"),
+        pytest.raises(QuickstartError, match="another quickstart is working"),
         locked(tmp_path),
     ):
         pass
@@ -237,7 +235,7 @@ def _python(source: str) -> list[str]:
 def test_a_failed_child_names_step_log_and_last_lines(tmp_path: Path) -> None:
     child = Child("convert", _python("print('out of luck'); raise SystemExit(3)"), tmp_path / "c.log")
     with pytest.raises(
-        CommandError, match=r"step 'convert' failed with exit code 3(.|\n)*out of luck"
+        QuickstartError, match=r"step 'convert' failed with exit code 3(.|\n)*out of luck"
     ) as caught:
         run_child(child)
     assert str(tmp_path / "c.log") in str(caught.value)
@@ -304,67 +302,87 @@ def test_gguf_sizes_by_offsets(tmp_path: Path) -> None:
 def test_what_is_no_gguf_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"PK\x03\x04 and more")
-    with pytest.raises(CommandError, match="is no GGUF file"):
+    with pytest.raises(QuickstartError, match=r"m\.gguf: .*GGUF file: it begins with"):
         gguf_sizes(path)
 
 
-# ---- speed and answers, with a server made here
+# ---- speed and answers in llama.cpp, by the inference application
 
 
-class _Handler(BaseHTTPRequestHandler):
-    requests: list[tuple[str, dict[str, Any], str | None]]
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).requests.append((self.path, body, self.headers["Authorization"]))
-        timings = {
-            "prompt_n": 9,
-            "predicted_n": 64,
-            "prompt_per_second": 20.0 * len(self.requests),
-            "predicted_per_second": 7.0,
-        }
-        answer = {"timings": timings, "choices": [{"message": {"content": " Paris. "}}]}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def server() -> Iterator[llamacpp.Server]:
-    _Handler.requests = []
-    http = HTTPServer(("127.0.0.1", 0), _Handler)
-    thread = threading.Thread(target=http.serve_forever)
-    thread.start()
-    yield llamacpp.Server(f"http://127.0.0.1:{http.server_port}", "key")
-    http.shutdown()
-    thread.join()
-    http.server_close()
-
-
-def test_speed_is_the_median_and_answers_are_greedy(server: llamacpp.Server) -> None:
-    shown: list[tuple[int, int]] = []
-    found = llamacpp.try_model(server, "text " * 1000, lambda done, total: shown.append((done, total)))
-    assert found["prompt_tokens_per_s"] == 40.0
-    assert found["generation_tokens_per_s"] == 7.0
-    assert [row["answer"] for row in found["answers"]] == ["Paris."] * 3
-    assert shown[-1] == (6, 6)
-    path, body, key = _Handler.requests[0]
-    assert (path, key) == ("/v1/completions", "Bearer key")
-    assert body["cache_prompt"] is False
-    assert body["ignore_eos"] is True
-    assert _Handler.requests[-1][1]["temperature"] == 0
-
-
-def test_a_server_that_does_not_start_shows_its_reason(
+def test_speed_and_answers_are_those_of_the_application(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = _python("import sys; sys.stderr.write('error: no such model'); sys.exit(1)")
-    monkeypatch.setattr(llamacpp, "module_command", lambda _: command)
-    with (
-        pytest.raises(CommandError, match=r"step 'speed' failed(.|\n)*no such model"),
-        llamacpp.serving("speed", tmp_path / "m.gguf", tmp_path / "s.log"),
-    ):
-        pass
+    """Greedy, in llama.cpp; what `chat` prints to standard output is the answer."""
+    context = Context(parse_options("packaged", 1, tmp_path, []))
+    path = tmp_path / "m.gguf"
+    path.write_bytes(_gguf([("token_embd.weight", [4, 8], 0), ("blk.0.x", [16], 128)], bytes(192)))
+    asked: list[list[str]] = []
+
+    def application(child: Child) -> None:
+        command = list(child.command)
+        assert command[1:3] == ["-m", "wrinklefree_inference"]
+        assert command[command.index("--engine") + 1] == "llamacpp"
+        assert command[command.index("--model") + 1] == str(path)
+        if command[3] == "bench":
+            tests = {"pp128": {"tokens_per_s": 40.0}, "tg64": {"tokens_per_s": 7.0}}
+            found = {"engines": {"llamacpp": {"error": None, "tests": tests}}}
+            Path(command[command.index("--json") + 1]).write_text(json.dumps(found))
+        else:
+            asked.append(command[4:])
+            assert child.output is not None
+            child.output.write_text(" Paris. \n")
+
+    monkeypatch.setattr(speed, "run_child", application)
+    monkeypatch.setattr(answers, "run_child", application)
+    with Display(1, Console(file=io.StringIO())).step("Speed") as line:
+        found = steps.llamacpp_step("original", lambda _: path)(context, line)
+    assert found["prompt_tokens_per_s"] == 40.0
+    assert found["generation_tokens_per_s"] == 7.0
+    assert (found["file"], found["sizes"]["num_weights"]) == ("m.gguf", 48)
+    assert found["answers"] == [{"prompt": prompt, "answer": "Paris."} for prompt in answers.PROMPTS]
+    for prompt, command in zip(answers.PROMPTS, asked, strict=True):
+        assert command[command.index("--prompt") + 1] == prompt
+        assert command[command.index("--temperature") + 1] == "0"
+        assert command[command.index("--max-tokens") + 1] == str(answers.ANSWER_TOKENS)
+
+
+def test_a_model_that_llama_cpp_refuses_is_named(tmp_path: Path) -> None:
+    """The real application; its reason stands in the log and in the message."""
+    context = Context(parse_options("packaged", 1, tmp_path, []))
+    path = tmp_path / "m.gguf"
+    with pytest.raises(QuickstartError, match=r"step 'answer 1 of the x' failed(.|\n)*m\.gguf"):
+        answers.answer(context, "x", path, 0)
+
+
+def test_a_childs_output_is_kept_apart_from_its_log(tmp_path: Path) -> None:
+    source = "import os, sys; print('said'); sys.stderr.write(os.environ.get('WF_PROG', 'no name'))"
+    child = Child("say", _python(source), tmp_path / "logs" / "c.log", tmp_path / "new" / "c.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WF_PROG", "wf quickstart")
+        run_child(child)
+    assert (tmp_path / "new" / "c.txt").read_text() == "said\n"
+    assert child.log.read_text() == "no name"
+
+
+# ---- the original model
+
+
+def test_the_packaged_model_is_fetched_in_a_process_of_its_own(
+    packaged_model_dir: Path, packaged_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(parse_options("packaged", 1, tmp_path, []))
+
+    def run_here(child: Child) -> None:
+        assert list(child.command[1:3]) == ["-m", "wf_quickstart.fetch_model"]
+        fetch_model.main(list(child.command[3:]))
+
+    monkeypatch.setattr(steps, "run_child", run_here)
+    with Display(1, Console(file=io.StringIO())).step("Model") as line:
+        steps.find_model(context, line)
+    assert context.teacher == packaged_model_dir
+    assert context.original_gguf == packaged_gguf
+
+
+def test_a_source_that_needs_no_fetching_is_refused() -> None:
+    with pytest.raises(ValueError, match="source path with name 'x' is not packaged"):
+        fetch_model.fetch(ModelSource.path, "x")

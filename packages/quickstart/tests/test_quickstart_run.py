@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,31 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from wf_deployer.errors import CommandError
-from wf_deployer.main import app
 from wf_quickstart import run
+from wf_quickstart.cli import app
 from wf_quickstart.display import Display
 from wf_quickstart.ending import say_ending
+from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options, parse_options
 from wf_quickstart.plots import readable, write_plots
 from wf_quickstart.report import report, write_report
 from wf_quickstart.run import Step, plan, run_quickstart
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner(env={"COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"})
+
+
+def test_help_has_an_example_and_imports_nothing_heavy() -> None:
+    source = (
+        "import sys; from wf_quickstart.cli import app\n"
+        "try: app(['--help'])\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
+    assert "wf quickstart --steps 500" in done.stdout
+    assert not set(done.stderr.split()) & {"torch", "matplotlib", "numpy", "transformers", "hydra"}
 
 
 @pytest.fixture
@@ -80,7 +98,7 @@ def test_done_steps_are_skipped_and_said(
     assert said(display).count("already there") == 2
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), CommandError("broken")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), QuickstartError("broken")])
 def test_it_goes_on_where_it_was_stopped(
     error: BaseException, options: Options, display: Display, fake_plan: Callable[..., list[str]]
 ) -> None:
@@ -108,7 +126,7 @@ def test_a_full_disk_is_said_before_the_work(
 ) -> None:
     ran = fake_plan()
     monkeypatch.setattr(run, "MIN_FREE_BYTES", 10**18)
-    with pytest.raises(CommandError, match=r"1000000000\.0 GB are needed"):
+    with pytest.raises(QuickstartError, match=r"1000000000\.0 GB are needed"):
         run_quickstart(options, False, display)
     assert ran == []
 
@@ -117,7 +135,7 @@ def test_ctrl_c_says_how_to_go_on(
     runner: CliRunner, fake_plan: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     fake_plan(KeyboardInterrupt())
-    result = runner.invoke(app, ["quickstart", "--output", str(tmp_path / "out")])
+    result = runner.invoke(app, ["--output", str(tmp_path / "out")])
     assert result.exit_code == 130
     assert "the same command goes on from here" in result.output
 
@@ -274,7 +292,7 @@ def test_quickstart_end_to_end(
     """Every application for real; the second run does nothing but the report; other options are refused."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     output = tmp_path / "out"
-    command = ["quickstart", "--model", f"path:{tiny_model_dir}", "--output", str(output)]
+    command = ["--model", f"path:{tiny_model_dir}", "--output", str(output)]
     first = runner.invoke(app, [*command, "--steps", "2"])
     assert first.exit_code == 0, first.output
     found = json.loads((output / "report.json").read_text())

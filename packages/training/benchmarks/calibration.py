@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_handler import SourceConfig, iter_documents
+from wf_formats.environment import environment
 
 ROOT = Path(__file__).parents[3]
 PARTS = {"wikipedia": 3, "fineweb": 2, "openstax": 2, "fineweb_edu": 1, "c4": 1, "books": 1}
@@ -107,6 +108,7 @@ def main() -> None:
     found = {
         "calibration": json.loads((stages["stage1_5"] / "summary.json").read_text()),
         "perplexity": perplexity,
+        **environment("torch", "transformers"),
     }
     print(json.dumps(found, indent=2))
 

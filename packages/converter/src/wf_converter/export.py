@@ -199,9 +199,16 @@ def _python_documentation() -> str:
 
 
 def _run(command: Callable[..., None]) -> None:
-    """Runs a typer command; a refusal is a message and exit code 2, not a traceback."""
+    """Runs one command alone."""
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    run(app)
+
+
+def run(app: typer.Typer, program: str | None = None) -> None:
+    """Runs a command line by the name `program`; a refusal is a message and exit code 2, not a traceback."""
     try:
-        typer.run(command)
+        app(prog_name=program)
     except ExportError as error:
         console.print(f"[bold red]refused:[/] {error}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error

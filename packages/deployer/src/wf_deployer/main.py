@@ -1,4 +1,4 @@
-"""The `wf` application: one module of `commands` per sub-command.
+"""The `wf` command line: the table of applications, and a module of `commands` for each own command.
 
 The command modules import only the standard library and typer; everything else is imported when a
 command runs, so that help answers at once.
@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from wf_deployer.commands import bench, cancel, chat, eval_, export, logs, quickstart, runs, serve, train
+from wf_deployer.commands import applications, cancel, logs, runs, train
 from wf_deployer.errors import CommandError
 
 
@@ -35,13 +35,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("quickstart")(quickstart.quickstart)
+applications.register(app)
 app.command("train")(train.train)
 app.command("runs")(runs.runs)
 app.command("logs")(logs.logs)
 app.command("cancel")(cancel.cancel)
-app.command("export")(export.export)
-app.command("serve")(serve.serve)
-app.command("chat")(chat.chat)
-app.command("eval")(eval_.evaluate)
-app.command("bench")(bench.bench)

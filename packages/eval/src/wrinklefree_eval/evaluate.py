@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,8 +100,8 @@ def _tasks(
 
 
 def main() -> None:
-    """Entry of scripts/evaluate.py."""
-    app()
+    """Entry of scripts/evaluate.py; WF_PROG is the name in help and errors."""
+    app(prog_name=os.environ.get("WF_PROG"))
 
 
 if __name__ == "__main__":

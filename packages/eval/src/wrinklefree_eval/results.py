@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from wf_formats.environment import versions
+
 PACKAGES = ("lm-eval", "torch", "transformers", "xllamacpp")
 
 
-def environment() -> dict[str, str]:
+def environment() -> dict[str, str | None]:
     """What the numbers depend on."""
-    return {"python": platform.python_version(), "machine": platform.machine()} | {
-        name: version(name) for name in PACKAGES
-    }
+    return {"machine": platform.machine()} | versions(*PACKAGES)
 
 
 def show(results: dict[str, Any], console: Console) -> None:

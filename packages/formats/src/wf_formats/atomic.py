@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -51,6 +53,11 @@ def atomic_write_bytes(target: Path | str, data: bytes) -> None:
 def atomic_write_text(target: Path | str, text: str) -> None:
     """`atomic_write_bytes` of UTF-8 text."""
     atomic_write_bytes(target, text.encode())
+
+
+def atomic_write_json(target: Path | str, value: Any) -> None:
+    """`atomic_write_text` of indented JSON. Raises: ValueError for NaN and infinities, which JSON lacks."""
+    atomic_write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _replace_folder(source: Path, target: Path) -> None:

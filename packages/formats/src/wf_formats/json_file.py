@@ -1,4 +1,4 @@
-"""JSON files of a model folder."""
+"""JSON files: any value, and the objects of a model folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ MAX_BYTES = 1 << 26
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file.
+    """An object from a file of a model folder.
 
     Raises:
         LoadError: the file is missing, huge, no JSON, or something else than an object.
     """
     if not path.is_file():
         raise LoadError(f"{path} is missing: {path.parent} is no model folder")
-    if path.stat().st_size > MAX_BYTES:
-        raise LoadError(f"{path} has {path.stat().st_size} bytes; allowed are {MAX_BYTES}")
-    try:
-        contents = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"{path} is damaged: {error}") from error
+    contents = read_value(path)
     if not isinstance(contents, dict):
         raise LoadError(f"{path} holds a JSON {type(contents).__name__}, not an object")
     return contents
+
+
+def read_value(path: Path) -> Any:
+    """Any JSON value from a file.
+
+    Raises:
+        LoadError: the file is missing, huge or no JSON.
+    """
+    if not path.is_file():
+        raise LoadError(f"{path} is missing")
+    if path.stat().st_size > MAX_BYTES:
+        raise LoadError(f"{path} has {path.stat().st_size} bytes; allowed are {MAX_BYTES}")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is damaged: {error}") from error

@@ -1,5 +1,8 @@
 """`python -m wrinklefree_inference`."""
 
+import os
+
 from wrinklefree_inference.cli import app
 
-app()
+# WF_PROG is "wf serve": the group's own name is what stands before the command.
+app(prog_name=os.environ.get("WF_PROG", "").rpartition(" ")[0] or None)

@@ -1,6 +1,6 @@
 """Children of a quickstart: output into a log file, progress polled, stopped cleanly.
 
-Each child has a session of its own, so Ctrl-C reaches only `wf`, which asks the child to stop
+Each child has a session of its own, so Ctrl-C reaches only the quickstart, which asks the child to stop
 (training writes a checkpoint), waits, and leaves nothing behind.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_deployer.errors import CommandError
-from wf_deployer.files import last_lines
+from wf_formats.run_files import last_lines
+from wf_quickstart.errors import QuickstartError
 
 STOP_TIMEOUT_S = 90.0
 """Time for a checkpoint of the packaged model to be written on a busy machine."""
@@ -34,23 +35,30 @@ _DEFAULTS = {
     "GOMP_SPINCOUNT": "10000",
 }
 """Unless the user has set them."""
+_PROGRAM_VARIABLE = "WF_PROG"
+"""The quickstart's own name; its children have theirs."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A command of the step `title` that writes to `log`."""
+    """A command of the step `title` that writes to `log`; its standard output to `output`, if given."""
 
     title: str
     command: Sequence[str]
     log: Path
-    environment: Mapping[str, str] | None = None
+    output: Path | None = None
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Command line of an application, which is a module."""
+    return [sys.executable, "-m", module, *arguments]
 
 
 def run_child(child: Child, on_poll: Callable[[], None] = lambda: None) -> None:
     """Runs it to its end.
 
     Raises:
-        CommandError: it failed; names the step and the log, and shows the log's last lines.
+        QuickstartError: it failed; names the step and the log, and shows the log's last lines.
         KeyboardInterrupt: Ctrl-C; the child has been stopped.
     """
     with started(child) as process:
@@ -64,14 +72,16 @@ def run_child(child: Child, on_poll: Callable[[], None] = lambda: None) -> None:
 @contextmanager
 def started(child: Child) -> Iterator[subprocess.Popen[bytes]]:
     """A running child, which is stopped at the end of the block if it still runs."""
-    child.log.parent.mkdir(parents=True, exist_ok=True)
-    environment = _DEFAULTS | os.environ | _ENVIRONMENT | dict(child.environment or {})
-    with child.log.open("wb") as log:
+    for path in filter(None, (child.log, child.output)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    environment = {k: v for k, v in os.environ.items() if k != _PROGRAM_VARIABLE}
+    with ExitStack() as files:
+        log = files.enter_context(child.log.open("wb"))
         process = subprocess.Popen(
             child.command,
-            env=environment,
+            env=_DEFAULTS | environment | _ENVIRONMENT,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=log if child.output is None else files.enter_context(child.output.open("wb")),
             stderr=log,
             start_new_session=True,
         )
@@ -93,8 +103,8 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) ->
         process.wait()
 
 
-def failure(child: Child, returncode: int) -> CommandError:
+def failure(child: Child, returncode: int) -> QuickstartError:
     tail = "\n".join(f"  | {line}" for line in last_lines(child.log, 12))
-    return CommandError(
+    return QuickstartError(
         f"step {child.title!r} failed with exit code {returncode}; its log {child.log} ends with:\n{tail}"
     )

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from wf_deployer.errors import CommandError
-
-
-class Source(StrEnum):
-    packaged = "packaged"
-    hub = "hub"
-    path = "path"
+from wf_formats.packaged import ModelSource
+from wf_quickstart.errors import QuickstartError
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class Options:
         texts_digest: SHA-256 over their contents.
     """
 
-    source: Source
+    source: ModelSource
     name: str | None
     num_distil_steps: int
     texts: tuple[Path, ...]
@@ -52,29 +46,29 @@ class Options:
 
 
 def parse_options(model: str, steps: int, output: Path, texts: list[Path]) -> Options:
-    """Raises: CommandError for a model that is not named as it should be, or a missing file."""
+    """Raises: QuickstartError for a model that is not named as it should be, or a missing file."""
     source, name = _parse_model(model)
     for path in texts:
         if not path.is_file():
-            raise CommandError(f"--text {path}: there is no such file")
+            raise QuickstartError(f"--text {path}: there is no such file")
     absolute = tuple(path.resolve() for path in texts)
     return Options(source, name, steps, absolute, _digest(absolute), output.expanduser().resolve())
 
 
-def _parse_model(model: str) -> tuple[Source, str | None]:
+def _parse_model(model: str) -> tuple[ModelSource, str | None]:
     kind, _, name = model.partition(":")
     if kind == "packaged" and not name:
-        return Source.packaged, None
+        return ModelSource.packaged, None
     if kind == "hub" and name:
-        return Source.hub, name
+        return ModelSource.hub, name
     if kind == "path" and name:
         folder = Path(name).expanduser().resolve()
         if not (folder / "config.json").is_file():
-            raise CommandError(
+            raise QuickstartError(
                 f"--model {model}: {folder} has no config.json; give a Hugging Face model folder"
             )
-        return Source.path, str(folder)
-    raise CommandError(f"--model {model!r} is not packaged, hub:ID or path:FOLDER")
+        return ModelSource.path, str(folder)
+    raise QuickstartError(f"--model {model!r} is not packaged, hub:ID or path:FOLDER")
 
 
 def _digest(texts: tuple[Path, ...]) -> str:

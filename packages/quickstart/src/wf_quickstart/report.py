@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from wf_deployer.files import write_json, write_text
-from wf_quickstart.engines import GENERATED_TOKENS, PROMPT_TOKENS
-from wf_quickstart.llamacpp import ANSWER_TOKENS
+from wf_formats.atomic import atomic_write_json, atomic_write_text
+from wf_quickstart.answers import ANSWER_TOKENS
 from wf_quickstart.plots import SMOOTHING_STEPS, readable
+from wf_quickstart.speed import GENERATED_TOKENS, PROMPT_TOKENS
 
 _STAGES = (
     ("teacher", "original"),
@@ -19,8 +19,8 @@ _STAGES = (
 
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
-    write_json(folder / "report.json", results)
-    write_text(folder / "report.md", report(results))
+    atomic_write_json(folder / "report.json", results)
+    atomic_write_text(folder / "report.md", report(results))
 
 
 def report(results: dict[str, Any]) -> str:

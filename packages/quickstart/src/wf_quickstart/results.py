@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wf_deployer.jobs.progress import read_metrics
-from wf_deployer.workspace import workspace_root
+from wf_formats.environment import commit, cpu_name, num_cores, versions
+from wf_formats.run_files import read_metrics
+from wf_quickstart.context import Context
 from wf_quickstart.state import State
-from wf_quickstart.steps import Context
 
 MODELS = ("teacher", "rounded", "calibrated")
 BITS_16 = 16
@@ -98,26 +95,4 @@ def _answers(original: dict[str, Any], exported: dict[str, Any]) -> list[dict[st
 
 def environment() -> dict[str, Any]:
     """What the figures depend on."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "commit": _commit(),
-    }
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _commit() -> str | None:
-    """None outside a git work tree or without git."""
-    command = ["git", "-C", str(workspace_root()), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
+    return {"cpu": cpu_name(), "cores": num_cores(), "commit": commit()} | versions()

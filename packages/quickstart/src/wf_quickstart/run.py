@@ -12,13 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from wf_deployer.errors import CommandError
-from wf_quickstart import steps
+from wf_quickstart import steps, training
+from wf_quickstart.context import EXPERIMENT, Context
 from wf_quickstart.display import Display, StepLine
-from wf_quickstart.engines import compare_engines
+from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
+from wf_quickstart.speed import compare_engines
 from wf_quickstart.state import State, locked
-from wf_quickstart.steps import Context
 
 MIN_FREE_BYTES = 4 * 10**9
 """Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
@@ -36,7 +36,7 @@ class Step:
 
 
 def _stage_output(stage: str) -> tuple[str, ...]:
-    return (f"checkpoints/{steps.EXPERIMENT}/{stage}/final/wrinklefree.json",)
+    return (f"checkpoints/{EXPERIMENT}/{stage}/final/wrinklefree.json",)
 
 
 def plan(options: Options) -> list[Step]:
@@ -56,14 +56,14 @@ def plan(options: Options) -> list[Step]:
         Step("text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text),
         Step("model", "Get the model", (), ("model/source.json",), steps.find_model),
         measure("teacher", "model", lambda context: context.teacher),
-        Step("stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), steps.convert),
+        Step("stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), training.convert),
         measure_stage("rounded", "stage1"),
         Step(
             "stage1_5",
             f"Calibrate the ternary weights, {options.num_distil_steps} steps",
             ("stage1",),
             _stage_output("stage1_5"),
-            steps.calibrate,
+            training.calibrate,
         ),
         measure_stage("calibrated", "stage1_5"),
         Step("export", "Export (GGUF)", ("stage1_5",), ("export/model.gguf",), steps.export_gguf),
@@ -78,7 +78,7 @@ def run_quickstart(options: Options, force: bool, display: Display | None = None
     """Runs or continues it; writes the report.
 
     Raises:
-        CommandError: a step failed, or the folder cannot be used.
+        QuickstartError: a step failed, or the folder cannot be used.
         KeyboardInterrupt: stopped (Ctrl-C or SIGTERM); children are stopped, the state is saved.
     """
     with _sigterm_as_interrupt(), locked(options.output):
@@ -106,7 +106,7 @@ def _run_step(step: Step, context: Context, state: State, display: Display) -> N
     finally:
         state.add_time(step.name, time.monotonic() - start_s)
     if missing := [path for path in outputs if not path.exists()]:
-        raise CommandError(f"step {step.title!r} ended well but {missing[0]} is missing")
+        raise QuickstartError(f"step {step.title!r} ended well but {missing[0]} is missing")
     state.record(step.name, step.needs, figures)
 
 
@@ -115,7 +115,7 @@ def _check_disk(folder: Path) -> None:
     present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free + present < MIN_FREE_BYTES:
-        raise CommandError(
+        raise QuickstartError(
             f"{folder} has {free / 1e9:.1f} GB free, {(MIN_FREE_BYTES - present) / 1e9:.1f} GB are needed; "
             "choose another --output"
         )
@@ -134,7 +134,7 @@ def _report(context: Context, state: State, todo: list[Step], display: Display) 
         line.update(note=str(context.folder / "report.md"))
     if not results["proof"]["passed"]:
         problems = "; ".join(results["proof"]["problems"])
-        raise CommandError(f"the export is NOT PROVED: {problems}; see {context.folder / 'report.md'}")
+        raise QuickstartError(f"the export is NOT PROVED: {problems}; see {context.folder / 'report.md'}")
     say_ending(results, display)
 
 

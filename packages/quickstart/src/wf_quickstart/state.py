@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wf_deployer.errors import CommandError
-from wf_deployer.files import read_json, write_json
+from wf_formats.atomic import atomic_write_json
+from wf_quickstart.errors import QuickstartError
+from wf_quickstart.files import read_json
 
 FORMAT = 2
 FILE_NAME = "quickstart.json"
@@ -38,7 +39,7 @@ class State:
     """The records of one output folder.
 
     Raises:
-        CommandError: the folder belongs to other options, to another version, or to somebody else.
+        QuickstartError: the folder belongs to other options, to another version, or to somebody else.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], force: bool = False) -> None:
@@ -53,9 +54,9 @@ class State:
             self._remove_own()
             self._begin(identity)
         elif self._values.get("format") != FORMAT:
-            raise CommandError(f"{self._path} is of another version of wf; use --force or another --output")
+            raise QuickstartError(f"{self._path} is of another version; use --force or another --output")
         elif differences := _differences(self._values["options"], identity):
-            raise CommandError(
+            raise QuickstartError(
                 f"{folder} holds a quickstart with other options:\n  "
                 + "\n  ".join(differences)
                 + "\nChoose another --output, or start over in it with --force."
@@ -104,12 +105,12 @@ class State:
         self._write()
 
     def _write(self) -> None:
-        write_json(self._path, self._values)
+        atomic_write_json(self._path, self._values)
 
     def _refuse_foreign_folder(self) -> None:
         others = [path.name for path in self.folder.iterdir() if path.name != LOCK_NAME]
         if others:
-            raise CommandError(
+            raise QuickstartError(
                 f"{self.folder} is not empty ({', '.join(sorted(others)[:3])}) and holds no quickstart; "
                 "choose another --output"
             )
@@ -139,12 +140,12 @@ def locked(folder: Path) -> Iterator[None]:
     """One quickstart works in a folder at a time; the lock ends with the process.
 
     Raises:
-        CommandError: another one does.
+        QuickstartError: another one does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CommandError(f"another quickstart is working in {folder}") from error
+            raise QuickstartError(f"another quickstart is working in {folder}") from error
         yield

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_deployer.errors import CommandError
-from wf_deployer.files import write_text
+from wf_formats.atomic import atomic_write_text
+from wf_quickstart.errors import QuickstartError
 
 _HELD_OUT_ONE_IN = 6
 _QUOTE_CHARS = 60
@@ -47,7 +47,7 @@ def user_texts(paths: Sequence[Path]) -> Corpus:
     """The last tenth (by characters, at a paragraph) of each file is held out.
 
     Raises:
-        CommandError: a file is not UTF-8, or there is too little text.
+        QuickstartError: a file is not UTF-8, or there is too little text.
     """
     train, held_out = [], []
     for path in paths:
@@ -61,7 +61,7 @@ def user_texts(paths: Sequence[Path]) -> Corpus:
         ("held-out", corpus.held_out, _MIN_HELD_OUT_CHARS),
     ):
         if (found := sum(map(len, texts))) < least:
-            raise CommandError(
+            raise QuickstartError(
                 f"--text: the {part} part has {found:,} characters, at least {least:,} are needed "
                 "(paragraphs are separated by blank lines; the last tenth of each file is held out, "
                 "and what it repeats is not trained on)"
@@ -72,7 +72,7 @@ def user_texts(paths: Sequence[Path]) -> Corpus:
 def write_corpus(corpus: Corpus, train: Path, held_out: Path) -> dict[str, int]:
     """Writes two jsonl files (field `text`); returns their sizes for the report."""
     for path, documents in ((train, corpus.train), (held_out, corpus.held_out)):
-        write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in documents))
+        atomic_write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in documents))
     return {
         "train_documents": len(corpus.train),
         "train_chars": sum(map(len, corpus.train)),
@@ -122,7 +122,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise CommandError(f"--text {path} is not UTF-8 text: {error}") from error
+        raise QuickstartError(f"--text {path} is not UTF-8 text: {error}") from error
 
 
 def _cut(paragraphs: list[str]) -> int:

@@ -1,1 +1,1 @@
-"""One module per sub-command; light imports only (see main.py)."""
+"""`wf`'s own commands, a module for each, and the table of applications; light imports only (see main.py)."""

@@ -18,13 +18,12 @@ def cancel(
 
     Example: wf cancel 20260102-030405-stage2-1a2b
     """
-    from wf_deployer.jobs.cancel import cancel as cancel_job
-    from wf_deployer.jobs.record import JobState, find_job
+    from wf_deployer.backends.registry import find_job
 
     job = find_job(run)
-    typer.echo(f"asking {job.folder.name} to stop (up to {timeout:.0f} s)", err=True)
-    state = cancel_job(job, timeout, kill)
-    typer.echo(f"{job.folder.name}: {state}")
-    if state in (JobState.running, JobState.starting):
+    typer.echo(f"asking {job.id} to stop (up to {timeout:.0f} s)", err=True)
+    state = job.backend.cancel(job.id, timeout, kill)
+    typer.echo(f"{job.id}: {state}")
+    if not state.is_over:
         typer.echo("it takes longer; look again with `wf runs`, or use --kill", err=True)
         raise typer.Exit(1)

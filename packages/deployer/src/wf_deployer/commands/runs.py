@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json as json_module
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from wf_deployer.backends.registry import Job
 
 
 def runs(
     json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Only this many of the newest.")] = 20,
 ) -> None:
     """List the background jobs: state, stage, step, age.
 
     Example: wf runs --json
     """
-    from wf_deployer.jobs.record import list_jobs
+    from wf_deployer.backends.registry import list_jobs
 
     rows = [_row(job) for job in reversed(list_jobs()[-limit:])]
     if json:
@@ -28,21 +31,19 @@ def runs(
         typer.echo("no jobs yet; `wf train -s 1` starts one")
 
 
-def _row(job: Any) -> dict[str, Any]:
-    from wf_deployer.jobs.progress import last_step
-
-    spec, end = job.spec, job.exit
+def _row(job: Job) -> dict[str, Any]:
+    spec, status = job.spec, job.status
     return {
-        "id": spec.id,
-        "state": str(job.state),
+        "id": job.id,
+        "state": str(status.state),
         "kind": spec.kind,
         "experiment": spec.experiment,
         "stage": spec.stage,
-        "step": last_step(spec.run_folder),
-        "exit_code": end.returncode if end else None,
+        "step": status.step,
+        "exit_code": status.exit_code,
         "age_s": round(time.time() - spec.created_s),
-        "duration_s": round((end.ended_s if end else time.time()) - spec.created_s),
-        "log": str(job.log),
+        "duration_s": round((status.ended_s or time.time()) - spec.created_s),
+        "log": status.log,
     }
 
 

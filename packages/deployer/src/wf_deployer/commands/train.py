@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-STAGES = {
-    "1": ("stage1", "stage1_subln"),
-    "1.5": ("stage1_5", "stage1_5_calibrate"),
-    "1.9": ("stage1_9", "stage1_9_layerwise"),
-    "2": ("stage2", "stage2_pretrain"),
-}
-"""What the user types -> the stage's name and its Hydra option of the group `training`."""
+if TYPE_CHECKING:
+    from wf_deployer.backends.base import JobSpec
 
-
-class StageOption(StrEnum):
-    one = "1"
-    one_five = "1.5"
-    one_nine = "1.9"
-    two = "2"
+TRAINER = [sys.executable, "-m", "wrinklefree.train"]
 
 
 def train(
     stage: Annotated[
-        StageOption,
-        typer.Option(
-            "-s",
-            "--stage",
-            help="1 convert, 1.5 calibrate the ternary weights, 1.9 align the layers, 2 pre-train.",
-        ),
+        str,
+        typer.Option("-s", "--stage", help="Stage: 1, 1.5, ...; a wrong one lists them all."),
     ],
     experiment: Annotated[
-        str, typer.Option("-e", "--experiment", help="Name that the stages share.")
-    ] = "default",
-    cloud: Annotated[str, typer.Option(help="Where to run: local.")] = "local",
+        str | None, typer.Option("-e", "--experiment", help="Name that the stages share.")
+    ] = None,
+    cloud: Annotated[str, typer.Option(help="Back end that runs the job.")] = "local",
     foreground: Annotated[bool, typer.Option("--foreground", help="In this terminal, not as a job.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, key=value.")] = None,
 ) -> None:
@@ -54,47 +40,50 @@ def train(
 
     wf train -s 2 -e mine --foreground training.learning_rate=1e-4
     """
-    from wf_deployer.errors import CommandError
+    from wf_deployer.backends.registry import open_backend
     from wf_deployer.processes import run_foreground
 
-    if cloud != "local":
-        raise CommandError(f"--cloud {cloud!r} comes later; only local is there now")
-    overrides = list(overrides or ())
-    for argument in overrides:
-        if "=" not in argument and not argument.startswith("~"):
-            raise CommandError(f"{argument!r} is no Hydra override; give key=value")
-    command = training_command(stage.value, experiment, overrides)
+    backend = open_backend(cloud)
+    named = [] if experiment is None else [f"experiment={experiment}"]
+    arguments = ["-s", stage, *named, *(overrides or ())]
     if foreground:
-        raise typer.Exit(run_foreground(command))
-    _start_job(stage.value, experiment, overrides, command)
+        raise typer.Exit(run_foreground([*TRAINER, *arguments]))
+    job = job_spec(describe(arguments), [*TRAINER, *arguments])
+    backend.submit(job)
+    typer.echo(f"started {job.id}")
+    typer.echo(f"  results  {job.run_folder}")
+    typer.echo(f"  follow   wf logs -f {job.id}")
+    typer.echo(f"  stop     wf cancel {job.id}")
 
 
-def training_command(stage: str, experiment: str, overrides: list[str]) -> list[str]:
-    """The trainer's command line for a stage as the user types it (`1`, `1.5`, `1.9`, `2`)."""
-    from wf_deployer.workspace import script_command
+def describe(arguments: list[str]) -> dict[str, Any]:
+    """What the trainer makes of these arguments: {"stage", "experiment", "run_folder"}.
 
-    own = [f"training={STAGES[stage][1]}", f"experiment={experiment}"]
-    return [*script_command("train"), *own, *overrides]
+    Raises:
+        typer.Exit: the configuration is wrong; the trainer has said so, and its exit code is ours.
+    """
+    import json
+    import subprocess
 
-
-def _start_job(stage: str, experiment: str, overrides: list[str], command: list[str]) -> None:
-    from wf_deployer.jobs.launch import launch
-    from wf_deployer.jobs.record import JobSpec, new_job_id
-
-    name = STAGES[stage][0]
-    output = dict(text.split("=", 1) for text in overrides if "=" in text).get("output_dir", "outputs")
-    job = launch(
-        JobSpec(
-            id=new_job_id(name),
-            kind="train",
-            stage=name,
-            experiment=experiment,
-            command=command,
-            cwd=str(Path.cwd()),
-            run_folder=str(Path(output).resolve() / experiment / name),
-        )
+    done = subprocess.run(
+        [*TRAINER, "--describe", *arguments], stdout=subprocess.PIPE, text=True, check=False
     )
-    typer.echo(f"started {job.folder.name}")
-    typer.echo(f"  results  {job.spec.run_folder}")
-    typer.echo(f"  follow   wf logs -f {job.folder.name}")
-    typer.echo(f"  stop     wf cancel {job.folder.name}")
+    if done.returncode != 0:
+        raise typer.Exit(done.returncode)
+    described: dict[str, Any] = json.loads(done.stdout)
+    return described
+
+
+def job_spec(described: dict[str, Any], command: list[str]) -> JobSpec:
+    """The job of a described run, in this folder."""
+    from wf_deployer.backends.base import JobSpec, new_job_id
+
+    return JobSpec(
+        id=new_job_id(described["stage"]),
+        kind="train",
+        stage=described["stage"],
+        experiment=described["experiment"],
+        command=command,
+        cwd=str(Path.cwd()),
+        run_folder=described["run_folder"],
+    )

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wrinklefree_inference.bench import machine
+from wf_formats.environment import cpu_name, environment
 from wrinklefree_inference.bench.plan import EngineResult, Plan, Test
 
+_PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy")
 _DISTURBING_CORES = 0.1
 _TITLES = {"native": "native", "llamacpp": "llama.cpp"}
 
@@ -16,7 +17,7 @@ _TITLES = {"native": "native", "llamacpp": "llama.cpp"}
 def table(plan: Plan, results: Sequence[EngineResult], other_cores: float = 0.0) -> Iterator[str]:
     """Lines: model and machine, one line per test with a ratio for two engines, memory, refusals."""
     size = _megabytes(model_bytes(plan.model))
-    yield f"{plan.model.name}: {size}; {plan.threads} threads of {machine.cpu_name()}"
+    yield f"{plan.model.name}: {size}; {plan.threads} threads of {cpu_name()}"
     for result in results:
         if "kernels" in result.facts:
             yield f"kernels: {result.facts['kernels'].get('isa', '?')}"
@@ -77,9 +78,7 @@ def as_json(plan: Plan, results: Sequence[EngineResult], other_cores: float) -> 
         "engines": engines,
         "ratios": {test.name: ratio(test, results) for test in plan.tests},
         "other_processes_cores": other_cores,
-        "hardware": machine.hardware(),
-        "commit": machine.commit(),
-        "versions": machine.versions(),
+        **environment(*_PACKAGES),
     }
 
 

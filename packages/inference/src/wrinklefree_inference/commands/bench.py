@@ -42,8 +42,8 @@ def bench(
     """
     import json
 
+    from wf_formats.environment import OtherProcesses
     from wrinklefree_inference.bench import report, session
-    from wrinklefree_inference.bench.machine import OtherProcesses
 
     try:
         plan = _plan(model, prompt_tokens, generate_tokens, repeats, batch, threads)

@@ -9,51 +9,34 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import socket
 import time
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from wf_deployer.backends.base import JobSpec, JobState
+from wf_deployer.backends.local.identity import ProcessIdentity, is_alive
 from wf_deployer.errors import CommandError
-from wf_deployer.files import read_json, write_json
-from wf_deployer.identity import ProcessIdentity, is_alive
 from wf_deployer.workspace import workspace_root
+from wf_formats.atomic import atomic_write_json
+from wf_formats.errors import LoadError
+from wf_formats.json_file import read_value
 
 FORMAT = 1
 STARTING_S = 15.0
 """A job younger than this without process.json is starting, an older one is lost."""
 
 
-class JobState(StrEnum):
-    starting = "starting"
-    running = "running"
-    finished = "finished"
-    failed = "failed"
-    cancelled = "cancelled"
-    lost = "lost"
-
-
 @dataclass(frozen=True)
-class JobSpec:
-    """What was asked for.
+class LocalSpec(JobSpec):
+    """What was asked for, of which machine.
 
     Attributes:
         token: Random mark by which the job's processes are recognised.
-        run_folder: Where the job writes its results, if known (training's run folder).
     """
 
-    id: str
-    kind: str
-    stage: str
-    experiment: str
-    command: list[str]
-    cwd: str
-    run_folder: str | None = None
-    created_s: float = field(default_factory=time.time)
     host: str = field(default_factory=socket.gethostname)
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     format: int = FORMAT
@@ -68,7 +51,7 @@ class Exit:
     ended_s: float
 
 
-class Job:
+class JobFolder:
     """A job's folder, read anew at each access."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,12 +59,12 @@ class Job:
         self.log = folder / "log.txt"
 
     @property
-    def spec(self) -> JobSpec:
+    def spec(self) -> LocalSpec:
         """Raises: CommandError if job.json is missing, damaged or of another format."""
-        values = read_json(self.folder / "job.json")
+        values = _read(self.folder / "job.json")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise CommandError(f"{self.folder / 'job.json'} is not a job record of format {FORMAT}")
-        return JobSpec(**values)
+        return LocalSpec(**values)
 
     @property
     def supervisor(self) -> ProcessIdentity | None:
@@ -94,7 +77,7 @@ class Job:
     @property
     def exit(self) -> Exit | None:
         path = self.folder / "exit.json"
-        return Exit(**read_json(path)) if path.is_file() else None
+        return Exit(**_read(path)) if path.is_file() else None
 
     @property
     def state(self) -> JobState:
@@ -109,15 +92,23 @@ class Job:
 
     def write_processes(self, supervisor: ProcessIdentity, child: ProcessIdentity | None) -> None:
         value = {"supervisor": asdict(supervisor), "child": asdict(child) if child else None}
-        write_json(self.folder / "process.json", value)
+        atomic_write_json(self.folder / "process.json", value)
 
     def write_exit(self, end: Exit) -> None:
-        write_json(self.folder / "exit.json", asdict(end))
+        atomic_write_json(self.folder / "exit.json", asdict(end))
 
     def _process(self, name: str) -> ProcessIdentity | None:
         path = self.folder / "process.json"
-        value: dict[str, Any] | None = read_json(path)[name] if path.is_file() else None
+        value: dict[str, Any] | None = _read(path)[name] if path.is_file() else None
         return ProcessIdentity(**value) if value else None
+
+
+def _read(path: Path) -> Any:
+    """Raises: CommandError if the file is missing or no JSON."""
+    try:
+        return read_value(path)
+    except LoadError as error:
+        raise CommandError(str(error)) from error
 
 
 def _ended(end: Exit) -> JobState:
@@ -131,33 +122,7 @@ def runs_folder() -> Path:
     return Path(os.environ.get("WF_RUNS_DIR") or workspace_root() / "runs")
 
 
-def list_jobs() -> list[Job]:
+def list_jobs() -> list[JobFolder]:
     """All jobs, oldest first."""
     folder = runs_folder()
-    return [Job(path.parent) for path in sorted(folder.glob("*/job.json"))]
-
-
-def find_job(name: str | None) -> Job:
-    """The job whose id starts with `name`; None: the newest.
-
-    Raises:
-        CommandError: none or several match.
-    """
-    jobs = list_jobs()
-    if not jobs:
-        raise CommandError(f"no jobs in {runs_folder()}; `wf train -s 1` starts one")
-    if name is None:
-        return jobs[-1]
-    matches = [job for job in jobs if job.folder.name.startswith(name)]
-    exact = [job for job in matches if job.folder.name == name]
-    if len(exact or matches) == 1:
-        return (exact or matches)[0]
-    if not matches:
-        raise CommandError(f"no job {name!r} in {runs_folder()}; `wf runs` lists them")
-    raise CommandError(f"{name!r} fits {', '.join(job.folder.name for job in matches)}; give more of the id")
-
-
-def new_job_id(stage: str) -> str:
-    """Sorts by time; readable; unique within a second by a random suffix."""
-    label = re.sub(r"[^a-z0-9]+", "-", stage.lower())
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(2)}"
+    return [JobFolder(path.parent) for path in sorted(folder.glob("*/job.json"))]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from dataclasses import asdict
 
+from wf_deployer.backends.base import JobSpec
+from wf_deployer.backends.local.record import JobFolder, LocalSpec, runs_folder
 from wf_deployer.errors import CommandError
-from wf_deployer.files import last_lines, write_json
-from wf_deployer.jobs.record import Job, JobSpec, runs_folder
-from wf_deployer.workspace import module_command
+from wf_formats.atomic import atomic_write_json
+from wf_formats.run_files import last_lines
 
 START_TIMEOUT_S = 30.0
+_SUPERVISOR = "wf_deployer.backends.local.supervise"
 _detached: list[subprocess.Popen[bytes]] = []
 """Supervisors outlive this process; kept, since Popen warns when collected before its process ends."""
 
 
-def launch(spec: JobSpec) -> Job:
+def launch(spec: JobSpec) -> JobFolder:
     """Writes the record and starts the supervisor in a session of its own.
 
     Returns once the supervisor has recorded itself, so that the job can be found and cancelled.
@@ -25,14 +28,15 @@ def launch(spec: JobSpec) -> Job:
     Raises:
         CommandError: the supervisor did not start.
     """
-    folder = runs_folder() / spec.id
+    record = LocalSpec(**vars(spec))
+    folder = runs_folder() / record.id
     folder.mkdir(parents=True)
-    job = Job(folder)
-    write_json(folder / "job.json", asdict(spec))
+    job = JobFolder(folder)
+    atomic_write_json(folder / "job.json", asdict(record))
     with job.log.open("ab") as log:
         supervisor = subprocess.Popen(
-            [*module_command("wf_deployer.supervise"), str(folder.resolve()), spec.token],
-            cwd=spec.cwd,
+            [sys.executable, "-m", _SUPERVISOR, str(folder.resolve()), record.token],
+            cwd=record.cwd,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -44,7 +48,7 @@ def launch(spec: JobSpec) -> Job:
     return job
 
 
-def _wait_until_recorded(job: Job, supervisor: subprocess.Popen[bytes]) -> None:
+def _wait_until_recorded(job: JobFolder, supervisor: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while job.child is None and job.exit is None:
         if supervisor.poll() is not None and job.exit is None:

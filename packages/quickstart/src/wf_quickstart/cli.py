@@ -1,4 +1,4 @@
-"""`wf quickstart`: from a model to a chat with its 1.58-bit version, with a report."""
+"""The command line: from a model to a chat with its 1.58-bit version, with a report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from wf_quickstart.errors import QuickstartError
+
 DEFAULT_STEPS = 120
 """About 3 minutes of SmolLM2-135M on 2 cores."""
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command()
 def quickstart(
     model: Annotated[
         str, typer.Option(help="packaged (SmolLM2-135M-Instruct), hub:ID or path:FOLDER.")
@@ -40,9 +45,11 @@ def quickstart(
     from wf_quickstart.options import parse_options
     from wf_quickstart.run import run_quickstart
 
-    options = parse_options(model, steps, output, text or [])
     try:
-        run_quickstart(options, force)
+        run_quickstart(parse_options(model, steps, output, text or []), force)
+    except QuickstartError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

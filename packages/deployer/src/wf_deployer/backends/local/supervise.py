@@ -1,4 +1,4 @@
-"""`python -m wf_deployer.supervise FOLDER TOKEN`: runs a job's command and records how it ends.
+"""Runs a job's command and records how it ends: `python -m ...local.supervise FOLDER TOKEN`.
 
 It outlives SIGTERM and SIGINT, which `wf cancel` sends to the whole process group: the job stops in
 its own time (training writes a checkpoint first) and the supervisor records that it was cancelled.
@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from wf_deployer.identity import TOKEN_VARIABLE, identify
-from wf_deployer.jobs.record import Exit, Job
+from wf_deployer.backends.local.identity import TOKEN_VARIABLE, identify
+from wf_deployer.backends.local.record import Exit, JobFolder
 
 
 def supervise(folder: Path) -> int:
     """Runs the job of `folder`; returns its exit code."""
-    job = Job(folder)
+    job = JobFolder(folder)
     spec = job.spec
     signals: list[int] = []
 

@@ -14,14 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from wf_deployer.backends.base import JobState
+from wf_deployer.backends.local.identity import ProcessIdentity, carries_token, is_alive
+from wf_deployer.backends.local.record import Exit, JobFolder
 from wf_deployer.errors import CommandError
-from wf_deployer.identity import ProcessIdentity, carries_token, is_alive
-from wf_deployer.jobs.record import Exit, Job, JobState
 
 _POLL_S = 0.1
 
 
-def cancel(job: Job, timeout_s: float, kill: bool = False) -> JobState:
+def cancel(job: JobFolder, timeout_s: float, kill: bool = False) -> JobState:
     """Asks the job to stop and waits; returns its state afterwards (`running`: it takes longer).
 
     Args:
@@ -33,7 +34,7 @@ def cancel(job: Job, timeout_s: float, kill: bool = False) -> JobState:
     state = job.state
     if state is JobState.lost:
         raise CommandError(f"refused: {_why_lost(job)}; nothing was signalled")
-    if state not in (JobState.running, JobState.starting):
+    if state.is_over:
         raise CommandError(f"{job.folder.name} is not running: it is {state}")
     _signal_group(job, signal.SIGTERM)
     if not _wait_for_end(job, timeout_s) and kill:
@@ -42,12 +43,12 @@ def cancel(job: Job, timeout_s: float, kill: bool = False) -> JobState:
     return job.state
 
 
-def _signal_group(job: Job, number: signal.Signals) -> None:
+def _signal_group(job: JobFolder, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it ended in between
         os.killpg(_verified_group(job), number)
 
 
-def _why_lost(job: Job) -> str:
+def _why_lost(job: JobFolder) -> str:
     supervisor = job.supervisor
     if supervisor is None:
         return f"{job.folder.name} never recorded a process"
@@ -56,16 +57,16 @@ def _why_lost(job: Job) -> str:
     return f"the process {supervisor.pid} of {job.folder.name} is gone without having recorded its end"
 
 
-def _wait_for_end(job: Job, timeout_s: float) -> bool:
+def _wait_for_end(job: JobFolder, timeout_s: float) -> bool:
     deadline_s = time.monotonic() + timeout_s
-    while job.state in (JobState.running, JobState.starting):
+    while not job.state.is_over:
         if time.monotonic() > deadline_s:
             return False
         time.sleep(_POLL_S)
     return True
 
 
-def _verified_group(job: Job) -> int:
+def _verified_group(job: JobFolder) -> int:
     """Process group of the job.
 
     The supervisor leads it; if the supervisor is gone, the job's own process still belongs to it.
@@ -85,7 +86,7 @@ def _verified_group(job: Job) -> int:
     )
 
 
-def _ours(job: Job, token: str) -> Iterator[ProcessIdentity]:
+def _ours(job: JobFolder, token: str) -> Iterator[ProcessIdentity]:
     for process in (job.supervisor, job.child):
         if process is not None and is_alive(process) and carries_token(process.pid, token):
             yield process

@@ -1,0 +1,67 @@
+"""The back ends by name, and the jobs of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from wf_deployer.backends.base import Backend, JobSpec, JobStatus
+from wf_deployer.errors import CommandError
+
+BACKENDS = {
+    "local": "wf_deployer.backends.local.backend:LocalBackend",
+}
+"""Name of `--cloud` -> module and class, imported when it is used."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job and the back end that runs it."""
+
+    backend: Backend
+    id: str
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.backend.spec(self.id)
+
+    @property
+    def status(self) -> JobStatus:
+        """As it is now."""
+        return self.backend.status(self.id)
+
+
+def open_backend(name: str) -> Backend:
+    """Raises: CommandError for an unknown name."""
+    if name not in BACKENDS:
+        raise CommandError(f"--cloud {name!r} is not a back end; there is {', '.join(BACKENDS)}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    backend: Backend = getattr(import_module(module), attribute)()
+    return backend
+
+
+def list_jobs() -> list[Job]:
+    """The jobs of all back ends, oldest first."""
+    jobs = [Job(backend, job_id) for backend in map(open_backend, BACKENDS) for job_id in backend.job_ids()]
+    return sorted(jobs, key=lambda job: job.id)
+
+
+def find_job(name: str | None) -> Job:
+    """The job whose id starts with `name`; None: the newest.
+
+    Raises:
+        CommandError: none or several match.
+    """
+    jobs = list_jobs()
+    places = ", ".join(open_backend(backend).place for backend in BACKENDS)
+    if not jobs:
+        raise CommandError(f"no jobs in {places}; `wf train -s 1` starts one")
+    if name is None:
+        return jobs[-1]
+    matches = [job for job in jobs if job.id.startswith(name)]
+    exact = [job for job in matches if job.id == name]
+    if len(exact or matches) == 1:
+        return (exact or matches)[0]
+    if not matches:
+        raise CommandError(f"no job {name!r} in {places}; `wf runs` lists them")
+    raise CommandError(f"{name!r} fits {', '.join(job.id for job in matches)}; give more of the id")

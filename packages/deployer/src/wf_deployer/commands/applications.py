@@ -1,0 +1,59 @@
+"""The applications that `wf` hands its arguments to, one line each.
+
+`wf X ARGS` runs `python -m MODULE ... ARGS` in the foreground with every argument as it is, `--help` too:
+options and defaults stand in the application alone. WF_PROG tells it by which name it was called.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+PROGRAM_VARIABLE = "WF_PROG"
+
+
+@dataclass(frozen=True)
+class Application:
+    """Attributes: help is the line in `wf --help`; command is what follows `python -m`."""
+
+    name: str
+    help: str
+    command: tuple[str, ...]
+
+
+APPLICATIONS = (
+    Application("quickstart", "Make and measure a 1.58-bit model in 10 minutes.", ("wf_quickstart",)),
+    Application("export", "Write a checkpoint as GGUF or Hugging Face folder.", ("wf_converter", "export")),
+    Application("chat", "Talk to a model in the terminal.", ("wrinklefree_inference", "chat")),
+    Application("serve", "Serve a model to OpenAI clients.", ("wrinklefree_inference", "serve")),
+    Application("bench", "Measure a model's speed beside llama.cpp.", ("wrinklefree_inference", "bench")),
+    Application("eval", "Measure perplexity and tasks of a model.", ("wrinklefree_eval.evaluate",)),
+)
+
+
+class _HandingOn(TyperCommand):
+    """Parses nothing: all arguments become `ctx.args`, in their order, with `--` and `--help`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return ctx.args
+
+
+def register(app: typer.Typer) -> None:
+    """Makes a command of every application."""
+    for application in APPLICATIONS:
+        app.command(application.name, cls=_HandingOn, help=application.help)(_starting(application))
+
+
+def _starting(application: Application) -> Any:
+    def start(ctx: typer.Context) -> None:
+        from wf_deployer.processes import run_foreground
+
+        command = [sys.executable, "-m", *application.command, *ctx.args]
+        raise typer.Exit(run_foreground(command, {PROGRAM_VARIABLE: f"wf {application.name}"}))
+
+    return start
