@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from wf_formats.gguf import open_gguf
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
-from wrinklefree_inference.server import ServerOptions, start_server
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
+from wrinklefree_inference.llamacpp.server import ServerOptions, start_server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from wrinklefree_inference import EngineError, ModelFacts, Sampling, Usage, engine_for, open_engine
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
 from wrinklefree_inference.engines.openai import OpenAIEngine
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
 
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 QUESTION = [{"role": "user", "content": "Name a colour."}]

@@ -154,11 +154,9 @@ def run_verification(
     from wf_converter.verify import DEFAULT_TOLERANCE, verify
 
     ids = token_ids(checkpoint, text, tokens)
-    with Progress(console=console) as progress:
-        task = progress.add_task("verifying", total=len(ids) - 1)
+    with console.status(f"verifying with {len(ids)} tokens"):
         allowed = DEFAULT_TOLERANCE if tolerance is None else tolerance
-        found = verify(checkpoint, exported, ids, allowed, lambda: progress.advance(task))
-        progress.update(task, completed=len(ids) - 1)
+        found = verify(checkpoint, exported, ids, allowed)
     _report(found, json_output)
     if not found.passed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import Any
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import EngineError, TokenScores
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
 
 
 class GgufModel:

@@ -74,7 +74,7 @@ def serve_openai(options: Options) -> None:
 
 def serve_llamacpp(options: Options) -> None:
     """llama.cpp's own server in this process."""
-    from wrinklefree_inference.server import ServerOptions, start_server
+    from wrinklefree_inference.llamacpp.server import ServerOptions, start_server
 
     keys = ApiKeys.of(options["api_key"] or (), options["api_key_file"]).keys
     if len(keys) > 1:

@@ -10,7 +10,7 @@ from wrinklefree_inference.engines.base import Engine
 
 ENGINES = {
     "native": "wrinklefree_inference.engines.native:SyncNativeEngine",
-    "llamacpp": "wrinklefree_inference.engines.llamacpp:LlamaCppEngine",
+    "llamacpp": "wrinklefree_inference.llamacpp.engine:LlamaCppEngine",
     "openai": "wrinklefree_inference.engines.openai:OpenAIEngine",
 }
 

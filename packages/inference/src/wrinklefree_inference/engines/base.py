@@ -6,6 +6,7 @@ perplexity and multiple choice need); most servers cannot, so it is a protocol o
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -154,12 +155,24 @@ class TokenScores:
     """Scores of n tokens, given what stands before each.
 
     Attributes:
-        logprobs: Natural log-probabilities, float64 [n].
-        is_greedy: Whether the token is the most probable one, bool [n].
+        ids: The tokens, int64 [n].
+        logprobs: Their natural log-probabilities, float64 [n].
+        best: The most probable token in the place of each, int64 [n].
     """
 
+    ids: NDArray[np.int64]
     logprobs: NDArray[np.float64]
-    is_greedy: NDArray[np.bool_]
+    best: NDArray[np.int64]
+
+    @property
+    def is_greedy(self) -> NDArray[np.bool_]:
+        """Whether the token is the most probable one, bool [n]."""
+        return self.best == self.ids
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability."""
+        return math.exp(-float(self.logprobs.mean()))
 
 
 def check_scored_range(num_ids: int, start: int, context_tokens: int) -> None:

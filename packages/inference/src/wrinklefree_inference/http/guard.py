@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.limits import Limits, read_body, replay
 from wrinklefree_inference.http.record import record_of
-from wrinklefree_inference.server import is_loopback
 
 
 class Guard:

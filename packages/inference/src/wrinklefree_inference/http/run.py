@@ -19,9 +19,9 @@ from types import FrameType
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
+from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.app import Server
-from wrinklefree_inference.server import is_loopback
 
 _FLUSH_S = 2.0  # for the last bytes of answers whose generation has ended
 _log = logging.getLogger(__name__)

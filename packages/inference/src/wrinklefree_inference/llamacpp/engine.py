@@ -21,11 +21,11 @@ from wrinklefree_inference.engines.base import (
     TextStream,
     TokenScores,
 )
-from wrinklefree_inference.engines.gguf_scorer import GgufScorer
 from wrinklefree_inference.engines.openai import OpenAIEngine
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.gguf_file import check_gguf
-from wrinklefree_inference.server import ServerOptions, start_server
+from wrinklefree_inference.llamacpp.gguf_file import check_gguf
+from wrinklefree_inference.llamacpp.scorer import GgufScorer
+from wrinklefree_inference.llamacpp.server import ServerOptions, start_server
 
 
 class LlamaCppEngine:

@@ -6,15 +6,15 @@ several requests at once and stops when the returned object is deleted.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.gguf_file import check_gguf
+from wrinklefree_inference.llamacpp.gguf_file import check_gguf
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,6 @@ class ServerOptions:
             raise ValueError(
                 f"host {self.host} can be reached from other machines: set an API key, or listen on 127.0.0.1"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host` (an address or `localhost`)."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name: it may resolve to anything
 
 
 def start_server(options: ServerOptions) -> Any:
@@ -102,9 +92,10 @@ def _check_address(host: str, port: int) -> None:
 
 def _reason(options: ServerOptions) -> str:
     """Why the server did not start: xllamacpp does not say, so load the model once more."""
-    from wrinklefree_inference.engines import _llama_api as llama
+    from wrinklefree_inference.llamacpp.api import library
+    from wrinklefree_inference.llamacpp.handles import load_model
 
-    llama.library().llama_model_free(llama.load_model(options.model))  # raises with the reason
+    library().llama_model_free(load_model(options.model))  # raises with the reason
     return (
         f"llama.cpp loads {options.model} but its server did not start on "
         f"{options.host}:{options.port} with {options.num_parallel} x {options.context_tokens} "

@@ -15,7 +15,8 @@ import openai
 import pytest
 
 from wrinklefree_inference import EngineError
-from wrinklefree_inference.server import ServerOptions, is_loopback, start_server
+from wrinklefree_inference.addresses import is_loopback
+from wrinklefree_inference.llamacpp.server import ServerOptions, start_server
 
 
 @pytest.fixture(scope="module")
