@@ -9,7 +9,8 @@ import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.tokenizer import detect_pre, read_tokenizer
-from wrinklefree_inference.llamacpp.server import ServerOptions, start_server
+from wrinklefree_inference.llamacpp.server import start_server
+from wrinklefree_inference.options import ListenOptions, LlamaCppServerOptions, ServedEngineOptions
 
 TRICKY = [
     "In 2024, 12345 apples cost 3.50!",
@@ -36,7 +37,8 @@ def test_llamacpp_splits_text_alike(checkpoint, tiny_tokenizer, tmp_path, kind):
     export = prepare_gguf(folder)
     assert export.tokenizer.pre == kind
     export.write(tmp_path / "model.gguf")
-    server = start_server(ServerOptions(tmp_path / "model.gguf", context_tokens=64, num_threads=1))
+    engine = ServedEngineOptions(64, 1)
+    server = start_server(LlamaCppServerOptions(tmp_path / "model.gguf", ListenOptions(port=0), engine))
     for text in TRICKY:
         payload = {"content": text, "add_special": True, "parse_special": True}
         found = post(server.listening_address, "/tokenize", payload)["tokens"]

@@ -38,20 +38,19 @@ import bitnet_arch
 from wf_converter.blocks import FP16_RELATIVE_ERROR
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
+from wf_converter.proof_limits import (
+    DEFAULT_TOLERANCE,
+    MAX_SCALE_ERROR,
+    MAX_STANDARD_ERROR,
+    MAX_TOKENS,
+    MIN_TOKENS,
+)
 from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
 from wf_converter.source import open_source
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
 from wrinklefree_inference import TokenScores
-
-MIN_TOKENS, MAX_TOKENS = 64, 4096
-"""Fewer prove nothing; all of them go through the model in one forward pass."""
-DEFAULT_TOLERANCE = 0.25
-"""Mean |difference| of log-probs (nats)."""
-MAX_SCALE_ERROR = 0.005
-MAX_STANDARD_ERROR = 0.0025
-"""Of the fitted scale error; with a larger one the text says too little."""
 
 
 @dataclass(frozen=True)

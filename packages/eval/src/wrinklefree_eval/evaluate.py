@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +42,7 @@ def evaluate(
 ) -> None:
     """Measure a model: perplexity on texts, accuracy on lm-eval tasks.
 
-    Example: evaluate.py --model-path model.gguf --text wiki.txt --tasks piqa,arc_easy --data-dir data
+    Example: wf eval --model-path model.gguf --text wiki.txt --tasks piqa,arc_easy --data-dir data
     """
     from rich.console import Console
 
@@ -100,7 +101,7 @@ def _tasks(
 
 def main() -> None:
     """Entry of scripts/evaluate.py."""
-    app()
+    app(prog_name=os.environ.get("WF_PROG"))
 
 
 if __name__ == "__main__":

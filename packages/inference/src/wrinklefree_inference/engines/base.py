@@ -10,7 +10,9 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, TypedDict, runtime_checkable
+
+from wrinklefree_inference.options import Flag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +30,10 @@ class Message(TypedDict):
 class Sampling:
     """How the next token is drawn; temperature 0 is greedy."""
 
-    max_tokens: int = 512
-    temperature: float = 0.7
-    top_p: float = 0.95
-    seed: int | None = None
+    max_tokens: Annotated[int, Flag("--max-tokens", "Longest answer.", minimum=1)] = 512
+    temperature: Annotated[float, Flag("--temperature", "0 is greedy.", minimum=0)] = 0.7
+    top_p: Annotated[float, Flag("--top-p", "Nucleus sampling.", minimum=0.01, maximum=1)] = 0.95
+    seed: Annotated[int | None, Flag("--seed", "Makes an answer repeatable.")] = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

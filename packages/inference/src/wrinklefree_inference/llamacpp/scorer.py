@@ -20,7 +20,6 @@ block of 32).
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -34,6 +33,7 @@ from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.llamacpp import api as llama
 from wrinklefree_inference.llamacpp.gguf_file import check_gguf
 from wrinklefree_inference.llamacpp.handles import CacheNumbers, ContextOptions, load_model, new_context
+from wrinklefree_inference.options import EngineOptions
 
 CONTEXT_GRANULARITY_TOKENS = 256  # llama.cpp rounds a context up to a multiple of it
 
@@ -67,7 +67,7 @@ class GgufScorer:
         self._model = load_model(self.path)
         room = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
         self._batch_tokens = min(batch_tokens, room)
-        threads = num_threads or len(os.sched_getaffinity(0))
+        threads = EngineOptions(num_threads=num_threads).num_threads_or_all
         options = ContextOptions(room, self._batch_tokens, threads, 1, cache_type, flash_attention)
         self._context = new_context(self._model, options)
         api = llama.library()
