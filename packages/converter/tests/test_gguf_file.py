@@ -6,10 +6,9 @@ import gguf
 import numpy as np
 import pytest
 
-from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.gguf_file import read_gguf
 from wf_converter.source import open_source
+from wf_formats.gguf import GgufError, open_gguf
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def written(checkpoint, tmp_path_factory):
 
 
 def test_agrees_with_gguf_py(written):
-    theirs, ours = gguf.GGUFReader(written("tq2_0")), read_gguf(written("tq2_0"))
+    theirs, ours = gguf.GGUFReader(written("tq2_0")), open_gguf(written("tq2_0"))
     fields = {name: field for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
     assert ours.keys.keys() == fields.keys()
     for name, field in fields.items():
@@ -40,7 +39,7 @@ def test_agrees_with_gguf_py(written):
 
 
 def test_keys(written):
-    keys = read_gguf(written("q2_0")).keys
+    keys = open_gguf(written("q2_0")).keys
     assert keys["general.architecture"] == "bitnet"
     assert keys["general.file_type"] == 41
     assert keys["general.size_label"] == "1M"
@@ -54,7 +53,7 @@ def test_keys(written):
 
 
 def test_q2_0_tensors_are_read(written):
-    file = read_gguf(written("q2_0"))
+    file = open_gguf(written("q2_0"))
     assert file.tensors["blk.0.attn_q.weight"].type_name == "q2_0"
     assert set(np.unique(file.values("blk.0.attn_q.weight"))) == {-1, 0, 1}
 
@@ -62,11 +61,11 @@ def test_q2_0_tensors_are_read(written):
 def test_damage_is_named(written, tmp_path):
     data = written("q2_0").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(data[:-5000])
-    with pytest.raises(ExportError, match="ends inside tensor"):
-        read_gguf(tmp_path / "cut.gguf")
+    with pytest.raises(GgufError, match="ends inside tensor"):
+        open_gguf(tmp_path / "cut.gguf")
     (tmp_path / "other.gguf").write_bytes(b"PK" + data)
-    with pytest.raises(ExportError, match="no GGUF file"):
-        read_gguf(tmp_path / "other.gguf")
+    with pytest.raises(GgufError, match="no GGUF file"):
+        open_gguf(tmp_path / "other.gguf")
 
 
 def test_an_interrupted_write_leaves_nothing(checkpoint, tmp_path):

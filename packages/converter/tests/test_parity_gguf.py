@@ -18,11 +18,10 @@ import dataclasses
 import pytest
 
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.gguf_file import read_gguf
-from wf_converter.llamacpp import llamacpp_scores
-from wf_converter.reference import reference_model, torch_scores
-from wf_converter.scores import Difference
+from wf_converter.reference import reference_model
+from wf_converter.scores import Difference, llamacpp_scores, torch_scores
 from wf_converter.verify import llamacpp_reference
+from wf_formats.gguf import open_gguf
 
 TOLERANCE = 0.02
 AS_TRAINED_TOLERANCE = 0.2
@@ -50,7 +49,7 @@ def test_log_probs_agree(checkpoint, ids, tmp_path, case, kind, embeddings):
     path = tmp_path / "model.gguf"
     prepare_gguf(checkpoint(case), kind, embeddings).write(path)
     scores = llamacpp_scores(path, ids)
-    found = Difference.between(llamacpp_reference(checkpoint(case), read_gguf(path), ids), scores)
+    found = Difference.between(llamacpp_reference(checkpoint(case), open_gguf(path), ids), scores)
     assert found.mean_abs_delta < TOLERANCE, found
     assert found.top1_agreement > 0.97, found
     plain = Difference.between(torch_scores(reference_model(checkpoint(case)), ids), scores)
@@ -73,7 +72,7 @@ def test_a_scale_off_by_one_percent_is_caught(checkpoint, ids, tmp_path, with_wr
     export = prepare_gguf(checkpoint(case), kind)
     wrong = with_wrong_scales(export.tensors, lambda stem: pick in ("all", stem), 1.01)
     dataclasses.replace(export, tensors=wrong).write(path)
-    reference = llamacpp_reference(checkpoint(case), read_gguf(path), ids)
+    reference = llamacpp_reference(checkpoint(case), open_gguf(path), ids)
     found = Difference.between(reference, llamacpp_scores(path, ids))
     assert found.mean_abs_delta > 1.4 * TOLERANCE, found
 
@@ -94,7 +93,7 @@ def test_llama3_rope_scaling(checkpoint, ids, tmp_path, base):
     export.write(tmp_path / "model.gguf")
     without = [tensor for tensor in export.tensors if tensor.name != "rope_freqs.weight"]
     dataclasses.replace(export, tensors=without).write(tmp_path / "plain.gguf")
-    file = read_gguf(tmp_path / "model.gguf")
+    file = open_gguf(tmp_path / "model.gguf")
     reference = llamacpp_reference(folder, file, ids)
     found = Difference.between(reference, llamacpp_scores(tmp_path / "model.gguf", ids))
     assert found.mean_abs_delta < TOLERANCE, found
@@ -110,6 +109,6 @@ def test_tokens_that_are_half_a_character_are_scored(checkpoint, tmp_path):
     import transformers
 
     ids = transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
-    reference = llamacpp_reference(folder, read_gguf(tmp_path / "model.gguf"), ids)
+    reference = llamacpp_reference(folder, open_gguf(tmp_path / "model.gguf"), ids)
     found = Difference.between(reference, llamacpp_scores(tmp_path / "model.gguf", ids))
     assert found.mean_abs_delta < TOLERANCE, found

@@ -17,8 +17,8 @@ from wf_converter.errors import ExportError
 from wf_converter.hf_bitnet import pack_rows
 from wf_converter.hf_export import prepare_hf
 from wf_converter.hf_packed import pack_inputs, unpack_inputs
-from wf_converter.reference import reference_model, torch_scores
-from wf_converter.scores import Difference
+from wf_converter.reference import reference_model
+from wf_converter.scores import Difference, torch_scores
 from wf_converter.source import open_source
 
 TOLERANCE = 0.02

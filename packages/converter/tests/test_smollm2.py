@@ -60,10 +60,10 @@ def test_folder_of_the_converted_model(smollm2, tmp_path, linear_class):
 
 
 def test_chat_template_survives(smollm2, tmp_path):
-    from wf_converter.gguf_file import read_gguf
+    from wf_formats.gguf import open_gguf
 
     prepare_gguf(smollm2).write(tmp_path / "model.gguf")
-    template = read_gguf(tmp_path / "model.gguf").keys["tokenizer.chat_template"]
+    template = open_gguf(tmp_path / "model.gguf").keys["tokenizer.chat_template"]
     assert template == transformers.AutoTokenizer.from_pretrained(smollm2).chat_template
 
 

@@ -8,8 +8,9 @@ import pytest
 import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.llamacpp import llamacpp_server
 from wf_converter.tokenizer import detect_pre, read_tokenizer
+from wrinklefree_inference.llamacpp.server import start_server
+from wrinklefree_inference.options import ListenOptions, LlamaCppServerOptions, ServedEngineOptions
 
 TRICKY = [
     "In 2024, 12345 apples cost 3.50!",
@@ -36,13 +37,14 @@ def test_llamacpp_splits_text_alike(checkpoint, tiny_tokenizer, tmp_path, kind):
     export = prepare_gguf(folder)
     assert export.tokenizer.pre == kind
     export.write(tmp_path / "model.gguf")
-    with llamacpp_server(tmp_path / "model.gguf", 64) as server:
-        for text in TRICKY:
-            payload = {"content": text, "add_special": True, "parse_special": True}
-            found = post(server.listening_address, "/tokenize", payload)["tokens"]
-            assert found == tokenizer(text)["input_ids"], text
-        messages = [{"role": "user", "content": "hello"}]
-        prompt = post(server.listening_address, "/apply-template", {"messages": messages})["prompt"]
+    engine = ServedEngineOptions(64, 1)
+    server = start_server(LlamaCppServerOptions(tmp_path / "model.gguf", ListenOptions(port=0), engine))
+    for text in TRICKY:
+        payload = {"content": text, "add_special": True, "parse_special": True}
+        found = post(server.listening_address, "/tokenize", payload)["tokens"]
+        assert found == tokenizer(text)["input_ids"], text
+    messages = [{"role": "user", "content": "hello"}]
+    prompt = post(server.listening_address, "/apply-template", {"messages": messages})["prompt"]
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if kind == "llama-bpe":  # llama.cpp takes a leading bos away here and adds it when it tokenizes
         expected = expected.removeprefix(tokenizer.bos_token)

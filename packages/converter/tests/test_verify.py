@@ -91,7 +91,7 @@ def test_too_few_tokens_prove_nothing(checkpoint, tmp_path):
 
 
 def test_a_file_that_llamacpp_refuses(checkpoint, ids, tmp_path):
-    from wf_converter.llamacpp import llamacpp_scores
+    from wf_converter.scores import llamacpp_scores
 
     export = prepare_gguf(checkpoint("llama-tensor"))
     kept = [tensor for tensor in export.tensors if "attn_sub_norm" not in tensor.name]

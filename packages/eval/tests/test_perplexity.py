@@ -42,7 +42,7 @@ class Halves:
         assert 1 <= start < len(ids) <= self.context_tokens
         self.asked.append((list(ids), start))
         n = len(ids) - start
-        return TokenScores(np.full(n, math.log(0.5)), np.zeros(n, bool))
+        return TokenScores(np.array(ids[start:]), np.full(n, math.log(0.5)), np.full(n, -1))
 
     def harness(self, batch_size: int) -> Any:
         raise NotImplementedError

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from wf_formats.environment import environment
-from wrinklefree_inference.native.engine import NativeEngine
+from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
-from wrinklefree_inference.native.scheduler import Limits
+from wrinklefree_inference.options import QueueOptions
 
 
 class NoDecoder:
@@ -71,7 +71,7 @@ def requests_of(args: argparse.Namespace) -> list[GenerationRequest]:
 def measure_steps(args: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of the parts of a step in which all sequences are streams."""
     model = new_model(args.sequences * ((args.prompt_tokens + args.steps) // 32 + 2))
-    core = model.new_core(Limits(max_running=args.sequences, max_batch_tokens=4096))
+    core = model.new_core(QueueOptions(max_running=args.sequences, max_batch_tokens=4096))
     for request in requests_of(args):
         core.scheduler.add(model.new_sequence(request, None))
     while any(s.num_pending > 1 for s in core.scheduler.running) or not core.scheduler.running:
@@ -102,7 +102,7 @@ def measure_steps(args: argparse.Namespace) -> dict[str, float]:
 async def measure_engine(args: argparse.Namespace) -> dict[str, float]:
     """Milliseconds a step with the worker thread and a reader for each stream in the event loop."""
     model = new_model(args.sequences * ((args.prompt_tokens + args.steps) // 32 + 2))
-    engine = NativeEngine(model, Limits(max_running=args.sequences, max_batch_tokens=4096))
+    engine = AsyncNativeEngine(model, QueueOptions(max_running=args.sequences, max_batch_tokens=4096))
 
     async def read(request: GenerationRequest) -> int:
         return sum([1 async for _ in engine.submit(request)])

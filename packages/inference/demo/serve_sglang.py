@@ -1,6 +1,6 @@
 """Streamlit chat with any OpenAI-compatible server (ours, llama.cpp, SGLang, vLLM).
 
-    python -m wrinklefree_inference serve --model model.gguf --port 8080
+    wf serve --model model.gguf --port 8080
     streamlit run packages/inference/demo/serve_sglang.py
 
 The server's URL comes from $WF_SERVER_URL (default http://127.0.0.1:8080) or the sidebar, its key
@@ -15,13 +15,14 @@ import streamlit as st
 
 from wrinklefree_inference import EngineError, Message, Sampling
 from wrinklefree_inference.engines.openai import OpenAIEngine
+from wrinklefree_inference.options import ClientOptions
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 @st.cache_resource(max_entries=4)
 def engine_at(url: str) -> OpenAIEngine:
-    return OpenAIEngine(url, api_key=os.environ.get("WF_API_KEY"))
+    return OpenAIEngine(url, ClientOptions(os.environ.get("WF_API_KEY")))
 
 
 def connected(url: str) -> OpenAIEngine:

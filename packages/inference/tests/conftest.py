@@ -15,8 +15,14 @@ import numpy as np
 import pytest
 
 from wf_formats.gguf import open_gguf
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
-from wrinklefree_inference.server import ServerOptions, start_server
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
+from wrinklefree_inference.llamacpp.server import start_server
+from wrinklefree_inference.options import (
+    EngineOptions,
+    ListenOptions,
+    LlamaCppServerOptions,
+    ServedEngineOptions,
+)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,14 +30,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def server_url(packaged_gguf: Path) -> Iterator[str]:
     """A llama.cpp server of the packaged model on loopback, without a key."""
-    server = start_server(ServerOptions(packaged_gguf, context_tokens=1024, num_parallel=2, num_threads=1))
+    options = LlamaCppServerOptions(packaged_gguf, ListenOptions(port=0), ServedEngineOptions(1024, 1))
+    server = start_server(options)
     yield server.listening_address
     del server
 
 
 @pytest.fixture(scope="session")
 def engine(packaged_gguf: Path) -> Iterator[LlamaCppEngine]:
-    with LlamaCppEngine(packaged_gguf, context_tokens=512, num_threads=1) as opened:
+    with LlamaCppEngine(packaged_gguf, EngineOptions(512, 1)) as opened:
         yield opened
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from wf_formats import environment
 from wrinklefree_inference.bench import report, session
-from wrinklefree_inference.bench.plan import EngineResult, Plan, Test, parse_batches
+from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test, parse_batches
 from wrinklefree_inference.bench.runners import seconds_of
 from wrinklefree_inference.bench.worker import memory_bytes
 from wrinklefree_inference.cli import app
@@ -72,13 +72,13 @@ def test_sequences_generate_together_after_a_short_prompt():
 
 
 def test_plan_lists_tests_and_room():
-    plan = Plan(Path("m.gguf"), 128, 64, batches=(1, 16))
+    plan = BenchOptions(Path("m.gguf"), 128, 64, batch="1,16")
     assert [test.name for test in plan.tests] == ["pp128", "tg64", "tg64 x16"]
     assert (plan.context_tokens, plan.num_sequences) == (128, 16)
-    assert Plan(Path("m.gguf"), 0, 64).context_tokens == 72
-    assert [test.name for test in Plan(Path("m.gguf"), 128, 0).tests] == ["pp128"]
+    assert BenchOptions(Path("m.gguf"), 0, 64).context_tokens == 72
+    assert [test.name for test in BenchOptions(Path("m.gguf"), 128, 0).tests] == ["pp128"]
     with pytest.raises(ValueError, match="nothing to measure"):
-        Plan(Path("m.gguf"), 0, 0)
+        BenchOptions(Path("m.gguf"), 0, 0)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", (1,)), ("1, 16", (1, 16)), ("4,4,1", (4, 1))])
@@ -105,7 +105,7 @@ def test_medians_and_ratios():
 def test_table_shows_speeds_ratio_memory_and_refusals(tmp_path: Path):
     model = tmp_path / "m.gguf"
     model.write_bytes(bytes(1_000_000))
-    plan = Plan(model, 0, 3, repeats=2, batches=(1,), threads=2)
+    plan = BenchOptions(model, 0, 3, repeats=2, batch="1", num_threads=2)
     fast = EngineResult(
         "native", 0.1, {GENERATE: [0.1, 0.1]}, {"rss": 1_100_000}, {"kernels": {"isa": "avx9"}}
     )
@@ -127,7 +127,7 @@ def test_table_shows_speeds_ratio_memory_and_refusals(tmp_path: Path):
 
 
 def test_a_busy_machine_is_told(tmp_path: Path):
-    plan = Plan(tmp_path, 0, 3)
+    plan = BenchOptions(tmp_path, 0, 3)
     assert not [line for line in report.table(plan, [], 0.05) if "quiet" in line]
     assert [line for line in report.table(plan, [], 1.26) if "kept 1.3 cores busy meanwhile" in line]
 
@@ -202,6 +202,6 @@ def test_a_refused_file_says_why():
 
 
 def test_a_process_that_dies_tells_its_last_words(tmp_path: Path):
-    plan = Plan(tmp_path / "m.gguf")
+    plan = BenchOptions(tmp_path / "m.gguf")
     with session.Worker("magic", plan) as worker, pytest.raises(EngineError, match="KeyError: 'magic'"):
         worker.answer()

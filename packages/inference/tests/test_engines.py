@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from wrinklefree_inference import EngineError, ModelFacts, Sampling, Usage, engine_for, open_engine
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
 from wrinklefree_inference.engines.openai import OpenAIEngine
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
+from wrinklefree_inference.options import ClientOptions, EngineOptions
 
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 QUESTION = [{"role": "user", "content": "Name a colour."}]
@@ -57,7 +58,7 @@ def test_seed_repeats_an_answer(engine: LlamaCppEngine):
 
 
 def test_a_closed_engine_says_so(small_gguf: Path):
-    engine = LlamaCppEngine(small_gguf, num_threads=1)
+    engine = LlamaCppEngine(small_gguf, EngineOptions(num_threads=1))
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="is closed"):
@@ -139,7 +140,7 @@ def test_no_server(unused_port: int):
 def test_unknown_model_and_wrong_key(server_url: str):
     assert OpenAIEngine(server_url + "/v1/").facts.num_parameters == 134_515_008
     with pytest.raises(EngineError, match=r"has no model 'x' \(it lists: SmolLM2"):
-        OpenAIEngine(server_url, model="x").facts  # noqa: B018
+        OpenAIEngine(server_url, ClientOptions(model="x")).facts  # noqa: B018
 
 
 class _Broken(BaseHTTPRequestHandler):
@@ -160,7 +161,9 @@ def test_an_answer_that_breaks_off_is_an_error():
     server = HTTPServer(("127.0.0.1", 0), _Broken)
     thread = threading.Thread(target=server.handle_request)
     thread.start()
-    stream = OpenAIEngine(f"http://127.0.0.1:{server.server_port}", model="m").chat(QUESTION, GREEDY)
+    stream = OpenAIEngine(f"http://127.0.0.1:{server.server_port}", ClientOptions(model="m")).chat(
+        QUESTION, GREEDY
+    )
     assert next(stream) == "Hel"
     with pytest.raises(EngineError, match="broke off the answer: out of memory"):
         next(stream)

@@ -1,4 +1,4 @@
-"""Ternary codes and scales -> the quantized blocks of GGUF tensors (read back: gguf_file.py).
+"""Ternary codes and scales -> the quantized blocks of GGUF tensors (read back by `wf_formats.gguf`).
 
 A row of K weights is cut into blocks; every block stores one fp16 scale `d` and its codes. Only
 types that can hold {-d, 0, +d} exactly are here (K-quants and Q8_0 cannot be proved code by code):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from wf_converter.errors import ExportError
+from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE, MIN_TOKENS
 
 if TYPE_CHECKING:
     from wf_converter.gguf_export import GgufExport
@@ -47,10 +49,10 @@ def export(
     text: Annotated[
         Path | None, typer.Option(help="Text for --verify; by default Python's documentation.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the text that --verify compares.")] = 256,
+    tokens: Annotated[int, typer.Option(help="Tokens of the text that --verify compares.")] = DEFAULT_TOKENS,
     tolerance: Annotated[
-        float | None, typer.Option(help="Mean |log-prob difference| that --verify allows.")
-    ] = None,
+        float, typer.Option(help="Mean |log-prob difference| that --verify allows.")
+    ] = DEFAULT_TOLERANCE,
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write the findings of --verify there.")
     ] = None,
@@ -59,9 +61,9 @@ def export(
 
     Examples:
 
-      export.py --checkpoint runs/x/stage2/final --output x.gguf --embeddings q8_0 --verify
+      wf export --checkpoint runs/x/stage2/final --output x.gguf --embeddings q8_0 --verify
 
-      export.py --checkpoint runs/x/stage2/final --format hf --output x-bitnet
+      wf export --checkpoint runs/x/stage2/final --format hf --output x-bitnet
     """
     _refuse_existing(output, checkpoint, overwrite)
     if format is Format.GGUF:
@@ -77,8 +79,12 @@ def verify_command(
     checkpoint: Annotated[Path, typer.Option(help="Converted checkpoint folder.")],
     export: Annotated[Path, typer.Option(help="GGUF file or exported folder.")],
     text: Annotated[Path | None, typer.Option(help="Text; by default Python's documentation.")] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the text to compare (64 or more).")] = 256,
-    tolerance: Annotated[float | None, typer.Option(help="Mean |log-prob difference| that passes.")] = None,
+    tokens: Annotated[
+        int, typer.Option(help=f"Tokens of the text to compare ({MIN_TOKENS} or more).")
+    ] = DEFAULT_TOKENS,
+    tolerance: Annotated[
+        float, typer.Option(help="Mean |log-prob difference| that passes.")
+    ] = DEFAULT_TOLERANCE,
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write the findings there instead of to stdout.")
     ] = None,
@@ -87,7 +93,7 @@ def verify_command(
 
     Example:
 
-      verify.py --checkpoint runs/x/stage2/final --export x.gguf
+      python packages/converter/scripts/verify.py --checkpoint runs/x/stage2/final --export x.gguf
     """
     run_verification(checkpoint, export, text, tokens, tolerance, json_output)
 
@@ -147,18 +153,15 @@ def run_verification(
     exported: Path,
     text: Path | None,
     tokens: int,
-    tolerance: float | None,
+    tolerance: float,
     json_output: Path | None,
 ) -> None:
     """Verifies, prints the findings as JSON and exits with 1 where they are beyond the tolerance."""
-    from wf_converter.verify import DEFAULT_TOLERANCE, verify
+    from wf_converter.verify import verify
 
     ids = token_ids(checkpoint, text, tokens)
-    with Progress(console=console) as progress:
-        task = progress.add_task("verifying", total=len(ids) - 1)
-        allowed = DEFAULT_TOLERANCE if tolerance is None else tolerance
-        found = verify(checkpoint, exported, ids, allowed, lambda: progress.advance(task))
-        progress.update(task, completed=len(ids) - 1)
+    with console.status(f"verifying with {len(ids)} tokens"):
+        found = verify(checkpoint, exported, ids, tolerance)
     _report(found, json_output)
     if not found.passed:
         raise typer.Exit(1)

@@ -13,11 +13,11 @@ from safetensors import safe_open
 
 import bitnet_arch
 from wf_converter.gguf_arch import gguf_architecture
-from wf_converter.gguf_file import GgufFile
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
 from wf_converter.hf_packed import unpack_inputs
 from wf_converter.source import Source, TernaryMatrix
+from wf_formats.gguf import GgufFile
 
 
 @dataclass(frozen=True)

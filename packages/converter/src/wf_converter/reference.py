@@ -28,10 +28,9 @@ from torch import Tensor, nn
 import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import EMBEDDING_TYPES
-from wf_converter.scores import TokenScores
+from wf_converter.scores import torch_scores
 
 Rounding = Callable[[Tensor], Tensor]
-MAX_TOKENS_PER_FORWARD = 4096
 
 
 def round_q8_0(x: Tensor) -> Tensor:
@@ -130,16 +129,6 @@ def _stored(weight: Tensor, kind: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, quantized), np.float32))
 
 
-@torch.no_grad()
-def torch_scores(model: Any, ids: Sequence[int]) -> TokenScores:
-    """Scores of `ids[1:]` by a transformers model."""
-    assert len(ids) <= MAX_TOKENS_PER_FORWARD
-    tokens = torch.tensor([list(ids)])
-    logits = model(input_ids=tokens).logits[0, :-1].float()
-    log_probs = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None]).squeeze(-1)
-    return TokenScores(log_probs.double().numpy(), logits.argmax(-1).numpy())
-
-
 def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:
     """d log-prob / d ln(scale) of each token but the first, all ternary scales moving together.
 
@@ -152,6 +141,6 @@ def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.
     for gain in (1 + step, 1 - step):
         for layer in layers:
             layer.rounding, layer.gain = keep, gain
-        scores.append(torch_scores(model, ids).log_probs)
+        scores.append(torch_scores(model, ids).logprobs)
     difference: np.ndarray = scores[0] - scores[1]
     return difference / (2 * step)

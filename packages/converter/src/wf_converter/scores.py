@@ -1,25 +1,43 @@
-"""What a model makes of a token sequence, and how far two models' views of it lie apart."""
+"""What the runtimes make of a token sequence, and how far two views of it lie apart.
+
+`TokenScores` hold, of each token but the first, its log-probability and the most probable token instead,
+given all tokens before it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bitnet_arch.scoring import score_tokens
+from wf_converter.errors import ExportError
+from wrinklefree_inference import EngineError, TokenScores
+from wrinklefree_inference.llamacpp.scorer import GgufScorer
 
-@dataclass(frozen=True)
-class TokenScores:
-    """Of each token but the first, given all before it."""
 
-    log_probs: np.ndarray
-    """Natural log-probability of the token, [tokens - 1]."""
-    best: np.ndarray
-    """Id of the most probable token instead, [tokens - 1]."""
+def torch_scores(model: Any, ids: Sequence[int]) -> TokenScores:
+    """Scores of `ids[1:]` by a transformers model."""
+    return TokenScores(np.asarray(ids[1:]), *score_tokens(model, ids))
 
-    @property
-    def perplexity(self) -> float:
-        return math.exp(-float(np.mean(self.log_probs)))
+
+def llamacpp_scores(path: Path, ids: Sequence[int]) -> TokenScores:
+    """Scores of `ids[1:]` by llama.cpp, on one thread, without roundings of the runtime's own choice.
+
+    Its defaults, an fp16 cache and flash attention, add roundings that no export is at fault for.
+
+    Raises:
+        ExportError: llama.cpp refuses the file.
+    """
+    try:
+        with GgufScorer(path, len(ids), num_threads=1, cache_type="f32", flash_attention=False) as scorer:
+            return scorer.score(ids)
+    except EngineError as error:
+        raise ExportError(f"llama.cpp does not load {path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class Difference:
     @classmethod
     def between(cls, left: TokenScores, right: TokenScores) -> Difference:
         """Compares token by token."""
-        delta = np.abs(left.log_probs - right.log_probs)
+        delta = np.abs(left.logprobs - right.logprobs)
         agreement = float(np.mean(left.best == right.best))
         return cls(agreement, float(delta.max()), float(delta.mean()))
 
@@ -52,7 +70,7 @@ class ScaleEstimate:
     @classmethod
     def fit(cls, expected: TokenScores, found: TokenScores, sensitivity: np.ndarray) -> ScaleEstimate:
         """Args: sensitivity: d log-prob / d ln(scale) per token."""
-        delta = found.log_probs - expected.log_probs
+        delta = found.logprobs - expected.logprobs
         energy = float(sensitivity @ sensitivity)
         error = float(sensitivity @ delta) / energy
         residual = delta - error * sensitivity

@@ -29,7 +29,7 @@ keeps and a structural mistake (rotation, norms, a missing tensor: nats) does no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,25 +37,20 @@ from typing import Any
 import bitnet_arch
 from wf_converter.blocks import FP16_RELATIVE_ERROR
 from wf_converter.errors import ExportError
-from wf_converter.gguf_file import GgufFile, read_gguf
 from wf_converter.gguf_plan import gguf_name
-from wf_converter.llamacpp import llamacpp_scores
-from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
-from wf_converter.reference import (
-    emulate_llamacpp,
-    reference_model,
-    scale_sensitivity,
-    torch_scores,
+from wf_converter.proof_limits import (
+    DEFAULT_TOLERANCE,
+    MAX_SCALE_ERROR,
+    MAX_STANDARD_ERROR,
+    MAX_TOKENS,
+    MIN_TOKENS,
 )
-from wf_converter.scores import Difference, ScaleEstimate, TokenScores
+from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
+from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
+from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
 from wf_converter.source import open_source
-
-MIN_TOKENS = 64
-DEFAULT_TOLERANCE = 0.25
-"""Mean |difference| of log-probs (nats)."""
-MAX_SCALE_ERROR = 0.005
-MAX_STANDARD_ERROR = 0.0025
-"""Of the fitted scale error; with a larger one the text says too little."""
+from wf_formats.gguf import GgufError, GgufFile, open_gguf
+from wrinklefree_inference import TokenScores
 
 
 @dataclass(frozen=True)
@@ -113,22 +108,22 @@ def verify(
     export: Path | str,
     ids: Sequence[int],
     tolerance: float = DEFAULT_TOLERANCE,
-    on_token: Callable[[], None] = lambda: None,
 ) -> Verification:
     """Compares an export with its checkpoint.
 
     Args:
         folder: the checkpoint.
         export: GGUF file or exported Hugging Face folder.
-        ids: at least 64 token ids of ordinary text.
+        ids: 64 to 4096 token ids of ordinary text.
         tolerance: mean |difference| of log-probs that passes, in nats.
-        on_token: called as llama.cpp advances (progress).
 
     Raises:
-        ExportError: too few tokens, or the export cannot be read at all.
+        ExportError: too few tokens or too many, or the export cannot be read at all.
     """
     if len(ids) < MIN_TOKENS:
         raise ExportError(f"{len(ids)} tokens are too few to prove anything; at least {MIN_TOKENS}")
+    if len(ids) > MAX_TOKENS:
+        raise ExportError(f"{len(ids)} tokens are too many for one forward pass; at most {MAX_TOKENS}")
     source, export = open_source(folder), Path(export)
     model = reference_model(folder)
     as_trained = judged = torch_scores(model, ids)
@@ -137,9 +132,9 @@ def verify(
         scores = torch_scores(load_export(export), ids)
         emulate_llamacpp(model, unrounded_types(model))
     else:
-        file = read_gguf(export)
+        file = _opened(export)
         runtime, weights = "llama.cpp", check_weights(source, GgufWeights(file, source))
-        scores = llamacpp_scores(export, ids, on_token)
+        scores = llamacpp_scores(export, ids)
         judged = torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
     return Verification(
         export=str(export),
@@ -153,6 +148,13 @@ def verify(
         checkpoint_perplexity=as_trained.perplexity,
         export_perplexity=scores.perplexity,
     )
+
+
+def _opened(export: Path) -> GgufFile:
+    try:
+        return open_gguf(export)
+    except GgufError as error:
+        raise ExportError(str(error)) from error
 
 
 def llamacpp_reference(folder: Path | str, file: GgufFile, ids: Sequence[int]) -> TokenScores:

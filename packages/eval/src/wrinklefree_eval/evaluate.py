@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Measure a model: perplexity on texts, accuracy on lm-eval tasks.
 
-    Example: evaluate.py --model-path model.gguf --text wiki.txt --tasks piqa,arc_easy --data-dir data
+    Example: wf eval --model-path model.gguf --text wiki.txt --tasks piqa,arc_easy --data-dir data
     """
     from rich.console import Console
 

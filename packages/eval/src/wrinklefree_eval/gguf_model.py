@@ -9,7 +9,8 @@ from typing import Any
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import EngineError, TokenScores
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
+from wrinklefree_inference.options import EngineOptions
 
 
 class GgufModel:
@@ -24,7 +25,7 @@ class GgufModel:
     def __init__(self, path: Path, context_tokens: int, num_threads: int | None) -> None:
         self.path, self.context_tokens = path, context_tokens
         try:
-            self.engine = LlamaCppEngine(path, context_tokens, num_threads)
+            self.engine = LlamaCppEngine(path, EngineOptions(context_tokens, num_threads))
             scorer = self.engine.scorer
         except EngineError as error:
             raise EvalError(str(error)) from error

@@ -8,18 +8,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
 import bitnet_arch
+from bitnet_arch.scoring import score_tokens
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import TokenScores
 
 QUANTIZERS = "wrinklefree.quantizers"
 """Entry points of modules that register a `quant_method` with transformers when imported."""
-
-ROWS = 256  # logits that go through log_softmax at once: [ROWS, vocabulary] float32
 
 
 class TorchModel:
@@ -60,21 +60,11 @@ class TorchModel:
         text: str = self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
         return text
 
-    @torch.inference_mode()
     def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
         """Scores of ids[start:], each given all ids before it."""
-        if not 1 <= start < len(ids) <= self.context_tokens:
-            raise ValueError(f"cannot score {len(ids)} ids from {start} on")
-        inputs = torch.tensor([ids[:-1]], device=self.model.device)
-        wanted = len(ids) - start
-        logits = self.model(input_ids=inputs, logits_to_keep=wanted, use_cache=False).logits[0]
-        targets = torch.tensor(ids[start:], device=logits.device)
-        logprobs, greedy = [], []
-        for rows, row_targets in zip(torch.split(logits, ROWS), torch.split(targets, ROWS), strict=True):
-            table = rows.float().log_softmax(-1)
-            logprobs.append(table.gather(1, row_targets[:, None])[:, 0].double())
-            greedy.append(table.argmax(-1) == row_targets)
-        return TokenScores(torch.cat(logprobs).cpu().numpy(), torch.cat(greedy).cpu().numpy())
+        if len(ids) > self.context_tokens:
+            raise ValueError(f"cannot score {len(ids)} ids in a context of {self.context_tokens}")
+        return TokenScores(np.asarray(ids[start:]), *score_tokens(self.model, ids, start))
 
     def harness(self, batch_size: int) -> Any:
         """lm-eval's own `HFLM` around this model."""

@@ -1,4 +1,4 @@
-"""`python -m wrinklefree_inference`."""
+"""`python -m wrinklefree_inference`; as `wf serve` and the like, $WF_PROG names the command."""
 
 import os
 

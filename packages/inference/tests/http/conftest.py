@@ -18,8 +18,9 @@ import httpx
 import openai
 import pytest
 
-from wrinklefree_inference.http.app import HttpOptions, Server, create_server
+from wrinklefree_inference.http.app import Server, create_server
 from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+from wrinklefree_inference.options import HttpOptions, ListenOptions
 
 TOY = Path(__file__).with_name("toy_engine.py")
 
@@ -77,7 +78,7 @@ def talk() -> Callable[..., Any]:
 
 @asynccontextmanager
 async def _listening(server: Server, drain: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
-    listener = bind("127.0.0.1", 0, has_keys=True)
+    listener = bind(ListenOptions(port=0))
     running = DrainingServer(server, drain, 0.2)
     task = asyncio.create_task(running._serve([listener]))  # without uvicorn's signal handlers
     try:
@@ -106,7 +107,7 @@ def in_thread(toy: ModuleType) -> Callable[..., Any]:
 
         async def main() -> None:
             engine = toy.ToyEngine(**engine_options)
-            async with _listening(create_server(engine, options), engine.drain) as url:
+            async with _listening(create_server(engine, options or HttpOptions()), engine.drain) as url:
                 stop = asyncio.Event()
                 found.extend([url, engine, asyncio.get_running_loop(), stop])
                 ready.set()

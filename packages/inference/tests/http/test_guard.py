@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from wrinklefree_inference.http.app import HttpOptions, create_server
+from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
-from wrinklefree_inference.http.limits import Limits
 from wrinklefree_inference.http.run import bind
+from wrinklefree_inference.keys import read_keys
+from wrinklefree_inference.options import HttpOptions, ListenOptions
 
 TEXT = "/v1/completions"
 ASK = {"model": "org/toy", "prompt": "x"}
@@ -33,7 +34,7 @@ ASK = {"model": "org/toy", "prompt": "x"}
     ],
 )
 def test_keys(header, status, engine, talk):
-    server = create_server(engine, HttpOptions(ApiKeys.of(["first-key", "second-key"])))
+    server = create_server(engine, keys=ApiKeys.of(["first-key", "second-key"]))
     headers = {} if header is None else {"Authorization": header.encode()}
 
     async def work(http):
@@ -50,7 +51,7 @@ def test_keys(header, status, engine, talk):
 
 
 def test_health_needs_no_key(engine, talk):
-    server = create_server(engine, HttpOptions(ApiKeys.of(["some-key"])))
+    server = create_server(engine, keys=ApiKeys.of(["some-key"]))
 
     async def work(http):
         return await http.plain.get("/health")
@@ -68,18 +69,18 @@ def test_two_keys_in_one_request_are_refused():
 def test_keys_of_a_file(tmp_path: Path):
     path = tmp_path / "keys"
     path.write_text("# of the team\n\nfirst-key\n second-key \nfirst-key\n")
-    keys = ApiKeys.of(["zero-key"], path)
+    keys = ApiKeys.of(read_keys(["zero-key"], path))
     assert keys.keys == (b"zero-key", b"first-key", b"second-key")
     assert "key" not in repr(keys).lower().replace("apikeys", "")
     path.write_text("# none\n")
     with pytest.raises(ValueError, match="has no keys"):
-        ApiKeys.of((), path)
+        read_keys((), path)
 
 
 @pytest.mark.parametrize("key", ["", "abc", "with space", "pässword", "line\nbreak"])
 def test_keys_that_no_header_carries(key):
     with pytest.raises(ValueError, match="API key 0 must have") as error:
-        ApiKeys.of([key])
+        read_keys([key])
     assert not key or key not in str(error.value)
 
 
@@ -95,7 +96,7 @@ def test_without_keys_only_loopback_names(host, status, server, talk):
 
 
 def test_with_keys_any_name(engine, talk):
-    server = create_server(engine, HttpOptions(ApiKeys.of(["some-key"])))
+    server = create_server(engine, keys=ApiKeys.of(["some-key"]))
 
     async def work(http):
         headers = {"Host": "my.example", "Authorization": "Bearer some-key"}
@@ -106,8 +107,8 @@ def test_with_keys_any_name(engine, talk):
 
 def test_other_hosts_need_a_key():
     with pytest.raises(ValueError, match="set an API key"):
-        bind("0.0.0.0", 0, has_keys=False)
-    bind("0.0.0.0", 0, has_keys=True).close()
+        ListenOptions("0.0.0.0", 0)
+    bind(ListenOptions("0.0.0.0", 0, api_key=["some-key"])).close()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_web_page_cannot_post_without_asking(kind, server, talk):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_long_bodies(chunked, engine, talk):
-    server = create_server(engine, HttpOptions(limits=Limits(body_bytes=1000)))
+    server = create_server(engine, HttpOptions(max_body_mb=0.001))
     seen: list[int] = []
 
     async def pieces():
@@ -145,7 +146,7 @@ def test_long_bodies(chunked, engine, talk):
 
 def test_a_body_of_the_greatest_length(engine, talk):
     body = b'{"model": "org/toy", "prompt": "x"}'.ljust(1000)
-    server = create_server(engine, HttpOptions(limits=Limits(body_bytes=1000)))
+    server = create_server(engine, HttpOptions(max_body_mb=0.001))
 
     async def work(http):
         return await http.plain.post(TEXT, content=body, headers={"Content-Type": "application/json"})
@@ -154,7 +155,7 @@ def test_a_body_of_the_greatest_length(engine, talk):
 
 
 def test_a_body_that_does_not_come(engine, listening):
-    server = create_server(engine, HttpOptions(limits=Limits(body_timeout_s=0.1)))
+    server = create_server(engine, HttpOptions(body_timeout_s=0.1))
 
     async def main():
         async with listening(server, engine.drain) as url:
@@ -181,8 +182,8 @@ def test_a_long_body_over_a_socket_gets_its_answer(in_thread):
 
 
 def test_origins(engine, talk):
-    options = HttpOptions(ApiKeys.of(["some-key"]), allow_origins=["https://page.example"])
-    server = create_server(engine, options)
+    options = HttpOptions(allow_origins=["https://page.example"])
+    server = create_server(engine, options, keys=ApiKeys.of(["some-key"]))
 
     async def work(http):
         ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}

@@ -8,7 +8,7 @@ import logging
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from wrinklefree_inference.http.app import HttpOptions, create_server
+from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.logs import JsonFormatter, TextFormatter
 
@@ -54,7 +54,7 @@ def test_metrics(server, talk):
 
 def test_a_log_line_without_prompt_and_key(engine, talk, caplog):
     caplog.set_level(logging.INFO)
-    server = create_server(engine, HttpOptions(ApiKeys.of(["other-key", "secret-key"])))
+    server = create_server(engine, keys=ApiKeys.of(["other-key", "secret-key"]))
 
     async def work(http):
         headers = {"Authorization": "Bearer secret-key"}

@@ -9,11 +9,11 @@ import httpx
 import openai
 import pytest
 
-from wrinklefree_inference.http.app import HttpOptions, create_server
+from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.limits import Limits
 from wrinklefree_inference.http.proxy import Upstream, create_proxy
 from wrinklefree_inference.http.run import wait_for_answers
+from wrinklefree_inference.options import HttpOptions
 
 ASK = {"model": "org/toy", "prompt": "x", "max_tokens": 20}
 
@@ -25,11 +25,10 @@ def proxied(toy, listening):
     @asynccontextmanager
     async def start(**engine_options):
         engine = toy.ToyEngine(**engine_options)
-        behind = create_server(engine, HttpOptions(ApiKeys.of(["inner-key"])))
+        behind = create_server(engine, keys=ApiKeys.of(["inner-key"]))
         async with listening(behind, engine.drain) as inner:
             upstream = Upstream(f"{inner}/v1", "inner-key", timeout_s=5)
-            options = HttpOptions(ApiKeys.of(["outer-key"]), Limits(body_bytes=10_000))
-            proxy = create_proxy(upstream, options)
+            proxy = create_proxy(upstream, HttpOptions(max_body_mb=0.01), ApiKeys.of(["outer-key"]))
             async with listening(proxy, wait_for_answers(proxy)) as url:
                 yield url, engine
             await upstream.aclose()

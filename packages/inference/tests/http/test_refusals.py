@@ -7,8 +7,8 @@ import json
 import openai
 import pytest
 
-from wrinklefree_inference.http.app import HttpOptions, create_server
-from wrinklefree_inference.http.limits import Limits
+from wrinklefree_inference.http.app import create_server
+from wrinklefree_inference.options import AnswerOptions, HttpOptions
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "x"}]
@@ -170,7 +170,7 @@ def test_the_official_client_sees_its_own_exceptions(server, talk):
 
 
 def test_limits_of_tokens_and_choices(engine, talk):
-    server = create_server(engine, HttpOptions(limits=Limits(output_tokens=10, choices=2)))
+    server = create_server(engine, answers=AnswerOptions(max_output_tokens=10, max_choices=2))
 
     async def work(http):
         return (
@@ -204,7 +204,7 @@ def test_a_full_queue(toy, talk):
 def test_too_many_open_requests(toy, talk):
     import asyncio
 
-    server = create_server(toy.ToyEngine(delay_s=0.05), HttpOptions(limits=Limits(inflight=1)))
+    server = create_server(toy.ToyEngine(delay_s=0.05), HttpOptions(max_inflight=1))
 
     async def work(http):
         first = asyncio.create_task(http.post(TEXT, prompt="a", max_tokens=4))

@@ -175,10 +175,11 @@ async def _main(delay_s: float, shutdown_timeout_s: float) -> None:
     from wrinklefree_inference.http import logs
     from wrinklefree_inference.http.app import create_server
     from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+    from wrinklefree_inference.options import ListenOptions
 
     logs.configure("json")
     engine = ToyEngine(delay_s)
-    listener = bind("127.0.0.1", 0, has_keys=False)
+    listener = bind(ListenOptions(port=0))
     server = create_server(engine)
     running = DrainingServer(
         server,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from wrinklefree_inference.native.fair_queue import FairQueue
 from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import RequestTooLong
-from wrinklefree_inference.native.scheduler import Limits, fair_shares
+from wrinklefree_inference.native.scheduler import fair_shares
+from wrinklefree_inference.options import QueueOptions
 
 
 class Bench:
@@ -19,7 +20,7 @@ class Bench:
     def __init__(self, toy, num_pages=32, limits=None):
         self.toy = toy
         self.model = toy.make_model(num_pages)
-        self.core = self.model.new_core(limits or Limits(4, 100, 24, 16))
+        self.core = self.model.new_core(limits or QueueOptions(4, 100, 24, 16))
         self.scheduler = self.core.scheduler
         self.texts, self.tokens = defaultdict(str), defaultdict(list)
         self.last, self.live, self.order = {}, set(), []
@@ -83,7 +84,7 @@ def test_one_request(bench, length):
 
 
 def test_prompts_are_computed_in_chunks_beside_streams(bench):
-    b = bench(limits=Limits(4, 100, 24, 8))
+    b = bench(limits=QueueOptions(4, 100, 24, 8))
     stream = b.add(prompt_of(3), max_tokens=40, seed=1, ignore_eos=True)
     b.step()
     long = b.add(prompt_of(90, 1), max_tokens=2, seed=1)
@@ -103,7 +104,7 @@ def test_a_lone_prompt_takes_the_whole_budget(bench):
 
 
 def test_budget_is_never_exceeded(bench):
-    b = bench(limits=Limits(4, 100, 24, 24))
+    b = bench(limits=QueueOptions(4, 100, 24, 24))
     for i in range(9):
         b.add(prompt_of(20 + i, i), max_tokens=9, seed=i, client=str(i % 3))
     b.run()
@@ -132,7 +133,7 @@ def test_at_least_one_prompt_token_is_computed(bench, length, hit):
 
 
 def test_equal_prompts_at_the_same_moment_are_computed_once(bench):
-    b = bench(limits=Limits(8, 100, 32, 32))
+    b = bench(limits=QueueOptions(8, 100, 32, 32))
     same = [b.add(prompt_of(200), max_tokens=10, seed=i, temperature=1.0) for i in range(6)]
     b.run()
     for sequence in same:
@@ -177,7 +178,7 @@ def test_a_cancelled_owner_leaves_the_prefix_to_the_next(bench):
 
 
 def test_preempted_streams_continue_identically(bench):
-    b = bench(num_pages=8, limits=Limits(4, 100, 64, 64))
+    b = bench(num_pages=8, limits=QueueOptions(4, 100, 64, 64))
     options = {"max_tokens": 90, "temperature": 1.0, "ignore_eos": True, "repetition_penalty": 1.3}
     sequences = [b.add(prompt_of(30, i), seed=i, **options) for i in range(4)]
     b.run()
@@ -206,7 +207,7 @@ def test_what_can_never_fit_is_refused(bench):
 
 
 def test_clients_take_turns(bench):
-    b = bench(limits=Limits(1, 100, 24, 16))
+    b = bench(limits=QueueOptions(1, 100, 24, 16))
     for name, client in enumerate("aaaabbc"):
         b.add(prompt_of(4, name), max_tokens=1, client=client, ignore_eos=True)
     b.run()
@@ -214,7 +215,7 @@ def test_clients_take_turns(bench):
 
 
 def test_a_long_prompt_is_not_starved_by_short_ones(bench):
-    b = bench(limits=Limits(4, 100, 24, 16))
+    b = bench(limits=QueueOptions(4, 100, 24, 16))
     long = b.add(prompt_of(300), max_tokens=1, client="long")
     for i in range(200):
         if i % 2 == 0:
@@ -317,7 +318,7 @@ def test_fair_queue_removes_from_the_middle(bench):
 )
 def test_limits_are_checked(limits, message):
     with pytest.raises(ValueError, match=message):
-        Limits(**limits)
+        QueueOptions(**limits)
 
 
 PARTS = st.lists(st.sampled_from([0, 1, 2]), min_size=0, max_size=3)
@@ -344,7 +345,14 @@ REQUEST = st.fixed_dictionaries(
 @given(
     st.lists(REQUEST, min_size=1, max_size=9),
     st.integers(6, 14),
-    st.sampled_from([Limits(4, 9, 24, 7), Limits(2, 9, 8, 3), Limits(8, 9, 64, 64), Limits(1, 9, 40, 40)]),
+    st.sampled_from(
+        [
+            QueueOptions(4, 9, 24, 7),
+            QueueOptions(2, 9, 8, 3),
+            QueueOptions(8, 9, 64, 64),
+            QueueOptions(1, 9, 40, 40),
+        ]
+    ),
 )
 def test_whatever_else_runs_an_answer_is_the_same(toy, requests, num_pages, limits):
     """Random arrivals, cancellations, shared prefixes and too few pages."""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import ternary_kernels as tk
-from wrinklefree_inference.engines.native import SyncNativeEngine
-from wrinklefree_inference.native.engine import NativeEngine
+from wrinklefree_inference.engines.native import NativeEngine
+from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.loading import num_parameters_of
 from wrinklefree_inference.native.model import NativeModel
-from wrinklefree_inference.native.scheduler import Limits
+from wrinklefree_inference.options import QueueOptions
 
 VOCAB, HIDDEN, FFN = 64, 64, 96
 
@@ -89,11 +89,11 @@ def test_together_under_pressure_as_alone(toy, make_model):
         return entries
 
     async def scenario():
-        crowded = NativeEngine(make_model(10), Limits(6, 99, 40, 20))
+        crowded = AsyncNativeEngine(make_model(10), QueueOptions(6, 99, 40, 20))
         together = await asyncio.gather(*(read(crowded, request) for request in requests))
         stats = crowded.stats()
         await crowded.close()
-        free = NativeEngine(make_model(64))
+        free = AsyncNativeEngine(make_model(64))
         alone = [await read(free, request) for request in requests]
         await free.close()
         return together, alone, stats
@@ -106,7 +106,7 @@ def test_together_under_pressure_as_alone(toy, make_model):
 
 
 def test_scores_are_the_log_probabilities_of_generation(toy, make_model):
-    with SyncNativeEngine(make_model(32)) as engine:
+    with NativeEngine(make_model(32)) as engine:
         prompt = [9 + i * i % 50 for i in range(60)]
         whole = engine.score([*prompt, 1])
         logits = make_model(8).runner.forward(
@@ -125,7 +125,7 @@ def test_scores_are_the_log_probabilities_of_generation(toy, make_model):
 def test_closing_frees_the_decoder(make_model):
     model = make_model(4)
     decoder = weakref.ref(model.runner)
-    engine = SyncNativeEngine(model)
+    engine = NativeEngine(model)
     del model
     engine.close()
     gc.collect()

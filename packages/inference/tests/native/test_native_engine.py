@@ -7,9 +7,9 @@ import random
 import pytest
 
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.engine import NativeEngine
+from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.request import EngineBusy, RequestTooLong, SamplingParams
-from wrinklefree_inference.native.scheduler import Limits
+from wrinklefree_inference.options import QueueOptions
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def run(toy):
         async def main():
             model = toy.make_model(num_pages)
             model.runner.delay_s, model.runner.fail_at = delay_s, fail_at
-            engine = NativeEngine(model, limits)
+            engine = AsyncNativeEngine(model, limits)
             try:
                 async with asyncio.timeout(30):
                     return await scenario(engine)
@@ -111,7 +111,7 @@ def test_many_clients_come_and_leave(run, toy):
         await until(lambda: engine.stats().kv_pages_used == 0)
         return answers, engine.stats()
 
-    answers, stats = run(scenario, num_pages=12, limits=Limits(6, 99, 40, 20))
+    answers, stats = run(scenario, num_pages=12, limits=QueueOptions(6, 99, 40, 20))
     assert sum(answer is not None for answer in answers) == 30
     for request, answer in zip(requests, answers, strict=True):
         if answer is not None:
@@ -182,7 +182,7 @@ def test_a_full_queue_is_busy(run, toy):
         streams.append(engine.submit(request(max_tokens=1)))
         assert engine.stats().waiting + engine.stats().running == 3
 
-    run(scenario, limits=Limits(2, 1, 8, 4), delay_s=0.002)
+    run(scenario, limits=QueueOptions(2, 1, 8, 4), delay_s=0.002)
 
 
 def test_what_cannot_be_answered_is_refused_at_once(run, toy):
@@ -215,7 +215,7 @@ def test_a_failed_step_ends_everything_with_the_reason(run, toy, caplog):
             engine.submit(toy.make_request([9], max_tokens=1))
         await engine.drain(1)
 
-    run(scenario, fail_at=5, limits=Limits(2, 5, 8, 4))
+    run(scenario, fail_at=5, limits=QueueOptions(2, 5, 8, 4))
     assert "the engine stops: a step failed" in caplog.text
 
 
@@ -261,7 +261,7 @@ def test_deltas_that_nobody_reads_wait(run, toy):
 
 
 def test_an_engine_belongs_to_one_loop(toy):
-    engine = NativeEngine(toy.make_model())
+    engine = AsyncNativeEngine(toy.make_model())
 
     async def use():
         return await read(engine.submit(toy.make_request([9], max_tokens=2, ignore_eos=True)))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from wrinklefree_inference import ENGINES, EngineError, Sampling, Scorer, open_engine
-from wrinklefree_inference.engines.native import SyncNativeEngine
-from wrinklefree_inference.native.loading import pages_of, token_bytes_of
+from wrinklefree_inference.engines.native import NativeEngine
+from wrinklefree_inference.native.loading import token_bytes_of
 from wrinklefree_inference.native.scoring import CHUNK_TOKENS
+from wrinklefree_inference.options import CacheOptions
 
 GREEDY = Sampling(max_tokens=20, temperature=0.0)
 QUESTION = [{"role": "user", "content": "hello"}]
@@ -20,7 +21,7 @@ QUESTION = [{"role": "user", "content": "hello"}]
 
 @pytest.fixture
 def engine(toy):
-    with SyncNativeEngine(toy.make_model(64)) as opened:
+    with NativeEngine(toy.make_model(64)) as opened:
         yield opened
         cache = opened._worker.core.scheduler.cache
         opened.close()
@@ -28,7 +29,7 @@ def engine(toy):
 
 
 def test_it_is_registered_and_a_scorer(engine):
-    assert ENGINES["native"].endswith(":SyncNativeEngine")
+    assert ENGINES["native"].path.endswith(":NativeEngine")
     assert isinstance(engine, Scorer)
     assert (engine.facts.name, engine.facts.context_tokens) == ("toy", 1024)
 
@@ -54,7 +55,7 @@ def test_an_unread_rest_is_cancelled(engine):
 
 
 def test_the_answer_ends_with_the_context(toy):
-    with SyncNativeEngine(toy.make_model(num_pages=1)) as engine:
+    with NativeEngine(toy.make_model(num_pages=1)) as engine:
         stream = engine.complete("a" * 30, GREEDY)
         stream.text()
         assert stream.usage.completion_tokens <= 2
@@ -100,7 +101,7 @@ def test_scores_beside_streams_that_fill_the_cache(toy):
     ids = [9 + i * i % 50 for i in range(120)]
     request = toy.make_request([17], max_tokens=90, temperature=1.0, seed=2)
     alone = toy.ToyTokenizer().decode(toy.run_alone(request)[0])
-    with SyncNativeEngine(toy.make_model(num_pages=6)) as engine:
+    with NativeEngine(toy.make_model(num_pages=6)) as engine:
         texts = []
 
         def talk():
@@ -118,7 +119,7 @@ def test_scores_beside_streams_that_fill_the_cache(toy):
 
 def test_a_queue_does_not_starve_scores(toy):
     """No request is admitted while a score waits for pages."""
-    with SyncNativeEngine(toy.make_model(num_pages=6)) as engine:
+    with NativeEngine(toy.make_model(num_pages=6)) as engine:
         worker, events = engine._worker, SimpleQueue()
         engine._model.runner.delay_s = 0.0005
         for i in range(30):
@@ -144,7 +145,7 @@ def test_what_cannot_be_scored(engine, ids, start, message):
 
 
 def test_a_failing_decoder_ends_answers_and_scores(toy, caplog):
-    with SyncNativeEngine(toy.make_model()) as engine:
+    with NativeEngine(toy.make_model()) as engine:
         engine._worker.core.runner.fail_at = 3
         with pytest.raises(EngineError, match="the cache is on fire"):
             engine.complete("hello", Sampling(50, 1.0, 1.0, seed=1)).text()
@@ -154,7 +155,7 @@ def test_a_failing_decoder_ends_answers_and_scores(toy, caplog):
 
 
 def test_a_closed_engine_says_so(toy):
-    engine = SyncNativeEngine(toy.make_model())
+    engine = NativeEngine(toy.make_model())
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="is closed"):
@@ -170,15 +171,16 @@ def test_without_kernels_the_error_says_so(monkeypatch, tmp_path):
 
 
 SHAPE = SimpleNamespace(num_layers=30, num_kv_heads=5, head_dim=128)
+F16_BYTES = 76_800
 
 
 def test_size_of_the_cache():
-    assert token_bytes_of(SHAPE, "f16") == 76_800
+    assert token_bytes_of(SHAPE, "f16") == F16_BYTES
     assert token_bytes_of(SHAPE, "int8") == 39_600
-    assert pages_of(SHAPE, 4096, None, None, "f16") == 512
-    assert pages_of(SHAPE, 4096, 1000, None, "f16") == 32
-    assert pages_of(SHAPE, 4096, None, 1.0, "f16") == 407
+    assert CacheOptions().num_pages(4096, F16_BYTES) == 512
+    assert CacheOptions(tokens=1000).num_pages(4096, F16_BYTES) == 32
+    assert CacheOptions(gb=1.0).num_pages(4096, F16_BYTES) == 407
     with pytest.raises(ValueError, match="not both"):
-        pages_of(SHAPE, 4096, 1000, 1.0, "f16")
+        CacheOptions(1000, 1.0).num_pages(4096, F16_BYTES)
     with pytest.raises(ValueError, match="holds 13 tokens, it needs at least 32"):
-        pages_of(SHAPE, 4096, None, 0.001, "f16")
+        CacheOptions(gb=0.001).num_pages(4096, F16_BYTES)

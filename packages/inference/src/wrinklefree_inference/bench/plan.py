@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from wrinklefree_inference.options import ALL_CORES, Flag
 
 SHORT_PROMPT_TOKENS = 8
 """Read before tokens are generated, not timed."""
@@ -41,19 +44,33 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchOptions:
     """Options of one benchmark."""
 
     model: Path
-    prompt_tokens: int = 128
-    generate_tokens: int = 64
-    repeats: int = 5
-    batches: tuple[int, ...] = (1, 16)
-    threads: int = 1
+    prompt_tokens: Annotated[
+        int, Flag("--prompt-tokens", "Length of the prompt; 0 leaves it out.", minimum=0)
+    ] = 128
+    generate_tokens: Annotated[
+        int, Flag("--generate-tokens", "Tokens that each sequence generates; 0 leaves it out.", minimum=0)
+    ] = 64
+    repeats: Annotated[int, Flag("--repeats", "Runs of each test; the median counts.", minimum=1)] = 5
+    batch: Annotated[str, Flag("--batch", "Parallel sequences, with commas between.")] = "1,16"
+    num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
 
     def __post_init__(self) -> None:
         if not self.tests:
             raise ValueError("nothing to measure: --prompt-tokens and --generate-tokens are both 0")
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Numbers of parallel sequences."""
+        return parse_batches(self.batch)
+
+    @property
+    def threads(self) -> int:
+        """All cores that this process may use if not given."""
+        return self.num_threads or len(os.sched_getaffinity(0))
 
     @property
     def tests(self) -> list[Test]:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.environment import cpu_name, environment
-from wrinklefree_inference.bench.plan import EngineResult, Plan, Test
+from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test
 
 _PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy")
 _DISTURBING_CORES = 0.1
 _TITLES = {"native": "native", "llamacpp": "llama.cpp"}
 
 
-def table(plan: Plan, results: Sequence[EngineResult], other_cores: float = 0.0) -> Iterator[str]:
+def table(plan: BenchOptions, results: Sequence[EngineResult], other_cores: float = 0.0) -> Iterator[str]:
     """Lines: model and machine, one line per test with a ratio for two engines, memory, refusals."""
     size = _megabytes(model_bytes(plan.model))
     yield f"{plan.model.name}: {size}; {plan.threads} threads of {cpu_name()}"
@@ -52,7 +52,7 @@ def ratio(test: Test, results: Sequence[EngineResult]) -> float | None:
     return speeds[0] / speeds[1] if len(speeds) == 2 else None
 
 
-def as_json(plan: Plan, results: Sequence[EngineResult], other_cores: float) -> dict[str, Any]:
+def as_json(plan: BenchOptions, results: Sequence[EngineResult], other_cores: float) -> dict[str, Any]:
     """Everything that was measured, with what it was measured on."""
     engines = {}
     for result in results:

@@ -80,16 +80,18 @@ class LlamaCppRunner:
     """llama.cpp's own batch calls, through the C interface of xllamacpp."""
 
     def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
-        from wrinklefree_inference.engines import _llama_api as llama
-        from wrinklefree_inference.engines.gguf_scorer import CONTEXT_GRANULARITY_TOKENS
-        from wrinklefree_inference.gguf_file import check_gguf
+        from wrinklefree_inference.llamacpp import api as llama
+        from wrinklefree_inference.llamacpp.gguf_file import check_gguf
+        from wrinklefree_inference.llamacpp.handles import ContextOptions, load_model, new_context
+        from wrinklefree_inference.llamacpp.scorer import CONTEXT_GRANULARITY_TOKENS
 
         self._llama, self._api = llama, llama.library()
-        self._model = llama.load_model(check_gguf(model))
+        self._model = load_model(check_gguf(model))
         rounded = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
         room = rounded * num_sequences
         batch_tokens = min(room, max(CHUNK_TOKENS, num_sequences))
-        self._context = llama.new_context(self._model, room, batch_tokens, threads, num_sequences)
+        options = ContextOptions(room, batch_tokens, threads, num_sequences)
+        self._context = new_context(self._model, options)
         self._batch = self._api.llama_batch_ext_init(self._context)
         self._positions = [0] * num_sequences
         self.vocab_size: int = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import IO, Any, Self
 
-from wrinklefree_inference.bench.plan import EngineResult, Plan, Test
+from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test
 from wrinklefree_inference.errors import EngineError
 
 _WARM_UP_TOKENS = {"prompt": 32, "generate": 4}
@@ -24,7 +24,7 @@ class Worker:
         EngineError: from every method: the engine refused, or its process ended.
     """
 
-    def __init__(self, engine: str, plan: Plan) -> None:
+    def __init__(self, engine: str, plan: BenchOptions) -> None:
         self.engine = engine
         numbers = (plan.threads, plan.context_tokens, plan.num_sequences)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
@@ -74,7 +74,7 @@ class Worker:
         return f"code {code}; {lines[-1] if lines else 'it said nothing'}"
 
 
-def run(plan: Plan, engines: Sequence[str], on_progress: Callable[[str], None]) -> list[EngineResult]:
+def run(plan: BenchOptions, engines: Sequence[str], on_progress: Callable[[str], None]) -> list[EngineResult]:
     """Measure each engine; what an engine refuses becomes its result's `error`."""
     results = [EngineResult(engine) for engine in engines]
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def run(plan: Plan, engines: Sequence[str], on_progress: Callable[[str], None]) 
     return results
 
 
-def _load(worker: Worker, plan: Plan, result: EngineResult) -> None:
+def _load(worker: Worker, plan: BenchOptions, result: EngineResult) -> None:
     loaded = worker.answer()
     result.load_s, result.facts = loaded["load_s"], loaded["facts"]
     for test in plan.tests:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from wrinklefree_inference.bench.plan import BenchOptions
+from wrinklefree_inference.commands.flags import build, with_flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wrinklefree_inference.bench.plan import EngineResult, Plan
+    from wrinklefree_inference.bench.plan import EngineResult
 
 _ENGINES = ("native", "llamacpp")
 
 
+@with_flags({"all": BenchOptions})
 def bench(
     model: Annotated[Path, typer.Option(help="GGUF file, or folder of a packed model.")],
-    prompt_tokens: Annotated[int, typer.Option(min=0, help="Length of the prompt; 0 leaves it out.")] = 128,
-    generate_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens that each sequence generates; 0 leaves it out.")
-    ] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each test; the median counts.")] = 5,
-    batch: Annotated[str, typer.Option(help="Parallel sequences, with commas between.")] = "1,16",
-    threads: Annotated[int | None, typer.Option(min=1, help="All cores if not given.")] = None,
     engine: Annotated[str, typer.Option(help=f"Engine to measure: {' or '.join(_ENGINES)}.")] = "native",
     compare: Annotated[
         bool, typer.Option(help="Measure llama.cpp too, in turns, where xllamacpp is installed.")
@@ -31,6 +28,7 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write every run there, with hardware and versions.")
     ] = None,
+    **given: Any,
 ) -> None:
     """Measure prompt and generation speed like llama-bench, side by side with llama.cpp.
 
@@ -38,7 +36,7 @@ def bench(
     sampling but argmax; with several sequences, the tokens of all of them count. Memory is the resident
     set of the whole process, Python included.
 
-    Example: python -m wrinklefree_inference bench --model model.gguf --batch 1,16 --json speed.json
+    Example: wf bench --model model.gguf --batch 1,16 --json speed.json
     """
     import json
 
@@ -46,31 +44,20 @@ def bench(
     from wrinklefree_inference.bench import report, session
 
     try:
-        plan = _plan(model, prompt_tokens, generate_tokens, repeats, batch, threads)
-        engines = _engines(engine, compare, model)
+        if not model.exists():
+            raise ValueError(f"there is no file or folder {model}")
+        options = build(BenchOptions, given, model=model)
         with OtherProcesses() as others:
-            results = session.run(plan, engines, lambda text: typer.echo(f"  {text}", err=True))
+            engines = _engines(engine, compare, model)
+            results = session.run(options, engines, lambda text: typer.echo(f"  {text}", err=True))
     except (RuntimeError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    for line in report.table(plan, results, others.cores):
+    for line in report.table(options, results, others.cores):
         typer.echo(line)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(plan, results, others.cores), indent=2) + "\n")
+        json_file.write_text(json.dumps(report.as_json(options, results, others.cores), indent=2) + "\n")
     _fail_if_refused(results)
-
-
-def _plan(
-    model: Path, prompt_tokens: int, generate_tokens: int, repeats: int, batch: str, threads: int | None
-) -> Plan:
-    import os
-
-    from wrinklefree_inference.bench.plan import Plan, parse_batches
-
-    if not model.exists():
-        raise ValueError(f"there is no file or folder {model}")
-    num_threads = threads or len(os.sched_getaffinity(0))
-    return Plan(model, prompt_tokens, generate_tokens, repeats, parse_batches(batch), num_threads)
 
 
 def _engines(engine: str, compare: bool, model: Path) -> list[str]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrinklefree_inference.engines import ENGINES, engine_for, open_engine
+from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
+from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
 from wrinklefree_inference.errors import EngineError
 
@@ -16,28 +17,22 @@ if TYPE_CHECKING:
 _HELP = "Empty line or /quit ends, /clear forgets the conversation."
 
 
+KINDS = {name: engine.options for name, engine in ENGINES.items()}
+
+
+@with_flags(KINDS, Sampling)
 def chat(
+    ctx: typer.Context,
     model: Annotated[str, typer.Option(help="A .gguf file, an exported folder, or the URL of a server.")],
     prompt: Annotated[str | None, typer.Option(help="Answer this once, print it to stdout and stop.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus sampling.")] = 0.95,
-    seed: Annotated[int | None, typer.Option(help="Makes an answer repeatable.")] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(min=16, help="native, llamacpp: tokens of context (4096, or all the model has)."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="native, llamacpp: threads (all cores).")] = None,
     engine: Annotated[
         str | None,
         typer.Option(
             help=f"One of {', '.join(ENGINES)}; if not given openai for a URL, native for files and folders."
         ),
     ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="WF_API_KEY", help="openai: key of the server.")
-    ] = None,
+    **given: Any,
 ) -> None:
     """Chat with a model in the terminal.
 
@@ -45,15 +40,18 @@ def chat(
 
     Examples:
 
-      python -m wrinklefree_inference chat --model model.gguf --prompt "Who are you?"
+      wf chat --model outputs/quickstart/export/model.gguf
 
-      python -m wrinklefree_inference chat --model dense.gguf --engine llamacpp
+      wf chat --model model.gguf --prompt "Who are you?"
+
+      wf chat --model dense.gguf --engine llamacpp
     """
-    sampling = Sampling(max_tokens, temperature, top_p, seed)
     start: list[Message] = [{"role": "system", "content": system}] if system else []
     try:
-        name = engine or engine_for(model)
-        opened = open_engine(model, name, **_engine_options(name, context, threads, api_key))
+        name = check_engine(engine or engine_for(model))
+        refuse_others(ctx, name, KINDS)
+        sampling = build(Sampling, given)
+        opened = open_engine(model, name, build(KINDS[name], given))
         try:
             facts = ", ".join(text for _, text in opened.facts.rows())
             typer.echo(facts, err=True)
@@ -66,23 +64,6 @@ def chat(
     except (EngineError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-
-
-def _engine_options(
-    engine: str, context: int | None, threads: int | None, api_key: str | None
-) -> dict[str, Any]:
-    """Keywords of the engine's class; a key may also stand in the environment where no engine needs one.
-
-    Raises:
-        ValueError: An option that would have no effect.
-    """
-    given = {"context_tokens": context, "num_threads": threads}
-    given = {name: value for name, value in given.items() if value is not None}
-    if engine != "openai":
-        return given
-    if given:
-        raise ValueError("--context and --threads have no effect with --engine openai: the server decides")
-    return {"api_key": api_key}
 
 
 def converse(engine: Engine, start: list[Message], sampling: Sampling) -> None:

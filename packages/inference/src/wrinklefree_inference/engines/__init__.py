@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from wrinklefree_inference.engines.base import Engine
+from wrinklefree_inference.options import ClientOptions, EngineOptions
+
+
+@dataclass(frozen=True)
+class RegisteredEngine:
+    """An engine's class ("module:Class", imported when it is asked for) and the type of its options."""
+
+    path: str
+    options: type
+
+    def open(self, model: str | Path, options: Any) -> Engine:
+        """Make the engine."""
+        module, _, name = self.path.partition(":")
+        return cast("Engine", getattr(import_module(module), name)(model, options))
+
 
 ENGINES = {
-    "native": "wrinklefree_inference.engines.native:SyncNativeEngine",
-    "llamacpp": "wrinklefree_inference.engines.llamacpp:LlamaCppEngine",
-    "openai": "wrinklefree_inference.engines.openai:OpenAIEngine",
+    "native": RegisteredEngine("wrinklefree_inference.engines.native:NativeEngine", EngineOptions),
+    "llamacpp": RegisteredEngine("wrinklefree_inference.llamacpp.engine:LlamaCppEngine", EngineOptions),
+    "openai": RegisteredEngine("wrinklefree_inference.engines.openai:OpenAIEngine", ClientOptions),
 }
 
 
@@ -33,20 +49,29 @@ def engine_for(model: str | Path) -> str:
     )
 
 
-def open_engine(model: str | Path, engine: str | None = None, **options: Any) -> Engine:
+def check_engine(name: str) -> str:
+    """The name of an engine, or ValueError."""
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
+    return name
+
+
+def open_engine(
+    model: str | Path, engine: str | None = None, options: EngineOptions | ClientOptions | None = None
+) -> Engine:
     """Make the engine for `model`.
 
     Args:
         model: Path of a GGUF file or Hugging Face folder, or URL of an OpenAI-compatible server.
         engine: A key of `ENGINES`; None recognises it from `model`.
-        options: Keywords of the engine's class.
+        options: Of the type that `ENGINES` names; None takes the defaults.
 
     Raises:
-        ValueError: Unknown engine, or one that cannot be recognised.
+        ValueError: Unknown engine, one that cannot be recognised, or options of another engine.
         EngineError: The engine refuses the model.
     """
-    name = engine or engine_for(model)
-    if name not in ENGINES:
-        raise ValueError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
-    module, _, attribute = ENGINES[name].partition(":")
-    return cast("Engine", getattr(import_module(module), attribute)(model, **options))
+    name = check_engine(engine or engine_for(model))
+    wanted = ENGINES[name].options
+    if options is not None and not isinstance(options, wanted):
+        raise ValueError(f"engine {name} takes {wanted.__name__}, got {type(options).__name__}")
+    return ENGINES[name].open(model, options)

@@ -6,10 +6,13 @@ perplexity and multiple choice need); most servers cannot, so it is a protocol o
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, TypedDict, runtime_checkable
+
+from wrinklefree_inference.options import Flag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +30,10 @@ class Message(TypedDict):
 class Sampling:
     """How the next token is drawn; temperature 0 is greedy."""
 
-    max_tokens: int = 512
-    temperature: float = 0.7
-    top_p: float = 0.95
-    seed: int | None = None
+    max_tokens: Annotated[int, Flag("--max-tokens", "Longest answer.", minimum=1)] = 512
+    temperature: Annotated[float, Flag("--temperature", "0 is greedy.", minimum=0)] = 0.7
+    top_p: Annotated[float, Flag("--top-p", "Nucleus sampling.", minimum=0.01, maximum=1)] = 0.95
+    seed: Annotated[int | None, Flag("--seed", "Makes an answer repeatable.")] = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -154,12 +157,24 @@ class TokenScores:
     """Scores of n tokens, given what stands before each.
 
     Attributes:
-        logprobs: Natural log-probabilities, float64 [n].
-        is_greedy: Whether the token is the most probable one, bool [n].
+        ids: The tokens, int64 [n].
+        logprobs: Their natural log-probabilities, float64 [n].
+        best: The most probable token in the place of each, int64 [n].
     """
 
+    ids: NDArray[np.int64]
     logprobs: NDArray[np.float64]
-    is_greedy: NDArray[np.bool_]
+    best: NDArray[np.int64]
+
+    @property
+    def is_greedy(self) -> NDArray[np.bool_]:
+        """Whether the token is the most probable one, bool [n]."""
+        return self.best == self.ids
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability."""
+        return math.exp(-float(self.logprobs.mean()))
 
 
 def check_scored_range(num_ids: int, start: int, context_tokens: int) -> None:

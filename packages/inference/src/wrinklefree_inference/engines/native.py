@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Self
 
 from wrinklefree_inference.engines.base import (
     Message,
@@ -25,26 +25,34 @@ from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
-from wrinklefree_inference.native.scheduler import Limits
 from wrinklefree_inference.native.scoring import score
 from wrinklefree_inference.native.worker import Delivery, Worker
+from wrinklefree_inference.options import CacheOptions, EngineOptions, QueueOptions
 
 
-class SyncNativeEngine:
+class NativeEngine:
     """One model: an `Engine` and a `Scorer`.
 
     Args:
         model: GGUF file, Hugging Face folder, or a model that is loaded already.
-        options: Keywords of `load_native_model`.
+        options: Context and threads; not used for a model that is loaded already.
+        cache: Size of its cache, likewise.
+        queue: How many requests run together.
 
     Raises:
         EngineError: The model cannot be loaded; the message says why.
     """
 
-    def __init__(self, model: str | Path | NativeModel, limits: Limits | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: str | Path | NativeModel,
+        options: EngineOptions | None = None,
+        cache: CacheOptions | None = None,
+        queue: QueueOptions | None = None,
+    ) -> None:
         self.path = None if isinstance(model, NativeModel) else Path(model)
-        self._model = model if isinstance(model, NativeModel) else load_native_model(model, **options)
-        core = self._model.new_core(limits)
+        self._model = model if isinstance(model, NativeModel) else load_native_model(model, options, cache)
+        core = self._model.new_core(queue)
         self.context_tokens = core.scheduler.context_tokens
         self._worker = Worker(core, _deliver)
 

@@ -12,6 +12,7 @@ from openai.types import CompletionUsage
 
 from wrinklefree_inference.engines.base import Message, ModelFacts, Sampling, TextStream
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.options import ClientOptions
 
 
 class OpenAIEngine:
@@ -19,24 +20,17 @@ class OpenAIEngine:
 
     Args:
         url: Base URL with or without the trailing `/v1`.
-        model: Id of the model; None takes the first one that the server lists.
-        api_key: Sent as bearer token.
-        timeout_s: Longest wait for the server's next piece.
+        options: Key, id of the model and longest wait.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = 120.0,
-    ) -> None:
+    def __init__(self, url: str, options: ClientOptions | None = None) -> None:
+        options = options or ClientOptions()
         self.url = url.rstrip("/").removesuffix("/v1")
-        self._model = model
+        self._model = options.model
         self._client = openai.OpenAI(
             base_url=f"{self.url}/v1",
-            api_key=api_key or "none",  # the client insists on one
-            timeout=timeout_s,
+            api_key=options.api_key or "none",  # the client insists on one
+            timeout=options.timeout_s,
             max_retries=0,
         )
 
@@ -121,7 +115,7 @@ class OpenAIEngine:
         except openai.APIConnectionError as error:
             raise EngineError(
                 f"no server answers at {self.url} ({error.__cause__}): start one, for example with "
-                "`python -m wrinklefree_inference serve --model MODEL.gguf`"
+                "`wf serve --model MODEL.gguf`"
             ) from error
         except openai.APIStatusError as error:
             raise EngineError(f"{self.url} refused the request: {error.message}") from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,22 +14,10 @@ from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.boundary import Boundary
 from wrinklefree_inference.http.guard import Guard
 from wrinklefree_inference.http.lifecycle import Lifecycle
-from wrinklefree_inference.http.limits import Limits
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.service import Service
 from wrinklefree_inference.native.request import AsyncEngine
-
-
-@dataclass(frozen=True)
-class HttpOptions:
-    """Attributes:
-    keys: Who may use the server.
-    allow_origins: Web pages that may use it from a browser (`https://host`); none by default.
-    """
-
-    keys: ApiKeys = field(default_factory=ApiKeys)
-    limits: Limits = field(default_factory=Limits)
-    allow_origins: Sequence[str] = ()
+from wrinklefree_inference.options import AnswerOptions, HttpOptions
 
 
 @dataclass(frozen=True)
@@ -42,17 +29,24 @@ class Server:
     metrics: Metrics
 
 
-def create_server(engine: AsyncEngine, options: HttpOptions | None = None) -> Server:
-    """The OpenAI-compatible server of one engine."""
-    options = options or HttpOptions()
+NO_KEYS = ApiKeys()
+
+
+def create_server(
+    engine: AsyncEngine,
+    http: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
+    answers: AnswerOptions = AnswerOptions(),  # noqa: B008 - frozen
+    keys: ApiKeys = NO_KEYS,
+) -> Server:
+    """The OpenAI-compatible server of one engine; without keys it answers to localhost alone."""
     metrics = Metrics()
     metrics.watch(engine.stats)
-    lifecycle = Lifecycle(options.limits.inflight)
-    service = Service(engine, options.limits, metrics)
+    lifecycle = Lifecycle(http.max_inflight)
+    service = Service(engine, answers, metrics)
     app = new_app("WrinkleFree")
     for routes in (chat.router(service), completions.router(service), models.router(service, lifecycle)):
         app.include_router(routes)
-    return protect(app, options, lifecycle, metrics)
+    return protect(app, http, keys, lifecycle, metrics)
 
 
 def new_app(title: str) -> FastAPI:
@@ -77,13 +71,13 @@ def new_app(title: str) -> FastAPI:
     return app
 
 
-def protect(app: ASGIApp, options: HttpOptions, lifecycle: Lifecycle, metrics: Metrics) -> Server:
+def protect(app: ASGIApp, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle, metrics: Metrics) -> Server:
     """Put guard, CORS (if asked for) and boundary around an application."""
-    layers: ASGIApp = Guard(app, options.keys, options.limits, lifecycle)
-    if options.allow_origins:
+    layers: ASGIApp = Guard(app, keys, http, lifecycle)
+    if http.allow_origins:
         layers = CORSMiddleware(
             layers,
-            allow_origins=list(options.allow_origins),
+            allow_origins=http.allow_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.http.auth import ApiKeys
+from wrinklefree_inference.http.body import read_body, replay
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
-from wrinklefree_inference.http.limits import Limits, read_body, replay
 from wrinklefree_inference.http.record import record_of
-from wrinklefree_inference.server import is_loopback
+from wrinklefree_inference.options import HttpOptions
 
 
 class Guard:
     """ASGI middleware; raises `ApiError`, which the boundary turns into a response."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: Limits, lifecycle: Lifecycle) -> None:
-        self._app, self._keys, self._limits, self._lifecycle = app, keys, limits, lifecycle
+    def __init__(self, app: ASGIApp, keys: ApiKeys, http: HttpOptions, lifecycle: Lifecycle) -> None:
+        self._app, self._keys, self._http, self._lifecycle = app, keys, http, lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/health":
@@ -39,7 +40,7 @@ class Guard:
         with self._lifecycle.answering():
             if scope["method"] == "POST":
                 _check_type(scope)
-                body = await read_body(scope, receive, self._limits)
+                body = await read_body(scope, receive, self._http)
                 receive = replay(body, receive)
                 del body
             await self._app(scope, receive, send)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any, Literal
+from typing import Any
 
-LogFormat = Literal["json", "text"]
+from wrinklefree_inference.options import LogForm
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,10 +40,10 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record) + "".join(fields)
 
 
-def configure(form: LogFormat, level: int = logging.INFO) -> None:
+def configure(form: LogForm, level: int = logging.INFO) -> None:
     """Send all loggers of this process to stderr in one form."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if form == LogForm.JSON else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)  # each request is logged by us already

@@ -14,11 +14,13 @@ import httpx
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from wrinklefree_inference.http.app import HttpOptions, Server, new_app, protect
+from wrinklefree_inference.http.app import NO_KEYS, Server, new_app, protect
+from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.sse import EventStream, frame, unless_client_leaves
+from wrinklefree_inference.options import HttpOptions
 
 _PASSED_ON = ("content-type", "accept")
 _PASSED_BACK = ("content-type", "retry-after", "cache-control")
@@ -72,10 +74,13 @@ class Upstream:
         await self._client.aclose()
 
 
-def create_proxy(upstream: Upstream, options: HttpOptions | None = None) -> Server:
+def create_proxy(
+    upstream: Upstream,
+    http: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
+    keys: ApiKeys = NO_KEYS,
+) -> Server:
     """The application."""
-    options = options or HttpOptions()
-    metrics, lifecycle = Metrics(), Lifecycle(options.limits.inflight)
+    metrics, lifecycle = Metrics(), Lifecycle(http.max_inflight)
     app = new_app("WrinkleFree proxy")
 
     async def forward(request: Request) -> Response:
@@ -96,7 +101,7 @@ def create_proxy(upstream: Upstream, options: HttpOptions | None = None) -> Serv
     async def page() -> Response:
         return metrics.response()
 
-    return protect(app, options, lifecycle, metrics)
+    return protect(app, http, keys, lifecycle, metrics)
 
 
 async def _forward(upstream: Upstream, request: Request) -> Response:

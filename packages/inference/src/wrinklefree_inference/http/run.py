@@ -21,23 +21,19 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.app import Server
-from wrinklefree_inference.server import is_loopback
+from wrinklefree_inference.options import ListenOptions
 
 _FLUSH_S = 2.0  # for the last bytes of answers whose generation has ended
 _log = logging.getLogger(__name__)
 
 
-def bind(host: str, port: int, has_keys: bool) -> socket.socket:
+def bind(listen: ListenOptions) -> socket.socket:
     """A listening address; port 0 takes a free one.
 
     Raises:
-        ValueError: Other machines could reach it, and there is no key.
         EngineError: It is taken, or not this machine's.
     """
-    if not is_loopback(host) and not has_keys:
-        raise ValueError(
-            f"host {host} can be reached from other machines: set an API key, or listen on 127.0.0.1"
-        )
+    host, port = listen.host, listen.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

@@ -16,13 +16,13 @@ from starlette.responses import Response
 from wrinklefree_inference.http.boundary import log_unexpected
 from wrinklefree_inference.http.errors import ApiError, ErrorResponse, api_error, invalid
 from wrinklefree_inference.http.generation import Batch, Generation
-from wrinklefree_inference.http.limits import Limits
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
 from wrinklefree_inference.http.responses import Usage
 from wrinklefree_inference.http.sse import DONE, KEEP_ALIVE, EventStream, frame, unless_client_leaves
 from wrinklefree_inference.native.request import AsyncEngine, GenerationRequest, SamplingParams
+from wrinklefree_inference.options import AnswerOptions
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Service:
     """The engine and what surrounds it."""
 
     engine: AsyncEngine
-    limits: Limits
+    answers: AnswerOptions
     metrics: Metrics
 
     def check_model(self, name: str) -> None:
@@ -72,8 +72,8 @@ class Service:
 
     def check_choices(self, n: int, num_prompts: int) -> None:
         """Raises ApiError 400 for more answers than the server gives at a time."""
-        if n * num_prompts > self.limits.choices:
-            reason = f"n: {n} x {num_prompts} answers asked for, at most {self.limits.choices} at a time"
+        if n * num_prompts > self.answers.max_choices:
+            reason = f"n: {n} x {num_prompts} answers asked for, at most {self.answers.max_choices} at a time"
             raise invalid(reason, "n" if n > 1 else "prompt")
 
     def max_tokens(
@@ -84,7 +84,7 @@ class Service:
         Raises:
             ApiError: It is beyond the server's limit, or the prompt alone fills the context.
         """
-        room, most = self.engine.context_tokens - prompt_tokens, self.limits.output_tokens
+        room, most = self.engine.context_tokens - prompt_tokens, self.answers.max_output_tokens
         if asked is not None and most is not None and asked > most:
             raise invalid(f"max_tokens: at most {most} on this server, got {asked}", "max_tokens")
         if room < (asked or 1):

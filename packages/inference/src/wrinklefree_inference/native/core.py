@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
-from wrinklefree_inference.native.scheduler import Plan, Scheduler
+from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.stops import Piece
 
@@ -189,7 +189,7 @@ class Core:
         return data.decode("utf-8", errors="replace"), data
 
 
-def forward_arrays(plan: Plan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """The arguments of `ModelRunner.forward`."""
     num = len(plan)
     counts = np.fromiter((count for _, count in plan), np.int32, num)

@@ -4,43 +4,30 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.model import NativeModel
-from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
+from wrinklefree_inference.options import DEFAULT_CONTEXT_TOKENS, CacheOptions, CacheType, EngineOptions
 
 if TYPE_CHECKING:
     from ternary_kernels.weights import ModelWeights
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
-CacheType = Literal["f16", "int8"]
-
-DEFAULT_CONTEXT_TOKENS = 4096
-DEFAULT_CACHED_CONTEXTS = 4
 OTHER_ENGINE = "; or let llama.cpp run the file as it is: --engine llamacpp"
 
 
 def load_native_model(
-    path: str | Path,
-    *,
-    context_tokens: int | None = None,
-    cache_tokens: int | None = None,
-    cache_gb: float | None = None,
-    cache_type: CacheType = "f16",
-    num_threads: int | None = None,
+    path: str | Path, options: EngineOptions | None = None, cache: CacheOptions | None = None
 ) -> NativeModel:
-    """Load a model with its tokenizer and make room for a key-value cache.
+    """Load a model with its tokenizer and make room for a key-value cache, whose memory is taken as it fills.
 
     Args:
         path: GGUF file or Hugging Face folder.
-        context_tokens: Longest prompt and answer together; None takes the model's, at most 4096.
-        cache_tokens: Tokens of all requests together; None takes four contexts. The memory is taken as
-            the cache fills.
-        cache_gb: The same as memory, in 10^9 bytes; not both.
-        num_threads: None takes one per core.
+        options: Context and threads.
+        cache: Size and numbers of the cache.
 
     Raises:
         EngineError: The file is missing or of a kind that the decoder does not run; the message says why.
@@ -54,12 +41,13 @@ def load_native_model(
     path = Path(path)
     weights, tokenizer = _read(path)
     config = weights.config
-    context = context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
+    options, cache = options or EngineOptions(), cache or CacheOptions()
+    context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
     try:
         if not 1 <= context <= config.context_tokens:
             raise ValueError(f"context_tokens must be in [1, {config.context_tokens}], got {context}")
-        num_pages = pages_of(config, context, cache_tokens, cache_gb, cache_type)
-        decoder = ternary_kernels.Decoder(weights, num_pages, cache_type, num_threads or 0)
+        num_pages = cache.num_pages(context, token_bytes_of(config, cache.type))
+        decoder = ternary_kernels.Decoder(weights, num_pages, cache.type.value, options.num_threads or 0)
     except ValueError as error:
         raise EngineError(_refusal(path, error)) from error
     return NativeModel(
@@ -104,25 +92,6 @@ def num_parameters_of(weights: Any) -> int:
         for part in parts
         if part is not None
     )
-
-
-def pages_of(
-    config: Any, context_tokens: int, cache_tokens: int | None, cache_gb: float | None, cache_type: CacheType
-) -> int:
-    """Pages of the cache that was asked for, one context by default at least.
-
-    Raises:
-        ValueError: Both sizes were given, or the cache holds no page.
-    """
-    if cache_tokens is not None and cache_gb is not None:
-        raise ValueError(f"give cache_tokens ({cache_tokens}) or cache_gb ({cache_gb}), not both")
-    if cache_gb is not None:
-        cache_tokens = int(cache_gb * 1e9 / token_bytes_of(config, cache_type))
-    elif cache_tokens is None:
-        cache_tokens = DEFAULT_CACHED_CONTEXTS * context_tokens
-    if cache_tokens < PAGE_TOKENS:
-        raise ValueError(f"the key-value cache holds {cache_tokens} tokens, it needs at least {PAGE_TOKENS}")
-    return pages_for(cache_tokens)
 
 
 def token_bytes_of(config: Any, cache_type: CacheType) -> int:

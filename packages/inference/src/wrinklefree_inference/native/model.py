@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampler, TokenizerLike
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import GenerationRequest
-from wrinklefree_inference.native.scheduler import Limits, Scheduler
+from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.stops import TokenDecoder
+from wrinklefree_inference.options import QueueOptions
 
 
 class TextTokenizer(TokenizerLike, Protocol):
@@ -54,9 +55,9 @@ class NativeModel:
         """The same without its decoder, whose memory is free once nobody else holds it."""
         return replace(self, runner=NoRunner())
 
-    def new_core(self, limits: Limits | None = None) -> Core:
+    def new_core(self, queue: QueueOptions | None = None) -> Core:
         """A scheduler with all pages of the decoder, and its step."""
-        scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, limits)
+        scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, queue)
         return Core(scheduler, self.runner, self.tokenizer, self.sample)
 
     def new_sequence(self, request: GenerationRequest, sink: Any) -> Sequence:

@@ -27,45 +27,14 @@ somebody else has computed meanwhile takes that page over.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 from wrinklefree_inference.native.fair_queue import FairQueue
 from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
 from wrinklefree_inference.native.request import RequestTooLong
 from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.options import QueueOptions
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What one engine takes on.
-
-    Attributes:
-        max_running: Sequences computed together.
-        max_waiting: Requests beyond those that are refused with `EngineBusy`.
-        max_batch_tokens: Most tokens of one forward pass.
-        prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
-            their next token: it bounds the pause between two tokens of a stream.
-    """
-
-    max_running: int = 32
-    max_waiting: int = 128
-    max_batch_tokens: int = 256
-    prompt_tokens_beside_streams: int = 64
-
-    def __post_init__(self) -> None:
-        for field in ("max_running", "prompt_tokens_beside_streams"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.max_waiting < 0:
-            raise ValueError(f"max_waiting must be 0 or more, got {self.max_waiting}")
-        if self.max_batch_tokens <= self.max_running:
-            raise ValueError(
-                f"max_batch_tokens ({self.max_batch_tokens}) must exceed max_running ({self.max_running}), "
-                "or prompts would not move while all streams run"
-            )
-
-
-Plan = list[tuple[Sequence, int]]
+StepPlan = list[tuple[Sequence, int]]
 """Sequences of the next forward pass and how many of its pending tokens each computes."""
 
 
@@ -77,9 +46,9 @@ class Scheduler:
         context_tokens: Most tokens of a prompt with its answer.
     """
 
-    def __init__(self, cache: PageCache, context_tokens: int, limits: Limits | None = None) -> None:
+    def __init__(self, cache: PageCache, context_tokens: int, queue: QueueOptions | None = None) -> None:
         self.cache = cache
-        self.limits = limits or Limits()
+        self.queue = queue or QueueOptions()
         self.context_tokens = min(context_tokens, cache.num_pages * PAGE_TOKENS)
         self.running: list[Sequence] = []  # oldest first
         self.preempted: list[Sequence] = []  # oldest first
@@ -95,11 +64,6 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
         return bool(self.running or self.preempted or self.waiting)
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests without pages."""
-        return len(self.waiting) + len(self.preempted)
 
     def check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
         """Raise RequestTooLong if a request can never be answered."""
@@ -124,19 +88,19 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         """Choose the tokens of the next forward pass; all pages they need are assigned."""
         preemptions = self.num_preemptions
         self._make_room()
         if self.is_admitting and self.num_preemptions == preemptions:
             self._admit()
-        streams: Plan = [(sequence, 1) for sequence in self.running if sequence.num_pending == 1]
-        budget = self.limits.max_batch_tokens - len(streams)
+        streams: StepPlan = [(sequence, 1) for sequence in self.running if sequence.num_pending == 1]
+        budget = self.queue.max_batch_tokens - len(streams)
         if streams:
-            budget = min(budget, self.limits.prompt_tokens_beside_streams)
+            budget = min(budget, self.queue.prompt_tokens_beside_streams)
         return streams + self._share_out(budget)
 
-    def advance(self, plan: Plan) -> list[Sequence]:
+    def advance(self, plan: StepPlan) -> list[Sequence]:
         """Book a forward pass that has been computed.
 
         Returns:
@@ -158,7 +122,7 @@ class Scheduler:
             assert sequence.num_pages * PAGE_TOKENS >= sequence.num_computed
         arrivals = [sequence.arrival for sequence in self.running]
         assert arrivals == sorted(arrivals)
-        assert len(self.running) <= self.limits.max_running
+        assert len(self.running) <= self.queue.max_running
         if not self.running:
             assert not self._promised
 
@@ -182,7 +146,7 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _admit(self) -> None:
-        while len(self.running) < self.limits.max_running:
+        while len(self.running) < self.queue.max_running:
             if self.preempted:
                 if self._is_held_back(self.preempted[0]) or not self._start(self.preempted[0]):
                     return
@@ -230,9 +194,9 @@ class Scheduler:
         """Digests of the pages that may come from the cache: the last known token is always computed."""
         return sequence.digests[: (sequence.num_tokens - 1) // PAGE_TOKENS]
 
-    def _share_out(self, budget: int) -> Plan:
+    def _share_out(self, budget: int) -> StepPlan:
         """Split prompt tokens between clients, then by age."""
-        by_client: dict[str, Plan] = {}
+        by_client: dict[str, StepPlan] = {}
         for sequence in self.running:
             if sequence.num_pending > 1:
                 self._take_over(sequence)
@@ -241,7 +205,7 @@ class Scheduler:
         self._turn += 1
         demands = [sum(count for _, count in prompts) for prompts in by_client.values()]
         shares = fair_shares(demands, budget, self._turn)
-        plan: Plan = []
+        plan: StepPlan = []
         for prompts, share in zip(by_client.values(), shares, strict=True):
             for sequence, pending in prompts:
                 count = min(pending, share)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree_inference.engines.base import TokenScores
+from wrinklefree_inference.engines.log_softmax import log_softmax_at
 from wrinklefree_inference.native.core import Core, Floats
 from wrinklefree_inference.native.pages import PAGE_TOKENS, extend_digests, pages_for
 
@@ -29,7 +30,7 @@ def score(core: Core, ids: Sequence[int], start: int) -> TokenScores:
     num_cached = len(pages)
     pages += cache.take(pages_for(len(tokens)) - num_cached)
     logprobs = np.empty(len(ids) - start)
-    is_greedy = np.empty(len(ids) - start, np.bool_)
+    best = np.empty(len(ids) - start, np.int64)
     try:
         for begin in range(num_cached * PAGE_TOKENS, len(tokens), CHUNK_TOKENS):
             end = min(begin + CHUNK_TOKENS, len(tokens))
@@ -37,12 +38,12 @@ def score(core: Core, ids: Sequence[int], start: int) -> TokenScores:
             logits = _forward(core, tokens, pages, begin, end, min(first, end))
             if first < end:
                 part = slice(first + 1 - start, end + 1 - start)
-                logprobs[part], is_greedy[part] = log_softmax_at(logits, targets[first + 1 : end + 1])
+                logprobs[part], best[part] = log_softmax_at(logits, targets[first + 1 : end + 1])
         for index in range(num_cached, len(digests)):
             pages[index] = cache.publish(pages[index], digests[index])
     finally:
         cache.release(pages)
-    return TokenScores(logprobs, is_greedy)
+    return TokenScores(targets[start:], logprobs, best)
 
 
 def _forward(
@@ -56,18 +57,3 @@ def _forward(
         np.array([pages], np.int32),
         np.arange(first - begin, end - begin, dtype=np.int32),
     )
-
-
-def log_softmax_at(
-    logits: Floats, targets: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """log_softmax(logits)[targets] with sums in float64, and whether the target is the greatest.
-
-    `logits` is overwritten.
-    """
-    rows = np.arange(len(targets))
-    is_greedy = logits.argmax(1) == targets
-    logits -= logits.max(1, keepdims=True)
-    own = logits[rows, targets].astype(np.float64)
-    np.exp(logits, out=logits)
-    return own - np.log(logits.sum(1, dtype=np.float64)), is_greedy

@@ -66,11 +66,11 @@ class Worker:
             EngineBusy: As many run and wait as the limits allow.
             EngineError: The worker is closed or has failed.
         """
-        limits = self.core.scheduler.limits
+        queue = self.core.scheduler.queue
         with self._condition:
             self._check_alive()
-            if len(self._active) >= limits.max_running + limits.max_waiting:
-                raise EngineBusy(self._retry_after_s(), limits.max_waiting)
+            if len(self._active) >= queue.max_running + queue.max_waiting:
+                raise EngineBusy(self._retry_after_s(), queue.max_waiting)
             self._active.add(sequence)
             self._arrived.append(sequence)
             self._num_requests += 1
@@ -117,7 +117,7 @@ class Worker:
         return EngineStats(
             running=running,
             waiting=max(0, len(self._active) - running),
-            queue_limit=scheduler.limits.max_waiting,
+            queue_limit=scheduler.queue.max_waiting,
             kv_pages_used=scheduler.cache.num_used,
             kv_pages_cached=scheduler.cache.num_cached,
             kv_pages_total=scheduler.cache.num_pages,
@@ -152,7 +152,7 @@ class Worker:
         if len(times) < 2:
             return unknown
         interval_s = (time.monotonic() - times[0]) / len(times)
-        return min(max(interval_s * self.core.scheduler.limits.max_waiting / 2, least), most)
+        return min(max(interval_s * self.core.scheduler.queue.max_waiting / 2, least), most)
 
     def _run(self) -> None:
         reason = "the engine was closed before the answer was complete"

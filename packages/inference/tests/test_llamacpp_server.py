@@ -15,7 +15,9 @@ import openai
 import pytest
 
 from wrinklefree_inference import EngineError
-from wrinklefree_inference.server import ServerOptions, is_loopback, start_server
+from wrinklefree_inference.addresses import is_loopback
+from wrinklefree_inference.llamacpp.server import start_server
+from wrinklefree_inference.options import ListenOptions, LlamaCppServerOptions, ServedEngineOptions
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,8 @@ def test_no_page_of_another_origin_may_read_answers(server_url: str):
 
 
 def test_key_is_asked_for(small_gguf: Path):
-    server = start_server(ServerOptions(small_gguf, api_key="secret", num_threads=1))
+    listen = ListenOptions(port=0, api_key=["secret"])
+    server = start_server(LlamaCppServerOptions(small_gguf, listen, ServedEngineOptions(num_threads=1)))
     url = f"{server.listening_address}/v1/models"
     assert httpx.get(url).status_code == 401
     assert httpx.get(url, headers={"Authorization": "Bearer secret"}).status_code == 200
@@ -76,12 +79,12 @@ def test_key_is_asked_for(small_gguf: Path):
     ("host", "local"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
 )
-def test_other_hosts_need_a_key(host: str, local: bool, small_gguf: Path):
+def test_other_hosts_need_a_key(host: str, local: bool):
     assert is_loopback(host) is local
-    assert ServerOptions(small_gguf, host=host, api_key="secret").host == host
+    assert ListenOptions(host, api_key=["secret"]).host == host
     if not local:
         with pytest.raises(ValueError, match="set an API key"):
-            ServerOptions(small_gguf, host=host)
+            ListenOptions(host)
 
 
 def test_a_taken_port_is_named(small_gguf: Path):
@@ -90,7 +93,7 @@ def test_a_taken_port_is_named(small_gguf: Path):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(EngineError, match=rf"cannot listen on 127.0.0.1:{port}: Address"):
-            start_server(ServerOptions(small_gguf, port=port))
+            start_server(LlamaCppServerOptions(small_gguf, ListenOptions(port=port)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

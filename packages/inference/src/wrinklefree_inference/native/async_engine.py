@@ -19,14 +19,14 @@ from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import Delta, EngineStats, GenerationRequest
-from wrinklefree_inference.native.scheduler import Limits
 from wrinklefree_inference.native.stream import Channel, TokenStream
 from wrinklefree_inference.native.worker import Delivery, Worker
+from wrinklefree_inference.options import CacheOptions, QueueOptions, ServedEngineOptions
 
 logger = logging.getLogger(__name__)
 
 
-class NativeEngine:
+class AsyncNativeEngine:
     """An `AsyncEngine`. Make and use it in one event loop; `close` it at the end.
 
     Args:
@@ -34,11 +34,13 @@ class NativeEngine:
         model_id: Name that clients use; None takes the model's.
     """
 
-    def __init__(self, model: NativeModel, limits: Limits | None = None, model_id: str | None = None) -> None:
+    def __init__(
+        self, model: NativeModel, queue: QueueOptions | None = None, model_id: str | None = None
+    ) -> None:
         self.model_id = model_id or model.name
         self.created = int(time.time())
         self._model = model
-        self._core = model.new_core(limits)
+        self._core = model.new_core(queue)
         self.context_tokens = self._core.scheduler.context_tokens
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_draining = False
@@ -48,33 +50,14 @@ class NativeEngine:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        *,
-        model_id: str | None = None,
-        max_running: int | None = None,
-        max_waiting: int | None = None,
-        max_batch_tokens: int | None = None,
-        prompt_tokens_beside_streams: int | None = None,
-        **options: Any,
+        cls, path: str | Path, engine: ServedEngineOptions, cache: CacheOptions, queue: QueueOptions
     ) -> Self:
-        """Load a model; None takes the default of `Limits`.
-
-        Args:
-            options: Keywords of `load_native_model`.
+        """Load a model.
 
         Raises:
             EngineError: The model cannot be loaded.
-            ValueError: A limit is impossible.
         """
-        given = {
-            "max_running": max_running,
-            "max_waiting": max_waiting,
-            "max_batch_tokens": max_batch_tokens,
-            "prompt_tokens_beside_streams": prompt_tokens_beside_streams,
-        }
-        limits = Limits(**{name: value for name, value in given.items() if value is not None})
-        return cls(load_native_model(path, **options), limits, model_id)
+        return cls(load_native_model(path, engine, cache), queue, engine.model_id)
 
     def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation in the model's chat template."""

@@ -1,41 +1,19 @@
-"""How much one client may ask for, and reading a body within that."""
+"""Reading a request's body, as much of it and as long as the options allow."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope
 
 from wrinklefree_inference.http.errors import ApiError, ClientLeft
+from wrinklefree_inference.options import HttpOptions
 
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Attributes:
-    body_bytes: Longest request body, whether its length is announced or not.
-    body_timeout_s: Longest time to send it.
-    output_tokens: Longest answer; None leaves it to the context.
-    choices: Most answers (`n` times the number of prompts) of one request.
-    inflight: Most requests between their first and last byte, running, waiting and being read.
-    """
-
-    body_bytes: int = 4 << 20
-    body_timeout_s: float = 30.0
-    output_tokens: int | None = None
-    choices: int = 16
-    inflight: int = 256
-
-    def __post_init__(self) -> None:
-        for name in ("body_bytes", "body_timeout_s", "choices", "inflight"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-
-
-async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
+async def read_body(scope: Scope, receive: Receive, http: HttpOptions) -> bytes:
     """The whole body.
 
     Raises:
@@ -46,25 +24,25 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     pieces: list[bytes] = []
     num_bytes = int(announced) if announced.isdigit() else 0
-    if num_bytes <= limits.body_bytes:
+    if num_bytes <= http.body_bytes:
         num_bytes = 0
         try:
-            async with asyncio.timeout(limits.body_timeout_s):
-                while num_bytes <= limits.body_bytes:
+            async with asyncio.timeout(http.body_timeout_s):
+                while num_bytes <= http.body_bytes:
                     message = await _next(receive)
                     pieces.append(message.get("body", b""))
                     num_bytes += len(pieces[-1])
                     if not message.get("more_body", False):
                         break
         except TimeoutError as error:
-            reason = f"the body took more than {limits.body_timeout_s:g} s to arrive"
+            reason = f"the body took more than {http.body_timeout_s:g} s to arrive"
             raise ApiError(408, reason, code="timeout", headers={"Connection": "close"}) from error
-    if num_bytes > limits.body_bytes:
+    if num_bytes > http.body_bytes:
         pieces.clear()
         await _hear_out(receive)
         raise ApiError(
             413,
-            f"the body is longer than {limits.body_bytes} bytes",
+            f"the body is longer than {http.body_bytes} bytes",
             code="request_too_large",
             headers={"Connection": "close"},
         )

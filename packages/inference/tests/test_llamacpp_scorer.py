@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from wrinklefree_inference import EngineError, Scorer
-from wrinklefree_inference.engines import _llama_api as llama
-from wrinklefree_inference.engines.gguf_scorer import GgufScorer, log_softmax_at
-from wrinklefree_inference.engines.llamacpp import LlamaCppEngine
+from wrinklefree_inference.engines.log_softmax import log_softmax_at
+from wrinklefree_inference.llamacpp import api as llama
+from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
+from wrinklefree_inference.llamacpp.handles import (
+    FLASH_ATTN_WORD,
+    GGML_TYPES,
+    TYPE_K_WORD,
+    ContextOptions,
+    load_model,
+    new_context,
+)
+from wrinklefree_inference.llamacpp.scorer import GgufScorer
 
 TEXT = (
     "The cat sat on the mat, and the dog lay by the fire. In 1905 Albert Einstein published four "
@@ -154,18 +163,59 @@ def test_closed_scorer_says_so(small_gguf: Path):
 
 def test_a_changed_parameter_layout_is_noticed(small_gguf: Path, monkeypatch):
     """As if a release had put another field first."""
-    model = llama.load_model(small_gguf)
+    model = load_model(small_gguf)
     api = llama.library()
     monkeypatch.setattr(api, "llama_n_ubatch", api.llama_n_ctx)
     with pytest.raises(EngineError, match=r"lays out llama_context_params differently"):
-        llama.new_context(model, 512, 64, 1)
+        new_context(model, ContextOptions(512, 64, 1))
     monkeypatch.undo()
     api.llama_model_free(model)
 
 
+@pytest.mark.parametrize("word", [FLASH_ATTN_WORD, TYPE_K_WORD])
+def test_a_moved_cache_type_is_noticed(small_gguf: Path, monkeypatch, word):
+    """As if the type of the cache, or the choice of attention, stood elsewhere."""
+    model, api = load_model(small_gguf), llama.library()
+    params = api.llama_context_default_params()
+    params.words[word] = 7
+    monkeypatch.setattr(api, "llama_context_default_params", lambda: params)
+    with pytest.raises(EngineError, match=r"lays out llama_context_params differently"):
+        new_context(model, ContextOptions(512, 64, 1, cache_type="f32"))
+    monkeypatch.undo()
+    api.llama_model_free(model)
+
+
+def test_a_cache_type_without_effect_is_noticed(small_gguf: Path, monkeypatch):
+    """llama.cpp's log is asked what it made."""
+    model = load_model(small_gguf)
+    monkeypatch.setitem(GGML_TYPES, "f32", GGML_TYPES["f16"])
+    with pytest.raises(EngineError, match=r"asked for a cache with K \(f32\) and V \(f32\)"):
+        new_context(model, ContextOptions(512, 64, 1, cache_type="f32"))
+    llama.library().llama_model_free(model)
+
+
+def test_a_cache_of_f32_is_nearer_to_transformers(small_gguf: Path, small: GgufScorer):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        small_gguf.parent, gguf_file=small_gguf.name, dtype=torch.float32
+    )
+    ids = small.tokenize(TEXT)
+    with torch.no_grad():
+        table = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    expected = table.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+    exact = GgufScorer(small_gguf, 300, num_threads=1, cache_type="f32", flash_attention=False)
+    with exact:
+        errors = [np.abs(s.score(ids).logprobs - expected).max() for s in (exact, small)]
+    assert errors[0] < 1e-4 < errors[1]
+
+
 def test_log_softmax_is_stable_for_large_logits():
-    row = np.array([1000.0, 999.0, -1000.0], dtype=np.float32)
-    assert log_softmax_at(row, 0) == pytest.approx(-np.log1p(np.exp(-1.0)))
+    row = np.array([[1000.0, 999.0, -1000.0]], dtype=np.float32)
+    logprobs, best = log_softmax_at(row, np.array([0]))
+    assert best == [0]
+    assert logprobs[0] == pytest.approx(-np.log1p(np.exp(-1.0)))
 
 
 def test_the_engine_is_a_scorer(engine: LlamaCppEngine):

@@ -21,11 +21,18 @@ from wrinklefree_inference.engines.base import (
     TextStream,
     TokenScores,
 )
-from wrinklefree_inference.engines.gguf_scorer import GgufScorer
 from wrinklefree_inference.engines.openai import OpenAIEngine
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.gguf_file import check_gguf
-from wrinklefree_inference.server import ServerOptions, start_server
+from wrinklefree_inference.llamacpp.gguf_file import check_gguf
+from wrinklefree_inference.llamacpp.scorer import GgufScorer
+from wrinklefree_inference.llamacpp.server import start_server
+from wrinklefree_inference.options import (
+    ClientOptions,
+    EngineOptions,
+    ListenOptions,
+    LlamaCppServerOptions,
+    ServedEngineOptions,
+)
 
 
 class LlamaCppEngine:
@@ -33,18 +40,16 @@ class LlamaCppEngine:
 
     Args:
         path: GGUF file.
-        context_tokens: Longest request with its answer, and longest list of ids to score.
-        num_threads: None takes all cores that this process may use.
+        options: Context (longest request with its answer, and longest list of ids to score) and threads.
 
     Raises:
         EngineError: The file is missing or no GGUF. What llama.cpp itself refuses is raised, with
             its reason, by the first use.
     """
 
-    def __init__(self, path: str | Path, context_tokens: int = 4096, num_threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
         self.path = check_gguf(path)
-        self.context_tokens = context_tokens
-        self.num_threads = num_threads
+        self.options = options or EngineOptions()
         self._server: Any = None
         self._closed = False
 
@@ -88,21 +93,16 @@ class LlamaCppEngine:
     def scorer(self) -> GgufScorer:
         """The scoring half."""
         self._check_open()
-        return GgufScorer(self.path, self.context_tokens, self.num_threads)
+        return GgufScorer(self.path, self.options.context_tokens_or_default, self.options.num_threads)
 
     @cached_property
     def _client(self) -> OpenAIEngine:
         self._check_open()
         key = secrets.token_urlsafe(16)
-        self._server = start_server(
-            ServerOptions(
-                model=self.path,
-                context_tokens=self.context_tokens,
-                num_threads=self.num_threads,
-                api_key=key,
-            )
-        )
-        return OpenAIEngine(self._server.listening_address, api_key=key)
+        listen = ListenOptions(port=0, api_key=[key])
+        engine = ServedEngineOptions(self.options.context_tokens, self.options.num_threads)
+        self._server = start_server(LlamaCppServerOptions(self.path, listen, engine, num_parallel=1))
+        return OpenAIEngine(self._server.listening_address, ClientOptions(api_key=key))
 
     def _check_open(self) -> None:
         if self._closed:

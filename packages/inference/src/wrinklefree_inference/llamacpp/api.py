@@ -5,9 +5,7 @@ never of the prompt. Its shared object exports the whole C API, where one call g
 every position. Only opaque pointers cross this boundary, but for the two parameter structs, which
 change from release to release: they are passed by value as a block larger than any real one
 (by-value structs of this size lie in memory, so a longer block is harmless), filled by llama.cpp's
-own defaults. Only the first four numbers of the context's parameters are ever written, and
-`new_context` reads them back through getters: a changed layout fails at once instead of computing
-something else.
+own defaults; `handles.py` says which of their numbers are written and how they are read back.
 
 Known to work: xllamacpp 2026.10.11549. Source: llama.cpp, include/llama.h.
 """
@@ -24,8 +22,10 @@ from pathlib import Path
 from wrinklefree_inference.errors import EngineError
 
 PROCESS_DECODE = 1  # enum llama_process_type
-LOG_WARNING = 3  # enum ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 continuation
+LOG_INFO, LOG_WARNING = 2, 3  # enum ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 continuation
 LOG_CONTINUATION = 5
+
+KNOWN_RELEASE = "xllamacpp 2026.10.11549"
 
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _pointer = ctypes.c_void_p
@@ -96,7 +96,7 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name, (result, arguments) in _SIGNATURES.items():
         if not hasattr(loaded, name):
-            raise EngineError(f"{path} does not export {name}: use xllamacpp 2026.10.11549")
+            raise EngineError(f"{path} does not export {name}: use {KNOWN_RELEASE}")
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     loaded.llama_backend_init()
@@ -104,14 +104,14 @@ def library() -> ctypes.CDLL:
 
 
 @contextmanager
-def captured_log() -> Iterator[list[str]]:
-    """Collect llama.cpp's warnings and errors (one string a message) instead of printing them."""
+def captured_log(least: int = LOG_WARNING) -> Iterator[list[str]]:
+    """Collect llama.cpp's messages of level `least` and above instead of printing them."""
     api, messages, level = library(), list[str](), 0
 
     def collect(new_level: int, text: bytes, _data: object) -> None:
         nonlocal level
         level = level if new_level == LOG_CONTINUATION else new_level
-        if level >= LOG_WARNING:
+        if level >= least:
             messages.append(text.decode("utf-8", "replace").strip())
 
     callback = LogCallback(collect)
@@ -122,48 +122,3 @@ def captured_log() -> Iterator[list[str]]:
         yield messages
     finally:
         api.llama_log_set(before, data)
-
-
-def load_model(path: Path) -> int:
-    """Handle of the loaded model (free it with llama_model_free).
-
-    Raises:
-        EngineError: llama.cpp refused the file; its reason is in the message.
-    """
-    api = library()
-    with captured_log() as messages:
-        model: int | None = api.llama_model_load_from_file(
-            str(path).encode(), api.llama_model_default_params()
-        )
-    if not model:
-        reasons = [line for line in messages if "error" in line or "invalid" in line]
-        raise EngineError(f"llama.cpp refused {path}: {'; '.join(reasons or messages)}")
-    return model
-
-
-def new_context(
-    model: int, context_tokens: int, batch_tokens: int, num_threads: int, num_sequences: int = 1
-) -> int:
-    """Handle of a context (free it with llama_free); the sequences share its tokens equally.
-
-    Raises:
-        EngineError: llama.cpp refused it (its reason is in the message), or its parameter struct
-            is not laid out as known here.
-    """
-    api, wanted = library(), (context_tokens, batch_tokens, batch_tokens, num_sequences)
-    params = api.llama_context_default_params()
-    params.words[:4] = wanted  # n_ctx, n_batch, n_ubatch, n_seq_max
-    with captured_log() as messages:
-        context: int | None = api.llama_init_from_model(model, params)
-        if context:
-            api.llama_set_n_threads(context, num_threads, num_threads)
-    if not context:
-        raise EngineError(f"llama.cpp made no context of {context_tokens} tokens: {messages}")
-    getters = (api.llama_n_ctx, api.llama_n_batch, api.llama_n_ubatch, api.llama_n_seq_max)
-    if (found := tuple(get(context) for get in getters)) != wanted:
-        api.llama_free(context)
-        raise EngineError(
-            f"this xllamacpp lays out llama_context_params differently: asked for {wanted}, "
-            f"got {found}; use xllamacpp 2026.10.11549"
-        )
-    return context

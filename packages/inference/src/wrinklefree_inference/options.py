@@ -1,0 +1,276 @@
+"""Every option of the engines and servers: its default, its help and its flag stand here, once.
+
+The command line makes these objects (`commands.flags`) and they travel as they are to whoever acts on them.
+Which engine takes which option follows from the types: `SERVERS` in `commands.serve` and `ENGINES` in
+`engines` name the type of each. Fields without a flag are for code alone. Nothing here imports more than
+the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from wrinklefree_inference.addresses import is_loopback
+from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
+
+DEFAULT_CONTEXT_TOKENS = 4096
+ALL_CORES = "All cores if not given."
+
+
+class CacheType(StrEnum):
+    """Numbers of the key-value cache."""
+
+    F16 = "f16"
+    INT8 = "int8"
+
+
+class LogForm(StrEnum):
+    """Form of the log lines."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Makes a field an option of the command line, in its annotation: `Annotated[int, Flag("--port", ...)]`.
+
+    Attributes:
+        minimum, maximum: Bounds of a number.
+        envvar: Variable that gives the value where the flag does not.
+    """
+
+    flag: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    envvar: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Parameter of the command."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model runs in this process; None: see the help."""
+
+    context_tokens: Annotated[
+        int | None,
+        Flag(
+            "--context",
+            f"Longest prompt and answer in tokens; if not given {DEFAULT_CONTEXT_TOKENS}, or the model's.",
+            minimum=16,
+        ),
+    ] = None
+    num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
+
+    @property
+    def context_tokens_or_default(self) -> int:
+        """For engines that do not ask the model."""
+        return self.context_tokens or DEFAULT_CONTEXT_TOKENS
+
+    @property
+    def num_threads_or_all(self) -> int:
+        """All cores that this process may use if not given."""
+        return self.num_threads or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class ServedEngineOptions(EngineOptions):
+    """How a served model runs."""
+
+    model_id: Annotated[str | None, Flag("--model-id", "Id in /v1/models; the file's name if not given.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """How a server is asked.
+
+    Attributes:
+        model: Id of the model; None takes the first one that the server lists.
+        timeout_s: Longest wait for the server's next piece.
+    """
+
+    api_key: Annotated[str | None, Flag("--api-key", "Key of the server.", envvar="WF_API_KEY")] = None
+    model: str | None = None
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The key-value cache of the native engine; `num_pages` decides how large it is."""
+
+    tokens: Annotated[
+        int | None,
+        Flag("--kv-cache-tokens", "Cache for all requests in tokens; 4 contexts if not given.", minimum=32),
+    ] = None
+    gb: Annotated[float | None, Flag("--kv-cache-gb", "The same in GB (1e9 bytes).", minimum=0.001)] = None
+    type: Annotated[CacheType, Flag("--kv-cache-type", "f16, or int8 at half the memory.")] = CacheType.F16
+    contexts: int = 4
+
+    def num_pages(self, context_tokens: int, token_bytes: int) -> int:
+        """Pages of the cache.
+
+        Args:
+            context_tokens: Longest prompt and answer; `contexts` of them fit if no size was given.
+            token_bytes: Of one token's keys and values in all layers.
+
+        Raises:
+            ValueError: Both sizes were given, or the cache holds no page.
+        """
+        if self.tokens is not None and self.gb is not None:
+            raise ValueError(f"give cache_tokens ({self.tokens}) or cache_gb ({self.gb}), not both")
+        tokens = self.contexts * context_tokens if self.tokens is None else self.tokens
+        if self.gb is not None:
+            tokens = int(self.gb * 1e9 / token_bytes)
+        if tokens < PAGE_TOKENS:
+            raise ValueError(f"the key-value cache holds {tokens} tokens, it needs at least {PAGE_TOKENS}")
+        return pages_for(tokens)
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """What one native engine takes on.
+
+    Attributes:
+        max_running: Sequences computed together.
+        max_waiting: Requests beyond those that are refused with `EngineBusy`.
+        max_batch_tokens: Most tokens of one forward pass.
+        prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
+            their next token: it bounds the pause between two tokens of a stream.
+    """
+
+    max_running: Annotated[int, Flag("--max-running", "Requests computed together.", minimum=1)] = 32
+    max_waiting: Annotated[
+        int, Flag("--max-waiting", "Longest queue; beyond it 429 with Retry-After.", minimum=0)
+    ] = 128
+    max_batch_tokens: Annotated[
+        int, Flag("--max-batch-tokens", "Most tokens of one forward pass.", minimum=1)
+    ] = 256
+    prompt_tokens_beside_streams: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_running", "prompt_tokens_beside_streams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_waiting < 0:
+            raise ValueError(f"max_waiting must be 0 or more, got {self.max_waiting}")
+        if self.max_batch_tokens <= self.max_running:
+            raise ValueError(
+                f"max_batch_tokens ({self.max_batch_tokens}) must exceed max_running ({self.max_running}), "
+                "or prompts would not move while all streams run"
+            )
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where a server listens and who may use it."""
+
+    host: Annotated[str, Flag("--host", "Address; other than loopback needs a key.")] = "127.0.0.1"
+    port: Annotated[int, Flag("--port", "0 takes a free one.", minimum=0, maximum=65535)] = 8080
+    api_key: Annotated[
+        list[str] | None,
+        Flag("--api-key", "Key that requests must carry; several may be given.", envvar="WF_API_KEY"),
+    ] = None
+    api_key_file: Annotated[Path | None, Flag("--api-key-file", "File with one key a line.")] = None
+
+    def __post_init__(self) -> None:
+        if not (is_loopback(self.host) or self.api_key or self.api_key_file):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines: set an API key, or listen on 127.0.0.1"
+            )
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """Our HTTP server, in front of an engine or of another server.
+
+    Attributes:
+        body_timeout_s: Longest time to send a request's body.
+        max_inflight: Most requests between their first and last byte, running, waiting and being read.
+    """
+
+    max_body_mb: Annotated[
+        float, Flag("--max-body-mb", "Longest request body (1e6 bytes).", minimum=0.001)
+    ] = 4.0
+    allow_origins: Annotated[
+        list[str] | None,
+        Flag("--allow-origin", "Web page that may call (CORS), https://HOST; several may be given."),
+    ] = None
+    shutdown_timeout_s: Annotated[
+        float, Flag("--shutdown-timeout", "Seconds for running answers to end.", minimum=0)
+    ] = 30.0
+    log_format: Annotated[LogForm, Flag("--log-format", "Form of the log.")] = LogForm.TEXT
+    body_timeout_s: float = 30.0
+    max_inflight: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("max_body_mb", "body_timeout_s", "max_inflight"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def body_bytes(self) -> int:
+        """Longest body, whether its length is announced or not."""
+        return round(self.max_body_mb * 1e6)
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How much one client may ask for; max_output_tokens None leaves it to the context."""
+
+    max_output_tokens: Annotated[
+        int | None,
+        Flag(
+            "--max-output-tokens",
+            "Longest answer that may be asked for; all that fits if not given.",
+            minimum=1,
+        ),
+    ] = None
+    max_choices: Annotated[
+        int, Flag("--max-choices", "Most answers (n x prompts) of a request.", minimum=1)
+    ] = 16
+
+
+@dataclass(frozen=True)
+class NativeServerOptions:
+    """`serve --engine native`."""
+
+    model: str | Path
+    listen: ListenOptions = field(default_factory=ListenOptions)
+    engine: ServedEngineOptions = field(default_factory=ServedEngineOptions)
+    cache: CacheOptions = field(default_factory=CacheOptions)
+    queue: QueueOptions = field(default_factory=QueueOptions)
+    answers: AnswerOptions = field(default_factory=AnswerOptions)
+    http: HttpOptions = field(default_factory=HttpOptions)
+
+
+@dataclass(frozen=True)
+class LlamaCppServerOptions:
+    """`serve --engine llamacpp`; context tokens are those of each of `num_parallel` requests."""
+
+    model: str | Path
+    listen: ListenOptions = field(default_factory=ListenOptions)
+    engine: ServedEngineOptions = field(default_factory=ServedEngineOptions)
+    num_parallel: Annotated[int, Flag("--parallel", "Requests answered at the same time.", minimum=1)] = 2
+    web_ui: Annotated[bool, Flag("--web-ui", "Its own chat page at /.")] = False
+
+
+@dataclass(frozen=True)
+class ProxyOptions:
+    """`serve --engine openai`: `model` is the URL of the server behind."""
+
+    model: str
+    listen: ListenOptions = field(default_factory=ListenOptions)
+    http: HttpOptions = field(default_factory=HttpOptions)
+    upstream_api_key: Annotated[
+        str | None, Flag("--upstream-api-key", "Key of the server behind.", envvar="WF_UPSTREAM_API_KEY")
+    ] = None
