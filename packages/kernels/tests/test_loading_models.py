@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 import ternary_kernels as tk
 from ternary_kernels.loading import load_model
 from wf_formats.errors import LoadError
+from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.gguf import TensorType, open_gguf
 from wf_formats.models import open_model
-from wf_formats.models.parts import MATRICES, VECTORS
 
 HF_NAMES = {
     "q": "self_attn.q_proj",

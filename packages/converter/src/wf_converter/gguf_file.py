@@ -1,7 +1,7 @@
-"""Reads a GGUF file back: the hardened reader of ternary_kernels, its errors as this package's.
+"""Reads a GGUF file back: the hardened reader of wf_formats, its errors as this package's.
 
 gguf-py 0.19 has a reader too, but it refuses files with a tensor type that it does not know, and Q2_0
-is one. The blocks are decoded by code that shares nothing with the encoders of blocks.py.
+is one. Decoders share nothing with the encoders but the layout that they state.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from ternary_kernels.memory import trim_heap
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.errors import LoadError
+from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.matrix import NumpyMatrix, check_scales
 from wf_formats.models import ModelFile, open_model
-from wf_formats.models.parts import MATRICES, VECTORS
 
 
 def assemble(source: ModelFile) -> ModelWeights:
