@@ -12,13 +12,14 @@ import numpy as np
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
 
+from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import gguf_architecture, write_hyperparameters
 from wf_converter.gguf_plan import AUTO, TensorPlan, export_type, plan_tensors
 from wf_converter.source import Source, open_source
-from wf_converter.tokenizer import GgufTokenizer, read_tokenizer
 from wf_formats.atomic import atomic_file
 from wf_formats.families.block import HF_HEAD
 from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
 
 QUANTIZATION_VERSION = 2
 
@@ -111,9 +112,16 @@ def prepare_gguf(
         source=source,
         architecture=arch.name,
         tensors=plan_tensors(source, arch, wanted, embeddings),
-        tokenizer=read_tokenizer(source.folder, source.config["vocab_size"]),
+        tokenizer=_tokenizer(source),
         license=license_name or source.license,
     )
+
+
+def _tokenizer(source: Source) -> GgufTokenizer:
+    try:
+        return gguf_tokenizer(source.folder, source.config["vocab_size"])
+    except TokenizerError as error:
+        raise ExportError(str(error)) from error
 
 
 def size_label(source: Source) -> str:
