@@ -19,9 +19,10 @@ import transformers
 from safetensors import safe_open
 
 import bitnet_arch
+from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.errors import ExportError
 from wf_formats.families.block import BLOCK_LINEARS
-from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
+from wf_formats.matrix import NumpyMatrix
 from wf_formats.packaged import PACKAGED_MODEL
 
 PACKAGED_LICENSE = "apache-2.0"
@@ -117,8 +118,7 @@ class Source:
 
     def ternary(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
-        codes, scales = bitnet_arch.ternary_codes_and_scales(self.torch_tensor(name), self.scheme)
-        return QuantizedMatrix(codes.numpy(), scales.numpy())
+        return quantize_master(self.tensor(name), str(self.scheme))
 
 
 def open_source(folder: Path | str) -> Source:

@@ -1,7 +1,7 @@
 """config.json of a Hugging Face folder -> DecoderConfig and how the ternary matrices are stored.
 
     quantization_config              ternary matrices
-    wrinklefree                      float master weights, quantized here (training checkpoints)
+    wrinklefree                      float master weights (training checkpoints)
     wrinklefree_packed               uint8 [out, in / 4], 4 codes a byte along the inputs, scale per group
     bitnet, quantization_mode online float master weights, one scale per matrix (training checkpoints)
     bitnet, offline                  uint8 [out / 4, in], 4 codes a byte by row blocks; weight_scale is
@@ -49,6 +49,11 @@ class Quantization:
     """SubLN in a model type that has none by itself."""
     log2_floors: Mapping[str, int] | None = None
     """Exponents k of the SubLN floors that are not in the weights yet, by the name of the linear."""
+
+    @property
+    def scheme(self) -> str:
+        """`tensor` or `group<size>`."""
+        return "tensor" if self.group_size is None else f"group{self.group_size}"
 
 
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:

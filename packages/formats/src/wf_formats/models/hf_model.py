@@ -28,7 +28,7 @@ from wf_formats.families.block import (
 )
 from wf_formats.gguf.codecs import FOUR_CODES
 from wf_formats.json_file import read_json
-from wf_formats.matrix import NumpyMatrix
+from wf_formats.matrix import NumpyMatrix, check_scales
 from wf_formats.models.completeness import check_layers, check_tensors
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.hf_config import (
@@ -39,7 +39,8 @@ from wf_formats.models.hf_config import (
     read_quantization,
 )
 from wf_formats.models.hf_tensors import expected_tensors
-from wf_formats.models.recognition import from_blocks, from_master, from_values
+from wf_formats.models.recognition import from_blocks, from_values
+from wf_formats.models.source import MasterQuantizer
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
 
 META_FILE = "wrinklefree.json"
@@ -56,6 +57,7 @@ class HfModel:
     is_tied: bool
     folded: Mapping[str, int]
     """Floor exponents that the stored master weights have in them, by the name of the linear behind."""
+    quantize_master: MasterQuantizer | None
 
     def embedding(self) -> NumpyMatrix:
         return self._groups(HF_EMBEDDING)
@@ -93,11 +95,7 @@ class HfModel:
         described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
         match self.quantization.storage:
             case Storage.MASTER:
-                # Quantized as in memory, where the floor is not folded in: the clamp of the mean counts.
-                unfold = np.float32(2.0**folded)
-                rows = self.tensors.rows
-                size = self.quantization.group_size
-                return from_master(described, lambda part: rows(name, part) * unfold, shape, size)
+                return self._quantized(described, name, folded)
             case Storage.PACKED_INPUTS:
                 packed = self._packed(name)
                 codes = FOUR_CODES[packed].view(np.int8).reshape(shape)
@@ -107,6 +105,13 @@ class HfModel:
                 return from_blocks(described, _unpack_row_blocks(self._packed(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
+
+    def _quantized(self, described: str, name: str, folded: int) -> NumpyMatrix:
+        assert self.quantize_master is not None, "checked when the folder was opened"
+        # Quantized as in memory, where the floor is not folded in: the clamp of the mean counts.
+        weight = self.tensors.rows(name, slice(None)) * np.float32(2.0**folded)
+        check_scales(f"{described}: values", weight)
+        return self.quantize_master(weight, self.quantization.scheme)
 
     def _packed(self, name: str) -> np.ndarray:
         if self.tensors.dtype(name) != "U8":
@@ -128,7 +133,7 @@ class HfModel:
         return result
 
 
-def open_hf_model(folder: Path) -> HfModel:
+def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) -> HfModel:
     """Checks configuration and tensors of a folder.
 
     Raises:
@@ -136,6 +141,11 @@ def open_hf_model(folder: Path) -> HfModel:
     """
     settings = read_json(folder / "config.json")
     config, quantization = read_config(settings), read_quantization(settings)
+    if quantization.storage is Storage.MASTER and quantize_master is None:
+        raise LoadError(
+            "the folder holds float master weights (a training checkpoint): pass "
+            "quantize_master=bitnet_arch.master_quantizer.quantize_master, or export it first"
+        )
     tensors = open_folder(folder)
     is_tied = _is_tied(settings, tensors)
     found = {name: shape for name, shape in tensors.shapes.items() if not _has_no_effect(name, is_tied)}
@@ -146,7 +156,7 @@ def open_hf_model(folder: Path) -> HfModel:
     for name in [*folded, *(quantization.log2_floors or {})]:
         if name not in {consumer(i, part) for i in range(config.num_layers) for part in PRODUCERS}:
             raise LoadError(f"sub_norm_log2_floor names {name!r}, which the model does not have")
-    return HfModel(folder, tensors, config, quantization, is_tied, folded)
+    return HfModel(folder, tensors, config, quantization, is_tied, folded, quantize_master)
 
 
 def _has_no_effect(name: str, is_tied: bool) -> bool:

@@ -28,7 +28,7 @@ def expected_tensors(
         family: says which parts there are besides the common ones.
 
     Raises:
-        LoadError: a packed matrix cannot have its shape.
+        LoadError: a matrix cannot have its shape with this quantization.
     """
     own = quantization.has_sub_norms
     vectors = [*NORMS, *family.extras, *(SUB_NORMS if own and not family.has_sub_norms else ())]
@@ -48,12 +48,10 @@ def expected_tensors(
 def _stored_shapes(config: DecoderConfig, quantization: Quantization, layer: int, part: str) -> Shapes:
     rows, columns = part_shape(config, part)
     name = hf_name(layer, part)
+    if quantization.group_size is not None and columns % quantization.group_size:
+        raise LoadError(f"{name}: rows of {columns} do not divide into groups of {quantization.group_size}")
     if quantization.storage is Storage.PACKED_INPUTS:
         assert quantization.group_size is not None
-        if columns % quantization.group_size:
-            raise LoadError(
-                f"{name}: rows of {columns} do not divide into groups of {quantization.group_size}"
-            )
         return {name: (rows, columns // 4), f"{name}_scale": (rows, columns // quantization.group_size)}
     if quantization.storage is Storage.PACKED_ROWS:
         if rows % 4:
