@@ -28,15 +28,14 @@ def pre_tokenizer(kind: str):
     """The splitting rule of a model family, built as transformers builds it."""
     from tokenizers import Regex, pre_tokenizers
 
-    from wf_converter.tokenizer import PRE_OF_REGEX
+    from wf_formats.tokenizer.rules import rule_named
 
     if kind == "gpt-2":
         return pre_tokenizers.ByteLevel(add_prefix_space=False)
     if kind == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    regex = next(regex for regex, name in PRE_OF_REGEX.items() if name == kind)
-    split = pre_tokenizers.Split(Regex(regex), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(rule_named(kind).regex), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([split, byte_level])
 

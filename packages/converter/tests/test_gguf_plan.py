@@ -2,7 +2,6 @@
 
 import pytest
 
-from wf_converter.blocks import TernaryType
 from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.gguf_plan import choose_type, gguf_name
@@ -13,7 +12,7 @@ from wf_converter.gguf_plan import choose_type, gguf_name
     [(512, False, "tq2_0"), (576, False, "q4_0"), (512, True, "q4_0"), (100, False, "f16")],
 )
 def test_auto_takes_the_fastest_exact_type(columns, grouped, kind):
-    assert choose_type("w", columns, grouped, "auto")[0] == kind
+    assert choose_type("w", columns, grouped, "auto")[0].label == kind
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,8 @@ def test_choice_per_tensor(checkpoint):
     overrides = {"intermediate_size": 512}
     plan = prepare_gguf(checkpoint("llama-tensor-192", **overrides)).tensors
     types = {tensor.name: tensor.type_name for tensor in plan}
-    assert types["blk.0.ffn_down.weight"] == TernaryType.TQ2_0
-    assert types["blk.0.attn_q.weight"] == TernaryType.Q4_0
+    assert types["blk.0.ffn_down.weight"] == "tq2_0"
+    assert types["blk.0.attn_q.weight"] == "q4_0"
     assert types["blk.0.attn_q.scale"] == "f32"
 
 

@@ -68,10 +68,10 @@ def test_log_probs_tell_the_size_of_a_scale_error(
 
 
 def test_unpermuted_rows_are_caught_by_codes_and_log_probs(checkpoint, ids, tmp_path, monkeypatch):
-    from wf_converter.gguf_arch import GgufArchitecture
+    from wf_converter import gguf_plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(GgufArchitecture, "permute_rows", lambda self, name, array, source: array)
+        patch.setattr(gguf_plan, "permute_rows", lambda arch, name, array, source: array)
         prepare_gguf(checkpoint("llama-group64")).write(tmp_path / "wrong.gguf")
     found = verify(checkpoint("llama-group64"), tmp_path / "wrong.gguf", ids)
     assert found.weights.num_wrong_codes > 1000

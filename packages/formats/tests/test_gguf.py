@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wf_formats.gguf import GgufError, TensorType, open_gguf
-from wf_formats.gguf.blocks import GROUP_SIZES, codes_and_scales, values
+from wf_formats.gguf.blocks import codes_and_scales, values
+from wf_formats.gguf.codecs import GROUP_SIZES
 
 STRING, ARRAY, U32, BOOL = 8, 9, 4, 7
 HALF_POSITIONS = {

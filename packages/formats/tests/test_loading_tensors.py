@@ -11,7 +11,7 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.matrix import QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
-from wf_formats.models.recognition import from_blocks, from_master, from_values
+from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.rope import scaled_frequencies
 
 
@@ -125,31 +125,8 @@ def test_scales_must_be_finite(wrong):
     values = np.full((1, 64), wrong, np.float32)
     with pytest.raises(LoadError, match="w: values"):
         from_values("w", lambda part: values[part], values.shape)
-    with pytest.raises(LoadError, match="w: mean"):
-        from_master("w", lambda part: values[part], values.shape, None)
     with pytest.raises(LoadError, match="w: values"):
         quantize_rows("w", lambda part: values[part], values.shape)
-
-
-@pytest.mark.parametrize("scheme", ["tensor", "group64", "group128"])
-@pytest.mark.parametrize("size", [1.0, 1e-7])
-def test_master_weights_are_quantized_as_bitnet_arch_does(scheme, size):
-    import torch
-
-    import bitnet_arch
-
-    weight = (np.random.default_rng(6).normal(size=(301, 384)) * size).astype(np.float32)
-    weight[7] = 0
-    parsed = bitnet_arch.WeightScheme.parse(scheme)
-    codes, scales = bitnet_arch.ternary_codes_and_scales(torch.from_numpy(weight), parsed)
-    found = from_master("w", lambda part: weight[part].copy(), weight.shape, parsed.group_size)
-    np.testing.assert_array_equal(found.codes, codes.numpy())
-    np.testing.assert_allclose(found.scales, scales.numpy(), rtol=3e-7)
-
-
-def test_master_rows_must_divide():
-    with pytest.raises(LoadError, match="rows of 96 weights do not divide into groups of 64"):
-        from_master("w", lambda part: np.ones((1, 96), np.float32), (1, 96), 64)
 
 
 @pytest.mark.parametrize(("columns", "group"), [(96, 32), (48, 16)])

@@ -217,6 +217,13 @@ def randomize(model: Any, seed: int = 1) -> None:
             parameter.copy_(1 + 0.2 * noise if "norm" in name else 0.1 * noise)
 
 
+def load_master(folder: Path) -> tk.ModelWeights:
+    """A training checkpoint, packed; bitnet_arch (and torch) are imported for tests that need them."""
+    from bitnet_arch.master_quantizer import quantize_master
+
+    return load_model(folder, quantize_master)
+
+
 def convert_and_pin(model: Any, scheme: str, calibration_ids: Any, folder: Path) -> TinyModel:
     """Converts a dense model by bitnet_arch, saves it, and loads it packed."""
     import bitnet_arch
@@ -224,7 +231,7 @@ def convert_and_pin(model: Any, scheme: str, calibration_ids: Any, folder: Path)
     config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse(scheme))
     bitnet_arch.convert(model.eval(), config, calibration_ids)
     bitnet_arch.save_checkpoint(model, None, folder, {"stage": "stage2"})
-    weights = load_model(folder)
+    weights = load_master(folder)
     return TinyModel(weights, pin_to_packed(model, weights))
 
 
@@ -257,7 +264,7 @@ def make_bitnet(activation: str, folder: Path, **overrides: Any) -> TinyModel:
         "quantization_mode": "online",
     }
     (folder / "config.json").write_text(json.dumps(written))
-    weights = load_model(folder)
+    weights = load_master(folder)
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     return TinyModel(weights, pin_to_packed(reference, weights))
 

@@ -15,11 +15,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ternary_kernels as tk
+from bitnet_arch.master_quantizer import quantize_master
 from ternary_kernels.loading import load_model
 from wf_formats.errors import LoadError
+from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.gguf import TensorType, open_gguf
 from wf_formats.models import open_model
-from wf_formats.models.parts import MATRICES, VECTORS
 
 HF_NAMES = {
     "q": "self_attn.q_proj",
@@ -150,14 +151,14 @@ def expected_values(folder: Path) -> tuple[Matrices, dict[str, np.ndarray]]:
     ("name", "kind"), [(name, kind) for name, kinds in EXPORTS.items() for kind in kinds]
 )
 def test_codes_and_scales_are_those_of_training(name, kind, exported, checkpoint):
-    model = open_model(exported(name, kind))
+    model = open_model(exported(name, kind), quantize_master)
     matrices, state = expected_values(checkpoint(name))
     rounded = 2.0**-11 if kind in ("auto", "q2_0", "q4_0", "f16") and "group" in name else 3e-7
     for (layer, part), (codes, values) in matrices.items():
         found = model.matrix(layer, part)
         assert found.granularity == CASES[name][1]
         np.testing.assert_array_equal(found.codes, codes)
-        np.testing.assert_allclose(found.values(), values, rtol=rounded)
+        np.testing.assert_allclose(found.values(), values, rtol=0 if kind == "checkpoint" else rounded)
     assert (model.head() is None) == ("untied" not in name)
     for tensor, key in ((model.embedding(), "model.embed_tokens.weight"), (model.head(), "lm_head.weight")):
         if tensor is not None:
@@ -190,9 +191,9 @@ def check_vectors(model: Any, state: dict[str, np.ndarray], tolerance: float) ->
 
 def test_configuration_is_the_same_in_all_formats(exported):
     for name in ("llama-group64", "qwen3-group64", "llama-tensor"):
-        expected = open_model(exported(name, "checkpoint")).config
+        expected = open_model(exported(name, "checkpoint"), quantize_master).config
         for kind in ("q4_0", "bitlinear"):
-            found = open_model(exported(name, kind)).config
+            found = open_model(exported(name, kind), quantize_master).config
             frequencies = found.rope_inverse_frequencies
             np.testing.assert_allclose(frequencies, expected.rope_inverse_frequencies, rtol=3e-7)
             assert {**vars(found), "rope_inverse_frequencies": 0, "rms_norm_eps": 0} == {
@@ -206,7 +207,7 @@ def test_configuration_is_the_same_in_all_formats(exported):
 @pytest.mark.parametrize("name", ["llama-tensor", "llama-group64-untied", "qwen2-group128"])
 def test_packed_matrices_hold_what_was_loaded(name, exported):
     path = exported(name, "auto")
-    packed, model = load_model(path), open_model(path)
+    packed, model = load_model(path, quantize_master), open_model(path, quantize_master)
     for index, layer in enumerate(packed.layers):
         for part in MATRICES:
             codes, _ = getattr(layer, part).unpack()
@@ -285,7 +286,7 @@ def test_gguf_settings_that_are_not_supported(case, exported, tmp_path):
     keys, message = KEY_REFUSALS[case]
     path = rewrite(exported("llama-group64", "q4_0"), tmp_path / "m.gguf", keys)
     with pytest.raises(LoadError, match=message):
-        open_model(path)
+        open_model(path, quantize_master)
 
 
 def test_gguf_settings_without_effect_are_accepted(exported, tmp_path):
@@ -317,19 +318,19 @@ def test_gguf_tensors_that_are_not_supported(case, exported, tmp_path):
     tensors, message = TENSOR_REFUSALS[case]
     path = rewrite(exported("llama-group64", "q4_0"), tmp_path / "m.gguf", tensors=tensors)
     with pytest.raises(LoadError, match=message):
-        load_model(path)
+        load_model(path, quantize_master)
 
 
 def test_another_architecture_is_refused(exported, tmp_path):
     path = rewrite(exported("llama-group64", "q4_0"), tmp_path / "m.gguf", arch="gemma")
     with pytest.raises(LoadError, match="'gemma' is not supported; supported are llama"):
-        open_model(path)
+        open_model(path, quantize_master)
 
 
 def test_a_dense_model_is_refused_with_a_remedy(packaged_gguf, packaged_model_dir):
     for path in (packaged_gguf, packaged_model_dir):
         with pytest.raises(LoadError, match=r"q4_1|not ternary") as caught:
-            load_model(path)
+            load_model(path, quantize_master)
         assert "convert" in str(caught.value)
 
 
@@ -352,7 +353,7 @@ def test_i2_s_files_of_bitnet_cpp(exported, tmp_path):
     head = b"GGUF" + struct.pack("<IQQ", 3, len(names), *struct.unpack("<Q", data[16:24]))
     head += data[24:keys_end] + b"".join(table)
     path.write_bytes(head + bytes(-len(head) % 32) + b"".join(blobs))
-    found = open_model(path)
+    found = open_model(path, quantize_master)
     assert found.config.activation == "relu2"
     for layer in range(2):
         for part in MATRICES:
@@ -426,7 +427,7 @@ def test_folders_that_are_not_supported(case, checkpoint, tmp_path):
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(LoadError, match=message):
-        load_model(folder)
+        load_model(folder, quantize_master)
 
 
 def edited(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
@@ -436,14 +437,32 @@ def edited(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Pat
     return folder
 
 
+def test_master_weights_need_a_quantizer(checkpoint):
+    with pytest.raises(LoadError, match=r"quantize_master=bitnet_arch\.master_quantizer.*or export it first"):
+        load_model(checkpoint("llama-tensor"))
+
+
+def test_master_weights_must_be_finite_and_divide(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("llama-tensor-192"), tmp_path / "m")
+    name = "model.layers.1.mlp.up_proj.weight"
+    edited(folder, lambda tensors: tensors[name].__setitem__((3, 5), np.nan))
+    with pytest.raises(LoadError, match=r"mlp\.up_proj\.weight \(F32\): values: a scale is nan"):
+        load_model(folder, quantize_master)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "wrinklefree", "scheme": "group128"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match="rows of 192 do not divide into groups of 128"):
+        open_model(folder, quantize_master)
+
+
 def test_tied_heads_must_be_the_embedding(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("llama-group64"), tmp_path / "m")
     same = "model.embed_tokens.weight"
     edited(folder, lambda tensors: tensors.update({"lm_head.weight": tensors[same].copy()}))
-    assert open_model(folder).head() is None
+    assert open_model(folder, quantize_master).head() is None
     edited(folder, lambda tensors: tensors["lm_head.weight"].__setitem__((0, 0), 9))
     with pytest.raises(LoadError, match=r"lm_head\.weight differs"):
-        open_model(folder)
+        open_model(folder, quantize_master)
 
 
 def test_scales_of_packed_folders_must_be_usable(exported, tmp_path):
@@ -451,7 +470,7 @@ def test_scales_of_packed_folders_must_be_usable(exported, tmp_path):
     folder = shutil.copytree(exported("llama-tensor", "bitlinear"), tmp_path / "m")
     edited(folder, lambda tensors: tensors[name].fill(0))
     with pytest.raises(LoadError, match="a scale is inf"):
-        load_model(folder)
+        load_model(folder, quantize_master)
 
 
 def test_a_missing_config_is_named(tmp_path):

@@ -1,6 +1,6 @@
 """Between a model in memory and the tensors and config of its folder.
 
-Family A (Llama-like, SubLN, scale per tensor) becomes transformers' `bitnet` architecture. It knows
+Family A (Llama-like, SubLN, one scale per matrix) becomes transformers' `bitnet` architecture. It knows
 one eps, so each floor 2^k (subln.py) is folded into the linear that feeds the norm: v_proj and
 up_proj are stored divided by 2^k, which is exact, and multiplied again on loading.
 """
@@ -11,10 +11,12 @@ import re
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import BitNetConfig, LlamaConfig
+from transformers import CONFIG_MAPPING, BitNetConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from bitnet_arch.families import SUB_NORM_SITES
 from bitnet_arch.hf import WrinkleFreeConfig
+from wf_formats.families import family_of
+from wf_formats.families.block import SUB_NORM_SITES
 
 BITNET_QUANTIZATION = {
     "quant_method": "bitnet",
@@ -23,11 +25,7 @@ BITNET_QUANTIZATION = {
     "modules_to_not_convert": ["lm_head"],
     "use_rms_norm": False,
 }
-_SUB_NORM_NAMES = {
-    "self_attn.o_proj.sub_norm": "self_attn.attn_sub_norm",
-    "mlp.down_proj.sub_norm": "mlp.ffn_sub_norm",
-}
-_LLAMA_ONLY = ("head_dim", "mlp_bias", "pretraining_tp", "quantization_config")
+_NOT_IN_BITNET = ("head_dim", "mlp_bias", "pretraining_tp", "quantization_config")
 _CONFIG_ONLY = ("model_type", "architectures", "transformers_version")
 
 
@@ -60,13 +58,15 @@ def from_disk(
     in_memory = WrinkleFreeConfig(
         conversion["scheme"], conversion["sub_norm"], conversion["sub_norm_log2_floor"]
     )
-    return _llama_config(config, in_memory), _rename(_fold(state, in_memory, +1), inverse=True)
+    in_memory_config = _dense_config(config, conversion["model_type"], in_memory)
+    return in_memory_config, _rename(_fold(state, in_memory, +1), inverse=True)
 
 
 def why_not_stock_bitnet(config: Any) -> str | None:
     """Why a converted model cannot be stored as stock `BitNetForCausalLM`; None if it can."""
     conversion = config.quantization_config
-    if config.model_type != "llama":
+    family = family_of(config.model_type)
+    if not family.becomes_bitnet:
         return f"the architecture {config.model_type!r} has no bitnet counterpart"
     if conversion.scheme != "tensor":
         return f"the weight scheme is {conversion.scheme!r}; bitnet knows one scale per tensor"
@@ -77,16 +77,16 @@ def why_not_stock_bitnet(config: Any) -> str | None:
             f"{config.num_attention_heads} heads of {config.head_dim} are not the hidden size "
             f"{config.hidden_size}"
         )
-    if config.mlp_bias:
+    if getattr(config, "mlp_bias", False):
         return "the feed-forward linears have biases"
-    return None
+    return family.short_window(config.to_dict())
 
 
-def _bitnet_config(config: LlamaConfig) -> BitNetConfig:
+def _bitnet_config(config: PretrainedConfig) -> BitNetConfig:
     shared = {
         key: value
         for key, value in config.to_dict().items()
-        if key not in _LLAMA_ONLY and key not in _CONFIG_ONLY
+        if key not in _NOT_IN_BITNET and key not in _CONFIG_ONLY
     }
     bitnet = BitNetConfig(**shared)
     bitnet.architectures = ["BitNetForCausalLM"]
@@ -94,20 +94,21 @@ def _bitnet_config(config: LlamaConfig) -> BitNetConfig:
     return bitnet
 
 
-def _llama_config(config: BitNetConfig, conversion: WrinkleFreeConfig) -> LlamaConfig:
+def _dense_config(config: BitNetConfig, model_type: str, conversion: WrinkleFreeConfig) -> PretrainedConfig:
     shared = {
         key: value
         for key, value in config.to_dict().items()
         if key not in _CONFIG_ONLY and key != "quantization_config"
     }
-    llama = LlamaConfig(**shared)
-    llama.architectures = ["LlamaForCausalLM"]
-    llama.quantization_config = conversion.to_dict()  # as read from a config.json
-    return llama
+    dense = CONFIG_MAPPING[model_type](**shared)
+    dense.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]]
+    dense.quantization_config = conversion.to_dict()  # as read from a config.json
+    return dense
 
 
 def _rename(state: dict[str, Tensor], *, inverse: bool) -> dict[str, Tensor]:
-    pairs = [(b, a) if inverse else (a, b) for a, b in _SUB_NORM_NAMES.items()]
+    names = [(site.own_norm, site.stock_norm) for site in SUB_NORM_SITES]
+    pairs = [(stock, own) if inverse else (own, stock) for own, stock in names]
 
     def rename(name: str) -> str:
         for old, new in pairs:

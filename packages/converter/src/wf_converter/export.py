@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -15,12 +14,14 @@ from rich.table import Table
 
 from wf_converter.errors import ExportError
 from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE, MIN_TOKENS
+from wf_formats.gguf.codecs import EXPORT_TYPES
 
 if TYPE_CHECKING:
     from wf_converter.gguf_export import GgufExport
     from wf_converter.hf_export import HfExport
     from wf_converter.verify import Verification
 
+EXPORT_TYPE_NAMES = ", ".join(kind.label for kind in EXPORT_TYPES)
 console = Console(stderr=True)
 
 
@@ -36,7 +37,7 @@ def export(
     output: Annotated[Path, typer.Option(help="GGUF file or folder to write.")],
     format: Annotated[Format, typer.Option(help="gguf (llama.cpp) or hf (transformers).")] = Format.GGUF,
     type: Annotated[
-        str, typer.Option(help="gguf: auto, tq1_0, tq2_0, q2_0, q4_0 or f16 for ternary matrices.")
+        str, typer.Option(help=f"gguf: auto or {EXPORT_TYPE_NAMES} for ternary matrices.")
     ] = "auto",
     embeddings: Annotated[str, typer.Option(help="gguf: f16 or q8_0.")] = "f16",
     linear_class: Annotated[
@@ -134,7 +135,7 @@ def gguf_table(prepared: GgufExport) -> Table:
         kind = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else tensor.name
         if tensor.type_name == "f32":
             kind = "norms, scales, biases"
-        key = (kind, str(tensor.type_name), tensor.reason)
+        key = (kind, tensor.type_name, tensor.reason)
         groups.setdefault(key, []).append(tensor.num_bytes)
     table = Table(title=f"GGUF, architecture {prepared.architecture}")
     for column, justify in (("tensors", "left"), ("type", "left"), ("number", "right")):

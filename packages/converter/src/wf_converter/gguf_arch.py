@@ -5,59 +5,55 @@
     Llama-like without SubLN        llama    no         permuted      optional      tied or not
     Qwen 2.5 / Qwen 3 without SubLN qwen2/3  no         as they are   q, k, v / no  tied or not
 
-llama.cpp rotates neighbouring pairs (NORM) in arch llama, halves (NEOX, like transformers) in the
-others. Weights go out with unit blocks and an fp32 `.scale` tensor where one scale covers the matrix;
-group scales live in the blocks.
+What an architecture has is said in wf_formats.families. llama.cpp rotates neighbouring pairs (NORM) in
+arch llama, halves (NEOX, like transformers) in the others. Weights go out with unit blocks and an fp32
+`.scale` tensor where one scale covers the matrix; group scales live in the blocks.
 """
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
 
 import numpy as np
 from gguf import GGUFWriter
 
 from wf_converter.errors import ExportError
 from wf_converter.source import Source
+from wf_formats.families import FAMILIES, GgufArch
+from wf_formats.families.block import HF_STEMS
 
 HF_ALTERNATIVE = "alternative: --format hf"
 
 
-@dataclass(frozen=True)
-class GgufArchitecture:
-    """A llama.cpp architecture as it applies to one checkpoint."""
+def write_hyperparameters(writer: GGUFWriter, source: Source) -> None:
+    """Adds the keys of the architecture."""
+    config = source.config
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(_kv_heads(source))
+    writer.add_key_length(source.head_dim)
+    writer.add_value_length(source.head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(source.rope["rope_theta"])
+    writer.add_rope_dimension_count(source.head_dim)
 
-    name: str
-    permutes_rope: bool
-    """Whether q and k rows are reordered for NORM rotation."""
 
-    def write(self, writer: GGUFWriter, source: Source) -> None:
-        """Adds the hyperparameters."""
-        config = source.config
-        writer.add_vocab_size(config["vocab_size"])
-        writer.add_context_length(config["max_position_embeddings"])
-        writer.add_embedding_length(config["hidden_size"])
-        writer.add_block_count(config["num_hidden_layers"])
-        writer.add_feed_forward_length(config["intermediate_size"])
-        writer.add_head_count(config["num_attention_heads"])
-        writer.add_head_count_kv(_kv_heads(source))
-        writer.add_key_length(source.head_dim)
-        writer.add_value_length(source.head_dim)
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        writer.add_rope_freq_base(source.rope["rope_theta"])
-        writer.add_rope_dimension_count(source.head_dim)
+def permute_rows(arch: GgufArch, name: str, array: np.ndarray, source: Source) -> np.ndarray:
+    """Rows (of codes, scales, weights or biases) in the order of an architecture's rotation.
 
-    def permute_rows(self, name: str, array: np.ndarray, source: Source) -> np.ndarray:
-        """Rows (of codes, scales, weights or biases) in the order of this architecture's rotation."""
-        if not self.permutes_rope or ".self_attn." not in name:
-            return array
-        projection = name.split(".self_attn.")[1].split(".")[0]
-        if projection == "q_proj":
-            return permute_rope(array, source.config["num_attention_heads"])
-        if projection == "k_proj":
-            return permute_rope(array, _kv_heads(source))
+    Args:
+        name: Hugging Face name of the tensor.
+    """
+    if not arch.rotates_pairs:
         return array
+    stem = name.rsplit(".", 1)[0]
+    if stem.endswith(HF_STEMS["q"]):
+        return permute_rope(array, source.config["num_attention_heads"])
+    if stem.endswith(HF_STEMS["k"]):
+        return permute_rope(array, _kv_heads(source))
+    return array
 
 
 def _kv_heads(source: Source) -> int:
@@ -75,70 +71,56 @@ def permute_rope(array: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(array.shape)
 
 
-def gguf_architecture(source: Source) -> GgufArchitecture:
+def gguf_architecture(source: Source) -> GgufArch:
     """The architecture that computes what the checkpoint computes.
 
     Raises:
         ExportError: there is none; the message says what stands in the way and what to do.
     """
-    config = source.config
-    if config.get("hidden_act") != "silu":
-        raise ExportError(
-            f"mlp.gate_proj: activation {config.get('hidden_act')!r}; llama.cpp computes SiLU in these "
-            f"architectures and ignores any other setting; {HF_ALTERNATIVE}"
-        )
-    if config.get("use_sliding_window") or (config.get("attention_bias") and source.sub_norm):
-        raise ExportError(f"sliding window or biased attention has no GGUF form here; {HF_ALTERNATIVE}")
-    if source.sub_norm:
-        _check_bitnet(source)
-        return GgufArchitecture("bitnet", permutes_rope=False)
-    names = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-    if source.model_type not in names:
-        raise ExportError(
-            f"model type {source.model_type!r} has no GGUF architecture here; known: "
-            f"{', '.join(names)}; {HF_ALTERNATIVE}"
-        )
-    rope_types = ("default", "llama3") if source.model_type == "llama" else ("default",)
-    _check_rope(source, names[source.model_type], rope_types)
-    return GgufArchitecture(names[source.model_type], permutes_rope=source.model_type == "llama")
-
-
-def _check_bitnet(source: Source) -> None:
-    if source.model_type != "bitnet":
+    _check_settings(source)
+    family = FAMILIES.get(source.model_type)
+    if source.sub_norm and (family is None or not family.has_sub_norms):
         raise ExportError(
             f"model.layers.0.self_attn.o_proj: SubLN in a {source.model_type!r} model (scheme "
             f"{source.scheme}); llama.cpp has sub-norms in arch bitnet only, which is Llama-like with one "
             "scale per matrix and no biases, QK-norm or wide heads; alternative: convert with scheme "
             "group64 or group128 and without SubLN"
         )
-    if not source.is_tied:
+    if family is None or family.has_sub_norms != source.sub_norm:
+        known = ", ".join(name for name, known in FAMILIES.items() if not known.has_sub_norms)
         raise ExportError(
-            "lm_head.weight: arch bitnet of llama.cpp always uses the embedding matrix as output head, "
-            "so a separate head would be lost; alternatives: --format hf, or scheme group64 (arch llama)"
+            f"model type {source.model_type!r} has no GGUF architecture here; known: {known}; "
+            f"{HF_ALTERNATIVE}"
         )
-    _check_rope(source, "bitnet", ("default",))
+    if family.arch.always_ties_head and not source.is_tied:
+        raise ExportError(
+            f"lm_head.weight: arch {family.arch.name} of llama.cpp always uses the embedding matrix as "
+            "output head, so a separate head would be lost; alternatives: --format hf, or scheme group64 "
+            "(arch llama)"
+        )
+    _check_rope(source, family.arch)
+    return family.arch
 
 
-def _check_rope(source: Source, arch: str, known: tuple[str, ...]) -> None:
+def _check_settings(source: Source) -> None:
+    config = source.config
+    if config.get("hidden_act") != "silu":
+        raise ExportError(
+            f"mlp.gate_proj: activation {config.get('hidden_act')!r}; llama.cpp computes SiLU in these "
+            f"architectures and ignores any other setting; {HF_ALTERNATIVE}"
+        )
+    family = FAMILIES.get(source.model_type)
+    if family is not None and (reason := family.short_window(config)) is not None:
+        raise ExportError(f"{reason}: they have no GGUF form here; {HF_ALTERNATIVE}")
+    if config.get("attention_bias") and source.sub_norm:
+        raise ExportError(f"biased attention with SubLN has no GGUF form here; {HF_ALTERNATIVE}")
+
+
+def _check_rope(source: Source, arch: GgufArch) -> None:
     kind = source.rope["rope_type"]
-    if kind not in known:
+    if kind not in arch.rope_types:
         raise ExportError(
-            f"rope_freqs: rotary scaling {kind!r} is not available in arch {arch} "
-            f"(available: {', '.join(known)}); {HF_ALTERNATIVE}"
-            + ("; or scheme group64, whose arch llama has it" if arch == "bitnet" else "")
+            f"rope_freqs: rotary scaling {kind!r} is not available in arch {arch.name} "
+            f"(available: {', '.join(arch.rope_types)}); {HF_ALTERNATIVE}"
+            + ("; or scheme group64, whose arch llama has it" if source.sub_norm else "")
         )
-
-
-def llama3_frequency_divisors(source: Source) -> np.ndarray:
-    """fp32 [head_dim / 2]: what the `rope_freqs.weight` tensor divides each rotary frequency by.
-
-    Wavelengths beyond the original context are stretched by `factor`, those well inside stay, and
-    between the two the frequencies are interpolated (Llama 3.1; transformers' `rope_type` "llama3").
-    """
-    rope, half = source.rope, source.head_dim // 2
-    context = rope["original_max_position_embeddings"]
-    frequency = rope["rope_theta"] ** (-np.arange(half, dtype=np.float64) / half)
-    turns = context * frequency / (2 * math.pi)
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray(1 / ((1 - share) / rope["factor"] + share), np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +12,14 @@ import numpy as np
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
 
-from wf_converter.blocks import LAYOUTS, TernaryType
 from wf_converter.errors import ExportError
-from wf_converter.gguf_arch import gguf_architecture
-from wf_converter.gguf_plan import TensorPlan, plan_tensors
+from wf_converter.gguf_arch import gguf_architecture, write_hyperparameters
+from wf_converter.gguf_plan import AUTO, TensorPlan, export_type, plan_tensors
 from wf_converter.source import Source, open_source
-from wf_converter.tokenizer import GgufTokenizer, read_tokenizer
+from wf_formats.atomic import atomic_file
+from wf_formats.families.block import HF_HEAD
+from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
 
 QUANTIZATION_VERSION = 2
 
@@ -44,15 +45,8 @@ class GgufExport:
         Args:
             on_tensor: called after each tensor (progress).
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with atomic_file(path) as temporary:
             self._write(temporary, on_tensor)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _write(self, path: Path, on_tensor: Callable[[TensorPlan], None] | None) -> None:
         writer = GGUFWriter(path, self.architecture)
@@ -60,7 +54,7 @@ class GgufExport:
         for tensor in self.tensors:
             # Told as int8 so that gguf-py takes the shape as it is: it knows no block size of Q2_0.
             dtype = np.dtype(np.int8)
-            kind = cast(GGMLQuantizationType, tensor.ggml_type)  # only its number is written
+            kind = cast(GGMLQuantizationType, tensor.type)  # only its number is written
             writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, kind)
         try:
             writer.write_header_to_file()
@@ -84,7 +78,7 @@ class GgufExport:
             writer.add_license(self.license)
         writer.add_file_type(_file_type(self.tensors))
         writer.add_quantization_version(QUANTIZATION_VERSION)
-        gguf_architecture(source).write(writer, source)
+        write_hyperparameters(writer, source)
         self.tokenizer.write(writer)
         writer.add_string("wrinklefree.scheme", str(source.scheme))
         writer.add_bool("wrinklefree.sub_norm", source.sub_norm)
@@ -96,37 +90,43 @@ class GgufExport:
 
 def prepare_gguf(
     folder: Path | str,
-    wanted: str = "auto",
+    wanted: str = AUTO,
     embeddings: str = "f16",
     license_name: str | None = None,
 ) -> GgufExport:
     """Checks a checkpoint folder and plans its GGUF file.
 
     Args:
-        wanted: "auto" or a TernaryType value.
+        wanted: "auto" or the label of an export type (wf_formats.gguf.codecs).
         embeddings: "f16" or "q8_0".
         license_name: SPDX name; by default the source model's, where known.
 
     Raises:
         ExportError: something would be lost; names the tensor or setting and the alternatives.
     """
-    if wanted != "auto" and wanted not in list(TernaryType):
-        known = ", ".join(["auto", *TernaryType])
-        raise ExportError(f"unknown tensor type {wanted!r}; known: {known}")
+    if wanted != AUTO:
+        export_type(wanted)
     source = open_source(folder)
     arch = gguf_architecture(source)
     return GgufExport(
         source=source,
         architecture=arch.name,
         tensors=plan_tensors(source, arch, wanted, embeddings),
-        tokenizer=read_tokenizer(source.folder, source.config["vocab_size"]),
+        tokenizer=_tokenizer(source),
         license=license_name or source.license,
     )
 
 
+def _tokenizer(source: Source) -> GgufTokenizer:
+    try:
+        return gguf_tokenizer(source.folder, source.config["vocab_size"])
+    except TokenizerError as error:
+        raise ExportError(str(error)) from error
+
+
 def size_label(source: Source) -> str:
     """Number of parameters as model names give it: 135M, 1.2B."""
-    tied = {"lm_head.weight"} if source.is_tied else set()
+    tied = {HF_HEAD} if source.is_tied else set()
     count = sum(int(np.prod(source.shape(name))) for name in source.files if name not in tied)
     if count < 1e6:
         return f"{count / 1e3:.0f}K"
@@ -137,6 +137,6 @@ def _file_type(tensors: list[TensorPlan]) -> int:
     """general.file_type: the type that holds most of the ternary bytes."""
     weight = Counter[int]()
     for tensor in tensors:
-        if isinstance(tensor.type_name, TernaryType):
-            weight[LAYOUTS[tensor.type_name].file_type] += tensor.num_bytes
+        if tensor.is_ternary:
+            weight[EXPORT_TYPES[tensor.type].file_type] += tensor.num_bytes
     return weight.most_common(1)[0][0]

@@ -23,6 +23,7 @@ from wf_converter.hf_bitnet import LinearClass, bitnet_config, bitnet_tensors, c
 from wf_converter.hf_packed import check_packed, packed_config, packed_tensors
 from wf_converter.source import Source, open_source
 from wf_formats.atomic import atomic_folder
+from wf_formats.families.block import HF_HEAD
 
 COPIED = (
     "tokenizer.json",
@@ -54,7 +55,7 @@ class HfExport:
 
     @property
     def names(self) -> list[str]:
-        tied = {"lm_head.weight"} if self.source.is_tied else set()
+        tied = {HF_HEAD} if self.source.is_tied else set()
         return sorted(set(self.source.files) - tied)
 
     def write(self, folder: Path, on_tensor: Callable[[str], None] = lambda name: None) -> None:

@@ -12,12 +12,14 @@ import transformers
 from safetensors import safe_open
 
 import bitnet_arch
-from wf_converter.gguf_arch import gguf_architecture
+from wf_converter.gguf_arch import gguf_architecture, permute_rows
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
 from wf_converter.hf_packed import unpack_inputs
-from wf_converter.source import Source, TernaryMatrix
+from wf_converter.source import Source
+from wf_formats.families.block import gguf_scale_name
 from wf_formats.gguf import GgufFile
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,15 @@ class GgufWeights:
 
     def __init__(self, file: GgufFile, source: Source):
         self.file, self.source = file, source
-        self.architecture = gguf_architecture(source)
+        self.arch = gguf_architecture(source)
 
-    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
-        permute = self.architecture.permute_rows
-        codes = permute(name, matrix.codes, self.source)
-        return TernaryMatrix(codes, permute(name, matrix.scales, self.source))
+    def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
+        codes = permute_rows(self.arch, name, matrix.codes, self.source)
+        return QuantizedMatrix(codes, permute_rows(self.arch, name, matrix.scales, self.source))
 
     def values(self, name: str) -> np.ndarray:
         target = gguf_name(name)
-        scale_name = target.removesuffix("weight") + "scale"
+        scale_name = gguf_scale_name(target)
         values = self.file.values(target)
         if scale_name in self.file.tensors:
             values = values * self.file.values(scale_name)
@@ -61,7 +62,7 @@ class HfWeights:
         self.quantization = dict(config.quantization_config)
         self.file: Any = safe_open(folder / "model.safetensors", framework="pt")
 
-    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+    def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
         return matrix
 
     def values(self, name: str) -> np.ndarray:
@@ -96,7 +97,7 @@ def check_weights(source: Source, export: GgufWeights | HfWeights) -> WeightChec
     return WeightCheck(len(names), num_wrong, worst_error, worst)
 
 
-def _scale_error(values: np.ndarray, expected: TernaryMatrix) -> float:
+def _scale_error(values: np.ndarray, expected: NumpyMatrix) -> float:
     scales = np.asarray(expected.scales)
     if scales.ndim:
         scales = np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)

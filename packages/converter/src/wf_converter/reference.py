@@ -23,12 +23,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gguf import quants
+from gguf.constants import GGMLQuantizationType
 from torch import Tensor, nn
 
 import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import EMBEDDING_TYPES
 from wf_converter.scores import torch_scores
+from wf_formats.gguf import TensorType
+from wf_formats.gguf.codecs import EXPORT_TYPES
 
 Rounding = Callable[[Tensor], Tensor]
 
@@ -57,15 +60,11 @@ def keep(x: Tensor) -> Tensor:
     return x
 
 
-ROUNDINGS: Mapping[str, Rounding] = {
-    "f32": keep,
-    "tq1_0": round_q8_k,
-    "tq2_0": round_q8_k,
-    "q2_0": round_q8_0,
-    "q4_0": round_q8_0,
-    "q8_0": round_q8_0,
-    "f16": round_f16,
+_ROUNDING_TO = {TensorType.Q8_K: round_q8_k, TensorType.Q8_0: round_q8_0, TensorType.F16: round_f16}
+ROUNDINGS: Mapping[str, Rounding] = {"f32": keep, "q8_0": round_q8_0} | {
+    kind.label: _ROUNDING_TO[export.activations] for kind, export in EXPORT_TYPES.items()
 }
+"""What llama.cpp does to the inputs of a matrix, by the label of its type."""
 
 
 class RoundedLinear(nn.Module):
@@ -124,7 +123,7 @@ def _stored(weight: Tensor, kind: str) -> Tensor:
     """An embedding matrix after a round trip through its GGUF type."""
     if kind == "f32":
         return weight
-    quantized = EMBEDDING_TYPES[kind]
+    quantized = GGMLQuantizationType(EMBEDDING_TYPES[kind])
     data = quants.quantize(weight.detach().float().numpy(), quantized)
     return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, quantized), np.float32))
 

@@ -19,19 +19,14 @@ import transformers
 from safetensors import safe_open
 
 import bitnet_arch
+from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.errors import ExportError
+from wf_formats.families.block import BLOCK_LINEARS
+from wf_formats.matrix import NumpyMatrix
 from wf_formats.packaged import PACKAGED_MODEL
 
 PACKAGED_LICENSE = "apache-2.0"
-TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in bitnet_arch.BLOCK_LINEARS)
-
-
-@dataclass(frozen=True)
-class TernaryMatrix:
-    """Codes int8 [out, in] in {-1, 0, 1}; scales fp32 [] (tensor) or [out, in / group]."""
-
-    codes: np.ndarray
-    scales: np.ndarray
+TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in BLOCK_LINEARS)
 
 
 @dataclass(frozen=True)
@@ -121,10 +116,9 @@ class Source:
         """The tensor as fp32."""
         return self.torch_tensor(name).numpy()
 
-    def ternary(self, name: str) -> TernaryMatrix:
+    def ternary(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
-        codes, scales = bitnet_arch.ternary_codes_and_scales(self.torch_tensor(name), self.scheme)
-        return TernaryMatrix(codes.numpy(), scales.numpy())
+        return quantize_master(self.tensor(name), str(self.scheme))
 
 
 def open_source(folder: Path | str) -> Source:

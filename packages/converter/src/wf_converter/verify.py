@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
-from wf_converter.blocks import FP16_RELATIVE_ERROR
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.proof_limits import (
@@ -49,7 +48,9 @@ from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_wei
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
 from wf_converter.source import open_source
+from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
+from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
 from wrinklefree_inference import TokenScores
 
 
@@ -173,8 +174,8 @@ def tensor_types(model: Any, file: GgufFile) -> Mapping[str, str]:
     """GGUF type of every module that `emulate_llamacpp` replaces."""
     names = [name for name, _ in bitnet_arch.bit_linears(model)]
     types = {name: file.tensors[gguf_name(f"{name}.weight")].type_name for name in names}
-    embedding = file.tensors["token_embd.weight"]
-    head = file.tensors.get("output.weight", embedding)
+    embedding = file.tensors[GGUF_EMBEDDING]
+    head = file.tensors.get(GGUF_HEAD, embedding)
     return types | {"model.embed_tokens": embedding.type_name, "lm_head": head.type_name}
 
 

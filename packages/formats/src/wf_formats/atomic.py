@@ -33,21 +33,31 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def atomic_write_bytes(target: Path | str, data: bytes) -> None:
-    """Writes a file by temporary file, fsync and rename."""
+@contextmanager
+def atomic_file(target: Path | str) -> Iterator[Path]:
+    """Yields an empty temporary file beside `target`; on success it is synced and renamed to `target`.
+
+    An exception inside leaves an existing file at `target` untouched, and no temporary file.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.tmp-", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
+        yield temporary
+        temporary.chmod(0o644)
+        _sync(temporary)
+        temporary.replace(target)
         _sync(target.parent)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(target: Path | str, data: bytes) -> None:
+    """Writes a file by temporary file, fsync and rename."""
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(data)
 
 
 def atomic_write_text(target: Path | str, text: str) -> None:

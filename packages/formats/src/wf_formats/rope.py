@@ -59,6 +59,16 @@ def scaled_frequencies(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
     return _llama3(plain, rope) if kind == "llama3" else plain
 
 
+def frequency_divisors(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
+    """fp32 [head_dim / 2]: what a scaling divides each plain frequency by (`rope_freqs.weight` of GGUF).
+
+    Raises:
+        LoadError: as `scaled_frequencies`.
+    """
+    plain = inverse_frequencies(head_dim, rope["rope_theta"]).astype(np.float64)
+    return (plain / scaled_frequencies(head_dim, rope)).astype(np.float32)
+
+
 def _llama3(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
     factor, context = _positive(rope, "factor"), _positive(rope, "original_max_position_embeddings")
     low, high = _positive(rope, "low_freq_factor"), _positive(rope, "high_freq_factor")

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wf_formats.tokenizer import TokenizerSource
+from wf_formats.tokenizer.rules import rule_named
 from wrinklefree_inference.native.tokenizer import StreamDecoder, TokenizerError, load_tokenizer
-from wrinklefree_inference.native.tokenizer_source import TokenizerSource
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 PIECES = [
@@ -129,14 +130,11 @@ def trained(kind: str, folder: Path, add_bos: bool = False):
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from wrinklefree_inference.native import tokenizer_gguf
-
-    model = models.BPE(ignore_merges=kind == "llama-bpe")
+    model = models.BPE(ignore_merges=kind in ("llama-bpe", "tekken"))
     backend = Tokenizer(model)
     if kind == "qwen2":
         backend.normalizer = normalizers.NFC()
-    sample = tokenizer_gguf._byte_level_bpe({}, [], kind)
-    backend.pre_tokenizer, backend.decoder = sample.pre_tokenizer, decoders.ByteLevel()
+    backend.pre_tokenizer, backend.decoder = rule_named(kind).pre_tokenizer(), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=SPECIAL, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
@@ -198,7 +196,7 @@ def gguf_file(folder: Path, path: Path, rule: str, **changes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"])
 @pytest.mark.parametrize("add_bos", [False, True])
 def test_every_splitting_rule_in_both_formats(kind, add_bos, tmp_path, texts):
     theirs = trained(kind, tmp_path, add_bos)

@@ -11,9 +11,9 @@ from ternary_kernels.memory import trim_heap
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.errors import LoadError
+from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.matrix import NumpyMatrix, check_scales
-from wf_formats.models import ModelFile, open_model
-from wf_formats.models.parts import MATRICES, VECTORS
+from wf_formats.models import MasterQuantizer, ModelFile, open_model
 
 
 def assemble(source: ModelFile) -> ModelWeights:
@@ -57,8 +57,12 @@ def _finite(what: str, vector: np.ndarray) -> np.ndarray:
     return vector
 
 
-def load_model(path: Path | str) -> ModelWeights:
+def load_model(path: Path | str, quantize_master: MasterQuantizer | None = None) -> ModelWeights:
     """Loads a model for `Decoder`.
+
+    Args:
+        path: a GGUF file or a Hugging Face folder.
+        quantize_master: for training checkpoints (`wf_formats.models.open_model`).
 
     Memory: the packed model, and one unpacked matrix while loading. Time: 3 ns of a core a weight
     (7 s for 2.4 billion weights).
@@ -66,6 +70,6 @@ def load_model(path: Path | str) -> ModelWeights:
     Raises:
         LoadError, GgufError, OSError: as `wf_formats.models.open_model`; or a matrix is not ternary.
     """
-    weights = assemble(open_model(path))
+    weights = assemble(open_model(path, quantize_master))
     trim_heap()
     return weights

@@ -1,4 +1,4 @@
-"""GGUF files: a reader for files that nobody vouches for, and the decoders of their tensor blocks."""
+"""GGUF files: a reader for files that nobody vouches for, and the codecs of their tensor blocks."""
 
 from wf_formats.gguf.file import GgufFile, GgufTensor, open_gguf
 from wf_formats.gguf.header import GgufError

@@ -47,7 +47,7 @@ class GgufTensor:
     def type_name(self) -> str:
         """Lower-case name of the type; "type<number>" if unknown here."""
         known = _KNOWN_TYPES.get(self.ggml_type)
-        return known.name.lower() if known is not None else f"type{self.ggml_type}"
+        return known.label if known is not None else f"type{self.ggml_type}"
 
     @property
     def num_weights(self) -> int:

@@ -190,6 +190,6 @@ def _entry(cursor: _Cursor, what: str) -> TableEntry:
     if kind in TensorType.__members__.values():
         block = TensorType(kind).block
         if (shape[-1] if shape else 1) % block:
-            name = TensorType(kind).name.lower()
+            name = TensorType(kind).label
             raise GgufError(f"{what} of shape {shape} is {name}: its rows are no multiple of {block}")
     return TableEntry(shape, kind, offset)

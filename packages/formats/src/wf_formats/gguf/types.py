@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class TensorType(IntEnum):
-    """`enum ggml_type`. The name in lower case is what users call the type."""
+    """`enum ggml_type`."""
 
     F32 = 0
     F16 = 1
@@ -50,6 +50,11 @@ class TensorType(IntEnum):
     Q2_0 = 42
 
     @property
+    def label(self) -> str:
+        """What users call the type: its name in lower case."""
+        return self.name.lower()
+
+    @property
     def block(self) -> int:
         """Weights in a block; rows are a multiple of it."""
         return _BLOCKS[self][0]
@@ -63,9 +68,13 @@ class TensorType(IntEnum):
         """Bytes after the last block of a tensor: I2_S keeps its scale there."""
         return 32 if self is TensorType.I2_S else 0
 
+    def row_bytes(self, num_columns: int) -> int:
+        """Bytes of a row of so many weights (a multiple of `block`)."""
+        return num_columns // self.block * self.block_bytes
+
     def num_bytes(self, num_weights: int) -> int:
         """Bytes of a tensor of so many weights (a multiple of `block`)."""
-        return num_weights // self.block * self.block_bytes + self.trailer_bytes
+        return self.row_bytes(num_weights) + self.trailer_bytes
 
 
 _BLOCKS = {

@@ -13,13 +13,17 @@ from wf_formats.errors import LoadError
 from wf_formats.gguf import open_gguf
 from wf_formats.models.gguf_model import open_gguf_model
 from wf_formats.models.hf_model import open_hf_model
-from wf_formats.models.source import ModelFile
+from wf_formats.models.source import MasterQuantizer, ModelFile
 
-__all__ = ["ModelFile", "open_model"]
+__all__ = ["MasterQuantizer", "ModelFile", "open_model"]
 
 
-def open_model(path: Path | str) -> ModelFile:
+def open_model(path: Path | str, quantize_master: MasterQuantizer | None = None) -> ModelFile:
     """Opens a GGUF file or a Hugging Face folder and checks everything but the values.
+
+    Args:
+        quantize_master: for training checkpoints, whose folders hold float master weights;
+            `bitnet_arch.master_quantizer.quantize_master` is the one definition.
 
     Raises:
         LoadError: the model cannot run here; the message says why and what would help.
@@ -28,7 +32,9 @@ def open_model(path: Path | str) -> ModelFile:
     """
     path = Path(path)
     try:
-        return open_hf_model(path) if path.is_dir() else open_gguf_model(open_gguf(path))
+        if path.is_dir():
+            return open_hf_model(path, quantize_master)
+        return open_gguf_model(open_gguf(path))
     except LoadError as error:
         if str(error).startswith(str(path)):
             raise

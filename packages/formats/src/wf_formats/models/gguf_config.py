@@ -11,34 +11,12 @@ import numpy as np
 
 from wf_formats.decoder_config import ACTIVATIONS, Activation, DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.models.parts import BIASES, QK_NORMS, SUB_NORMS
+from wf_formats.families import GgufArch
 from wf_formats.rope import inverse_frequencies, scaled_frequencies
 
 DEFAULT_ROPE_BASE = 10000.0
 """llama.cpp's, where the file has no rope.freq_base."""
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """What distinguishes one architecture of llama.cpp from another."""
-
-    activation: Activation = "silu"
-    rotates_pairs: bool = False
-    """Rotary positions turn neighbours; rows of q and k are reordered for that."""
-    extras: tuple[str, ...] = ()
-    """Parts beyond the common ones."""
-    optional: tuple[str, ...] = ()
-    """Parts that all layers have or none."""
-
-
-ARCHITECTURES = {
-    "llama": Architecture(rotates_pairs=True, optional=BIASES),
-    "qwen2": Architecture(extras=BIASES),
-    "qwen3": Architecture(extras=QK_NORMS),
-    "bitnet": Architecture(extras=SUB_NORMS),
-    "bitnet-b1.58": Architecture(activation="relu2", extras=SUB_NORMS),
-    "bitnet-25": Architecture(activation="relu2", extras=SUB_NORMS),
-}
 
 _USED = frozenset(
     {
@@ -75,7 +53,7 @@ _WITHOUT_EFFECT = frozenset(
 
 
 def read_config(
-    keys: Mapping[str, Any], arch: str, vocab_size: int, rope_divisors: np.ndarray | None
+    keys: Mapping[str, Any], arch: GgufArch, vocab_size: int, rope_divisors: np.ndarray | None
 ) -> DecoderConfig:
     """The configuration of a file.
 
@@ -86,7 +64,7 @@ def read_config(
     Raises:
         LoadError: a key is missing, of a wrong kind or means something that is not supported.
     """
-    settings = _Settings(keys, arch)
+    settings = _Settings(keys, arch.name)
     settings.check_known()
     context = settings.integer("context_length")
     hidden, num_heads = settings.integer("embedding_length"), settings.integer("attention.head_count")
@@ -103,14 +81,14 @@ def read_config(
             head_dim=head_dim,
             vocab_size=vocab_size,
             rms_norm_eps=settings.number("attention.layer_norm_rms_epsilon"),
-            activation=_activation(settings),
+            activation=_activation(settings, arch),
             rope_inverse_frequencies=_frequencies(settings, head_dim, rope_divisors),
             context_tokens=context,
         )
     except LoadError:
         raise
     except ValueError as error:
-        raise LoadError(f"{arch}: {error}") from error
+        raise LoadError(f"{arch.name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -170,10 +148,10 @@ def _check_attention(settings: _Settings, head_dim: int, context: int) -> None:
         )
 
 
-def _activation(settings: _Settings) -> Activation:
+def _activation(settings: _Settings, arch: GgufArch) -> Activation:
     name = settings.get("hidden_activation")
     if name is None:
-        return ARCHITECTURES[settings.arch].activation
+        return arch.activation
     for known in ACTIVATIONS:
         if name == known:
             return known

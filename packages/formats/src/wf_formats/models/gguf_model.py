@@ -1,18 +1,9 @@
-"""GGUF files of arch llama, qwen2, qwen3 and bitnet (also bitnet-b1.58, bitnet-25 of bitnet.cpp).
+"""GGUF files of the architectures in wf_formats.families.
 
-    arch            activation                 rotation        extras
-    llama           SiLU                       pairs (undone)  q, k, v biases optional
-    qwen2           SiLU                       halves          q, k, v biases
-    qwen3           SiLU                       halves          q and k norms
-    bitnet          SiLU, or what the key      halves          sub-norms
-                    hidden_activation says
-    bitnet-b1.58,   squared ReLU               halves          sub-norms
-    bitnet-25
-
-Arch llama turns neighbouring elements; its exporters reorder the rows of q and k for that (row 2 j + i of
-a head is row i head_dim / 2 + j of the original), which is undone here. A `<name>.scale` tensor multiplies
-its matrix. Every hyperparameter key of the architecture is either used, known to change nothing, or
-refused.
+Where an architecture turns neighbouring elements, its exporters reorder the rows of q and k for that
+(row 2 j + i of a head is row i head_dim / 2 + j of the original), which is undone here. A `<name>.scale`
+tensor multiplies its matrix. Every hyperparameter key of the architecture is either used, known to
+change nothing, or refused.
 
 Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build_bitnet_158`.
 """
@@ -25,67 +16,55 @@ import numpy as np
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.gguf import GgufFile, TensorType
-from wf_formats.gguf.blocks import FLOAT_TYPES, GROUP_SIZES, codes_and_scales, floats, values
-from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
-from wf_formats.models.gguf_config import ARCHITECTURES, Architecture, read_config
-from wf_formats.models.groups import quantize_rows
-from wf_formats.models.parts import (
-    BIASES,
+from wf_formats.families import GgufArch, arch_of
+from wf_formats.families.block import (
+    GGUF_EMBEDDING,
+    GGUF_FINAL_NORM,
+    GGUF_HEAD,
+    GGUF_ROPE_FREQS,
     MATRICES,
     NORMS,
-    Shapes,
-    check_layers,
-    check_tensors,
+    gguf_name,
+    gguf_scale_name,
     part_shape,
 )
+from wf_formats.gguf import GgufFile, TensorType
+from wf_formats.gguf.blocks import FLOAT_TYPES, READABLE_TYPES, codes_and_scales, floats, values
+from wf_formats.gguf.codecs import GROUP_SIZES
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
+from wf_formats.models.completeness import Shapes, check_layers, check_tensors
+from wf_formats.models.gguf_config import read_config
+from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import from_blocks, from_values
 
-_STEMS = {
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-    "input_norm": "attn_norm",
-    "post_attention_norm": "ffn_norm",
-    "q_norm": "attn_q_norm",
-    "k_norm": "attn_k_norm",
-    "attn_sub_norm": "attn_sub_norm",
-    "ffn_sub_norm": "ffn_sub_norm",
-}
-_EMBEDDING, _HEAD, _FINAL_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
-ROPE_FREQS = "rope_freqs.weight"
 _EXACT_BITS: dict[TensorType, int] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
 
 
 @dataclass(frozen=True)
 class GgufModel:
-    """A `ModelSource`."""
+    """A `ModelFile`."""
 
     file: GgufFile
     config: DecoderConfig
-    architecture: Architecture
+    arch: GgufArch
 
     def embedding(self) -> NumpyMatrix:
-        return self._groups(_EMBEDDING)
+        return self._groups(GGUF_EMBEDDING)
 
     def head(self) -> NumpyMatrix | None:
-        return self._groups(_HEAD) if _HEAD in self.file.tensors else None
+        return self._groups(GGUF_HEAD) if GGUF_HEAD in self.file.tensors else None
 
     def final_norm(self) -> np.ndarray:
-        return self._vector(_FINAL_NORM)
+        return self._vector(GGUF_FINAL_NORM)
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
-        name = tensor_name(layer, part)
+        name = gguf_name(layer, part)
         matrix = _reordered(self._ternary(name), self._row_order(part))
         self.file.release(name)
         return matrix
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
-        name = tensor_name(layer, part)
+        name = gguf_name(layer, part)
         if name not in self.file.tensors:
             return None
         vector, order = self._vector(name), self._row_order(part.removesuffix("_bias"))
@@ -99,7 +78,7 @@ class GgufModel:
         return self.file.values(name).copy()
 
     def _ternary(self, name: str) -> NumpyMatrix:
-        tensor, scale_name = self.file.tensor(name), _scale_name(name)
+        tensor, scale_name = self.file.tensor(name), gguf_scale_name(name)
         factor = 1.0
         if scale_name in self.file.tensors:
             factor = float(self.file.values(scale_name).reshape(()))
@@ -137,7 +116,7 @@ class GgufModel:
 
     def _row_order(self, part: str) -> np.ndarray | None:
         """Rows of the file in half-split order, where they are not already."""
-        if not self.architecture.rotates_pairs or part not in ("q", "k"):
+        if not self.arch.rotates_pairs or part not in ("q", "k"):
             return None
         num_heads = self.config.num_heads if part == "q" else self.config.num_kv_heads
         rows = np.arange(num_heads * self.config.head_dim)
@@ -150,45 +129,34 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     Raises:
         LoadError: the architecture, a setting or a tensor is not supported; names it.
     """
-    arch = file.keys.get("general.architecture")
-    if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise LoadError(f"architecture {arch!r} is not supported; supported are {', '.join(ARCHITECTURES)}")
-    divisors = file.values(ROPE_FREQS) if ROPE_FREQS in file.tensors else None
-    embedding = file.tensors.get(_EMBEDDING)
+    arch = arch_of(file.keys.get("general.architecture"))
+    divisors = file.values(GGUF_ROPE_FREQS) if GGUF_ROPE_FREQS in file.tensors else None
+    embedding = file.tensors.get(GGUF_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
-        raise LoadError(f"tensor {_EMBEDDING} is missing or no matrix")
+        raise LoadError(f"tensor {GGUF_EMBEDDING} is missing or no matrix")
     config = read_config(file.keys, arch, embedding.shape[0], divisors)
     check_layers(config, len(file.tensors))
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
-    check_tensors(found, *_expected(config, ARCHITECTURES[arch]))
+    check_tensors(found, *_expected(config, arch))
     for name in found:
         _check_type(file, name)
-    return GgufModel(file, config, ARCHITECTURES[arch])
+    return GgufModel(file, config, arch)
 
 
-def tensor_name(layer: int, part: str) -> str:
-    """`blk.3.attn_q.weight` of part "q", `blk.3.attn_q.bias` of "q_bias"."""
-    if part in BIASES:
-        return f"blk.{layer}.{_STEMS[part.removesuffix('_bias')]}.bias"
-    return f"blk.{layer}.{_STEMS[part]}.weight"
-
-
-def _expected(config: DecoderConfig, architecture: Architecture) -> tuple[Shapes, list[Shapes]]:
+def _expected(config: DecoderConfig, arch: GgufArch) -> tuple[Shapes, list[Shapes]]:
     layers = range(config.num_layers)
 
     def shapes(parts: tuple[str, ...]) -> Shapes:
-        return {tensor_name(i, part): part_shape(config, part) for i in layers for part in parts}
+        return {gguf_name(i, part): part_shape(config, part) for i in layers for part in parts}
 
     matrix = (config.vocab_size, config.hidden_size)
-    required = {_EMBEDDING: matrix, _FINAL_NORM: (config.hidden_size,)}
-    required |= shapes((*MATRICES, *NORMS, *architecture.extras))
-    optional: list[Shapes] = [{_scale_name(tensor_name(i, part)): (1,)} for i in layers for part in MATRICES]
-    optional += [{_HEAD: matrix}, {ROPE_FREQS: (config.head_dim // 2,)}, shapes(architecture.optional)]
+    required = {GGUF_EMBEDDING: matrix, GGUF_FINAL_NORM: (config.hidden_size,)}
+    required |= shapes((*MATRICES, *NORMS, *arch.extras))
+    optional: list[Shapes] = [
+        {gguf_scale_name(gguf_name(i, part)): (1,)} for i in layers for part in MATRICES
+    ]
+    optional += [{GGUF_HEAD: matrix}, {GGUF_ROPE_FREQS: (config.head_dim // 2,)}, shapes(arch.optional)]
     return required, optional
-
-
-def _scale_name(name: str) -> str:
-    return name.removesuffix("weight") + "scale"
 
 
 def _described(file: GgufFile, name: str) -> str:
@@ -197,9 +165,9 @@ def _described(file: GgufFile, name: str) -> str:
 
 def _check_type(file: GgufFile, name: str) -> None:
     tensor = file.tensor(name)
-    if tensor.type not in (*GROUP_SIZES, *FLOAT_TYPES, TensorType.Q4_1):
+    if tensor.type not in READABLE_TYPES:
         raise LoadError(f"{_described(file, name)}: this type holds no ternary weights and is not read here")
-    if tensor.type is TensorType.I2_S and name == _EMBEDDING:
+    if tensor.type is TensorType.I2_S and name == GGUF_EMBEDDING:
         raise LoadError(f"{_described(file, name)}: embeddings of this type are not supported")
 
 

@@ -1,14 +1,14 @@
 """config.json of a Hugging Face folder -> DecoderConfig and how the ternary matrices are stored.
 
     quantization_config              ternary matrices
-    wrinklefree                      float master weights, quantized here (training checkpoints)
+    wrinklefree                      float master weights (training checkpoints)
     wrinklefree_packed               uint8 [out, in / 4], 4 codes a byte along the inputs, scale per group
     bitnet, quantization_mode online float master weights, one scale per matrix (training checkpoints)
     bitnet, offline                  uint8 [out / 4, in], 4 codes a byte by row blocks; weight_scale is
                                      1 / s for linear_class bitlinear and s for autobitlinear
     none                             floats that are ternary already; anything else is refused
 
-Model types llama, qwen2, qwen3 and bitnet. Settings are taken as written: transformers' defaults are
+Model types: wf_formats.families. Settings are taken as written: transformers' defaults are
 not guessed, except where an absent key and null mean the same there.
 """
 
@@ -22,16 +22,9 @@ from typing import Any
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.models.parts import BIASES, QK_NORMS, SUB_NORMS
+from wf_formats.families import Family, family_of
 from wf_formats.rope import scaled_frequencies
 
-MODEL_TYPES: dict[str, tuple[str, ...]] = {
-    "llama": (),
-    "qwen2": BIASES,
-    "qwen3": QK_NORMS,
-    "bitnet": SUB_NORMS,
-}
-"""Parts beyond the common ones."""
 GROUP_SIZES = {"tensor": None, "group64": 64, "group128": 128}
 
 
@@ -57,6 +50,11 @@ class Quantization:
     log2_floors: Mapping[str, int] | None = None
     """Exponents k of the SubLN floors that are not in the weights yet, by the name of the linear."""
 
+    @property
+    def scheme(self) -> str:
+        """`tensor` or `group<size>`."""
+        return "tensor" if self.group_size is None else f"group{self.group_size}"
+
 
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     """The decoder's configuration.
@@ -64,11 +62,9 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     Raises:
         LoadError: a setting is missing, of a wrong kind or not supported.
     """
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-        raise LoadError(f"model type {model_type!r} is not supported; supported are {', '.join(MODEL_TYPES)}")
+    family = family_of(config.get("model_type"))
     hidden, num_heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    _check_attention(config)
+    _check_attention(config, family)
     head_dim = hidden // num_heads if config.get("head_dim") is None else _integer(config, "head_dim")
     try:
         return DecoderConfig(
@@ -76,7 +72,7 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
             intermediate_size=_integer(config, "intermediate_size"),
             num_layers=_integer(config, "num_hidden_layers"),
             num_heads=num_heads,
-            num_kv_heads=_kv_heads(config, num_heads),
+            num_kv_heads=_kv_heads(config, family, num_heads),
             head_dim=head_dim,
             vocab_size=_integer(config, "vocab_size"),
             rms_norm_eps=_number(config, "rms_norm_eps"),
@@ -143,13 +139,11 @@ def _bitnet(settings: Mapping[str, Any]) -> Quantization:
     return Quantization(Storage.PACKED_ROWS, has_inverse_scales=linear == "bitlinear")
 
 
-def _check_attention(config: Mapping[str, Any]) -> None:
-    context = _integer(config, "max_position_embeddings")
-    window, types = config.get("sliding_window"), config.get("layer_types") or []
-    slides = config.get("use_sliding_window") or "sliding_attention" in types
-    if slides and (type(window) is not int or window < context):
-        raise LoadError(f"sliding windows (of {window!r} tokens, context {context}) are not supported")
-    if unknown := set(map(str, types)) - {"full_attention", "sliding_attention"}:
+def _check_attention(config: Mapping[str, Any], family: Family) -> None:
+    _integer(config, "max_position_embeddings")
+    if (reason := family.short_window(config)) is not None:
+        raise LoadError(reason)
+    if unknown := set(map(str, config.get("layer_types") or [])) - {"full_attention", "sliding_attention"}:
         raise LoadError(f"layer type {min(unknown)!r} is not supported")
     if config.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise LoadError(f"partial_rotary_factor is {config['partial_rotary_factor']!r}; only 1 is supported")
@@ -168,8 +162,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def _kv_heads(config: Mapping[str, Any], num_heads: int) -> int:
-    if config.get("num_key_value_heads") is None and config.get("model_type") == "llama":
+def _kv_heads(config: Mapping[str, Any], family: Family, num_heads: int) -> int:
+    if config.get("num_key_value_heads") is None and family.may_omit_kv_heads:
         return num_heads
     return _integer(config, "num_key_value_heads")
 

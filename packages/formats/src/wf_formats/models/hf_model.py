@@ -16,33 +16,31 @@ import numpy as np
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.gguf.blocks import FOUR_CODES
+from wf_formats.families import family_of
+from wf_formats.families.block import (
+    HF_EMBEDDING,
+    HF_FINAL_NORM,
+    HF_HEAD,
+    PRODUCERS,
+    consumer,
+    hf_name,
+    part_shape,
+)
+from wf_formats.gguf.codecs import FOUR_CODES
 from wf_formats.json_file import read_json
-from wf_formats.matrix import NumpyMatrix
+from wf_formats.matrix import NumpyMatrix, check_scales
+from wf_formats.models.completeness import check_layers, check_tensors
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.hf_config import (
-    MODEL_TYPES,
     Quantization,
     Storage,
     checked_floors,
     read_config,
     read_quantization,
 )
-from wf_formats.models.hf_tensors import (
-    CONSUMERS,
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    consumer,
-    expected_tensors,
-    tensor_name,
-)
-from wf_formats.models.parts import (
-    check_layers,
-    check_tensors,
-    part_shape,
-)
-from wf_formats.models.recognition import from_blocks, from_master, from_values
+from wf_formats.models.hf_tensors import expected_tensors
+from wf_formats.models.recognition import from_blocks, from_values
+from wf_formats.models.source import MasterQuantizer
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
 
 META_FILE = "wrinklefree.json"
@@ -50,7 +48,7 @@ META_FILE = "wrinklefree.json"
 
 @dataclass(frozen=True)
 class HfModel:
-    """A `ModelSource`."""
+    """A `ModelFile`."""
 
     folder: Path
     tensors: SafetensorsFolder
@@ -59,18 +57,19 @@ class HfModel:
     is_tied: bool
     folded: Mapping[str, int]
     """Floor exponents that the stored master weights have in them, by the name of the linear behind."""
+    quantize_master: MasterQuantizer | None
 
     def embedding(self) -> NumpyMatrix:
-        return self._groups(EMBEDDING)
+        return self._groups(HF_EMBEDDING)
 
     def head(self) -> NumpyMatrix | None:
-        return None if self.is_tied else self._groups(HEAD)
+        return None if self.is_tied else self._groups(HF_HEAD)
 
     def final_norm(self) -> np.ndarray:
-        return self.tensors.rows(FINAL_NORM, slice(None))
+        return self.tensors.rows(HF_FINAL_NORM, slice(None))
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
-        name = tensor_name(layer, part)
+        name = hf_name(layer, part)
         shape = part_shape(self.config, part)
         matrix = self._ternary(name, (shape[0], shape[1]), self._folded(layer, part))
         self.tensors.release(name)
@@ -78,7 +77,7 @@ class HfModel:
         return matrix.times(2.0**-floor) if floor else matrix
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
-        name = tensor_name(layer, part, self.quantization.has_sub_norms)
+        name = hf_name(layer, part, self.quantization.has_sub_norms)
         if name not in self.tensors.shapes:
             return None
         vector = self.tensors.rows(name, slice(None))
@@ -96,11 +95,7 @@ class HfModel:
         described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
         match self.quantization.storage:
             case Storage.MASTER:
-                # Quantized as in memory, where the floor is not folded in: the clamp of the mean counts.
-                unfold = np.float32(2.0**folded)
-                rows = self.tensors.rows
-                size = self.quantization.group_size
-                return from_master(described, lambda part: rows(name, part) * unfold, shape, size)
+                return self._quantized(described, name, folded)
             case Storage.PACKED_INPUTS:
                 packed = self._packed(name)
                 codes = FOUR_CODES[packed].view(np.int8).reshape(shape)
@@ -110,6 +105,13 @@ class HfModel:
                 return from_blocks(described, _unpack_row_blocks(self._packed(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
+
+    def _quantized(self, described: str, name: str, folded: int) -> NumpyMatrix:
+        assert self.quantize_master is not None, "checked when the folder was opened"
+        # Quantized as in memory, where the floor is not folded in: the clamp of the mean counts.
+        weight = self.tensors.rows(name, slice(None)) * np.float32(2.0**folded)
+        check_scales(f"{described}: values", weight)
+        return self.quantize_master(weight, self.quantization.scheme)
 
     def _packed(self, name: str) -> np.ndarray:
         if self.tensors.dtype(name) != "U8":
@@ -131,7 +133,7 @@ class HfModel:
         return result
 
 
-def open_hf_model(folder: Path) -> HfModel:
+def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) -> HfModel:
     """Checks configuration and tensors of a folder.
 
     Raises:
@@ -139,33 +141,38 @@ def open_hf_model(folder: Path) -> HfModel:
     """
     settings = read_json(folder / "config.json")
     config, quantization = read_config(settings), read_quantization(settings)
+    if quantization.storage is Storage.MASTER and quantize_master is None:
+        raise LoadError(
+            "the folder holds float master weights (a training checkpoint): pass "
+            "quantize_master=bitnet_arch.master_quantizer.quantize_master, or export it first"
+        )
     tensors = open_folder(folder)
     is_tied = _is_tied(settings, tensors)
     found = {name: shape for name, shape in tensors.shapes.items() if not _has_no_effect(name, is_tied)}
     check_layers(config, len(found))
-    extras = MODEL_TYPES[settings["model_type"]]
-    check_tensors(found, *expected_tensors(config, quantization, extras, is_tied))
+    family = family_of(settings["model_type"])
+    check_tensors(found, *expected_tensors(config, quantization, family, is_tied))
     folded = _folded_floors(folder, settings, quantization)
     for name in [*folded, *(quantization.log2_floors or {})]:
-        if name not in {consumer(i, part) for i in range(config.num_layers) for part in CONSUMERS}:
+        if name not in {consumer(i, part) for i in range(config.num_layers) for part in PRODUCERS}:
             raise LoadError(f"sub_norm_log2_floor names {name!r}, which the model does not have")
-    return HfModel(folder, tensors, config, quantization, is_tied, folded)
+    return HfModel(folder, tensors, config, quantization, is_tied, folded, quantize_master)
 
 
 def _has_no_effect(name: str, is_tied: bool) -> bool:
     """Buffers that older checkpoints carry, and a tied head (compared with the embedding before)."""
-    return name.endswith(".rotary_emb.inv_freq") or (name == HEAD and is_tied)
+    return name.endswith(".rotary_emb.inv_freq") or (name == HF_HEAD and is_tied)
 
 
 def _is_tied(settings: Mapping[str, Any], tensors: SafetensorsFolder) -> bool:
-    has_head, tied = HEAD in tensors.shapes, settings.get("tie_word_embeddings")
+    has_head, tied = HF_HEAD in tensors.shapes, settings.get("tie_word_embeddings")
     if tied is None:
         return not has_head
-    if tied and has_head and EMBEDDING in tensors.shapes:
-        if not np.array_equal(tensors.raw(HEAD), tensors.raw(EMBEDDING)):
-            raise LoadError(f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}")
-        tensors.release(HEAD)
-        tensors.release(EMBEDDING)
+    if tied and has_head and HF_EMBEDDING in tensors.shapes:
+        if not np.array_equal(tensors.raw(HF_HEAD), tensors.raw(HF_EMBEDDING)):
+            raise LoadError(f"tie_word_embeddings is true, but {HF_HEAD} differs from {HF_EMBEDDING}")
+        tensors.release(HF_HEAD)
+        tensors.release(HF_EMBEDDING)
     return bool(tied)
 
 

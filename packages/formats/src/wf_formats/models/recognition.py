@@ -1,14 +1,9 @@
-"""Recognises ternary matrices: in quantized blocks, in float values, in master weights.
+"""Recognises ternary matrices: in quantized blocks and in float values.
 
 Recognition looks at values, not at names of types, because exporters put ternary matrices into Q4_0,
 Q8_0 or F16 where no ternary type fits: a group is ternary if its non-zero magnitudes are all the same
 number. Groups with equal scales are joined to the coarsest grouping that fits (whole matrix, row, 128,
 64, 32 inputs); groups of zeros fit any scale. Nothing is rounded.
-
-Master weights are quantized by absmean, s = mean(|W|), q = clip(round(W / s), -1, 1), with the rounding
-steps of bitnet_arch.ternary (fp32, reciprocal of the clamped mean). The mean is summed in fp64 here and
-in fp32 by torch, in an order that depends on the processor and its threads; it differs in the last bits
-(1e-7), and so a code may differ where |W| / s is within that of 0.5: about one in 10 million.
 """
 
 from __future__ import annotations
@@ -26,8 +21,6 @@ REMEDY = (
 )
 GROUPS = (128, 64, 32)
 """Groupings tried after whole matrix and row, coarsest first."""
-MIN_SCALE = 1e-5
-"""Smallest mean |weight| of a group (transformers' clamp, bitnet_arch.ternary)."""
 _CHUNK_WEIGHTS = 1 << 20
 
 
@@ -77,48 +70,6 @@ def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int
         _check_equal(name, magnitudes, scales[part])
         codes[part] = np.sign(values)
     return _merge(codes, scales)
-
-
-def from_master(
-    name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int], group_size: int | None
-) -> NumpyMatrix:
-    """Absmean quantization of float master weights.
-
-    Args:
-        rows: fp32 values [rows, K] of a slice of rows; asked for twice where one scale covers the matrix.
-        shape: [N, K].
-        group_size: inputs that share a scale; None: the whole matrix.
-
-    Raises:
-        LoadError: rows do not divide into groups, or a weight is not finite.
-    """
-    num_rows, columns = shape
-    if group_size is not None and columns % group_size:
-        raise LoadError(f"{name}: rows of {columns} weights do not divide into groups of {group_size}")
-    codes = np.empty(shape, np.int8)
-    if group_size is None:
-        total = sum(float(np.abs(rows(part)).sum(dtype=np.float64)) for part in _row_chunks(*shape))
-        inverse = _reciprocal(name, np.asarray(total / (num_rows * columns)))
-        for part in _row_chunks(*shape):
-            codes[part] = _round_clip(rows(part) * inverse)
-        return QuantizedMatrix(codes, np.asarray(np.float32(1) / inverse))
-    scales = np.empty((num_rows, columns // group_size), np.float32)
-    for part in _row_chunks(*shape):
-        grouped = rows(part).reshape(-1, columns // group_size, group_size)
-        inverse = _reciprocal(name, np.abs(grouped).mean(axis=-1, dtype=np.float64))
-        codes[part] = _round_clip(grouped * inverse[..., None]).reshape(-1, columns)
-        scales[part] = np.float32(1) / inverse
-    return QuantizedMatrix(codes, scales)
-
-
-def _reciprocal(name: str, means: np.ndarray) -> np.ndarray:
-    check_scales(f"{name}: mean of |weights|", means)
-    clamped = np.maximum(means.astype(np.float32), np.float32(MIN_SCALE))
-    return np.float32(1) / clamped
-
-
-def _round_clip(scaled: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(scaled, out=scaled), -1, 1, out=scaled)
 
 
 def _row_chunks(rows: int, columns: int) -> list[slice]:

@@ -10,6 +10,15 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.matrix import NumpyMatrix
 
 
+class MasterQuantizer(Protocol):
+    """Makes codes and scales of master weights: fp32 [out, in] and the scheme's name (`tensor`, `group64`).
+
+    The definition is bitnet_arch's (`bitnet_arch.master_quantizer.quantize_master`); readers have none.
+    """
+
+    def __call__(self, weight: np.ndarray, scheme: str, /) -> NumpyMatrix: ...
+
+
 class ModelFile(Protocol):
     """A model in some file format, checked for completeness when it was opened.
 

@@ -52,8 +52,9 @@ class NativeRunner:
     def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
         import ternary_kernels as tk
         from ternary_kernels.loading import load_model
+        from wrinklefree_inference.native.master_weights import quantize_master
 
-        weights = load_model(model)
+        weights = load_model(model, quantize_master)
         if context_tokens > (most := weights.config.context_tokens):
             raise ValueError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
         pages = -(-context_tokens // tk.PAGE_TOKENS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.options import DEFAULT_CONTEXT_TOKENS, CacheOptions, CacheType, EngineOptions
 
@@ -72,7 +73,7 @@ def _read(path: Path) -> tuple[ModelWeights, Tokenizer]:
     if not path.exists():
         raise EngineError(f"there is no file or folder {path}")
     try:
-        return load_model(path), load_tokenizer(path)
+        return load_model(path, quantize_master), load_tokenizer(path)
     except (LoadError, TokenizerError) as error:
         raise EngineError(_refusal(path, error) + (OTHER_ENGINE if path.is_file() else "")) from error
     except (ValueError, OSError) as error:

@@ -15,10 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
 from wrinklefree_inference.native.chat_template import ChatTemplate
-from wrinklefree_inference.native.tokenizer_folder import read_folder_tokenizer
-from wrinklefree_inference.native.tokenizer_gguf import read_gguf_tokenizer
-from wrinklefree_inference.native.tokenizer_source import TokenizerError, TokenizerSource
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
 
@@ -131,8 +129,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         GgufError: the GGUF file is damaged (a ValueError, as TokenizerError is).
         OSError: the file is missing or cannot be read.
     """
-    path = Path(path)
-    return Tokenizer(read_folder_tokenizer(path) if path.is_dir() else read_gguf_tokenizer(path))
+    return Tokenizer(read_tokenizer(Path(path)))
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The parts of a model by the names of `LayerWeights`: their shapes, and whether a file has them all."""
+"""Whether a file has all tensors of a model, and no others."""
 
 from __future__ import annotations
 
@@ -6,38 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-NORMS = ("input_norm", "post_attention_norm")
-BIASES = ("q_bias", "k_bias", "v_bias")
-QK_NORMS = ("q_norm", "k_norm")
-SUB_NORMS = ("attn_sub_norm", "ffn_sub_norm")
-VECTORS = (*NORMS, *BIASES, *QK_NORMS, *SUB_NORMS)
+from wf_formats.families.block import MATRICES
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-def part_shape(config: DecoderConfig, part: str) -> tuple[int, ...]:
-    """Shape of a layer's part, matrices as [out, in]."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "q": (queries, hidden),
-        "k": (keys, hidden),
-        "v": (keys, hidden),
-        "o": (hidden, queries),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-        "q_bias": (queries,),
-        "k_bias": (keys,),
-        "v_bias": (keys,),
-        "attn_sub_norm": (queries,),
-        "ffn_sub_norm": (inner,),
-    }
-    if part in QK_NORMS:
-        return (config.head_dim,)
-    return shapes.get(part, (hidden,))
 
 
 def check_layers(config: DecoderConfig, num_tensors: int) -> None:

@@ -1,14 +1,36 @@
-"""What a tokenizer is made of, wherever it comes from (`tokenizer_gguf`, `tokenizer_folder`)."""
+"""What a tokenizer is made of, wherever it comes from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import tokenizers
 
 
 class TokenizerError(ValueError):
     """A tokenizer is missing, damaged or of an unsupported kind; the message says which and where."""
+
+
+class TokenType(IntEnum):
+    """`enum llama_token_type`, in `tokenizer.ggml.token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    """Special: no text."""
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+GGUF_ROLES = {
+    "bos": ("bos", "bos_token"),
+    "eos": ("eos", "eos_token"),
+    "unknown": ("unk", "unk_token"),
+    "padding": ("pad", "pad_token"),
+}
+"""`tokenizer.ggml.<key>_token_id` -> (gguf-py's word, key of tokenizer_config.json)."""
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,30 @@ import gguf
 import numpy as np
 import pytest
 
-from wf_converter.blocks import FP16_RELATIVE_ERROR, TernaryType, encode, to_fp16
-from wf_converter.errors import ExportError
+from wf_formats.errors import FormatError
 from wf_formats.gguf import TensorType
+from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR, encode, to_fp16
 from wf_formats.gguf.blocks import values as decode_blocks
+from wf_formats.gguf.codecs import EXPORT_TYPES
 
-TYPES_IN_GGUF_PY = [TernaryType.TQ1_0, TernaryType.TQ2_0, TernaryType.Q4_0, TernaryType.F16]
+TYPES_IN_GGUF_PY = [TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q4_0, TensorType.F16]
 
 
 def random_codes(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-1, 2, (rows, columns)).astype(np.int8)
 
 
-def decode(data: np.ndarray, num_columns: int, kind: TernaryType) -> np.ndarray:
+def decode(data: np.ndarray, num_columns: int, kind: TensorType) -> np.ndarray:
     shape = (data.shape[0], num_columns)
-    return decode_blocks(data.reshape(-1), TensorType(kind.layout.ggml_type), shape)
+    return decode_blocks(data.reshape(-1), kind, shape)
 
 
 @pytest.mark.parametrize("kind", TYPES_IN_GGUF_PY)
 def test_gguf_py_decodes_our_blocks(kind):
     codes = random_codes(5, 512)
     data = encode(codes, np.float32(1), kind)
-    quantized = gguf.GGMLQuantizationType(kind.layout.ggml_type)
-    assert data.shape == (5, kind.layout.row_bytes(512))
+    quantized = gguf.GGMLQuantizationType(kind)
+    assert data.shape == (5, kind.row_bytes(512))
     np.testing.assert_array_equal(gguf.quants.dequantize(data, quantized), codes)
 
 
@@ -35,7 +36,7 @@ def test_q2_0_bytes_by_hand():
     codes = np.zeros((1, 64), np.int8)
     codes[0, :4] = [-1, 0, 1, 1]  # levels 0, 1, 2, 2 -> 0b10_10_01_00
     codes[0, 63] = -1  # level 0 in the top bits of the last byte
-    data = encode(codes, np.float32(0.5), TernaryType.Q2_0)[0]
+    data = encode(codes, np.float32(0.5), TensorType.Q2_0)[0]
     assert data[:2].tobytes() == np.float16(0.5).tobytes()
     assert data[2] == 0b10100100
     assert set(data[3:17]) == {0b01010101}
@@ -50,7 +51,7 @@ def test_q4_0_of_gguf_py_would_lose_a_sign():
     assert not np.array_equal(theirs, codes)
 
 
-@pytest.mark.parametrize("kind", list(TernaryType))
+@pytest.mark.parametrize("kind", list(EXPORT_TYPES))
 @pytest.mark.parametrize("scale", [1.0, 0.0371, 3e-4])
 def test_round_trip_keeps_codes_and_rounds_scales_to_fp16(kind, scale):
     codes = random_codes(3, 768)
@@ -60,12 +61,12 @@ def test_round_trip_keeps_codes_and_rounds_scales_to_fp16(kind, scale):
     np.testing.assert_allclose(values, codes * scale, rtol=FP16_RELATIVE_ERROR)
 
 
-@pytest.mark.parametrize("kind", [TernaryType.Q2_0, TernaryType.Q4_0, TernaryType.F16])
+@pytest.mark.parametrize("kind", [TensorType.Q2_0, TensorType.Q4_0, TensorType.F16])
 @pytest.mark.parametrize("group", [64, 128])
 def test_every_group_gets_its_scale(kind, group):
     codes = random_codes(4, 384)
     scales = np.random.default_rng(1).uniform(0.01, 1, (4, 384 // group)).astype(np.float32)
-    if kind is TernaryType.F16:
+    if kind is TensorType.F16:
         scales = np.repeat(scales, group, axis=1)
     values = decode(encode(codes, scales, kind), 384, kind)
     expected = codes * np.repeat(scales, 384 // scales.shape[1], axis=1)
@@ -74,22 +75,22 @@ def test_every_group_gets_its_scale(kind, group):
 
 @pytest.mark.parametrize(("kind", "columns"), [("tq2_0", 576), ("q2_0", 96), ("q4_0", 40)])
 def test_rows_that_do_not_divide_are_refused(kind, columns):
-    with pytest.raises(ExportError, match=f"rows of {columns} weights are no multiple"):
-        encode(random_codes(2, columns), np.float32(1), TernaryType(kind))
+    with pytest.raises(FormatError, match=f"rows of {columns} weights are no multiple"):
+        encode(random_codes(2, columns), np.float32(1), TensorType[kind.upper()])
 
 
 def test_a_block_with_two_scales_is_refused():
-    with pytest.raises(ExportError, match="the tensor has one per 64"):
-        encode(random_codes(2, 256), np.ones((2, 4), np.float32), TernaryType.TQ2_0)
+    with pytest.raises(FormatError, match="the tensor has one per 64"):
+        encode(random_codes(2, 256), np.ones((2, 4), np.float32), TensorType.TQ2_0)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_a_scale_outside_fp16_is_refused(scale):
-    with pytest.raises(ExportError, match="does not fit into fp16"):
+    with pytest.raises(FormatError, match="does not fit into fp16"):
         to_fp16(np.array([1.0, scale], np.float32))
 
 
 def test_the_scale_of_an_all_zero_group_does_not_matter():
     codes = np.zeros((1, 64), np.int8)
-    data = encode(codes, np.full((1, 1), 1e-6, np.float32), TernaryType.Q2_0)
-    assert not decode(data, 64, TernaryType.Q2_0).any()
+    data = encode(codes, np.full((1, 1), 1e-6, np.float32), TensorType.Q2_0)
+    assert not decode(data, 64, TensorType.Q2_0).any()

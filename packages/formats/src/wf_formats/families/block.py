@@ -1,0 +1,153 @@
+"""The Llama block, which all families share: its parts, their shapes and their names in both formats.
+
+    part                 Hugging Face (model.layers.N.)   GGUF (blk.N.)
+    q, k, v, o           self_attn.{part}_proj            attn_{q,k,v,output}
+    gate, up, down       mlp.{part}_proj                  ffn_{part}
+    norms                HF_STEMS                         GGUF_STEMS
+
+Attention output is fed by v and the down projection by up, both linear in their producer: that is
+where SubLN goes. What differs between families is said by `Family` (base.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from wf_formats.decoder_config import DecoderConfig
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+NORMS = ("input_norm", "post_attention_norm")
+BIASES = ("q_bias", "k_bias", "v_bias")
+QK_NORMS = ("q_norm", "k_norm")
+SUB_NORMS = ("attn_sub_norm", "ffn_sub_norm")
+VECTORS = (*NORMS, *BIASES, *QK_NORMS, *SUB_NORMS)
+
+HF_STEMS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+    "input_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "attn_sub_norm": "self_attn.attn_sub_norm",
+    "ffn_sub_norm": "mlp.ffn_sub_norm",
+}
+GGUF_STEMS = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "input_norm": "attn_norm",
+    "post_attention_norm": "ffn_norm",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "attn_sub_norm": "attn_sub_norm",
+    "ffn_sub_norm": "ffn_sub_norm",
+}
+HF_EMBEDDING, HF_HEAD, HF_FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+GGUF_EMBEDDING, GGUF_HEAD, GGUF_FINAL_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
+GGUF_ROPE_FREQS = "rope_freqs.weight"
+
+BLOCK_LINEARS = tuple(HF_STEMS[part] for part in MATRICES)
+"""Hugging Face names of a block's linears, inside the block."""
+
+
+@dataclass(frozen=True)
+class SubNormSite:
+    """A linear with SubLN before it, and the linear whose output scale carries over to its input."""
+
+    consumer: str
+    producer: str
+    producer_part: str
+    norm_part: str
+
+    @property
+    def own_norm(self) -> str:
+        """Name of the norm in a model whose stock class has none: it is a child of the linear."""
+        return f"{self.consumer}.sub_norm"
+
+    @property
+    def stock_norm(self) -> str:
+        """Name of the norm in transformers' `bitnet`."""
+        return HF_STEMS[self.norm_part]
+
+
+SUB_NORM_SITES = (
+    SubNormSite(HF_STEMS["o"], HF_STEMS["v"], "v", "attn_sub_norm"),
+    SubNormSite(HF_STEMS["down"], HF_STEMS["up"], "up", "ffn_sub_norm"),
+)
+_OWN_NORMS = {site.norm_part: site.own_norm for site in SUB_NORM_SITES}
+_CONSUMERS = {site.producer_part: site.consumer for site in SUB_NORM_SITES}
+_GGUF_OF_HF_STEM = {stem: GGUF_STEMS[part] for part, stem in HF_STEMS.items()}
+_GGUF_OF_HF_NAME = {HF_EMBEDDING: GGUF_EMBEDDING, HF_FINAL_NORM: GGUF_FINAL_NORM, HF_HEAD: GGUF_HEAD}
+
+
+def part_shape(config: DecoderConfig, part: str) -> tuple[int, ...]:
+    """Shape of a layer's part, matrices as [out, in]."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "q": (queries, hidden),
+        "k": (keys, hidden),
+        "v": (keys, hidden),
+        "o": (hidden, queries),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+        "q_bias": (queries,),
+        "k_bias": (keys,),
+        "v_bias": (keys,),
+        "attn_sub_norm": (queries,),
+        "ffn_sub_norm": (inner,),
+    }
+    if part in QK_NORMS:
+        return (config.head_dim,)
+    return shapes.get(part, (hidden,))
+
+
+def hf_name(layer: int, part: str, has_own_sub_norms: bool = False) -> str:
+    """`model.layers.3.self_attn.q_proj.weight` of part "q", `...q_proj.bias` of "q_bias"."""
+    if part in BIASES:
+        return f"model.layers.{layer}.{HF_STEMS[part.removesuffix('_bias')]}.bias"
+    stems = HF_STEMS | _OWN_NORMS if has_own_sub_norms else HF_STEMS
+    return f"model.layers.{layer}.{stems[part]}.weight"
+
+
+def gguf_name(layer: int, part: str) -> str:
+    """`blk.3.attn_q.weight` of part "q", `blk.3.attn_q.bias` of "q_bias"."""
+    if part in BIASES:
+        return f"blk.{layer}.{GGUF_STEMS[part.removesuffix('_bias')]}.bias"
+    return f"blk.{layer}.{GGUF_STEMS[part]}.weight"
+
+
+def gguf_name_of(name: str) -> str | None:
+    """GGUF name of a Hugging Face tensor; None for one that GGUF has no place for."""
+    if name in _GGUF_OF_HF_NAME:
+        return _GGUF_OF_HF_NAME[name]
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    if match is None or match[2] not in _GGUF_OF_HF_STEM:
+        return None
+    return f"blk.{match[1]}.{_GGUF_OF_HF_STEM[match[2]]}.{match[3]}"
+
+
+def gguf_scale_name(name: str) -> str:
+    """The tensor that multiplies a whole matrix: `blk.3.attn_q.scale` of `blk.3.attn_q.weight`."""
+    return name.removesuffix("weight") + "scale"
+
+
+def consumer(layer: int, part: str) -> str:
+    """Hugging Face name of the linear behind the SubLN that a part feeds; empty where there is none."""
+    return f"model.layers.{layer}.{_CONSUMERS[part]}" if part in _CONSUMERS else ""
+
+
+PRODUCERS = tuple(_CONSUMERS)
+"""Parts that feed a SubLN."""

@@ -1,0 +1,13 @@
+"""Qwen 3: norms on the heads of q and k, heads wider than hidden size / heads."""
+
+from __future__ import annotations
+
+from wf_formats.families.base import Family, GgufArch
+from wf_formats.families.block import QK_NORMS
+
+QWEN3 = Family(
+    model_type="qwen3",
+    names="Qwen 3",
+    archs=(GgufArch("qwen3", extras=QK_NORMS),),
+    extras=QK_NORMS,
+)

@@ -1,0 +1,49 @@
+"""Block types of GGUF, one file each, registered here.
+
+    type   weights bytes  decoded exactly  ternary export (bits a weight)
+    TQ1_0    256    54    yes              1.6875
+    TQ2_0    256    66    yes              2.0625
+    Q2_0      64    18    yes              2.25
+    Q4_0      32    18    yes              4.5
+    F16        1     2    floats           16
+    Q8_0      32    34    yes
+    Q6_K     256   210    yes
+    I2_S     128    32    yes
+
+Sources: ggml's block structs and dequantization. Checked against gguf-py, where it knows a type.
+"""
+
+from __future__ import annotations
+
+from wf_formats.gguf.codecs.base import FOUR_CODES, Codec, ExportType
+from wf_formats.gguf.codecs.f16 import F16
+from wf_formats.gguf.codecs.i2_s import I2_S
+from wf_formats.gguf.codecs.q2_0 import Q2_0
+from wf_formats.gguf.codecs.q4_0 import Q4_0
+from wf_formats.gguf.codecs.q6_k import Q6_K
+from wf_formats.gguf.codecs.q8_0 import Q8_0
+from wf_formats.gguf.codecs.tq1_0 import TQ1_0
+from wf_formats.gguf.codecs.tq2_0 import TQ2_0
+from wf_formats.gguf.types import TensorType
+
+__all__ = ["CODECS", "EXPORT_TYPES", "FOUR_CODES", "GROUP_SIZES", "Codec", "ExportType"]
+
+CODECS = {
+    codec.type: codec
+    for codec in (
+        TQ1_0,
+        TQ2_0,
+        Q2_0,
+        Q4_0,
+        F16,
+        Q8_0,
+        Q6_K,
+        I2_S,
+    )
+}
+GROUP_SIZES = {kind: codec.group for kind, codec in CODECS.items() if codec.decode is not None}
+"""Weights that share a scale, by type, for the types that `blocks.codes_and_scales` decodes."""
+EXPORT_TYPES: dict[TensorType, ExportType] = {
+    kind: codec.export for kind, codec in CODECS.items() if codec.export is not None
+}
+"""Types for ternary matrices, as users are told of them."""

@@ -1,0 +1,58 @@
+"""What a block type of GGUF says of itself: how its blocks are read, and how ternary codes are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from wf_formats.gguf.types import TensorType
+
+Decoder = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""(uint8 [blocks, bytes], codes int8 [blocks, block] to fill, scales fp32 [blocks, groups] to fill)."""
+Encoder = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(ternary codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]."""
+
+
+@dataclass(frozen=True)
+class ExportType:
+    """A type that holds {-d, 0, +d} exactly, so that ternary matrices can be exported in it."""
+
+    encode: Encoder
+    file_type: int
+    """`enum llama_ftype`, goes into general.file_type."""
+    activations: TensorType
+    """What llama.cpp rounds the other factor of a product to."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A type of which every weight is `code * scale` of its group; decoded exactly."""
+
+    type: TensorType
+    group: int
+    """Weights that share a scale."""
+    decode: Decoder | None = None
+    """None: floats, which have no codes."""
+    export: ExportType | None = None
+
+
+def half(data: np.ndarray) -> np.ndarray:
+    """fp16 at the head of each row of bytes -> fp32 [rows, 1]."""
+    return np.ascontiguousarray(data[:, :2]).view("<f2").astype(np.float32)
+
+
+def half_bytes(scales: np.ndarray) -> np.ndarray:
+    """fp16 [rows, 1] -> uint8 [rows, 2]."""
+    return np.ascontiguousarray(scales).view(np.uint8)
+
+
+def _four_codes() -> np.ndarray:
+    """uint32 [256]: the int8 codes `(byte >> 2 i & 3) - 1`, i = 0..3, in memory order."""
+    levels = np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
+    return np.ascontiguousarray(levels.astype(np.int8) - np.int8(1)).view(np.uint32).reshape(-1)
+
+
+FOUR_CODES = _four_codes()
+"""Decodes a byte of four 2-bit codes, first code lowest, by one look-up."""

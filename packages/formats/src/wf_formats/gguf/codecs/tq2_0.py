@@ -1,0 +1,37 @@
+"""TQ2_0: 256 weights in 66 bytes: 64 bytes, fp16 d; value d (q - 1).
+
+Byte 32 h + m holds at bits 2 l the code of weight 128 h + 32 l + m.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wf_formats.gguf.codecs.base import Codec, ExportType, half, half_bytes
+from wf_formats.gguf.types import TensorType
+
+
+def _decode(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
+    packed, levels = blocks[:, :64].reshape(-1, 2, 32), codes.view(np.uint8).reshape(-1, 2, 4, 32)
+    for plane in range(4):
+        np.right_shift(packed, 2 * plane, out=levels[:, :, plane])
+    levels &= 3
+    codes -= 1
+    scales[:] = half(blocks[:, 64:])
+
+
+def _encode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    from gguf import quants
+    from gguf.constants import GGMLQuantizationType
+
+    data: np.ndarray = quants.quantize(codes.astype(np.float32), GGMLQuantizationType.TQ2_0)
+    data[:, -2:] = half_bytes(scales)  # gguf-py takes d = max|code|; the scale goes in its place
+    return data
+
+
+TQ2_0 = Codec(
+    TensorType.TQ2_0,
+    group=256,
+    decode=_decode,
+    export=ExportType(_encode, file_type=37, activations=TensorType.Q8_K),
+)

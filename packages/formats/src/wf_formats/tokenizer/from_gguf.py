@@ -1,0 +1,142 @@
+"""Keys of a GGUF file -> tokenizer.
+
+Byte-level BPE only (GPT-2, SmolLM2, Llama 3, Qwen, Mistral Nemo), with the splitting rules of the
+models' own tokenizer.json (rules.py). One point differs from llama.cpp: where a rule says so, text is
+normalized to NFC first, as Qwen's tokenizer does and its models have seen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, processors
+
+from wf_formats.gguf import open_gguf
+from wf_formats.tokenizer.rules import SplitRule, rule_named
+from wf_formats.tokenizer.source import GGUF_ROLES, TokenizerError, TokenizerSource, TokenType
+
+_END_KEYS = ("eos", "eot", "eom")
+_PREFIX = "tokenizer.ggml."
+
+
+def read_gguf_tokenizer(path: Path) -> TokenizerSource:
+    """The tokenizer in a GGUF file.
+
+    Raises:
+        TokenizerError: it is missing, damaged or not byte-level BPE with a known splitting rule.
+        GgufError: the file is damaged.
+    """
+    keys = open_gguf(path).keys
+    try:
+        return _from_keys(keys)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+
+
+def _from_keys(keys: Mapping[str, Any]) -> TokenizerSource:
+    _check_model(keys)
+    tokens, types = _list(keys, "tokens", str), _list(keys, "token_type", int)
+    backend = _byte_level_bpe(_vocab(tokens, types), _list(keys, "merges", str), _rule(keys))
+    _add_tokens(backend, tokens, types)
+    ids = {key: _id(keys, key, len(tokens)) for key in (*GGUF_ROLES, *_END_KEYS)}
+    special = {
+        name: tokens[index] for role, (_, name) in GGUF_ROLES.items() if (index := ids[role]) is not None
+    }
+    _add_affixes(backend, keys, ids, tokens)
+    eos = frozenset(index for key in _END_KEYS if (index := ids[key]) is not None)
+    template = keys.get("tokenizer.chat_template")
+    return TokenizerSource(backend, special, eos, template if isinstance(template, str) else None)
+
+
+def _check_model(keys: Mapping[str, Any]) -> None:
+    model = keys.get(f"{_PREFIX}model")
+    if model != "gpt2":
+        kind = " (SentencePiece)" if model == "llama" else ""
+        raise TokenizerError(
+            f"{_PREFIX}model is {model!r}{kind}; only 'gpt2' (byte-level BPE) is supported: export the "
+            "model with its Hugging Face tokenizer"
+        )
+
+
+def _rule(keys: Mapping[str, Any]) -> SplitRule:
+    return rule_named(keys.get(f"{_PREFIX}pre"))
+
+
+def _vocab(tokens: list[str], types: list[int]) -> dict[str, int]:
+    if len(types) != len(tokens):
+        raise TokenizerError(f"{_PREFIX}token_type has {len(types)} entries for {len(tokens)} tokens")
+    used = [index for index, kind in enumerate(types) if kind != TokenType.UNUSED]
+    vocab = {tokens[index]: index for index in used}
+    if len(vocab) != len(used):
+        raise TokenizerError(f"{_PREFIX}tokens has the same token twice")
+    return vocab
+
+
+def _byte_level_bpe(vocab: dict[str, int], merges: list[str], rule: SplitRule) -> tokenizers.Tokenizer:
+    pairs = [_pair(merge) for merge in merges]
+    for left, right in pairs:
+        if not (left in vocab and right in vocab and left + right in vocab):
+            raise TokenizerError(
+                f"{_PREFIX}merges joins {left!r} and {right!r}, which the vocabulary has not"
+            )
+    backend = tokenizers.Tokenizer(models.BPE(vocab, pairs, ignore_merges=rule.ignores_merges))
+    backend.decoder = decoders.ByteLevel()
+    if rule.normalizes_nfc:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = rule.pre_tokenizer()
+    return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
+    adders = {
+        TokenType.CONTROL: backend.add_special_tokens,
+        TokenType.USER_DEFINED: backend.add_tokens,
+    }
+    for kind, add in adders.items():
+        found = [token for token, its in zip(tokens, types, strict=True) if its == kind]
+        special = kind is TokenType.CONTROL
+        add([AddedToken(token, special=special, normalized=False) for token in found])
+
+
+def _add_affixes(
+    backend: tokenizers.Tokenizer, keys: Mapping[str, Any], ids: Mapping[str, int | None], tokens: list[str]
+) -> None:
+    """bos before and eos after a text, where the file asks for them."""
+    template = ["$A"]
+    used = {}
+    for role, place in (("bos", 0), ("eos", 1)):
+        if keys.get(f"{_PREFIX}add_{role}_token") is not True:
+            continue
+        index = ids[role]
+        if index is None:
+            raise TokenizerError(f"{_PREFIX}add_{role}_token is set without {_PREFIX}{role}_token_id")
+        used[tokens[index]] = index
+        template.insert(place * len(template), tokens[index])
+    if used:
+        backend.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=list(used.items())
+        )
+
+
+def _list(keys: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    values = keys.get(f"{_PREFIX}{name}")
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        raise TokenizerError(f"{_PREFIX}{name} is missing or no list of {kind.__name__}")
+    return values
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    parts = merge.split(" ")
+    if len(parts) != 2:
+        raise TokenizerError(f"{_PREFIX}merges has the entry {merge!r:.60}, not two tokens")
+    return parts[0], parts[1]
+
+
+def _id(keys: Mapping[str, Any], role: str, num_tokens: int) -> int | None:
+    value = keys.get(f"{_PREFIX}{role}_token_id")
+    if value is not None and not (type(value) is int and 0 <= value < num_tokens):
+        raise TokenizerError(f"{_PREFIX}{role}_token_id is {value!r:.60}; there are {num_tokens} tokens")
+    return value

@@ -1,0 +1,136 @@
+"""A folder's tokenizer -> GGUF keys -> tokenizer: the same ids; what has no equal there is refused."""
+
+import json
+
+import pytest
+
+from wf_formats.tokenizer import TokenizerError, gguf_tokenizer, read_tokenizer
+from wf_formats.tokenizer.rules import RULES, rule_named, rule_of
+
+TEXTS = [
+    "In 2024, 12345 apples cost 3.50!",
+    "def f(x):\n    return x  # don't\n\n\nprint(f(007))",
+    "I'LL we're they've  two  spaces\ttab\r\nend   ",
+    "naïve café e\u0301 日本語 🙂 ²³ ½ HTTPServer iPhone a/b//c ǅx",
+    "<|im_start|>user\nhello<|im_end|>\n",
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_both_directions(tokenizer_folder, tmp_path, rule, add_bos):
+    import gguf
+
+    folder = tokenizer_folder(rule.name, add_bos)
+    keys = gguf_tokenizer(folder, 520)
+    assert (keys.pre, keys.add_bos) == (rule.name, add_bos)
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    keys.write(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    ours, theirs = read_tokenizer(tmp_path / "t.gguf"), read_tokenizer(folder)
+    for text in TEXTS:
+        assert ours.backend.encode(text).ids == theirs.backend.encode(text).ids
+    assert ours.special_tokens == theirs.special_tokens
+    assert ours.eos_ids == theirs.eos_ids == {2}
+    assert ours.chat_template == theirs.chat_template == "{{ messages }}"
+
+
+def test_tekken_splits_by_case_and_digit():
+    pieces = rule_named("tekken").pre_tokenizer().pre_tokenize_str("HTTPServer don't 2024 a/b")
+    assert [piece for piece, _ in pieces] == [
+        "HTTPServer", "Ġdon", "'t", "Ġ", "2", "0", "2", "4", "Ġa", "/b"
+    ]  # fmt: skip
+
+
+def test_special_ids_types_and_padding(tokenizer_folder):
+    found = gguf_tokenizer(tokenizer_folder("smollm"), vocab_size=520)
+    assert found.special_ids == {"bos": 1, "eos": 2, "unk": 0, "pad": 2}
+    assert (found.add_bos, found.add_eos) == (False, False)
+    assert found.token_types[:4] == [3, 3, 3, 1]
+    assert found.tokens[512:] == [f"[PAD{i}]" for i in range(512, 520)]
+    assert set(found.token_types[512:]) == {5}
+    assert found.chat_template == "{{ messages }}"
+
+
+def test_more_tokens_than_embeddings_are_refused(tokenizer_folder):
+    with pytest.raises(TokenizerError, match="the embedding matrix only 500 rows"):
+        gguf_tokenizer(tokenizer_folder("smollm"), vocab_size=500)
+
+
+def test_missing_tokenizer_is_refused(tmp_path):
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        gguf_tokenizer(tmp_path, 512)
+
+
+def edited(tokenizer_folder, change):
+    folder = tokenizer_folder("smollm")
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    change(spec)
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["model"].update(byte_fallback=True), r"BPE model with byte fallback \(SentencePiece\)"),
+        (lambda s: s.update(normalizer={"type": "Lowercase"}), "normalizer Lowercase"),
+        (
+            lambda s: s["pre_tokenizer"]["pretokenizers"][0].update(individual_digits=False),
+            r"tokenizer\.ggml\.pre: .*Digits.*known: gpt-2",
+        ),
+        (lambda s: s.update(pre_tokenizer={"type": "Whitespace"}), "Whitespace"),
+    ],
+)
+def test_tokenizers_without_an_equal_are_refused(tokenizer_folder, change, message):
+    with pytest.raises(TokenizerError, match=message):
+        gguf_tokenizer(edited(tokenizer_folder, change), 512)
+
+
+def test_post_processors_beyond_bos_and_eos_are_refused(tokenizer_folder):
+    def add_foreign_prefix(spec):
+        spec["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {
+                "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+            },
+        }
+
+    with pytest.raises(TokenizerError, match="GGUF can only add bos and eos"):
+        gguf_tokenizer(edited(tokenizer_folder, add_foreign_prefix), 512)
+
+
+def test_unknown_pre_tokenizer_shows_its_definition():
+    with pytest.raises(TokenizerError, match="Metaspace"):
+        rule_of({"pre_tokenizer": {"type": "Metaspace"}})
+
+
+def test_several_templates_are_refused_for_gguf_and_read_here(tokenizer_folder):
+    folder = tokenizer_folder("smollm")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    assert read_tokenizer(folder).chat_template == "d"
+    with pytest.raises(TokenizerError, match="several named templates"):
+        gguf_tokenizer(folder, 512)
+
+
+def test_sentencepiece_is_refused_by_name(tmp_path):
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with pytest.raises(TokenizerError, match="SentencePiece"):
+        read_tokenizer(tmp_path / "t.gguf")
