@@ -117,3 +117,9 @@ def tiny_qwen3() -> Callable[..., object]:
 def tiny_qwen2() -> Callable[..., object]:
     """Factory of random Qwen2.5 models: biases on q, k and v."""
     return lambda **extra: _tiny("Qwen2Config", **extra)
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral() -> Callable[..., object]:
+    """Factory of random Mistral models: no biases, a window over the whole context, wide heads."""
+    return lambda **extra: _tiny("MistralConfig", **{"head_dim": 128, "sliding_window": 512} | extra)

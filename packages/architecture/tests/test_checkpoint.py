@@ -20,7 +20,7 @@ from wf_formats.atomic import atomic_folder, atomic_write_text
 
 CASES = [
     (family, scheme)
-    for family in ("tiny_llama", "tiny_qwen2", "tiny_qwen3")
+    for family in ("tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3")
     for scheme in ("tensor", "group64")
 ]
 IDS = torch.randint(0, 512, (8, 96), generator=torch.Generator().manual_seed(5))
@@ -76,6 +76,23 @@ def test_llama_with_sub_norm_is_a_stock_bitnet_folder(tiny_llama, tmp_path) -> N
     assert config["quantization_config"]["quantization_mode"] == "online"
     stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
     assert type(stock).__module__ == "transformers.models.bitnet.modeling_bitnet"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stored_as"),
+    [
+        ({"head_dim": 64}, "bitnet"),
+        ({"head_dim": 128}, "mistral"),
+        ({"head_dim": 64, "sliding_window": 128}, "mistral"),
+    ],
+)
+def test_mistral_is_bitnet_where_nothing_is_lost(tiny_mistral, overrides, stored_as, tmp_path) -> None:
+    model = converted(tiny_mistral(**overrides), "tensor")
+    save_checkpoint(model, None, tmp_path / "checkpoint", {})
+    assert json.loads((tmp_path / "checkpoint" / "config.json").read_text())["model_type"] == stored_as
+    loaded = load_checkpoint(tmp_path / "checkpoint").model
+    assert type(loaded) is transformers.MistralForCausalLM
+    assert torch.equal(logits(loaded), logits(model))
 
 
 @pytest.mark.parametrize("tied", [True, False])

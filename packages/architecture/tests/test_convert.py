@@ -19,7 +19,7 @@ from bitnet_arch import (
 )
 from bitnet_arch.calibration import _choose_floor, calibrate_sub_norms
 
-FAMILIES = ["tiny_llama", "tiny_qwen2", "tiny_qwen3"]
+FAMILIES = ["tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3"]
 
 
 def calibration_ids(num_sequences: int = 8, num_tokens: int = 128) -> torch.Tensor:

@@ -105,6 +105,9 @@ CASES = {
         Case("llama-tensor-192", "tiny_llama", "tensor", NARROW),
         Case("llama-group64", "tiny_llama", "group64", {}),
         Case("llama-group64-untied", "tiny_llama", "group64", {"tie_word_embeddings": False}),
+        Case("mistral-group64", "tiny_mistral", "group64", {"head_dim": 64}),
+        Case("mistral-group64-wide", "tiny_mistral", "group64", {}),
+        Case("mistral-tensor", "tiny_mistral", "tensor", {"head_dim": 64}),
         Case("qwen2-group128", "tiny_qwen2", "group128", {}),
         Case("qwen3-group64", "tiny_qwen3", "group64", {}),
     )
@@ -148,9 +151,14 @@ def checkpoint(
             spread_weights(model)
             config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse(scheme or case.scheme))
             bitnet_arch.convert(model, config, torch.tensor([ids] * 6))
-            kinds = {"tiny_llama": "smollm", "tiny_qwen2": "qwen2", "tiny_qwen3": "qwen2"}
+            kinds = {
+                "tiny_llama": "smollm",
+                "tiny_mistral": "tekken",
+                "tiny_qwen2": "qwen2",
+                "tiny_qwen3": "qwen2",
+            }
             folder = tmp_path_factory.mktemp("checkpoints") / name
-            tokenizer = tiny_tokenizer(kinds[case.base])
+            tokenizer = tiny_tokenizer(kinds.get(case.base, "qwen2"))
             bitnet_arch.save_checkpoint(model, tokenizer, folder, {"stage": "stage2", "step": 3})
             made[key] = folder
         return made[key]

@@ -27,6 +27,8 @@ LLAMA3_ROPE = {
     [
         ("llama-tensor", "bitnet", False),
         ("llama-group64", "llama", True),
+        ("mistral-group64", "llama", True),
+        ("mistral-tensor", "bitnet", False),
         ("qwen2-group128", "qwen2", False),
         ("qwen3-group64", "qwen3", False),
     ],
@@ -65,6 +67,13 @@ def test_rope_scaling_that_llamacpp_lacks_is_refused(checkpoint):
     yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}
     with pytest.raises(ExportError, match="'yarn' is not available in arch qwen3"):
         gguf_architecture(changed(open_source(checkpoint("qwen3-group64")), rope_parameters=yarn))
+
+
+def test_short_windows_are_refused(checkpoint):
+    source = changed(open_source(checkpoint("mistral-group64")), sliding_window=128)
+    with pytest.raises(ExportError, match=r"sliding windows \(of 128 tokens, context 512\).*--format hf"):
+        gguf_architecture(source)
+    assert gguf_architecture(changed(source, sliding_window=None)).name == "llama"
 
 
 def test_unknown_model_type_is_refused(checkpoint):

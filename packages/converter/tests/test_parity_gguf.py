@@ -9,8 +9,10 @@ attn_output 1 % off). So the reference makes the same roundings (wf_converter.re
     one matrix of block 0 off by 1 %       0.021 to 0.060
     all matrices off by 1 %                0.055 to 0.089
 
-on these models. What remains of an honest export is int8 roundings that flip because sums run in
-another order; most positions agree to 1e-5. TOLERANCE lies between the first line and the others.
+on these models (wide heads flip more: 0.020 with 4 heads of 128, Llama and Mistral alike to the digit;
+their proof is in test_verify.py). What remains of an honest export is int8 roundings that flip because
+sums run in another order; most positions agree to 1e-5. TOLERANCE lies between the first line and the
+others.
 """
 
 import dataclasses
@@ -37,6 +39,9 @@ EXPORTS = [
     ("llama-group64", "auto", "f16"),
     ("llama-group64", "q2_0", "f16"),
     ("llama-group64-untied", "auto", "q8_0"),
+    ("mistral-group64", "auto", "q8_0"),
+    ("mistral-group64", "q2_0", "f16"),
+    ("mistral-tensor", "auto", "f16"),
     ("qwen2-group128", "auto", "f16"),
     ("qwen2-group128", "q2_0", "q8_0"),
     ("qwen3-group64", "auto", "f16"),

@@ -22,8 +22,14 @@ from wf_converter.scores import Difference, torch_scores
 from wf_converter.source import open_source
 
 TOLERANCE = 0.02
-BITNET_CASES = ["llama-tensor", "llama-tensor-192"]
-PACKED_CASES = ["llama-group64", "llama-group64-untied", "qwen2-group128", "qwen3-group64"]
+BITNET_CASES = ["llama-tensor", "llama-tensor-192", "mistral-tensor"]
+PACKED_CASES = [
+    "llama-group64",
+    "llama-group64-untied",
+    "mistral-group64-wide",
+    "qwen2-group128",
+    "qwen3-group64",
+]
 
 
 def scores_of(folder, ids):

@@ -12,7 +12,9 @@ from wf_converter.hf_export import prepare_hf
 from wf_converter.verify import verify
 
 
-@pytest.mark.parametrize(("case", "kind"), [("llama-tensor", "auto"), ("qwen3-group64", "q2_0")])
+@pytest.mark.parametrize(
+    ("case", "kind"), [("llama-tensor", "auto"), ("mistral-group64", "q4_0"), ("qwen3-group64", "q2_0")]
+)
 def test_honest_gguf_passes(checkpoint, ids, tmp_path, case, kind):
     prepare_gguf(checkpoint(case), kind).write(tmp_path / "model.gguf")
     found = verify(checkpoint(case), tmp_path / "model.gguf", ids)

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         shape(128, 192, 4, 1, 64, **UNTIED, rope_parameters=LLAMA_3),
     ),
     "llama-group128-head48": ("Llama", "group128", shape(128, 384, 8, 8, 48)),
+    "mistral-group64-head48": ("Mistral", "group64", shape(128, 192, 4, 2, 48, sliding_window=None)),
     "qwen2-tensor-untied": ("Qwen2", "tensor", shape(112, 200, 7, 1, 16, **UNTIED)),
     "qwen2-group64": ("Qwen2", "group64", shape(128, 192, 7, 1, 64)),
     "qwen3-tensor-untied": ("Qwen3", "tensor", shape(160, 272, 2, 2, 80, **UNTIED)),

@@ -45,6 +45,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama-tensor-192": ("tiny_llama", "tensor", NARROW),
     "llama-group64": ("tiny_llama", "group64", {"rope_parameters": LLAMA_3}),
     "llama-group64-untied": ("tiny_llama", "group64", {"tie_word_embeddings": False}),
+    "mistral-group64": ("tiny_mistral", "group64", {}),
+    "mistral-tensor": ("tiny_mistral", "tensor", {"head_dim": 64}),
     "qwen2-group128": ("tiny_qwen2", "group128", {}),
     "qwen3-group64": ("tiny_qwen3", "group64", {}),
     "qwen3-tensor": ("tiny_qwen3", "tensor", {}),
@@ -390,13 +392,14 @@ def quantized(method: str, **options: Any) -> dict[str, Any]:
 
 FLOOR = {"sub_norm_log2_floor": {"x": 1}}
 CONFIG_REFUSALS = {
-    "model type": ({"model_type": "mistral"}, "'mistral' is not supported"),
+    "model type": ({"model_type": "mixtral"}, "'mixtral' is not supported"),
     "missing": ({"hidden_size": None}, "hidden_size is None"),
     "countless layers": ({"num_hidden_layers": 10**9}, "1000000000 layers"),
     "giant heads": ({"head_dim": 10**9}, "heads of 1000000000"),
     "more heads than width": ({"num_attention_heads": 512, "head_dim": None}, "head_dim is 0"),
     "activation": ({"hidden_act": "gelu"}, "'gelu' is not one of"),
     "window": ({"use_sliding_window": True, "sliding_window": 64}, "sliding windows"),
+    "window of all layers": ({"model_type": "mistral", "sliding_window": 64}, "sliding windows"),
     "layer types": ({"layer_types": ["linear_attention"]}, "'linear_attention'"),
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     "rope": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),

@@ -57,7 +57,7 @@ def convert(
     """Converts `model` in place and returns it, fully quantized (lambda 1).
 
     Args:
-        model: LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM.
+        model: a causal LM of a family that can be converted (`supported_families`).
         config: granularity and SubLN.
         calibration_ids: [sequences, tokens] token ids of ordinary text, a few thousand in all;
             needed with SubLN.

@@ -2,7 +2,7 @@
 
     checkpoint                      arch     sub-norms  q/k rows      biases        head
     Llama-like with SubLN           bitnet   yes        as they are   none          tied only
-    Llama-like without SubLN        llama    no         permuted      optional      tied or not
+    Llama, Mistral without SubLN    llama    no         permuted      optional      tied or not
     Qwen 2.5 / Qwen 3 without SubLN qwen2/3  no         as they are   q, k, v / no  tied or not
 
 What an architecture has is said in wf_formats.families. llama.cpp rotates neighbouring pairs (NORM) in

@@ -6,6 +6,7 @@ from wf_formats.errors import LoadError
 from wf_formats.families.base import Family, GgufArch
 from wf_formats.families.bitnet import BITNET
 from wf_formats.families.llama import LLAMA
+from wf_formats.families.mistral import MISTRAL
 from wf_formats.families.qwen2 import QWEN2
 from wf_formats.families.qwen3 import QWEN3
 
@@ -15,6 +16,7 @@ FAMILIES = {
     family.model_type: family
     for family in (
         LLAMA,
+        MISTRAL,
         QWEN2,
         QWEN3,
         BITNET,

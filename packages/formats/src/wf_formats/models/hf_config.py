@@ -25,7 +25,7 @@ from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.rope import scaled_frequencies
 
-GROUP_SIZES = {"tensor": None, "group64": 64, "group128": 128}
+_MAX_GROUP_DIGITS = 5
 
 
 class Storage(Enum):
@@ -104,16 +104,25 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         known = "wrinklefree, wrinklefree_packed and bitnet"
         raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
     scheme = settings.get("scheme")
-    if not isinstance(scheme, str) or scheme not in GROUP_SIZES:
-        raise LoadError(f"quantization scheme {scheme!r} is unknown; known are {', '.join(GROUP_SIZES)}")
+    group_size = _group_size(scheme)
     if method == "wrinklefree_packed":
-        if GROUP_SIZES[scheme] is None:
+        if group_size is None:
             raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
-        return Quantization(Storage.PACKED_INPUTS, GROUP_SIZES[scheme])
+        return Quantization(Storage.PACKED_INPUTS, group_size)
     floors = settings.get("sub_norm_log2_floor") or {}
     return Quantization(
-        Storage.MASTER, GROUP_SIZES[scheme], False, bool(settings.get("sub_norm")), checked_floors(floors)
+        Storage.MASTER, group_size, False, bool(settings.get("sub_norm")), checked_floors(floors)
     )
+
+
+def _group_size(scheme: Any) -> int | None:
+    """Inputs that share a scale, of `group64`; None of `tensor`."""
+    if scheme == "tensor":
+        return None
+    size = scheme.removeprefix("group") if isinstance(scheme, str) else ""
+    if size == scheme or not size.isdecimal() or len(size) > _MAX_GROUP_DIGITS or not int(size):
+        raise LoadError(f"quantization scheme {scheme!r:.60} is unknown; known are tensor and group<inputs>")
+    return int(size)
 
 
 def checked_floors(floors: Any) -> dict[str, int]:
