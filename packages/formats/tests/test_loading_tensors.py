@@ -140,11 +140,11 @@ def test_master_weights_are_quantized_as_bitnet_arch_does(scheme, size):
 
     weight = (np.random.default_rng(6).normal(size=(301, 384)) * size).astype(np.float32)
     weight[7] = 0
-    parsed = bitnet_arch.WeightScheme.parse(scheme)
-    codes, scales = bitnet_arch.ternary_codes_and_scales(torch.from_numpy(weight), parsed)
+    parsed = bitnet_arch.quantizer(scheme)
+    expected = parsed.quantize(torch.from_numpy(weight))
     found = from_master("w", lambda part: weight[part].copy(), weight.shape, parsed.group_size)
-    np.testing.assert_array_equal(found.codes, codes.numpy())
-    np.testing.assert_allclose(found.scales, scales.numpy(), rtol=3e-7)
+    np.testing.assert_array_equal(found.codes, expected.codes.numpy())
+    np.testing.assert_allclose(found.scales, expected.scales.numpy(), rtol=3e-7)
 
 
 def test_master_rows_must_divide():

@@ -11,13 +11,13 @@ import torch
 import transformers
 from safetensors import safe_open
 
-import bitnet_arch
 from wf_converter.gguf_arch import gguf_architecture
 from wf_converter.gguf_file import GgufFile
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
 from wf_converter.hf_packed import unpack_inputs
-from wf_converter.source import Source, TernaryMatrix
+from wf_converter.source import Source
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class GgufWeights:
         self.file, self.source = file, source
         self.architecture = gguf_architecture(source)
 
-    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+    def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
         permute = self.architecture.permute_rows
         codes = permute(name, matrix.codes, self.source)
-        return TernaryMatrix(codes, permute(name, matrix.scales, self.source))
+        return NumpyMatrix(codes, permute(name, matrix.scales, self.source))
 
     def values(self, name: str) -> np.ndarray:
         target = gguf_name(name)
@@ -61,7 +61,7 @@ class HfWeights:
         self.quantization = dict(config.quantization_config)
         self.file: Any = safe_open(folder / "model.safetensors", framework="pt")
 
-    def expected_order(self, name: str, matrix: TernaryMatrix) -> TernaryMatrix:
+    def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
         return matrix
 
     def values(self, name: str) -> np.ndarray:
@@ -72,7 +72,7 @@ class HfWeights:
             inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
             value = codes.float() * (1 / scale if inverse else scale)
         else:
-            value = bitnet_arch.dequantize(unpack_inputs(packed), scale)
+            value = QuantizedMatrix(unpack_inputs(packed), scale).values()
         return np.asarray(value)
 
 
@@ -96,7 +96,7 @@ def check_weights(source: Source, export: GgufWeights | HfWeights) -> WeightChec
     return WeightCheck(len(names), num_wrong, worst_error, worst)
 
 
-def _scale_error(values: np.ndarray, expected: TernaryMatrix) -> float:
+def _scale_error(values: np.ndarray, expected: NumpyMatrix) -> float:
     scales = np.asarray(expected.scales)
     if scales.ndim:
         scales = np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)

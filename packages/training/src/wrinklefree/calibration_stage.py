@@ -16,8 +16,6 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from torch import Tensor, nn
 
 import bitnet_arch
 import wf_ptq
-from bitnet_arch.families import blocks
 from data_handler import token_block
 from wf_formats.atomic import atomic_write_text
 from wrinklefree.allocator import keep_freed_memory
@@ -109,54 +106,29 @@ def _read_text(config: TrainConfig, tokenizer: Any, vocab_size: int) -> _Text:
         -(-options.evaluation_tokens // length),
     ]
     ids = token_block(data_sources(config.data.sources), tokenizer, sum(counts) * length, length, config.seed)
-    if ids.max() >= vocab_size:
-        raise RunError(
-            f"calibration ids reach {ids.max().item()}, the model's vocabulary has {vocab_size}: the "
-            "checkpoint's tokenizer belongs to another model"
-        )
+    try:
+        bitnet_arch.check_ids(ids, vocab_size, length)
+    except ValueError as error:
+        raise RunError(f"calibration text: {error}") from error
     return _Text(*ids.split(counts))
 
 
 def _calibrate_blocks(
     config: TrainConfig, parts: PartStore, student: Any, teacher: Any, ids: Tensor, progress: RichProgress
 ) -> list[dict[str, Any]]:
-    options = _block_options(config.training.ternarize)
-    run, teacher_run = wf_ptq.BlockRunner(student), wf_ptq.BlockRunner(teacher)
-    teacher_blocks = dict(blocks(teacher))
-    bar = progress.add_task("calibrating blocks", total=len(teacher_blocks))
-    expected = found = teacher.model.embed_tokens(ids)
-    reports = []
-    for index, (name, block) in enumerate(blocks(student)):
-        inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
-        if name not in parts:
-            with _naming(name):
-                result = wf_ptq.ternarize_block(run, block, inputs, expected, options, config.seed + index)
-            parts.save(name, block.state_dict(), dataclasses.asdict(result))
-        report = _map(parts, name, block)
-        with wf_ptq.computing_in(block, inputs.dtype):
-            found = run.stream(block, inputs)
-        LOG.info(
-            "%s: relative error %.4f, before refinement %.4f", name, report["stream"], report["stream_solved"]
-        )
-        reports.append({"block": name, **report})
-        progress.advance(bar)
-    return reports
-
-
-def _map(parts: PartStore, name: str, block: nn.Module) -> dict[str, Any]:
-    """Takes the block's tensors from the part, memory-mapped; returns the part's report."""
-    tensors, report = parts.load(name)
-    block.load_state_dict(tensors, assign=True)
-    return report
-
-
-@contextmanager
-def _naming(block: str) -> Iterator[None]:
     """Raises: RunError that names the block, for what cannot be solved in it."""
+    method = wf_ptq.TernaryMethod(_block_options(config.training.ternarize))
+    bar = progress.add_task("calibrating blocks", total=student.config.num_hidden_layers)
+    reports = []
     try:
-        yield
-    except ValueError as error:
-        raise RunError(f"{block} cannot be calibrated: {error}") from error
+        for name, report in wf_ptq.walk_blocks(student, teacher, ids, method, parts, config.seed):
+            error, solved = report["stream"], report["stream_solved"]
+            LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
+            reports.append({"block": name, **report})
+            progress.advance(bar)
+    except wf_ptq.BlockError as error:
+        raise RunError(str(error)) from error
+    return reports
 
 
 def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
@@ -210,6 +182,6 @@ def _distil(
 
     def keep(name: str, block: nn.Module) -> None:
         parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
-        _map(parts, f"{_DISTILLED}.{name}", block)
+        wf_ptq.take_block(parts, f"{_DISTILLED}.{name}", block)
 
     distiller.write_back(keep)

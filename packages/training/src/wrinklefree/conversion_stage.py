@@ -1,4 +1,4 @@
-"""Stage 1: convert the dense model and calibrate SubLN. No gradient is computed.
+"""Stage 1: convert the dense model and fit SubLN. No gradient is computed.
 
 The result is compared with the dense model on held-out tokens of the same sources: mean next-token
 loss of the dense model, of the converted one in full precision (lambda 0: what SubLN costs) and
@@ -35,9 +35,9 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
     start = time.perf_counter()
     options = _conversion_options(config)
     model, tokenizer = load_dense_model(config.model.source, config.model.name)
-    calibration_ids, held_out = _token_blocks(config, tokenizer)
+    fit_ids, held_out = _token_blocks(config, tokenizer)
     losses = {"dense": mean_loss(model, held_out)}
-    _convert(config, options, model, calibration_ids)
+    _convert(config, options, model, fit_ids)
     for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
         bitnet_arch.set_lambda(model, lambda_)
         losses[name] = mean_loss(model, held_out)
@@ -47,7 +47,7 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
         "first_loss": losses["dense"],
         "last_loss": losses["quantized"],
         "losses_nats": losses,
-        "tokens": calibration_ids.numel(),
+        "tokens": fit_ids.numel(),
         "seconds": time.perf_counter() - start,
     }
     save_model_folder(model, tokenizer, target, meta | {"step": 0}, figures)
@@ -55,39 +55,37 @@ def run_conversion(config: TrainConfig, target: Path, meta: dict[str, Any]) -> d
 
 
 def _token_blocks(config: TrainConfig, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """Ids [sequences, tokens] for calibration, and others for the comparison (maybe none)."""
+    """Ids [sequences, tokens] to fit SubLN on, and others for the comparison (maybe none)."""
     options: CalibrationConfig = config.training.calibration
     length = options.sequence_length_tokens
-    num_calibration = -(-options.tokens // length)
+    num_fit = -(-options.tokens // length)
     num_held_out = -(-options.evaluation_tokens // length)
     ids = token_block(
         data_sources(config.data.sources),
         tokenizer,
-        (num_calibration + num_held_out) * length,
+        (num_fit + num_held_out) * length,
         length,
         config.seed,
     )
-    return ids[:num_calibration], ids[num_calibration:]
+    return ids[:num_fit], ids[num_fit:]
 
 
 def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig:
     """Raises: RunError (an unknown scheme, SubLN with a scheme that has none)."""
     try:
-        scheme = bitnet_arch.WeightScheme.parse(config.model.scheme)
-        return bitnet_arch.ConversionConfig(scheme=scheme, sub_norm=config.model.sub_norm)
+        quantizer = bitnet_arch.quantizer(config.model.scheme)
+        return bitnet_arch.ConversionConfig(quantizer, sub_norm=config.model.sub_norm)
     except ValueError as error:
         raise RunError(f"model.scheme, model.sub_norm: {error}") from error
 
 
-def _convert(
-    config: TrainConfig, options: bitnet_arch.ConversionConfig, model: Any, calibration_ids: Tensor
-) -> None:
+def _convert(config: TrainConfig, options: bitnet_arch.ConversionConfig, model: Any, fit_ids: Tensor) -> None:
     """Raises: RunError (the model's shapes do not fit the scheme), UnsupportedModelError."""
     sites = 2 * model.config.num_hidden_layers if config.model.sub_norm else None
     with RichProgress(disable=config.logging.progress_bar.value == "none") as progress:
-        bar = progress.add_task("calibrating SubLN", total=sites, visible=sites is not None)
+        bar = progress.add_task("fitting SubLN", total=sites, visible=sites is not None)
         try:
-            bitnet_arch.convert(model, options, calibration_ids, on_site=lambda name: progress.advance(bar))
+            bitnet_arch.convert(model, options, fit_ids, on_site=lambda name: progress.advance(bar))
         except ValueError as error:
             raise RunError(f"the model cannot be converted: {error}") from error
 

@@ -24,6 +24,7 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.models.parts import BIASES, QK_NORMS, SUB_NORMS
 from wf_formats.rope import scaled_frequencies
+from wf_formats.schemes import GROUP_SIZES
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "llama": (),
@@ -32,7 +33,6 @@ MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "bitnet": SUB_NORMS,
 }
 """Parts beyond the common ones."""
-GROUP_SIZES = {"tensor": None, "group64": 64, "group128": 128}
 
 
 class Storage(Enum):

@@ -6,9 +6,9 @@ number. Groups with equal scales are joined to the coarsest grouping that fits (
 64, 32 inputs); groups of zeros fit any scale. Nothing is rounded.
 
 Master weights are quantized by absmean, s = mean(|W|), q = clip(round(W / s), -1, 1), with the rounding
-steps of bitnet_arch.ternary (fp32, reciprocal of the clamped mean). The mean is summed in fp64 here and
-in fp32 by torch, in an order that depends on the processor and its threads; it differs in the last bits
-(1e-7), and so a code may differ where |W| / s is within that of 0.5: about one in 10 million.
+steps of bitnet_arch.quantizers.ternary (fp32, reciprocal of the clamped mean). The mean is summed in fp64
+here and in fp32 by torch, in an order that depends on the processor and its threads; it differs in the
+last bits (1e-7), and so a code may differ where |W| / s is within that of 0.5: about one in 10 million.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REMEDY = (
 GROUPS = (128, 64, 32)
 """Groupings tried after whole matrix and row, coarsest first."""
 MIN_SCALE = 1e-5
-"""Smallest mean |weight| of a group (transformers' clamp, bitnet_arch.ternary)."""
+"""Smallest mean |weight| of a group (transformers' clamp, bitnet_arch.rounding)."""
 _CHUNK_WEIGHTS = 1 << 20
 
 
