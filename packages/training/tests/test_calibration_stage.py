@@ -19,7 +19,7 @@ import transformers
 
 import bitnet_arch
 import wf_ptq
-from wf_ptq.layers import SHARED_INPUTS
+from wf_ptq.inputs import SHARED_INPUTS
 from wrinklefree import calibration_stage
 from wrinklefree.checkpoints import part_store
 from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
