@@ -20,14 +20,7 @@ from typing import Any
 
 import torch
 
-from bitnet_arch import ConversionConfig, WeightScheme, bit_linears, convert, load_dense
-from bitnet_arch.linear import int8_matmul
-from bitnet_arch.ternary import (
-    dequantize,
-    dequantize_activation,
-    quantize_activation,
-    ternary_codes_and_scales,
-)
+from bitnet_arch import ConversionConfig, bit_linears, convert, int8_matmul, load_dense, quantizer
 from wf_formats.environment import environment
 
 
@@ -55,10 +48,10 @@ def max_relative_error(model: torch.nn.Module) -> float:
     """Worst error of the int8 product over the first block's layers, relative to the largest output."""
     worst = 0.0
     for _, layer in list(bit_linears(model))[:7]:
-        x = torch.randn(32, layer.in_features)
-        quantized = (*quantize_activation(x), *ternary_codes_and_scales(layer.weight, layer.scheme))
-        exact = dequantize_activation(*quantized[:2]).double() @ dequantize(*quantized[2:]).double().t()
-        worst = max(worst, ((int8_matmul(*quantized) - exact).abs().max() / exact.abs().max()).item())
+        x = layer.activation.quantize(torch.randn(32, layer.in_features))
+        weight = layer.quantizer.quantize(layer.weight)
+        exact = x.values().double() @ weight.values().double().t()
+        worst = max(worst, ((int8_matmul(x, weight) - exact).abs().max() / exact.abs().max()).item())
     return worst
 
 
@@ -73,11 +66,11 @@ def main() -> None:
     torch.manual_seed(0)
     dense, tokenizer = load_dense("packaged")
     ids = real_text(tokenizer, options.batch, options.tokens)
-    calibration_ids = real_text(tokenizer, 8, 256)
+    fit_ids = real_text(tokenizer, 8, 256)
     models = {"dense": dense.train()}
     for scheme in ("tensor", "group64"):
         model = copy.deepcopy(dense)
-        models[scheme] = convert(model, ConversionConfig(WeightScheme.parse(scheme)), calibration_ids)
+        models[scheme] = convert(model, ConversionConfig(quantizer(scheme)), fit_ids)
     errors = {name: max_relative_error(model) for name, model in models.items() if name != "dense"}
     assert max(errors.values()) < 1e-5, errors
     optimizers = {

@@ -9,10 +9,10 @@ import transformers
 from bitnet_arch import (
     CheckpointError,
     ConversionConfig,
-    WeightScheme,
     convert,
     load_checkpoint,
     load_dense,
+    quantizer,
     read_meta,
     save_checkpoint,
 )
@@ -27,7 +27,7 @@ IDS = torch.randint(0, 512, (8, 96), generator=torch.Generator().manual_seed(5))
 
 
 def converted(model, scheme: str):
-    convert(model, ConversionConfig(WeightScheme.parse(scheme)), IDS)
+    convert(model, ConversionConfig(quantizer(scheme)), IDS)
     with torch.no_grad():  # floors of different sizes, as real models have
         for index, layer in enumerate(model.model.layers):
             if scheme == "tensor":

@@ -1,4 +1,4 @@
-"""Conversion and SubLN calibration on tiny models; the packaged model's figures are marked slow."""
+"""Conversion and the fit of SubLN on tiny models; the packaged model's figures are marked slow."""
 
 import copy
 
@@ -11,18 +11,18 @@ from bitnet_arch import (
     ConversionConfig,
     SubLN,
     UnsupportedModelError,
-    WeightScheme,
     bit_linears,
     convert,
     load_dense,
+    quantizer,
     set_lambda,
 )
-from bitnet_arch.calibration import _choose_floor, calibrate_sub_norms
+from bitnet_arch.sub_norm_fit import _choose_floor, fit_sub_norms
 
 FAMILIES = ["tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3"]
 
 
-def calibration_ids(num_sequences: int = 8, num_tokens: int = 128) -> torch.Tensor:
+def fit_ids(num_sequences: int = 8, num_tokens: int = 128) -> torch.Tensor:
     return torch.randint(0, 512, (num_sequences, num_tokens), generator=torch.Generator().manual_seed(5))
 
 
@@ -35,14 +35,14 @@ def logits(model, ids):
 @pytest.mark.parametrize("scheme", ["group64", "group128"])
 def test_group_conversion_keeps_the_function_at_lambda_0(family, scheme, request) -> None:
     model = request.getfixturevalue(family)()
-    before = logits(model, calibration_ids(2, 16))
-    convert(model, ConversionConfig(WeightScheme.parse(scheme)))
+    before = logits(model, fit_ids(2, 16))
+    convert(model, ConversionConfig(quantizer(scheme)))
     assert len(list(bit_linears(model))) == 2 * 7
     assert not isinstance(model.lm_head, BitLinear)
     set_lambda(model, 0.0)
-    torch.testing.assert_close(logits(model, calibration_ids(2, 16)), before, rtol=0, atol=0)
+    torch.testing.assert_close(logits(model, fit_ids(2, 16)), before, rtol=0, atol=0)
     set_lambda(model, 1.0)
-    assert not torch.allclose(logits(model, calibration_ids(2, 16)), before, atol=1e-3)
+    assert not torch.allclose(logits(model, fit_ids(2, 16)), before, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,7 +52,7 @@ def test_calibrated_sub_norm_keeps_the_function_better_than_naive(family, reques
     reference = logits(dense, text)
     errors = {}
     for naive in (False, True):
-        model = convert(copy.deepcopy(dense), ConversionConfig(), calibration_ids(), naive=naive)
+        model = convert(copy.deepcopy(dense), ConversionConfig(), fit_ids(), naive=naive)
         set_lambda(model, 0.0)
         errors[naive] = (logits(model, text) - reference).norm() / reference.norm()
     assert errors[False] < 0.1
@@ -60,7 +60,7 @@ def test_calibrated_sub_norm_keeps_the_function_better_than_naive(family, reques
 
 
 def test_sub_norms_stand_before_output_and_down_projection(tiny_llama) -> None:
-    model = convert(tiny_llama(), ConversionConfig(), calibration_ids())
+    model = convert(tiny_llama(), ConversionConfig(), fit_ids())
     with_norm = {name.split(".", 3)[3] for name, layer in bit_linears(model) if layer.sub_norm is not None}
     assert with_norm == {"self_attn.o_proj", "mlp.down_proj"}
     num_ternary = sum(layer.weight.numel() for _, layer in bit_linears(model))
@@ -73,8 +73,8 @@ def test_gains_solve_the_least_squares_problem(tiny_llama) -> None:
     seen = {}
     down = model.model.layers[0].mlp.down_proj
     hook = down.register_forward_pre_hook(lambda module, args: seen.update(x=args[0]))
-    ids = calibration_ids(4, 128)
-    solved = calibrate_sub_norms(model, ids, eps=1e-5)["model.layers.0.mlp.down_proj"]
+    ids = fit_ids(4, 128)
+    solved = fit_sub_norms(model, ids, eps=1e-5)["model.layers.0.mlp.down_proj"]
     hook.remove()
     x = seen["x"].reshape(-1, 512).double()
     normalized = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5 * 4.0**solved.log2_floor).sqrt()
@@ -118,22 +118,22 @@ def test_unknown_architectures_are_refused_with_the_known_ones(tiny_llama) -> No
 
 
 def test_bad_input_is_refused(tiny_llama) -> None:
-    with pytest.raises(ValueError, match="calibration_ids"):
+    with pytest.raises(ValueError, match="fit_ids"):
         convert(tiny_llama(), ConversionConfig())
     with pytest.raises(ValueError, match="at least 512"):
-        convert(tiny_llama(), ConversionConfig(), calibration_ids(1, 16))
+        convert(tiny_llama(), ConversionConfig(), fit_ids(1, 16))
     with pytest.raises(ValueError, match="another tokenizer"):
-        convert(tiny_llama(), ConversionConfig(), calibration_ids() + 400)
+        convert(tiny_llama(), ConversionConfig(), fit_ids() + 400)
     with pytest.raises(ValueError, match=r"model\.layers\.0\.self_attn\.q_proj: rows of 192"):
-        convert(tiny_llama(hidden_size=192), ConversionConfig(WeightScheme.parse("group128")))
-    converted = convert(tiny_llama(), ConversionConfig(WeightScheme.parse("group64")))
+        convert(tiny_llama(hidden_size=192), ConversionConfig(quantizer("group128")))
+    converted = convert(tiny_llama(), ConversionConfig(quantizer("group64")))
     with pytest.raises(ValueError, match="already"):
-        convert(converted, ConversionConfig(WeightScheme.parse("group64")))
+        convert(converted, ConversionConfig(quantizer("group64")))
 
 
 @pytest.mark.slow
 def test_packaged_model_keeps_its_answers(shared_data) -> None:
-    """Top-1 agreement of at least 0.8 on text that calibration did not see (naive: 0.02)."""
+    """Top-1 agreement of at least 0.8 on text that the fit did not see (naive: 0.02)."""
     import gzip
     import json
 

@@ -7,9 +7,16 @@ import torch
 from torch import nn
 from transformers.integrations.bitnet import AutoBitLinear
 
-from bitnet_arch import BitLinear, WeightScheme, bit_linears, get_lambda, set_lambda
-from bitnet_arch.linear import int8_matmul
-from bitnet_arch.ternary import dequantize, quantize_activation, ternary_codes_and_scales
+from bitnet_arch import (
+    BitLinear,
+    Int8PerToken,
+    TernaryQuantizer,
+    bit_linears,
+    get_lambda,
+    int8_matmul,
+    quantizer,
+    set_lambda,
+)
 
 GROUPS = ["tensor", "group64", "group128"]
 
@@ -18,7 +25,7 @@ def layer_and_input(
     scheme: str, in_features: int = 128, bias: bool = False
 ) -> tuple[BitLinear, torch.Tensor]:
     torch.manual_seed(3)
-    layer = BitLinear(in_features, 48, bias, WeightScheme.parse(scheme))
+    layer = BitLinear(in_features, 48, bias, quantizer(scheme))
     return layer, torch.randn(2, 7, in_features)
 
 
@@ -43,10 +50,9 @@ def test_equals_transformers_forward_and_gradients(in_features: int, bias: bool)
 def test_int8_product_is_exact(scheme: str, num_tokens: int) -> None:
     torch.manual_seed(num_tokens)
     x, weight = torch.randn(num_tokens, 256), torch.randn(40, 256)
-    x_codes, inverse_scale = quantize_activation(x)
-    w_codes, w_scales = ternary_codes_and_scales(weight, WeightScheme.parse(scheme))
-    exact = (x_codes.double() / inverse_scale.double()) @ dequantize(w_codes, w_scales).double().t()
-    y = int8_matmul(x_codes, inverse_scale, w_codes, w_scales).double()
+    rounded, matrix = Int8PerToken().quantize(x), quantizer(scheme).quantize(weight)
+    exact = (rounded.codes.double() / rounded.inverse_scale.double()) @ matrix.values().double().t()
+    y = int8_matmul(rounded, matrix).double()
     torch.testing.assert_close(y, exact, rtol=0, atol=2e-6 * exact.abs().max().item())
 
 
@@ -71,8 +77,8 @@ def test_blended_gradient_is_straight_through() -> None:
     upstream = torch.randn(2, 7, 48)
     x.requires_grad_()
     layer(x).backward(upstream)
-    codes, scale = ternary_codes_and_scales(layer.weight, layer.scheme)
-    weight = layer.weight.detach() + 0.3 * (dequantize(codes, scale) - layer.weight.detach())
+    rounded = layer.quantizer.quantize(layer.weight).values()
+    weight = layer.weight.detach() + 0.3 * (rounded - layer.weight.detach())
     torch.testing.assert_close(x.grad, upstream @ weight, rtol=1e-5, atol=1e-5)
 
 
@@ -95,11 +101,11 @@ def test_lambda_belongs_to_the_model() -> None:
 
 def test_from_linear_shares_parameters() -> None:
     linear = nn.Linear(64, 8)
-    layer = BitLinear.from_linear(linear, WeightScheme())
+    layer = BitLinear.from_linear(linear, TernaryQuantizer())
     assert layer.weight is linear.weight
     assert layer.bias is linear.bias
 
 
 def test_odd_row_length_is_refused_for_groups() -> None:
     with pytest.raises(ValueError, match="rows of 96"):
-        BitLinear(96, 8, scheme=WeightScheme.parse("group64"))
+        BitLinear(96, 8, quantizer=quantizer("group64"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitnet_arch import WeightScheme, ternary_codes_and_scales
+from bitnet_arch import quantizer
 from bitnet_arch.master_quantizer import quantize_master
 
 
@@ -13,10 +13,10 @@ from bitnet_arch.master_quantizer import quantize_master
 def test_codes_and_scales_are_equal_to_the_bit(scheme: str, size: float) -> None:
     weight = (np.random.default_rng(6).normal(size=(301, 384)) * size).astype(np.float32)
     weight[7] = 0
-    codes, scales = ternary_codes_and_scales(torch.from_numpy(weight), WeightScheme.parse(scheme))
+    expected = quantizer(scheme).quantize(torch.from_numpy(weight))
     found = quantize_master(weight, scheme)
-    np.testing.assert_array_equal(found.codes, codes.numpy())
-    np.testing.assert_array_equal(found.scales, scales.numpy())
+    np.testing.assert_array_equal(found.codes, expected.codes.numpy())
+    np.testing.assert_array_equal(found.scales, expected.scales.numpy())
     assert found.granularity == scheme
 
 

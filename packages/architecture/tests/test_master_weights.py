@@ -6,18 +6,26 @@ import torch
 
 from bitnet_arch import (
     ConversionConfig,
-    WeightScheme,
+    Quantizer,
+    TernaryQuantizer,
     bit_linears,
     convert,
     load_checkpoint,
+    quantizer,
     save_checkpoint,
 )
-from bitnet_arch.master_weights import master_weights, storable_scales
-from bitnet_arch.ternary import MIN_SCALE, ternary_codes_and_scales
+from bitnet_arch.rounding import MIN_SCALE
+from wf_formats.matrix import QuantizedMatrix
 
 SCHEMES = ["tensor", "group64", "group128"]
 GROUP_SCHEMES = ["group64", "group128"]
 IDS = torch.randint(0, 512, (8, 96), generator=torch.Generator().manual_seed(5))
+
+
+def master_weights(
+    codes: torch.Tensor, scales: torch.Tensor, latent: torch.Tensor, quantizer: Quantizer
+) -> torch.Tensor:
+    return quantizer.master_weights(QuantizedMatrix(codes, scales), latent)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -32,7 +40,7 @@ def random_codes(shape: tuple[int, int], density: float, seed: int) -> torch.Ten
 def random_scales(shape: tuple[int, ...], seed: int) -> torch.Tensor:
     """1e-4 .. 30, uniform in the logarithm."""
     exponents = torch.rand(shape, generator=generator(seed)) * (np.log10(30) + 4) - 4
-    return storable_scales(10**exponents)
+    return TernaryQuantizer(64).storable(10**exponents)
 
 
 def scales_for(scheme: str, shape: tuple[int, int], seed: int) -> torch.Tensor:
@@ -40,11 +48,11 @@ def scales_for(scheme: str, shape: tuple[int, int], seed: int) -> torch.Tensor:
 
 
 def assert_quantizes_to(weight: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, scheme: str) -> None:
-    found_codes, found_scales = ternary_codes_and_scales(weight, WeightScheme.parse(scheme))
-    assert torch.equal(found_codes, codes)
+    found = quantizer(scheme).quantize(weight)
+    assert torch.equal(found.codes, codes)
     used = (codes.reshape(*scales.shape, -1) != 0).any(-1)
     tolerance = 1e-6 if scheme == "tensor" else 0.0
-    torch.testing.assert_close(found_scales[used], scales[used], rtol=tolerance, atol=0)
+    torch.testing.assert_close(found.scales[used], scales[used], rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -56,7 +64,7 @@ def test_quantizing_again_gives_codes_and_scales(scheme: str, density: float, la
     for seed in range(3):
         codes, scales = random_codes(shape, density, seed), scales_for(scheme, shape, seed)
         latent = torch.randn(shape, generator=generator(seed + 9)) * latent_size * scales.mean()
-        weight = master_weights(codes, scales, latent, WeightScheme.parse(scheme))
+        weight = master_weights(codes, scales, latent, quantizer(scheme))
         assert weight.dtype == torch.float32
         assert_quantizes_to(weight, codes, scales, scheme)
 
@@ -69,10 +77,10 @@ def test_groups_of_zeros_of_no_zero_and_with_one_weight(scheme: str) -> None:
     codes[3, ::64] = 1
     scales = scales_for(scheme, (4, 256), 4)
     for latent in (torch.zeros(4, 256), torch.randn(4, 256, generator=generator(5))):
-        weight = master_weights(codes, scales, latent, WeightScheme.parse(scheme))
+        weight = master_weights(codes, scales, latent, quantizer(scheme))
         assert_quantizes_to(weight, codes, scales, scheme)
         assert not weight[0].any()
-        found = ternary_codes_and_scales(weight, WeightScheme.parse(scheme))[1]
+        found = quantizer(scheme).quantize(weight).scales
         torch.testing.assert_close(found[0], torch.full_like(found[0], MIN_SCALE))
 
 
@@ -81,13 +89,13 @@ def test_a_matrix_of_no_zero_and_with_one_weight(num_nonzero: int) -> None:
     codes = torch.zeros(64 * 8, dtype=torch.int8)
     codes[:num_nonzero] = 1
     codes, scale = codes.view(8, 64), torch.tensor(0.02)
-    weight = master_weights(codes, scale, torch.randn(8, 64, generator=generator(1)), WeightScheme())
+    weight = master_weights(codes, scale, torch.randn(8, 64, generator=generator(1)), TernaryQuantizer())
     assert_quantizes_to(weight, codes, scale, "tensor")
 
 
 def test_a_matrix_of_zeros() -> None:
     codes = torch.zeros(8, 64, dtype=torch.int8)
-    assert not master_weights(codes, torch.tensor(0.02), torch.randn(8, 64), WeightScheme()).any()
+    assert not master_weights(codes, torch.tensor(0.02), torch.randn(8, 64), TernaryQuantizer()).any()
 
 
 @pytest.mark.parametrize("scheme", GROUP_SCHEMES)
@@ -95,36 +103,36 @@ def test_a_matrix_of_zeros() -> None:
 def test_sums_are_exact_in_any_order(scheme: str, size: float) -> None:
     """Float32 sums one weight at a time (numpy) and of shuffled groups: the mean is the scale to the bit."""
     group = int(scheme[5:])
-    scales = storable_scales(size * (1 + torch.rand(40, 1, generator=generator(1))))
+    scales = TernaryQuantizer(64).storable(size * (1 + torch.rand(40, 1, generator=generator(1))))
     codes = random_codes((40, group), 0.7, 2)
     latent = torch.randn(40, group, generator=generator(3)) * size
-    weight = master_weights(codes, scales, latent, WeightScheme.parse(scheme))
+    weight = master_weights(codes, scales, latent, quantizer(scheme))
     halves = scales.half().numpy().astype(np.float64)  # the reciprocals in ternary.py are not part of the sum
     for seed in range(5):
         shuffled = weight[:, torch.randperm(group, generator=generator(seed))]
         one_by_one = np.cumsum(shuffled.abs().numpy(), axis=1, dtype=np.float32)[:, -1:]
         np.testing.assert_array_equal(one_by_one.astype(np.float64), halves * group)
-        found = ternary_codes_and_scales(shuffled.contiguous(), WeightScheme.parse(scheme))[1]
+        found = quantizer(scheme).quantize(shuffled.contiguous()).scales
         assert torch.equal(found, scales)
 
 
 @pytest.mark.parametrize("scheme", GROUP_SCHEMES)
 def test_scales_hold_in_float16_and_are_stored_unchanged(scheme: str) -> None:
     raw = 10 ** (torch.rand(500, generator=generator(1)) * 6 - 4)
-    scales = storable_scales(raw)
+    scales = TernaryQuantizer(64).storable(raw)
     torch.testing.assert_close(scales, raw, rtol=2**-11, atol=0)
     torch.testing.assert_close(scales.half().float(), scales, rtol=2**-22, atol=0)
-    assert torch.equal(storable_scales(scales), scales)
-    assert storable_scales(torch.tensor([0.0, -1.0])).min() >= MIN_SCALE
+    assert torch.equal(TernaryQuantizer(64).storable(scales), scales)
+    assert TernaryQuantizer(64).storable(torch.tensor([0.0, -1.0])).min() >= MIN_SCALE
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_latent_weights_that_fit_hardly_move(scheme: str) -> None:
     """A threshold margin of 0.02 scales and the rounding of the scale (2^-11) are all that moves them."""
-    parsed = WeightScheme.parse(scheme)
+    parsed = quantizer(scheme)
     latent = torch.randn(64, 256, generator=generator(1)) * 0.03
-    codes, absmean = ternary_codes_and_scales(latent, parsed)
-    scales = absmean if scheme == "tensor" else storable_scales(absmean)
+    rounded = parsed.quantize(latent)
+    codes, scales = rounded.codes, parsed.storable(rounded.scales)
     weight = master_weights(codes, scales, latent, parsed)
     per_scale = (weight - latent).view(*scales.shape, -1) / scales.unsqueeze(-1)
     assert per_scale.abs().max() < 0.025
@@ -148,14 +156,14 @@ def test_impossible_scales_are_refused(scheme: str, scale: float) -> None:
             torch.ones(2, 64, dtype=torch.int8),
             torch.full(shape, scale),
             torch.randn(2, 64, generator=generator(1)),
-            WeightScheme.parse(scheme),
+            quantizer(scheme),
         )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_checkpoints_keep_codes_and_scales(tiny_llama, scheme: str, tmp_path) -> None:
     """Also where a folder holds weights divided by a SubLN floor (tensor)."""
-    parsed = WeightScheme.parse(scheme)
+    parsed = quantizer(scheme)
     model = convert(tiny_llama(), ConversionConfig(parsed), IDS)
     if scheme == "tensor":
         model.model.layers[1].mlp.down_proj.sub_norm.log2_floor = 3
@@ -166,12 +174,12 @@ def test_checkpoints_keep_codes_and_scales(tiny_llama, scheme: str, tmp_path) ->
         codes, scales = random_codes(shape, 0.6, index), scales_for(scheme, shape, index)
         latent = torch.randn(shape, generator=generator(index)) * scales.mean()
         layer.weight.data = master_weights(codes, scales, latent, parsed)
-        chosen[name] = ternary_codes_and_scales(layer.weight, parsed)
-        assert torch.equal(chosen[name][0], codes)
+        chosen[name] = parsed.quantize(layer.weight)
+        assert torch.equal(chosen[name].codes, codes)
     save_checkpoint(model, None, tmp_path / "checkpoint", {})
     loaded = dict(bit_linears(load_checkpoint(tmp_path / "checkpoint").model))
     assert loaded.keys() == chosen.keys()
-    for name, (codes, scales) in chosen.items():
-        found_codes, found_scales = ternary_codes_and_scales(loaded[name].weight, parsed)
-        assert torch.equal(found_codes, codes), name
-        assert torch.equal(found_scales, scales), name
+    for name, expected in chosen.items():
+        found = parsed.quantize(loaded[name].weight)
+        assert torch.equal(found.codes, expected.codes), name
+        assert torch.equal(found.scales, expected.scales), name

@@ -149,7 +149,7 @@ def checkpoint(
             case = CASES[name]
             model = request.getfixturevalue(case.base)(**(case.overrides | overrides))
             spread_weights(model)
-            config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse(scheme or case.scheme))
+            config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme or case.scheme))
             bitnet_arch.convert(model, config, torch.tensor([ids] * 6))
             kinds = {
                 "tiny_llama": "smollm",

@@ -22,7 +22,7 @@ TOKENS = 192
 def smollm2(request, packaged_model_dir, tmp_path_factory) -> Path:
     loaded = bitnet_arch.load_checkpoint(packaged_model_dir)
     ids = token_ids(packaged_model_dir, None, 1024)
-    scheme = bitnet_arch.WeightScheme.parse(request.param)
+    scheme = bitnet_arch.quantizer(request.param)
     calibration = torch.tensor(ids).view(2, -1)
     bitnet_arch.convert(loaded.model, bitnet_arch.ConversionConfig(scheme), calibration)
     folder = tmp_path_factory.mktemp("smollm2") / request.param

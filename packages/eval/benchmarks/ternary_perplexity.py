@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 import bitnet_arch
 from bitnet_arch import BitLinear
-from bitnet_arch.ternary import dequantize, ternary_codes_and_scales
 from wf_formats.environment import environment
 from wrinklefree_eval.texts import read_documents
 
@@ -34,7 +33,7 @@ class WeightOnly(nn.Module):
     def __init__(self, layer: BitLinear) -> None:
         super().__init__()
         self.sub_norm, self.bias = layer.sub_norm, layer.bias
-        self.weight = dequantize(*ternary_codes_and_scales(layer.weight, layer.scheme))
+        self.weight = layer.quantizer.quantize(layer.weight).values()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x if self.sub_norm is None else self.sub_norm(x), self.weight, self.bias)

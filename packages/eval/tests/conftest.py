@@ -52,7 +52,7 @@ def small_checkpoint(small_model: tuple[Any, Any], tmp_path_factory: pytest.Temp
     import bitnet_arch
 
     model, tokenizer = small_model
-    config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse("tensor"), sub_norm=True)
+    config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer("tensor"), sub_norm=True)
     ids = torch.tensor([tokenizer(TEXT).input_ids * 8])  # calibration wants 512 tokens
     converted = bitnet_arch.convert(copy.deepcopy(model), config, ids)
     folder = tmp_path_factory.mktemp("checkpoint") / "final"

@@ -54,7 +54,7 @@ inline void over_16(const float* x, int64_t size, int64_t padded, float factor, 
     }
 }
 
-constexpr float kMinScale = 1e-5f;  // bitnet_arch.ternary.MIN_SCALE
+constexpr float kMinScale = 1e-5f;  // bitnet_arch.rounding.MIN_SCALE
 
 float quantize(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16) {
     const float inverse = 127.0f / std::fmax(max_abs(x, size), kMinScale);  // no clip needed: |x * inverse| rounds to at most 127

@@ -154,11 +154,9 @@ def reference_linear(matrix: tk.Matrix, linear: Any) -> Any:
     import bitnet_arch
 
     codes, scales = (torch.from_numpy(array) for array in matrix.unpack())
-    expected_codes, expected_scales = bitnet_arch.ternary_codes_and_scales(
-        linear.weight.detach(), linear.scheme
-    )
-    assert torch.equal(codes, expected_codes)
-    ratios = expected_scales / scales
+    expected = linear.quantizer.quantize(linear.weight)
+    assert torch.equal(codes, expected.codes)
+    ratios = expected.scales / scales
     floor = 2.0 ** ratios.median().log2().round()  # of SubLN: folded into v and up on disk, in the norm here
     torch.testing.assert_close(
         ratios / floor, torch.ones_like(ratios), rtol=RATIO_ERROR[scales.dim()], atol=0
@@ -178,8 +176,10 @@ def reference_linear(matrix: tk.Matrix, linear: Any) -> Any:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.sub_norm is not None:
                 x = self.sub_norm(x)
-            x_codes, inverse = bitnet_arch.quantize_activation(x)
-            y = (torch.nn.functional.linear(x_codes.double(), values()) / inverse).to(x.dtype)
+            rounded = bitnet_arch.Int8PerToken().quantize(x)
+            y = (torch.nn.functional.linear(rounded.codes.double(), values()) / rounded.inverse_scale).to(
+                x.dtype
+            )
             return y if self.bias is None else y + self.bias
 
     return Fixed()
@@ -224,12 +224,12 @@ def load_master(folder: Path) -> tk.ModelWeights:
     return load_model(folder, quantize_master)
 
 
-def convert_and_pin(model: Any, scheme: str, calibration_ids: Any, folder: Path) -> TinyModel:
+def convert_and_pin(model: Any, scheme: str, fit_ids: Any, folder: Path) -> TinyModel:
     """Converts a dense model by bitnet_arch, saves it, and loads it packed."""
     import bitnet_arch
 
-    config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse(scheme))
-    bitnet_arch.convert(model.eval(), config, calibration_ids)
+    config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
+    bitnet_arch.convert(model.eval(), config, fit_ids)
     bitnet_arch.save_checkpoint(model, None, folder, {"stage": "stage2"})
     weights = load_master(folder)
     return TinyModel(weights, pin_to_packed(model, weights))

@@ -81,7 +81,7 @@ def checkpoint(request, tmp_path_factory) -> Callable[[str], Path]:
             for key, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(1 + 0.2 * noise if "norm" in key else 0.1 * noise)
-        config = bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse(scheme))
+        config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
         bitnet_arch.convert(model, config, torch.randint(3, 512, (8, 64), generator=generator))
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         backend = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
@@ -127,7 +127,6 @@ Matrices = dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]
 
 def expected_values(folder: Path) -> tuple[Matrices, dict[str, np.ndarray]]:
     """Codes and values by (layer, part) as bitnet_arch has them in memory, and all other tensors by name."""
-    import torch
 
     import bitnet_arch
 
@@ -137,15 +136,14 @@ def expected_values(folder: Path) -> tuple[Matrices, dict[str, np.ndarray]]:
     parts = {hf: part for part, hf in HF_NAMES.items()}
     for name, linear in bitnet_arch.bit_linears(loaded):
         _, _, layer, stem = name.split(".", 3)
-        codes, scales = bitnet_arch.ternary_codes_and_scales(linear.weight.detach(), linear.scheme)
-        with torch.no_grad():
-            values = bitnet_arch.dequantize(codes, scales).numpy()
+        matrix = linear.quantizer.quantize(linear.weight)
+        values = matrix.values().numpy()
         floor = 0
         consumer = {"v": "self_attn.o_proj", "up": "mlp.down_proj"}.get(parts[stem])
         if consumer is not None:
             sub_norm = loaded.get_submodule(f"model.layers.{layer}.{consumer}").sub_norm
             floor = 0 if sub_norm is None else sub_norm.log2_floor
-        matrices[int(layer), parts[stem]] = codes.numpy(), values * np.float32(2.0**-floor)
+        matrices[int(layer), parts[stem]] = matrix.codes.numpy(), values * np.float32(2.0**-floor)
     return matrices, state
 
 

@@ -14,6 +14,7 @@ import bitnet_arch
 import ternary_kernels as tk
 from ternary_kernels import torch_ops
 from ternary_kernels.torch_ops import PackedLinear
+from wf_formats.matrix import QuantizedMatrix
 
 SHAPES = [("t2", 70, 100, 0), ("t2", 33, 192, 64), ("t5", 70, 100, 0), ("t5", 40, 256, 128)]
 """Format, rows, columns, group."""
@@ -48,8 +49,8 @@ def test_linear_is_the_rounded_product(format, rows, cols, group, dtype):
     codes, scales = ternary(rows, cols, group)
     x = torch.randn(2, 5, cols, generator=torch.Generator().manual_seed(1)).to(dtype)
     y = torch_ops.linear(x, *packed(format, rows, cols, group))
-    weight = bitnet_arch.dequantize(codes, scales.view(rows, -1)).double()
-    expected = bitnet_arch.dequantize_activation(*bitnet_arch.quantize_activation(x)).double() @ weight.T
+    weight = QuantizedMatrix(codes, scales.view(rows, -1)).values().double()
+    expected = bitnet_arch.Int8PerToken().quantize(x).values().double() @ weight.T
     assert y.dtype == dtype
     tolerance = {torch.float32: 2e-6 if not group else 2.0**-11}.get(dtype, 2.0**-7)
     torch.testing.assert_close(
@@ -194,12 +195,12 @@ def test_a_model_of_packed_layers_gives_the_models_logits(family, scheme, overri
     make: Callable[..., Any] = request.getfixturevalue(family)
     model = make(**overrides)
     ids = torch.randint(3, 512, (16, 32), generator=torch.Generator().manual_seed(0))
-    bitnet_arch.convert(model, bitnet_arch.ConversionConfig(bitnet_arch.WeightScheme.parse(scheme)), ids)
+    bitnet_arch.convert(model, bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme)), ids)
     with torch.no_grad():
         expected = model(ids).logits
     for name, layer in list(bitnet_arch.bit_linears(model)):
-        codes, scales = bitnet_arch.ternary_codes_and_scales(layer.weight, layer.scheme)
-        model.set_submodule(name, PackedLinear.from_layer(layer, codes, scales))
+        matrix = layer.quantizer.quantize(layer.weight)
+        model.set_submodule(name, PackedLinear.from_layer(layer, matrix.codes, matrix.scales))
     with torch.no_grad():
         found = model(ids).logits
     # fp16 group scales move everything by 2^-12, which flips roundings; tensor scales are exact

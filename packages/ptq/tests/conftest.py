@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from bitnet_arch import ConversionConfig, WeightScheme, convert
+from bitnet_arch import ConversionConfig, convert, quantizer
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
 """Weights five times the usual initial ones: blocks then do more than pass on their input."""
@@ -36,7 +36,7 @@ def make_pair(request):
             for name, parameter in teacher.named_parameters():
                 if name.endswith("bias"):
                     torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-            config = ConversionConfig(WeightScheme.parse(scheme))
+            config = ConversionConfig(quantizer(scheme))
             student = convert(copy.deepcopy(teacher), config, CALIBRATION_IDS)
             made[family, scheme] = student.requires_grad_(False), teacher
         student, teacher = made[family, scheme]

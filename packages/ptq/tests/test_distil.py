@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from bitnet_arch import bit_linears
-from bitnet_arch.ternary import ternary_codes_and_scales
+from wf_formats.matrix import QuantizedMatrix
 from wf_ptq import Distiller, DistilOptions
-from wf_ptq.layers import TernaryLinear, _ScaledLinear
+from wf_ptq.layers import ScaledLinear, ScaledProduct
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [
@@ -30,8 +30,8 @@ def divergence(student, teacher, ids) -> float:
     return F.kl_div(found, expected, log_target=True, reduction="none").sum(-1).mean().item()
 
 
-def quantized(model) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    return {name: ternary_codes_and_scales(layer.weight, layer.scheme) for name, layer in bit_linears(model)}
+def quantized(model) -> dict[str, QuantizedMatrix[torch.Tensor]]:
+    return {name: layer.quantizer.quantize(layer.weight) for name, layer in bit_linears(model)}
 
 
 @pytest.mark.parametrize(("family", "scheme"), CASES)
@@ -57,16 +57,16 @@ def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, make_pa
     distiller = Distiller(student, teacher, OPTIONS, seed=1)
     for batch in IDS.split(6)[:3]:
         distiller.step(batch)
-    stand_ins = {n: module for n, module in student.named_modules() if isinstance(module, TernaryLinear)}
+    stand_ins = {n: module for n, module in student.named_modules() if isinstance(module, ScaledLinear)}
     assert stand_ins.keys() == before.keys()
     tuned = {name: stand_in.scales.detach().clone() for name, stand_in in stand_ins.items()}
     distiller.write_back()
     after = quantized(student)
     assert after.keys() == before.keys()
-    for name, (codes, scales) in after.items():
-        assert torch.equal(codes, before[name][0]), name
-        assert not torch.equal(scales, before[name][1]), name
-        torch.testing.assert_close(scales, tuned[name], rtol=2**-11, atol=0)  # float16 where grouped
+    for name, found in after.items():
+        assert torch.equal(found.codes, before[name].codes), name
+        assert not torch.equal(found.scales, before[name].scales), name
+        torch.testing.assert_close(found.scales, tuned[name], rtol=2**-11, atol=0)  # float16 where grouped
     for name, layer in bit_linears(student):
         x = torch.randn(4, 3, layer.in_features, generator=torch.Generator().manual_seed(2))
         expected = stand_ins[name](x)
@@ -146,7 +146,7 @@ def test_gradients_of_scales_and_input_are_exact(groups: int | None) -> None:
     scales = (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.1).requires_grad_()
     spread = scales if groups is None else scales.repeat_interleave(256 // groups, dim=1)
     expected = x @ (codes * spread).t()
-    found = _ScaledLinear.apply(x, codes, scales)
+    found = ScaledProduct.apply(x, codes, scales)
     torch.testing.assert_close(found, expected)
     grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     wanted = torch.autograd.grad(expected, (x, scales), grad)

@@ -5,25 +5,14 @@ import copy
 import pytest
 import torch
 
-from bitnet_arch import BitLinear, bit_linears, set_lambda
+from bitnet_arch import BitLinear, Int8PerToken, bit_linears, set_lambda
 from bitnet_arch.families import BLOCK_LINEARS
-from bitnet_arch.ternary import dequantize_activation, quantize_activation, ternary_codes_and_scales
-from wf_ptq import (
-    BlockOptions,
-    BlockRunner,
-    Rates,
-    RefineOptions,
-    computing_in,
-    output_error,
-    ternarize_block,
-)
-from wf_ptq.layers import (
-    Int8Input,
-    TernaryLinear,
-    _LatentTernary,
-    from_master_weights,
-    latent_weights,
-)
+from wf_formats.matrix import QuantizedMatrix
+from wf_ptq import BlockOptions, BlockRunner, Rates, RefineOptions, TernaryMethod
+from wf_ptq.inputs import RoundedInput
+from wf_ptq.layers import ScaledLinear, computing_in, from_master_weights
+from wf_ptq.ternary.layers import RoundedLatent, latent_weights
+from wf_ptq.ternary.solve import output_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [
@@ -50,7 +39,8 @@ def prepare(make_pair):
 
 
 def solve(model, inputs, targets, options=SHORT, seed=3):
-    return ternarize_block(BlockRunner(model), model.model.layers[0], inputs, targets, options, seed)
+    method, block = TernaryMethod(options), model.model.layers[0]
+    return method.quantize_block(BlockRunner(model), block, inputs, targets, seed)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
@@ -75,21 +65,21 @@ def test_bit_linears_carry_what_was_chosen(family, scheme, prepare, monkeypatch)
     model, inputs, targets = prepare(family, scheme)
     before = [name for name, _ in bit_linears(model)]
     chosen = []
-    write_back = TernaryLinear.write_back
+    write_back = ScaledLinear.write_back
 
-    def recording(linear: TernaryLinear) -> BitLinear:
+    def recording(linear: ScaledLinear) -> BitLinear:
         chosen.append((linear.codes, linear.scales.detach().clone()))
         return write_back(linear)
 
-    monkeypatch.setattr(TernaryLinear, "write_back", recording)
+    monkeypatch.setattr(ScaledLinear, "write_back", recording)
     report = solve(model, inputs, targets)
     assert [name for name, _ in bit_linears(model)] == before
     for name, (codes, scales) in zip(BLOCK_LINEARS, chosen, strict=True):
         layer = model.model.layers[0].get_submodule(name)
         assert layer.lambda_ == 1.0
-        found_codes, found_scales = ternary_codes_and_scales(layer.weight, layer.scheme)
-        assert torch.equal(found_codes, codes), name
-        torch.testing.assert_close(found_scales, scales, rtol=1e-6 if scheme == "tensor" else 0, atol=0)
+        found = layer.quantizer.quantize(layer.weight)
+        assert torch.equal(found.codes, codes), name
+        torch.testing.assert_close(found.scales, scales, rtol=1e-6 if scheme == "tensor" else 0, atol=0)
         assert report.solved[name] <= report.naive[name]
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -105,7 +95,7 @@ def test_reported_errors_are_those_of_the_layers_inputs(family, scheme, prepare)
     def keep(name):
         def hook(layer, args):
             x = args[0] if layer.sub_norm is None else layer.sub_norm(args[0])
-            taken[name] = dequantize_activation(*quantize_activation(x.flatten(0, 1)))
+            taken[name] = Int8PerToken().quantize(x.flatten(0, 1)).values()
 
         return hook
 
@@ -119,8 +109,8 @@ def test_reported_errors_are_those_of_the_layers_inputs(family, scheme, prepare)
         moments = taken[name].t() @ taken[name] / len(taken[name])
         energy = ((original.weight @ moments) * original.weight).sum()
         for errors, weight in ((report.naive, original.weight), (report.solved, layer.weight)):
-            quantized = ternary_codes_and_scales(weight, layer.scheme)
-            error = output_error(*quantized, original.weight, moments).sum() / energy
+            quantized = layer.quantizer.quantize(weight)
+            error = output_error(quantized, original.weight, moments).sum() / energy
             assert errors[name] == pytest.approx(error.item(), rel=2e-3), name
         assert report.solved[name] < 0.6 * report.naive[name]
 
@@ -150,7 +140,7 @@ def test_stand_ins_answer_like_the_bit_linears(family, scheme, prepare) -> None:
         fast = run.stream(block, inputs)
         for name, layer in layers.items():
             stand_in = block.get_submodule(name)
-            assert isinstance(stand_in, TernaryLinear)
+            assert isinstance(stand_in, ScaledLinear)
             x = torch.randn(5, 7, layer.in_features, generator=torch.Generator().manual_seed(2))
             expected = layer(x)
             torch.testing.assert_close(stand_in(x), expected, rtol=0, atol=3e-6 * expected.abs().max().item())
@@ -217,8 +207,8 @@ def test_int8_inputs_are_those_of_the_maths() -> None:
     x = torch.randn(3, 5, 40, generator=torch.Generator().manual_seed(1))
     x[0, 0] = 0
     x.requires_grad_()
-    y = Int8Input.apply(x, torch.float32)
-    assert torch.equal(y, dequantize_activation(*quantize_activation(x)))
+    y = RoundedInput.apply(x, Int8PerToken(), torch.float32)
+    assert torch.equal(y, Int8PerToken().quantize(x).values())
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
     y.backward(grad)
     assert torch.equal(x.grad, grad)
@@ -229,7 +219,7 @@ def test_latent_weights_round_to_their_codes(scheme) -> None:
     weight = torch.randn(8, 128, generator=torch.Generator().manual_seed(1))
     codes = torch.randint(-1, 2, (8, 128), generator=torch.Generator().manual_seed(2)).to(torch.int8)
     scales = torch.tensor(0.7) if scheme == "tensor" else torch.linspace(0.01, 3, 16).view(8, 2)
-    latent = latent_weights(weight, codes, scales).view(*scales.shape, -1)
+    latent = latent_weights(weight, QuantizedMatrix(codes, scales)).view(*scales.shape, -1)
     assert torch.equal((latent / scales.unsqueeze(-1)).round(), codes.view(latent.shape).float())
     free = (weight.view(latent.shape) / scales.unsqueeze(-1) - codes.view(latent.shape)).abs() < 0.44
     torch.testing.assert_close(latent[free], weight.view(latent.shape)[free], rtol=1e-5, atol=1e-7)
@@ -241,7 +231,7 @@ def test_gradients_through_rounding_are_those_of_lsq(shape) -> None:
     latent = torch.randn(8, 128, generator=torch.Generator().manual_seed(1)).requires_grad_()
     scales = (torch.rand(shape, generator=torch.Generator().manual_seed(2)) + 0.5).requires_grad_()
     grad = torch.randn(8, 128, generator=torch.Generator().manual_seed(3))
-    value = _LatentTernary.apply(latent, scales, torch.float32)
+    value = RoundedLatent.apply(latent, scales, torch.float32)
     found = torch.autograd.grad(value, (latent, scales), grad)
     spread = scales.unsqueeze(-1).expand(*shape, 1024 // max(1, scales.numel())).reshape(8, 128)
     ratio = (latent / spread).detach()
@@ -260,9 +250,9 @@ def test_stand_ins_read_codes_and_scales_off_the_master_weights(prepare) -> None
     block = model.model.layers[0]
     for name, stand_in in from_master_weights(block, torch.float32).items():
         layer = block.get_submodule(name)
-        codes, scales = ternary_codes_and_scales(layer.weight, layer.scheme)
-        assert torch.equal(stand_in.codes, codes)
-        assert torch.equal(stand_in.scales, scales)
+        expected = layer.quantizer.quantize(layer.weight)
+        assert torch.equal(stand_in.codes, expected.codes)
+        assert torch.equal(stand_in.scales, expected.scales)
 
 
 def test_a_target_of_zeros_does_not_outweigh_all_others(prepare) -> None:
@@ -273,7 +263,7 @@ def test_a_target_of_zeros_does_not_outweigh_all_others(prepare) -> None:
     report = solve(model, inputs, targets)
     assert report.stream < report.stream_solved
     for _, layer in bit_linears(model.model.layers[0]):
-        assert ternary_codes_and_scales(layer.weight, layer.scheme)[0].any()
+        assert layer.quantizer.quantize(layer.weight).codes.any()
 
 
 def test_a_stream_that_is_not_finite_is_refused(prepare) -> None:

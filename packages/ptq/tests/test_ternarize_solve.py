@@ -1,22 +1,18 @@
 """The solver against brute force, against GPTQ written out in float64, and on singular moments."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from bitnet_arch.master_weights import master_weights, storable_scales
-from bitnet_arch.ternary import WeightScheme, dequantize, ternary_codes_and_scales
-from wf_ptq import SolveOptions, faster_dtype, output_error, solve_linear
-from wf_ptq.solve import (
-    _compensate,
-    _damped,
-    _descend,
-    _inverse_factor,
-    _polished,
-    _total_error,
-)
+from bitnet_arch import TernaryQuantizer, quantizer
+from wf_formats.matrix import QuantizedMatrix
+from wf_ptq import SolveOptions, faster_dtype
+from wf_ptq.ternary.compensation import compensate, inverse_factor
+from wf_ptq.ternary.descent import descend
+from wf_ptq.ternary.solve import _damped, _polished, _total_error, output_error, solve_linear
 
 SCHEMES = ["tensor", "group64", "group128"]
 NUM_LIVE = 6
@@ -40,34 +36,40 @@ def problem(out: int, size: int, seed: int, coupling: float = 1.0) -> tuple[torc
 
 
 def exact_error(
-    codes: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, moments: torch.Tensor
+    matrix: QuantizedMatrix[torch.Tensor], weight: torch.Tensor, moments: torch.Tensor
 ) -> np.ndarray:
     """Squared output error of each row in float64."""
-    difference = dequantize(codes, scales).double().numpy() - weight.double().numpy()
+    difference = matrix.values().double().numpy() - weight.double().numpy()
     return np.einsum("oi,ij,oj->o", difference, moments.double().numpy(), difference)
 
 
 def absmean_error(weight: torch.Tensor, moments: torch.Tensor, scheme: str) -> np.ndarray:
     """Absmean's, with its group scales as they are stored (float16 precision)."""
-    codes, scales = ternary_codes_and_scales(weight, WeightScheme.parse(scheme))
-    return exact_error(codes, scales if scheme == "tensor" else storable_scales(scales), weight, moments)
+    ternary = quantizer(scheme)
+    rounded = ternary.quantize(weight)
+    return exact_error(replace(rounded, scales=ternary.storable(rounded.scales)), weight, moments)
 
 
 def assert_valid_and_not_worse(
     weight: torch.Tensor, moments: torch.Tensor, scheme: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solves; returns the errors of the solution and of absmean rounding."""
-    parsed = WeightScheme.parse(scheme)
-    codes, scales = solve_linear(weight, moments, parsed)
+    parsed = quantizer(scheme)
+    solution = solve_linear(weight, moments, parsed)
+    codes, scales = solution.matrix.codes, solution.matrix.scales
     assert codes.dtype == torch.int8
     assert set(codes.unique().tolist()) <= {-1, 0, 1}
     assert scales.dtype == torch.float32
     assert (scales > 0).all()
     assert scales.isfinite().all()
     if scheme != "tensor":
-        assert torch.equal(storable_scales(scales), scales)
-    master_weights(codes, scales, weight, parsed)  # raises where no weights can carry them
-    solved, naive = exact_error(codes, scales, weight, moments), absmean_error(weight, moments, scheme)
+        assert torch.equal(parsed.storable(scales), scales)
+    parsed.master_weights(solution.matrix, weight)  # raises where no weights can carry them
+    solved, naive = exact_error(solution.matrix, weight, moments), absmean_error(weight, moments, scheme)
+    energy = (weight @ moments * weight).sum().item()
+    if energy > 0:
+        assert solution.error == pytest.approx(solved.sum() / energy, rel=1e-3, abs=1e-6)
+        assert solution.naive_error == pytest.approx(naive.sum() / energy, rel=1e-3, abs=1e-6)
     if scheme == "tensor":
         assert solved.sum() <= naive.sum() * (1 + 1e-5)
     else:
@@ -88,10 +90,10 @@ def test_no_row_is_worse_than_rounded_and_most_are_far_better(
 
 def test_output_error_is_the_trace() -> None:
     weight, moments = problem(12, 128, 1)
-    codes, scales = ternary_codes_and_scales(weight, WeightScheme.parse("group64"))
+    matrix = quantizer("group64").quantize(weight)
     np.testing.assert_allclose(
-        output_error(codes, scales, weight, moments).numpy(),
-        exact_error(codes, scales, weight, moments),
+        output_error(matrix, weight, moments).numpy(),
+        exact_error(matrix, weight, moments),
         rtol=1e-5,
     )
 
@@ -124,7 +126,7 @@ def test_groups_of_few_live_inputs_against_brute_force(
         moments, weight = torch.zeros(64, 64), torch.zeros(8, 64)
         moments[live[:, None], live] = correlated_moments(NUM_LIVE, coupling, seed)
         weight[:, live] = torch.randn(8, NUM_LIVE, generator=generator(seed + 50))
-        errors = exact_error(*solve_linear(weight, moments, WeightScheme.parse("group64")), weight, moments)
+        errors = exact_error(solve_linear(weight, moments, quantizer("group64")).matrix, weight, moments)
         small = moments[live[:, None], live].double().numpy()
         ratios += [
             error / group_optimum(row, small)
@@ -150,7 +152,8 @@ def test_one_scale_for_all_against_brute_force() -> None:
             np.trace(rows @ exact @ rows.T),
         )
         ratios.append(
-            exact_error(*solve_linear(weight, moments, WeightScheme()), weight, moments).sum() / optimum
+            exact_error(solve_linear(weight, moments, TernaryQuantizer()).matrix, weight, moments).sum()
+            / optimum
         )
     assert min(ratios) > 1 - 1e-5
     assert np.mean(np.array(ratios) < 1 + 1e-5) >= 0.6
@@ -163,7 +166,8 @@ def test_no_single_code_can_be_improved(scheme: str) -> None:
     """After enough sweeps every code is the best of the three with all else held, in float64."""
     options = SolveOptions(num_sweeps=40)
     weight, moments = problem(8, 128, 3)
-    codes, scales = solve_linear(weight, moments, WeightScheme.parse(scheme), options)
+    matrix = solve_linear(weight, moments, quantizer(scheme), options).matrix
+    codes, scales = matrix.codes, matrix.scales
     damped = _damped(weight, moments, options.damping).double().numpy()
     spread = np.repeat(scales.double().numpy(), 128 // scales.shape[1], axis=1)
     residual = codes.numpy() * spread - weight.double().numpy()
@@ -197,9 +201,9 @@ def test_error_compensation_is_gptq(group: int) -> None:
     weight, moments = problem(5, 64, 11)
     damped = _damped(weight, moments, 0.05)
     scales = weight.view(5, -1, group).abs().mean(-1).t() * 1.3  # [groups, out]
-    rest, factor = weight.t().contiguous(), _inverse_factor(damped)
+    rest, factor = weight.t().contiguous(), inverse_factor(damped)
     codes = [
-        _compensate(rest, factor, slice(start, start + group), scales[start // group])
+        compensate(rest, factor, slice(start, start + group), scales[start // group])
         for start in range(0, 64, group)
     ]
     expected, expected_rest = gptq(
@@ -213,7 +217,7 @@ def test_error_compensation_is_gptq(group: int) -> None:
 
 def test_inverse_factor_is_that_of_the_inverse() -> None:
     damped = _damped(torch.zeros(1, 96), correlated_moments(96, 1.0, 2), 0.01)
-    factor = _inverse_factor(damped).double().numpy()
+    factor = inverse_factor(damped).double().numpy()
     inverse = np.linalg.inv(damped.double().numpy())
     assert np.abs(np.tril(factor, -1)).max() == 0
     assert (np.diag(factor) > 0).all()
@@ -225,23 +229,24 @@ def test_descent_over_groups_never_raises_a_rows_error(group: int) -> None:
     for seed in range(3):
         weight, moments = problem(24, 256, seed)
         damped = _damped(weight, moments, 0.003)
-        naive = ternary_codes_and_scales(weight, WeightScheme.parse(f"group{group}"))
-        codes, scales = naive[0].t().float().contiguous(), naive[1].t().contiguous()
-        before = exact_error(*naive, weight, damped)
+        naive = quantizer(f"group{group}").quantize(weight)
+        codes, scales = naive.codes.t().float().contiguous(), naive.scales.t().contiguous()
+        before = exact_error(naive, weight, damped)
         for sweep in range(8):
-            _descend(codes, scales, weight, damped)
-            after = exact_error(codes.t().contiguous(), scales.t().contiguous(), weight, damped)
+            descend(codes, scales, weight, damped)
+            found = QuantizedMatrix(codes.t().contiguous(), scales.t().contiguous())
+            after = exact_error(found, weight, damped)
             assert (after <= before * (1 + 1e-5)).all(), sweep
             before = after
-        assert after.sum() < 0.5 * exact_error(*naive, weight, damped).sum()
+        assert after.sum() < 0.5 * exact_error(naive, weight, damped).sum()
 
 
 def test_descent_with_one_scale_never_raises_the_error() -> None:
     for seed in range(3):
         weight, moments = problem(24, 200, seed)
         damped = _damped(weight, moments, 0.003)
-        codes, scale = ternary_codes_and_scales(weight, WeightScheme())
-        columns = codes.t().float().contiguous()
+        naive = TernaryQuantizer().quantize(weight)
+        columns, scale = naive.codes.t().float().contiguous(), naive.scales
         start = before = _total_error(columns, scale, weight, damped)
         for _ in range(8):
             columns, scale = _polished(columns, scale, weight, damped, 1)
@@ -265,11 +270,9 @@ def test_dead_inputs(scheme: str) -> None:
 def test_all_inputs_dead(scheme: str) -> None:
     weight, moments = problem(16, 256, 6)[0], torch.zeros(256, 256)
     assert_valid_and_not_worse(weight, moments, scheme)
-    codes, scales = solve_linear(weight, moments, WeightScheme.parse(scheme))
+    matrix = solve_linear(weight, moments, quantizer(scheme)).matrix
     identity = torch.eye(256)  # then the weights' own squared error is left to go by
-    assert exact_error(codes, scales, weight, identity).sum() < (
-        absmean_error(weight, identity, scheme).sum()
-    )
+    assert exact_error(matrix, weight, identity).sum() < (absmean_error(weight, identity, scheme).sum())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -295,16 +298,16 @@ def test_rows_of_zeros(scheme: str) -> None:
 def test_arguments_are_left_alone_and_answers_repeat(scheme: str) -> None:
     weight, moments = problem(8, 128, 9)
     before = weight.clone(), moments.clone()
-    first, second = (solve_linear(weight, moments, WeightScheme.parse(scheme)) for _ in range(2))
+    first, second = (solve_linear(weight, moments, quantizer(scheme)).matrix for _ in range(2))
     assert torch.equal(weight, before[0])
     assert torch.equal(moments, before[1])
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one, other)
+    assert torch.equal(first.codes, second.codes)
+    assert torch.equal(first.scales, second.scales)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_impossible_moments_are_refused(scheme: str) -> None:
-    parsed, weight = WeightScheme.parse(scheme), problem(4, 128, 10)[0]
+    parsed, weight = quantizer(scheme), problem(4, 128, 10)[0]
     for shape in ((64, 64), (128, 64), (128,)):
         with pytest.raises(ValueError, match="do not fit 128 inputs"):
             solve_linear(weight, torch.zeros(shape), parsed)
@@ -318,7 +321,7 @@ def test_impossible_moments_are_refused(scheme: str) -> None:
     with pytest.raises(ValueError, match=r"not positive definite \(input 40\): raise the damping"):
         solve_linear(weight, indefinite, parsed)
     with pytest.raises(ValueError, match="do not divide into groups"):
-        solve_linear(weight[:, :96], torch.eye(96), WeightScheme.parse("group64"))
+        solve_linear(weight[:, :96], torch.eye(96), quantizer("group64"))
 
 
 def test_faster_dtype_is_one_that_blocks_can_compute_in() -> None:
@@ -331,5 +334,5 @@ def test_the_callers_weight_is_left_alone(scheme: str) -> None:
     weight = torch.randn(1, 128, generator=torch.Generator().manual_seed(1))
     tokens = torch.randn(300, 128, generator=torch.Generator().manual_seed(2))
     before = weight.clone()
-    solve_linear(weight, tokens.t() @ tokens, WeightScheme.parse(scheme))
+    solve_linear(weight, tokens.t() @ tokens, quantizer(scheme))
     assert torch.equal(weight, before)

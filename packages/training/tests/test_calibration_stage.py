@@ -19,7 +19,7 @@ import transformers
 
 import bitnet_arch
 import wf_ptq
-from wf_ptq.layers import SHARED_INPUTS
+from wf_ptq.inputs import SHARED_INPUTS
 from wrinklefree.checkpoints import part_store
 from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
 from wrinklefree.checkpoints.part_store import PartStore
@@ -213,10 +213,10 @@ def test_the_master_weights_quantize_to_the_parts_choice(
         tensors, _ = PartStore(run.folder / "parts").load(block)
         for name in LINEARS:
             layer = model.get_submodule(f"{block}.{name}")
-            codes, scales = bitnet_arch.ternary_codes_and_scales(layer.weight, layer.scheme)
-            expected = bitnet_arch.ternary_codes_and_scales(tensors[f"{name}.weight"], layer.scheme)
-            assert torch.equal(codes, expected[0])
-            moved += int((scales != expected[1]).sum())
+            found = layer.quantizer.quantize(layer.weight)
+            expected = layer.quantizer.quantize(tensors[f"{name}.weight"])
+            assert torch.equal(found.codes, expected.codes)
+            moved += int((found.scales != expected.scales).sum())
     assert (moved > 0) == (distil_steps > 0)
 
 
@@ -229,7 +229,7 @@ def test_weights_at_rest_are_memory_mapped(group_stage1: Any, tmp_path: Path) ->
     assert _mapped_file(weight) == final / "model.safetensors"
     parts = PartStore(tmp_path / "parts")
     parts.save("part", block.state_dict(), {"figure": 1})
-    assert parts.map_into("part", block) == {"figure": 1}
+    assert wf_ptq.take_block(parts, "part", block) == {"figure": 1}
     again = block.get_submodule(LINEARS[0]).weight
     assert _mapped_file(again) == tmp_path / "parts" / "part" / "tensors.safetensors"
     assert torch.equal(again, weight)
@@ -312,13 +312,13 @@ def kill_before_the_result_is_saved() -> None:
 @pytest.fixture
 def calibrated_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The seeds of the blocks that this process calibrates: their numbers."""
-    original, seeds = wf_ptq.ternarize_block, []
+    original, seeds = wf_ptq.TernaryMethod.quantize_block, []
 
     def patched(*args: Any) -> Any:
         seeds.append(args[-1])
         return original(*args)
 
-    monkeypatch.setattr(wf_ptq, "ternarize_block", patched)
+    monkeypatch.setattr(wf_ptq.TernaryMethod, "quantize_block", patched)
     return seeds
 
 

@@ -1,5 +1,6 @@
-"""Ternary language models: the maths, the layers, conversion of Hugging Face models, checkpoints."""
+"""Ternary language models: quantizers, the layers, conversion of Hugging Face models, checkpoints."""
 
+from bitnet_arch.activations import Int8PerToken, Int8Tokens, KeepActivations
 from bitnet_arch.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -11,20 +12,15 @@ from bitnet_arch.checkpoint import (
 from bitnet_arch.convert import ConversionConfig, convert
 from bitnet_arch.families import BLOCK_LINEARS, UnsupportedModelError, supported_families
 from bitnet_arch.hf import WrinkleFreeConfig
-from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, int8_matmul, set_lambda
+from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda
+from bitnet_arch.products import int8_matmul, quantized_linear
+from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer, quantizer_names
 from bitnet_arch.sources import (
     load_dense,
     packaged_model_dir,
 )
 from bitnet_arch.subln import SubLN
-from bitnet_arch.ternary import (
-    Granularity,
-    WeightScheme,
-    dequantize,
-    dequantize_activation,
-    quantize_activation,
-    ternary_codes_and_scales,
-)
+from bitnet_arch.token_ids import check_ids
 
 __all__ = [
     "BLOCK_LINEARS",
@@ -32,25 +28,28 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConversionConfig",
-    "Granularity",
+    "Int8PerToken",
+    "Int8Tokens",
+    "KeepActivations",
+    "Quantizer",
     "SubLN",
+    "TernaryQuantizer",
     "UnsupportedModelError",
-    "WeightScheme",
     "WrinkleFreeConfig",
     "bit_linears",
+    "check_ids",
     "convert",
-    "dequantize",
-    "dequantize_activation",
     "get_lambda",
     "int8_matmul",
     "load_checkpoint",
     "load_dense",
     "packaged_model_dir",
-    "quantize_activation",
+    "quantized_linear",
+    "quantizer",
+    "quantizer_names",
     "read_meta",
     "save_checkpoint",
     "set_lambda",
     "supported_families",
-    "ternary_codes_and_scales",
     "write_checkpoint",
 ]

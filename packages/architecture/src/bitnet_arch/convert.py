@@ -1,7 +1,7 @@
-"""Conversion of a dense Hugging Face causal LM into a ternary one, in place.
+"""Conversion of a dense Hugging Face causal LM into a quantized one, in place.
 
 Every linear of every decoder block becomes a BitLinear; embeddings, norms and head stay. With
-`sub_norm`, SubLN goes before the attention output and the down projection (see calibration.py).
+`sub_norm`, SubLN goes before the attention output and the down projection (see sub_norm_fit.py).
 In memory the model stays an instance of its stock transformers class.
 """
 
@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bitnet_arch.calibration import (
-    DEFAULT_TOLERANCE,
-    SiteCalibration,
-    calibrate_sub_norms,
-    make_sub_norm,
-    naive_calibration,
-)
 from bitnet_arch.families import BLOCK_LINEARS, SUB_NORM_SITES, blocks, check_supported
 from bitnet_arch.hf import WrinkleFreeConfig
-from bitnet_arch.linear import BitLinear, install_bit_linears
-from bitnet_arch.ternary import Granularity, WeightScheme
+from bitnet_arch.install import install_bit_linears
+from bitnet_arch.linear import BitLinear
+from bitnet_arch.quantizers import Quantizer, TernaryQuantizer
+from bitnet_arch.sub_norm_fit import (
+    DEFAULT_TOLERANCE,
+    SiteFit,
+    fit_sub_norms,
+    make_sub_norm,
+    naive_fit,
+)
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,26 @@ class ConversionConfig:
     """What to convert to.
 
     Attributes:
-        scheme: what shares a weight scale.
-        sub_norm: insert SubLN; by default with `tensor` granularity only.
-        floor_tolerance: relative squared error that a site's floor may cause (calibration.py).
+        quantizer: of the block linears' weights.
+        sub_norm: insert SubLN; by default where the quantizer needs it.
+        floor_tolerance: relative squared error that a site's floor may cause (sub_norm_fit.py).
     """
 
-    scheme: WeightScheme = field(default_factory=WeightScheme)
+    quantizer: Quantizer = field(default_factory=TernaryQuantizer)
     sub_norm: bool | None = None
     floor_tolerance: float = DEFAULT_TOLERANCE
 
     @property
     def has_sub_norm(self) -> bool:
         if self.sub_norm is None:
-            return self.scheme.granularity is Granularity.TENSOR
+            return self.quantizer.needs_sub_norm
         return self.sub_norm
 
 
 def convert(
     model: nn.Module,
     config: ConversionConfig,
-    calibration_ids: Tensor | None = None,
+    fit_ids: Tensor | None = None,
     *,
     naive: bool = False,
     on_site: Callable[[str], None] = lambda name: None,
@@ -58,42 +59,42 @@ def convert(
 
     Args:
         model: a causal LM of a family that can be converted (`supported_families`).
-        config: granularity and SubLN.
-        calibration_ids: [sequences, tokens] token ids of ordinary text, a few thousand in all;
+        config: quantizer and SubLN.
+        fit_ids: [sequences, tokens] token ids of ordinary text, a few thousand in all;
             needed with SubLN.
-        naive: uncalibrated SubLN (gain 1, no floor), for comparison only.
-        on_site: called with each calibrated linear's name (progress).
+        naive: SubLN that is not fitted (gain 1, no floor), for comparison only.
+        on_site: called with the name of each linear whose SubLN is fitted (progress).
     Raises:
         UnsupportedModelError: unknown architecture; the message lists the known ones.
-        ValueError: already converted, no calibration text, or rows that do not divide into groups.
+        ValueError: already converted, no text to fit SubLN on, or rows that the quantizer does not fit.
     """
     check_supported(model.config)
-    _check_shapes(model, config.scheme)
+    _check_shapes(model, config.quantizer)
     eps = float(model.config.rms_norm_eps)  # type: ignore[union-attr, arg-type]
-    sites: dict[str, SiteCalibration] = {}
+    sites: dict[str, SiteFit] = {}
     if config.has_sub_norm:
-        sites = _sub_norm_sites(model, config, calibration_ids, naive, eps, on_site)
+        sites = _sub_norm_sites(model, config, fit_ids, naive, eps, on_site)
     sub_norms = {
         name: make_sub_norm(site, eps, model.get_submodule(name).weight)  # type: ignore[arg-type]
         for name, site in sites.items()
     }
-    install_bit_linears(model, config.scheme, sub_norms)
+    install_bit_linears(model, config.quantizer, sub_norms)
     model.config.quantization_config = WrinkleFreeConfig(  # type: ignore[union-attr]
-        scheme=str(config.scheme),
+        scheme=config.quantizer.name,
         sub_norm=config.has_sub_norm,
         sub_norm_log2_floor={name: site.log2_floor for name, site in sites.items()},
     )
     return model
 
 
-def _check_shapes(model: nn.Module, scheme: WeightScheme) -> None:
+def _check_shapes(model: nn.Module, quantizer: Quantizer) -> None:
     for block_name, block in blocks(model):
         for name in BLOCK_LINEARS:
             linear = block.get_submodule(name)
             if isinstance(linear, BitLinear):
                 raise ValueError(f"{block_name}.{name} is a BitLinear already: convert the dense model")
             try:
-                scheme.num_groups(linear.in_features)  # type: ignore[arg-type]
+                quantizer.check(linear.in_features)  # type: ignore[arg-type]
             except ValueError as error:
                 raise ValueError(f"{block_name}.{name}: {error}") from error
 
@@ -101,24 +102,24 @@ def _check_shapes(model: nn.Module, scheme: WeightScheme) -> None:
 def _sub_norm_sites(
     model: nn.Module,
     config: ConversionConfig,
-    calibration_ids: Tensor | None,
+    fit_ids: Tensor | None,
     naive: bool,
     eps: float,
     on_site: Callable[[str], None],
-) -> dict[str, SiteCalibration]:
+) -> dict[str, SiteFit]:
     if naive:
         return {
-            f"{block_name}.{site.consumer}": naive_calibration(
+            f"{block_name}.{site.consumer}": naive_fit(
                 block.get_submodule(site.consumer).in_features  # type: ignore[arg-type]
             )
             for block_name, block in blocks(model)
             for site in SUB_NORM_SITES
         }
-    if calibration_ids is None:
-        raise ValueError("SubLN needs calibration_ids: token ids of a few thousand tokens of ordinary text")
+    if fit_ids is None:
+        raise ValueError("SubLN needs fit_ids: token ids of a few thousand tokens of ordinary text")
     was_training = model.training
     model.eval()
     try:
-        return calibrate_sub_norms(model, calibration_ids, eps, config.floor_tolerance, on_site)
+        return fit_sub_norms(model, fit_ids, eps, config.floor_tolerance, on_site)
     finally:
         model.train(was_training)

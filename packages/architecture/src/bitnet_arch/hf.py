@@ -15,16 +15,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bitnet_arch.families import check_supported
-from bitnet_arch.linear import install_bit_linears
+from bitnet_arch.install import install_bit_linears
+from bitnet_arch.quantizers import quantizer
 from bitnet_arch.subln import SubLN
-from bitnet_arch.ternary import WeightScheme
 
 QUANT_METHOD = "wrinklefree"
 
 
 @register_quantization_config(QUANT_METHOD)
 class WrinkleFreeConfig(QuantizationConfigMixin):
-    """Conversion of a model: `scheme` (tensor, group64, group128), SubLN and its floor exponents."""
+    """Conversion of a model: `scheme` (name of the quantizer), SubLN and its floor exponents."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class WrinkleFreeConfig(QuantizationConfigMixin):
         **ignored: Any,
     ):
         self.quant_method = QUANT_METHOD  # type: ignore[assignment]
-        self.scheme = str(WeightScheme.parse(scheme))
+        self.scheme = quantizer(scheme).name
         self.sub_norm = sub_norm
         self.sub_norm_log2_floor = dict(sub_norm_log2_floor or {})
 
@@ -69,4 +69,4 @@ def install_empty_bit_linears(model: nn.Module, conversion: WrinkleFreeConfig) -
     for name, log2_floor in conversion.sub_norm_log2_floor.items():
         weight: Any = model.get_submodule(name).weight
         sub_norms[name] = SubLN(weight.shape[1], eps, log2_floor, torch.device("meta"), weight.dtype)
-    install_bit_linears(model, WeightScheme.parse(conversion.scheme), sub_norms)
+    install_bit_linears(model, quantizer(conversion.scheme), sub_norms)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bitnet_arch.ternary import WeightScheme, ternary_codes_and_scales
-from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
+from bitnet_arch.quantizers import quantizer
+from wf_formats.matrix import NumpyMatrix
 
 
 def quantize_master(weight: np.ndarray, scheme: str) -> NumpyMatrix:
@@ -18,10 +18,10 @@ def quantize_master(weight: np.ndarray, scheme: str) -> NumpyMatrix:
 
     Args:
         weight: fp32 [out, in].
-        scheme: `tensor`, `group64` or `group128`.
+        scheme: name of a quantizer.
 
     Raises:
-        ValueError: an unknown scheme, or rows that do not divide into groups.
+        ValueError: an unknown scheme, or rows that the quantizer does not fit.
     """
-    codes, scales = ternary_codes_and_scales(torch.from_numpy(weight), WeightScheme.parse(scheme))
-    return QuantizedMatrix(codes.numpy(), scales.numpy())
+    found: NumpyMatrix = quantizer(scheme).quantize(torch.from_numpy(weight)).to(torch.Tensor.numpy)
+    return found

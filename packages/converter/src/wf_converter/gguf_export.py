@@ -80,7 +80,7 @@ class GgufExport:
         writer.add_quantization_version(QUANTIZATION_VERSION)
         write_hyperparameters(writer, source)
         self.tokenizer.write(writer)
-        writer.add_string("wrinklefree.scheme", str(source.scheme))
+        writer.add_string("wrinklefree.scheme", source.scheme)
         writer.add_bool("wrinklefree.sub_norm", source.sub_norm)
         writer.add_string("wrinklefree.stage", str(source.meta.get("stage", "unknown")))
         writer.add_string("wrinklefree.source_sha256", source.fingerprint)

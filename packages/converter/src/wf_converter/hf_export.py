@@ -89,7 +89,7 @@ class HfExport:
             "conversion": None,  # no master weights to convert or train any more
             "export": {
                 "layout": self.layout,
-                "scheme": str(self.source.scheme),
+                "scheme": self.source.scheme,
                 "source_sha256": self.source.fingerprint,
             },
         }

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import bitnet_arch
-from bitnet_arch import int8_matmul
 from wf_converter.errors import ExportError
 from wf_converter.source import TERNARY_SUFFIXES, Source
+from wf_formats.matrix import QuantizedMatrix
+from wf_formats.schemes import GROUP_SIZES
 
 QUANT_METHOD = "wrinklefree_packed"
 CODES_PER_BYTE = 4
@@ -66,13 +66,10 @@ class PackedTernaryLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        codes = unpack_inputs(self.weight)
-        activation = bitnet_arch.quantize_activation(x.reshape(-1, self.in_features))
-        if x.device.type == "cpu":  # exact integer sums: the same bits as BitLinear in training
-            y = int8_matmul(*activation, codes, self.weight_scale)
-        else:
-            rounded = bitnet_arch.dequantize_activation(*activation)
-            y = F.linear(rounded, bitnet_arch.dequantize(codes, self.weight_scale))
+        matrix = QuantizedMatrix(unpack_inputs(self.weight), self.weight_scale)
+        rounded = bitnet_arch.Int8PerToken().quantize(x.reshape(-1, self.in_features))
+        # On a CPU exact integer sums: the same bits as BitLinear in training.
+        y = bitnet_arch.quantized_linear(rounded, matrix, torch.float32)
         y = y.view(*x.shape[:-1], self.out_features).to(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
@@ -87,7 +84,7 @@ class PackedConfig(QuantizationConfigMixin):
 
     @property
     def group_size(self) -> int:
-        size = bitnet_arch.WeightScheme.parse(self.scheme).group_size
+        size = GROUP_SIZES[self.scheme]
         assert size is not None, self.scheme
         return size
 
@@ -135,7 +132,7 @@ def check_packed(source: Source) -> None:
 
 def packed_config(source: Source, dtype: torch.dtype) -> dict[str, Any]:
     """config.json of the exported folder."""
-    quantization = {"quant_method": QUANT_METHOD, "scheme": str(source.scheme)}
+    quantization = {"quant_method": QUANT_METHOD, "scheme": source.scheme}
     name = str(dtype).removeprefix("torch.")
     return source.config | {"quantization_config": quantization, "dtype": name}
 

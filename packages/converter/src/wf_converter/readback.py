@@ -11,7 +11,6 @@ import torch
 import transformers
 from safetensors import safe_open
 
-import bitnet_arch
 from wf_converter.gguf_arch import gguf_architecture, permute_rows
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
@@ -73,7 +72,7 @@ class HfWeights:
             inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
             value = codes.float() * (1 / scale if inverse else scale)
         else:
-            value = bitnet_arch.dequantize(unpack_inputs(packed), scale)
+            value = QuantizedMatrix(unpack_inputs(packed), scale).values()
         return np.asarray(value)
 
 

@@ -16,6 +16,7 @@ Codes and scales come from the checkpoint by bitnet_arch, never from the exporte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,10 @@ def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bo
         group_scales_fp16: group scales are fp16 in GGUF blocks.
     """
     for name, layer in list(bitnet_arch.bit_linears(model)):
-        codes, scales = bitnet_arch.ternary_codes_and_scales(layer.weight, layer.scheme)
-        if scales.dim() and group_scales_fp16:
-            scales = scales.half().float()
-        weight = bitnet_arch.dequantize(codes, scales)
+        matrix = layer.quantizer.quantize(layer.weight)
+        if matrix.scales.dim() and group_scales_fp16:
+            matrix = replace(matrix, scales=matrix.scales.half().float())
+        weight = matrix.values()
         rounding = ROUNDINGS[types[name]]
         model.set_submodule(name, RoundedLinear(weight, layer.bias, layer.sub_norm, rounding))
     head_type = types["lm_head"]

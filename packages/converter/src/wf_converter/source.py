@@ -19,11 +19,11 @@ import transformers
 from safetensors import safe_open
 
 import bitnet_arch
-from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.errors import ExportError
 from wf_formats.families.block import BLOCK_LINEARS
 from wf_formats.matrix import NumpyMatrix
 from wf_formats.packaged import PACKAGED_MODEL
+from wf_formats.schemes import GROUP_SIZES
 
 PACKAGED_LICENSE = "apache-2.0"
 TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in BLOCK_LINEARS)
@@ -38,7 +38,7 @@ class Source:
     """The model's configuration, defaults filled in."""
     meta: dict[str, Any]
     """wrinklefree.json."""
-    scheme: bitnet_arch.WeightScheme
+    quantizer: bitnet_arch.TernaryQuantizer
     sub_norm: bool
     files: dict[str, Path] = field(repr=False)
     """Tensor name -> safetensors file."""
@@ -54,7 +54,12 @@ class Source:
 
     @property
     def is_group_scaled(self) -> bool:
-        return self.scheme.granularity is bitnet_arch.Granularity.GROUP
+        return self.quantizer.group_size is not None
+
+    @property
+    def scheme(self) -> str:
+        """The quantizer's name: tensor, group64 or group128."""
+        return self.quantizer.name
 
     @property
     def head_dim(self) -> int:
@@ -118,7 +123,7 @@ class Source:
 
     def ternary(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
-        return quantize_master(self.tensor(name), str(self.scheme))
+        return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
 
 
 def open_source(folder: Path | str) -> Source:
@@ -126,6 +131,7 @@ def open_source(folder: Path | str) -> Source:
 
     Raises:
         ExportError: no config, no weights, or the model was never converted to ternary weights.
+        ValueError: a scheme that no installed package knows.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -141,9 +147,19 @@ def open_source(folder: Path | str) -> Source:
             f"{folder} holds a dense model (wrinklefree.json has no 'conversion'): there are no ternary "
             "weights to export; convert it first (training stage1_subln)"
         )
-    scheme = bitnet_arch.WeightScheme.parse(conversion["scheme"])
+    quantizer = _ternary_quantizer(conversion["scheme"])
     sub_norm = bool(conversion["sub_norm"])
-    return Source(folder, config, meta, scheme, sub_norm, _tensor_files(folder))
+    return Source(folder, config, meta, quantizer, sub_norm, _tensor_files(folder))
+
+
+def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:
+    quantizer = bitnet_arch.quantizer(scheme)
+    if not isinstance(quantizer, bitnet_arch.TernaryQuantizer):
+        raise ExportError(
+            f"weights of scheme {scheme!r} are not ternary, and no export holds them; export a checkpoint "
+            f"of scheme {', '.join(GROUP_SIZES)}"
+        )
+    return quantizer
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ where models are trained. Only operations that both libraries have are used here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from wf_formats.errors import LoadError
 
 ArrayT = TypeVar("ArrayT", bound=Any)
+OtherT = TypeVar("OtherT", bound=Any)
 
 TERNARY_BITS = 2
 
@@ -50,21 +52,33 @@ class QuantizedMatrix(Generic[ArrayT]):
         return int(self.codes.shape[1] // groups)
 
     def values(self) -> ArrayT:
-        """float32 [out, in]."""
+        """float32 [out, in]; scaled in place, since fresh pages cost more than the products."""
+        values = _as_float32(self.codes)
         if self.scales.ndim == 0:
-            return self.codes * self.scales
+            values *= self.scales
+            return values
         scales = self.scales.reshape(self.codes.shape[0], -1, 1)
-        grouped = self.codes.reshape(self.codes.shape[0], scales.shape[1], -1)
-        return (grouped * scales).reshape(self.codes.shape)
+        grouped = values.reshape(self.codes.shape[0], scales.shape[1], -1)
+        grouped *= scales
+        return grouped.reshape(self.codes.shape)
 
     def take_rows(self, order: ArrayT) -> QuantizedMatrix[ArrayT]:
         """Rows in another order."""
         scales = self.scales[order] if self.scales.ndim else self.scales
         return replace(self, codes=self.codes[order], scales=scales)
 
+    def to(self, convert: Callable[[ArrayT], OtherT]) -> QuantizedMatrix[OtherT]:
+        """The same matrix with arrays of another kind: `matrix.to(torch.from_numpy)`."""
+        return QuantizedMatrix(convert(self.codes), convert(self.scales), self.bits)
+
     def times(self, factor: float) -> QuantizedMatrix[ArrayT]:
         """The matrix multiplied by a number, which only the scales take."""
         return replace(self, scales=self.scales * factor)
+
+
+def _as_float32(codes: Any) -> Any:
+    """A copy, of either library."""
+    return codes.astype(np.float32) if isinstance(codes, np.ndarray) else codes.float()
 
 
 NumpyMatrix = QuantizedMatrix[np.ndarray]

@@ -1,12 +1,12 @@
-"""Ternary codes and scales chosen on text, block by block, instead of rounded.
+"""Post-training quantization: codes and scales chosen on text, block by block, instead of rounded.
 
-Rounding a model to absmean codes destroys it. Here every block is solved so that its output on
+Rounding a model to ternary codes destroys it. Here every block is changed so that its output on
 calibration text stays close to that of the full-precision model:
-1. solve.py: per linear, error compensation and coordinate descent on the layer's squared output error;
-2. refine.py: per block, a short optimisation by gradients on the block's squared output error;
+1. walk.py: through the blocks with two streams of hidden states (streams.py), whatever the method;
+2. ternary/: the method for ternary weights. Per linear error compensation and coordinate descent on the
+   squared output error (solve.py), then per block a short optimisation by gradients (refine.py);
 3. distil.py: over all blocks, scales and gains alone towards the full-precision model's predictions.
-block.py puts 1 and 2 together for one block. The caller walks through the model with two streams of
-hidden states (streams.py), the full-precision model's and the ternary one's.
+Another method is another `BlockMethod` in a file of its own.
 
 The options (options.py) are there without PyTorch; all other names are loaded on first use.
 """
@@ -19,37 +19,40 @@ from typing import TYPE_CHECKING, Any
 from wf_ptq.options import BlockOptions, DistilOptions, Rates, RefineOptions, SolveOptions
 
 if TYPE_CHECKING:
-    from wf_ptq.block import BlockReport, ternarize_block
     from wf_ptq.distil import Distiller
-    from wf_ptq.layers import computing_in
-    from wf_ptq.solve import output_error, solve_linear
     from wf_ptq.streams import BlockRunner, faster_dtype
+    from wf_ptq.ternary.block import BlockReport, TernaryMethod
+    from wf_ptq.walk import BlockError, BlockMethod, BlockStore, take_block, walk_blocks
 
 __all__ = [
+    "BlockError",
+    "BlockMethod",
     "BlockOptions",
     "BlockReport",
     "BlockRunner",
+    "BlockStore",
     "DistilOptions",
     "Distiller",
     "Rates",
     "RefineOptions",
     "SolveOptions",
-    "computing_in",
+    "TernaryMethod",
     "faster_dtype",
-    "output_error",
-    "solve_linear",
-    "ternarize_block",
+    "take_block",
+    "walk_blocks",
 ]
 
 _HOMES = {
-    "BlockReport": "block",
+    "BlockError": "walk",
+    "BlockMethod": "walk",
+    "BlockReport": "ternary.block",
     "BlockRunner": "streams",
+    "BlockStore": "walk",
     "Distiller": "distil",
-    "computing_in": "layers",
+    "TernaryMethod": "ternary.block",
     "faster_dtype": "streams",
-    "output_error": "solve",
-    "solve_linear": "solve",
-    "ternarize_block": "block",
+    "take_block": "walk",
+    "walk_blocks": "walk",
 }
 
 

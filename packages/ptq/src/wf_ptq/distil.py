@@ -2,11 +2,11 @@
 
 Block by block, errors are only ever measured as distances of hidden states. Here the codes stay and
 what multiplies them learns what the errors do to the predictions: it minimizes the Kullback-Leibler
-divergence from the full-precision model's next-token distribution to the ternary one's (end-to-end
+divergence from the full-precision model's next-token distribution to the quantized one's (end-to-end
 training of quantization parameters, as EfficientQAT's second phase, arXiv 2407.11062, with the model
 itself as teacher; Hinton et al. 2015, arXiv 1503.02531). Each batch is used once.
 
-Memory: 1 byte per ternary weight for the codes, 16 per scale, and the activations of one batch. The
+Memory: 1 byte per weight for the codes, 16 per scale, and the activations of one batch. The
 teacher and the master weights are only read: on memory-mapped files they take none that is not spare.
 """
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
-from wf_ptq.layers import TernaryLinear, from_master_weights, install, vectors
+from wf_ptq.layers import ScaledLinear, from_master_weights, install, vectors
 from wf_ptq.optimizer import check_finite, keep_positive, relative_adam, set_rates
 from wf_ptq.options import DistilOptions
 from wf_ptq.streams import BlockRunner
@@ -41,7 +41,7 @@ class Distiller:
         self._run = BlockRunner(model)
         self._teacher_run = BlockRunner(teacher)
         model.requires_grad_(False)
-        self._linears: list[TernaryLinear] = []
+        self._linears: list[ScaledLinear] = []
         for _, block in blocks(model):
             linears = from_master_weights(block, self._dtype)
             install(block, linears)
@@ -84,7 +84,7 @@ class Distiller:
         self._model.requires_grad_(False)
         for block_name, block in blocks(self._model):
             for name, module in list(block.named_modules()):
-                if isinstance(module, TernaryLinear):
+                if isinstance(module, ScaledLinear):
                     module.settle()
                     block.set_submodule(name, module.write_back())
             if keep is not None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_arch.ternary import MIN_SCALE
-from wf_ptq.layers import TernaryLinear
+from bitnet_arch.rounding import MIN_SCALE
+from wf_ptq.layers import ScaledLinear
 from wf_ptq.options import Rates
 
 _BETAS = (0.9, 0.95)
@@ -24,7 +24,7 @@ _PEAK = "peak_lr"
 
 
 def relative_adam(
-    linears: Sequence[TernaryLinear], vectors: Sequence[nn.Parameter], rates: Rates
+    linears: Sequence[ScaledLinear], vectors: Sequence[nn.Parameter], rates: Rates
 ) -> torch.optim.Adam:
     groups: list[dict[str, Any]] = []
     for linear in linears:
@@ -51,6 +51,6 @@ def check_finite(loss: Tensor, what: str) -> None:
 
 
 @torch.no_grad()
-def keep_positive(linears: Sequence[TernaryLinear]) -> None:
+def keep_positive(linears: Sequence[ScaledLinear]) -> None:
     for linear in linears:
         linear.scales.clamp_(min=MIN_SCALE)

@@ -24,8 +24,7 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.rope import scaled_frequencies
-
-_MAX_GROUP_DIGITS = 5
+from wf_formats.schemes import GROUP_SIZES
 
 
 class Storage(Enum):
@@ -42,8 +41,8 @@ class Quantization:
     """How the ternary matrices are stored."""
 
     storage: Storage
-    group_size: int | None = None
-    """Inputs that share a scale; None: the whole matrix."""
+    scheme: str = "tensor"
+    """What shares a scale (schemes.py)."""
     has_inverse_scales: bool = False
     has_sub_norms: bool = False
     """SubLN in a model type that has none by itself."""
@@ -51,9 +50,9 @@ class Quantization:
     """Exponents k of the SubLN floors that are not in the weights yet, by the name of the linear."""
 
     @property
-    def scheme(self) -> str:
-        """`tensor` or `group<size>`."""
-        return "tensor" if self.group_size is None else f"group{self.group_size}"
+    def group_size(self) -> int | None:
+        """Inputs that share a scale; None: the whole matrix."""
+        return GROUP_SIZES[self.scheme]
 
 
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:
@@ -104,25 +103,15 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         known = "wrinklefree, wrinklefree_packed and bitnet"
         raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
     scheme = settings.get("scheme")
-    group_size = _group_size(scheme)
+    if not isinstance(scheme, str) or scheme not in GROUP_SIZES:
+        known = ", ".join(GROUP_SIZES)
+        raise LoadError(f"quantization scheme {scheme!r:.60} is unknown; known are {known}")
     if method == "wrinklefree_packed":
-        if group_size is None:
+        if GROUP_SIZES[scheme] is None:
             raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
-        return Quantization(Storage.PACKED_INPUTS, group_size)
+        return Quantization(Storage.PACKED_INPUTS, scheme)
     floors = settings.get("sub_norm_log2_floor") or {}
-    return Quantization(
-        Storage.MASTER, group_size, False, bool(settings.get("sub_norm")), checked_floors(floors)
-    )
-
-
-def _group_size(scheme: Any) -> int | None:
-    """Inputs that share a scale, of `group64`; None of `tensor`."""
-    if scheme == "tensor":
-        return None
-    size = scheme.removeprefix("group") if isinstance(scheme, str) else ""
-    if size == scheme or not size.isdecimal() or len(size) > _MAX_GROUP_DIGITS or not int(size):
-        raise LoadError(f"quantization scheme {scheme!r:.60} is unknown; known are tensor and group<inputs>")
-    return int(size)
+    return Quantization(Storage.MASTER, scheme, False, bool(settings.get("sub_norm")), checked_floors(floors))
 
 
 def checked_floors(floors: Any) -> dict[str, int]:

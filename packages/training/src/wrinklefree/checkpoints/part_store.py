@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from wf_formats.atomic import atomic_folder
 from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
@@ -47,12 +47,6 @@ class PartStore:
         folder = self.folder / name
         verify_manifest(folder)
         return load_file(folder / _TENSORS), json.loads((folder / _REPORT).read_text())
-
-    def map_into(self, name: str, module: nn.Module) -> dict[str, Any]:
-        """Give `module` the part's tensors, memory-mapped; returns the report."""
-        tensors, report = self.load(name)
-        module.load_state_dict(tensors, assign=True)
-        return report
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

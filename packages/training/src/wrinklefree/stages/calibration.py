@@ -16,8 +16,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,7 +25,6 @@ from torch import Tensor
 
 import bitnet_arch
 import wf_ptq
-from bitnet_arch.families import blocks
 from data_handler import token_block
 from wf_formats.atomic import atomic_write_text
 from wrinklefree.allocator import keep_freed_memory
@@ -67,10 +65,9 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
-        blocks_options = _block_options(options)
-        reports = _calibrate_blocks(
-            blocks_options, run.parts, student, teacher, text.calibration, config.seed, progress
-        )
+        method = wf_ptq.TernaryMethod(_block_options(options))
+        walk = wf_ptq.walk_blocks(student, teacher, text.calibration, method, run.parts, config.seed)
+        reports = _calibrate_blocks(walk, student.config.num_hidden_layers, progress)
         losses["blocks"] = mean_loss(student, text.held_out)
         distil_scales(context, options, student, teacher, text.distillation, progress)
     losses["calibrated"] = mean_loss(student, text.held_out)
@@ -110,53 +107,28 @@ def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vo
         -(-options.evaluation_tokens // length),
     ]
     ids = token_block(config.data.sources, tokenizer, sum(counts) * length, length, config.seed)
-    if ids.max() >= vocab_size:
-        raise RunError(
-            f"calibration ids reach {ids.max().item()}, the model's vocabulary has {vocab_size}: the "
-            "checkpoint's tokenizer belongs to another model"
-        )
+    try:
+        bitnet_arch.check_ids(ids, vocab_size, length)
+    except ValueError as error:
+        raise RunError(f"calibration text: {error}") from error
     return _Text(*ids.split(counts))
 
 
 def _calibrate_blocks(
-    options: wf_ptq.BlockOptions,
-    parts: PartStore,
-    student: Any,
-    teacher: Any,
-    ids: Tensor,
-    seed: int,
-    progress: RichProgress,
+    walk: Iterable[tuple[str, dict[str, Any]]], num_blocks: int, progress: RichProgress
 ) -> list[dict[str, Any]]:
-    """Walk through the blocks, taking those that are finished; returns the blocks' reports."""
-    run, teacher_run = wf_ptq.BlockRunner(student), wf_ptq.BlockRunner(teacher)
-    teacher_blocks = dict(blocks(teacher))
-    bar = progress.add_task("calibrating blocks", total=len(teacher_blocks))
-    expected = found = teacher.model.embed_tokens(ids)
+    """The reports of all blocks. Raises: RunError that names the block, for what cannot be solved in it."""
+    bar = progress.add_task("calibrating blocks", total=num_blocks)
     reports = []
-    for index, (name, block) in enumerate(blocks(student)):
-        inputs, expected = found, teacher_run.stream(teacher_blocks[name], expected)
-        if name not in parts:
-            with _naming(name):
-                result = wf_ptq.ternarize_block(run, block, inputs, expected, options, seed + index)
-            parts.save(name, block.state_dict(), dataclasses.asdict(result))
-        report = parts.map_into(name, block)
-        with wf_ptq.computing_in(block, inputs.dtype):
-            found = run.stream(block, inputs)
-        LOG.info(
-            "%s: relative error %.4f, before refinement %.4f", name, report["stream"], report["stream_solved"]
-        )
-        reports.append({"block": name, **report})
-        progress.advance(bar)
-    return reports
-
-
-@contextmanager
-def _naming(block: str) -> Iterator[None]:
-    """Raises: RunError that names the block, for what cannot be solved in it."""
     try:
-        yield
-    except ValueError as error:
-        raise RunError(f"{block} cannot be calibrated: {error}") from error
+        for name, report in walk:
+            error, solved = report["stream"], report["stream_solved"]
+            LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
+            reports.append({"block": name, **report})
+            progress.advance(bar)
+    except wf_ptq.BlockError as error:
+        raise RunError(str(error)) from error
+    return reports
 
 
 def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:

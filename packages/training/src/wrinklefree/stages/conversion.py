@@ -65,8 +65,8 @@ def _token_blocks(config: TrainConfig, fit: FitConfig, tokenizer: Any) -> tuple[
 def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig:
     """Raises: RunError (an unknown scheme, SubLN with a scheme that has none)."""
     try:
-        scheme = bitnet_arch.WeightScheme.parse(config.model.scheme)
-        return bitnet_arch.ConversionConfig(scheme=scheme, sub_norm=config.model.sub_norm)
+        quantizer = bitnet_arch.quantizer(config.model.scheme)
+        return bitnet_arch.ConversionConfig(quantizer, sub_norm=config.model.sub_norm)
     except ValueError as error:
         raise RunError(f"model.scheme, model.sub_norm: {error}") from error
 

@@ -50,7 +50,7 @@ def distil_scales(
 
     def keep(name: str, block: nn.Module) -> None:
         parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
-        parts.map_into(f"{_DISTILLED}.{name}", block)
+        wf_ptq.take_block(parts, f"{_DISTILLED}.{name}", block)
 
     distiller.write_back(keep)
 

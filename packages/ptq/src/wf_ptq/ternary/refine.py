@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wf_ptq.layers import TernaryLinear, vectors
+from wf_ptq.layers import vectors
 from wf_ptq.optimizer import check_finite, keep_positive, relative_adam, set_rates
 from wf_ptq.options import RefineOptions
 from wf_ptq.streams import BlockRunner
+from wf_ptq.ternary.layers import LatentLinear
 
 _MIN_ENERGY = 1e-6
 """Floor of a token's |target|^2 over the mean: a token whose hidden state is 0 must not weigh all."""
@@ -23,7 +24,7 @@ _MIN_ENERGY = 1e-6
 def refine_block(
     run: BlockRunner,
     block: nn.Module,
-    linears: list[TernaryLinear],
+    linears: list[LatentLinear],
     inputs: Tensor,
     targets: Tensor,
     options: RefineOptions,

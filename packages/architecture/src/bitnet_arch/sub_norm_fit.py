@@ -1,7 +1,7 @@
-"""Calibrated SubLN: gains and floors that keep the full-precision model's function.
+"""Fitted SubLN: gains and floors that keep the full-precision model's function.
 
 A naive SubLN (gain 1, floor eps) throws each token's magnitude away and ruins the model. Per site
-(input x of a linear W, on calibration tokens):
+(input x of a linear W, on a few thousand tokens):
 1. floor: the smallest k for which scaling the tokens alone, y_t -> c y_t / sqrt(mean(x_t^2) + eps 4^k)
    with the best c, leaves a relative squared output error of at most `tolerance`;
 2. gains: the least-squares solution of min_g sum_t |W (g * n_t) - W x_t|^2 with n_t the normalized
@@ -20,17 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_arch.families import SUB_NORM_SITES, blocks
+from bitnet_arch.rounding import MIN_SCALE
 from bitnet_arch.subln import SubLN
-from bitnet_arch.ternary import MIN_SCALE
+from bitnet_arch.token_ids import check_ids
 
-MIN_CALIBRATION_TOKENS = 512
+MIN_FIT_TOKENS = 512
 DEFAULT_TOLERANCE = 0.01
 """Relative squared output error per site that chooses the floor."""
 RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
-class SiteCalibration:
+class SiteFit:
     """What was found for one SubLN: gain [features], floor exponent k, relative squared output error."""
 
     gain: Tensor
@@ -38,19 +39,19 @@ class SiteCalibration:
     relative_error: float
 
 
-def naive_calibration(num_features: int) -> SiteCalibration:
+def naive_fit(num_features: int) -> SiteFit:
     """Gain 1 and no floor: the SubLN that ruins a pretrained model, for comparison."""
-    return SiteCalibration(torch.ones(num_features), 0, float("nan"))
+    return SiteFit(torch.ones(num_features), 0, float("nan"))
 
 
 @torch.no_grad()
-def calibrate_sub_norms(
+def fit_sub_norms(
     model: nn.Module,
     input_ids: Tensor,
     eps: float,
     tolerance: float = DEFAULT_TOLERANCE,
     on_site: Callable[[str], None] = lambda name: None,
-) -> dict[str, SiteCalibration]:
+) -> dict[str, SiteFit]:
     """Solves every SubLN site of an unconverted model.
 
     Args:
@@ -60,12 +61,12 @@ def calibrate_sub_norms(
         tolerance: relative squared error allowed to the floor of a site.
         on_site: called with the name of each finished site (progress).
     Returns:
-        qualified name of the linear -> calibration.
+        qualified name of the linear -> its fit.
     Raises:
         ValueError: too few tokens, or ids outside the vocabulary.
     """
-    _check_ids(input_ids, model.config.vocab_size)  # type: ignore[union-attr, arg-type]
-    solved: dict[str, SiteCalibration] = {}
+    check_ids(input_ids, model.config.vocab_size, MIN_FIT_TOKENS)  # type: ignore[union-attr, arg-type]
+    solved: dict[str, SiteFit] = {}
     hooks = []
     for block_name, block in blocks(model):
         for site in SUB_NORM_SITES:
@@ -89,28 +90,13 @@ def calibrate_sub_norms(
     return solved
 
 
-def _check_ids(input_ids: Tensor, vocab_size: int) -> None:
-    if input_ids.dim() != 2 or input_ids.numel() < MIN_CALIBRATION_TOKENS:
-        raise ValueError(
-            f"calibration needs ids of shape [sequences, tokens] with at least {MIN_CALIBRATION_TOKENS} "
-            f"tokens, got {tuple(input_ids.shape)}"
-        )
-    if input_ids.min() < 0 or input_ids.max() >= vocab_size:
-        raise ValueError(
-            f"calibration ids span {input_ids.min().item()}..{input_ids.max().item()}, the vocabulary has "
-            f"{vocab_size}: were they made with another tokenizer?"
-        )
-
-
 def _max_log2_floor(producer_weight: Tensor) -> int:
     """Largest k for which the producer, divided by 2^k, keeps its absmean 4 times above the clamp."""
     room = producer_weight.float().abs().mean() / (4 * MIN_SCALE)
     return max(0, int(room.log2().floor()))
 
 
-def _solve_site(
-    x: Tensor, weight: Tensor, eps: float, tolerance: float, max_log2_floor: int
-) -> SiteCalibration:
+def _solve_site(x: Tensor, weight: Tensor, eps: float, tolerance: float, max_log2_floor: int) -> SiteFit:
     x = x.reshape(-1, x.shape[-1]).float()
     weight = weight.float()
     mean_square = x.pow(2).mean(-1)
@@ -119,7 +105,7 @@ def _solve_site(
     normalized = x * torch.rsqrt(mean_square + eps * 4.0**log2_floor).unsqueeze(-1)
     gain = _least_squares_gain(x, normalized, weight)
     error = ((normalized * gain) @ weight.t() - y).pow(2).sum() / y.pow(2).sum()
-    return SiteCalibration(gain, log2_floor, error.item())
+    return SiteFit(gain, log2_floor, error.item())
 
 
 def _choose_floor(
@@ -142,9 +128,9 @@ def _least_squares_gain(x: Tensor, normalized: Tensor, weight: Tensor) -> Tensor
     return torch.linalg.solve(system, target).float()
 
 
-def make_sub_norm(calibration: SiteCalibration, eps: float, like: Tensor) -> SubLN:
-    """The SubLN of a calibration, on the device and in the dtype of `like`."""
-    norm = SubLN(calibration.gain.numel(), eps, calibration.log2_floor, like.device, like.dtype)
+def make_sub_norm(fit: SiteFit, eps: float, like: Tensor) -> SubLN:
+    """The SubLN of a fit, on the device and in the dtype of `like`."""
+    norm = SubLN(fit.gain.numel(), eps, fit.log2_floor, like.device, like.dtype)
     with torch.no_grad():
-        norm.weight.copy_(calibration.gain)
+        norm.weight.copy_(fit.gain)
     return norm

@@ -1,0 +1,46 @@
+"""Weight quantizers by name.
+
+The ternary ones are built in. A further one is registered by its package as an entry point of the group
+`bitnet_arch.quantizers`, name -> "module:factory" (called with the name), and imported when asked for:
+
+    [project.entry-points."bitnet_arch.quantizers"]
+    int4-group64 = "my_package.int4:make"
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from bitnet_arch.quantizers.base import Quantizer
+from bitnet_arch.quantizers.ternary import TernaryQuantizer
+from wf_formats.schemes import GROUP_SIZES
+
+ENTRY_POINTS = "bitnet_arch.quantizers"
+
+__all__ = ["ENTRY_POINTS", "Quantizer", "TernaryQuantizer", "quantizer", "quantizer_names"]
+
+
+@cache
+def quantizer(name: str) -> Quantizer:
+    """The quantizer of that name.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if name in GROUP_SIZES:
+        return TernaryQuantizer(GROUP_SIZES[name])
+    registered = _registered()
+    if name not in registered:
+        raise ValueError(f"unknown weight scheme {name!r}; known: {', '.join(quantizer_names())}")
+    made: Quantizer = registered[name].load()(name)
+    return made
+
+
+def quantizer_names() -> list[str]:
+    """Those that are built in, then those that installed packages register."""
+    return [*GROUP_SIZES, *_registered()]
+
+
+def _registered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

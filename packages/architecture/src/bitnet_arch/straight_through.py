@@ -1,0 +1,83 @@
+"""A product of quantized weights and activations through which gradients pass.
+
+The straight-through estimator hands the gradients of the quantized values to the float ones (Bengio et
+al. 2013, arXiv 1308.3432). Only what the quantizers made is kept for the backward pass (with int8 codes a
+quarter of the activation memory), which runs on the values in the gradient's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitnet_arch.activations import ActivationQuantizer
+from bitnet_arch.quantizers.base import Quantizer
+from bitnet_arch.rounding import Quantized
+
+
+class StraightThroughLinear(torch.autograd.Function):
+    """x [tokens, in], weight [out, in] -> [tokens, out] in x's dtype, both quantized."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, quantizer: Quantizer, activation: ActivationQuantizer
+    ) -> Tensor:
+        x_quantized, w_quantized = activation.quantize(x), quantizer.quantize(weight)
+        ctx.forms = _Form.of(x_quantized), _Form.of(w_quantized)
+        ctx.save_for_backward(*ctx.forms[0].tensors(x_quantized), *ctx.forms[1].tensors(w_quantized))
+        ctx.dtypes = x.dtype, weight.dtype
+        return quantizer.product(x_quantized, w_quantized, x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad_out,) = grads
+        x_form, w_form = ctx.forms
+        num_x = len(x_form.names)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            weight = w_form.value(ctx.saved_tensors[num_x:]).values()
+            grad_x = (grad_out @ weight.to(grad_out.dtype)).to(ctx.dtypes[0])
+        if ctx.needs_input_grad[1]:
+            x = x_form.value(ctx.saved_tensors[:num_x]).values()
+            grad_weight = (grad_out.t() @ x.to(grad_out.dtype)).to(ctx.dtypes[1])
+        return grad_x, grad_weight, None, None
+
+
+def blended_linear(
+    x: Tensor, weight: Tensor, quantizer: Quantizer, activation: ActivationQuantizer, lambda_: float
+) -> Tensor:
+    """The product of x + lambda_ (quantized(x) - x) and of the weight blended likewise."""
+    x_quantized = activation.quantize(x).values().to(x.dtype)
+    w_quantized = quantizer.quantize(weight).values().to(weight.dtype)
+    x = x + lambda_ * (x_quantized - x).detach()
+    weight = weight + lambda_ * (w_quantized - weight).detach()
+    return F.linear(x, weight)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A quantized value without its tensors, which autograd keeps (and may drop and make again)."""
+
+    kind: type[Any]
+    names: tuple[str, ...]
+    """Of the fields that are tensors."""
+    others: dict[str, Any]
+
+    @classmethod
+    def of(cls, value: Any) -> _Form:
+        contents = {field.name: getattr(value, field.name) for field in fields(value)}
+        names = tuple(name for name, content in contents.items() if isinstance(content, Tensor))
+        others = {name: content for name, content in contents.items() if name not in names}
+        return cls(type(value), names, others)
+
+    def tensors(self, value: Any) -> list[Tensor]:
+        return [getattr(value, name) for name in self.names]
+
+    def value(self, tensors: Sequence[Tensor]) -> Quantized:
+        made: Quantized = self.kind(**dict(zip(self.names, tensors, strict=True)), **self.others)
+        return made

@@ -1,0 +1,1 @@
+"""Ternary codes and scales of a block: solved matrix by matrix, then refined as a whole (block.py)."""

@@ -1,0 +1,100 @@
+"""One decoder block: from full-precision weights to ternary ones that answer alike.
+
+1. One pass of the ternary stream through the block in full precision collects the second moments of
+   every linear's int8 input, so the errors of earlier blocks are in them.
+2. solve.py chooses codes and scales of each linear.
+3. refine.py tunes the block as a whole on the output.
+Memory: the block in float32 four times (weights, gradient, Adam's two moments), the moments, and the
+streams that the caller holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bitnet_arch import BitLinear, TernaryQuantizer
+from wf_ptq.inputs import shared_inputs
+from wf_ptq.layers import install
+from wf_ptq.moments import input_moments
+from wf_ptq.options import BlockOptions
+from wf_ptq.streams import STREAM_BATCH, BlockRunner
+from wf_ptq.ternary.layers import LatentLinear
+from wf_ptq.ternary.refine import refine_block, relative_error
+from wf_ptq.ternary.solve import solve_linear
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """Relative squared errors: of each linear's output on its inputs (absmean's and the solved one's)
+    and of the stream after the block, before and after refinement."""
+
+    naive: dict[str, float]
+    solved: dict[str, float]
+    stream_solved: float
+    stream: float
+
+
+@dataclass(frozen=True)
+class TernaryMethod:
+    """Chooses ternary codes and scales (a `wf_ptq.walk.BlockMethod`)."""
+
+    options: BlockOptions = field(default_factory=BlockOptions)
+
+    def quantize_block(
+        self, run: BlockRunner, block: nn.Module, inputs: Tensor, targets: Tensor, seed: int
+    ) -> BlockReport:
+        """Replaces the master weights (and tunes gains and biases) of one block in place.
+
+        Args:
+            run: of the model that the block belongs to.
+            block: its BitLinears hold full-precision weights in float32.
+            inputs: ternary stream before the block [sequences, tokens, hidden], in the dtype to compute in.
+            targets: full-precision stream after the block, the same shape and dtype.
+            seed: of the refinement's batches.
+        Raises:
+            ValueError: streams of different shapes, values that are not finite, or linears of a block
+                that another quantizer is for.
+        """
+        if inputs.shape != targets.shape:
+            raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
+        if not targets.isfinite().all():
+            raise ValueError("the full-precision stream is not finite")
+        linears, naive, solved = self._solve(run, block, inputs)
+        install(block, linears)
+        stream_solved = _stream_error(run, block, inputs, targets)
+        refine_block(run, block, list(linears.values()), inputs, targets, self.options.refine, seed)
+        stream = _stream_error(run, block, inputs, targets)
+        install(block, {name: linear.write_back() for name, linear in linears.items()})
+        return BlockReport(naive, solved, stream_solved, stream)
+
+    def _solve(
+        self, run: BlockRunner, block: nn.Module, inputs: Tensor
+    ) -> tuple[dict[str, LatentLinear], dict[str, float], dict[str, float]]:
+        """Stand-ins of the block's linears, solved one by one; relative errors of rounding and of them."""
+        moments = input_moments(run, block, inputs[: self.options.num_moment_sequences])
+        linears: dict[str, LatentLinear] = {}
+        naive: dict[str, float] = {}
+        solved: dict[str, float] = {}
+        for name, round_input in shared_inputs(block, inputs.dtype).items():
+            layer = block.get_submodule(name)
+            assert isinstance(layer, BitLinear)
+            solution = solve_linear(layer.weight, moments[name], _ternary(layer), self.options.solve)
+            linears[name] = LatentLinear(layer, solution.matrix, round_input)
+            naive[name], solved[name] = solution.naive_error, solution.error
+        return linears, naive, solved
+
+
+def _ternary(layer: BitLinear) -> TernaryQuantizer:
+    if not isinstance(layer.quantizer, TernaryQuantizer):
+        raise ValueError(f"weights of scheme {layer.quantizer} are not ternary: another method is for them")
+    return layer.quantizer
+
+
+@torch.no_grad()
+def _stream_error(run: BlockRunner, block: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Mean relative error of the last sequences."""
+    rows = slice(-STREAM_BATCH, None)
+    return relative_error(run(block, inputs[rows]), targets[rows]).mean().item()

@@ -1,0 +1,54 @@
+"""Error compensation (GPTQ; Frantar et al. 2022, arXiv 2210.17323) with three levels.
+
+Matrices are transposed, [in, out]: one input is one row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitnet_arch.rounding import MIN_SCALE
+
+_SCALE_STEPS = 4
+
+
+def inverse_factor(damped: Tensor) -> Tensor:
+    """Upper Cholesky factor U of H^-1 = U^T U, computed in float64.
+
+    Raises:
+        ValueError: H is not positive definite in spite of the damping.
+    """
+    lower, failed_at = torch.linalg.cholesky_ex(damped.double())
+    if failed_at:
+        raise ValueError(
+            f"the second moments are not positive definite (input {failed_at.item() - 1}): raise the damping"
+        )
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+
+
+def fit_scales(block: Tensor, importance: Tensor) -> Tensor:
+    """Scale of each column of [size, out] for rounding to nearest: the best unweighted one, then weighted."""
+    largest = block.abs().sort(0, descending=True).values.cumsum(0)
+    count = torch.arange(1, len(block) + 1, dtype=block.dtype).unsqueeze(1)
+    best = (largest.pow(2) / count).argmax(0, keepdim=True)
+    scales = (largest / count).gather(0, best).squeeze(0).clamp(min=MIN_SCALE)
+    importance = importance.unsqueeze(1)
+    for _ in range(_SCALE_STEPS):
+        codes = (block / scales).round_().clamp_(-1, 1)
+        curvature = (codes.square() * importance).sum(0)
+        fitted = (block * codes * importance).sum(0) / curvature
+        scales = torch.where(curvature > 0, fitted, scales).clamp_(min=MIN_SCALE)
+    return scales
+
+
+def compensate(rest: Tensor, factor: Tensor, block: slice, scale: Tensor) -> Tensor:
+    """Rounds the inputs of a block in turn; moves their errors to those after them, in `rest`."""
+    current, within = rest[block].clone(), factor[block, block]
+    codes, errors = torch.empty_like(current), torch.empty_like(current)
+    for index in range(len(current)):
+        codes[index] = (current[index] / scale).round_().clamp_(-1, 1)
+        errors[index] = (current[index] - codes[index] * scale) / within[index, index]
+        current[index + 1 :].addr_(within[index, index + 1 :], errors[index], alpha=-1)
+    rest[block.stop :].addmm_(factor[block, block.stop :].t(), errors, alpha=-1)
+    return codes
