@@ -67,9 +67,8 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
-        blocks_options = _block_options(options)
         reports = _calibrate_blocks(
-            blocks_options, run.parts, student, teacher, text.calibration, config.seed, progress
+            _block_options(options), run.parts, student, teacher, text.calibration, config.seed, progress
         )
         losses["blocks"] = mean_loss(student, text.held_out)
         distil_scales(context, options, student, teacher, text.distillation, progress)
@@ -77,10 +76,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": options.distil_steps,
-        "first_loss": losses["rounded"],
-        "last_loss": losses["calibrated"],
-        "losses_nats": losses,
-        "tokens": text.calibration.numel() + text.distillation.numel(),
+        **_figures(losses, text),
         "seconds": time.perf_counter() - began,
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
@@ -88,6 +84,15 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
     run.parts.remove()
     return figures
+
+
+def _figures(losses: dict[str, float | None], text: _Text) -> dict[str, Any]:
+    return {
+        "first_loss": losses["rounded"],
+        "last_loss": losses["calibrated"],
+        "losses_nats": losses,
+        "tokens": text.calibration.numel() + text.distillation.numel(),
+    }
 
 
 def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
