@@ -1,1 +1,1 @@
-"""Quantization-aware training of ternary language models: stages 1, 1.9 and 2."""
+"""Quantization-aware training of ternary language models, in stages (stages/)."""

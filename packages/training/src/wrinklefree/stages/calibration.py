@@ -74,10 +74,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": options.distil_steps,
-        "first_loss": losses["rounded"],
-        "last_loss": losses["calibrated"],
-        "losses_nats": losses,
-        "tokens": text.calibration.numel() + text.distillation.numel(),
+        **_figures(losses, text),
         "seconds": time.perf_counter() - began,
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
@@ -85,6 +82,15 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
     run.parts.remove()
     return figures
+
+
+def _figures(losses: dict[str, float | None], text: _Text) -> dict[str, Any]:
+    return {
+        "first_loss": losses["rounded"],
+        "last_loss": losses["calibrated"],
+        "losses_nats": losses,
+        "tokens": text.calibration.numel() + text.distillation.numel(),
+    }
 
 
 def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:

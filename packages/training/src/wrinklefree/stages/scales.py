@@ -38,21 +38,32 @@ def distil_scales(
     if _DISTILLED in parts:
         distiller.load_state(parts.load(_DISTILLED)[0])
         LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
-    done = distiller.num_steps_done
-    loggers = build_loggers(context.config, context.run.path, context.meta, done)
-    bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
-    for batch in ids.split(options.distil_batch_size)[done:]:
-        divergence = distiller.step(batch)
-        progress.advance(bar)
-        _record(distiller, divergence, options, loggers, parts)
-    for logger in loggers:
-        logger.finalize("success")
+    _steps(context, options, distiller, ids, progress)
 
     def keep(name: str, block: nn.Module) -> None:
         parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
         wf_ptq.take_block(parts, f"{_DISTILLED}.{name}", block)
 
     distiller.write_back(keep)
+
+
+def _steps(
+    context: StageContext,
+    options: TernarizeConfig,
+    distiller: wf_ptq.Distiller,
+    ids: Tensor,
+    progress: RichProgress,
+) -> None:
+    """The steps that are left."""
+    done = distiller.num_steps_done
+    loggers = build_loggers(context.config, context.run.path, context.meta, done)
+    bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
+    for batch in ids.split(options.distil_batch_size)[done:]:
+        divergence = distiller.step(batch)
+        progress.advance(bar)
+        _record(distiller, divergence, options, loggers, context.run.parts)
+    for logger in loggers:
+        logger.finalize("success")
 
 
 def _options(options: TernarizeConfig) -> wf_ptq.DistilOptions:

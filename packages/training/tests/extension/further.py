@@ -1,0 +1,110 @@
+"""What another distribution may add: two stages, an objective with two views, a teacher without weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wrinklefree.capture import Capture, ForwardResult, Layers, View
+from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.training import ContinuingConfig, GradientConfig
+from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.stages.base import Outcome, Stage, StageContext
+from wrinklefree.stages.gradient import GradientStage
+from wrinklefree.teachers.base import Teacher
+
+
+@dataclass
+class DistilConfig(GradientConfig):
+    stage: str = "stage3"
+    accept_from: list[str] = field(default_factory=lambda: ["stage2"])
+    max_steps: int | None = 2
+    objectives: dict[str, Any] = field(default_factory=lambda: {"agreement": {}})
+
+
+class Distil(GradientStage):
+    number = "3"
+    title = "agrees with a teacher"
+    option = "stage3_agree"
+    config = DistilConfig
+
+
+@dataclass
+class CopyConfig(ContinuingConfig):
+    stage: str = "stage3_1"
+    accept_from: list[str] = field(default_factory=lambda: ["stage3"])
+    note: str = ""
+
+
+class Copy(Stage):
+    number = "3.1"
+    title = "copies the model"
+    option = "stage3_1_copy"
+    config = CopyConfig
+
+    def run(self, context: StageContext) -> Outcome:
+        assert isinstance(context.config.training, CopyConfig)
+        shutil.copytree(context.checkpoint, context.run.final)
+        return Outcome({"note": context.config.training.note})
+
+
+@dataclass
+class AgreementConfig(ObjectiveConfig):
+    mask_id: int = 0
+    """Stands in place of every second token in the masked view."""
+
+
+class Agreement(Objective):
+    """Cross-entropy against the teacher's predictions of the plain batch, and queries that do not move
+    when tokens are masked."""
+
+    config = AgreementConfig
+    wishes = {  # noqa: RUF012
+        PLAIN: Wish(student=Capture(qkv=Layers.of(0), logits=True), teacher=Capture(logits=True)),
+        "masked": Wish(student=Capture(qkv=Layers.of(0))),
+    }
+
+    def __init__(self, config: AgreementConfig) -> None:
+        self.mask_id = config.mask_id
+
+    def views(self, batch: View) -> Mapping[str, View]:
+        masked = batch["input_ids"].clone()
+        masked[:, ::2] = self.mask_id
+        return {PLAIN: batch, "masked": batch | {"input_ids": masked}}
+
+    def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
+        plain, masked = passes[PLAIN], passes["masked"]
+        assert plain.student.logits is not None
+        assert plain.taught.logits is not None
+        wanted = plain.taught.logits.softmax(-1)
+        entropy = -(wanted * plain.student.logits.log_softmax(-1)).sum(-1).mean()
+        moved = (plain.student.qkv[0].query - masked.student.qkv[0].query).square().mean()
+        return ObjectiveResult(entropy + moved, {"entropy_nats": entropy.detach()})
+
+
+@dataclass
+class EchoConfig(TeacherConfig):
+    kind: str = "echo"
+    vocab_size: int = 0
+    """Of the student."""
+
+
+class Echo(Teacher):
+    """Is sure that the token it reads comes once more."""
+
+    config = EchoConfig
+    provides = Capture(logits=True)
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    @classmethod
+    def load(cls, config: EchoConfig, model: ModelConfig) -> Echo:
+        return cls(config.vocab_size)
+
+    def forward(self, view: View, capture: Capture) -> ForwardResult:
+        from torch.nn.functional import one_hot
+
+        return ForwardResult(0, logits=20.0 * one_hot(view["input_ids"], self.vocab_size))

@@ -1,0 +1,107 @@
+"""Stages, objectives and teachers of another distribution: the folder `extension` is one, installed by
+being on the path."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bitnet_arch
+from wrinklefree.plugins import UnknownNameError, lookup, registered
+from wrinklefree.stages.convert import Convert
+from wrinklefree.stages.registry import GROUP, stages
+from wrinklefree.train import main
+
+EXTENSION = Path(__file__).with_name("extension")
+ECHO = ["model.teacher.kind=echo", "model.teacher.vocab_size=259"]
+
+
+@pytest.fixture
+def _extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(EXTENSION)
+    registered.cache_clear()
+    yield
+    registered.cache_clear()
+
+
+@pytest.mark.usefixtures("_extension")
+def test_a_stage_with_its_objective_and_teacher(cli_from_stage1: Any) -> None:
+    cli_from_stage1.stage_folders |= {"stage3_agree": "stage3"}
+    run = cli_from_stage1("stage3_agree", *ECHO, "training.max_steps=12", "training.learning_rate=1e-2")
+    assert run.code == 0
+    assert bitnet_arch.read_meta(run.folder / "final")["stage"] == "stage3"
+    with (run.folder / "metrics.csv").open() as file:
+        entropies = [float(row["agreement/entropy_nats"]) for row in csv.DictReader(file)]
+    assert len(entropies) == 12
+    assert entropies[-1] < 0.9 * entropies[0]
+
+
+@pytest.mark.usefixtures("_extension")
+def test_a_stage_without_gradients(
+    cli_from_stage1: Any, stage1_run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        *cli_from_stage1.common,
+        f"output_dir={cli_from_stage1.output_dir}",
+        "training.note=by hand",
+    ]
+    assert main(["--stage", "3.1", *arguments]) == 0
+    final = cli_from_stage1.output_dir / "default" / "stage3_1" / "final"
+    weights = (stage1_run.folder / "final" / "model.safetensors").read_bytes()
+    assert (final / "model.safetensors").read_bytes() == weights
+    assert '"note": "by hand"' in capsys.readouterr().out
+    assert main(["--stage", "3.1", *arguments, "training.learning_rate=1"]) == 2
+    message = "(stage3_1 does not use it). Known here: accept_from, note, stage, start_from."
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_extension")
+def test_a_teacher_that_cannot_give_what_an_objective_wants(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_from_stage1("stage1_9_layerwise", *ECHO).code == 1
+    message = "objective 'layerwise' wants hidden states of its teacher, which model.teacher.kind=echo"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_extension")
+def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "  3    agrees with a teacher; starts from stage2\n  3.1  copies the model;" in text
+    assert "stage3_agree" in text
+
+
+def test_without_it_its_names_are_unknown() -> None:
+    assert [stage.number for stage in stages()] == ["1", "1.5", "1.9", "2"]
+    with pytest.raises(UnknownNameError, match="unknown teacher 'echo'; known: local"):
+        lookup("wrinklefree.teachers", "teacher", "echo")
+
+
+def _install(folder: Path, name: str, entry_points: str) -> None:
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
+@pytest.mark.usefixtures("_extension")
+def test_two_distributions_cannot_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(tmp_path, "rival", f"[{GROUP}]\n3 = rival:Other\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"'3' is registered twice: (further:Distil|rival:Other), "):
+        stages()
+
+
+@pytest.mark.usefixtures("_extension")
+def test_a_stage_is_registered_under_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = f"{Convert.__module__}:{Convert.__qualname__}"
+    _install(tmp_path, "misnamed", f"[{GROUP}]\n4 = {target}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"Convert is registered as '4' .* its number is '1'"):
+        stages()
