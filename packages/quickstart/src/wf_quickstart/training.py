@@ -19,7 +19,7 @@ EVALUATION_TOKENS = 2048
 
 
 def convert(context: Context, line: StepLine) -> dict[str, Any]:
-    return _run_stage("1", "stage1", context, ["training.calibration.evaluation_tokens=0"])
+    return _run_stage("1", "stage1", context, ["training.fit.evaluation_tokens=0"])
 
 
 def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
