@@ -11,31 +11,37 @@ from wf_formats.errors import LoadError
 MAX_BYTES = 1 << 26
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, error_type: type[ValueError] = LoadError) -> dict[str, Any]:
     """An object from a file of a model folder.
 
+    Args:
+        error_type: what is raised.
+
     Raises:
-        LoadError: the file is missing, huge, no JSON, or something else than an object.
+        ValueError: of that type; the file is missing, huge, no JSON, or something else than an object.
     """
     if not path.is_file():
-        raise LoadError(f"{path} is missing: {path.parent} is no model folder")
-    contents = read_value(path)
+        raise error_type(f"{path} is missing: {path.parent} is no model folder")
+    contents = read_value(path, error_type)
     if not isinstance(contents, dict):
-        raise LoadError(f"{path} holds a JSON {type(contents).__name__}, not an object")
+        raise error_type(f"{path} holds a JSON {type(contents).__name__}, not an object")
     return contents
 
 
-def read_value(path: Path) -> Any:
+def read_value(path: Path, error_type: type[Exception] = LoadError) -> Any:
     """Any JSON value from a file.
 
+    Args:
+        error_type: what is raised.
+
     Raises:
-        LoadError: the file is missing, huge or no JSON.
+        Exception: of that type; the file is missing, huge or no JSON.
     """
     if not path.is_file():
-        raise LoadError(f"{path} is missing")
+        raise error_type(f"{path} is missing")
     if path.stat().st_size > MAX_BYTES:
-        raise LoadError(f"{path} has {path.stat().st_size} bytes; allowed are {MAX_BYTES}")
+        raise error_type(f"{path} has {path.stat().st_size} bytes; allowed are {MAX_BYTES}")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise LoadError(f"{path} is damaged: {error}") from error
+        raise error_type(f"{path} is damaged: {error}") from error
