@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 
-import typer
+from wf_converter.export import main, verify_main
 
-from wf_converter.export import export, run, verify_command
+COMMANDS = {"export": main, "verify": verify_main}
 
-app = typer.Typer(
-    name="wf_converter",
-    help="Export a checkpoint, and prove the export.",
-    no_args_is_help=True,
-    add_completion=False,
-)
-app.command("export")(export)
-app.command("verify")(verify_command)
+
+def run() -> None:
+    """Runs the command that the first argument names."""
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        sys.exit(f"error: {name!r} is not a command; give {' or '.join(COMMANDS)}, and --help after it")
+    os.environ.setdefault("WF_PROG", f"python -m wf_converter {name}")
+    COMMANDS[name]()
+
 
 if __name__ == "__main__":
-    # WF_PROG is "wf export": the group's own name is what stands before the command.
-    run(app, os.environ.get("WF_PROG", "").rpartition(" ")[0] or None)
+    run()

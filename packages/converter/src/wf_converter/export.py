@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -203,16 +204,11 @@ def _python_documentation() -> str:
 
 
 def _run(command: Callable[..., None]) -> None:
-    """Runs one command alone."""
+    """Runs a typer command; a refusal is a message and exit code 2, not a traceback."""
     app = typer.Typer(add_completion=False)
     app.command()(command)
-    run(app)
-
-
-def run(app: typer.Typer, program: str | None = None) -> None:
-    """Runs a command line by the name `program`; a refusal is a message and exit code 2, not a traceback."""
     try:
-        app(prog_name=program)
+        app(prog_name=os.environ.get("WF_PROG"))
     except ExportError as error:
         console.print(f"[bold red]refused:[/] {error}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error

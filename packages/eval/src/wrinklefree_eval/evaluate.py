@@ -100,7 +100,7 @@ def _tasks(
 
 
 def main() -> None:
-    """Entry of scripts/evaluate.py; WF_PROG is the name in help and errors."""
+    """Entry of scripts/evaluate.py."""
     app(prog_name=os.environ.get("WF_PROG"))
 
 

@@ -28,11 +28,14 @@ def read_json(path: Path, error_type: type[ValueError] = LoadError) -> dict[str,
     return contents
 
 
-def read_value(path: Path, error_type: type[ValueError] = LoadError) -> Any:
+def read_value(path: Path, error_type: type[Exception] = LoadError) -> Any:
     """Any JSON value from a file.
 
+    Args:
+        error_type: what is raised.
+
     Raises:
-        ValueError: of the given type; the file is missing, huge or no JSON.
+        Exception: of that type; the file is missing, huge or no JSON.
     """
     if not path.is_file():
         raise error_type(f"{path} is missing")

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_quickstart.files import read_json
+from wf_formats.json_file import read_value
+from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 
 EXPERIMENT = "quickstart"
@@ -40,12 +41,12 @@ class Context:
     @property
     def teacher(self) -> Path:
         """Hugging Face folder of the dense model."""
-        return Path(read_json(self.source_file)["folder"])
+        return Path(read_value(self.source_file, QuickstartError)["folder"])
 
     @property
     def original_gguf(self) -> Path | None:
         """The original model as a GGUF file; known for the packaged model only."""
-        name = read_json(self.source_file)["gguf"]
+        name = read_value(self.source_file, QuickstartError)["gguf"]
         return Path(name) if name else None
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wf_formats.json_file import read_value
 from wf_quickstart.children import Child, python, run_child
 from wf_quickstart.context import Context
 from wf_quickstart.display import StepLine
-from wf_quickstart.files import read_json
+from wf_quickstart.errors import QuickstartError
 
 PROMPT_TOKENS = 128
 GENERATED_TOKENS = 64
@@ -51,7 +52,7 @@ def _bench(title: str, gguf: Path, output: Path, log: Path, engine: str) -> dict
     command += ["--repeats", str(_REPEATS), "--batch", "1", "--json", str(output)]
     output.parent.mkdir(exist_ok=True)
     run_child(Child(title, command, log))
-    engines: dict[str, Any] = read_json(output)["engines"]
+    engines: dict[str, Any] = read_value(output, QuickstartError)["engines"]
     return engines
 
 

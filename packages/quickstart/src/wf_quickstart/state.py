@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_json
+from wf_formats.json_file import read_value
 from wf_quickstart.errors import QuickstartError
-from wf_quickstart.files import read_json
 
 FORMAT = 2
 FILE_NAME = "quickstart.json"
@@ -49,7 +49,7 @@ class State:
             self._refuse_foreign_folder()
             self._begin(identity)
             return
-        self._values = read_json(self._path)
+        self._values = read_value(self._path, QuickstartError)
         if force:
             self._remove_own()
             self._begin(identity)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_json
+from wf_formats.json_file import read_value
 from wf_formats.packaged import ModelSource
 from wf_quickstart.answers import PROMPTS, answer
 from wf_quickstart.children import Child, python, run_child
 from wf_quickstart.context import Context
 from wf_quickstart.display import StepLine
 from wf_quickstart.errors import QuickstartError
-from wf_quickstart.files import read_json
 from wf_quickstart.gguf_sizes import gguf_sizes
 from wf_quickstart.speed import GENERATED_TOKENS, PROMPT_TOKENS, llamacpp_speed, show_speed
 from wf_quickstart.text import python_reference, user_texts, write_corpus
@@ -57,7 +57,7 @@ def measuring_step(name: str, model: Callable[[Context], Path]) -> StepFunction:
         command += ["--text", str(context.held_out_text), "--max-tokens", str(EVAL_TOKENS)]
         command += ["--context", str(EVAL_CONTEXT_TOKENS), "--output", str(output)]
         run_child(Child(f"perplexity of {name}", command, context.log(f"eval_{name}")))
-        found = read_json(output)
+        found = read_value(output, QuickstartError)
         perplexity = found["perplexity"][0]["perplexity"]
         line.update(note=f"perplexity {perplexity:,.1f}")
         return {"model": found["model"], **found["perplexity"][0], "environment": found["environment"]}
@@ -85,7 +85,7 @@ def prove_export(context: Context, line: StepLine) -> dict[str, Any]:
     except QuickstartError:
         if not context.proof.is_file():  # with the findings written, the report tells what is wrong
             raise
-    proof: dict[str, Any] = read_json(context.proof)
+    proof: dict[str, Any] = read_value(context.proof, QuickstartError)
     line.update(note=f"mean |Δ log-prob| {proof['judged']['mean_abs_delta']:.5f} in {proof['runtime']}")
     return proof
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from wf_formats.json_file import read_value
 from wf_formats.packaged import ModelSource
 from wf_formats.run_files import read_metrics
 from wf_quickstart.children import Child, python, run_child
 from wf_quickstart.context import EXPERIMENT, Context
 from wf_quickstart.display import StepLine
-from wf_quickstart.files import read_json
+from wf_quickstart.errors import QuickstartError
 
 SCHEME = "group64"
 BLOCK_TOKENS = 16384
@@ -33,7 +34,7 @@ def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
     ]
     summary = _run_stage("1.5", "stage1_5", context, settings, lambda: _show_calibration(context, line))
     line.update(note=f"held-out loss {summary['first_loss']:.2f} → {summary['last_loss']:.2f}")
-    blocks = read_json(context.run_folder("stage1_5") / "blocks.json")
+    blocks = read_value(context.run_folder("stage1_5") / "blocks.json", QuickstartError)
     return summary | {"block_errors": [[row["stream_solved"], row["stream"]] for row in blocks]}
 
 
@@ -48,7 +49,7 @@ def _run_stage(
     """
     command = python("wrinklefree.train", "-s", stage, *common_overrides(context), *settings)
     run_child(Child(f"stage {stage}", command, context.log(name)), on_poll=on_poll)
-    summary: dict[str, Any] = read_json(context.run_folder(name) / "summary.json")
+    summary: dict[str, Any] = read_value(context.run_folder(name) / "summary.json", QuickstartError)
     return summary
 
 

@@ -21,7 +21,6 @@ from wf_deployer.backends.local.identity import ProcessIdentity, is_alive
 from wf_deployer.errors import CommandError
 from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_json
-from wf_formats.errors import LoadError
 from wf_formats.json_file import read_value
 
 FORMAT = 1
@@ -61,7 +60,7 @@ class JobFolder:
     @property
     def spec(self) -> LocalSpec:
         """Raises: CommandError if job.json is missing, damaged or of another format."""
-        values = _read(self.folder / "job.json")
+        values = read_value(self.folder / "job.json", CommandError)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise CommandError(f"{self.folder / 'job.json'} is not a job record of format {FORMAT}")
         return LocalSpec(**values)
@@ -77,7 +76,7 @@ class JobFolder:
     @property
     def exit(self) -> Exit | None:
         path = self.folder / "exit.json"
-        return Exit(**_read(path)) if path.is_file() else None
+        return Exit(**read_value(path, CommandError)) if path.is_file() else None
 
     @property
     def state(self) -> JobState:
@@ -99,16 +98,8 @@ class JobFolder:
 
     def _process(self, name: str) -> ProcessIdentity | None:
         path = self.folder / "process.json"
-        value: dict[str, Any] | None = _read(path)[name] if path.is_file() else None
+        value: dict[str, Any] | None = read_value(path, CommandError)[name] if path.is_file() else None
         return ProcessIdentity(**value) if value else None
-
-
-def _read(path: Path) -> Any:
-    """Raises: CommandError if the file is missing or no JSON."""
-    try:
-        return read_value(path)
-    except LoadError as error:
-        raise CommandError(str(error)) from error
 
 
 def _ended(end: Exit) -> JobState:
