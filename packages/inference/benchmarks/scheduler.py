@@ -12,6 +12,7 @@ import asyncio
 import json
 import statistics
 import time
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def measure_steps(args: argparse.Namespace) -> dict[str, float]:
     model = new_model(args.sequences * ((args.prompt_tokens + args.steps) // 32 + 2))
     core = model.new_core(QueueOptions(max_running=args.sequences, max_batch_tokens=4096))
     for request in requests_of(args):
-        core.scheduler.add(model.new_sequence(request, None))
+        core.scheduler.add(model.new_sequence(request, SimpleQueue()))
     while any(s.num_pending > 1 for s in core.scheduler.running) or not core.scheduler.running:
         core.step()
     counters, times_s = core.counters, []

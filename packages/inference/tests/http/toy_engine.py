@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.request import (
     Delta,
     EngineBusy,
@@ -60,7 +61,7 @@ class ToyEngine:
     def detokenize(self, ids: list[int]) -> str:
         return "".join(map(chr, ids))
 
-    def submit(self, request: GenerationRequest) -> ToyStream:
+    def submit_to(self, inbox: Inbox, number: int, request: GenerationRequest) -> Callable[[], None]:
         if self.is_draining:
             raise EngineError("it is shutting down")
         if max(request.prompt_ids) > sys.maxunicode:
@@ -74,7 +75,8 @@ class ToyEngine:
         self.seen.append(request)
         stream = ToyStream(self, request)
         self.open.add(stream)
-        return stream
+        stream.task = asyncio.create_task(stream.pump(Slot(inbox, number)))
+        return stream.cancel
 
     def stats(self) -> EngineStats:
         running = min(len(self.open), self._max_running)
@@ -142,27 +144,30 @@ class ToyEngine:
 
 
 class ToyStream:
-    """One answer; closing it counts as cancelled unless it had ended."""
+    """One answer; cancelling it counts unless it had ended."""
+
+    task: asyncio.Task[None]
 
     def __init__(self, engine: ToyEngine, request: GenerationRequest) -> None:
         self.engine, self.request, self.is_cut = engine, request, False
-        self._deltas = engine.answer(self)
 
-    def __aiter__(self) -> ToyStream:
-        return self
-
-    async def __anext__(self) -> Delta:
+    async def pump(self, slot: Slot) -> None:
         try:
-            return await anext(self._deltas)
-        except (StopAsyncIteration, EngineError):
+            async for delta in self.engine.answer(self):
+                if delta.finish_reason is not None:
+                    self.engine.open.discard(self)
+                slot.put(delta)
+                slot.inbox.wake()
+        except EngineError as error:
             self.engine.open.discard(self)
-            raise
+            slot.put(error)
+            slot.inbox.wake()
 
-    async def aclose(self) -> None:
+    def cancel(self) -> None:
         if self in self.engine.open:
             self.engine.open.discard(self)
             self.engine.cancelled.append(self.request.id)
-        await self._deltas.aclose()
+            self.task.cancel()
 
 
 def _logprob(character: str, num_top: int) -> TokenLogprob:

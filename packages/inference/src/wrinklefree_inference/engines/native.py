@@ -26,7 +26,7 @@ from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
 from wrinklefree_inference.native.scoring import score
-from wrinklefree_inference.native.worker import Delivery, Worker
+from wrinklefree_inference.native.worker import Worker
 from wrinklefree_inference.options import CacheOptions, EngineOptions, QueueOptions
 
 
@@ -54,7 +54,7 @@ class NativeEngine:
         self._model = model if isinstance(model, NativeModel) else load_native_model(model, options, cache)
         core = self._model.new_core(queue)
         self.context_tokens = core.scheduler.context_tokens
-        self._worker = Worker(core, _deliver)
+        self._worker = Worker(core)
 
     @property
     def facts(self) -> ModelFacts:
@@ -143,11 +143,6 @@ class NativeEngine:
             stop=sampling.stop,
         )
         return GenerationRequest(tuple(prompt_ids), params, id="local")
-
-
-def _deliver(events: Delivery) -> None:
-    for sequence, event in events:
-        sequence.sink.put(event)
 
 
 def size_bytes_of(path: Path) -> int:

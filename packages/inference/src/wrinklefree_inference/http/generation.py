@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from wrinklefree_inference.http.errors import ApiError, invalid
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.http.errors import invalid
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.http.responses import PromptDetails, Usage
+from wrinklefree_inference.native.inbox import Event, Inbox
 from wrinklefree_inference.native.request import AsyncEngine, Delta, GenerationRequest, RequestTooLong
 
 Batch = list[tuple[int, Delta]]  # number of the choice, what was added to it
@@ -35,7 +36,8 @@ class Generation:
         record: RequestRecord,
         metrics: Metrics,
     ) -> None:
-        self._iterators: list[AsyncIterator[Delta]] = []
+        self._inbox = Inbox()
+        self._cancels: list[Callable[[], None]] = []
         self._choices_per_prompt, self._record, self._metrics = choices_per_prompt, record, metrics
         self._latest: list[Delta | None] = [None] * len(requests)
         self._times_s = [record.started] * len(requests)
@@ -51,10 +53,10 @@ class Generation:
             ApiError: The engine refuses a value.
         """
         try:
-            for request in self._requests:
-                self._iterators.append(self._engine.submit(request))
+            for index, request in enumerate(self._requests):
+                self._cancels.append(self._engine.submit_to(self._inbox, index, request))
         except BaseException as error:
-            await self.close()
+            self.close()
             if isinstance(error, ValueError) and not isinstance(error, RequestTooLong):
                 raise invalid(str(error)) from error
             raise
@@ -63,37 +65,36 @@ class Generation:
         """What has come since the last batch; empty if nothing came for `keep_alive_s`.
 
         Raises:
-            ApiError: An answer was cut off by a shutdown.
-            EngineError: The engine broke.
+            EngineError: The engine broke, or was closed before the answers were complete.
         """
-        queue: asyncio.Queue[tuple[int, Delta | None]] = asyncio.Queue()
-        tasks = [asyncio.create_task(_pump(i, it, queue)) for i, it in enumerate(self._iterators)]
-        num_open = len(tasks)
+        num_open = len(self._cancels)
         try:
             while num_open:
                 batch: Batch = []
-                for index, delta in await _some(queue, keep_alive_s):
-                    if delta is None:
-                        num_open -= 1
-                        self._check_end(index, tasks[index])
-                    else:
-                        self._note(index, delta)
-                        batch.append((index, delta))
-                if batch or num_open:
-                    yield batch
+                for index, event in await self._events(keep_alive_s):
+                    if isinstance(event, EngineError):
+                        raise event
+                    num_open -= event.finish_reason is not None
+                    self._note(index, event)
+                    batch.append((index, event))
+                yield batch
         finally:
             self._record_usage()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self.close()
+            self.close()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Cancel what still runs."""
-        for iterator in self._iterators:
-            aclose: Any = getattr(iterator, "aclose", None)
-            if aclose is not None:
-                await aclose()
+        for cancel in self._cancels:
+            cancel()
+        self._inbox.close()
+
+    async def _events(self, timeout_s: float) -> list[tuple[int, Event]]:
+        """All that is there; waits for the first, at most `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._inbox.take_all()
+        except TimeoutError:
+            return []
 
     @property
     def usage(self) -> Usage:
@@ -107,13 +108,6 @@ class Generation:
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptDetails(cached_tokens=sum(d.cached_prompt_tokens for d in first)),
         )
-
-    def _check_end(self, index: int, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.result()  # raises what the engine raised
-        latest = self._latest[index]
-        if latest is None or latest.finish_reason is None:
-            raise ApiError(503, "the answer was cut off: the server is shutting down", code="shutting_down")
 
     def _note(self, index: int, delta: Delta) -> None:
         now, record = time.perf_counter(), self._record
@@ -130,29 +124,3 @@ class Generation:
         record, usage = self._record, self.usage
         record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         record.cached_tokens = usage.prompt_tokens_details.cached_tokens
-
-
-async def _pump(
-    index: int, iterator: AsyncIterator[Delta], queue: asyncio.Queue[tuple[int, Delta | None]]
-) -> None:
-    try:
-        async for delta in iterator:
-            queue.put_nowait((index, delta))
-    finally:
-        queue.put_nowait((index, None))
-
-
-async def _some(
-    queue: asyncio.Queue[tuple[int, Delta | None]], timeout_s: float
-) -> list[tuple[int, Delta | None]]:
-    """All that is there; waits for the first, at most `timeout_s`."""
-    items = []
-    if queue.empty():
-        try:
-            async with asyncio.timeout(timeout_s):
-                items.append(await queue.get())
-        except TimeoutError:
-            return []
-    while not queue.empty():
-        items.append(queue.get_nowait())
-    return items

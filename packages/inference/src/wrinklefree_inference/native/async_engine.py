@@ -1,7 +1,7 @@
 """The native engine for asyncio: many requests at a time on one decoder.
 
-`submit` makes a `Sequence` and gives it to the worker thread; each step of the worker schedules one
-callback in the event loop, which hands the new deltas to their streams.
+`submit` makes a `Sequence` and gives it to the worker thread, which puts the new deltas of a step into their
+readers' inboxes and schedules one callback in the event loop that wakes the readers.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.inbox import Inbox, Slot, TokenStream
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
-from wrinklefree_inference.native.request import Delta, EngineStats, GenerationRequest
-from wrinklefree_inference.native.stream import Channel, TokenStream
+from wrinklefree_inference.native.request import EngineStats, GenerationRequest
+from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.worker import Delivery, Worker
 from wrinklefree_inference.options import CacheOptions, QueueOptions, ServedEngineOptions
 
@@ -44,9 +46,9 @@ class AsyncNativeEngine:
         self.context_tokens = self._core.scheduler.context_tokens
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_draining = False
-        self._unanswered: set[Channel] = set()
+        self._unanswered: dict[Sequence, Inbox] = {}
         self._answered = asyncio.Event()
-        self._worker = Worker(self._core, self._deliver)
+        self._worker = Worker(self._core, self._notify)
 
     @classmethod
     def load(
@@ -71,8 +73,20 @@ class AsyncNativeEngine:
         """Text of ids."""
         return self._model.tokenizer.decode(list(ids))
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+    def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request; it runs whether the stream is read or not.
+
+        Raises:
+            EngineBusy, RequestTooLong, ValueError, EngineError: As `submit_to`.
+        """
+        inbox = Inbox()
+        return TokenStream(inbox, self.submit_to(inbox, 0, request))
+
+    def submit_to(self, inbox: Inbox, number: int, request: GenerationRequest) -> Callable[[], None]:
+        """Queue a request whose deltas go to `inbox` under a number.
+
+        Returns:
+            What cancels it.
 
         Raises:
             EngineBusy: The queue is full.
@@ -84,12 +98,11 @@ class AsyncNativeEngine:
         if self._is_draining:
             raise EngineError("the engine is shutting down and takes no more requests")
         self._core.scheduler.check_fits(len(request.prompt_ids), request.sampling.max_tokens)
-        channel = Channel()
-        sequence = self._model.new_sequence(request, channel)
+        sequence = self._model.new_sequence(request, Slot(inbox, number))
         self._worker.submit(sequence)
-        self._unanswered.add(channel)
+        self._unanswered[sequence] = inbox
         logger.debug("request %s: %d prompt tokens", request.id, len(request.prompt_ids))
-        return TokenStream(channel, lambda: self._worker.cancel(sequence))
+        return partial(self._worker.cancel, sequence)
 
     def stats(self) -> EngineStats:
         """A snapshot."""
@@ -120,18 +133,16 @@ class AsyncNativeEngine:
         elif self._loop is not loop:
             raise EngineError("the engine is used by another event loop: make one engine per loop")
 
-    def _deliver(self, events: Delivery) -> None:
+    def _notify(self, events: Delivery) -> None:
         """Runs in the worker's thread."""
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._dispatch, events)
+            self._loop.call_soon_threadsafe(self._wake_readers, events)
 
-    def _dispatch(self, events: Delivery) -> None:
+    def _wake_readers(self, events: Delivery) -> None:
         for sequence, event in events:
-            channel: Channel = sequence.sink
+            self._unanswered[sequence].wake()
             if isinstance(event, EngineError) or event.finish_reason is not None:
-                self._unanswered.discard(channel)
-            if not channel.is_ended:
-                channel.push(event)
+                del self._unanswered[sequence]
         if not self._unanswered:
             self._answered.set()

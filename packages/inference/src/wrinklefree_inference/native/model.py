@@ -14,7 +14,7 @@ from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampl
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import GenerationRequest
 from wrinklefree_inference.native.scheduler import Scheduler
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.sequence import Sequence, Sink
 from wrinklefree_inference.native.stops import TokenDecoder
 from wrinklefree_inference.options import QueueOptions
 
@@ -60,7 +60,7 @@ class NativeModel:
         scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, queue)
         return Core(scheduler, self.runner, self.tokenizer, self.sample)
 
-    def new_sequence(self, request: GenerationRequest, sink: Any) -> Sequence:
+    def new_sequence(self, request: GenerationRequest, sink: Sink) -> Sequence:
         """The state of a new request.
 
         Raises:

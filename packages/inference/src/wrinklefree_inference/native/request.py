@@ -7,9 +7,12 @@ Nothing here imports more than the standard library.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from wrinklefree_inference.native.inbox import Inbox
 
 FinishReason = Literal["stop", "length"]
 
@@ -200,8 +203,11 @@ class AsyncEngine(Protocol):
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids."""
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[Delta]:
-        """Queue a request; closing the iterator, or cancelling the task that reads it, cancels the request.
+    def submit_to(self, inbox: Inbox, number: int, request: GenerationRequest) -> Callable[[], None]:
+        """Queue a request whose deltas go to `inbox` under a number.
+
+        Returns:
+            What cancels it; nothing happens if it has ended.
 
         Raises:
             EngineBusy: The queue is full.

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.pages import pages_for
-from wrinklefree_inference.native.request import GenerationRequest
+from wrinklefree_inference.native.request import Delta, GenerationRequest
 from wrinklefree_inference.native.stops import TextAssembler, TokenDecoder
+
+
+class Sink(Protocol):
+    """Takes the deltas of one answer, and the error that ends it, from the worker's thread; never blocks."""
+
+    def put(self, event: Delta | EngineError, /) -> None:
+        """Add one."""
 
 
 class Sequence:
@@ -21,7 +29,7 @@ class Sequence:
         num_computed: Tokens whose keys and values are in `pages`.
         pages: int32; the first `num_pages` are the sequence's, in the order of the text.
         digests: Of the first full pages, as far as they were needed.
-        sink: Where its deltas go; the receiver of `Worker.deliver` knows what it is.
+        sink: The queue of its reader.
         arrival: Rank by age: what came later is preempted first.
         cached_prompt_tokens: Found in the cache when it first ran; None before.
     """
@@ -44,7 +52,7 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: GenerationRequest, decoder: TokenDecoder, sink: Any = None) -> None:
+    def __init__(self, request: GenerationRequest, decoder: TokenDecoder, sink: Sink) -> None:
         sampling = request.sampling
         self.request = request
         self.sink = sink

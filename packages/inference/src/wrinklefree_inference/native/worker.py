@@ -1,7 +1,8 @@
 """The one thread that runs the steps, and the orders that other threads give it.
 
-Orders (a new request, a cancellation, a job) are taken between two steps. What a step produced is handed
-over in one call of `deliver`, so the receiving side is woken once per step. An exception in a step ends
+Orders (a new request, a cancellation, a job) are taken between two steps. What a step produced is put into
+its readers' queues (`Sequence.sink`), then `notify` is called, so the receiving side is woken once per step.
+An exception in a step ends
 every request with an `EngineError` and leaves the worker failed: it answers nothing more, but never hangs.
 """
 
@@ -34,12 +35,12 @@ class Worker:
     """Runs a `Core`.
 
     Args:
-        deliver: Called in the worker thread with the deltas of a step; must not block.
+        notify: Called in the worker thread with what a step has put into the queues; must not block.
     """
 
-    def __init__(self, core: Core, deliver: Callable[[Delivery], None]) -> None:
+    def __init__(self, core: Core, notify: Callable[[Delivery], None] = lambda events: None) -> None:
         self.core = core
-        self._deliver = deliver
+        self._notify = notify
         self._condition = threading.Condition()
         self._arrived: deque[Sequence] = deque()
         self._cancelled: deque[Sequence] = deque()
@@ -78,6 +79,8 @@ class Worker:
 
     def cancel(self, sequence: Sequence) -> None:
         """Drop a request before the next step; nothing happens if it has ended."""
+        if sequence.is_done:
+            return
         # No lock: this may run in a destructor, in a thread that holds it. The deque is thread-safe and
         # a worker with something active never sleeps.
         self._cancelled.append(sequence)
@@ -204,6 +207,11 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - the caller gets it
                 future.set_exception(error)
         scheduler.is_admitting = not self._jobs
+
+    def _deliver(self, events: Delivery) -> None:
+        for sequence, event in events:
+            sequence.sink.put(event)
+        self._notify(events)
 
     def _settle(self, events: list[tuple[Sequence, Delta]]) -> None:
         """Book the answers that a step completed and hand out what it produced."""
