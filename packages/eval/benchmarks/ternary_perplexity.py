@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import bitnet_arch
 from bitnet_arch import BitLinear
 from bitnet_arch.ternary import dequantize, ternary_codes_and_scales
-from wrinklefree_eval.texts import read_documents
+from data_handler.readers import read_documents
 
 
 class WeightOnly(nn.Module):

@@ -50,7 +50,6 @@ from wf_converter.reference import emulate_llamacpp, reference_model, scale_sens
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
 from wf_converter.source import open_source
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
-from wrinklefree_inference import TokenScores
 
 
 @dataclass(frozen=True)
@@ -155,12 +154,6 @@ def _opened(export: Path) -> GgufFile:
         return open_gguf(export)
     except GgufError as error:
         raise ExportError(str(error)) from error
-
-
-def llamacpp_reference(folder: Path | str, file: GgufFile, ids: Sequence[int]) -> TokenScores:
-    """Scores of the checkpoint in PyTorch with the roundings that llama.cpp makes for this file."""
-    model = reference_model(folder)
-    return torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
 
 
 def unrounded_types(model: Any) -> Mapping[str, str]:

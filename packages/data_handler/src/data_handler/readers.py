@@ -82,8 +82,11 @@ class LineReader(Reader):
         return (line for line in self._lines() if not line.isspace())
 
     def text(self, record: bytes) -> str:
+        return self._decoded(record).rstrip("\r\n")
+
+    def _decoded(self, record: bytes) -> str:
         try:
-            return record.decode("utf-8").rstrip("\r\n")
+            return record.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{self._path}, line {self._line}: not UTF-8 ({error.reason}); "
@@ -135,6 +138,13 @@ class WholeFileReader(LineReader):
         data = b"".join(self._lines())
         if data.strip():
             yield data
+
+
+class VerbatimReader(WholeFileReader):
+    """The whole file with the line ends at its end, which a perplexity counts."""
+
+    def text(self, record: bytes) -> str:
+        return self._decoded(record).replace("\r\n", "\n").replace("\r", "\n")
 
 
 class ParquetReader(Reader):
@@ -223,3 +233,22 @@ def open_reader(path: Path, config: SourceConfig, mark: Any) -> Reader:
     if path.suffix == ".parquet":
         return ParquetReader(path, mark, config.text_column)
     return _TEXT_READERS[config.text_unit](path, mark)
+
+
+DOCUMENT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
+
+
+def read_documents(path: Path, column: str = "text") -> Iterator[str]:
+    """Documents of an evaluation text, in order: a .txt is one, word for word; .jsonl and .jsonl.gz
+    have one a line in the field `column`. Empty ones are left out.
+
+    Raises:
+        DataError: a missing, unknown or damaged file, or a record without text; names file and line.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no text file {path}")
+    if not path.name.endswith(DOCUMENT_SUFFIXES):
+        raise DataError(f"{path} is of no known kind (known: {', '.join(DOCUMENT_SUFFIXES)})")
+    is_plain = path.suffix == ".txt"
+    reader = VerbatimReader(path, None) if is_plain else JsonLinesReader(path, None, column)
+    return filter(None, map(reader.text, reader))
