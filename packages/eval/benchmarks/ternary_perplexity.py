@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import bitnet_arch
 from bitnet_arch import BitLinear
+from data_handler.readers import read_documents
 from wf_formats.environment import environment
-from wrinklefree_eval.texts import read_documents
 
 
 class WeightOnly(nn.Module):

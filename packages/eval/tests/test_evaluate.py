@@ -46,12 +46,15 @@ def test_every_kind_gives_the_same_report(
         ("--model-path /nowhere --text x.txt", "there is no model at /nowhere"),
         ("--model-path /nowhere", "nothing to measure"),
         ("--model-path {gguf} --text /nowhere.txt --threads 1", "no text file /nowhere.txt"),
+        ("--model-path {gguf} --text {damaged} --threads 1", "a.jsonl, line 2: damaged record"),
         ("--model-path {gguf} --text {text} --context 9000", "knows 8192 positions"),
         ("--model-path {gguf} --tasks nope --data-dir {text}", "has no task 'nope'"),
     ],
 )
-def test_errors_are_one_line(arguments: str, message: str, small_gguf: Path, text_file: Path):
-    result = run(app, arguments.format(gguf=small_gguf, text=text_file))
+def test_errors_are_one_line(arguments: str, message: str, small_gguf: Path, text_file: Path, tmp_path: Path):
+    damaged = tmp_path / "a.jsonl"
+    damaged.write_text('{"text": "x y z"}\n{')
+    result = run(app, arguments.format(gguf=small_gguf, text=text_file, damaged=damaged))
     assert result.exit_code == 1
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

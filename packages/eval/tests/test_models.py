@@ -11,7 +11,8 @@ import pytest
 
 from wrinklefree_eval import torch_model
 from wrinklefree_eval.errors import EvalError
-from wrinklefree_eval.models import ModelKind, open_model, recognise
+from wrinklefree_eval.models import ModelKind, recognise
+from wrinklefree_eval.opening import open_model
 
 
 def test_kinds_are_recognised(small_hf: Path, small_checkpoint: Path, small_gguf: Path, tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_handler.readers import read_documents
 from wrinklefree_eval.errors import EvalError
-from wrinklefree_eval.models import ModelKind, open_model
+from wrinklefree_eval.models import ModelKind
+from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.perplexity import measure, windows
-from wrinklefree_eval.texts import read_documents
 from wrinklefree_inference import TokenScores
 
 
@@ -143,36 +143,6 @@ def test_gguf_and_folder_have_the_same_perplexity(small_gguf: Path, small_hf: Pa
     assert (left.num_tokens, left.num_bytes) == (right.num_tokens, right.num_bytes)
     assert left.perplexity == pytest.approx(right.perplexity, rel=1e-3)
     assert left.bits_per_byte == pytest.approx(right.bits_per_byte, rel=1e-3)
-
-
-def test_text_files(tmp_path: Path):
-    (tmp_path / "a.txt").write_text("one\ntwo\n")
-    assert list(read_documents(tmp_path / "a.txt")) == ["one\ntwo\n"]
-    (tmp_path / "a.jsonl").write_text('{"text": "x\\u2028y"}\n\n{"text": ""}\n{"text": "z"}')
-    assert list(read_documents(tmp_path / "a.jsonl")) == ["x\u2028y", "z"]
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
-        file.write('{"body": "x"}')
-    assert list(read_documents(tmp_path / "a.jsonl.gz", "body")) == ["x"]
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("a.csv", b"x", r"no known kind \(known: .txt, .jsonl, .jsonl.gz\)"),
-        ("a.txt", b"\xff", "not UTF-8"),
-        ("a.jsonl", b'{"text": "x"}\n{', r"a.jsonl:2: not JSON"),
-        ("a.jsonl", b'{"body": "x"}', r"a.jsonl:1: no text in field 'text' \(it has: body\)"),
-        ("a.jsonl", b"[1]", "it has: list"),
-        ("a.jsonl.gz", b"plain", "damaged gzip"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}')[:-9], "damaged gzip"),
-    ],
-)
-def test_damaged_texts_are_named(tmp_path: Path, name: str, data: bytes, message: str):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(EvalError, match=message):
-        list(read_documents(tmp_path / name))
-    with pytest.raises(EvalError, match="there is no text file"):
-        list(read_documents(tmp_path / "missing.txt"))
 
 
 @pytest.mark.slow

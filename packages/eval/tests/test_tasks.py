@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wrinklefree_eval.errors import EvalError
-from wrinklefree_eval.models import open_model
+from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_runner import OUR_TASKS, run_tasks
 
 NAMES = ["arc_easy", "hellaswag", "lambada_openai", "piqa"]

@@ -203,5 +203,8 @@ def test_a_refused_file_says_why():
 
 def test_a_process_that_dies_tells_its_last_words(tmp_path: Path):
     plan = BenchOptions(tmp_path / "m.gguf")
-    with session.Worker("magic", plan) as worker, pytest.raises(EngineError, match="KeyError: 'magic'"):
+    with (
+        session.EngineProcess("magic", plan) as worker,
+        pytest.raises(EngineError, match="KeyError: 'magic'"),
+    ):
         worker.answer()

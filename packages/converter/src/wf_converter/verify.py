@@ -51,7 +51,6 @@ from wf_converter.source import open_source
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
-from wrinklefree_inference import TokenScores
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,6 @@ def _opened(export: Path) -> GgufFile:
         return open_gguf(export)
     except GgufError as error:
         raise ExportError(str(error)) from error
-
-
-def llamacpp_reference(folder: Path | str, file: GgufFile, ids: Sequence[int]) -> TokenScores:
-    """Scores of the checkpoint in PyTorch with the roundings that llama.cpp makes for this file."""
-    model = reference_model(folder)
-    return torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
 
 
 def unrounded_types(model: Any) -> Mapping[str, str]:

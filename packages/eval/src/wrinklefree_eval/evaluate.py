@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from wrinklefree_eval.errors import EvalError
-from wrinklefree_eval.models import EvalModel, ModelKind, open_model
+from wrinklefree_eval.models import EvalModel, ModelKind
+from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_runner import OUR_TASKS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -77,10 +78,15 @@ def evaluate(
 def _perplexities(
     model: EvalModel, texts: list[Path], stride: int | None, max_tokens: int | None
 ) -> list[dict[str, Any]]:
+    from data_handler.errors import DataError
+    from data_handler.readers import read_documents
     from wrinklefree_eval.perplexity import measure
-    from wrinklefree_eval.texts import read_documents
 
-    return [measure(model, read_documents(path), str(path), stride, max_tokens).to_json() for path in texts]
+    try:
+        found = [measure(model, read_documents(path), str(path), stride, max_tokens) for path in texts]
+    except DataError as error:
+        raise EvalError(str(error)) from error
+    return [perplexity.to_json() for perplexity in found]
 
 
 def _tasks(

@@ -16,19 +16,25 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from wrinklefree_inference import Sampling
 
 if TYPE_CHECKING:
-    from wrinklefree_eval.gguf_model import GgufModel
+    from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
 
 DEFAULT_GENERATED_TOKENS = 256  # as HFLM
 
 
 class EngineLM(TemplateLM):
-    """Multiple choice, rolling log-likelihood and generation through a `GgufModel`."""
+    """Multiple choice, rolling log-likelihood and generation.
 
-    def __init__(self, model: GgufModel) -> None:
+    Args:
+        engine: Scores and generates.
+        context_tokens: Longest list of ids that it scores.
+        prefix_ids: Ids that the model's tokenizer puts before every text.
+    """
+
+    def __init__(self, engine: LlamaCppEngine, context_tokens: int, prefix_ids: list[int]) -> None:
         super().__init__()
-        self._model = model
-        self._scorer = model.engine.scorer
-        self.max_length = model.context_tokens - 1  # inputs; the last scored token is no input
+        self._engine, self._prefix_ids = engine, prefix_ids
+        self._scorer = engine.scorer
+        self.max_length = context_tokens - 1  # inputs; the last scored token is no input
 
     @property
     def eot_token_id(self) -> int:
@@ -41,12 +47,12 @@ class EngineLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        return self._model.path.name
+        return self._engine.path.name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
         """Ids of a prompt; special tokens in it are parsed, and BOS is added if the model does so."""
         ids = self._scorer.tokenize(string, parse_special=True)
-        prefix = self._model.prefix_ids
+        prefix = self._prefix_ids
         if add_special_tokens is False or ids[: len(prefix)] == prefix:
             return ids
         return prefix + ids
@@ -60,7 +66,7 @@ class EngineLM(TemplateLM):
         found = []
         for key, context, continuation in tqdm(requests, disable=disable_tqdm, desc="Scoring with llama.cpp"):
             ids = (context + continuation)[-(self.max_length + 1) :]
-            scores = self._model.score(ids, max(1, len(ids) - len(continuation)))
+            scores = self._engine.score(ids, max(1, len(ids) - len(continuation)))
             result = (float(scores.logprobs.sum()), bool(scores.is_greedy.all()))
             found.append(result)
             if key is not None:
@@ -95,5 +101,5 @@ class EngineLM(TemplateLM):
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0,
                 stop=stop,
             )
-            texts.append(self._model.engine.complete(prompt, sampling).text())
+            texts.append(self._engine.complete(prompt, sampling).text())
         return texts

@@ -89,30 +89,6 @@ def recognise(path: Path) -> ModelKind:
     return ModelKind.CHECKPOINT if _is_checkpoint(path) else ModelKind.HF
 
 
-def open_model(
-    path: Path, context_tokens: int, kind: ModelKind | None = None, num_threads: int | None = None
-) -> EvalModel:
-    """Load the model at `path`.
-
-    Args:
-        path: File or folder.
-        context_tokens: Longest list of ids that will be scored.
-        kind: None recognises it.
-        num_threads: None leaves it to the runtime.
-
-    Raises:
-        EvalError: It is not recognised or cannot be loaded.
-    """
-    kind = kind or recognise(path)
-    if kind is ModelKind.GGUF:
-        from wrinklefree_eval.gguf_model import GgufModel
-
-        return GgufModel(path, context_tokens, num_threads)
-    from wrinklefree_eval.torch_model import load_torch_model
-
-    return load_torch_model(path, kind, context_tokens, num_threads)
-
-
 def _is_checkpoint(folder: Path) -> bool:
     record = folder / "wrinklefree.json"
     if not record.is_file():

@@ -5,12 +5,12 @@ The names below import nothing heavy; an engine's module is imported by `open_en
 
 from wrinklefree_inference.engines import ENGINES, engine_for, open_engine
 from wrinklefree_inference.engines.base import (
+    AnswerStream,
     Engine,
     Message,
     ModelFacts,
     Sampling,
     Scorer,
-    TextStream,
     TokenScores,
     Usage,
 )
@@ -18,13 +18,13 @@ from wrinklefree_inference.errors import EngineError
 
 __all__ = [
     "ENGINES",
+    "AnswerStream",
     "Engine",
     "EngineError",
     "Message",
     "ModelFacts",
     "Sampling",
     "Scorer",
-    "TextStream",
     "TokenScores",
     "Usage",
     "engine_for",

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from wrinklefree_inference.http.app import Server, create_server
+from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.run import DrainingServer, bind, url_of
 from wrinklefree_inference.options import HttpOptions, ListenOptions
 
@@ -43,14 +43,14 @@ def engine(toy: ModuleType) -> Any:
 
 
 @pytest.fixture
-def server(engine: Any) -> Server:
+def server(engine: Any) -> HttpApp:
     return create_server(engine)
 
 
 class Http:
     """A plain and an OpenAI client of an application, without sockets."""
 
-    def __init__(self, server: Server, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, server: HttpApp, headers: dict[str, str] | None = None) -> None:
         transport = httpx.ASGITransport(server.app, raise_app_exceptions=True, client=("127.0.0.1", 1))
         self.plain = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers)
         self.openai = openai.AsyncOpenAI(
@@ -65,7 +65,7 @@ class Http:
 def talk() -> Callable[..., Any]:
     """`talk(server, coroutine_function)` runs it with an `Http` in a new event loop."""
 
-    def run(server: Server, work: Callable[[Http], Awaitable[Any]], **options: Any) -> Any:
+    def run(server: HttpApp, work: Callable[[Http], Awaitable[Any]], **options: Any) -> Any:
         async def main() -> Any:
             http = Http(server, **options)
             async with http.plain:
@@ -77,7 +77,7 @@ def talk() -> Callable[..., Any]:
 
 
 @asynccontextmanager
-async def _listening(server: Server, drain: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
+async def _listening(server: HttpApp, drain: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
     listener = bind(ListenOptions(port=0))
     running = DrainingServer(server, drain, 0.2)
     task = asyncio.create_task(running._serve([listener]))  # without uvicorn's signal handlers

@@ -182,7 +182,7 @@ def test_silence_is_filled(toy, talk, monkeypatch):
     from wrinklefree_inference.http.app import create_server
     from wrinklefree_inference.http.generation import Generation
 
-    monkeypatch.setattr(Generation.batches, "__defaults__", (0.02,))
+    monkeypatch.setattr(Generation.arrivals, "__defaults__", (0.02,))
     server = create_server(toy.ToyEngine(delay_s=0.1))
 
     async def work(http):

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis import checks
 
-from wrinklefree_inference.http.app import Server, create_server
+from wrinklefree_inference.http.app import HttpApp, create_server
 
 CHECKS = [
     checks.not_a_server_error,
@@ -25,12 +25,12 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def server(toy: Any) -> Server:
+def server(toy: Any) -> HttpApp:
     return create_server(toy.ToyEngine(max_running=64, max_waiting=64))
 
 
 @pytest.fixture(scope="module")
-def page(server: Server) -> Any:
+def page(server: HttpApp) -> Any:
     return schemathesis.openapi.from_asgi("/openapi.json", server.app, headers={"Host": "localhost"})
 
 
@@ -111,7 +111,7 @@ def test_one_wrong_field(path: str, data: Any, toy: Any) -> None:
         assert '"error"' in text
 
 
-async def _post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, str]:
+async def _post(server: HttpApp, path: str, body: dict[str, Any]) -> tuple[int, str]:
     import json
 
     import httpx

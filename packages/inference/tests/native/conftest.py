@@ -202,6 +202,35 @@ def run_alone(request):
     return drawn, reason
 
 
+def check_pages(cache, owners):
+    """The books of a PageCache agree with the lists of all owners."""
+    expected = [0] * cache.num_pages
+    for pages in owners:
+        for page in pages:
+            expected[page] += 1
+    assert expected == cache._references
+    used = {page for page, count in enumerate(expected) if count}
+    free, unused = set(cache._free), set(cache._unused)
+    assert len(free) == len(cache._free)
+    assert used | free | unused == set(range(cache.num_pages))
+    assert len(used) + len(free) + len(unused) == cache.num_pages
+    assert {page: digest for digest, page in cache._page_of.items()} == cache._digest_of
+    assert unused <= cache._digest_of.keys()
+    assert not free & cache._digest_of.keys()
+
+
+def check_scheduler(scheduler):
+    """What must hold between two steps."""
+    check_pages(scheduler.cache, [sequence.page_list() for sequence in scheduler.running])
+    for sequence in scheduler.running:
+        assert sequence.num_pages * PAGE_TOKENS >= sequence.num_computed
+    arrivals = [sequence.arrival for sequence in scheduler.running]
+    assert arrivals == sorted(arrivals)
+    assert len(scheduler.running) <= scheduler.queue.max_running
+    if not scheduler.running:
+        assert not scheduler._promised
+
+
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:
     """This file."""

@@ -37,7 +37,7 @@ class Bench:
 
     def step(self):
         events = self.core.step()
-        self.scheduler.check()
+        self.toy.check_scheduler(self.scheduler)
         for sequence, delta in events:
             assert sequence in self.live
             self.texts[sequence] += delta.text

@@ -25,7 +25,7 @@ def engine(toy):
         yield opened
         cache = opened._worker.core.scheduler.cache
         opened.close()
-        cache.check([])
+        toy.check_pages(cache, [])
 
 
 def test_it_is_registered_and_a_scorer(engine):

@@ -17,7 +17,7 @@ from wrinklefree_inference.errors import EngineError
 _WARM_UP_TOKENS = {"prompt": 32, "generate": 4}
 
 
-class Worker:
+class EngineProcess:
     """The process of one engine; leaving the `with` block ends it.
 
     Raises:
@@ -78,10 +78,10 @@ def run(plan: BenchOptions, engines: Sequence[str], on_progress: Callable[[str],
     """Measure each engine; what an engine refuses becomes its result's `error`."""
     results = [EngineResult(engine) for engine in engines]
     with ExitStack() as stack:
-        workers: list[tuple[Worker, EngineResult]] = []
+        workers: list[tuple[EngineProcess, EngineResult]] = []
         for result in results:
             on_progress(f"{result.engine}: loading {plan.model.name}")
-            worker = stack.enter_context(Worker(result.engine, plan))
+            worker = stack.enter_context(EngineProcess(result.engine, plan))
             try:
                 _load(worker, plan, result)
             except EngineError as error:
@@ -98,7 +98,7 @@ def run(plan: BenchOptions, engines: Sequence[str], on_progress: Callable[[str],
     return results
 
 
-def _load(worker: Worker, plan: BenchOptions, result: EngineResult) -> None:
+def _load(worker: EngineProcess, plan: BenchOptions, result: EngineResult) -> None:
     loaded = worker.answer()
     result.load_s, result.facts = loaded["load_s"], loaded["facts"]
     for test in plan.tests:

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from wrinklefree_inference.http import logs
-from wrinklefree_inference.http.app import Server, create_server
+from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.run import DrainingServer, bind, url_of, wait_for_answers
 from wrinklefree_inference.keys import keys_of
@@ -74,7 +74,7 @@ def serve_llamacpp(options: LlamaCppServerOptions) -> None:
 
 
 async def _listen(
-    server: Server,
+    server: HttpApp,
     listener: socket.socket,
     shutdown_timeout_s: float,
     name: str,

@@ -100,7 +100,7 @@ class Usage:
         return f"{self.completion_tokens} tokens{rate}, {first}"
 
 
-class TextStream:
+class AnswerStream:
     """Iterator over the pieces of an answer; `usage` is there once it has been read to its end.
 
     The source yields text pieces and, last, one (prompt_tokens, completion_tokens) pair.
@@ -142,10 +142,10 @@ class Engine(Protocol):
             EngineError: The model cannot be loaded or the server does not answer.
         """
 
-    def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, through the model's own chat template."""
 
-    def complete(self, prompt: str, sampling: Sampling) -> TextStream:
+    def complete(self, prompt: str, sampling: Sampling) -> AnswerStream:
         """The continuation of plain text, without a template."""
 
     def close(self) -> None:

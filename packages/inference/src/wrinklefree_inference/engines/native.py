@@ -13,10 +13,10 @@ from queue import SimpleQueue
 from typing import Self
 
 from wrinklefree_inference.engines.base import (
+    AnswerStream,
     Message,
     ModelFacts,
     Sampling,
-    TextStream,
     TokenScores,
     check_scored_range,
 )
@@ -67,13 +67,13 @@ class NativeEngine:
             weight_type=self._model.weight_type,
         )
 
-    def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, through the model's own chat template."""
-        return TextStream(self._pieces(partial(self._model.tokenize_chat, messages), sampling))
+        return AnswerStream(self._pieces(partial(self._model.tokenize_chat, messages), sampling))
 
-    def complete(self, prompt: str, sampling: Sampling) -> TextStream:
+    def complete(self, prompt: str, sampling: Sampling) -> AnswerStream:
         """The continuation of plain text, without a template."""
-        return TextStream(self._pieces(partial(self._model.tokenize, prompt), sampling))
+        return AnswerStream(self._pieces(partial(self._model.tokenize, prompt), sampling))
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, without special tokens around it."""

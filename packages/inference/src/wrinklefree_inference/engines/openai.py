@@ -10,7 +10,7 @@ from typing import Any, cast
 import openai
 from openai.types import CompletionUsage
 
-from wrinklefree_inference.engines.base import Message, ModelFacts, Sampling, TextStream
+from wrinklefree_inference.engines.base import AnswerStream, Message, ModelFacts, Sampling
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import ClientOptions
 
@@ -53,13 +53,13 @@ class OpenAIEngine:
             weight_type=meta.get("ftype"),
         )
 
-    def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, streamed."""
-        return TextStream(self._chat(messages, sampling))
+        return AnswerStream(self._chat(messages, sampling))
 
-    def complete(self, prompt: str, sampling: Sampling) -> TextStream:
+    def complete(self, prompt: str, sampling: Sampling) -> AnswerStream:
         """The continuation of plain text, streamed."""
-        return TextStream(self._complete(prompt, sampling))
+        return AnswerStream(self._complete(prompt, sampling))
 
     def close(self) -> None:
         """Close the connections."""

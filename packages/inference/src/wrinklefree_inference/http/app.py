@@ -16,12 +16,12 @@ from wrinklefree_inference.http.guard import Guard
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.service import Service
-from wrinklefree_inference.native.request import AsyncEngine
+from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.options import AnswerOptions, HttpOptions
 
 
 @dataclass(frozen=True)
-class Server:
+class HttpApp:
     """An ASGI application and what its shutdown needs to know."""
 
     app: ASGIApp
@@ -37,7 +37,7 @@ def create_server(
     http: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
     answers: AnswerOptions = AnswerOptions(),  # noqa: B008 - frozen
     keys: ApiKeys = NO_KEYS,
-) -> Server:
+) -> HttpApp:
     """The OpenAI-compatible server of one engine; without keys it answers to localhost alone."""
     metrics = Metrics()
     metrics.watch(engine.stats)
@@ -71,7 +71,9 @@ def new_app(title: str) -> FastAPI:
     return app
 
 
-def protect(app: ASGIApp, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle, metrics: Metrics) -> Server:
+def protect(
+    app: ASGIApp, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle, metrics: Metrics
+) -> HttpApp:
     """Put guard, CORS (if asked for) and boundary around an application."""
     layers: ASGIApp = Guard(app, keys, http, lifecycle)
     if http.allow_origins:
@@ -82,4 +84,4 @@ def protect(app: ASGIApp, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    return Server(Boundary(layers, metrics), lifecycle, metrics)
+    return HttpApp(Boundary(layers, metrics), lifecycle, metrics)

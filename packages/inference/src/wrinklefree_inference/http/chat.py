@@ -8,16 +8,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wrinklefree_inference.http.generation import Batch, Generation
+from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.requests import ChatRequest
 from wrinklefree_inference.http.responses import (
     AssistantMessage,
     ChatChoice,
     ChatCompletion,
     ChatLogprobs,
+    CompletionUsage,
     TokenLogprobs,
     TopLogprob,
-    Usage,
 )
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
@@ -54,13 +54,13 @@ def router(service: Service) -> APIRouter:
         longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         generation = await service.generation(http, body, [(ids, longest)], logprobs)
-        return await respond(http, body, generation, ChatFormat(service.engine.model_id, body))
+        return await respond(http, body, generation, ChatForm(service.engine.model_id, body))
 
     return routes
 
 
-class ChatFormat:
-    """Chunks and the whole of a chat completion; see `service.Format`."""
+class ChatForm:
+    """Chunks and the whole of a chat completion; see `service.AnswerForm`."""
 
     def __init__(self, model: str, body: ChatRequest) -> None:
         self._id, self._created, self._model = new_id("chatcmpl"), now(), model
@@ -71,7 +71,7 @@ class ChatFormat:
         self._reasons: list[FinishReason] = ["stop"] * num_choices
         self._begun = [False] * num_choices
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Arrivals) -> None:
         """Take what came."""
         for index, delta in batch:
             self._texts[index].append(delta.text)
@@ -93,7 +93,7 @@ class ChatFormat:
             id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage
         )
 
-    def chunks(self, batch: Batch) -> Iterator[dict[str, Any]]:
+    def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
         """Role first, then text, then the reason of the end."""
         for index, delta in batch:
             if not self._begun[index]:
@@ -104,7 +104,7 @@ class ChatFormat:
             if delta.finish_reason:
                 yield self._chunk(index, {}, reason=delta.finish_reason)
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+    def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """No choices, only tokens."""
         return self._envelope([]) | {"usage": usage.model_dump()}
 

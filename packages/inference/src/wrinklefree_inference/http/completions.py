@@ -10,9 +10,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.chat import LOWEST_LOGPROB
-from wrinklefree_inference.http.generation import Batch, Generation
+from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.requests import CompletionRequest
-from wrinklefree_inference.http.responses import Completion, CompletionChoice, CompletionLogprobs, Usage
+from wrinklefree_inference.http.responses import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionUsage,
+)
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,
@@ -48,7 +53,7 @@ def router(service: Service) -> APIRouter:
                 (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
             )
         generation = await service.generation(http, body, prompts, body.logprobs)
-        form = CompletionFormat(service.engine.model_id, body, (body.n or 1) * len(prompts))
+        form = CompletionForm(service.engine.model_id, body, (body.n or 1) * len(prompts))
         return await respond(http, body, generation, form)
 
     return routes
@@ -67,8 +72,8 @@ async def _ids(service: Service, prompt: str | list[int]) -> Sequence[int]:
     return prompt
 
 
-class CompletionFormat:
-    """Chunks and the whole of a text completion; see `service.Format`."""
+class CompletionForm:
+    """Chunks and the whole of a text completion; see `service.AnswerForm`."""
 
     def __init__(self, model: str, body: CompletionRequest, num_choices: int) -> None:
         self._id, self._created, self._model = new_id("cmpl"), now(), model
@@ -77,7 +82,7 @@ class CompletionFormat:
         self._logprobs = [_Logprobs() if body.logprobs is not None else None for _ in range(num_choices)]
         self._reasons: list[FinishReason] = ["stop"] * num_choices
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Arrivals) -> None:
         """Take what came."""
         for index, delta in batch:
             self._texts[index].append(delta.text)
@@ -103,7 +108,7 @@ class CompletionFormat:
             id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage
         )
 
-    def chunks(self, batch: Batch) -> Iterator[dict[str, Any]]:
+    def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
         """Text with, at last, the reason of the end."""
         for index, delta in batch:
             if not (delta.text or delta.logprobs or delta.finish_reason):
@@ -119,7 +124,7 @@ class CompletionFormat:
             }
             yield self._envelope([choice])
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+    def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """No choices, only tokens."""
         return self._envelope([]) | {"usage": usage.model_dump()}
 

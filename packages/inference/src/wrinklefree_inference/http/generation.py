@@ -10,11 +10,12 @@ from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.errors import invalid
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
-from wrinklefree_inference.http.responses import PromptDetails, Usage
+from wrinklefree_inference.http.responses import CompletionUsage, PromptDetails
 from wrinklefree_inference.native.inbox import Event, Inbox
-from wrinklefree_inference.native.request import AsyncEngine, Delta, GenerationRequest, RequestTooLong
+from wrinklefree_inference.native.interface import AsyncEngine
+from wrinklefree_inference.native.request import Delta, GenerationRequest, RequestTooLong
 
-Batch = list[tuple[int, Delta]]  # number of the choice, what was added to it
+Arrivals = list[tuple[int, Delta]]  # number of the choice, what was added to it
 
 
 class Generation:
@@ -61,7 +62,7 @@ class Generation:
                 raise invalid(str(error)) from error
             raise
 
-    async def batches(self, keep_alive_s: float = 15.0) -> AsyncGenerator[Batch, None]:
+    async def arrivals(self, keep_alive_s: float = 15.0) -> AsyncGenerator[Arrivals, None]:
         """What has come since the last batch; empty if nothing came for `keep_alive_s`.
 
         Raises:
@@ -70,7 +71,7 @@ class Generation:
         num_open = len(self._cancels)
         try:
             while num_open:
-                batch: Batch = []
+                batch: Arrivals = []
                 for index, event in await self._events(keep_alive_s):
                     if isinstance(event, EngineError):
                         raise event
@@ -97,12 +98,12 @@ class Generation:
             return []
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> CompletionUsage:
         """Tokens so far."""
         first = [delta for delta in self._latest[:: self._choices_per_prompt] if delta]
         prompt = sum(delta.prompt_tokens for delta in first)
         completion = sum(delta.completion_tokens for delta in self._latest if delta)
-        return Usage(
+        return CompletionUsage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,

@@ -14,7 +14,7 @@ import httpx
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from wrinklefree_inference.http.app import NO_KEYS, Server, new_app, protect
+from wrinklefree_inference.http.app import NO_KEYS, HttpApp, new_app, protect
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
@@ -78,7 +78,7 @@ def create_proxy(
     upstream: Upstream,
     http: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
     keys: ApiKeys = NO_KEYS,
-) -> Server:
+) -> HttpApp:
     """The application."""
     metrics, lifecycle = Metrics(), Lifecycle(http.max_inflight)
     app = new_app("WrinkleFree proxy")

@@ -15,7 +15,7 @@ class PromptDetails(BaseModel):
     cached_tokens: int
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     """Tokens of a request: each prompt counts once, whatever `n`."""
 
     prompt_tokens: int
@@ -70,7 +70,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: CompletionUsage
 
 
 class CompletionLogprobs(BaseModel):
@@ -99,7 +99,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage
+    usage: CompletionUsage
 
 
 class Model(BaseModel):

@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.http.app import Server
+from wrinklefree_inference.http.app import HttpApp
 from wrinklefree_inference.options import ListenOptions
 
 _FLUSH_S = 2.0  # for the last bytes of answers whose generation has ended
@@ -65,7 +65,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(
         self,
-        server: Server,
+        server: HttpApp,
         drain: Callable[[float], Awaitable[None]],
         shutdown_timeout_s: float = 30.0,
         on_start: Callable[[], None] = lambda: None,
@@ -127,7 +127,7 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
 
-def wait_for_answers(server: Server) -> Callable[[float], Awaitable[None]]:
+def wait_for_answers(server: HttpApp) -> Callable[[float], Awaitable[None]]:
     """A `drain` for applications without an engine."""
 
     async def drain(timeout_s: float) -> None:

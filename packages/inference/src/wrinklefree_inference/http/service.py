@@ -15,13 +15,14 @@ from starlette.responses import Response
 
 from wrinklefree_inference.http.boundary import log_unexpected
 from wrinklefree_inference.http.errors import ApiError, ErrorResponse, api_error, invalid
-from wrinklefree_inference.http.generation import Batch, Generation
+from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
-from wrinklefree_inference.http.responses import Usage
+from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.sse import DONE, KEEP_ALIVE, EventStream, frame, unless_client_leaves
-from wrinklefree_inference.native.request import AsyncEngine, GenerationRequest, SamplingParams
+from wrinklefree_inference.native.interface import AsyncEngine
+from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
 from wrinklefree_inference.options import AnswerOptions
 
 T = TypeVar("T")
@@ -127,29 +128,29 @@ class Service:
         return generation
 
 
-class Format(Protocol):
+class AnswerForm(Protocol):
     """How one endpoint words its answers."""
 
     def whole(self, generation: Generation) -> BaseModel:
         """The response body, once all was added."""
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Arrivals) -> None:
         """Take what came, for `whole`."""
 
-    def chunks(self, batch: Batch) -> Iterable[dict[str, Any]]:
+    def chunks(self, batch: Arrivals) -> Iterable[dict[str, Any]]:
         """The same as events of a stream."""
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+    def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """The event that closes a stream with `include_usage`."""
 
 
-async def respond(http: Request, body: SamplingFields, generation: Generation, form: Format) -> Response:
+async def respond(http: Request, body: SamplingFields, generation: Generation, form: AnswerForm) -> Response:
     """The answer, streamed or not."""
     if body.stream:
         return EventStream(_frames(http, body, generation, form))
 
     async def collect() -> None:
-        async for batch in generation.batches():
+        async for batch in generation.arrivals():
             form.add(batch)
 
     await unless_client_leaves(http.receive, collect())
@@ -157,10 +158,10 @@ async def respond(http: Request, body: SamplingFields, generation: Generation, f
 
 
 async def _frames(
-    http: Request, body: SamplingFields, generation: Generation, form: Format
+    http: Request, body: SamplingFields, generation: Generation, form: AnswerForm
 ) -> AsyncGenerator[Sequence[bytes], None]:
     try:
-        async for batch in generation.batches():
+        async for batch in generation.arrivals():
             yield [frame(chunk) for chunk in form.chunks(batch)] if batch else [KEEP_ALIVE]
     except Exception as error:  # noqa: BLE001 - the status is sent already: an event tells what happened
         told = api_error(error)

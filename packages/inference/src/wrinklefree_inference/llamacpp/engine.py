@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from wrinklefree_inference.engines.base import (
+    AnswerStream,
     Message,
     ModelFacts,
     Sampling,
-    TextStream,
     TokenScores,
 )
 from wrinklefree_inference.engines.openai import OpenAIEngine
@@ -58,11 +58,11 @@ class LlamaCppEngine:
         """Name, size of the file, parameters, context and weight type."""
         return replace(self._client.facts, size_bytes=self.path.stat().st_size)
 
-    def chat(self, messages: Sequence[Message], sampling: Sampling) -> TextStream:
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, through the chat template in the file."""
         return self._client.chat(messages, sampling)
 
-    def complete(self, prompt: str, sampling: Sampling) -> TextStream:
+    def complete(self, prompt: str, sampling: Sampling) -> AnswerStream:
         """The continuation of plain text."""
         return self._client.complete(prompt, sampling)
 

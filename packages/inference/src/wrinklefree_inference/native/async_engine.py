@@ -69,10 +69,6 @@ class AsyncNativeEngine:
         """Ids of plain text, with the special tokens that the model expects before it."""
         return self._model.tokenize(text)
 
-    def detokenize(self, ids: SequenceOf[int]) -> str:
-        """Text of ids."""
-        return self._model.tokenizer.decode(list(ids))
-
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request; it runs whether the stream is read or not.
 

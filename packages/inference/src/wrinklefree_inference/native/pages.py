@@ -123,19 +123,3 @@ class PageCache:
                     self._unused[page] = None
                 else:
                     self._free.append(page)
-
-    def check(self, owners: Iterable[Sequence[int]]) -> None:
-        """Assert that the books agree with the lists of all owners (for tests: linear in the pages)."""
-        expected = [0] * self.num_pages
-        for pages in owners:
-            for page in pages:
-                expected[page] += 1
-        assert expected == self._references
-        used = {page for page, count in enumerate(expected) if count}
-        free, unused = set(self._free), set(self._unused)
-        assert len(free) == len(self._free)
-        assert used | free | unused == set(range(self.num_pages))
-        assert len(used) + len(free) + len(unused) == self.num_pages
-        assert {page: digest for digest, page in self._page_of.items()} == self._digest_of
-        assert unused <= self._digest_of.keys()
-        assert not free & self._digest_of.keys()

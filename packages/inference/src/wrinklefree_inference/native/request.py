@@ -1,18 +1,14 @@
 """The vocabulary that the scheduler, the engines and the HTTP server share.
 
-A `GenerationRequest` goes in, `Delta`s come out; `AsyncEngine` is all that the server knows of an engine.
+A `GenerationRequest` goes in, `Delta`s come out.
 Nothing here imports more than the standard library.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-if TYPE_CHECKING:
-    from wrinklefree_inference.native.inbox import Inbox
+from typing import Literal
 
 FinishReason = Literal["stop", "length"]
 
@@ -173,53 +169,3 @@ class EngineStats:
     healthy: bool = True
     draining: bool = False
     error: str | None = None
-
-
-class AsyncEngine(Protocol):
-    """Answers many requests at a time; all methods are called from one asyncio loop."""
-
-    @property
-    def model_id(self) -> str:
-        """Name that clients use."""
-
-    @property
-    def context_tokens(self) -> int:
-        """Longest prompt and answer together."""
-
-    @property
-    def created(self) -> int:
-        """Unix time of the start."""
-
-    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Ids of a conversation in the model's chat template.
-
-        Raises:
-            ValueError: The model has no template, or it refuses the messages.
-        """
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of plain text, with the special tokens that the model expects before it."""
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-
-    def submit_to(self, inbox: Inbox, number: int, request: GenerationRequest) -> Callable[[], None]:
-        """Queue a request whose deltas go to `inbox` under a number.
-
-        Returns:
-            What cancels it; nothing happens if it has ended.
-
-        Raises:
-            EngineBusy: The queue is full.
-            RequestTooLong: Prompt and answer can never fit.
-            EngineError: The engine is closed, draining or broken.
-        """
-
-    def stats(self) -> EngineStats:
-        """A snapshot."""
-
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more requests, answer those that are there; cancel what is left after `timeout_s`."""
-
-    async def close(self) -> None:
-        """Cancel what runs and free the model."""

@@ -100,31 +100,12 @@ class Scheduler:
             budget = min(budget, self.queue.prompt_tokens_beside_streams)
         return streams + self._share_out(budget)
 
-    def advance(self, plan: StepPlan) -> list[Sequence]:
-        """Book a forward pass that has been computed.
-
-        Returns:
-            The sequences whose known tokens are all computed: the next one can be drawn.
-        """
-        complete = []
+    def advance(self, plan: StepPlan) -> None:
+        """Book a forward pass that has been computed."""
         for sequence, count in plan:
             sequence.num_computed += count
             if sequence.num_computed // PAGE_TOKENS > sequence.num_published:
                 self._publish(sequence)
-            if sequence.num_pending == 0:
-                complete.append(sequence)
-        return complete
-
-    def check(self) -> None:
-        """Assert what must hold between two steps (for tests)."""
-        self.cache.check(sequence.page_list() for sequence in self.running)
-        for sequence in self.running:
-            assert sequence.num_pages * PAGE_TOKENS >= sequence.num_computed
-        arrivals = [sequence.arrival for sequence in self.running]
-        assert arrivals == sorted(arrivals)
-        assert len(self.running) <= self.queue.max_running
-        if not self.running:
-            assert not self._promised
 
     def _make_room(self) -> None:
         """Give every stream the page that its next token falls into, preempting the youngest."""

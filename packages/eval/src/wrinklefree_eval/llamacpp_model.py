@@ -13,7 +13,7 @@ from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
 from wrinklefree_inference.options import EngineOptions
 
 
-class GgufModel:
+class LlamaCppModel:
     """One GGUF file; see models.EvalModel.
 
     Raises:
@@ -60,7 +60,7 @@ class GgufModel:
         """An lm-eval model that scores through the engine; llama.cpp batches by itself."""
         from wrinklefree_eval.harness import EngineLM
 
-        return EngineLM(self)
+        return EngineLM(self.engine, self.context_tokens, self.prefix_ids)
 
     def close(self) -> None:
         """Free the engine."""

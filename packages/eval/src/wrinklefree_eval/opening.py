@@ -1,0 +1,31 @@
+"""Opens a model of any kind; the runtime of a kind is imported when it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wrinklefree_eval.models import EvalModel, ModelKind, recognise
+
+
+def open_model(
+    path: Path, context_tokens: int, kind: ModelKind | None = None, num_threads: int | None = None
+) -> EvalModel:
+    """Load the model at `path`.
+
+    Args:
+        path: File or folder.
+        context_tokens: Longest list of ids that will be scored.
+        kind: None recognises it.
+        num_threads: None leaves it to the runtime.
+
+    Raises:
+        EvalError: It is not recognised or cannot be loaded.
+    """
+    kind = kind or recognise(path)
+    if kind is ModelKind.GGUF:
+        from wrinklefree_eval.llamacpp_model import LlamaCppModel
+
+        return LlamaCppModel(path, context_tokens, num_threads)
+    from wrinklefree_eval.torch_model import load_torch_model
+
+    return load_torch_model(path, kind, context_tokens, num_threads)

@@ -1,0 +1,56 @@
+"""`AsyncEngine`: all that the HTTP server knows of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from wrinklefree_inference.native.inbox import Inbox
+from wrinklefree_inference.native.request import EngineStats, GenerationRequest
+
+
+class AsyncEngine(Protocol):
+    """Answers many requests at a time; all methods are called from one asyncio loop."""
+
+    @property
+    def model_id(self) -> str:
+        """Name that clients use."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt and answer together."""
+
+    @property
+    def created(self) -> int:
+        """Unix time of the start."""
+
+    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of a conversation in the model's chat template.
+
+        Raises:
+            ValueError: The model has no template, or it refuses the messages.
+        """
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, with the special tokens that the model expects before it."""
+
+    def submit_to(self, inbox: Inbox, number: int, request: GenerationRequest) -> Callable[[], None]:
+        """Queue a request whose deltas go to `inbox` under a number.
+
+        Returns:
+            What cancels it; nothing happens if it has ended.
+
+        Raises:
+            EngineBusy: The queue is full.
+            RequestTooLong: Prompt and answer can never fit.
+            EngineError: The engine is closed, draining or broken.
+        """
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests, answer those that are there; cancel what is left after `timeout_s`."""
+
+    async def close(self) -> None:
+        """Cancel what runs and free the model."""
