@@ -61,7 +61,7 @@ def test_round_trip_keeps_codes_and_rounds_scales_to_fp16(kind, scale):
     np.testing.assert_allclose(values, codes * scale, rtol=FP16_RELATIVE_ERROR)
 
 
-@pytest.mark.parametrize("kind", [TensorType.Q2_0, TensorType.Q4_0, TensorType.F16])
+@pytest.mark.parametrize("kind", [TensorType.Q2_0, TensorType.Q4_0, TensorType.F16, TensorType.Q8_0])
 @pytest.mark.parametrize("group", [64, 128])
 def test_every_group_gets_its_scale(kind, group):
     codes = random_codes(4, 384)

@@ -6,7 +6,7 @@
     Q2_0      64    18    yes              2.25
     Q4_0      32    18    yes              4.5
     F16        1     2    floats           16
-    Q8_0      32    34    yes
+    Q8_0      32    34    yes              8.5
     Q6_K     256   210    yes
     I2_S     128    32    yes
 
