@@ -1,0 +1,197 @@
+"""What a model file holds: kind, shape, sizes by type, tokenizer, and whether the native engine takes it.
+
+Reads heads and tables only, no weights and no PyTorch: an answer in a second whatever the size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
+
+_EMBEDDINGS = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
+_ROLES = ("embeddings and head", "matrices of the blocks", "norms, scales, biases")
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Tensors of one role and type."""
+
+    role: str
+    type: str
+    num_tensors: int
+    num_weights: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that is shown; `native_engine` is "yes", or why not."""
+
+    path: str
+    kind: str
+    facts: dict[str, Any]
+    tensors: list[TensorGroup]
+    native_engine: str
+
+
+def inspect_model(path: Path) -> Inspection:
+    """Facts of a GGUF file or a Hugging Face folder.
+
+    Raises:
+        ValueError: neither, or damaged; the message names the file.
+    """
+    found = _folder(path) if path.is_dir() else _gguf(path)
+    return Inspection(str(path), *found, _native_engine(path))
+
+
+def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
+    from wf_formats.gguf import open_gguf
+
+    file = open_gguf(path)
+    keys, arch = file.keys, file.keys.get("general.architecture")
+    facts = {
+        "name": keys.get("general.name"),
+        "architecture": arch,
+        "blocks": keys.get(f"{arch}.block_count"),
+        "hidden size": keys.get(f"{arch}.embedding_length"),
+        "context tokens": keys.get(f"{arch}.context_length"),
+        "vocabulary": len(keys.get("tokenizer.ggml.tokens", ())),
+        "tokenizer": keys.get("tokenizer.ggml.pre", keys.get("tokenizer.ggml.model")),
+        "chat template": "yes" if "tokenizer.chat_template" in keys else "no",
+        "scheme": keys.get("wrinklefree.scheme"),
+        "stage": keys.get("wrinklefree.stage"),
+    }
+    tensors = file.tensors.values()
+    rows = [(_role(t.name, t.shape), t.type_name, t.num_weights, t.num_bytes) for t in tensors]
+    return "GGUF file", facts, _grouped(rows)
+
+
+def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
+    from wf_formats.json_file import read_json
+    from wf_formats.safetensors_file import open_folder
+
+    config, stored = read_json(path / "config.json"), open_folder(path)
+    record_file = path / "wrinklefree.json"
+    record = read_json(record_file) if record_file.is_file() else {}
+    conversion = record.get("conversion") or record.get("export") or {}
+    facts = {
+        "model type": config.get("model_type"),
+        "blocks": config.get("num_hidden_layers"),
+        "hidden size": config.get("hidden_size"),
+        "context tokens": config.get("max_position_embeddings"),
+        "vocabulary": config.get("vocab_size"),
+        "quantization": (config.get("quantization_config") or {}).get("quant_method"),
+        "tokenizer": "yes" if (path / "tokenizer.json").is_file() else "no tokenizer.json",
+        "scheme": conversion.get("scheme"),
+        "stage": record.get("stage"),
+    }
+    rows = [
+        (_role(name, shape), stored.dtype(name), stored.raw(name).size, stored.raw(name).nbytes)
+        for name, shape in stored.shapes.items()
+    ]
+    return _folder_kind(record), facts, _grouped(rows)
+
+
+def _folder_kind(record: dict[str, Any]) -> str:
+    if record.get("export"):
+        return "exported folder (packed weights)"
+    return "training checkpoint" if record.get("conversion") else "Hugging Face folder (dense)"
+
+
+def _role(name: str, shape: tuple[int, ...]) -> str:
+    if name in _EMBEDDINGS:
+        return _ROLES[0]
+    return _ROLES[1] if len(shape) == 2 else _ROLES[2]
+
+
+def _grouped(rows: Iterable[tuple[str, str, int, int]]) -> list[TensorGroup]:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for role, kind, num_weights, num_bytes in rows:
+        totals = groups.setdefault((role, kind), [0, 0, 0])
+        for index, value in enumerate((1, num_weights, num_bytes)):
+            totals[index] += value
+    found = [TensorGroup(role, kind, *totals) for (role, kind), totals in groups.items()]
+    return sorted(found, key=lambda group: (_ROLES.index(group.role), -group.num_bytes))
+
+
+def _native_engine(path: Path) -> str:
+    from wf_formats.models import open_model
+
+    try:
+        open_model(path, quantize_master=_none_are_read)
+    except ValueError as error:
+        return f"no: {error}"
+    return "yes, if its values are ternary (checked when it is loaded)"
+
+
+def _none_are_read(weight: Any, scheme: str) -> Any:
+    raise AssertionError("weights are not read here")
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="GGUF file or Hugging Face folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Show what a model file holds, without loading it.
+
+    Examples:
+
+      wf inspect model.gguf
+
+      wf inspect outputs/mine/stage2/final --json
+    """
+    try:
+        found = inspect_model(model)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        _show(found)
+
+
+def _show(found: Inspection) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    shown = {"kind": found.kind, **found.facts, "native engine": found.native_engine}
+    for name, value in shown.items():
+        if value is not None:
+            facts.add_row(name, str(value))
+    sizes = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("tensors", "type", "number", "weights", "MB", "bits/weight"):
+        sizes.add_column(column, justify="left" if column in ("tensors", "type") else "right")
+    for group in found.tensors:
+        bits = 8 * group.num_bytes / group.num_weights
+        numbers = (
+            str(group.num_tensors),
+            f"{group.num_weights:,}",
+            f"{group.num_bytes / 1e6:.2f}",
+            f"{bits:.2f}",
+        )
+        sizes.add_row(group.role, group.type, *numbers)
+    total = sum(group.num_bytes for group in found.tensors)
+    sizes.add_row("total", "", str(sum(g.num_tensors for g in found.tensors)), "", f"{total / 1e6:.2f}", "")
+    for table in (facts, sizes):
+        Console().print(table)
+
+
+def main() -> None:
+    """Entry of `python -m wf_converter.inspect`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(inspect)
+    app(prog_name=os.environ.get("WF_PROG", "python -m wf_converter.inspect"))
+
+
+if __name__ == "__main__":
+    main()

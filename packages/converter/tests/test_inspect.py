@@ -1,0 +1,67 @@
+"""What is said of model files agrees with the files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wf_converter.gguf_export import prepare_gguf
+from wf_converter.hf_export import prepare_hf
+from wf_converter.inspect import inspect_model
+
+
+@pytest.fixture
+def files(checkpoint, tmp_path) -> dict[str, Path]:
+    folder = checkpoint("llama-group64")
+    prepare_gguf(folder, "q2_0", "q8_0").write(tmp_path / "model.gguf")
+    prepare_hf(folder).write(tmp_path / "packed")
+    return {"checkpoint": folder, "gguf": tmp_path / "model.gguf", "hf": tmp_path / "packed"}
+
+
+def test_kinds_sizes_and_the_engine(files):
+    found = {name: inspect_model(path) for name, path in files.items()}
+    assert found["checkpoint"].kind == "training checkpoint"
+    assert found["hf"].kind == "exported folder (packed weights)"
+    assert found["gguf"].kind == "GGUF file"
+    assert {name: one.facts["scheme"] for name, one in found.items()} == dict.fromkeys(files, "group64")
+    assert all(one.native_engine.startswith("yes") for one in found.values())
+    matrices = {
+        name: next(group for group in one.tensors if group.role == "matrices of the blocks")
+        for name, one in found.items()
+    }
+    assert [matrices[name].type for name in files] == ["F32", "q2_0", "U8"]
+    weights = matrices["gguf"].num_weights
+    assert matrices["checkpoint"].num_bytes == 4 * weights
+    assert matrices["gguf"].num_bytes == weights * 18 // 64
+
+
+def test_what_the_engine_refuses_is_told(files):
+    config_file = files["hf"] / "config.json"
+    config = json.loads(config_file.read_text())
+    config_file.write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    assert "gelu" in inspect_model(files["hf"]).native_engine
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all"])
+def test_other_files_are_an_error_in_one_line(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "wf_converter.inspect", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {path}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_it_needs_no_torch_and_writes_json(files):
+    code = (
+        "import sys; from wf_converter.inspect import main; sys.argv = ['inspect', sys.argv[1], '--json']\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(files["gguf"])], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["facts"]["architecture"] == "llama"
