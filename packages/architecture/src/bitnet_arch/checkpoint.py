@@ -141,7 +141,7 @@ def _checked(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder")
     if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{folder / 'config.json'} is missing: {folder} is no model folder")
+        raise CheckpointError(f"{folder / CONFIG_FILE} is missing: {folder} is no model folder")
     return folder
 
 

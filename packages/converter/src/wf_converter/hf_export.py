@@ -34,6 +34,7 @@ from wf_formats.file_names import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
+from wf_formats.schemes import PACKED_METHOD
 
 COPIED = (
     TOKENIZER_FILE,
@@ -61,7 +62,7 @@ class HfExport:
     @property
     def layout(self) -> str:
         """What the folder's quantization is called."""
-        return f"bitnet ({self.linear_class})" if self.is_bitnet else "wrinklefree_packed"
+        return f"bitnet ({self.linear_class})" if self.is_bitnet else PACKED_METHOD
 
     @property
     def names(self) -> list[str]:

@@ -27,9 +27,7 @@ from wf_converter.checkpoint import TERNARY_SUFFIXES, ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_formats.matrix import QuantizedMatrix
 from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS, pack_inputs
-from wf_formats.schemes import GROUP_SIZES
-
-QUANT_METHOD = "wrinklefree_packed"
+from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
 
 
 def unpack_on_device(packed: Tensor) -> Tensor:
@@ -65,12 +63,12 @@ class PackedTernaryLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
-@register_quantization_config(QUANT_METHOD)
+@register_quantization_config(PACKED_METHOD)
 class PackedConfig(QuantizationConfigMixin):
     """quantization_config of a packed folder."""
 
     def __init__(self, scheme: str, **ignored: Any):
-        self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # a registered name
+        self.quant_method = PACKED_METHOD  # type: ignore[assignment]  # a registered name
         self.scheme = scheme
 
     @property
@@ -80,7 +78,7 @@ class PackedConfig(QuantizationConfigMixin):
         return size
 
 
-@register_quantizer(QUANT_METHOD)
+@register_quantizer(PACKED_METHOD)
 class PackedQuantizer(HfQuantizer):
     """Puts the packed layers in place before the tensors are loaded."""
 
@@ -124,7 +122,7 @@ def check_packed(checkpoint: ConvertedCheckpoint) -> None:
 
 def packed_config(checkpoint: ConvertedCheckpoint, dtype: torch.dtype) -> dict[str, Any]:
     """config.json of the exported folder."""
-    quantization = {"quant_method": QUANT_METHOD, "scheme": checkpoint.scheme}
+    quantization = {"quant_method": PACKED_METHOD, "scheme": checkpoint.scheme}
     name = str(dtype).removeprefix("torch.")
     return checkpoint.config | {"quantization_config": quantization, "dtype": name}
 

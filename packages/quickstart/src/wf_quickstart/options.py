@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.file_names import CONFIG_FILE
-from wf_formats.packaged import ModelSource
+from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_quickstart.errors import QuickstartError
 
 
@@ -33,7 +33,7 @@ class Options:
     @property
     def model_label(self) -> str:
         if self.name is None:
-            return "SmolLM2-135M-Instruct"
+            return PACKAGED_MODEL
         return self.name.rstrip("/").rsplit("/", 1)[-1]
 
     def identity(self) -> dict[str, Any]:
