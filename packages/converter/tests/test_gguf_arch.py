@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import bitnet_arch
+from wf_converter.checkpoint import open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import gguf_architecture, permute_rope
-from wf_converter.source import open_source
 from wf_formats.rope import frequency_divisors
 
 LLAMA3_ROPE = {
@@ -34,59 +34,59 @@ LLAMA3_ROPE = {
     ],
 )
 def test_architecture_of_each_family(checkpoint, case, arch, permutes):
-    found = gguf_architecture(open_source(checkpoint(case)))
+    found = gguf_architecture(open_checkpoint(checkpoint(case)))
     assert (found.name, found.rotates_pairs) == (arch, permutes)
 
 
-def changed(source, **config):
-    return dataclasses.replace(source, config=source.config | config)
+def changed(opened, **config):
+    return dataclasses.replace(opened, config=opened.config | config)
 
 
 def test_other_activations_are_refused(checkpoint):
-    source = changed(open_source(checkpoint("llama-tensor")), hidden_act="relu2")
+    opened = changed(open_checkpoint(checkpoint("llama-tensor")), hidden_act="relu2")
     with pytest.raises(ExportError, match=r"mlp\.gate_proj: activation 'relu2'.*--format hf"):
-        gguf_architecture(source)
+        gguf_architecture(opened)
 
 
 def test_untied_head_with_sub_norm_is_refused(checkpoint):
-    source = open_source(checkpoint("llama-tensor", tie_word_embeddings=False))
+    opened = open_checkpoint(checkpoint("llama-tensor", tie_word_embeddings=False))
     with pytest.raises(ExportError, match=r"lm_head\.weight: .*group64"):
-        gguf_architecture(source)
+        gguf_architecture(opened)
 
 
 def test_sub_norm_in_qwen_is_refused(checkpoint):
-    source = open_source(checkpoint("qwen3-group64", scheme="tensor"))
+    opened = open_checkpoint(checkpoint("qwen3-group64", scheme="tensor"))
     with pytest.raises(ExportError, match=r"o_proj: SubLN in a 'qwen3' model.*group64 or group128"):
-        gguf_architecture(source)
+        gguf_architecture(opened)
 
 
 def test_rope_scaling_that_llamacpp_lacks_is_refused(checkpoint):
-    with_sub_norm = changed(open_source(checkpoint("llama-tensor")), rope_parameters=LLAMA3_ROPE)
+    with_sub_norm = changed(open_checkpoint(checkpoint("llama-tensor")), rope_parameters=LLAMA3_ROPE)
     with pytest.raises(ExportError, match=r"rope_freqs: .*'llama3' is not available in arch bitnet"):
         gguf_architecture(with_sub_norm)
     yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}
     with pytest.raises(ExportError, match="'yarn' is not available in arch qwen3"):
-        gguf_architecture(changed(open_source(checkpoint("qwen3-group64")), rope_parameters=yarn))
+        gguf_architecture(changed(open_checkpoint(checkpoint("qwen3-group64")), rope_parameters=yarn))
 
 
 def test_short_windows_are_refused(checkpoint):
-    source = changed(open_source(checkpoint("mistral-group64")), sliding_window=128)
+    opened = changed(open_checkpoint(checkpoint("mistral-group64")), sliding_window=128)
     with pytest.raises(ExportError, match=r"sliding windows \(of 128 tokens, context 512\).*--format hf"):
-        gguf_architecture(source)
-    assert gguf_architecture(changed(source, sliding_window=None)).name == "llama"
+        gguf_architecture(opened)
+    assert gguf_architecture(changed(opened, sliding_window=None)).name == "llama"
 
 
 def test_unknown_model_type_is_refused(checkpoint):
     with pytest.raises(ExportError, match="'gemma' has no GGUF architecture"):
-        gguf_architecture(changed(open_source(checkpoint("llama-group64")), model_type="gemma"))
+        gguf_architecture(changed(open_checkpoint(checkpoint("llama-group64")), model_type="gemma"))
 
 
 def test_dense_checkpoint_is_refused(tiny_llama, tmp_path):
     bitnet_arch.save_checkpoint(tiny_llama(), None, tmp_path / "dense", {"stage": "dense"})
     with pytest.raises(ExportError, match="dense model"):
-        open_source(tmp_path / "dense")
+        open_checkpoint(tmp_path / "dense")
     with pytest.raises(ExportError, match=r"config\.json is missing"):
-        open_source(tmp_path)
+        open_checkpoint(tmp_path)
 
 
 def test_llama3_divisors_are_transformers():

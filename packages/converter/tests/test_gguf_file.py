@@ -6,8 +6,8 @@ import gguf
 import numpy as np
 import pytest
 
+from wf_converter.checkpoint import open_checkpoint
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.source import open_source
 from wf_formats.gguf import GgufError, open_gguf
 
 
@@ -89,7 +89,7 @@ def test_an_interrupted_write_leaves_nothing(checkpoint, tmp_path):
     ],
 )
 def test_name_and_license_follow_the_source(checkpoint, origin, name, license_name):
-    source = open_source(checkpoint("llama-tensor"))
-    source = dataclasses.replace(source, meta=source.meta | {"source": origin})
-    assert source.name == name
-    assert source.license == license_name
+    opened = open_checkpoint(checkpoint("llama-tensor"))
+    opened = dataclasses.replace(opened, meta=opened.meta | {"source": origin})
+    assert opened.name == name
+    assert opened.license == license_name

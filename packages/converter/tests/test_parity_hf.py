@@ -13,13 +13,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from wf_converter.checkpoint import open_checkpoint
 from wf_converter.errors import ExportError
-from wf_converter.hf_bitnet import pack_rows
 from wf_converter.hf_export import prepare_hf
-from wf_converter.hf_packed import pack_inputs, unpack_inputs
+from wf_converter.hf_packed import unpack_on_device
 from wf_converter.reference import reference_model
 from wf_converter.scores import Difference, torch_scores
-from wf_converter.source import open_source
+from wf_formats.packed_codes import pack_inputs, pack_rows, unpack_inputs, unpack_rows
 
 TOLERANCE = 0.02
 BITNET_CASES = ["llama-tensor", "llama-tensor-192", "mistral-tensor"]
@@ -91,23 +91,25 @@ def test_the_conventions_are_reciprocal(checkpoint, tmp_path):
 
 
 def test_packing_is_that_of_transformers():
-    from transformers.integrations.bitnet import pack_weights
+    from transformers.integrations.bitnet import pack_weights, unpack_weights
 
     codes = torch.randint(-1, 2, (12, 10), dtype=torch.int8)
     expected = pack_weights(codes.clone())
-    torch.testing.assert_close(torch.from_numpy(pack_rows(codes.numpy())), expected)
-    with pytest.raises(ExportError, match="6 rows are no multiple of 4"):
+    packed = pack_rows(codes.numpy())
+    torch.testing.assert_close(torch.from_numpy(packed), expected)
+    assert (unpack_rows(packed) == unpack_weights(expected, torch.int8).numpy()).all()
+    with pytest.raises(ValueError, match="6 rows are no multiple of 4"):
         pack_rows(codes[:6].numpy())
 
 
 def test_packed_codes_and_scales_are_those_of_the_checkpoint(checkpoint, tmp_path):
-    source = open_source(checkpoint("qwen3-group64"))
-    prepare_hf(source.folder).write(tmp_path / "out")
+    opened = open_checkpoint(checkpoint("qwen3-group64"))
+    prepare_hf(opened.folder).write(tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
-    names = [name for name in source.files if source.is_ternary(name)]
+    names = [name for name in opened.files if opened.is_ternary(name)]
     for name in names:
-        matrix = source.ternary(name)
-        assert (unpack_inputs(tensors[name]).numpy() == matrix.codes).all(), name
+        matrix = opened.ternary(name)
+        assert (unpack_inputs(tensors[name].numpy()) == matrix.codes).all(), name
         assert (tensors[f"{name}_scale"].numpy() == matrix.scales).all(), name
 
 
@@ -115,7 +117,8 @@ def test_packed_byte_by_hand():
     codes = torch.tensor([[-1, 0, 1, 1]], dtype=torch.int8)
     packed = torch.from_numpy(pack_inputs(codes.numpy()))
     assert packed.tolist() == [[0b10100100]]
-    assert torch.equal(unpack_inputs(packed), codes)
+    assert torch.equal(unpack_on_device(packed), codes)
+    assert (unpack_inputs(packed.numpy()) == codes.numpy()).all()
 
 
 @pytest.mark.parametrize("case", ["llama-tensor", "qwen2-group128"])

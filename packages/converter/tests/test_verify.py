@@ -73,7 +73,7 @@ def test_unpermuted_rows_are_caught_by_codes_and_log_probs(checkpoint, ids, tmp_
     from wf_converter import gguf_plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(gguf_plan, "permute_rows", lambda arch, name, array, source: array)
+        patch.setattr(gguf_plan, "permute_rows", lambda arch, name, array, opened: array)
         prepare_gguf(checkpoint("llama-group64")).write(tmp_path / "wrong.gguf")
     found = verify(checkpoint("llama-group64"), tmp_path / "wrong.gguf", ids)
     assert found.weights.num_wrong_codes > 1000

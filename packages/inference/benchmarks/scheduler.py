@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from wf_formats.environment import environment
+from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
+from wrinklefree_inference.native.inbox import Inbox
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
 from wrinklefree_inference.options import QueueOptions
@@ -106,7 +108,15 @@ async def measure_engine(args: argparse.Namespace) -> dict[str, float]:
     engine = AsyncNativeEngine(model, QueueOptions(max_running=args.sequences, max_batch_tokens=4096))
 
     async def read(request: GenerationRequest) -> int:
-        return sum([1 async for _ in engine.submit(request)])
+        inbox, num_deltas = Inbox(), 0
+        engine.submit_to(inbox, 0, request)
+        while True:
+            for _, event in await inbox.take_all():
+                if isinstance(event, EngineError):
+                    raise event
+                num_deltas += 1
+                if event.finish_reason is not None:
+                    return num_deltas
 
     start_s = time.perf_counter()
     deltas = await asyncio.gather(*map(read, requests_of(args)))

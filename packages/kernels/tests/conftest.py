@@ -14,16 +14,8 @@ import pytest
 
 import ternary_kernels as tk
 from ternary_kernels.loading import load_model
+from wf_formats.families.block import HF_STEMS, MATRICES
 
-HF_NAMES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 VOCAB = 320
 RATIO_ERROR = {1: 2.0**-22, 2: 2.0**-11}
 """Of packed scales: float32 (one more rounding), and float16 times a power of two."""
@@ -122,7 +114,7 @@ class TinyModel:
     reference: Any
 
     def with_scales(
-        self, factor: float, layer: int | None = None, parts: Sequence[str] = tuple(HF_NAMES)
+        self, factor: float, layer: int | None = None, parts: Sequence[str] = MATRICES
     ) -> tk.ModelWeights:
         """The packed model with wrong scales in one layer or all of them."""
         layers = [
@@ -193,9 +185,9 @@ def pin_to_packed(model: Any, weights: tk.ModelWeights) -> Any:
     import bitnet_arch
 
     layers = {
-        f"model.layers.{index}.{HF_NAMES[part]}": getattr(layer, part)
+        f"model.layers.{index}.{HF_STEMS[part]}": getattr(layer, part)
         for index, layer in enumerate(weights.layers)
-        for part in HF_NAMES
+        for part in MATRICES
     }
     for name, linear in list(bitnet_arch.bit_linears(model)):
         model.set_submodule(name, reference_linear(layers[name], linear))
@@ -286,6 +278,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TinyModel]:
 def feeding() -> SimpleNamespace:
     """The helpers of this file that tests call: `feed`, `schedule`, `page_table` and so on."""
     helpers = (feed, schedule, page_table, log_softmax, convert_and_pin, scaled)
-    return SimpleNamespace(
-        **{helper.__name__: helper for helper in helpers}, vocab=VOCAB, parts=tuple(HF_NAMES)
-    )
+    return SimpleNamespace(**{helper.__name__: helper for helper in helpers}, vocab=VOCAB, parts=MATRICES)

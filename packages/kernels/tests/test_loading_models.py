@@ -18,19 +18,10 @@ import ternary_kernels as tk
 from bitnet_arch.master_quantizer import quantize_master
 from ternary_kernels.loading import load_model
 from wf_formats.errors import LoadError
-from wf_formats.families.block import MATRICES, VECTORS
+from wf_formats.families.block import HF_STEMS, MATRICES, VECTORS
 from wf_formats.gguf import TensorType, open_gguf
 from wf_formats.models import open_model
 
-HF_NAMES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 NARROW = {"hidden_size": 192, "intermediate_size": 448, "num_attention_heads": 3, "num_key_value_heads": 1}
 LLAMA_3 = {
     "rope_type": "llama3",
@@ -133,7 +124,7 @@ def expected_values(folder: Path) -> tuple[Matrices, dict[str, np.ndarray]]:
     loaded = bitnet_arch.load_checkpoint(folder).model
     state = {name: tensor.numpy() for name, tensor in loaded.state_dict().items()}
     matrices = {}
-    parts = {hf: part for part, hf in HF_NAMES.items()}
+    parts = {HF_STEMS[part]: part for part in MATRICES}
     for name, linear in bitnet_arch.bit_linears(loaded):
         _, _, layer, stem = name.split(".", 3)
         matrix = linear.quantizer.quantize(linear.weight)

@@ -24,10 +24,15 @@ from torch import Tensor, nn
 
 from bitnet_arch.disk_format import from_disk, to_disk
 from wf_formats.atomic import atomic_folder
+from wf_formats.file_names import (
+    CONFIG_FILE,
+    META_FILE,
+    TOKENIZER_CONFIG_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+)
 
-META_FILE = "wrinklefree.json"
 FORMAT = 1
-_INDEX_FILE = "model.safetensors.index.json"
 
 
 class CheckpointError(ValueError):
@@ -98,7 +103,7 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     config, state = from_disk(config, _load_state(folder), meta.get("conversion"))
     model = _build(config, state, dtype, folder)
     tokenizer = None
-    if (folder / "tokenizer_config.json").is_file():
+    if (folder / TOKENIZER_CONFIG_FILE).is_file():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return Checkpoint(model, tokenizer, meta)
 
@@ -129,20 +134,20 @@ def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> 
         save_file(tensors, folder / file_name, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / _INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _checked(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder / 'config.json'} is missing: {folder} is no model folder")
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder / CONFIG_FILE} is missing: {folder} is no model folder")
     return folder
 
 
 def _load_state(folder: Path) -> dict[str, Tensor]:
-    index = folder / _INDEX_FILE
-    names = ["model.safetensors"]
+    index = folder / WEIGHTS_INDEX_FILE
+    names = [WEIGHTS_FILE]
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     state: dict[str, Tensor] = {}

@@ -18,11 +18,10 @@ from bitnet_arch.families import check_supported
 from bitnet_arch.install import install_bit_linears
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.subln import SubLN
+from wf_formats.schemes import MASTER_METHOD
 
-QUANT_METHOD = "wrinklefree"
 
-
-@register_quantization_config(QUANT_METHOD)
+@register_quantization_config(MASTER_METHOD)
 class WrinkleFreeConfig(QuantizationConfigMixin):
     """Conversion of a model: `scheme` (name of the quantizer), SubLN and its floor exponents."""
 
@@ -33,13 +32,13 @@ class WrinkleFreeConfig(QuantizationConfigMixin):
         sub_norm_log2_floor: dict[str, int] | None = None,
         **ignored: Any,
     ):
-        self.quant_method = QUANT_METHOD  # type: ignore[assignment]
+        self.quant_method = MASTER_METHOD  # type: ignore[assignment]
         self.scheme = quantizer(scheme).name
         self.sub_norm = sub_norm
         self.sub_norm_log2_floor = dict(sub_norm_log2_floor or {})
 
 
-@register_quantizer(QUANT_METHOD)
+@register_quantizer(MASTER_METHOD)
 class WrinkleFreeQuantizer(HfQuantizer):
     """Puts BitLinear layers in place before the master weights are loaded."""
 

@@ -7,22 +7,16 @@
 Importing `wf_converter.hf_packed` registers the loader of packed folders with transformers.
 """
 
-from typing import Any
+from wf_formats.lazy import lazy_names
 
 __all__ = ["ExportError", "load_export", "prepare_gguf", "prepare_hf"]
 
-_HOMES = {
-    "ExportError": "wf_converter.errors",
-    "load_export": "wf_converter.verify",
-    "prepare_gguf": "wf_converter.gguf_export",
-    "prepare_hf": "wf_converter.hf_export",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads on first use, so that `--help` does not wait for torch."""
-    import importlib
-
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ExportError": "errors",
+        "load_export": "verify",
+        "prepare_gguf": "gguf_export",
+        "prepare_hf": "hf_export",
+    },
+)

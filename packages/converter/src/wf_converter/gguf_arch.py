@@ -15,32 +15,32 @@ from __future__ import annotations
 import numpy as np
 from gguf import GGUFWriter
 
+from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.errors import ExportError
-from wf_converter.source import Source
 from wf_formats.families import FAMILIES, GgufArch
 from wf_formats.families.block import HF_STEMS
 
 HF_ALTERNATIVE = "alternative: --format hf"
 
 
-def write_hyperparameters(writer: GGUFWriter, source: Source) -> None:
+def write_hyperparameters(writer: GGUFWriter, checkpoint: ConvertedCheckpoint) -> None:
     """Adds the keys of the architecture."""
-    config = source.config
+    config = checkpoint.config
     writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(_kv_heads(source))
-    writer.add_key_length(source.head_dim)
-    writer.add_value_length(source.head_dim)
+    writer.add_head_count_kv(_kv_heads(checkpoint))
+    writer.add_key_length(checkpoint.head_dim)
+    writer.add_value_length(checkpoint.head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(source.rope["rope_theta"])
-    writer.add_rope_dimension_count(source.head_dim)
+    writer.add_rope_freq_base(checkpoint.rope["rope_theta"])
+    writer.add_rope_dimension_count(checkpoint.head_dim)
 
 
-def permute_rows(arch: GgufArch, name: str, array: np.ndarray, source: Source) -> np.ndarray:
+def permute_rows(arch: GgufArch, name: str, array: np.ndarray, checkpoint: ConvertedCheckpoint) -> np.ndarray:
     """Rows (of codes, scales, weights or biases) in the order of an architecture's rotation.
 
     Args:
@@ -50,14 +50,14 @@ def permute_rows(arch: GgufArch, name: str, array: np.ndarray, source: Source) -
         return array
     stem = name.rsplit(".", 1)[0]
     if stem.endswith(HF_STEMS["q"]):
-        return permute_rope(array, source.config["num_attention_heads"])
+        return permute_rope(array, checkpoint.config["num_attention_heads"])
     if stem.endswith(HF_STEMS["k"]):
-        return permute_rope(array, _kv_heads(source))
+        return permute_rope(array, _kv_heads(checkpoint))
     return array
 
 
-def _kv_heads(source: Source) -> int:
-    return int(source.config.get("num_key_value_heads") or source.config["num_attention_heads"])
+def _kv_heads(checkpoint: ConvertedCheckpoint) -> int:
+    return int(checkpoint.config.get("num_key_value_heads") or checkpoint.config["num_attention_heads"])
 
 
 def permute_rope(array: np.ndarray, num_heads: int) -> np.ndarray:
@@ -71,56 +71,56 @@ def permute_rope(array: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(array.shape)
 
 
-def gguf_architecture(source: Source) -> GgufArch:
+def gguf_architecture(checkpoint: ConvertedCheckpoint) -> GgufArch:
     """The architecture that computes what the checkpoint computes.
 
     Raises:
         ExportError: there is none; the message says what stands in the way and what to do.
     """
-    _check_settings(source)
-    family = FAMILIES.get(source.model_type)
-    if source.sub_norm and (family is None or not family.has_sub_norms):
+    _check_settings(checkpoint)
+    family = FAMILIES.get(checkpoint.model_type)
+    if checkpoint.sub_norm and (family is None or not family.has_sub_norms):
         raise ExportError(
-            f"model.layers.0.self_attn.o_proj: SubLN in a {source.model_type!r} model (scheme "
-            f"{source.scheme}); llama.cpp has sub-norms in arch bitnet only, which is Llama-like with one "
-            "scale per matrix and no biases, QK-norm or wide heads; alternative: convert with scheme "
+            f"model.layers.0.self_attn.o_proj: SubLN in a {checkpoint.model_type!r} model (scheme "
+            f"{checkpoint.scheme}); llama.cpp has sub-norms in arch bitnet only, which is Llama-like with "
+            "one scale per matrix and no biases, QK-norm or wide heads; alternative: convert with scheme "
             "group64 or group128 and without SubLN"
         )
-    if family is None or family.has_sub_norms != source.sub_norm:
+    if family is None or family.has_sub_norms != checkpoint.sub_norm:
         known = ", ".join(name for name, known in FAMILIES.items() if not known.has_sub_norms)
         raise ExportError(
-            f"model type {source.model_type!r} has no GGUF architecture here; known: {known}; "
+            f"model type {checkpoint.model_type!r} has no GGUF architecture here; known: {known}; "
             f"{HF_ALTERNATIVE}"
         )
-    if family.arch.always_ties_head and not source.is_tied:
+    if family.arch.always_ties_head and not checkpoint.is_tied:
         raise ExportError(
             f"lm_head.weight: arch {family.arch.name} of llama.cpp always uses the embedding matrix as "
             "output head, so a separate head would be lost; alternatives: --format hf, or scheme group64 "
             "(arch llama)"
         )
-    _check_rope(source, family.arch)
+    _check_rope(checkpoint, family.arch)
     return family.arch
 
 
-def _check_settings(source: Source) -> None:
-    config = source.config
+def _check_settings(checkpoint: ConvertedCheckpoint) -> None:
+    config = checkpoint.config
     if config.get("hidden_act") != "silu":
         raise ExportError(
             f"mlp.gate_proj: activation {config.get('hidden_act')!r}; llama.cpp computes SiLU in these "
             f"architectures and ignores any other setting; {HF_ALTERNATIVE}"
         )
-    family = FAMILIES.get(source.model_type)
+    family = FAMILIES.get(checkpoint.model_type)
     if family is not None and (reason := family.short_window(config)) is not None:
         raise ExportError(f"{reason}: they have no GGUF form here; {HF_ALTERNATIVE}")
-    if config.get("attention_bias") and source.sub_norm:
+    if config.get("attention_bias") and checkpoint.sub_norm:
         raise ExportError(f"biased attention with SubLN has no GGUF form here; {HF_ALTERNATIVE}")
 
 
-def _check_rope(source: Source, arch: GgufArch) -> None:
-    kind = source.rope["rope_type"]
+def _check_rope(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> None:
+    kind = checkpoint.rope["rope_type"]
     if kind not in arch.rope_types:
         raise ExportError(
             f"rope_freqs: rotary scaling {kind!r} is not available in arch {arch.name} "
             f"(available: {', '.join(arch.rope_types)}); {HF_ALTERNATIVE}"
-            + ("; or scheme group64, whose arch llama has it" if source.sub_norm else "")
+            + ("; or scheme group64, whose arch llama has it" if checkpoint.sub_norm else "")
         )

@@ -12,10 +12,10 @@ import numpy as np
 from gguf import GGUFWriter
 from gguf.constants import GGMLQuantizationType
 
+from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import gguf_architecture, write_hyperparameters
 from wf_converter.gguf_plan import AUTO, TensorPlan, export_type, plan_tensors
-from wf_converter.source import Source, open_source
 from wf_formats.atomic import atomic_file
 from wf_formats.families.block import HF_HEAD
 from wf_formats.gguf.codecs import EXPORT_TYPES
@@ -28,7 +28,7 @@ QUANTIZATION_VERSION = 2
 class GgufExport:
     """A checked plan: everything that can be refused has been, nothing is written yet."""
 
-    source: Source
+    checkpoint: ConvertedCheckpoint
     architecture: str
     tensors: list[TensorPlan]
     tokenizer: GgufTokenizer
@@ -70,21 +70,21 @@ class GgufExport:
             writer.close()
 
     def _add_keys(self, writer: GGUFWriter) -> None:
-        source = self.source
+        checkpoint = self.checkpoint
         writer.add_type("model")
-        writer.add_name(source.name)
-        writer.add_size_label(size_label(source))
+        writer.add_name(checkpoint.name)
+        writer.add_size_label(size_label(checkpoint))
         if self.license:
             writer.add_license(self.license)
         writer.add_file_type(_file_type(self.tensors))
         writer.add_quantization_version(QUANTIZATION_VERSION)
-        write_hyperparameters(writer, source)
+        write_hyperparameters(writer, checkpoint)
         self.tokenizer.write(writer)
-        writer.add_string("wrinklefree.scheme", source.scheme)
-        writer.add_bool("wrinklefree.sub_norm", source.sub_norm)
-        writer.add_string("wrinklefree.stage", str(source.meta.get("stage", "unknown")))
-        writer.add_string("wrinklefree.source_sha256", source.fingerprint)
-        if run := source.meta.get("fingerprint"):
+        writer.add_string("wrinklefree.scheme", checkpoint.scheme)
+        writer.add_bool("wrinklefree.sub_norm", checkpoint.sub_norm)
+        writer.add_string("wrinklefree.stage", str(checkpoint.meta.get("stage", "unknown")))
+        writer.add_string("wrinklefree.source_sha256", checkpoint.fingerprint)
+        if run := checkpoint.meta.get("fingerprint"):
             writer.add_string("wrinklefree.run_fingerprint", str(run))
 
 
@@ -106,28 +106,28 @@ def prepare_gguf(
     """
     if wanted != AUTO:
         export_type(wanted)
-    source = open_source(folder)
-    arch = gguf_architecture(source)
+    checkpoint = open_checkpoint(folder)
+    arch = gguf_architecture(checkpoint)
     return GgufExport(
-        source=source,
+        checkpoint=checkpoint,
         architecture=arch.name,
-        tensors=plan_tensors(source, arch, wanted, embeddings),
-        tokenizer=_tokenizer(source),
-        license=license_name or source.license,
+        tensors=plan_tensors(checkpoint, arch, wanted, embeddings),
+        tokenizer=_tokenizer(checkpoint),
+        license=license_name or checkpoint.license,
     )
 
 
-def _tokenizer(source: Source) -> GgufTokenizer:
+def _tokenizer(checkpoint: ConvertedCheckpoint) -> GgufTokenizer:
     try:
-        return gguf_tokenizer(source.folder, source.config["vocab_size"])
+        return gguf_tokenizer(checkpoint.folder, checkpoint.config["vocab_size"])
     except TokenizerError as error:
         raise ExportError(str(error)) from error
 
 
-def size_label(source: Source) -> str:
+def size_label(checkpoint: ConvertedCheckpoint) -> str:
     """Number of parameters as model names give it: 135M, 1.2B."""
-    tied = {HF_HEAD} if source.is_tied else set()
-    count = sum(int(np.prod(source.shape(name))) for name in source.files if name not in tied)
+    tied = {HF_HEAD} if checkpoint.is_tied else set()
+    count = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.files if name not in tied)
     if count < 1e6:
         return f"{count / 1e3:.0f}K"
     return f"{count / 1e6:.0f}M" if count < 1e9 else f"{count / 1e9:.1f}B"

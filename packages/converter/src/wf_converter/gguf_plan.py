@@ -20,9 +20,9 @@ import numpy as np
 from gguf import quants
 from gguf.constants import GGMLQuantizationType
 
+from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import permute_rows
-from wf_converter.source import Source
 from wf_formats.errors import FormatError
 from wf_formats.families import GgufArch
 from wf_formats.families.block import (
@@ -116,7 +116,9 @@ def _why_auto(kind: TensorType, num_columns: int, is_group_scaled: bool) -> str:
     return f"rows of {num_columns} do not divide by 256: fast exact type"
 
 
-def plan_tensors(source: Source, arch: GgufArch, wanted: str, embeddings: str) -> list[TensorPlan]:
+def plan_tensors(
+    checkpoint: ConvertedCheckpoint, arch: GgufArch, wanted: str, embeddings: str
+) -> list[TensorPlan]:
     """All tensors of the GGUF file of a checkpoint, in file order.
 
     Args:
@@ -127,19 +129,19 @@ def plan_tensors(source: Source, arch: GgufArch, wanted: str, embeddings: str) -
         ExportError: a tensor has no place or would lose information.
     """
     plans: list[TensorPlan] = []
-    for name in sorted(source.files, key=_file_order):
-        if name == HF_HEAD and source.is_tied:
+    for name in sorted(checkpoint.files, key=_file_order):
+        if name == HF_HEAD and checkpoint.is_tied:
             continue
-        if source.is_ternary(name):
-            plans.extend(_plan_ternary(source, arch, name, wanted))
+        if checkpoint.is_ternary(name):
+            plans.extend(_plan_ternary(checkpoint, arch, name, wanted))
         elif name in (HF_EMBEDDING, HF_HEAD):
-            plans.append(_plan_embedding(source, name, embeddings))
+            plans.append(_plan_embedding(checkpoint, name, embeddings))
         else:
-            produce = partial(_permuted, source, arch, name)
-            plans.append(_plan_f32(gguf_name(name), source.shape(name), produce))
-    if source.rope["rope_type"] != "default":
-        divisors = partial(frequency_divisors, source.head_dim, source.rope)
-        plans.append(_plan_f32(GGUF_ROPE_FREQS, (source.head_dim // 2,), divisors))
+            produce = partial(_permuted, checkpoint, arch, name)
+            plans.append(_plan_f32(gguf_name(name), checkpoint.shape(name), produce))
+    if checkpoint.rope["rope_type"] != "default":
+        divisors = partial(frequency_divisors, checkpoint.head_dim, checkpoint.rope)
+        plans.append(_plan_f32(GGUF_ROPE_FREQS, (checkpoint.head_dim // 2,), divisors))
     return plans
 
 
@@ -151,8 +153,8 @@ def _file_order(name: str) -> tuple[int, str]:
     return (-1 if "embed" in name else 1_000_000), name
 
 
-def _permuted(source: Source, arch: GgufArch, name: str) -> np.ndarray:
-    return permute_rows(arch, name, source.tensor(name), source)
+def _permuted(checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str) -> np.ndarray:
+    return permute_rows(arch, name, checkpoint.tensor(name), checkpoint)
 
 
 def _plan_f32(name: str, shape: tuple[int, ...], produce: Callable[[], np.ndarray]) -> TensorPlan:
@@ -160,31 +162,33 @@ def _plan_f32(name: str, shape: tuple[int, ...], produce: Callable[[], np.ndarra
     return TensorPlan(name, shape, TensorType.F32, num_bytes, "small, kept exact", produce)
 
 
-def _plan_embedding(source: Source, name: str, kind: str) -> TensorPlan:
-    shape, stored = source.shape(name), EMBEDDING_TYPES[kind]
+def _plan_embedding(checkpoint: ConvertedCheckpoint, name: str, kind: str) -> TensorPlan:
+    shape, stored = checkpoint.shape(name), EMBEDDING_TYPES[kind]
     if shape[1] % stored.block:
         raise ExportError(
             f"{name}: rows of {shape[1]} are no multiple of {stored.block}; use --embeddings f16"
         )
 
     def produce() -> np.ndarray:
-        return quants.quantize(source.tensor(name), GGMLQuantizationType(stored))
+        return quants.quantize(checkpoint.tensor(name), GGMLQuantizationType(stored))
 
     num_bytes = shape[0] * stored.row_bytes(shape[1])
     return TensorPlan(gguf_name(name), shape, stored, num_bytes, "embedding", produce)
 
 
-def _plan_ternary(source: Source, arch: GgufArch, name: str, wanted: str) -> Iterator[TensorPlan]:
-    rows, columns = source.shape(name)
-    kind, reason = choose_type(name, columns, source.is_group_scaled, wanted)
+def _plan_ternary(
+    checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str, wanted: str
+) -> Iterator[TensorPlan]:
+    rows, columns = checkpoint.shape(name)
+    kind, reason = choose_type(name, columns, checkpoint.is_group_scaled, wanted)
     target = gguf_name(name)
 
     def produce() -> np.ndarray:
-        matrix = source.ternary(name)
-        codes = permute_rows(arch, name, matrix.codes, source)
+        matrix = checkpoint.ternary(name)
+        codes = permute_rows(arch, name, matrix.codes, checkpoint)
         # One scale: unit blocks and an fp32 `.scale` tensor, so that nothing is rounded.
-        scales = matrix.scales if source.is_group_scaled else np.ones((), np.float32)
-        scales = permute_rows(arch, name, scales, source)
+        scales = matrix.scales if checkpoint.is_group_scaled else np.ones((), np.float32)
+        scales = permute_rows(arch, name, scales, checkpoint)
         try:
             return encode(codes, scales, kind)
         except FormatError as error:
@@ -192,5 +196,5 @@ def _plan_ternary(source: Source, arch: GgufArch, name: str, wanted: str) -> Ite
 
     num_bytes = rows * kind.row_bytes(columns)
     yield TensorPlan(target, (rows, columns), kind, num_bytes, reason, produce, is_ternary=True)
-    if not source.is_group_scaled:
-        yield _plan_f32(gguf_scale_name(target), (1,), lambda: source.ternary(name).scales.reshape(1))
+    if not checkpoint.is_group_scaled:
+        yield _plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.ternary(name).scales.reshape(1))

@@ -18,19 +18,30 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.hf_bitnet import LinearClass, bitnet_config, bitnet_tensors, check_bitnet
 from wf_converter.hf_packed import check_packed, packed_config, packed_tensors
-from wf_converter.source import Source, open_source
 from wf_formats.atomic import atomic_folder
 from wf_formats.families.block import HF_HEAD
+from wf_formats.file_names import (
+    CHAT_TEMPLATE_FILE,
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    META_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+)
+from wf_formats.schemes import PACKED_METHOD
 
 COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    GENERATION_CONFIG_FILE,
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,24 +50,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class HfExport:
     """A checked export: everything that can be refused has been, nothing is written yet."""
 
-    source: Source
+    checkpoint: ConvertedCheckpoint
     linear_class: LinearClass
     dtype: torch.dtype
 
     @property
     def is_bitnet(self) -> bool:
         """Whether it becomes stock `BitNetForCausalLM` (else our packed layout)."""
-        return self.source.model_type == "bitnet"
+        return self.checkpoint.model_type == "bitnet"
 
     @property
     def layout(self) -> str:
         """What the folder's quantization is called."""
-        return f"bitnet ({self.linear_class})" if self.is_bitnet else "wrinklefree_packed"
+        return f"bitnet ({self.linear_class})" if self.is_bitnet else PACKED_METHOD
 
     @property
     def names(self) -> list[str]:
-        tied = {HF_HEAD} if self.source.is_tied else set()
-        return sorted(set(self.source.files) - tied)
+        tied = {HF_HEAD} if self.checkpoint.is_tied else set()
+        return sorted(set(self.checkpoint.files) - tied)
 
     def write(self, folder: Path, on_tensor: Callable[[str], None] = lambda name: None) -> None:
         """Writes the folder atomically; `on_tensor` is called after each tensor (progress)."""
@@ -65,32 +76,32 @@ class HfExport:
             for name in self.names:
                 tensors |= self._tensors(name)
                 on_tensor(name)
-            save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-            self._write_json(temporary / "config.json", self._config())
-            self._write_json(temporary / "wrinklefree.json", self._record())
+            save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+            self._write_json(temporary / CONFIG_FILE, self._config())
+            self._write_json(temporary / META_FILE, self._record())
             for file_name in COPIED:
-                if (self.source.folder / file_name).is_file():
-                    shutil.copyfile(self.source.folder / file_name, temporary / file_name)
+                if (self.checkpoint.folder / file_name).is_file():
+                    shutil.copyfile(self.checkpoint.folder / file_name, temporary / file_name)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        if not self.source.is_ternary(name):
-            return {name: self.source.torch_tensor(name).to(self.dtype).contiguous()}
+        if not self.checkpoint.is_ternary(name):
+            return {name: self.checkpoint.torch_tensor(name).to(self.dtype).contiguous()}
         if self.is_bitnet:
-            return bitnet_tensors(self.source, name, self.linear_class)
-        return packed_tensors(self.source, name)
+            return bitnet_tensors(self.checkpoint, name, self.linear_class)
+        return packed_tensors(self.checkpoint, name)
 
     def _config(self) -> dict[str, Any]:
         if self.is_bitnet:
-            return bitnet_config(self.source, self.linear_class, self.dtype)
-        return packed_config(self.source, self.dtype)
+            return bitnet_config(self.checkpoint, self.linear_class, self.dtype)
+        return packed_config(self.checkpoint, self.dtype)
 
     def _record(self) -> dict[str, Any]:
-        return self.source.meta | {
+        return self.checkpoint.meta | {
             "conversion": None,  # no master weights to convert or train any more
             "export": {
                 "layout": self.layout,
-                "scheme": self.source.scheme,
-                "source_sha256": self.source.fingerprint,
+                "scheme": self.checkpoint.scheme,
+                "source_sha256": self.checkpoint.fingerprint,
             },
         }
 
@@ -115,6 +126,6 @@ def prepare_hf(
         raise ExportError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if linear_class not in list(LinearClass):
         raise ExportError(f"unknown linear class {linear_class!r}; known: {', '.join(LinearClass)}")
-    source = open_source(folder)
-    (check_bitnet if source.model_type == "bitnet" else check_packed)(source)
-    return HfExport(source, LinearClass(linear_class), DTYPES[dtype])
+    checkpoint = open_checkpoint(folder)
+    (check_bitnet if checkpoint.model_type == "bitnet" else check_packed)(checkpoint)
+    return HfExport(checkpoint, LinearClass(linear_class), DTYPES[dtype])

@@ -2,21 +2,20 @@
 
 Layout of a ternary matrix [out, in] with groups of g inputs:
 
-    <name>.weight        uint8 [out, in / 4]   byte [r, c] holds q[r, 4 c + i] + 1 at bit 2 i, i = 0..3
+    <name>.weight        uint8 [out, in / 4]   four codes q a byte along the inputs (wf_formats.packed_codes)
     <name>.weight_scale  fp32  [out, in / g]   W'[r, k] = weight_scale[r, k // g] * q[r, k]
     <name>.bias          float [out]           where the layer has one
 
-Codes run along the inputs, so that rows and (multiples of g) columns can be cut for tensor
-parallelism without repacking, and codes and scales are exactly those of training. All other tensors
-are stored as they are. config.json names quant_method "wrinklefree_packed"; importing this module
-registers it, and `AutoModelForCausalLM.from_pretrained` then builds the layers below.
+Rows and (multiples of g) columns can be cut for tensor parallelism without repacking, and codes and
+scales are exactly those of training. All other tensors are stored as they are. config.json names
+quant_method "wrinklefree_packed"; importing this module registers it, and
+`AutoModelForCausalLM.from_pretrained` then builds the layers below.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -24,26 +23,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import bitnet_arch
+from wf_converter.checkpoint import TERNARY_SUFFIXES, ConvertedCheckpoint
 from wf_converter.errors import ExportError
-from wf_converter.source import TERNARY_SUFFIXES, Source
 from wf_formats.matrix import QuantizedMatrix
-from wf_formats.schemes import GROUP_SIZES
-
-QUANT_METHOD = "wrinklefree_packed"
-CODES_PER_BYTE = 4
-_SHIFTS = (0, 2, 4, 6)
+from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS, pack_inputs
+from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
 
 
-def pack_inputs(codes: np.ndarray) -> np.ndarray:
-    """int8 [out, in] in {-1, 0, 1} -> uint8 [out, in / 4]."""
-    levels = (codes + 1).astype(np.uint8).reshape(codes.shape[0], -1, CODES_PER_BYTE)
-    packed: np.ndarray = np.bitwise_or.reduce(levels << np.array(_SHIFTS, np.uint8), axis=-1)
-    return packed
-
-
-def unpack_inputs(packed: Tensor) -> Tensor:
-    """uint8 [out, in / 4] -> int8 [out, in] in {-1, 0, 1}."""
-    shifts = torch.tensor(_SHIFTS, dtype=torch.uint8, device=packed.device)
+def unpack_on_device(packed: Tensor) -> Tensor:
+    """`wf_formats.packed_codes.unpack_inputs` where the tensor is: uint8 [out, in / 4] -> int8 [out, in]."""
+    shifts = torch.tensor(SHIFTS, dtype=torch.uint8, device=packed.device)
     levels = (packed.unsqueeze(-1) >> shifts) & 3
     return levels.view(packed.shape[0], -1).to(torch.int8) - 1
 
@@ -66,7 +55,7 @@ class PackedTernaryLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        matrix = QuantizedMatrix(unpack_inputs(self.weight), self.weight_scale)
+        matrix = QuantizedMatrix(unpack_on_device(self.weight), self.weight_scale)
         rounded = bitnet_arch.Int8PerToken().quantize(x.reshape(-1, self.in_features))
         # On a CPU exact integer sums: the same bits as BitLinear in training.
         y = bitnet_arch.quantized_linear(rounded, matrix, torch.float32)
@@ -74,12 +63,12 @@ class PackedTernaryLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
-@register_quantization_config(QUANT_METHOD)
+@register_quantization_config(PACKED_METHOD)
 class PackedConfig(QuantizationConfigMixin):
     """quantization_config of a packed folder."""
 
     def __init__(self, scheme: str, **ignored: Any):
-        self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # a registered name
+        self.quant_method = PACKED_METHOD  # type: ignore[assignment]  # a registered name
         self.scheme = scheme
 
     @property
@@ -89,7 +78,7 @@ class PackedConfig(QuantizationConfigMixin):
         return size
 
 
-@register_quantizer(QUANT_METHOD)
+@register_quantizer(PACKED_METHOD)
 class PackedQuantizer(HfQuantizer):
     """Puts the packed layers in place before the tensors are loaded."""
 
@@ -120,25 +109,26 @@ class PackedQuantizer(HfQuantizer):
         return False
 
 
-def check_packed(source: Source) -> None:
+def check_packed(checkpoint: ConvertedCheckpoint) -> None:
     """Raises ExportError for a checkpoint whose parts the packed layout cannot hold."""
-    if not source.is_group_scaled or source.sub_norm:
+    if not checkpoint.is_group_scaled or checkpoint.sub_norm:
         raise ExportError(
-            f"model.layers.0.self_attn.o_proj: a {source.model_type!r} model with scheme {source.scheme} "
-            f"and {'SubLN' if source.sub_norm else 'no SubLN'} has no packed form; alternatives: convert "
-            "with scheme group64 or group128 without SubLN, or a Llama-like model with scheme tensor"
+            f"model.layers.0.self_attn.o_proj: a {checkpoint.model_type!r} model with scheme "
+            f"{checkpoint.scheme} and {'SubLN' if checkpoint.sub_norm else 'no SubLN'} has no packed form; "
+            "alternatives: convert with scheme group64 or group128 without SubLN, or a "
+            "Llama-like model with scheme tensor"
         )
 
 
-def packed_config(source: Source, dtype: torch.dtype) -> dict[str, Any]:
+def packed_config(checkpoint: ConvertedCheckpoint, dtype: torch.dtype) -> dict[str, Any]:
     """config.json of the exported folder."""
-    quantization = {"quant_method": QUANT_METHOD, "scheme": source.scheme}
+    quantization = {"quant_method": PACKED_METHOD, "scheme": checkpoint.scheme}
     name = str(dtype).removeprefix("torch.")
-    return source.config | {"quantization_config": quantization, "dtype": name}
+    return checkpoint.config | {"quantization_config": quantization, "dtype": name}
 
 
-def packed_tensors(source: Source, name: str) -> dict[str, Tensor]:
+def packed_tensors(checkpoint: ConvertedCheckpoint, name: str) -> dict[str, Tensor]:
     """`weight` and `weight_scale` of one ternary matrix."""
-    matrix = source.ternary(name)
+    matrix = checkpoint.ternary(name)
     codes = torch.from_numpy(pack_inputs(matrix.codes))
     return {name: codes, f"{name}_scale": torch.from_numpy(matrix.scales)}

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
+from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
 
 _EMBEDDINGS = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
 _ROLES = ("embeddings and head", "matrices of the blocks", "norms, scales, biases")
@@ -78,8 +79,8 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
     from wf_formats.json_file import read_json
     from wf_formats.safetensors_file import open_folder
 
-    config, stored = read_json(path / "config.json"), open_folder(path)
-    record_file = path / "wrinklefree.json"
+    config, stored = read_json(path / CONFIG_FILE), open_folder(path)
+    record_file = path / META_FILE
     record = read_json(record_file) if record_file.is_file() else {}
     conversion = record.get("conversion") or record.get("export") or {}
     facts = {
@@ -89,7 +90,7 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "context tokens": config.get("max_position_embeddings"),
         "vocabulary": config.get("vocab_size"),
         "quantization": (config.get("quantization_config") or {}).get("quant_method"),
-        "tokenizer": "yes" if (path / "tokenizer.json").is_file() else "no tokenizer.json",
+        "tokenizer": "yes" if (path / TOKENIZER_FILE).is_file() else "no tokenizer.json",
         "scheme": conversion.get("scheme"),
         "stage": record.get("stage"),
     }

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from safetensors import safe_open
 
+from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.gguf_arch import gguf_architecture, permute_rows
 from wf_converter.gguf_plan import gguf_name
-from wf_converter.hf_bitnet import ROWS_PER_BYTE, LinearClass
-from wf_converter.hf_packed import unpack_inputs
-from wf_converter.source import Source
+from wf_converter.hf_bitnet import LinearClass
 from wf_formats.families.block import gguf_scale_name
+from wf_formats.file_names import WEIGHTS_FILE
 from wf_formats.gguf import GgufFile
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
+from wf_formats.packed_codes import unpack_inputs, unpack_rows
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class WeightCheck:
 class GgufWeights:
     """Ternary matrices of a GGUF file in the checkpoint's row order."""
 
-    def __init__(self, file: GgufFile, source: Source):
-        self.file, self.source = file, source
-        self.arch = gguf_architecture(source)
+    def __init__(self, file: GgufFile, checkpoint: ConvertedCheckpoint):
+        self.file, self.checkpoint = file, checkpoint
+        self.arch = gguf_architecture(checkpoint)
 
     def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
-        codes = permute_rows(self.arch, name, matrix.codes, self.source)
-        return QuantizedMatrix(codes, permute_rows(self.arch, name, matrix.scales, self.source))
+        codes = permute_rows(self.arch, name, matrix.codes, self.checkpoint)
+        return QuantizedMatrix(codes, permute_rows(self.arch, name, matrix.scales, self.checkpoint))
 
     def values(self, name: str) -> np.ndarray:
         target = gguf_name(name)
@@ -59,34 +59,26 @@ class HfWeights:
     def __init__(self, folder: Path):
         config = transformers.AutoConfig.from_pretrained(folder)
         self.quantization = dict(config.quantization_config)
-        self.file: Any = safe_open(folder / "model.safetensors", framework="pt")
+        self.file: Any = safe_open(folder / WEIGHTS_FILE, framework="pt")
 
     def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
         return matrix
 
     def values(self, name: str) -> np.ndarray:
-        packed = self.file.get_tensor(name)
-        scale = self.file.get_tensor(f"{name}_scale").float()
+        packed = self.file.get_tensor(name).numpy()
+        scale = self.file.get_tensor(f"{name}_scale").float().numpy()
         if self.quantization["quant_method"] == "bitnet":
-            codes = _unpack_rows(packed)
             inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
-            value = codes.float() * (1 / scale if inverse else scale)
-        else:
-            value = QuantizedMatrix(unpack_inputs(packed), scale).values()
-        return np.asarray(value)
+            return unpack_rows(packed).astype(np.float32) * (1 / scale if inverse else scale)
+        return QuantizedMatrix(unpack_inputs(packed), scale).values()
 
 
-def _unpack_rows(packed: torch.Tensor) -> torch.Tensor:
-    parts = [(packed >> 2 * index) & 3 for index in range(ROWS_PER_BYTE)]
-    return torch.cat(parts).to(torch.int8) - 1
-
-
-def check_weights(source: Source, export: GgufWeights | HfWeights) -> WeightCheck:
+def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeights) -> WeightCheck:
     """Reads all ternary matrices back and compares codes and scales with the checkpoint's."""
-    names = [name for name in source.files if source.is_ternary(name)]
+    names = [name for name in checkpoint.files if checkpoint.is_ternary(name)]
     num_wrong, worst_error, worst = 0, 0.0, ""
     for name in names:
-        expected = export.expected_order(name, source.ternary(name))
+        expected = export.expected_order(name, checkpoint.ternary(name))
         values = export.values(name)
         wrong = int((np.sign(values) != expected.codes).sum())
         error = _scale_error(values, expected)

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
+from wf_converter.checkpoint import open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.proof_limits import (
@@ -47,7 +48,6 @@ from wf_converter.proof_limits import (
 from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
-from wf_converter.source import open_source
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
@@ -124,16 +124,16 @@ def verify(
         raise ExportError(f"{len(ids)} tokens are too few to prove anything; at least {MIN_TOKENS}")
     if len(ids) > MAX_TOKENS:
         raise ExportError(f"{len(ids)} tokens are too many for one forward pass; at most {MAX_TOKENS}")
-    source, export = open_source(folder), Path(export)
+    checkpoint, export = open_checkpoint(folder), Path(export)
     model = reference_model(folder)
     as_trained = judged = torch_scores(model, ids)
     if export.is_dir():
-        runtime, weights = "transformers", check_weights(source, HfWeights(export))
+        runtime, weights = "transformers", check_weights(checkpoint, HfWeights(export))
         scores = torch_scores(load_export(export), ids)
         emulate_llamacpp(model, unrounded_types(model))
     else:
         file = _opened(export)
-        runtime, weights = "llama.cpp", check_weights(source, GgufWeights(file, source))
+        runtime, weights = "llama.cpp", check_weights(checkpoint, GgufWeights(file, checkpoint))
         scores = llamacpp_scores(export, ids)
         judged = torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
     return Verification(

@@ -6,11 +6,11 @@ quickly; all other names are loaded on first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data_handler.config import SourceConfig, SourceKind, TextUnit
 from data_handler.errors import DataError
+from wf_formats.lazy import lazy_names
 
 if TYPE_CHECKING:
     from data_handler.helpers import iter_documents, token_block
@@ -36,20 +36,17 @@ __all__ = [
     "token_block",
 ]
 
-_HOMES = {
-    "MixedStream": "mixing",
-    "PackedDataset": "packing",
-    "PackedLoader": "loader",
-    "TextStream": "stream",
-    "iter_documents": "helpers",
-    "make_loader": "loader",
-    "pack": "packing",
-    "read_documents": "readers",
-    "token_block": "helpers",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"data_handler.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "MixedStream": "mixing",
+        "PackedDataset": "packing",
+        "PackedLoader": "loader",
+        "TextStream": "stream",
+        "iter_documents": "helpers",
+        "make_loader": "loader",
+        "pack": "packing",
+        "read_documents": "readers",
+        "token_block": "helpers",
+    },
+)

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wrinklefree_eval.errors import EvalError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def recognise(path: Path) -> ModelKind:
             if file.read(4) == b"GGUF":
                 return ModelKind.GGUF
         raise EvalError(f"{path} is a file but no GGUF (known kinds: {KNOWN})")
-    if not (path / "config.json").is_file():
+    if not (path / CONFIG_FILE).is_file():
         hint = "".join(f"; did you mean {f}?" for f in sorted(path.glob("*.gguf"))[:1])
         raise EvalError(f"{path} has no config.json{hint} (known kinds: {KNOWN})")
     if not any(path.glob("*.safetensors")):
@@ -90,7 +91,7 @@ def recognise(path: Path) -> ModelKind:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    record = folder / "wrinklefree.json"
+    record = folder / META_FILE
     if not record.is_file():
         return False
     try:

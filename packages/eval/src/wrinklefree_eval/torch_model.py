@@ -14,6 +14,7 @@ import transformers
 
 import bitnet_arch
 from bitnet_arch.scoring import score_tokens
+from wf_formats.file_names import CONFIG_FILE
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import TokenScores
@@ -122,7 +123,7 @@ def _check_quantization(path: Path) -> None:
 
     for entry in entry_points(group=QUANTIZERS):
         entry.load()
-    config = json.loads((path / "config.json").read_text())
+    config = json.loads((path / CONFIG_FILE).read_text())
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method is not None and method not in AUTO_QUANTIZER_MAPPING:
         raise EvalError(

@@ -21,13 +21,12 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from wf_formats.errors import LoadError
+from wf_formats.file_names import WEIGHTS_FILE, WEIGHTS_INDEX_FILE
 from wf_formats.json_file import read_json
 from wf_formats.mapping import map_file, release_pages
 
 MAX_HEADER_BYTES = 1 << 24
 """A hundred times what a model of a thousand tensors needs."""
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1"} | {
     "I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1"
 }  # fmt: skip
@@ -176,9 +175,9 @@ def open_folder(folder: Path) -> SafetensorsFolder:
     Raises:
         LoadError: a file is missing or damaged, or the index disagrees with the files.
     """
-    index = folder / INDEX_FILE
+    index = folder / WEIGHTS_INDEX_FILE
     if not index.is_file():
-        file = open_safetensors(_existing(folder / SINGLE_FILE))
+        file = open_safetensors(_existing(folder / WEIGHTS_FILE))
         return SafetensorsFolder(dict.fromkeys(file.tensors, file))
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(_is_file_name(name) for name in weight_map.values()):

@@ -1,6 +1,11 @@
-"""The ternary weight schemes by name, as wrinklefree.json, config.json and configurations spell them."""
+"""Names of ternary weights, as wrinklefree.json, config.json and configurations spell them."""
 
 from __future__ import annotations
 
 GROUP_SIZES: dict[str, int | None] = {"tensor": None, "group64": 64, "group128": 128}
 """Scheme -> inputs of a row that share a scale; None: the whole matrix shares one."""
+
+MASTER_METHOD = "wrinklefree"
+"""quant_method of a folder with float master weights (a training checkpoint)."""
+PACKED_METHOD = "wrinklefree_packed"
+"""quant_method of a folder with packed codes (packed_codes.py) and group scales."""

@@ -7,15 +7,20 @@ context length, a page shared by mistake or given away too early changes the tex
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.async_engine import AsyncNativeEngine
+from wrinklefree_inference.native.inbox import Event, Inbox
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import PAGE_TOKENS
-from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
+from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
 
 VOCAB = 64
 EOS = 0
@@ -170,6 +175,53 @@ class ToyStream:
 
     def flush(self):
         return self._decoder.decode(b"", final=True)
+
+
+class TokenStream(AsyncIterator[Delta]):
+    """Deltas of one request; it is cancelled when the stream is closed or dropped before its end, and when
+    the task that waits for the next delta is cancelled."""
+
+    def __init__(self, inbox: Inbox, cancel: Callable[[], None]) -> None:
+        self._inbox, self._cancel = inbox, cancel
+        self._events: list[Event] = []
+        self._is_ended = False
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._is_ended:
+            raise StopAsyncIteration
+        try:
+            if not self._events:
+                self._events = [event for _, event in await self._inbox.take_all()]
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if not self._events:
+            raise StopAsyncIteration
+        event = self._events.pop(0)
+        self._is_ended = isinstance(event, EngineError) or event.finish_reason is not None
+        if isinstance(event, EngineError):
+            raise event
+        return event
+
+    async def aclose(self) -> None:
+        """Cancel the request if it has not ended."""
+        if not self._is_ended:
+            self._is_ended = True
+            self._cancel()
+            self._inbox.close()
+
+    def __del__(self) -> None:
+        if not self._is_ended:
+            self._cancel()
+
+
+def submit(engine: AsyncNativeEngine, request: GenerationRequest) -> TokenStream:
+    """Queue a request that has a reader of its own; it runs whether the stream is read or not."""
+    inbox = Inbox()
+    return TokenStream(inbox, engine.submit_to(inbox, 0, request))
 
 
 def make_model(num_pages=32, context_tokens=1024):

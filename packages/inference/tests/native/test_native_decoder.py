@@ -84,7 +84,7 @@ def test_together_under_pressure_as_alone(toy, make_model):
     ]
 
     async def read(engine, request):
-        entries = [entry async for delta in engine.submit(request) for entry in delta.logprobs]
+        entries = [entry async for delta in toy.submit(engine, request) for entry in delta.logprobs]
         assert len(entries) == request.sampling.max_tokens
         return entries
 

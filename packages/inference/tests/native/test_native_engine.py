@@ -59,7 +59,7 @@ def test_a_request_is_streamed(run, toy):
     request = toy.make_request(range(9, 50), max_tokens=30, seed=4, ignore_eos=True)
 
     async def scenario(engine):
-        stream = engine.submit(request)
+        stream = toy.submit(engine, request)
         text, tokens, last = await read(stream)
         assert [delta async for delta in stream] == []
         return text, tokens, last, engine.stats()
@@ -95,7 +95,7 @@ def test_many_clients_come_and_leave(run, toy):
 
     async def client(engine, request, leaves_after):
         await asyncio.sleep(rng.random() * 0.1)
-        stream = engine.submit(request)
+        stream = toy.submit(engine, request)
         if leaves_after is None:
             return await read(stream)
         for _ in range(leaves_after):
@@ -125,7 +125,7 @@ def test_a_seed_of_none_differs_each_time(run, toy):
     async def scenario(engine):
         return await asyncio.gather(
             *(
-                read(engine.submit(toy.make_request([9, 10], max_tokens=20, ignore_eos=True)))
+                read(toy.submit(engine, toy.make_request([9, 10], max_tokens=20, ignore_eos=True)))
                 for _ in range(3)
             )
         )
@@ -136,7 +136,7 @@ def test_a_seed_of_none_differs_each_time(run, toy):
 def test_cancelling_the_reading_task_cancels_the_request(run, toy):
     async def scenario(engine):
         task = asyncio.create_task(
-            read(engine.submit(toy.make_request([9], max_tokens=900, ignore_eos=True)))
+            read(toy.submit(engine, toy.make_request([9], max_tokens=900, ignore_eos=True)))
         )
         await until(lambda: engine.stats().running == 1)
         task.cancel()
@@ -151,7 +151,7 @@ def test_cancelling_the_reading_task_cancels_the_request(run, toy):
 
 def test_a_dropped_stream_is_cancelled(run, toy, caplog):
     async def scenario(engine):
-        stream = engine.submit(toy.make_request([9], max_tokens=900, ignore_eos=True))
+        stream = toy.submit(engine, toy.make_request([9], max_tokens=900, ignore_eos=True))
         await anext(stream)
         del stream
         gc.collect()
@@ -167,19 +167,19 @@ def test_a_full_queue_is_busy(run, toy):
         return toy.make_request([9], ignore_eos=True, **options)
 
     async def scenario(engine):
-        streams = [engine.submit(request(max_tokens=4)) for _ in range(3)]
+        streams = [toy.submit(engine, request(max_tokens=4)) for _ in range(3)]
         with pytest.raises(EngineBusy, match="1 requests are waiting already: try again in 5 s") as first:
-            engine.submit(request(max_tokens=4))
+            toy.submit(engine, request(max_tokens=4))
         assert first.value.retry_after_s == 5
         for stream in streams:
             await read(stream)
-        streams = [engine.submit(request(max_tokens=900)) for _ in range(3)]
+        streams = [toy.submit(engine, request(max_tokens=900)) for _ in range(3)]
         with pytest.raises(EngineBusy) as second:
-            engine.submit(request(max_tokens=4))
+            toy.submit(engine, request(max_tokens=4))
         assert second.value.retry_after_s == 1
         await streams[0].aclose()
         await until(lambda: engine.stats().cancelled_total == 1)
-        streams.append(engine.submit(request(max_tokens=1)))
+        streams.append(toy.submit(engine, request(max_tokens=1)))
         assert engine.stats().waiting + engine.stats().running == 3
 
     run(scenario, limits=QueueOptions(2, 1, 8, 4), delay_s=0.002)
@@ -189,12 +189,12 @@ def test_what_cannot_be_answered_is_refused_at_once(run, toy):
     async def scenario(engine):
         assert engine.context_tokens == 64
         with pytest.raises(RequestTooLong, match="60 prompt tokens and max_tokens 5 exceed the 64 tokens"):
-            engine.submit(toy.make_request([9] * 60, max_tokens=5))
+            toy.submit(engine, toy.make_request([9] * 60, max_tokens=5))
         with pytest.raises(ValueError, match="the prompt has no tokens"):
-            engine.submit(toy.make_request([], max_tokens=5))
+            toy.submit(engine, toy.make_request([], max_tokens=5))
         for wrong in (-1, 64):
             with pytest.raises(ValueError, match=f"prompt id {wrong} is not in the vocabulary of 64"):
-                engine.submit(toy.make_request([9, wrong], max_tokens=5))
+                toy.submit(engine, toy.make_request([9, wrong], max_tokens=5))
 
     run(scenario, num_pages=2)
 
@@ -202,7 +202,8 @@ def test_what_cannot_be_answered_is_refused_at_once(run, toy):
 def test_a_failed_step_ends_everything_with_the_reason(run, toy, caplog):
     async def scenario(engine):
         streams = [
-            engine.submit(toy.make_request([9], max_tokens=99, seed=1, ignore_eos=True)) for _ in range(3)
+            toy.submit(engine, toy.make_request([9], max_tokens=99, seed=1, ignore_eos=True))
+            for _ in range(3)
         ]
         for stream in streams:
             with pytest.raises(EngineError, match="the cache is on fire"):
@@ -212,7 +213,7 @@ def test_a_failed_step_ends_everything_with_the_reason(run, toy, caplog):
         assert not stats.healthy
         assert "the cache is on fire" in stats.error
         with pytest.raises(EngineError, match="the engine has failed"):
-            engine.submit(toy.make_request([9], max_tokens=1))
+            toy.submit(engine, toy.make_request([9], max_tokens=1))
         await engine.drain(1)
 
     run(scenario, fail_at=5, limits=QueueOptions(2, 5, 8, 4))
@@ -222,13 +223,13 @@ def test_a_failed_step_ends_everything_with_the_reason(run, toy, caplog):
 def test_drain_finishes_what_runs(run, toy, caplog):
     async def scenario(engine):
         request = toy.make_request([9], max_tokens=40, ignore_eos=True)
-        tasks = [asyncio.create_task(read(engine.submit(request))) for _ in range(3)]
+        tasks = [asyncio.create_task(read(toy.submit(engine, request))) for _ in range(3)]
         await asyncio.sleep(0)
         draining = asyncio.create_task(engine.drain(20))
         await asyncio.sleep(0)
         assert engine.stats().draining
         with pytest.raises(EngineError, match="shutting down"):
-            engine.submit(request)
+            toy.submit(engine, request)
         await draining
         assert engine.stats().running == 0
         return [(await task)[2].finish_reason for task in tasks]
@@ -239,21 +240,21 @@ def test_drain_finishes_what_runs(run, toy, caplog):
 
 def test_drain_cancels_what_takes_too_long(run, toy, caplog):
     async def scenario(engine):
-        stream = engine.submit(toy.make_request([9], max_tokens=900, ignore_eos=True))
+        stream = toy.submit(engine, toy.make_request([9], max_tokens=900, ignore_eos=True))
         await anext(stream)
         await engine.drain(0.05)
         assert "1 requests are cancelled after 0.1 s" in caplog.text
         with pytest.raises(EngineError, match="closed before the answer was complete"):
             await read(stream)
         with pytest.raises(EngineError, match="shutting down"):
-            engine.submit(toy.make_request([9], max_tokens=1))
+            toy.submit(engine, toy.make_request([9], max_tokens=1))
 
     run(scenario, delay_s=0.002)
 
 
 def test_deltas_that_nobody_reads_wait(run, toy):
     async def scenario(engine):
-        stream = engine.submit(toy.make_request([9], max_tokens=25, seed=3, ignore_eos=True))
+        stream = toy.submit(engine, toy.make_request([9], max_tokens=25, seed=3, ignore_eos=True))
         await until(lambda: engine.stats().finished_total == 1)
         return await read(stream)
 
@@ -264,7 +265,7 @@ def test_an_engine_belongs_to_one_loop(toy):
     engine = AsyncNativeEngine(toy.make_model())
 
     async def use():
-        return await read(engine.submit(toy.make_request([9], max_tokens=2, ignore_eos=True)))
+        return await read(toy.submit(engine, toy.make_request([9], max_tokens=2, ignore_eos=True)))
 
     asyncio.run(use())
     with pytest.raises(EngineError, match="another event loop"):

@@ -13,9 +13,9 @@ The options (options.py) are there without PyTorch; all other names are loaded o
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from wf_formats.lazy import lazy_names
 from wf_ptq.options import BlockOptions, DistilOptions, Rates, RefineOptions, SolveOptions
 
 if TYPE_CHECKING:
@@ -42,21 +42,18 @@ __all__ = [
     "walk_blocks",
 ]
 
-_HOMES = {
-    "BlockError": "walk",
-    "BlockMethod": "walk",
-    "BlockReport": "ternary.block",
-    "BlockRunner": "streams",
-    "BlockStore": "walk",
-    "Distiller": "distil",
-    "TernaryMethod": "ternary.block",
-    "faster_dtype": "streams",
-    "take_block": "walk",
-    "walk_blocks": "walk",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"wf_ptq.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "BlockError": "walk",
+        "BlockMethod": "walk",
+        "BlockReport": "ternary.block",
+        "BlockRunner": "streams",
+        "BlockStore": "walk",
+        "Distiller": "distil",
+        "TernaryMethod": "ternary.block",
+        "faster_dtype": "streams",
+        "take_block": "walk",
+        "walk_blocks": "walk",
+    },
+)

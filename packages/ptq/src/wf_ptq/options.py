@@ -10,9 +10,9 @@ class Rates:
     """Peak steps of Adam: of latent weights and scales as shares of the matrix's mean scale, of
     vectors (gains, biases) as shares of their mean magnitude."""
 
-    latent: float
-    scale: float
-    vector: float
+    latent: float = 0.0
+    scale: float = 0.007
+    vector: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class RefineOptions:
 
     num_steps: int = 128
     batch_size: int = 1
-    rates: Rates = field(default_factory=lambda: Rates(latent=0.01, scale=0.007, vector=0.005))
+    rates: Rates = field(default_factory=lambda: Rates(latent=0.01))
 
 
 @dataclass(frozen=True)
 class BlockOptions:
     """num_moment_sequences: how many sequences of the stream the second moments are taken from."""
 
-    num_moment_sequences: int = 128
+    num_moment_sequences: int = 64
     solve: SolveOptions = field(default_factory=SolveOptions)
     refine: RefineOptions = field(default_factory=RefineOptions)
 
@@ -48,4 +48,4 @@ class DistilOptions:
     num_steps: int = 400
     batch_size: int = 1
     logit_tokens: int = 512
-    rates: Rates = field(default_factory=lambda: Rates(latent=0.0, scale=0.007, vector=0.005))
+    rates: Rates = field(default_factory=Rates)

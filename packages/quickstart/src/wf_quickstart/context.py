@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from wf_formats.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from wf_formats.json_file import read_value
 from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
@@ -52,7 +53,7 @@ class Context:
     @property
     def speaks_chatml(self) -> bool:
         """Whether the model's chat template is that of the packaged conversations."""
-        files = (self.teacher / name for name in ("chat_template.jinja", "tokenizer_config.json"))
+        files = (self.teacher / name for name in (CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE))
         return any(CHATML in path.read_text(encoding="utf-8") for path in files if path.is_file())
 
     @property

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wf_formats.packaged import ModelSource
+from wf_formats.file_names import CONFIG_FILE
+from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_quickstart.errors import QuickstartError
 
 
@@ -32,7 +33,7 @@ class Options:
     @property
     def model_label(self) -> str:
         if self.name is None:
-            return "SmolLM2-135M-Instruct"
+            return PACKAGED_MODEL
         return self.name.rstrip("/").rsplit("/", 1)[-1]
 
     def identity(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _parse_model(model: str) -> tuple[ModelSource, str | None]:
         return ModelSource.hub, name
     if kind == "path" and name:
         folder = Path(name).expanduser().resolve()
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG_FILE).is_file():
             raise QuickstartError(
                 f"--model {model}: {folder} has no config.json; give a Hugging Face model folder"
             )

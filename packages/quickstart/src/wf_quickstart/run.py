@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from wf_formats.file_names import META_FILE
 from wf_quickstart import steps, training
 from wf_quickstart.context import EXPERIMENT, Context
 from wf_quickstart.display import Display, StepLine
@@ -36,7 +37,7 @@ class Step:
 
 
 def _stage_output(stage: str) -> tuple[str, ...]:
-    return (f"checkpoints/{EXPERIMENT}/{stage}/final/wrinklefree.json",)
+    return (f"checkpoints/{EXPERIMENT}/{stage}/final/{META_FILE}",)
 
 
 def plan(options: Options) -> list[Step]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_text
+from wf_formats.file_names import META_FILE
 from wrinklefree.checkpoints.lightning_io import FIGURES_FILE
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
@@ -46,7 +47,7 @@ class RunFolder:
 
     @property
     def is_complete(self) -> bool:
-        return (self.final / "wrinklefree.json").is_file()
+        return (self.final / META_FILE).is_file()
 
     @property
     def has_progress(self) -> bool:

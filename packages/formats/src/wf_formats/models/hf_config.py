@@ -24,14 +24,14 @@ from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.rope import scaled_frequencies
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
 
 
 class Storage(Enum):
     """What a matrix looks like in the file."""
 
     MASTER = "float master weights"
-    PACKED_INPUTS = "wrinklefree_packed"
+    PACKED_INPUTS = PACKED_METHOD
     PACKED_ROWS = "bitnet, packed"
     VALUES = "floats that are ternary already"
 
@@ -99,14 +99,14 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
     method = settings.get("quant_method")
     if method == "bitnet":
         return _bitnet(settings)
-    if method not in ("wrinklefree", "wrinklefree_packed"):
-        known = "wrinklefree, wrinklefree_packed and bitnet"
+    if method not in (MASTER_METHOD, PACKED_METHOD):
+        known = f"{MASTER_METHOD}, {PACKED_METHOD} and bitnet"
         raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
     scheme = settings.get("scheme")
     if not isinstance(scheme, str) or scheme not in GROUP_SIZES:
         known = ", ".join(GROUP_SIZES)
         raise LoadError(f"quantization scheme {scheme!r:.60} is unknown; known are {known}")
-    if method == "wrinklefree_packed":
+    if method == PACKED_METHOD:
         if GROUP_SIZES[scheme] is None:
             raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
         return Quantization(Storage.PACKED_INPUTS, scheme)

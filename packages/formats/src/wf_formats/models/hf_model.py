@@ -26,7 +26,7 @@ from wf_formats.families.block import (
     hf_name,
     part_shape,
 )
-from wf_formats.gguf.codecs import FOUR_CODES
+from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.json_file import read_json
 from wf_formats.matrix import NumpyMatrix, check_scales
 from wf_formats.models.completeness import check_layers, check_tensors
@@ -41,9 +41,8 @@ from wf_formats.models.hf_config import (
 from wf_formats.models.hf_tensors import expected_tensors
 from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.models.source import MasterQuantizer
+from wf_formats.packed_codes import unpack_inputs, unpack_rows
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
-
-META_FILE = "wrinklefree.json"
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,10 @@ class HfModel:
             case Storage.MASTER:
                 return self._quantized(described, name, folded)
             case Storage.PACKED_INPUTS:
-                packed = self._packed(name)
-                codes = FOUR_CODES[packed].view(np.int8).reshape(shape)
-                return from_blocks(described, codes, self._scales(name))
+                return from_blocks(described, unpack_inputs(self._packed(name)), self._scales(name))
             case Storage.PACKED_ROWS:
                 scales = np.full((shape[0], 1), self._scales(name).reshape(()), np.float32)
-                return from_blocks(described, _unpack_row_blocks(self._packed(name)), scales)
+                return from_blocks(described, unpack_rows(self._packed(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
 
@@ -139,7 +136,7 @@ def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) 
     Raises:
         LoadError: a file is missing or damaged, or something is not supported; names it.
     """
-    settings = read_json(folder / "config.json")
+    settings = read_json(folder / CONFIG_FILE)
     config, quantization = read_config(settings), read_quantization(settings)
     if quantization.storage is Storage.MASTER and quantize_master is None:
         raise LoadError(
@@ -187,15 +184,3 @@ def _folded_floors(folder: Path, settings: Mapping[str, Any], quantization: Quan
     if not isinstance(conversion, dict):
         raise LoadError(f"{path}: conversion is {conversion!r:.60}, not an object")
     return checked_floors(conversion.get("sub_norm_log2_floor") or {})
-
-
-def _unpack_row_blocks(packed: np.ndarray) -> np.ndarray:
-    """uint8 [out / 4, in] -> int8 [out, in]: byte [r, c] holds q[r + i R, c] + 1 at bits 2 i."""
-    rows, columns = packed.shape
-    codes = np.empty((4, rows, columns), np.int8)
-    levels = codes.view(np.uint8)
-    for plane in range(4):
-        np.right_shift(packed, 2 * plane, out=levels[plane])
-    levels &= 3
-    codes -= 1
-    return codes.reshape(4 * rows, columns)

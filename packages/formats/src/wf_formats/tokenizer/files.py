@@ -9,6 +9,7 @@ from typing import Any
 
 import tokenizers
 
+from wf_formats.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_json
 from wf_formats.tokenizer.source import TokenizerError
 
@@ -31,7 +32,7 @@ class TokenizerFiles:
 
     @property
     def path(self) -> Path:
-        return self.folder / "tokenizer.json"
+        return self.folder / TOKENIZER_FILE
 
     @property
     def special_tokens(self) -> dict[str, str]:
@@ -53,10 +54,10 @@ def read_files(folder: Path) -> TokenizerFiles:
     Raises:
         TokenizerError: tokenizer.json is missing, or a file is damaged or huge.
     """
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER_FILE
     if not path.is_file():
         raise TokenizerError(f"{path} is missing: {folder} has no tokenizer.json, the fast tokenizer's file")
-    config = optional_json(folder / "tokenizer_config.json")
+    config = optional_json(folder / TOKENIZER_CONFIG_FILE)
     template, has_others = _template(folder, config)
     return TokenizerFiles(folder, read_json(path, TokenizerError), config, template, has_others)
 
@@ -73,7 +74,7 @@ def content_of(token: Any) -> str | None:
 
 
 def _template(folder: Path, config: dict[str, Any]) -> tuple[str | None, bool]:
-    path = folder / "chat_template.jinja"
+    path = folder / CHAT_TEMPLATE_FILE
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8"), False

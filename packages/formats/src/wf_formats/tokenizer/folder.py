@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders
 
+from wf_formats.file_names import CONFIG_FILE, GENERATION_CONFIG_FILE
 from wf_formats.tokenizer.files import content_of, optional_json, read_files
 from wf_formats.tokenizer.source import TokenizerError, TokenizerSource
 
@@ -55,7 +56,7 @@ def _as_int(text: Any) -> int | None:
 
 def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, special: Mapping[str, str]) -> frozenset[int]:
     found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
+    for name in (GENERATION_CONFIG_FILE, CONFIG_FILE):
         stated = optional_json(folder / name).get("eos_token_id")
         found.update(
             value for value in (stated if isinstance(stated, list) else [stated]) if type(value) is int

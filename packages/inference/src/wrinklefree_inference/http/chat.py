@@ -8,9 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.requests import ChatRequest
 from wrinklefree_inference.http.responses import (
+    LOWEST_LOGPROB,
     AssistantMessage,
     ChatChoice,
     ChatCompletion,
@@ -23,13 +25,9 @@ from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,
     Service,
-    new_id,
-    now,
     respond,
 )
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
-
-LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity; OpenAI's number
 
 
 def router(service: Service) -> APIRouter:
@@ -63,8 +61,8 @@ class ChatForm:
     """Chunks and the whole of a chat completion; see `service.AnswerForm`."""
 
     def __init__(self, model: str, body: ChatRequest) -> None:
-        self._id, self._created, self._model = new_id("chatcmpl"), now(), model
-        self._has_logprobs, self._has_usage = bool(body.logprobs), body.includes_usage
+        self._envelope = Envelope("chatcmpl", "chat.completion.chunk", model, body.includes_usage)
+        self._has_logprobs = bool(body.logprobs)
         num_choices = body.n or 1
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
         self._logprobs: list[list[TokenLogprobs]] = [[] for _ in range(num_choices)]
@@ -90,7 +88,11 @@ class ChatForm:
             for index, texts in enumerate(self._texts)
         ]
         return ChatCompletion(
-            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage
+            id=self._envelope.id,
+            created=self._envelope.created,
+            model=self._envelope.model,
+            choices=choices,
+            usage=generation.usage,
         )
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
@@ -106,7 +108,7 @@ class ChatForm:
 
     def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """No choices, only tokens."""
-        return self._envelope([]) | {"usage": usage.model_dump()}
+        return self._envelope.usage_chunk(usage)
 
     def _chunk(
         self,
@@ -120,17 +122,7 @@ class ChatForm:
             content = [_logprobs(token).model_dump() for token in delta.logprobs]
             logprobs = {"content": content, "refusal": None}
         choice = {"index": index, "delta": added, "logprobs": logprobs, "finish_reason": reason}
-        return self._envelope([choice])
-
-    def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        envelope = {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._model,
-            "choices": choices,
-        }
-        return envelope | {"usage": None} if self._has_usage else envelope
+        return self._envelope.chunk([choice])
 
 
 def _logprobs(token: TokenLogprob) -> TokenLogprobs:

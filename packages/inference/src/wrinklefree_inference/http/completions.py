@@ -9,10 +9,11 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wrinklefree_inference.http.chat import LOWEST_LOGPROB
+from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.requests import CompletionRequest
 from wrinklefree_inference.http.responses import (
+    LOWEST_LOGPROB,
     Completion,
     CompletionChoice,
     CompletionLogprobs,
@@ -22,8 +23,6 @@ from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,
     Service,
-    new_id,
-    now,
     respond,
 )
 from wrinklefree_inference.native.request import FinishReason, TokenLogprob
@@ -76,8 +75,7 @@ class CompletionForm:
     """Chunks and the whole of a text completion; see `service.AnswerForm`."""
 
     def __init__(self, model: str, body: CompletionRequest, num_choices: int) -> None:
-        self._id, self._created, self._model = new_id("cmpl"), now(), model
-        self._has_usage = body.includes_usage
+        self._envelope = Envelope("cmpl", "text_completion", model, body.includes_usage)
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
         self._logprobs = [_Logprobs() if body.logprobs is not None else None for _ in range(num_choices)]
         self._reasons: list[FinishReason] = ["stop"] * num_choices
@@ -105,7 +103,11 @@ class CompletionForm:
                 )
             )
         return Completion(
-            id=self._id, created=self._created, model=self._model, choices=choices, usage=generation.usage
+            id=self._envelope.id,
+            created=self._envelope.created,
+            model=self._envelope.model,
+            choices=choices,
+            usage=generation.usage,
         )
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
@@ -122,21 +124,11 @@ class CompletionForm:
                 "logprobs": logprobs.take().model_dump() if logprobs is not None else None,
                 "finish_reason": delta.finish_reason,
             }
-            yield self._envelope([choice])
+            yield self._envelope.chunk([choice])
 
     def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """No choices, only tokens."""
-        return self._envelope([]) | {"usage": usage.model_dump()}
-
-    def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        envelope = {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._model,
-            "choices": choices,
-        }
-        return envelope | {"usage": None} if self._has_usage else envelope
+        return self._envelope.usage_chunk(usage)
 
 
 class _Logprobs:

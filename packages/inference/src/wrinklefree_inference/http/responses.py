@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-FinishReason = Literal["stop", "length"]
+from wrinklefree_inference.native.request import FinishReason
+
+LOWEST_LOGPROB = -9999.0
+"""JSON has no minus infinity; OpenAI's number."""
 
 
 class PromptDetails(BaseModel):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -173,16 +171,6 @@ async def _frames(
         return
     ending = [frame(form.usage_chunk(generation.usage))] if body.includes_usage else []
     yield [*ending, DONE]
-
-
-def new_id(prefix: str) -> str:
-    """Id of an answer."""
-    return f"{prefix}-{uuid.uuid4().hex}"
-
-
-def now() -> int:
-    """Unix time."""
-    return int(time.time())
 
 
 def _sampling(body: SamplingFields, max_tokens: int, logprobs: int | None, number: int) -> SamplingParams:

@@ -1,7 +1,7 @@
 """The native engine for asyncio: many requests at a time on one decoder.
 
-`submit` makes a `Sequence` and gives it to the worker thread, which puts the new deltas of a step into their
-readers' inboxes and schedules one callback in the event loop that wakes the readers.
+`submit_to` makes a `Sequence` and gives it to the worker thread, which puts the new deltas of a step into
+their readers' inboxes and schedules one callback in the event loop that wakes the readers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.inbox import Inbox, Slot, TokenStream
+from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
@@ -68,15 +68,6 @@ class AsyncNativeEngine:
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the model expects before it."""
         return self._model.tokenize(text)
-
-    def submit(self, request: GenerationRequest) -> TokenStream:
-        """Queue a request; it runs whether the stream is read or not.
-
-        Raises:
-            EngineBusy, RequestTooLong, ValueError, EngineError: As `submit_to`.
-        """
-        inbox = Inbox()
-        return TokenStream(inbox, self.submit_to(inbox, 0, request))
 
     def submit_to(self, inbox: Inbox, number: int, request: GenerationRequest) -> Callable[[], None]:
         """Queue a request whose deltas go to `inbox` under a number.

@@ -54,10 +54,6 @@ class Tokenizer:
         """Highest id and one."""
         return len(self._bytes)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return self._chat_template is not None
-
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of a text; names of special tokens in it become those tokens, as in transformers.
 

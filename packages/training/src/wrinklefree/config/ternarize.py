@@ -26,7 +26,7 @@ class TernarizeConfig:
     tokens: int = 65536
     """Calibration tokens whose hidden states walk through the blocks."""
     sequence_length_tokens: int = 512
-    moment_tokens: int = 32768
+    moment_tokens: int = _BLOCK.num_moment_sequences * sequence_length_tokens
     """Of these, how many the second moments of the linears' inputs are taken from."""
     num_sweeps: int = _BLOCK.solve.num_sweeps
     """Sweeps of coordinate descent over each matrix."""

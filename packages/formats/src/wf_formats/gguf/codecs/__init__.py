@@ -15,7 +15,7 @@ Sources: ggml's block structs and dequantization. Checked against gguf-py, where
 
 from __future__ import annotations
 
-from wf_formats.gguf.codecs.base import FOUR_CODES, Codec, ExportType
+from wf_formats.gguf.codecs.base import Codec, ExportType
 from wf_formats.gguf.codecs.f16 import F16
 from wf_formats.gguf.codecs.i2_s import I2_S
 from wf_formats.gguf.codecs.q2_0 import Q2_0
@@ -26,7 +26,7 @@ from wf_formats.gguf.codecs.tq1_0 import TQ1_0
 from wf_formats.gguf.codecs.tq2_0 import TQ2_0
 from wf_formats.gguf.types import TensorType
 
-__all__ = ["CODECS", "EXPORT_TYPES", "FOUR_CODES", "GROUP_SIZES", "Codec", "ExportType"]
+__all__ = ["CODECS", "EXPORT_TYPES", "GROUP_SIZES", "Codec", "ExportType"]
 
 CODECS = {
     codec.type: codec

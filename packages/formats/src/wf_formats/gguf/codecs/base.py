@@ -48,11 +48,16 @@ def half_bytes(scales: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(scales).view(np.uint8)
 
 
-def _four_codes() -> np.ndarray:
-    """uint32 [256]: the int8 codes `(byte >> 2 i & 3) - 1`, i = 0..3, in memory order."""
-    levels = np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
-    return np.ascontiguousarray(levels.astype(np.int8) - np.int8(1)).view(np.uint32).reshape(-1)
+def gguf_py_encoder(kind: TensorType) -> Encoder:
+    """gguf-py's encoder of a ternary type whose last two bytes are d: it takes d = max|code|, and the
+    scale goes in its place."""
 
+    def encode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        from gguf import quants
+        from gguf.constants import GGMLQuantizationType
 
-FOUR_CODES = _four_codes()
-"""Decodes a byte of four 2-bit codes, first code lowest, by one look-up."""
+        data: np.ndarray = quants.quantize(codes.astype(np.float32), GGMLQuantizationType(kind))
+        data[:, -2:] = half_bytes(scales)
+        return data
+
+    return encode

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from wf_formats.gguf.codecs.base import FOUR_CODES, Codec, ExportType, half, half_bytes
+from wf_formats.gguf.codecs.base import Codec, ExportType, half, half_bytes
 from wf_formats.gguf.types import TensorType
+from wf_formats.packed_codes import pack_inputs, unpack_inputs
 
 
 def _decode(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
-    codes[:] = FOUR_CODES[blocks[:, 2:]].view(np.int8)
+    codes[:] = unpack_inputs(blocks[:, 2:])
     scales[:] = half(blocks)
 
 
 def _encode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    levels = (codes + 1).astype(np.uint8).reshape(-1, 16, 4)
-    packed = np.bitwise_or.reduce(levels << np.array([0, 2, 4, 6], np.uint8), axis=-1)
-    return np.hstack([half_bytes(scales), packed])
+    return np.hstack([half_bytes(scales), pack_inputs(codes)])
 
 
 Q2_0 = Codec(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wf_formats.gguf.codecs.base import Codec, ExportType, half, half_bytes
+from wf_formats.gguf.codecs.base import Codec, ExportType, gguf_py_encoder, half
 from wf_formats.gguf.types import TensorType
 
 
@@ -25,18 +25,9 @@ def _decode(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
     scales[:] = half(blocks[:, 52:])
 
 
-def _encode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    from gguf import quants
-    from gguf.constants import GGMLQuantizationType
-
-    data: np.ndarray = quants.quantize(codes.astype(np.float32), GGMLQuantizationType.TQ1_0)
-    data[:, -2:] = half_bytes(scales)  # gguf-py takes d = max|code|; the scale goes in its place
-    return data
-
-
 TQ1_0 = Codec(
     TensorType.TQ1_0,
     group=256,
     decode=_decode,
-    export=ExportType(_encode, file_type=36, activations=TensorType.Q8_K),
+    export=ExportType(gguf_py_encoder(TensorType.TQ1_0), file_type=36, activations=TensorType.Q8_K),
 )

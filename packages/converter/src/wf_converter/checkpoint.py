@@ -21,6 +21,7 @@ from safetensors import safe_open
 import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_formats.families.block import BLOCK_LINEARS
+from wf_formats.file_names import CONFIG_FILE
 from wf_formats.matrix import NumpyMatrix
 from wf_formats.packaged import PACKAGED_MODEL
 from wf_formats.schemes import GROUP_SIZES
@@ -30,8 +31,8 @@ TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in BLOCK_LINEARS)
 
 
 @dataclass(frozen=True)
-class Source:
-    """An opened checkpoint folder."""
+class ConvertedCheckpoint:
+    """An opened folder."""
 
     folder: Path
     config: dict[str, Any]
@@ -97,7 +98,7 @@ class Source:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the config and the weight files."""
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        digest = hashlib.sha256((self.folder / CONFIG_FILE).read_bytes())
         for path in sorted(set(self.files.values())):
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
@@ -126,7 +127,7 @@ class Source:
         return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
 
 
-def open_source(folder: Path | str) -> Source:
+def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """Opens a checkpoint folder.
 
     Raises:
@@ -134,7 +135,7 @@ def open_source(folder: Path | str) -> Source:
         ValueError: a scheme that no installed package knows.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise ExportError(f"{folder} is no checkpoint folder: config.json is missing")
     config = transformers.AutoConfig.from_pretrained(folder).to_dict()
     try:
@@ -149,7 +150,7 @@ def open_source(folder: Path | str) -> Source:
         )
     quantizer = _ternary_quantizer(conversion["scheme"])
     sub_norm = bool(conversion["sub_norm"])
-    return Source(folder, config, meta, quantizer, sub_norm, _tensor_files(folder))
+    return ConvertedCheckpoint(folder, config, meta, quantizer, sub_norm, _tensor_files(folder))
 
 
 def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:

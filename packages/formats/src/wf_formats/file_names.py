@@ -1,0 +1,13 @@
+"""Names of the files in a model folder: Hugging Face's, and our record beside them."""
+
+CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+"""Which tensor is in which file, where the weights are several files."""
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+META_FILE = "wrinklefree.json"
+"""Where the weights come from: format, stage, conversion or export."""

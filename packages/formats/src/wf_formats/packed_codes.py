@@ -1,0 +1,80 @@
+"""Four ternary codes in a byte, in the two orders that Hugging Face folders know.
+
+With levels u = q + 1 in {0, 1, 2} for codes q in {-1, 0, 1}, and i = 0..3:
+
+    inputs  uint8 [out, in / 4]  byte [r, c] holds u[r, 4 c + i] at bit 2 i
+            quant_method "wrinklefree_packed". Codes run along the inputs: rows, and columns in fours,
+            can be cut for tensor parallelism without repacking. GGUF's Q2_0 has it within a block.
+    rows    uint8 [out / 4, in]  byte [r, c] holds u[r + i R, c] at bit 2 i, R = out / 4
+            quant_method "bitnet", that of transformers (`integrations.bitnet`), by blocks of rows.
+
+The level 3 is no code; unpacking makes 2 of it, which a reader of foreign files has to look for.
+Cost: one pass over the bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CODES_PER_BYTE = 4
+SHIFTS = (0, 2, 4, 6)
+"""Bits of the four codes."""
+
+
+def _four_codes() -> np.ndarray:
+    """uint32 [256]: the int8 codes `(byte >> 2 i & 3) - 1`, i = 0..3, in memory order."""
+    levels = np.arange(256, dtype=np.uint8)[:, None] >> np.array(SHIFTS, np.uint8) & 3
+    return np.ascontiguousarray(levels.astype(np.int8) - np.int8(1)).view(np.uint32).reshape(-1)
+
+
+_FOUR_CODES = _four_codes()
+"""Decodes a byte of four 2-bit codes, first code lowest, by one look-up."""
+
+
+def pack_inputs(codes: np.ndarray) -> np.ndarray:
+    """int8 [out, in] in {-1, 0, 1} -> uint8 [out, in / 4].
+
+    Raises:
+        ValueError: the number of inputs is no multiple of 4.
+    """
+    rows, columns = codes.shape
+    if columns % CODES_PER_BYTE:
+        raise ValueError(f"{columns} inputs are no multiple of {CODES_PER_BYTE}, the codes of a byte")
+    return _packed(codes.reshape(rows, -1, CODES_PER_BYTE), axis=2)
+
+
+def unpack_inputs(packed: np.ndarray) -> np.ndarray:
+    """uint8 [out, in / 4] -> int8 [out, in]."""
+    codes: np.ndarray = _FOUR_CODES[packed].view(np.int8).reshape(packed.shape[0], -1)
+    return codes
+
+
+def pack_rows(codes: np.ndarray) -> np.ndarray:
+    """int8 [out, in] in {-1, 0, 1} -> uint8 [out / 4, in].
+
+    Raises:
+        ValueError: the number of rows is no multiple of 4.
+    """
+    rows, columns = codes.shape
+    if rows % CODES_PER_BYTE:
+        raise ValueError(f"{rows} rows are no multiple of {CODES_PER_BYTE}, as transformers' packing needs")
+    return _packed(codes.reshape(CODES_PER_BYTE, -1, columns), axis=0)
+
+
+def unpack_rows(packed: np.ndarray) -> np.ndarray:
+    """uint8 [out / 4, in] -> int8 [out, in]."""
+    rows, columns = packed.shape
+    codes = np.empty((CODES_PER_BYTE, rows, columns), np.int8)
+    levels = codes.view(np.uint8)
+    for plane, shift in enumerate(SHIFTS):
+        np.right_shift(packed, shift, out=levels[plane])
+    levels &= 3
+    codes -= 1
+    return codes.reshape(CODES_PER_BYTE * rows, columns)
+
+
+def _packed(codes: np.ndarray, axis: int) -> np.ndarray:
+    """Joins the four codes along `axis`."""
+    levels = np.moveaxis((codes + 1).astype(np.uint8), axis, -1)
+    packed: np.ndarray = np.bitwise_or.reduce(levels << np.array(SHIFTS, np.uint8), axis=-1)
+    return packed
