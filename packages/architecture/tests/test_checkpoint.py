@@ -120,7 +120,7 @@ def test_dense_folders_load_too(tiny_llama, tmp_path) -> None:
 
 def test_damage_is_named(tiny_llama, tmp_path) -> None:
     folder = tmp_path / "checkpoint"
-    with pytest.raises(CheckpointError, match="is no folder"):
+    with pytest.raises(CheckpointError, match="is not a folder"):
         load_checkpoint(folder)
     save_checkpoint(converted(tiny_llama(), "group64"), None, folder, {})
     weights = folder / "model.safetensors"
@@ -174,7 +174,7 @@ def test_sources_are_named_not_guessed(tmp_path) -> None:
         load_dense("path")
     with pytest.raises(ValueError, match="not 'other'"):
         load_dense("packaged", "other")
-    with pytest.raises(CheckpointError, match="is no folder"):
+    with pytest.raises(CheckpointError, match="is not a folder"):
         load_dense("path", str(tmp_path / "nowhere"))
 
 

@@ -18,9 +18,9 @@ def test_auto_takes_the_fastest_exact_type(columns, grouped, kind):
 @pytest.mark.parametrize(
     ("columns", "grouped", "wanted", "reason", "alternatives"),
     [
-        (576, False, "tq2_0", "rows of 576 weights are no multiple of 256", "q2_0, q4_0, f16"),
+        (576, False, "tq2_0", "rows of 576 weights are not a multiple of 256", "q2_0, q4_0, f16"),
         (512, True, "tq1_0", "scales per group are finer than the 256-weight", "q2_0, q4_0, f16"),
-        (96, False, "q2_0", "rows of 96 weights are no multiple of 64", "q4_0, f16"),
+        (96, False, "q2_0", "rows of 96 weights are not a multiple of 64", "q4_0, f16"),
     ],
 )
 def test_a_type_that_cannot_hold_it_is_refused(columns, grouped, wanted, reason, alternatives):

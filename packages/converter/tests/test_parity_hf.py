@@ -98,7 +98,7 @@ def test_packing_is_that_of_transformers():
     packed = pack_rows(codes.numpy())
     torch.testing.assert_close(torch.from_numpy(packed), expected)
     assert (unpack_rows(packed) == unpack_weights(expected, torch.int8).numpy()).all()
-    with pytest.raises(ValueError, match="6 rows are no multiple of 4"):
+    with pytest.raises(ValueError, match="6 rows are not a multiple of 4"):
         pack_rows(codes[:6].numpy())
 
 

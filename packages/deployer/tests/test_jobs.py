@@ -225,7 +225,7 @@ else:
 """
 REFUSING_TRAINER = """
 import sys
-sys.stderr.write("configuration error: training.max_steps: 'oops' is no number\\n")
+sys.stderr.write("configuration error: training.max_steps: 'oops' is not a number\\n")
 sys.exit(2)
 """
 
@@ -254,7 +254,7 @@ def test_a_wrong_configuration_is_refused_before_a_job_starts(
     monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, "-c", REFUSING_TRAINER])
     result = runner.invoke(app, ["train", "-s", "2", "training.max_steps=oops"])
     assert result.exit_code == 2
-    assert "configuration error: training.max_steps: 'oops' is no number" in capfd.readouterr().err
+    assert "configuration error: training.max_steps: 'oops' is not a number" in capfd.readouterr().err
     assert not runs_dir.exists()
 
 

@@ -75,7 +75,7 @@ def test_every_group_gets_its_scale(kind, group):
 
 @pytest.mark.parametrize(("kind", "columns"), [("tq2_0", 576), ("q2_0", 96), ("q4_0", 40)])
 def test_rows_that_do_not_divide_are_refused(kind, columns):
-    with pytest.raises(FormatError, match=f"rows of {columns} weights are no multiple"):
+    with pytest.raises(FormatError, match=f"rows of {columns} weights are not a multiple"):
         encode(random_codes(2, columns), np.float32(1), TensorType[kind.upper()])
 
 

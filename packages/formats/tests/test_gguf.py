@@ -155,7 +155,7 @@ HOSTILE = {
     "keys": (assemble(counts=(0, 2**61)), "number of keys"),
     "tensors": (assemble(counts=(2**63, 0)), "number of tensors"),
     "string": (assemble([struct.pack("<Q", 2**62) + bytes(5)]), "name of key 0"),
-    "utf-8": (assemble([key("k", STRING, string(b"\xff"))]), "'k' at byte .* is no UTF-8"),
+    "utf-8": (assemble([key("k", STRING, string(b"\xff"))]), "'k' at byte .* is not UTF-8"),
     "type": (assemble([key("k", 13, b"\0" * 16)]), "unknown value type 13"),
     "item type": (
         assemble([key("k", ARRAY, struct.pack("<IQ", 77, 0))]),
@@ -174,7 +174,7 @@ HOSTILE = {
     "dimensions": (assemble((), [entry("t", (1,) * 5, 0, 0)]), "5 dimensions"),
     "empty": (assemble((), [entry("t", (0, 2), 0, 0)]), "is empty"),
     "rows": (assemble((), [entry("t", (2, 33), 8, 0)], bytes(99)), "no multiple of 32"),
-    "offset": (assemble((), [entry("t", (2,), 0, 4)], bytes(99)), "offset 4 is no multiple"),
+    "offset": (assemble((), [entry("t", (2,), 0, 4)], bytes(99)), "offset 4 is not a multiple"),
     "far offset": (assemble((), [entry("t", (2,), 0, 2**63)], bytes(99)), "ends inside tensor 't'"),
     "size": (assemble((), [entry("t", (2**40, 2**20), 0, 0)], bytes(99)), "ends inside tensor 't'"),
     "overflow": (assemble((), [entry("t", (2**63, 2**63), 0, 0)], bytes(99)), "ends inside tensor 't'"),

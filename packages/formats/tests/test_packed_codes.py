@@ -46,7 +46,7 @@ def test_the_level_that_is_no_code_shows():
 
 
 def test_what_fills_no_byte_is_refused(codes):
-    with pytest.raises(ValueError, match="10 inputs are no multiple of 4"):
+    with pytest.raises(ValueError, match="10 inputs are not a multiple of 4"):
         pack_inputs(codes[:, :10])
-    with pytest.raises(ValueError, match="6 rows are no multiple of 4"):
+    with pytest.raises(ValueError, match="6 rows are not a multiple of 4"):
         pack_rows(codes[:6])

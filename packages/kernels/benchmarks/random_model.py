@@ -171,7 +171,7 @@ def tensors(shape: Shape, matrix_type: str, embedding_type: str) -> list[Tensor]
     """Every tensor of the file, in its order.
 
     Raises:
-        ValueError: rows of a matrix are no multiple of the type's block.
+        ValueError: rows of a matrix are not a multiple of the type's block.
     """
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     matrices = {
@@ -199,7 +199,7 @@ def tensors(shape: Shape, matrix_type: str, embedding_type: str) -> list[Tensor]
     for tensor in found:
         if tensor.shape[-1] % tensor.type.block:
             raise ValueError(
-                f"{tensor.name}: rows of {tensor.shape[-1]} are no multiple of the type's block of "
+                f"{tensor.name}: rows of {tensor.shape[-1]} are not a multiple of the type's block of "
                 f"{tensor.type.block}; choose another --type or --embeddings"
             )
     return found

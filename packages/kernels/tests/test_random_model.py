@@ -51,5 +51,5 @@ def test_a_seed_gives_the_same_file(tmp_path: Path):
 def test_rows_that_do_not_fit_a_block_are_refused(tmp_path: Path):
     done = write(tmp_path / "x.gguf", "smollm2-135m", "--type", "tq2_0")
     assert done.returncode == 1
-    assert "blk.0.attn_q.weight: rows of 576 are no multiple of the type's block of 256" in done.stderr
+    assert "blk.0.attn_q.weight: rows of 576 are not a multiple of the type's block of 256" in done.stderr
     assert not (tmp_path / "x.gguf").exists()

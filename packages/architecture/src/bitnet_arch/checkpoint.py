@@ -116,7 +116,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / META_FILE
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: {folder} is no WrinkleFree checkpoint")
+        raise CheckpointError(f"{path} is missing: {folder} is not a WrinkleFree checkpoint")
     try:
         meta = json.loads(path.read_text())
     except ValueError as error:
@@ -139,9 +139,9 @@ def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> 
 
 def _checked(folder: Path) -> Path:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder")
+        raise CheckpointError(f"{folder} is not a folder")
     if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{folder / CONFIG_FILE} is missing: {folder} is no model folder")
+        raise CheckpointError(f"{folder / CONFIG_FILE} is missing: {folder} is not a model folder")
     return folder
 
 

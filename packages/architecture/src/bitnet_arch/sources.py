@@ -33,7 +33,7 @@ def load_dense(
         dtype: of the parameters.
     Raises:
         ValueError: unknown source, or a name that is missing or not wanted.
-        CheckpointError: a folder that is no model.
+        CheckpointError: a folder that is not a model.
     """
     source = _parse_source(source)
     if source is ModelSource.packaged:

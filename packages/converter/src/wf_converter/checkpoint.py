@@ -136,7 +136,7 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise ExportError(f"{folder} is no checkpoint folder: config.json is missing")
+        raise ExportError(f"{folder} is not a checkpoint folder: config.json is missing")
     config = transformers.AutoConfig.from_pretrained(folder).to_dict()
     try:
         meta = bitnet_arch.read_meta(folder)

@@ -97,7 +97,7 @@ def choose_type(name: str, num_columns: int, is_group_scaled: bool, wanted: str)
     why = (
         f"its scales per group are finer than the {kind.block}-weight blocks of {kind.label}"
         if is_group_scaled and num_columns % kind.block == 0
-        else f"rows of {num_columns} weights are no multiple of {kind.block}, the block of {kind.label}"
+        else f"rows of {num_columns} weights are not a multiple of {kind.block}, the block of {kind.label}"
     )
     names = ", ".join(kind.label for kind in fitting)
     raise ExportError(f"{name}: {why}; types that hold it exactly: {names}, or auto")
@@ -166,7 +166,7 @@ def _plan_embedding(checkpoint: ConvertedCheckpoint, name: str, kind: str) -> Te
     shape, stored = checkpoint.shape(name), EMBEDDING_TYPES[kind]
     if shape[1] % stored.block:
         raise ExportError(
-            f"{name}: rows of {shape[1]} are no multiple of {stored.block}; use --embeddings f16"
+            f"{name}: rows of {shape[1]} are not a multiple of {stored.block}; use --embeddings f16"
         )
 
     def produce() -> np.ndarray:

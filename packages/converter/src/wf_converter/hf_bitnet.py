@@ -35,8 +35,8 @@ def check_bitnet(checkpoint: ConvertedCheckpoint) -> None:
     """Raises ExportError for a checkpoint that `BitNetForCausalLM` cannot represent."""
     if checkpoint.model_type != "bitnet":
         raise ExportError(
-            f"model type {checkpoint.model_type!r} with scheme {checkpoint.scheme} is no BitNetForCausalLM "
-            "(Llama-like, SubLN, one scale per matrix)"
+            f"model type {checkpoint.model_type!r} with scheme {checkpoint.scheme} is not a "
+            "BitNetForCausalLM (Llama-like, SubLN, one scale per matrix)"
         )
 
 

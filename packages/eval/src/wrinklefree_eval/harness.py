@@ -34,7 +34,7 @@ class EngineLM(TemplateLM):
         super().__init__()
         self._engine, self._prefix_ids = engine, prefix_ids
         self._scorer = engine.scorer
-        self.max_length = context_tokens - 1  # inputs; the last scored token is no input
+        self.max_length = context_tokens - 1  # inputs; the last scored token is not an input
 
     @property
     def eot_token_id(self) -> int:

@@ -21,7 +21,7 @@ def read_json(path: Path, error_type: type[ValueError] = LoadError) -> dict[str,
         ValueError: of that type; the file is missing, huge, no JSON, or something else than an object.
     """
     if not path.is_file():
-        raise error_type(f"{path} is missing: {path.parent} is no model folder")
+        raise error_type(f"{path} is missing: {path.parent} is not a model folder")
     contents = read_value(path, error_type)
     if not isinstance(contents, dict):
         raise error_type(f"{path} holds a JSON {type(contents).__name__}, not an object")

@@ -10,7 +10,7 @@ def map_file(path: Path, error: type[ValueError]) -> mmap.mmap:
     """Maps a file read-only.
 
     Raises:
-        ValueError: of the given class, if it is no regular file or empty.
+        ValueError: of the given class, if it is not a regular file or empty.
         OSError: it is missing or cannot be read.
     """
     size = path.stat().st_size

@@ -8,7 +8,7 @@ With levels u = q + 1 in {0, 1, 2} for codes q in {-1, 0, 1}, and i = 0..3:
     rows    uint8 [out / 4, in]  byte [r, c] holds u[r + i R, c] at bit 2 i, R = out / 4
             quant_method "bitnet", that of transformers (`integrations.bitnet`), by blocks of rows.
 
-The level 3 is no code; unpacking makes 2 of it, which a reader of foreign files has to look for.
+The level 3 is not a code; unpacking makes 2 of it, which a reader of foreign files has to look for.
 Cost: one pass over the bytes.
 """
 
@@ -35,11 +35,11 @@ def pack_inputs(codes: np.ndarray) -> np.ndarray:
     """int8 [out, in] in {-1, 0, 1} -> uint8 [out, in / 4].
 
     Raises:
-        ValueError: the number of inputs is no multiple of 4.
+        ValueError: the number of inputs is not a multiple of 4.
     """
     rows, columns = codes.shape
     if columns % CODES_PER_BYTE:
-        raise ValueError(f"{columns} inputs are no multiple of {CODES_PER_BYTE}, the codes of a byte")
+        raise ValueError(f"{columns} inputs are not a multiple of {CODES_PER_BYTE}, the codes of a byte")
     return _packed(codes.reshape(rows, -1, CODES_PER_BYTE), axis=2)
 
 
@@ -53,11 +53,13 @@ def pack_rows(codes: np.ndarray) -> np.ndarray:
     """int8 [out, in] in {-1, 0, 1} -> uint8 [out / 4, in].
 
     Raises:
-        ValueError: the number of rows is no multiple of 4.
+        ValueError: the number of rows is not a multiple of 4.
     """
     rows, columns = codes.shape
     if rows % CODES_PER_BYTE:
-        raise ValueError(f"{rows} rows are no multiple of {CODES_PER_BYTE}, as transformers' packing needs")
+        raise ValueError(
+            f"{rows} rows are not a multiple of {CODES_PER_BYTE}, as transformers' packing needs"
+        )
     return _packed(codes.reshape(CODES_PER_BYTE, -1, columns), axis=0)
 
 

@@ -87,7 +87,7 @@ def linear(
     """[..., cols] -> [..., rows] in the dtype of x; threads: `torch.get_num_threads()`.
 
     Raises:
-        ValueError: as `matrix_of`; x is no float tensor or has other columns.
+        ValueError: as `matrix_of`; x is not a float tensor or has other columns.
     """
     _check_input(x, cols)
     matrix = matrix_of(data, row_scales, group_scales, rows, cols, group_size, format)

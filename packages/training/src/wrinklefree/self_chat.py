@@ -37,7 +37,7 @@ def opening(tokenizer: Any) -> str:
     Raises: RunError, if the tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
-        raise RunError("the model has no chat template: it is no chat model; calibrate it on plain text")
+        raise RunError("the model has no chat template: it is not a chat model; calibrate it on plain text")
     rendered: str = tokenizer.apply_chat_template([{"role": "user", "content": _USER_TEXT}], tokenize=False)
     return rendered.partition(_USER_TEXT)[0]
 

@@ -93,12 +93,12 @@ def encode(codes: np.ndarray, scales: np.ndarray, kind: TensorType) -> np.ndarra
         uint8 [out, row bytes].
 
     Raises:
-        FormatError: K is no multiple of the block, a block would need two scales, or fp16 cannot
+        FormatError: K is not a multiple of the block, a block would need two scales, or fp16 cannot
             hold a scale within 2**-11.
     """
     rows, columns = codes.shape
     if columns % kind.block:
-        raise FormatError(f"rows of {columns} weights are no multiple of the {kind.block} of {kind.label}")
+        raise FormatError(f"rows of {columns} weights are not a multiple of the {kind.block} of {kind.label}")
     used = codes.reshape(rows, -1, kind.block).any(axis=-1)  # a block of zeros needs no scale
     scale_of_block = to_fp16(_block_scales(scales, rows, columns, kind) * used)
     blocks = codes.reshape(-1, kind.block)

@@ -126,7 +126,7 @@ def _tensors(header: Header, file_bytes: int) -> dict[str, GgufTensor]:
 def _checked(name: str, entry: TableEntry, header: Header, file_bytes: int) -> GgufTensor:
     tensor = GgufTensor(name, entry.shape, entry.ggml_type, header.data_start + entry.offset)
     if entry.offset % header.alignment:
-        raise GgufError(f"tensor {name!r}: offset {entry.offset} is no multiple of {header.alignment}")
+        raise GgufError(f"tensor {name!r}: offset {entry.offset} is not a multiple of {header.alignment}")
     num_bytes = tensor.num_bytes if entry.ggml_type in _KNOWN_TYPES else 1
     if tensor.offset + num_bytes > file_bytes:
         raise GgufError(

@@ -70,7 +70,7 @@ def parse_header(data: memoryview) -> Header:
         GgufError: anything that a well-formed file of version 2 or 3 does not have.
     """
     if bytes(data[:4]) != MAGIC:
-        raise GgufError(f"no GGUF file: it begins with {bytes(data[:4])!r}, not {MAGIC!r}")
+        raise GgufError(f"not a GGUF file: it begins with {bytes(data[:4])!r}, not {MAGIC!r}")
     cursor = _Cursor(data, 4)
     version = cursor.scalar("I", "the version")
     if version not in VERSIONS:
@@ -126,7 +126,7 @@ class _Cursor:
         try:
             return str(self.take(length, what), "utf-8")
         except UnicodeDecodeError as error:
-            raise GgufError(f"{what} at byte {start} is no UTF-8: {error.reason}") from error
+            raise GgufError(f"{what} at byte {start} is not UTF-8: {error.reason}") from error
 
 
 def _keys(cursor: _Cursor, count: int) -> dict[str, Any]:
@@ -191,5 +191,5 @@ def _entry(cursor: _Cursor, what: str) -> TableEntry:
         block = TensorType(kind).block
         if (shape[-1] if shape else 1) % block:
             name = TensorType(kind).label
-            raise GgufError(f"{what} of shape {shape} is {name}: its rows are no multiple of {block}")
+            raise GgufError(f"{what} of shape {shape} is {name}: its rows are not a multiple of {block}")
     return TableEntry(shape, kind, offset)

@@ -55,6 +55,6 @@ def _stored_shapes(config: DecoderConfig, quantization: Quantization, layer: int
         return {name: (rows, columns // 4), f"{name}_scale": (rows, columns // quantization.group_size)}
     if quantization.storage is Storage.PACKED_ROWS:
         if rows % 4:
-            raise LoadError(f"{name}: {rows} rows are no multiple of 4, as row blocks need")
+            raise LoadError(f"{name}: {rows} rows are not a multiple of 4, as row blocks need")
         return {name: (rows // 4, columns), f"{name}_scale": (1,)}
     return {name: (rows, columns)}

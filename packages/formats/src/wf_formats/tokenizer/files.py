@@ -79,7 +79,7 @@ def _template(folder: Path, config: dict[str, Any]) -> tuple[str | None, bool]:
         try:
             return path.read_text(encoding="utf-8"), False
         except UnicodeDecodeError as error:
-            raise TokenizerError(f"{path} is no UTF-8: {error.reason}") from error
+            raise TokenizerError(f"{path} is not UTF-8: {error.reason}") from error
     template = config.get("chat_template")
     if isinstance(template, list):  # several named ones: [{"name": ..., "template": ...}]
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}

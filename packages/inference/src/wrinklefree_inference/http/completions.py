@@ -167,7 +167,7 @@ def _top(token: TokenLogprob) -> dict[str, float]:
 
 
 def _name(text: str, utf8: bytes) -> str:
-    """The token's text; if it is no whole character, its bytes as OpenAI writes them (`bytes:\\xe2`)."""
+    """The token's text; if it is not a whole character, its bytes as OpenAI writes them (`bytes:\\xe2`)."""
     try:
         return utf8.decode("utf-8") if utf8 else text
     except UnicodeDecodeError:

@@ -33,7 +33,7 @@ class ChatTemplate:
             special_tokens: what templates know as `bos_token`, `eos_token`, ...
 
         Raises:
-            ChatTemplateError: `source` is no Jinja template.
+            ChatTemplateError: `source` is not a Jinja template.
         """
         self._special_tokens = dict(special_tokens)
         try:

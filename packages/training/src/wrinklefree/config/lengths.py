@@ -47,7 +47,7 @@ def run_lengths(config: TrainConfig) -> Lengths:
 
 
 def schedule_phases(schedule: ScheduleConfig, lengths: Lengths) -> Phases:
-    """Raises: ValueError naming the key whose value is no length, or phases that exceed the run."""
+    """Raises: ValueError naming the key whose value is not a length, or phases that exceed the run."""
     warmup = _steps("warmup", schedule.warmup, schedule.unit, lengths)
     decay = 0
     if schedule.kind is ScheduleKind.wsd:
