@@ -64,7 +64,7 @@ def test_damage_is_named(written, tmp_path):
     with pytest.raises(GgufError, match="ends inside tensor"):
         open_gguf(tmp_path / "cut.gguf")
     (tmp_path / "other.gguf").write_bytes(b"PK" + data)
-    with pytest.raises(GgufError, match="no GGUF file"):
+    with pytest.raises(GgufError, match="not a GGUF file"):
         open_gguf(tmp_path / "other.gguf")
 
 

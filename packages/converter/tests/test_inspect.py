@@ -35,6 +35,8 @@ def test_kinds_sizes_and_the_engine(files):
     weights = matrices["gguf"].num_weights
     assert matrices["checkpoint"].num_bytes == 4 * weights
     assert matrices["gguf"].num_bytes == weights * 18 // 64
+    assert {one.num_weights for one in matrices.values()} == {weights}
+    assert matrices["hf"].num_bytes == weights // 4
 
 
 def test_what_the_engine_refuses_is_told(files):

@@ -10,7 +10,7 @@ from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR, encode, to_fp16
 from wf_formats.gguf.blocks import values as decode_blocks
 from wf_formats.gguf.codecs import EXPORT_TYPES
 
-TYPES_IN_GGUF_PY = [TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q4_0, TensorType.F16]
+TYPES_IN_GGUF_PY = [TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q4_0, TensorType.F16, TensorType.Q8_0]
 
 
 def random_codes(rows: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from wf_formats.gguf import GgufError, TensorType, open_gguf
 from wf_formats.gguf.blocks import codes_and_scales, values
-from wf_formats.gguf.codecs import GROUP_SIZES
+from wf_formats.gguf.codecs import SCALE_GROUPS
 
 STRING, ARRAY, U32, BOOL = 8, 9, 4, 7
 HALF_POSITIONS = {
@@ -173,7 +173,7 @@ HOSTILE = {
     "tensor twice": (assemble((), [TENSORS[0]] * 2, DATA), "tensor 'one' occurs twice"),
     "dimensions": (assemble((), [entry("t", (1,) * 5, 0, 0)]), "5 dimensions"),
     "empty": (assemble((), [entry("t", (0, 2), 0, 0)]), "is empty"),
-    "rows": (assemble((), [entry("t", (2, 33), 8, 0)], bytes(99)), "no multiple of 32"),
+    "rows": (assemble((), [entry("t", (2, 33), 8, 0)], bytes(99)), "not a multiple of 32"),
     "offset": (assemble((), [entry("t", (2,), 0, 4)], bytes(99)), "offset 4 is not a multiple"),
     "far offset": (assemble((), [entry("t", (2,), 0, 2**63)], bytes(99)), "ends inside tensor 't'"),
     "size": (assemble((), [entry("t", (2**40, 2**20), 0, 0)], bytes(99)), "ends inside tensor 't'"),
@@ -226,7 +226,7 @@ def test_flipped_bytes_are_refused_or_read_in_bounds(opened, changes):
     try:
         file = opened(bytes(data))
         for name, tensor in file.tensors.items():
-            assert tensor.type in GROUP_SIZES or file.values(name).shape == tensor.shape
+            assert tensor.type in SCALE_GROUPS or file.values(name).shape == tensor.shape
     except GgufError:
         pass
 
@@ -248,9 +248,9 @@ def test_huge_numbers_cost_neither_time_nor_memory(opened, position, number):
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize("kind", GROUP_SIZES)
+@pytest.mark.parametrize("kind", SCALE_GROUPS)
 def test_random_bytes_decode_to_the_right_shape(kind):
     data = np.random.default_rng(2).integers(0, 256, kind.num_bytes(4 * 512), dtype=np.uint8)
     codes, scales = codes_and_scales(data, kind, 512)
     assert codes.shape == (4, 512)
-    assert scales.shape == (4, 512 // GROUP_SIZES[kind])
+    assert scales.shape == (4, 512 // SCALE_GROUPS[kind])

@@ -25,6 +25,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from wf_formats.gguf import TensorType
+from wf_formats.gguf.codecs import EXPORT_TYPES
+
 ALIGNMENT_BYTES = 32
 _CHUNK_BLOCKS = 1 << 17
 _U32, _F32, _STRING, _ARRAY, _I32, _BOOL = 4, 6, 8, 9, 5, 7
@@ -116,30 +119,31 @@ def _bytes(rng: np.random.Generator, blocks: int, size: int) -> np.ndarray:
     return np.frombuffer(rng.bytes(blocks * size), np.uint8).reshape(blocks, size)
 
 
-@dataclass(frozen=True)
-class TensorType:
-    """ggml number, weights and bytes of a block, and what fills blocks: (rng, blocks, scale) -> columns."""
+Fill = Callable[[np.random.Generator, int, float], list[np.ndarray]]
+"""(rng, blocks, scale) -> columns of the blocks' bytes."""
 
-    number: int
-    file_type: int
-    block: int
-    block_bytes: int
-    fill: Callable[[np.random.Generator, int, float], list[np.ndarray]]
+
+@dataclass(frozen=True)
+class FilledType:
+    """A type of GGUF and what fills its blocks."""
+
+    type: TensorType
+    fill: Fill
 
 
 MATRIX_TYPES = {
-    "tq1_0": TensorType(34, 36, 256, 54, _tq1_0),
-    "tq2_0": TensorType(35, 37, 256, 66, _tq2_0),
-    "q2_0": TensorType(42, 41, 64, 18, _q2_0),
-    "q4_0": TensorType(2, 2, 32, 18, _q4_0),
+    "tq1_0": FilledType(TensorType.TQ1_0, _tq1_0),
+    "tq2_0": FilledType(TensorType.TQ2_0, _tq2_0),
+    "q2_0": FilledType(TensorType.Q2_0, _q2_0),
+    "q4_0": FilledType(TensorType.Q4_0, _q4_0),
 }
 EMBEDDING_TYPES = {
-    "q6_k": TensorType(14, 18, 256, 210, _q6_k),
-    "q8_0": TensorType(8, 7, 32, 34, _q8_0),
-    "q4_0": TensorType(2, 2, 32, 18, _q4_0_dense),
-    "f16": TensorType(1, 1, 1, 2, _f16),
+    "q6_k": FilledType(TensorType.Q6_K, _q6_k),
+    "q8_0": FilledType(TensorType.Q8_0, _q8_0),
+    "q4_0": FilledType(TensorType.Q4_0, _q4_0_dense),
+    "f16": FilledType(TensorType.F16, _f16),
 }
-_NORM = TensorType(0, 0, 1, 4, _f32_near_one)
+_NORM = FilledType(TensorType.F32, _f32_near_one)
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,13 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     """As in PyTorch: the inputs last."""
-    type: TensorType
+    filled: FilledType
     scale: float = 1.0
     """Standard deviation of the values, roughly."""
+
+    @property
+    def type(self) -> TensorType:
+        return self.filled.type
 
     @property
     def num_blocks(self) -> int:
@@ -164,7 +172,7 @@ class Tensor:
         rng = np.random.Generator(np.random.SFC64([seed, zlib.crc32(self.name.encode())]))
         for begin in range(0, self.num_blocks, _CHUNK_BLOCKS):
             blocks = min(_CHUNK_BLOCKS, self.num_blocks - begin)
-            yield np.hstack(self.type.fill(rng, blocks, self.scale))
+            yield np.hstack(self.filled.fill(rng, blocks, self.scale))
 
 
 def tensors(shape: Shape, matrix_type: str, embedding_type: str) -> list[Tensor]:
@@ -233,7 +241,7 @@ def header_keys(name: str, shape: Shape, matrix_type: str) -> dict[str, Any]:
     return {
         "general.architecture": arch,
         "general.name": f"random {name} {matrix_type}",
-        "general.file_type": MATRIX_TYPES[matrix_type].file_type,
+        "general.file_type": EXPORT_TYPES[MATRIX_TYPES[matrix_type].type].file_type,
         f"{arch}.vocab_size": shape.vocab,
         f"{arch}.context_length": 4096,
         f"{arch}.embedding_length": shape.hidden,
@@ -295,7 +303,7 @@ def write_header(file: BinaryIO, keys: list[bytes], table: list[Tensor]) -> None
     for tensor in table:
         sizes = tensor.shape[::-1]
         file.write(_string(tensor.name) + struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes))
-        file.write(struct.pack("<IQ", tensor.type.number, offset))
+        file.write(struct.pack("<IQ", int(tensor.type), offset))
         offset += tensor.num_bytes + -tensor.num_bytes % ALIGNMENT_BYTES
     file.write(bytes(-file.tell() % ALIGNMENT_BYTES))
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from wf_converter.errors import ExportError
 from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE, MIN_TOKENS
-from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 
 if TYPE_CHECKING:
     from wf_converter.gguf_export import GgufExport
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wf_converter.verify import Verification
 
 EXPORT_TYPE_NAMES = ", ".join(kind.label for kind in EXPORT_TYPES)
+EMBEDDING_TYPE_NAMES = " or ".join(EMBEDDING_TYPES)
 console = Console(stderr=True)
 
 
@@ -40,7 +41,9 @@ def export(
     type: Annotated[
         str, typer.Option(help=f"gguf: auto or {EXPORT_TYPE_NAMES} for ternary matrices.")
     ] = "auto",
-    embeddings: Annotated[str, typer.Option(help="gguf: f16 or q8_0.")] = "f16",
+    embeddings: Annotated[
+        str, typer.Option(help=f"gguf: {EMBEDDING_TYPE_NAMES}, embeddings and head.")
+    ] = "f16",
     linear_class: Annotated[
         str, typer.Option(help="hf, SubLN models: bitlinear or autobitlinear.")
     ] = "bitlinear",
@@ -95,7 +98,7 @@ def verify_command(
 
     Example:
 
-      python packages/converter/scripts/verify.py --checkpoint runs/x/stage2/final --export x.gguf
+      wf verify --checkpoint runs/x/stage2/final --export x.gguf
     """
     run_verification(checkpoint, export, text, tokens, tolerance, json_output)
 

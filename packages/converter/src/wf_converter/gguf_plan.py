@@ -34,11 +34,10 @@ from wf_formats.families.block import (
 )
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.blocks import encode
-from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 from wf_formats.rope import frequency_divisors
 
 AUTO = "auto"
-EMBEDDING_TYPES = {kind.label: kind for kind in (TensorType.F16, TensorType.Q8_0)}
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
 from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
+from wf_formats.packed_codes import CODES_PER_BYTE
+
+if TYPE_CHECKING:
+    from wf_formats.safetensors_file import SafetensorsFolder
 
 _EMBEDDINGS = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
 _ROLES = ("embeddings and head", "matrices of the blocks", "norms, scales, biases")
@@ -95,7 +99,7 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "stage": record.get("stage"),
     }
     rows = [
-        (_role(name, shape), stored.dtype(name), stored.raw(name).size, stored.raw(name).nbytes)
+        (_role(name, shape), stored.dtype(name), _num_weights(stored, name), stored.raw(name).nbytes)
         for name, shape in stored.shapes.items()
     ]
     return _folder_kind(record), facts, _grouped(rows)
@@ -107,10 +111,15 @@ def _folder_kind(record: dict[str, Any]) -> str:
     return "training checkpoint" if record.get("conversion") else "Hugging Face folder (dense)"
 
 
+def _num_weights(stored: SafetensorsFolder, name: str) -> int:
+    """Bytes hold packed codes, both in our folders and in transformers' bitnet ones."""
+    return stored.raw(name).size * (CODES_PER_BYTE if stored.dtype(name) == "U8" else 1)
+
+
 def _role(name: str, shape: tuple[int, ...]) -> str:
     if name in _EMBEDDINGS:
         return _ROLES[0]
-    return _ROLES[1] if len(shape) == 2 else _ROLES[2]
+    return _ROLES[1] if len(shape) == 2 and not name.endswith("scale") else _ROLES[2]
 
 
 def _grouped(rows: Iterable[tuple[str, str, int, int]]) -> list[TensorGroup]:
@@ -173,7 +182,7 @@ def _show(found: Inspection) -> None:
     for column in ("tensors", "type", "number", "weights", "MB", "bits/weight"):
         sizes.add_column(column, justify="left" if column in ("tensors", "type") else "right")
     for group in found.tensors:
-        bits = 8 * group.num_bytes / group.num_weights
+        bits = 8 * group.num_bytes / max(1, group.num_weights)
         numbers = (
             str(group.num_tensors),
             f"{group.num_weights:,}",

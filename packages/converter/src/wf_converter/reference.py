@@ -6,7 +6,8 @@ makes the same roundings:
 
     weights       activations                                        file format
     TQ1_0, TQ2_0  int8 per 256 inputs, fp32 scale  127 / max         Q8_K
-    Q2_0, Q4_0    int8 per 32 inputs, scale max / 127 kept in fp16   Q8_0
+    Q2_0, Q4_0,   int8 per 32 inputs, scale max / 127 kept in fp16   Q8_0
+    Q8_0
     F16           fp16
     head q8_0     as Q4_0, and its weights int8 per 32 with an fp16 scale; the same matrix embeds
 
@@ -29,10 +30,9 @@ from torch import Tensor, nn
 
 import bitnet_arch
 from wf_converter.errors import ExportError
-from wf_converter.gguf_plan import EMBEDDING_TYPES
 from wf_converter.scores import torch_scores
 from wf_formats.gguf import TensorType
-from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 
 Rounding = Callable[[Tensor], Tensor]
 

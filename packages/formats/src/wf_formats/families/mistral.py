@@ -11,7 +11,7 @@ from wf_formats.families.llama import LLAMA_ARCH
 
 MISTRAL = Family(
     model_type="mistral",
-    names="Mistral 7B, Nemo, Small",
+    names="Mistral Nemo, Small",
     archs=(LLAMA_ARCH,),
     optional=(),
     becomes_bitnet=True,

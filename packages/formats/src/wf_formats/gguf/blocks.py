@@ -14,13 +14,13 @@ from __future__ import annotations
 import numpy as np
 
 from wf_formats.errors import FormatError
-from wf_formats.gguf.codecs import CODECS, EXPORT_TYPES, GROUP_SIZES
+from wf_formats.gguf.codecs import CODECS, EXPORT_TYPES, SCALE_GROUPS
 from wf_formats.gguf.codecs.base import half
 from wf_formats.gguf.header import GgufError
 from wf_formats.gguf.types import TensorType
 
 FLOAT_TYPES = (TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.F64)
-READABLE_TYPES = (*FLOAT_TYPES, *GROUP_SIZES, TensorType.Q4_1)
+READABLE_TYPES = (*FLOAT_TYPES, *SCALE_GROUPS, TensorType.Q4_1)
 FP16_RELATIVE_ERROR = 2.0**-11
 
 _ROW_CHUNK_WEIGHTS = 1 << 20  # decoded at a time: the scratch arrays stay in the cache
@@ -31,7 +31,7 @@ def codes_and_scales(data: np.ndarray, kind: TensorType, num_columns: int) -> tu
 
     Args:
         data: uint8, the tensor's bytes.
-        kind: a type in GROUP_SIZES.
+        kind: a type in SCALE_GROUPS.
         num_columns: weights in a row, K.
 
     Returns:
@@ -64,7 +64,7 @@ def values(data: np.ndarray, kind: TensorType, shape: tuple[int, ...]) -> np.nda
         return floats(data, kind).reshape(shape)
     if kind is TensorType.Q4_1:
         return _q4_1(data).reshape(shape)
-    if kind not in GROUP_SIZES:
+    if kind not in SCALE_GROUPS:
         known = ", ".join(known.label for known in READABLE_TYPES)
         raise GgufError(f"tensors of type {kind.label} cannot be decoded; known are {known}")
     codes, scales = codes_and_scales(data, kind, shape[-1])

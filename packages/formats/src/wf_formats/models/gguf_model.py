@@ -30,7 +30,7 @@ from wf_formats.families.block import (
 )
 from wf_formats.gguf import GgufFile, TensorType
 from wf_formats.gguf.blocks import FLOAT_TYPES, READABLE_TYPES, codes_and_scales, floats, values
-from wf_formats.gguf.codecs import GROUP_SIZES
+from wf_formats.gguf.codecs import SCALE_GROUPS
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import Shapes, check_layers, check_tensors
 from wf_formats.models.gguf_config import read_config
@@ -83,7 +83,7 @@ class GgufModel:
         if scale_name in self.file.tensors:
             factor = float(self.file.values(scale_name).reshape(()))
         rows, columns = tensor.shape
-        if tensor.type in GROUP_SIZES:
+        if tensor.type in SCALE_GROUPS:
             blocks = codes_and_scales(self.file.data(name), tensor.type, columns)
             return from_blocks(_described(self.file, name), *blocks, factor)
         matrix = from_values(

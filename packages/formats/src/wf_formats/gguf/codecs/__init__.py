@@ -26,7 +26,7 @@ from wf_formats.gguf.codecs.tq1_0 import TQ1_0
 from wf_formats.gguf.codecs.tq2_0 import TQ2_0
 from wf_formats.gguf.types import TensorType
 
-__all__ = ["CODECS", "EXPORT_TYPES", "GROUP_SIZES", "Codec", "ExportType"]
+__all__ = ["CODECS", "EMBEDDING_TYPES", "EXPORT_TYPES", "SCALE_GROUPS", "Codec", "ExportType"]
 
 CODECS = {
     codec.type: codec
@@ -41,9 +41,11 @@ CODECS = {
         I2_S,
     )
 }
-GROUP_SIZES = {kind: codec.group for kind, codec in CODECS.items() if codec.decode is not None}
+SCALE_GROUPS = {kind: codec.group for kind, codec in CODECS.items() if codec.decode is not None}
 """Weights that share a scale, by type, for the types that `blocks.codes_and_scales` decodes."""
 EXPORT_TYPES: dict[TensorType, ExportType] = {
     kind: codec.export for kind, codec in CODECS.items() if codec.export is not None
 }
 """Types for ternary matrices, as users are told of them."""
+EMBEDDING_TYPES = {kind.label: kind for kind in (TensorType.F16, TensorType.Q8_0)}
+"""Types for embeddings and head, by the name that users give."""
