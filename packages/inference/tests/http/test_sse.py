@@ -64,7 +64,10 @@ def test_an_error_of_the_work_is_raised():
 
 
 def test_the_source_is_closed_with_the_stream():
-    closed = []
+    closed, released = [], []
+
+    async def release():
+        released.append(True)
 
     async def source():
         try:
@@ -91,10 +94,10 @@ def test_the_source_is_closed_with_the_stream():
 
         scope = {"type": "http", "path": "/v1/completions"}
         record = begin(scope)
-        await EventStream(source())(scope, receive, send)
+        await EventStream(source(), release)(scope, receive, send)
         return record
 
     record = asyncio.run(main())
     assert record.outcome == "client_left"
-    assert closed == [True]
+    assert closed == released == [True]
     assert [message.get("body") for message in sent] == [None, b"ab"]

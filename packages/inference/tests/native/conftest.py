@@ -17,7 +17,7 @@ import pytest
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
-from wrinklefree_inference.native.inbox import Event, Inbox
+from wrinklefree_inference.native.inbox import Inbox, InboxEvent
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
@@ -178,12 +178,12 @@ class ToyStream:
 
 
 class TokenStream(AsyncIterator[Delta]):
-    """Deltas of one request; it is cancelled when the stream is closed or dropped before its end, and when
-    the task that waits for the next delta is cancelled."""
+    """Deltas of one request; it is cancelled when the stream is closed before its end, and when the task that
+    waits for the next delta is cancelled."""
 
     def __init__(self, inbox: Inbox, cancel: Callable[[], None]) -> None:
         self._inbox, self._cancel = inbox, cancel
-        self._events: list[Event] = []
+        self._events: list[InboxEvent] = []
         self._is_ended = False
 
     def __aiter__(self):
@@ -212,10 +212,6 @@ class TokenStream(AsyncIterator[Delta]):
             self._is_ended = True
             self._cancel()
             self._inbox.close()
-
-    def __del__(self) -> None:
-        if not self._is_ended:
-            self._cancel()
 
 
 def submit(engine: AsyncNativeEngine, request: GenerationRequest) -> TokenStream:

@@ -7,6 +7,9 @@ import random
 import pytest
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.http.generation import Generation
+from wrinklefree_inference.http.metrics import Metrics
+from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.request import EngineBusy, RequestTooLong, SamplingParams
 from wrinklefree_inference.options import QueueOptions
@@ -149,11 +152,18 @@ def test_cancelling_the_reading_task_cancels_the_request(run, toy):
     assert (stats.cancelled_total, stats.finished_total) == (1, 0)
 
 
-def test_a_dropped_stream_is_cancelled(run, toy, caplog):
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_dropped_answer_is_cancelled(run, toy, caplog, is_read):
+    """Whether anything of it was read or not."""
+
     async def scenario(engine):
-        stream = toy.submit(engine, toy.make_request([9], max_tokens=900, ignore_eos=True))
-        await anext(stream)
-        del stream
+        request = toy.make_request([9], max_tokens=900, ignore_eos=True)
+        generation = Generation(engine, [request], 1, RequestRecord("other"), Metrics())
+        await generation.start()
+        arrivals = generation.arrivals()
+        if is_read:
+            await anext(arrivals)
+        del generation, arrivals
         gc.collect()
         await until(lambda: engine.stats().cancelled_total == 1)
         await engine.drain(20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from wrinklefree_inference.errors import EngineError
@@ -11,7 +12,7 @@ from wrinklefree_inference.http.errors import invalid
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.http.responses import CompletionUsage, PromptDetails
-from wrinklefree_inference.native.inbox import Event, Inbox
+from wrinklefree_inference.native.inbox import Inbox, InboxEvent
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.native.request import Delta, GenerationRequest, RequestTooLong
 
@@ -20,6 +21,9 @@ Arrivals = list[tuple[int, Delta]]  # number of the choice, what was added to it
 
 class Generation:
     """Answers to several requests, as they come.
+
+    Whoever has started it closes it. One that is dropped instead, read or not, cancels its requests too: they
+    would run to the end for nobody.
 
     Args:
         engine: Takes the requests at once: what it refuses is raised here, before a response has begun.
@@ -39,6 +43,8 @@ class Generation:
     ) -> None:
         self._inbox = Inbox()
         self._cancels: list[Callable[[], None]] = []
+        # May run in any thread: it touches nothing of the loop's.
+        weakref.finalize(self, _cancel_all, self._cancels).atexit = False
         self._choices_per_prompt, self._record, self._metrics = choices_per_prompt, record, metrics
         self._latest: list[Delta | None] = [None] * len(requests)
         self._times_s = [record.started] * len(requests)
@@ -57,7 +63,7 @@ class Generation:
             for index, request in enumerate(self._requests):
                 self._cancels.append(self._engine.submit_to(self._inbox, index, request))
         except BaseException as error:
-            self.close()
+            await self.aclose()
             if isinstance(error, ValueError) and not isinstance(error, RequestTooLong):
                 raise invalid(str(error)) from error
             raise
@@ -81,15 +87,14 @@ class Generation:
                 yield batch
         finally:
             self._record_usage()
-            self.close()
+            await self.aclose()
 
-    def close(self) -> None:
-        """Cancel what still runs."""
-        for cancel in self._cancels:
-            cancel()
+    async def aclose(self) -> None:
+        """Cancel what still runs; calling it again does nothing."""
+        _cancel_all(self._cancels)
         self._inbox.close()
 
-    async def _events(self, timeout_s: float) -> list[tuple[int, Event]]:
+    async def _events(self, timeout_s: float) -> list[tuple[int, InboxEvent]]:
         """All that is there; waits for the first, at most `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -125,3 +130,8 @@ class Generation:
         record, usage = self._record, self.usage
         record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         record.cached_tokens = usage.prompt_tokens_details.cached_tokens
+
+
+def _cancel_all(cancels: list[Callable[[], None]]) -> None:
+    while cancels:
+        cancels.pop()()

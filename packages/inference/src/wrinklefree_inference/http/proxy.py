@@ -109,7 +109,7 @@ async def _forward(upstream: Upstream, request: Request) -> Response:
     answer = await unless_client_leaves(request.receive, upstream.send(request, body))
     headers = {name: value for name in _PASSED_BACK if (value := answer.headers.get(name))}
     if answer.headers.get("content-type", "").startswith(_STREAM):
-        return EventStream(_pieces(answer), answer.status_code)
+        return EventStream(_pieces(answer), answer.aclose, answer.status_code)
     try:
         content = await unless_client_leaves(request.receive, answer.aread())
     except httpx.TransportError as error:
@@ -125,8 +125,6 @@ async def _pieces(answer: httpx.Response) -> AsyncGenerator[Sequence[bytes], Non
             yield [piece]
     except httpx.TransportError:
         yield [frame(_broken_off().body)]
-    finally:
-        await answer.aclose()
 
 
 def _broken_off() -> ApiError:

@@ -145,13 +145,16 @@ class AnswerForm(Protocol):
 async def respond(http: Request, body: SamplingFields, generation: Generation, form: AnswerForm) -> Response:
     """The answer, streamed or not."""
     if body.stream:
-        return EventStream(_frames(http, body, generation, form))
+        return EventStream(_frames(http, body, generation, form), generation.aclose)
 
     async def collect() -> None:
         async for batch in generation.arrivals():
             form.add(batch)
 
-    await unless_client_leaves(http.receive, collect())
+    try:
+        await unless_client_leaves(http.receive, collect())
+    finally:
+        await generation.aclose()  # the reading may have been cancelled before it began
     return Response(form.whole(generation).model_dump_json(), media_type="application/json")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -59,14 +59,20 @@ class EventStream(Response):
 
     Args:
         source: Frames, several in one go where they come together.
+        release: Called at the end too: a generator that was never begun has no `finally` to run.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncGenerator[Sequence[bytes], None], status: int = 200) -> None:
+    def __init__(
+        self,
+        source: AsyncGenerator[Sequence[bytes], None],
+        release: Callable[[], Awaitable[None]],
+        status: int = 200,
+    ) -> None:
         super().__init__(status_code=status, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._source = source
+        self._source, self._release = source, release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; see the class."""
@@ -75,7 +81,10 @@ class EventStream(Response):
         except ClientLeft:
             record_of(scope).outcome = "client_left"
         finally:
-            await self._source.aclose()
+            try:
+                await self._source.aclose()
+            finally:
+                await self._release()
 
     async def _send_all(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}

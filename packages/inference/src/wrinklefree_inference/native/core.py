@@ -72,7 +72,7 @@ Sampler = Callable[..., Draws]
 """`ternary_kernels.sample`: (logits, temperature, top_k, top_p, min_p, repetition_penalty, history, seeds,
 counters, num_logprobs) -> (tokens, logprobs, top tokens, top logprobs)."""
 
-Event = tuple[Sequence, Delta]
+StepEvent = tuple[Sequence, Delta]
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Core:
         self._sample = sample
         self._params = DrawParams([])
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[StepEvent]:
         """Compute one forward pass.
 
         Returns:
@@ -126,14 +126,14 @@ class Core:
         counters.step_s += counters.last_step_s
         return events
 
-    def _draw(self, drawn: list[Sequence], logits: Floats) -> list[Event]:
+    def _draw(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
         start_s = time.perf_counter()
         if self._params.drawn != drawn:
             self._params = DrawParams(drawn)
         tokens, logprobs, top_ids, top_logprobs = self._sample(logits, *self._params.arguments())
         text_s = time.perf_counter()
         self.counters.sample_s += text_s - start_s
-        events: list[Event] = []
+        events: list[StepEvent] = []
         for i, (sequence, token_id) in enumerate(zip(drawn, tokens.tolist(), strict=True)):
             entry = None
             if sequence.request.sampling.logprobs is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.request import Delta
 
-Event = Delta | EngineError
+InboxEvent = Delta | EngineError
 """What was added to an answer, or the error that ends it."""
 
 
@@ -21,11 +21,11 @@ class Inbox:
     """Events of numbered answers on their way to one reader."""
 
     def __init__(self) -> None:
-        self._events: deque[tuple[int, Event]] = deque()
+        self._events: deque[tuple[int, InboxEvent]] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._is_closed = False
 
-    def put(self, number: int, event: Event) -> None:
+    def put(self, number: int, event: InboxEvent) -> None:
         """Add an event; from any thread. The loop's thread calls `wake` afterwards."""
         self._events.append((number, event))
 
@@ -40,7 +40,7 @@ class Inbox:
         self._events.clear()
         self.wake()
 
-    async def take_all(self) -> list[tuple[int, Event]]:
+    async def take_all(self) -> list[tuple[int, InboxEvent]]:
         """Everything that is there; waits for the first. Empty once the inbox is closed."""
         while not self._events and not self._is_closed:
             self._reader = asyncio.get_running_loop().create_future()
@@ -55,6 +55,6 @@ class Slot:
     inbox: Inbox
     number: int
 
-    def put(self, event: Event) -> None:
+    def put(self, event: InboxEvent) -> None:
         """Add an event; from any thread."""
         self.inbox.put(self.number, event)
