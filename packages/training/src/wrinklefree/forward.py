@@ -4,16 +4,22 @@ Logits over a vocabulary of 49152 cost as much as several blocks, so without a w
 stops before the vocabulary projection, and objectives compute theirs in chunks. The model is still
 called as a whole (with no position kept for the head), because FSDP gathers the weights of the root
 module in its forward hook. Everything else is taken by hooks on the modules that produce it.
+
+FSDP gathers a block's weights for the backward pass when a gradient reaches one of the tensors that the
+block returned. What is taken inside a block may be all that a loss depends on, so it leaves the block as
+a further output, which is taken off again before the next block sees it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bitnet_arch.families import blocks
 from wrinklefree.capture import LAST_HIDDEN_STATE, QKV, Capture, ForwardResult, View
@@ -32,7 +38,8 @@ def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) ->
     layers = [block for _, block in blocks(model)]
     hidden: dict[int, Tensor] = {}
     projected: dict[tuple[int, str], Tensor] = {}
-    with _recording_hidden_states(model, layers, capture, hidden), _recording_qkv(layers, capture, projected):
+    # In this order: hidden states are what is left after the further outputs were taken off.
+    with _recording_qkv(layers, capture, projected), _recording_hidden_states(model, layers, capture, hidden):
         output = model(
             input_ids=view["input_ids"],
             position_ids=view["position_ids"],
@@ -77,20 +84,36 @@ def _recording_qkv(
 ) -> Iterator[None]:
     with ExitStack() as stack:
         for number in capture.qkv.within(len(layers)):
-            attention = layers[number].self_attn
-            for name in _PROJECTIONS:
-
-                def keep(
-                    module: nn.Module,
-                    inputs: Any,
-                    output: Tensor,
-                    key: tuple[int, str] = (number, name),
-                    head_dim: int = attention.head_dim,
-                ) -> None:
-                    found[key] = output.unflatten(-1, (-1, head_dim))
-
-                stack.callback(getattr(attention, name).register_forward_hook(keep).remove)
+            taken: dict[str, Tensor] = {}
+            for handle in _taking(layers[number].self_attn, taken):
+                stack.callback(handle.remove)
+            for handle in _handing_out(layers[number], number, taken, found):
+                stack.callback(handle.remove)
         yield
+
+
+def _taking(attention: Any, taken: dict[str, Tensor]) -> list[RemovableHandle]:
+    def take(module: nn.Module, inputs: Any, output: Tensor, name: str) -> None:
+        taken[name] = output.unflatten(-1, (-1, attention.head_dim))
+
+    return [getattr(attention, name).register_forward_hook(partial(take, name=name)) for name in _PROJECTIONS]
+
+
+def _handing_out(
+    block: nn.Module, number: int, taken: dict[str, Tensor], found: dict[tuple[int, str], Tensor]
+) -> list[RemovableHandle]:
+    """The first hook of all adds `taken` to the block's output, the last one takes it off again: a
+    hook of FSDP between them sees it."""
+
+    def add(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output, taken
+
+    def take_off(module: nn.Module, inputs: Any, output: Any) -> Any:
+        output, seen = output
+        found.update({(number, name): tensor for name, tensor in seen.items()})
+        return output
+
+    return [block.register_forward_hook(add, prepend=True), block.register_forward_hook(take_off)]
 
 
 def head_weight(model: Any) -> Tensor:
