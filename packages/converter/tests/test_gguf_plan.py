@@ -43,6 +43,11 @@ def test_a_tensor_without_a_place_is_refused():
         gguf_name("model.layers.0.moe.gate.weight")
 
 
+def test_unknown_type_of_embeddings_lists_the_known(checkpoint):
+    with pytest.raises(ExportError, match="'q5' of the embeddings; known: f16, q8_0"):
+        prepare_gguf(checkpoint("llama-tensor"), "auto", "q5")
+
+
 def test_unknown_type_lists_the_known(checkpoint):
     with pytest.raises(ExportError, match="'q5_k'; known: auto, tq1_0, tq2_0, q2_0, q4_0, f16, q8_0"):
         prepare_gguf(checkpoint("llama-tensor"), "q5_k")

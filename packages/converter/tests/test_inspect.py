@@ -46,6 +46,18 @@ def test_what_the_engine_refuses_is_told(files):
     assert "gelu" in inspect_model(files["hf"]).native_engine
 
 
+def test_a_dense_folder_is_told_to_be_converted(tiny_llama, tmp_path):
+    tiny_llama().save_pretrained(tmp_path)
+    found = inspect_model(tmp_path)
+    assert found.kind == "Hugging Face folder (dense)"
+    assert "convert it first" in found.native_engine
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no file or folder .*nowhere"):
+        inspect_model(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all"])
 def test_other_files_are_an_error_in_one_line(tmp_path, content):
     path = tmp_path / "file"

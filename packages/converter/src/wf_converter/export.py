@@ -52,7 +52,10 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
     verify: Annotated[bool, typer.Option(help="Prove the export when written.")] = False,
     text: Annotated[
-        Path | None, typer.Option(help="Text for --verify; by default Python's documentation.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Text for --verify; by default Python's documentation."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the text that --verify compares.")] = DEFAULT_TOKENS,
     tolerance: Annotated[
@@ -83,7 +86,10 @@ def export(
 def verify_command(
     checkpoint: Annotated[Path, typer.Option(help="Converted checkpoint folder.")],
     export: Annotated[Path, typer.Option(help="GGUF file or exported folder.")],
-    text: Annotated[Path | None, typer.Option(help="Text; by default Python's documentation.")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Text; by default Python's documentation."),
+    ] = None,
     tokens: Annotated[
         int, typer.Option(help=f"Tokens of the text to compare ({MIN_TOKENS} or more).")
     ] = DEFAULT_TOKENS,

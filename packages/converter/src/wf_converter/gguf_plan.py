@@ -162,6 +162,8 @@ def _plan_f32(name: str, shape: tuple[int, ...], produce: Callable[[], np.ndarra
 
 
 def _plan_embedding(checkpoint: ConvertedCheckpoint, name: str, kind: str) -> TensorPlan:
+    if kind not in EMBEDDING_TYPES:
+        raise ExportError(f"unknown type {kind!r} of the embeddings; known: {', '.join(EMBEDDING_TYPES)}")
     shape, stored = checkpoint.shape(name), EMBEDDING_TYPES[kind]
     if shape[1] % stored.block:
         raise ExportError(

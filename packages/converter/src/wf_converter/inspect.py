@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wf_formats.safetensors_file import SafetensorsFolder
 
 _EMBEDDINGS = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
+_DENSE = "Hugging Face folder (dense)"
 _ROLES = ("embeddings and head", "matrices of the blocks", "norms, scales, biases")
 
 
@@ -53,8 +54,10 @@ def inspect_model(path: Path) -> Inspection:
     Raises:
         ValueError: neither, or damaged; the message names the file.
     """
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}")
     found = _folder(path) if path.is_dir() else _gguf(path)
-    return Inspection(str(path), *found, _native_engine(path))
+    return Inspection(str(path), *found, _native_engine(path, found[0]))
 
 
 def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
@@ -102,13 +105,15 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         (_role(name, shape), stored.dtype(name), _num_weights(stored, name), stored.raw(name).nbytes)
         for name, shape in stored.shapes.items()
     ]
-    return _folder_kind(record), facts, _grouped(rows)
+    return _folder_kind(record, config), facts, _grouped(rows)
 
 
-def _folder_kind(record: dict[str, Any]) -> str:
+def _folder_kind(record: dict[str, Any], config: dict[str, Any]) -> str:
     if record.get("export"):
         return "exported folder (packed weights)"
-    return "training checkpoint" if record.get("conversion") else "Hugging Face folder (dense)"
+    if record.get("conversion"):
+        return "training checkpoint"
+    return "Hugging Face folder (quantized)" if config.get("quantization_config") else _DENSE
 
 
 def _num_weights(stored: SafetensorsFolder, name: str) -> int:
@@ -132,13 +137,15 @@ def _grouped(rows: Iterable[tuple[str, str, int, int]]) -> list[TensorGroup]:
     return sorted(found, key=lambda group: (_ROLES.index(group.role), -group.num_bytes))
 
 
-def _native_engine(path: Path) -> str:
+def _native_engine(path: Path, kind: str) -> str:
     from wf_formats.models import open_model
 
     try:
         open_model(path, quantize_master=_none_are_read)
     except ValueError as error:
         return f"no: {error}"
+    if kind == _DENSE:
+        return "only if its values are ternary already; else convert it first (wf train -s 1)"
     return "yes, if its values are ternary (checked when it is loaded)"
 
 

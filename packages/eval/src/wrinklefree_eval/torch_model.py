@@ -19,7 +19,7 @@ from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import TokenScores
 
-QUANTIZERS = "wrinklefree.quantizers"
+LOADERS = "wrinklefree.transformers_loaders"
 """Entry points of modules that register a `quant_method` with transformers when imported."""
 
 
@@ -121,12 +121,12 @@ def _check_quantization(path: Path) -> None:
     """Have the quantizers of installed packages registered, and the folder's one among them."""
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    for entry in entry_points(group=QUANTIZERS):
+    for entry in entry_points(group=LOADERS):
         entry.load()
     config = json.loads((path / CONFIG_FILE).read_text())
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method is not None and method not in AUTO_QUANTIZER_MAPPING:
         raise EvalError(
             f"{path} is quantized by {method!r}, which neither transformers nor an entry point "
-            f"{QUANTIZERS!r} of an installed package knows"
+            f"{LOADERS!r} of an installed package knows"
         )

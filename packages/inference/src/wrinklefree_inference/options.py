@@ -8,12 +8,12 @@ the standard library.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+from wf_formats.environment import num_cores
 from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
@@ -78,7 +78,7 @@ class EngineOptions:
     @property
     def num_threads_or_all(self) -> int:
         """All cores that this process may use if not given."""
-        return self.num_threads or len(os.sched_getaffinity(0))
+        return self.num_threads or num_cores()
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ class CacheOptions:
     type: Annotated[CacheType, Flag("--kv-cache-type", "f16, or int8 at half the memory.")] = CacheType.F16
     contexts: int = 4
 
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.gb is not None:
+            raise ValueError(f"give --kv-cache-tokens ({self.tokens}) or --kv-cache-gb ({self.gb}), not both")
+
     def num_pages(self, context_tokens: int, token_bytes: int) -> int:
         """Pages of the cache.
 
@@ -124,10 +128,8 @@ class CacheOptions:
             token_bytes: Of one token's keys and values in all layers.
 
         Raises:
-            ValueError: Both sizes were given, or the cache holds no page.
+            ValueError: The cache holds no page.
         """
-        if self.tokens is not None and self.gb is not None:
-            raise ValueError(f"give cache_tokens ({self.tokens}) or cache_gb ({self.gb}), not both")
         tokens = self.contexts * context_tokens if self.tokens is None else self.tokens
         if self.gb is not None:
             tokens = int(self.gb * 1e9 / token_bytes)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from wf_formats.environment import num_cores
 from wrinklefree_inference.options import ALL_CORES, Flag
 
 SHORT_PROMPT_TOKENS = 8
@@ -70,7 +70,7 @@ class BenchOptions:
     @property
     def threads(self) -> int:
         """All cores that this process may use if not given."""
-        return self.num_threads or len(os.sched_getaffinity(0))
+        return self.num_threads or num_cores()
 
     @property
     def tests(self) -> list[Test]:

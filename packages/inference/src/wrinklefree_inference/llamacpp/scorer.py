@@ -9,7 +9,7 @@ For ids t_0 .. t_{n-1}:
 Cost: one prompt evaluation (SmolLM2-135M Q4_1: 150-175 tokens/s on one thread of a Xeon with
 AVX-512), and `batch_tokens` x vocabulary floats of memory. The server's own way, one request per
 token with the wanted token forced by `logit_bias`, has the speed of generation and gives the same
-values (tests/test_gguf_scorer.py compares them).
+values (tests/test_llamacpp_scorer.py compares them).
 
 Accuracy against transformers in fp32 on the same weights (511 random tokens of SmolLM2-135M, largest
 and mean difference): f32 file 0.0043 and 0.0007 (the KV cache is f16; with cache_type f32 below
@@ -69,8 +69,12 @@ class GgufScorer:
         self._batch_tokens = min(batch_tokens, room)
         threads = EngineOptions(num_threads=num_threads).num_threads_or_all
         options = ContextOptions(room, self._batch_tokens, threads, 1, cache_type, flash_attention)
-        self._context = new_context(self._model, options)
         api = llama.library()
+        try:
+            self._context = new_context(self._model, options)
+        except EngineError:
+            api.llama_model_free(self._model)
+            raise
         self._batch = api.llama_batch_ext_init(self._context)
         self._processed: list[int] = []  # the ids whose keys and values the cache holds
         self._vocab = api.llama_model_get_vocab(self._model)
@@ -173,12 +177,12 @@ class GgufScorer:
         for i in range(begin, end):
             index = api.llama_batch_ext_add_token(self._batch, 0, ids[i])
             position = ctypes.c_int32(i)
-            added = index == i - begin and api.llama_batch_ext_set_pos(
-                self._batch, index, ctypes.byref(position)
-            )
+            placed = api.llama_batch_ext_set_pos(self._batch, index, ctypes.byref(position))
             wanted = i >= start - 1 or i == end - 1  # a batch without any output is refused
-            assert added, (i, index)
-            assert api.llama_batch_ext_set_output_logits(self._batch, index, wanted)
+            marked = api.llama_batch_ext_set_output_logits(self._batch, index, wanted)
+            assert index == i - begin, (i, index)
+            assert placed, i
+            assert marked, i
         status = api.llama_process(self._context, llama.PROCESS_DECODE, self._batch)
         if status != 0:
             raise EngineError(f"llama.cpp could not process {end - begin} tokens (code {status})")

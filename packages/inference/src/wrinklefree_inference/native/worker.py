@@ -1,9 +1,9 @@
 """The one thread that runs the steps, and the orders that other threads give it.
 
 Orders (a new request, a cancellation, a job) are taken between two steps. What a step produced is put into
-its readers' queues (`Sequence.sink`), then `notify` is called, so the receiving side is woken once per step.
-An exception in a step ends
-every request with an `EngineError` and leaves the worker failed: it answers nothing more, but never hangs.
+its readers' inboxes (`Sequence.sink`), then `notify` is called, so the receiving side is woken once per step.
+An exception in a step ends every request with an `EngineError` and leaves the worker failed: it answers
+nothing more, but never hangs.
 """
 
 from __future__ import annotations
