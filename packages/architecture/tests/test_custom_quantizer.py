@@ -15,6 +15,7 @@ import bitnet_arch
 from bitnet_arch import BitLinear, ConversionConfig, bit_linears, convert, set_lambda
 from bitnet_arch.install import replace_block_linears
 from bitnet_arch.quantizers import ENTRY_POINTS
+from wf_formats.plugins import PluginError
 
 SOURCE = '''
 from dataclasses import dataclass
@@ -138,6 +139,26 @@ def test_what_it_cannot_do_is_an_error() -> None:
 def test_unknown_names_are_refused_with_all_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'toy5'; known: tensor, group64, group128.* toy4"):
         bitnet_arch.quantizer("toy5")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("toy4 = rival:make", r"'toy4' is registered twice: .*\(by .*rival 1.*; uninstall one"),
+        ("tensor = rival:make", r"'tensor' of rival 1 is the name of a built-in"),
+        ("broken = rival:make", r"'broken' of rival 1 cannot be loaded from rival:make: ModuleNotFoundError"),
+    ],
+)
+def test_names_that_are_taken_and_broken_packages(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "rival-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\n{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PluginError, match=message):
+        bitnet_arch.quantizer(line.partition(" ")[0])
 
 
 class Wrapper(nn.Module):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -17,8 +18,9 @@ from wrinklefree.config.data import DataConfig
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import run_lengths, schedule_phases
 from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig
+from wrinklefree.objectives.continue_pretrain import ContinuePretrainConfig
 from wrinklefree.objectives.layerwise import LayerWeighting, LayerwiseConfig
-from wrinklefree.teachers.local import LocalTeacherConfig
+from wrinklefree.teachers.local import Dtype, LocalTeacherConfig
 from wrinklefree.train import main
 
 YAML_FILES = sorted(SHARED_CONFIGS.glob("*/*.yaml"))
@@ -162,6 +164,69 @@ def test_a_group_that_the_stage_does_not_use_is_refused(stage: str, override: st
 
 
 @pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("stage1_subln", "++logging.wandb_options.project=mine"),
+        *(
+            (stage, override)
+            for stage in ("stage1_subln", "stage1_5_calibrate")
+            for override in (
+                "data.num_workers=1",
+                "logging.every_steps=5",
+                "model.teacher.dtype=bfloat16",
+                "model.teacher={}",
+            )
+        ),
+    ],
+)
+def test_a_single_key_that_the_stage_does_not_use_is_refused(stage: str, override: str) -> None:
+    key = ".".join(override.lstrip("+").partition("=")[0].split(".")[:2])
+    with pytest.raises(ConfigError, match=rf"{stage.rpartition('_')[0]} does not use '{re.escape(key)}'"):
+        compose_config([f"training={stage}", override])
+
+
+@pytest.mark.parametrize("stage", ["stage1_subln", "stage1_5_calibrate"])
+def test_keys_beside_those_that_are_refused(stage: str) -> None:
+    """Quickstart's; and what a file of a group says is not asked for by the user."""
+    config = compose_config([f"training={stage}", "logging.progress_bar=none", "data=fineweb_edu"])
+    assert config.data.num_workers == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.teacher=null", "model.teacher=null"),
+        ("model.teacher=local", "model.teacher=local"),
+        ("training.objectives=null", "training.objectives=null"),
+        ("training.objectives=[layerwise]", "training.objectives="),
+        ("training.objectives.continue_pretrain=5", "training.objectives.continue_pretrain=5"),
+        ("training.objectives.continue_pretrain=null", "training.objectives.continue_pretrain=null"),
+        ("training.objectives={layerwise:null}", "training.objectives.layerwise=null"),
+    ],
+)
+def test_what_takes_options_takes_nothing_else(override: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(named)}.* must be options by name, such as "):
+        compose_config([*_base(), override])
+
+
+def test_options_can_be_given_together() -> None:
+    whole = "training.objectives={layerwise:{weight:0.5},continue_pretrain:{chunk_tokens:64}}"
+    config = compose_config([*_base(), whole, "model.teacher={dtype:bfloat16}", "model.teacher.name=/dense"])
+    assert config.model.teacher == LocalTeacherConfig(name="/dense", dtype=Dtype.bfloat16)
+    assert config.training.objectives == {
+        "continue_pretrain": ContinuePretrainConfig(chunk_tokens=64),
+        "layerwise": LayerwiseConfig(weight=0.5),
+    }
+
+
+def test_an_objective_can_be_taken_away() -> None:
+    config = compose_config(
+        [*_base(), "training.objectives={layerwise:{}}", "~training.objectives.continue_pretrain"]
+    )
+    assert config.training.objectives == {"layerwise": LayerwiseConfig()}
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (
@@ -225,8 +290,8 @@ import wrinklefree.config.root
 from wrinklefree.teachers.local import LocalTeacherConfig
 from wrinklefree.train import main
 for group in ("stages", "objectives", "teachers"):
-    from wrinklefree.plugins import registered
-    assert registered(f"wrinklefree.{group}")
+    from wrinklefree.plugins import load_all
+    assert load_all(f"wrinklefree.{group}")
 assert main(["-s", "1.9", "--describe"]) == 0
 assert "torch" not in sys.modules
 """

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from wrinklefree.capture import EVERY_LAYER, LAST_HIDDEN_STATE, Capture, Layers, View
 from wrinklefree.forward import run_forward
@@ -40,10 +41,8 @@ def _cross_entropy(model: Any, view: View) -> Tensor:
 def _squares(model: Any, view: View, capture: Capture) -> Tensor:
     result = run_forward(model, view, capture)
     captured = [t for qkv in result.qkv.values() for t in (qkv.query, qkv.key, qkv.value)]
-    weighted = [
-        (1 + i) * t.square().mean() for i, t in enumerate([*captured, *result.hidden_states.values()])
-    ]
-    return torch.stack(weighted).sum()
+    captured += result.hidden_states.values()
+    return torch.stack([(1 + i) * t.square().mean() for i, t in enumerate(captured)]).sum()
 
 
 def _layerwise(model: Any, teacher: Any, views: list[View]) -> Tensor:
@@ -66,10 +65,11 @@ def _gradients(model: Any, loss: Callable[[Any], Tensor]) -> dict[str, Tensor | 
     """Of two backward passes."""
     for _ in range(2):
         loss(model).backward()
-    full = {
-        name: getattr(p.grad, "full_tensor", lambda p=p: p.grad)() for name, p in model.named_parameters()
-    }
-    return {name: None if grad is None else grad.clone() for name, grad in full.items()}
+    return {name: _whole(parameter.grad) for name, parameter in model.named_parameters()}
+
+
+def _whole(gradient: Tensor | None) -> Tensor | None:
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")

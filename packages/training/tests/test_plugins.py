@@ -105,3 +105,29 @@ def test_a_stage_is_registered_under_its_own_number(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"Convert is registered as '4' .* its number is '1'"):
         stages()
+
+
+def test_a_broken_plugin_is_named_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text("import a_module_that_is_not_there\n")
+    _install(tmp_path, "broken", "[wrinklefree.objectives]\nbroken = broken_plugin:Broken\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registered.cache_clear()
+    assert main(["-s", "2", "--describe"]) == 0
+    assert main(["-s", "2", "--describe", "training.objectives.broken.weight=1"]) == 2
+    message = "'broken' of broken 1.0 cannot be loaded from broken_plugin:Broken: ModuleNotFoundError"
+    assert message in capsys.readouterr().err
+    registered.cache_clear()
+
+
+def test_a_stage_that_is_there_twice_ends_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _install(tmp_path, "rival", f"[{GROUP}]\n2 = rival:Other\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registered.cache_clear()
+    assert main(["--help"]) == 2
+    assert "'2' is registered twice: " in (printed := capsys.readouterr().err)
+    assert "rival 1.0" in printed
+    registered.cache_clear()

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.metadata
+from importlib.metadata import EntryPoint
 from typing import Any
+
+from wf_formats.plugins import entries, load
 
 
 class UnknownNameError(KeyError):
@@ -24,24 +26,24 @@ class UnknownNameError(KeyError):
 
 
 @functools.cache
-def registered(group: str) -> dict[str, Any]:
-    """The classes of a group of entry points by name, in the order of their names.
+def registered(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name, sorted. Raises: PluginError for a name registered twice."""
+    return entries(group)
 
-    Raises: ValueError when two distributions register the same name.
-    """
-    found: dict[str, importlib.metadata.EntryPoint] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=group), key=lambda entry: entry.name):
-        taken = found.setdefault(entry.name, entry)
-        if taken.value != entry.value:
-            raise ValueError(f"{group}: '{entry.name}' is registered twice: {taken.value}, {entry.value}")
-    return {name: entry.load() for name, entry in found.items()}
+
+def load_all(group: str) -> dict[str, Any]:
+    """The classes of a group by name. Raises: PluginError (a name registered twice, a broken plugin)."""
+    return {name: load(entry) for name, entry in registered(group).items()}
 
 
 def lookup(group: str, kind: str, name: str) -> Any:
-    """The class registered as `name`. Raises: UnknownNameError that speaks of a `kind`."""
+    """The class registered as `name`; no other is loaded.
+
+    Raises: UnknownNameError that speaks of a `kind`, PluginError.
+    """
     known = registered(group)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UnknownNameError(f"unknown {kind} '{name}'; known: {', '.join(known)}.{hint}")
-    return known[name]
+    return load(known[name])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from wf_formats.plugins import PluginError
 from wrinklefree.command_line import parse
 from wrinklefree.compose.composing import compose_config, compose_dictconfig
 from wrinklefree.config.errors import ConfigError
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(OmegaConf.to_yaml(compose_dictconfig(arguments.overrides)))
             return 0
         config = compose_config(arguments.overrides)
-    except ConfigError as error:
+    except (ConfigError, PluginError) as error:
         sys.stderr.write(f"configuration error: {error}\n")
         return 2
     if arguments.describe:

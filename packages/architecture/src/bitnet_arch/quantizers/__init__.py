@@ -10,10 +10,10 @@ The ternary ones are built in. A further one is registered by its package as an 
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from bitnet_arch.quantizers.base import Quantizer
 from bitnet_arch.quantizers.ternary import TernaryQuantizer
+from wf_formats.plugins import entries, load
 from wf_formats.schemes import GROUP_SIZES
 
 ENTRY_POINTS = "bitnet_arch.quantizers"
@@ -27,20 +27,17 @@ def quantizer(name: str) -> Quantizer:
 
     Raises:
         ValueError: unknown name; the message lists the known ones.
+        PluginError: what is registered under a name that is taken, or cannot be loaded.
     """
+    registered = entries(ENTRY_POINTS, built_in=GROUP_SIZES)
     if name in GROUP_SIZES:
         return TernaryQuantizer(GROUP_SIZES[name])
-    registered = _registered()
     if name not in registered:
         raise ValueError(f"unknown weight scheme {name!r}; known: {', '.join(quantizer_names())}")
-    made: Quantizer = registered[name].load()(name)
+    made: Quantizer = load(registered[name])(name)
     return made
 
 
 def quantizer_names() -> list[str]:
     """Those that are built in, then those that installed packages register."""
-    return [*GROUP_SIZES, *_registered()]
-
-
-def _registered() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    return [*GROUP_SIZES, *entries(ENTRY_POINTS, built_in=GROUP_SIZES)]

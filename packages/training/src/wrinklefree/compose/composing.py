@@ -11,7 +11,7 @@ overrides are kept apart until then.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -22,7 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_handler.errors import DataError
-from wrinklefree.compose.refusals import explain, refuse_unused_groups, unknown_key
+from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key
 from wrinklefree.compose.schemas import APP_CONFIGS, SHARED_CONFIGS, keys_of, register_schemas
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.model import TeacherConfig
@@ -35,7 +35,7 @@ from wrinklefree.teachers.registry import teacher_schema
 
 OBJECTIVES_KEY = "training.objectives"
 TEACHER_KEY = "model.teacher"
-_TYPED_LATER = (f"{OBJECTIVES_KEY}.", f"{TEACHER_KEY}.")
+_TYPED_LATER = (OBJECTIVES_KEY, TEACHER_KEY)
 
 
 def compose_config(overrides: Sequence[str] = ()) -> TrainConfig:
@@ -64,11 +64,11 @@ def compose_dictconfig(overrides: Sequence[str]) -> DictConfig:
     search = f"hydra.searchpath=[file://{SHARED_CONFIGS}]"
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        later = [o for o in parsed if o.key_or_group.startswith(_TYPED_LATER) and not o.is_delete()]
+        later = [o for o in parsed if _is_typed_later(o) and not o.is_delete()]
         plain = [str(o.input_line) for o in parsed if o not in later]
         with initialize_config_dir(str(APP_CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[search, *plain])
-        refuse_unused_groups(stage_by_name(config.training.stage), parsed)
+        refuse_unused_keys(stage_by_name(config.training.stage), parsed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     OmegaConf.set_struct(config, False)
@@ -78,10 +78,34 @@ def compose_dictconfig(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
+def _is_typed_later(override: Override) -> bool:
+    key = override.key_or_group
+    return any(key == typed or key.startswith(f"{typed}.") for typed in _TYPED_LATER)
+
+
 def _values(overrides: Sequence[Override], key: str) -> list[dict[str, Any]]:
-    """The overrides below `key` as nested values."""
-    own = [o for o in overrides if o.key_or_group.startswith(f"{key}.")]
-    return [_nested(o.key_or_group.removeprefix(f"{key}."), o.value()) for o in own]
+    """The overrides of `key` and below it as nested values.
+
+    Raises: ConfigError for one that gives `key` something else than options.
+    """
+    found = []
+    for override in overrides:
+        if override.key_or_group == key:
+            found.append(_options(key, override.value()))
+        elif override.key_or_group.startswith(f"{key}."):
+            found.append(_nested(override.key_or_group.removeprefix(f"{key}."), override.value()))
+    return found
+
+
+def _options(where: str, value: Any) -> Any:
+    """`value`, which is a mapping. Raises: ConfigError that names the key and the way to write it."""
+    if not isinstance(value, Mapping | DictConfig):
+        shown = "null" if value is None else value
+        raise ConfigError(
+            f"{where}={shown} must be options by name, such as {where}.KEY=VALUE or {where}={{KEY:VALUE}}; "
+            "leave it out for the defaults"
+        )
+    return value
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -99,10 +123,11 @@ def _type_objectives(config: DictConfig, overrides: Sequence[dict[str, Any]]) ->
         if overrides:
             raise ConfigError(unknown_key(OBJECTIVES_KEY, "objectives", schema))
         return
-    layers: dict[str, list[Any]] = {str(name): [value] for name, value in training.objectives.items()}
-    for override in overrides:
-        for name, value in override.items():
-            layers.setdefault(name, []).append(value)
+    layers: dict[str, list[Any]] = {}
+    for layer in (_options(OBJECTIVES_KEY, training.objectives), *overrides):
+        for name, value in layer.items():
+            options = _options(f"{OBJECTIVES_KEY}.{name}", value)
+            layers.setdefault(str(name), []).append(options)
     try:
         training.objectives = {
             name: _typed(f"{OBJECTIVES_KEY}.{name}", objective_schema(name), values)
@@ -114,12 +139,12 @@ def _type_objectives(config: DictConfig, overrides: Sequence[dict[str, Any]]) ->
 
 def _type_teacher(config: DictConfig, overrides: Sequence[dict[str, Any]]) -> None:
     """The same for the teacher, whose `kind` says which schema it has."""
-    layers = [config.model.teacher, *overrides]
-    kind = TeacherConfig.kind
+    layers = [_options(TEACHER_KEY, config.model.teacher), *overrides]
+    kind: Any = TeacherConfig.kind
     for layer in layers:
         kind = layer.get("kind", kind)
     try:
-        schema = teacher_schema(kind)
+        schema = teacher_schema(str(kind))
     except UnknownNameError as error:
         raise ConfigError(f"{TEACHER_KEY}.kind: {error}") from error
     config.model.teacher = _typed(TEACHER_KEY, schema, layers)

@@ -33,15 +33,17 @@ def _stage_without(key: str, owner: type | None) -> str | None:
     return here[0] if here and elsewhere else None
 
 
-def refuse_unused_groups(stage: Stage, overrides: Sequence[Override]) -> None:
-    """Raises: ConfigError for an override of a group that the stage does not use."""
+def refuse_unused_keys(stage: Stage, overrides: Sequence[Override]) -> None:
+    """Raises: ConfigError for an override of a key or group that the stage does not use."""
     for override in overrides:
-        group = re.split(r"[.@/]", override.key_or_group)[0]
-        if group in stage.unused_groups:
-            raise ConfigError(
-                f"'{override.key_or_group}': {stage.name} does not use '{group}'. Leave it out: it is "
-                "for stages that train by gradients."
-            )
+        path = re.split(r"[.@/]", override.key_or_group)
+        for unused in stage.unused_keys:
+            names = unused.split(".")
+            if path[: len(names)] == names:
+                raise ConfigError(
+                    f"'{override.key_or_group}': {stage.name} does not use '{unused}'. Leave it out: it "
+                    "is for other stages."
+                )
 
 
 def explain(error: Exception) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from wrinklefree.objectives.base import Objective, ObjectiveConfig
-from wrinklefree.plugins import lookup, registered
+from wrinklefree.plugins import load_all, lookup
 
 GROUP = "wrinklefree.objectives"
 
 
 def objective_schemas() -> list[type[ObjectiveConfig]]:
-    return [kind.config for kind in registered(GROUP).values()]
+    return [kind.config for kind in load_all(GROUP).values()]
 
 
 def objective_schema(name: str) -> type[ObjectiveConfig]:

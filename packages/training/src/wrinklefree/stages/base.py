@@ -18,7 +18,15 @@ from wrinklefree.config.training import ContinuingConfig, StageConfig
 if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
 
-WITHOUT_GRADIENTS = ("optimizer", "distributed", "resume")
+WITHOUT_GRADIENTS = (
+    "optimizer",
+    "distributed",
+    "resume",
+    "data.num_workers",
+    "model.teacher",
+    "logging.every_steps",
+    "logging.console_every_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,9 @@ class Stage(ABC):
     """Name of the Hydra option: `training=<option>`."""
     config: ClassVar[type[StageConfig]]
     """Schema and defaults of `training`."""
-    unused_groups: ClassVar[tuple[str, ...]] = WITHOUT_GRADIENTS
-    """Groups of the configuration that do not concern this stage; overriding them is refused."""
+    unused_keys: ClassVar[tuple[str, ...]] = WITHOUT_GRADIENTS
+    """Groups and keys ("data.num_workers") of the configuration that do not concern this stage;
+    overriding them, or a key below them, is refused."""
     infrastructure_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of `training` that do not change the result (identity.py)."""
 
@@ -81,7 +90,7 @@ class Stage(ABC):
     @property
     def needs_one_process(self) -> bool:
         """Whether further processes (torchrun) have nothing to do."""
-        return "distributed" in self.unused_groups
+        return "distributed" in self.unused_keys
 
     def check(self, config: TrainConfig) -> None:  # noqa: B027 (a stage may have nothing to check)
         """Raises: ConfigError (values of `training` that contradict each other or cannot be)."""

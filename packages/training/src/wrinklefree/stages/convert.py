@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from wrinklefree.config.fit import FitConfig
 from wrinklefree.config.training import StageConfig
-from wrinklefree.stages.base import Outcome, Stage, StageContext
+from wrinklefree.stages.base import WITHOUT_GRADIENTS, Outcome, Stage, StageContext
+
+_LOGGERS = ("logging.csv", "logging.tensorboard", "logging.wandb", "logging.wandb_options")
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Convert(Stage):
     title = "converts the dense model and fits SubLN; no gradient"
     option = "stage1_subln"
     config = ConvertConfig
+    unused_keys = (*WITHOUT_GRADIENTS, *_LOGGERS)
 
     def run(self, context: StageContext) -> Outcome:
         from wrinklefree.stages.conversion import run_conversion

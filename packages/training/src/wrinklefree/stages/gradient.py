@@ -12,7 +12,7 @@ from wrinklefree.stages.base import Outcome, Stage, StageContext
 class GradientStage(Stage):
     """Base of a stage whose schema is a GradientConfig: it differs in defaults and objectives only."""
 
-    unused_groups = ()
+    unused_keys = ()
     infrastructure_keys = ("training.checkpoint", "training.gradient_checkpointing")
 
     def check(self, config: TrainConfig) -> None:

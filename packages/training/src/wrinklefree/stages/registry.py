@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from wf_formats.plugins import PluginError
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.plugins import registered
+from wrinklefree.plugins import load_all
 from wrinklefree.stages.base import Stage
 
 GROUP = "wrinklefree.stages"
@@ -15,13 +16,13 @@ GROUP = "wrinklefree.stages"
 def stages() -> list[Stage]:
     """All stages in the order in which a model passes them.
 
-    Raises: ValueError when a stage is registered under another number than its own.
+    Raises: PluginError (a broken plugin, a stage that is registered under another number than its own).
     """
     found = []
-    for number, kind in registered(GROUP).items():
+    for number, kind in load_all(GROUP).items():
         stage: Stage = kind()
         if (number, stage.config.stage) != (stage.number, stage.name):
-            raise ValueError(
+            raise PluginError(
                 f"{GROUP}: {kind.__qualname__} is registered as '{number}' with the schema of "
                 f"'{stage.config.stage}'; its number is '{stage.number}' and its name '{stage.name}'"
             )

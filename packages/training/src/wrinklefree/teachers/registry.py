@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from wrinklefree.capture import Capture
 from wrinklefree.config.model import ModelConfig, TeacherConfig
 from wrinklefree.errors import RunError
-from wrinklefree.plugins import lookup, registered
+from wrinklefree.plugins import load_all, lookup
 from wrinklefree.teachers.base import Teacher
 
 GROUP = "wrinklefree.teachers"
 
 
 def teacher_schemas() -> list[type[TeacherConfig]]:
-    return [kind.config for kind in registered(GROUP).values()]
+    return [kind.config for kind in load_all(GROUP).values()]
 
 
 def teacher_schema(kind: str) -> type[TeacherConfig]:
