@@ -54,7 +54,7 @@ def test_a_dense_folder_is_told_to_be_converted(tiny_llama, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no file or folder .*nowhere"):
+    with pytest.raises(ValueError, match=r"no file or folder .*nowhere"):
         inspect_model(tmp_path / "nowhere")
 
 

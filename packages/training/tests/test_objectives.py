@@ -271,3 +271,25 @@ def test_no_hook_stays(tiny_llama: Any) -> None:
 def test_weights_of_unknown_objectives_are_refused() -> None:
     with pytest.raises(ValueError, match=r"do not exist.*'b'"):
         ObjectiveManager({}, ConstantWeights({"b": 1.0}))
+
+
+def test_a_view_of_one_name_made_in_two_ways_is_refused() -> None:
+    class Masking(Objective):
+        wishes = {"masked": Wish(student=Capture(logits=True))}  # noqa: RUF012
+
+        def views(self, batch):
+            return {"masked": batch}
+
+        def compute(self, passes):
+            raise NotImplementedError
+
+    class MaskingOtherwise(Masking):
+        def views(self, batch):
+            return {"masked": batch}
+
+    same = {"first": Masking(None), "second": Masking(None)}
+    ObjectiveManager(same, ConstantWeights({"first": 1.0, "second": 1.0}))
+    with pytest.raises(ValueError, match="'first' and 'second' both make a view 'masked'"):
+        ObjectiveManager(
+            {"first": Masking(None), "second": MaskingOtherwise(None)}, ConstantWeights({"first": 1.0})
+        )

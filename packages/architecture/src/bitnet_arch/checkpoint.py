@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bitnet_arch.disk_format import from_disk, to_disk
+from bitnet_arch.quantizers import quantizer
 from wf_formats.atomic import atomic_folder
 from wf_formats.file_names import (
     CONFIG_FILE,
@@ -95,10 +96,12 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     Returns:
         the model in evaluation mode (converted: BitLinear layers, lambda 1) with its tokenizer.
     Raises:
-        CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit.
+        CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit,
+            a quantizer that is not installed.
     """
     folder = Path(folder)
     meta = read_meta(folder) if (folder / META_FILE).is_file() else {}
+    _check_scheme(folder, meta)
     config = transformers.AutoConfig.from_pretrained(_checked(folder))
     config, state = from_disk(config, _load_state(folder), meta.get("conversion"))
     model = _build(config, state, dtype, folder)
@@ -106,6 +109,16 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     if (folder / TOKENIZER_CONFIG_FILE).is_file():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return Checkpoint(model, tokenizer, meta)
+
+
+def _check_scheme(folder: Path, meta: Mapping[str, Any]) -> None:
+    conversion = meta.get("conversion")
+    if conversion is None:
+        return
+    try:
+        quantizer(conversion["scheme"])
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:

@@ -154,7 +154,10 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
 
 
 def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:
-    quantizer = bitnet_arch.quantizer(scheme)
+    try:
+        quantizer = bitnet_arch.quantizer(scheme)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     if not isinstance(quantizer, bitnet_arch.TernaryQuantizer):
         raise ExportError(
             f"weights of scheme {scheme!r} are not ternary, and no export holds them; export a checkpoint "

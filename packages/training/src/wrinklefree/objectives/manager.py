@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wrinklefree.capture import Capture, ForwardResult, View
-from wrinklefree.objectives.base import Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import ConstantWeights, WeightSchedule
 
@@ -26,6 +26,7 @@ class ObjectiveManager:
         unknown = weights.ever_active() - objectives.keys()
         if unknown:
             raise ValueError(f"weights for objectives that do not exist: {sorted(unknown)}")
+        _refuse_namesakes(objectives)
         self.objectives = dict(objectives)
         self.weights = weights
 
@@ -100,3 +101,16 @@ def _teach(view: View, wishes: Mapping[str, Wish], teacher: Forward | None) -> F
         raise ValueError(f"objective '{wanting[0]}' needs a teacher, and none was loaded")
     with torch.no_grad():
         return teacher(view, united(wish.teacher for wish in wishes.values()))
+
+
+def _refuse_namesakes(objectives: Mapping[str, Objective]) -> None:
+    """Raises: ValueError for a view that two objectives name and make in different ways."""
+    makers: dict[str, str] = {}
+    for name, objective in objectives.items():
+        for view in objective.wishes.keys() - {PLAIN}:
+            other = makers.setdefault(view, name)
+            if type(objectives[other]).views is not type(objective).views:
+                raise ValueError(
+                    f"the objectives '{other}' and '{name}' both make a view '{view}', in different ways: "
+                    "give one of the views another name"
+                )
