@@ -120,7 +120,7 @@ def test_help_is_that_of_the_application(name: str) -> None:
     assert f"wf {name} {name}" not in usage
 
 
-@pytest.mark.parametrize("name", [application.name for application in APPLICATIONS])
+@pytest.mark.parametrize("name", ["export", "serve"])  # all of them are handed on by the same code
 def test_an_unknown_option_is_the_applications_error(name: str) -> None:
     done = wf(name, "--no-such-option")
     assert done.returncode == 2
