@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_handler import DataError, SourceConfig, iter_documents, read_documents
-from data_handler.readers import MAX_FILE_DOCUMENT_BYTES, open_reader
+from data_handler.readers import MAX_FILE_DOCUMENT_BYTES, WholeFileReader, open_reader
 
 TEXTS = [f"text {i}\nsecond line ü" for i in range(700)]
 
@@ -225,3 +225,25 @@ def test_damaged_evaluation_texts_are_named(tmp_path: Path, name: str, data: byt
         list(read_documents(tmp_path / name))
     with pytest.raises(DataError, match="there is no text file"):
         list(read_documents(tmp_path / "missing.txt"))
+
+
+def test_a_large_evaluation_text_is_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training refuses such a file as one document; a perplexity needs it whole."""
+    monkeypatch.setattr(WholeFileReader, "max_bytes", 10)
+    path = tmp_path / "a.txt"
+    path.write_text("more than ten bytes")
+    with pytest.raises(DataError, match="set text_unit"):
+        list(iter_documents(source(str(path), text_unit="file")))
+    assert list(read_documents(path)) == ["more than ten bytes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.jsonl", b"[1]\n"), ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999)[:-9])],
+)
+def test_evaluation_records_of_another_kind_and_cut_files_are_named(
+    tmp_path: Path, name: str, data: bytes
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=name):
+        list(read_documents(tmp_path / name))

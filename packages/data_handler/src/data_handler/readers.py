@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -128,9 +129,11 @@ class ParagraphReader(LineReader):
 class WholeFileReader(LineReader):
     """The whole file as one document."""
 
+    max_bytes: float = MAX_FILE_DOCUMENT_BYTES
+
     def __iter__(self) -> Iterator[bytes]:
         size_bytes = self._path.stat().st_size
-        if size_bytes > MAX_FILE_DOCUMENT_BYTES:
+        if size_bytes > self.max_bytes:
             raise DataError(
                 f"{self._path}: {size_bytes:,} bytes as one document would not be streamed; "
                 "set text_unit to paragraph or line"
@@ -141,7 +144,9 @@ class WholeFileReader(LineReader):
 
 
 class VerbatimReader(WholeFileReader):
-    """The whole file with the line ends at its end, which a perplexity counts."""
+    """The whole file, however large, with the line ends at its end, which a perplexity counts."""
+
+    max_bytes = math.inf
 
     def text(self, record: bytes) -> str:
         return self._decoded(record).replace("\r\n", "\n").replace("\r", "\n")
