@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,13 @@ def test_unregistered_quantization_is_named(small_hf: Path, tmp_path: Path, monk
         def load(self) -> None:
             monkeypatch.setitem(AUTO_QUANTIZER_MAPPING, "mystery", object)
 
-    monkeypatch.setattr(torch_model, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(torch_model, "entries", lambda group: {"mystery": Entry()})
     torch_model._check_quantization(tmp_path)
+
+    broken = EntryPoint("mystery", "no_such_module", torch_model.LOADERS)
+    monkeypatch.setattr(torch_model, "entries", lambda group: {"mystery": broken})
+    with pytest.raises(EvalError, match="'mystery' of an unknown distribution cannot be loaded"):
+        torch_model._check_quantization(tmp_path)
 
 
 def test_gguf_and_transformers_agree(small_gguf: Path, small_hf: Path):

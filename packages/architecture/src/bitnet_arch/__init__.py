@@ -14,7 +14,7 @@ from bitnet_arch.families import BLOCK_LINEARS, UnsupportedModelError, supported
 from bitnet_arch.hf import WrinkleFreeConfig
 from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda
 from bitnet_arch.products import int8_matmul, quantized_linear
-from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer, quantizer_names
+from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
 from bitnet_arch.sources import (
     load_dense,
     packaged_model_dir,
@@ -46,7 +46,6 @@ __all__ = [
     "packaged_model_dir",
     "quantized_linear",
     "quantizer",
-    "quantizer_names",
     "read_meta",
     "save_checkpoint",
     "set_lambda",

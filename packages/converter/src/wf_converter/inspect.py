@@ -97,7 +97,7 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "context tokens": config.get("max_position_embeddings"),
         "vocabulary": config.get("vocab_size"),
         "quantization": (config.get("quantization_config") or {}).get("quant_method"),
-        "tokenizer": "yes" if (path / TOKENIZER_FILE).is_file() else "no tokenizer.json",
+        "tokenizer": "yes" if (path / TOKENIZER_FILE).is_file() else f"no {TOKENIZER_FILE}",
         "scheme": conversion.get("scheme"),
         "stage": record.get("stage"),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import transformers
 import bitnet_arch
 from bitnet_arch.scoring import score_tokens
 from wf_formats.file_names import CONFIG_FILE
+from wf_formats.plugins import PluginError, entries, load
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import TokenScores
@@ -121,8 +121,11 @@ def _check_quantization(path: Path) -> None:
     """Have the quantizers of installed packages registered, and the folder's one among them."""
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    for entry in entry_points(group=LOADERS):
-        entry.load()
+    try:
+        for entry in entries(LOADERS).values():
+            load(entry)
+    except PluginError as error:
+        raise EvalError(str(error)) from error
     config = json.loads((path / CONFIG_FILE).read_text())
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method is not None and method not in AUTO_QUANTIZER_MAPPING:

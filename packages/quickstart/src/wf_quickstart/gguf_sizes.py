@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_formats.gguf.file import open_gguf
-from wf_formats.gguf.header import GgufError
+from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD
+from wf_formats.gguf import GgufError, open_gguf
 from wf_quickstart.errors import QuickstartError
-
-_EMBEDDINGS = ("token_embd.weight", "output.weight")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ def gguf_sizes(path: Path) -> GgufSizes:
     """Raises: QuickstartError if it is not a GGUF file, or has embeddings of an unknown type."""
     try:
         tensors = open_gguf(path).tensors.values()
-        embeddings = [tensor for tensor in tensors if tensor.name in _EMBEDDINGS]
+        embeddings = [tensor for tensor in tensors if tensor.name in (GGUF_EMBEDDING, GGUF_HEAD)]
         return GgufSizes(
             total=path.stat().st_size,
             embeddings=sum(tensor.num_bytes for tensor in embeddings),

@@ -18,7 +18,7 @@ from wf_formats.schemes import GROUP_SIZES
 
 ENTRY_POINTS = "bitnet_arch.quantizers"
 
-__all__ = ["ENTRY_POINTS", "Quantizer", "TernaryQuantizer", "quantizer", "quantizer_names"]
+__all__ = ["ENTRY_POINTS", "Quantizer", "TernaryQuantizer", "quantizer"]
 
 
 @cache
@@ -33,11 +33,6 @@ def quantizer(name: str) -> Quantizer:
     if name in GROUP_SIZES:
         return TernaryQuantizer(GROUP_SIZES[name])
     if name not in registered:
-        raise ValueError(f"unknown weight scheme {name!r}; known: {', '.join(quantizer_names())}")
+        raise ValueError(f"unknown weight scheme {name!r}; known: {', '.join([*GROUP_SIZES, *registered])}")
     made: Quantizer = load(registered[name])(name)
     return made
-
-
-def quantizer_names() -> list[str]:
-    """Those that are built in, then those that installed packages register."""
-    return [*GROUP_SIZES, *entries(ENTRY_POINTS, built_in=GROUP_SIZES)]

@@ -177,11 +177,11 @@ class GgufScorer:
         for i in range(begin, end):
             index = api.llama_batch_ext_add_token(self._batch, 0, ids[i])
             position = ctypes.c_int32(i)
+            assert index == i - begin, (i, index)
             placed = api.llama_batch_ext_set_pos(self._batch, index, ctypes.byref(position))
+            assert placed, i
             wanted = i >= start - 1 or i == end - 1  # a batch without any output is refused
             marked = api.llama_batch_ext_set_output_logits(self._batch, index, wanted)
-            assert index == i - begin, (i, index)
-            assert placed, i
             assert marked, i
         status = api.llama_process(self._context, llama.PROCESS_DECODE, self._batch)
         if status != 0:
