@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bitnet_arch.disk_format import from_disk, to_disk
 from bitnet_arch.quantizers import quantizer
 from wf_formats.atomic import atomic_folder
+from wf_formats.errors import UserError
 from wf_formats.file_names import (
     CONFIG_FILE,
     META_FILE,
@@ -36,7 +37,7 @@ from wf_formats.file_names import (
 FORMAT = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint folder is missing, incomplete or damaged; the message names the file."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from wf_formats.errors import UserError
 from wf_formats.families import FAMILIES
 from wf_formats.families.block import BLOCK_LINEARS, SUB_NORM_SITES, SubNormSite
 
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(UserError, ValueError):
     """The model cannot be converted; the message lists what can."""
 
 

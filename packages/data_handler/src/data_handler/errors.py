@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from wf_formats.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """The user's data or data settings are at fault.
 
     The message names the file and the line or record (counted from 1), what was found there, and

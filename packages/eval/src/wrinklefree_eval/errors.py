@@ -1,5 +1,7 @@
 """The error that users of the evaluation have to expect."""
 
+from wf_formats.errors import UserError
 
-class EvalError(ValueError):
+
+class EvalError(UserError, ValueError):
     """The model, a text or a task cannot be used as asked; the message says why and what to do."""

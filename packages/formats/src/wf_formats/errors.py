@@ -1,11 +1,30 @@
-"""The errors of this package."""
+"""The errors that users can act on: one base for the workspace, and those of this package."""
 
 from __future__ import annotations
 
 
-class LoadError(ValueError):
+class UserError(Exception):
+    """Something the user can mend; the message is one line with the offending value and the fix.
+
+    The boundary of an application (boundary.py) prints it instead of a traceback. Every package's own
+    error inherits from it, beside the built-in error that callers of a library expect.
+    """
+
+    exit_code = 1
+    """2 for a wrong request (nothing was begun), 1 for a run that failed."""
+    label = "error"
+    """What the line begins with."""
+
+
+class RequestError(UserError, ValueError):
+    """A wrong request: an option, a value, a target; nothing was begun or changed."""
+
+    exit_code = 2
+
+
+class LoadError(UserError, ValueError):
     """A model cannot run here as it is; the message names the part, the reason and the remedy."""
 
 
-class FormatError(ValueError):
+class FormatError(UserError, ValueError):
     """Something cannot be written in a format without losing information; the message says what and why."""

@@ -10,8 +10,10 @@ from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from wf_formats.errors import UserError
 
-class PluginError(ValueError):
+
+class PluginError(UserError, ValueError):
     """What a distribution registers cannot be used; the message names it and the remedy."""
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
+from wf_formats.errors import UserError
 from wf_ptq.layers import computing_in
 from wf_ptq.streams import BlockRunner
 
@@ -54,7 +55,7 @@ class BlockStore(Protocol):
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
 
-class BlockError(ValueError):
+class BlockError(UserError, ValueError):
     """A block cannot be quantized; the message names it."""
 
 

@@ -17,6 +17,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from wf_formats.errors import UserError
 from wf_formats.gguf.types import TensorType
 
 MAGIC = b"GGUF"
@@ -36,7 +37,7 @@ _MIN_KEY_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
 
 
-class GgufError(ValueError):
+class GgufError(UserError, ValueError):
     """A GGUF file is damaged, hostile or of an unknown kind; the message names what and where."""
 
 

@@ -7,8 +7,10 @@ from enum import IntEnum
 
 import tokenizers
 
+from wf_formats.errors import UserError
 
-class TokenizerError(ValueError):
+
+class TokenizerError(UserError, ValueError):
     """A tokenizer is missing, damaged or of an unsupported kind; the message says which and where."""
 
 

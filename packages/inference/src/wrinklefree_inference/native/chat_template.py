@@ -20,8 +20,10 @@ import jinja2.parser
 import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from wf_formats.errors import UserError
 
-class ChatTemplateError(ValueError):
+
+class ChatTemplateError(UserError, ValueError):
     """The template is damaged or refuses the messages; the message says why."""
 
 

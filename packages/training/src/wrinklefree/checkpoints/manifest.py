@@ -11,10 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wf_formats.errors import UserError
+
 MANIFEST_FILE = "manifest.json"
 
 
-class DamagedCheckpointError(ValueError):
+class DamagedCheckpointError(UserError, ValueError):
     """A checkpoint is not what was written; the message names folder, file and finding."""
 
 

@@ -1,5 +1,10 @@
 """The error of a wrong configuration."""
 
+from wf_formats.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """The configuration names something that does not exist or does not fit."""
+
+    exit_code = 2
+    label = "configuration error"
