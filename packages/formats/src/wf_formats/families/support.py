@@ -151,7 +151,7 @@ def _check_arch(
             "output head, so a separate head would be lost; alternatives: --format hf, or scheme group64 "
             "without SubLN (arch llama)"
         )
-    _check_biases(config, family, arch, scheme)
+    _check_biases(config, arch)
     _check_scale(complete, family, arch)
     layers = read_layers(complete, family)
     _check_layers(layers, arch)
@@ -173,16 +173,11 @@ def _check_blocks(config: Mapping[str, Any], family: Family, scheme: str, sub_no
     )
 
 
-def _check_biases(config: Mapping[str, Any], family: Family, arch: GgufArch, scheme: str) -> None:
+def _check_biases(config: Mapping[str, Any], arch: GgufArch) -> None:
     parts = {part for group in arch.optional for part in group} | set(arch.extras)
     for key, part in (("attention_bias", "o_bias"), ("mlp_bias", "gate_bias")):
         if config.get(key) and part not in parts:
             raise LoadError(f"{key}: arch {arch.name} of llama.cpp has no such biases; --format hf has them")
-    if config.get("mlp_bias") and GROUP_SIZES[scheme] is None:
-        raise LoadError(
-            "mlp_bias: llama.cpp multiplies these biases by the scale of the matrix, which is wrong here; "
-            f"{GROUPS_FIX}"
-        )
 
 
 def _check_scale(config: Mapping[str, Any], family: Family, arch: GgufArch) -> None:
