@@ -64,16 +64,27 @@ def test_rope_scaling_that_llamacpp_lacks_is_refused(checkpoint):
     with_sub_norm = changed(open_checkpoint(checkpoint("llama-tensor")), rope_parameters=LLAMA3_ROPE)
     with pytest.raises(ExportError, match=r"rope_freqs: .*'llama3' is not available in arch bitnet"):
         gguf_architecture(with_sub_norm)
-    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}
-    with pytest.raises(ExportError, match="'yarn' is not available in arch qwen3"):
-        gguf_architecture(changed(open_checkpoint(checkpoint("qwen3-group64")), rope_parameters=yarn))
+    qwen = open_checkpoint(checkpoint("qwen3-group64"))
+    with pytest.raises(ExportError, match="'llama3' is not available in arch qwen3"):
+        gguf_architecture(changed(qwen, rope_parameters=LLAMA3_ROPE))
+    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128}
+    assert gguf_architecture(changed(qwen, rope_parameters=yarn)).name == "qwen3"
+    with pytest.raises(ExportError, match=r"'yarn' with other beta_fast.* is not available in arch qwen3"):
+        gguf_architecture(changed(qwen, rope_parameters=yarn | {"beta_fast": 16.0}))
 
 
-def test_short_windows_are_refused(checkpoint):
+def test_short_windows_take_an_architecture_that_has_them(checkpoint):
     opened = changed(open_checkpoint(checkpoint("mistral-group64")), sliding_window=128)
-    with pytest.raises(ExportError, match=r"sliding windows \(of 128 tokens, context 512\).*--format hf"):
-        gguf_architecture(opened)
+    assert gguf_architecture(opened).name == "granite_swa"
     assert gguf_architecture(changed(opened, sliding_window=None)).name == "llama"
+    assert gguf_architecture(changed(opened, sliding_window=512)).name == "llama"
+
+
+def test_short_windows_where_no_architecture_has_them_are_refused(checkpoint):
+    opened = open_checkpoint(checkpoint("qwen3-group64"))
+    windows = {"use_sliding_window": True, "sliding_window": 128, "layer_types": ["sliding_attention"] * 2}
+    with pytest.raises(ExportError, match=r"sliding windows of 128 tokens: arch qwen3.*--format hf"):
+        gguf_architecture(changed(opened, **windows))
 
 
 def test_unknown_model_type_is_refused(checkpoint):

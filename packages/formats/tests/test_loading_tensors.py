@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wf_formats.decoder_config import DecoderConfig
+from wf_formats.decoder_config import DecoderConfig, LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.matrix import QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import from_blocks, from_values
-from wf_formats.rope import scaled_frequencies
+from wf_formats.rope import Rope, rope_of, scaled_frequencies
 
 
 def random_codes(rng: np.random.Generator, rows: int = 6, columns: int = 512) -> np.ndarray:
@@ -155,25 +155,43 @@ LLAMA_3 = {
 }
 
 
-@pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "linear", "factor": 4.0}, LLAMA_3])
-def test_frequencies_equal_transformers(rope):
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+ROPES = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "llama3": LLAMA_3,
+    "yarn": YARN,
+    "yarn, attention factor": YARN | {"attention_factor": 1.25},
+    "yarn, mscale": YARN | {"mscale": 0.707, "mscale_all_dim": 1.0},
+    "yarn, betas": YARN | {"beta_fast": 16.0, "beta_slow": 2.0},
+    "yarn, not truncated": YARN | {"truncate": False},
+    "yarn, short": YARN | {"factor": 32.0, "original_max_position_embeddings": 16},
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_frequencies_equal_transformers(kind):
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    parameters = rope | {"rope_theta": 500000.0}
+    parameters = ROPES[kind] | {"rope_theta": 500000.0}
     config = LlamaConfig(
         hidden_size=256, num_attention_heads=2, rope_parameters=parameters, max_position_embeddings=4096
     )
-    expected = LlamaRotaryEmbedding(config).inv_freq.numpy()
-    np.testing.assert_allclose(scaled_frequencies(128, parameters), expected, rtol=3e-7)
+    expected = LlamaRotaryEmbedding(config)
+    np.testing.assert_allclose(scaled_frequencies(128, parameters), expected.inv_freq.numpy(), rtol=6e-7)
+    assert rope_of(128, parameters).attention_factor == pytest.approx(expected.attention_scaling, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "yarn"}, "'yarn' is not supported"),
+        ({"rope_type": "longrope"}, "'longrope' is not supported"),
+        ({"rope_type": "yarn", "factor": 2.0}, "original_max_position_embeddings is None"),
         ({"rope_type": "default", "mrope_section": [1, 2]}, "'mrope_section'"),
-        ({"partial_rotary_factor": 0.5}, "only whole heads"),
+        ({"partial_rotary_factor": 1.5}, "not a share"),
+        ({"partial_rotary_factor": 0.02}, "need pairs"),
         ({"rope_theta": float("nan")}, "rotary base is nan"),
         ({"rope_type": "linear", "factor": 0}, "rope factor is 0"),
         (LLAMA_3 | {"high_freq_factor": 0.5}, "not above"),
@@ -195,7 +213,8 @@ GOOD = {
     "vocab_size": 100,
     "rms_norm_eps": 1e-5,
     "activation": "silu",
-    "rope_inverse_frequencies": (1.0,) * 8,
+    "attention": (LayerAttention(Rope((1.0,) * 8), window=16),),
+    "attention_scale": 0.25,
     "context_tokens": 64,
 }
 
@@ -209,11 +228,20 @@ GOOD = {
         ({"head_dim": 15}, "15 is odd"),
         ({"rms_norm_eps": 0.0}, "rms_norm_eps is 0"),
         ({"activation": "gelu"}, "'gelu' is not one of silu, relu2"),
-        ({"rope_inverse_frequencies": (1.0,)}, "1 rotary frequencies for heads of 16"),
-        ({"rope_inverse_frequencies": (float("inf"),) * 8}, "not all finite"),
+        ({"attention": (LayerAttention(Rope((1.0,) * 9)),)}, "9 rotary frequencies for heads of 16"),
+        ({"attention": ()}, "attention of 0 layers for 1"),
+        ({"attention": (LayerAttention(None, window=0),)}, "a window of 0 tokens"),
+        ({"attention_scale": float("nan")}, "attention_scale is nan"),
     ],
 )
 def test_configurations_are_checked(change, message):
     assert DecoderConfig(**GOOD).head_dim == 16
     with pytest.raises(ValueError, match=message):
         DecoderConfig(**GOOD | change)
+
+
+def test_rotations_are_checked():
+    with pytest.raises(ValueError, match="not all finite"):
+        Rope((float("inf"),) * 8)
+    with pytest.raises(ValueError, match=r"attention factor 0\.0"):
+        Rope((1.0,), attention_factor=0.0)

@@ -22,10 +22,11 @@ struct PageView {
 struct AttentionJob {
     CacheType type;
     const float* queries;  // [rows][head_dim], already multiplied by 1 / sqrt(d)
-    const int64_t* visible;  // [rows]: number of tokens that the row sees (its own is the last)
+    const int64_t* visible;  // [rows]: number of tokens up to and with the row's own; it sees the last `window` of them
+    int64_t window;          // 0: all
     int64_t rows;
     int64_t head_dim;  // padded to a multiple of 16
-    const PageView* pages;
+    const PageView* pages;  // those before the first row's window are not read
     float* out;      // [rows][head_dim]
     float* scratch;  // [rows][kRowScratch]
 };

@@ -33,7 +33,15 @@ ModelWeights checked(ModelWeights weights) {
     if (c.head_dim % 2) fail("head_dim " + std::to_string(c.head_dim) + " is odd: rotary embedding needs pairs");
     if (static_cast<int64_t>(weights.layers.size()) != c.num_layers)
         fail(std::to_string(weights.layers.size()) + " layers given, the configuration wants " + std::to_string(c.num_layers));
-    expect("rope_inverse_frequencies", c.rope_inverse_frequencies, c.head_dim / 2);
+    for (const Rope& rope : c.ropes)
+        if (static_cast<int64_t>(rope.inverse_frequencies.size()) > c.head_dim / 2)
+            fail(std::to_string(rope.inverse_frequencies.size()) + " rotary frequencies are too many for heads of " + std::to_string(c.head_dim));
+    if (static_cast<int64_t>(c.attention.size()) != c.num_layers)
+        fail("attention is given for " + std::to_string(c.attention.size()) + " layers, the configuration wants " + std::to_string(c.num_layers));
+    for (const LayerAttention& layer : c.attention) {
+        if (layer.rope < -1 || layer.rope >= static_cast<int64_t>(c.ropes.size())) fail("rope " + std::to_string(layer.rope) + " of a layer does not exist");
+        if (layer.window < 0) fail("a window of " + std::to_string(layer.window) + " tokens");
+    }
     expect("embedding", weights.embedding.get(), c.vocab_size, c.hidden_size);
     expect("head", weights.head.get(), c.vocab_size, c.hidden_size);
     expect("final_norm", weights.final_norm, c.hidden_size);
@@ -53,6 +61,12 @@ ModelWeights checked(ModelWeights weights) {
         expect(prefix + "q_bias", layer.q_bias, q, true);
         expect(prefix + "k_bias", layer.k_bias, kv, true);
         expect(prefix + "v_bias", layer.v_bias, kv, true);
+        expect(prefix + "o_bias", layer.o_bias, c.hidden_size, true);
+        expect(prefix + "gate_bias", layer.gate_bias, c.intermediate_size, true);
+        expect(prefix + "up_bias", layer.up_bias, c.intermediate_size, true);
+        expect(prefix + "down_bias", layer.down_bias, c.hidden_size, true);
+        expect(prefix + "attn_output_norm", layer.attn_output_norm, c.hidden_size, true);
+        expect(prefix + "ffn_output_norm", layer.ffn_output_norm, c.hidden_size, true);
         expect(prefix + "q_norm", layer.q_norm, c.head_dim, true);
         expect(prefix + "k_norm", layer.k_norm, c.head_dim, true);
         expect(prefix + "attn_sub_norm", layer.attn_sub_norm, q, true);
@@ -62,6 +76,13 @@ ModelWeights checked(ModelWeights weights) {
 }
 
 }  // namespace
+
+Activation parse_activation(const std::string& name) {
+    if (name == "silu") return Activation::silu;
+    if (name == "relu2") return Activation::relu2;
+    if (name == "gelu_tanh") return Activation::gelu_tanh;
+    fail("unknown activation '" + name + "'; known: silu, relu2, gelu_tanh");
+}
 
 Decoder::Decoder(ModelWeights weights, int64_t num_pages, CacheType cache_type, int num_threads)
     : weights_(checked(std::move(weights))),
@@ -107,7 +128,7 @@ void Decoder::lay_out(const Batch& batch) {
         for (int64_t i = batch.starts[s]; i < batch.starts[s + 1]; i += kTokensPerSpan)
             spans_.push_back({i, std::min(kTokensPerSpan, batch.starts[s + 1] - i)});
     }
-    const int64_t rows = batch.num_tokens + kTokenTile, half = c.head_dim / 2;
+    const int64_t rows = batch.num_tokens + kTokenTile;
     x_.resize(rows * c.hidden_size);
     q_.resize(rows * padded_rows_of(*weights_.layers[0].q));
     k_.resize(rows * padded_rows_of(*weights_.layers[0].k));
@@ -116,19 +137,31 @@ void Decoder::lay_out(const Batch& batch) {
     sum_.resize(rows * padded_rows_of(*weights_.layers[0].o));
     gate_.resize(rows * padded_rows_of(*weights_.layers[0].gate));
     up_.resize(rows * padded_rows_of(*weights_.layers[0].up));
-    cos_.resize(rows * half);
-    sin_.resize(rows * half);
-    for (int64_t t = 0; t < batch.num_tokens; ++t)
-        for (int64_t i = 0; i < half; ++i) {
-            const float angle = static_cast<float>(tokens_[t].position) * c.rope_inverse_frequencies[i];
-            cos_[t * half + i] = std::cos(angle);
-            sin_[t * half + i] = std::sin(angle);
+    angles_.resize(c.ropes.size());
+    for (size_t r = 0; r < c.ropes.size(); ++r) turn(c.ropes[r], angles_[r]);
+}
+
+void Decoder::turn(const Rope& rope, Angles& angles) {
+    const auto size = static_cast<int64_t>(rope.inverse_frequencies.size()), num_tokens = static_cast<int64_t>(tokens_.size());
+    angles.cos.resize(num_tokens * size);
+    angles.sin.resize(num_tokens * size);
+    for (int64_t t = 0; t < num_tokens; ++t)
+        for (int64_t i = 0; i < size; ++i) {
+            const float angle = static_cast<float>(tokens_[t].position) * rope.inverse_frequencies[i];
+            angles.cos[t * size + i] = std::cos(angle) * rope.attention_factor;
+            angles.sin[t * size + i] = std::sin(angle) * rope.attention_factor;
         }
 }
 
 void Decoder::embed() {
-    pool_.run(static_cast<int64_t>(tokens_.size()),
-              [&](int64_t t, int) { weights_.embedding->dequantize_row(tokens_[t].id, x_.data() + t * config().hidden_size); });
+    const int64_t size = config().hidden_size;
+    const float scale = config().embedding_scale;
+    pool_.run(static_cast<int64_t>(tokens_.size()), [&](int64_t t, int) {
+        float* x = x_.data() + t * size;
+        weights_.embedding->dequantize_row(tokens_[t].id, x);
+        if (scale != 1)
+            for (int64_t i = 0; i < size; ++i) x[i] *= scale;
+    });
 }
 
 // Quantizes row(token), a pointer to the token's inputs, for all tokens.
@@ -151,13 +184,16 @@ void Decoder::rotate_and_store(const Batch& batch, int64_t index, int64_t t) {
     float* q = q_.data() + t * padded_rows_of(*layer.q);
     float* k = k_.data() + t * padded_rows_of(*layer.k);
     float* v = v_.data() + t * padded_rows_of(*layer.v);
-    const float *cos = cos_.data() + t * (c.head_dim / 2), *sin = sin_.data() + t * (c.head_dim / 2);
+    const int64_t rope = c.attention[index].rope;
+    const int64_t turned = rope < 0 ? 0 : static_cast<int64_t>(c.ropes[rope].inverse_frequencies.size());
+    const float* cos = turned ? angles_[rope].cos.data() + t * turned : nullptr;
+    const float* sin = turned ? angles_[rope].sin.data() + t * turned : nullptr;
     if (!layer.q_bias.empty()) table.add(q, layer.q_bias.data(), q_size_);
     if (!layer.k_bias.empty()) table.add(k, layer.k_bias.data(), kv_size_);
     if (!layer.v_bias.empty()) table.add(v, layer.v_bias.data(), kv_size_);
     const auto prepare = [&](float* head, const Vector& norm) {
         if (!norm.empty()) table.rms_norm(head, norm.data(), c.head_dim, c.rms_norm_eps, head);
-        table.rope(head, cos, sin, c.head_dim);
+        if (turned) table.rope(head, cos, sin, 2 * turned);
     };
     for (int64_t h = 0; h < c.num_heads; ++h) prepare(q + h * c.head_dim, layer.q_norm);
     const int64_t page = batch.pages[token.sequence * batch.pages_stride + token.position / kPageTokens];
@@ -177,18 +213,18 @@ void Decoder::attend(const Batch& batch, int64_t index, const Span& span, int64_
     out.resize(rows * width);
     scratch.resize(rows * (kRowScratch));
     visible.resize(rows);
-    const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
         const float* q = q_.data() + t * padded_rows_of(*weights_.layers[index].q) + head * c.head_dim;
-        for (int64_t d = 0; d < c.head_dim; ++d) queries[r * width + d] = q[d] * scale;
+        for (int64_t d = 0; d < c.head_dim; ++d) queries[r * width + d] = q[d] * c.attention_scale;
         visible[r] = tokens_[t].position + 1;
     }
     const Token& first = tokens_[span.first_token];
-    const int64_t num_pages = ceil_div(visible[rows - 1], kPageTokens);
+    const int64_t num_pages = ceil_div(visible[rows - 1], kPageTokens), window = c.attention[index].window;
     pages.resize(num_pages);
-    for (int64_t p = 0; p < num_pages; ++p) pages[p] = cache_.view(index, batch.pages[first.sequence * batch.pages_stride + p], kv_head);
-    kernels().attention({cache_.type(), queries.data(), visible.data(), rows, width, pages.data(), out.data(), scratch.data()});
+    for (int64_t p = window ? std::max(int64_t{0}, visible[0] - window) / kPageTokens : 0; p < num_pages; ++p)
+        pages[p] = cache_.view(index, batch.pages[first.sequence * batch.pages_stride + p], kv_head);
+    kernels().attention({cache_.type(), queries.data(), visible.data(), window, rows, width, pages.data(), out.data(), scratch.data()});
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
         std::memcpy(attention_.data() + t * q_size_ + head * c.head_dim, out.data() + r * width, c.head_dim * sizeof(float));
@@ -221,27 +257,39 @@ void Decoder::attention_block(const Batch& batch, int64_t index) {
     multiply(pool_, activations_, {{layer.o.get(), sum_.data(), padded_rows_of(*layer.o)}});
 }
 
+void Decoder::add_sum(int64_t t, const Matrix& matrix, const Vector& bias, const Vector& norm) {
+    const DecoderConfig& c = config();
+    const KernelTable& table = kernels();
+    float* sum = sum_.data() + t * padded_rows_of(matrix);
+    if (!bias.empty()) table.add(sum, bias.data(), c.hidden_size);
+    if (!norm.empty()) table.rms_norm(sum, norm.data(), c.hidden_size, c.rms_norm_eps, sum);
+    table.add(x_.data() + t * c.hidden_size, sum, c.hidden_size);
+}
+
 void Decoder::mlp_block(int64_t index) {
     const DecoderConfig& c = config();
     const LayerWeights& layer = weights_.layers[index];
     const KernelTable& table = kernels();
     const auto tokens = static_cast<int64_t>(tokens_.size());
-    const int64_t sum_stride = padded_rows_of(*layer.o), gate_stride = padded_rows_of(*layer.gate);
+    const int64_t gate_stride = padded_rows_of(*layer.gate);
+    const GatedFn gated = c.activation == Activation::silu ? table.silu_gate : c.activation == Activation::relu2 ? table.relu2_gate : table.gelu_tanh_gate;
     fill(tokens, {layer.gate.get(), layer.up.get()}, Precision::int8, [&](int64_t t, float* scratch) {
-        float* x = x_.data() + t * c.hidden_size;
-        table.add(x, sum_.data() + t * sum_stride, c.hidden_size);
-        table.rms_norm(x, layer.post_attention_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
+        add_sum(t, *layer.o, layer.o_bias, layer.attn_output_norm);
+        table.rms_norm(x_.data() + t * c.hidden_size, layer.post_attention_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
         return scratch;
     });
     multiply(pool_, activations_, {{layer.gate.get(), gate_.data(), gate_stride}, {layer.up.get(), up_.data(), gate_stride}});
     fill(tokens, {layer.down.get()}, Precision::int8, [&](int64_t t, float* scratch) -> const float* {
-        (c.squared_relu ? table.relu2_gate : table.silu_gate)(gate_.data() + t * gate_stride, up_.data() + t * gate_stride, c.intermediate_size, scratch);
+        float *gate = gate_.data() + t * gate_stride, *up = up_.data() + t * gate_stride;
+        if (!layer.gate_bias.empty()) table.add(gate, layer.gate_bias.data(), c.intermediate_size);
+        if (!layer.up_bias.empty()) table.add(up, layer.up_bias.data(), c.intermediate_size);
+        gated(gate, up, c.intermediate_size, scratch);
         if (!layer.ffn_sub_norm.empty()) table.rms_norm(scratch, layer.ffn_sub_norm.data(), c.intermediate_size, c.rms_norm_eps, scratch);
         return scratch;
     });
-    multiply(pool_, activations_, {{layer.down.get(), sum_.data(), sum_stride}});
+    multiply(pool_, activations_, {{layer.down.get(), sum_.data(), padded_rows_of(*layer.down)}});
     pool_.run(ceil_div(tokens, 64), [&](int64_t chunk, int) {
-        for (int64_t t = chunk * 64; t < std::min(tokens, (chunk + 1) * 64); ++t) table.add(x_.data() + t * c.hidden_size, sum_.data() + t * sum_stride, c.hidden_size);
+        for (int64_t t = chunk * 64; t < std::min(tokens, (chunk + 1) * 64); ++t) add_sum(t, *layer.down, layer.down_bias, layer.ffn_output_norm);
     });
 }
 

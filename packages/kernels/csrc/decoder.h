@@ -1,8 +1,9 @@
-// A decoder-only transformer on packed matrices: Llama, Qwen 2/3 (biases, QK-norm) and BitNet (SubLN).
+// A decoder-only transformer on packed matrices: the Llama block with biases, QK-norm, SubLN, norms of what the two halves
+// of a block add (Gemma), windows and rotary positions by layer. What a family has is data (wf_formats.families).
 //
 // One call runs several sequences, each with some new tokens: a prompt's chunk or one generated token. Per layer:
-//   x -> RMSNorm -> int8 -> q, k, v -> (bias, QK-norm) RoPE -> cache -> attention -> (SubLN) -> int8 -> o -> + x
-//   x -> RMSNorm -> int8 -> gate, up -> act(gate) * up -> (SubLN) -> int8 -> down -> + x
+//   x -> RMSNorm -> int8 -> q, k, v -> (bias, QK-norm, RoPE) -> cache -> attention -> (SubLN) -> int8 -> o -> (bias, norm) + x
+//   x -> RMSNorm -> int8 -> gate, up -> (bias) act(gate) * up -> (SubLN) -> int8 -> down -> (bias, norm) + x
 // Then the final norm and, for the rows that are asked for, the head in 16-bit activations.
 #pragma once
 
@@ -15,21 +16,40 @@
 
 namespace tk {
 
-struct DecoderConfig {
-    int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size, context_tokens;
-    float rms_norm_eps;
-    bool squared_relu;  // else SiLU
-    std::vector<float> rope_inverse_frequencies;  // [head_dim / 2]
+using Vector = std::vector<float>;
+
+// Rotary positions: frequency i turns elements i and i + n of the first 2 n elements of a head, n = number of frequencies.
+struct Rope {
+    Vector inverse_frequencies;  // at most head_dim / 2
+    float attention_factor;      // multiplies cosine and sine
 };
 
-using Vector = std::vector<float>;
+struct LayerAttention {
+    int64_t rope;    // index into DecoderConfig::ropes; -1: positions are not encoded
+    int64_t window;  // tokens that a token sees, itself included; 0: all
+};
+
+enum class Activation { silu, relu2, gelu_tanh };
+
+// Raises std::invalid_argument on other names.
+Activation parse_activation(const std::string& name);
+
+struct DecoderConfig {
+    int64_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size, context_tokens;
+    float rms_norm_eps, attention_scale, embedding_scale;
+    Activation activation;
+    std::vector<Rope> ropes;
+    std::vector<LayerAttention> attention;  // [num_layers]
+};
+
 using MatrixPtr = std::shared_ptr<const Matrix>;
 
 struct LayerWeights {
     Vector input_norm, post_attention_norm;
     MatrixPtr q, k, v, o, gate, up, down;
     // empty where the model has none
-    Vector q_bias, k_bias, v_bias, q_norm, k_norm, attn_sub_norm, ffn_sub_norm;
+    Vector q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias, q_norm, k_norm, attn_sub_norm, ffn_sub_norm;
+    Vector attn_output_norm, ffn_output_norm;  // of what is added to x
 };
 
 struct ModelWeights {
@@ -67,6 +87,10 @@ private:
         int32_t id;
         int64_t sequence, position;
     };
+    // Cosines and sines of one Rope.
+    struct Angles {
+        Buffer<float> cos, sin;  // [tokens][number of frequencies]
+    };
     // Query rows that one attention job takes: some tokens of one sequence, all heads of one key/value head.
     struct Span {
         int64_t first_token, num_tokens;
@@ -74,10 +98,13 @@ private:
 
     void check(const Batch& batch) const;
     void lay_out(const Batch& batch);
+    void turn(const Rope& rope, Angles& angles);
     void embed();
     void attention_block(const Batch& batch, int64_t layer);
     void mlp_block(int64_t layer);
     void rotate_and_store(const Batch& batch, int64_t layer, int64_t token);
+    // Adds what the attention or the feed-forward part left in sum_ to x.
+    void add_sum(int64_t token, const Matrix& matrix, const Vector& bias, const Vector& norm);
     void attend(const Batch& batch, int64_t layer, const Span& span, int64_t kv_head);
     void head(const Batch& batch, float* logits);
     template <typename Fill>
@@ -91,7 +118,8 @@ private:
     std::vector<Span> spans_;
     int64_t q_size_, kv_size_;
     // [tokens][...], rows padded to what products write
-    Buffer<float> x_, q_, k_, v_, attention_, sum_, gate_, up_, logits_, cos_, sin_;
+    Buffer<float> x_, q_, k_, v_, attention_, sum_, gate_, up_, logits_;
+    std::vector<Angles> angles_;  // by rope
 };
 
 }  // namespace tk

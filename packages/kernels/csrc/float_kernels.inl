@@ -112,6 +112,10 @@ inline void gated(const float* gate, const float* up, int64_t size, float* out, 
 void silu_gate(const float* gate, const float* up, int64_t size, float* out) {
     gated(gate, up, size, out, [](Vec x) { return x / (1.0f + exp(-x)); });
 }
+// GELU by its tanh formula: (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)).
+void gelu_tanh_gate(const float* gate, const float* up, int64_t size, float* out) {
+    gated(gate, up, size, out, [](Vec x) { return x / (1.0f + exp(-1.5957691216f * (x + 0.044715f * x * x * x))); });
+}
 void relu2_gate(const float* gate, const float* up, int64_t size, float* out) {
     gated(gate, up, size, out, [](Vec x) { return max(x, Vec{}) * max(x, Vec{}); });
 }
@@ -208,12 +212,14 @@ inline void prefetch(const void* data, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i);
 }
 
-// Softmax with a running maximum (Dao et al. 2022, FlashAttention, algorithm 1), page by page.
+// Softmax with a running maximum (Dao et al. 2022, FlashAttention, algorithm 1), page by page. Rows come in the order of
+// their positions, so pages before the first row's window lie before every row's.
 template <typename Cache>
 void attend(const AttentionJob& job) {
     constexpr int64_t kStride = kRowScratch;
     const int64_t head_bytes = kPageTokens * job.head_dim * int64_t{sizeof(typename Cache::Element)};
     float* state = job.scratch;
+    const auto first_seen = [&](int64_t r) { return job.window ? std::max(int64_t{0}, job.visible[r] - job.window) : 0; };
     int64_t longest = 0;
     for (int64_t r = 0; r < job.rows; ++r) {
         longest = std::max(longest, job.visible[r]);
@@ -221,23 +227,27 @@ void attend(const AttentionJob& job) {
         state[r * kStride + kPageTokens + 2] = 0;
     }
     std::memset(job.out, 0, job.rows * job.head_dim * sizeof(float));
-    for (int64_t first = 0; first < longest; first += kPageTokens) {
+    for (int64_t first = first_seen(0) / kPageTokens * kPageTokens; first < longest; first += kPageTokens) {
         const PageView& page = job.pages[first / kPageTokens];
         prefetch(page.values, head_bytes);  // pages lie scattered: ask for the next part while this one is computed
         over_rows(job.rows, [&](auto R, int64_t row) { page_scores<Cache, R.value>(job, row, page, state + row * kStride, kStride); });
         for (int64_t r = 0; r < job.rows; ++r) {
             float* of_row = state + r * kStride;
-            const int64_t seen = std::min(kPageTokens, job.visible[r] - first);
+            const int64_t hidden = first_seen(r) - first, seen = std::min(kPageTokens, job.visible[r] - first);
+            if (hidden >= kPageTokens) {  // another row's window begins earlier
+                std::memset(of_row, 0, (kPageTokens + 1) * sizeof(float));
+                continue;
+            }
             float most = of_row[kPageTokens + 1];
-            for (int64_t t = 0; t < seen; ++t) most = of_row[t] > most ? of_row[t] : most;
+            for (int64_t t = std::max(int64_t{0}, hidden); t < seen; ++t) most = of_row[t] > most ? of_row[t] : most;
             of_row[kPageTokens] = exp(splat(of_row[kPageTokens + 1] - most))[0];
-            if (first == 0) of_row[kPageTokens] = 0;
+            if (hidden >= 0) of_row[kPageTokens] = 0;  // nothing seen yet
             of_row[kPageTokens + 1] = most;
             Vec total{};
             for (int v = 0; v < kKeyVecs; ++v) {
                 Vec p = exp(load(of_row + v * kWidth) - most);
                 for (int i = 0; i < kWidth; ++i)
-                    if (v * kWidth + i >= seen) p[i] = 0;
+                    if (v * kWidth + i >= seen || v * kWidth + i < hidden) p[i] = 0;
                 total += p;
                 if (page.value_scales) store(of_row + v * kWidth, p * load(page.value_scales + v * kWidth));
                 else store(of_row + v * kWidth, p);

@@ -31,7 +31,7 @@ using QuantizeWideFn = float (*)(const float* x, int64_t size, int64_t padded, u
 using RmsNormFn = void (*)(const float* x, const float* weight, int64_t size, float eps, float* out);
 // Rotates halves of one head in place (Hugging Face's convention). cos, sin: [size / 2].
 using RopeFn = void (*)(float* head, const float* cos, const float* sin, int64_t size);
-// out = act(gate) * up; act = SiLU or squared ReLU; out may be gate.
+// out = act(gate) * up; act = SiLU, squared ReLU or GELU (tanh); out may be gate.
 using GatedFn = void (*)(const float* gate, const float* up, int64_t size, float* out);
 using ToHalfFn = void (*)(const float* x, int64_t size, uint16_t* out);  // float16, nearest even
 using AddFn = void (*)(float* x, const float* y, int64_t size);  // x += y
@@ -45,7 +45,7 @@ struct KernelTable {
     QuantizeWideFn quantize_wide;
     RmsNormFn rms_norm;
     RopeFn rope;
-    GatedFn silu_gate, relu2_gate;
+    GatedFn silu_gate, relu2_gate, gelu_tanh_gate;
     AddFn add;
     ToHalfFn to_half;
     AttentionFn attention;

@@ -156,30 +156,45 @@ NB_MODULE(_native, m) {
         });
     m.def("pack", &pack, "codes"_a, "scales"_a, "format"_a, "num_threads"_a = 0);
 
+    nb::class_<Rope>(m, "Rope")
+        .def("__init__",
+             [](Rope* rope, std::vector<float> inverse_frequencies, float attention_factor) {
+                 new (rope) Rope{std::move(inverse_frequencies), attention_factor};
+             },
+             "inverse_frequencies"_a, "attention_factor"_a);
+    nb::class_<LayerAttention>(m, "LayerAttention")
+        .def("__init__", [](LayerAttention* layer, int64_t rope, int64_t window) { new (layer) LayerAttention{rope, window}; }, "rope"_a, "window"_a);
     nb::class_<DecoderConfig>(m, "DecoderConfig")
         .def("__init__",
              [](DecoderConfig* config, int64_t hidden_size, int64_t intermediate_size, int64_t num_layers, int64_t num_heads,
                 int64_t num_kv_heads, int64_t head_dim, int64_t vocab_size, int64_t context_tokens, float rms_norm_eps,
-                bool squared_relu, std::vector<float> rope_inverse_frequencies) {
+                float attention_scale, float embedding_scale, const std::string& activation, std::vector<Rope> ropes,
+                std::vector<LayerAttention> attention) {
                  new (config) DecoderConfig{hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size,
-                                            context_tokens, rms_norm_eps, squared_relu, std::move(rope_inverse_frequencies)};
+                                            context_tokens, rms_norm_eps, attention_scale, embedding_scale, parse_activation(activation),
+                                            std::move(ropes), std::move(attention)};
              },
              nb::kw_only(), "hidden_size"_a, "intermediate_size"_a, "num_layers"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "vocab_size"_a,
-             "context_tokens"_a, "rms_norm_eps"_a, "squared_relu"_a, "rope_inverse_frequencies"_a);
+             "context_tokens"_a, "rms_norm_eps"_a, "attention_scale"_a, "embedding_scale"_a, "activation"_a, "ropes"_a, "attention"_a);
     using Optional = std::optional<Floats1>;
     nb::class_<LayerWeights>(m, "LayerWeights")
         .def("__init__",
              [](LayerWeights* layer, Floats1 input_norm, Floats1 post_attention_norm, std::shared_ptr<Matrix> q, std::shared_ptr<Matrix> k,
                 std::shared_ptr<Matrix> v, std::shared_ptr<Matrix> o, std::shared_ptr<Matrix> gate, std::shared_ptr<Matrix> up,
                 std::shared_ptr<Matrix> down, const Optional& q_bias, const Optional& k_bias, const Optional& v_bias,
-                const Optional& q_norm, const Optional& k_norm, const Optional& attn_sub_norm, const Optional& ffn_sub_norm) {
+                const Optional& o_bias, const Optional& gate_bias, const Optional& up_bias, const Optional& down_bias,
+                const Optional& q_norm, const Optional& k_norm, const Optional& attn_sub_norm, const Optional& ffn_sub_norm,
+                const Optional& attn_output_norm, const Optional& ffn_output_norm) {
                  new (layer) LayerWeights{vector_of(input_norm), vector_of(post_attention_norm), q, k, v, o, gate, up, down,
-                                          vector_of(q_bias), vector_of(k_bias), vector_of(v_bias), vector_of(q_norm), vector_of(k_norm),
-                                          vector_of(attn_sub_norm), vector_of(ffn_sub_norm)};
+                                          vector_of(q_bias), vector_of(k_bias), vector_of(v_bias), vector_of(o_bias), vector_of(gate_bias),
+                                          vector_of(up_bias), vector_of(down_bias), vector_of(q_norm), vector_of(k_norm),
+                                          vector_of(attn_sub_norm), vector_of(ffn_sub_norm), vector_of(attn_output_norm),
+                                          vector_of(ffn_output_norm)};
              },
              nb::kw_only(), "input_norm"_a, "post_attention_norm"_a, "q"_a, "k"_a, "v"_a, "o"_a, "gate"_a, "up"_a, "down"_a, "q_bias"_a.none(),
-             "k_bias"_a.none(), "v_bias"_a.none(), "q_norm"_a.none(), "k_norm"_a.none(), "attn_sub_norm"_a.none(),
-             "ffn_sub_norm"_a.none());
+             "k_bias"_a.none(), "v_bias"_a.none(), "o_bias"_a.none(), "gate_bias"_a.none(), "up_bias"_a.none(),
+             "down_bias"_a.none(), "q_norm"_a.none(), "k_norm"_a.none(), "attn_sub_norm"_a.none(), "ffn_sub_norm"_a.none(),
+             "attn_output_norm"_a.none(), "ffn_output_norm"_a.none());
     nb::class_<ModelWeights>(m, "ModelWeights")
         .def("__init__",
              [](ModelWeights* weights, const DecoderConfig& config, std::shared_ptr<Matrix> embedding, std::shared_ptr<Matrix> head,

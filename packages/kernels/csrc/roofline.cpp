@@ -216,7 +216,7 @@ Seconds time_attention(Pool& pool, const AttentionSize& size, const float* queri
     const Seconds seconds = time_repeats(repeats, [&] {
         for (int64_t layer = 0; layer < size.layers; ++layer)
             pool.run(size.kv_heads, [&](int64_t h, int) {
-                kernels().attention({type, padded.data() + h * rows * width, visible.data(), rows, width,
+                kernels().attention({type, padded.data() + h * rows * width, visible.data(), 0, rows, width,
                                      views.data() + (layer * size.kv_heads + h) * pages, results.data() + h * rows * width,
                                      scratch.data() + h * rows * kRowScratch});
             });

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 import ternary_kernels as tk
 from bitnet_arch.master_quantizer import quantize_master
 from ternary_kernels.loading import load_model
+from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_STEMS, MATRICES, VECTORS
 from wf_formats.gguf import TensorType, open_gguf
@@ -173,11 +174,22 @@ def check_vectors(model: Any, state: dict[str, np.ndarray], tolerance: float) ->
         "ffn_sub_norm": "mlp.down_proj.sub_norm.weight",
     }
     for part in VECTORS:
-        expected = state.get(f"model.layers.1.{names[part]}")
+        expected = state.get(f"model.layers.1.{names.get(part)}")
         found = model.vector(1, part)
         assert (found is None) == (expected is None), part
         if expected is not None:
             np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+def check_attention(found: DecoderConfig, expected: DecoderConfig) -> None:
+    """Windows equal; rotary positions to the rounding of fp32 divisors and keys."""
+    for ours, theirs in zip(found.attention, expected.attention, strict=True):
+        assert ours.window == theirs.window
+        assert (ours.rope is None) == (theirs.rope is None)
+        if ours.rope is not None and theirs.rope is not None:
+            frequencies = theirs.rope.inverse_frequencies
+            np.testing.assert_allclose(ours.rope.inverse_frequencies, frequencies, rtol=3e-7)
+            assert ours.rope.attention_factor == pytest.approx(theirs.rope.attention_factor, rel=3e-7)
 
 
 def test_configuration_is_the_same_in_all_formats(exported):
@@ -185,11 +197,10 @@ def test_configuration_is_the_same_in_all_formats(exported):
         expected = open_model(exported(name, "checkpoint"), quantize_master).config
         for kind in ("q4_0", "bitlinear"):
             found = open_model(exported(name, kind), quantize_master).config
-            frequencies = found.rope_inverse_frequencies
-            np.testing.assert_allclose(frequencies, expected.rope_inverse_frequencies, rtol=3e-7)
-            assert {**vars(found), "rope_inverse_frequencies": 0, "rms_norm_eps": 0} == {
+            check_attention(found, expected)
+            assert {**vars(found), "attention": 0, "rms_norm_eps": 0} == {
                 **vars(expected),
-                "rope_inverse_frequencies": 0,
+                "attention": 0,
                 "rms_norm_eps": 0,
             }
             assert found.rms_norm_eps == pytest.approx(expected.rms_norm_eps, rel=1e-6)  # fp32 in GGUF
@@ -260,14 +271,15 @@ KEY_REFUSALS = {
     "experts": ({"llama.expert_count": 8}, "expert_count is 8"),
     "window": ({"llama.attention.sliding_window": 128}, "sliding windows are not supported"),
     "partial rotation": ({"llama.rope.dimension_count": 32}, "rope.dimension_count is 32; only 64"),
-    "yarn": ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported"),
+    "long rope": ({"llama.rope.scaling.type": "longrope"}, "'longrope' is not supported"),
+    "logit scale": ({"llama.embedding_scale": 0.5}, "llama.embedding_scale = 0.5 is not understood"),
     "vocabulary": ({"llama.vocab_size": 999}, "vocab_size is 999; only 512"),
     "value heads": ({"llama.attention.value_length": 32}, "value_length is 32; only 64"),
     "activation": ({"llama.hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
     "layers": ({"llama.block_count": 1}, r"blk\.1\..* has no place in this architecture"),
     "more layers": ({"llama.block_count": 3}, r"blk\.2\..* is missing"),
     "width": ({"llama.feed_forward_length": 256}, "has the shape"),
-    "countless layers": ({"llama.block_count": 2**31 - 1}, "2147483647 layers"),
+    "countless layers": ({"llama.block_count": 2**31 - 1}, "block_count is 2147483647; at most"),
     "giant heads": (dict.fromkeys(HEAD_KEYS, 2**30), "heads of 1073741824"),
 }
 
@@ -292,7 +304,8 @@ def weights(*shape: int) -> np.ndarray:
 TENSOR_REFUSALS = {
     "dense": ({"blk.1.ffn_up.weight": weights(512, 256)}, r"ffn_up\.weight \(f32\) is not ternary.*convert"),
     "missing": ({"blk.0.attn_q.weight": None}, r"blk\.0\.attn_q\.weight is missing"),
-    "superfluous": ({"blk.0.attn_output.bias": weights(256)}, "has no place"),
+    "superfluous": ({"blk.0.attn_q_norm.weight": weights(64)}, "has no place"),
+    "one output bias": ({"blk.0.attn_output.bias": weights(256)}, r"blk\.1\.attn_output\.bias is missing"),
     "one bias": ({"blk.0.attn_q.bias": weights(256)}, r"attn_k\.bias and 4 more is missing"),
     "shape": ({"blk.0.attn_norm.weight": weights(255)}, r"has the shape \[255\], expected \[256\]"),
     "nan norm": ({"blk.0.attn_norm.weight": np.full(256, np.nan, np.float32)}, "input_norm of layer 0"),
@@ -388,10 +401,12 @@ CONFIG_REFUSALS = {
     "more heads than width": ({"num_attention_heads": 512, "head_dim": None}, "head_dim is 0"),
     "activation": ({"hidden_act": "gelu"}, "'gelu' is not one of"),
     "window": ({"use_sliding_window": True, "sliding_window": 64}, "sliding windows"),
-    "window of all layers": ({"model_type": "mistral", "sliding_window": 64}, "sliding windows"),
+    "window of no token": ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0"),
+    "capped logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "layer types": ({"layer_types": ["linear_attention"]}, "'linear_attention'"),
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    "rope": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+    "rope": ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope'"),
+    "rope parameter": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor is None"),
     "rope kind": ({"rope_parameters": [1]}, "rope_parameters is"),
     "method": (quantized("gptq"), "'gptq' is not supported"),
     "scheme": (quantized("wrinklefree", scheme="row"), "'row' is unknown"),

@@ -15,8 +15,8 @@ from transformers import CONFIG_MAPPING, BitNetConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bitnet_arch.hf import WrinkleFreeConfig
-from wf_formats.families import family_of
 from wf_formats.families.block import SUB_NORM_SITES
+from wf_formats.families.support import why_not_stock_bitnet
 
 BITNET_QUANTIZATION = {
     "quant_method": "bitnet",
@@ -44,7 +44,7 @@ def to_disk(model: nn.Module) -> tuple[Any, dict[str, Tensor], dict[str, Any] | 
         "sub_norm": conversion.sub_norm,
         "sub_norm_log2_floor": conversion.sub_norm_log2_floor,
     }
-    if why_not_stock_bitnet(config) is not None:
+    if why_not_stock_bitnet(config.to_dict(), conversion.scheme, conversion.sub_norm) is not None:
         return config, state, record
     return _bitnet_config(config), _fold(_rename(state, inverse=False), conversion, -1), record
 
@@ -60,26 +60,6 @@ def from_disk(
     )
     in_memory_config = _dense_config(config, conversion["model_type"], in_memory)
     return in_memory_config, _rename(_fold(state, in_memory, +1), inverse=True)
-
-
-def why_not_stock_bitnet(config: Any) -> str | None:
-    """Why a converted model cannot be stored as stock `BitNetForCausalLM`; None if it can."""
-    conversion = config.quantization_config
-    family = family_of(config.model_type)
-    if not family.becomes_bitnet:
-        return f"the architecture {config.model_type!r} has no bitnet counterpart"
-    if conversion.scheme != "tensor":
-        return f"the weight scheme is {conversion.scheme!r}; bitnet knows one scale per tensor"
-    if not conversion.sub_norm:
-        return "the model has no SubLN, which bitnet has in every block"
-    if config.num_attention_heads * config.head_dim != config.hidden_size:
-        return (
-            f"{config.num_attention_heads} heads of {config.head_dim} are not the hidden size "
-            f"{config.hidden_size}"
-        )
-    if getattr(config, "mlp_bias", False):
-        return "the feed-forward linears have biases"
-    return family.short_window(config.to_dict())
 
 
 def _bitnet_config(config: PretrainedConfig) -> BitNetConfig:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from wf_formats.errors import UserError
-from wf_formats.families import FAMILIES
+from wf_formats.families import FAMILIES, family_of
 from wf_formats.families.block import BLOCK_LINEARS, SUB_NORM_SITES, SubNormSite
 
 __all__ = [
@@ -20,6 +20,10 @@ __all__ = [
     "check_supported",
     "supported_families",
 ]
+
+
+CONVERTIBLE_ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
+"""transformers' names of what the runtimes compute in a dense model's block."""
 
 
 class UnsupportedModelError(UserError, ValueError):
@@ -36,10 +40,11 @@ def check_supported(config: Any) -> None:
     if config.model_type not in supported_families():
         known = "; ".join(f"{name} ({FAMILIES[name].names})" for name in supported_families())
         raise UnsupportedModelError(f"model type {config.model_type!r} cannot be converted; known: {known}")
-    if config.hidden_act != "silu":
-        raise UnsupportedModelError(
-            f"activation {config.hidden_act!r} cannot be converted; only 'silu' is known"
-        )
+    family = family_of(config.model_type)
+    activation = getattr(config, family.activation_key)
+    if activation not in CONVERTIBLE_ACTIVATIONS:
+        known = ", ".join(CONVERTIBLE_ACTIVATIONS)
+        raise UnsupportedModelError(f"activation {activation!r} cannot be converted; known: {known}")
 
 
 def blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -21,6 +21,7 @@ from safetensors import safe_open
 import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_formats.families.block import BLOCK_LINEARS
+from wf_formats.families.layers import rope_parameters
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.matrix import NumpyMatrix
 from wf_formats.packaged import PACKAGED_MODEL
@@ -69,11 +70,8 @@ class ConvertedCheckpoint:
 
     @property
     def rope(self) -> dict[str, Any]:
-        """Rotary parameters, whichever of transformers' two spellings the config has."""
-        rope = dict(self.config.get("rope_parameters") or self.config.get("rope_scaling") or {})
-        rope.setdefault("rope_theta", self.config.get("rope_theta", 10000.0))
-        rope.setdefault("rope_type", rope.pop("type", "default"))
-        return rope
+        """Rotary parameters of the layers that see everything."""
+        return rope_parameters(self.config)
 
     @property
     def name(self) -> str:

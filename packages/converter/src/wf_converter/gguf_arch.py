@@ -4,10 +4,15 @@
     Llama-like with SubLN           bitnet   yes        as they are   none          tied only
     Llama, Mistral without SubLN    llama    no         permuted      optional      tied or not
     Qwen 2.5 / Qwen 3 without SubLN qwen2/3  no         as they are   q, k, v / no  tied or not
+    SmolLM3, Gemma 3                their own
+    any of the Llama block with     granite_swa         permuted      optional      tied or not
+    windows or other NoPE layers
 
-What an architecture has is said in wf_formats.families. llama.cpp rotates neighbouring pairs (NORM) in
-arch llama, halves (NEOX, like transformers) in the others. Weights go out with unit blocks and an fp32
-`.scale` tensor where one scale covers the matrix; group scales live in the blocks.
+What an architecture has is said in wf_formats.families, which of them holds a model in
+wf_formats.families.support; windows and rotary positions are written by gguf_layers.py. llama.cpp rotates
+neighbouring pairs (NORM) in arch llama, smollm3 and granite_swa, halves (NEOX, like transformers) in the
+others. Weights go out with unit blocks and an fp32 `.scale` tensor where one scale covers the matrix; group
+scales live in the blocks.
 """
 
 from __future__ import annotations
@@ -17,13 +22,14 @@ from gguf import GGUFWriter
 
 from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.errors import ExportError
-from wf_formats.families import FAMILIES, GgufArch
+from wf_converter.gguf_layers import write_layers
+from wf_formats.errors import LoadError
+from wf_formats.families import GgufArch
 from wf_formats.families.block import HF_STEMS
+from wf_formats.families.support import gguf_arch
 
-HF_ALTERNATIVE = "alternative: --format hf"
 
-
-def write_hyperparameters(writer: GGUFWriter, checkpoint: ConvertedCheckpoint) -> None:
+def write_hyperparameters(writer: GGUFWriter, checkpoint: ConvertedCheckpoint, arch: GgufArch) -> None:
     """Adds the keys of the architecture."""
     config = checkpoint.config
     writer.add_vocab_size(config["vocab_size"])
@@ -36,8 +42,9 @@ def write_hyperparameters(writer: GGUFWriter, checkpoint: ConvertedCheckpoint) -
     writer.add_key_length(checkpoint.head_dim)
     writer.add_value_length(checkpoint.head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(checkpoint.rope["rope_theta"])
-    writer.add_rope_dimension_count(checkpoint.head_dim)
+    for name, value in arch.constants.items():
+        writer.add_float32(f"{arch.name}.{name}", value)
+    write_layers(writer, checkpoint, arch)
 
 
 def permute_rows(arch: GgufArch, name: str, array: np.ndarray, checkpoint: ConvertedCheckpoint) -> np.ndarray:
@@ -77,50 +84,7 @@ def gguf_architecture(checkpoint: ConvertedCheckpoint) -> GgufArch:
     Raises:
         ExportError: there is none; the message says what stands in the way and what to do.
     """
-    _check_settings(checkpoint)
-    family = FAMILIES.get(checkpoint.model_type)
-    if checkpoint.sub_norm and (family is None or not family.has_sub_norms):
-        raise ExportError(
-            f"model.layers.0.self_attn.o_proj: SubLN in a {checkpoint.model_type!r} model (scheme "
-            f"{checkpoint.scheme}); llama.cpp has sub-norms in arch bitnet only, which is Llama-like with "
-            "one scale per matrix and no biases, QK-norm or wide heads; alternative: convert with scheme "
-            "group64 or group128 and without SubLN"
-        )
-    if family is None or family.has_sub_norms != checkpoint.sub_norm:
-        known = ", ".join(name for name, known in FAMILIES.items() if not known.has_sub_norms)
-        raise ExportError(
-            f"model type {checkpoint.model_type!r} has no GGUF architecture here; known: {known}; "
-            f"{HF_ALTERNATIVE}"
-        )
-    if family.arch.always_ties_head and not checkpoint.is_tied:
-        raise ExportError(
-            f"lm_head.weight: arch {family.arch.name} of llama.cpp always uses the embedding matrix as "
-            "output head, so a separate head would be lost; alternatives: --format hf, or scheme group64 "
-            "(arch llama)"
-        )
-    _check_rope(checkpoint, family.arch)
-    return family.arch
-
-
-def _check_settings(checkpoint: ConvertedCheckpoint) -> None:
-    config = checkpoint.config
-    if config.get("hidden_act") != "silu":
-        raise ExportError(
-            f"mlp.gate_proj: activation {config.get('hidden_act')!r}; llama.cpp computes SiLU in these "
-            f"architectures and ignores any other setting; {HF_ALTERNATIVE}"
-        )
-    family = FAMILIES.get(checkpoint.model_type)
-    if family is not None and (reason := family.short_window(config)) is not None:
-        raise ExportError(f"{reason}: they have no GGUF form here; {HF_ALTERNATIVE}")
-    if config.get("attention_bias") and checkpoint.sub_norm:
-        raise ExportError(f"biased attention with SubLN has no GGUF form here; {HF_ALTERNATIVE}")
-
-
-def _check_rope(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> None:
-    kind = checkpoint.rope["rope_type"]
-    if kind not in arch.rope_types:
-        raise ExportError(
-            f"rope_freqs: rotary scaling {kind!r} is not available in arch {arch.name} "
-            f"(available: {', '.join(arch.rope_types)}); {HF_ALTERNATIVE}"
-            + ("; or scheme group64, whose arch llama has it" if checkpoint.sub_norm else "")
-        )
+    try:
+        return gguf_arch(checkpoint.config, checkpoint.scheme, checkpoint.sub_norm)
+    except LoadError as error:
+        raise ExportError(str(error)) from error

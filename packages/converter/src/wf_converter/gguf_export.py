@@ -17,6 +17,7 @@ from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import gguf_architecture, write_hyperparameters
 from wf_converter.gguf_plan import AUTO, TensorPlan, export_type, plan_tensors
 from wf_formats.atomic import atomic_file
+from wf_formats.families import GgufArch
 from wf_formats.families.block import HF_HEAD
 from wf_formats.gguf.codecs import EXPORT_TYPES
 from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
@@ -29,10 +30,15 @@ class GgufExport:
     """A checked plan: everything that can be refused has been, nothing is written yet."""
 
     checkpoint: ConvertedCheckpoint
-    architecture: str
+    arch: GgufArch
     tensors: list[TensorPlan]
     tokenizer: GgufTokenizer
     license: str | None
+
+    @property
+    def architecture(self) -> str:
+        """Its name in llama.cpp."""
+        return self.arch.name
 
     @property
     def num_bytes(self) -> int:
@@ -78,7 +84,7 @@ class GgufExport:
             writer.add_license(self.license)
         writer.add_file_type(_file_type(self.tensors))
         writer.add_quantization_version(QUANTIZATION_VERSION)
-        write_hyperparameters(writer, checkpoint)
+        write_hyperparameters(writer, checkpoint, self.arch)
         self.tokenizer.write(writer)
         writer.add_string("wrinklefree.scheme", checkpoint.scheme)
         writer.add_bool("wrinklefree.sub_norm", checkpoint.sub_norm)
@@ -110,7 +116,7 @@ def prepare_gguf(
     arch = gguf_architecture(checkpoint)
     return GgufExport(
         checkpoint=checkpoint,
-        architecture=arch.name,
+        arch=arch,
         tensors=plan_tensors(checkpoint, arch, wanted, embeddings),
         tokenizer=_tokenizer(checkpoint),
         license=license_name or checkpoint.license,

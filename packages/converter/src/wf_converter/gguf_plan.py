@@ -23,19 +23,21 @@ from gguf.constants import GGMLQuantizationType
 from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import permute_rows
+from wf_converter.gguf_layers import rope_divisors
 from wf_formats.errors import FormatError
-from wf_formats.families import GgufArch
+from wf_formats.families import Family, GgufArch, family_of
 from wf_formats.families.block import (
     GGUF_ROPE_FREQS,
     HF_EMBEDDING,
     HF_HEAD,
+    NO_SINK,
     gguf_name_of,
     gguf_scale_name,
+    gguf_sinks_name,
 )
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.blocks import encode
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
-from wf_formats.rope import frequency_divisors
 
 AUTO = "auto"
 
@@ -57,9 +59,13 @@ class TensorPlan:
         return self.type.label
 
 
-def gguf_name(name: str) -> str:
-    """GGUF name of a checkpoint tensor; raises ExportError for one that GGUF has no place for."""
-    target = gguf_name_of(name)
+def gguf_name(name: str, family: Family | None = None) -> str:
+    """GGUF name of a checkpoint tensor; raises ExportError for one that GGUF has no place for.
+
+    Args:
+        family: whose names it has; matrices are called the same in all.
+    """
+    target = gguf_name_of(name, {} if family is None else family.renamed)
     if target is None:
         raise ExportError(f"{name}: no GGUF tensor corresponds to it; alternative: --format hf")
     return target
@@ -128,6 +134,7 @@ def plan_tensors(
         ExportError: a tensor has no place or would lose information.
     """
     plans: list[TensorPlan] = []
+    family = family_of(checkpoint.model_type)
     for name in sorted(checkpoint.files, key=_file_order):
         if name == HF_HEAD and checkpoint.is_tied:
             continue
@@ -136,12 +143,20 @@ def plan_tensors(
         elif name in (HF_EMBEDDING, HF_HEAD):
             plans.append(_plan_embedding(checkpoint, name, embeddings))
         else:
-            produce = partial(_permuted, checkpoint, arch, name)
-            plans.append(_plan_f32(gguf_name(name), checkpoint.shape(name), produce))
-    if checkpoint.rope["rope_type"] != "default":
-        divisors = partial(frequency_divisors, checkpoint.head_dim, checkpoint.rope)
-        plans.append(_plan_f32(GGUF_ROPE_FREQS, (checkpoint.head_dim // 2,), divisors))
+            target = gguf_name(name, family)
+            plans.append(_plan_f32(target, checkpoint.shape(name), partial(_vector, checkpoint, arch, name)))
+    if (divisors := rope_divisors(checkpoint, arch)) is not None:
+        plans.append(_plan_f32(GGUF_ROPE_FREQS, divisors.shape, lambda: divisors))
+    if arch.has_sinks:
+        plans.extend(_plan_sinks(checkpoint))
     return plans
+
+
+def _plan_sinks(checkpoint: ConvertedCheckpoint) -> Iterator[TensorPlan]:
+    """Attention sinks that weigh nothing, for architectures that must have some."""
+    sinks = np.full(checkpoint.config["num_attention_heads"], NO_SINK, np.float32)
+    for layer in range(checkpoint.config["num_hidden_layers"]):
+        yield _plan_f32(gguf_sinks_name(layer), sinks.shape, lambda: sinks)
 
 
 def _file_order(name: str) -> tuple[int, str]:
@@ -152,8 +167,11 @@ def _file_order(name: str) -> tuple[int, str]:
     return (-1 if "embed" in name else 1_000_000), name
 
 
-def _permuted(checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str) -> np.ndarray:
-    return permute_rows(arch, name, checkpoint.tensor(name), checkpoint)
+def _vector(checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str) -> np.ndarray:
+    """A norm or a bias as the file has it: whole gains, rows in the order of the rotation."""
+    vector = permute_rows(arch, name, checkpoint.tensor(name), checkpoint)
+    offset = family_of(checkpoint.model_type).norm_offset
+    return vector + np.float32(offset) if offset and not name.endswith(".bias") else vector
 
 
 def _plan_f32(name: str, shape: tuple[int, ...], produce: Callable[[], np.ndarray]) -> TensorPlan:

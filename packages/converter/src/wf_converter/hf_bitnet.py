@@ -31,15 +31,6 @@ class LinearClass(StrEnum):
     AUTOBITLINEAR = "autobitlinear"
 
 
-def check_bitnet(checkpoint: ConvertedCheckpoint) -> None:
-    """Raises ExportError for a checkpoint that `BitNetForCausalLM` cannot represent."""
-    if checkpoint.model_type != "bitnet":
-        raise ExportError(
-            f"model type {checkpoint.model_type!r} with scheme {checkpoint.scheme} is not a "
-            "BitNetForCausalLM (Llama-like, SubLN, one scale per matrix)"
-        )
-
-
 def bitnet_config(
     checkpoint: ConvertedCheckpoint, linear_class: LinearClass, dtype: torch.dtype
 ) -> dict[str, Any]:

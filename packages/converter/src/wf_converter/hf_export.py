@@ -20,10 +20,12 @@ from torch import Tensor
 
 from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
-from wf_converter.hf_bitnet import LinearClass, bitnet_config, bitnet_tensors, check_bitnet
-from wf_converter.hf_packed import check_packed, packed_config, packed_tensors
+from wf_converter.hf_bitnet import LinearClass, bitnet_config, bitnet_tensors
+from wf_converter.hf_packed import packed_config, packed_tensors
 from wf_formats.atomic import atomic_folder
+from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_HEAD
+from wf_formats.families.support import check_hf
 from wf_formats.file_names import (
     CHAT_TEMPLATE_FILE,
     CONFIG_FILE,
@@ -127,5 +129,8 @@ def prepare_hf(
     if linear_class not in list(LinearClass):
         raise ExportError(f"unknown linear class {linear_class!r}; known: {', '.join(LinearClass)}")
     checkpoint = open_checkpoint(folder)
-    (check_bitnet if checkpoint.model_type == "bitnet" else check_packed)(checkpoint)
+    try:
+        check_hf(checkpoint.config, checkpoint.scheme, checkpoint.sub_norm)
+    except LoadError as error:
+        raise ExportError(str(error)) from error
     return HfExport(checkpoint, LinearClass(linear_class), DTYPES[dtype])

@@ -24,7 +24,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import bitnet_arch
 from wf_converter.checkpoint import TERNARY_SUFFIXES, ConvertedCheckpoint
-from wf_converter.errors import ExportError
 from wf_formats.matrix import QuantizedMatrix
 from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS, pack_inputs
 from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
@@ -107,17 +106,6 @@ class PackedQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
-
-
-def check_packed(checkpoint: ConvertedCheckpoint) -> None:
-    """Raises ExportError for a checkpoint whose parts the packed layout cannot hold."""
-    if not checkpoint.is_group_scaled or checkpoint.sub_norm:
-        raise ExportError(
-            f"model.layers.0.self_attn.o_proj: a {checkpoint.model_type!r} model with scheme "
-            f"{checkpoint.scheme} and {'SubLN' if checkpoint.sub_norm else 'no SubLN'} has no packed form; "
-            "alternatives: convert with scheme group64 or group128 without SubLN, or a "
-            "Llama-like model with scheme tensor"
-        )
 
 
 def packed_config(checkpoint: ConvertedCheckpoint, dtype: torch.dtype) -> dict[str, Any]:

@@ -6,15 +6,27 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-Activation = Literal["silu", "relu2"]
-ACTIVATIONS: tuple[Activation, ...] = ("silu", "relu2")
+from wf_formats.rope import Rope
+
+Activation = Literal["silu", "relu2", "gelu_tanh"]
+ACTIVATIONS: tuple[Activation, ...] = ("silu", "relu2", "gelu_tanh")
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """What attention does in one layer."""
+
+    rope: Rope | None
+    """None: positions are not encoded (NoPE)."""
+    window: int | None = None
+    """Tokens that a token sees, itself included; None: all before it."""
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """Shape and constants of a decoder-only model of the Llama kind.
 
-    QK-norm, sub-norms and biases have no entry: a layer has them if its tensors are there.
+    QK-norm, sub-norms, output norms and biases have no entry: a layer has them if its tensors are there.
     """
 
     hidden_size: int
@@ -26,10 +38,13 @@ class DecoderConfig:
     vocab_size: int
     rms_norm_eps: float
     activation: Activation
-    rope_inverse_frequencies: tuple[float, ...]
-    """[head_dim / 2], scaling applied; frequency i turns elements i and i + head_dim / 2 of a head."""
+    attention: tuple[LayerAttention, ...]
+    """[num_layers]"""
+    attention_scale: float
+    """Multiplies the products of queries and keys."""
     context_tokens: int
     """Positions the model was made for."""
+    embedding_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -44,8 +59,17 @@ class DecoderConfig:
             raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not a positive number")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        frequencies = self.rope_inverse_frequencies
-        if len(frequencies) != self.head_dim // 2:
-            raise ValueError(f"{len(frequencies)} rotary frequencies for heads of {self.head_dim}")
-        if not all(math.isfinite(frequency) and frequency >= 0 for frequency in frequencies):
-            raise ValueError(f"rotary frequencies {frequencies} are not all finite and positive")
+        if len(self.attention) != self.num_layers:
+            raise ValueError(f"attention of {len(self.attention)} layers for {self.num_layers}")
+        for layer in set(self.attention):
+            self._check_layer(layer)
+        for name in ("attention_scale", "embedding_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, not a positive number")
+
+    def _check_layer(self, layer: LayerAttention) -> None:
+        if layer.rope is not None and len(layer.rope.inverse_frequencies) > self.head_dim // 2:
+            count = len(layer.rope.inverse_frequencies)
+            raise ValueError(f"{count} rotary frequencies for heads of {self.head_dim}")
+        if layer.window is not None and layer.window < 1:
+            raise ValueError(f"a window of {layer.window} tokens")

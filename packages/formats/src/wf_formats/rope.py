@@ -1,19 +1,28 @@
-"""Inverse frequencies of the rotary positions, with the scalings that models of these kinds use.
+"""Rotary positions: inverse frequencies and the factor on cosine and sine, for the scalings that models use.
 
-    default   f_i = theta ** (-2 i / head_dim)
+    default   f_i = theta ** (-2 i / dim)
     linear    f_i / factor
+    dynamic   f_i, as long as a text is no longer than max_position_embeddings; beyond that transformers
+              moves the base with every token (NTK), which no fixed table can, so the context ends there
     llama3    wavelengths beyond the original context are stretched by `factor`, those well inside stay,
               those between are interpolated (Llama 3.1)
+    yarn      as llama3 in frequency index instead of wavelength, between beta_slow and beta_fast turns of
+              the original context; cosine and sine are multiplied by attention_factor, by default
+              0.1 ln(factor) + 1 (Peng et al. 2023, arXiv 2309.00071)
     rope_freqs.weight of a GGUF file divides f_i
 
-Half-split convention: frequency i turns elements i and i + head_dim / 2 of a head. Computed in fp32 in
-the order of transformers, so that positions turn by the same angles.
+Half-split convention: frequency i turns elements i and i + dim / 2 of a head's first `dim` elements; with
+partial_rotary_factor below 1 the rest stays as it is. Computed in fp32 in the order of transformers, so
+that positions turn by the same angles.
+
+Source: transformers' modeling_rope_utils, llama.cpp's ggml_rope_yarn.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,51 +31,127 @@ from wf_formats.errors import LoadError
 
 MAX_HEAD_DIM = 1 << 14
 """Far beyond any model; bounds what a damaged file can make us allocate."""
+DEFAULT_BETA_FAST, DEFAULT_BETA_SLOW = 32.0, 1.0
+"""YaRN's, where a model names none; llama.cpp knows no others."""
 _PLAIN = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+_YARN = {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"}
+_YARN |= {"mscale", "mscale_all_dim", "truncate", "finetuned"}
 _KNOWN: dict[str, frozenset[str]] = {
     "default": _PLAIN,
     "linear": _PLAIN | {"factor"},
+    "dynamic": _PLAIN | {"factor", "original_max_position_embeddings"},
     "llama3": _PLAIN | {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "yarn": _PLAIN | _YARN,
 }
 
 
-def inverse_frequencies(head_dim: int, theta: float) -> np.ndarray:
-    """fp32 [head_dim / 2], unscaled. Raises LoadError for a base that makes none."""
+@dataclass(frozen=True)
+class Rope:
+    """The rotary positions of a layer."""
+
+    inverse_frequencies: tuple[float, ...]
+    """At most head_dim / 2, scaling applied; frequency i turns elements i and i + (their number)."""
+    attention_factor: float = 1.0
+    """Multiplies cosine and sine."""
+
+    def __post_init__(self) -> None:
+        frequencies = self.inverse_frequencies
+        if not all(math.isfinite(frequency) and frequency >= 0 for frequency in frequencies):
+            raise ValueError(f"rotary frequencies {frequencies} are not all finite and positive")
+        if not 0 < self.attention_factor < math.inf:
+            raise ValueError(f"the attention factor {self.attention_factor} is not a positive number")
+
+
+def inverse_frequencies(num_elements: int, theta: float) -> np.ndarray:
+    """fp32 [num_elements / 2], unscaled. Raises LoadError for a base that makes none."""
     if not (isinstance(theta, (int, float)) and math.isfinite(theta) and theta > 0):
         raise LoadError(f"the rotary base is {theta!r}, not a positive number")
-    if head_dim > MAX_HEAD_DIM:
-        raise LoadError(f"heads of {head_dim} elements; at most {MAX_HEAD_DIM} are supported")
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    if num_elements > MAX_HEAD_DIM:
+        raise LoadError(f"heads of {num_elements} elements; at most {MAX_HEAD_DIM} are supported")
+    exponents = np.arange(0, num_elements, 2, dtype=np.float32) / np.float32(num_elements)
     return np.float32(1) / np.power(np.float32(theta), exponents)
 
 
+def rope_kind(rope: Mapping[str, Any]) -> str:
+    """Name of a scaling; raises LoadError for an unknown one or a parameter that it does not have."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if not isinstance(kind, str) or kind not in _KNOWN:
+        raise LoadError(f"rotary scaling {kind!r} is not supported; supported are {', '.join(_KNOWN)}")
+    if unknown := [key for key in rope if key not in _KNOWN[kind] and rope[key] is not None]:
+        raise LoadError(f"rope parameter {unknown[0]!r} = {rope[unknown[0]]!r} is not supported ({kind})")
+    return kind
+
+
+def rotated_elements(head_dim: int, rope: Mapping[str, Any]) -> int:
+    """How many elements of a head turn; raises LoadError for a share that is none."""
+    share = rope.get("partial_rotary_factor")
+    if share is None:
+        return head_dim
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise LoadError(f"partial_rotary_factor is {share!r}, not a share of a head in (0, 1]")
+    num_elements = int(head_dim * share)
+    if num_elements < 2 or num_elements % 2:
+        raise LoadError(f"partial_rotary_factor {share} turns {num_elements} elements of a head: need pairs")
+    return num_elements
+
+
 def scaled_frequencies(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
-    """fp32 [head_dim / 2] for the `rope_parameters` of a config.json.
+    """fp32 [rotated elements / 2] for the `rope_parameters` of a config.json.
 
     Raises:
         LoadError: an unknown scaling or a parameter that it does not have.
     """
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in _KNOWN:
-        raise LoadError(f"rotary scaling {kind!r} is not supported; supported are {', '.join(_KNOWN)}")
-    if unknown := [key for key in rope if key not in _KNOWN[kind] and rope[key] is not None]:
-        raise LoadError(f"rope parameter {unknown[0]!r} = {rope[unknown[0]]!r} is not supported ({kind})")
-    if (share := rope.get("partial_rotary_factor")) not in (None, 1, 1.0):
-        raise LoadError(f"partial_rotary_factor is {share}; only whole heads can be rotated")
-    plain = inverse_frequencies(head_dim, rope["rope_theta"])
+    kind = rope_kind(rope)
+    plain = inverse_frequencies(rotated_elements(head_dim, rope), rope["rope_theta"])
     if kind == "linear":
         return plain / np.float32(_positive(rope, "factor"))
+    if kind == "yarn":
+        return _yarn(plain, rope)
     return _llama3(plain, rope) if kind == "llama3" else plain
 
 
-def frequency_divisors(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
-    """fp32 [head_dim / 2]: what a scaling divides each plain frequency by (`rope_freqs.weight` of GGUF).
+def rope_of(head_dim: int, rope: Mapping[str, Any]) -> Rope:
+    """What the decoder turns heads by, for the `rope_parameters` of a config.json.
 
     Raises:
         LoadError: as `scaled_frequencies`.
     """
-    plain = inverse_frequencies(head_dim, rope["rope_theta"]).astype(np.float64)
+    frequencies = scaled_frequencies(head_dim, rope)
+    return Rope(tuple(frequencies.tolist()), attention_factor(rope))
+
+
+def frequency_divisors(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
+    """fp32 [rotated elements / 2]: what a scaling divides each plain frequency by (`rope_freqs.weight`).
+
+    Raises:
+        LoadError: as `scaled_frequencies`.
+    """
+    plain = inverse_frequencies(rotated_elements(head_dim, rope), rope["rope_theta"]).astype(np.float64)
     return (plain / scaled_frequencies(head_dim, rope)).astype(np.float32)
+
+
+def attention_factor(rope: Mapping[str, Any]) -> float:
+    """What a scaling multiplies cosine and sine by."""
+    if rope_kind(rope) != "yarn":
+        return 1.0
+    if rope.get("attention_factor") is not None:
+        return _positive(rope, "attention_factor")
+    factor = _positive(rope, "factor")
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        own, of_all = _positive(rope, "mscale"), _positive(rope, "mscale_all_dim")
+        return magnitude_scale(factor, own) / magnitude_scale(factor, of_all)
+    return magnitude_scale(factor)
+
+
+def magnitude_scale(factor: float, share: float = 1.0) -> float:
+    """YaRN's factor on cosine and sine for a context stretched by `factor`."""
+    return 1.0 if factor <= 1 else 0.1 * share * math.log(factor) + 1.0
+
+
+def is_default_yarn(rope: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp's own YaRN makes these frequencies: the default turns, whole frequency indices."""
+    betas = (rope.get("beta_fast") or DEFAULT_BETA_FAST, rope.get("beta_slow") or DEFAULT_BETA_SLOW)
+    return betas == (DEFAULT_BETA_FAST, DEFAULT_BETA_SLOW) and rope.get("truncate") in (None, True)
 
 
 def _llama3(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
@@ -79,6 +164,32 @@ def _llama3(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
     between = (1 - share) * (plain / np.float32(factor)) + share * plain
     scaled = np.where(wavelengths > context / low, plain / np.float32(factor), between)
     return np.where(wavelengths < context / high, plain, scaled).astype(np.float32)
+
+
+def _yarn(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
+    factor = _positive(rope, "factor")
+    low, high = _interpolated_range(plain.size, rope)
+    ramp = (np.arange(plain.size, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+    kept = 1 - np.clip(ramp, 0, 1)
+    stretched = np.float32(1) / (np.float32(factor) * (np.float32(1) / plain))
+    return (stretched * (1 - kept) + plain * kept).astype(np.float32)
+
+
+def _interpolated_range(num_frequencies: int, rope: Mapping[str, Any]) -> tuple[float, float]:
+    """Frequency indices between which YaRN goes from the plain to the stretched frequency."""
+    context, base = _positive(rope, "original_max_position_embeddings"), float(rope["rope_theta"])
+    if base == 1:
+        raise LoadError("the rotary base is 1: all frequencies are the same, YaRN has nothing to scale")
+
+    def index(key: str, default: float) -> float:
+        turns = _positive(rope, key) if rope.get(key) else default
+        return num_frequencies * math.log(context / (turns * 2 * math.pi)) / math.log(base)
+
+    low, high = index("beta_fast", DEFAULT_BETA_FAST), index("beta_slow", DEFAULT_BETA_SLOW)
+    if rope.get("truncate") in (None, True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * num_frequencies - 1)
+    return low, high + 0.001 if low == high else high
 
 
 def _positive(rope: Mapping[str, Any], key: str) -> float:

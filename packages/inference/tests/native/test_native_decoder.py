@@ -46,7 +46,8 @@ def random_weights():
         vocab_size=VOCAB,
         rms_norm_eps=1e-5,
         activation="silu",
-        rope_inverse_frequencies=tuple(10000.0 ** (-i / 8) for i in range(8)),
+        attention=(tk.LayerAttention(tk.Rope(tuple(10000.0 ** (-i / 8) for i in range(8)))),) * 2,
+        attention_scale=0.25,
         context_tokens=512,
     )
     embedding = tk.pack_groups(

@@ -12,19 +12,22 @@ from ternary_kernels.decoder import Decoder
 from ternary_kernels.loading import load_model
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
-from wf_formats.decoder_config import DecoderConfig
+from wf_formats.decoder_config import DecoderConfig, LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.gguf import GgufError
+from wf_formats.rope import Rope
 
 __all__ = [
     "PAGE_TOKENS",
     "Decoder",
     "DecoderConfig",
     "GgufError",
+    "LayerAttention",
     "LayerWeights",
     "LoadError",
     "Matrix",
     "ModelWeights",
+    "Rope",
     "info",
     "load_model",
     "pack_groups",

@@ -88,8 +88,13 @@ def _native_weights(weights: ModelWeights) -> _native.ModelWeights:
 
 
 def _native_config(config: DecoderConfig) -> _native.DecoderConfig:
-    values = dataclasses.asdict(config)
-    values["squared_relu"] = values.pop("activation") == "relu2"
+    ropes = list(dict.fromkeys(layer.rope for layer in config.attention if layer.rope is not None))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values["ropes"] = [_native.Rope(list(rope.inverse_frequencies), rope.attention_factor) for rope in ropes]
+    values["attention"] = [
+        _native.LayerAttention(-1 if layer.rope is None else ropes.index(layer.rope), layer.window or 0)
+        for layer in config.attention
+    ]
     return _native.DecoderConfig(**values)
 
 

@@ -30,6 +30,10 @@ class LayerWeights:
     q_bias: np.ndarray | None = None
     k_bias: np.ndarray | None = None
     v_bias: np.ndarray | None = None
+    o_bias: np.ndarray | None = None
+    gate_bias: np.ndarray | None = None
+    up_bias: np.ndarray | None = None
+    down_bias: np.ndarray | None = None
     q_norm: np.ndarray | None = None
     """[head_dim], per head before the rotation."""
     k_norm: np.ndarray | None = None
@@ -37,6 +41,10 @@ class LayerWeights:
     """[num_heads * head_dim], before o."""
     ffn_sub_norm: np.ndarray | None = None
     """[intermediate], before down."""
+    attn_output_norm: np.ndarray | None = None
+    """[hidden], of what attention adds."""
+    ffn_output_norm: np.ndarray | None = None
+    """[hidden], of what the feed-forward part adds."""
 
 
 @dataclass

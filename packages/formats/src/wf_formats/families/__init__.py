@@ -5,10 +5,12 @@ from __future__ import annotations
 from wf_formats.errors import LoadError
 from wf_formats.families.base import Family, GgufArch
 from wf_formats.families.bitnet import BITNET
+from wf_formats.families.gemma3 import GEMMA3
 from wf_formats.families.llama import LLAMA
 from wf_formats.families.mistral import MISTRAL
 from wf_formats.families.qwen2 import QWEN2
 from wf_formats.families.qwen3 import QWEN3
+from wf_formats.families.smollm3 import SMOLLM3
 
 __all__ = ["ARCHS", "FAMILIES", "Family", "GgufArch", "arch_of", "family_of"]
 
@@ -19,6 +21,8 @@ FAMILIES = {
         MISTRAL,
         QWEN2,
         QWEN3,
+        SMOLLM3,
+        GEMMA3,
         BITNET,
     )
 }

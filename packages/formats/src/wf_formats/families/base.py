@@ -6,12 +6,29 @@ exports with their proofs, and the native engine then know it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from wf_formats.decoder_config import Activation
-from wf_formats.families.block import BIASES, SUB_NORMS
+from wf_formats.families.block import ATTENTION_BIASES, MLP_BIASES, SUB_NORMS
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""transformers' names for layers that see everything before a token, and those with a window."""
+Groups = tuple[tuple[str, ...], ...]
+
+
+class Shape(NamedTuple):
+    """What constants of an architecture may depend on."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+
+
+def _per_head(shape: Shape) -> float:
+    return shape.head_dim**-0.5
 
 
 @dataclass(frozen=True)
@@ -25,57 +42,76 @@ class GgufArch:
     """Rotary positions turn neighbours (NORM); rows of q and k are reordered for that."""
     extras: tuple[str, ...] = ()
     """Parts beyond the common ones."""
-    optional: tuple[str, ...] = ()
-    """Parts that all layers have or none."""
-    rope_types: tuple[str, ...] = ("default",)
-    """Rotary scalings of a config.json that it can compute."""
+    optional: Groups = ()
+    """Groups of parts that all layers have or none."""
+    rope_kinds: tuple[str, ...] = ("default", "dynamic", "linear", "yarn")
+    """Rotary scalings of a config.json that its keys can say."""
+    has_rope_freqs: bool = False
+    """It reads divisors of the rotary frequencies (`rope_freqs`), so that any fixed scaling can be told."""
+    nope_step: int = 0
+    """Every n-th layer has no rotary positions, whatever the file says; 0: every layer has them."""
+    windows: Literal["none", "period", "layers"] = "none"
+    """Which layers have a window: none; all but every n-th; a list of the file."""
+    window_period: int = 0
+    """n of "period" where the file does not say it."""
+    tells_rope_layers: bool = False
+    """A list of the file says which layers have rotary positions."""
+    has_local_rope: bool = False
+    """Layers with a window have a rotary base of their own and no scaling."""
+    has_sinks: bool = False
+    """Heads have attention sinks, written so that they weigh nothing."""
     always_ties_head: bool = False
     """The output head is the embedding matrix, whatever the file holds."""
+    scales_embedding: bool = False
+    """Embeddings are multiplied by sqrt(hidden size)."""
+    attention_scale: Callable[[Shape], float] = _per_head
+    in_llamacpp: bool = True
+    """False: the name of a fork, which is read and not written."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Keys that it wants and that must have these values here."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A `model_type` of transformers and its counterpart in llama.cpp."""
+    """A `model_type` of transformers and its counterparts in llama.cpp."""
 
     model_type: str
     names: str
     """Models that people know, for messages."""
     archs: tuple[GgufArch, ...]
-    """The first one is written, all are read."""
+    """The first one that can hold a model is written, all are read."""
     extras: tuple[str, ...] = ()
     """Parts of a Hugging Face folder beyond the common ones."""
-    optional: tuple[str, ...] = BIASES
-    """Parts that all layers have or none."""
+    optional: Groups = (ATTENTION_BIASES, MLP_BIASES)
+    """Groups of parts that all layers have or none."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Stems of Hugging Face names that differ from block.HF_STEMS."""
+    activation_key: str = "hidden_act"
     can_be_converted: bool = True
     """Whether there are dense models of it to start from."""
     becomes_bitnet: bool = False
     """With SubLN and one scale per matrix it computes what transformers' `bitnet` does (heads permitting)."""
     may_omit_kv_heads: bool = False
     """An absent num_key_value_heads means as many as heads."""
-    window_needs_switch: bool = True
-    """sliding_window counts only where use_sliding_window or layer_types say so."""
-
-    @property
-    def arch(self) -> GgufArch:
-        """The architecture that GGUF exports are written for."""
-        return self.archs[0]
+    rotates_part: bool = False
+    """partial_rotary_factor is one of its settings."""
+    norm_offset: float = 0.0
+    """Gains of its norms are stored less this number (SubLN apart)."""
+    scales_embedding: bool = False
+    """Embeddings are multiplied by sqrt(hidden size)."""
+    attention_scale_key: str | None = None
+    """Setting whose inverse root multiplies queries times keys; None: the size of a head."""
+    layer_types: Callable[[Mapping[str, Any], int], list[str]] | None = None
+    """FULL or SLIDING of each layer, out of a config and the number of layers; None: no windows."""
+    is_rotated: Callable[[Mapping[str, Any], int], bool] = lambda config, layer: True
+    """Whether a layer has rotary positions."""
 
     @property
     def has_sub_norms(self) -> bool:
         """Whether its stock class has SubLN."""
         return set(SUB_NORMS) <= set(self.extras)
 
-    def short_window(self, config: Mapping[str, Any]) -> str | None:
-        """Why some layer does not see the whole context, in words; None if all do.
 
-        Args:
-            config: contents of a config.json.
-        """
-        window, context = config.get("sliding_window"), config.get("max_position_embeddings")
-        types = config.get("layer_types") or []
-        slides = bool(config.get("use_sliding_window")) or "sliding_attention" in types
-        if not slides and (self.window_needs_switch or window is None):
-            return None
-        if type(window) is int and type(context) is int and window >= context:
-            return None
-        return f"sliding windows (of {window!r} tokens, context {context}) are not supported"
+def named_layer_types(config: Mapping[str, Any], num_layers: int) -> list[str]:
+    """The config's layer_types; all FULL where it has none."""
+    return list(config.get("layer_types") or [FULL] * num_layers)

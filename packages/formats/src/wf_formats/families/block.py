@@ -4,6 +4,8 @@
     q, k, v, o           self_attn.{part}_proj            attn_{q,k,v,output}
     gate, up, down       mlp.{part}_proj                  ffn_{part}
     norms                HF_STEMS                         GGUF_STEMS
+    attn_output_norm,    norms of what attention and feed-forward part add (Gemma)
+    ffn_output_norm
 
 Attention output is fed by v and the down projection by up, both linear in their producer: that is
 where SubLN goes. What differs between families is said by `Family` (base.py).
@@ -12,16 +14,22 @@ where SubLN goes. What differs between families is said by `Family` (base.py).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from wf_formats.decoder_config import DecoderConfig
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("input_norm", "post_attention_norm")
-BIASES = ("q_bias", "k_bias", "v_bias")
+QKV_BIASES = ("q_bias", "k_bias", "v_bias")
+ATTENTION_BIASES = (*QKV_BIASES, "o_bias")
+MLP_BIASES = ("gate_bias", "up_bias", "down_bias")
+BIASES = (*ATTENTION_BIASES, *MLP_BIASES)
 QK_NORMS = ("q_norm", "k_norm")
 SUB_NORMS = ("attn_sub_norm", "ffn_sub_norm")
-VECTORS = (*NORMS, *BIASES, *QK_NORMS, *SUB_NORMS)
+OUTPUT_NORMS = ("attn_output_norm", "ffn_output_norm")
+VECTORS = (*NORMS, *BIASES, *QK_NORMS, *SUB_NORMS, *OUTPUT_NORMS)
 
 HF_STEMS = {
     "q": "self_attn.q_proj",
@@ -38,6 +46,7 @@ HF_STEMS = {
     "attn_sub_norm": "self_attn.attn_sub_norm",
     "ffn_sub_norm": "mlp.ffn_sub_norm",
 }
+"""Those of Llama; a family that has other names for norms says so (`Family.renamed`)."""
 GGUF_STEMS = {
     "q": "attn_q",
     "k": "attn_k",
@@ -52,10 +61,14 @@ GGUF_STEMS = {
     "k_norm": "attn_k_norm",
     "attn_sub_norm": "attn_sub_norm",
     "ffn_sub_norm": "ffn_sub_norm",
+    "attn_output_norm": "post_attention_norm",
+    "ffn_output_norm": "post_ffw_norm",
 }
 HF_EMBEDDING, HF_HEAD, HF_FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 GGUF_EMBEDDING, GGUF_HEAD, GGUF_FINAL_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 GGUF_ROPE_FREQS = "rope_freqs.weight"
+NO_SINK = -1e30
+"""An attention sink (a logit beside a head's others) that weighs nothing: its exponential is 0."""
 
 BLOCK_LINEARS = tuple(HF_STEMS[part] for part in MATRICES)
 """Hugging Face names of a block's linears, inside the block."""
@@ -87,7 +100,6 @@ SUB_NORM_SITES = (
 )
 _OWN_NORMS = {site.norm_part: site.own_norm for site in SUB_NORM_SITES}
 _CONSUMERS = {site.producer_part: site.consumer for site in SUB_NORM_SITES}
-_GGUF_OF_HF_STEM = {stem: GGUF_STEMS[part] for part, stem in HF_STEMS.items()}
 _GGUF_OF_HF_NAME = {HF_EMBEDDING: GGUF_EMBEDDING, HF_FINAL_NORM: GGUF_FINAL_NORM, HF_HEAD: GGUF_HEAD}
 
 
@@ -106,6 +118,8 @@ def part_shape(config: DecoderConfig, part: str) -> tuple[int, ...]:
         "q_bias": (queries,),
         "k_bias": (keys,),
         "v_bias": (keys,),
+        "gate_bias": (inner,),
+        "up_bias": (inner,),
         "attn_sub_norm": (queries,),
         "ffn_sub_norm": (inner,),
     }
@@ -114,34 +128,53 @@ def part_shape(config: DecoderConfig, part: str) -> tuple[int, ...]:
     return shapes.get(part, (hidden,))
 
 
-def hf_name(layer: int, part: str, has_own_sub_norms: bool = False) -> str:
-    """`model.layers.3.self_attn.q_proj.weight` of part "q", `...q_proj.bias` of "q_bias"."""
-    if part in BIASES:
-        return f"model.layers.{layer}.{HF_STEMS[part.removesuffix('_bias')]}.bias"
+def hf_name(
+    layer: int, part: str, has_own_sub_norms: bool = False, renamed: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """`model.layers.3.self_attn.q_proj.weight` of part "q", `...q_proj.bias` of "q_bias".
+
+    Args:
+        has_own_sub_norms: SubLN in a model whose stock class has none.
+        renamed: stems in which a family differs.
+    """
     stems = HF_STEMS | _OWN_NORMS if has_own_sub_norms else HF_STEMS
-    return f"model.layers.{layer}.{stems[part]}.weight"
+    return f"model.layers.{layer}.{_stem_and_suffix(part, {**stems, **renamed})}"
 
 
 def gguf_name(layer: int, part: str) -> str:
     """`blk.3.attn_q.weight` of part "q", `blk.3.attn_q.bias` of "q_bias"."""
+    return f"blk.{layer}.{_stem_and_suffix(part, GGUF_STEMS)}"
+
+
+def _stem_and_suffix(part: str, stems: Mapping[str, str]) -> str:
     if part in BIASES:
-        return f"blk.{layer}.{GGUF_STEMS[part.removesuffix('_bias')]}.bias"
-    return f"blk.{layer}.{GGUF_STEMS[part]}.weight"
+        return f"{stems[part.removesuffix('_bias')]}.bias"
+    return f"{stems[part]}.weight"
 
 
-def gguf_name_of(name: str) -> str | None:
-    """GGUF name of a Hugging Face tensor; None for one that GGUF has no place for."""
+def gguf_name_of(name: str, renamed: Mapping[str, str] = MappingProxyType({})) -> str | None:
+    """GGUF name of a Hugging Face tensor; None for one that GGUF has no place for.
+
+    Args:
+        renamed: stems in which a family differs.
+    """
     if name in _GGUF_OF_HF_NAME:
         return _GGUF_OF_HF_NAME[name]
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
-    if match is None or match[2] not in _GGUF_OF_HF_STEM:
+    parts = {stem: part for part, stem in {**HF_STEMS, **renamed}.items()}
+    if match is None or match[2] not in parts:
         return None
-    return f"blk.{match[1]}.{_GGUF_OF_HF_STEM[match[2]]}.{match[3]}"
+    return f"blk.{match[1]}.{GGUF_STEMS[parts[match[2]]]}.{match[3]}"
 
 
 def gguf_scale_name(name: str) -> str:
     """The tensor that multiplies a whole matrix: `blk.3.attn_q.scale` of `blk.3.attn_q.weight`."""
     return name.removesuffix("weight") + "scale"
+
+
+def gguf_sinks_name(layer: int) -> str:
+    """The attention sinks of a layer's heads, [heads]."""
+    return f"blk.{layer}.attn_sinks.weight"
 
 
 def consumer(layer: int, part: str) -> str:

@@ -23,9 +23,11 @@ from wf_formats.families.block import (
     GGUF_HEAD,
     GGUF_ROPE_FREQS,
     MATRICES,
+    NO_SINK,
     NORMS,
     gguf_name,
     gguf_scale_name,
+    gguf_sinks_name,
     part_shape,
 )
 from wf_formats.gguf import GgufFile, TensorType
@@ -138,6 +140,8 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     check_layers(config, len(file.tensors))
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
     check_tensors(found, *_expected(config, arch))
+    if arch.has_sinks:
+        _check_sinks(file, config)
     for name in found:
         _check_type(file, name)
     return GgufModel(file, config, arch)
@@ -155,8 +159,19 @@ def _expected(config: DecoderConfig, arch: GgufArch) -> tuple[Shapes, list[Shape
     optional: list[Shapes] = [
         {gguf_scale_name(gguf_name(i, part)): (1,)} for i in layers for part in MATRICES
     ]
-    optional += [{GGUF_HEAD: matrix}, {GGUF_ROPE_FREQS: (config.head_dim // 2,)}, shapes(arch.optional)]
+    optional += [{GGUF_HEAD: matrix}, *map(shapes, arch.optional)]
+    if arch.has_rope_freqs:
+        optional.append({GGUF_ROPE_FREQS: (config.head_dim // 2,)})
+    if arch.has_sinks:
+        required |= {gguf_sinks_name(i): (config.num_heads,) for i in layers}
     return required, optional
+
+
+def _check_sinks(file: GgufFile, config: DecoderConfig) -> None:
+    for layer in range(config.num_layers):
+        name = gguf_sinks_name(layer)
+        if not (file.values(name) <= NO_SINK / 2).all():
+            raise LoadError(f"{name}: attention sinks that weigh something are not supported")
 
 
 def _described(file: GgufFile, name: str) -> str:

@@ -20,11 +20,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from wf_formats.decoder_config import DecoderConfig
+from wf_formats.decoder_config import Activation, DecoderConfig, LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
-from wf_formats.rope import scaled_frequencies
+from wf_formats.families.layers import LayerKind, read_layers
+from wf_formats.rope import Rope, rope_of
 from wf_formats.schemes import GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
+
+ACTIVATION_NAMES: dict[str, Activation] = {
+    "silu": "silu",
+    "relu2": "relu2",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""transformers' names."""
 
 
 class Storage(Enum):
@@ -63,8 +71,10 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     """
     family = family_of(config.get("model_type"))
     hidden, num_heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    _check_attention(config, family)
     head_dim = hidden // num_heads if config.get("head_dim") is None else _integer(config, "head_dim")
+    if head_dim < 1:
+        raise LoadError(f"config.json: head_dim is {head_dim}: {num_heads} heads of {hidden} elements in all")
+    context = _integer(config, "max_position_embeddings")
     try:
         return DecoderConfig(
             hidden_size=hidden,
@@ -75,14 +85,43 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
             head_dim=head_dim,
             vocab_size=_integer(config, "vocab_size"),
             rms_norm_eps=_number(config, "rms_norm_eps"),
-            activation=config.get("hidden_act"),  # type: ignore[arg-type]  # checked by DecoderConfig
-            rope_inverse_frequencies=tuple(scaled_frequencies(head_dim, _rope(config)).tolist()),
-            context_tokens=_integer(config, "max_position_embeddings"),
+            activation=activation_of(config, family),
+            attention=_attention(config, family, head_dim),
+            attention_scale=_attention_scale(config, family, head_dim),
+            context_tokens=context,
+            embedding_scale=math.sqrt(hidden) if family.scales_embedding else 1.0,
         )
     except LoadError:
         raise
     except ValueError as error:
         raise LoadError(f"config.json: {error}") from error
+
+
+def activation_of(config: Mapping[str, Any], family: Family) -> Activation:
+    """The decoder's name of the activation; raises LoadError for one that it does not compute."""
+    name = config.get(family.activation_key)
+    if not isinstance(name, str) or name not in ACTIVATION_NAMES:
+        known = ", ".join(ACTIVATION_NAMES)
+        raise LoadError(f"{family.activation_key}: activation {name!r:.60} is not one of {known}")
+    return ACTIVATION_NAMES[name]
+
+
+def _attention(config: Mapping[str, Any], family: Family, head_dim: int) -> tuple[LayerAttention, ...]:
+    made: dict[str, Rope] = {}
+
+    def layer(kind: LayerKind) -> LayerAttention:
+        if kind.rope is None:
+            return LayerAttention(None, kind.window)
+        if kind.type not in made:
+            made[kind.type] = rope_of(head_dim, kind.rope)
+        return LayerAttention(made[kind.type], kind.window)
+
+    return tuple(map(layer, read_layers(config, family)))
+
+
+def _attention_scale(config: Mapping[str, Any], family: Family, head_dim: int) -> float:
+    key = family.attention_scale_key
+    return (head_dim if key is None else _number(config, key)) ** -0.5
 
 
 def read_quantization(config: Mapping[str, Any]) -> Quantization:
@@ -135,29 +174,6 @@ def _bitnet(settings: Mapping[str, Any]) -> Quantization:
     if mode != "offline" or linear not in ("bitlinear", "autobitlinear"):
         raise LoadError(f"bitnet linear_class {linear!r} in quantization_mode {mode!r} is not supported")
     return Quantization(Storage.PACKED_ROWS, has_inverse_scales=linear == "bitlinear")
-
-
-def _check_attention(config: Mapping[str, Any], family: Family) -> None:
-    _integer(config, "max_position_embeddings")
-    if (reason := family.short_window(config)) is not None:
-        raise LoadError(reason)
-    if unknown := set(map(str, config.get("layer_types") or [])) - {"full_attention", "sliding_attention"}:
-        raise LoadError(f"layer type {min(unknown)!r} is not supported")
-    if config.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise LoadError(f"partial_rotary_factor is {config['partial_rotary_factor']!r}; only 1 is supported")
-    if config.get("is_decoder") is False and config.get("use_bidirectional_attention"):
-        raise LoadError("bidirectional attention is not supported")
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary parameters, whichever of transformers' two spellings the file has."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(given, dict):
-        raise LoadError(f"rope_parameters is {given!r:.60}, not an object")
-    rope = dict(given)
-    if rope.get("rope_theta") is None:
-        rope["rope_theta"] = _number(config, "rope_theta")
-    return rope
 
 
 def _kv_heads(config: Mapping[str, Any], family: Family, num_heads: int) -> int:

@@ -16,12 +16,15 @@ import numpy as np
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.families import family_of
+from wf_formats.families import Family, family_of
 from wf_formats.families.block import (
+    BIASES,
     HF_EMBEDDING,
     HF_FINAL_NORM,
     HF_HEAD,
+    OUTPUT_NORMS,
     PRODUCERS,
+    SUB_NORMS,
     consumer,
     hf_name,
     part_shape,
@@ -57,6 +60,7 @@ class HfModel:
     folded: Mapping[str, int]
     """Floor exponents that the stored master weights have in them, by the name of the linear behind."""
     quantize_master: MasterQuantizer | None
+    family: Family
 
     def embedding(self) -> NumpyMatrix:
         return self._groups(HF_EMBEDDING)
@@ -65,7 +69,7 @@ class HfModel:
         return None if self.is_tied else self._groups(HF_HEAD)
 
     def final_norm(self) -> np.ndarray:
-        return self.tensors.rows(HF_FINAL_NORM, slice(None))
+        return self._gains(HF_FINAL_NORM)
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
         name = hf_name(layer, part)
@@ -76,12 +80,22 @@ class HfModel:
         return matrix.times(2.0**-floor) if floor else matrix
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
-        name = hf_name(layer, part, self.quantization.has_sub_norms)
+        if part in OUTPUT_NORMS and part not in self.family.extras:
+            return None
+        name = hf_name(layer, part, self.quantization.has_sub_norms, self.family.renamed)
         if name not in self.tensors.shapes:
             return None
-        vector = self.tensors.rows(name, slice(None))
-        floor = self._floor(layer, "v") if part == "v_bias" else 0
+        if part in SUB_NORMS:
+            return self.tensors.rows(name, slice(None))
+        if part not in BIASES:
+            return self._gains(name)
+        vector, floor = self.tensors.rows(name, slice(None)), self._floor(layer, part.removesuffix("_bias"))
         return vector * np.float32(2.0**-floor) if floor else vector
+
+    def _gains(self, name: str) -> np.ndarray:
+        """Of a norm of the family's."""
+        gains, offset = self.tensors.rows(name, slice(None)), self.family.norm_offset
+        return gains + np.float32(offset) if offset else gains
 
     def _floor(self, layer: int, part: str) -> int:
         """Exponent that is still to go into a producer's scale."""
@@ -153,7 +167,7 @@ def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) 
     for name in [*folded, *(quantization.log2_floors or {})]:
         if name not in {consumer(i, part) for i in range(config.num_layers) for part in PRODUCERS}:
             raise LoadError(f"sub_norm_log2_floor names {name!r}, which the model does not have")
-    return HfModel(folder, tensors, config, quantization, is_tied, folded, quantize_master)
+    return HfModel(folder, tensors, config, quantization, is_tied, folded, quantize_master, family)
 
 
 def _has_no_effect(name: str, is_tied: bool) -> bool:

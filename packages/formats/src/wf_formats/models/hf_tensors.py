@@ -34,15 +34,16 @@ def expected_tensors(
     vectors = [*NORMS, *family.extras, *(SUB_NORMS if own and not family.has_sub_norms else ())]
     matrix = (config.vocab_size, config.hidden_size)
     required: Shapes = {HF_EMBEDDING: matrix, HF_FINAL_NORM: (config.hidden_size,)}
-    optional: Shapes = {}
+    optional: list[Shapes] = [{} for _ in family.optional]
     if not is_tied:
         required[HF_HEAD] = matrix
     for layer in range(config.num_layers):
         for part in MATRICES:
             required |= _stored_shapes(config, quantization, layer, part)
-        required |= {hf_name(layer, part, own): part_shape(config, part) for part in vectors}
-        optional |= {hf_name(layer, part): part_shape(config, part) for part in family.optional}
-    return required, [optional]
+        required |= {hf_name(layer, part, own, family.renamed): part_shape(config, part) for part in vectors}
+        for shapes, group in zip(optional, family.optional, strict=True):
+            shapes |= {hf_name(layer, part): part_shape(config, part) for part in group}
+    return required, optional
 
 
 def _stored_shapes(config: DecoderConfig, quantization: Quantization, layer: int, part: str) -> Shapes:

@@ -1,0 +1,270 @@
+"""What can be made of a model: which exports hold it, what runs them, and what stands in the way.
+
+The one place for these facts. Stage 1 asks before anything is computed; the exporters and the checkpoint
+folders ask when they write. Answers are about configurations; tokenizers and tensors are checked where
+they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from wf_formats.errors import LoadError
+from wf_formats.families import FAMILIES, Family, GgufArch, family_of
+from wf_formats.families.base import FULL, SLIDING, Shape
+from wf_formats.families.layers import LayerKind, read_layers
+from wf_formats.models.hf_config import activation_of, read_config
+from wf_formats.rope import is_default_yarn, rope_kind
+from wf_formats.schemes import GROUP_SIZES
+
+TARGETS = ("gguf", "hf", "native", "llamacpp")
+GROUPS_FIX = (
+    "convert with scheme group64 or group128 and without SubLN (model.scheme=group64 model.sub_norm=false)"
+)
+_DEFAULTS = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6}
+"""For settings that a source may leave to transformers and that decide nothing here."""
+
+
+def support(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> dict[str, str | None]:
+    """What a model with this configuration can become once it is converted.
+
+    Args:
+        config: contents of a config.json, of the dense model or of a checkpoint.
+        scheme: what shares a scale (schemes.py).
+        sub_norm: whether SubLN is put in.
+
+    Returns:
+        For each of TARGETS (GGUF export, Hugging Face export, native engine, llama.cpp) None where it
+        works, else the reason and what would help.
+    """
+    gguf = _reason(lambda: gguf_arch(config, scheme, sub_norm))
+    return {
+        "gguf": gguf,
+        "hf": _reason(lambda: check_hf(config, scheme, sub_norm)),
+        "native": _reason(lambda: _check_native(config, scheme)),
+        "llamacpp": gguf,
+    }
+
+
+def _reason(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except LoadError as error:
+        return str(error)
+    return None
+
+
+def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArch:
+    """The architecture of llama.cpp that computes what the model computes.
+
+    Raises:
+        LoadError: there is none; the message says what stands in the way and what to do.
+    """
+    _check_scheme(scheme)
+    if config.get("model_type") not in FAMILIES:
+        known = ", ".join(name for name, family in FAMILIES.items() if not family.has_sub_norms)
+        raise LoadError(f"model type {config.get('model_type')!r} has no GGUF architecture; known: {known}")
+    family = _stored_family(config, scheme, sub_norm)
+    reasons = []
+    for arch in family.archs:
+        if not arch.in_llamacpp:
+            continue
+        reason = _reason(lambda arch=arch: _check_arch(config, family, arch, scheme, sub_norm))  # type: ignore[misc]
+        if reason is None:
+            return arch
+        reasons.append(reason)
+    raise LoadError(reasons[0])
+
+
+def why_not_stock_bitnet(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> str | None:
+    """Why a converted model cannot be stored as transformers' `bitnet`; None if it can."""
+    family = family_of(config.get("model_type"))
+    if not family.becomes_bitnet:
+        return f"the architecture {family.model_type!r} has no bitnet counterpart"
+    if scheme != "tensor":
+        return f"the weight scheme is {scheme!r}; bitnet knows one scale per tensor"
+    if not sub_norm:
+        return "the model has no SubLN, which bitnet has in every block"
+    heads, head_dim, hidden = config["num_attention_heads"], _head_dim(config), config["hidden_size"]
+    if heads * head_dim != hidden:
+        return f"{heads} heads of {head_dim} are not the hidden size {hidden}"
+    if config.get("mlp_bias"):
+        return "the feed-forward linears have biases"
+    if (window := _window(read_layers(_completed(config), family))) is not None:
+        return f"layers see {window} tokens; bitnet has no windows"
+    return None
+
+
+def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """Raises LoadError for a model that no packed Hugging Face folder can hold."""
+    _check_scheme(scheme)
+    family = _stored_family(config, scheme, sub_norm)
+    if family.has_sub_norms or (GROUP_SIZES[scheme] is not None and not sub_norm):
+        return
+    why = ""
+    if sub_norm and scheme == "tensor":
+        why = f" (it is no stock bitnet: {why_not_stock_bitnet(config, scheme, sub_norm)})"
+    raise LoadError(
+        f"model.layers.0.self_attn.o_proj: a {family.model_type!r} model with scheme {scheme} and "
+        f"{'SubLN' if sub_norm else 'no SubLN'} has no packed form{why}; {GROUPS_FIX}, "
+        "or a Llama-like model with scheme tensor and SubLN"
+    )
+
+
+def _check_native(config: Mapping[str, Any], scheme: str) -> None:
+    """The native engine runs training checkpoints too, with SubLN in any family."""
+    _check_scheme(scheme)
+    read_config(_completed(config))
+
+
+def _check_scheme(scheme: str) -> None:
+    if scheme not in GROUP_SIZES:
+        raise LoadError(
+            f"weights of scheme {scheme!r} are not ternary, and nothing here exports or runs them; known are "
+            f"{', '.join(GROUP_SIZES)}"
+        )
+
+
+def _stored_family(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> Family:
+    """The family of the checkpoint folder: `bitnet` where a conversion becomes that."""
+    family = family_of(config.get("model_type"))
+    if family.becomes_bitnet and why_not_stock_bitnet(config, scheme, sub_norm) is None:
+        return FAMILIES["bitnet"]
+    return family
+
+
+def _check_arch(
+    config: Mapping[str, Any], family: Family, arch: GgufArch, scheme: str, sub_norm: bool
+) -> None:
+    _check_blocks(config, family, scheme, sub_norm)
+    complete = _completed(config)
+    activation = activation_of(complete, family)
+    if activation != arch.activation:
+        raise LoadError(
+            f"mlp.gate_proj: activation {complete[family.activation_key]!r}; llama.cpp computes "
+            f"{arch.activation} in arch {arch.name} and ignores any other setting; alternative: --format hf"
+        )
+    if arch.always_ties_head and not config.get("tie_word_embeddings", False):
+        raise LoadError(
+            f"lm_head.weight: arch {arch.name} of llama.cpp always uses the embedding matrix as "
+            "output head, so a separate head would be lost; alternatives: --format hf, or scheme group64 "
+            "without SubLN (arch llama)"
+        )
+    _check_biases(config, family, arch, scheme)
+    _check_scale(complete, family, arch)
+    layers = read_layers(complete, family)
+    _check_layers(layers, arch)
+    for layer_type in (FULL, SLIDING):
+        _check_rope(layers, arch, layer_type, sub_norm)
+
+
+def _check_blocks(config: Mapping[str, Any], family: Family, scheme: str, sub_norm: bool) -> None:
+    if sub_norm == family.has_sub_norms:
+        return
+    if not sub_norm:
+        raise LoadError(
+            f"a {family.model_type!r} model without SubLN has no GGUF architecture; alternative: --format hf"
+        )
+    raise LoadError(
+        f"model.layers.0.self_attn.o_proj: SubLN in a {family.model_type!r} model (scheme {scheme}); "
+        "llama.cpp has sub-norms in arch bitnet only, which is Llama-like with one scale per matrix and "
+        f"no biases, QK-norm, windows or wide heads; alternative: {GROUPS_FIX}"
+    )
+
+
+def _check_biases(config: Mapping[str, Any], family: Family, arch: GgufArch, scheme: str) -> None:
+    parts = {part for group in arch.optional for part in group} | set(arch.extras)
+    for key, part in (("attention_bias", "o_bias"), ("mlp_bias", "gate_bias")):
+        if config.get(key) and part not in parts:
+            raise LoadError(f"{key}: arch {arch.name} of llama.cpp has no such biases; --format hf has them")
+    if config.get("mlp_bias") and GROUP_SIZES[scheme] is None:
+        raise LoadError(
+            "mlp_bias: llama.cpp multiplies these biases by the scale of the matrix, which is wrong here; "
+            f"{GROUPS_FIX}"
+        )
+
+
+def _check_scale(config: Mapping[str, Any], family: Family, arch: GgufArch) -> None:
+    if family.attention_scale_key is None:
+        return
+    shape = Shape(
+        config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"], _head_dim(config)
+    )
+    wanted = arch.attention_scale(shape) ** -2
+    if abs(config[family.attention_scale_key] / wanted - 1) > 1e-6:
+        raise LoadError(
+            f"{family.attention_scale_key} is {config[family.attention_scale_key]}; arch {arch.name} of "
+            f"llama.cpp computes with {wanted:g} whatever a file says; --format hf has it"
+        )
+
+
+def _check_layers(layers: list[LayerKind], arch: GgufArch) -> None:
+    window = _window(layers)
+    if window is not None and arch.windows == "none":
+        raise LoadError(
+            f"sliding windows of {window} tokens: arch {arch.name} of llama.cpp has none; --format hf and "
+            "the native engine have them"
+        )
+    if window is not None and arch.windows == "period" and window_period(layers) is None:
+        raise LoadError(
+            f"the layers with windows do not come in a fixed period, as arch {arch.name} of llama.cpp wants; "
+            "--format hf has them"
+        )
+    for index, layer in enumerate(layers):
+        rotated = not arch.nope_step or (index + 1) % arch.nope_step != 0
+        if not arch.tells_rope_layers and (layer.rope is not None) != rotated:
+            raise LoadError(
+                f"layer {index} has {'rotary' if layer.rope else 'no rotary'} positions, which arch "
+                f"{arch.name} of llama.cpp cannot say; --format hf has them"
+            )
+
+
+def window_period(layers: list[LayerKind]) -> int | None:
+    """n where every n-th layer sees everything and all others have a window; None where it is otherwise."""
+    slides = [layer.type == SLIDING for layer in layers]
+    period = slides.index(False) + 1 if False in slides else len(slides) + 1
+    return period if slides == [(index + 1) % period != 0 for index in range(len(slides))] else None
+
+
+def _check_rope(layers: list[LayerKind], arch: GgufArch, layer_type: str, sub_norm: bool) -> None:
+    rope = next((layer.rope for layer in layers if layer.type == layer_type and layer.rope), None)
+    if rope is None:
+        return
+    kind = rope_kind(rope)
+    if layer_type == SLIDING and arch.has_local_rope:
+        if kind not in ("default", "dynamic"):
+            raise LoadError(
+                f"rotary scaling {kind!r} of layers with a window: arch {arch.name} of llama.cpp has none "
+                "there; --format hf has it"
+            )
+        return
+    if arch.has_rope_freqs or (kind in arch.rope_kinds and (kind != "yarn" or is_default_yarn(rope))):
+        return
+    also = "; or scheme group64 without SubLN, whose arch llama has it" if sub_norm else ""
+    named = f"{kind!r} with other beta_fast, beta_slow or truncate" if kind in arch.rope_kinds else repr(kind)
+    raise LoadError(
+        f"rope_freqs: rotary scaling {named} is not available in arch {arch.name} "
+        f"(available: {', '.join(arch.rope_kinds)}); alternative: --format hf{also}"
+    )
+
+
+def _window(layers: list[LayerKind]) -> int | None:
+    return next((layer.window for layer in layers if layer.window is not None), None)
+
+
+def _head_dim(config: Mapping[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """With a value for what a config.json may leave out."""
+    family = family_of(config.get("model_type"))
+    complete = dict(config)
+    for key, value in _DEFAULTS.items():
+        if complete.get(key) is None:
+            complete[key] = value
+    if complete.get("num_key_value_heads") is None:
+        complete["num_key_value_heads"] = complete.get("num_attention_heads")
+    complete.setdefault(family.activation_key, "silu")
+    return complete
