@@ -76,7 +76,8 @@ def checkpoint(request, tmp_path_factory) -> Callable[[str], Path]:
         config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
         bitnet_arch.convert(model, config, torch.randint(3, 512, (8, 64), generator=generator))
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        backend = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+        vocab = {token: index for index, token in enumerate([*alphabet, "ab"])}
+        backend = Tokenizer(models.BPE(vocab, [("a", "b")]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)

@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from wf_formats.gguf import open_gguf
+from wf_formats.tokenizer import phi3
 from wf_formats.tokenizer.rules import SplitRule, rule_named
 from wf_formats.tokenizer.sentencepiece import BYTE_TOKENS, PREFIX_KEY, Prefix, build, merges_of
 from wf_formats.tokenizer.source import GGUF_ROLES, Pieces, TokenizerError, TokenizerSource, TokenType
@@ -51,7 +52,7 @@ def _from_keys(keys: Mapping[str, Any]) -> TokenizerSource:
         )
     tokens, types = _list(keys, "tokens", str), _list(keys, "token_type", int)
     backend, pieces = build(keys, tokens, types)
-    _add_tokens(backend, tokens, types)
+    _add_tokens(backend, tokens, types, phi3.has_name(keys.get("general.name")))
     defaults = _SENTENCEPIECE_IDS if pieces is Pieces.SENTENCEPIECE else {}
     ids = {key: _id(keys, key, len(tokens), defaults.get(key)) for key in (*GGUF_ROLES, *_END_KEYS)}
     special = {
@@ -140,7 +141,9 @@ def _byte_level_bpe(vocab: dict[str, int], merges: list[str], rule: SplitRule) -
     return backend
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
+def _add_tokens(
+    backend: tokenizers.Tokenizer, tokens: list[str], types: list[int], strips: bool = False
+) -> None:
     adders = {
         TokenType.CONTROL: backend.add_special_tokens,
         TokenType.UNKNOWN: backend.add_special_tokens,
@@ -149,7 +152,14 @@ def _add_tokens(backend: tokenizers.Tokenizer, tokens: list[str], types: list[in
     for kind, add in adders.items():
         found = [token for token, its in zip(tokens, types, strict=True) if its == kind]
         special = kind is not TokenType.USER_DEFINED
-        add([AddedToken(token, special=special, normalized=False) for token in found])
+        add(
+            [
+                AddedToken(
+                    token, special=special, normalized=False, rstrip=strips and token not in phi3.KEEPING
+                )
+                for token in found
+            ]
+        )
 
 
 def _add_affixes(

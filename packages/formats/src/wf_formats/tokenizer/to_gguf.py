@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from wf_formats.tokenizer.files import TokenizerFiles, read_files
+from wf_formats.tokenizer.phi3 import is_phi3, name_for
 from wf_formats.tokenizer.rules import rule_of
 from wf_formats.tokenizer.sentencepiece import (
     BYTE_TOKENS,
@@ -69,6 +70,12 @@ class GgufTokenizer:
     add_eos: bool
     chat_template: str | None
     prefix: Prefix = Prefix.NONE
+    strips: bool = False
+    """Special tokens take spaces behind them away as Phi-3's do (phi3.py)."""
+
+    def model_name(self, name: str) -> str:
+        """general.name for a model of this name: llama.cpp concludes from it."""
+        return name_for(name, self.strips)
 
     def write(self, writer: GGUFWriter) -> None:
         """Adds the keys to a GGUF file."""
@@ -107,13 +114,16 @@ def gguf_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     fields = kind(files, tokens, types)
     special_ids = _special_ids(files.special_tokens, tokens)
     add_bos, add_eos = _affixes(files.backend(), special_ids)
-    _warn_of_stripping(files.spec)
+    strips = is_phi3(files.spec.get("added_tokens") or [])
+    if not strips:
+        _warn_of_stripping(files.spec)
     return GgufTokenizer(
         tokens=tokens,
         special_ids=special_ids,
         add_bos=add_bos,
         add_eos=add_eos,
         chat_template=files.chat_template,
+        strips=strips,
         **fields,
     )
 
