@@ -135,6 +135,12 @@ def spread_weights(model) -> None:
 
 
 @pytest.fixture(scope="session")
+def spread():
+    """`spread_weights`, for tests that make their own models."""
+    return spread_weights
+
+
+@pytest.fixture(scope="session")
 def checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer, ids
 ) -> Callable[..., Path]:

@@ -48,6 +48,11 @@ def shape(
     } | more
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+GEMMA_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 UNTIED = {"tie_word_embeddings": False}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama-tensor": ("Llama", "tensor", shape(96, 208, 6, 2, 16)),
@@ -62,12 +67,46 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2-group64": ("Qwen2", "group64", shape(128, 192, 7, 1, 64)),
     "qwen3-tensor-untied": ("Qwen3", "tensor", shape(160, 272, 2, 2, 80, **UNTIED)),
     "qwen3-group128": ("Qwen3", "group128", shape(128, 256, 4, 2, 64)),
+    "llama-group64-yarn-biases": (
+        "Llama",
+        "group64",
+        shape(128, 192, 4, 2, 32, rope_parameters=YARN, attention_bias=True, mlp_bias=True),
+    ),
+    "llama-tensor-biases": ("Llama", "tensor", shape(96, 208, 6, 2, 16, attention_bias=True, mlp_bias=True)),
+    "mistral-group64-window": ("Mistral", "group64", shape(128, 192, 4, 2, 48, sliding_window=9)),
+    "mistral-group64-pages": ("Mistral", "group64", shape(128, 192, 4, 2, 32, sliding_window=33)),
+    "qwen2-group64-window": (
+        "Qwen2",
+        "group64",
+        shape(128, 192, 4, 1, 32, use_sliding_window=True, sliding_window=16, max_window_layers=1),
+    ),
+    "smollm3-group64": (
+        "SmolLM3",
+        "group64",
+        shape(128, 192, 4, 1, 32, no_rope_layers=[1, 0], pad_token_id=None),
+    ),
+    "gemma3-group64": (
+        "Gemma3Text",
+        "group64",
+        shape(
+            128,
+            192,
+            4,
+            2,
+            48,
+            query_pre_attn_scalar=40,
+            sliding_window=12,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters=GEMMA_ROPES,
+        ),
+    ),
     "bitnet-silu": ("BitNet", "silu", shape(128, 224, 4, 1, 32)),
     "bitnet-relu2": ("BitNet", "relu2", shape(160, 256, 8, 2, 20)),
 }
 NORMALIZED_AWAY = {
     "qwen3-tensor-untied": ("q", "k"),
     "qwen3-group128": ("q", "k"),
+    "gemma3-group64": ("q", "k", "v", "o", "up", "down"),
     "bitnet-silu": ("v", "up"),
     "bitnet-relu2": ("v", "gate", "up"),
 }
@@ -174,7 +213,7 @@ def test_sequences_that_share_pages_read_the_same_prefix(case, feeding):
 
 
 @pytest.mark.parametrize("cache", CACHE_TOLERANCES)
-@pytest.mark.parametrize("name", ["llama-tensor", "qwen3-group128", "bitnet-relu2"])
+@pytest.mark.parametrize("name", ["llama-tensor", "qwen3-group128", "mistral-group64-window", "bitnet-relu2"])
 def test_smaller_caches_stay_close_and_give_the_same_bits_however_tokens_arrive(
     cache, name, case, logits_of, differences
 ):
@@ -197,7 +236,9 @@ def test_long_contexts_reach_every_page(tiny, logits_of, differences):
     assert np.quantile(moved[-64:], 0.25) > 5 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["llama-tensor", "qwen3-group128", "bitnet-relu2"])
+@pytest.mark.parametrize(
+    "name", ["llama-tensor", "qwen3-group128", "mistral-group64-window", "gemma3-group64", "bitnet-relu2"]
+)
 def test_every_instruction_set_agrees(name, case, logits_of, differences):
     given = case(name)
     for isa, state in tk.info()["instruction_sets"].items():

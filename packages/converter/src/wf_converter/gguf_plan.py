@@ -203,13 +203,13 @@ def _plan_ternary(
     order = np.arange(num_rows)[part_rows]
     rows = order.size
     kind, reason = choose_type(name, columns, checkpoint.is_group_scaled, wanted)
-    target = gguf_name(part)
+    target, has_scale_tensor = gguf_name(part), _has_scale_tensors(checkpoint, arch)
 
     def produce() -> np.ndarray:
         matrix = checkpoint.ternary(name).take_rows(order)
         codes = permute_rows(arch, part, matrix.codes, checkpoint)
         # One scale: unit blocks and an fp32 `.scale` tensor, so that nothing is rounded.
-        scales = matrix.scales if checkpoint.is_group_scaled else np.ones((), np.float32)
+        scales = np.ones((), np.float32) if has_scale_tensor else matrix.scales
         scales = permute_rows(arch, part, scales, checkpoint)
         try:
             return encode(codes, scales, kind)
@@ -218,5 +218,15 @@ def _plan_ternary(
 
     num_bytes = rows * kind.row_bytes(columns)
     yield TensorPlan(target, (rows, columns), kind, num_bytes, reason, produce, is_ternary=True)
-    if not checkpoint.is_group_scaled:
+    if has_scale_tensor:
         yield _plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.ternary(name).scales.reshape(1))
+
+
+def _has_scale_tensors(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> bool:
+    """Else the scale stands in each block, as fp16.
+
+    llama.cpp multiplies by the tensors in some architectures only, and there after adding a bias of the
+    feed-forward part, which it would scale, too.
+    """
+    is_whole = not checkpoint.is_group_scaled
+    return is_whole and arch.has_matrix_scales and not checkpoint.config.get("mlp_bias")

@@ -11,6 +11,9 @@ from wf_formats.rope import Rope
 Activation = Literal["silu", "relu2", "gelu_tanh"]
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "relu2", "gelu_tanh")
 
+MAX_EPS = 0.1
+"""Far beyond any model's; more would drown what it is added to."""
+
 
 @dataclass(frozen=True)
 class LayerAttention:
@@ -55,8 +58,8 @@ class DecoderConfig:
             raise ValueError(f"{self.num_heads} heads do not divide among {self.num_kv_heads} kv heads")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd, rotary positions need pairs")
-        if not (math.isfinite(self.rms_norm_eps) and self.rms_norm_eps > 0):
-            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not a positive number")
+        if not 0 < self.rms_norm_eps <= MAX_EPS:
+            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not a number above 0 and up to {MAX_EPS}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
         if len(self.attention) != self.num_layers:

@@ -58,6 +58,8 @@ class GgufArch:
     """A list of the file says which layers have rotary positions."""
     has_local_rope: bool = False
     """Layers with a window have a rotary base of their own and no scaling."""
+    has_matrix_scales: bool = False
+    """It multiplies matrices by their `.scale` tensors; others load and ignore them."""
     has_sinks: bool = False
     """Heads have attention sinks, written so that they weigh nothing."""
     always_ties_head: bool = False

@@ -12,6 +12,7 @@ from wf_formats.families.block import ATTENTION_BIASES, MLP_BIASES, QKV_BIASES
 LLAMA_ARCH = GgufArch(
     "llama",
     rotates_pairs=True,
+    has_matrix_scales=True,
     optional=(QKV_BIASES, ("o_bias",), MLP_BIASES),
     has_rope_freqs=True,
 )

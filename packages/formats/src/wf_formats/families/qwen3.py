@@ -9,7 +9,7 @@ from wf_formats.families.qwen2 import qwen_layer_types
 QWEN3 = Family(
     model_type="qwen3",
     names="Qwen 3",
-    archs=(GgufArch("qwen3", extras=QK_NORMS),),
+    archs=(GgufArch("qwen3", extras=QK_NORMS, has_matrix_scales=True),),
     extras=QK_NORMS,
     optional=(ATTENTION_BIASES,),
     layer_types=qwen_layer_types,

@@ -2,8 +2,8 @@
 
 Where an architecture turns neighbouring elements, its exporters reorder the rows of q and k for that
 (row 2 j + i of a head is row i head_dim / 2 + j of the original), which is undone here. A `<name>.scale`
-tensor multiplies its matrix. Every hyperparameter key of the architecture is either used, known to
-change nothing, or refused.
+tensor multiplies its matrix; all matrices have one or none. Every hyperparameter key of the architecture is
+either used, known to change nothing, or refused.
 
 Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build_bitnet_158`.
 """
@@ -157,9 +157,10 @@ def _expected(config: DecoderConfig, arch: GgufArch) -> tuple[Shapes, list[Shape
     required = {GGUF_EMBEDDING: matrix, GGUF_FINAL_NORM: (config.hidden_size,)}
     required |= shapes((*MATRICES, *NORMS, *arch.extras))
     optional: list[Shapes] = [
-        {gguf_scale_name(gguf_name(i, part)): (1,)} for i in layers for part in MATRICES
+        {gguf_scale_name(gguf_name(i, part)): (1,) for i in layers for part in MATRICES},
+        {GGUF_HEAD: matrix},
+        *map(shapes, arch.optional),
     ]
-    optional += [{GGUF_HEAD: matrix}, *map(shapes, arch.optional)]
     if arch.has_rope_freqs:
         optional.append({GGUF_ROPE_FREQS: (config.head_dim // 2,)})
     if arch.has_sinks:
