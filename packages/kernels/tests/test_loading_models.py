@@ -473,7 +473,7 @@ CONFIG_REFUSALS = {
     "capped logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "layer types": ({"layer_types": ["linear_attention"]}, "'linear_attention'"),
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    "rope": ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope'"),
+    "rope": ({"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4}}, "'mrope'"),
     "rope parameter": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor is None"),
     "rope kind": ({"rope_parameters": [1]}, "rope_parameters is"),
     "method": (quantized("gptq"), "'gptq' is not supported"),
