@@ -89,10 +89,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, bool, dict[str, str]]] = {
     "unknown model": ({"model_type": "mixtral"}, "group64", False, dict.fromkeys(TARGETS, "'mixtral'")),
     "not ternary": ({}, "int4-group64", False, dict.fromkeys(TARGETS, "'int4-group64' are not ternary")),
     "unknown scaling": (
-        {"rope_scaling": {"type": "longrope"}},
+        {"rope_scaling": {"type": "mrope"}},
         "group64",
         False,
-        {"gguf": "'longrope' is not supported", "native": "'longrope' is not supported"},
+        {"gguf": "'mrope' is not supported", "native": "'mrope' is not supported"},
     ),
     "capped logits": (
         GEMMA | {"final_logit_softcapping": 30.0},

@@ -79,7 +79,8 @@ def checkpoint(request, tmp_path_factory) -> Callable[[str], Path]:
         config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
         bitnet_arch.convert(model, config, torch.randint(3, 512, (8, 64), generator=generator))
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        backend = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+        vocab = {token: index for index, token in enumerate([*alphabet, "ab"])}
+        backend = Tokenizer(models.BPE(vocab, [("a", "b")]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
@@ -472,7 +473,7 @@ CONFIG_REFUSALS = {
     "capped logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "layer types": ({"layer_types": ["linear_attention"]}, "'linear_attention'"),
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    "rope": ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope'"),
+    "rope": ({"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4}}, "'mrope'"),
     "rope parameter": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor is None"),
     "rope kind": ({"rope_parameters": [1]}, "rope_parameters is"),
     "method": (quantized("gptq"), "'gptq' is not supported"),

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bitnet_arch.disk_format import from_disk, to_disk
 from bitnet_arch.quantizers import quantizer
+from bitnet_arch.tokenizers import load_tokenizer
 from wf_formats.atomic import atomic_folder
 from wf_formats.errors import UserError
 from wf_formats.file_names import (
@@ -99,16 +100,17 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     Raises:
         CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit,
             a quantizer that is not installed.
+        TokenizerError: a tokenizer file is missing or damaged, or asks for absurd amounts.
     """
     folder = Path(folder)
     meta = read_meta(folder) if (folder / META_FILE).is_file() else {}
     _check_scheme(folder, meta)
-    config = transformers.AutoConfig.from_pretrained(_checked(folder))
+    config = transformers.AutoConfig.from_pretrained(_checked(folder), trust_remote_code=False)
     config, state = from_disk(config, _load_state(folder), meta.get("conversion"))
     model = _build(config, state, dtype, folder)
     tokenizer = None
     if (folder / TOKENIZER_CONFIG_FILE).is_file():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
     return Checkpoint(model, tokenizer, meta)
 
 

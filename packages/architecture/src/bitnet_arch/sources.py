@@ -16,6 +16,7 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from bitnet_arch.checkpoint import load_checkpoint, save_checkpoint
+from bitnet_arch.tokenizers import load_hub_tokenizer
 from wf_formats.packaged import PACKAGE, PACKAGED_MODEL, ModelSource, cache_folder, packaged_gguf
 
 _CACHE_VERSION = 2
@@ -46,8 +47,9 @@ def load_dense(
     if source is ModelSource.path:
         checkpoint = load_checkpoint(name, dtype)
         return checkpoint.model, checkpoint.tokenizer
-    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval()
-    return model, transformers.AutoTokenizer.from_pretrained(name)
+    tokenizer = load_hub_tokenizer(name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
+    return model.eval(), tokenizer
 
 
 def packaged_model_dir() -> Path:

@@ -20,7 +20,8 @@ from safetensors import safe_open
 
 import bitnet_arch
 from wf_converter.errors import ExportError
-from wf_formats.families.block import BLOCK_LINEARS
+from wf_formats.families import FAMILIES, family_of
+from wf_formats.families.block import HF_STEMS
 from wf_formats.families.layers import rope_parameters
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.matrix import NumpyMatrix
@@ -28,7 +29,9 @@ from wf_formats.packaged import PACKAGED_MODEL
 from wf_formats.schemes import GROUP_SIZES
 
 PACKAGED_LICENSE = "apache-2.0"
-TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in BLOCK_LINEARS)
+TERNARY_SUFFIXES = tuple(
+    dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class ConvertedCheckpoint:
     def head_dim(self) -> int:
         heads = self.config["num_attention_heads"]
         return int(self.config.get("head_dim") or self.config["hidden_size"] // heads)
+
+    @property
+    def num_kv_heads(self) -> int:
+        return int(self.config.get("num_key_value_heads") or self.config["num_attention_heads"])
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -120,6 +127,26 @@ class ConvertedCheckpoint:
         """The tensor as fp32."""
         return self.torch_tensor(name).numpy()
 
+    def parts(self, name: str) -> dict[str, slice]:
+        """The matrices in a linear of a block, by the names that they have where each stands alone.
+
+        Args:
+            name: Hugging Face name of a ternary tensor.
+
+        Returns:
+            name -> its rows.
+        """
+        *block, stem = name.removesuffix(".weight").split(".", 3)
+        parts, start, found = family_of(self.model_type).held[stem], 0, dict[str, slice]()
+        if len(parts) == 1:
+            return {name: slice(None)}
+        heads = {"q": self.config["num_attention_heads"], "k": self.num_kv_heads, "v": self.num_kv_heads}
+        for part in parts:
+            rows = heads[part] * self.head_dim if part in heads else self.config["intermediate_size"]
+            found[".".join([*block, HF_STEMS[part], "weight"])] = slice(start, start + rows)
+            start += rows
+        return found
+
     def ternary(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
         return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
@@ -135,7 +162,7 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise ExportError(f"{folder} is not a checkpoint folder: config.json is missing")
-    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     try:
         meta = bitnet_arch.read_meta(folder)
     except bitnet_arch.CheckpointError as error:

@@ -198,10 +198,10 @@ def _report(found: Verification, json_output: Path | None) -> None:
 
 def token_ids(checkpoint: Path, text: Path | None, tokens: int) -> list[int]:
     """The first `tokens` ids of a text in the checkpoint's tokenizer."""
-    import transformers
+    from bitnet_arch.tokenizers import load_tokenizer
 
     contents = text.read_text(encoding="utf-8") if text else _python_documentation()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     ids: list[int] = tokenizer(contents[: 16 * tokens])["input_ids"]
     return ids[:tokens]
 

@@ -78,7 +78,7 @@ class GgufExport:
     def _add_keys(self, writer: GGUFWriter) -> None:
         checkpoint = self.checkpoint
         writer.add_type("model")
-        writer.add_name(checkpoint.name)
+        writer.add_name(self.tokenizer.model_name(checkpoint.name))
         writer.add_size_label(size_label(checkpoint))
         if self.license:
             writer.add_license(self.license)

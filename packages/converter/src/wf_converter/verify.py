@@ -29,6 +29,7 @@ keeps and a structural mistake (rotation, norms, a missing tensor: nats) does no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ from wf_converter.proof_limits import (
 from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
-from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD
+from wf_formats.families import family_of
+from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
 
@@ -164,9 +166,14 @@ def unrounded_types(model: Any) -> Mapping[str, str]:
 
 
 def tensor_types(model: Any, file: GgufFile) -> Mapping[str, str]:
-    """GGUF type of every module that `emulate_llamacpp` replaces."""
+    """GGUF type of every module that `emulate_llamacpp` replaces; parts of one module have the same."""
     names = [name for name, _ in bitnet_arch.bit_linears(model)]
-    types = {name: file.tensors[gguf_name(f"{name}.weight")].type_name for name in names}
+    held = family_of(model.config.model_type).held
+    types = {}
+    for name in names:
+        block, stem = re.fullmatch(r"(model\.layers\.\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
+        target = gguf_name(f"{block}.{HF_STEMS[held[stem][0]]}.weight")
+        types[name] = file.tensors[target].type_name
     embedding = file.tensors[GGUF_EMBEDDING]
     head = file.tensors.get(GGUF_HEAD, embedding)
     return types | {"model.embed_tokens": embedding.type_name, "lm_head": head.type_name}
@@ -176,5 +183,5 @@ def load_export(folder: Path | str) -> Any:
     """The model of an exported Hugging Face folder, by transformers."""
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     return model.eval()

@@ -13,6 +13,7 @@ import transformers
 
 import bitnet_arch
 from bitnet_arch.scoring import score_tokens
+from bitnet_arch.tokenizers import load_tokenizer
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.plugins import PluginError, entries, load
 from wrinklefree_eval.errors import EvalError
@@ -110,8 +111,10 @@ def _load_checkpoint(path: Path) -> tuple[Any, Any]:
 def _load_hf(path: Path) -> tuple[Any, Any]:
     _check_quantization(path)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise EvalError(f"transformers could not load {path}: {error}") from error
     return model, tokenizer

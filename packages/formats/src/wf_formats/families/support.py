@@ -15,7 +15,7 @@ from wf_formats.families import FAMILIES, Family, GgufArch, family_of
 from wf_formats.families.base import SLIDING, Shape
 from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.models.hf_config import activation_of, read_config
-from wf_formats.rope import is_default_yarn, rope_kind
+from wf_formats.rope import attention_factor, is_default_yarn, rope_kind
 from wf_formats.schemes import GROUP_SIZES
 
 TARGETS = ("gguf", "hf", "native", "llamacpp")
@@ -224,6 +224,7 @@ def window_period(layers: list[LayerKind]) -> int | None:
 def _check_rope(rope: Mapping[str, Any], arch: GgufArch, sub_norm: bool) -> None:
     """Of layers that see everything; also where there are none, since a file speaks of them."""
     kind = rope_kind(rope)
+    _check_part(rope, arch)
     if arch.has_rope_freqs or (kind in arch.rope_kinds and (kind != "yarn" or is_default_yarn(rope))):
         return
     also = "; or scheme group64 without SubLN, whose arch llama has it" if sub_norm else ""
@@ -232,6 +233,23 @@ def _check_rope(rope: Mapping[str, Any], arch: GgufArch, sub_norm: bool) -> None
         f"rope_freqs: rotary scaling {named} is not available in arch {arch.name} "
         f"(available: {', '.join(arch.rope_kinds)}); alternative: --format hf{also}"
     )
+
+
+def _check_part(rope: Mapping[str, Any], arch: GgufArch) -> None:
+    """Parts of heads that do not turn are told by rope_freqs, as elements that turn by nothing."""
+    if rope.get("partial_rotary_factor") in (None, 1, 1.0):
+        return
+    if not arch.has_rope_freqs:
+        raise LoadError(
+            f"partial_rotary_factor {rope['partial_rotary_factor']}: arch {arch.name} of llama.cpp turns "
+            "whole heads; --format hf and the native engine have it"
+        )
+    if (scale := attention_factor(rope)) != 1:
+        raise LoadError(
+            f"{rope_kind(rope)} multiplies the {rope['partial_rotary_factor']:.0%} of each head that turn by "
+            f"{scale:.3f}; arch {arch.name} of llama.cpp would multiply whole heads; --format hf and the "
+            "native engine have it"
+        )
 
 
 def _check_local_rope(rope: Mapping[str, Any], arch: GgufArch) -> None:
