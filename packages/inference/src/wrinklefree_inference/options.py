@@ -148,6 +148,8 @@ class QueueOptions:
         max_batch_tokens: Most tokens of one forward pass.
         prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
             their next token: it bounds the pause between two tokens of a stream.
+        max_unread: Pieces of an answer that wait for its reader; beyond it the answer rests.
+        unread_timeout_s: An answer that rests so long is ended.
     """
 
     max_running: Annotated[int, Flag("--max-running", "Requests computed together.", minimum=1)] = 32
@@ -158,9 +160,11 @@ class QueueOptions:
         int, Flag("--max-batch-tokens", "Most tokens of one forward pass.", minimum=1)
     ] = 256
     prompt_tokens_beside_streams: int = 64
+    max_unread: int = 128
+    unread_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_running", "prompt_tokens_beside_streams"):
+        for name in ("max_running", "prompt_tokens_beside_streams", "max_unread"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_waiting < 0:

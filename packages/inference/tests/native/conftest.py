@@ -194,7 +194,7 @@ class TokenStream(AsyncIterator[Delta]):
             raise StopAsyncIteration
         try:
             if not self._events:
-                self._events = [event for _, event in await self._inbox.take_all()]
+                self._events = [event for _, event in await self._inbox.take()]
         except asyncio.CancelledError:
             await self.aclose()
             raise

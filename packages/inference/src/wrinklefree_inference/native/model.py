@@ -60,14 +60,16 @@ class NativeModel:
         scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, queue)
         return Core(scheduler, self.runner, self.tokenizer, self.sample)
 
-    def new_sequence(self, request: GenerationRequest, sink: Sink) -> Sequence:
+    def new_sequence(
+        self, request: GenerationRequest, sink: Sink, is_unread: Callable[[], bool] = lambda: False
+    ) -> Sequence:
         """The state of a new request.
 
         Raises:
             ValueError: The prompt is empty or has ids that the model does not know.
         """
         self.check_ids(request.prompt_ids)
-        return Sequence(request, self.new_decoder(), sink)
+        return Sequence(request, self.new_decoder(), sink, is_unread)
 
     def check_ids(self, ids: SequenceOf[int]) -> None:
         """Raise ValueError unless `ids` are a prompt."""
