@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wf_formats.chat_template import ChatTemplate
 from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
-from wrinklefree_inference.native.chat_template import ChatTemplate
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
 
