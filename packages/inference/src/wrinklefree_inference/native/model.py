@@ -22,13 +22,15 @@ from wrinklefree_inference.options import QueueOptions
 class TextTokenizer(TokenizerLike, Protocol):
     """The tokenizer of a model (`native.tokenizer.load_tokenizer`)."""
 
-    def encode(self, text: str, add_special: bool = ..., /) -> list[int]:
-        """Ids of a text."""
+    def encode(self, text: str, add_special: bool = ..., max_tokens: int | None = ...) -> list[int]:
+        """Ids of a text; RequestTooLong if it has far more than `max_tokens`."""
 
     def decode(self, ids: list[int], /) -> str:
         """Text of ids."""
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], /) -> list[int]:
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, max_tokens: int | None = ...
+    ) -> list[int]:
         """Ids of a conversation and of the beginning of the assistant's turn."""
 
 
@@ -81,8 +83,9 @@ class NativeModel:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the model expects before it."""
-        return self.tokenizer.encode(text, True)
+        return self.tokenizer.encode(text, True, self.context_tokens)
 
     def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation in the model's chat template, up to the assistant's turn."""
-        return self.tokenizer.apply_chat_template([dict(message) for message in messages])
+        turns = [dict(message) for message in messages]
+        return self.tokenizer.apply_chat_template(turns, max_tokens=self.context_tokens)
