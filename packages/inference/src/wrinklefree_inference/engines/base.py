@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, TypedDict, runtime_checkable
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.options import Flag
 from wrinklefree_inference.sampling_bounds import BOUNDS, check_bounds
 
@@ -181,9 +182,9 @@ class TokenScores:
 def check_scored_range(num_ids: int, start: int, context_tokens: int) -> None:
     """Raise ValueError unless ids[start:] of `num_ids` ids can be scored in the context."""
     if num_ids > context_tokens:
-        raise ValueError(f"{num_ids} ids do not fit the context of {context_tokens} tokens")
+        raise RequestError(f"{num_ids} ids do not fit the context of {context_tokens} tokens")
     if not 1 <= start < num_ids:
-        raise ValueError(f"start must be in [1, {num_ids - 1}], got {start}")
+        raise RequestError(f"start must be in [1, {num_ids - 1}], got {start}")
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampler, TokenizerLike
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import GenerationRequest
@@ -76,10 +77,12 @@ class NativeModel:
     def check_ids(self, ids: SequenceOf[int]) -> None:
         """Raise ValueError unless `ids` are a prompt."""
         if not ids:
-            raise ValueError("the prompt has no tokens: give it at least one")
+            raise RequestError("the prompt has no tokens: give it at least one")
         for token_id in (min(ids), max(ids)):
             if not 0 <= token_id < self.vocab_size:
-                raise ValueError(f"prompt id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
+                raise RequestError(
+                    f"prompt id {token_id} is not in the vocabulary of {self.vocab_size} tokens"
+                )
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the model expects before it."""

@@ -46,6 +46,10 @@ class Tokenizer:
         """Tokens that end an answer."""
         self.special_tokens: Mapping[str, str] = dict(source.special_tokens)
         """`bos_token`, `eos_token`, ... as chat templates know them."""
+        self.num_model_tokens = (
+            max(source.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        )
+        """Highest id and one of the tokens that plain text may become; added ones must be written out."""
         self._bytes = _bytes_of_tokens(source, {index: token.content for index, token in added.items()})
         template = source.chat_template
         self._chat_template = None if template is None else ChatTemplate(template, source.special_tokens)

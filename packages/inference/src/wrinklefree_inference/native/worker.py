@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.core import Core, NoRunner
 from wrinklefree_inference.native.request import AnswerFailed, Delta, EngineBusy, EngineStats
@@ -105,7 +106,7 @@ class Worker:
         """
         total = self.core.scheduler.cache.num_pages
         if num_pages > total:
-            raise ValueError(f"the cache has {total} pages, {num_pages} are needed")
+            raise RequestError(f"the cache has {total} pages, {num_pages} are needed")
         future: Future[Result] = Future()
         with self._condition:
             self._check_alive()
