@@ -172,14 +172,23 @@ def test_lists_say_their_bound_and_length(path, fields, message, server, talk):
         (b'{"max_tokens": ' + b"9" * 5000 + b"}", "invalid_json"),
         (b"[]", None),
         (b"null", None),
-        (b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}', None),
+        (
+            b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+            "invalid_json",
+        ),
+        (b'{"model": "org/toy", "messages": [], "metadata": {"a": -Infinity}}', "invalid_json"),
+        (b'{"model": "org/toy", "model": "org/toy", "messages": []}', "invalid_json"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "invalid_json"),
+        (b"{" + b'"a":{' * 50_000, "invalid_json"),
+        (b'{"max_tokens": 1e400, "model": "x", "messages": []}', None),
+        (b'{"n": ' + b"9" * 4000 + b', "model": "x", "messages": []}', None),
         (b'{"model": "org/toy", "messages": [{"role": "user", "content": "\\ud800"}]}', None),
         (b'{"\\ud800": 1}', "unknown_parameter"),
         (b'{"model": "org/toy", "messages": "\\ud800"}', None),
         (b'{"model": "org/toy", "messages": [{"role": "\\ud800", "content": "a"}]}', None),
         (b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "stop": "\\ud800"}', None),
     ],
-    ids=range(13),
+    ids=range(19),
 )
 def test_bad_json(body, code, server, talk):
     async def work(http):
@@ -188,6 +197,17 @@ def test_bad_json(body, code, server, talk):
     reply = talk(server, work)
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["code"] == code
+
+
+def test_a_key_twice_is_found_at_once_and_named(server, talk):
+    names = [f'"key{i}": 1' for i in range(100_000)]
+
+    async def work(http):
+        body = "{" + ", ".join([*names, names[-1]]) + "}"
+        return await http.plain.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+
+    check(reply := talk(server, work), 400, None, "invalid_json")
+    assert "'key99999' stands twice in one object" in reply.json()["error"]["message"]
 
 
 def test_a_million_wrong_items_are_one_error(server, talk):

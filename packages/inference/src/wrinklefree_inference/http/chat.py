@@ -25,12 +25,13 @@ from wrinklefree_inference.http.service import (
     Service,
     respond,
 )
+from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
 
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = strict_router()
 
     @routes.post(
         "/v1/chat/completions",

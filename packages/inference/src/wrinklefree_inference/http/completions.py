@@ -27,6 +27,7 @@ from wrinklefree_inference.http.service import (
     Service,
     respond,
 )
+from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import FinishReason, TokenLogprob
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -34,7 +35,7 @@ _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = strict_router()
 
     @routes.post(
         "/v1/completions",

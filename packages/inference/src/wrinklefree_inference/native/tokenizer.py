@@ -147,8 +147,8 @@ def check_length(cut: Callable[[str], list[int]], text: str, max_tokens: int) ->
         num_tokens = len(cut(text[:num_chars]))
         if num_tokens > 2 * max_tokens:
             raise RequestTooLong(
-                f"the first {num_chars} of {len(text)} characters are {num_tokens} tokens already, "
-                f"the context is {max_tokens}: shorten the text"
+                f"the first {num_chars} of {len(text)} characters are {num_tokens} tokens already and exceed "
+                f"the context of {max_tokens}: shorten the text"
             )
         num_chars *= 2
 
