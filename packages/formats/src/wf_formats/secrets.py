@@ -87,7 +87,7 @@ def redacted_value(name: str, value: Any) -> Any:
         return {key: redacted_value(str(key), child) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [redacted_value(name, child) for child in value]
-    if not isinstance(value, str):
+    if type(value) is not str:  # a member of a StrEnum is a choice of ours
         return value
     return REDACTED if value and is_secret_name(name) else redacted(value)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.config.ranges import number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ PLAIN = "plain"
 class ObjectiveConfig:
     """Fields of every objective."""
 
-    weight: float = 1.0
+    weight: float = number(1.0, least=0)
     """Factor in the total loss; 0 switches the objective off (and its teacher, if no one else asks)."""
 
 
