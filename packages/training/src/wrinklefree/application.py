@@ -67,9 +67,12 @@ def run_stage(config: TrainConfig) -> int:
     from wrinklefree.auto_setup import find_start
     from wrinklefree.identity import identify
     from wrinklefree.run_folder import RunFolder
+    from wrinklefree.strategies import check_devices
 
     _prepare_process(config)
     stage = stage_of(config)
+    if not stage.needs_one_process:
+        check_devices(config.distributed)
     run = RunFolder(run_path(config, stage.name))
     start = find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
@@ -96,11 +99,14 @@ def _prepare_process(config: TrainConfig) -> None:
     import lightning as L
     import torch
     import transformers
+    from lightning.pytorch.utilities import rank_zero_only
 
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     hf_logging: Any = transformers.utils.logging
     hf_logging.disable_progress_bar()
+    # Lightning would take it from the variables of a batch system too, see strategies.cluster_environment.
+    rank_zero_only.rank = 0 if _is_first_process() else 1  # type: ignore[attr-defined]
     L.seed_everything(config.seed, verbose=False)
     # A debugging aid of the deterministic mode that writes NaN into every new tensor first.
     deterministic_mode: Any = torch.utils.deterministic

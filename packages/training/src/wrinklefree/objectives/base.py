@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.ranges import number
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class Objective(ABC):
         Objectives that name the same view share it: it is made by the first of them.
         """
         return {PLAIN: batch}
+
+    def check(self, student: Shape, teacher: Shape) -> None:  # noqa: B027 (may compare nothing)
+        """Raises: ValueError for models whose answers cannot be compared; asked before the first step."""
 
     @abstractmethod
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
