@@ -84,7 +84,7 @@ def run_stage(config: TrainConfig) -> int:
     with run.lock():
         if config.force:
             run.move_aside()
-        run.check(identity)
+        run.check(identity, config.resume.data)
         if run.is_complete:
             return _report_complete(config, run)
         if identity.git.dirty:
