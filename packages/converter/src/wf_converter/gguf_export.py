@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from gguf import GGUFWriter
@@ -22,6 +22,13 @@ from wf_formats.gguf.codecs import EXPORT_TYPES
 from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
 
 QUANTIZATION_VERSION = 2
+
+
+class _Written(np.ndarray):
+    """gguf-py writes by `tofile`, and numpy's own tells of a full disk without saying so (no errno)."""
+
+    def tofile(self, file: Any, sep: str = "", format: str = "%s") -> None:
+        file.write(self.data.cast("B"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class GgufExport:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for tensor in self.tensors:
-                data = np.ascontiguousarray(tensor.produce())
+                data = np.ascontiguousarray(tensor.produce()).view(_Written)
                 assert data.nbytes == tensor.num_bytes, (tensor.name, data.nbytes, tensor.num_bytes)
                 writer.write_tensor_data(data)
                 if on_tensor is not None:
