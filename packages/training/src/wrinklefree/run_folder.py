@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_text
-from wf_formats.file_names import META_FILE
+from wf_formats.run_files import FINAL, is_complete
 from wrinklefree.checkpoints.lightning_io import FIGURES_FILE
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
@@ -43,11 +43,11 @@ class RunFolder:
 
     @property
     def final(self) -> Path:
-        return self.path / "final"
+        return self.path / FINAL
 
     @property
     def is_complete(self) -> bool:
-        return (self.final / META_FILE).is_file()
+        return is_complete(self.path)
 
     @property
     def has_progress(self) -> bool:
