@@ -19,6 +19,7 @@ from wf_converter.gguf_plan import AUTO, TensorPlan, export_type, plan_tensors
 from wf_formats.atomic import atomic_file
 from wf_formats.families.block import HF_HEAD
 from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.models.gguf_seal import SEAL_KEY, structure_digest
 from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
 
 QUANTIZATION_VERSION = 2
@@ -63,6 +64,7 @@ class GgufExport:
             dtype = np.dtype(np.int8)
             kind = cast(GGMLQuantizationType, tensor.type)  # only its number is written
             writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, kind)
+        writer.add_string(SEAL_KEY, self._digest(writer))
         try:
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
@@ -75,6 +77,12 @@ class GgufExport:
                     on_tensor(tensor)
         finally:
             writer.close()
+
+    def _digest(self, writer: GGUFWriter) -> str:
+        (stored,) = writer.kv_data
+        keys = ((name, int(entry.type), entry.value) for name, entry in stored.items())
+        tensors = ((tensor.name, tensor.shape, int(tensor.type)) for tensor in self.tensors)
+        return structure_digest(self.architecture, keys, tensors)
 
     def _add_keys(self, writer: GGUFWriter) -> None:
         checkpoint = self.checkpoint
