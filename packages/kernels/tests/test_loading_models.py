@@ -18,9 +18,10 @@ import ternary_kernels as tk
 from bitnet_arch.master_quantizer import quantize_master
 from ternary_kernels.loading import load_model
 from wf_formats.errors import LoadError
-from wf_formats.families.block import HF_STEMS, MATRICES, VECTORS
+from wf_formats.families.block import GGUF_STEMS, HF_STEMS, MATRICES, VECTORS
 from wf_formats.gguf import TensorType, open_gguf
 from wf_formats.models import open_model
+from wf_formats.models.gguf_seal import SEAL_KEY
 
 NARROW = {"hidden_size": 192, "intermediate_size": 448, "num_attention_heads": 3, "num_key_value_heads": 1}
 LLAMA_3 = {
@@ -224,7 +225,7 @@ def rewrite(
     reader, old = open_gguf(source), gguf.GGUFReader(source)
     name = arch or reader.keys["general.architecture"]
     writer = gguf.GGUFWriter(path, name)
-    changed = dict(keys or {})
+    changed: dict[str, Any] = {SEAL_KEY: None} | (keys or {})  # somebody else's file
     for key, field in old.fields.items():
         if key.startswith(("GGUF.", "tokenizer", "general.architecture")) or key in changed:
             continue
@@ -296,7 +297,15 @@ TENSOR_REFUSALS = {
     "one bias": ({"blk.0.attn_q.bias": weights(256)}, r"attn_k\.bias and 4 more is missing"),
     "shape": ({"blk.0.attn_norm.weight": weights(255)}, r"has the shape \[255\], expected \[256\]"),
     "nan norm": ({"blk.0.attn_norm.weight": np.full(256, np.nan, np.float32)}, "input_norm of layer 0"),
-    "nan scale": ({"blk.0.attn_q.scale": np.array([np.nan], np.float32)}, "scale of the matrix"),
+    "nan scale": (
+        {
+            f"blk.{i}.{GGUF_STEMS[part]}.scale": np.array([np.nan], np.float32)
+            for i in range(2)
+            for part in MATRICES
+        },
+        "scale of the matrix",
+    ),
+    "one scale": ({"blk.0.attn_q.scale": weights(1)}, r"attn_k\.scale is missing, but blk\.0\.attn_q"),
     "scale shape": ({"blk.0.attn_q.scale": weights(2)}, r"has the shape \[2\]"),
     "no embedding": ({"token_embd.weight": None}, "token_embd.weight is missing"),
     "nan embedding": ({"token_embd.weight": np.full((512, 256), np.inf, np.float32)}, "token_embd.weight"),

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_text
-from wf_formats.file_names import META_FILE
 from wf_formats.json_file import read_json, read_value
+from wf_formats.run_files import FINAL, is_complete
 from wrinklefree.changed_data import decide
 from wrinklefree.checkpoints.manifest import FIGURES_FILE, DamagedCheckpointError
 from wrinklefree.checkpoints.part_store import PartStore
@@ -49,11 +49,11 @@ class RunFolder:
 
     @property
     def final(self) -> Path:
-        return self.path / "final"
+        return self.path / FINAL
 
     @property
     def is_complete(self) -> bool:
-        return (self.final / META_FILE).is_file()
+        return is_complete(self.path)
 
     @property
     def has_progress(self) -> bool:

@@ -34,6 +34,8 @@ from wf_formats.gguf.codecs import SCALE_GROUPS
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import Shapes, check_layers, check_tensors
 from wf_formats.models.gguf_config import read_config
+from wf_formats.models.gguf_kinds import check_kinds
+from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import from_blocks, from_values
 
@@ -134,12 +136,15 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     embedding = file.tensors.get(GGUF_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise LoadError(f"tensor {GGUF_EMBEDDING} is missing or no matrix")
+    check_kinds(file, arch.name)
     config = read_config(file.keys, arch, embedding.shape[0], divisors)
     check_layers(config, len(file.tensors))
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
     check_tensors(found, *_expected(config, arch))
     for name in found:
         _check_type(file, name)
+    _check_matrix_scales(file, config)
+    check_seal(file)
     return GgufModel(file, config, arch)
 
 
@@ -157,6 +162,20 @@ def _expected(config: DecoderConfig, arch: GgufArch) -> tuple[Shapes, list[Shape
     ]
     optional += [{GGUF_HEAD: matrix}, {GGUF_ROPE_FREQS: (config.head_dim // 2,)}, shapes(arch.optional)]
     return required, optional
+
+
+def _check_matrix_scales(file: GgufFile, config: DecoderConfig) -> None:
+    """All matrices have a `.scale` or none has: one that lost its own would be taken for a scale of 1."""
+    names = [gguf_scale_name(gguf_name(i, part)) for i in range(config.num_layers) for part in MATRICES]
+    present = [name for name in names if name in file.tensors]
+    if present and len(present) < len(names):
+        lost = next(name for name in names if name not in file.tensors)
+        raise LoadError(
+            f"tensor {lost} is missing, but {present[0]} is there: each matrix has its scale, or none"
+        )
+    for name in present:
+        if file.tensor(name).type is not TensorType.F32:
+            raise LoadError(f"{_described(file, name)}: scales of matrices are kept as f32")
 
 
 def _described(file: GgufFile, name: str) -> str:
