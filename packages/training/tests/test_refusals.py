@@ -24,15 +24,15 @@ from wrinklefree.config.ranges import ANY, range_of
 from wrinklefree.config.training import ScheduleConfig
 from wrinklefree.objectives.base import ObjectiveConfig
 
-CHECKED_ELSEWHERE = {(ScheduleConfig, "warmup"), (ScheduleConfig, "decay"), (SourceConfig, "weight")}
-"""By config/lengths.py and data_handler."""
+CHECKED_ELSEWHERE = {(ScheduleConfig, "warmup"), (ScheduleConfig, "decay")}
+"""By config/lengths.py. What a source takes is checked by data_handler."""
 
 
 def _number_fields() -> Iterator[tuple[type, str, type]]:
     for schema in [*schema_classes().values(), ObjectiveConfig]:
         for name, hint in typing.get_type_hints(schema).items():
             kinds = {hint, *typing.get_args(hint)} & {int, float}
-            if kinds and (schema, name) not in CHECKED_ELSEWHERE:
+            if kinds and schema is not SourceConfig and (schema, name) not in CHECKED_ELSEWHERE:
                 yield schema, name, kinds.pop()
 
 

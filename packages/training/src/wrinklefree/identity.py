@@ -43,6 +43,8 @@ INFRASTRUCTURE_KEYS = (
 """Left out of the fingerprint, with those that the stage names. `distributed.devices` and `num_nodes`
 stay: they change the batch."""
 
+_SOURCE_KEYS_THAT_MAY_CHANGE = ("on_bad_record", "max_record_bytes")
+
 ROUNDING_KEYS = ("num_threads", "distributed.kind", "distributed.accelerator", "distributed.backend")
 """Of these, what changes the order of sums: the same run up to rounding, but not to the bit."""
 
@@ -115,7 +117,8 @@ def identify(
     flat = flatten(redacted_value("", json.loads(json.dumps(dataclasses.asdict(config)))))
     for source in flat["data.sources"]:
         # The records of a run that goes on were good so far, or were left out already.
-        source.pop("on_bad_record", None)
+        for key in _SOURCE_KEYS_THAT_MAY_CHANGE:
+            source.pop(key, None)
     left_out = (*INFRASTRUCTURE_KEYS, *stage_keys)
     values = {key: value for key, value in flat.items() if not _is_one_of(key, left_out)}
     rounding = {key: flat[key] for key in ROUNDING_KEYS} | {"num_threads": torch.get_num_threads()}
