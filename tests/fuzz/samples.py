@@ -1,4 +1,4 @@
-"""The undamaged files: a random two-layer model with a tokenizer of its own, exported by the product itself."""
+"""The undamaged files: a random two-layer model with its own tokenizer, exported by the product."""
 
 from __future__ import annotations
 

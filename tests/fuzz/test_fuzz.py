@@ -83,7 +83,8 @@ def _cases(kind: str, samples: Path, first: int, folder: Path) -> Iterator[dict[
         worker.kill()
         if hangs or worker.wait() != 0:
             outcome = "hang" if hangs else f"crash ({worker.returncode})"
-            yield {"number": begun, "outcome": outcome, "grown_bytes": 0, "stderr": worker.stderr.read()[-3000:]}
+            stderr = worker.stderr.read()[-3000:]
+            yield {"number": begun, "outcome": outcome, "grown_bytes": 0, "stderr": stderr}
 
 
 def _line(worker: subprocess.Popen[str], seconds: float) -> str | None:

@@ -23,6 +23,7 @@ from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_STEMS, MATRICES, VECTORS, gguf_name, gguf_scale_name
 from wf_formats.gguf import TensorType, open_gguf
 from wf_formats.models import open_model
+from wf_formats.models.gguf_seal import SEAL_KEY
 from wf_formats.rope import scaled_frequencies
 
 NARROW = {"hidden_size": 192, "intermediate_size": 448, "num_attention_heads": 3, "num_key_value_heads": 1}
@@ -239,7 +240,7 @@ def rewrite(
     reader, old = open_gguf(source), gguf.GGUFReader(source)
     name = arch or reader.keys["general.architecture"]
     writer = gguf.GGUFWriter(path, name)
-    changed = dict(keys or {})
+    changed: dict[str, Any] = {SEAL_KEY: None} | (keys or {})  # somebody else's file
     for key, field in old.fields.items():
         if key.startswith(("GGUF.", "tokenizer", "general.architecture")) or key in changed:
             continue

@@ -34,6 +34,8 @@ from wf_formats.file_names import (
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
 )
+from wf_formats.system_errors import system_errors
+from wf_formats.targets import checkpoint_kind
 
 FORMAT = 1
 
@@ -58,7 +60,7 @@ def save_checkpoint(
     meta: Mapping[str, Any],
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes a checkpoint folder atomically, replacing an earlier one of that name.
+    """Writes a checkpoint folder atomically, replacing an earlier one of that name and nothing else.
 
     Args:
         model: converted or dense causal LM.
@@ -67,8 +69,12 @@ def save_checkpoint(
         meta: JSON-serialisable values for wrinklefree.json ("stage", "step", ...); "format" and
             "conversion" are filled in here.
         max_shard_size: size of a safetensors file at which a new one begins.
+
+    Raises:
+        RequestError: something else than a checkpoint is there.
+        OSError: it cannot be written; nothing is left behind.
     """
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, checkpoint_kind()) as temporary:
         write_checkpoint(model, tokenizer, temporary, meta, max_shard_size)
 
 
@@ -147,7 +153,8 @@ def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> 
     split = split_torch_state_dict_into_shards(state, max_shard_size=max_shard_size)
     for file_name, names in split.filename_to_tensors.items():
         tensors = {name: state[name].contiguous() for name in names}
-        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+        with system_errors(folder / file_name, SafetensorError):
+            save_file(tensors, folder / file_name, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -11,9 +11,6 @@ from wf_formats.rope import Rope
 Activation = Literal["silu", "relu2", "gelu_tanh"]
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "relu2", "gelu_tanh")
 
-MAX_EPS = 0.1
-"""Far beyond any model's; more would drown what it is added to."""
-
 
 @dataclass(frozen=True)
 class LayerAttention:
@@ -23,6 +20,10 @@ class LayerAttention:
     """None: positions are not encoded (NoPE)."""
     window: int | None = None
     """Tokens that a token sees, itself included; None: all before it."""
+
+
+MIN_EPS, MAX_EPS = 1e-12, 1e-2
+"""Of norms; models have 1e-8 to 1e-3."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class DecoderConfig:
             raise ValueError(f"{self.num_heads} heads do not divide among {self.num_kv_heads} kv heads")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd, rotary positions need pairs")
-        if not 0 < self.rms_norm_eps <= MAX_EPS:
-            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not a number above 0 and up to {MAX_EPS}")
+        if not MIN_EPS <= self.rms_norm_eps <= MAX_EPS:
+            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not between {MIN_EPS} and {MAX_EPS}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
         if len(self.attention) != self.num_layers:

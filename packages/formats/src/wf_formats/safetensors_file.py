@@ -156,6 +156,11 @@ class SafetensorsFolder:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: file.tensors[name].shape for name, file in self._files.items()}
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Tensor name -> the file that it is in."""
+        return {name: file.path for name, file in self._files.items()}
+
     def dtype(self, name: str) -> str:
         return self._files[name].tensors[name].dtype
 

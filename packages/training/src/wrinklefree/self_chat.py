@@ -19,8 +19,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-import bitnet_arch
 from wf_formats.atomic import atomic_write_bytes
+from wf_formats.boundary import boundary
 from wf_formats.chat_template import ChatTemplate
 from wf_formats.packaged import ModelSource
 from wrinklefree.dense import load_dense_model
@@ -92,11 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("conversations", "tokens", "batch_size"):
         if (value := getattr(options, name)) < 1:
             parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
-    try:
+    with boundary():
         _run(options)
-    except (RunError, bitnet_arch.CheckpointError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     return 0
 
 

@@ -36,6 +36,8 @@ from wf_formats.gguf.codecs import SCALE_GROUPS
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import Shapes, check_layers, check_tensors
 from wf_formats.models.gguf_config import read_config
+from wf_formats.models.gguf_kinds import check_kinds
+from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import from_blocks, from_values
 
@@ -136,6 +138,7 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     embedding = file.tensors.get(GGUF_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise LoadError(f"tensor {GGUF_EMBEDDING} is missing or no matrix")
+    check_kinds(file, arch.name)
     config = read_config(file.keys, arch, embedding.shape[0], divisors)
     check_layers(config, len(file.tensors))
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
@@ -144,6 +147,7 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
         _check_sinks(file, config)
     for name in found:
         _check_type(file, name)
+    check_seal(file)
     return GgufModel(file, config, arch)
 
 
@@ -185,6 +189,8 @@ def _check_type(file: GgufFile, name: str) -> None:
         raise LoadError(f"{_described(file, name)}: this type holds no ternary weights and is not read here")
     if tensor.type is TensorType.I2_S and name == GGUF_EMBEDDING:
         raise LoadError(f"{_described(file, name)}: embeddings of this type are not supported")
+    if name.endswith(".scale") and tensor.type is not TensorType.F32:
+        raise LoadError(f"{_described(file, name)}: scales of matrices are kept as f32")
 
 
 def _reordered(matrix: NumpyMatrix, order: np.ndarray | None) -> NumpyMatrix:

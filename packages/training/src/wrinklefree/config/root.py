@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from omegaconf import MISSING
@@ -12,13 +13,24 @@ from wrinklefree.config.distributed import DistributedConfig
 from wrinklefree.config.logging import LoggingConfig
 from wrinklefree.config.model import ModelConfig
 from wrinklefree.config.optimizer import OptimizerConfig
+from wrinklefree.config.ranges import number
 from wrinklefree.config.training import StageConfig
+
+
+class ChangedData(StrEnum):
+    """How to go on when the data is not what it was at the checkpoint."""
+
+    fresh = "fresh"
+    position = "position"
 
 
 @dataclass
 class ResumeConfig:
     allow_previous: bool = False
     """Step back to an older checkpoint when the newest is damaged."""
+    data: ChangedData | None = None
+    """Where the data has changed: fresh starts it at its beginning, position goes on in it where the run
+    stood; null: refuse. Without effect on data that is as it was."""
 
 
 @dataclass
@@ -26,10 +38,10 @@ class TrainConfig:
     experiment: str = "default"
     """Names the run: <output_dir>/<experiment>/<stage>."""
     output_dir: str = "outputs"
-    seed: int = 0
+    seed: int = number(0, least=0, most=2**32 - 1)
     deterministic: bool = True
     """Refuse nondeterministic operations; needed for bit-equal resumption."""
-    num_threads: int | None = None
+    num_threads: int | None = number(None, least=1, most=4096)
     """CPU threads of torch; null: torch's choice."""
     force: bool = False
     """Run again although a run is there; the old run folder is moved aside."""
