@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
-import math
 import os
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from wf_formats.atomic import atomic_write_text
-from wf_formats.run_files import METRICS_FILE, STEP
 from wrinklefree.config.root import TrainConfig
 
-LOG = logging.getLogger("wrinklefree")
+STEP = "step"
 
 
 class CsvLogger(Logger):
@@ -75,9 +71,7 @@ class CsvLogger(Logger):
         return self._columns or [STEP]
 
     def _open(self) -> None:
-        kept = [row for row in self.rows() if _step(row) <= self._resume_step]
-        if missing := _missing([_step(row) for row in kept], self._resume_step):
-            LOG.warning("%s lacks %s; it was changed or removed, and the run goes on", self.path, missing)
+        kept = [row for row in self.rows() if int(row[STEP]) <= self._resume_step]
         self._rewrite(kept, list(kept[0]) if kept else [STEP])
 
     def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
@@ -89,21 +83,6 @@ class CsvLogger(Logger):
         self._columns = columns
 
 
-def _step(row: Mapping[str, Any]) -> float:
-    """Infinite where the cell is no step, so that the row is left out."""
-    value = row.get(STEP) or ""
-    return int(value) if value.isascii() and value.isdigit() else math.inf
-
-
-def _missing(steps: list[float], resume_step: int) -> str | None:
-    """Steps until `resume_step` that a file should have rows of: the first, and one every spacing after."""
-    if resume_step and steps[:1] != [1]:
-        return f"the steps before {steps[0] if steps else resume_step + 1:.0f}"
-    spacing = max((after - before for before, after in pairwise(steps)), default=math.inf)
-    is_cut = bool(steps) and resume_step - steps[-1] >= max(spacing, 2)
-    return f"the steps {steps[-1] + 1:.0f} to {resume_step}" if is_cut else None
-
-
 def build_loggers(
     config: TrainConfig, run_folder: Path, meta: Mapping[str, Any], resume_step: int
 ) -> list[Logger]:
@@ -111,7 +90,7 @@ def build_loggers(
     loggers: list[Logger] = []
     options = config.logging
     if options.csv:
-        loggers.append(CsvLogger(run_folder / METRICS_FILE, resume_step))
+        loggers.append(CsvLogger(run_folder / "metrics.csv", resume_step))
     if options.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
 
