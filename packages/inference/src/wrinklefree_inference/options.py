@@ -8,12 +8,14 @@ the standard library.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from wf_formats.environment import num_cores
+from wf_formats.errors import RequestError
 from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
@@ -118,7 +120,9 @@ class CacheOptions:
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.gb is not None:
-            raise ValueError(f"give --kv-cache-tokens ({self.tokens}) or --kv-cache-gb ({self.gb}), not both")
+            raise RequestError(
+                f"give --kv-cache-tokens ({self.tokens}) or --kv-cache-gb ({self.gb}), not both"
+            )
 
     def num_pages(self, context_tokens: int, token_bytes: int) -> int:
         """Pages of the cache.
@@ -128,13 +132,13 @@ class CacheOptions:
             token_bytes: Of one token's keys and values in all layers.
 
         Raises:
-            ValueError: The cache holds no page.
+            RequestError: The cache holds no page.
         """
         tokens = self.contexts * context_tokens if self.tokens is None else self.tokens
         if self.gb is not None:
             tokens = int(self.gb * 1e9 / token_bytes)
         if tokens < PAGE_TOKENS:
-            raise ValueError(f"the key-value cache holds {tokens} tokens, it needs at least {PAGE_TOKENS}")
+            raise RequestError(f"the key-value cache holds {tokens} tokens, it needs at least {PAGE_TOKENS}")
         return pages_for(tokens)
 
 
@@ -186,7 +190,7 @@ class ListenOptions:
 
     def __post_init__(self) -> None:
         if not (is_loopback(self.host) or self.api_key or self.api_key_file):
-            raise ValueError(
+            raise RequestError(
                 f"host {self.host} can be reached from other machines: set an API key, or listen on 127.0.0.1"
             )
 
@@ -196,8 +200,8 @@ class HttpOptions:
     """Our HTTP server, in front of an engine or of another server.
 
     Attributes:
-        body_timeout_s: Longest time to send a request's body.
-        max_inflight: Most requests between their first and last byte, running, waiting and being read.
+        max_inflight: Most requests between their first and last byte, running, waiting and being read; when
+            there are so many, a client with less than its share is let in nevertheless.
     """
 
     max_body_mb: Annotated[
@@ -211,13 +215,42 @@ class HttpOptions:
         float, Flag("--shutdown-timeout", "Seconds for running answers to end.", minimum=0)
     ] = 30.0
     log_format: Annotated[LogForm, Flag("--log-format", "Form of the log.")] = LogForm.TEXT
-    body_timeout_s: float = 30.0
+    header_timeout_s: Annotated[
+        float, Flag("--header-timeout", "Seconds for a request's head to arrive.", minimum=0.1)
+    ] = 10.0
+    body_timeout_s: Annotated[
+        float, Flag("--body-timeout", "Seconds for a request's body to arrive.", minimum=0.1)
+    ] = 30.0
+    keep_alive_timeout_s: Annotated[
+        float, Flag("--keep-alive-timeout", "Seconds between an answer and the next request.", minimum=1)
+    ] = 5.0
+    write_timeout_s: Annotated[
+        float,
+        Flag("--write-timeout", "Seconds that a client may take nothing of its answer.", minimum=0.1),
+    ] = 60.0
+    max_connections: Annotated[
+        int | None,
+        Flag(
+            "--max-connections",
+            "Most connections; if not given 4096, or what the limit of open files leaves.",
+            minimum=1,
+        ),
+    ] = None
+    max_connections_per_client: Annotated[
+        int | None,
+        Flag(
+            "--max-connections-per-client",
+            "Most connections from one address (IPv6: 64 bits of it); if not given half of all.",
+            minimum=1,
+        ),
+    ] = None
     max_inflight: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("max_body_mb", "body_timeout_s", "max_inflight"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        numbers = [name for name, value in vars(self).items() if type(value) in (int, float)]
+        for name in (name for name in numbers if name != "shutdown_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise RequestError(f"{name} must be above 0, got {getattr(self, name)}")
 
     @property
     def body_bytes(self) -> int:

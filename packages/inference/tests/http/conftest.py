@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ import openai
 import pytest
 
 from wrinklefree_inference.http.app import HttpApp, create_server
+from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.run import DrainingServer, bind, url_of
 from wrinklefree_inference.options import HttpOptions, ListenOptions
 
@@ -97,17 +98,26 @@ def listening() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def in_thread(toy: ModuleType) -> Callable[..., Any]:
+def in_thread(in_thread_of_module: Callable[..., Any]) -> Callable[..., Any]:
     """Context of a toy server in a thread; gives its URL and its engine."""
+    return in_thread_of_module
+
+
+@pytest.fixture(scope="session")
+def in_thread_of_module(toy: ModuleType) -> Callable[..., Any]:
+    """The same for fixtures that live longer than a test."""
 
     @contextmanager
-    def serve(options: HttpOptions | None = None, **engine_options: Any) -> Iterator[tuple[str, Any]]:
+    def serve(
+        options: HttpOptions | None = None, keys: Sequence[str] = (), **engine_options: Any
+    ) -> Iterator[tuple[str, Any]]:
         ready: threading.Event = threading.Event()
         found: list[Any] = []
 
         async def main() -> None:
             engine = toy.ToyEngine(**engine_options)
-            async with _listening(create_server(engine, options or HttpOptions()), engine.drain) as url:
+            server = create_server(engine, options or HttpOptions(), keys=ApiKeys.of(keys))
+            async with _listening(server, engine.drain) as url:
                 stop = asyncio.Event()
                 found.extend([url, engine, asyncio.get_running_loop(), stop])
                 ready.set()

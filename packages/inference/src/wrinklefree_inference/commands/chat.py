@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
 from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
-from wrinklefree_inference.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,24 +46,20 @@ def chat(
 
       wf chat --model dense.gguf --engine llamacpp
     """
-    start: list[Message] = [{"role": "system", "content": system}] if system else []
+    start: list[Message] = [{"role": "system", "content": _utf8("--system", system)}] if system else []
+    name = check_engine(engine or engine_for(model))
+    refuse_others(ctx, name, KINDS)
+    sampling = build(Sampling, given)
+    opened = open_engine(model, name, build(KINDS[name], given))
     try:
-        name = check_engine(engine or engine_for(model))
-        refuse_others(ctx, name, KINDS)
-        sampling = build(Sampling, given)
-        opened = open_engine(model, name, build(KINDS[name], given))
-        try:
-            facts = ", ".join(text for _, text in opened.facts.rows())
-            typer.echo(facts, err=True)
-            if prompt is not None:
-                answer(opened, [*start, {"role": "user", "content": prompt}], sampling)
-            else:
-                converse(opened, start, sampling)
-        finally:
-            opened.close()
-    except (EngineError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+        facts = ", ".join(text for _, text in opened.facts.rows())
+        typer.echo(facts, err=True)
+        if prompt is not None:
+            answer(opened, [*start, {"role": "user", "content": _utf8("--prompt", prompt)}], sampling)
+        else:
+            converse(opened, start, sampling)
+    finally:
+        opened.close()
 
 
 def converse(engine: Engine, start: list[Message], sampling: Sampling) -> None:
@@ -93,6 +89,15 @@ def answer(engine: Engine, messages: list[Message], sampling: Sampling) -> str:
     return "".join(pieces)
 
 
+def _utf8(option: str, text: str) -> str:
+    """The text, if it is one: arguments that are not UTF-8 come as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{option} is not UTF-8 at character {error.start}: {text[:80]!r}") from error
+    return text
+
+
 def _lines() -> Iterator[str]:
     while True:
         typer.echo("> ", nl=False, err=True)
@@ -100,6 +105,10 @@ def _lines() -> Iterator[str]:
             line = input().strip()
         except (EOFError, KeyboardInterrupt):
             return
+        except UnicodeDecodeError as error:
+            raise RequestError(
+                f"the input is not UTF-8 ({error}): convert it, or set PYTHONUTF8=1"
+            ) from error
         if line in ("", "/quit"):
             return
         yield line

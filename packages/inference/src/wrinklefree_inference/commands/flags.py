@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.options import Flag
 
 Options = TypeVar("Options")
@@ -83,16 +84,19 @@ def build(kind: type[Options], given: Mapping[str, Any], **own: Any) -> Options:
     """The dataclass with what was given by flags; `own` fields have no flag.
 
     Raises:
-        ValueError: The dataclass refuses a value.
+        RequestError: The dataclass refuses a value.
     """
     values = dict(own)
     for name, part in parts_of(kind):
         values[name] = given[part.flag.name] if isinstance(part, FlaggedField) else build(part, given)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def refuse_others(ctx: typer.Context, engine: str, kinds: Mapping[str, type]) -> None:
-    """Raise ValueError for flags of other engines: they would have no effect.
+    """Raise RequestError for flags of other engines: they would have no effect.
 
     What stands in the environment (a key) may stay there, whatever runs.
     """
@@ -102,7 +106,7 @@ def refuse_others(ctx: typer.Context, engine: str, kinds: Mapping[str, type]) ->
     if given:
         takers = [name for name, flags in by_engine.items() if given[0].flag.name in flags]
         names, verb = " and ".join(field.flag.flag for field in given), "has" if len(given) == 1 else "have"
-        raise ValueError(f"{names} {verb} no effect with --engine {engine} (only with {', '.join(takers)})")
+        raise RequestError(f"{names} {verb} no effect with --engine {engine} (only with {', '.join(takers)})")
 
 
 def _is_typed(ctx: typer.Context, name: str) -> bool:

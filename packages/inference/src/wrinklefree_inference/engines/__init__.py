@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import Engine
 from wrinklefree_inference.options import ClientOptions, EngineOptions
 
@@ -37,22 +38,22 @@ def engine_for(model: str | Path) -> str:
     `llamacpp` is never chosen for you: a file that `native` refuses is refused, with the reason.
 
     Raises:
-        ValueError: None of these; pass the engine's name yourself.
+        RequestError: None of these; pass the engine's name yourself.
     """
     if str(model).startswith(("http://", "https://")):
         return "openai"
     if Path(model).suffix == ".gguf" or Path(model).is_dir():
         return "native"
-    raise ValueError(
+    raise RequestError(
         f"no engine recognises {str(model)!r}: expected a .gguf file, a folder or an http(s) URL "
         f"(known engines: {', '.join(ENGINES)})"
     )
 
 
 def check_engine(name: str) -> str:
-    """The name of an engine, or ValueError."""
+    """The name of an engine, or RequestError."""
     if name not in ENGINES:
-        raise ValueError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
+        raise RequestError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
     return name
 
 
