@@ -21,6 +21,7 @@ from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
 DEFAULT_CONTEXT_TOKENS = 4096
 ALL_CORES = "All cores if not given."
+_VISIBLE = "On a machine with others (command lines can be read by all) better $WF_API_KEY"
 
 
 class CacheType(StrEnum):
@@ -101,7 +102,9 @@ class ClientOptions:
         timeout_s: Longest wait for the server's next piece.
     """
 
-    api_key: Annotated[str | None, Flag("--api-key", "Key of the server.", envvar="WF_API_KEY")] = None
+    api_key: Annotated[
+        str | None, Flag("--api-key", f"Key of the server. {_VISIBLE}.", envvar="WF_API_KEY")
+    ] = None
     model: str | None = None
     timeout_s: float = 120.0
 
@@ -184,7 +187,11 @@ class ListenOptions:
     port: Annotated[int, Flag("--port", "0 takes a free one.", minimum=0, maximum=65535)] = 8080
     api_key: Annotated[
         list[str] | None,
-        Flag("--api-key", "Key that requests must carry; several may be given.", envvar="WF_API_KEY"),
+        Flag(
+            "--api-key",
+            f"Key that requests must carry; several may be given. {_VISIBLE} or --api-key-file.",
+            envvar="WF_API_KEY",
+        ),
     ] = None
     api_key_file: Annotated[Path | None, Flag("--api-key-file", "File with one key a line.")] = None
 
@@ -307,5 +314,10 @@ class ProxyOptions:
     listen: ListenOptions = field(default_factory=ListenOptions)
     http: HttpOptions = field(default_factory=HttpOptions)
     upstream_api_key: Annotated[
-        str | None, Flag("--upstream-api-key", "Key of the server behind.", envvar="WF_UPSTREAM_API_KEY")
+        str | None,
+        Flag(
+            "--upstream-api-key",
+            "Key of the server behind; better $WF_UPSTREAM_API_KEY.",
+            envvar="WF_UPSTREAM_API_KEY",
+        ),
     ] = None

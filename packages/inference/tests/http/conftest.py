@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,15 +140,19 @@ def process() -> Callable[..., Any]:
     """Context of a toy server as a process; gives it and its URL."""
 
     @contextmanager
-    def start(delay_s: float, shutdown_timeout_s: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    def start(
+        delay_s: float, shutdown_timeout_s: float, descriptors: int | None = None, stderr: str | None = None
+    ) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        files = ExitStack()
+        limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}"]
         child = subprocess.Popen(
-            [sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
+            [*limit, sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if stderr is None else files.enter_context(Path(stderr).open("w")),
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-        with child:
+        with files, child:
             try:
                 assert child.stdout is not None
                 yield child, child.stdout.readline().strip()

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -274,12 +274,8 @@ def test_idle_connections_make_room(options, in_thread):
 
 def test_connections_that_are_busy_are_not_closed_for_others(in_thread):
     options = HttpOptions(max_connections_per_client=3)
-    with (
-        in_thread(options, delay_s=0.02) as (url, _),
-        connected(url) as a,
-        connected(url) as b,
-        connected(url) as c,
-    ):
+    with in_thread(options, delay_s=0.02) as (url, _), ExitStack() as stack:
+        busy = [stack.enter_context(connected(url)) for _ in range(3)]
         body = json.dumps({"model": "org/toy", "prompt": "x", "max_tokens": 60}).encode()
         for connection in busy:
             connection.sendall(POST + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
