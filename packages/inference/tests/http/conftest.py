@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,16 +143,16 @@ def process() -> Callable[..., Any]:
     def start(
         delay_s: float, shutdown_timeout_s: float, descriptors: int | None = None, stderr: str | None = None
     ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-        files = ExitStack()
+        log: Any = subprocess.PIPE if stderr is None else Path(stderr).open("w")  # noqa: SIM115 - `start` is the context
         limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}"]
         child = subprocess.Popen(
             [*limit, sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if stderr is None else files.enter_context(Path(stderr).open("w")),
+            stderr=log,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-        with files, child:
+        with child, nullcontext() if stderr is None else log:
             try:
                 assert child.stdout is not None
                 yield child, child.stdout.readline().strip()

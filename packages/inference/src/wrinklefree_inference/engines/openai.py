@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 from urllib.parse import urlsplit
+from weakref import finalize
 
 import openai
 from openai.types import CompletionUsage
@@ -40,6 +41,7 @@ class OpenAIEngine:
             max_retries=0,
             http_client=openai.DefaultHttpxClient(trust_env=trusts_environment(self.url)),
         )
+        finalize(self, self._client.close)  # of an engine that is dropped instead of closed
 
     @cached_property
     def facts(self) -> ModelFacts:

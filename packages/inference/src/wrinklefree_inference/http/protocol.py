@@ -231,7 +231,5 @@ class GuardedProtocol(H11Protocol):
             self.loop.call_later(_LOOK_S, self._look_for_reset)
 
 
-_OTHER_VERSION = ApiError(
-    505, "speak HTTP/1.1", code="http_version_not_supported", headers={"Connection": "close"}
-)
+_OTHER_VERSION = ApiError(400, "speak HTTP/1.1", code="invalid_http", headers={"Connection": "close"})
 _CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
