@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import logging
@@ -10,8 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -19,13 +20,14 @@ from wrinklefree_inference.addresses import network_of
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.connections import ConnectionLimits, ConnectionTable
 from wrinklefree_inference.http.logs import RateLimit
+from wrinklefree_inference.http.memory import LARGE_BYTES, LargeBodies
 from wrinklefree_inference.http.shares import Shares
 from wrinklefree_inference.options import HttpOptions
 
 ASK = {"model": "org/toy", "prompt": "x", "max_tokens": 3}
 
 
-def post(url: str, key: str, timeout_s: float = 10, **fields: object) -> int:
+def post(url: str, key: str, timeout_s: float = 10, path: str = "/v1/completions", **fields: object) -> int:
     client = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout_s)
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     client.request("POST", "/v1/completions", json.dumps(ASK | fields), headers)
@@ -157,20 +159,41 @@ def test_more_idle_connections_than_descriptors(process):
         assert len(child.stderr.readlines()) < 20
 
 
-def test_large_bodies_go_back_to_the_system(process):
-    def resident_mb(pid: int) -> float:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 1e6
+class Circle:
+    """Garbage that only the collector finds."""
 
-    with process(0, 1) as (child, url):
-        assert post(url, "none") == 200
-        before = resident_mb(child.pid)
-        for _ in range(6):
-            assert post(url, "none", prompt=["xy"] * 300_000) == 400
-        deadline = time.perf_counter() + 8
-        while resident_mb(child.pid) > before + 25 and time.perf_counter() < deadline:
-            time.sleep(0.1)
-        assert resident_mb(child.pid) <= before + 25
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "is_large"),
+    [(100, False), (LARGE_BYTES - 1, False), (LARGE_BYTES, True), (4_000_000, True)],
+)
+def test_large_bodies_go_back_to_the_system(num_bytes, is_large):
+    bodies, trims = LargeBodies(), []
+    bodies._trim = trims.append
+    gc.disable()
+    try:
+        left = [weakref.ref(Circle()) for _ in range(2)]
+        bodies.note(num_bytes)
+        bodies.give_back(1000.0)
+        assert [one() is None for one in left] == [is_large] * 2
+        assert len(trims) == is_large
+        for now_s in (1000.1, 1002.9, 1003.1, 1010.0):
+            bodies.note(num_bytes if now_s < 1003 else 0)
+            bodies.give_back(now_s)
+        assert len(trims) == 2 * is_large
+    finally:
+        gc.enable()
+
+
+def test_the_server_notes_large_bodies(in_thread, monkeypatch):
+    noted: list[int] = []
+    monkeypatch.setattr(LargeBodies, "note", lambda self, num_bytes: noted.append(num_bytes))
+    with in_thread() as (url, _):
+        assert post(url, "none", metadata={"k": "v" * 500_000}) == 200
+    assert noted[0] > 500_000
 
 
 def test_a_full_disk_under_the_log(process):
