@@ -192,7 +192,7 @@ def test_the_server_notes_large_bodies(in_thread, monkeypatch):
     noted: list[int] = []
     monkeypatch.setattr(LargeBodies, "note", lambda self, num_bytes: noted.append(num_bytes))
     with in_thread() as (url, _):
-        assert post(url, "none", metadata={"k": "v" * 500_000}) == 200
+        assert post(url, "none", user="v" * 500_000) == 200
     assert noted[0] > 500_000
 
 
