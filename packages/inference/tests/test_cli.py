@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from wf_formats.boundary import BUG_NOTE
 from wrinklefree_inference.cli import app
 
 run = CliRunner().invoke
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """`serve` sends the log of this process to an stderr that ends with the command."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 ONE_ANSWER = "--prompt Hello --max-tokens 6 --temperature 0 --threads 1 --context 256"
@@ -102,7 +115,7 @@ def test_conversation_with_a_server(server_url: str):
             2,
             "takes one API key",
         ),
-        (["bench", "--model", "/nowhere/x.gguf"], 1, "there is no file or folder /nowhere/x.gguf"),
+        (["bench", "--model", "/nowhere/x.gguf"], 2, "there is no file or folder /nowhere/x.gguf"),
         (["bench", "--model", ".", "--engine", "vllm"], 2, "--engine takes native or llamacpp"),
         (["bench", "--model", ".", "--batch", "0"], 2, "--batch takes numbers from 1 to 1024"),
     ],
@@ -140,3 +153,31 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wrinklefree_inference.commands.chat.open_engine", interrupted)
+    result = run(app, ["chat", "--model", "x.gguf"])
+    assert (result.exit_code, result.stderr.strip()) == (130, "stopped")
+
+
+def test_a_bug_says_that_it_is_ours(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("wrinklefree_inference.commands.chat.open_engine", broken)
+    result = run(app, ["chat", "--model", "x.gguf"])
+    assert isinstance(result.exception, KeyError)
+    assert result.exception.__notes__ == [BUG_NOTE]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"# nothing\n"])
+def test_a_file_without_keys(content: bytes, tmp_path: Path):
+    (tmp_path / "keys").write_bytes(content)
+    result = run(app, ["serve", "--model", "x.gguf", "--port", "0", "--api-key-file", str(tmp_path / "keys")])
+    assert result.exit_code == 2
+    assert "one key a line" in result.stderr or "write one a line" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

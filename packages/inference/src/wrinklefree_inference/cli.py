@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from wf_formats.boundary import boundary
 from wrinklefree_inference.commands import bench, chat, serve
 
+
+class Application(TyperGroup):
+    """Its commands raise what the user can mend; the frame around them says it in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with boundary():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=Application,
     name="wrinklefree_inference",
     help="Chat with a model, or serve it to OpenAI clients.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-def _framed(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with its user's errors as one line."""
-
-    @wraps(command)
-    def framed(*args: Any, **options: Any) -> None:
-        with boundary():
-            command(*args, **options)
-
-    return framed
-
-
-app.command("chat")(_framed(chat.chat))
-app.command("serve")(_framed(serve.serve))
-app.command("bench")(_framed(bench.bench))
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
+app.command("bench")(bench.bench)

@@ -137,7 +137,7 @@ class CacheOptions:
         Raises:
             RequestError: The cache holds no page.
         """
-        tokens = self.contexts * context_tokens if self.tokens is None else self.tokens
+        tokens = max(self.contexts * context_tokens, PAGE_TOKENS) if self.tokens is None else self.tokens
         if self.gb is not None:
             tokens = int(self.gb * 1e9 / token_bytes)
         if tokens < PAGE_TOKENS:
@@ -155,6 +155,8 @@ class QueueOptions:
         max_batch_tokens: Most tokens of one forward pass.
         prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
             their next token: it bounds the pause between two tokens of a stream.
+        max_unread: Pieces of an answer that wait for its reader; beyond it the answer rests.
+        unread_timeout_s: An answer that rests so long is ended.
     """
 
     max_running: Annotated[int, Flag("--max-running", "Requests computed together.", minimum=1)] = 32
@@ -165,15 +167,17 @@ class QueueOptions:
         int, Flag("--max-batch-tokens", "Most tokens of one forward pass.", minimum=1)
     ] = 256
     prompt_tokens_beside_streams: int = 64
+    max_unread: int = 128
+    unread_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_running", "prompt_tokens_beside_streams"):
+        for name in ("max_running", "prompt_tokens_beside_streams", "max_unread"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise RequestError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_waiting < 0:
-            raise ValueError(f"max_waiting must be 0 or more, got {self.max_waiting}")
+            raise RequestError(f"max_waiting must be 0 or more, got {self.max_waiting}")
         if self.max_batch_tokens <= self.max_running:
-            raise ValueError(
+            raise RequestError(
                 f"max_batch_tokens ({self.max_batch_tokens}) must exceed max_running ({self.max_running}), "
                 "or prompts would not move while all streams run"
             )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import bitnet_arch
 from wf_formats.atomic import atomic_write_bytes
+from wf_formats.chat_template import ChatTemplate
 from wf_formats.packaged import ModelSource
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
@@ -34,11 +35,14 @@ _MIN_DISTINCT = 0.6
 def opening(tokenizer: Any) -> str:
     """What the chat template writes before a user's first words.
 
-    Raises: RunError, if the tokenizer has no chat template.
+    Raises:
+        RunError: the tokenizer has no chat template.
+        ChatTemplateError: the template is damaged, or beyond the limits of time and memory.
     """
     if not tokenizer.chat_template:
         raise RunError("the model has no chat template: it is not a chat model; calibrate it on plain text")
-    rendered: str = tokenizer.apply_chat_template([{"role": "user", "content": _USER_TEXT}], tokenize=False)
+    template = ChatTemplate(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
+    rendered = template.render([{"role": "user", "content": _USER_TEXT}], add_generation_prompt=False)
     return rendered.partition(_USER_TEXT)[0]
 
 

@@ -10,7 +10,6 @@ import typer
 from wf_formats.errors import RequestError
 from wrinklefree_inference.bench.plan import BenchOptions
 from wrinklefree_inference.commands.flags import build, with_flags
-from wrinklefree_inference.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,10 +45,10 @@ def bench(
     from wrinklefree_inference.bench import report, session
 
     if not model.exists():
-        raise EngineError(f"there is no file or folder {model}")
+        raise RequestError(f"there is no file or folder {model}")
     options = build(BenchOptions, given, model=model)
-    engines = _engines(engine, compare, model)
     with OtherProcesses() as others:
+        engines = _engines(engine, compare, model)
         results = session.run(options, engines, lambda text: typer.echo(f"  {text}", err=True))
     for line in report.table(options, results, others.cores):
         typer.echo(line)

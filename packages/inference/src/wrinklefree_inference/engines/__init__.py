@@ -74,5 +74,5 @@ def open_engine(
     name = check_engine(engine or engine_for(model))
     wanted = ENGINES[name].options
     if options is not None and not isinstance(options, wanted):
-        raise ValueError(f"engine {name} takes {wanted.__name__}, got {type(options).__name__}")
+        raise RequestError(f"engine {name} takes {wanted.__name__}, got {type(options).__name__}")
     return ENGINES[name].open(model, options)

@@ -11,12 +11,13 @@ replaced; transformers' `clean_up_tokenization_spaces` is not imitated, it would
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wf_formats.chat_template import ChatTemplate
 from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
-from wrinklefree_inference.native.chat_template import ChatTemplate
+from wrinklefree_inference.native.request import RequestTooLong
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
 
@@ -45,6 +46,10 @@ class Tokenizer:
         """Tokens that end an answer."""
         self.special_tokens: Mapping[str, str] = dict(source.special_tokens)
         """`bos_token`, `eos_token`, ... as chat templates know them."""
+        self.num_model_tokens = (
+            max(source.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        )
+        """Highest id and one of the tokens that plain text may become; added ones must be written out."""
         self._bytes = _bytes_of_tokens(source, {index: token.content for index, token in added.items()})
         template = source.chat_template
         self._chat_template = None if template is None else ChatTemplate(template, source.special_tokens)
@@ -54,13 +59,23 @@ class Tokenizer:
         """Highest id and one."""
         return len(self._bytes)
 
-    def encode(self, text: str, add_special: bool = True) -> list[int]:
+    def encode(self, text: str, add_special: bool = True, max_tokens: int | None = None) -> list[int]:
         """Ids of a text; names of special tokens in it become those tokens, as in transformers.
 
         Args:
             add_special: put the tokens around it that the model expects (bos, eos).
+            max_tokens: of a text that is much longer not everything is cut up.
+
+        Raises:
+            RequestTooLong: the text has far more than `max_tokens`; a little more is for the caller to see.
         """
-        return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+        if max_tokens is not None:
+            check_length(self._cut, text, max_tokens)
+        return self._cut(text, add_special)
+
+    def _cut(self, text: str, add_special: bool = False) -> list[int]:
+        # `encode` keeps the interpreter's lock: 7 s for a megabyte of digits, in which nobody else is served.
+        return list(self._backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids, malformed UTF-8 replaced by U+FFFD."""
@@ -83,14 +98,18 @@ class Tokenizer:
         return self._chat_template.render(messages, add_generation_prompt)
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        max_tokens: int | None = None,
     ) -> list[int]:
         """Ids of a conversation; the template itself writes bos where the model wants it.
 
         Raises:
             ValueError: as `render_chat`.
+            RequestTooLong: as `encode`.
         """
-        return self.encode(self.render_chat(messages, add_generation_prompt), add_special=False)
+        return self.encode(self.render_chat(messages, add_generation_prompt), False, max_tokens)
 
 
 class StreamDecoder:
@@ -115,6 +134,23 @@ class StreamDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
+
+
+def check_length(cut: Callable[[str], list[int]], text: str, max_tokens: int) -> None:
+    """Raise RequestTooLong for a text whose beginning alone has more than twice `max_tokens` tokens.
+
+    Beginnings of doubling length are cut up, so that a text of any length is refused for the price of a short
+    one. Twice, because the last word of a beginning may be cut up otherwise than in the whole.
+    """
+    num_chars = 8 * max_tokens
+    while num_chars < len(text):
+        num_tokens = len(cut(text[:num_chars]))
+        if num_tokens > 2 * max_tokens:
+            raise RequestTooLong(
+                f"the first {num_chars} of {len(text)} characters are {num_tokens} tokens already and exceed "
+                f"the context of {max_tokens}: shorten the text"
+            )
+        num_chars *= 2
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
