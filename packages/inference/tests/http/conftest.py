@@ -144,7 +144,7 @@ def process() -> Callable[..., Any]:
         delay_s: float, shutdown_timeout_s: float, descriptors: int | None = None, stderr: str | None = None
     ) -> Iterator[tuple[subprocess.Popen[str], str]]:
         log: Any = subprocess.PIPE if stderr is None else Path(stderr).open("w")  # noqa: SIM115 - `start` is the context
-        limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}"]
+        limit = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
         child = subprocess.Popen(
             [*limit, sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
             stdout=subprocess.PIPE,
