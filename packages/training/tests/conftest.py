@@ -17,7 +17,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from wrinklefree.train import main
+from wrinklefree import train
 
 TINY_STEPS = [
     "distributed.accelerator=cpu",
@@ -87,6 +87,20 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"Document {i}: {i} squared is {i * i}, cubed {i**3}. " * (1 + i % 3) for i in range(200)]
     path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     return path
+
+
+def exit_code(arguments: list[str]) -> int:
+    """What the command line ends with in this process, in whatever way."""
+    try:
+        return train.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture(scope="session")
+def main() -> Callable[[list[str]], int]:
+    """The command line in this process; returns its exit code."""
+    return exit_code
 
 
 @dataclass
@@ -180,7 +194,7 @@ class CommandLine:
 
     def __call__(self, training: str, *overrides: str, experiment: str = "default") -> Run:
         arguments = self.arguments(training, f"experiment={experiment}", *overrides)
-        return Run(main(arguments), self.folder(training, experiment))
+        return Run(exit_code(arguments), self.folder(training, experiment))
 
     def in_child(
         self, training: str, *overrides: str, experiment: str, before: Callable[[], None] | None = None

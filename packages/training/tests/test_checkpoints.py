@@ -16,6 +16,7 @@ from wrinklefree.checkpoints.manifest import (
     verify_manifest,
     write_manifest,
 )
+from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.checkpoints.tree import join_tensors, split_tensors
 
@@ -40,7 +41,7 @@ def test_tree_survives_json() -> None:
         "__odd__": 1,
     }
     encoded, tensors = split_tensors(tree)
-    assert _equal(join_tensors(json.loads(json.dumps(encoded)), tensors), tree)
+    assert _equal(join_tensors(json.loads(json.dumps(encoded, allow_nan=False)), tensors), tree)
     assert "state.0.step" in tensors
 
 
@@ -108,6 +109,102 @@ def test_damage_is_refused_by_name(tmp_path: Path, damage: Any, message: str) ->
     assert message in str(error.value)
     assert "resume.allow_previous=true" in str(error.value)
     assert store.newest(allow_previous=True) == older
+
+
+def _entries(folder: Path) -> dict[str, Any]:
+    entries: dict[str, Any] = json.loads((folder / "manifest.json").read_text())["files"]
+    return entries
+
+
+GOOD = {"bytes": 100, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        None,
+        [],
+        7,
+        "files",
+        {},
+        {"files": None},
+        {"files": []},
+        {"files": {}},
+        {"files": ["model.safetensors"]},
+        {"files": {"model.safetensors": None}},
+        {"files": {"model.safetensors": [100, "0"]}},
+        {"files": {"model.safetensors": {"bytes": "100", "sha256": "0" * 64}}},
+        {"files": {"model.safetensors": {"bytes": True, "sha256": "0" * 64}}},
+        {"files": {"model.safetensors": {"bytes": -1, "sha256": "0" * 64}}},
+        {"files": {"model.safetensors": {"bytes": 100, "sha256": 0}}},
+        {"files": {"model.safetensors": {"bytes": 100, "sha256": "zz"}}},
+        {"files": {"model.safetensors": {"bytes": 100}}},
+        {"files": {"model.safetensors": {"files": GOOD}}},
+        {"files": {"../model.safetensors": GOOD}},
+        {"files": {"/etc/hostname": GOOD}},
+        {"files": {"a/../model.safetensors": GOOD}},
+        {"files": {"./model.safetensors": GOOD}},
+        {"files": {"": GOOD}},
+        {"files": {"model\0": GOOD}},
+        {"files": {"manifest.json": GOOD}},
+    ],
+)
+def test_a_manifest_of_another_shape_is_damage(tmp_path: Path, contents: Any) -> None:
+    folder = _fake(CheckpointStore(tmp_path), 2)
+    (folder / "manifest.json").write_text(json.dumps(contents))
+    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: "):
+        verify_manifest(folder)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"[" * 100_000, b"", b"{"])
+def test_a_manifest_that_is_no_json_is_damage(tmp_path: Path, text: bytes) -> None:
+    folder = _fake(CheckpointStore(tmp_path), 2)
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: "):
+        verify_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "deeper/file", "link"])
+def test_every_file_is_listed(tmp_path: Path, name: str) -> None:
+    """An entry that was taken out, and a file, a file in a folder and a link that were put in."""
+    folder = _fake(CheckpointStore(tmp_path), 2)
+    (folder / "config.json").write_text("{}")
+    write_manifest(folder)
+    entries = _entries(folder)
+    if name in entries:
+        del entries[name]
+        (folder / "manifest.json").write_text(json.dumps({"files": entries}))
+    elif name == "link":
+        (folder / name).symlink_to("nowhere")
+    else:
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("")
+    with pytest.raises(DamagedCheckpointError, match=f"{name} is not listed"):
+        verify_manifest(folder)
+
+
+def test_figures_and_hidden_files_need_no_entry(tmp_path: Path) -> None:
+    folder = _fake(CheckpointStore(tmp_path), 2)
+    for name in ("figures.json", ".nfs0001", ".DS_Store"):
+        (folder / name).write_text("{}")
+    verify_manifest(folder)
+    write_manifest(folder)
+    assert set(_entries(folder)) == {"model.safetensors"}
+
+
+def test_what_a_checkpoint_cannot_do_without_is_listed(tmp_path: Path) -> None:
+    folder = _fake(CheckpointStore(tmp_path), 2)
+    with pytest.raises(DamagedCheckpointError, match=r"does not list optimizer\.safetensors"):
+        verify_manifest(folder, ("model.safetensors", "optimizer.safetensors"))
+
+
+def test_a_part_is_complete(tmp_path: Path) -> None:
+    store = PartStore(tmp_path)
+    store.save("a", {"x": torch.zeros(2)}, {})
+    (tmp_path / "a" / "report.json").unlink()
+    write_manifest(tmp_path / "a")
+    with pytest.raises(DamagedCheckpointError, match=r"does not list report\.json"):
+        store.load("a")
 
 
 def test_no_older_checkpoint(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import data_handler
 from wf_formats.packaged import ModelSource
+from wrinklefree import train
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.compose.schemas import SHARED_CONFIGS, group_options
 from wrinklefree.config.data import DataConfig
@@ -21,7 +23,6 @@ from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfi
 from wrinklefree.objectives.continue_pretrain import ContinuePretrainConfig
 from wrinklefree.objectives.layerwise import LayerWeighting, LayerwiseConfig
 from wrinklefree.teachers.local import Dtype, LocalTeacherConfig
-from wrinklefree.train import main
 
 YAML_FILES = sorted(SHARED_CONFIGS.glob("*/*.yaml"))
 STAGES = ["stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain"]
@@ -121,12 +122,12 @@ def test_a_missing_stage_lists_the_stages() -> None:
         compose_config([])
 
 
-def test_command_line_reports_configuration_errors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_reports_configuration_errors(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["training=stage2_pretrain", "training.max_step=1"]) == 2
     assert "Did you mean 'max_steps'?" in capsys.readouterr().err
 
 
-def test_command_line_prints_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_prints_the_configuration(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cfg", "training=stage2_pretrain", "training.max_steps=77"]) == 0
     assert "max_steps: 77" in capsys.readouterr().out
 
@@ -251,7 +252,7 @@ def test_a_teacher_is_typed_by_its_kind() -> None:
     assert config.model.teacher == LocalTeacherConfig("local", ModelSource.path, "/dense")
 
 
-def test_the_stage_is_chosen_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stage_is_chosen_by_its_number(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-s", "1.5", "--describe", "experiment=mine", "output_dir=/runs"]) == 0
     line = capsys.readouterr().out
     described = {"stage": "stage1_5", "experiment": "mine", "run_folder": "/runs/mine/stage1_5"}
@@ -266,7 +267,9 @@ def test_the_stage_is_chosen_by_its_number(capsys: pytest.CaptureFixture[str]) -
         (["-s", "2", "--describe", "training.max_step=1"], "Did you mean 'max_steps'?"),
     ],
 )
-def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_command_lines(
+    main: Any, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert message in printed.err
@@ -278,7 +281,7 @@ def test_help_lists_the_stages_under_the_callers_name(
 ) -> None:
     monkeypatch.setenv("WF_PROG", "wf train")
     with pytest.raises(SystemExit):
-        main(["--help"])
+        train.main(["--help"])
     text = capsys.readouterr().out
     assert text.startswith("usage: wf train ")
     assert "1.9  aligns hidden states with the dense teacher; starts from stage1_5 or stage1\n" in text

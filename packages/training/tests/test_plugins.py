@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import bitnet_arch
+from wrinklefree import train
 from wrinklefree.plugins import UnknownNameError, lookup, registered
 from wrinklefree.stages.convert import Convert
 from wrinklefree.stages.registry import GROUP, stages
-from wrinklefree.train import main
 
 EXTENSION = Path(__file__).with_name("extension")
 ECHO = ["model.teacher.kind=echo", "model.teacher.vocab_size=259"]
@@ -42,7 +42,7 @@ def test_a_stage_with_its_objective_and_teacher(cli_from_stage1: Any) -> None:
 
 @pytest.mark.usefixtures("_extension")
 def test_a_stage_without_gradients(
-    cli_from_stage1: Any, stage1_run: Any, capsys: pytest.CaptureFixture[str]
+    main: Any, cli_from_stage1: Any, stage1_run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
         *cli_from_stage1.common,
@@ -71,7 +71,7 @@ def test_a_teacher_that_cannot_give_what_an_objective_wants(
 @pytest.mark.usefixtures("_extension")
 def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--help"])
+        train.main(["--help"])
     text = capsys.readouterr().out
     assert "  3    agrees with a teacher; starts from stage2\n  3.1  copies the model;" in text
     assert "stage3_agree" in text
@@ -108,7 +108,7 @@ def test_a_stage_is_registered_under_its_own_number(tmp_path: Path, monkeypatch:
 
 
 def test_a_broken_plugin_is_named_where_it_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken_plugin.py").write_text("import a_module_that_is_not_there\n")
     _install(tmp_path, "broken", "[wrinklefree.objectives]\nbroken = broken_plugin:Broken\n")
@@ -122,7 +122,7 @@ def test_a_broken_plugin_is_named_where_it_is_needed(
 
 
 def test_a_stage_that_is_there_twice_ends_with_a_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _install(tmp_path, "rival", f"[{GROUP}]\n2 = rival:Other\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -15,10 +15,10 @@ import pytest
 import transformers
 
 import bitnet_arch
+from wrinklefree import train
 from wrinklefree.checkpoints import lightning_io
 from wrinklefree.checkpoints.manifest import manifest_digest
 from wrinklefree.checkpoints.store import CheckpointStore
-from wrinklefree.train import main
 
 STEPS = ["training.max_steps=3", "training.checkpoint.every_steps=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
@@ -314,5 +314,5 @@ def test_token_budget(cli_from_stage1: Any) -> None:
 
 def test_help_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--help"])
+        train.main(["--help"])
     assert "smollm2_135m" in capsys.readouterr().out

@@ -21,11 +21,11 @@ import torch
 from transformers.models.bitnet import modeling_bitnet
 from transformers.models.llama import modeling_llama
 
-from wrinklefree import auto_setup
+from wrinklefree import application, auto_setup
 from wrinklefree.stages import conversion, fit
 from wrinklefree.train import main
 
-IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, auto_setup, conversion, fit)
+IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, application, auto_setup, conversion, fit)
 
 
 def _call(path: str, function: str) -> None:
@@ -53,6 +53,8 @@ def _run_and_end(request: dict[str, Any]) -> NoReturn:
     code = 99
     try:
         code = _run(request)
+    except SystemExit as end:
+        code = int(end.code or 0)
     finally:
         if sys.exc_info()[0] is not None:
             traceback.print_exc()

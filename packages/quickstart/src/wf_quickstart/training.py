@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wf_formats.json_file import read_value
+from wf_formats.overrides import override, quoted
 from wf_formats.packaged import ModelSource
 from wf_formats.run_files import read_metrics
 from wf_quickstart.children import Child, python, run_child
@@ -61,20 +62,14 @@ def common_overrides(context: Context) -> list[str]:
         sources.append("{kind:packaged,name:chat}")
     return [
         f"experiment={EXPERIMENT}",
-        f"output_dir={quoted(str(context.checkpoints))}",
+        override("output_dir", str(context.checkpoints)),
         "model=smollm2_135m",
-        *([] if is_packaged else ["model.source=path", f"model.name={quoted(str(context.teacher))}"]),
+        *([] if is_packaged else ["model.source=path", override("model.name", str(context.teacher))]),
         f"model.scheme={SCHEME}",
         "model.sub_norm=false",
         f"data.sources=[{','.join(sources)}]",
         "logging.progress_bar=none",
     ]
-
-
-def quoted(text: str) -> str:
-    """A string of Hydra's override grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _show_calibration(context: Context, line: StepLine) -> None:

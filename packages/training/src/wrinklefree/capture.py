@@ -74,6 +74,20 @@ class Capture:
         }
         return [name for name, lacks in lacking.items() if lacks]
 
+    def check(self, num_layers: int) -> None:
+        """Raises: ValueError for a layer that a model of this depth does not have."""
+        self.hidden_states.within(num_layers + 1)
+        self.qkv.within(num_layers)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a model; what objectives compare has to agree in it."""
+
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+
 
 LAST_HIDDEN_STATE = Capture(hidden_states=Layers.of(-1))
 

@@ -5,3 +5,7 @@ from wf_formats.errors import UserError
 
 class RunError(UserError, RuntimeError):
     """The run cannot start as asked; the message says why and what to do."""
+
+
+class DivergedError(UserError, FloatingPointError):
+    """A value of the run is infinite or no number; the message names it."""

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bitnet_arch.families import blocks
-from wrinklefree.capture import LAST_HIDDEN_STATE, QKV, Capture, ForwardResult, View
+from wrinklefree.capture import LAST_HIDDEN_STATE, QKV, Capture, ForwardResult, Shape, View
+from wrinklefree.errors import RunError
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -114,6 +115,22 @@ def _handing_out(
         return output
 
     return [block.register_forward_hook(add, prepend=True), block.register_forward_hook(take_off)]
+
+
+def recompute_activations(model: Any) -> None:
+    """In the backward pass, instead of keeping them: less memory, a third more time."""
+    # transformers 5.2x calls it activation_checkpointing and warns of the old name, the only one before.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def shape_of(model: Any) -> Shape:
+    """Raises: RunError for a model that no pass can be made of (a head with a bias)."""
+    try:
+        vocab_size, hidden_size = head_weight(model).shape
+    except ValueError as error:
+        raise RunError(f"{model.config.name_or_path or type(model).__name__}: {error}") from error
+    return Shape(len(list(blocks(model))), hidden_size, vocab_size)
 
 
 def head_weight(model: Any) -> Tensor:

@@ -26,10 +26,11 @@ from typing import Any
 
 from wf_formats.atomic import atomic_write_text
 from wf_formats.file_names import META_FILE
-from wrinklefree.checkpoints.lightning_io import FIGURES_FILE
+from wrinklefree.checkpoints.manifest import FIGURES_FILE
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.errors import RunError
+from wrinklefree.finite import figures_text
 from wrinklefree.identity import RunIdentity
 
 LOG = logging.getLogger("wrinklefree")
@@ -120,7 +121,7 @@ class RunFolder:
         return figures
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        atomic_write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        atomic_write_text(self.path / "summary.json", figures_text(summary))
 
 
 def _warn_of_changes(identity: RunIdentity, stored: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class Schedule:
             length = max(1, self.total_steps - self.warmup_steps - 1)
             progress = min(1.0, (step - self.warmup_steps) / length)
             return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-        if self.kind is ScheduleKind.wsd:
+        if self.kind is ScheduleKind.wsd and self.decay_steps:
             into_decay = step + 1 - (self.total_steps - self.decay_steps)
             if into_decay > 0:
                 return 1 - (1 - self.min_ratio) * min(1.0, into_decay / self.decay_steps)

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -16,8 +20,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from wrinklefree.config.distributed import DistributedConfig, DistributedKind
+from wrinklefree.config.distributed import Accelerator, Backend, DistributedConfig, DistributedKind
 from wrinklefree.distributed import full_tensor
+from wrinklefree.errors import RunError
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -92,6 +97,46 @@ def _like(value: Any, reference: Tensor) -> Any:
         return value
     local = value.to(reference.to_local().device)
     return distribute_tensor(local, reference.device_mesh, reference.placements)
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """torchrun's where it started this process, else Lightning's own.
+
+    Said to Lightning, which would otherwise guess from what is installed and from variables of a batch
+    system (SLURM_*, OMPI_*, LSB_*), under which one process may run alone as well.
+    """
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+
+
+def check_devices(config: DistributedConfig) -> None:
+    """Raises: RunError for devices or a backend that this machine does not have."""
+    num_gpus = torch.cuda.device_count()
+    wants_cuda = config.accelerator in (Accelerator.cuda, Accelerator.gpu)
+    has_mps = torch.backends.mps.is_available()
+    if wants_cuda and num_gpus == 0 and not (has_mps and config.accelerator is Accelerator.gpu):
+        raise RunError(_without(f"accelerator={config.accelerator}", f"no GPU (torch {torch.__version__})"))
+    if config.accelerator is Accelerator.mps and not has_mps:
+        raise RunError(_without("accelerator=mps", "no Apple GPU"))
+    if (
+        num_gpus
+        and config.accelerator not in (Accelerator.cpu, Accelerator.mps)
+        and config.devices > num_gpus
+    ):
+        raise RunError(
+            f"distributed.devices={config.devices}: there are {num_gpus} GPUs here; set distributed.devices="
+            f"{num_gpus}, or distributed.accelerator=cpu"
+        )
+    if config.backend is not None and not dist.is_backend_available(config.backend.value):
+        raise RunError(
+            f"distributed.backend={config.backend}: this build of torch ({torch.__version__}) has none; "
+            "leave it out for the default"
+        )
+    if config.backend is Backend.nccl and (num_gpus == 0 or config.accelerator is Accelerator.cpu):
+        raise RunError("distributed.backend=nccl is for GPUs: set distributed.backend=gloo, or leave it out")
+
+
+def _without(asked: str, found: str) -> str:
+    return f"distributed.{asked}: PyTorch finds {found} here; set distributed.accelerator=cpu or auto"
 
 
 def build_strategy(config: DistributedConfig, checkpoint_io: CheckpointIO) -> Strategy | str:

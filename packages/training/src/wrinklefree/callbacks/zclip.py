@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from wrinklefree.config.training import ZClipConfig
+from wrinklefree.errors import DivergedError
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.optimizers import total_grad_norm
 
@@ -71,7 +72,7 @@ class ZClipStatistics:
 class ZClip(L.Callback):
     """Applies ZClipStatistics to the gradients before each optimizer step.
 
-    Raises: FloatingPointError when the gradient norm is not finite.
+    Raises: DivergedError when the gradient norm is not finite.
     """
 
     def __init__(self, config: ZClipConfig) -> None:
@@ -84,7 +85,10 @@ class ZClip(L.Callback):
         parameters = list(pl_module.model.parameters())
         norm = total_grad_norm(parameters).item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient norm of step {trainer.global_step} is {norm}")
+            raise DivergedError(
+                f"the gradient norm of step {trainer.global_step} is {norm}: lower training.learning_rate or "
+                "lengthen training.schedule.warmup"
+            )
         pl_module.step_metrics["train/grad_norm"] = norm
         if not self.statistics.config.enabled:
             return

@@ -23,12 +23,13 @@ from torch import Tensor
 
 import bitnet_arch
 from wf_formats.atomic import atomic_folder
-from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
+from wrinklefree.checkpoints.manifest import FIGURES_FILE, verify_manifest, write_manifest
 from wrinklefree.checkpoints.tree import join_tensors, split_tensors
+from wrinklefree.finite import figures_text
 
-FIGURES_FILE = "figures.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 TRAINER_FILE = "trainer.json"
+TRAINING_STATE = (OPTIMIZER_FILE, TRAINER_FILE)
 _PREFIX = "model."
 
 
@@ -39,12 +40,15 @@ def save_model_folder(
     with atomic_folder(folder) as temporary:
         bitnet_arch.write_checkpoint(model, tokenizer, temporary, meta)
         write_manifest(temporary)
-        _write_figures(temporary, figures)
+        write_figures(temporary, figures)
 
 
-def _write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
-    """After the manifest, which names the result: its digest must not depend on how long it took."""
-    (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=2) + "\n")
+def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """After the manifest, which names the result: its digest must not depend on how long it took.
+
+    Raises: DivergedError for a figure that is not finite.
+    """
+    (folder / FIGURES_FILE).write_text(figures_text(figures))
 
 
 class FolderCheckpointIO(CheckpointIO):
@@ -74,7 +78,7 @@ class FolderCheckpointIO(CheckpointIO):
         with atomic_folder(Path(path)) as temporary:
             self._write_model(checkpoint["state_dict"], temporary, checkpoint["global_step"])
             save_file(tensors, temporary / OPTIMIZER_FILE)
-            (temporary / TRAINER_FILE).write_text(json.dumps(tree) + "\n")
+            (temporary / TRAINER_FILE).write_text(json.dumps(tree, allow_nan=False) + "\n")
             write_manifest(temporary)
 
     def save_model(
@@ -84,7 +88,7 @@ class FolderCheckpointIO(CheckpointIO):
         with atomic_folder(target) as temporary:
             self._write_model(state, temporary, step)
             write_manifest(temporary)
-            _write_figures(temporary, figures)
+            write_figures(temporary, figures)
 
     def _write_model(self, state: Mapping[str, Tensor], folder: Path, step: int) -> None:
         own = {name.removeprefix(_PREFIX): value for name, value in state.items()}
@@ -99,7 +103,7 @@ class FolderCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Raises: DamagedCheckpointError, bitnet_arch.CheckpointError."""
         folder = Path(path)
-        verify_manifest(folder)
+        verify_manifest(folder, TRAINING_STATE)
         model = bitnet_arch.load_checkpoint(folder, dtype=torch.float32).model
         tree = json.loads((folder / TRAINER_FILE).read_text())
         checkpoint: dict[str, Any] = join_tensors(tree, load_file(folder / OPTIMIZER_FILE))

@@ -1,6 +1,6 @@
 """manifest.json: size and SHA-256 of every file of a checkpoint folder.
 
-A folder that was cut short, changed or lost a file is refused by the name of that file. Cost: one
+A folder that was cut short, changed, lost or gained a file is refused by the name of that file. Cost: one
 read of the folder (SHA-256 runs at about 1.5 GB/s here).
 """
 
@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wf_formats.errors import UserError
 
 MANIFEST_FILE = "manifest.json"
+FIGURES_FILE = "figures.json"
+"""Of a result, written after its manifest, whose digest must not depend on how long the run took."""
+_UNLISTED = (MANIFEST_FILE, FIGURES_FILE)
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class DamagedCheckpointError(UserError, ValueError):
@@ -26,28 +32,52 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
+def _files(folder: Path) -> set[str]:
+    """Names of the files that a manifest lists; hidden ones (of file systems and desktops) are no one's."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return {path.as_posix() for path in found if path.as_posix() not in _UNLISTED and not _is_hidden(path)}
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def write_manifest(folder: Path) -> None:
     """Describe all files that are in the folder now."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
-    entries = {str(p.relative_to(folder)): _describe(p) for p in files}
+    entries = {name: _describe(folder / name) for name in sorted(_files(folder))}
     (folder / MANIFEST_FILE).write_text(json.dumps({"files": entries}, indent=2) + "\n")
 
 
-def verify_manifest(folder: Path) -> None:
-    """Raises: DamagedCheckpointError naming the first file that is missing or differs."""
-    for name, expected in _read(folder).items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedCheckpointError(f"{folder} is damaged: {name} is missing")
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            raise DamagedCheckpointError(
-                f"{folder} is damaged: {name} has {size} bytes instead of {expected['bytes']}"
-            )
-        if _describe(path)["sha256"] != expected["sha256"]:
-            raise DamagedCheckpointError(
-                f"{folder} is damaged: the contents of {name} have changed (SHA-256 differs)"
-            )
+def verify_manifest(folder: Path, needed: Collection[str] = ()) -> None:
+    """Every file is listed, and every listed one is there as it was written.
+
+    Args: needed are names that the folder has to have.
+    Raises: DamagedCheckpointError naming the first file that is missing, differs or is not listed.
+    """
+    entries = _read(folder)
+    if missing := [name for name in needed if name not in entries]:
+        raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} does not list {missing[0]}")
+    for name, expected in entries.items():
+        _verify(folder, name, expected)
+    if foreign := sorted(_files(folder) - entries.keys()):
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: {foreign[0]} is not listed in {MANIFEST_FILE}; remove it if it is yours"
+        )
+
+
+def _verify(folder: Path, name: str, expected: dict[str, Any]) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise DamagedCheckpointError(f"{folder} is damaged: {name} is missing")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: {name} has {size} bytes instead of {expected['bytes']}"
+        )
+    if _describe(path)["sha256"] != expected["sha256"]:
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: the contents of {name} have changed (SHA-256 differs)"
+        )
 
 
 def manifest_digest(folder: Path) -> str:
@@ -56,11 +86,34 @@ def manifest_digest(folder: Path) -> str:
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries, each checked for its shape."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} is missing")
     try:
-        files: dict[str, dict[str, Any]] = json.loads(path.read_text())["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        contents = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE}: {error}") from error
+    files = contents.get("files") if isinstance(contents, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE}: it lists no files")
+    for name, entry in files.items():
+        if not (_is_name(name) and _is_description(entry)):
+            raise DamagedCheckpointError(
+                f"{folder} is damaged: {MANIFEST_FILE}: {name!r} is no entry of a file"
+            )
     return files
+
+
+def _is_name(name: str) -> bool:
+    """Whether it is a file inside the folder, as `write_manifest` spells it."""
+    path = PurePosixPath(name)
+    is_inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return is_inside and path.as_posix() == name and "\0" not in name and name not in _UNLISTED
+
+
+def _is_description(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
+        return False
+    size, digest = entry["bytes"], entry["sha256"]
+    return type(size) is int and size >= 0 and isinstance(digest, str) and bool(_SHA256.fullmatch(digest))

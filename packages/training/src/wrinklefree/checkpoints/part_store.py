@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wf_formats.atomic import atomic_folder
 from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
+from wrinklefree.finite import figures_text
 
 _TENSORS, _REPORT = "tensors.safetensors", "report.json"
 
@@ -36,7 +37,7 @@ class PartStore:
         with atomic_folder(self.folder / name) as temporary:
             owned = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
             save_file(owned, temporary / _TENSORS)
-            (temporary / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+            (temporary / _REPORT).write_text(figures_text(report))
             write_manifest(temporary)
 
     def __contains__(self, name: str) -> bool:
@@ -45,7 +46,7 @@ class PartStore:
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors (memory-mapped) and report of a part. Raises: DamagedCheckpointError."""
         folder = self.folder / name
-        verify_manifest(folder)
+        verify_manifest(folder, (_TENSORS, _REPORT))
         return load_file(folder / _TENSORS), json.loads((folder / _REPORT).read_text())
 
     def remove(self) -> None:

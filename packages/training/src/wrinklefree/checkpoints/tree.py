@@ -2,18 +2,20 @@
 
 JSON has no tuples, tensors or non-string keys; these become single-entry objects:
 {"__tensor__": name}, {"__tuple__": [...]}, {"__items__": [[key, value], ...]}. Floats survive
-exactly (Python writes the shortest digits that read back as the same float; NaN and Infinity too).
+exactly (Python writes the shortest digits that read back as the same float); those that JSON lacks are
+{"__float__": "nan"}, "inf" or "-inf".
 Anything else is refused with its place in the tree.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_TENSOR, _TUPLE, _ITEMS = "__tensor__", "__tuple__", "__items__"
+_TENSOR, _TUPLE, _ITEMS, _FLOAT = "__tensor__", "__tuple__", "__items__", "__float__"
 
 
 def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -23,6 +25,8 @@ def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -49,6 +53,8 @@ def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if _TENSOR in tree:
         # Copied, so that no tensor of the run lives in the memory of a mapped file.
         return torch.clone(tensors[tree[_TENSOR]])
+    if _FLOAT in tree:
+        return float(tree[_FLOAT])
     if _TUPLE in tree:
         return tuple(join_tensors(v, tensors) for v in tree[_TUPLE])
     if _ITEMS in tree:

@@ -22,19 +22,27 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_handler.errors import DataError
-from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key
-from wrinklefree.compose.schemas import APP_CONFIGS, SHARED_CONFIGS, keys_of, register_schemas
+from wrinklefree.compose.literal import literal
+from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key, unreadable
+from wrinklefree.compose.schemas import (
+    APP_CONFIGS,
+    OBJECTIVES_KEY,
+    SHARED_CONFIGS,
+    TEACHER_KEY,
+    keys_of,
+    register_schemas,
+)
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.names import check_names
+from wrinklefree.config.ranges import check_ranges
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.objectives.registry import objective_schema
 from wrinklefree.plugins import UnknownNameError
-from wrinklefree.stages.registry import check_accepted, stage_by_name, stage_of
+from wrinklefree.stages.registry import check_accepted, stage_by_name, stage_of, wrong_stage
 from wrinklefree.teachers.registry import teacher_schema
 
-OBJECTIVES_KEY = "training.objectives"
-TEACHER_KEY = "model.teacher"
 _TYPED_LATER = (OBJECTIVES_KEY, TEACHER_KEY)
 
 
@@ -52,6 +60,8 @@ def compose_config(overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"data.sources: {error}") from error
     assert isinstance(config, TrainConfig)
     stage = stage_of(config)
+    check_names(config)
+    check_ranges(config)
     if isinstance(config.training, ContinuingConfig):
         _check_start(config.training)
     stage.check(config)
@@ -63,11 +73,12 @@ def compose_dictconfig(overrides: Sequence[str]) -> DictConfig:
     register_schemas()
     search = f"hydra.searchpath=[file://{SHARED_CONFIGS}]"
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = [_parsed(text) for text in literal(overrides)]
         later = [o for o in parsed if _is_typed_later(o) and not o.is_delete()]
         plain = [str(o.input_line) for o in parsed if o not in later]
         with initialize_config_dir(str(APP_CONFIGS), version_base="1.3"):
             config = compose("train", overrides=[search, *plain])
+        _check_stage_name(config)
         refuse_unused_keys(stage_by_name(config.training.stage), parsed)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
@@ -76,6 +87,21 @@ def compose_dictconfig(overrides: Sequence[str]) -> DictConfig:
     _type_teacher(config, _values(later, TEACHER_KEY))
     _refuse_foreign_keys(config)
     return config
+
+
+def _parsed(text: str) -> Override:
+    """Raises: ConfigError for what is no override, with numbers and nesting that no parser takes."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except (HydraException, ValueError, RecursionError) as error:
+        raise ConfigError(unreadable(text)) from error
+
+
+def _check_stage_name(config: DictConfig) -> None:
+    """Raises: ConfigError for a training.stage that is not the one of the chosen option."""
+    given, chosen = config.training.stage, OmegaConf.get_type(config.training)
+    if stage_by_name(given).config is not chosen:
+        raise ConfigError(wrong_stage(given))
 
 
 def _is_typed_later(override: Override) -> bool:

@@ -16,6 +16,8 @@ from wrinklefree.teachers.registry import teacher_schemas
 
 APP_CONFIGS = Path(__file__).parents[3] / "configs"
 SHARED_CONFIGS = Path(__file__).parents[5] / "configs"
+OBJECTIVES_KEY = "training.objectives"
+TEACHER_KEY = "model.teacher"
 _OPTIMIZERS = {"adamw": AdamWConfig, "adamw_8bit": AdamW8bitConfig, "muon": MuonConfig}
 
 
@@ -48,6 +50,12 @@ def schema_classes() -> dict[str, type]:
                 kinds = (hint, *typing.get_args(hint))
                 todo += [k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)]
     return found
+
+
+def deriving_from(schema: type) -> list[type]:
+    """The schemas that can stand where `schema` is wanted: an optimizer's, a stage's, or itself."""
+    options: list[type] = [*_OPTIMIZERS.values(), *(stage.config for stage in stages())]
+    return [option for option in options if issubclass(option, schema)] or [schema]
 
 
 def keys_of(schema: type) -> set[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from data_handler.config import SourceConfig
+from wrinklefree.config.ranges import number
 
 
 @dataclass
 class DataConfig:
     sources: list[SourceConfig] = field(default_factory=list)
-    num_workers: int = 0
+    num_workers: int = number(0, least=0, most=1024)
     """Worker processes per rank that tokenize and pack; 0: in the training process."""

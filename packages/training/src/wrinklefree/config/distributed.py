@@ -5,11 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from wrinklefree.config.ranges import number
+
 
 class DistributedKind(StrEnum):
     single = "single"
     ddp = "ddp"
     fsdp = "fsdp"
+
+
+class Accelerator(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Backend(StrEnum):
+    """Of torch.distributed."""
+
+    gloo = "gloo"
+    nccl = "nccl"
+    mpi = "mpi"
+    ucc = "ucc"
 
 
 class Precision(StrEnum):
@@ -22,11 +41,11 @@ class Precision(StrEnum):
 @dataclass
 class DistributedConfig:
     kind: DistributedKind = DistributedKind.single
-    accelerator: str = "auto"
-    """Lightning accelerator: auto, cpu, gpu."""
-    devices: int = 1
+    accelerator: Accelerator = Accelerator.auto
+    """auto: a GPU where PyTorch sees one."""
+    devices: int = number(1, least=1)
     """Processes per node."""
-    num_nodes: int = 1
+    num_nodes: int = number(1, least=1)
     precision: Precision = Precision.fp32
-    backend: str | None = None
+    backend: Backend | None = None
     """Process group backend; null: nccl on GPUs, gloo on CPUs."""

@@ -49,9 +49,8 @@ def run_lengths(config: TrainConfig) -> Lengths:
 def schedule_phases(schedule: ScheduleConfig, lengths: Lengths) -> Phases:
     """Raises: ValueError naming the key whose value is not a length, or phases that exceed the run."""
     warmup = _steps("warmup", schedule.warmup, schedule.unit, lengths)
-    decay = 0
-    if schedule.kind is ScheduleKind.wsd:
-        decay = _steps("decay", schedule.decay, schedule.unit, lengths)
+    decay = _steps("decay", schedule.decay, schedule.unit, lengths)
+    decay = decay if schedule.kind is ScheduleKind.wsd else 0
     if warmup + decay > lengths.max_steps:
         raise ValueError(
             f"training.schedule: warmup={schedule.warmup:g} ({warmup} steps) and decay={schedule.decay:g} "

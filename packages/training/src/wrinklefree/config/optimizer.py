@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wrinklefree.config.ranges import number
+
 
 @dataclass
 class OptimizerConfig:
     """Fields of every optimizer. The peak learning rate is `training.learning_rate`."""
 
-    weight_decay: float = 0.0
+    weight_decay: float = number(0.0, least=0)
     """Decoupled; applied to matrices only, never to embeddings, norms and biases."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    beta1: float = number(0.9, least=0, below=1)
+    beta2: float = number(0.95, least=0, below=1)
+    eps: float = number(1e-8, above=0)
 
 
 @dataclass
@@ -28,7 +30,7 @@ class AdamWConfig(OptimizerConfig):
 class AdamW8bitConfig(OptimizerConfig):
     """bitsandbytes AdamW with 8-bit blockwise state (embeddings keep 32-bit state)."""
 
-    min_8bit_size: int = 4096
+    min_8bit_size: int = number(4096, least=0)
     """Tensors with fewer elements keep 32-bit state."""
 
 
@@ -36,8 +38,8 @@ class AdamW8bitConfig(OptimizerConfig):
 class MuonConfig(OptimizerConfig):
     """torch.optim.Muon for block matrices, AdamW for embeddings, head, norms and biases."""
 
-    momentum: float = 0.95
+    momentum: float = number(0.95, least=0, below=1)
     nesterov: bool = True
-    newton_schulz_steps: int = 5
+    newton_schulz_steps: int = number(5, least=1, below=100)
     match_adamw_rms: bool = True
     """Scale updates to the RMS of AdamW's, so that one learning rate fits both."""

@@ -12,6 +12,7 @@ from wrinklefree.config.distributed import DistributedConfig
 from wrinklefree.config.logging import LoggingConfig
 from wrinklefree.config.model import ModelConfig
 from wrinklefree.config.optimizer import OptimizerConfig
+from wrinklefree.config.ranges import number
 from wrinklefree.config.training import StageConfig
 
 
@@ -26,10 +27,10 @@ class TrainConfig:
     experiment: str = "default"
     """Names the run: <output_dir>/<experiment>/<stage>."""
     output_dir: str = "outputs"
-    seed: int = 0
+    seed: int = number(0, least=0, most=2**32 - 1)
     deterministic: bool = True
     """Refuse nondeterministic operations; needed for bit-equal resumption."""
-    num_threads: int | None = None
+    num_threads: int | None = number(None, least=1, most=4096)
     """CPU threads of torch; null: torch's choice."""
     force: bool = False
     """Run again although a run is there; the old run folder is moved aside."""

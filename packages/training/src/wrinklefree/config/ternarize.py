@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wf_ptq.options import BlockOptions, DistilOptions
+from wrinklefree.config.ranges import number
 
 
 class ComputeDtype(StrEnum):
@@ -14,6 +15,7 @@ class ComputeDtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+_SEQUENCE_LENGTH_TOKENS = 512
 _BLOCK, _DISTIL = BlockOptions(), DistilOptions()
 MIN_TERNARIZE_TOKENS = 512
 """Fewer calibration tokens say nothing about a matrix's inputs."""
@@ -23,34 +25,34 @@ MIN_TERNARIZE_TOKENS = 512
 class TernarizeConfig:
     """Ternary codes and scales chosen on text (wf_ptq)."""
 
-    tokens: int = 65536
+    tokens: int = number(65536, least=MIN_TERNARIZE_TOKENS)
     """Calibration tokens whose hidden states walk through the blocks."""
-    sequence_length_tokens: int = 512
-    moment_tokens: int = _BLOCK.num_moment_sequences * sequence_length_tokens
+    sequence_length_tokens: int = number(_SEQUENCE_LENGTH_TOKENS, least=2)
+    moment_tokens: int = number(_BLOCK.num_moment_sequences * _SEQUENCE_LENGTH_TOKENS, least=1)
     """Of these, how many the second moments of the linears' inputs are taken from."""
-    num_sweeps: int = _BLOCK.solve.num_sweeps
+    num_sweeps: int = number(_BLOCK.solve.num_sweeps, least=0)
     """Sweeps of coordinate descent over each matrix."""
-    damping: float = _BLOCK.solve.damping
+    damping: float = number(_BLOCK.solve.damping, above=0)
     """Added to the diagonal of the second moments, as a share of its mean."""
-    refine_steps: int = _BLOCK.refine.num_steps
+    refine_steps: int = number(_BLOCK.refine.num_steps, least=0)
     """Gradient steps on each block; 0: closed form only."""
-    refine_batch_size: int = _BLOCK.refine.batch_size
+    refine_batch_size: int = number(_BLOCK.refine.batch_size, least=1)
     """Sequences per refinement step. Many small steps do better than few large ones."""
-    latent_rate: float = _BLOCK.refine.rates.latent
+    latent_rate: float = number(_BLOCK.refine.rates.latent, above=0)
     """Peak step of a latent weight in the refinement, as a share of the mean scale of its matrix."""
-    scale_rate: float = _BLOCK.refine.rates.scale
+    scale_rate: float = number(_BLOCK.refine.rates.scale, above=0)
     """The same for scales, in the refinement and the distillation."""
-    vector_rate: float = _BLOCK.refine.rates.vector
+    vector_rate: float = number(_BLOCK.refine.rates.vector, above=0)
     """Peak step of gains and biases, as a share of their mean magnitude."""
-    distil_steps: int = _DISTIL.num_steps
+    distil_steps: int = number(_DISTIL.num_steps, least=0)
     """Gradient steps on the scales and gains of all blocks together, on further text; 0: none."""
-    distil_batch_size: int = _DISTIL.batch_size
+    distil_batch_size: int = number(_DISTIL.batch_size, least=1)
     """Sequences per distillation step."""
-    logit_tokens: int = _DISTIL.logit_tokens
+    logit_tokens: int = number(_DISTIL.logit_tokens, least=1)
     """Positions per distillation step whose predictions are compared."""
-    save_every_steps: int = 20
+    save_every_steps: int = number(20, least=1)
     """Distillation steps between saved states."""
-    evaluation_tokens: int = 8192
+    evaluation_tokens: int = number(8192, least=0)
     """Further tokens on which the losses are compared; 0: skip."""
     dtype: ComputeDtype = ComputeDtype.auto
     """Dtype of products; auto: the faster one on this machine."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from wrinklefree.config.ranges import number
+
 
 class ScheduleKind(StrEnum):
     constant = "constant"
@@ -29,7 +31,7 @@ class ScheduleConfig:
     """Length of the linear rise from 0 to the peak: below 1 a share of the run, else whole units."""
     decay: float = 0
     """wsd only: length of the final linear fall, given as `warmup` is."""
-    min_ratio: float = 0.1
+    min_ratio: float = number(0.1, least=0, most=1)
     """Learning rate at the end over the peak."""
 
 
@@ -38,20 +40,20 @@ class ZClipConfig:
     """Adaptive clipping of the gradient norm (Kumar et al. 2025, arXiv 2504.02507)."""
 
     enabled: bool = True
-    alpha: float = 0.97
+    alpha: float = number(0.97, least=0, below=1)
     """Decay of the moving mean and variance of the norm."""
-    z_threshold: float = 2.5
-    warmup_steps: int = 25
+    z_threshold: float = number(2.5, above=0)
+    warmup_steps: int = number(25, least=1)
     """Steps that initialize the statistics."""
-    max_norm: float | None = 1.0
+    max_norm: float | None = number(1.0, above=0)
     """Fixed bound that holds too, in the warmup as well; null: none."""
 
 
 @dataclass
 class CheckpointConfig:
-    every_steps: int = 500
+    every_steps: int = number(500, least=0)
     """Optimizer steps between checkpoints; 0: only on a signal."""
-    keep_last: int = 2
+    keep_last: int = number(2, least=1)
 
 
 @dataclass
@@ -76,20 +78,20 @@ class ContinuingConfig(StageConfig):
 class GradientConfig(ContinuingConfig):
     """Keys of a stage that trains by gradients. The peak learning rate is here, not in `optimizer`."""
 
-    max_steps: int | None = None
+    max_steps: int | None = number(None, least=1)
     """Optimizer steps. Exactly one of max_steps and max_tokens is set."""
-    max_tokens: int | None = None
-    sequence_length_tokens: int = 1024
-    batch_size: int = 4
+    max_tokens: int | None = number(None, least=1)
+    sequence_length_tokens: int = number(1024, least=2)
+    batch_size: int = number(4, least=1)
     """Sequences per forward pass and rank."""
-    accumulate_steps: int = 1
+    accumulate_steps: int = number(1, least=1)
     """Forward passes per optimizer step."""
-    learning_rate: float = 3e-4
+    learning_rate: float = number(3e-4, least=0)
     """Peak learning rate."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objectives: dict[str, Any] = field(default_factory=dict)
     """Objective name -> its options; typed by the registry when the configuration is composed."""
-    lambda_warmup_steps: int = 0
+    lambda_warmup_steps: int = number(0, least=0)
     """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
     zclip: ZClipConfig = field(default_factory=ZClipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

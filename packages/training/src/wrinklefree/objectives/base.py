@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.config.ranges import number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ PLAIN = "plain"
 class ObjectiveConfig:
     """Fields of every objective."""
 
-    weight: float = 1.0
+    weight: float = number(1.0, least=0)
     """Factor in the total loss; 0 switches the objective off (and its teacher, if no one else asks)."""
 
 
@@ -83,6 +84,9 @@ class Objective(ABC):
         Objectives that name the same view share it: it is made by the first of them.
         """
         return {PLAIN: batch}
+
+    def check(self, student: Shape, teacher: Shape) -> None:  # noqa: B027 (may compare nothing)
+        """Raises: ValueError for models whose answers cannot be compared; asked before the first step."""
 
     @abstractmethod
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wrinklefree.capture import LAST_HIDDEN_STATE
+from wrinklefree.config.ranges import number
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 
 
@@ -13,7 +14,7 @@ from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, Objec
 class ContinuePretrainConfig(ObjectiveConfig):
     """Next-token cross-entropy."""
 
-    chunk_tokens: int = 512
+    chunk_tokens: int = number(512, least=1)
     """Tokens whose logits exist at the same time (memory: chunk_tokens x vocabulary x 4 bytes)."""
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from wrinklefree.capture import EVERY_LAYER, Capture
+from wrinklefree.capture import EVERY_LAYER, Capture, Shape
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     return (error / reference.square().sum(-1).clamp_min(1e-12)).mean()
 
 
+def _check_depth(student: int, teacher: int) -> None:
+    if student != teacher:
+        raise ValueError(
+            f"layerwise compares layer by layer: the student has {student} blocks and the teacher {teacher}; "
+            "choose a teacher of the same depth"
+        )
+
+
 class Layerwise(Objective):
     config = LayerwiseConfig
     wishes = {PLAIN: Wish(student=_STATES, teacher=_STATES)}  # noqa: RUF012
@@ -61,15 +69,19 @@ class Layerwise(Objective):
     def __init__(self, config: LayerwiseConfig) -> None:
         self.weighting = config.layer_weighting
 
+    def check(self, student: Shape, teacher: Shape) -> None:
+        _check_depth(student.num_layers, teacher.num_layers)
+        if student.hidden_size != teacher.hidden_size:
+            raise ValueError(
+                f"layerwise compares hidden states: the student's have {student.hidden_size} values and the "
+                f"teacher's {teacher.hidden_size}; choose a teacher of the same width"
+            )
+
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         import torch
 
         student, teacher = passes[PLAIN].student, passes[PLAIN].taught
-        if student.num_layers != teacher.num_layers:
-            raise ValueError(
-                f"layerwise compares layer by layer: the student has {student.num_layers} blocks and "
-                f"the teacher {teacher.num_layers}; choose a teacher of the same depth"
-            )
+        _check_depth(student.num_layers, teacher.num_layers)
         numbers = range(1, student.num_layers + 1)
         errors = torch.stack(
             [normalized_mse(student.hidden_states[i], teacher.hidden_states[i]) for i in numbers]

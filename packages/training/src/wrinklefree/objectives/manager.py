@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.errors import RunError
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import ConstantWeights, WeightSchedule
@@ -42,6 +43,18 @@ class ObjectiveManager:
             if name in self.weights.ever_active() and self.objectives[name].needs_teacher:
                 found[name] = united(wish.teacher for wish in self.objectives[name].wishes.values())
         return found
+
+    def check(self, student: Shape, teacher: Shape | None) -> None:
+        """Refuse before the first step what no step could do.
+
+        Args: teacher is None where there is none, or none that says its shape.
+        Raises: RunError naming the objective and what cannot be met.
+        """
+        for name in sorted(self.weights.ever_active()):
+            try:
+                _check(self.objectives[name], student, teacher)
+            except ValueError as error:
+                raise RunError(f"objective '{name}': {error}") from error
 
     def active(self, step: int) -> dict[str, float]:
         """Objectives with a weight above 0 at this step, in the order of the configuration."""
@@ -82,6 +95,15 @@ class ObjectiveManager:
                 made = objective.views(batch)
                 views |= {name: made[name] for name in objective.wishes if name in missing}
         return views
+
+
+def _check(objective: Objective, student: Shape, teacher: Shape | None) -> None:
+    for wish in objective.wishes.values():
+        wish.student.check(student.num_layers)
+        if teacher is not None:
+            wish.teacher.check(teacher.num_layers)
+    if teacher is not None and objective.needs_teacher:
+        objective.check(student, teacher)
 
 
 def united(captures: Iterable[Capture]) -> Capture:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.ranges import check_ranges
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.ternarize import MIN_TERNARIZE_TOKENS, TernarizeConfig
+from wrinklefree.config.ternarize import TernarizeConfig
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
 
@@ -40,25 +40,10 @@ class Calibrate(Stage):
 
 
 def check_ternarize(options: TernarizeConfig) -> None:
-    """Raises: ConfigError naming the key whose value cannot be."""
+    """Raises: ConfigError naming the key whose value cannot be, or does not fit the others."""
+    check_ranges(options, "training.ternarize")
     length = options.sequence_length_tokens
-    smallest = {
-        "sequence_length_tokens": 2,
-        "tokens": max(MIN_TERNARIZE_TOKENS, length * options.refine_batch_size),
-        "moment_tokens": length,
-        "refine_batch_size": 1,
-        "distil_batch_size": 1,
-        "logit_tokens": 1,
-        "save_every_steps": 1,
-        "refine_steps": 0,
-        "distil_steps": 0,
-        "num_sweeps": 0,
-        "evaluation_tokens": 0,
-    }
+    smallest = {"tokens": length * options.refine_batch_size, "moment_tokens": length}
     for key, least in smallest.items():
         if (value := getattr(options, key)) < least:
             raise ConfigError(f"training.ternarize.{key}={value} is too small: at least {least}")
-    for key in ("latent_rate", "scale_rate", "vector_rate", "damping"):
-        value = getattr(options, key)
-        if not math.isfinite(value) or value <= 0:
-            raise ConfigError(f"training.ternarize.{key}={value} must be a finite number above 0")

@@ -13,7 +13,6 @@ streams of hidden states [tokens, hidden] with one block's optimizer, and then w
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -35,9 +34,10 @@ from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.ternarize import ComputeDtype, TernarizeConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
+from wrinklefree.finite import check_finite, figures_text
 from wrinklefree.held_out import mean_loss
 from wrinklefree.stages.base import StageContext
-from wrinklefree.stages.scales import distil_scales
+from wrinklefree.stages.scales import distil_scales, open_loggers
 
 LOG = logging.getLogger("wrinklefree")
 BLOCKS_FILE = "blocks.json"
@@ -58,18 +58,20 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     began = time.perf_counter()
     keep_freed_memory()
     config, run = context.config, context.run
+    loggers = open_loggers(context, options)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     student = checkpoint.model.requires_grad_(False)
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     dtype = _compute_dtype(options.dtype, run.parts)
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
+    check_finite(losses, "losses_nats")
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
         method = wf_ptq.TernaryMethod(_block_options(options))
         walk = wf_ptq.walk_blocks(student, teacher, text.calibration, method, run.parts, config.seed)
         reports = _calibrate_blocks(walk, student.config.num_hidden_layers, progress)
         losses["blocks"] = mean_loss(student, text.held_out)
-        distil_scales(context, options, student, teacher, text.distillation, progress)
+        distil_scales(context, options, student, teacher, text.distillation, progress, loggers)
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
@@ -78,7 +80,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
         "seconds": time.perf_counter() - began,
         "compute_dtype": str(dtype).removeprefix("torch."),
     }
-    atomic_write_text(run.path / BLOCKS_FILE, json.dumps(reports, indent=2) + "\n")
+    atomic_write_text(run.path / BLOCKS_FILE, figures_text(reports))
     save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
     run.parts.remove()
     return figures

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,13 +20,14 @@ from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.datamodule import WrinkleFreeDataModule
+from wrinklefree.forward import recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
-from wrinklefree.strategies import build_strategy
+from wrinklefree.strategies import build_strategy, cluster_environment
 from wrinklefree.teachers.registry import load_teacher
 
 LOG = logging.getLogger("wrinklefree")
@@ -37,6 +39,8 @@ def run_training(context: StageContext) -> Outcome:
     training = gradient_options(config)
     lengths = run_lengths(config)
     resume_from = run.store.newest(config.resume.allow_previous)
+    resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
+    loggers = build_loggers(config, run.path, meta, resume_step)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     module = _build_module(config, checkpoint.model, lengths)
     data = _build_data(config, checkpoint.tokenizer, lengths)
@@ -47,22 +51,34 @@ def run_training(context: StageContext) -> Outcome:
     )
     stop = cb.GracefulStop(checkpointing)
     with _quiet_lightning():
-        trainer = _build_trainer(config, lengths, io, [progress, checkpointing, stop])
-    resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
+        trainer = _build_trainer(config, lengths, io, run.path, [progress, checkpointing, stop])
     if resume_from:
         LOG.info("resuming from %s", resume_from)
-    trainer.loggers = build_loggers(config, run.path, meta, resume_step)
-    with _quiet_lightning():
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    trainer.loggers = loggers
+    _fit(trainer, module, data, resume_from)
     return _finish(trainer, module, lengths, io, run, progress, stop)
+
+
+def _fit(
+    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, resume_from: Path | None
+) -> None:
+    """Raises: KeyboardInterrupt, where Lightning makes an exit with code 1 of it."""
+    with _quiet_lightning():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        except SystemExit as end:
+            raise KeyboardInterrupt from end
 
 
 def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
     objectives = ObjectiveManager.from_config(training.objectives)
+    shape = shape_of(model)
+    objectives.check(shape, None)
     teacher = load_teacher(config.model, objectives.teacher_wishes())
+    objectives.check(shape, None if teacher is None else teacher.shape)
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     return WrinkleFreeLightningModule(
         model,
         teacher,
@@ -90,6 +106,7 @@ def _build_trainer(
     config: TrainConfig,
     lengths: Lengths,
     io: FolderCheckpointIO,
+    folder: Path,
     run_callbacks: list[L.Callback],
 ) -> L.Trainer:
     training, where = gradient_options(config), config.distributed
@@ -103,7 +120,8 @@ def _build_trainer(
         devices=where.devices,
         num_nodes=where.num_nodes,
         precision=where.precision.value,
-        plugins=[io] if strategy == "auto" else [],
+        plugins=[cluster_environment(), *([io] if strategy == "auto" else [])],
+        default_root_dir=folder,  # nothing is looked for in the working directory
         # The order matters: metrics first, then who writes them, then who saves and stops.
         callbacks=[
             cb.LambdaWarmup(training.lambda_warmup_steps),
@@ -144,6 +162,8 @@ def _quiet_lightning() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        # On a login node `srun` is there, whether or not this run has to do with it.
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
         # FSDP warns of in-place operations on the model's outputs; nothing here does any.
         warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view.*")
         yield

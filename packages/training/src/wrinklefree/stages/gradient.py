@@ -25,8 +25,6 @@ class GradientStage(Stage):
             raise ConfigError("no objective in training.objectives has a weight above 0")
         if not config.data.sources:
             raise ConfigError("data.sources is empty: choose data=..., or list sources")
-        if training.checkpoint.keep_last < 1:
-            raise ConfigError("training.checkpoint.keep_last must be at least 1")
         try:
             schedule_phases(training.schedule, run_lengths(config))
         except ValueError as error:

@@ -50,8 +50,17 @@ def stage_of(config: TrainConfig) -> Stage:
     """The stage of a configuration. Raises: ConfigError when `training` is that of another stage."""
     stage = stage_by_name(config.training.stage)
     if not isinstance(config.training, stage.config):
-        raise ConfigError(f"training.stage={stage.name}: choose a stage with training={stage.option}")
+        raise ConfigError(wrong_stage(stage.name))
     return stage
+
+
+def wrong_stage(name: str) -> str:
+    """What is said of a `training.stage` that another stage's keys were given with."""
+    stage = stage_by_name(name)
+    return (
+        f"training.stage={name}: choose a stage with training={stage.option} or -s {stage.number}, and leave "
+        "training.stage out"
+    )
 
 
 def check_accepted(names: Iterable[str]) -> None:

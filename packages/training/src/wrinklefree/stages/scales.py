@@ -22,6 +22,15 @@ LOG = logging.getLogger("wrinklefree")
 _DISTILLED = "distilled"
 
 
+def open_loggers(context: StageContext, options: TernarizeConfig) -> list[Logger]:
+    """Those of the distillation, before hours of other work; none without steps. Raises: RunError."""
+    if options.distil_steps == 0:
+        return []
+    parts = context.run.parts
+    done = parts.load(_DISTILLED)[1]["step"] if _DISTILLED in parts else 0
+    return build_loggers(context.config, context.run.path, context.meta, done)
+
+
 def distil_scales(
     context: StageContext,
     options: TernarizeConfig,
@@ -29,8 +38,12 @@ def distil_scales(
     teacher: Any,
     ids: Tensor,
     progress: RichProgress,
+    loggers: list[Logger],
 ) -> None:
-    """Args: ids [sequences, tokens], as many as the steps take; none are used without steps."""
+    """Args:
+    ids: [sequences, tokens], as many as the steps take; none are used without steps.
+    loggers: of `open_loggers`.
+    """
     if options.distil_steps == 0:
         return
     distiller = wf_ptq.Distiller(student, teacher, _options(options), context.config.seed)
@@ -38,7 +51,7 @@ def distil_scales(
     if _DISTILLED in parts:
         distiller.load_state(parts.load(_DISTILLED)[0])
         LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
-    _steps(context, options, distiller, ids, progress)
+    _steps(context, options, distiller, ids, progress, loggers)
 
     def keep(name: str, block: nn.Module) -> None:
         parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
@@ -53,10 +66,10 @@ def _steps(
     distiller: wf_ptq.Distiller,
     ids: Tensor,
     progress: RichProgress,
+    loggers: list[Logger],
 ) -> None:
     """The steps that are left."""
     done = distiller.num_steps_done
-    loggers = build_loggers(context.config, context.run.path, context.meta, done)
     bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
     for batch in ids.split(options.distil_batch_size)[done:]:
         divergence = distiller.step(batch)

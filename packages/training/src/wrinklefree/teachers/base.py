@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wrinklefree.capture import Capture, ForwardResult, View
+from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.model import ModelConfig, TeacherConfig
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ class Teacher(ABC):
     config: ClassVar[type[TeacherConfig]]
     provides: ClassVar[Capture]
     """What it can give; an objective that wants more is refused at the start."""
+
+    shape: Shape | None = None
+    """None: it is not known, and what cannot be compared shows in the first step."""
 
     @classmethod
     @abstractmethod

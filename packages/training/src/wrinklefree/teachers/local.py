@@ -42,7 +42,10 @@ class LocalTeacher(Teacher):
     provides = Capture(hidden_states=EVERY_LAYER, qkv=EVERY_LAYER, logits=True)
 
     def __init__(self, model: Any) -> None:
+        from wrinklefree.forward import shape_of
+
         self.model = model.eval().requires_grad_(False)
+        self.shape = shape_of(model)
 
     @classmethod
     def load(cls, config: LocalTeacherConfig, model: ModelConfig) -> LocalTeacher:

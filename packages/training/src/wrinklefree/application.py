@@ -1,0 +1,159 @@
+"""The order of a run: arguments, configuration, what it starts from, its folder, the stage, the summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from wf_formats.plugins import PluginError
+from wf_formats.secrets import redacted_value
+from wrinklefree.command_line import parse
+from wrinklefree.compose.composing import compose_config, compose_dictconfig
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.stages.base import Outcome, StageContext
+from wrinklefree.stages.registry import stage_of
+
+if TYPE_CHECKING:
+    from wrinklefree.auto_setup import StartPoint
+    from wrinklefree.identity import RunIdentity
+    from wrinklefree.run_folder import RunFolder
+
+LOG = logging.getLogger("wrinklefree")
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """What the command line asks for. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        arguments = parse(argv)
+        if arguments.print_configuration:
+            sys.stdout.write(_shown(arguments.overrides))
+            return 0
+        config = compose_config(arguments.overrides)
+    except PluginError as error:
+        raise ConfigError(str(error)) from error
+    if arguments.describe:
+        sys.stdout.write(json.dumps(_description(config)) + "\n")
+        return 0
+    return run_stage(config)
+
+
+def _shown(overrides: Sequence[str]) -> str:
+    """The composed configuration as YAML."""
+    values = OmegaConf.to_container(compose_dictconfig(overrides))
+    return OmegaConf.to_yaml(redacted_value("", values))
+
+
+def _description(config: TrainConfig) -> dict[str, str]:
+    """What a run of this configuration would be, and where."""
+    folder = run_path(config, config.training.stage)
+    return {**_names(config), "run_folder": str(folder)}
+
+
+def _names(config: TrainConfig) -> dict[str, str]:
+    return {"stage": config.training.stage, "experiment": config.experiment}
+
+
+def run_stage(config: TrainConfig) -> int:
+    """Run one stage in its folder, unless it is complete there. Returns the exit code."""
+    from wrinklefree.auto_setup import find_start
+    from wrinklefree.identity import identify
+    from wrinklefree.run_folder import RunFolder
+    from wrinklefree.strategies import check_devices
+
+    _prepare_process(config)
+    stage = stage_of(config)
+    if not stage.needs_one_process:
+        check_devices(config.distributed)
+    run = RunFolder(run_path(config, stage.name))
+    start = find_start(config)
+    identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
+    context = StageContext(config, run, start.folder, _meta(config, identity, start))
+    if not _is_first_process():
+        if not (stage.needs_one_process or (run.is_complete and not config.force)):
+            stage.run(context)
+        return 0
+    with run.lock():
+        if config.force:
+            run.move_aside()
+        run.check(identity)
+        if run.is_complete:
+            return _report_complete(config, run)
+        if identity.git.dirty:
+            LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
+        run.store_identity(identity)
+        run.remove_leftovers()
+        return _report(context, stage.run(context))
+
+
+def _prepare_process(config: TrainConfig) -> None:
+    """Threads, seeds and progress bars of the libraries."""
+    import lightning as L
+    import torch
+    import transformers
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    hf_logging: Any = transformers.utils.logging
+    hf_logging.disable_progress_bar()
+    # Lightning would take it from the variables of a batch system too, see strategies.cluster_environment.
+    rank_zero_only.rank = 0 if _is_first_process() else 1  # type: ignore[attr-defined]
+    L.seed_everything(config.seed, verbose=False)
+    # A debugging aid of the deterministic mode that writes NaN into every new tensor first.
+    deterministic_mode: Any = torch.utils.deterministic
+    deterministic_mode.fill_uninitialized_memory = False
+
+
+def _report_complete(config: TrainConfig, run: RunFolder) -> int:
+    run.parts.remove()
+    LOG.info("this run is complete: %s (force=true runs it again)", run.final)
+    summary = _summary(config, run, "complete", run.figures())
+    run.write_summary(summary)
+    _print_summary(summary | {"status": "already complete"})
+    return 0
+
+
+def _report(context: StageContext, outcome: Outcome) -> int:
+    status = "complete" if outcome.signal is None else "stopped"
+    summary = _summary(context.config, context.run, status, outcome.figures)
+    context.run.write_summary(summary)
+    _print_summary(summary)
+    return 0 if outcome.signal is None else 128 + outcome.signal
+
+
+def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict[str, Any]:
+    """Entries of wrinklefree.json that every checkpoint of the run has.
+
+    "source", the dense model at the beginning, goes from stage to stage: exports take name and
+    licence from it.
+    """
+    origin = {} if start.origin is None else {"source": start.origin}
+    return origin | {
+        "stage": config.training.stage,
+        "fingerprint": identity.fingerprint,
+        "git": {"commit": identity.git.commit, "dirty": identity.git.dirty},
+    }
+
+
+def _summary(config: TrainConfig, run: RunFolder, status: str, figures: dict[str, Any]) -> dict[str, Any]:
+    return {**_names(config), "status": status, **figures, "run_folder": str(run.path)}
+
+
+def _is_first_process() -> bool:
+    """Whether this is rank 0, before torch.distributed is up (Lightning or torchrun set these)."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    """One machine-readable line."""
+    sys.stdout.write(f"summary: {json.dumps(summary)}\n")
+    sys.stdout.flush()

@@ -1,0 +1,85 @@
+"""Which numbers a key takes: stated beside its default, checked for all keys at once.
+
+    batch_size: int = number(4, least=1)
+
+A number without a range is checked too: no NaN, no infinity, and whole numbers of 64 bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from wrinklefree.config.errors import ConfigError
+
+_RANGE = "range"
+_MAX_WHOLE = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds; None: none. `above` and `below` are not included."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
+
+ANY = Range()
+
+
+def number(default: Any, **bounds: float) -> Any:
+    """A field of a schema with its range: `least`, `most`, `above`, `below`."""
+    return dataclasses.field(default=default, metadata={_RANGE: Range(**bounds)})
+
+
+def range_of(schema: type, name: str) -> Range:
+    """The range of a field; a schema that only gives another default keeps the range of its base."""
+    for base in schema.__mro__:
+        field = base.__dict__.get("__dataclass_fields__", {}).get(name)
+        if field is not None and _RANGE in field.metadata:
+            found: Range = field.metadata[_RANGE]
+            return found
+    return ANY
+
+
+def check_ranges(config: Any, where: str = "") -> None:
+    """Raises: ConfigError naming the first key whose number is out of its range."""
+    for key, value, bounds in _numbers(config, where):
+        is_whole = isinstance(value, int)
+        is_possible = abs(value) <= _MAX_WHOLE if is_whole else math.isfinite(value)
+        if not is_possible or value not in bounds:
+            kind = "a whole number" if is_whole else "a finite number"
+            raise ConfigError(f"{key}={value} is not possible: give {kind}, {bounds}".rstrip(", "))
+
+
+def _numbers(value: Any, where: str, bounds: Range = ANY) -> Iterator[tuple[str, float, Range]]:
+    """Every number below `value`: its dotted key, itself and its range."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield where, value, bounds
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            child, bounds = getattr(value, field.name), range_of(type(value), field.name)
+            yield from _numbers(child, f"{where}.{field.name}".lstrip("."), bounds)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _numbers(child, f"{where}.{key}")
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _numbers(child, f"{where}[{index}]")

@@ -1,0 +1,28 @@
+"""Figures that are finite, since JSON knows no others and they mean that a run has failed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from wrinklefree.errors import DivergedError
+
+
+def figures_text(figures: Any) -> str:
+    """Indented JSON. Raises: DivergedError naming a figure that is infinite or no number."""
+    check_finite(figures)
+    return json.dumps(figures, indent=2, allow_nan=False) + "\n"
+
+
+def check_finite(value: Any, where: str = "") -> None:
+    """Raises: DivergedError naming a number below `value` that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DivergedError(
+            f"{where} is {value}: the model's weights or the learning rate are at fault; no result was saved"
+        )
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, child in children:
+        check_finite(child, f"{where}.{key}".lstrip("."))

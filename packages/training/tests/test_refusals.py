@@ -1,0 +1,200 @@
+"""What the command line refuses before anything is begun: exit code 2, one message, nothing written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_handler.config import SourceConfig
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.compose.schemas import schema_classes
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.names import MAX_NAME_BYTES
+from wrinklefree.config.ranges import ANY, range_of
+from wrinklefree.config.training import ScheduleConfig
+from wrinklefree.objectives.base import ObjectiveConfig
+
+CHECKED_ELSEWHERE = {(ScheduleConfig, "warmup"), (ScheduleConfig, "decay"), (SourceConfig, "weight")}
+"""By config/lengths.py and data_handler."""
+
+
+def _number_fields() -> Iterator[tuple[type, str, type]]:
+    for schema in [*schema_classes().values(), ObjectiveConfig]:
+        for name, hint in typing.get_type_hints(schema).items():
+            kinds = {hint, *typing.get_args(hint)} & {int, float}
+            if kinds and (schema, name) not in CHECKED_ELSEWHERE:
+                yield schema, name, kinds.pop()
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "kind"), [pytest.param(*f, id=f"{f[0].__name__}.{f[1]}") for f in _number_fields()]
+)
+def test_every_number_states_its_range(schema: type, name: str, kind: type) -> None:
+    bounds = range_of(schema, name)
+    assert bounds != ANY
+    assert -1 not in bounds
+    default = {field.name: field.default for field in dataclasses.fields(schema)}[name]
+    assert default is None or default in bounds
+
+
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("2", "training.max_steps=0"),
+        ("2", "training.max_steps=-1"),
+        ("2", "training.learning_rate=-1e-4"),
+        ("2", "training.learning_rate=nan"),
+        ("2", "training.learning_rate=inf"),
+        ("2", "training.batch_size=0"),
+        ("2", "training.batch_size=99999999999999999999999"),
+        ("2", "training.zclip.alpha=1"),
+        ("2", "training.objectives.continue_pretrain.chunk_tokens=0"),
+        ("2", "training.objectives.continue_pretrain.weight=-1"),
+        ("2", "optimizer.beta2=1.5"),
+        ("2", "logging.every_steps=0"),
+        ("2", "seed=-1"),
+        ("1", "training.fit.tokens=0"),
+        ("1", "num_threads=0"),
+        ("1.5", "training.ternarize.scale_rate=0"),
+    ],
+)
+def test_impossible_numbers_are_named(
+    main: Any, stage: str, override: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-s", stage, f"output_dir={tmp_path}", override]) == 2
+    message = capsys.readouterr().err
+    key = override.partition("=")[0]
+    assert message.startswith(f"configuration error: {key}=")
+    assert " give a " in message
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["1e5", "true", "null", "a b=ü", "it's, (x)", "007", "[a]", "日本", "~x", "-"]
+)
+def test_an_experiment_is_a_name(name: str) -> None:
+    assert compose_config(["training=stage1_subln", f"experiment={name}"]).experiment == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/x", "a/b", "", " ", " a", "..", ".hidden", "a\nb", "x" * (MAX_NAME_BYTES + 1), "\udcff"],
+)
+def test_an_experiment_that_is_no_name_is_refused(
+    main: Any, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-s", "1", f"output_dir={tmp_path / 'out'}", f"experiment={name}"]) == 2
+    assert "configuration error: experiment=" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+PATHS = [
+    "/a=b/c",
+    "/a,b",
+    "/it's (1)",
+    "~/x",
+    "/[a]{b}",
+    "/ü 🙂",
+    "1e5",
+    "a:b",
+    "back\\slash",
+    "/x#y",
+    "null.d",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_text_arrives_as_it_is(path: str) -> None:
+    keys = [
+        "model.name",
+        "output_dir",
+        "training.start_from",
+        "model.teacher.name",
+        "logging.wandb_options.entity",
+    ]
+    config = compose_config(["training=stage2_pretrain", *(f"{key}={path}" for key in keys)])
+    for key in keys:
+        assert operator.attrgetter(key)(config) == path
+
+
+def test_quotes_null_and_interpolations_are_hydras() -> None:
+    overrides = ["model.name=null", "output_dir='/a, b'", "training.start_from=${output_dir}/x"]
+    config = compose_config(["training=stage2_pretrain", *overrides])
+    assert (config.model.name, config.output_dir) == (None, "/a, b")
+    assert config.training.start_from == "/a, b/x"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.max_step=3"], "Unknown key 'training.max_step'. Did you mean 'max_steps'? Known here: "),
+        (["modle=x"], "Unknown key 'modle'. Did you mean 'model'? Known here: "),
+        (["model=smollm2_135"], "Could not find 'model/smollm2_135'. Did you mean 'smollm2_135m'? Known: "),
+        (["data.sources=[{kind:path"], "data.sources=[{kind:path: cannot be read as KEY=VALUE. Put text "),
+        (["training.batch_size=many"], "training.batch_size=many:\nValue 'many' of type 'str' could not"),
+        (
+            ["training.stage=stage1"],
+            "training.stage=stage1: choose a stage with training=stage1_subln or -s 1",
+        ),
+    ],
+)
+def test_refusals_do_not_speak_of_hydra(
+    main: Any, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-s", "2", *overrides]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"configuration error: {message}")
+    for noise in ("To append", "object_type", "hydra.cc", "multirun", "provider="):
+        assert noise not in shown
+
+
+SECRET = "hf_Zx81qLmN0pRs7TuV2wXy"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"hf_token={SECRET}",
+        f"+logging.api_key={SECRET}",
+        f"model={SECRET}",
+        f"training.batch_size={SECRET}",
+        f"data.sources=[{{kind: path, name: {SECRET}",
+        f"experiment=a/{SECRET}",
+    ],
+)
+def test_secrets_are_not_shown(main: Any, override: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-s", "2", override]) == 2
+    assert SECRET not in capsys.readouterr().err
+
+
+def test_secrets_are_not_printed_with_the_configuration(
+    main: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    location = f"https://me:{SECRET}@host/a.jsonl"
+    sources = f"data.sources=[{{kind: path, name: a, location: '{location}'}}]"
+    assert main(["-s", "2", "--cfg", sources]) == 0
+    shown = capsys.readouterr().out
+    assert SECRET not in shown
+    assert "https://***@host/a.jsonl" in shown
+
+
+def test_huge_numbers_and_deep_nesting_are_refused() -> None:
+    for value in ("9" * 5000, "[" * 300 + "]" * 300):
+        with pytest.raises(ConfigError):
+            compose_config(["training=stage2_pretrain", f"training.max_steps={value}"])
+
+
+def test_the_printed_configuration_can_be_read_again(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    assert main(["-s", "2", "--cfg", "distributed=ddp"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert json.loads(json.dumps(shown))["distributed"]["kind"] == "ddp"
