@@ -135,7 +135,7 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise ExportError(f"{folder} is not a checkpoint folder: config.json is missing")
-    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     try:
         meta = bitnet_arch.read_meta(folder)
     except bitnet_arch.CheckpointError as error:

@@ -201,7 +201,7 @@ def token_ids(checkpoint: Path, text: Path | None, tokens: int) -> list[int]:
     import transformers
 
     contents = text.read_text(encoding="utf-8") if text else _python_documentation()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     ids: list[int] = tokenizer(contents[: 16 * tokens])["input_ids"]
     return ids[:tokens]
 

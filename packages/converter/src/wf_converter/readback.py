@@ -57,7 +57,7 @@ class HfWeights:
     """Ternary matrices of an exported Hugging Face folder."""
 
     def __init__(self, folder: Path):
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.quantization = dict(config.quantization_config)
         self.file: Any = safe_open(folder / WEIGHTS_FILE, framework="pt")
 

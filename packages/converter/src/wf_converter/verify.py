@@ -176,5 +176,5 @@ def load_export(folder: Path | str) -> Any:
     """The model of an exported Hugging Face folder, by transformers."""
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     return model.eval()

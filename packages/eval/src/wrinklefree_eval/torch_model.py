@@ -110,8 +110,10 @@ def _load_checkpoint(path: Path) -> tuple[Any, Any]:
 def _load_hf(path: Path) -> tuple[Any, Any]:
     _check_quantization(path)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise EvalError(f"transformers could not load {path}: {error}") from error
     return model, tokenizer
