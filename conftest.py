@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +125,123 @@ def tiny_qwen2() -> Callable[..., object]:
 def tiny_mistral() -> Callable[..., object]:
     """Factory of random Mistral models: no biases, a window over the whole context, wide heads."""
     return lambda **extra: _tiny("MistralConfig", **{"head_dim": 128, "sliding_window": 512} | extra)
+
+
+def trained_bpe(num_tokens: int) -> dict[str, Any]:
+    """A SentencePiece-like BPE model, as tokenizer.json has it, trained on Python's documentation.
+
+    Tokens are <unk>, <s>, </s>, the 256 bytes, characters, what merges make of them and runs of spaces; the
+    merges are all ways to split each token into two, as in the models' own files.
+    """
+    from pydoc_data import topics
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    runs = ["\u2581" * length for length in (2, 4, 3)]
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_tokens - len(runs), special_tokens=special, show_progress=False
+    )
+    text = [*topics.topics.values()][:10], ["naïve café Привет, мир!   \u2581  \n\n\n你好" * 9] * 9
+    tokenizer.train_from_iterator([line for part in text for line in part], trainer)
+    model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
+    vocab = model["vocab"] | {run: num_tokens - len(runs) + i for i, run in enumerate(runs)}
+    pairs = [
+        sorted(
+            ((t[:i], t[i:]) for i in range(1, len(t)) if t[:i] in vocab and t[i:] in vocab),
+            key=lambda pair: (vocab[pair[0]], vocab[pair[1]]),
+        )
+        for t in dict.fromkeys([*runs, *("".join(merge) for merge in model["merges"])])
+    ]
+    return model | {"vocab": vocab, "merges": [list(pair) for ways in pairs for pair in ways]}
+
+
+_ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+SENTENCEPIECE_STEPS: dict[str, dict[str, Any]] = {
+    "llama2": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, _ESCAPE],
+        },
+        "pre_tokenizer": None,
+    },
+    "mistral": {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "first",
+            "split": False,
+        },
+    },
+    "gemma": {
+        "normalizer": _ESCAPE,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+    },
+}
+"""What stands before the model in the tokenizer.json of Llama 2, TinyLlama, Mistral 0.1, Phi-3; of Mistral
+0.3; of Gemma."""
+
+
+def sentencepiece_spec(kind: str, model: dict[str, Any], added: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A tokenizer.json of a kind of SENTENCEPIECE_STEPS."""
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if kind != "gemma":
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    first = {"<unk>": {}, "<s>": {}, "</s>": {}}
+    ids = model["vocab"] | {token: len(model["vocab"]) + i for i, token in enumerate(added)}
+    bos, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": ids[token], "content": token, "special": True} | flags | changes
+            for token, changes in (first | added).items()
+        ],
+        **SENTENCEPIECE_STEPS[kind],
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [bos, text],
+            "pair": [bos, text, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": model,
+    }
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_folder() -> Callable[..., Path]:
+    """Factory: folder, kind of SENTENCEPIECE_STEPS, added tokens with their flags, config -> the folder."""
+    models: dict[int, dict[str, Any]] = {}
+
+    def make(
+        folder: Path,
+        kind: str = "llama2",
+        added: dict[str, dict[str, Any]] | None = None,
+        num_tokens: int = 500,
+        **config: object,
+    ) -> Path:
+        if num_tokens not in models:
+            models[num_tokens] = trained_bpe(num_tokens)
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = sentencepiece_spec(kind, models[num_tokens], added or {})
+        (folder / "tokenizer.json").write_text(json.dumps(spec))
+        named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} | config
+        (folder / "tokenizer_config.json").write_text(json.dumps(named))
+        return folder
+
+    return make

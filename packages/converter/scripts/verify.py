@@ -1,6 +1,6 @@
 """Proves an exported file or folder against its checkpoint; see `--help`."""
 
-from wf_converter.export import verify_main
+from wf_converter.prove import main
 
 if __name__ == "__main__":
-    verify_main()
+    main()

@@ -37,6 +37,7 @@ CONFIGS = {path.stem: path for path in sorted((Path(__file__).parent / "configs"
 ARCHS = {
     "llama2": "llama",
     "llama3_2": "llama",
+    "smollm2": "llama",
     "llama_biases": "llama",
     "linear_llama2": "llama",
     "dynamic_llama2": "llama",

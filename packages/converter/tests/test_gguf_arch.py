@@ -114,6 +114,8 @@ def test_llama3_divisors_are_transformers():
 
 def test_permutation_brings_halves_side_by_side():
     rows = np.arange(16).reshape(16, 1)
-    permuted = permute_rope(rows, num_heads=2).ravel().tolist()
+    permuted = permute_rope(rows, num_heads=2, num_rotated=8).ravel().tolist()
     assert permuted == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
-    assert permute_rope(np.float32(3.0), 2) == 3.0
+    part = permute_rope(rows, num_heads=2, num_rotated=4).ravel().tolist()
+    assert part == [0, 2, 1, 3, 4, 5, 6, 7, 8, 10, 9, 11, 12, 13, 14, 15]
+    assert permute_rope(np.float32(3.0), 2, 8) == 3.0

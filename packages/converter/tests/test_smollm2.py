@@ -9,9 +9,9 @@ import torch
 import transformers
 
 import bitnet_arch
-from wf_converter.export import token_ids
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.hf_export import prepare_hf
+from wf_converter.prove import token_ids
 from wf_converter.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -107,15 +107,15 @@ def test_a_file_that_llamacpp_refuses(checkpoint, ids, tmp_path):
 
 @pytest.fixture
 def run():
-    """Runs one of the commands as typer would."""
-    import typer
+    """Runs one of the commands as their entries do."""
+    from wf_converter.command import command_line
+    from wf_converter.export import export
+    from wf_converter.prove import verify_command
 
-    from wf_converter import export as module
+    commands = {"export": export, "verify_command": verify_command}
 
     def invoke(command, *args):
-        app = typer.Typer()
-        app.command()(getattr(module, command))
-        return CliRunner().invoke(app, [str(arg) for arg in args])
+        return CliRunner().invoke(command_line(commands[command]), [str(arg) for arg in args])
 
     return invoke
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from wf_deployer.backends.base import JobSpec, JobState, new_job_id
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.launch import launch
 from wf_deployer.backends.local.record import JobFolder, list_jobs
+from wf_deployer.errors import CommandError
 
 
 @pytest.fixture
@@ -26,8 +28,9 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("WF_RUNS_DIR", str(folder))
     yield folder
     for job in list_jobs():
-        if job.state is JobState.running:
-            cancel(job, timeout_s=0, kill=True)
+        with suppress(CommandError):  # a record that the test has damaged
+            if job.state is JobState.running:
+                cancel(job, timeout_s=0, kill=True)
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_train_in_the_foreground_hands_the_stage_on(
     monkeypatch.setattr("wf_deployer.processes.run_foreground", run)
     result = runner.invoke(app, ["train", "-s", "1.9", "-e", "x", "--foreground", "training.max_steps=3"])
     assert result.exit_code == 3, result.output
-    assert seen[0][-4:] == ["-s", "1.9", "experiment=x", "training.max_steps=3"]
+    assert seen[0][-4:] == ["-s", "1.9", "experiment='x'", "training.max_steps=3"]
 
 
 def test_a_foreground_child_gets_sigterm(tmp_path: Path) -> None:

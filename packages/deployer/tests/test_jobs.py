@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from wf_deployer.backends.base import JobState
 from wf_deployer.backends.local.cancel import cancel
-from wf_deployer.backends.local.identity import ProcessIdentity, identify
+from wf_deployer.backends.local.identity import identify
 from wf_deployer.backends.local.record import JobFolder
 from wf_deployer.backends.registry import find_job
 from wf_deployer.commands.runs import age
@@ -133,7 +133,7 @@ def test_cancel_refuses_a_recycled_pid(
     job = start(SLEEP)
     cancel(job, timeout_s=10, kill=True)
     (job.folder / "exit.json").unlink()
-    job.write_processes(ProcessIdentity(stranger.pid, time.time() - 3600), None)
+    job.write_processes(replace(identify(stranger.pid), start_ticks=1), None)
     assert job.state is JobState.lost
     with pytest.raises(CommandError, match=rf"refused: .*pid {stranger.pid} is another process now"):
         cancel(job, timeout_s=1, kill=True)
@@ -184,10 +184,10 @@ def _status(pid: int) -> bytes:
 def test_a_command_that_cannot_start_is_recorded(start: Callable[..., JobFolder]) -> None:
     job = start("pass")
     wait_for(lambda: job.exit)
-    atomic_write_json(job.folder / "job.json", vars(replace(job.spec, command=["/no/such/program"])))
     (job.folder / "exit.json").unlink()
     command = [sys.executable, "-m", "wf_deployer.backends.local.supervise", str(job.folder), job.spec.token]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    given = json.dumps(["/no/such/program"])
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 127
     assert "cannot start /no/such/program" in done.stderr
     assert job.state is JobState.failed
@@ -216,7 +216,7 @@ def test_a_damaged_record_is_named(start: Callable[..., JobFolder]) -> None:
 
 FAKE_TRAINER = """
 import json, pathlib, sys
-assert sys.argv[-5:] == ["-s", "1.9", "experiment=mine", "output_dir=it's, {here}", "training.max_steps=3"]
+assert sys.argv[-5:] == ["-s", "1.9", "experiment='mine'", "output_dir=it's, {here}", "training.max_steps=3"]
 if "--describe" in sys.argv:
     folder = pathlib.Path("elsewhere/mine/stage1_9").resolve()
     print(json.dumps({"stage": "stage1_9", "experiment": "mine", "run_folder": str(folder)}))

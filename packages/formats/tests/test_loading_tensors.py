@@ -187,7 +187,7 @@ def test_frequencies_equal_transformers(kind):
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "longrope"}, "'longrope' is not supported"),
+        ({"rope_type": "mrope"}, "'mrope' is not supported"),
         ({"rope_type": "yarn", "factor": 2.0}, "original_max_position_embeddings is None"),
         ({"rope_type": "default", "mrope_section": [1, 2]}, "'mrope_section'"),
         ({"partial_rotary_factor": 1.5}, "not a share"),

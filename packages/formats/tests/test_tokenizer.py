@@ -76,7 +76,8 @@ def edited(tokenizer_folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["model"].update(byte_fallback=True), r"BPE model with byte fallback \(SentencePiece\)"),
+        (lambda s: s["model"].update(byte_fallback=True), "its byte fallback lacks 256 bytes"),
+        (lambda s: s["model"].update(merges=[]), "has no merges"),
         (lambda s: s.update(normalizer={"type": "Lowercase"}), "normalizer Lowercase"),
         (
             lambda s: s["pre_tokenizer"]["pretokenizers"][0].update(individual_digits=False),
@@ -123,14 +124,14 @@ def test_several_templates_are_refused_for_gguf_and_read_here(tokenizer_folder):
         gguf_tokenizer(folder, 512)
 
 
-def test_sentencepiece_is_refused_by_name(tmp_path):
+def test_other_kinds_are_refused_by_name(tmp_path):
     import gguf
 
     writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
-    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_model("t5")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    with pytest.raises(TokenizerError, match="SentencePiece"):
+    with pytest.raises(TokenizerError, match="model is 't5'; supported are"):
         read_tokenizer(tmp_path / "t.gguf")

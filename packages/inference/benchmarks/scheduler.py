@@ -111,7 +111,7 @@ async def measure_engine(args: argparse.Namespace) -> dict[str, float]:
         inbox, num_deltas = Inbox(), 0
         engine.submit_to(inbox, 0, request)
         while True:
-            for _, event in await inbox.take_all():
+            for _, event in await inbox.take():
                 if isinstance(event, EngineError):
                     raise event
                 num_deltas += 1

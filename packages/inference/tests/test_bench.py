@@ -189,7 +189,7 @@ def test_engines_take_turns(random_model: Path, tmp_path: Path):
 )
 def test_errors_are_one_line(arguments: str, message: str):
     result = run(app, f"bench {arguments}")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from wf_formats.boundary import BUG_NOTE
 from wrinklefree_inference.cli import app
 
 run = CliRunner().invoke
@@ -50,6 +51,10 @@ def test_conversation_with_a_server(server_url: str):
     assert "(forgotten)" in result.stderr
 
 
+FAILED = ("there is no file", "no server answers")
+"""A run that began and failed; all else is a wrong request."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -60,6 +65,11 @@ def test_conversation_with_a_server(server_url: str):
             "--context and --threads have no effect",
         ),
         (["chat", "--model", "model.bin"], "no engine recognises 'model.bin'"),
+        (["chat", "--model", "x.gguf", "--engine", "vllm"], "unknown engine 'vllm'"),
+        (["serve", "--model", "x.gguf", "--engine", "vllm"], "unknown engine 'vllm'"),
+        (["bench", "--model", "/nowhere"], "no file or folder /nowhere"),
+        (["bench", "--model", "/tmp", "--engine", "vllm"], "--engine takes native or llamacpp"),
+        (["bench", "--model", "/tmp", "--batch", "0"], "--batch takes numbers"),
         (["chat", "--model", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
         (
             ["serve", "--model", "/nowhere/x.gguf", "--port", "0"],
@@ -86,7 +96,7 @@ def test_conversation_with_a_server(server_url: str):
 )
 def test_errors_are_one_line(arguments: list[str], message: str):
     result = run(app, arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == (1 if message.startswith(FAILED) else 2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -102,3 +112,31 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wrinklefree_inference.commands.chat.open_engine", interrupted)
+    result = run(app, ["chat", "--model", "x.gguf"])
+    assert (result.exit_code, result.stderr.strip()) == (130, "stopped")
+
+
+def test_a_bug_says_that_it_is_ours(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("wrinklefree_inference.commands.chat.open_engine", broken)
+    result = run(app, ["chat", "--model", "x.gguf"])
+    assert isinstance(result.exception, KeyError)
+    assert result.exception.__notes__ == [BUG_NOTE]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"# nothing\n"])
+def test_a_file_without_keys(content: bytes, tmp_path: Path):
+    (tmp_path / "keys").write_bytes(content)
+    result = run(app, ["serve", "--model", "x.gguf", "--port", "0", "--api-key-file", str(tmp_path / "keys")])
+    assert result.exit_code == 2
+    assert "one key a line" in result.stderr or "write one a line" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

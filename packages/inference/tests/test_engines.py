@@ -79,8 +79,9 @@ def test_usage_of_one_token_has_no_speed():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-        ({"temperature": -1.0}, "temperature must be 0"),
+        ({"max_tokens": 0}, r"max_tokens must be in \[1, 2147483647\], got 0"),
+        ({"temperature": -1.0}, r"temperature must be in \[0, 100\] \(0 is greedy\), got -1.0"),
+        ({"seed": 2**64}, r"seed must be in .*, got 18446744073709551616"),
         ({"top_p": 0.0}, "top_p must be in"),
     ],
 )

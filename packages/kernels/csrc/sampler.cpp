@@ -284,9 +284,11 @@ void keep_top_p(double wanted, float max, Scratch& scratch) {
     for (const Candidate& c : scratch.candidates) {
         if (c.mass > 0.0) lowest = std::min(lowest, c.logit);
     }
-    const float bins_per_unit = lowest < max ? (kBins - 1) / (max - lowest) : 0.0f;
+    // In double: the range may be a denormal, or more than a float holds.
+    const double top = max, range = top - lowest;
+    const double bins_per_unit = range > 0.0 ? (kBins - 1) / range : 0.0;
     const auto bin_of = [&](const Candidate& c) {
-        return c.mass > 0.0 ? static_cast<std::size_t>((max - c.logit) * bins_per_unit) : kBins;
+        return c.mass > 0.0 ? std::min(static_cast<std::size_t>((top - c.logit) * bins_per_unit), kBins - 1) : kBins;
     };
     double mass[kBins + 1] = {};
     for (const Candidate& c : scratch.candidates) mass[bin_of(c)] += c.mass;
@@ -335,12 +337,13 @@ std::int32_t draw_any(const Logits& logits, float max, float inverse_temperature
                       Scratch& scratch) {
     const double target = uniform * logits.find_masses(max, inverse_temperature, scratch.masses);
     double running = 0.0;
-    std::size_t b = 0;
-    while (running + scratch.masses[b] <= target) running += scratch.masses[b++];
+    std::size_t b = 0;  // the bounds of both loops: above 2^19 tokens the sums may be off in the last bit
+    while (running + scratch.masses[b] <= target && b + 1 < scratch.masses.size()) running += scratch.masses[b++];
     double mass[kBlock];
     masses(logits.block(b), kBlock, max, inverse_temperature, mass);
+    const std::size_t count = std::min(kBlock, logits.vocab() - b * kBlock);
     std::size_t i = 0;
-    while ((running += mass[i]) <= target) ++i;
+    while ((running += mass[i]) <= target && i + 1 < count) ++i;
     return static_cast<std::int32_t>(b * kBlock + i);
 }
 

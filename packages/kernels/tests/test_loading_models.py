@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from bitnet_arch.master_quantizer import quantize_master
 from ternary_kernels.loading import load_model
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.families.block import HF_STEMS, MATRICES, VECTORS
+from wf_formats.families.block import HF_STEMS, MATRICES, VECTORS, gguf_name, gguf_scale_name
 from wf_formats.gguf import TensorType, open_gguf
 from wf_formats.models import open_model
+from wf_formats.models.gguf_seal import SEAL_KEY
+from wf_formats.rope import scaled_frequencies
 
 NARROW = {"hidden_size": 192, "intermediate_size": 448, "num_attention_heads": 3, "num_key_value_heads": 1}
 LLAMA_3 = {
@@ -38,6 +41,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama-group64": ("tiny_llama", "group64", {"rope_parameters": LLAMA_3}),
     "llama-group64-untied": ("tiny_llama", "group64", {"tie_word_embeddings": False}),
     "mistral-group64": ("tiny_mistral", "group64", {}),
+    "mistral-group64-window": ("tiny_mistral", "group64", {"sliding_window": 40}),
     "mistral-tensor": ("tiny_mistral", "tensor", {"head_dim": 64}),
     "qwen2-group128": ("tiny_qwen2", "group128", {}),
     "qwen3-group64": ("tiny_qwen3", "group64", {}),
@@ -76,7 +80,8 @@ def checkpoint(request, tmp_path_factory) -> Callable[[str], Path]:
         config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
         bitnet_arch.convert(model, config, torch.randint(3, 512, (8, 64), generator=generator))
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        backend = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
+        vocab = {token: index for index, token in enumerate([*alphabet, "ab"])}
+        backend = Tokenizer(models.BPE(vocab, [("a", "b")]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
@@ -193,7 +198,7 @@ def check_attention(found: DecoderConfig, expected: DecoderConfig) -> None:
 
 
 def test_configuration_is_the_same_in_all_formats(exported):
-    for name in ("llama-group64", "qwen3-group64", "llama-tensor"):
+    for name in ("llama-group64", "qwen3-group64", "llama-tensor", "mistral-group64-window"):
         expected = open_model(exported(name, "checkpoint"), quantize_master).config
         for kind in ("q4_0", "bitlinear"):
             found = open_model(exported(name, kind), quantize_master).config
@@ -235,7 +240,7 @@ def rewrite(
     reader, old = open_gguf(source), gguf.GGUFReader(source)
     name = arch or reader.keys["general.architecture"]
     writer = gguf.GGUFWriter(path, name)
-    changed = dict(keys or {})
+    changed: dict[str, Any] = {SEAL_KEY: None} | (keys or {})  # somebody else's file
     for key, field in old.fields.items():
         if key.startswith(("GGUF.", "tokenizer", "general.architecture")) or key in changed:
             continue
@@ -273,6 +278,12 @@ KEY_REFUSALS = {
     "partial rotation": ({"llama.rope.dimension_count": 32}, "rope.dimension_count is 32; only 64"),
     "long rope": ({"llama.rope.scaling.type": "longrope"}, "'longrope' is not supported"),
     "logit scale": ({"llama.embedding_scale": 0.5}, "llama.embedding_scale = 0.5 is not understood"),
+    "eps": ({"llama.attention.layer_norm_rms_epsilon": 1e9}, "rms_norm_eps is 1000000000.0"),
+    "kind of a number": ({"llama.rope.freq_base": 10000}, "rope.freq_base is 10000, not a positive number"),
+    "yarn of no factor": (
+        {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": "two"},
+        "scaling.factor is 'two'",
+    ),
     "vocabulary": ({"llama.vocab_size": 999}, "vocab_size is 999; only 512"),
     "value heads": ({"llama.attention.value_length": 32}, "value_length is 32; only 64"),
     "activation": ({"llama.hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
@@ -292,6 +303,60 @@ def test_gguf_settings_that_are_not_supported(case, exported, tmp_path):
         open_model(path, quantize_master)
 
 
+ROPE_KEYS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
+    "a factor alone": ({"factor": 4.0}, {"rope_type": "linear", "factor": 4.0}, 1.0),
+    "linear": ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}, 1.0),
+    "none": ({"type": "none", "factor": 4.0}, {}, 1.0),
+    "yarn": (
+        {"type": "yarn", "factor": 4.0, "original_context_length": 128},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        0.1 * math.log(4) + 1,
+    ),
+    "yarn of the context": (
+        {"type": "yarn", "factor": 4.0, "attn_factor": 0.5},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+        0.5 * (0.1 * math.log(4) + 1),
+    ),
+    "yarn of both scales": (
+        {"type": "yarn", "factor": 4.0, "yarn_log_multiplier": 0.5},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+        (0.1 * math.log(4) + 1) / (0.05 * math.log(4) + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROPE_KEYS)
+def test_rotary_keys_mean_what_llamacpp_makes_of_them(case, exported, tmp_path):
+    keys, rope, scale = ROPE_KEYS[case]
+    keys = {f"llama.rope.scaling.{key}": value for key, value in keys.items()}
+    keys["llama.rope.scaling.attn_factor"] = keys.get("llama.rope.scaling.attn_factor")
+    path = rewrite(exported("llama-group64-untied", "q4_0"), tmp_path / "m.gguf", keys)
+    for layer in open_model(path).config.attention:
+        expected = scaled_frequencies(64, {"rope_theta": 10000.0} | rope)
+        np.testing.assert_allclose(layer.rope.inverse_frequencies, expected, rtol=1e-6)
+        assert layer.rope.attention_factor == pytest.approx(scale, rel=1e-6)
+
+
+LAYERED = {
+    "window": ({"attention.sliding_window": "8"}, {}, "sliding_window is '8'"),
+    "flags": ({"attention.sliding_window_pattern": [True]}, {}, "not 2 flags, one a layer"),
+    "rotation": ({"attention.rope_pattern": [True] * 3}, {}, "rope_pattern is .*not 2 flags"),
+    "logits": ({"logit_scale": 0.5}, {}, "logit_scale is 0.5"),
+    "residual": ({"residual_scale": 0.5}, {}, "residual_scale = 0.5 is not understood"),
+    "sinks": ({}, {"blk.1.attn_sinks.weight": np.zeros(4, np.float32)}, "sinks that weigh something"),
+    "no sinks": ({}, {"blk.1.attn_sinks.weight": None}, r"blk\.1\.attn_sinks\.weight is missing"),
+}
+
+
+@pytest.mark.parametrize("case", LAYERED)
+def test_settings_of_layers_that_are_not_supported(case, exported, tmp_path):
+    keys, tensors, message = LAYERED[case]
+    keys = {f"granite_swa.{key}": value for key, value in keys.items()}
+    path = rewrite(exported("mistral-group64-window", "q4_0"), tmp_path / "m.gguf", keys, tensors)
+    with pytest.raises(LoadError, match=message):
+        open_model(path)
+
+
 def test_gguf_settings_without_effect_are_accepted(exported, tmp_path):
     keys = {"llama.attention.sliding_window": 512, "llama.expert_count": 0, "llama.rope.scaling.type": "none"}
     open_model(rewrite(exported("llama-group64", "q4_0"), tmp_path / "m.gguf", keys))
@@ -301,7 +366,10 @@ def weights(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-TENSOR_REFUSALS = {
+SCALES: dict[str, np.ndarray | None] = {
+    gguf_scale_name(gguf_name(layer, part)): np.ones(1, np.float32) for layer in (0, 1) for part in MATRICES
+}
+TENSOR_REFUSALS: dict[str, tuple[dict[str, np.ndarray | None], str]] = {
     "dense": ({"blk.1.ffn_up.weight": weights(512, 256)}, r"ffn_up\.weight \(f32\) is not ternary.*convert"),
     "missing": ({"blk.0.attn_q.weight": None}, r"blk\.0\.attn_q\.weight is missing"),
     "superfluous": ({"blk.0.attn_q_norm.weight": weights(64)}, "has no place"),
@@ -309,8 +377,9 @@ TENSOR_REFUSALS = {
     "one bias": ({"blk.0.attn_q.bias": weights(256)}, r"attn_k\.bias and 4 more is missing"),
     "shape": ({"blk.0.attn_norm.weight": weights(255)}, r"has the shape \[255\], expected \[256\]"),
     "nan norm": ({"blk.0.attn_norm.weight": np.full(256, np.nan, np.float32)}, "input_norm of layer 0"),
-    "nan scale": ({"blk.0.attn_q.scale": np.array([np.nan], np.float32)}, "scale of the matrix"),
-    "scale shape": ({"blk.0.attn_q.scale": weights(2)}, r"has the shape \[2\]"),
+    "nan scale": (SCALES | {"blk.0.attn_q.scale": np.array([np.nan], np.float32)}, "scale of the matrix"),
+    "scale shape": (SCALES | {"blk.0.attn_q.scale": weights(2)}, r"has the shape \[2\]"),
+    "scale missing": (SCALES | {"blk.1.ffn_up.scale": None}, r"blk\.1\.ffn_up\.scale is missing"),
     "no embedding": ({"token_embd.weight": None}, "token_embd.weight is missing"),
     "nan embedding": ({"token_embd.weight": np.full((512, 256), np.inf, np.float32)}, "token_embd.weight"),
     "rope": ({"rope_freqs.weight": np.zeros(32, np.float32)}, "32 positive divisors"),
@@ -405,7 +474,7 @@ CONFIG_REFUSALS = {
     "capped logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "layer types": ({"layer_types": ["linear_attention"]}, "'linear_attention'"),
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-    "rope": ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope'"),
+    "rope": ({"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4}}, "'mrope'"),
     "rope parameter": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor is None"),
     "rope kind": ({"rope_parameters": [1]}, "rope_parameters is"),
     "method": (quantized("gptq"), "'gptq' is not supported"),

@@ -347,3 +347,19 @@ def test_a_large_vocabulary_takes_less_than_a_few_milliseconds(scale: float):
             sample(rows, **options)
             times_s.append(time.thread_time() - start)
         assert min(times_s) / len(rows) < 5e-3
+
+
+@pytest.mark.parametrize("spread", [1e-45, 1e-40, 1e-36, 1e-30, 1e30, 3.4e38])
+@pytest.mark.parametrize("options", [{"top_p": 0.5}, {"top_p": 0.5, "top_k": 100}, {"min_p": 0.5}, {}])
+def test_logits_of_any_range_give_tokens_of_the_vocabulary(spread: float, options: dict[str, float]):
+    """Between logits that differ in a denormal lies no bin of a histogram, nor between those at both ends."""
+    row = (random_row(5, scale=1.0).clip(-1, 1) * np.float64(spread)).astype(np.float32)
+    for temperature in (2e-5, 1.0, 100.0):
+        tokens = draws(row, 50, temperature=temperature, **options)
+        assert ((tokens >= 0) & (tokens < len(row))).all()
+
+
+def test_a_vocabulary_of_a_million_equal_logits():
+    """More than 2^19 tokens: sums of masses are no longer exact, a draw still ends inside."""
+    tokens = draws(np.zeros(1_000_001, np.float32), 8)
+    assert ((tokens >= 0) & (tokens < 1_000_001)).all()

@@ -513,4 +513,4 @@ def test_it_starts_from_stage1_only(cli: Any, capsys: pytest.CaptureFixture[str]
     assert cli(STAGE, *GROUP, *options()).code == 1
     message = capsys.readouterr().err
     assert "starts from the result of stage1, and there is none" in message
-    assert "training=stage1_subln experiment=default" in message
+    assert "wf train -s 1 -e default" in message

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
+import os
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +24,15 @@ from wrinklefree.config.ranges import ANY, range_of
 from wrinklefree.config.training import ScheduleConfig
 from wrinklefree.objectives.base import ObjectiveConfig
 
-CHECKED_ELSEWHERE = {(ScheduleConfig, "warmup"), (ScheduleConfig, "decay"), (SourceConfig, "weight")}
-"""By config/lengths.py and data_handler."""
+CHECKED_ELSEWHERE = {(ScheduleConfig, "warmup"), (ScheduleConfig, "decay")}
+"""By config/lengths.py. What a source takes is checked by data_handler."""
 
 
 def _number_fields() -> Iterator[tuple[type, str, type]]:
     for schema in [*schema_classes().values(), ObjectiveConfig]:
         for name, hint in typing.get_type_hints(schema).items():
             kinds = {hint, *typing.get_args(hint)} & {int, float}
-            if kinds and (schema, name) not in CHECKED_ELSEWHERE:
+            if kinds and schema is not SourceConfig and (schema, name) not in CHECKED_ELSEWHERE:
                 yield schema, name, kinds.pop()
 
 
@@ -198,3 +201,56 @@ def test_the_printed_configuration_can_be_read_again(main: Any, capsys: pytest.C
     assert main(["-s", "2", "--cfg", "distributed=ddp"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert json.loads(json.dumps(shown))["distributed"]["kind"] == "ddp"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["-s", "1", "model.scheme=group32"],
+            "unknown weight scheme 'group32'; known: tensor, group64, group128",
+        ),
+        (
+            ["-s", "1", "model.source=path", "model.name=/nowhere"],
+            "model.name=/nowhere: there is no such folder",
+        ),
+        (["-s", "1", "model.source=hub"], "model.source=hub needs a name"),
+        (["-s", "2", "experiment=it's"], "Run wf train -s 1.9 -e 'it'\"'\"'s' first"),
+        (["-s", "2", "training.start_from=/nowhere"], "training.start_from: there is no folder /nowhere"),
+    ],
+)
+def test_a_job_that_cannot_begin_is_not_described(
+    main: Any, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--describe", f"output_dir={tmp_path}"]) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("signal_at", ["omegaconf", "torch"])
+def test_ctrl_c_while_modules_are_imported_is_one_line(signal_at: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_INTERRUPT.format(name=signal_at))
+    done = subprocess.run(
+        [sys.executable, "-m", "wrinklefree.train", "-s", "1", f"output_dir={tmp_path / 'out'}"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert "stopped; the same command goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+_INTERRUPT = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{name}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+"""

@@ -68,6 +68,8 @@ def test_counts_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--output", str(tmp_path / "chat.jsonl"), "--source", "path", "--name", str(tmp_path / "no")]
-    assert self_chat.main(arguments) == 1
+    with pytest.raises(SystemExit) as ended:
+        self_chat.main(arguments)
+    assert ended.value.code == 1
     assert "no is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "chat.jsonl").exists()

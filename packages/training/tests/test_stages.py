@@ -63,7 +63,7 @@ def test_missing_previous_stage_says_what_was_looked_for(
     message = capsys.readouterr().err
     assert f"{cli.output_dir}/lonely/stage1_9/final (no run of stage1_9" in message
     assert f"{cli.output_dir}/lonely/stage1_5/final (no run of stage1_5 " in message
-    assert "training=stage1_9_layerwise experiment=lonely" in message
+    assert "wf train -s 1.9 -e lonely" in message
 
 
 def test_unfinished_previous_stage_is_described(

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitnet_arch.disk_format import from_disk, to_disk
 from bitnet_arch.errors import CheckpointError
 from bitnet_arch.generation import take_generation_config, write_generation_config
-from bitnet_arch.model_tokenizer import load_tokenizer
+from bitnet_arch.model_tokenizer import tokenizer_of_model
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.source_settings import check_dense
 from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_different_head
@@ -32,6 +33,8 @@ from wf_formats.atomic import atomic_folder
 from wf_formats.families import FAMILIES
 from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
 from wf_formats.json_file import read_json
+from wf_formats.system_errors import system_errors
+from wf_formats.targets import checkpoint_kind
 
 FORMAT = 1
 
@@ -52,7 +55,7 @@ def save_checkpoint(
     meta: Mapping[str, Any],
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes a checkpoint folder atomically, replacing an earlier one of that name.
+    """Writes a checkpoint folder atomically, replacing an earlier one of that name and nothing else.
 
     Args:
         model: converted or dense causal LM.
@@ -61,8 +64,12 @@ def save_checkpoint(
         meta: JSON-serialisable values for wrinklefree.json ("stage", "step", ...); "format" and
             "conversion" are filled in here.
         max_shard_size: size of a safetensors file at which a new one begins.
+
+    Raises:
+        RequestError: something else than a checkpoint is there.
+        OSError: it cannot be written; nothing is left behind.
     """
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, checkpoint_kind()) as temporary:
         write_checkpoint(model, tokenizer, temporary, meta, max_shard_size)
 
 
@@ -93,6 +100,7 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
         CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit
             or are not finite, a tokenizer of another vocabulary, a quantizer that is not installed.
         SourceError: weights that another method has quantized.
+        TokenizerError: a tokenizer file is missing or damaged, or asks for absurd amounts.
     """
     folder = Path(folder)
     settings = read_settings(folder)
@@ -108,7 +116,7 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     config, state = from_disk(config, state, conversion)
     model = _build(config, state, dtype, folder)
     take_generation_config(model, folder)
-    return Checkpoint(model, load_tokenizer(folder, model.config.vocab_size), meta)
+    return Checkpoint(model, tokenizer_of_model(folder, model.config.vocab_size), meta)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -164,7 +172,8 @@ def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> 
     split = split_torch_state_dict_into_shards(state, max_shard_size=max_shard_size)
     for file_name, names in split.filename_to_tensors.items():
         tensors = {name: state[name].contiguous() for name in names}
-        save_file(tensors, folder / file_name, metadata={"format": "pt"})
+        with system_errors(folder / file_name, SafetensorError):
+            save_file(tensors, folder / file_name, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bitnet_arch.families import BLOCK_LINEARS, SUB_NORM_SITES, blocks, check_supported
+from bitnet_arch.families import SUB_NORM_SITES, block_linears, blocks, check_sub_norm, check_supported
 from bitnet_arch.hf import WrinkleFreeConfig
 from bitnet_arch.install import install_bit_linears
 from bitnet_arch.linear import BitLinear
@@ -65,7 +65,7 @@ def convert(
         naive: SubLN that is not fitted (gain 1, no floor), for comparison only.
         on_site: called with the name of each linear whose SubLN is fitted (progress).
     Raises:
-        UnsupportedModelError: unknown architecture; the message lists the known ones.
+        UnsupportedModelError: unknown architecture, or one without a place for SubLN.
         ValueError: already converted, no text to fit SubLN on, or rows that the quantizer does not fit.
     """
     check_supported(model.config)
@@ -73,6 +73,7 @@ def convert(
     eps = float(model.config.rms_norm_eps)  # type: ignore[union-attr, arg-type]
     sites: dict[str, SiteFit] = {}
     if config.has_sub_norm:
+        check_sub_norm(model.config)
         sites = _sub_norm_sites(model, config, fit_ids, naive, eps, on_site)
     sub_norms = {
         name: make_sub_norm(site, eps, model.get_submodule(name).weight)  # type: ignore[arg-type]
@@ -90,7 +91,7 @@ def convert(
 def check_shapes(model: nn.Module, quantizer: Quantizer) -> None:
     """Raises ValueError for a linear that is converted already, or whose rows the quantizer does not fit."""
     for block_name, block in blocks(model):
-        for name in BLOCK_LINEARS:
+        for name in block_linears(model):
             linear = block.get_submodule(name)
             if isinstance(linear, BitLinear):
                 raise ValueError(f"{block_name}.{name} is a BitLinear already: convert the dense model")

@@ -17,7 +17,9 @@ __all__ = [
     "SUB_NORM_SITES",
     "SubNormSite",
     "UnsupportedModelError",
+    "block_linears",
     "blocks",
+    "check_sub_norm",
     "check_supported",
     "supported_families",
 ]
@@ -48,6 +50,21 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if activation not in CONVERTIBLE_ACTIVATIONS:
         known = ", ".join(CONVERTIBLE_ACTIVATIONS)
         raise UnsupportedModelError(f"activation {activation!r} cannot be converted; known: {known}")
+
+
+def block_linears(model: nn.Module) -> tuple[str, ...]:
+    """Names of the linears of a decoder block, inside the block."""
+    return family_of(model.config.model_type).linears  # type: ignore[union-attr]
+
+
+def check_sub_norm(config: Any) -> None:
+    """Raises UnsupportedModelError for a config whose model has no place for SubLN."""
+    if fused := family_of(config.model_type).fused:
+        raise UnsupportedModelError(
+            f"SubLN cannot be put into {config.model_type!r} models, whose linears {', '.join(fused)} hold "
+            "several matrices: convert with a scheme per group and without SubLN (model.scheme=group64 "
+            "model.sub_norm=false)"
+        )
 
 
 def blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from bitnet_arch.families import BLOCK_LINEARS, blocks
+from bitnet_arch.families import block_linears, blocks
 from bitnet_arch.linear import BitLinear
 from bitnet_arch.quantizers import Quantizer
 from bitnet_arch.subln import SubLN
@@ -15,7 +15,7 @@ from bitnet_arch.subln import SubLN
 def replace_block_linears(model: nn.Module, make: Callable[[str, nn.Linear], nn.Module]) -> None:
     """Replaces each linear of each block by `make(qualified name, linear)`, a wrapper as well as a layer."""
     for block_name, block in blocks(model):
-        for name in BLOCK_LINEARS:
+        for name in block_linears(model):
             linear = block.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             block.set_submodule(name, make(f"{block_name}.{name}", linear))

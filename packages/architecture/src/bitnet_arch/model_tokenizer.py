@@ -9,37 +9,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from bitnet_arch.errors import CheckpointError
+from bitnet_arch.tokenizers import load_tokenizer
 from wf_formats.file_names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
-_VOCABULARY_FILES = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "tekken.json")
-"""One of these must be there: the fast tokenizer, SentencePiece, BPE of GPT-2's kind, Mistral's."""
+_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, "tokenizer.model", "vocab.json")
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> Any:
+def tokenizer_of_model(folder: Path, vocab_size: int) -> Any:
     """The tokenizer of a folder; None for one without any of its files.
 
     Args:
         vocab_size: rows of the embedding matrix.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or there are tokens that the model has no row for.
+        TokenizerError: tokenizer.json is missing or damaged.
+        CheckpointError: there are tokens that the model has no row for.
     """
-    has_vocabulary = any((folder / name).is_file() for name in _VOCABULARY_FILES)
-    if not has_vocabulary and not (folder / TOKENIZER_CONFIG_FILE).is_file():
+    if not any((folder / name).is_file() for name in _FILES):
         return None
-    if not has_vocabulary:
-        raise CheckpointError(
-            f"{folder / TOKENIZER_FILE} is missing, {TOKENIZER_CONFIG_FILE} is there: copy the model's "
-            "tokenizer files into the folder"
-        )
-    try:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise whatever a damaged file makes them
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {reason}") from error
+    tokenizer = load_tokenizer(folder)
     _check_vocabulary(folder, tokenizer, vocab_size)
     return tokenizer
 

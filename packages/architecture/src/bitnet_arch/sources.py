@@ -22,6 +22,7 @@ from bitnet_arch.hub import config_file, snapshot
 from bitnet_arch.source_settings import check_dense
 from wf_formats.file_names import META_FILE
 from wf_formats.packaged import PACKAGE, PACKAGED_MODEL, ModelSource, cache_folder, packaged_gguf
+from wf_formats.tokenizer import TokenizerError
 
 _CACHE_VERSION = 2
 """Part of the cache folder's name: raise it when the dequantized folder's contents change."""
@@ -50,7 +51,7 @@ class DenseSource:
             checkpoint = load_checkpoint(self._folder(), dtype)
         except SourceError:
             raise
-        except CheckpointError as error:
+        except (CheckpointError, TokenizerError) as error:
             raise SourceError(str(error)) from error
         return checkpoint.model, checkpoint.tokenizer
 

@@ -50,7 +50,7 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     for name in files.shapes:
         _check_dtype(folder, name, files.dtype(name))
     state: dict[str, Tensor] = {}
-    for path in files.paths:
+    for path in sorted(set(files.paths.values())):
         state |= load_file(path)
     for name, tensor in state.items():
         _check_finite(folder, name, tensor)

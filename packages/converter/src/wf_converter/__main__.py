@@ -1,13 +1,12 @@
-"""`python -m wf_converter export ARGS` and `python -m wf_converter verify ARGS`."""
+"""`python -m wf_converter export ARGS`, `... verify ARGS` and `... inspect ARGS`."""
 
 from __future__ import annotations
 
-import os
 import sys
 
-from wf_converter.export import main, verify_main
+from wf_converter import export, inspect, prove
 
-COMMANDS = {"export": main, "verify": verify_main}
+COMMANDS = {"export": export.main, "verify": prove.main, "inspect": inspect.main}
 
 
 def run() -> None:
@@ -15,7 +14,6 @@ def run() -> None:
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
         sys.exit(f"error: {name!r} is not a command; give {' or '.join(COMMANDS)}, and --help after it")
-    os.environ.setdefault("WF_PROG", f"python -m wf_converter {name}")
     COMMANDS[name]()
 
 

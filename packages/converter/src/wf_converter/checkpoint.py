@@ -16,19 +16,34 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 import bitnet_arch
 from wf_converter.errors import ExportError
-from wf_formats.families.block import BLOCK_LINEARS
+from wf_formats.families import FAMILIES, family_of
+from wf_formats.families.block import HF_STEMS
 from wf_formats.families.layers import rope_parameters
-from wf_formats.file_names import CONFIG_FILE
+from wf_formats.file_names import CONFIG_FILE, META_FILE
+from wf_formats.json_file import read_json
 from wf_formats.matrix import NumpyMatrix
 from wf_formats.packaged import PACKAGED_MODEL
+from wf_formats.safetensors_file import open_folder
 from wf_formats.schemes import GROUP_SIZES
 
 PACKAGED_LICENSE = "apache-2.0"
-TERNARY_SUFFIXES = tuple(f"{linear}.weight" for linear in BLOCK_LINEARS)
+TERNARY_SUFFIXES = tuple(
+    dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
+)
+CONFIG_ERRORS = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    ArithmeticError,
+)
+"""What transformers raises for a config.json whose values are of a wrong kind."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,10 @@ class ConvertedCheckpoint:
     def head_dim(self) -> int:
         heads = self.config["num_attention_heads"]
         return int(self.config.get("head_dim") or self.config["hidden_size"] // heads)
+
+    @property
+    def num_kv_heads(self) -> int:
+        return int(self.config.get("num_key_value_heads") or self.config["num_attention_heads"])
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -120,6 +139,26 @@ class ConvertedCheckpoint:
         """The tensor as fp32."""
         return self.torch_tensor(name).numpy()
 
+    def parts(self, name: str) -> dict[str, slice]:
+        """The matrices in a linear of a block, by the names that they have where each stands alone.
+
+        Args:
+            name: Hugging Face name of a ternary tensor.
+
+        Returns:
+            name -> its rows.
+        """
+        *block, stem = name.removesuffix(".weight").split(".", 3)
+        parts, start, found = family_of(self.model_type).held[stem], 0, dict[str, slice]()
+        if len(parts) == 1:
+            return {name: slice(None)}
+        heads = {"q": self.config["num_attention_heads"], "k": self.num_kv_heads, "v": self.num_kv_heads}
+        for part in parts:
+            rows = heads[part] * self.head_dim if part in heads else self.config["intermediate_size"]
+            found[".".join([*block, HF_STEMS[part], "weight"])] = slice(start, start + rows)
+            start += rows
+        return found
+
     def ternary(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
         return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
@@ -129,26 +168,43 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """Opens a checkpoint folder.
 
     Raises:
-        ExportError: no config, no weights, or the model was never converted to ternary weights.
-        ValueError: a scheme that no installed package knows.
+        ExportError: no config, no weights, the model was never converted to ternary weights, or a scheme
+            that no installed package knows.
+        LoadError: a file is damaged, or missing beside its index.
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise ExportError(f"{folder} is not a checkpoint folder: config.json is missing")
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    config = _config(folder)
     try:
         meta = bitnet_arch.read_meta(folder)
     except bitnet_arch.CheckpointError as error:
         raise ExportError(str(error)) from error
     conversion = meta.get("conversion")
+    if meta.get("export"):
+        raise ExportError(f"{folder} is an export already; give the checkpoint that it was made from")
     if not conversion:
         raise ExportError(
             f"{folder} holds a dense model (wrinklefree.json has no 'conversion'): there are no ternary "
             "weights to export; convert it first (training stage1_subln)"
         )
+    if not isinstance(conversion, dict) or not isinstance(conversion.get("scheme"), str):
+        raise ExportError(f"{folder / META_FILE} is damaged: conversion is {conversion!r:.80}")
     quantizer = _ternary_quantizer(conversion["scheme"])
-    sub_norm = bool(conversion["sub_norm"])
-    return ConvertedCheckpoint(folder, config, meta, quantizer, sub_norm, _tensor_files(folder))
+    sub_norm = bool(conversion.get("sub_norm"))
+    return ConvertedCheckpoint(folder, config, meta, quantizer, sub_norm, open_folder(folder).paths)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Contents of config.json with transformers' defaults filled in."""
+    read_json(folder / CONFIG_FILE)
+    try:
+        config: dict[str, Any] = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        ).to_dict()
+    except CONFIG_ERRORS as error:
+        raise ExportError(f"{folder / CONFIG_FILE}: {' '.join(str(error).split())}") from error
+    return config
 
 
 def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:
@@ -162,15 +218,3 @@ def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:
             f"of scheme {', '.join(GROUP_SIZES)}"
         )
     return quantizer
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    paths = sorted(folder.glob("*.safetensors"))
-    paths = [path for path in paths if path.name.startswith("model")]
-    if not paths:
-        raise ExportError(f"{folder} has no model*.safetensors")
-    files: dict[str, Path] = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            files |= dict.fromkeys(file.keys(), path)
-    return files

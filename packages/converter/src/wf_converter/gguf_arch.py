@@ -26,19 +26,21 @@ from wf_converter.gguf_layers import write_layers
 from wf_formats.errors import LoadError
 from wf_formats.families import GgufArch
 from wf_formats.families.block import HF_STEMS
+from wf_formats.families.layers import context_tokens
 from wf_formats.families.support import gguf_arch
+from wf_formats.rope import rotated_elements
 
 
 def write_hyperparameters(writer: GGUFWriter, checkpoint: ConvertedCheckpoint, arch: GgufArch) -> None:
     """Adds the keys of the architecture."""
     config = checkpoint.config
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_context_length(context_tokens(config))
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(_kv_heads(checkpoint))
+    writer.add_head_count_kv(checkpoint.num_kv_heads)
     writer.add_key_length(checkpoint.head_dim)
     writer.add_value_length(checkpoint.head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
@@ -56,26 +58,25 @@ def permute_rows(arch: GgufArch, name: str, array: np.ndarray, checkpoint: Conve
     if not arch.rotates_pairs:
         return array
     stem = name.rsplit(".", 1)[0]
+    rotated = rotated_elements(checkpoint.head_dim, checkpoint.rope)
     if stem.endswith(HF_STEMS["q"]):
-        return permute_rope(array, checkpoint.config["num_attention_heads"])
+        return permute_rope(array, checkpoint.config["num_attention_heads"], rotated)
     if stem.endswith(HF_STEMS["k"]):
-        return permute_rope(array, _kv_heads(checkpoint))
+        return permute_rope(array, checkpoint.num_kv_heads, rotated)
     return array
 
 
-def _kv_heads(checkpoint: ConvertedCheckpoint) -> int:
-    return int(checkpoint.config.get("num_key_value_heads") or checkpoint.config["num_attention_heads"])
+def permute_rope(array: np.ndarray, num_heads: int, num_rotated: int) -> np.ndarray:
+    """Halves to neighbouring pairs: row i of a head's first half beside row i of its second, of rotated rows.
 
-
-def permute_rope(array: np.ndarray, num_heads: int) -> np.ndarray:
-    """Halves to neighbouring pairs: row i of a head's first half beside row i of its second.
-
-    A 0-dimensional array (a tensor scale) has no rows and stays.
+    Rows behind the rotated ones stay. A 0-dimensional array (a tensor scale) has no rows and stays.
     """
     if array.ndim == 0:
         return array
-    halves = array.reshape(num_heads, 2, -1, *array.shape[1:])
-    return halves.swapaxes(1, 2).reshape(array.shape)
+    heads = array.reshape(num_heads, -1, *array.shape[1:]).copy()
+    halves = heads[:, :num_rotated].reshape(num_heads, 2, -1, *array.shape[1:])
+    heads[:, :num_rotated] = halves.swapaxes(1, 2).reshape(heads[:, :num_rotated].shape)
+    return heads.reshape(array.shape)
 
 
 def gguf_architecture(checkpoint: ConvertedCheckpoint) -> GgufArch:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from gguf import GGUFWriter
@@ -20,9 +20,17 @@ from wf_formats.atomic import atomic_file
 from wf_formats.families import GgufArch
 from wf_formats.families.block import HF_HEAD
 from wf_formats.gguf.codecs import EXPORT_TYPES
+from wf_formats.models.gguf_seal import SEAL_KEY, structure_digest
 from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
 
 QUANTIZATION_VERSION = 2
+
+
+class _Written(np.ndarray):
+    """gguf-py writes by `tofile`, and numpy's own tells of a full disk without saying so (no errno)."""
+
+    def tofile(self, file: Any, sep: str = "", format: str = "%s") -> None:
+        file.write(self.data.cast("B"))
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,13 @@ class GgufExport:
             dtype = np.dtype(np.int8)
             kind = cast(GGMLQuantizationType, tensor.type)  # only its number is written
             writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, kind)
+        writer.add_string(SEAL_KEY, self._digest(writer))
         try:
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for tensor in self.tensors:
-                data = np.ascontiguousarray(tensor.produce())
+                data = np.ascontiguousarray(tensor.produce()).view(_Written)
                 assert data.nbytes == tensor.num_bytes, (tensor.name, data.nbytes, tensor.num_bytes)
                 writer.write_tensor_data(data)
                 if on_tensor is not None:
@@ -75,10 +84,16 @@ class GgufExport:
         finally:
             writer.close()
 
+    def _digest(self, writer: GGUFWriter) -> str:
+        (stored,) = writer.kv_data
+        keys = ((name, int(entry.type), entry.value) for name, entry in stored.items())
+        tensors = ((tensor.name, tensor.shape, int(tensor.type)) for tensor in self.tensors)
+        return structure_digest(self.architecture, keys, tensors)
+
     def _add_keys(self, writer: GGUFWriter) -> None:
         checkpoint = self.checkpoint
         writer.add_type("model")
-        writer.add_name(checkpoint.name)
+        writer.add_name(self.tokenizer.model_name(checkpoint.name))
         writer.add_size_label(size_label(checkpoint))
         if self.license:
             writer.add_license(self.license)

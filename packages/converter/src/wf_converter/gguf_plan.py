@@ -139,7 +139,8 @@ def plan_tensors(
         if name == HF_HEAD and checkpoint.is_tied:
             continue
         if checkpoint.is_ternary(name):
-            plans.extend(_plan_ternary(checkpoint, arch, name, wanted))
+            for part, rows in checkpoint.parts(name).items():
+                plans.extend(_plan_ternary(checkpoint, arch, name, part, rows, wanted))
         elif name in (HF_EMBEDDING, HF_HEAD):
             plans.append(_plan_embedding(checkpoint, name, embeddings))
         else:
@@ -196,18 +197,20 @@ def _plan_embedding(checkpoint: ConvertedCheckpoint, name: str, kind: str) -> Te
 
 
 def _plan_ternary(
-    checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str, wanted: str
+    checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str, part: str, part_rows: slice, wanted: str
 ) -> Iterator[TensorPlan]:
-    rows, columns = checkpoint.shape(name)
+    num_rows, columns = checkpoint.shape(name)
+    order = np.arange(num_rows)[part_rows]
+    rows = order.size
     kind, reason = choose_type(name, columns, checkpoint.is_group_scaled, wanted)
-    target, has_scale_tensor = gguf_name(name), _has_scale_tensors(checkpoint, arch)
+    target, has_scale_tensor = gguf_name(part), _has_scale_tensors(checkpoint, arch)
 
     def produce() -> np.ndarray:
-        matrix = checkpoint.ternary(name)
-        codes = permute_rows(arch, name, matrix.codes, checkpoint)
+        matrix = checkpoint.ternary(name).take_rows(order)
+        codes = permute_rows(arch, part, matrix.codes, checkpoint)
         # One scale: unit blocks and an fp32 `.scale` tensor, so that nothing is rounded.
         scales = np.ones((), np.float32) if has_scale_tensor else matrix.scales
-        scales = permute_rows(arch, name, scales, checkpoint)
+        scales = permute_rows(arch, part, scales, checkpoint)
         try:
             return encode(codes, scales, kind)
         except FormatError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,6 +38,8 @@ from wf_formats.file_names import (
     WEIGHTS_FILE,
 )
 from wf_formats.schemes import PACKED_METHOD
+from wf_formats.system_errors import system_errors
+from wf_formats.targets import EXPORT
 
 COPIED = (
     TOKENIZER_FILE,
@@ -72,18 +75,28 @@ class HfExport:
         return sorted(set(self.checkpoint.files) - tied)
 
     def write(self, folder: Path, on_tensor: Callable[[str], None] = lambda name: None) -> None:
-        """Writes the folder atomically; `on_tensor` is called after each tensor (progress)."""
-        with atomic_folder(folder) as temporary:
+        """Writes the folder atomically, replacing an earlier export and nothing else.
+
+        Args:
+            on_tensor: called after each tensor (progress).
+
+        Raises:
+            RequestError: something else is there.
+            OSError: it cannot be written; nothing is left behind.
+        """
+        with atomic_folder(folder, EXPORT) as temporary:
             tensors: dict[str, Tensor] = {}
             for name in self.names:
                 tensors |= self._tensors(name)
                 on_tensor(name)
-            save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+            with system_errors(temporary / WEIGHTS_FILE, SafetensorError):
+                save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
             self._write_json(temporary / CONFIG_FILE, self._config())
-            self._write_json(temporary / META_FILE, self._record())
             for file_name in COPIED:
                 if (self.checkpoint.folder / file_name).is_file():
                     shutil.copyfile(self.checkpoint.folder / file_name, temporary / file_name)
+            files = sorted(path.name for path in temporary.iterdir())
+            self._write_json(temporary / META_FILE, self._record(files))
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         if not self.checkpoint.is_ternary(name):
@@ -97,13 +110,15 @@ class HfExport:
             return bitnet_config(self.checkpoint, self.linear_class, self.dtype)
         return packed_config(self.checkpoint, self.dtype)
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, files: list[str]) -> dict[str, Any]:
+        """Args: files: everything else in the folder, by which an earlier export is recognised."""
         return self.checkpoint.meta | {
             "conversion": None,  # no master weights to convert or train any more
             "export": {
                 "layout": self.layout,
                 "scheme": self.checkpoint.scheme,
                 "source_sha256": self.checkpoint.fingerprint,
+                "files": files,
             },
         }
 

@@ -6,7 +6,6 @@ Reads heads and tables only, no weights and no PyTorch: an answer in a second wh
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wf_converter.command import run
+from wf_formats.errors import LoadError
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
 from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
 from wf_formats.packed_codes import CODES_PER_BYTE
@@ -52,10 +53,10 @@ def inspect_model(path: Path) -> Inspection:
     """Facts of a GGUF file or a Hugging Face folder.
 
     Raises:
-        ValueError: neither, or damaged; the message names the file.
+        UserError: neither, or damaged; the message names the file.
     """
     if not path.exists():
-        raise ValueError(f"there is no file or folder {path}")
+        raise LoadError(f"there is no file or folder {path}")
     found = _folder(path) if path.is_dir() else _gguf(path)
     return Inspection(str(path), *found, _native_engine(path, found[0]))
 
@@ -65,13 +66,14 @@ def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
 
     file = open_gguf(path)
     keys, arch = file.keys, file.keys.get("general.architecture")
+    tokens = keys.get("tokenizer.ggml.tokens")
     facts = {
         "name": keys.get("general.name"),
         "architecture": arch,
         "blocks": keys.get(f"{arch}.block_count"),
         "hidden size": keys.get(f"{arch}.embedding_length"),
         "context tokens": keys.get(f"{arch}.context_length"),
-        "vocabulary": len(keys.get("tokenizer.ggml.tokens", ())),
+        "vocabulary": len(tokens) if isinstance(tokens, list) else None,
         "tokenizer": keys.get("tokenizer.ggml.pre", keys.get("tokenizer.ggml.model")),
         "chat template": "yes" if "tokenizer.chat_template" in keys else "no",
         "scheme": keys.get("wrinklefree.scheme"),
@@ -89,14 +91,14 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
     config, stored = read_json(path / CONFIG_FILE), open_folder(path)
     record_file = path / META_FILE
     record = read_json(record_file) if record_file.is_file() else {}
-    conversion = record.get("conversion") or record.get("export") or {}
+    conversion = _object(record.get("conversion")) or _object(record.get("export"))
     facts = {
         "model type": config.get("model_type"),
         "blocks": config.get("num_hidden_layers"),
         "hidden size": config.get("hidden_size"),
         "context tokens": config.get("max_position_embeddings"),
         "vocabulary": config.get("vocab_size"),
-        "quantization": (config.get("quantization_config") or {}).get("quant_method"),
+        "quantization": _object(config.get("quantization_config")).get("quant_method"),
         "tokenizer": "yes" if (path / TOKENIZER_FILE).is_file() else f"no {TOKENIZER_FILE}",
         "scheme": conversion.get("scheme"),
         "stage": record.get("stage"),
@@ -106,6 +108,11 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         for name, shape in stored.shapes.items()
     ]
     return _folder_kind(record, config), facts, _grouped(rows)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object; empty for anything else, which is refused where it counts."""
+    return value if isinstance(value, dict) else {}
 
 
 def _folder_kind(record: dict[str, Any], config: dict[str, Any]) -> str:
@@ -165,11 +172,7 @@ def inspect(
 
       wf inspect outputs/mine/stage2/final --json
     """
-    try:
-        found = inspect_model(model)
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    found = inspect_model(model)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
@@ -200,14 +203,12 @@ def _show(found: Inspection) -> None:
     total = sum(group.num_bytes for group in found.tensors)
     sizes.add_row("total", "", str(sum(g.num_tensors for g in found.tensors)), "", f"{total / 1e6:.2f}", "")
     for table in (facts, sizes):
-        Console().print(table)
+        Console(markup=False).print(table)
 
 
 def main() -> None:
     """Entry of `python -m wf_converter.inspect`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(inspect)
-    app(prog_name=os.environ.get("WF_PROG", "python -m wf_converter.inspect"))
+    run(inspect, "python -m wf_converter.inspect")
 
 
 if __name__ == "__main__":

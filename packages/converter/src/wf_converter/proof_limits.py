@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from wf_converter.errors import ExportError
+
 MIN_TOKENS, MAX_TOKENS = 64, 4096
 """Fewer prove nothing; all of them go through the model in one forward pass."""
 DEFAULT_TOKENS = 256
@@ -10,3 +14,13 @@ DEFAULT_TOLERANCE = 0.25
 MAX_SCALE_ERROR = 0.005
 MAX_STANDARD_ERROR = 0.0025
 """Of the fitted scale error; with a larger one the text says too little."""
+
+
+def check_request(tokens: int, tolerance: float) -> None:
+    """Raises: ExportError for values that would prove nothing, or are too much for one forward pass."""
+    if tokens < MIN_TOKENS:
+        raise ExportError(f"{tokens} tokens are too few to prove anything; at least {MIN_TOKENS}")
+    if tokens > MAX_TOKENS:
+        raise ExportError(f"{tokens} tokens are too many for one forward pass; at most {MAX_TOKENS}")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ExportError(f"a tolerance of {tolerance} proves nothing; give nats, as {DEFAULT_TOLERANCE}")

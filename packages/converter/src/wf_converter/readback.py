@@ -41,10 +41,17 @@ class GgufWeights:
         self.arch = gguf_architecture(checkpoint)
 
     def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
-        codes = permute_rows(self.arch, name, matrix.codes, self.checkpoint)
-        return QuantizedMatrix(codes, permute_rows(self.arch, name, matrix.scales, self.checkpoint))
+        parts = self.checkpoint.parts(name).items()
+        codes = [permute_rows(self.arch, part, matrix.codes[rows], self.checkpoint) for part, rows in parts]
+        if not matrix.scales.ndim:
+            return QuantizedMatrix(np.concatenate(codes), matrix.scales)
+        scales = [permute_rows(self.arch, part, matrix.scales[rows], self.checkpoint) for part, rows in parts]
+        return QuantizedMatrix(np.concatenate(codes), np.concatenate(scales))
 
     def values(self, name: str) -> np.ndarray:
+        return np.concatenate([self._part(part) for part in self.checkpoint.parts(name)])
+
+    def _part(self, name: str) -> np.ndarray:
         target = gguf_name(name)
         scale_name = gguf_scale_name(target)
         values = self.file.values(target)

@@ -29,28 +29,31 @@ keeps and a structural mistake (rotation, norms, a missing tensor: nats) does no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import bitnet_arch
-from wf_converter.checkpoint import open_checkpoint
+from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.proof_limits import (
     DEFAULT_TOLERANCE,
     MAX_SCALE_ERROR,
     MAX_STANDARD_ERROR,
-    MAX_TOKENS,
-    MIN_TOKENS,
+    check_request,
 )
 from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
-from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD
+from wf_formats.errors import LoadError
+from wf_formats.families import family_of
+from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
 from wf_formats.gguf import GgufError, GgufFile, open_gguf
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
+from wf_formats.models import open_model
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,12 @@ def verify(
         tolerance: mean |difference| of log-probs that passes, in nats.
 
     Raises:
-        ExportError: too few tokens or too many, or the export cannot be read at all.
+        ExportError: too few tokens or too many, the export cannot be read at all, or is not of this
+            checkpoint.
     """
-    if len(ids) < MIN_TOKENS:
-        raise ExportError(f"{len(ids)} tokens are too few to prove anything; at least {MIN_TOKENS}")
-    if len(ids) > MAX_TOKENS:
-        raise ExportError(f"{len(ids)} tokens are too many for one forward pass; at most {MAX_TOKENS}")
+    check_request(len(ids), tolerance)
     checkpoint, export = open_checkpoint(folder), Path(export)
+    check_export(checkpoint, export)
     model = reference_model(folder)
     as_trained = judged = torch_scores(model, ids)
     if export.is_dir():
@@ -132,7 +134,7 @@ def verify(
         scores = torch_scores(load_export(export), ids)
         emulate_llamacpp(model, unrounded_types(model))
     else:
-        file = _opened(export)
+        file = open_gguf(export)
         runtime, weights = "llama.cpp", check_weights(checkpoint, GgufWeights(file, checkpoint))
         scores = llamacpp_scores(export, ids)
         judged = torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
@@ -150,11 +152,26 @@ def verify(
     )
 
 
-def _opened(export: Path) -> GgufFile:
+def check_export(checkpoint: ConvertedCheckpoint, export: Path) -> None:
+    """Raises: ExportError for what is damaged or incomplete, no export, or one of another model."""
+    if not export.exists():
+        raise ExportError(f"there is no file or folder {export}")
     try:
-        return open_gguf(export)
-    except GgufError as error:
-        raise ExportError(str(error)) from error
+        found = open_model(export).config
+    except (LoadError, GgufError) as error:
+        raise ExportError(f"no export that could be proved: {error}") from error
+    for setting, value in (
+        ("hidden_size", found.hidden_size),
+        ("intermediate_size", found.intermediate_size),
+        ("num_hidden_layers", found.num_layers),
+        ("num_attention_heads", found.num_heads),
+        ("vocab_size", found.vocab_size),
+    ):
+        if value != checkpoint.config[setting]:
+            raise ExportError(
+                f"{export} is no export of {checkpoint.folder}: {setting} is {value} there and "
+                f"{checkpoint.config[setting]} in the checkpoint"
+            )
 
 
 def unrounded_types(model: Any) -> Mapping[str, str]:
@@ -164,9 +181,14 @@ def unrounded_types(model: Any) -> Mapping[str, str]:
 
 
 def tensor_types(model: Any, file: GgufFile) -> Mapping[str, str]:
-    """GGUF type of every module that `emulate_llamacpp` replaces."""
+    """GGUF type of every module that `emulate_llamacpp` replaces; parts of one module have the same."""
     names = [name for name, _ in bitnet_arch.bit_linears(model)]
-    types = {name: file.tensors[gguf_name(f"{name}.weight")].type_name for name in names}
+    held = family_of(model.config.model_type).held
+    types = {}
+    for name in names:
+        block, stem = re.fullmatch(r"(model\.layers\.\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
+        target = gguf_name(f"{block}.{HF_STEMS[held[stem][0]]}.weight")
+        types[name] = file.tensors[target].type_name
     embedding = file.tensors[GGUF_EMBEDDING]
     head = file.tensors.get(GGUF_HEAD, embedding)
     return types | {"model.embed_tokens": embedding.type_name, "lm_head": head.type_name}

@@ -92,6 +92,8 @@ class PackedStream:
         if state["carry"] is not None:
             source, self._used_tokens = state["carry"]
             self._open = self.mixture.next_of(source)
+            if self._open is not None and self._used_tokens >= len(self._open.tokens):
+                self._open = None  # in changed data it may be shorter
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         documents = iter(self.mixture)

@@ -68,7 +68,7 @@ class LineReader(Reader):
     def _lines(self) -> Iterator[bytes]:
         try:
             with self._open() as file:
-                file.seek(self._offset_bytes)
+                self._seek(file)
                 for line in file:
                     self._offset_bytes += len(line)
                     self._line += 1
@@ -78,6 +78,12 @@ class LineReader(Reader):
                 f"{self._path}: damaged gzip data after line {self._line} ({error}); "
                 "the file is cut off or broken: fetch or write it again"
             ) from error
+
+    def _seek(self, file: IO[bytes]) -> None:
+        """To the mark; in a file that has changed since, to the beginning of the next line."""
+        if self._offset_bytes:
+            file.seek(self._offset_bytes - 1)
+            self._offset_bytes += len(file.readline()) - 1
 
     def __iter__(self) -> Iterator[bytes]:
         return (line for line in self._lines() if not line.isspace())

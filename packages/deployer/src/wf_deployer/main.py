@@ -12,23 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from wf_deployer.commands import applications, cancel, logs, runs, train
-from wf_deployer.errors import CommandError
+from wf_formats.boundary import boundary
 
 
-class ErrorReportingGroup(TyperGroup):
-    """Ends with `error: ...` and exit code 1 where a command raises CommandError."""
+class FramedGroup(TyperGroup):
+    """What the user of a command can mend is one line; applications tell their own errors."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with boundary():
             return super().invoke(ctx)
-        except CommandError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
     name="wf",
-    cls=ErrorReportingGroup,
+    cls=FramedGroup,
     help="From your own language model to a served and evaluated 1.58-bit one.",
     epilog="Start here: wf quickstart",
     no_args_is_help=True,

@@ -13,6 +13,7 @@ from torch import nn
 
 import bitnet_arch
 from bitnet_arch.scoring import score_tokens
+from bitnet_arch.tokenizers import load_tokenizer
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
 from wf_formats.plugins import PluginError, entries, load
@@ -111,13 +112,13 @@ def _load_checkpoint(path: Path) -> tuple[Any, Any]:
 def _load_hf(path: Path) -> tuple[Any, Any]:
     method = _check_quantization(path)
     try:
+        tokenizer = load_tokenizer(path)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, trust_remote_code=False
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise EvalError(f"transformers could not load {path}: {' '.join(str(error).split())}") from error
-    # Packed BitNet weights are unpacked to the dtype of their scales (bf16 in Microsoft's), whatever was asked.
+    # Packed BitNet weights are unpacked to the dtype of their scales (Microsoft's bf16), whatever was asked.
     return (nn.Module.float(model) if method == "bitnet" else model), tokenizer
 
 

@@ -1,36 +1,57 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, with the permissions that the user's umask gives.
+
+What is there already is replaced only if `wf_formats.targets` takes it for ours.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wf_formats.targets import FolderKind, check_file, check_folder
+
+_FILE_BITS = 0o666
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 @contextmanager
-def atomic_folder(target: Path | str) -> Iterator[Path]:
+def atomic_folder(target: Path | str, kind: FolderKind | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `target`; on success it is synced and renamed to `target`.
 
     An existing folder at `target` is replaced by two renames (the old one is removed last); an
     exception inside leaves it untouched.
+
+    Args:
+        kind: what an existing folder must be; None only where nobody but us puts anything.
+
+    Raises:
+        RequestError: something else is there; nothing is written.
+        OSError: names `target`, not the temporary folder.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        for path in sorted(temporary.rglob("*")):
-            _sync(path)
-        _sync(temporary)
-        _replace_folder(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    target = _absolute(target)
+    _check_folder(target, kind)
+    with _named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(target, "tmp")
+        temporary.mkdir()
+        try:
+            yield temporary
+            _let_umask_decide(temporary)
+            for path in sorted(temporary.rglob("*")):
+                _sync(path)
+            _sync(temporary)
+            _check_folder(target, kind)
+            _replace_folder(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -38,20 +59,27 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
     """Yields an empty temporary file beside `target`; on success it is synced and renamed to `target`.
 
     An exception inside leaves an existing file at `target` untouched, and no temporary file.
+
+    Raises:
+        RequestError: something else than a regular file is there; nothing is written.
+        OSError: names `target`, not the temporary file.
     """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.tmp-", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        _sync(temporary)
-        temporary.replace(target)
-        _sync(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    target = _absolute(target)
+    check_file(target)
+    with _named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(target, "tmp")
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        try:
+            yield temporary
+            temporary.chmod(mode)
+            _sync(temporary)
+            check_file(target)
+            temporary.replace(target)
+            _sync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(target: Path | str, data: bytes) -> None:
@@ -70,10 +98,47 @@ def atomic_write_json(target: Path | str, value: Any) -> None:
     atomic_write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def _absolute(target: Path | str) -> Path:
+    """With a name of its own (`.` has none); a link at the end stays one."""
+    return Path(os.path.abspath(target))
+
+
+def _beside(target: Path, purpose: str) -> Path:
+    return target.with_name(f".{target.name}.{purpose}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Errors about the temporary name, and those of writing (which have no name), are about the target."""
+    try:
+        yield
+    except OSError as error:
+        hidden = str(target.with_name(f".{target.name}."))
+        has_no_name = error.filename is None and error.errno in _OF_WRITING
+        if has_no_name or str(error.filename).startswith(hidden):
+            error.filename, error.filename2 = str(target), None
+        raise
+
+
+def _check_folder(target: Path, kind: FolderKind | None) -> None:
+    if kind is not None:
+        check_folder(target, kind)
+    elif target.is_symlink() or not target.is_dir():
+        check_folder(target, FolderKind("a folder", lambda _: ()))
+
+
+def _let_umask_decide(folder: Path) -> None:
+    """Some libraries write files for their owner only; the folder's own bits are what the umask leaves."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & _FILE_BITS)
+
+
 def _replace_folder(source: Path, target: Path) -> None:
     old = None
     if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+        old = _beside(target, "old")
+        old.mkdir()
         os.replace(target, old / target.name)
     os.replace(source, target)
     _sync(target.parent)

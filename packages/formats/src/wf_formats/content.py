@@ -3,7 +3,7 @@
 A file up to `WHOLE_BYTES` counts whole. Of a larger one its size, its beginning (where safetensors and GGUF
 have their index), its end and blocks evenly between count: other weights differ everywhere and any line put
 in or taken out changes the size, while a few bytes changed in place may be missed (what vouches for each
-byte is a manifest). So copying a file or touching it changes nothing. Cost: at most 0.1 s a file.
+byte is a manifest). So copying a file or touching it changes nothing. Cost: 16 MB read of a file, at most.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-WHOLE_BYTES = 64 << 20
+WHOLE_BYTES = 16 << 20
 _EDGE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
 _NUM_BLOCKS = 128
@@ -32,7 +32,7 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Of the files that make a model: weights, indexes, configuration, tokenizer; by name, at the top only."""
+    """Of the files that make a model (weights, configuration, tokenizer), with their names."""
     files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
     return joined(f"{path.name} {file_digest(path)}" for path in files if path.suffix in _MODEL_SUFFIXES)
 

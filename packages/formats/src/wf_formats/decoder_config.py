@@ -22,6 +22,10 @@ class LayerAttention:
     """Tokens that a token sees, itself included; None: all before it."""
 
 
+MIN_EPS, MAX_EPS = 1e-12, 1e-2
+"""Of norms; models have 1e-8 to 1e-3."""
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """Shape and constants of a decoder-only model of the Llama kind.
@@ -55,8 +59,8 @@ class DecoderConfig:
             raise ValueError(f"{self.num_heads} heads do not divide among {self.num_kv_heads} kv heads")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd, rotary positions need pairs")
-        if not (math.isfinite(self.rms_norm_eps) and self.rms_norm_eps > 0):
-            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not a positive number")
+        if not MIN_EPS <= self.rms_norm_eps <= MAX_EPS:
+            raise ValueError(f"rms_norm_eps is {self.rms_norm_eps}, not between {MIN_EPS} and {MAX_EPS}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
         if len(self.attention) != self.num_layers:

@@ -11,3 +11,19 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 META_FILE = "wrinklefree.json"
 """Where the weights come from: format, stage, conversion or export."""
+MODEL_FILES = (
+    CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    "model*.safetensors",
+    WEIGHTS_INDEX_FILE,
+    "tokenizer*.json",
+    "tokenizer.model",
+    SPECIAL_TOKENS_FILE,
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    CHAT_TEMPLATE_FILE,
+    META_FILE,
+)
+"""Patterns of everything that a model folder of ours can hold."""

@@ -9,6 +9,9 @@
     yarn      as llama3 in frequency index instead of wavelength, between beta_slow and beta_fast turns of
               the original context; cosine and sine are multiplied by attention_factor, by default
               0.1 ln(factor) + 1 (Peng et al. 2023, arXiv 2309.00071)
+    longrope  f_i / short_factor_i up to the original context (beyond it long_factor_i, and the context ends
+              there); cosine and sine are multiplied by sqrt(1 + ln(factor) / ln(original context)) (Ding et
+              al. 2024, arXiv 2402.13753)
     rope_freqs.weight of a GGUF file divides f_i
 
 Half-split convention: frequency i turns elements i and i + dim / 2 of a head's first `dim` elements; with
@@ -33,6 +36,8 @@ MAX_HEAD_DIM = 1 << 14
 """Far beyond any model; bounds what a damaged file can make us allocate."""
 DEFAULT_BETA_FAST, DEFAULT_BETA_SLOW = 32.0, 1.0
 """YaRN's, where a model names none; llama.cpp knows no others."""
+NO_TURN = 1e30
+"""Divides the frequency of elements that do not turn: the angle is lost in rounding at any position."""
 _PLAIN = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 _YARN = {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"}
 _YARN |= {"mscale", "mscale_all_dim", "truncate", "finetuned"}
@@ -42,6 +47,8 @@ _KNOWN: dict[str, frozenset[str]] = {
     "dynamic": _PLAIN | {"factor", "original_max_position_embeddings"},
     "llama3": _PLAIN | {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
     "yarn": _PLAIN | _YARN,
+    "longrope": _PLAIN
+    | {"short_factor", "long_factor", "factor", "original_max_position_embeddings", "attention_factor"},
 }
 
 
@@ -107,6 +114,8 @@ def scaled_frequencies(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
         return plain / np.float32(_positive(rope, "factor"))
     if kind == "yarn":
         return _yarn(plain, rope)
+    if kind == "longrope":
+        return _longrope(plain, rope)
     return _llama3(plain, rope) if kind == "llama3" else plain
 
 
@@ -121,22 +130,29 @@ def rope_of(head_dim: int, rope: Mapping[str, Any]) -> Rope:
 
 
 def frequency_divisors(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
-    """fp32 [rotated elements / 2]: what a scaling divides each plain frequency by (`rope_freqs.weight`).
+    """fp32 [head_dim / 2]: what divides each plain frequency of a whole head (`rope_freqs.weight`).
+
+    Elements that do not turn are divided by NO_TURN.
 
     Raises:
         LoadError: as `scaled_frequencies`.
     """
-    plain = inverse_frequencies(rotated_elements(head_dim, rope), rope["rope_theta"]).astype(np.float64)
-    return (plain / scaled_frequencies(head_dim, rope)).astype(np.float32)
+    plain = inverse_frequencies(head_dim, rope["rope_theta"]).astype(np.float64)
+    scaled = scaled_frequencies(head_dim, rope)
+    divisors = np.full(plain.size, NO_TURN)
+    divisors[: scaled.size] = plain[: scaled.size] / scaled
+    return divisors.astype(np.float32)
 
 
 def attention_factor(rope: Mapping[str, Any]) -> float:
     """What a scaling multiplies cosine and sine by."""
-    if rope_kind(rope) != "yarn":
+    if (kind := rope_kind(rope)) not in ("yarn", "longrope"):
         return 1.0
     if rope.get("attention_factor") is not None:
         return _positive(rope, "attention_factor")
     factor = _positive(rope, "factor")
+    if kind == "longrope":
+        return _longrope_scale(factor, _positive(rope, "original_max_position_embeddings"))
     if rope.get("mscale") and rope.get("mscale_all_dim"):
         own, of_all = _positive(rope, "mscale"), _positive(rope, "mscale_all_dim")
         return magnitude_scale(factor, own) / magnitude_scale(factor, of_all)
@@ -173,6 +189,23 @@ def _yarn(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
     kept = 1 - np.clip(ramp, 0, 1)
     stretched = np.float32(1) / (np.float32(factor) * (np.float32(1) / plain))
     return (stretched * (1 - kept) + plain * kept).astype(np.float32)
+
+
+def _longrope(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
+    factors = rope.get("short_factor")
+    if not isinstance(factors, list) or len(factors) != plain.size:
+        raise LoadError(f"rope short_factor is {factors!r:.60}, not {plain.size} numbers")
+    if not all(type(factor) in (int, float) and 0 < factor < math.inf for factor in factors):
+        raise LoadError(f"rope short_factor has an entry that is not a positive number: {factors!r:.60}")
+    return np.float32(1) / (np.asarray(factors, np.float32) * (np.float32(1) / plain))
+
+
+def _longrope_scale(factor: float, context: float) -> float:
+    if factor <= 1:
+        return 1.0
+    if context <= 1:
+        raise LoadError(f"rope original_max_position_embeddings is {context}, too short to be scaled")
+    return math.sqrt(1 + math.log(factor) / math.log(context))
 
 
 def _interpolated_range(num_frequencies: int, rope: Mapping[str, Any]) -> tuple[float, float]:

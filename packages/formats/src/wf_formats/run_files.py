@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+from wf_formats.errors import LoadError
+from wf_formats.file_names import META_FILE
+
+FINAL = "final"
+"""Folder of a run's result."""
+METRICS_FILE = "metrics.csv"
+STEP = "step"
+"""The column that every row has."""
 
 
 def last_lines(path: Path, count: int, window_bytes: int = 65536) -> list[str]:
@@ -20,24 +30,66 @@ def last_lines(path: Path, count: int, window_bytes: int = 65536) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-count:]
 
 
+def is_complete(run_folder: Path) -> bool:
+    """Whether a run has its result: `final` is renamed into place when everything in it is written."""
+    return (run_folder / FINAL / META_FILE).is_file()
+
+
 def read_metrics(run_folder: Path) -> list[dict[str, float]]:
     """Rows of a run's metrics.csv that have a step; empty cells are left out. No file: no rows.
 
-    A last line that is still being written is skipped.
+    A last line that is still being written counts as far as it goes.
+
+    Raises:
+        LoadError: the file was changed by something else than the run; names the line.
     """
-    path = run_folder / "metrics.csv"
+    path = run_folder / METRICS_FILE
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [_numbers(raw) for raw in csv.DictReader(file)]
-    return [row for row in rows if "step" in row]
+    try:
+        text = path.read_bytes().decode()
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LoadError(f"{path} is damaged: {error}") from error
+    if not lines:
+        return []
+    columns = lines[0]
+    if STEP not in columns and text.endswith("\n"):
+        raise LoadError(f"{path} is damaged: its first line {','.join(columns)!r:.60} names no step")
+    rows = [_row(path, columns, cells, number) for number, cells in enumerate(lines[1:-1], 2)]
+    if len(lines) > 1:
+        rows.append(_last_row(path, columns, lines[-1], len(lines), is_whole=text.endswith("\n")))
+    _check_order(path, rows)
+    return [row for row in rows if STEP in row]
 
 
-def _numbers(raw: dict[str, Any]) -> dict[str, float]:
-    row = {}
-    for key, value in raw.items():
-        try:
-            row[key] = float(value)
-        except (TypeError, ValueError):  # an empty cell, or a line cut short
-            continue
-    return row
+def _row(path: Path, columns: list[str], cells: list[str], number: int) -> dict[str, float]:
+    if len(cells) != len(columns):
+        raise LoadError(f"{path} is damaged: line {number} has {len(cells)} cells, not {len(columns)}")
+    try:
+        return {key: float(cell) for key, cell in zip(columns, cells, strict=True) if cell}
+    except ValueError as error:
+        raise LoadError(f"{path} is damaged: line {number}: {error}") from error
+
+
+def _last_row(
+    path: Path, columns: list[str], cells: list[str], number: int, is_whole: bool
+) -> dict[str, float]:
+    if is_whole:
+        return _row(path, columns, cells, number)
+    return _row(path, columns[: len(cells)], [cell if _is_number(cell) else "" for cell in cells], number)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_order(path: Path, rows: list[dict[str, float]]) -> None:
+    steps = [row[STEP] for row in rows[:-1] if STEP in row]
+    for before, after in pairwise(steps):
+        if not before < after:
+            raise LoadError(f"{path} is damaged: step {after:g} comes after step {before:g}")

@@ -160,9 +160,9 @@ class SafetensorsFolder:
         return {name: file.tensors[name].shape for name, file in self._files.items()}
 
     @property
-    def paths(self) -> list[Path]:
-        """The files, each once, in a fixed order."""
-        return sorted({file.path for file in self._files.values()})
+    def paths(self) -> dict[str, Path]:
+        """Tensor name -> the file that it is in."""
+        return {name: file.path for name, file in self._files.items()}
 
     def dtype(self, name: str) -> str:
         return self._files[name].tensors[name].dtype

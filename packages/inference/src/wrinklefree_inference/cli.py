@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import typer
+from typing import Any
 
+import typer
+from typer.core import TyperGroup
+
+from wf_formats.boundary import boundary
 from wrinklefree_inference.commands import bench, chat, serve
 
+
+class Application(TyperGroup):
+    """Its commands raise what the user can mend; the frame around them says it in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with boundary():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=Application,
     name="wrinklefree_inference",
     help="Chat with a model, or serve it to OpenAI clients.",
     no_args_is_help=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.options import ListenOptions
 
 _MIN_CHARS = 4
@@ -19,18 +20,25 @@ def read_keys(given: Sequence[str] = (), path: Path | None = None) -> list[str]:
     """Keys from options and from a file with one a line (empty lines and `#` lines are skipped), each once.
 
     Raises:
-        ValueError: A key that no header can carry, a short one, or a file without keys.
+        RequestError: A key that no header can carry, a short one, or a file without keys.
     """
     keys = list(given)
     if path is not None:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in _text_of(path).splitlines()]
         from_file = [line for line in lines if line and not line.startswith("#")]
         if not from_file:
-            raise ValueError(f"{path} has no keys: write one a line")
+            raise RequestError(f"{path} has no keys: write one a line")
         keys += from_file
     for position, key in enumerate(keys):
         if len(key) < _MIN_CHARS or not key.isascii() or not key.isprintable() or " " in key:
-            raise ValueError(  # without the key itself: it would end in a log
+            raise RequestError(  # without the key itself: it would end in a log
                 f"API key {position} must have {_MIN_CHARS} or more printable ASCII characters, no spaces"
             )
     return list(dict.fromkeys(keys))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text: write one key a line") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 from wf_formats.environment import num_cores
+from wf_formats.errors import RequestError
 from wrinklefree_inference.addresses import is_loopback
 from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
@@ -118,7 +119,9 @@ class CacheOptions:
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.gb is not None:
-            raise ValueError(f"give --kv-cache-tokens ({self.tokens}) or --kv-cache-gb ({self.gb}), not both")
+            raise RequestError(
+                f"give --kv-cache-tokens ({self.tokens}) or --kv-cache-gb ({self.gb}), not both"
+            )
 
     def num_pages(self, context_tokens: int, token_bytes: int) -> int:
         """Pages of the cache.
@@ -130,11 +133,11 @@ class CacheOptions:
         Raises:
             ValueError: The cache holds no page.
         """
-        tokens = self.contexts * context_tokens if self.tokens is None else self.tokens
+        tokens = max(self.contexts * context_tokens, PAGE_TOKENS) if self.tokens is None else self.tokens
         if self.gb is not None:
             tokens = int(self.gb * 1e9 / token_bytes)
         if tokens < PAGE_TOKENS:
-            raise ValueError(f"the key-value cache holds {tokens} tokens, it needs at least {PAGE_TOKENS}")
+            raise RequestError(f"the key-value cache holds {tokens} tokens, it needs at least {PAGE_TOKENS}")
         return pages_for(tokens)
 
 
@@ -148,6 +151,8 @@ class QueueOptions:
         max_batch_tokens: Most tokens of one forward pass.
         prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
             their next token: it bounds the pause between two tokens of a stream.
+        max_unread: Pieces of an answer that wait for its reader; beyond it the answer rests.
+        unread_timeout_s: An answer that rests so long is ended.
     """
 
     max_running: Annotated[int, Flag("--max-running", "Requests computed together.", minimum=1)] = 32
@@ -158,15 +163,17 @@ class QueueOptions:
         int, Flag("--max-batch-tokens", "Most tokens of one forward pass.", minimum=1)
     ] = 256
     prompt_tokens_beside_streams: int = 64
+    max_unread: int = 128
+    unread_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_running", "prompt_tokens_beside_streams"):
+        for name in ("max_running", "prompt_tokens_beside_streams", "max_unread"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise RequestError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_waiting < 0:
-            raise ValueError(f"max_waiting must be 0 or more, got {self.max_waiting}")
+            raise RequestError(f"max_waiting must be 0 or more, got {self.max_waiting}")
         if self.max_batch_tokens <= self.max_running:
-            raise ValueError(
+            raise RequestError(
                 f"max_batch_tokens ({self.max_batch_tokens}) must exceed max_running ({self.max_running}), "
                 "or prompts would not move while all streams run"
             )
@@ -186,7 +193,7 @@ class ListenOptions:
 
     def __post_init__(self) -> None:
         if not (is_loopback(self.host) or self.api_key or self.api_key_file):
-            raise ValueError(
+            raise RequestError(
                 f"host {self.host} can be reached from other machines: set an API key, or listen on 127.0.0.1"
             )
 
@@ -217,7 +224,7 @@ class HttpOptions:
     def __post_init__(self) -> None:
         for name in ("max_body_mb", "body_timeout_s", "max_inflight"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise RequestError(f"{name} must be above 0, got {getattr(self, name)}")
 
     @property
     def body_bytes(self) -> int:

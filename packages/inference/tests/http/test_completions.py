@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wrinklefree_inference.http.completions import _Logprobs
+from wrinklefree_inference.http.responses import CompletionLogprobs
 from wrinklefree_inference.native.request import TokenLogprob
 
 
@@ -78,18 +79,17 @@ def test_offsets_of_characters_in_several_tokens():
     pieces = [utf8[0:1], utf8[1:2], utf8[2:5], utf8[5:6], utf8[6:7]]
     tokens = [TokenLogprob(i, "�", piece, -1.0, ((9, "b", b"b", -0.5),)) for i, piece in enumerate(pieces)]
     whole = _Logprobs()
-    whole.add(tokens)
-    lists = whole.take()
+    lists = CompletionLogprobs(**whole.of(tokens))
     assert lists.text_offset == [0, 0, 1, 1, 2]
     assert lists.tokens == ["bytes:\\xc3", "bytes:\\xa9", "bytes:\\xf0\\x9f\\x98", "bytes:\\x80", "a"]
     assert lists.top_logprobs[4] == {"b": -0.5, "a": -1.0}  # with the drawn one
-    assert whole.take().tokens == []
+    assert whole.of([])["tokens"] == []
 
 
 def test_minus_infinity_is_a_number_in_json():
     logprobs = _Logprobs()
-    logprobs.add([TokenLogprob(0, "a", b"a", float("-inf"))])
-    assert logprobs.take().token_logprobs == [-9999.0]
+    lists = logprobs.of([TokenLogprob(0, "a", b"a", float("-inf"))])
+    assert lists["token_logprobs"] == [-9999.0]
 
 
 def test_models_and_health(server, talk, engine):

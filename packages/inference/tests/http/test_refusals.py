@@ -99,6 +99,70 @@ def test_bad_fields(path, fields, param, code, server, talk, engine):
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        *(
+            ("repetition_penalty", value, r"must be in [0.01, 10] (1 is off), got " + str(value))
+            for value in (0, 1e-46, 1e-44, 1e-320, -1.0, 10.5, 1e39, 1e308)
+        ),
+        *(
+            ("temperature", value, f"must be in [0, 2] (0 is greedy), got {value}")
+            for value in (-1e-46, 2.1, 1e39)
+        ),
+        ("top_p", 0, "must be in (0, 1], got 0"),
+        ("top_p", 1.5, "must be in (0, 1], got 1.5"),
+        ("min_p", -1e-46, "must be in [0, 1] (0 is off), got -1e-46"),
+        ("top_k", -1, "must be in [0, 2147483647] (0 is off), got -1"),
+        ("top_k", 2**31, "must be in [0, 2147483647] (0 is off), got 2147483648"),
+        ("seed", 2**63, "must be in [-9223372036854775808, 9223372036854775807], got 9223372036854775808"),
+        ("max_tokens", 0, "must be in [1, 2147483647], got 0"),
+        ("n", 200, "Input should be less than or equal to 128, got 200"),
+        ("stop", list("abcde"), "must have at most 4 item(s), got 5"),
+        ("stop", ["a"] * 1000, "must have at most 4 item(s), got 1000"),
+        ("stop", ["a", ""], "must have at least 1 character(s), got 0"),
+        ("stop", "x" * 300, "must have at most 256 character(s), got 300"),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_the_message_names_value_and_range(path, field, value, message, server, talk, engine):
+    async def work(http):
+        prompt = {"messages": USER} if path == CHAT else {"prompt": "x"}
+        return await http.post(path, **prompt, **{field: value})
+
+    error = talk(server, work).json()["error"]
+    assert error["param"].startswith(field)
+    assert message in error["message"]
+    assert engine.seen == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (CHAT, {"messages": []}, "messages: must have at least 1 item(s), got 0"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": []}]},
+            "content: must have at least 1 item(s)",
+        ),
+        (
+            CHAT,
+            {"messages": USER, "modalities": ["text"] * 2},
+            "modalities: must have at most 1 item(s)",
+        ),
+        (TEXT, {"prompt": []}, "prompt: must have at least 1 item(s), got 0"),
+        (TEXT, {"prompt": [[5], []]}, "prompt[1]: must have at least 1 item(s), got 0"),
+        (TEXT, {"prompt": [-1]}, "prompt[0]: Input should be greater than or equal to 0, got -1"),
+        (TEXT, {"prompt": [[2**31]]}, "prompt[0][0]: Input should be less than 2147483648, got 2147483648"),
+    ],
+)
+def test_lists_say_their_bound_and_length(path, fields, message, server, talk):
+    async def work(http):
+        return await http.post(path, **fields)
+
+    assert message in talk(server, work).json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("body", "code"),
     [
         (b"{", "invalid_json"),
@@ -108,14 +172,23 @@ def test_bad_fields(path, fields, param, code, server, talk, engine):
         (b'{"max_tokens": ' + b"9" * 5000 + b"}", "invalid_json"),
         (b"[]", None),
         (b"null", None),
-        (b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}', None),
+        (
+            b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+            "invalid_json",
+        ),
+        (b'{"model": "org/toy", "messages": [], "metadata": {"a": -Infinity}}', "invalid_json"),
+        (b'{"model": "org/toy", "model": "org/toy", "messages": []}', "invalid_json"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "invalid_json"),
+        (b"{" + b'"a":{' * 50_000, "invalid_json"),
+        (b'{"max_tokens": 1e400, "model": "x", "messages": []}', None),
+        (b'{"n": ' + b"9" * 4000 + b', "model": "x", "messages": []}', None),
         (b'{"model": "org/toy", "messages": [{"role": "user", "content": "\\ud800"}]}', None),
         (b'{"\\ud800": 1}', "unknown_parameter"),
         (b'{"model": "org/toy", "messages": "\\ud800"}', None),
         (b'{"model": "org/toy", "messages": [{"role": "\\ud800", "content": "a"}]}', None),
         (b'{"model": "org/toy", "messages": [{"role": "user", "content": "a"}], "stop": "\\ud800"}', None),
     ],
-    ids=range(13),
+    ids=range(19),
 )
 def test_bad_json(body, code, server, talk):
     async def work(http):
@@ -124,6 +197,17 @@ def test_bad_json(body, code, server, talk):
     reply = talk(server, work)
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["code"] == code
+
+
+def test_a_key_twice_is_found_at_once_and_named(server, talk):
+    names = [f'"key{i}": 1' for i in range(100_000)]
+
+    async def work(http):
+        body = "{" + ", ".join([*names, names[-1]]) + "}"
+        return await http.plain.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+
+    check(reply := talk(server, work), 400, None, "invalid_json")
+    assert "'key99999' stands twice in one object" in reply.json()["error"]["message"]
 
 
 def test_a_million_wrong_items_are_one_error(server, talk):

@@ -149,7 +149,7 @@ class ToyTokenizer:
 
     eos_ids = frozenset({EOS})
 
-    def encode(self, text, add_special=False):
+    def encode(self, text, add_special=False, max_tokens=None):
         return [TOKEN_BYTES.index(char.encode()) for char in text]
 
     def decode(self, ids):
@@ -158,7 +158,7 @@ class ToyTokenizer:
     def token_bytes(self, token_id):
         return TOKEN_BYTES[token_id]
 
-    def apply_chat_template(self, messages):
+    def apply_chat_template(self, messages, *, max_tokens=None):
         return [5, *(token for message in messages for token in self.encode(message["content"])), 6]
 
 
@@ -194,7 +194,7 @@ class TokenStream(AsyncIterator[Delta]):
             raise StopAsyncIteration
         try:
             if not self._events:
-                self._events = [event for _, event in await self._inbox.take_all()]
+                self._events = [event for _, event in await self._inbox.take()]
         except asyncio.CancelledError:
             await self.aclose()
             raise

@@ -12,6 +12,7 @@ from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.request import EngineBusy, RequestTooLong, SamplingParams
+from wrinklefree_inference.native.restarts import Restarts
 from wrinklefree_inference.options import QueueOptions
 
 
@@ -23,7 +24,7 @@ def run(toy):
         async def main():
             model = toy.make_model(num_pages)
             model.runner.delay_s, model.runner.fail_at = delay_s, fail_at
-            engine = AsyncNativeEngine(model, limits)
+            engine = AsyncNativeEngine(model, limits, restarts=Restarts(()))
             try:
                 async with asyncio.timeout(30):
                     return await scenario(engine)
@@ -298,11 +299,19 @@ def test_text_and_ids(run, toy):
     [
         ("temperature", -0.1),
         ("temperature", float("nan")),
+        ("temperature", 1e39),
         ("top_p", 0.0),
+        ("top_p", float("nan")),
         ("top_k", -1),
+        ("top_k", 2**31),
         ("min_p", 1.5),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-46),
+        ("repetition_penalty", 1e-44),
+        ("repetition_penalty", 1e39),
+        ("repetition_penalty", float("inf")),
         ("seed", 2**64),
+        ("seed", -(2**63) - 1),
         ("max_tokens", 0),
         ("logprobs", 21),
         ("stop", "word"),

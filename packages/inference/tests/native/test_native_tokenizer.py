@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import random
 import shutil
 import struct
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from wf_formats.tokenizer import TokenizerSource
 from wf_formats.tokenizer.rules import rule_named
+from wrinklefree_inference.native.request import RequestTooLong
 from wrinklefree_inference.native.tokenizer import StreamDecoder, TokenizerError, load_tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -105,7 +109,7 @@ def test_a_stream_is_the_whole(ours, data):
     ids = data.draw(st.lists(st.integers(0, ours.num_tokens - 1), max_size=30))
     for skip in (True, False):
         stream = StreamDecoder(ours, skip)
-        assert "".join([*map(stream.push, ids), stream.flush()]) == ours.decode(ids, skip)
+        assert "".join([*map(stream.push, ids), stream.flush()]) == ours.decode(ids, skip, continues=True)
 
 
 def test_a_stream_holds_back_incomplete_characters(ours):
@@ -218,7 +222,7 @@ def test_end_ids_come_from_all_files(tmp_path):
 
 
 BROKEN_KEYS = {
-    "model": ("llama", "only 'gpt2'"),
+    "model": ("t5", "model is 't5'; supported are 'gpt2'"),
     "pre": ("chatglm-bpe", "'chatglm-bpe'; known splitting rules"),
     "tokens": (None, "tokens is missing"),
     "token_type": ([1, 2], "has 2 entries"),
@@ -341,3 +345,52 @@ def test_a_truncated_gguf_is_refused(packaged_gguf, tmp_path):
     (tmp_path / "t.gguf").write_bytes(data + struct.pack("<Q", 1 << 60))
     with pytest.raises(ValueError, match=r"ends inside|too many"):
         load_tokenizer(tmp_path / "t.gguf")
+
+
+@pytest.mark.parametrize(
+    "text", ["1234567890" * 20_000, "a" * 200_000, "1 a\n" * 50_000], ids=["1", "a", "1a"]
+)
+def test_others_run_while_a_long_text_is_cut_up(text, packaged_gguf):
+    """The interpreter's lock is not held: a thread that wakes every millisecond goes on doing so."""
+    ours = load_tokenizer(packaged_gguf)
+    ticks, is_over = [], threading.Event()
+
+    def tick():
+        while not is_over.wait(0.001):
+            ticks.append(time.monotonic())
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    start_s = time.monotonic()
+    ids = ours.encode(text)
+    end_s = time.monotonic()
+    is_over.set()
+    ticker.join()
+    assert ours.decode(ids) == text
+    inside = [start_s, *(tick for tick in ticks if start_s < tick < end_s), end_s]
+    assert max(b - a for a, b in itertools.pairwise(inside)) < 0.05 + 0.3 * (end_s - start_s)
+
+
+@pytest.mark.parametrize("text", ["7" * 4_000_000, "word " * 800_000, "\x00" * 1_000_000, "😀" * 500_000])
+def test_a_text_far_too_long_is_refused_for_the_price_of_a_short_one(text, packaged_gguf, monkeypatch):
+    ours = load_tokenizer(packaged_gguf)
+    cut, lengths = ours._cut, []
+
+    def counting(part, add_special=False):
+        lengths.append(len(part))
+        return cut(part, add_special)
+
+    monkeypatch.setattr(ours, "_cut", counting)
+    with pytest.raises(RequestTooLong, match=rf"of {len(text)} characters are \d+ tokens already"):
+        ours.encode(text, max_tokens=100)
+    assert sum(lengths) <= 10_000
+
+
+def test_a_text_that_fits_is_never_refused(packaged_gguf):
+    """Few tokens of many characters, and lengths around every bound."""
+    ours = load_tokenizer(packaged_gguf)
+    for text in (" " * 5000, "internationalization " * 100, "x" * 800, "x" * 801):
+        ids = ours.encode(text)
+        assert ours.encode(text, max_tokens=len(ids)) == ids
+        if len(ids) > 40:
+            assert ours.encode(text, max_tokens=len(ids) - 1) == ids  # left to the caller

@@ -11,9 +11,9 @@ from bitnet_arch import BitLinear, bit_linears
 from bitnet_arch.activations import ActivationQuantizer
 
 SHARED_INPUTS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
     ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
     ("mlp.down_proj",),
 )
 """Linears of a block that get the same input."""

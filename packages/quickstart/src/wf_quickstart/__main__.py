@@ -2,6 +2,9 @@
 
 import os
 
-from wf_quickstart.cli import app
+from wf_formats.boundary import boundary
 
-app(prog_name=os.environ.get("WF_PROG"))
+with boundary("stopped; the same command goes on from here"):
+    from wf_quickstart.cli import app
+
+    app(prog_name=os.environ.get("WF_PROG"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wf_quickstart.errors import QuickstartError
+from wf_formats.boundary import boundary
 
 DEFAULT_STEPS = 120
 """About 3 minutes of SmolLM2-135M on 2 cores."""
@@ -45,11 +45,5 @@ def quickstart(
     from wf_quickstart.options import parse_options
     from wf_quickstart.run import run_quickstart
 
-    try:
+    with boundary("stopped; the same command goes on from here"):
         run_quickstart(parse_options(model, steps, output, text or []), force)
-    except QuickstartError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None

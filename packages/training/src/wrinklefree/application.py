@@ -18,6 +18,7 @@ from wrinklefree.command_line import parse
 from wrinklefree.compose.composing import compose_config, compose_dictconfig
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.predecessor import check_start
 from wrinklefree.stages.base import Outcome, StageContext
 from wrinklefree.stages.registry import stage_of
 
@@ -53,7 +54,8 @@ def _shown(overrides: Sequence[str]) -> str:
 
 
 def _description(config: TrainConfig) -> dict[str, str]:
-    """What a run of this configuration would be, and where."""
+    """What a run of this configuration would be, and where. Raises: RunError for one that cannot begin."""
+    check_start(config)
     folder = run_path(config, config.training.stage)
     return {**_names(config), "run_folder": str(folder)}
 
@@ -85,7 +87,7 @@ def run_stage(config: TrainConfig) -> int:
     with run.lock():
         if config.force:
             run.move_aside()
-        run.check(identity)
+        run.check(identity, config.resume.data)
         if run.is_complete:
             return _report_complete(config, run)
         if identity.git.dirty:

@@ -1,7 +1,6 @@
 """Where a stage starts: the dense model, or the finished checkpoint of a previous stage.
 
-The previous stage is looked for in the same experiment, in the order of `training.accept_from`;
-what was looked for is part of the error when nothing is there. A checkpoint is trained as it is, so
+Where the previous stage's is: predecessor.py. A checkpoint is trained as it is, so
 it has to be what `model` describes: made from that dense model, with that scheme and SubLN.
 """
 
@@ -15,12 +14,11 @@ from typing import Any
 import bitnet_arch
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
-from wrinklefree.checkpoints.part_store import PartStore
-from wrinklefree.checkpoints.store import CheckpointStore
-from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
-from wrinklefree.stages.registry import stage_by_name, stages
+from wrinklefree.predecessor import previous_folder
+from wrinklefree.stages.registry import stages
 
 LOG = logging.getLogger("wrinklefree")
 
@@ -43,18 +41,7 @@ def find_start(config: TrainConfig) -> StartPoint:
     training = config.training
     if not isinstance(training, ContinuingConfig):
         return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
-    if training.start_from is not None:
-        return _start_at(config, Path(training.start_from).absolute())
-    for stage in training.accept_from:
-        folder = run_path(config, stage) / "final"
-        if folder.is_dir():
-            return _start_at(config, folder)
-    raise RunError(_nothing_found(config, training.accept_from))
-
-
-def _start_at(config: TrainConfig, folder: Path) -> StartPoint:
-    if not folder.is_dir():
-        raise RunError(f"training.start_from: there is no folder {folder}")
+    folder = previous_folder(config, training)
     verify_manifest(folder)
     meta = bitnet_arch.read_meta(folder)
     _refuse_another_model(config, folder, meta)
@@ -64,7 +51,9 @@ def _start_at(config: TrainConfig, folder: Path) -> StartPoint:
 def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:
     """Raises: RunError naming the keys of `model` that differ from the checkpoint's record."""
     if not meta.get("conversion"):
-        raise RunError(f"{folder} holds a dense model: start from a result of training={stages()[0].option}")
+        raise RunError(
+            f"{folder} holds a dense model: start from a result of wf train -s {stages()[0].number}"
+        )
     there = _described_by(meta)
     here = {
         "model.scheme": config.model.scheme,
@@ -110,7 +99,7 @@ def _another_model(folder: Path, keys: list[str], there: dict[str, Any], here: d
     return (
         f"{folder} is not the model of this configuration:\n{differences}\n"
         f"Train what it holds with {fix}, or convert the other model under another experiment=NAME "
-        f"with training={stages()[0].option}."
+        f"with wf train -s {stages()[0].number}."
     )
 
 
@@ -118,26 +107,3 @@ def _as_override(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _nothing_found(config: TrainConfig, accepted: list[str]) -> str:
-    looked = "\n".join(f"  {_state(config, stage)}" for stage in accepted)
-    first = stage_by_name(accepted[0]).option
-    return (
-        f"{config.training.stage} of experiment '{config.experiment}' starts from the result of "
-        f"{' or '.join(accepted)}, and there is none. Looked for:\n"
-        f"{looked}\n"
-        f"Run training={first} experiment={config.experiment} first, or give a checkpoint folder "
-        "with training.start_from=FOLDER."
-    )
-
-
-def _state(config: TrainConfig, stage: str) -> str:
-    run = run_path(config, stage)
-    if not (run / "run.json").is_file():
-        return f"{run / 'final'} (no run of {stage} was started there)"
-    steps = CheckpointStore(run / "checkpoints").steps()
-    progress = f"its newest checkpoint is step {steps[-1]}" if steps else "without a checkpoint yet"
-    if not PartStore(run / "parts").is_empty:
-        progress = "some of its parts are done: the same command goes on from there"
-    return f"{run / 'final'} (the run was started but is not finished, {progress})"

@@ -32,7 +32,7 @@ class Arguments:
 
 def parse(argv: Sequence[str] | None) -> Arguments:
     """Raises: ConfigError (an unknown stage, or one that is given twice)."""
-    found = _parser().parse_args(argv)
+    found = _parser().parse_intermixed_args(argv)
     overrides = [*_stage_override(found.stage, found.overrides), *found.overrides]
     return Arguments(overrides, found.cfg, found.describe)
 

@@ -8,13 +8,15 @@ fetches one batch ahead from a loader without one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
 from wrinklefree.capture import View
+from wrinklefree.changed_data import changed_sources, decide, moved
+from wrinklefree.config.root import ChangedData
 from wrinklefree.distributed import gather_from_ranks, own_share
 
 
@@ -70,6 +72,8 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         num_batches: int,
         seed: int,
         num_workers: int,
+        resume_data: ChangedData | None = None,
+        content: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.sources = list(sources)
@@ -79,9 +83,14 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.num_batches = num_batches
         self.seed = seed
         self.num_workers = num_workers
+        self.resume_data = resume_data
+        self.content = dict(content or {})
+        self.changes: list[dict[str, Any]] = []
+        """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
         self._packed: PackedLoader | None = None
         self._restored: dict[str, Any] | None = None
+        self._content_then: dict[str, str] = {}
 
     def train_dataloader(self) -> TimedLoader:
         assert self.trainer is not None
@@ -96,16 +105,36 @@ class WrinkleFreeDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
         )
         if self._restored is not None:
-            self._packed.load_state_dict(self._restored)
+            self._resume(self._packed, self._restored)
         self.loader = TimedLoader(self._packed, self.num_batches)
         return self.loader
 
     def state_dict(self) -> dict[str, Any]:
         """Positions of all ranks (called on every rank)."""
-        if self._packed is None or self.loader is None:
-            return {"ranks": gather_from_ranks(self._restored)}
-        position = self._packed.state_dict(after=self.loader.last_state)
-        return {"ranks": gather_from_ranks(position)}
+        position = self._restored
+        if self._packed is not None and self.loader is not None:
+            position = self._packed.state_dict(after=self.loader.last_state)
+        return {"ranks": gather_from_ranks(position), "content": self.content, "changes": self.changes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = own_share(state_dict["ranks"], "data positions")
+        self._content_then = dict(state_dict.get("content", {}))
+        self.changes = list(state_dict.get("changes", []))
+
+    def figures(self) -> dict[str, Any]:
+        """What the run's summary says of its data beyond the tokens."""
+        return {"data_changes": self.changes} if self.changes else {}
+
+    def _resume(self, packed: PackedLoader, state: dict[str, Any]) -> None:
+        """Raises: RunError, DataError (other data, and no word how to go on; other settings)."""
+        now = packed.state_dict()["fingerprint"]
+        sources = changed_sources(state["fingerprint"], now, self._content_then, self.content)
+        if not sources:
+            packed.load_state_dict(state)
+            return
+        assert self.trainer is not None
+        step = self.trainer.global_step
+        choice = decide(self.resume_data, sources, f"the checkpoint of step {step}")
+        self.changes.append({"step": step, "data": choice.value, "sources": sources})
+        if choice is ChangedData.position:
+            packed.load_state_dict(moved(state, now))

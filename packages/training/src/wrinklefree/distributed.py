@@ -6,7 +6,13 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from wf_formats.errors import UserError
+
 T = TypeVar("T")
+
+
+class RanksError(UserError, ValueError):
+    """A checkpoint of another number of processes; the message has both."""
 
 
 def is_distributed() -> bool:
@@ -25,11 +31,11 @@ def gather_from_ranks(value: T) -> list[T]:
 def own_share(values: list[T], what: str) -> T:
     """This rank's entry of a list made by `gather_from_ranks`.
 
-    Raises: ValueError when the list comes from another number of ranks.
+    Raises: RanksError when the list comes from another number of ranks.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
     if len(values) != world_size:
-        raise ValueError(
+        raise RanksError(
             f"the checkpoint holds {what} of {len(values)} processes and this run has {world_size}: "
             "resume with the same number (distributed.devices x distributed.num_nodes)"
         )

@@ -97,6 +97,16 @@ def _taking(attention: Any, taken: dict[str, Tensor]) -> list[RemovableHandle]:
     def take(module: nn.Module, inputs: Any, output: Tensor, name: str) -> None:
         taken[name] = output.unflatten(-1, (-1, attention.head_dim))
 
+    def take_fused(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        """Queries, keys and values of one linear (Phi-3)."""
+        keys = attention.config.num_key_value_heads
+        counts = (attention.config.num_attention_heads, keys, keys)
+        taken.update(
+            zip(_PROJECTIONS, output.unflatten(-1, (-1, attention.head_dim)).split(counts, -2), strict=True)
+        )
+
+    if hasattr(attention, "qkv_proj"):
+        return [attention.qkv_proj.register_forward_hook(take_fused)]
     return [getattr(attention, name).register_forward_hook(partial(take, name=name)) for name in _PROJECTIONS]
 
 

@@ -1,7 +1,8 @@
 """What makes a run this run: its fingerprint, and the state of the code.
 
 The fingerprint is the SHA-256 of everything in the configuration that changes the result, plus the
-exact checkpoint that the run starts from. Where it runs, how it logs and how often it saves do not
+exact checkpoint that the run starts from and the content of the local files that it reads (contents.py).
+Passwords and keys are left out. Where it runs, how it logs and how often it saves do not
 count. Recorded beside it, not hashed, are commit and dirty flag (after a commit that changes a README
 an unfinished run has to go on) and the settings that change the last bits only. A resumed run warns
 when these differ.
@@ -22,7 +23,9 @@ from typing import Any
 
 import torch
 
+from wf_formats.secrets import redacted_value
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.contents import CONTENT, contents_of
 
 LOG = logging.getLogger("wrinklefree")
 INFRASTRUCTURE_KEYS = (
@@ -40,6 +43,8 @@ INFRASTRUCTURE_KEYS = (
 )
 """Left out of the fingerprint, with those that the stage names. `distributed.devices` and `num_nodes`
 stay: they change the batch."""
+
+_SOURCE_KEYS_THAT_MAY_CHANGE = ("on_bad_record", "max_record_bytes")
 
 ROUNDING_KEYS = ("num_threads", "distributed.kind", "distributed.accelerator", "distributed.backend")
 """Of these, what changes the order of sums: the same run up to rounding, but not to the bit."""
@@ -66,21 +71,31 @@ class RunIdentity:
         canonical = json.dumps(self.values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def differences(self, other: dict[str, Any]) -> list[str]:
-        """`key: there, here` for every value that differs from those of another run."""
+    def differences(self, other: dict[str, Any]) -> dict[str, str]:
+        """`key` -> `key: there, here` for every value that differs from those of another run."""
         return _differences(self.values, other)
 
     def rounding_differences(self, other: dict[str, Any]) -> list[str]:
         """The same for `rounding`."""
-        return _differences(self.rounding, other)
+        return list(_differences(self.rounding, other).values())
 
 
-def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    return [
-        f"{key}: {there.get(key, 'unset')!r} there, {here.get(key, 'unset')!r} now"
+def _differences(here: dict[str, Any], there: dict[str, Any]) -> dict[str, str]:
+    """Contents that only one of them knows are no difference."""
+    return {
+        key: _difference(key, there.get(key, "unset"), here.get(key, "unset"))
         for key in sorted(here.keys() | there.keys())
         if here.get(key, "unset") != there.get(key, "unset")
-    ]
+        and not (key.startswith(CONTENT) and (key not in here or key not in there))
+    }
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    if key.startswith(CONTENT):
+        return (
+            f"{key}: the files are others than those that the run was made with ({there} there, {here} now)"
+        )
+    return f"{key}: {there!r} there, {here!r} now"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -100,11 +115,15 @@ def identify(
 
     Args: stage_keys are further keys that do not change the result (Stage.infrastructure_keys).
     """
-    flat = flatten(json.loads(json.dumps(dataclasses.asdict(config))))
+    flat = flatten(redacted_value("", json.loads(json.dumps(dataclasses.asdict(config)))))
+    for source in flat["data.sources"]:
+        # The records of a run that goes on were good so far, or were left out already.
+        for key in _SOURCE_KEYS_THAT_MAY_CHANGE:
+            source.pop(key, None)
     left_out = (*INFRASTRUCTURE_KEYS, *stage_keys)
     values = {key: value for key, value in flat.items() if not _is_one_of(key, left_out)}
     rounding = {key: flat[key] for key in ROUNDING_KEYS} | {"num_threads": torch.get_num_threads()}
-    return RunIdentity(values | {"parent": parent}, git_state(work_tree), rounding)
+    return RunIdentity(values | {"parent": parent} | contents_of(config), git_state(work_tree), rounding)
 
 
 def _is_one_of(key: str, names: Sequence[str]) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
-import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,20 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from wf_formats.atomic import atomic_write_text
+from wf_formats.run_files import METRICS_FILE, STEP
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.errors import RunError
 
 LOG = logging.getLogger("wrinklefree")
-STEP = "step"
-_WHOLE = re.compile(r"\d{1,18}")
 
 
 class CsvLogger(Logger):
-    """Appends rows to `path`.
+    """Appends rows to `path`. Args: resume_step is the step of the checkpoint, 0 for a new run."""
 
-    Args:
-        resume_step: step of the checkpoint, 0 for a new run.
-        every_steps: how many steps a row is written after.
-
-    Raises: RunError for a file of a run to resume that cannot be read.
-    """
-
-    def __init__(self, path: Path, resume_step: int, every_steps: int = 1) -> None:
+    def __init__(self, path: Path, resume_step: int) -> None:
         super().__init__()
         self.path = path
         self._resume_step = resume_step
-        if resume_step:
-            _warn_of_gaps(path, self._kept(), resume_step, every_steps)
         self._columns: list[str] | None = None
 
     @property
@@ -82,24 +73,19 @@ class CsvLogger(Logger):
         try:
             return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
         except csv.Error as error:
-            raise RunError(_damaged(self.path, str(error))) from error
+            raise RunError(
+                f"{self.path} is damaged: {error}. Mend it, or move it away: the run then goes on without "
+                "its rows so far"
+            ) from error
 
     def _known(self) -> list[str]:
         return self._columns or [STEP]
 
     def _open(self) -> None:
-        kept = self._kept()
+        kept = [row for row in self.rows() if None not in row and _step(row) <= self._resume_step]
+        if missing := _missing([_step(row) for row in kept], self._resume_step):
+            LOG.warning("%s lacks %s; it was changed or removed, and the run goes on", self.path, missing)
         self._rewrite(kept, list(kept[0]) if kept else [STEP])
-
-    def _kept(self) -> list[dict[str, str]]:
-        """Rows that the checkpoint knows; none for a new run, whatever is in the file."""
-        if not self._resume_step:
-            return []
-        rows = self.rows()
-        for number, row in enumerate(rows, 2):
-            if not _is_row(row):
-                raise RunError(_damaged(self.path, f"line {number} is no row of a run's metrics"))
-        return [row for row in rows if int(row[STEP]) <= self._resume_step]
 
     def _rewrite(self, rows: list[dict[str, str]], columns: list[str]) -> None:
         buffer = io.StringIO()
@@ -110,29 +96,19 @@ class CsvLogger(Logger):
         self._columns = columns
 
 
-def _damaged(path: Path, what: str) -> str:
-    return (
-        f"{path} is damaged: {what}. Mend it, or move it away: the run then goes on without its rows so far"
-    )
+def _step(row: Mapping[str, Any]) -> float:
+    """Infinite where the cell is no step, so that the row is left out."""
+    value = row.get(STEP) or ""
+    return int(value) if value.isascii() and value.isdigit() else math.inf
 
 
-def _is_row(row: dict[Any, Any]) -> bool:
-    """Whether all of a line's cells are below a name of the first line, and its step is a number."""
-    return None not in row and None not in row.values() and bool(_WHOLE.fullmatch(row.get(STEP, "")))
-
-
-def _warn_of_gaps(path: Path, rows: list[dict[str, str]], resume_step: int, every_steps: int) -> None:
-    steps = {int(row[STEP]) for row in rows}
-    wanted = {1, *range(every_steps, resume_step + 1, every_steps)}
-    if missing := sorted(wanted - steps):
-        LOG.warning(
-            "%s lacks %d rows up to step %d (the first: step %d): the file or logging.every_steps was "
-            "changed since the run began. The run goes on; what is drawn from the file has a gap.",
-            path,
-            len(missing),
-            resume_step,
-            missing[0],
-        )
+def _missing(steps: list[float], resume_step: int) -> str | None:
+    """Steps until `resume_step` that a file should have rows of: the first, and one every spacing after."""
+    if resume_step and steps[:1] != [1]:
+        return f"the steps before {steps[0] if steps else resume_step + 1:.0f}"
+    spacing = max((after - before for before, after in pairwise(steps)), default=math.inf)
+    is_cut = bool(steps) and resume_step - steps[-1] >= max(spacing, 2)
+    return f"the steps {steps[-1] + 1:.0f} to {resume_step}" if is_cut else None
 
 
 def build_loggers(
@@ -141,7 +117,7 @@ def build_loggers(
     """Loggers of a run, ready to write. Raises: RunError where Weights & Biases cannot be reached."""
     loggers: list[Logger] = []
     if config.logging.csv:
-        loggers.append(CsvLogger(run_folder / "metrics.csv", resume_step, config.logging.every_steps))
+        loggers.append(CsvLogger(run_folder / METRICS_FILE, resume_step))
     if config.logging.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
 

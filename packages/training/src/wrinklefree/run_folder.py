@@ -25,15 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_text
-from wf_formats.file_names import META_FILE
-from wrinklefree.checkpoints.manifest import FIGURES_FILE
+from wf_formats.json_file import read_json, read_value
+from wf_formats.run_files import FINAL, is_complete
+from wrinklefree.changed_data import decide
+from wrinklefree.checkpoints.manifest import FIGURES_FILE, DamagedCheckpointError
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.config.root import ChangedData
+from wrinklefree.contents import DATA_CONTENT
 from wrinklefree.errors import RunError
 from wrinklefree.finite import figures_text
 from wrinklefree.identity import RunIdentity
 
 LOG = logging.getLogger("wrinklefree")
+RUN_FILE = "run.json"
 
 
 class RunFolder:
@@ -44,11 +49,11 @@ class RunFolder:
 
     @property
     def final(self) -> Path:
-        return self.path / "final"
+        return self.path / FINAL
 
     @property
     def is_complete(self) -> bool:
-        return (self.final / META_FILE).is_file()
+        return is_complete(self.path)
 
     @property
     def has_progress(self) -> bool:
@@ -70,7 +75,7 @@ class RunFolder:
 
     def move_aside(self) -> None:
         """Rename an existing run, so that it can be run again without losing it. Needs the lock."""
-        if not (self.path / "run.json").is_file():
+        if not (self.path / RUN_FILE).is_file():
             return
         aside = self.path.with_name(f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
         self.path.rename(aside)
@@ -84,41 +89,59 @@ class RunFolder:
                     LOG.info("removing %s (left by an interrupted run)", leftover)
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def check(self, identity: RunIdentity) -> None:
+    def check(self, identity: RunIdentity, data: ChangedData | None) -> None:
         """Raises: RunError when the run in the folder is another one; names the differing keys.
 
         A run that has left no checkpoint is nothing to protect: another may take its place.
+
+        Args: data is what to do when a run to resume had other data.
         """
         stored = self.stored_identity()
         if stored is None or not (self.is_complete or self.has_progress):
             return
-        if differences := identity.differences(stored["values"]):
+        differences = identity.differences(stored["values"])
+        if (
+            self.store.steps()
+            and not self.is_complete
+            and all(key.startswith(DATA_CONTENT) for key in differences)
+        ):
+            if differences:
+                decide(data, [key.removeprefix(DATA_CONTENT) for key in differences], self.path)
+        elif differences:
             raise RunError(
                 f"{self.path} holds a different run:\n  "
-                + "\n  ".join(differences)
+                + "\n  ".join(differences.values())
                 + "\nUse another experiment=NAME, or force=true to move that run aside."
             )
         if not self.is_complete:
             _warn_of_changes(identity, stored)
 
     def stored_identity(self) -> dict[str, Any] | None:
-        path = self.path / "run.json"
+        """Raises: RunError for a run.json that is damaged."""
+        path = self.path / RUN_FILE
         if not path.is_file():
             return None
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored = read_value(path, RunError)
+        if not (isinstance(stored, dict) and all(isinstance(stored.get(k), dict) for k in ("values", "git"))):
+            raise RunError(
+                f"{path} is damaged: no values and state of the code; force=true moves that run aside"
+            )
         return stored
 
     def store_identity(self, identity: RunIdentity) -> None:
-        if self.stored_identity() is not None and self.has_progress:
-            return
+        """That of a new run; of one to resume the contents of its files, which `check` has allowed."""
+        stored = self.stored_identity()
         contents = {"fingerprint": identity.fingerprint, **dataclasses.asdict(identity)}
-        atomic_write_text(self.path / "run.json", json.dumps(contents, indent=2, sort_keys=True) + "\n")
+        if stored is not None and self.has_progress:
+            if not identity.differences(stored["values"]):
+                return
+            contents = stored | {"values": identity.values}
+        atomic_write_text(self.path / RUN_FILE, json.dumps(contents, indent=2, sort_keys=True) + "\n")
 
     def figures(self) -> dict[str, Any]:
         """Figures of the completed run, which came with `final`; none in a folder put there by hand."""
         path = self.final / FIGURES_FILE
-        figures: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return figures
+        return read_json(path, DamagedCheckpointError) if path.is_file() else {}
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         atomic_write_text(self.path / "summary.json", figures_text(summary))

@@ -19,8 +19,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-import bitnet_arch
 from wf_formats.atomic import atomic_write_bytes
+from wf_formats.boundary import boundary
+from wf_formats.chat_template import ChatTemplate
 from wf_formats.packaged import ModelSource
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
@@ -34,11 +35,14 @@ _MIN_DISTINCT = 0.6
 def opening(tokenizer: Any) -> str:
     """What the chat template writes before a user's first words.
 
-    Raises: RunError, if the tokenizer has no chat template.
+    Raises:
+        RunError: the tokenizer has no chat template.
+        ChatTemplateError: the template is damaged, or beyond the limits of time and memory.
     """
     if not tokenizer.chat_template:
         raise RunError("the model has no chat template: it is not a chat model; calibrate it on plain text")
-    rendered: str = tokenizer.apply_chat_template([{"role": "user", "content": _USER_TEXT}], tokenize=False)
+    template = ChatTemplate(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
+    rendered = template.render([{"role": "user", "content": _USER_TEXT}], add_generation_prompt=False)
     return rendered.partition(_USER_TEXT)[0]
 
 
@@ -88,11 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("conversations", "tokens", "batch_size"):
         if (value := getattr(options, name)) < 1:
             parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
-    try:
+    with boundary():
         _run(options)
-    except (RunError, bitnet_arch.CheckpointError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     return 0
 
 

@@ -18,6 +18,8 @@ class JobState(StrEnum):
     failed = "failed"
     cancelled = "cancelled"
     lost = "lost"
+    damaged = "damaged"
+    """Its record cannot be read."""
 
     @property
     def is_over(self) -> bool:
@@ -48,13 +50,20 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job is. Attributes: step is the last optimizer step; log says where its output is kept."""
+    """How a job is.
+
+    Attributes:
+        step: The last optimizer step.
+        log: Where its output is kept.
+        problem: What its user should know of its files, in one line.
+    """
 
     state: JobState
     log: str
     step: int | None = None
     exit_code: int | None = None
     ended_s: float | None = None
+    problem: str | None = None
 
 
 class Backend(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from wf_deployer.backends.base import Backend, JobSpec, JobStatus
-from wf_deployer.errors import CommandError
+from wf_deployer.errors import CommandError, CommandRequestError
 
 BACKENDS = {
     "local": "wf_deployer.backends.local.backend:LocalBackend",
@@ -27,14 +27,14 @@ class Job:
 
     @property
     def status(self) -> JobStatus:
-        """As it is now."""
+        """As it is now. Raises: CommandError if a record is damaged."""
         return self.backend.status(self.id)
 
 
 def open_backend(name: str) -> Backend:
-    """Raises: CommandError for an unknown name."""
+    """Raises: CommandRequestError for an unknown name."""
     if name not in BACKENDS:
-        raise CommandError(f"--cloud {name!r} is not a back end; there is {', '.join(BACKENDS)}")
+        raise CommandRequestError(f"--cloud {name!r} is not a back end; there is {', '.join(BACKENDS)}")
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(import_module(module), attribute)()
     return backend
@@ -50,7 +50,8 @@ def find_job(name: str | None) -> Job:
     """The job whose id starts with `name`; None: the newest.
 
     Raises:
-        CommandError: none or several match.
+        CommandError: there are no jobs.
+        CommandRequestError: none or several match.
     """
     jobs = list_jobs()
     places = ", ".join(open_backend(backend).place for backend in BACKENDS)
@@ -63,5 +64,5 @@ def find_job(name: str | None) -> Job:
     if len(exact or matches) == 1:
         return (exact or matches)[0]
     if not matches:
-        raise CommandError(f"no job {name!r} in {places}; `wf runs` lists them")
-    raise CommandError(f"{name!r} fits {', '.join(job.id for job in matches)}; give more of the id")
+        raise CommandRequestError(f"no job {name!r} in {places}; `wf runs` lists them")
+    raise CommandRequestError(f"{name!r} fits {', '.join(job.id for job in matches)}; give more of the id")

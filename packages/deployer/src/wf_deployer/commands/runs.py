@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from wf_deployer.backends.registry import Job
 
+COLUMNS = ("id", "state", "kind", "experiment", "stage", "step", "exit_code", "age_s", "duration_s", "log")
+"""Keys of a row, besides `problem`."""
+
 
 def runs(
     json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
@@ -27,11 +30,26 @@ def runs(
         typer.echo(json_module.dumps(rows, indent=2))
     elif rows:
         _print_table(rows)
+        for row in rows:
+            if row["problem"] is not None:
+                typer.echo(f"{row['id']}: {row['problem']}", err=True)
     else:
         typer.echo("no jobs yet; `wf train -s 1` starts one")
 
 
 def _row(job: Job) -> dict[str, Any]:
+    """A row of any job: one whose record is damaged has its id and the problem."""
+    from wf_deployer.backends.base import JobState
+    from wf_deployer.errors import CommandError
+
+    try:
+        return _readable_row(job)
+    except (CommandError, OSError) as error:
+        unknown = dict.fromkeys(COLUMNS)
+        return unknown | {"id": job.id, "state": str(JobState.damaged), "problem": str(error)}
+
+
+def _readable_row(job: Job) -> dict[str, Any]:
     spec, status = job.spec, job.status
     return {
         "id": job.id,
@@ -44,24 +62,34 @@ def _row(job: Job) -> dict[str, Any]:
         "age_s": round(time.time() - spec.created_s),
         "duration_s": round((status.ended_s or time.time()) - spec.created_s),
         "log": status.log,
+        "problem": status.problem,
     }
 
 
-_COLORS = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red", "cancelled": "yellow"}
+_COLORS = {
+    "running": "cyan",
+    "finished": "green",
+    "failed": "red",
+    "lost": "red",
+    "damaged": "red",
+    "cancelled": "yellow",
+}
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "experiment", "stage", "step", "age"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("step", "age") else "left")
     for row in rows:
         state = row["state"] + (f" ({row['exit_code']})" if row["state"] == "failed" else "")
-        step = "-" if row["step"] is None else str(row["step"])
-        styled = f"[{_COLORS.get(row['state'], 'white')}]{state}[/]"
-        table.add_row(row["id"], styled, row["experiment"], row["stage"], step, age(row["age_s"]))
+        styled = Text(state, _COLORS.get(row["state"], "white"))
+        since = None if row["age_s"] is None else age(row["age_s"])
+        others = (row["experiment"], row["stage"], row["step"], since)
+        table.add_row(Text(row["id"]), styled, *(Text("-" if x is None else str(x)) for x in others))
     Console().print(table)
 
 

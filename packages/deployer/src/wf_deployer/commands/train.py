@@ -42,9 +42,10 @@ def train(
     """
     from wf_deployer.backends.registry import open_backend
     from wf_deployer.processes import run_foreground
+    from wf_formats.overrides import override
 
     backend = open_backend(cloud)
-    named = [] if experiment is None else [f"experiment={experiment}"]
+    named = [] if experiment is None else [override("experiment", experiment)]
     arguments = ["-s", stage, *named, *(overrides or ())]
     if foreground:
         raise typer.Exit(run_foreground([*TRAINER, *arguments]))

@@ -8,6 +8,7 @@ from wf_formats.families.bitnet import BITNET
 from wf_formats.families.gemma3 import GEMMA3
 from wf_formats.families.llama import LLAMA
 from wf_formats.families.mistral import MISTRAL
+from wf_formats.families.phi3 import PHI3
 from wf_formats.families.qwen2 import QWEN2
 from wf_formats.families.qwen3 import QWEN3
 from wf_formats.families.smollm3 import SMOLLM3
@@ -19,6 +20,7 @@ FAMILIES = {
     for family in (
         LLAMA,
         MISTRAL,
+        PHI3,
         QWEN2,
         QWEN3,
         SMOLLM3,

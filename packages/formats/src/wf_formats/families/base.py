@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from wf_formats.decoder_config import Activation
-from wf_formats.families.block import ATTENTION_BIASES, MLP_BIASES, SUB_NORMS
+from wf_formats.families.block import ATTENTION_BIASES, HF_STEMS, MATRICES, MLP_BIASES, SUB_NORMS
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """transformers' names for layers that see everything before a token, and those with a window."""
@@ -86,6 +86,9 @@ class Family:
     """Parts of a Hugging Face folder beyond the common ones."""
     optional: Groups = (ATTENTION_BIASES, MLP_BIASES)
     """Groups of parts that all layers have or none."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stem of a linear in Hugging Face names -> the matrices whose rows it holds, one after another. Rows are
+    quantized each for itself, or all with one scale, so the parts come out of it exactly."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Stems of Hugging Face names that differ from block.HF_STEMS."""
     activation_key: str = "hidden_act"
@@ -107,6 +110,19 @@ class Family:
     """FULL or SLIDING of each layer, out of a config and the number of layers; None: no windows."""
     is_rotated: Callable[[Mapping[str, Any], int], bool] = lambda config, layer: True
     """Whether a layer has rotary positions."""
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Hugging Face names of a block's linears, inside the block."""
+        return tuple(self.held)
+
+    @property
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """The matrices (block.MATRICES) that each linear of a block holds."""
+        holder = {part: stem for stem, parts in self.fused.items() for part in parts}
+        stems = dict.fromkeys(holder.get(part, HF_STEMS[part]) for part in MATRICES)
+        plain = {HF_STEMS[part]: (part,) for part in MATRICES}
+        return {stem: self.fused.get(stem) or plain[stem] for stem in stems}
 
     @property
     def has_sub_norms(self) -> bool:

@@ -71,7 +71,7 @@ NO_SINK = -1e30
 """An attention sink (a logit beside a head's others) that weighs nothing: its exponential is 0."""
 
 BLOCK_LINEARS = tuple(HF_STEMS[part] for part in MATRICES)
-"""Hugging Face names of a block's linears, inside the block."""
+"""Hugging Face names of a block's linears, inside the block; `Family.linears` where some are fused."""
 
 
 @dataclass(frozen=True)

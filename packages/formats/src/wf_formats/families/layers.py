@@ -69,9 +69,32 @@ def rope_parameters(config: Mapping[str, Any], layer_type: str = FULL) -> dict[s
         raise LoadError(f"config.json: {base_key} is None, not a positive number")
     if rope.get("partial_rotary_factor") is None and config.get("partial_rotary_factor") is not None:
         rope["partial_rotary_factor"] = config["partial_rotary_factor"]
-    if rope.get("rope_type", rope.get("type")) in ("llama3", "yarn"):
-        rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    if rope.get("rope_type", rope.get("type")) in ("llama3", "yarn", "longrope"):
+        original = config.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+        rope.setdefault("original_max_position_embeddings", original)
+    if rope.get("rope_type", rope.get("type")) == "longrope" and rope.get("factor") is None:
+        longest, original = config.get("max_position_embeddings"), rope["original_max_position_embeddings"]
+        rope["factor"] = longest / original if isinstance(longest, int) and original else None
     return rope
+
+
+def context_tokens(config: Mapping[str, Any]) -> int:
+    """Positions for which one table of rotary frequencies holds: longrope has another one beyond the context
+    that the model was first trained with.
+
+    Raises:
+        LoadError: a setting is no positive whole number.
+    """
+    context = config.get("max_position_embeddings")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "longrope":
+        original = rope.get("original_max_position_embeddings")
+        original = original or config.get("original_max_position_embeddings") or context
+        if isinstance(context, int) and isinstance(original, int):
+            context = min(context, original)
+    if type(context) is not int or not 0 < context < 1 << 31:
+        raise LoadError(f"config.json: max_position_embeddings is {context!r:.60}, not a positive number")
+    return context
 
 
 def _check_settings(config: Mapping[str, Any], family: Family) -> None:

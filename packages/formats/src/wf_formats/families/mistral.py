@@ -13,7 +13,8 @@ from wf_formats.families.base import SLIDING, Family
 from wf_formats.families.llama import LAYERED_ARCH, LLAMA_ARCH
 
 
-def _all_slide(config: Mapping[str, Any], num_layers: int) -> list[str]:
+def all_slide(config: Mapping[str, Any], num_layers: int) -> list[str]:
+    """Every layer has the window, where the config names one."""
     return [SLIDING] * num_layers
 
 
@@ -23,5 +24,5 @@ MISTRAL = Family(
     archs=(LLAMA_ARCH, LAYERED_ARCH),
     optional=(),
     becomes_bitnet=True,
-    layer_types=_all_slide,
+    layer_types=all_slide,
 )

@@ -12,10 +12,10 @@ from typing import Any
 
 from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES, Family, GgufArch, family_of
-from wf_formats.families.base import FULL, SLIDING, Shape
-from wf_formats.families.layers import LayerKind, read_layers
+from wf_formats.families.base import SLIDING, Shape
+from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.models.hf_config import activation_of, read_config
-from wf_formats.rope import is_default_yarn, rope_kind
+from wf_formats.rope import attention_factor, is_default_yarn, rope_kind
 from wf_formats.schemes import GROUP_SIZES
 
 TARGETS = ("gguf", "hf", "native", "llamacpp")
@@ -86,9 +86,9 @@ def why_not_stock_bitnet(config: Mapping[str, Any], scheme: str, sub_norm: bool)
         return f"the weight scheme is {scheme!r}; bitnet knows one scale per tensor"
     if not sub_norm:
         return "the model has no SubLN, which bitnet has in every block"
-    heads, head_dim, hidden = config["num_attention_heads"], _head_dim(config), config["hidden_size"]
-    if heads * head_dim != hidden:
-        return f"{heads} heads of {head_dim} are not the hidden size {hidden}"
+    shape = _shape(config)
+    if shape.num_heads * shape.head_dim != shape.hidden_size:
+        return f"{shape.num_heads} heads of {shape.head_dim} are not the hidden size {shape.hidden_size}"
     if config.get("mlp_bias"):
         return "the feed-forward linears have biases"
     if (window := _window(read_layers(_completed(config), family))) is not None:
@@ -155,8 +155,9 @@ def _check_arch(
     _check_scale(complete, family, arch)
     layers = read_layers(complete, family)
     _check_layers(layers, arch)
-    for layer_type in (FULL, SLIDING):
-        _check_rope(layers, arch, layer_type, sub_norm)
+    _check_rope(rope_parameters(complete), arch, sub_norm)
+    if arch.has_local_rope:
+        _check_local_rope(rope_parameters(complete, SLIDING), arch)
 
 
 def _check_blocks(config: Mapping[str, Any], family: Family, scheme: str, sub_norm: bool) -> None:
@@ -183,13 +184,11 @@ def _check_biases(config: Mapping[str, Any], arch: GgufArch) -> None:
 def _check_scale(config: Mapping[str, Any], family: Family, arch: GgufArch) -> None:
     if family.attention_scale_key is None:
         return
-    shape = Shape(
-        config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"], _head_dim(config)
-    )
-    wanted = arch.attention_scale(shape) ** -2
-    if abs(config[family.attention_scale_key] / wanted - 1) > 1e-6:
+    wanted = arch.attention_scale(_shape(config)) ** -2
+    found = config.get(family.attention_scale_key)
+    if not isinstance(found, (int, float)) or abs(found / wanted - 1) > 1e-6:
         raise LoadError(
-            f"{family.attention_scale_key} is {config[family.attention_scale_key]}; arch {arch.name} of "
+            f"{family.attention_scale_key} is {found!r:.60}; arch {arch.name} of "
             f"llama.cpp computes with {wanted:g} whatever a file says; --format hf has it"
         )
 
@@ -222,18 +221,10 @@ def window_period(layers: list[LayerKind]) -> int | None:
     return period if slides == [(index + 1) % period != 0 for index in range(len(slides))] else None
 
 
-def _check_rope(layers: list[LayerKind], arch: GgufArch, layer_type: str, sub_norm: bool) -> None:
-    rope = next((layer.rope for layer in layers if layer.type == layer_type and layer.rope), None)
-    if rope is None:
-        return
+def _check_rope(rope: Mapping[str, Any], arch: GgufArch, sub_norm: bool) -> None:
+    """Of layers that see everything; also where there are none, since a file speaks of them."""
     kind = rope_kind(rope)
-    if layer_type == SLIDING and arch.has_local_rope:
-        if kind not in ("default", "dynamic"):
-            raise LoadError(
-                f"rotary scaling {kind!r} of layers with a window: arch {arch.name} of llama.cpp has none "
-                "there; --format hf has it"
-            )
-        return
+    _check_part(rope, arch)
     if arch.has_rope_freqs or (kind in arch.rope_kinds and (kind != "yarn" or is_default_yarn(rope))):
         return
     also = "; or scheme group64 without SubLN, whose arch llama has it" if sub_norm else ""
@@ -244,17 +235,51 @@ def _check_rope(layers: list[LayerKind], arch: GgufArch, layer_type: str, sub_no
     )
 
 
+def _check_part(rope: Mapping[str, Any], arch: GgufArch) -> None:
+    """Parts of heads that do not turn are told by rope_freqs, as elements that turn by nothing."""
+    if rope.get("partial_rotary_factor") in (None, 1, 1.0):
+        return
+    if not arch.has_rope_freqs:
+        raise LoadError(
+            f"partial_rotary_factor {rope['partial_rotary_factor']}: arch {arch.name} of llama.cpp turns "
+            "whole heads; --format hf and the native engine have it"
+        )
+    if (scale := attention_factor(rope)) != 1:
+        raise LoadError(
+            f"{rope_kind(rope)} multiplies the {rope['partial_rotary_factor']:.0%} of each head that turn by "
+            f"{scale:.3f}; arch {arch.name} of llama.cpp would multiply whole heads; --format hf and the "
+            "native engine have it"
+        )
+
+
+def _check_local_rope(rope: Mapping[str, Any], arch: GgufArch) -> None:
+    if (kind := rope_kind(rope)) not in ("default", "dynamic"):
+        raise LoadError(
+            f"rotary scaling {kind!r} of layers with a window: arch {arch.name} of llama.cpp has none "
+            "there; --format hf has it"
+        )
+
+
 def _window(layers: list[LayerKind]) -> int | None:
     return next((layer.window for layer in layers if layer.window is not None), None)
 
 
-def _head_dim(config: Mapping[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+def _shape(config: Mapping[str, Any]) -> Shape:
+    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    for key in keys:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise LoadError(f"config.json: {key} is {config.get(key)!r:.60}, not a positive whole number")
+    layers, hidden, heads = (config[key] for key in keys)
+    head_dim = config.get("head_dim") or hidden // heads
+    if type(head_dim) is not int or head_dim < 1:
+        raise LoadError(f"config.json: head_dim is {head_dim!r:.60}, not a positive whole number")
+    return Shape(layers, hidden, heads, head_dim)
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """With a value for what a config.json may leave out."""
     family = family_of(config.get("model_type"))
+    _shape(config)
     complete = dict(config)
     for key, value in _DEFAULTS.items():
         if complete.get(key) is None:

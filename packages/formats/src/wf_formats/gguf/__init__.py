@@ -2,6 +2,6 @@
 
 from wf_formats.gguf.file import GgufFile, GgufTensor, open_gguf
 from wf_formats.gguf.header import GgufError
-from wf_formats.gguf.types import TensorType
+from wf_formats.gguf.types import TensorType, ValueType
 
-__all__ = ["GgufError", "GgufFile", "GgufTensor", "TensorType", "open_gguf"]
+__all__ = ["GgufError", "GgufFile", "GgufTensor", "TensorType", "ValueType", "open_gguf"]

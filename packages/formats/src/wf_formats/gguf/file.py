@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import mmap
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from wf_formats.gguf import blocks
 from wf_formats.gguf.header import GgufError, Header, TableEntry, parse_header
-from wf_formats.gguf.types import TensorType
+from wf_formats.gguf.types import TensorType, ValueType
 from wf_formats.mapping import map_file, release_pages
 
 _KNOWN_TYPES = {int(kind): kind for kind in TensorType}
@@ -65,6 +66,8 @@ class GgufFile:
     path: Path
     version: int
     keys: dict[str, Any]
+    kinds: dict[str, ValueType]
+    """What each key's value is stored as."""
     tensors: dict[str, GgufTensor]
     _map: mmap.mmap = field(repr=False)
 
@@ -109,18 +112,34 @@ def open_gguf(path: Path | str) -> GgufFile:
         tensors = _tensors(header, len(mapped))
     except GgufError as error:
         raise GgufError(f"{path}: {error}") from error
-    return GgufFile(path, header.version, header.keys, tensors, mapped)
+    return GgufFile(path, header.version, header.keys, header.kinds, tensors, mapped)
 
 
 def _tensors(header: Header, file_bytes: int) -> dict[str, GgufTensor]:
     tensors = {name: _checked(name, entry, header, file_bytes) for name, entry in header.table.items()}
-    end, before = header.data_start, ""
-    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
-        if tensor.offset < end:
-            raise GgufError(f"tensor {tensor.name!r} overlaps {before!r} at byte {tensor.offset}")
-        is_known = tensor.ggml_type in _KNOWN_TYPES
-        end, before = tensor.offset + (tensor.num_bytes if is_known else 1), tensor.name
+    in_order = sorted(tensors.values(), key=lambda tensor: tensor.offset)
+    for before, tensor in pairwise(in_order):
+        if tensor.offset < _end(before):
+            raise GgufError(f"tensor {tensor.name!r} overlaps {before.name!r} at byte {tensor.offset}")
+    _check_gaps(header, in_order, file_bytes)
     return tensors
+
+
+def _end(tensor: GgufTensor) -> int:
+    """The byte after a tensor; at least that of one of unknown type."""
+    return tensor.offset + (tensor.num_bytes if tensor.ggml_type in _KNOWN_TYPES else 1)
+
+
+def _check_gaps(header: Header, in_order: list[GgufTensor], file_bytes: int) -> None:
+    """Tensors lie one after the other, with nothing but the padding of the alignment between them."""
+    begins = [(f"tensor {tensor.name!r} begins", tensor.offset) for tensor in in_order]
+    ends = [("the table", header.data_start)]
+    ends += [(repr(t.name), _end(t) if t.ggml_type in _KNOWN_TYPES else file_bytes) for t in in_order]
+    for (before, end), (what, begin) in zip(ends, [*begins, ("the file ends", file_bytes)], strict=True):
+        if begin - end >= header.alignment:
+            raise GgufError(
+                f"{before} ends at byte {end} and {what} at {begin}: a type was changed, or data added"
+            )
 
 
 def _checked(name: str, entry: TableEntry, header: Header, file_bytes: int) -> GgufTensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wf_formats.errors import UserError
-from wf_formats.gguf.types import TensorType
+from wf_formats.gguf.types import TensorType, ValueType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -58,6 +58,8 @@ class Header:
 
     version: int
     keys: dict[str, Any]
+    kinds: dict[str, ValueType]
+    """What each key's value is stored as."""
     table: dict[str, TableEntry]
     data_start: int
     """Bytes from the start of the file."""
@@ -80,13 +82,13 @@ def parse_header(data: memoryview) -> Header:
         raise GgufError(f"GGUF version {version}{hint}; this reads little-endian versions 2 and 3")
     num_tensors = cursor.count(_MIN_TENSOR_BYTES, "the number of tensors")
     num_keys = cursor.count(_MIN_KEY_BYTES, "the number of keys")
-    keys = _keys(cursor, num_keys)
+    keys, kinds = _keys(cursor, num_keys)
     table = _table(cursor, num_tensors)
     alignment = keys.get("general.alignment", DEFAULT_ALIGNMENT)
     if not _is_alignment(alignment):
         raise GgufError(f"general.alignment is {alignment!r}, no power of two up to {MAX_ALIGNMENT}")
     start = -(-cursor.position // alignment) * alignment
-    return Header(version, keys, table, min(start, len(data)), alignment)
+    return Header(version, keys, kinds, table, min(start, len(data)), alignment)
 
 
 def _is_alignment(value: Any) -> bool:
@@ -130,14 +132,17 @@ class _Cursor:
             raise GgufError(f"{what} at byte {start} is not UTF-8: {error.reason}") from error
 
 
-def _keys(cursor: _Cursor, count: int) -> dict[str, Any]:
+def _keys(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, ValueType]]:
     keys: dict[str, Any] = {}
+    kinds: dict[str, ValueType] = {}
     for index in range(count):
         name = cursor.string(f"the name of key {index}", MAX_KEY_BYTES)
         if name in keys:
             raise GgufError(f"key {name!r} occurs twice")
-        keys[name] = _value(cursor, cursor.scalar("I", f"the type of key {name!r}"), f"key {name!r}", 0)
-    return keys
+        kind = cursor.scalar("I", f"the type of key {name!r}")
+        keys[name] = _value(cursor, kind, f"key {name!r}", 0)
+        kinds[name] = ValueType(kind)  # known, or the value would have been refused
+    return keys, kinds
 
 
 def _value(cursor: _Cursor, kind: int, what: str, depth: int) -> Any:

@@ -9,6 +9,29 @@ from __future__ import annotations
 from enum import IntEnum
 
 
+class ValueType(IntEnum):
+    """`enum gguf_type`: what a key's value is stored as."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+    @property
+    def label(self) -> str:
+        """As the specification spells it."""
+        return self.name.lower()
+
+
 class TensorType(IntEnum):
     """`enum ggml_type`."""
 

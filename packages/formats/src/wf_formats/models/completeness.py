@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.families.block import MATRICES
 
+FEWEST_TENSORS = 6
+"""Of a layer: two norms and four matrices, where q, k, v and gate, up are fused."""
 Shapes = dict[str, tuple[int, ...]]
 
 
 def check_layers(config: DecoderConfig, num_tensors: int) -> None:
     """Raises LoadError where a file cannot have so many layers, before a list of their parts is made."""
-    if config.num_layers * len(MATRICES) > num_tensors:
+    if config.num_layers * FEWEST_TENSORS > num_tensors:
         raise LoadError(f"{config.num_layers} layers, but only {num_tensors} tensors: some are missing")
 
 

@@ -2,8 +2,8 @@
 
 Where an architecture turns neighbouring elements, its exporters reorder the rows of q and k for that
 (row 2 j + i of a head is row i head_dim / 2 + j of the original), which is undone here. A `<name>.scale`
-tensor multiplies its matrix. Every hyperparameter key of the architecture is either used, known to
-change nothing, or refused.
+tensor multiplies its matrix; all matrices have one or none. Every hyperparameter key of the architecture is
+either used, known to change nothing, or refused.
 
 Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build_bitnet_158`.
 """
@@ -36,6 +36,8 @@ from wf_formats.gguf.codecs import SCALE_GROUPS
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import Shapes, check_layers, check_tensors
 from wf_formats.models.gguf_config import read_config
+from wf_formats.models.gguf_kinds import check_kinds
+from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import from_blocks, from_values
 
@@ -136,6 +138,7 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     embedding = file.tensors.get(GGUF_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise LoadError(f"tensor {GGUF_EMBEDDING} is missing or no matrix")
+    check_kinds(file, arch.name)
     config = read_config(file.keys, arch, embedding.shape[0], divisors)
     check_layers(config, len(file.tensors))
     found = {name: tensor.shape for name, tensor in file.tensors.items()}
@@ -144,6 +147,7 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
         _check_sinks(file, config)
     for name in found:
         _check_type(file, name)
+    check_seal(file)
     return GgufModel(file, config, arch)
 
 
@@ -157,9 +161,10 @@ def _expected(config: DecoderConfig, arch: GgufArch) -> tuple[Shapes, list[Shape
     required = {GGUF_EMBEDDING: matrix, GGUF_FINAL_NORM: (config.hidden_size,)}
     required |= shapes((*MATRICES, *NORMS, *arch.extras))
     optional: list[Shapes] = [
-        {gguf_scale_name(gguf_name(i, part)): (1,)} for i in layers for part in MATRICES
+        {gguf_scale_name(gguf_name(i, part)): (1,) for i in layers for part in MATRICES},
+        {GGUF_HEAD: matrix},
+        *map(shapes, arch.optional),
     ]
-    optional += [{GGUF_HEAD: matrix}, *map(shapes, arch.optional)]
     if arch.has_rope_freqs:
         optional.append({GGUF_ROPE_FREQS: (config.head_dim // 2,)})
     if arch.has_sinks:
@@ -184,6 +189,8 @@ def _check_type(file: GgufFile, name: str) -> None:
         raise LoadError(f"{_described(file, name)}: this type holds no ternary weights and is not read here")
     if tensor.type is TensorType.I2_S and name == GGUF_EMBEDDING:
         raise LoadError(f"{_described(file, name)}: embeddings of this type are not supported")
+    if name.endswith(".scale") and tensor.type is not TensorType.F32:
+        raise LoadError(f"{_described(file, name)}: scales of matrices are kept as f32")
 
 
 def _reordered(matrix: NumpyMatrix, order: np.ndarray | None) -> NumpyMatrix:

@@ -35,8 +35,8 @@ class GgufSettings:
         value = default if self.get(name) is None else self.get(name)
         if value is None:
             raise LoadError(f"key {self.arch}.{name} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise LoadError(f"{self.arch}.{name} is {value!r:.60}, not a positive number")
+        if not isinstance(value, float) or not 0 < value < math.inf:
+            raise LoadError(f"{self.arch}.{name} is {value!r:.60}, not a positive number (float32)")
         return float(value)
 
     def must_be(self, name: str, *allowed: Any) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from wf_formats.decoder_config import Activation, DecoderConfig, LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
-from wf_formats.families.layers import LayerKind, read_layers
+from wf_formats.families.layers import LayerKind, context_tokens, read_layers
 from wf_formats.rope import Rope, rope_of
 from wf_formats.schemes import GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
 
@@ -74,7 +74,7 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     head_dim = hidden // num_heads if config.get("head_dim") is None else _integer(config, "head_dim")
     if head_dim < 1:
         raise LoadError(f"config.json: head_dim is {head_dim}: {num_heads} heads of {hidden} elements in all")
-    context = _integer(config, "max_position_embeddings")
+    _integer(config, "max_position_embeddings")
     try:
         return DecoderConfig(
             hidden_size=hidden,
@@ -88,7 +88,7 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
             activation=activation_of(config, family),
             attention=_attention(config, family, head_dim),
             attention_scale=_attention_scale(config, family, head_dim),
-            context_tokens=context,
+            context_tokens=context_tokens(config),
             embedding_scale=math.sqrt(hidden) if family.scales_embedding else 1.0,
         )
     except LoadError:

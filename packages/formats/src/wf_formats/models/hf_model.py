@@ -72,9 +72,13 @@ class HfModel:
         return self._gains(HF_FINAL_NORM)
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
-        name = hf_name(layer, part)
-        shape = part_shape(self.config, part)
-        matrix = self._ternary(name, (shape[0], shape[1]), self._folded(layer, part))
+        stem, parts = next(item for item in self.family.held.items() if part in item[1])
+        name, rows = f"model.layers.{layer}.{stem}.weight", [part_shape(self.config, its)[0] for its in parts]
+        shape = (sum(rows), part_shape(self.config, part)[1])
+        matrix = self._ternary(name, shape, self._folded(layer, part))
+        if len(parts) > 1:
+            start = sum(rows[: parts.index(part)])
+            matrix = matrix.take_rows(np.arange(start, start + part_shape(self.config, part)[0]))
         self.tensors.release(name)
         floor = self._floor(layer, part) + self._folded(layer, part)
         return matrix.times(2.0**-floor) if floor else matrix

@@ -9,7 +9,6 @@ from wf_formats.families.block import (
     HF_EMBEDDING,
     HF_FINAL_NORM,
     HF_HEAD,
-    MATRICES,
     NORMS,
     SUB_NORMS,
     hf_name,
@@ -38,17 +37,18 @@ def expected_tensors(
     if not is_tied:
         required[HF_HEAD] = matrix
     for layer in range(config.num_layers):
-        for part in MATRICES:
-            required |= _stored_shapes(config, quantization, layer, part)
+        for stem, parts in family.held.items():
+            required |= _stored_shapes(config, quantization, f"model.layers.{layer}.{stem}.weight", parts)
         required |= {hf_name(layer, part, own, family.renamed): part_shape(config, part) for part in vectors}
         for shapes, group in zip(optional, family.optional, strict=True):
             shapes |= {hf_name(layer, part): part_shape(config, part) for part in group}
     return required, optional
 
 
-def _stored_shapes(config: DecoderConfig, quantization: Quantization, layer: int, part: str) -> Shapes:
-    rows, columns = part_shape(config, part)
-    name = hf_name(layer, part)
+def _stored_shapes(
+    config: DecoderConfig, quantization: Quantization, name: str, parts: tuple[str, ...]
+) -> Shapes:
+    rows, columns = sum(part_shape(config, part)[0] for part in parts), part_shape(config, parts[0])[1]
     if quantization.group_size is not None and columns % quantization.group_size:
         raise LoadError(f"{name}: rows of {columns} do not divide into groups of {quantization.group_size}")
     if quantization.storage is Storage.PACKED_INPUTS:

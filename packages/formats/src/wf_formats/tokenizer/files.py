@@ -1,8 +1,13 @@
-"""The tokenizer files of a Hugging Face folder, read once: tokenizer.json and what stands beside it."""
+"""The tokenizer files of a Hugging Face folder, read once: tokenizer.json and what stands beside it.
+
+This is the one door for them: whoever loads a tokenizer, by whatever library, reads the files here first.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,10 @@ import tokenizers
 from wf_formats.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_json
 from wf_formats.tokenizer.source import TokenizerError
+from wf_formats.tokenizer.spec import check_spec
 
+SLOW_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
+"""Tokenizers of other libraries, from which tokenizer.json can be made."""
 _SPECIAL_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -41,25 +49,91 @@ class TokenizerFiles:
         return {key: content for key, content in named.items() if content is not None}
 
     def backend(self) -> tokenizers.Tokenizer:
-        """The tokenizer of tokenizer.json; raises TokenizerError where it is none."""
-        try:
-            return tokenizers.Tokenizer.from_str(json.dumps(self.spec))
-        except Exception as error:  # tokenizers raises nothing more specific
-            raise TokenizerError(f"{self.path} is damaged: {error}") from error
+        """The tokenizer of tokenizer.json, which neither cuts nor pads.
+
+        Raises:
+            TokenizerError: it is none, or gives its added tokens other ids than the file says.
+        """
+        spec = self.spec | {"truncation": None, "padding": None}
+        with rust_errors(self.path):
+            backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        for entry in self.spec.get("added_tokens") or []:
+            if (found := backend.token_to_id(entry["content"])) != entry["id"]:
+                raise TokenizerError(
+                    f"{self.path}: added token {entry['content']!r:.60} has the id {entry['id']}, but there "
+                    f"is a gap before it: the tokenizers library would number it {found}"
+                )
+        return backend
+
+
+@contextmanager
+def rust_errors(what: object) -> Iterator[None]:
+    """Turns whatever the tokenizers library raises, panics included, into TokenizerError.
+
+    Args:
+        what: named in the message.
+    """
+    try:
+        with rust_panics(what):
+            yield
+    except TokenizerError:
+        raise
+    except Exception as error:  # the library raises nothing more specific
+        raise TokenizerError(f"{what} is damaged: {error}") from error
+
+
+@contextmanager
+def rust_panics(what: object) -> Iterator[None]:
+    """Turns a panic of the tokenizers library, which is no Exception, into TokenizerError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's; it cannot be imported
+            raise
+        raise TokenizerError(f"{what} makes the tokenizers library fail: {error}") from error
 
 
 def read_files(folder: Path) -> TokenizerFiles:
     """Reads the tokenizer files of a folder.
 
     Raises:
-        TokenizerError: tokenizer.json is missing, or a file is damaged or huge.
+        TokenizerError: tokenizer.json is missing, or a file is damaged, huge or asks for absurd amounts.
     """
     path = folder / TOKENIZER_FILE
     if not path.is_file():
-        raise TokenizerError(f"{path} is missing: {folder} has no tokenizer.json, the fast tokenizer's file")
+        raise TokenizerError(_missing(folder))
+    spec = read_json(path, TokenizerError)
     config = optional_json(folder / TOKENIZER_CONFIG_FILE)
     template, has_others = _template(folder, config)
-    return TokenizerFiles(folder, read_json(path, TokenizerError), config, template, has_others)
+    _check_unicode(path, spec)
+    _check_unicode(folder / TOKENIZER_CONFIG_FILE, [config, template])
+    try:
+        check_spec(spec)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path} is damaged: {error}") from error
+    return TokenizerFiles(folder, spec, config, template, has_others)
+
+
+def _missing(folder: Path) -> str:
+    message = (
+        f"{folder / TOKENIZER_FILE} is missing: {folder} has no tokenizer.json, the fast tokenizer's file"
+    )
+    slow = next((name for name in SLOW_FILES if (folder / name).is_file()), None)
+    if slow is None:
+        return message
+    return (
+        f"{message}, only {slow}; make it once where transformers, sentencepiece and protobuf are installed: "
+        f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    )
+
+
+def _check_unicode(path: Path, value: Any) -> None:
+    """Half a character, which JSON can spell, is no text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        text = error.object[max(0, error.start - 20) : error.end + 20]
+        raise TokenizerError(f"{path} has half a character (a lone surrogate) in {text!r}") from error
 
 
 def optional_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hugging Face folder -> tokenizer; byte-level only."""
+"""Hugging Face folder -> tokenizer, byte-level or SentencePiece."""
 
 from __future__ import annotations
 
@@ -10,28 +10,38 @@ import tokenizers
 from tokenizers import AddedToken, decoders
 
 from wf_formats.file_names import CONFIG_FILE, GENERATION_CONFIG_FILE
-from wf_formats.tokenizer.files import content_of, optional_json, read_files
-from wf_formats.tokenizer.source import TokenizerError, TokenizerSource
+from wf_formats.tokenizer.files import TokenizerFiles, content_of, optional_json, read_files
+from wf_formats.tokenizer.sentencepiece import Prefix, is_sentencepiece, prefix_of
+from wf_formats.tokenizer.source import Pieces, TokenizerError, TokenizerSource
 
 
 def read_folder_tokenizer(folder: Path) -> TokenizerSource:
     """The tokenizer of a Hugging Face folder.
 
     Raises:
-        TokenizerError: a file is missing or damaged, or it is not byte-level.
+        TokenizerError: a file is missing or damaged, or it is neither byte-level nor SentencePiece.
     """
     files = read_files(folder)
     backend = files.backend()
-    if not isinstance(backend.decoder, decoders.ByteLevel):
-        raise TokenizerError(
-            f"{files.path}: its decoder is {backend.decoder!r}; only byte-level tokenizers are supported, "
-            "no SentencePiece"
-        )
-    backend.no_truncation()
-    backend.no_padding()
+    pieces, puts_space_first = _pieces(files, backend)
     _add_tokens(backend, files.config)
     special = files.special_tokens
-    return TokenizerSource(backend, special, _eos_ids(folder, backend, special), files.chat_template)
+    eos = _eos_ids(folder, backend, special)
+    return TokenizerSource(backend, special, eos, files.chat_template, pieces, puts_space_first)
+
+
+def _pieces(files: TokenizerFiles, backend: tokenizers.Tokenizer) -> tuple[Pieces, bool]:
+    if isinstance(backend.decoder, decoders.ByteLevel):
+        return Pieces.BYTE_LEVEL, False
+    if not is_sentencepiece(files.spec):
+        raise TokenizerError(
+            f"{files.path}: its decoder is {backend.decoder!r:.200}; only byte-level tokenizers and BPE with "
+            "byte fallback (SentencePiece) are supported"
+        )
+    try:
+        return Pieces.SENTENCEPIECE, prefix_of(files.spec) is not Prefix.NONE
+    except TokenizerError as error:
+        raise TokenizerError(f"{files.path}: {error}") from error
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:

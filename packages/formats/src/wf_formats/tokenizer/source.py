@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 import tokenizers
 
@@ -35,6 +35,15 @@ GGUF_ROLES = {
 """`tokenizer.ggml.<key>_token_id` -> (gguf-py's word, key of tokenizer_config.json)."""
 
 
+class Pieces(Enum):
+    """How tokens spell text."""
+
+    BYTE_LEVEL = "byte-level"
+    """GPT-2's: each byte of UTF-8 is a character of an alphabet of 256."""
+    SENTENCEPIECE = "SentencePiece"
+    """Characters, a space is U+2581; what has no token is spelled in tokens <0x00> to <0xFF>."""
+
+
 @dataclass(frozen=True)
 class TokenizerSource:
     """What a tokenizer is made of."""
@@ -45,3 +54,6 @@ class TokenizerSource:
     eos_ids: frozenset[int] = frozenset()
     """As the files state them."""
     chat_template: str | None = None
+    pieces: Pieces = Pieces.BYTE_LEVEL
+    puts_space_first: bool = False
+    """Whether a space is put before a text on encoding, and taken away from the whole on decoding."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from wf_formats.environment import num_cores
+from wf_formats.errors import RequestError
 from wrinklefree_inference.options import ALL_CORES, Flag
 
 SHORT_PROMPT_TOKENS = 8
@@ -60,7 +61,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         if not self.tests:
-            raise ValueError("nothing to measure: --prompt-tokens and --generate-tokens are both 0")
+            raise RequestError("nothing to measure: --prompt-tokens and --generate-tokens are both 0")
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -97,7 +98,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 1 <= int(part) <= 1024 for part in parts):
-        raise ValueError(f"--batch takes numbers from 1 to 1024 with commas between, got {text!r}")
+        raise RequestError(f"--batch takes numbers from 1 to 1024 with commas between, got {text!r}")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

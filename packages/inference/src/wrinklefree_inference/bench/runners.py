@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.bench.plan import CHUNK_TOKENS, SHORT_PROMPT_TOKENS, Test
 from wrinklefree_inference.errors import EngineError
 
@@ -56,7 +57,7 @@ class NativeRunner:
 
         weights = load_model(model, quantize_master)
         if context_tokens > (most := weights.config.context_tokens):
-            raise ValueError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
+            raise RequestError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
         pages = -(-context_tokens // tk.PAGE_TOKENS)
         self._decoder = tk.Decoder(weights, num_sequences * pages, num_threads=threads)
         self._pages = np.arange(num_sequences * pages, dtype=np.int32).reshape(num_sequences, pages)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.bench.plan import BenchOptions
 from wrinklefree_inference.commands.flags import build, with_flags
 
@@ -43,16 +44,12 @@ def bench(
     from wf_formats.environment import OtherProcesses
     from wrinklefree_inference.bench import report, session
 
-    try:
-        if not model.exists():
-            raise ValueError(f"there is no file or folder {model}")
-        options = build(BenchOptions, given, model=model)
-        with OtherProcesses() as others:
-            engines = _engines(engine, compare, model)
-            results = session.run(options, engines, lambda text: typer.echo(f"  {text}", err=True))
-    except (RuntimeError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    if not model.exists():
+        raise RequestError(f"there is no file or folder {model}")
+    options = build(BenchOptions, given, model=model)
+    with OtherProcesses() as others:
+        engines = _engines(engine, compare, model)
+        results = session.run(options, engines, lambda text: typer.echo(f"  {text}", err=True))
     for line in report.table(options, results, others.cores):
         typer.echo(line)
     if json_file is not None:
@@ -65,7 +62,7 @@ def _engines(engine: str, compare: bool, model: Path) -> list[str]:
     from importlib.util import find_spec
 
     if engine not in _ENGINES:
-        raise ValueError(f"--engine takes {' or '.join(_ENGINES)}, got {engine!r}")
+        raise RequestError(f"--engine takes {' or '.join(_ENGINES)}, got {engine!r}")
     if not compare or engine == "llamacpp":
         return [engine]
     if model.is_dir():

@@ -9,7 +9,6 @@ import typer
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
 from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
-from wrinklefree_inference.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,23 +46,19 @@ def chat(
       wf chat --model dense.gguf --engine llamacpp
     """
     start: list[Message] = [{"role": "system", "content": system}] if system else []
+    name = check_engine(engine or engine_for(model))
+    refuse_others(ctx, name, KINDS)
+    sampling = build(Sampling, given)
+    opened = open_engine(model, name, build(KINDS[name], given))
     try:
-        name = check_engine(engine or engine_for(model))
-        refuse_others(ctx, name, KINDS)
-        sampling = build(Sampling, given)
-        opened = open_engine(model, name, build(KINDS[name], given))
-        try:
-            facts = ", ".join(text for _, text in opened.facts.rows())
-            typer.echo(facts, err=True)
-            if prompt is not None:
-                answer(opened, [*start, {"role": "user", "content": prompt}], sampling)
-            else:
-                converse(opened, start, sampling)
-        finally:
-            opened.close()
-    except (EngineError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+        facts = ", ".join(text for _, text in opened.facts.rows())
+        typer.echo(facts, err=True)
+        if prompt is not None:
+            answer(opened, [*start, {"role": "user", "content": prompt}], sampling)
+        else:
+            converse(opened, start, sampling)
+    finally:
+        opened.close()
 
 
 def converse(engine: Engine, start: list[Message], sampling: Sampling) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.options import Flag
 
 Options = TypeVar("Options")
@@ -102,7 +103,7 @@ def refuse_others(ctx: typer.Context, engine: str, kinds: Mapping[str, type]) ->
     if given:
         takers = [name for name, flags in by_engine.items() if given[0].flag.name in flags]
         names, verb = " and ".join(field.flag.flag for field in given), "has" if len(given) == 1 else "have"
-        raise ValueError(f"{names} {verb} no effect with --engine {engine} (only with {', '.join(takers)})")
+        raise RequestError(f"{names} {verb} no effect with --engine {engine} (only with {', '.join(takers)})")
 
 
 def _is_typed(ctx: typer.Context, name: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
-from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import LlamaCppServerOptions, NativeServerOptions, ProxyOptions
 
 
@@ -60,13 +60,9 @@ def serve(
 
       wf serve --engine openai --model http://127.0.0.1:30000 --api-key-file keys.txt
     """
-    try:
-        if engine not in SERVERS:
-            raise ValueError(f"unknown engine {engine!r} (known: {', '.join(SERVERS)})")
-        refuse_others(ctx, engine, KINDS)
-        if engine != "openai" and model.startswith(("http://", "https://")):
-            raise ValueError(f"{model} is a URL: say --engine openai to pass requests on to it")
-        SERVERS[engine].run(build(KINDS[engine], given, model=model))
-    except (EngineError, ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    if engine not in SERVERS:
+        raise RequestError(f"unknown engine {engine!r} (known: {', '.join(SERVERS)})")
+    refuse_others(ctx, engine, KINDS)
+    if engine != "openai" and model.startswith(("http://", "https://")):
+        raise RequestError(f"{model} is a URL: say --engine openai to pass requests on to it")
+    SERVERS[engine].run(build(KINDS[engine], given, model=model))

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import Engine
 from wrinklefree_inference.options import ClientOptions, EngineOptions
 
@@ -43,7 +44,7 @@ def engine_for(model: str | Path) -> str:
         return "openai"
     if Path(model).suffix == ".gguf" or Path(model).is_dir():
         return "native"
-    raise ValueError(
+    raise RequestError(
         f"no engine recognises {str(model)!r}: expected a .gguf file, a folder or an http(s) URL "
         f"(known engines: {', '.join(ENGINES)})"
     )
@@ -52,7 +53,7 @@ def engine_for(model: str | Path) -> str:
 def check_engine(name: str) -> str:
     """The name of an engine, or ValueError."""
     if name not in ENGINES:
-        raise ValueError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
+        raise RequestError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
     return name
 
 
@@ -73,5 +74,5 @@ def open_engine(
     name = check_engine(engine or engine_for(model))
     wanted = ENGINES[name].options
     if options is not None and not isinstance(options, wanted):
-        raise ValueError(f"engine {name} takes {wanted.__name__}, got {type(options).__name__}")
+        raise RequestError(f"engine {name} takes {wanted.__name__}, got {type(options).__name__}")
     return ENGINES[name].open(model, options)

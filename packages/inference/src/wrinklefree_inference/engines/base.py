@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, TypedDict, runtime_checkable
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.options import Flag
+from wrinklefree_inference.sampling_bounds import BOUNDS, check_bounds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,23 +28,23 @@ class Message(TypedDict):
     content: str
 
 
+def _limits(option: str) -> tuple[float, float]:
+    return BOUNDS[option].minimum, BOUNDS[option].maximum
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn; temperature 0 is greedy."""
 
-    max_tokens: Annotated[int, Flag("--max-tokens", "Longest answer.", minimum=1)] = 512
-    temperature: Annotated[float, Flag("--temperature", "0 is greedy.", minimum=0)] = 0.7
+    max_tokens: Annotated[int, Flag("--max-tokens", "Longest answer.", *_limits("max_tokens"))] = 512
+    temperature: Annotated[float, Flag("--temperature", "0 is greedy.", *_limits("temperature"))] = 0.7
     top_p: Annotated[float, Flag("--top-p", "Nucleus sampling.", minimum=0.01, maximum=1)] = 0.95
-    seed: Annotated[int | None, Flag("--seed", "Makes an answer repeatable.")] = None
+    seed: Annotated[int | None, Flag("--seed", "Makes an answer repeatable.", *_limits("seed"))] = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        names = ("max_tokens", "temperature", "top_p", "seed")
+        check_bounds({name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ class TokenScores:
 def check_scored_range(num_ids: int, start: int, context_tokens: int) -> None:
     """Raise ValueError unless ids[start:] of `num_ids` ids can be scored in the context."""
     if num_ids > context_tokens:
-        raise ValueError(f"{num_ids} ids do not fit the context of {context_tokens} tokens")
+        raise RequestError(f"{num_ids} ids do not fit the context of {context_tokens} tokens")
     if not 1 <= start < num_ids:
-        raise ValueError(f"start must be in [1, {num_ids - 1}], got {start}")
+        raise RequestError(f"start must be in [1, {num_ids - 1}], got {start}")
 
 
 @runtime_checkable

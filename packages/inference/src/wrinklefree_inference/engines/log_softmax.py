@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wrinklefree_inference.errors import EngineError
+
 
 def log_softmax_at(
     logits: NDArray[np.float32], targets: NDArray[np.int64]
@@ -17,10 +19,19 @@ def log_softmax_at(
 
     Returns:
         float64 [n] and int64 [n].
+
+    Raises:
+        EngineError: A row has a NaN or is not finite at its maximum: there are no probabilities to speak of.
     """
     rows = np.arange(len(targets))
     best = logits.argmax(1)
-    logits -= logits.max(1, keepdims=True)
+    top = logits.max(1, keepdims=True)
+    if not np.isfinite(top).all():
+        raise EngineError(
+            f"the model's logits are not finite ({top[~np.isfinite(top)][0]}): its weights or its scales are "
+            "damaged, or too large for float32"
+        )
+    logits -= top
     own = logits[rows, targets].astype(np.float64)
     np.exp(logits, out=logits)
     return own - np.log(logits.sum(1, dtype=np.float64)), best

@@ -10,16 +10,14 @@ from starlette.responses import Response
 
 from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.json_pieces import Items, encoded
 from wrinklefree_inference.http.requests import ChatRequest
 from wrinklefree_inference.http.responses import (
     LOWEST_LOGPROB,
     AssistantMessage,
     ChatChoice,
     ChatCompletion,
-    ChatLogprobs,
     CompletionUsage,
-    TokenLogprobs,
-    TopLogprob,
 )
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
@@ -27,12 +25,13 @@ from wrinklefree_inference.http.service import (
     Service,
     respond,
 )
+from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
 
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = strict_router()
 
     @routes.post(
         "/v1/chat/completions",
@@ -45,10 +44,7 @@ def router(service: Service) -> APIRouter:
         service.check_model(body.model)
         service.check_choices(body.n or 1, 1)
         messages = [message.for_template() for message in body.messages]
-        num_chars = sum(len(message["content"]) for message in messages)
-        ids = await service.tokenized(
-            lambda: service.engine.tokenize_chat(messages), num_chars, param="messages"
-        )
+        ids = await service.tokenized_chat(messages)
         longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         generation = await service.generation(http, body, [(ids, longest)], logprobs)
@@ -65,7 +61,7 @@ class ChatForm:
         self._has_logprobs = bool(body.logprobs)
         num_choices = body.n or 1
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
-        self._logprobs: list[list[TokenLogprobs]] = [[] for _ in range(num_choices)]
+        self._logprobs: list[list[bytes]] = [[] for _ in range(num_choices)]
         self._reasons: list[FinishReason] = ["stop"] * num_choices
         self._begun = [False] * num_choices
 
@@ -73,27 +69,31 @@ class ChatForm:
         """Take what came."""
         for index, delta in batch:
             self._texts[index].append(delta.text)
-            self._logprobs[index] += [_logprobs(token) for token in delta.logprobs]
+            self._logprobs[index] += [encoded(_logprobs(token)) for token in delta.logprobs]
             self._reasons[index] = delta.finish_reason or self._reasons[index]
 
-    def whole(self, generation: Generation) -> ChatCompletion:
+    def whole(self, generation: Generation) -> dict[str, Any]:
         """The response body."""
         choices = [
             ChatChoice(
                 index=index,
                 message=AssistantMessage(content="".join(texts)),
-                logprobs=ChatLogprobs(content=self._logprobs[index]) if self._has_logprobs else None,
+                logprobs=None,
                 finish_reason=self._reasons[index],
             )
             for index, texts in enumerate(self._texts)
         ]
-        return ChatCompletion(
+        body = ChatCompletion(
             id=self._envelope.id,
             created=self._envelope.created,
             model=self._envelope.model,
             choices=choices,
             usage=generation.usage,
-        )
+        ).model_dump()
+        if self._has_logprobs:
+            for choice, tokens in zip(body["choices"], self._logprobs, strict=True):
+                choice["logprobs"] = {"content": Items(tokens), "refusal": None}
+        return body
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
         """Role first, then text, then the reason of the end."""
@@ -119,19 +119,18 @@ class ChatForm:
     ) -> dict[str, Any]:
         logprobs = None
         if self._has_logprobs and delta is not None:
-            content = [_logprobs(token).model_dump() for token in delta.logprobs]
+            content = [_logprobs(token) for token in delta.logprobs]
             logprobs = {"content": content, "refusal": None}
         choice = {"index": index, "delta": added, "logprobs": logprobs, "finish_reason": reason}
         return self._envelope.chunk([choice])
 
 
-def _logprobs(token: TokenLogprob) -> TokenLogprobs:
-    return TokenLogprobs(
-        token=token.text,
-        logprob=max(token.logprob, LOWEST_LOGPROB),
-        bytes=list(token.bytes_),
-        top_logprobs=[
-            TopLogprob(token=text, logprob=max(value, LOWEST_LOGPROB), bytes=list(utf8))
-            for _, text, utf8, value in token.top
-        ],
-    )
+def _logprobs(token: TokenLogprob) -> dict[str, Any]:
+    """A `TokenLogprobs`."""
+    top = [_entry(text, value, utf8) for _, text, utf8, value in token.top]
+    return _entry(token.text, token.logprob, token.bytes_) | {"top_logprobs": top}
+
+
+def _entry(text: str, logprob: float, utf8: bytes) -> dict[str, Any]:
+    """A `TopLogprob`."""
+    return {"token": text, "logprob": max(logprob, LOWEST_LOGPROB), "bytes": list(utf8)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.json_pieces import Items, encoded
 from wrinklefree_inference.http.requests import CompletionRequest
 from wrinklefree_inference.http.responses import (
     LOWEST_LOGPROB,
@@ -25,6 +27,7 @@ from wrinklefree_inference.http.service import (
     Service,
     respond,
 )
+from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import FinishReason, TokenLogprob
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -32,7 +35,7 @@ _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = strict_router()
 
     @routes.post(
         "/v1/completions",
@@ -78,6 +81,7 @@ class CompletionForm:
         self._envelope = Envelope("cmpl", "text_completion", model, body.includes_usage)
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
         self._logprobs = [_Logprobs() if body.logprobs is not None else None for _ in range(num_choices)]
+        self._whole_logprobs = [_WholeLogprobs() for _ in range(num_choices)]
         self._reasons: list[FinishReason] = ["stop"] * num_choices
 
     def add(self, batch: Arrivals) -> None:
@@ -86,29 +90,28 @@ class CompletionForm:
             self._texts[index].append(delta.text)
             logprobs = self._logprobs[index]
             if logprobs is not None:
-                logprobs.add(delta.logprobs)
+                self._whole_logprobs[index].add(logprobs.of(delta.logprobs))
             self._reasons[index] = delta.finish_reason or self._reasons[index]
 
-    def whole(self, generation: Generation) -> Completion:
+    def whole(self, generation: Generation) -> dict[str, Any]:
         """The response body."""
-        choices = []
-        for index, texts in enumerate(self._texts):
-            text, logprobs = "".join(texts), self._logprobs[index]
-            choices.append(
-                CompletionChoice(
-                    index=index,
-                    text=text,
-                    logprobs=logprobs.take() if logprobs is not None else None,
-                    finish_reason=self._reasons[index],
-                )
+        choices = [
+            CompletionChoice(
+                index=index, text="".join(texts), logprobs=None, finish_reason=self._reasons[index]
             )
-        return Completion(
+            for index, texts in enumerate(self._texts)
+        ]
+        body = Completion(
             id=self._envelope.id,
             created=self._envelope.created,
             model=self._envelope.model,
             choices=choices,
             usage=generation.usage,
-        )
+        ).model_dump()
+        for index, choice in enumerate(body["choices"]):
+            if self._logprobs[index] is not None:
+                choice["logprobs"] = self._whole_logprobs[index].fields()
+        return body
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
         """Text with, at last, the reason of the end."""
@@ -116,12 +119,10 @@ class CompletionForm:
             if not (delta.text or delta.logprobs or delta.finish_reason):
                 continue
             logprobs = self._logprobs[index]
-            if logprobs is not None:
-                logprobs.add(delta.logprobs)
             choice = {
                 "index": index,
                 "text": delta.text,
-                "logprobs": logprobs.take().model_dump() if logprobs is not None else None,
+                "logprobs": logprobs.of(delta.logprobs) if logprobs is not None else None,
                 "finish_reason": delta.finish_reason,
             }
             yield self._envelope.chunk([choice])
@@ -132,7 +133,7 @@ class CompletionForm:
 
 
 class _Logprobs:
-    """The parallel lists of one choice.
+    """The parallel lists of one choice, of its tokens as they come.
 
     A token's offset is the number of whole characters before it: of a character that is spread over several
     tokens, each begins where the character does.
@@ -141,22 +142,35 @@ class _Logprobs:
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._num_chars = 0
-        self._tokens: list[tuple[TokenLogprob, int]] = []
 
-    def add(self, tokens: Sequence[TokenLogprob]) -> None:
-        for token in tokens:
-            self._tokens.append((token, self._num_chars))
-            self._num_chars += len(self._utf8.decode(token.bytes_))
+    def of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """A `CompletionLogprobs` of the next tokens."""
+        return {
+            "tokens": [_name(token.text, token.bytes_) for token in tokens],
+            "token_logprobs": [max(token.logprob, LOWEST_LOGPROB) for token in tokens],
+            "top_logprobs": [_top(token) for token in tokens],
+            "text_offset": [self._offset(token) for token in tokens],
+        }
 
-    def take(self) -> CompletionLogprobs:
-        """The lists of all tokens since the last call."""
-        tokens, self._tokens = self._tokens, []
-        return CompletionLogprobs(
-            tokens=[_name(token.text, token.bytes_) for token, _ in tokens],
-            token_logprobs=[max(token.logprob, LOWEST_LOGPROB) for token, _ in tokens],
-            top_logprobs=[_top(token) for token, _ in tokens],
-            text_offset=[offset for _, offset in tokens],
-        )
+    def _offset(self, token: TokenLogprob) -> int:
+        offset = self._num_chars
+        self._num_chars += len(self._utf8.decode(token.bytes_))
+        return offset
+
+
+class _WholeLogprobs:
+    """The lists of all tokens of a choice, encoded as they come."""
+
+    def __init__(self) -> None:
+        self._lists: defaultdict[str, list[bytes]] = defaultdict(list)
+
+    def add(self, lists: dict[str, Any]) -> None:
+        for name, items in lists.items():
+            self._lists[name] += map(encoded, items)
+
+    def fields(self) -> dict[str, Items]:
+        """By name."""
+        return {name: Items(self._lists[name]) for name in CompletionLogprobs.model_fields}
 
 
 def _top(token: TokenLogprob) -> dict[str, float]:

@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.request import EngineBusy, RequestTooLong
+from wrinklefree_inference.native.request import AnswerFailed, EngineBusy, RequestTooLong
+from wrinklefree_inference.sampling_bounds import API_BOUNDS
 
 INVALID_REQUEST = "invalid_request_error"
 _MAX_MESSAGE_CHARS = 500
@@ -96,6 +97,8 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(429, str(error), code="queue_full", headers={"Retry-After": seconds})
         case RequestTooLong():
             return invalid(str(error), code="context_length_exceeded")
+        case AnswerFailed():
+            return ApiError(500, f"this answer ended early: {error}", code="answer_failed")
         case EngineError():
             return ApiError(503, f"the engine cannot answer: {error}", code="engine_unavailable")
         case RequestValidationError():
@@ -146,8 +149,8 @@ def _of_http(error: HTTPException) -> ApiError:
 
 
 def _of_validation(errors: Sequence[Any]) -> ApiError:
-    """The first error alone; of a union's branches, which pydantic all reports, the one that got furthest."""
-    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
+    """The first error alone; of a union's branches, which pydantic all reports, the one that fits best."""
+    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=_fit)
     if first["type"] == "json_invalid":
         return invalid("the body is not valid JSON", code="invalid_json")
     context = first.get("ctx") or {}
@@ -155,8 +158,28 @@ def _of_validation(errors: Sequence[Any]) -> ApiError:
     param = _param([*location, *([context["field"]] if "field" in context else [])])
     if first["type"] == "missing" and param is None:
         return invalid("the body is missing: send a JSON object", code="invalid_json")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _message(first, param)
     return invalid(f"{param}: {message}" if param else message, param, context.get("code"))
+
+
+def _fit(error: Any) -> tuple[bool, int]:
+    """Whether the branch is of the value's type (five strings are a list, no bad string); how far it got."""
+    return not error["type"].endswith("_type"), len(error["loc"])
+
+
+def _message(error: Any, param: str | None) -> str:
+    """Pydantic's words; with range and value of numbers, with bound and length of lists and texts."""
+    context, kind = error.get("ctx") or {}, error["type"]
+    if kind.startswith(("greater_than", "less_than")):
+        words = f"must be {API_BOUNDS[param]}" if param in API_BOUNDS else error["msg"]
+        return f"{words}, got {str(error['input'])[:40]}"
+    if kind in ("too_long", "too_short"):
+        is_long = kind == "too_long"
+        bound = f"at most {context['max_length']}" if is_long else f"at least {context['min_length']}"
+        unit = "character(s)" if isinstance(error["input"], str) else "item(s)"
+        return f"must have {bound} {unit}, got {len(error['input'])}"
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")
 
 
 def _param(location: Sequence[str | int]) -> str | None:

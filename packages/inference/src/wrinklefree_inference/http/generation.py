@@ -12,7 +12,7 @@ from wrinklefree_inference.http.errors import invalid
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.http.responses import CompletionUsage, PromptDetails
-from wrinklefree_inference.native.inbox import Inbox, InboxEvent
+from wrinklefree_inference.native.inbox import MAX_TAKEN, Inbox, InboxEvent
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.native.request import Delta, GenerationRequest, RequestTooLong
 
@@ -85,6 +85,8 @@ class Generation:
                     self._note(index, event)
                     batch.append((index, event))
                 yield batch
+                if len(batch) == MAX_TAKEN:  # more waits; writing alone would not let others in between
+                    await asyncio.sleep(0)
         finally:
             self._record_usage()
             await self.aclose()
@@ -95,10 +97,10 @@ class Generation:
         self._inbox.close()
 
     async def _events(self, timeout_s: float) -> list[tuple[int, InboxEvent]]:
-        """All that is there; waits for the first, at most `timeout_s`."""
+        """The next that is there; waits for the first, at most `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._inbox.take_all()
+                return await self._inbox.take()
         except TimeoutError:
             return []
 

@@ -73,7 +73,7 @@ class _EngineCollector(Collector):
             "kv_pages_used": (now.kv_pages_used, "Cache pages of running requests"),
             "kv_pages_cached": (now.kv_pages_cached, "Cache pages kept for a prefix to come again"),
             "kv_pages_limit": (now.kv_pages_total, "All cache pages"),
-            "healthy": (int(now.healthy), "0 once the decoder has failed"),
+            "healthy": (int(now.healthy), "0 once the engine has failed for good"),
         }
         counters: dict[str, tuple[float, str]] = {
             "prompt_tokens": (now.prompt_tokens_total, "Prompt tokens computed or found in the cache"),
@@ -83,6 +83,7 @@ class _EngineCollector(Collector):
             "finished": (now.finished_total, "Requests answered"),
             "cancelled": (now.cancelled_total, "Requests cancelled"),
             "preemptions": (now.preemptions_total, "Times that a request gave up its pages"),
+            "restarts": (now.restarts_total, "Times that the engine began anew after a failed step"),
             "steps": (now.steps_total, "Decoder steps"),
             "step_seconds": (now.step_seconds_total, "Time in steps"),
             "forward_seconds": (now.forward_seconds_total, "The decoder's share of it"),

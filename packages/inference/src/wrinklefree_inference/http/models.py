@@ -35,10 +35,14 @@ def router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     @routes.get("/health", operation_id="health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
         """Whether requests are taken; open to everybody."""
-        is_healthy = service.engine.stats().healthy
-        state = Health(status="failed" if not is_healthy else "draining" if lifecycle.is_draining else "ok")
+        engine = service.engine.stats()
+        state = Health(
+            status="failed" if not engine.healthy else "draining" if lifecycle.is_draining else "ok",
+            restarts=engine.restarts_total,
+            last_error=engine.last_error,
+        )
         status = HTTPStatus.OK if state.status == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse(state.model_dump(), status)
+        return JSONResponse(state.model_dump(exclude_defaults=True), status)
 
     @routes.get(
         "/metrics",

@@ -14,6 +14,7 @@ import httpx
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.http.app import NO_KEYS, HttpApp, new_app, protect
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
@@ -38,7 +39,7 @@ class Upstream:
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 600.0) -> None:
         base = httpx.URL(url.rstrip("/").removesuffix("/v1"))
         if base.scheme not in ("http", "https") or not base.host:
-            raise ValueError(f"the server's URL must begin with http:// or https://, got {url!r}")
+            raise RequestError(f"the server's URL must begin with http:// or https://, got {url!r}")
         timeout = httpx.Timeout(timeout_s, connect=10.0)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.url = str(base)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from wrinklefree_inference.native.request import MAX_LOGPROBS, MAX_STOP_CHARS
+from wrinklefree_inference.native.request import MAX_STOP_CHARS
+from wrinklefree_inference.sampling_bounds import API_BOUNDS
 
 _MAX_STOPS = 4
 _MAX_COMPLETION_LOGPROBS = 5
@@ -52,6 +53,12 @@ ZeroOnly = Annotated[Literal[0] | None, BeforeValidator(_is_zero)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Stop = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+def _bounds(option: str) -> Any:
+    bounds = API_BOUNDS[option]
+    low, high = bounds.minimum, bounds.maximum
+    return Field(gt=low, le=high) if bounds.is_open else Field(ge=low, le=high)
 
 
 class Strict(BaseModel):
@@ -129,18 +136,18 @@ class SamplingFields(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    max_tokens: Annotated[int, _bounds("max_tokens")] | None = None
+    temperature: Annotated[float, _bounds("temperature")] | None = None
+    top_p: Annotated[float, _bounds("top_p")] | None = None
+    seed: Annotated[int, _bounds("seed")] | None = None
     stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=_MAX_STOPS)] | None = None
     presence_penalty: ZeroOnly = None
     frequency_penalty: ZeroOnly = None
     logit_bias: Unsupported = None
 
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    top_k: Annotated[int, _bounds("top_k")] | None = None
+    min_p: Annotated[float, _bounds("min_p")] | None = None
+    repetition_penalty: Annotated[float, _bounds("repetition_penalty")] | None = None
     ignore_eos: bool | None = None
 
     user: str | None = None
@@ -166,9 +173,9 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: Annotated[int, _bounds("max_tokens")] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, _bounds("logprobs")] | None = None
     response_format: ResponseFormat | None = None
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
     tool_choice: Literal["none"] | None = None

@@ -123,6 +123,12 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of /health: 200 if `ok`, 503 otherwise."""
+    """Answer of /health: 200 if `ok`, 503 otherwise.
+
+    `restarts` counts how often the engine has begun anew after a failed step; `last_error` is the kind of the
+    latest failure, whose details are in the server's log. Both are there after the first one alone.
+    """
 
     status: Literal["ok", "draining", "failed"]
+    restarts: int = 0
+    last_error: str | None = None

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from wrinklefree_inference.http.boundary import log_unexpected
 from wrinklefree_inference.http.errors import ApiError, ErrorResponse, api_error, invalid
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.json_pieces import PiecewiseResponse
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
 from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.sse import DONE, KEEP_ALIVE, EventStream, frame, unless_client_leaves
 from wrinklefree_inference.native.interface import AsyncEngine
-from wrinklefree_inference.native.request import GenerationRequest, SamplingParams
+from wrinklefree_inference.native.request import GenerationRequest, RequestTooLong, SamplingParams
 from wrinklefree_inference.options import AnswerOptions
 
 T = TypeVar("T")
 
-_IN_LOOP_CHARS = 10_000  # about 10 ms of tokenization; longer texts go to a thread
+_IN_LOOP_CHARS = 1_000  # 1 ms of tokenization, 7 ms if they are digits; longer texts go to a thread
 _LONGEST_TOKEN_CHARS = 256  # a generous bound: the longest tokens in use are runs of 128 spaces
 
 GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
@@ -50,8 +50,13 @@ class Service:
             reason = f"the model {name[:100]!r} is not served here; {self.engine.model_id!r} is"
             raise ApiError(404, reason, param="model", code="model_not_found")
 
-    async def tokenized(self, tokenize: Callable[[], Sequence[int]], num_chars: int, param: str) -> list[int]:
-        """Token ids; long texts are cut up in a thread, those that can never fit not at all.
+    async def tokenized(
+        self, tokenize: Callable[[], Sequence[int]], num_chars: int, param: str, may_block: bool = False
+    ) -> list[int]:
+        """Token ids; all but short texts are cut up in a thread, those that can never fit not at all.
+
+        Args:
+            may_block: It may take its time for a short text too.
 
         Raises:
             ApiError: 400 for text that the tokenizer or the template refuses, and for no tokens at all.
@@ -62,12 +67,26 @@ class Service:
             )
             raise invalid(reason, param, "context_length_exceeded")
         try:
-            ids = await asyncio.to_thread(tokenize) if num_chars > _IN_LOOP_CHARS else tokenize()
+            is_quick = num_chars <= _IN_LOOP_CHARS and not may_block
+            ids = tokenize() if is_quick else await asyncio.to_thread(tokenize)
+        except RequestTooLong as error:
+            raise invalid(f"{param}: {error}", param, "context_length_exceeded") from error
         except ValueError as error:
             raise invalid(f"{param}: {error}", param) from error
         if not ids:
             raise invalid(f"{param} must have at least one token", param)
         return list(ids)
+
+    async def tokenized_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation; in a thread, since the template may take its time.
+
+        Raises:
+            ApiError: As `tokenized`.
+        """
+        num_chars = sum(len(message["content"]) for message in messages)
+        return await self.tokenized(
+            lambda: self.engine.tokenize_chat(messages), num_chars, "messages", may_block=True
+        )
 
     def check_choices(self, n: int, num_prompts: int) -> None:
         """Raises ApiError 400 for more answers than the server gives at a time."""
@@ -129,8 +148,8 @@ class Service:
 class AnswerForm(Protocol):
     """How one endpoint words its answers."""
 
-    def whole(self, generation: Generation) -> BaseModel:
-        """The response body, once all was added."""
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """The response body, once all was added; see `json_pieces`."""
 
     def add(self, batch: Arrivals) -> None:
         """Take what came, for `whole`."""
@@ -155,7 +174,7 @@ async def respond(http: Request, body: SamplingFields, generation: Generation, f
         await unless_client_leaves(http.receive, collect())
     finally:
         await generation.aclose()  # the reading may have been cancelled before it began
-    return Response(form.whole(generation).model_dump_json(), media_type="application/json")
+    return PiecewiseResponse(form.whole(generation))
 
 
 async def _frames(

@@ -8,7 +8,6 @@ with nothing to send, is cancelled too.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,18 +15,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from wrinklefree_inference.http.errors import ClientLeft
+from wrinklefree_inference.http.json_pieces import encoded
 from wrinklefree_inference.http.record import record_of
 
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": still working\n\n"  # a comment: clients skip it, nobody between takes a wait for a dead line
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def frame(data: Mapping[str, Any]) -> bytes:
     """One event. JSON has no line breaks of its own, so the data is one line."""
-    return f"data: {_ENCODER.encode(data)}\n\n".encode("utf-8", "replace")
+    return b"data: %b\n\n" % encoded(data)
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

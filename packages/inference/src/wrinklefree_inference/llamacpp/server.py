@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.keys import keys_of
 from wrinklefree_inference.llamacpp.gguf_file import check_gguf
@@ -28,7 +29,7 @@ def start_server(options: LlamaCppServerOptions) -> Any:
 
     keys = keys_of(options.listen)
     if len(keys) > 1:
-        raise ValueError(f"llama.cpp's server takes one API key, {len(keys)} were given")
+        raise RequestError(f"llama.cpp's server takes one API key, {len(keys)} were given")
     model, listen = check_gguf(options.model), options.listen
     _check_address(listen.host, listen.port)
     params = xllamacpp.CommonParams()

@@ -21,8 +21,9 @@ from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
+from wrinklefree_inference.native.restarts import Restarts
 from wrinklefree_inference.native.sequence import Sequence
-from wrinklefree_inference.native.worker import Delivery, Worker
+from wrinklefree_inference.native.worker import Delivery, Worker, is_last
 from wrinklefree_inference.options import CacheOptions, QueueOptions, ServedEngineOptions
 
 logger = logging.getLogger(__name__)
@@ -34,10 +35,15 @@ class AsyncNativeEngine:
     Args:
         model: Decoder, tokenizer and sampler (`native.loading.load_native_model`).
         model_id: Name that clients use; None takes the model's.
+        restarts: How often it begins anew after a failed step.
     """
 
     def __init__(
-        self, model: NativeModel, queue: QueueOptions | None = None, model_id: str | None = None
+        self,
+        model: NativeModel,
+        queue: QueueOptions | None = None,
+        model_id: str | None = None,
+        restarts: Restarts | None = None,
     ) -> None:
         self.model_id = model_id or model.name
         self.created = int(time.time())
@@ -48,7 +54,7 @@ class AsyncNativeEngine:
         self._is_draining = False
         self._unanswered: dict[Sequence, Inbox] = {}
         self._answered = asyncio.Event()
-        self._worker = Worker(self._core, self._notify)
+        self._worker = Worker(self._core, self._notify, restarts or Restarts())
 
     @classmethod
     def load(
@@ -85,7 +91,8 @@ class AsyncNativeEngine:
         if self._is_draining:
             raise EngineError("the engine is shutting down and takes no more requests")
         self._core.scheduler.check_fits(len(request.prompt_ids), request.sampling.max_tokens)
-        sequence = self._model.new_sequence(request, Slot(inbox, number))
+        slot = Slot(inbox, number, self._core.scheduler.queue.max_unread)
+        sequence = self._model.new_sequence(request, slot, slot.is_full)
         self._worker.submit(sequence)
         self._unanswered[sequence] = inbox
         logger.debug("request %s: %d prompt tokens", request.id, len(request.prompt_ids))
@@ -129,7 +136,7 @@ class AsyncNativeEngine:
     def _wake_readers(self, events: Delivery) -> None:
         for sequence, event in events:
             self._unanswered[sequence].wake()
-            if isinstance(event, EngineError) or event.finish_reason is not None:
+            if is_last(event):
                 del self._unanswered[sequence]
         if not self._unanswered:
             self._answered.set()

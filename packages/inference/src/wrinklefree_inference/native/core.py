@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.pages import pages_for
-from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
+from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.stops import Piece
@@ -72,7 +72,8 @@ Sampler = Callable[..., Draws]
 """`ternary_kernels.sample`: (logits, temperature, top_k, top_p, min_p, repetition_penalty, history, seeds,
 counters, num_logprobs) -> (tokens, logprobs, top tokens, top logprobs)."""
 
-StepEvent = tuple[Sequence, Delta]
+StepEvent = tuple[Sequence, Delta | EngineError]
+"""What was added to an answer, or the error that ends it."""
 
 
 @dataclass
@@ -102,6 +103,17 @@ class Core:
         self._sample = sample
         self._params = DrawParams([])
 
+    def start_anew(self) -> list[Sequence]:
+        """Forget all that was computed, after a failed step.
+
+        Returns:
+            The sequences that had begun, whose state nobody knows; those that wait are kept.
+        """
+        begun = self.scheduler.begun
+        self.scheduler = self.scheduler.emptied()
+        self._params = DrawParams([])
+        return begun
+
     def step(self) -> list[StepEvent]:
         """Compute one forward pass.
 
@@ -110,6 +122,8 @@ class Core:
         """
         counters, start_s = self.counters, time.perf_counter()
         plan = self.scheduler.plan()
+        if not plan:  # all readers are behind
+            return []
         drawn = [sequence for sequence, count in plan if count == sequence.num_pending]
         arrays = forward_arrays(plan)
         forward_s = time.perf_counter()
@@ -130,9 +144,43 @@ class Core:
         start_s = time.perf_counter()
         if self._params.drawn != drawn:
             self._params = DrawParams(drawn)
-        tokens, logprobs, top_ids, top_logprobs = self._sample(logits, *self._params.arguments())
+        arguments = self._params.arguments()
+        try:
+            draws = self._sample(logits, *arguments)
+        except ValueError:
+            return self._draw_each(drawn, logits, arguments)
         text_s = time.perf_counter()
         self.counters.sample_s += text_s - start_s
+        events = self._add(drawn, draws)
+        self.counters.text_s += time.perf_counter() - text_s
+        return events
+
+    def _draw_each(
+        self, drawn: list[Sequence], logits: Floats, arguments: tuple[Any, ...]
+    ) -> list[StepEvent]:
+        """One row at a time, after the sampler has refused one (a NaN, a penalty that overflows).
+
+        A draw depends on its row alone, so the other answers are those of a step without a refusal.
+        """
+        events: list[StepEvent] = []
+        for i, sequence in enumerate(drawn):
+            row = slice(i, i + 1)
+            try:
+                draws = self._sample(logits[row], *(argument[row] for argument in arguments))
+            except ValueError as error:
+                events.append((sequence, self._give_up(sequence, error)))
+            else:
+                events += self._add([sequence], draws)
+        return events
+
+    def _give_up(self, sequence: Sequence, error: ValueError) -> AnswerFailed:
+        sequence.is_done = True
+        self.scheduler.finish(sequence)
+        reason = str(error).removeprefix("row 0: ")
+        return AnswerFailed(f"no token can be drawn after {sequence.num_generated} of the answer: {reason}")
+
+    def _add(self, drawn: list[Sequence], draws: Draws) -> list[StepEvent]:
+        tokens, logprobs, top_ids, top_logprobs = draws
         events: list[StepEvent] = []
         for i, (sequence, token_id) in enumerate(zip(drawn, tokens.tolist(), strict=True)):
             entry = None
@@ -142,7 +190,6 @@ class Core:
             if delta is not None:
                 events.append((sequence, delta))
         self.counters.generated_tokens += len(drawn)
-        self.counters.text_s += time.perf_counter() - text_s
         return events
 
     def _append(self, sequence: Sequence, token_id: int, entry: TokenLogprob | None) -> Delta | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ternary_kernels.weights import ModelWeights
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
+MIN_CONTEXT_TOKENS = 2
 OTHER_ENGINE = "; or let llama.cpp run the file as it is: --engine llamacpp"
 
 
@@ -42,6 +43,9 @@ def load_native_model(
     path = Path(path)
     weights, tokenizer = _read(path)
     config = weights.config
+    faults = faults_of(config.context_tokens, config.vocab_size, tokenizer.num_model_tokens)
+    if faults:
+        raise EngineError(_refusal(path, ValueError("; ".join(faults))))
     options, cache = options or EngineOptions(), cache or CacheOptions()
     context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
     try:
@@ -78,6 +82,22 @@ def _read(path: Path) -> tuple[ModelWeights, Tokenizer]:
         raise EngineError(_refusal(path, error) + (OTHER_ENGINE if path.is_file() else "")) from error
     except (ValueError, OSError) as error:
         raise EngineError(_refusal(path, error)) from error
+
+
+def faults_of(context_tokens: int, vocab_size: int, tokenizer_tokens: int) -> list[str]:
+    """Why a model that can be loaded could answer nothing, or not what is asked."""
+    faults = []
+    if context_tokens < MIN_CONTEXT_TOKENS:
+        faults.append(
+            f"its context is {context_tokens} token(s), a prompt and an answer need {MIN_CONTEXT_TOKENS}: "
+            "correct the context length that the file states"
+        )
+    if tokenizer_tokens > vocab_size:
+        faults.append(
+            f"its tokenizer makes {tokenizer_tokens} tokens, its embedding has rows for {vocab_size}: "
+            "take the tokenizer that the model was made with"
+        )
+    return faults
 
 
 def _refusal(path: Path, error: Exception) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampler, TokenizerLike
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import GenerationRequest
@@ -22,13 +23,15 @@ from wrinklefree_inference.options import QueueOptions
 class TextTokenizer(TokenizerLike, Protocol):
     """The tokenizer of a model (`native.tokenizer.load_tokenizer`)."""
 
-    def encode(self, text: str, add_special: bool = ..., /) -> list[int]:
-        """Ids of a text."""
+    def encode(self, text: str, add_special: bool = ..., max_tokens: int | None = ...) -> list[int]:
+        """Ids of a text; RequestTooLong if it has far more than `max_tokens`."""
 
     def decode(self, ids: list[int], /) -> str:
         """Text of ids."""
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], /) -> list[int]:
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, max_tokens: int | None = ...
+    ) -> list[int]:
         """Ids of a conversation and of the beginning of the assistant's turn."""
 
 
@@ -60,27 +63,32 @@ class NativeModel:
         scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, queue)
         return Core(scheduler, self.runner, self.tokenizer, self.sample)
 
-    def new_sequence(self, request: GenerationRequest, sink: Sink) -> Sequence:
+    def new_sequence(
+        self, request: GenerationRequest, sink: Sink, is_unread: Callable[[], bool] = lambda: False
+    ) -> Sequence:
         """The state of a new request.
 
         Raises:
             ValueError: The prompt is empty or has ids that the model does not know.
         """
         self.check_ids(request.prompt_ids)
-        return Sequence(request, self.new_decoder(), sink)
+        return Sequence(request, self.new_decoder(), sink, is_unread)
 
     def check_ids(self, ids: SequenceOf[int]) -> None:
         """Raise ValueError unless `ids` are a prompt."""
         if not ids:
-            raise ValueError("the prompt has no tokens: give it at least one")
+            raise RequestError("the prompt has no tokens: give it at least one")
         for token_id in (min(ids), max(ids)):
             if not 0 <= token_id < self.vocab_size:
-                raise ValueError(f"prompt id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
+                raise RequestError(
+                    f"prompt id {token_id} is not in the vocabulary of {self.vocab_size} tokens"
+                )
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the model expects before it."""
-        return self.tokenizer.encode(text, True)
+        return self.tokenizer.encode(text, True, self.context_tokens)
 
     def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation in the model's chat template, up to the assistant's turn."""
-        return self.tokenizer.apply_chat_template([dict(message) for message in messages])
+        turns = [dict(message) for message in messages]
+        return self.tokenizer.apply_chat_template(turns, max_tokens=self.context_tokens)

@@ -6,13 +6,15 @@ Nothing here imports more than the standard library.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from wf_formats.errors import RequestError
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.sampling_bounds import BOUNDS, check_bounds
+
 FinishReason = Literal["stop", "length"]
 
-MAX_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 
@@ -31,6 +33,10 @@ class EngineBusy(Exception):  # noqa: N818 - a state, not a fault
 
 class RequestTooLong(ValueError):  # noqa: N818
     """Prompt and answer cannot fit into the model's context or the cache, however long one waits."""
+
+
+class AnswerFailed(EngineError):  # noqa: N818 - beside the states above
+    """One answer cannot go on, by what it asks of the model or of the server; the others do."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +66,16 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        penalty, logprobs = self.repetition_penalty, self.logprobs
-        _check(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or more")
-        _check(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
-        _check(0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (off) or more")
-        _check(0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1]")
-        _check(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0")
-        _check(self.seed is None or -(2**63) <= self.seed < 2**64, "seed", self.seed, "a 64-bit integer")
-        _check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        is_count = logprobs is None or 0 <= logprobs <= MAX_LOGPROBS
-        _check(is_count, "logprobs", logprobs, f"between 0 and {MAX_LOGPROBS}")
+        check_bounds({name: getattr(self, name) for name in BOUNDS})
         _check(not isinstance(self.stop, str), "stop", self.stop, "a tuple of strings, not one string")
-        _check(len(self.stop) <= MAX_STOPS, "stop", self.stop, f"at most {MAX_STOPS} strings")
+        _check(len(self.stop) <= MAX_STOPS, "stop", len(self.stop), f"at most {MAX_STOPS} strings")
         for text in self.stop:
             _check(0 < len(text) <= MAX_STOP_CHARS, "stop", text, f"1 to {MAX_STOP_CHARS} characters long")
 
 
 def _check(is_valid: bool, field: str, value: object, expected: str) -> None:
     if not is_valid:
-        raise ValueError(f"{field} must be {expected}, got {value!r}")
+        raise RequestError(f"{field} must be {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,9 @@ class EngineStats:
     """State and counters of an engine; `_total` ones only grow.
 
     Attributes:
-        healthy: False once the decoder has failed; `error` says how.
+        healthy: False once the engine has failed for good; `error` says how.
+        restarts_total: Times that the engine has begun anew after a step failed.
+        last_error: Kind of the latest failure (the name of its exception), None before the first.
         draining: No new requests are taken.
         kv_pages_used: Pages of running requests.
         kv_pages_cached: Pages kept only in case their prefix comes again.
@@ -169,3 +168,5 @@ class EngineStats:
     healthy: bool = True
     draining: bool = False
     error: str | None = None
+    restarts_total: int = 0
+    last_error: str | None = None

@@ -2,15 +2,17 @@
 
 Each step, in this order:
 
-1. Every running stream gets its next token in, oldest first. A stream that enters a new page takes
-   one; when none is left, cached prefixes go first, then the youngest sequence is preempted: its pages
-   are released and it is computed again later. The text it has streamed stays valid, because the next
-   tokens depend on the tokens so far, the seed and the count alone.
-2. Waiting requests are admitted while a place is free and the pages of their whole prompt fit, with one
-   page to spare for each running stream. Preempted ones come first, then clients take turns. If the one
-   whose turn it is does not fit, nobody behind it is admitted either: small requests never starve a
-   large one.
-3. What is left of the token budget goes to prompts: equal shares for the clients (a short prompt's rest
+1. A stream whose reader is far behind gives up its place and its pages until the reader has caught up.
+2. Every running stream gets its next token in, oldest first. A stream that enters a new page takes
+   one; when none is left, cached prefixes go first, then a sequence is preempted, the youngest of the client
+   that runs most: its pages are released and it is computed again later. The text it has streamed stays
+   valid, because the next tokens depend on the tokens so far, the seed and the count alone.
+3. Requests are admitted while a place is free and the pages of all their tokens fit, with one page to
+   spare for each running stream. The client that runs least comes first, among equals preempted requests,
+   then clients take turns. If the one whose turn it is does not fit, nobody behind it is admitted either:
+   small requests never starve a large one. Where places or pages are missing, clients that run at least two
+   more than the client whose turn it is give back their youngest (`places.py`).
+4. What is left of the token budget goes to prompts: equal shares for the clients (a short prompt's rest
    is shared out again), first come first served within a client. The budget is smaller while streams
    run, which bounds the time between their tokens; it is never zero, so a long prompt always moves.
 
@@ -27,9 +29,11 @@ somebody else has computed meanwhile takes that page over.
 from __future__ import annotations
 
 import itertools
+import time
 
 from wrinklefree_inference.native.fair_queue import FairQueue
 from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
+from wrinklefree_inference.native.places import giver_to, in_turn, youngest_of_largest
 from wrinklefree_inference.native.request import RequestTooLong
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.options import QueueOptions
@@ -52,6 +56,7 @@ class Scheduler:
         self.context_tokens = min(context_tokens, cache.num_pages * PAGE_TOKENS)
         self.running: list[Sequence] = []  # oldest first
         self.preempted: list[Sequence] = []  # oldest first
+        self.paused: dict[Sequence, float] = {}  # since when (`time.monotonic`) the reader is behind
         self.waiting = FairQueue()
         self.is_admitting = True
         self.num_preemptions = 0
@@ -63,7 +68,21 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return bool(self.running or self.preempted or self.waiting)
+        return bool(self.running or self.preempted or self.waiting) or any(
+            not sequence.is_unread() for sequence in self.paused
+        )
+
+    @property
+    def begun(self) -> list[Sequence]:
+        """All that has been running, whether it is now or not."""
+        return [*self.running, *self.preempted, *self.paused]
+
+    def emptied(self) -> Scheduler:
+        """A new one with the requests that have not begun; the cache knows nothing any more."""
+        new = Scheduler(PageCache(self.cache.num_pages), self.context_tokens, self.queue)
+        new.waiting, new._arrivals = self.waiting, self._arrivals
+        new.num_preemptions, new.hit_tokens = self.num_preemptions, self.hit_tokens
+        return new
 
     def check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
         """Raise RequestTooLong if a request can never be answered."""
@@ -85,11 +104,14 @@ class Scheduler:
             self._release(sequence)
         elif sequence in self.preempted:
             self.preempted.remove(sequence)
+        elif sequence in self.paused:
+            del self.paused[sequence]
         else:
             self.waiting.remove(sequence)
 
     def plan(self) -> StepPlan:
         """Choose the tokens of the next forward pass; all pages they need are assigned."""
+        self._pause_unread()
         preemptions = self.num_preemptions
         self._make_room()
         if self.is_admitting and self.num_preemptions == preemptions:
@@ -107,36 +129,62 @@ class Scheduler:
             if sequence.num_computed // PAGE_TOKENS > sequence.num_published:
                 self._publish(sequence)
 
+    def _pause_unread(self) -> None:
+        """Let streams rest whose reader is behind, and go on with those whose reader has caught up."""
+        for sequence in [sequence for sequence in self.running if sequence.is_unread()]:
+            self.running.remove(sequence)
+            self._release(sequence)
+            self.paused[sequence] = time.monotonic()
+        for sequence in [sequence for sequence in self.paused if not sequence.is_unread()]:
+            del self.paused[sequence]
+            self._set_aside(sequence)
+
     def _make_room(self) -> None:
-        """Give every stream the page that its next token falls into, preempting the youngest."""
+        """Give every stream the page that its next token falls into, preempting where none is left."""
         for sequence in list(self.running):
             while (
                 sequence.num_pages * PAGE_TOKENS < sequence.num_tokens
                 and not self.cache.num_available
                 and sequence in self.running
             ):
-                self._preempt(self.running[-1])
+                self._preempt(youngest_of_largest(self.running))
             if sequence in self.running and sequence.num_pages * PAGE_TOKENS < sequence.num_tokens:
                 sequence.add_pages(self.cache.take(1))
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
-        self.preempted.append(sequence)
-        self.preempted.sort(key=_arrival)
+        self._set_aside(sequence)
         self.num_preemptions += 1
 
+    def _set_aside(self, sequence: Sequence) -> None:
+        self.preempted.append(sequence)
+        self.preempted.sort(key=_arrival)
+
     def _admit(self) -> None:
-        while len(self.running) < self.queue.max_running:
-            if self.preempted:
-                if self._is_held_back(self.preempted[0]) or not self._start(self.preempted[0]):
-                    return
-                self.preempted.pop(0)
-                continue
-            candidate = next((head for head in self.waiting.heads() if not self._is_held_back(head)), None)
-            if candidate is None or not self._start(candidate):
+        while self.preempted or self.waiting:
+            heads = in_turn(self.running, self.preempted, self.waiting.heads())
+            if not self._has_place() and giver_to(heads[0], self.running) is None:
+                return  # nor is there one for the others, whose clients run more
+            candidate = next((head for head in heads if not self._is_held_back(head)), None)
+            if candidate is None or not self._place(candidate):
                 return
+
+    def _has_place(self) -> bool:
+        return len(self.running) < self.queue.max_running
+
+    def _place(self, candidate: Sequence) -> bool:
+        """Let a request run, on what others give back if need be."""
+        while not (self._has_place() and self._start(candidate)):
+            giver = giver_to(candidate, self.running)
+            if giver is None:
+                return False
+            self._preempt(giver)
+        if candidate in self.preempted:
+            self.preempted.remove(candidate)
+        else:
             self.waiting.pop(candidate)
+        return True
 
     def _is_held_back(self, sequence: Sequence) -> bool:
         """Whether a running request is about to publish the next page that this one lacks."""

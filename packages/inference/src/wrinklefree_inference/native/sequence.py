@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ class Sequence:
         pages: int32; the first `num_pages` are the sequence's, in the order of the text.
         digests: Of the first full pages, as far as they were needed.
         sink: The queue of its reader.
+        is_unread: Whether the reader is so far behind that the sequence is to wait.
         arrival: Rank by age: what came later is preempted first.
         cached_prompt_tokens: Found in the cache when it first ran; None before.
     """
@@ -40,6 +42,7 @@ class Sequence:
         "cached_prompt_tokens",
         "digests",
         "is_done",
+        "is_unread",
         "num_computed",
         "num_pages",
         "num_prompt",
@@ -52,10 +55,16 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: GenerationRequest, decoder: TokenDecoder, sink: Sink) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        decoder: TokenDecoder,
+        sink: Sink,
+        is_unread: Callable[[], bool] = lambda: False,
+    ) -> None:
         sampling = request.sampling
         self.request = request
-        self.sink = sink
+        self.sink, self.is_unread = sink, is_unread
         self.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self.assembler = TextAssembler(decoder, sampling.stop)
         self.num_prompt = self.num_tokens = len(request.prompt_ids)

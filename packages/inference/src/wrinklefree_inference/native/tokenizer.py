@@ -6,17 +6,28 @@
 
 Ids equal transformers' for the same files. Text is the UTF-8 of the tokens' bytes, malformed parts
 replaced; transformers' `clean_up_tokenization_spaces` is not imitated, it would falsify what was written.
+
+SentencePiece's tokenizers put a space before text, which belongs to no text: decoding a whole takes it away.
+An answer is no whole but goes on after its prompt, so its first space is text and stays: prompt and answer
+put together are what the model wrote.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
-from wrinklefree_inference.native.chat_template import ChatTemplate
+from wf_formats.chat_template import ChatTemplate
+from wf_formats.tokenizer import (
+    TokenizerError,
+    TokenizerSource,
+    read_tokenizer,
+    rust_panics,
+    token_bytes,
+)
+from wrinklefree_inference.native.request import RequestTooLong
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
 
@@ -33,7 +44,7 @@ END_OF_TURN = (
 
 
 class Tokenizer:
-    """A byte-level tokenizer."""
+    """A byte-level or SentencePiece tokenizer."""
 
     def __init__(self, source: TokenizerSource):
         self._backend = source.backend
@@ -45,7 +56,12 @@ class Tokenizer:
         """Tokens that end an answer."""
         self.special_tokens: Mapping[str, str] = dict(source.special_tokens)
         """`bos_token`, `eos_token`, ... as chat templates know them."""
-        self._bytes = _bytes_of_tokens(source, {index: token.content for index, token in added.items()})
+        self._bytes = token_bytes(source)
+        self._puts_space_first = source.puts_space_first
+        self.num_model_tokens = (
+            max(source.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        )
+        """Highest id and one of the tokens that plain text may become; added ones must be written out."""
         template = source.chat_template
         self._chat_template = None if template is None else ChatTemplate(template, source.special_tokens)
 
@@ -54,18 +70,36 @@ class Tokenizer:
         """Highest id and one."""
         return len(self._bytes)
 
-    def encode(self, text: str, add_special: bool = True) -> list[int]:
+    def encode(self, text: str, add_special: bool = True, max_tokens: int | None = None) -> list[int]:
         """Ids of a text; names of special tokens in it become those tokens, as in transformers.
 
         Args:
             add_special: put the tokens around it that the model expects (bos, eos).
-        """
-        return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+            max_tokens: of a text that is much longer not everything is cut up.
 
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of ids, malformed UTF-8 replaced by U+FFFD."""
+        Raises:
+            RequestTooLong: the text has far more than `max_tokens`; a little more is for the caller to see.
+        """
+        if max_tokens is not None:
+            check_length(self._cut, text, max_tokens)
+        return self._cut(text, add_special)
+
+    def _cut(self, text: str, add_special: bool = False) -> list[int]:
+        # `encode` keeps the interpreter's lock: 7 s for a megabyte of digits, in which nobody else is served.
+        with rust_panics("the tokenizer's splitting rule, on this text,"):
+            return list(self._backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True, continues: bool = False) -> str:
+        """Text of ids, malformed UTF-8 replaced by U+FFFD.
+
+        Args:
+            skip_special: leave special tokens out.
+            continues: they go on after others, so a space that they begin with is text.
+        """
         skipped = self.special_ids if skip_special else frozenset[int]()
         data = b"".join(self.token_bytes(index) for index in ids if index not in skipped)
+        if self._puts_space_first and not continues:
+            data = data.removeprefix(b" ")
         return data.decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -83,20 +117,25 @@ class Tokenizer:
         return self._chat_template.render(messages, add_generation_prompt)
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        max_tokens: int | None = None,
     ) -> list[int]:
         """Ids of a conversation; the template itself writes bos where the model wants it.
 
         Raises:
             ValueError: as `render_chat`.
+            RequestTooLong: as `encode`.
         """
-        return self.encode(self.render_chat(messages, add_generation_prompt), add_special=False)
+        return self.encode(self.render_chat(messages, add_generation_prompt), False, max_tokens)
 
 
 class StreamDecoder:
-    """Text of tokens that come one at a time.
+    """Text of tokens that come one at a time, after others.
 
-    The concatenation of everything `push` and `flush` return is `tokenizer.decode` of all the ids.
+    The concatenation of everything `push` and `flush` return is `tokenizer.decode` of all the ids, which
+    continue a text.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
@@ -117,32 +156,29 @@ class StreamDecoder:
         return rest
 
 
+def check_length(cut: Callable[[str], list[int]], text: str, max_tokens: int) -> None:
+    """Raise RequestTooLong for a text whose beginning alone has more than twice `max_tokens` tokens.
+
+    Beginnings of doubling length are cut up, so that a text of any length is refused for the price of a short
+    one. Twice, because the last word of a beginning may be cut up otherwise than in the whole.
+    """
+    num_chars = 8 * max_tokens
+    while num_chars < len(text):
+        num_tokens = len(cut(text[:num_chars]))
+        if num_tokens > 2 * max_tokens:
+            raise RequestTooLong(
+                f"the first {num_chars} of {len(text)} characters are {num_tokens} tokens already and exceed "
+                f"the context of {max_tokens}: shorten the text"
+            )
+        num_chars *= 2
+
+
 def load_tokenizer(path: Path | str) -> Tokenizer:
     """The tokenizer in a GGUF file or a Hugging Face folder.
 
     Raises:
-        TokenizerError: it is missing, damaged or not byte-level BPE.
+        TokenizerError: it is missing, damaged or of a kind that is not supported.
         GgufError: the GGUF file is damaged (a ValueError, as TokenizerError is).
         OSError: the file is missing or cannot be read.
     """
     return Tokenizer(read_tokenizer(Path(path)))
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 upwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-def _bytes_of_tokens(source: TokenizerSource, added: Mapping[int, str]) -> list[bytes]:
-    """By id; an added token is its text."""
-    alphabet = _byte_of_character()
-    vocab = source.backend.get_vocab(with_added_tokens=True)
-    table = [b""] * (max(vocab.values(), default=-1) + 1)
-    for token, index in vocab.items():
-        if index in added or not all(character in alphabet for character in token):
-            table[index] = token.encode()
-        else:
-            table[index] = bytes(map(alphabet.__getitem__, token))
-    return table

@@ -2,8 +2,9 @@
 
 Orders (a new request, a cancellation, a job) are taken between two steps. What a step produced is put into
 its readers' inboxes (`Sequence.sink`), then `notify` is called, so the receiving side is woken once per step.
-An exception in a step ends every request with an `EngineError` and leaves the worker failed: it answers
-nothing more, but never hangs.
+An exception in a step ends every request that has begun with an `EngineError`; then the engine begins anew
+with those that wait (`restarts.py`). If that is of no use either, the worker is failed: it answers nothing
+more, but never hangs.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import atexit
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.core import Core, NoRunner
-from wrinklefree_inference.native.request import Delta, EngineBusy, EngineStats
+from wrinklefree_inference.native.request import AnswerFailed, Delta, EngineBusy, EngineStats
+from wrinklefree_inference.native.restarts import Restarts
 from wrinklefree_inference.native.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ Result = TypeVar("Result")
 
 RECENT_FINISHES = 32
 RETRY_AFTER_S = (1.0, 5.0, 120.0)  # at least, before anything has finished, at most
+LOOK_AGAIN_S = 0.05
+"""Between two looks at readers that are behind, when nothing else is to do."""
 
 
 class Worker:
@@ -36,11 +41,18 @@ class Worker:
 
     Args:
         notify: Called in the worker thread with what a step has put into the queues; must not block.
+        restarts: How often it begins anew; not at all if not given.
     """
 
-    def __init__(self, core: Core, notify: Callable[[Delivery], None] = lambda events: None) -> None:
+    def __init__(
+        self,
+        core: Core,
+        notify: Callable[[Delivery], None] = lambda events: None,
+        restarts: Restarts | None = None,
+    ) -> None:
         self.core = core
         self._notify = notify
+        self._restarts = restarts or Restarts(())
         self._condition = threading.Condition()
         self._arrived: deque[Sequence] = deque()
         self._cancelled: deque[Sequence] = deque()
@@ -64,14 +76,12 @@ class Worker:
         """Queue a request.
 
         Raises:
-            EngineBusy: As many run and wait as the limits allow.
+            EngineBusy: As many run and wait as the limits allow, and the client has its share of them.
             EngineError: The worker is closed or has failed.
         """
-        queue = self.core.scheduler.queue
         with self._condition:
             self._check_alive()
-            if len(self._active) >= queue.max_running + queue.max_waiting:
-                raise EngineBusy(self._retry_after_s(), queue.max_waiting)
+            self._check_room(sequence.request.client)
             self._active.add(sequence)
             self._arrived.append(sequence)
             self._num_requests += 1
@@ -96,7 +106,7 @@ class Worker:
         """
         total = self.core.scheduler.cache.num_pages
         if num_pages > total:
-            raise ValueError(f"the cache has {total} pages, {num_pages} are needed")
+            raise RequestError(f"the cache has {total} pages, {num_pages} are needed")
         future: Future[Result] = Future()
         with self._condition:
             self._check_alive()
@@ -137,6 +147,8 @@ class Worker:
             forward_seconds_total=counters.forward_s,
             healthy=self._error is None,
             error=self._error,
+            restarts_total=self._restarts.num_total,
+            last_error=self._restarts.last_error,
         )
 
     def _check_alive(self) -> None:
@@ -144,6 +156,21 @@ class Worker:
             raise EngineError(self._error)
         if self._is_closing:
             raise EngineError("the engine is closed")
+
+    def _check_room(self, client: str) -> None:
+        """Raise EngineBusy for a client that has its share of a full queue.
+
+        One that has less is let in nevertheless, or whoever comes first could keep all others out. With k
+        clients the queue is at most 1 + 1/2 + ... + 1/k times as long as its limit.
+        """
+        queue = self.core.scheduler.queue
+        places = queue.max_running + queue.max_waiting
+        if len(self._active) < places:
+            return
+        counts = Counter(sequence.request.client for sequence in self._active)
+        share = places // len({*counts, client})
+        if counts[client] >= max(share, 1):
+            raise EngineBusy(self._retry_after_s(), queue.max_waiting)
 
     def _retry_after_s(self) -> float:
         """When half of the queue is likely to be gone, at the recent pace of finished requests.
@@ -159,6 +186,17 @@ class Worker:
 
     def _run(self) -> None:
         reason = "the engine was closed before the answer was complete"
+        while (error := self._serve()) is not None:
+            reason = f"the engine has failed ({type(error).__name__}: {error})"
+            pause_s = self._restarts.pause_after(error)
+            if pause_s is None:
+                reason = self._error = f"{reason}: restart it"
+                break
+            self._begin_anew(f"{reason} and begins anew: ask again", pause_s)
+        self._end(reason)
+
+    def _serve(self) -> Exception | None:
+        """Run steps until the worker is closed, or one fails."""
         try:
             while self._take_orders():
                 self._run_jobs()
@@ -166,7 +204,22 @@ class Worker:
                     self._settle(self.core.step())
         except Exception as error:
             logger.exception("the engine stops: a step failed")
-            reason = self._error = f"the engine has failed ({type(error).__name__}: {error}): restart it"
+            return error
+        return None
+
+    def _begin_anew(self, reason: str, pause_s: float) -> None:
+        """End what has begun, forget the cache and wait a while."""
+        lost = set(self.core.start_anew())
+        with self._condition:
+            lost = {sequence for sequence in lost if sequence in self._active}
+            self._active -= lost
+        if lost:
+            self._deliver([(sequence, EngineError(reason)) for sequence in lost])
+        logger.warning("the engine begins anew in %.1f s; %d requests were ended", pause_s, len(lost))
+        with self._condition:
+            self._condition.wait_for(lambda: self._is_closing, pause_s)
+
+    def _end(self, reason: str) -> None:
         with self._condition:
             self._is_closing = True
             unanswered, self._active = list(self._active), set()
@@ -182,20 +235,41 @@ class Worker:
         with self._condition:
             while not (self._active or self._jobs or self._is_closing):
                 self._condition.wait()
+            if not (self._arrived or self._jobs or self._is_closing or scheduler.has_work):
+                self._condition.wait(LOOK_AGAIN_S)  # all readers are behind
             while self._arrived:
                 scheduler.add(self._arrived.popleft())
-            cancelled: Delivery = []
-            while self._cancelled:
-                sequence = self._cancelled.popleft()
-                if sequence in self._active:
-                    self._active.discard(sequence)
-                    scheduler.finish(sequence)
-                    cancelled.append((sequence, EngineError("the request was cancelled")))
-            self._num_cancelled += len(cancelled)
+            ended = self._cancelled_now() + self._forsaken_now()
             is_open = not self._is_closing
-        if cancelled:
-            self._deliver(cancelled)
+        if ended:
+            self._deliver(ended)
         return is_open
+
+    def _cancelled_now(self) -> Delivery:
+        cancelled: Delivery = []
+        while self._cancelled:
+            sequence = self._cancelled.popleft()
+            if sequence in self._active:
+                self._drop(sequence)
+                cancelled.append((sequence, EngineError("the request was cancelled")))
+        self._num_cancelled += len(cancelled)
+        return cancelled
+
+    def _forsaken_now(self) -> Delivery:
+        """Ends answers that nobody has read for too long."""
+        scheduler, limit_s = self.core.scheduler, self.core.scheduler.queue.unread_timeout_s
+        forsaken: Delivery = []
+        for sequence, since_s in list(scheduler.paused.items()):
+            if time.monotonic() - since_s > limit_s:
+                self._drop(sequence)
+                forsaken.append((sequence, AnswerFailed(f"nobody has read it for {limit_s:g} s")))
+        self._num_cancelled += len(forsaken)
+        return forsaken
+
+    def _drop(self, sequence: Sequence) -> None:
+        self._active.discard(sequence)
+        self.core.scheduler.finish(sequence)
+        sequence.is_done = True
 
     def _run_jobs(self) -> None:
         """Run the jobs whose pages are there."""
@@ -213,13 +287,21 @@ class Worker:
             sequence.sink.put(event)
         self._notify(events)
 
-    def _settle(self, events: list[tuple[Sequence, Delta]]) -> None:
+    def _settle(self, events: Delivery) -> None:
         """Book the answers that a step completed and hand out what it produced."""
-        finished = [sequence for sequence, delta in events if delta.finish_reason is not None]
-        if finished:
+        ended = [sequence for sequence, event in events if is_last(event)]
+        if ended:
             with self._condition:
-                self._active.difference_update(finished)
-            self._num_finished += len(finished)
-            self._finish_times_s.extend([time.monotonic()] * len(finished))
+                self._active.difference_update(ended)
+            num_finished = sum(isinstance(event, Delta) and is_last(event) for _, event in events)
+            self._num_finished += num_finished
+            self._finish_times_s.extend([time.monotonic()] * num_finished)
+            if num_finished:
+                self._restarts.note_success()
         if events:
-            self._deliver(list(events))
+            self._deliver(events)
+
+
+def is_last(event: Delta | EngineError) -> bool:
+    """Whether it ends its answer."""
+    return isinstance(event, EngineError) or event.finish_reason is not None

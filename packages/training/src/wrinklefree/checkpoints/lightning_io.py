@@ -18,18 +18,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import bitnet_arch
 from wf_formats.atomic import atomic_folder
-from wrinklefree.checkpoints.manifest import FIGURES_FILE, verify_manifest, write_manifest
+from wf_formats.system_errors import system_errors
+from wf_formats.targets import checkpoint_kind
+from wrinklefree.checkpoints.manifest import FIGURES_FILE, MANIFEST_FILE, verify_manifest, write_manifest
 from wrinklefree.checkpoints.tree import join_tensors, split_tensors
 from wrinklefree.finite import figures_text
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 TRAINER_FILE = "trainer.json"
 TRAINING_STATE = (OPTIMIZER_FILE, TRAINER_FILE)
+_KIND = checkpoint_kind(OPTIMIZER_FILE, TRAINER_FILE, MANIFEST_FILE, FIGURES_FILE)
 _PREFIX = "model."
 
 
@@ -37,7 +41,7 @@ def save_model_folder(
     model: Any, tokenizer: Any, folder: Path, meta: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> None:
     """The result of a run without training state: model, manifest and figures, atomically."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, _KIND) as temporary:
         bitnet_arch.write_checkpoint(model, tokenizer, temporary, meta)
         write_manifest(temporary)
         write_figures(temporary, figures)
@@ -75,9 +79,11 @@ class FolderCheckpointIO(CheckpointIO):
         """Write everything atomically. Raises: TypeError for a value that needs pickle."""
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         tree, tensors = split_tensors(rest)
-        with atomic_folder(Path(path)) as temporary:
+        path = Path(path)
+        with atomic_folder(path, _KIND) as temporary:
             self._write_model(checkpoint["state_dict"], temporary, checkpoint["global_step"])
-            save_file(tensors, temporary / OPTIMIZER_FILE)
+            with system_errors(path / OPTIMIZER_FILE, SafetensorError):
+                save_file(tensors, temporary / OPTIMIZER_FILE)
             (temporary / TRAINER_FILE).write_text(json.dumps(tree, allow_nan=False) + "\n")
             write_manifest(temporary)
 
@@ -85,7 +91,7 @@ class FolderCheckpointIO(CheckpointIO):
         self, state: Mapping[str, Tensor], target: Path, step: int, figures: Mapping[str, Any]
     ) -> None:
         """`save_model_folder` from the module's state dict."""
-        with atomic_folder(target) as temporary:
+        with atomic_folder(target, _KIND) as temporary:
             self._write_model(state, temporary, step)
             write_manifest(temporary)
             write_figures(temporary, figures)

@@ -15,14 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wf_formats.atomic import atomic_folder
-from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
+from wf_formats.system_errors import system_errors
+from wf_formats.targets import FolderKind
+from wrinklefree.checkpoints.manifest import MANIFEST_FILE, verify_manifest, write_manifest
 from wrinklefree.finite import figures_text
 
 _TENSORS, _REPORT = "tensors.safetensors", "report.json"
+_PART = FolderKind("a part", lambda _folder: (_TENSORS, _REPORT, MANIFEST_FILE))
 
 
 class PartStore:
@@ -34,9 +38,10 @@ class PartStore:
         return not self.folder.is_dir() or not any(p.name[0] != "." for p in self.folder.iterdir())
 
     def save(self, name: str, tensors: Mapping[str, Tensor], report: Mapping[str, Any]) -> None:
-        with atomic_folder(self.folder / name) as temporary:
+        with atomic_folder(self.folder / name, _PART) as temporary:
             owned = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-            save_file(owned, temporary / _TENSORS)
+            with system_errors(self.folder / name / _TENSORS, SafetensorError):
+                save_file(owned, temporary / _TENSORS)
             (temporary / _REPORT).write_text(figures_text(report))
             write_manifest(temporary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from omegaconf import MISSING
@@ -16,10 +17,20 @@ from wrinklefree.config.ranges import number
 from wrinklefree.config.training import StageConfig
 
 
+class ChangedData(StrEnum):
+    """How to go on when the data is not what it was at the checkpoint."""
+
+    fresh = "fresh"
+    position = "position"
+
+
 @dataclass
 class ResumeConfig:
     allow_previous: bool = False
     """Step back to an older checkpoint when the newest is damaged."""
+    data: ChangedData | None = None
+    """Where the data has changed: fresh starts it at its beginning, position goes on in it where the run
+    stood; null: refuse. Without effect on data that is as it was."""
 
 
 @dataclass

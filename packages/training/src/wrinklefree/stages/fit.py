@@ -19,6 +19,7 @@ from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.contents import DATA_CONTENT, contents_of
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.forward import recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
@@ -56,7 +57,7 @@ def run_training(context: StageContext) -> Outcome:
         LOG.info("resuming from %s", resume_from)
     trainer.loggers = loggers
     _fit(trainer, module, data, resume_from)
-    return _finish(trainer, module, lengths, io, run, progress, stop)
+    return _finish(trainer, module, data, lengths, io, run, progress, stop)
 
 
 def _fit(
@@ -99,7 +100,15 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         lengths.max_steps * training.accumulate_steps,
         config.seed,
         config.data.num_workers,
+        resume_data=config.resume.data,
+        content=_data_content(config),
     )
+
+
+def _data_content(config: TrainConfig) -> dict[str, str]:
+    """Digests of the local sources by name."""
+    found = contents_of(config).items()
+    return {key.removeprefix(DATA_CONTENT): digest for key, digest in found if key.startswith(DATA_CONTENT)}
 
 
 def _build_trainer(
@@ -172,6 +181,7 @@ def _quiet_lightning() -> Iterator[None]:
 def _finish(
     trainer: L.Trainer,
     module: WrinkleFreeLightningModule,
+    data: WrinkleFreeDataModule,
     lengths: Lengths,
     io: FolderCheckpointIO,
     run: RunFolder,
@@ -179,7 +189,7 @@ def _finish(
     stop: cb.GracefulStop,
 ) -> Outcome:
     step = trainer.global_step
-    summary = {"steps": step, **progress.state_dict()}
+    summary = {"steps": step, **progress.state_dict(), **data.figures()}
     if step < lengths.max_steps:
         return Outcome(summary, stop.received)
     state = trainer.strategy.lightning_module_state_dict()

@@ -10,7 +10,8 @@ from wf_deployer.backends.base import JobSpec, JobState, JobStatus
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.launch import launch
 from wf_deployer.backends.local.record import JobFolder, list_jobs, runs_folder
-from wf_formats.run_files import last_lines, read_metrics
+from wf_formats.errors import LoadError
+from wf_formats.run_files import STEP, last_lines, read_metrics
 
 _POLL_S = 0.3
 
@@ -34,12 +35,14 @@ class LocalBackend:
     def status(self, job_id: str) -> JobStatus:
         job = _job(job_id)
         state, end = job.state, job.exit
+        step, problem = _last_step(job.spec.run_folder)
         return JobStatus(
             state=state,
             log=str(job.log),
-            step=_last_step(job.spec.run_folder),
+            step=step,
             exit_code=end.returncode if end else None,
             ended_s=end.ended_s if end else None,
+            problem=problem,
         )
 
     def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
@@ -64,10 +67,13 @@ def _job(job_id: str) -> JobFolder:
     return JobFolder(runs_folder() / job_id)
 
 
-def _last_step(run_folder: str | None) -> int | None:
-    """Last optimizer step in the metrics of a run folder; None: no metrics yet."""
-    rows = read_metrics(Path(run_folder)) if run_folder else []
-    return int(rows[-1]["step"]) if rows else None
+def _last_step(run_folder: str | None) -> tuple[int | None, str | None]:
+    """Last step in the metrics of a run folder (None: no metrics yet), and what is wrong with them."""
+    try:
+        rows = read_metrics(Path(run_folder)) if run_folder else []
+        return (int(rows[-1][STEP]) if rows else None), None
+    except (LoadError, ValueError, OverflowError, OSError) as error:  # int() of a step that is no number
+        return None, str(error)
 
 
 def _read(job: JobFolder, position: int) -> tuple[str, int]:

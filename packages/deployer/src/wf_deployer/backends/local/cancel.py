@@ -1,8 +1,8 @@
 """Stopping a job: verified, then SIGTERM to its process group, then waiting.
 
-Nothing is signalled unless it is certain that the process group is the job's: the pid's process was
-created when the record says, carries the job's token and leads (or belongs to) the group. A record
-from another machine, a recycled pid or a hand-made record is refused.
+Nothing is signalled unless it is certain that the process group is the job's: the pid's process began
+when the record says, carries the job's token and leads (or belongs to) the group. A record from another
+machine, a recycled pid or a hand-made record is refused.
 """
 
 from __future__ import annotations

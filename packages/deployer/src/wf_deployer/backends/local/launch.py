@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 
 from wf_deployer.backends.base import JobSpec
 from wf_deployer.backends.local.record import JobFolder, LocalSpec, runs_folder
 from wf_deployer.errors import CommandError
 from wf_formats.atomic import atomic_write_json
 from wf_formats.run_files import last_lines
+from wf_formats.secrets import redacted_arguments
 
 START_TIMEOUT_S = 30.0
 _SUPERVISOR = "wf_deployer.backends.local.supervise"
@@ -23,14 +26,16 @@ _detached: list[subprocess.Popen[bytes]] = []
 def launch(spec: JobSpec) -> JobFolder:
     """Writes the record and starts the supervisor in a session of its own.
 
-    Returns once the supervisor has recorded itself, so that the job can be found and cancelled.
+    Returns once the supervisor has recorded itself, so that the job can be found and cancelled. The
+    supervisor gets the command by its standard input: the record has it without secrets.
 
     Raises:
         CommandError: the supervisor did not start.
     """
-    record = LocalSpec(**vars(spec))
+    record = replace(LocalSpec(**vars(spec)), command=redacted_arguments(spec.command))
     folder = runs_folder() / record.id
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
     job = JobFolder(folder)
     atomic_write_json(folder / "job.json", asdict(record))
     with job.log.open("ab") as log:
@@ -38,14 +43,21 @@ def launch(spec: JobSpec) -> JobFolder:
             [sys.executable, "-m", _SUPERVISOR, str(folder.resolve()), record.token],
             cwd=record.cwd,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    _hand_over(supervisor, spec.command)
     _detached.append(supervisor)
     _wait_until_recorded(job, supervisor)
     return job
+
+
+def _hand_over(supervisor: subprocess.Popen[bytes], command: list[str]) -> None:
+    assert supervisor.stdin is not None
+    with suppress(BrokenPipeError), supervisor.stdin as pipe:  # it ended at once: its log says why
+        pipe.write(json.dumps(command).encode())
 
 
 def _wait_until_recorded(job: JobFolder, supervisor: subprocess.Popen[bytes]) -> None:

@@ -1,5 +1,6 @@
 """Runs a job's command and records how it ends: `python -m ...local.supervise FOLDER TOKEN`.
 
+The command is a JSON list on standard input, since the record has it without its secrets.
 It outlives SIGTERM and SIGINT, which `wf cancel` sends to the whole process group: the job stops in
 its own time (training writes a checkpoint first) and the supervisor records that it was cancelled.
 The token on the command line is what `wf cancel` recognises it by.
@@ -7,6 +8,7 @@ The token on the command line is what `wf cancel` recognises it by.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +21,8 @@ from wf_deployer.backends.local.identity import TOKEN_VARIABLE, identify
 from wf_deployer.backends.local.record import Exit, JobFolder
 
 
-def supervise(folder: Path) -> int:
-    """Runs the job of `folder`; returns its exit code."""
+def supervise(folder: Path, command: list[str]) -> int:
+    """Runs the command of the job of `folder`; returns its exit code."""
     job = JobFolder(folder)
     spec = job.spec
     signals: list[int] = []
@@ -34,9 +36,9 @@ def supervise(folder: Path) -> int:
     job.write_processes(me, None)
     environment = os.environ | {TOKEN_VARIABLE: spec.token}
     try:
-        child = subprocess.Popen(spec.command, cwd=spec.cwd, env=environment)
+        child = subprocess.Popen(command, cwd=spec.cwd, env=environment, stdin=subprocess.DEVNULL)
     except OSError as error:
-        sys.stderr.write(f"cannot start {spec.command[0]}: {error}\n")
+        sys.stderr.write(f"cannot start {command[0]}: {error}\n")
         job.write_exit(Exit(127, False, time.time()))
         return 127
     job.write_processes(me, identify(child.pid))
@@ -48,4 +50,4 @@ def supervise(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(Path(sys.argv[1])))
+    sys.exit(supervise(Path(sys.argv[1]), json.load(sys.stdin)))

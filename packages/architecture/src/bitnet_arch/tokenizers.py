@@ -1,0 +1,59 @@
+"""Tokenizers of model folders for training: transformers' objects, behind the files' door.
+
+`wf_formats.tokenizer` checks the files before any library takes them at their word. What tokenizer.json
+says is what is used: some classes of transformers 5 (`LlamaTokenizer`) build normalizer and pre-tokenizer
+themselves, by the class's name, and then text gets other tokens than the model was trained on and than
+every other reader of the file gives; for those the file is loaded as it stands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from wf_formats.tokenizer import TokenizerError, read_files, rust_panics
+
+_PARTS = ("normalizer", "pre_tokenizer", "decoder")
+_MODEL_OPTIONS = ("unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "dropout")
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        TokenizerError: tokenizer.json is missing or damaged, or asks for absurd amounts or foreign code.
+    """
+    files = read_files(Path(folder))
+    stated = files.backend()
+    loaded = _transformers(transformers.AutoTokenizer, folder)
+    if _computes(loaded, stated):
+        return loaded
+    return _transformers(transformers.PreTrainedTokenizerFast, folder)
+
+
+def _transformers(loader: Any, source: Path | str) -> Any:
+    try:
+        with rust_panics(f"{source}: tokenizer.json"):
+            return loader.from_pretrained(source, trust_remote_code=False)
+    except TokenizerError:
+        raise
+    except Exception as error:  # transformers raises whatever a damaged file makes it trip over
+        raise TokenizerError(f"transformers cannot load the tokenizer in {source}: {error}") from error
+
+
+def _computes(loaded: Any, stated: Any) -> bool:
+    """Whether a tokenizer of transformers does what tokenizer.json says."""
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None or type(backend.model) is not type(stated.model):
+        return False
+    if any(_state(backend, part) != _state(stated, part) for part in _PARTS):
+        return False
+    options = ((getattr(side.model, name, None) for name in _MODEL_OPTIONS) for side in (backend, stated))
+    return all(ours == theirs for ours, theirs in zip(*options, strict=True))
+
+
+def _state(backend: Any, part: str) -> Any:
+    step = getattr(backend, part)
+    return None if step is None else step.__getstate__()

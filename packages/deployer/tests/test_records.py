@@ -1,0 +1,330 @@
+"""Records that somebody changed, clocks that were set, supervisors that were killed, secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from wf_deployer.backends.base import JobSpec, JobState, new_job_id
+from wf_deployer.backends.local.cancel import cancel
+from wf_deployer.backends.local.identity import TOKEN_VARIABLE, carries_token, identify, is_alive
+from wf_deployer.backends.local.launch import launch
+from wf_deployer.backends.local.record import JobFolder, LocalSpec
+from wf_deployer.errors import CommandError
+from wf_deployer.main import app
+
+SLEEP = "print('at work', flush=True); import time; time.sleep(60)"
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 15) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def record(runs_dir: Path) -> Callable[..., JobFolder]:
+    """Factory: the folder of a job that never ran, with changes to job.json."""
+
+    def make(**changes: Any) -> JobFolder:
+        spec = LocalSpec(
+            id=new_job_id("stage1"), kind="train", stage="stage1", experiment="x", command=["true"], cwd="/"
+        )
+        folder = runs_dir / spec.id
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps(asdict(spec) | {"created_s": 1.0} | changes))
+        (folder / "log.txt").touch()
+        return JobFolder(folder)
+
+    return make
+
+
+def stranger_with(token: str | None) -> subprocess.Popen[bytes]:
+    """A process of somebody else, whose environment and arguments the record could have been made to fit."""
+    environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+    environment |= {} if token is None else {TOKEN_VARIABLE: token}
+    return subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env=environment, start_new_session=True
+    )
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    process = stranger_with(None)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    "token", [None, "", 0, True, [], {}, "python", sys.executable, "-c", "0" * 31, "G" * 32]
+)
+def test_cancel_signals_nobody_whatever_the_token(
+    record: Callable[..., JobFolder], stranger: subprocess.Popen[bytes], token: object
+) -> None:
+    """Pid, time and process group are right; the token is one that any process would have."""
+    job = record(token=token)
+    job.write_processes(identify(stranger.pid), identify(stranger.pid))
+    with pytest.raises(CommandError, match=r"token"):
+        cancel(job, timeout_s=0.1, kill=True)
+    assert stranger.poll() is None
+
+
+def test_a_token_is_the_last_argument_or_in_the_environment(stranger: subprocess.Popen[bytes]) -> None:
+    assert not carries_token(stranger.pid, "-c")
+    assert not carries_token(2**22 + 1, "a" * 32)
+    ours = stranger_with("a" * 32)
+    try:
+        wait_for(lambda: carries_token(ours.pid, "a" * 32))
+        assert not carries_token(ours.pid, "b" * 32)
+    finally:
+        ours.kill()
+        ours.wait()
+
+
+def test_a_step_of_the_clock_changes_nothing(
+    start: Callable[..., JobFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boot time and creation times as psutil derives them move with the clock; ours do not."""
+    import psutil
+
+    job = start(SLEEP)
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: real(self) + 3600)
+    now = time.time
+    for offset_s in (-86400, -10, 10, 86400):
+        monkeypatch.setattr(time, "time", lambda offset_s=offset_s: now() + offset_s)
+        assert job.state is JobState.running
+    assert cancel(job, timeout_s=10) is JobState.cancelled
+
+
+def test_a_process_of_another_boot_is_another_one() -> None:
+    me = identify(os.getpid())
+    assert is_alive(me)
+    for other in (
+        replace(me, boot_id="other"),
+        replace(me, start_ticks=me.start_ticks + 1),
+        replace(me, pid=2**22 + 1),
+        replace(me, pid=10**11),
+    ):
+        assert not is_alive(other)
+    with pytest.raises(ProcessLookupError, match="no process"):
+        identify(2**22 + 1)
+
+
+WRONG = [None, 5, -1.5, True, "text", [], [5], {}, {"a": 1}, "a\0b", 10**30]
+FIELDS = {
+    "id": WRONG[:4],
+    "kind": WRONG[:4],
+    "stage": WRONG[:4],
+    "experiment": [*WRONG[:4], "a\0b"],
+    "command": [None, 5, "text", {}, [5], [None]],
+    "cwd": WRONG[:4],
+    "run_folder": [5, True, [], {}, "a\0b"],
+    "created_s": [None, True, "text", [], 10**30, float("nan"), float("inf")],
+    "host": WRONG[:4],
+    "token": WRONG[:4],
+    "format": [None, 2, "1", [1]],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name in FIELDS for value in FIELDS[name]])
+def test_one_bad_record_is_shown_and_the_others_go_on(
+    record: Callable[..., JobFolder], runner: CliRunner, field: str, value: object
+) -> None:
+    good, bad = record(), record(**{field: value})
+    done = runner.invoke(app, ["runs", "--json"])
+    assert done.exit_code == 0, done.output
+    rows = {row["id"]: row for row in json.loads(done.stdout)}
+    assert rows[good.folder.name]["state"] == "lost"
+    assert rows[bad.folder.name]["state"] == "damaged"
+    assert str(bad.folder / "job.json") in rows[bad.folder.name]["problem"]
+    done = runner.invoke(app, ["cancel", bad.folder.name])
+    assert done.exit_code == 1
+    assert f"error: {bad.folder / 'job.json'}" in done.output
+
+
+TEXTS = ["", "{", "[]", "null", "5", '"x"', "{}", "[" * 100_000, '{"a": 1}', "\udcff"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["job.json", "process.json", "exit.json"])
+def test_files_of_any_shape_are_damaged_records(
+    record: Callable[..., JobFolder], runner: CliRunner, name: str, text: str
+) -> None:
+    good, bad = record(), record()
+    (bad.folder / name).write_text(text, errors="surrogateescape")
+    done = runner.invoke(app, ["runs"])
+    assert done.exit_code == 0, done.output
+    assert good.folder.name in done.stdout
+    assert "damaged" in done.stdout
+    assert f"{bad.folder.name}: {bad.folder / name} is" in done.stderr.replace("\n", "")
+    for command in (["logs", bad.folder.name], ["cancel", bad.folder.name]):
+        assert runner.invoke(app, command).exit_code == 1
+
+
+def test_missing_and_further_fields_are_named(record: Callable[..., JobFolder]) -> None:
+    job = record(extra=1)
+    with pytest.raises(CommandError, match="'extra' is unknown"):
+        _ = job.spec
+    job = record()
+    values = json.loads((job.folder / "job.json").read_text())
+    del values["command"]
+    (job.folder / "job.json").write_text(json.dumps(values))
+    with pytest.raises(CommandError, match="command is missing"):
+        _ = job.spec
+    for process in (5, [], {}, {"pid": "1", "start_ticks": 1, "boot_id": ""}):
+        (job.folder / "process.json").write_text(json.dumps({"supervisor": process, "child": None}))
+        with pytest.raises(CommandError, match=r"process\.json is damaged"):
+            _ = job.supervisor
+
+
+@pytest.mark.parametrize("experiment", ["[red]", "[/x]", "\x1b[31m", "ü" * 300])
+def test_names_are_shown_as_they_are(
+    record: Callable[..., JobFolder], runner: CliRunner, experiment: str
+) -> None:
+    record(experiment=experiment)
+    assert runner.invoke(app, ["runs"]).exit_code == 0
+
+
+def test_a_job_whose_supervisor_was_killed_is_finished_if_its_result_is_there(
+    start: Callable[..., JobFolder], tmp_path: Path
+) -> None:
+    source = (
+        "import os, pathlib, time\n"
+        "print('at work', flush=True)\n"
+        "while not pathlib.Path('go').exists(): time.sleep(0.02)\n"
+        "pathlib.Path('run/final').mkdir(parents=True)\n"
+        "pathlib.Path('run/final/wrinklefree.json').write_text('{}')\n"
+    )
+    job = start(source, run_folder=tmp_path / "run")
+    assert job.supervisor is not None
+    os.kill(job.supervisor.pid, signal.SIGKILL)
+    wait_for(lambda: "at work" in job.log.read_text())
+    assert job.state is JobState.running
+    (tmp_path / "go").touch()
+    wait_for(lambda: job.state is not JobState.running)
+    assert job.state is JobState.finished
+    (tmp_path / "run" / "final" / "wrinklefree.json").unlink()
+    assert job.state is JobState.lost
+
+
+CUTS = {
+    "step,train/loss\n1,5.5\n2\n3,4.5\n": "line 3 has 1 cells, not 2",
+    "step,train/loss\n1,5.5\n2,1,2\n3,4.5\n": "line 3 has 3 cells, not 2",
+    "1,5.5\n2,4.5\n": "names no step",
+    "step,train/loss\n1,5.5\nx,4.5\n3,1\n": "line 3: could not convert",
+    "step,train/loss\n3,5.5\n2,4.5\n4,1\n": "step 2 comes after step 3",
+    'step,train/loss\n3,"5.5\n2,4.5\n': "unexpected end",
+    "step,train/loss\nnan,5\n": "NaN",
+    "step,train/loss\n1,\udcff\n": "utf-8",
+}
+
+
+@pytest.mark.parametrize("text", CUTS)
+def test_metrics_cut_by_hand_are_told(
+    record: Callable[..., JobFolder], runner: CliRunner, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "metrics.csv").write_text(text, errors="surrogateescape")
+    job = record(run_folder=str(tmp_path))
+    (row,) = json.loads(runner.invoke(app, ["runs", "--json"]).stdout)
+    assert row["state"] == "lost"
+    assert row["step"] is None
+    assert CUTS[text] in row["problem"]
+    assert f"{job.folder.name}: " in runner.invoke(app, ["runs"]).stderr
+
+
+def test_job_folders_are_their_users_alone(start: Callable[..., JobFolder]) -> None:
+    old = os.umask(0)
+    try:
+        job = start("pass")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(job.folder.stat().st_mode) == 0o700
+
+
+SECRETS = ["hf_" + "a" * 34, "sk-" + "b" * 40, "hunter2-hunter2"]
+
+
+def test_secrets_reach_the_job_and_nothing_that_is_written(runs_dir: Path, tmp_path: Path) -> None:
+    source = "import sys, pathlib; pathlib.Path('seen').write_text(' '.join(sys.argv[1:]))"
+    arguments = [f"x.token={SECRETS[0]}", SECRETS[1], "--password", SECRETS[2], "training.max_steps=3"]
+    spec = JobSpec(
+        id=new_job_id("stage2"),
+        kind="train",
+        stage="stage2",
+        experiment="x",
+        command=[sys.executable, "-c", source, *arguments],
+        cwd=str(tmp_path),
+    )
+    job = launch(spec)
+    wait_for(lambda: job.exit)
+    assert (tmp_path / "seen").read_text() == " ".join(arguments)
+    written = "".join(path.read_text() for path in job.folder.iterdir())
+    assert not [secret for secret in SECRETS if secret in written]
+    assert "training.max_steps=3" in job.spec.command
+
+
+@pytest.mark.parametrize("name", ["1e5", "true", "null", "a=b", "a,b", "(x", "it's", "~x", "übung", "${x}"])
+def test_experiments_are_names(name: str, runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr("wf_deployer.processes.run_foreground", lambda command: seen.append(command) or 0)
+    assert runner.invoke(app, ["train", "-s", "1", "-e", name, "--foreground"]).exit_code == 0
+    (override,) = OverridesParser.create().parse_overrides(seen[0][-1:])
+    assert override.key_or_group == "experiment"
+    assert override.value() == name.replace("${", r"\${")
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "message"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", 137, "ended by SIGKILL; perhaps memory ran out"),
+        ("import os; os.kill(os.getpid(), 11)", 139, "ended by SIGSEGV"),
+        ("import os, signal; signal.signal(13, signal.SIG_DFL); os.kill(os.getpid(), 13)", 141, ""),
+        ("raise SystemExit(3)", 3, ""),
+    ],
+)
+def test_a_child_that_died_of_a_signal_is_told(
+    source: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wf_deployer.processes import run_foreground
+
+    assert run_foreground([sys.executable, "-c", source]) == code
+    err = capsys.readouterr().err
+    assert err == (f"error: the application was {message}\n" if message else "")
+
+
+def test_wrong_requests_have_their_own_exit_code(record: Callable[..., JobFolder], runner: CliRunner) -> None:
+    record()
+    for arguments in (["train", "-s", "2", "--cloud", "moon"], ["cancel", "nothing"], ["logs", "nothing"]):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 2
+        assert done.output.startswith("error: ")
+
+
+def test_a_runs_folder_that_cannot_be_made_is_one_line(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    describing = "import json; print(json.dumps({'stage': '1', 'experiment': 'x', 'run_folder': '/x'}))"
+    monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, "-c", describing])
+    for place in ("/proc/runs", "/dev/null/runs"):
+        monkeypatch.setenv("WF_RUNS_DIR", place)
+        done = runner.invoke(app, ["train", "-s", "1"])
+        assert done.exit_code == 1
+        assert done.output.startswith("error: /")
+        assert len(done.output.splitlines()) == 1

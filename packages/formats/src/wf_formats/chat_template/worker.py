@@ -1,0 +1,94 @@
+"""`python -m wf_formats.chat_template.worker SECONDS`: renders templates from stdin to stdout within limits.
+
+A line in: {"source": ..., "values": {...}}. A line out: {"text": ...} or {"kind": ..., "reason": ...} (the
+kinds of `replies.py`). Beyond the limit of memory Python raises MemoryError; beyond that of time (SECONDS of
+the processor for each line) the system's signal ends the process, in the middle of whatever it does.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+
+from wf_formats.chat_template.environment import new_environment
+from wf_formats.chat_template.limits import MEMORY_BYTES, TEXT_CHARS, WALL_S
+from wf_formats.chat_template.replies import (
+    ChatTemplateError,
+    TemplateDamagedError,
+    TemplateTooCostlyError,
+    TemplateUnfitError,
+)
+
+_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+"""What templates come to by themselves."""
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    computing_s = float(sys.argv[1])
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(_answer(line, computing_s) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _answer(line: bytes, computing_s: float) -> bytes:
+    request = json.loads(line)
+    signal.setitimer(signal.ITIMER_PROF, computing_s)
+    signal.setitimer(signal.ITIMER_REAL, WALL_S)
+    try:
+        reply = {"text": _render(request["source"], request["values"])}
+        return json.dumps(reply, ensure_ascii=False).encode()
+    except ChatTemplateError as error:
+        reply = {"kind": type(error).__name__, "reason": str(error)[:1000]}
+        return json.dumps(reply).encode()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _render(source: str, values: dict[str, Any]) -> str:
+    try:
+        text = _compiled(source).render(tools=None, documents=None, **values)
+        text.encode()
+    except TemplateDamagedError:
+        raise
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        _compiled.cache_clear()
+        raise TemplateTooCostlyError(_costly(error)) from error
+    except UnicodeEncodeError as error:
+        raise TemplateUnfitError(
+            f"the chat template writes half a surrogate pair at {error.start}"
+        ) from error
+    except _FAULTS as error:
+        raise TemplateUnfitError(f"the chat template refuses these messages: {error}") from error
+    if len(text) > TEXT_CHARS:
+        raise TemplateTooCostlyError(
+            f"the chat template writes {len(text)} characters, at most {TEXT_CHARS} are allowed"
+        )
+    return text
+
+
+def _costly(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"the chat template needs more than {MEMORY_BYTES >> 20} MB"
+    return f"the chat template goes beyond the limits of the language: {error}"
+
+
+@lru_cache(maxsize=4)
+def _compiled(source: str) -> jinja2.Template:
+    try:
+        return new_environment().from_string(source)
+    except (jinja2.TemplateError, SyntaxError) as error:
+        raise TemplateDamagedError(f"the chat template is damaged: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""tokenizer.json of people who mean harm, or damaged: refused in bounded time, by name, without a panic."""
+
+import copy
+import json
+import random
+
+import pytest
+
+from wf_formats.tokenizer import TokenizerError, read_files, read_tokenizer, rust_errors, rust_panics
+
+
+def spec_of(folder):
+    return json.loads((folder / "tokenizer.json").read_text())
+
+
+def read(folder, spec):
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return read_tokenizer(folder)
+
+
+def vocab(**changes):
+    return lambda s: s["model"]["vocab"].update(changes)
+
+
+def added(**changes):
+    return lambda s: s["added_tokens"][0].update(changes)
+
+
+def step(part, **values):
+    return lambda s: s.update({part: values})
+
+
+HOSTILE = {
+    "huge id": (vocab(a=300_000_000), "id 300000000; with .* ids are whole numbers below"),
+    "negative id": (vocab(a=-1), "id -1;"),
+    "fractional id": (vocab(a=1.5), r"id 1\.5;"),
+    "id of another type": (vocab(a=True), "id True;"),
+    "the same id twice": (vocab(a=1), "have the same id"),
+    "no vocabulary": (lambda s: s["model"].update(vocab=[]), "vocab is"),
+    "model is none": (lambda s: s.update(model=5), "model is 5"),
+    "unknown model": (lambda s: s["model"].update(type="Neural"), "'Neural'; known are BPE"),
+    "huge added id": (added(id=300_000_000), "id 300000000;"),
+    "added without text": (added(content=""), "without a text"),
+    "added text is none": (added(content=5), "without a text"),
+    "added twice": (lambda s: s["added_tokens"].append(s["added_tokens"][0]), "twice"),
+    "added with another id": (added(id=400), "another id in model.vocab"),
+    "added after a gap": (
+        lambda s: s["added_tokens"].append(s["added_tokens"][0] | {"id": 700, "content": "<new>"}),
+        "a gap before it",
+    ),
+    "half a character in a token": (vocab(**{"\ud800": 499}), "half a character"),
+    "half a character in an added token": (added(content="<\udc00>"), "half a character"),
+    "merge of three": (lambda s: s["model"]["merges"].append(["a", "b", "c"]), "not two tokens"),
+    "merge of a number": (lambda s: s["model"]["merges"].append(7), "not two tokens"),
+    "merge beyond the vocabulary": (lambda s: s["model"]["merges"].append(["zz", "qq"]), "has not"),
+    "no merges": (lambda s: s["model"].update(merges=None), "merges is None"),
+    "unknown step": (step("normalizer", type="Evil"), "unknown type 'Evil'"),
+    "step that is none": (lambda s: s.update(decoder=[1]), "unknown type None"),
+    "endless sequences": (
+        lambda s: s.update(normalizer=nested(9)), "sequences deeper than"
+    ),
+    "many steps": (
+        step("normalizer", type="Sequence", normalizers=[{"type": "NFC"}] * 999), "999 steps"
+    ),
+    "doubling": (
+        step(
+            "normalizer", type="Sequence",
+            normalizers=[{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40,
+        ),
+        "times as long",
+    ),
+    "empty pattern": (
+        step("normalizer", type="Replace", pattern={"String": ""}, content="b"), "the pattern"
+    ),
+    "endless pattern": (
+        step("pre_tokenizer", type="Split", pattern={"Regex": "a|" * 9999 + "b"}, behavior="Isolated"),
+        "1 to 4096 characters",
+    ),
+    "repetitions": (
+        step("pre_tokenizer", type="Split", pattern={"Regex": "((a{999}){999}){99}"}, behavior="Isolated"),
+        "repeats parts of its pattern",
+    ),
+    "pattern that is none": (
+        step("pre_tokenizer", type="Split", pattern={"Regex": "("}, behavior="Isolated", invert=False),
+        "is damaged",
+    ),
+    "huge number": (step("pre_tokenizer", type="FixedLength", length=10**18), "the number 1000"),
+    "pieces of no length": (step("pre_tokenizer", type="FixedLength", length=0), "length 0"),
+    "strip at the end": (step("decoder", type="Strip", content=" ", start=0, stop=3), "off the end"),
+    "endless text": (step("normalizer", type="Prepend", prepend="x" * 10**6), "1000000 characters"),
+    "undefined special token": (
+        step(
+            "post_processor", type="TemplateProcessing", special_tokens={}, pair=[],
+            single=[{"SpecialToken": {"id": "<s>", "type_id": 0}}],
+        ),
+        "special_tokens do not define",
+    ),
+    "charsmap": (step("normalizer", type="Precompiled", precompiled_charsmap="BAAAAAAAAABhYmMA"), "outside"),
+    "charsmap no base64": (step("normalizer", type="Precompiled", precompiled_charsmap="?"), "charsmap"),
+    "padding by gigabytes": (
+        step("padding", strategy={"Fixed": 10**10}, direction="Right"), "padding cannot"
+    ),
+    "padding to multiples of 0": (step("padding", strategy="BatchLongest", pad_to_multiple_of=0), "padding"),
+    "truncation that never ends": (step("truncation", max_length=4, stride=4), "truncation cannot"),
+}  # fmt: skip
+
+
+def nested(depth):
+    return {"type": "Sequence", "normalizers": [nested(depth - 1)]} if depth else {"type": "NFC"}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_are_refused(sentencepiece_folder, tmp_path, case):
+    change, message = HOSTILE[case]
+    spec = spec_of(sentencepiece_folder(tmp_path))
+    change(spec)
+    with pytest.raises(TokenizerError, match=message):
+        read(tmp_path, spec)
+
+
+def test_unigram_models_are_checked_too(sentencepiece_folder, tmp_path):
+    spec = spec_of(sentencepiece_folder(tmp_path))
+    model = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["<s>", -1], ["</s>", -2.5]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec | {"model": model}))
+    assert read_files(tmp_path).backend().get_vocab_size() == 3
+    for change in ({"unk_id": 9}, {"vocab": [["a"]]}, {"vocab": [["a", float("inf")]]}, {"vocab": {}}):
+        with pytest.raises(TokenizerError, match=r"model\."):
+            read(tmp_path, spec | {"model": model | change})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "\ufeff{}", '{"model": ' * 5000, '{"a": ' + "9" * 10**4 + "}"]
+)
+def test_files_that_are_no_json_object(sentencepiece_folder, tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        read_files(tmp_path)
+
+
+def test_half_characters_in_the_configuration(sentencepiece_folder, tmp_path):
+    sentencepiece_folder(tmp_path, chat_template="\ud83d")
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json has half a character"):
+        read_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "tekken.json"])
+def test_tokenizers_of_other_libraries_are_named_with_the_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x0a")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(TokenizerError, match=rf"only {name}; make it once .*save_pretrained"):
+        read_files(tmp_path)
+
+
+class PanicException(BaseException):
+    pass
+
+
+def test_panics_become_errors():
+    with (
+        pytest.raises(TokenizerError, match="tokenizer makes the tokenizers library fail: boom"),
+        rust_panics("tokenizer"),
+    ):
+        raise PanicException("boom")
+    with pytest.raises(TokenizerError, match="library fail"), rust_errors("x"):
+        raise PanicException("boom")
+    with pytest.raises(KeyboardInterrupt), rust_errors("x"):
+        raise KeyboardInterrupt
+
+
+VALUES = [
+    None, True, 0, -1, 3, 2**31, 2**64, 300_000_000, 10**30, 1.5, float("nan"), "", "a", "<s>", "\ud800", "(",
+    [], {}, [[]], ["a", "b"], {"type": "Sequence"}, {"String": ""}, {"Regex": "(?<=a*)b"},
+    {"Regex": "a{50000}"},
+    {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 5, "stop": 9}, "Isolated", "first",
+    {"type": "Replace", "pattern": {"Regex": ".*"}, "content": "x"},
+]  # fmt: skip
+
+
+def places(value):
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield value, key
+        yield from places(child)
+
+
+def mutated(spec, rng):
+    """One to three values of a copy replaced or taken out, half of them outside the vocabulary."""
+    spec = copy.deepcopy(spec)
+    for _ in range(rng.randint(1, 3)):
+        part = rng.choice([*spec])
+        found = list(places(spec[part])) if rng.random() < 0.8 else [(spec, part)]
+        owner, key = rng.choice(found or [(spec, part)])
+        if rng.random() < 0.8:
+            owner[key] = copy.deepcopy(rng.choice(VALUES))
+        elif isinstance(owner, dict):
+            del owner[key]
+    return spec
+
+
+def fuzz(folder, spec, rounds, seed):
+    """How many mutated files were refused; each is read or refused, and encodes and decodes if read."""
+    rng, refused = random.Random(seed), 0
+    for _ in range(rounds):
+        try:
+            source = read(folder, mutated(spec, rng))
+            for text in ("", "Hello  world é日本🙂\r\n <s>x</s> y", "a" * 2000):
+                with rust_errors("text"):
+                    source.backend.decode(source.backend.encode(text).ids)
+        except TokenizerError:
+            refused += 1
+    return refused
+
+
+@pytest.mark.parametrize("kind", ["llama2", "mistral", "gemma"])
+def test_mutated_files_are_read_or_refused(sentencepiece_folder, tmp_path, kind):
+    spec = spec_of(sentencepiece_folder(tmp_path, kind))
+    assert 50 < fuzz(tmp_path, spec, 100, 1) < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_many_mutated_files(sentencepiece_folder, tokenizer_folder, tmp_path, seed):
+    folders = [sentencepiece_folder(tmp_path / "s", "mistral"), tokenizer_folder("llama-bpe", add_bos=True)]
+    assert sum(fuzz(folder, spec_of(folder), 500, seed) for folder in folders) > 500

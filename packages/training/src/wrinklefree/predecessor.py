@@ -1,0 +1,80 @@
+"""Where the checkpoint that a stage starts from lies, and what can be said of a start without PyTorch.
+
+The previous stage is looked for in the same experiment, in the order of `training.accept_from`; what was
+looked for is part of the error when nothing is there.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from wf_formats.packaged import ModelSource
+from wf_formats.plugins import entries
+from wf_formats.schemes import GROUP_SIZES
+from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.config.training import ContinuingConfig
+from wrinklefree.errors import RunError
+from wrinklefree.stages.registry import stage_by_name
+
+_QUANTIZERS = "bitnet_arch.quantizers"
+
+
+def check_start(config: TrainConfig) -> None:
+    """What can be seen at once: the previous stage, else the weight scheme and the model's folder.
+
+    Raises: RunError, PluginError.
+    """
+    if isinstance(config.training, ContinuingConfig):
+        previous_folder(config, config.training)
+        return
+    known = [*GROUP_SIZES, *entries(_QUANTIZERS)]
+    if config.model.scheme not in known:
+        raise RunError(
+            f"model.scheme, model.sub_norm: unknown weight scheme {config.model.scheme!r}; known: "
+            f"{', '.join(known)}"
+        )
+    if config.model.source is not ModelSource.packaged and not config.model.name:
+        raise RunError(f"model.source={config.model.source} needs a name: model.name=NAME")
+    if config.model.source is ModelSource.path and not Path(config.model.name or "").is_dir():
+        raise RunError(f"model.name={config.model.name}: there is no such folder (in {Path.cwd()})")
+
+
+def previous_folder(config: TrainConfig, training: ContinuingConfig) -> Path:
+    """Raises: RunError when there is none, with what was looked for."""
+    if training.start_from is not None:
+        folder = Path(training.start_from).absolute()
+        if not folder.is_dir():
+            raise RunError(f"training.start_from: there is no folder {folder}")
+        return folder
+    for stage in training.accept_from:
+        folder = run_path(config, stage) / "final"
+        if folder.is_dir():
+            return folder
+    raise RunError(_nothing_found(config, training.accept_from))
+
+
+def _nothing_found(config: TrainConfig, accepted: list[str]) -> str:
+    looked = "\n".join(f"  {_state(config, stage)}" for stage in accepted)
+    first = stage_by_name(accepted[0]).number
+    return (
+        f"{config.training.stage} of experiment '{config.experiment}' starts from the result of "
+        f"{' or '.join(accepted)}, and there is none. Looked for:\n"
+        f"{looked}\n"
+        f"Run wf train -s {first} -e {shlex.quote(config.experiment)} first, or give a checkpoint folder "
+        "with training.start_from=FOLDER."
+    )
+
+
+def _state(config: TrainConfig, stage: str) -> str:
+    from wrinklefree.checkpoints.part_store import PartStore
+    from wrinklefree.checkpoints.store import CheckpointStore
+
+    run = run_path(config, stage)
+    if not (run / "run.json").is_file():
+        return f"{run / 'final'} (no run of {stage} was started there)"
+    steps = CheckpointStore(run / "checkpoints").steps()
+    progress = f"its newest checkpoint is step {steps[-1]}" if steps else "without a checkpoint yet"
+    if not PartStore(run / "parts").is_empty:
+        progress = "some of its parts are done: the same command goes on from there"
+    return f"{run / 'final'} (the run was started but is not finished, {progress})"

@@ -1,0 +1,147 @@
+"""Files that were changed under a run: refused by name, and data gone on with as the user says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_handler.config import SourceConfig
+from wf_formats.secrets import REDACTED
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.identity import identify
+
+STEPS = ["training.max_steps=4", "training.checkpoint.every_steps=2", "training.schedule.warmup=1"]
+
+
+def _mend(path: Path) -> None:
+    """A line becomes another of the same length."""
+    path.write_text(path.read_text().replace("squared", "SQUARED"))
+
+
+def _append(path: Path) -> None:
+    path.write_text(path.read_text() + json.dumps({"text": "one more"}) + "\n")
+
+
+def _cut(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+
+
+def _take_out_the_first(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+@pytest.fixture
+def text(text_file: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(text_file, tmp_path / "own.jsonl"))
+
+
+def _stopped(cli: Any, source: str) -> Any:
+    """A run that has its checkpoints and no result."""
+    run = cli("stage2_pretrain", *STEPS, source)
+    shutil.rmtree(run.folder / "final")
+    shutil.rmtree(run.folder / "checkpoints" / "step_00000004")
+    return run
+
+
+@pytest.mark.parametrize("change", [_mend, _append, _cut, _take_out_the_first])
+def test_changed_data_is_refused_with_both_choices(
+    cli_from_stage1: Any, text: Path, change: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
+    run = _stopped(cli_from_stage1, source)
+    before = sorted(path.relative_to(run.folder) for path in run.folder.rglob("*"))
+    change(text)
+    assert cli_from_stage1("stage2_pretrain", *STEPS, source).code == 1
+    message = capsys.readouterr().err
+    assert "the data has changed since (source own)" in message
+    assert "resume.data=position goes on" in message
+    assert "resume.data=fresh starts" in message
+    assert sorted(path.relative_to(run.folder) for path in run.folder.rglob("*")) == before
+    for choice in ("position", "fresh"):
+        aside = shutil.copytree(run.folder, run.folder.with_name("aside"), dirs_exist_ok=True)
+        assert cli_from_stage1("stage2_pretrain", *STEPS, source, f"resume.data={choice}").code == 0
+        assert run.summary["data_changes"] == [{"step": 2, "data": choice, "sources": ["own"]}]
+        assert set(run.losses) == {1, 2, 3, 4}
+        assert cli_from_stage1("stage2_pretrain", *STEPS, source).code == 0, "it is complete"
+        assert "already complete" in capsys.readouterr().out
+        shutil.rmtree(run.folder)
+        aside.rename(run.folder)
+
+
+def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any, text: Path) -> None:
+    source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
+    whole = cli_from_stage1("stage2_pretrain", *STEPS, source)
+    weights, losses = whole.weights, whole.losses
+    _stopped(cli_from_stage1, source)
+    assert cli_from_stage1("stage2_pretrain", *STEPS, source, "resume.data=fresh").code == 0
+    assert (whole.weights, whole.losses) == (weights, losses)
+    assert "data_changes" not in whole.summary
+    _append(text)
+    after = {}
+    for choice in ("position", "fresh"):
+        text.write_text(text.read_text().removesuffix(json.dumps({"text": "one more"}) + "\n"))
+        cli_from_stage1("stage2_pretrain", *STEPS, source, "force=true")
+        _stopped(cli_from_stage1, source)
+        _append(text)
+        assert cli_from_stage1("stage2_pretrain", *STEPS, source, f"resume.data={choice}").code == 0
+        after[choice] = [whole.losses[step] for step in (1, 2, 3, 4)]
+    assert after["position"][:2] == after["fresh"][:2] == [losses[1], losses[2]]
+    assert after["position"][2] != after["fresh"][2]
+
+
+@dataclasses.dataclass
+class _Source(SourceConfig):
+    on_bad_record: str = "stop"
+
+
+def test_records_may_be_treated_otherwise_when_going_on() -> None:
+    config = compose_config(["training=stage2_pretrain"])
+    values = []
+    for on_bad_record in ("stop", "skip"):
+        config.data.sources = [_Source("packaged", "chat", on_bad_record=on_bad_record)]  # type: ignore[arg-type]
+        values.append(identify(config, None, Path(__file__).parent).values)
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_other_weights_under_the_same_path_are_another_run(
+    cli: Any, dense_dir: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(dense_dir, tmp_path / "dense"))
+    assert cli("stage1_subln", f"model.name={folder}").code == 0
+    (folder / "model.safetensors").touch()
+    assert cli("stage1_subln", f"model.name={folder}").code == 0
+    assert "already complete" in capsys.readouterr().out
+    data = bytearray((folder / name).read_bytes())
+    data[-2] ^= 1
+    (folder / name).write_bytes(data)
+    assert cli("stage1_subln", f"model.name={folder}").code == 1
+    message = capsys.readouterr().err
+    assert "content.model: the files are others than those that the run was made with" in message
+    assert "force=true" in message
+
+
+def test_a_run_without_contents_goes_on(cli_from_stage1: Any, text: Path) -> None:
+    """One of an older version, which recorded none."""
+    source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
+    run = _stopped(cli_from_stage1, source)
+    stored = json.loads((run.folder / "run.json").read_text())
+    for key in [key for key in stored["values"] if key.startswith("content.")]:
+        del stored["values"][key]
+    (run.folder / "run.json").write_text(json.dumps(stored))
+    assert cli_from_stage1("stage2_pretrain", *STEPS, source).code == 0
+
+
+def test_secrets_are_not_in_the_identity() -> None:
+    secret = "hf_Zx81qLmN0pRs7TuV2wXy"
+    sources = f"data.sources=[{{kind: hub, name: a, location: 'https://me:{secret}@host/a'}}]"
+    config = compose_config(["training=stage2_pretrain", sources])
+    values = json.dumps(identify(config, None, Path(__file__).parent).values)
+    assert secret not in values
+    assert REDACTED in values
