@@ -331,9 +331,7 @@ def test_damaged_generation_settings_are_named(contents, make_dense) -> None:
 def test_a_tokenizer_without_its_vocabulary(make_dense) -> None:
     folder = make_dense()
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(
-        bitnet_arch.SourceError, match=r"tokenizer\.json is missing, tokenizer_config\.json is there"
-    ):
+    with pytest.raises(bitnet_arch.SourceError, match=r"tokenizer\.json is missing"):
         opened(folder)
     (folder / "tokenizer_config.json").unlink()
     assert opened(folder)[1] is None
@@ -343,7 +341,7 @@ def test_a_tokenizer_without_its_vocabulary(make_dense) -> None:
 def test_a_damaged_tokenizer_is_one_line(contents, make_dense) -> None:
     folder = make_dense()
     (folder / "tokenizer.json").write_text(contents)
-    with pytest.raises(bitnet_arch.SourceError, match="its tokenizer cannot be read") as error:
+    with pytest.raises(bitnet_arch.SourceError, match=r"tokenizer\.json") as error:
         opened(folder)
     assert "\n" not in str(error.value)
 

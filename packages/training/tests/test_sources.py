@@ -102,6 +102,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
 def _convert(folder: Path) -> None:
     model, tokenizer = bitnet_arch.load_dense("path", str(folder))
     bitnet_arch.convert(model, bitnet_arch.ConversionConfig(bitnet_arch.quantizer("group64"), False))
+    shutil.rmtree(folder)
     bitnet_arch.save_checkpoint(model, tokenizer, folder, {})
 
 
@@ -195,15 +196,9 @@ def test_stage_1_says_what_can_become_of_the_model(
 def test_what_nothing_can_serve_is_refused_unless_asked_for(
     family: Callable[[Any], Path], stage1: Callable[..., tuple[int, str]], cli: Any
 ) -> None:
-    """Long RoPE, which only transformers computes, in a form that has no packed folder."""
+    """A scaling that only transformers computes, in a form that has no packed folder."""
     nowhere = ["model.scheme=group64", "model.sub_norm=true"]
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "factor": 2.0,
-        "original_max_position_embeddings": 128,
-    }
-    rope |= {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    rope = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 1.0}
     folder = family(transformers.LlamaConfig(**SETTINGS, rope_parameters=rope))
     code, said = stage1(folder, *nowhere)
     assert code == 2
