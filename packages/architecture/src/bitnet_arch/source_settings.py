@@ -77,7 +77,10 @@ def _bitnet(settings: Mapping[str, Any], quantization: Mapping[str, Any]) -> str
     if settings.get("model_type") == "bitnet":
         floats = f"its float master weights are {_BITNET_FLOATS}"
     else:
-        floats = "to train it, load the revision with float weights (Falcon-E: prequantized)"
+        floats = (
+            "to train it, download the revision with float weights (Falcon-E: prequantized) and give its "
+            "folder with model.source=path"
+        )
     return (
         "holds packed ternary weights (quant_method bitnet): `wf serve --model FOLDER` and `wf eval "
         f"--model-path FOLDER` run it as it is; {floats}"
