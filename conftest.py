@@ -14,6 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow a shared machine tenfold
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _name in ("no_proxy", "NO_PROXY"):  # the tests' own clients ask servers on this machine
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1,localhost,::1")))
 
 
 @pytest.fixture(scope="session")

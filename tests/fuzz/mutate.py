@@ -90,7 +90,7 @@ PIECES = (
     "{{ 'ab' | center(10**10) }}",
     "{{ '%0999999999d' % 1 }}",
     "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
-    "{% set ns = namespace(s='aa') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
     "{{ '\\ud800' }}",
     "{{ messages.__class__.__mro__ }}",
     "{{ ([1] * 100000) | tojson }}",

@@ -69,7 +69,7 @@ def tokenizer(folder: Path) -> None:
 
 
 def template(folder: Path) -> None:
-    from wrinklefree_inference.native.chat_template import ChatTemplate
+    from wf_formats.chat_template import ChatTemplate
 
     source = (folder / "chat_template.jinja").read_bytes().decode(errors="replace")
     rendered = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}).render(

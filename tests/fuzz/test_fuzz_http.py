@@ -100,7 +100,7 @@ def _request(rng: random.Random) -> bytes:
 
 
 def _send(port: int, request: bytes, rng: random.Random) -> str:
-    """The answer's status; "closed" where the connection ends without one, "waiting" for more of the request."""
+    """The answer's status; "closed" where there is none, "waiting" for more of the request."""
     with socket.create_connection(("127.0.0.1", port), timeout=HANG_SECONDS) as connection:
         try:
             connection.sendall(request)

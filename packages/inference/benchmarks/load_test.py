@@ -36,6 +36,7 @@ from typing import Any
 import httpx
 
 from wf_formats.environment import environment
+from wrinklefree_inference.addresses import trusts_environment
 
 FLAT_SHARE, FLAT_BYTES = 0.02, 8_000_000
 PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy", "fastapi", "uvicorn", "httpx")
@@ -69,7 +70,9 @@ class Load:
         self._url, self._options, self._pid, self._texts = url, options, pid, texts
         headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
         limits = httpx.Limits(max_connections=None)
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=300, limits=limits)
+        self._client = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=300, limits=limits, trust_env=trusts_environment(url)
+        )
         self._tally = Tally(options.seconds)
         self._model = ""
         self._started = 0.0

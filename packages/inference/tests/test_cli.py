@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ from wf_formats.boundary import BUG_NOTE
 from wrinklefree_inference.cli import app
 
 run = CliRunner().invoke
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """`serve` sends the log of this process to an stderr that ends with the command."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 ONE_ANSWER = "--prompt Hello --max-tokens 6 --temperature 0 --threads 1 --context 256"
@@ -51,54 +63,83 @@ def test_conversation_with_a_server(server_url: str):
     assert "(forgotten)" in result.stderr
 
 
-FAILED = ("there is no file", "no server answers")
-"""A run that began and failed; all else is a wrong request."""
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["chat", "--model", "/nowhere/x.gguf"], "there is no file or folder /nowhere/x.gguf"),
-        (["chat", "--model", "/nowhere/x.gguf", "--engine", "llamacpp"], "there is no file /nowhere/x.gguf"),
+        (["chat", "--model", "/nowhere/x.gguf"], 1, "there is no file or folder /nowhere/x.gguf"),
+        (
+            ["chat", "--model", "/nowhere/x.gguf", "--engine", "llamacpp"],
+            1,
+            "there is no file /nowhere/x.gguf",
+        ),
         (
             ["chat", "--model", "http://127.0.0.1:9", "--context", "64", "--threads", "1"],
+            2,
             "--context and --threads have no effect",
         ),
-        (["chat", "--model", "model.bin"], "no engine recognises 'model.bin'"),
-        (["chat", "--model", "x.gguf", "--engine", "vllm"], "unknown engine 'vllm'"),
-        (["serve", "--model", "x.gguf", "--engine", "vllm"], "unknown engine 'vllm'"),
-        (["bench", "--model", "/nowhere"], "no file or folder /nowhere"),
-        (["bench", "--model", "/tmp", "--engine", "vllm"], "--engine takes native or llamacpp"),
-        (["bench", "--model", "/tmp", "--batch", "0"], "--batch takes numbers"),
-        (["chat", "--model", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
+        (["chat", "--model", "model.bin"], 2, "no engine recognises 'model.bin'"),
+        (["chat", "--model", "x.gguf", "--engine", "vllm"], 2, "unknown engine 'vllm'"),
+        (["chat", "--model", "http://127.0.0.1:9"], 1, "no server answers at http://127.0.0.1:9"),
+        (["chat", "--model", "http://127.0.0.1:99999"], 2, "'http://127.0.0.1:99999' is not a server's URL"),
+        (["chat", "--model", "http://[::1"], 2, "'http://[::1' is not a server's URL"),
+        (["chat", "--model", "http://"], 2, "'http://' is not a server's URL"),
+        (["chat", "--model", "http://127.0.0.1:9", "--api-key", "ключ"], 2, "must be printable ASCII"),
+        (["chat", "--model", "http://127.0.0.1:9", "--system", "a\udcff"], 2, "--system is not UTF-8"),
         (
             ["serve", "--model", "/nowhere/x.gguf", "--port", "0"],
+            1,
             "there is no file or folder /nowhere/x.gguf",
         ),
-        (["serve", "--model", "x.gguf", "--host", "0.0.0.0"], "set an API key"),
-        (["serve", "--model", "x.gguf", "--web-ui"], "--web-ui has no effect with --engine native"),
-        (["serve", "--model", "http://127.0.0.1:9"], "say --engine openai"),
-        (["serve", "--model", "x.gguf", "--api-key", "abc"], "API key 0 must have 4"),
-        (["serve", "--engine", "openai", "--model", "ftp://x", "--port", "0"], "must begin with http"),
+        (["serve", "--model", "x.gguf", "--engine", "vllm"], 2, "unknown engine 'vllm'"),
+        (["serve", "--model", "x.gguf", "--host", "0.0.0.0"], 2, "set an API key"),
+        (["serve", "--model", "x.gguf", "--web-ui"], 2, "--web-ui has no effect with --engine native"),
+        (["serve", "--model", "http://127.0.0.1:9"], 2, "say --engine openai"),
+        (["serve", "--model", "x.gguf", "--api-key", "abc"], 2, "API key 0 must have 4"),
+        (["serve", "--model", "x.gguf", "--api-key-file", "/nowhere/keys"], 1, "/nowhere/keys: No such file"),
+        (["serve", "--model", "x.gguf", "--api-key-file", sys.executable], 2, "is not text in UTF-8 (byte "),
+        (["serve", "--model", "x.gguf", "--kv-cache-gb", "1", "--kv-cache-tokens", "64"], 2, "not both"),
+        (["serve", "--engine", "openai", "--model", "ftp://x", "--port", "0"], 2, "must begin with http"),
+        (["serve", "--engine", "openai", "--model", "http://x:y", "--port", "0"], 2, "is none"),
         (
             ["serve", "--engine", "llamacpp", "--model", "/nowhere/x.gguf"],
+            1,
             "there is no file /nowhere/x.gguf",
         ),
         (
             ["serve", "--engine", "llamacpp", "--model", "x.gguf", "--host", "0.0.0.0"],
+            2,
             "set an API key",
         ),
         (
             ["serve", "--engine", "llamacpp", "--model", "x", "--api-key", "a-key", "--api-key", "b-key"],
+            2,
             "takes one API key",
         ),
+        (["bench", "--model", "/nowhere/x.gguf"], 2, "there is no file or folder /nowhere/x.gguf"),
+        (["bench", "--model", ".", "--engine", "vllm"], 2, "--engine takes native or llamacpp"),
+        (["bench", "--model", ".", "--batch", "0"], 2, "--batch takes numbers from 1 to 1024"),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], message: str):
+def test_errors_are_one_line(arguments: list[str], code: int, message: str):
     result = run(app, arguments)
-    assert result.exit_code == (1 if message.startswith(FAILED) else 2)
+    assert result.exit_code == code, result.exception
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_input_that_is_not_text(server_url: str):
+    result = run(app, ["chat", "--model", server_url, "--max-tokens", "2"], input=b"caf\xe9\n")
+    assert result.exit_code == 2, result.exception
+    assert "the input is not UTF-8" in result.stderr.splitlines()[-1]
+
+
+def test_help_names_every_limit_of_the_server():
+    wide = {"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
+    shown = run(app, ["serve", "--help"], env=wide).stdout
+    for name in ("header-timeout", "body-timeout", "keep-alive-timeout", "write-timeout"):
+        assert f"--{name}" in shown
+    assert "--max-connections-per-client" in shown
+    assert "command lines can be read by all" in shown
 
 
 def test_help_imports_nothing_heavy():

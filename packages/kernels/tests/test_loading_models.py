@@ -279,7 +279,10 @@ KEY_REFUSALS = {
     "long rope": ({"llama.rope.scaling.type": "longrope"}, "'longrope' is not supported"),
     "logit scale": ({"llama.embedding_scale": 0.5}, "llama.embedding_scale = 0.5 is not understood"),
     "eps": ({"llama.attention.layer_norm_rms_epsilon": 1e9}, "rms_norm_eps is 1000000000.0"),
-    "kind of a number": ({"llama.rope.freq_base": 10000}, "rope.freq_base is 10000, not a positive number"),
+    "kind of a number": (
+        {"llama.rope.freq_base": 10000},
+        "rope.freq_base is 10000 \\(uint32\\), not float32",
+    ),
     "yarn of no factor": (
         {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": "two"},
         "scaling.factor is 'two'",

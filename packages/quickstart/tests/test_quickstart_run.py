@@ -306,5 +306,5 @@ def test_quickstart_end_to_end(
     assert second.output.count("already there") == 12
     assert found["engines"]["native"]["generation_tokens_per_s"] > 0
     third = runner.invoke(app, [*command, "--steps", "3"])
-    assert third.exit_code == 1
+    assert third.exit_code == 2
     assert "steps: 2 there, 3 now" in third.output

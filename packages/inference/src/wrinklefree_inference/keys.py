@@ -41,4 +41,6 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text: write one key a line") from error
+        raise RequestError(
+            f"{path} is not text in UTF-8 (byte {error.start}): write one key a line"
+        ) from error

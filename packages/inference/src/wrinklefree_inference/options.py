@@ -8,6 +8,7 @@ the standard library.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +21,7 @@ from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
 DEFAULT_CONTEXT_TOKENS = 4096
 ALL_CORES = "All cores if not given."
+_VISIBLE = "On a machine with others (command lines can be read by all) better $WF_API_KEY"
 
 
 class CacheType(StrEnum):
@@ -100,7 +102,9 @@ class ClientOptions:
         timeout_s: Longest wait for the server's next piece.
     """
 
-    api_key: Annotated[str | None, Flag("--api-key", "Key of the server.", envvar="WF_API_KEY")] = None
+    api_key: Annotated[
+        str | None, Flag("--api-key", f"Key of the server. {_VISIBLE}.", envvar="WF_API_KEY")
+    ] = None
     model: str | None = None
     timeout_s: float = 120.0
 
@@ -131,7 +135,7 @@ class CacheOptions:
             token_bytes: Of one token's keys and values in all layers.
 
         Raises:
-            ValueError: The cache holds no page.
+            RequestError: The cache holds no page.
         """
         tokens = max(self.contexts * context_tokens, PAGE_TOKENS) if self.tokens is None else self.tokens
         if self.gb is not None:
@@ -187,7 +191,11 @@ class ListenOptions:
     port: Annotated[int, Flag("--port", "0 takes a free one.", minimum=0, maximum=65535)] = 8080
     api_key: Annotated[
         list[str] | None,
-        Flag("--api-key", "Key that requests must carry; several may be given.", envvar="WF_API_KEY"),
+        Flag(
+            "--api-key",
+            f"Key that requests must carry; several may be given. {_VISIBLE} or --api-key-file.",
+            envvar="WF_API_KEY",
+        ),
     ] = None
     api_key_file: Annotated[Path | None, Flag("--api-key-file", "File with one key a line.")] = None
 
@@ -203,8 +211,8 @@ class HttpOptions:
     """Our HTTP server, in front of an engine or of another server.
 
     Attributes:
-        body_timeout_s: Longest time to send a request's body.
-        max_inflight: Most requests between their first and last byte, running, waiting and being read.
+        max_inflight: Most requests between their first and last byte, running, waiting and being read; when
+            there are so many, a client with less than its share is let in nevertheless.
     """
 
     max_body_mb: Annotated[
@@ -218,12 +226,41 @@ class HttpOptions:
         float, Flag("--shutdown-timeout", "Seconds for running answers to end.", minimum=0)
     ] = 30.0
     log_format: Annotated[LogForm, Flag("--log-format", "Form of the log.")] = LogForm.TEXT
-    body_timeout_s: float = 30.0
+    header_timeout_s: Annotated[
+        float, Flag("--header-timeout", "Seconds for a request's head to arrive.", minimum=0.1)
+    ] = 10.0
+    body_timeout_s: Annotated[
+        float, Flag("--body-timeout", "Seconds for a request's body to arrive.", minimum=0.1)
+    ] = 30.0
+    keep_alive_timeout_s: Annotated[
+        float, Flag("--keep-alive-timeout", "Seconds between an answer and the next request.", minimum=1)
+    ] = 5.0
+    write_timeout_s: Annotated[
+        float,
+        Flag("--write-timeout", "Seconds that a client may take nothing of its answer.", minimum=0.1),
+    ] = 60.0
+    max_connections: Annotated[
+        int | None,
+        Flag(
+            "--max-connections",
+            "Most connections; if not given 4096, or what the limit of open files leaves.",
+            minimum=1,
+        ),
+    ] = None
+    max_connections_per_client: Annotated[
+        int | None,
+        Flag(
+            "--max-connections-per-client",
+            "Most connections from one address (IPv6: 64 bits of it); if not given half of all.",
+            minimum=1,
+        ),
+    ] = None
     max_inflight: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("max_body_mb", "body_timeout_s", "max_inflight"):
-            if getattr(self, name) <= 0:
+        numbers = [name for name, value in vars(self).items() if type(value) in (int, float)]
+        for name in (name for name in numbers if name != "shutdown_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise RequestError(f"{name} must be above 0, got {getattr(self, name)}")
 
     @property
@@ -281,5 +318,10 @@ class ProxyOptions:
     listen: ListenOptions = field(default_factory=ListenOptions)
     http: HttpOptions = field(default_factory=HttpOptions)
     upstream_api_key: Annotated[
-        str | None, Flag("--upstream-api-key", "Key of the server behind.", envvar="WF_UPSTREAM_API_KEY")
+        str | None,
+        Flag(
+            "--upstream-api-key",
+            "Key of the server behind; better $WF_UPSTREAM_API_KEY.",
+            envvar="WF_UPSTREAM_API_KEY",
+        ),
     ] = None

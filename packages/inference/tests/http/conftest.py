@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ import openai
 import pytest
 
 from wrinklefree_inference.http.app import HttpApp, create_server
+from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.run import DrainingServer, bind, url_of
 from wrinklefree_inference.options import HttpOptions, ListenOptions
 
@@ -97,17 +98,26 @@ def listening() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def in_thread(toy: ModuleType) -> Callable[..., Any]:
+def in_thread(in_thread_of_module: Callable[..., Any]) -> Callable[..., Any]:
     """Context of a toy server in a thread; gives its URL and its engine."""
+    return in_thread_of_module
+
+
+@pytest.fixture(scope="session")
+def in_thread_of_module(toy: ModuleType) -> Callable[..., Any]:
+    """The same for fixtures that live longer than a test."""
 
     @contextmanager
-    def serve(options: HttpOptions | None = None, **engine_options: Any) -> Iterator[tuple[str, Any]]:
+    def serve(
+        options: HttpOptions | None = None, keys: Sequence[str] = (), **engine_options: Any
+    ) -> Iterator[tuple[str, Any]]:
         ready: threading.Event = threading.Event()
         found: list[Any] = []
 
         async def main() -> None:
             engine = toy.ToyEngine(**engine_options)
-            async with _listening(create_server(engine, options or HttpOptions()), engine.drain) as url:
+            server = create_server(engine, options or HttpOptions(), keys=ApiKeys.of(keys))
+            async with _listening(server, engine.drain) as url:
                 stop = asyncio.Event()
                 found.extend([url, engine, asyncio.get_running_loop(), stop])
                 ready.set()
@@ -130,15 +140,19 @@ def process() -> Callable[..., Any]:
     """Context of a toy server as a process; gives it and its URL."""
 
     @contextmanager
-    def start(delay_s: float, shutdown_timeout_s: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    def start(
+        delay_s: float, shutdown_timeout_s: float, descriptors: int | None = None, stderr: str | None = None
+    ) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        log: Any = subprocess.PIPE if stderr is None else Path(stderr).open("w")  # noqa: SIM115 - `start` is the context
+        limit = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
         child = subprocess.Popen(
-            [sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
+            [*limit, sys.executable, str(TOY), str(delay_s), str(shutdown_timeout_s)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=log,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-        with child:
+        with child, nullcontext() if stderr is None else log:
             try:
                 assert child.stdout is not None
                 yield child, child.stdout.readline().strip()

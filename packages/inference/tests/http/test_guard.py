@@ -202,6 +202,62 @@ def test_origins(engine, talk):
     assert "x-request-id" in real.headers
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "fields", "status"),
+    [
+        ("POST", TEXT, {"headers": {"Authorization": "Bearer wrong-key"}, "json": ASK}, 401),
+        ("GET", "/nowhere", {}, 404),
+        ("GET", TEXT, {}, 405),
+        ("POST", TEXT, {"json": ASK | {"prompt": "x" * 2000}}, 413),
+        ("POST", TEXT, {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
+        ("POST", TEXT, {"json": ASK | {"max_tokens": -1}}, 400),
+        ("POST", TEXT, {"json": ASK | {"prompt": ["x"] * 16}}, 429),
+        ("POST", TEXT, {"json": ASK | {"prompt": "defect"}}, 500),
+        ("POST", TEXT, {"json": ASK | {"prompt": "crash"}}, 503),
+    ],
+)
+def test_a_web_page_can_read_refusals(method, path, fields, status, engine, talk):
+    options = HttpOptions(allow_origins=["https://page.example"], max_body_mb=0.001)
+    server = create_server(engine, options, keys=ApiKeys.of(["some-key"]))
+
+    async def work(http):
+        headers = {"Authorization": "Bearer some-key", "Origin": "https://page.example"}
+        headers |= fields.get("headers", {})
+        http.plain._transport.raise_app_exceptions = False
+        return await http.plain.request(method, path, **fields | {"headers": headers})
+
+    reply = talk(server, work)
+    assert reply.status_code == status
+    assert reply.headers["access-control-allow-origin"] == "https://page.example"
+    assert "error" in reply.json()
+    assert reply.headers["x-request-id"]
+
+
+def test_draining_too_can_be_read(engine, talk):
+    server = create_server(engine, HttpOptions(allow_origins=["https://page.example"]))
+    server.lifecycle.is_draining = True
+
+    async def work(http):
+        return await http.plain.post(TEXT, json=ASK, headers={"Origin": "https://page.example"})
+
+    reply = talk(server, work)
+    assert reply.status_code == 503
+    assert reply.headers["access-control-allow-origin"] == "https://page.example"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/health", 200), ("/v1/models", 200), ("/metrics", 200), ("/nowhere", 404), (TEXT, 405)],
+)
+def test_head_is_get_without_a_body(path, status, in_thread):
+    import httpx
+
+    with in_thread() as (url, _):
+        reply = httpx.head(f"{url}{path}")
+        assert (reply.status_code, reply.content) == (status, b"")
+        assert int(reply.headers["content-length"]) > 0
+
+
 def test_no_origin_by_default(server, talk):
     async def work(http):
         return await http.plain.get("/v1/models", headers={"Origin": "https://page.example"})

@@ -103,8 +103,15 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) ->
         process.wait()
 
 
+def _ended(returncode: int) -> str:
+    if returncode >= 0:
+        return f"failed with exit code {returncode}"
+    name = {int(known): known.name for known in signal.Signals}.get(-returncode, f"signal {-returncode}")
+    return f"was ended by {name}" + ("; perhaps memory ran out" if name == "SIGKILL" else "")
+
+
 def failure(child: Child, returncode: int) -> QuickstartError:
     tail = "\n".join(f"  | {line}" for line in last_lines(child.log, 12))
     return QuickstartError(
-        f"step {child.title!r} failed with exit code {returncode}; its log {child.log} ends with:\n{tail}"
+        f"step {child.title!r} {_ended(returncode)}; its log {child.log} ends with:\n{tail}"
     )

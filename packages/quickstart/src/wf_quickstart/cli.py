@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from wf_formats.boundary import boundary
 
@@ -15,7 +16,15 @@ DEFAULT_STEPS = 120
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+class FramedCommand(TyperCommand):
+    """What its user can mend is one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with boundary(stopped="stopped; the same command goes on from here"):
+            return super().invoke(ctx)
+
+
+@app.command(cls=FramedCommand)
 def quickstart(
     model: Annotated[
         str, typer.Option(help="packaged (SmolLM2-135M-Instruct), hub:ID or path:FOLDER.")
@@ -45,5 +54,4 @@ def quickstart(
     from wf_quickstart.options import parse_options
     from wf_quickstart.run import run_quickstart
 
-    with boundary("stopped; the same command goes on from here"):
-        run_quickstart(parse_options(model, steps, output, text or []), force)
+    run_quickstart(parse_options(model, steps, output, text or []), force)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
@@ -52,7 +53,7 @@ class Display:
             line = StepLine(None, None)
             yield line
         seconds = time.monotonic() - start_s
-        note = f"  {line.note}" if line.note else ""
+        note = f"  {escape(line.note)}" if line.note else ""
         self.say(f"[green]✓[/] {label} [dim]{seconds:4.0f} s[/]{note}")
 
     def _numbered(self, title: str) -> str:
@@ -65,7 +66,7 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             transient=True,
         )

@@ -9,7 +9,8 @@ from typing import Any
 
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
-from wf_quickstart.errors import QuickstartError
+from wf_formats.targets import check_apart
+from wf_quickstart.errors import QuickstartRequestError
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,21 @@ class Options:
 
 
 def parse_options(model: str, steps: int, output: Path, texts: list[Path]) -> Options:
-    """Raises: QuickstartError for a model that is not named as it should be, or a missing file."""
-    source, name = _parse_model(model)
+    """The options as the steps work with them.
+
+    Raises:
+        QuickstartRequestError: a model that is not named as it should be, or a missing file.
+        RequestError: the output is in the model's folder or around it.
+    """
+    source, name = _parse_model(model, output.expanduser())
     for path in texts:
         if not path.is_file():
-            raise QuickstartError(f"--text {path}: there is no such file")
+            raise QuickstartRequestError(f"--text {path}: there is no such file")
     absolute = tuple(path.resolve() for path in texts)
     return Options(source, name, steps, absolute, _digest(absolute), output.expanduser().resolve())
 
 
-def _parse_model(model: str) -> tuple[ModelSource, str | None]:
+def _parse_model(model: str, output: Path) -> tuple[ModelSource, str | None]:
     kind, _, name = model.partition(":")
     if kind == "packaged" and not name:
         return ModelSource.packaged, None
@@ -65,11 +71,12 @@ def _parse_model(model: str) -> tuple[ModelSource, str | None]:
     if kind == "path" and name:
         folder = Path(name).expanduser().resolve()
         if not (folder / CONFIG_FILE).is_file():
-            raise QuickstartError(
+            raise QuickstartRequestError(
                 f"--model {model}: {folder} has no config.json; give a Hugging Face model folder"
             )
+        check_apart(output, folder)
         return ModelSource.path, str(folder)
-    raise QuickstartError(f"--model {model!r} is not packaged, hub:ID or path:FOLDER")
+    raise QuickstartRequestError(f"--model {model!r} is not packaged, hub:ID or path:FOLDER")
 
 
 def _digest(texts: tuple[Path, ...]) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rich.markup import escape
+
 from wf_formats.file_names import META_FILE
 from wf_quickstart import steps, training
 from wf_quickstart.context import EXPERIMENT, Context
@@ -19,7 +21,7 @@ from wf_quickstart.display import Display, StepLine
 from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 from wf_quickstart.speed import compare_engines
-from wf_quickstart.state import State, locked
+from wf_quickstart.state import State, check_own, locked, refuse_foreign_folder
 
 MIN_FREE_BYTES = 4 * 10**9
 """Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
@@ -82,12 +84,13 @@ def run_quickstart(options: Options, force: bool, display: Display | None = None
         QuickstartError: a step failed, or the folder cannot be used.
         KeyboardInterrupt: stopped (Ctrl-C or SIGTERM); children are stopped, the state is saved.
     """
+    refuse_foreign_folder(options.output)
     with _sigterm_as_interrupt(), locked(options.output):
         state = State(options.output, options.identity(), force)
         _check_disk(options.output)
         context, todo = Context(options), plan(options)
         shown = display or Display(len(todo) + 1)
-        shown.say(f"[bold]{options.model_label}[/] → 1.58 bits, in {options.output}")
+        shown.say(f"[bold]{escape(options.model_label)}[/] → 1.58 bits, in {escape(str(options.output))}")
         for step in todo:
             _run_step(step, context, state, shown)
         _report(context, state, todo, shown)
@@ -99,6 +102,7 @@ def _run_step(step: Step, context: Context, state: State, display: Display) -> N
         display.skipped(step.title, state.spent_s(step.name))
         return
     if state.is_stale(step.name, step.needs) and step.name.startswith("stage"):
+        check_own(context.checkpoints)
         shutil.rmtree(context.run_folder(step.name), ignore_errors=True)
     start_s = time.monotonic()
     try:

@@ -15,48 +15,60 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_json
+from wf_formats.file_names import MODEL_FILES
 from wf_formats.json_file import read_value
-from wf_quickstart.errors import QuickstartError
+from wf_formats.targets import FolderKind, check_file, check_folder
+from wf_quickstart.errors import QuickstartError, QuickstartRequestError
 
 FORMAT = 2
 FILE_NAME = "quickstart.json"
-OWN_NAMES = (
-    "text",
-    "model",
-    "checkpoints",
-    "eval",
-    "export",
-    "llamacpp",
-    "plots",
-    "logs",
-    "report.md",
-    "report.json",
-)
-"""Everything else in the folder is not ours and is never removed."""
+LOCK_NAME = ".lock"
+_LEFTOVERS = (".*.tmp-*", "*/.*.tmp-*", ".*.old-*", "*/.*.old-*")
+"""What atomic writes leave behind where they are killed."""
+_RUN_FILES = ("*.json", "*.csv", "*.safetensors", "*.lock", *(f"*/{name}" for name in MODEL_FILES))
+OWN: dict[str, tuple[str, ...]] = {
+    "text": ("*.jsonl",),
+    "model": ("source.json",),
+    "checkpoints": tuple(f"quickstart/{name}" for name in _RUN_FILES),
+    "eval": ("*.json",),
+    "export": ("model.gguf", "proof.json", "speed.json"),
+    "llamacpp": ("*.json", "*.txt"),
+    "plots": ("*.png",),
+    "logs": ("*.log",),
+    "report.md": (),
+    "report.json": (),
+}
+"""Everything that a quickstart makes: names in its folder, and patterns of the files in the folders of them.
+
+Everything else is not ours and is never removed.
+"""
 
 
 class State:
     """The records of one output folder.
 
     Raises:
-        QuickstartError: the folder belongs to other options, to another version, or to somebody else.
+        QuickstartRequestError: the folder belongs to other options, to another version, or to somebody else.
+        RequestError: with `force`, there is something in it that a quickstart did not make.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], force: bool = False) -> None:
         self.folder = folder
         self._path = folder / FILE_NAME
         if not self._path.is_file():
-            self._refuse_foreign_folder()
+            refuse_foreign_folder(folder)
             self._begin(identity)
             return
-        self._values = read_value(self._path, QuickstartError)
+        self._values = _read(self._path)
         if force:
             self._remove_own()
             self._begin(identity)
         elif self._values.get("format") != FORMAT:
-            raise QuickstartError(f"{self._path} is of another version; use --force or another --output")
+            raise QuickstartRequestError(
+                f"{self._path} is of another version; use --force or another --output"
+            )
         elif differences := _differences(self._values["options"], identity):
-            raise QuickstartError(
+            raise QuickstartRequestError(
                 f"{folder} holds a quickstart with other options:\n  "
                 + "\n  ".join(differences)
                 + "\nChoose another --output, or start over in it with --force."
@@ -107,21 +119,47 @@ class State:
     def _write(self) -> None:
         atomic_write_json(self._path, self._values)
 
-    def _refuse_foreign_folder(self) -> None:
-        others = [path.name for path in self.folder.iterdir() if path.name != LOCK_NAME]
-        if others:
-            raise QuickstartError(
-                f"{self.folder} is not empty ({', '.join(sorted(others)[:3])}) and holds no quickstart; "
-                "choose another --output"
-            )
-
     def _remove_own(self) -> None:
-        for name in OWN_NAMES:
-            path = self.folder / name
-            if path.is_dir() and not path.is_symlink():
+        paths = [self.folder / name for name in OWN]
+        for path in paths:
+            check_own(path)
+        for path in paths:
+            if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def check_own(path: Path) -> None:
+    """Raises: RequestError where a folder or file of OWN is not what a quickstart made; names what is not."""
+    patterns = OWN[path.name]
+    if patterns:
+        check_folder(path, FolderKind("a quickstart", lambda _: (*patterns, *_LEFTOVERS)))
+    else:
+        check_file(path)
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Raises: QuickstartRequestError for a file, or a folder with something else than a quickstart."""
+    if not folder.exists() or (folder / FILE_NAME).is_file():
+        return
+    if not folder.is_dir():
+        raise QuickstartRequestError(f"{folder} is no folder; choose another --output")
+    others = [path.name for path in folder.iterdir() if path.name != LOCK_NAME]
+    if others:
+        raise QuickstartRequestError(
+            f"{folder} is not empty ({', '.join(sorted(others)[:3])}) and holds no quickstart; "
+            "choose another --output"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The records. Raises: QuickstartRequestError for a file that no quickstart wrote."""
+    values = read_value(path, QuickstartRequestError)
+    parts = ("options", "steps", "spent_s")
+    if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in parts):
+        raise QuickstartRequestError(f"{path} was not written by a quickstart; choose another --output")
+    return values
 
 
 def _differences(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
@@ -130,9 +168,6 @@ def _differences(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
         for key, value in identity.items()
         if stored.get(key) != value
     ]
-
-
-LOCK_NAME = ".lock"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
 from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
@@ -45,7 +46,7 @@ def chat(
 
       wf chat --model dense.gguf --engine llamacpp
     """
-    start: list[Message] = [{"role": "system", "content": system}] if system else []
+    start: list[Message] = [{"role": "system", "content": _utf8("--system", system)}] if system else []
     name = check_engine(engine or engine_for(model))
     refuse_others(ctx, name, KINDS)
     sampling = build(Sampling, given)
@@ -54,7 +55,7 @@ def chat(
         facts = ", ".join(text for _, text in opened.facts.rows())
         typer.echo(facts, err=True)
         if prompt is not None:
-            answer(opened, [*start, {"role": "user", "content": prompt}], sampling)
+            answer(opened, [*start, {"role": "user", "content": _utf8("--prompt", prompt)}], sampling)
         else:
             converse(opened, start, sampling)
     finally:
@@ -88,6 +89,15 @@ def answer(engine: Engine, messages: list[Message], sampling: Sampling) -> str:
     return "".join(pieces)
 
 
+def _utf8(option: str, text: str) -> str:
+    """The text, if it is one: arguments that are not UTF-8 come as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{option} is not UTF-8 at character {error.start}: {text[:80]!r}") from error
+    return text
+
+
 def _lines() -> Iterator[str]:
     while True:
         typer.echo("> ", nl=False, err=True)
@@ -95,6 +105,10 @@ def _lines() -> Iterator[str]:
             line = input().strip()
         except (EOFError, KeyboardInterrupt):
             return
+        except UnicodeDecodeError as error:
+            raise RequestError(
+                f"the input is not UTF-8 ({error}): convert it, or set PYTHONUTF8=1"
+            ) from error
         if line in ("", "/quit"):
             return
         yield line

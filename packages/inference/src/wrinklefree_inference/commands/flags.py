@@ -84,16 +84,19 @@ def build(kind: type[Options], given: Mapping[str, Any], **own: Any) -> Options:
     """The dataclass with what was given by flags; `own` fields have no flag.
 
     Raises:
-        ValueError: The dataclass refuses a value.
+        RequestError: The dataclass refuses a value.
     """
     values = dict(own)
     for name, part in parts_of(kind):
         values[name] = given[part.flag.name] if isinstance(part, FlaggedField) else build(part, given)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def refuse_others(ctx: typer.Context, engine: str, kinds: Mapping[str, type]) -> None:
-    """Raise ValueError for flags of other engines: they would have no effect.
+    """Raise RequestError for flags of other engines: they would have no effect.
 
     What stands in the environment (a key) may stay there, whatever runs.
     """

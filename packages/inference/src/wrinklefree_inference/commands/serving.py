@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -80,6 +81,7 @@ async def _listen(
     name: str,
     drain: Callable[[float], Awaitable[None]],
 ) -> None:
+    gc.freeze()  # model and modules stay: the collector need not look at them (`http/memory.py`)
     running = DrainingServer(server, drain, shutdown_timeout_s, lambda: _announce(name, url_of(listener)))
     await running.serve(sockets=[listener])
 

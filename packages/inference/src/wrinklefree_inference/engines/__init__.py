@@ -38,7 +38,7 @@ def engine_for(model: str | Path) -> str:
     `llamacpp` is never chosen for you: a file that `native` refuses is refused, with the reason.
 
     Raises:
-        ValueError: None of these; pass the engine's name yourself.
+        RequestError: None of these; pass the engine's name yourself.
     """
     if str(model).startswith(("http://", "https://")):
         return "openai"
@@ -51,7 +51,7 @@ def engine_for(model: str | Path) -> str:
 
 
 def check_engine(name: str) -> str:
-    """The name of an engine, or ValueError."""
+    """The name of an engine, or RequestError."""
     if name not in ENGINES:
         raise RequestError(f"unknown engine {name!r} (known: {', '.join(ENGINES)})")
     return name

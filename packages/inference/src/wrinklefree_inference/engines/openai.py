@@ -6,10 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
+from urllib.parse import urlsplit
+from weakref import finalize
 
 import openai
 from openai.types import CompletionUsage
 
+from wf_formats.errors import RequestError
+from wrinklefree_inference.addresses import trusts_environment
 from wrinklefree_inference.engines.base import AnswerStream, Message, ModelFacts, Sampling
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import ClientOptions
@@ -21,18 +25,23 @@ class OpenAIEngine:
     Args:
         url: Base URL with or without the trailing `/v1`.
         options: Key, id of the model and longest wait.
+
+    Raises:
+        RequestError: The URL is none, or no header can carry the key.
     """
 
     def __init__(self, url: str, options: ClientOptions | None = None) -> None:
         options = options or ClientOptions()
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = _checked(url).rstrip("/").removesuffix("/v1")
         self._model = options.model
         self._client = openai.OpenAI(
             base_url=f"{self.url}/v1",
-            api_key=options.api_key or "none",  # the client insists on one
+            api_key=_header(options.api_key or "none"),  # the client insists on one
             timeout=options.timeout_s,
             max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=trusts_environment(self.url)),
         )
+        finalize(self, self._client.close)  # of an engine that is dropped instead of closed
 
     @cached_property
     def facts(self) -> ModelFacts:
@@ -121,3 +130,20 @@ class OpenAIEngine:
             raise EngineError(f"{self.url} refused the request: {error.message}") from error
         except openai.APIError as error:  # an error event in the middle of a stream
             raise EngineError(f"{self.url} broke off the answer: {error.message}") from error
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise RequestError(f"{url!r} is not a server's URL: {error}") from error
+    if not is_whole:
+        raise RequestError(f"{url!r} is not a server's URL: give one like http://127.0.0.1:8080")
+    return url
+
+
+def _header(key: str) -> str:
+    if not key.isascii() or not key.isprintable():
+        raise RequestError("the API key must be printable ASCII")  # without the key: it would end in a log
+    return key

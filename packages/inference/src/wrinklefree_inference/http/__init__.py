@@ -1,6 +1,6 @@
 """An OpenAI-compatible HTTP server over any `AsyncEngine`, or in front of another server.
 
-One request: `boundary` (id, log line, metrics, last resort for errors) -> `guard` (host, key, draining,
-body size) -> FastAPI route in `chat` or `completions` -> `generation` (engine requests, cancelled when the
-client leaves) -> whole answer or `sse` stream.
+One request: `protocol` (time-outs, limits of connections) -> `boundary` (id, log line, metrics, last resort
+for errors) -> `guard` (host, key, draining, shares, body size) -> FastAPI route in `chat` or `completions` ->
+`generation` (engine requests, cancelled when the client leaves) -> whole answer or `sse` stream.
 """

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from wrinklefree_inference.http import chat, completions, errors, models
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.boundary import Boundary
+from wrinklefree_inference.http.boundary import Boundary, Refusals
 from wrinklefree_inference.http.guard import Guard
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
@@ -27,6 +27,9 @@ class HttpApp:
     app: ASGIApp
     lifecycle: Lifecycle
     metrics: Metrics
+    options: HttpOptions
+    other_descriptors: int = 0
+    """What its requests open besides their connections."""
 
 
 NO_KEYS = ApiKeys()
@@ -74,14 +77,17 @@ def new_app(title: str) -> FastAPI:
 def protect(
     app: ASGIApp, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle, metrics: Metrics
 ) -> HttpApp:
-    """Put guard, CORS (if asked for) and boundary around an application."""
-    layers: ASGIApp = Guard(app, keys, http, lifecycle)
+    """Put guard, CORS (if asked for) and boundary around an application.
+
+    Refusals are made inside of CORS: without its headers a web page could not read them.
+    """
+    layers: ASGIApp = Refusals(Guard(app, keys, http, lifecycle))
     if http.allow_origins:
         layers = CORSMiddleware(
             layers,
             allow_origins=http.allow_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    return HttpApp(Boundary(layers, metrics), lifecycle, metrics)
+    return HttpApp(Boundary(layers, metrics), lifecycle, metrics, http)

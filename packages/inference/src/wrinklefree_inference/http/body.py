@@ -39,7 +39,8 @@ async def read_body(scope: Scope, receive: Receive, http: HttpOptions) -> bytes:
             raise ApiError(408, reason, code="timeout", headers={"Connection": "close"}) from error
     if num_bytes > http.body_bytes:
         pieces.clear()
-        await _hear_out(receive)
+        if (b"expect", b"100-continue") not in scope["headers"]:  # else it sends only when told to
+            await _hear_out(receive)
         raise ApiError(
             413,
             f"the body is longer than {http.body_bytes} bytes",

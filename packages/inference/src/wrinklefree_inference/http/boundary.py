@@ -1,4 +1,4 @@
-"""The outermost layer: request id, one log line and the metrics of each request, last resort for errors."""
+"""The outermost layers: request id, one log line and the metrics of each request; last resort for errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrinklefree_inference.http.errors import ApiError, ClientLeft, internal_error
 from wrinklefree_inference.http.metrics import Metrics
-from wrinklefree_inference.http.record import CLIENT_LEFT, RequestRecord, begin
+from wrinklefree_inference.http.record import CLIENT_LEFT, RequestRecord, begin, record_of
 
 _log = logging.getLogger(__name__)
 
 
 class Boundary:
-    """ASGI middleware."""
+    """ASGI middleware: the record of each request. HEAD is answered as GET; uvicorn leaves out the body."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -28,8 +28,10 @@ class Boundary:
         record = begin(scope)
         send = _noting(send, record)
         self._metrics.in_progress.inc()
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         try:
-            await self._answer(scope, receive, send, record)
+            await self._app(scope, receive, send)
         finally:
             self._metrics.in_progress.dec()
             record.status = record.status or CLIENT_LEFT
@@ -41,7 +43,18 @@ class Boundary:
             level = logging.DEBUG if record.endpoint in ("/health", "/metrics") else logging.INFO
             _log.log(level, "request", extra={"fields": record.log_fields()})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
+
+class Refusals:
+    """ASGI middleware: what is raised becomes a response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = record_of(scope)
         try:
             await self._app(scope, receive, send)
         except ClientLeft:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wrinklefree_inference.addresses import is_loopback
+from wrinklefree_inference.addresses import is_loopback, network_of
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.body import read_body, replay
 from wrinklefree_inference.http.errors import ApiError
@@ -32,18 +32,20 @@ class Guard:
         self._check_host(scope)
         record = record_of(scope)
         record.key_index = self._keys.index_of(_headers(scope, b"authorization"))
-        address = scope["client"][0] if scope.get("client") else ""
-        record.client = f"{record.key_index}@{address}"
+        record.client = _client(scope, record.key_index)
         if not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
-        with self._lifecycle.answering():
+        num_bytes = 0
+        with self._lifecycle.answering(record.client):
             if scope["method"] == "POST":
                 _check_type(scope)
                 body = await read_body(scope, receive, self._http)
                 receive = replay(body, receive)
+                num_bytes = len(body)
                 del body
             await self._app(scope, receive, send)
+        self._lifecycle.large_bodies.note(num_bytes)
 
     def _check_host(self, scope: Scope) -> None:
         if self._keys:
@@ -54,6 +56,13 @@ class Guard:
         if not is_loopback(name):
             reason = "a server without keys answers to localhost alone: give it an API key"
             raise ApiError(403, reason, code="host_not_allowed")
+
+
+def _client(scope: Scope, key_index: int | None) -> str:
+    """Who takes turns with others: a key, wherever it is used; without keys an address."""
+    if key_index is not None:
+        return f"key {key_index}"
+    return network_of(scope["client"][0]) if scope.get("client") else ""
 
 
 def _check_type(scope: Scope) -> None:

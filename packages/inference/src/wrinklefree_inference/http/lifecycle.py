@@ -1,4 +1,4 @@
-"""Whether the server takes requests, and how many it is answering."""
+"""Whether the server takes requests, how many it is answering, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.memory import LargeBodies
+from wrinklefree_inference.http.shares import Shares
 
 
 class Lifecycle:
@@ -14,27 +16,29 @@ class Lifecycle:
 
     def __init__(self, max_inflight: int) -> None:
         self.is_draining = False
-        self.inflight = 0
-        self._max_inflight = max_inflight
+        self.large_bodies = LargeBodies()
+        self._shares = Shares(max_inflight)
+
+    @property
+    def inflight(self) -> int:
+        """Requests being read, waiting or running."""
+        return self._shares.num_held
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Count one request.
+    def answering(self, client: str = "") -> Iterator[None]:
+        """Count one request of a client.
 
         Raises:
-            ApiError: 503 while draining, 429 if there are too many.
+            ApiError: 503 while draining, 429 if there are too many and the client has its share of them.
         """
         if self.is_draining:
             headers = {"Retry-After": "10", "Connection": "close"}
             raise ApiError(503, "the server is shutting down", code="shutting_down", headers=headers)
-        if self.inflight >= self._max_inflight:
+        if not self._shares.has_room_for(client):
             reason = f"{self.inflight} requests are open already: try again in 1 s"
             raise ApiError(429, reason, code="too_many_requests", headers={"Retry-After": "1"})
-        self.inflight += 1
-        try:
+        with self._shares.held_by(client):
             yield
-        finally:
-            self.inflight -= 1
 
     async def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait for the last answer; False if it did not end in time."""

@@ -8,6 +8,7 @@ server behind. Tokens are not counted here: that takes the model's tokenizer.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 
 import httpx
@@ -34,10 +35,16 @@ class Upstream:
     Args:
         url: With or without `/v1`.
         api_key: Its key; the client's own is never passed on.
+
+    Raises:
+        RequestError: That is no URL.
     """
 
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 600.0) -> None:
-        base = httpx.URL(url.rstrip("/").removesuffix("/v1"))
+        try:
+            base = httpx.URL(url.rstrip("/").removesuffix("/v1"))
+        except httpx.InvalidURL as error:
+            raise RequestError(f"the server's URL {url!r} is none: {error}") from error
         if base.scheme not in ("http", "https") or not base.host:
             raise RequestError(f"the server's URL must begin with http:// or https://, got {url!r}")
         timeout = httpx.Timeout(timeout_s, connect=10.0)
@@ -102,7 +109,7 @@ def create_proxy(
     async def page() -> Response:
         return metrics.response()
 
-    return protect(app, http, keys, lifecycle, metrics)
+    return replace(protect(app, http, keys, lifecycle, metrics), other_descriptors=http.max_inflight)
 
 
 async def _forward(upstream: Upstream, request: Request) -> Response:

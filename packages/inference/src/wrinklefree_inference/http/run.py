@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.app import HttpApp
+from wrinklefree_inference.http.connections import ACCEPTED_AT_ONCE, ConnectionLimits, ConnectionTable
+from wrinklefree_inference.http.logs import log_loop_error
+from wrinklefree_inference.http.protocol import GuardedProtocol
 from wrinklefree_inference.options import ListenOptions
 
 _FLUSH_S = 2.0  # for the last bytes of answers whose generation has ended
+_CHECK_TICKS = 5  # of uvicorn's 0.1 s, between two looks at all connections
+_BACKLOG = 2048  # connections that the kernel holds until they are accepted
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +69,9 @@ class DrainingServer(uvicorn.Server):
         server: What to serve.
         drain: Ends what runs within a time in seconds; afterwards the last bytes are sent.
         on_start: Called when connections are taken.
+
+    Raises:
+        EngineError: This process may not open as many connections as were asked for.
     """
 
     def __init__(
@@ -73,6 +84,9 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 server.app,
+                http=GuardedProtocol,
+                backlog=ACCEPTED_AT_ONCE,
+                timeout_keep_alive=math.ceil(server.options.keep_alive_timeout_s),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -82,6 +96,8 @@ class DrainingServer(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
+        limits = ConnectionLimits.of(server.options, server.other_descriptors)
+        self.server_state = ConnectionTable(limits, server.options)
         self._lifecycle, self._drain, self._timeout_s = server.lifecycle, drain, shutdown_timeout_s
         self._on_start = on_start
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,8 +106,20 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(log_loop_error)
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # again: asyncio takes one number for this and for how many it accepts
         self._on_start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Now and then look at the connections."""
+        if counter % _CHECK_TICKS == 0:
+            now_s = time.monotonic()
+            for connection in list(self.server_state.connections):
+                cast("GuardedProtocol", connection).check(now_s)
+            self._lifecycle.large_bodies.give_back(now_s)
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

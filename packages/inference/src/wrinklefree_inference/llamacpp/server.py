@@ -23,7 +23,7 @@ def start_server(options: LlamaCppServerOptions) -> Any:
     Raises:
         EngineError: The model is missing or refused (with llama.cpp's reason), or the address is
             taken.
-        ValueError: More than one key.
+        RequestError: More than one key.
     """
     import xllamacpp
 
