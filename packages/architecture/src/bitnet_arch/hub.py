@@ -15,8 +15,8 @@ from bitnet_arch.errors import SourceError
 from wf_formats.file_names import CONFIG_FILE
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
-_NOT = ["*/*", "consolidated*"]
-"""Subfolders and Mistral's own layout hold the same weights once more."""
+_NOT = ["*/*.json", "*/*.safetensors", "consolidated*"]
+"""Subfolders (but of chat templates) and Mistral's own layout hold the same weights once more."""
 
 
 def config_file(repository: str) -> Path:
