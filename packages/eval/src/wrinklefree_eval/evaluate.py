@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from wrinklefree_eval.errors import EvalError
+from wf_formats.boundary import boundary
+from wf_formats.errors import RequestError
 from wrinklefree_eval.models import EvalModel, ModelKind
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_runner import OUR_TASKS
@@ -18,7 +20,16 @@ from wrinklefree_eval.task_runner import OUR_TASKS
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+class FramedCommand(TyperCommand):
+    """What its user can mend is one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Measure."""
+        with boundary():
+            return super().invoke(ctx)
+
+
+@app.command(cls=FramedCommand)
 def evaluate(
     model_path: Annotated[Path, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
     text: Annotated[
@@ -49,24 +60,20 @@ def evaluate(
 
     from wrinklefree_eval import results
 
+    if not text and not tasks:
+        raise RequestError("nothing to measure: give --text, --tasks or both")
+    start_s = time.perf_counter()
+    model = open_model(model_path, context, kind, threads)
     try:
-        if not text and not tasks:
-            raise EvalError("nothing to measure: give --text, --tasks or both")
-        start_s = time.perf_counter()
-        model = open_model(model_path, context, kind, threads)
-        try:
-            found: dict[str, Any] = {
-                "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
-                "perplexity": _perplexities(model, text or [], stride, max_tokens),
-                "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
-                "environment": results.environment(),
-            }
-        finally:
-            model.close()
-        found["seconds"] = time.perf_counter() - start_s
-    except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+        found: dict[str, Any] = {
+            "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
+            "perplexity": _perplexities(model, text or [], stride, max_tokens),
+            "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
+            "environment": results.environment(),
+        }
+    finally:
+        model.close()
+    found["seconds"] = time.perf_counter() - start_s
     if output is not None:
         from wf_formats.atomic import atomic_write_text
 
@@ -78,14 +85,10 @@ def evaluate(
 def _perplexities(
     model: EvalModel, texts: list[Path], stride: int | None, max_tokens: int | None
 ) -> list[dict[str, Any]]:
-    from data_handler.errors import DataError
     from data_handler.readers import read_documents
     from wrinklefree_eval.perplexity import measure
 
-    try:
-        found = [measure(model, read_documents(path), str(path), stride, max_tokens) for path in texts]
-    except DataError as error:
-        raise EvalError(str(error)) from error
+    found = [measure(model, read_documents(path), str(path), stride, max_tokens) for path in texts]
     return [perplexity.to_json() for perplexity in found]
 
 
