@@ -18,7 +18,7 @@ class DataError(UserError, ValueError):
     """The user's data or data settings are at fault.
 
     The message names the file and the line or record (counted from 1), what was found there, and
-    what to do about it.
+    what to do about it. It can be made from the message alone, so it can be pickled: workers send it.
     """
 
 
@@ -35,8 +35,8 @@ class BadRecordError(DataError):
         where: file and line or record, e.g. `wiki.jsonl, line 3`.
     """
 
-    def __init__(self, where: str, problem: str, advice: str) -> None:
-        super().__init__(f"{where}: {problem}; {advice}")
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
         self.where = where
 
 
@@ -49,7 +49,7 @@ class DataChangedError(DataError):
             (`load_state_dict(state, accept_changed=True)`).
     """
 
-    def __init__(self, message: str, sources: Sequence[str], position_fits: bool) -> None:
+    def __init__(self, message: str, sources: Sequence[str] = (), position_fits: bool = False) -> None:
         super().__init__(message)
         self.sources = list(sources)
         self.position_fits = position_fits
