@@ -79,8 +79,7 @@ class LineReader(Reader):
             if len(line) > limit and not self._rules.skips:
                 self._rules.refuse_size(f"{self._path}, line {self._line + 1}")
             self._count(file, line)
-            is_start = self._line == 1 and line.startswith(codecs.BOM_UTF8)
-            yield line[len(codecs.BOM_UTF8) :] if is_start else line
+            yield line.removeprefix(codecs.BOM_UTF8) if self._line == 1 else line
 
     def _count(self, file: IO[bytes], line: bytes) -> None:
         """Counts a line and passes over what `readline` left of it."""
@@ -132,25 +131,22 @@ class JsonLinesReader(LineReader):
         self._column = column
 
     def text(self, record: bytes) -> str:
-        decoded = self._decoded(record)
+        decoded = self._decoded(record).rstrip("\r\n")
         try:
             value = json.loads(decoded)
         except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-            self._rules.refuse(
-                self._place(record, 0), f"damaged record, {one_line(error)}: {shown(decoded.rstrip())}"
-            )
-        where = self._place(record, 0)
-        text = field_text(value, self._column, where, self._rules)
-        if b"\\ud" in record or b"\\uD" in record:
-            self._check_surrogates(text, where)
+            self._rules.refuse(self._place(record, 0), f"damaged record, {one_line(error)}: {shown(decoded)}")
+        text = field_text(value, self._column, self._rules, lambda: self._place(record, 0))
+        if not text.isascii() and (b"\\ud" in record or b"\\uD" in record):
+            self._check_surrogates(text, record)
         return text
 
-    def _check_surrogates(self, text: str, where: str) -> None:
+    def _check_surrogates(self, text: str, record: bytes) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             self._rules.refuse(
-                where,
+                self._place(record, 0),
                 f"field {self._column!r} holds half a character ({shown(text[error.start])}, "
                 "a surrogate without its other half)",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -92,16 +92,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def field_text(record: Any, column: str, where: str, rules: Rules) -> str:
-    """record[column] if that is a text. Raises: BadRecordError."""
+def field_text(record: Any, column: str, rules: Rules, where: Callable[[], str]) -> str:
+    """record[column] if that is a text; `where` is asked for errors only. Raises: BadRecordError."""
     if not isinstance(record, dict):
-        rules.refuse(where, f"a JSON object with the field {column!r} is wanted, here is {kind_of(record)}")
+        wanted = f"a JSON object with the field {column!r} is wanted, here is {kind_of(record)}"
+        rules.refuse(where(), wanted)
     if column not in record:
-        rules.refuse(where, f"no field {column!r}; {column_advice(record, rules)}")
+        rules.refuse(where(), f"no field {column!r}; {column_advice(record, rules)}")
     text = record[column]
     if not isinstance(text, str):
         advice = f"; {CHAT_ADVICE}" if is_chat(text) else ""
-        rules.refuse(where, f"field {column!r} holds {kind_of(text)}, not text{advice}")
+        rules.refuse(where(), f"field {column!r} holds {kind_of(text)}, not text{advice}")
     return text
 
 

@@ -81,7 +81,7 @@ def _matches(pattern: Path) -> Iterator[Path]:
     place = parts.index(_ANY_DEPTH)
     rest = parts[place + 1 :] or ("*",)
     entered: set[str] = set()
-    for top in sorted(glob.glob(str(Path(*parts[:place])))):
+    for top in filter(os.path.isdir, sorted(glob.glob(str(Path(*parts[:place]))))):
         for folder in _folders(top, entered):
             yield from _matches(Path(glob.escape(folder), *rest))
 
@@ -94,9 +94,10 @@ def _folders(top: str, entered: set[str]) -> Iterator[str]:
     waiting = [top]
     for folder in waiting:
         real = os.path.realpath(folder)
-        if real in entered or not os.path.isdir(folder):
+        if real in entered:
             continue
         entered.add(real)
         yield folder
         with os.scandir(folder) as entries:
-            waiting += sorted(entry.path for entry in entries if entry.is_dir() and entry.name[0] != ".")
+            names = sorted(entry.path for entry in entries if entry.name[0] != ".")
+        waiting += filter(os.path.isdir, names)

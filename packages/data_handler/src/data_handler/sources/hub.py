@@ -31,6 +31,7 @@ class HubReader(Reader):
     def __init__(self, dataset: datasets.IterableDataset, mark: Any, config: SourceConfig) -> None:
         self._dataset = dataset
         self._config = config
+        self._rules = Rules.of(config)
         self._examples: int
         self._examples, state = mark or (0, None)
         if state is not None:
@@ -51,8 +52,10 @@ class HubReader(Reader):
             ) from error
 
     def text(self, record: dict[str, Any]) -> str:
-        where = f"{self._config.location} [{self._config.split}], example {self._examples}"
-        return field_text(record, self._config.text_column, where, Rules.of(self._config))
+        return field_text(record, self._config.text_column, self._rules, self._place)
+
+    def _place(self) -> str:
+        return f"{self._config.location} [{self._config.split}], example {self._examples}"
 
 
 class HubSource(Source):
