@@ -202,6 +202,7 @@ class PackedLoader:
             self._send_pending(channels)
             worker, batch, worker_state = next(results)
             if isinstance(batch, DataError):
+                del results  # ends the workers now; the garbage collector, later, waits 5 s for each
                 raise batch
             self._advance(worker, worker_state)
             if batch is None:
