@@ -16,6 +16,8 @@ from data_handler.errors import DataRequestError
 
 _PYTHON_TEXTS = ("python_docs", "python_stdlib")
 PACKAGED_TEXTS = (*_PYTHON_TEXTS, "chat")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
+"""Of files with text."""
 MAX_RECORD_BYTES = 64 * 1024**2
 _E = TypeVar("_E", bound=StrEnum)
 

@@ -16,7 +16,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from data_handler.errors import DataError
 from data_handler.records import Reader, Rules, field_text, file_errors, one_line, shown
@@ -130,12 +130,16 @@ class JsonLinesReader(LineReader):
         super().__init__(path, mark, rules)
         self._column = column
 
-    def text(self, record: bytes) -> str:
+    def value(self, record: bytes) -> Any:
+        """What the line says. Raises: BadRecordError."""
         decoded = self._decoded(record).rstrip("\r\n")
         try:
-            value = json.loads(decoded)
+            return json.loads(decoded)
         except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
             self._rules.refuse(self._place(record, 0), f"damaged record, {one_line(error)}: {shown(decoded)}")
+
+    def text(self, record: bytes) -> str:
+        value = self.value(record)
         text = field_text(value, self._column, self._rules, lambda: self._place(record, 0))
         if not text.isascii() and (b"\\ud" in record or b"\\uD" in record):
             self._check_surrogates(text, record)

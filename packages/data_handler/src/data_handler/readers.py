@@ -18,13 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_handler.config import SourceConfig, TextUnit
+from data_handler.config import SUFFIXES, SourceConfig, TextUnit
 from data_handler.errors import DataRequestError
 from data_handler.lines import JsonLinesReader, LineReader, ParagraphReader, VerbatimReader, WholeFileReader
 from data_handler.parquet import ParquetReader
 from data_handler.records import Reader, Rules
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 _TEXT_READERS = {
     TextUnit.file: WholeFileReader,
     TextUnit.paragraph: ParagraphReader,
@@ -58,6 +57,13 @@ def read_documents(path: Path, column: str = "text") -> Iterator[str]:
     is_plain = path.suffix == ".txt"
     reader = VerbatimReader(path, None, rules) if is_plain else _column_reader(path, None, rules, column)
     return filter(None, map(reader.text, reader))
+
+
+def check_json_lines(path: Path) -> None:
+    """Reads a .jsonl or .jsonl.gz through. Raises: DataError for a line that is not JSON, or broken gzip."""
+    reader = JsonLinesReader(path, None, Rules(), "")
+    for record in reader:
+        reader.value(record)
 
 
 def check_document_file(path: Path) -> None:

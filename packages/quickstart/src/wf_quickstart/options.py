@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_handler.config import SUFFIXES
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_quickstart.errors import QuickstartError
@@ -47,13 +48,19 @@ class Options:
 
 
 def parse_options(model: str, steps: int, output: Path, texts: list[Path]) -> Options:
-    """Raises: QuickstartError for a model that is not named as it should be, or a missing file."""
+    """Raises: QuickstartError for a model of no known form, or a text that is missing or of no known kind."""
     source, name = _parse_model(model)
     for path in texts:
-        if not path.is_file():
-            raise QuickstartError(f"--text {path}: there is no such file")
+        _check_text(path)
     absolute = tuple(path.resolve() for path in texts)
     return Options(source, name, steps, absolute, _digest(absolute), output.expanduser().resolve())
+
+
+def _check_text(path: Path) -> None:
+    if not path.is_file():
+        raise QuickstartError(f"--text {path}: there is no such file")
+    if not path.name.endswith(SUFFIXES):
+        raise QuickstartError(f"--text {path}: a text is one of {', '.join(SUFFIXES)}")
 
 
 def _parse_model(model: str) -> tuple[ModelSource, str | None]:
@@ -75,5 +82,6 @@ def _parse_model(model: str) -> tuple[ModelSource, str | None]:
 def _digest(texts: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for path in texts:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -11,9 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_handler.config import SourceConfig
+from data_handler.config import SUFFIXES, SourceConfig
 from data_handler.errors import DataRequestError
-from data_handler.readers import SUFFIXES
 from data_handler.records import file_errors
 
 _ANY_DEPTH = "**"
