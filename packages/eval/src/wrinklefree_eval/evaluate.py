@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperCommand
 
 from wf_formats.boundary import boundary
-from wf_formats.errors import RequestError
-from wrinklefree_eval.models import EvalModel, ModelKind
+from wrinklefree_eval.errors import EvalRequestError
+from wrinklefree_eval.models import EvalModel, ModelKind, recognise
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_runner import OUR_TASKS
 
@@ -34,7 +34,7 @@ def evaluate(
     model_path: Annotated[Path, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text for perplexity: .txt, .jsonl or .jsonl.gz; repeat for more."),
+        typer.Option(help="Text for perplexity: .txt, .jsonl, .jsonl.gz or .parquet; repeat for more."),
     ] = None,
     tasks: Annotated[str, typer.Option(help="lm-eval tasks, separated by commas.")] = "",
     tasks_dir: Annotated[Path, typer.Option(help="Folder of lm-eval task files.")] = OUR_TASKS,
@@ -60,15 +60,15 @@ def evaluate(
 
     from wrinklefree_eval import results
 
-    if not text and not tasks:
-        raise RequestError("nothing to measure: give --text, --tasks or both")
+    texts, names = text or [], [name.strip() for name in tasks.split(",") if name.strip()]
+    _check_request(model_path, kind, texts, names, tasks_dir, data_dir, output)
     start_s = time.perf_counter()
     model = open_model(model_path, context, kind, threads)
     try:
         found: dict[str, Any] = {
             "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
-            "perplexity": _perplexities(model, text or [], stride, max_tokens),
-            "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
+            "perplexity": _perplexities(model, texts, stride, max_tokens),
+            "tasks": _tasks(model, names, tasks_dir, data_dir, limit, batch_size),
             "environment": results.environment(),
         }
     finally:
@@ -80,6 +80,32 @@ def evaluate(
         output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(output, json.dumps(found, indent=2) + "\n")
     results.show(found, Console())
+
+
+def _check_request(
+    model_path: Path,
+    kind: ModelKind | None,
+    texts: list[Path],
+    tasks: list[str],
+    tasks_dir: Path,
+    data_dir: Path | None,
+    output: Path | None,
+) -> None:
+    """Raises: UserError for what is found wrong without loading the model."""
+    from data_handler.readers import check_document_file
+
+    if not texts and not tasks:
+        raise EvalRequestError("nothing to measure: give --text, --tasks or both")
+    if kind is None:
+        recognise(model_path)
+    for path in texts:
+        check_document_file(path)
+    if tasks:
+        from wrinklefree_eval.task_runner import check_tasks
+
+        check_tasks(tasks, tasks_dir, data_dir)
+    if output is not None and output.is_dir():
+        raise EvalRequestError(f"--output {output} is a folder; name a JSON file")
 
 
 def _perplexities(
@@ -94,7 +120,7 @@ def _perplexities(
 
 def _tasks(
     model: EvalModel,
-    tasks: str,
+    names: list[str],
     tasks_dir: Path,
     data_dir: Path | None,
     limit: int | None,
@@ -102,7 +128,6 @@ def _tasks(
 ) -> dict[str, dict[str, Any]]:
     from wrinklefree_eval.task_runner import run_tasks
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         return {}
     return run_tasks(model.harness(batch_size), names, tasks_dir, data_dir, limit)
