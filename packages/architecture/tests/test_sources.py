@@ -368,7 +368,9 @@ def test_the_model_has_a_row_for_every_token(vocab_size, token, template, fits, 
     if fits:
         opened(folder)
         return
-    with pytest.raises(bitnet_arch.SourceError, match=f"id {vocab_size}, the model {vocab_size} rows"):
+    with pytest.raises(
+        bitnet_arch.SourceError, match=f"id {vocab_size}, and the model's vocabulary has {vocab_size} "
+    ):
         opened(folder)
 
 

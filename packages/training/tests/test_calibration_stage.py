@@ -33,7 +33,7 @@ GROUP = ["model.scheme=group64", "model.sub_norm=false"]
 TENSOR = ["model.scheme=tensor", "model.sub_norm=true"]
 STEPS = ["training.max_steps=2", "training.schedule.warmup=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
-LINEARS = [name for names in SHARED_INPUTS for name in names]
+LINEARS = [name for names in SHARED_INPUTS for name in names if name in bitnet_arch.BLOCK_LINEARS]
 BLOCKS = ["model.layers.0", "model.layers.1"]
 TINY = {
     "tokens": 512,

@@ -40,9 +40,9 @@ def _check_vocabulary(folder: Path, tokenizer: Any, vocab_size: int) -> None:
     harmless = {token for token, i in beyond.items() if i in added and _is_unused(tokenizer, added[i])}
     if reachable := sorted(beyond.keys() - harmless, key=beyond.__getitem__):
         raise CheckpointError(
-            f"{folder}: the tokenizer has the token {reachable[0]!r} with id {beyond[reachable[0]]}, the "
-            f"model {vocab_size} rows of embeddings (vocab_size): the tokenizer belongs to another model, or "
-            "tokens were added without resizing the embeddings"
+            f"{folder}: the tokenizer has the token {reachable[0]!r} with id {beyond[reachable[0]]}, and the "
+            f"model's vocabulary has {vocab_size} (rows of its embeddings): the tokenizer belongs to another "
+            "model, or tokens were added without resizing the embeddings"
         )
 
 
