@@ -24,22 +24,6 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def pre_tokenizer(kind: str):
-    """The splitting rule of a model family, built as transformers builds it."""
-    from tokenizers import Regex, pre_tokenizers
-
-    from wf_formats.tokenizer.rules import rule_named
-
-    if kind == "gpt-2":
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if kind == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    split = pre_tokenizers.Split(Regex(rule_named(kind).regex), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([split, byte_level])
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Callable[..., object]:
     """Factory: a byte-level BPE tokenizer of 512 tokens, trained on Python's own documentation."""
@@ -48,11 +32,14 @@ def tiny_tokenizer() -> Callable[..., object]:
     import transformers
     from tokenizers import Tokenizer, decoders, models, processors, trainers
 
+    from wf_formats.tokenizer.rules import rule_named
+
     texts = [*topics.topics.values()][:20]
 
     def make(kind: str = "smollm", add_bos: bool = False):
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizer(kind)
+        rule = rule_named(kind)
+        tokenizer = Tokenizer(models.BPE(ignore_merges=rule.ignores_merges))
+        tokenizer.pre_tokenizer = rule.pre_tokenizer()
         tokenizer.decoder = decoders.ByteLevel()
         if add_bos:
             tokenizer.post_processor = processors.TemplateProcessing(

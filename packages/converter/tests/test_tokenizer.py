@@ -1,8 +1,10 @@
 """The exported tokenizer numbers text in llama.cpp as the checkpoint's does in transformers."""
 
+import gzip
 import json
 import shutil
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,7 @@ TRICKY = [
     "naïve café 日本語 🙂 ²³ ½",
     "<|im_start|>user\nhello<|im_end|>\n",
     "HTTPServer OpenAI iPhone a/b//c ǅ e\u0301E\u0301x",
+    "Don't we'LL HTTPServer's ПриветМир naïveÉtat 1234567 a//\n",
 ]
 
 
@@ -30,6 +33,18 @@ def test_what_has_no_equal_is_refused(checkpoint, tmp_path):
         prepare_gguf(folder)
 
 
+def real_texts(shared_data: Path) -> list[str]:
+    """The beginnings of a few documents of every data set."""
+    found = []
+    for path in sorted(shared_data.rglob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            found += [
+                json.loads(line).get("text", line)[:2000] for line, _ in zip(file, range(4), strict=False)
+            ]
+    assert found
+    return found
+
+
 def post(address: str, path: str, payload: dict) -> dict:
     data = json.dumps(payload).encode()
     request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
@@ -37,8 +52,8 @@ def post(address: str, path: str, payload: dict) -> dict:
         return json.load(answer)
 
 
-@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"])
-def test_llamacpp_splits_text_alike(checkpoint, tiny_tokenizer, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "dbrx", "gpt-4o"])
+def test_llamacpp_splits_text_alike(checkpoint, tiny_tokenizer, tmp_path, shared_data, kind):
     tokenizer = tiny_tokenizer(kind, add_bos=kind in ADD_BOS)
     folder = tmp_path / "checkpoint"
     model = bitnet_arch.load_checkpoint(checkpoint("llama-group64")).model
@@ -48,7 +63,7 @@ def test_llamacpp_splits_text_alike(checkpoint, tiny_tokenizer, tmp_path, kind):
     export.write(tmp_path / "model.gguf")
     engine = ServedEngineOptions(64, 1)
     server = start_server(LlamaCppServerOptions(tmp_path / "model.gguf", ListenOptions(port=0), engine))
-    for text in TRICKY:
+    for text in [*TRICKY, *real_texts(shared_data)]:
         payload = {"content": text, "add_special": True, "parse_special": True}
         found = post(server.listening_address, "/tokenize", payload)["tokens"]
         assert found == tokenizer(text)["input_ids"], text

@@ -26,6 +26,8 @@ GEMMA |= {"model_type": "gemma3_text", "rope_local_base_freq": 1e4}
 LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA_3 |= {"original_max_position_embeddings": 64}
 YARN = {"type": "yarn", "factor": 4.0}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+PHI = {"model_type": "phi3", "original_max_position_embeddings": 256}
 RUNS_EVERYWHERE: dict[str, tuple[dict[str, Any], str, bool, str]] = {
     "llama": ({}, "tensor", True, "bitnet"),
     "llama, groups": ({}, "group64", False, "llama"),
@@ -48,6 +50,8 @@ RUNS_EVERYWHERE: dict[str, tuple[dict[str, Any], str, bool, str]] = {
         "granite_swa",
     ),
     "gemma3": (GEMMA, "group64", False, "gemma3"),
+    "phi": (PHI | {"sliding_window": 64}, "group64", False, "granite_swa"),
+    "phi, long context": (PHI | {"rope_scaling": LONGROPE}, "group64", False, "llama"),
     "checkpoint": ({"model_type": "bitnet"}, "tensor", True, "bitnet"),
 }
 REFUSALS: dict[str, tuple[dict[str, Any], str, bool, dict[str, str]]] = {
@@ -87,6 +91,38 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, bool, dict[str, str]]] = {
         {"gguf": "attention_bias: arch qwen3"},
     ),
     "unknown model": ({"model_type": "mixtral"}, "group64", False, dict.fromkeys(TARGETS, "'mixtral'")),
+    "SubLN in fused matrices": (PHI, "tensor", True, dict.fromkeys(TARGETS, "model.sub_norm=false")),
+    "SubLN in fused matrices, groups": (PHI, "group64", True, dict.fromkeys(TARGETS, "qkv_proj, ")),
+    "factors of another head": (
+        PHI | {"rope_scaling": LONGROPE | {"short_factor": [1.0] * 24}},
+        "group64",
+        False,
+        dict.fromkeys(("gguf", "native"), "not 32 numbers"),
+    ),
+    "factors of nothing": (
+        PHI | {"rope_scaling": LONGROPE | {"short_factor": [0.0] * 32}},
+        "group64",
+        False,
+        dict.fromkeys(("gguf", "native"), "not a positive number"),
+    ),
+    "no factors": (
+        PHI | {"rope_scaling": {"type": "longrope"}},
+        "group64",
+        False,
+        dict.fromkeys(("gguf", "native"), "short_factor is None"),
+    ),
+    "factor of YaRN": (
+        {"rope_scaling": YARN | {"factor": 0}},
+        "group64",
+        False,
+        dict.fromkeys(("gguf", "native"), "factor"),
+    ),
+    "part of a pair": (
+        PHI | {"partial_rotary_factor": 0.02},
+        "group64",
+        False,
+        dict.fromkeys(("gguf", "native"), "need pairs"),
+    ),
     "not ternary": ({}, "int4-group64", False, dict.fromkeys(TARGETS, "'int4-group64' are not ternary")),
     "unknown scaling": (
         {"rope_scaling": {"type": "mrope"}},

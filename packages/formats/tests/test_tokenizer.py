@@ -79,6 +79,61 @@ def test_tekken_splits_by_case_and_digit():
     ]  # fmt: skip
 
 
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN = O200K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace(r"\p{N}{1,3}", r"\p{N}")
+PUBLISHED = {
+    "Llama 3": (CL100K, "Isolated", False, True, "llama-bpe"),
+    "SmolLM3": (CL100K, "Isolated", False, True, "llama-bpe"),
+    "Qwen 2.5 and 3": (CL100K.replace(r"\p{N}{1,3}", r"\p{N}"), "Isolated", False, False, "qwen2"),
+    "Mistral Nemo and Small": (TEKKEN, "Isolated", False, True, "tekken"),
+    "Phi-4": (CL100K, "Removed", True, False, "dbrx"),
+    "Phi-4, saved by transformers": (CL100K, "Isolated", False, False, "dbrx"),
+    "Phi-4-mini": (O200K, "Removed", True, False, "gpt-4o"),
+    "Phi-4-mini, saved by transformers": (O200K, "Isolated", False, False, "gpt-4o"),
+}
+"""Pattern, behavior, invert and ignore_merges, and llama.cpp's name."""
+
+
+def published(regex: str, behavior: str, invert: bool, ignore_merges: bool) -> dict:
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": invert}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "model": {"type": "BPE", "ignore_merges": ignore_merges, "vocab": {"a": 0}, "merges": []},
+    }
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_definitions_are_recognised(model):
+    *definition, name = PUBLISHED[model]
+    assert rule_of(published(*definition)).name == name
+
+
+@pytest.mark.parametrize(
+    ("behavior", "invert"), [("Removed", False), ("MergedWithNext", False), ("Contiguous", True)]
+)
+def test_other_uses_of_a_pattern_are_another_rule(behavior, invert):
+    with pytest.raises(TokenizerError, match="no known equal"):
+        rule_of(published(O200K, behavior, invert, False))
+
+
+def test_ignored_merges_matter_only_for_tokens_that_no_merge_makes():
+    spec = published(O200K, "Isolated", False, True)
+    spec["model"] |= {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+    assert rule_of(spec).name == "gpt-4o"
+    spec["model"]["vocab"]["ba"] = 3
+    with pytest.raises(TokenizerError, match="no merges make the token 'ba'"):
+        rule_of(spec)
+
+
 def test_special_ids_types_and_padding(tokenizer_folder):
     found = gguf_tokenizer(tokenizer_folder("smollm"), vocab_size=520)
     assert found.special_ids == {"bos": 1, "eos": 2, "unk": 0, "pad": 2}

@@ -11,6 +11,7 @@ from bitnet_arch.errors import UnsupportedModelError
 from bitnet_arch.source_settings import check_convertible
 from wf_formats.families import FAMILIES, family_of
 from wf_formats.families.block import BLOCK_LINEARS, SUB_NORM_SITES, SubNormSite
+from wf_formats.families.support import why_no_sub_norm
 
 __all__ = [
     "BLOCK_LINEARS",
@@ -59,12 +60,8 @@ def block_linears(model: nn.Module) -> tuple[str, ...]:
 
 def check_sub_norm(config: Any) -> None:
     """Raises UnsupportedModelError for a config whose model has no place for SubLN."""
-    if fused := family_of(config.model_type).fused:
-        raise UnsupportedModelError(
-            f"SubLN cannot be put into {config.model_type!r} models, whose linears {', '.join(fused)} hold "
-            "several matrices: convert with a scheme per group and without SubLN (model.scheme=group64 "
-            "model.sub_norm=false)"
-        )
+    if (reason := why_no_sub_norm(family_of(config.model_type))) is not None:
+        raise UnsupportedModelError(reason)
 
 
 def blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

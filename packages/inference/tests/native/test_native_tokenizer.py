@@ -200,7 +200,7 @@ def gguf_file(folder: Path, path: Path, rule: str, **changes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken"])
+@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2", "tekken", "dbrx", "gpt-4o"])
 @pytest.mark.parametrize("add_bos", [False, True])
 def test_every_splitting_rule_in_both_formats(kind, add_bos, tmp_path, texts):
     theirs = trained(kind, tmp_path, add_bos)

@@ -15,7 +15,7 @@ from wf_formats.families import FAMILIES, Family, GgufArch, family_of
 from wf_formats.families.base import SLIDING, Shape
 from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.models.hf_config import activation_of, read_config
-from wf_formats.rope import attention_factor, is_default_yarn, rope_kind
+from wf_formats.rope import attention_factor, is_default_yarn, rope_kind, rope_of
 from wf_formats.schemes import GROUP_SIZES
 
 TARGETS = ("gguf", "hf", "native", "llamacpp")
@@ -42,7 +42,7 @@ def support(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> dict[str,
     return {
         "gguf": gguf,
         "hf": _reason(lambda: check_hf(config, scheme, sub_norm)),
-        "native": _reason(lambda: _check_native(config, scheme)),
+        "native": _reason(lambda: _check_native(config, scheme, sub_norm)),
         "llamacpp": gguf,
     }
 
@@ -65,6 +65,7 @@ def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArc
     if config.get("model_type") not in FAMILIES:
         known = ", ".join(name for name, family in FAMILIES.items() if not family.has_sub_norms)
         raise LoadError(f"model type {config.get('model_type')!r} has no GGUF architecture; known: {known}")
+    _check_conversion(config, scheme, sub_norm)
     family = _stored_family(config, scheme, sub_norm)
     reasons = []
     for arch in family.archs:
@@ -75,6 +76,16 @@ def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArc
             return arch
         reasons.append(reason)
     raise LoadError(reasons[0])
+
+
+def why_no_sub_norm(family: Family) -> str | None:
+    """Why no conversion puts SubLN into models of a family; None where it can."""
+    if not family.fused:
+        return None
+    return (
+        f"SubLN cannot be put into {family.model_type!r} models, whose linears {', '.join(family.fused)} "
+        f"hold several matrices: {GROUPS_FIX}"
+    )
 
 
 def why_not_stock_bitnet(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> str | None:
@@ -98,7 +109,7 @@ def why_not_stock_bitnet(config: Mapping[str, Any], scheme: str, sub_norm: bool)
 
 def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no packed Hugging Face folder can hold."""
-    _check_scheme(scheme)
+    _check_conversion(config, scheme, sub_norm)
     family = _stored_family(config, scheme, sub_norm)
     if family.has_sub_norms or (GROUP_SIZES[scheme] is not None and not sub_norm):
         return
@@ -112,10 +123,17 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     )
 
 
-def _check_native(config: Mapping[str, Any], scheme: str) -> None:
-    """The native engine runs training checkpoints too, with SubLN in any family."""
-    _check_scheme(scheme)
+def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """The native engine runs training checkpoints too, with SubLN in any family that can have it."""
+    _check_conversion(config, scheme, sub_norm)
     read_config(_completed(config))
+
+
+def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """Raises LoadError for weights that no conversion makes, so that nothing can hold or run them."""
+    _check_scheme(scheme)
+    if sub_norm and (reason := why_no_sub_norm(family_of(config.get("model_type")))) is not None:
+        raise LoadError(reason)
 
 
 def _check_scheme(scheme: str) -> None:
@@ -156,6 +174,7 @@ def _check_arch(
     layers = read_layers(complete, family)
     _check_layers(layers, arch)
     _check_rope(rope_parameters(complete), arch, sub_norm)
+    rope_of(_shape(config).head_dim, rope_parameters(complete))
     if arch.has_local_rope:
         _check_local_rope(rope_parameters(complete, SLIDING), arch)
 

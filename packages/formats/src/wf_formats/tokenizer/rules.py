@@ -4,8 +4,11 @@ GGUF files name their rule (`tokenizer.ggml.pre`; llama.cpp has it compiled in),
 it. Writing recognises a rule by its definition, reading builds it from its name; all are byte-level BPE.
 A further rule is one entry of RULES.
 
+Two rules may split alike and differ in what becomes of a piece that is a token (`ignores_merges`): then
+the one that merges as the tokenizer does is meant.
+
 Sources: the models' own tokenizer.json; llama.cpp's table of pre-tokenizers; for tekken the pattern in
-Mistral's tekken.json, which llama.cpp quotes.
+Mistral's tekken.json, which llama.cpp quotes; for dbrx (cl100k) and gpt-4o (o200k) the patterns of tiktoken.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, models, pre_tokenizers
 
 from wf_formats.tokenizer.source import TokenizerError
+from wf_formats.tokenizer.spec import merge_pairs
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LLAMA_3 = (
@@ -30,6 +34,12 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CL100K = _LLAMA_3
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,10 @@ RULES = (
     SplitRule("llama-bpe", "Llama 3", aliases=("llama3", "llama-v3"), regex=_LLAMA_3, ignores_merges=True),
     SplitRule("qwen2", "Qwen", regex=_QWEN_2, normalizes_nfc=True),
     SplitRule("tekken", "Mistral Nemo", regex=_TEKKEN, ignores_merges=True),
+    SplitRule("dbrx", "Phi-4", regex=_CL100K),
+    SplitRule("gpt-4o", "Phi-4-mini", aliases=("llama4",), regex=_O200K),
 )
 _BY_NAME = {name: rule for rule in RULES for name in (rule.name, *rule.aliases)}
-_BY_STEPS = {(rule.digits, rule.regex): rule for rule in RULES}
 
 
 def rule_named(name: Any) -> SplitRule:
@@ -90,13 +101,32 @@ def rule_of(spec: Mapping[str, Any]) -> SplitRule:
     """
     definition = spec.get("pre_tokenizer") or {}
     steps = _steps(definition)
-    if steps is None or steps not in _BY_STEPS:
+    rules = [rule for rule in RULES if (rule.digits, rule.regex) == steps]
+    if not rules:
         known = ", ".join(f"{rule.name} ({rule.models})" for rule in RULES)
         raise TokenizerError(
             "tokenizer.ggml.pre: llama.cpp has no known equal of the pre-tokenizer "
             f"{json.dumps(definition)}; known: {known}. A Hugging Face folder keeps the tokenizer as it is"
         )
-    return _BY_STEPS[steps]
+    model = spec.get("model") or {}
+    ignores_merges = bool(model.get("ignore_merges", False))
+    for rule in rules:
+        if rule.ignores_merges == ignores_merges:
+            return rule
+    _check_merges_make_tokens(model, rules[0], ignores_merges)
+    return rules[0]
+
+
+def _check_merges_make_tokens(model: Mapping[str, Any], rule: SplitRule, ignores_merges: bool) -> None:
+    """Raises TokenizerError for a token that its merges do not make: then ignoring them matters."""
+    merged = models.BPE(model["vocab"], list(merge_pairs(model)))
+    for token in model["vocab"]:
+        if len(merged.tokenize(token)) > 1:
+            raise TokenizerError(
+                f"tokenizer.json: model.ignore_merges is {ignores_merges}, the rule {rule.name} of llama.cpp "
+                f"has {rule.ignores_merges}, and no merges make the token {token!r:.60}; alternative: "
+                "--format hf"
+            )
 
 
 def _steps(definition: Mapping[str, Any]) -> tuple[bool, str | None] | None:
@@ -110,7 +140,13 @@ def _steps(definition: Mapping[str, Any]) -> tuple[bool, str | None] | None:
     kind = first[0].get("type")
     if kind == "Digits" and first[0].get("individual_digits") and has_own_regex:
         return True, None
-    if kind == "Split" and first[0].get("behavior") == "Isolated" and not has_own_regex:
+    if kind == "Split" and _keeps_matches(first[0]) and not has_own_regex:
         regex = (first[0].get("pattern") or {}).get("Regex")
         return None if regex is None else (False, regex)
     return None
+
+
+def _keeps_matches(split: Mapping[str, Any]) -> bool:
+    """Whether the pieces are the matches, in either spelling: our patterns match every character."""
+    behavior = split.get("behavior")
+    return behavior == "Isolated" or (behavior == "Removed" and split.get("invert") is True)
