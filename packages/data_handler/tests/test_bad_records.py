@@ -33,7 +33,7 @@ BAD_LINES = {
     "many columns": (json.dumps({f"c{n}": n for n in range(999)}).encode(), "and 979 more"),
     "too large": (b'{"text": "' + b"x" * 300_000 + b'"}', "more than 250,000 bytes in one record"),
 }
-BOTH_FIXES = "; (mend or remove|split) it, .*or set on_bad_record: skip to go on without it$"
+BOTH_FIXES = "; (mend or remove|split) it, .*or set on_bad_record: skip .* to go on without it$"
 
 
 def source(path: object, **fields: object) -> SourceConfig:

@@ -40,7 +40,10 @@ def folder_of(path: Path, record: object, **files: str) -> Path:
     return path
 
 
-EXPORTED = {"conversion": None, "export": {"layout": "bitnet", "files": ["config.json", "LICENSE"]}}
+EXPORTED = {
+    "conversion": None,
+    "export": {"layout": "bitnet", "files": ["config.json", "model.safetensors", "LICENSE"]},
+}
 TRAINED = {"conversion": {"scheme": "tensor"}}
 
 
@@ -212,3 +215,24 @@ def test_a_rust_librarys_error_is_the_systems(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large: 'x'"
     with pytest.raises(KeyError), system_errors(tmp_path, KeyError):
         raise KeyError("no number")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["model_backup__old.safetensors", "tokenizer-notes.json", "model-mine.safetensors", "vocab.txt"],
+)
+def test_names_that_are_like_ours_are_not_ours(tmp_path: Path, foreign: str) -> None:
+    folder = folder_of(tmp_path / "x", EXPORTED, **{foreign: "mine"})
+    before = snapshot(tmp_path)
+    with pytest.raises(RequestError, match=foreign.replace("__", "/")), atomic_folder(folder, EXPORT):
+        pass
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("files", [5, {"thesis.txt": 1}, "thesis.txt", [5], ["*"], None])
+def test_a_changed_list_of_files_frees_nothing(tmp_path: Path, files: object) -> None:
+    record = {"conversion": None, "export": {"files": files}}
+    folder = folder_of(tmp_path / "x", record, **{"thesis.txt": "mine"})
+    with pytest.raises(RequestError, match="is not replaced"), atomic_folder(folder, EXPORT):
+        pass
+    assert (folder / "thesis.txt").read_text() == "mine"

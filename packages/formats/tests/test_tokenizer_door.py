@@ -101,6 +101,7 @@ HOSTILE = {
         step("padding", strategy={"Fixed": 10**10}, direction="Right"), "padding cannot"
     ),
     "padding to multiples of 0": (step("padding", strategy="BatchLongest", pad_to_multiple_of=0), "padding"),
+    "dropout": (lambda s: s["model"].update(dropout=0.5), "other ids each time; set it to null"),
     "truncation that never ends": (step("truncation", max_length=4, stride=4), "truncation cannot"),
 }  # fmt: skip
 

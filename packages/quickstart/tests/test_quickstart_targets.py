@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from wf_formats.errors import RequestError
 from wf_quickstart.children import Child, run_child
 from wf_quickstart.cli import app
 from wf_quickstart.errors import QuickstartError, QuickstartRequestError
@@ -46,46 +45,20 @@ def test_an_output_that_cannot_be_made_is_one_line(output: str) -> None:
     assert len(done.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", [*(name for name in OWN if OWN[name]), "checkpoints/quickstart/stage1"])
-def test_force_stops_at_what_it_did_not_make(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*OWN[:8], "text/deep", "checkpoints/quickstart/stage1", "eval/a/b"])
+def test_starting_over_loses_nothing(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     State(tmp_path, {"steps": 1})
-    ours = tmp_path / "logs" / "export.log"
-    ours.parent.mkdir()
-    ours.write_text("ours")
-    (tmp_path / name).mkdir(parents=True, exist_ok=True)
-    (tmp_path / name / "thesis.docx").write_text("keep")
-    with pytest.raises(RequestError, match=r"thesis\.docx in it is not of a quickstart"):
-        State(tmp_path, {"steps": 2}, force=True)
-    assert (tmp_path / name / "thesis.docx").read_text() == "keep"
-    assert ours.read_text() == "ours"
-
-
-def test_force_removes_everything_that_a_quickstart_makes(tmp_path: Path) -> None:
-    State(tmp_path, {"steps": 1})
-    run = "checkpoints/quickstart/stage1"
-    for name in (
-        "text/train.jsonl",
-        "model/source.json",
-        "eval/teacher.json",
-        "export/model.gguf",
-        "export/.model.gguf.tmp-0123",
-        "llamacpp/original-0.txt",
-        "plots/sizes.png",
-        "logs/stage1.log",
-        "report.md",
-        "checkpoints/quickstart/.stage1.lock",
-        f"{run}/run.json",
-        f"{run}/metrics.csv",
-        f"{run}/final/model.safetensors",
-        f"{run}/final/chat_template.jinja",
-        f"{run}/final/tokenizer.model",
-        f"{run}/parts/model.layers.0/tensors.safetensors",
-        f"{run}/.final.tmp-0123/merges.txt",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    for file in ("corpus.jsonl", "notes.json", "holiday.png", "thesis.docx"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / file).write_text(file)
+    (tmp_path / "own.txt").write_text("beside")
     State(tmp_path, {"steps": 2}, force=True)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    (aside,) = tmp_path.glob("replaced-*")
+    assert {path.name: path.read_text() for path in (aside / name).iterdir()} == {
+        file: file for file in ("corpus.jsonl", "notes.json", "holiday.png", "thesis.docx")
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["own.txt", FILE_NAME, aside.name])
+    assert str(aside) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["model", "model/out", "."])

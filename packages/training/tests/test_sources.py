@@ -92,6 +92,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "experts": (lambda f: edit_config(f, model_type="mixtral", num_local_experts=8), "mixture of experts"),
     "encoder": (lambda f: edit_config(f, model_type="t5", is_encoder_decoder=True), "encoder-decoder"),
     "context": (lambda f: edit_config(f, max_position_embeddings=1), "max_position_embeddings=1"),
+    "window": (lambda f: edit_config(f, sliding_window=-5), "sliding_window=-5"),
     "pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "with safetensors"),
     "index": (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "JSON list"),
     "config": (lambda f: (f / "config.json").write_text("[]"), "JSON list"),

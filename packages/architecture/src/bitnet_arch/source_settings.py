@@ -118,6 +118,11 @@ def check_convertible(settings: Mapping[str, Any]) -> None:
             f"{kind} is a mixture of experts ({experts[0]}={settings[experts[0]]}); only models with one "
             "feed-forward part in a block can be converted: load a dense model of the family"
         )
+    window = settings.get("sliding_window")
+    if type(window) is int and window < 1:
+        raise UnsupportedModelError(
+            f"sliding_window={window}: a layer sees at least one token; null in config.json means no windows"
+        )
     context = settings.get("max_position_embeddings")
     if type(context) is int and context < 2:
         raise UnsupportedModelError(

@@ -18,6 +18,7 @@ CHAT_ADVICE = (
     "chat records are not text: write each conversation into one field, as the model's own "
     "tokenizer.apply_chat_template(messages, tokenize=False) makes it"
 )
+_SKIP = "on_bad_record: skip (for the first source data.sources.0.on_bad_record=skip) to go on without it"
 
 
 class Rules(NamedTuple):
@@ -39,8 +40,8 @@ class Rules(NamedTuple):
         return cls(
             config.max_record_bytes,
             config.on_bad_record is OnBadRecord.skip,
-            "mend or remove it, or set on_bad_record: skip to go on without it",
-            "split it, raise max_record_bytes, or set on_bad_record: skip to go on without it",
+            f"mend or remove it, or set {_SKIP}",
+            f"split it, raise max_record_bytes, or set {_SKIP}",
             "set text_column to one of",
         )
 

@@ -16,9 +16,11 @@ META_FILE = "wrinklefree.json"
 MODEL_FILES = (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
-    "model*.safetensors",
+    WEIGHTS_FILE,
+    "model-?????-of-?????.safetensors",
     WEIGHTS_INDEX_FILE,
-    "tokenizer*.json",
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
     "tokenizer.model",
     SPECIAL_TOKENS_FILE,
     "added_tokens.json",

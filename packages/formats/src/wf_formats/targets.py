@@ -12,7 +12,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class FolderKind:
     what: str
     """For messages: "a checkpoint"."""
     known_files: Callable[[Path], Sequence[str]]
-    """Patterns of the paths inside that may be removed; empty for a folder of another kind."""
+    """Patterns of the paths inside that may be removed, in which `*` stays within a folder; empty for a
+    folder of another kind."""
 
     def check(self, folder: Path) -> None:
         """Raises: RequestError for a folder with something inside that we did not write; names it."""
@@ -47,7 +49,7 @@ class FolderKind:
         known = self.known_files(folder)
         for entry in entries:
             name = str(entry.relative_to(folder))
-            if entry.is_symlink() or not any(fnmatch(name, pattern) for pattern in known):
+            if entry.is_symlink() or not any(_is_match(name, pattern) for pattern in known):
                 raise RequestError(
                     f"{folder} is not replaced: {name} in it is not of {self.what} that WrinkleFree wrote; "
                     "choose another path, or move it away"
@@ -90,6 +92,10 @@ def check_apart(target: Path, source: Path) -> None:
         raise RequestError(f"{target} has {source} in it, which is to be read; choose another path")
 
 
+def _is_match(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
+
+
 def _mode(target: Path) -> int | None:
     try:
         return target.lstat().st_mode
@@ -127,8 +133,12 @@ def _files_of_export(folder: Path) -> Sequence[str]:
     export = _record(folder).get("export")
     if not isinstance(export, dict):
         return ()
-    files = export.get("files")
-    return [*MODEL_FILES, *(name for name in files if isinstance(name, str))] if files else MODEL_FILES
+    if "files" not in export:  # of an older version, which recorded none
+        return MODEL_FILES
+    files = export["files"]
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        return ()
+    return [META_FILE, *map(escape, files)]
 
 
 EXPORT = FolderKind("an export", _files_of_export)

@@ -21,7 +21,7 @@ from wf_quickstart.display import Display, StepLine
 from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 from wf_quickstart.speed import compare_engines
-from wf_quickstart.state import State, check_own, locked, refuse_foreign_folder
+from wf_quickstart.state import State, locked, move_aside, refuse_foreign_folder
 
 MIN_FREE_BYTES = 4 * 10**9
 """Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
@@ -101,9 +101,9 @@ def _run_step(step: Step, context: Context, state: State, display: Display) -> N
     if state.is_done(step.name, step.needs, outputs):
         display.skipped(step.title, state.spent_s(step.name))
         return
-    if state.is_stale(step.name, step.needs) and step.name.startswith("stage"):
-        check_own(context.checkpoints)
-        shutil.rmtree(context.run_folder(step.name), ignore_errors=True)
+    is_stale_run = state.is_stale(step.name, step.needs) and step.name.startswith("stage")
+    if is_stale_run and context.run_folder(step.name).exists():
+        move_aside(context.folder, [context.run_folder(step.name)])
     start_s = time.monotonic()
     try:
         with display.step(step.title) as line:

@@ -7,7 +7,8 @@ and its outputs are there. A step that ran again makes those that need it run ag
 from __future__ import annotations
 
 import fcntl
-import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,32 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.atomic import atomic_write_json
-from wf_formats.file_names import MODEL_FILES
 from wf_formats.json_file import read_value
-from wf_formats.targets import FolderKind, check_file, check_folder
 from wf_quickstart.errors import QuickstartError, QuickstartRequestError
 
 FORMAT = 2
 FILE_NAME = "quickstart.json"
 LOCK_NAME = ".lock"
-_LEFTOVERS = (".*.tmp-*", "*/.*.tmp-*", ".*.old-*", "*/.*.old-*")
-"""What atomic writes leave behind where they are killed."""
-_RUN_FILES = ("*.json", "*.csv", "*.safetensors", "*.lock", *(f"*/{name}" for name in MODEL_FILES))
-OWN: dict[str, tuple[str, ...]] = {
-    "text": ("*.jsonl",),
-    "model": ("source.json",),
-    "checkpoints": tuple(f"quickstart/{name}" for name in _RUN_FILES),
-    "eval": ("*.json",),
-    "export": ("model.gguf", "proof.json", "speed.json"),
-    "llamacpp": ("*.json", "*.txt"),
-    "plots": ("*.png",),
-    "logs": ("*.log",),
-    "report.md": (),
-    "report.json": (),
-}
-"""Everything that a quickstart makes: names in its folder, and patterns of the files in the folders of them.
-
-Everything else is not ours and is never removed.
+OWN = (
+    "text",
+    "model",
+    "checkpoints",
+    "eval",
+    "export",
+    "llamacpp",
+    "plots",
+    "logs",
+    "report.md",
+    "report.json",
+)
+"""What a quickstart makes in its folder. Somebody's files may have got into it, so nothing is removed:
+starting over moves it aside.
 """
 
 
@@ -49,7 +44,6 @@ class State:
 
     Raises:
         QuickstartRequestError: the folder belongs to other options, to another version, or to somebody else.
-        RequestError: with `force`, there is something in it that a quickstart did not make.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], force: bool = False) -> None:
@@ -61,7 +55,7 @@ class State:
             return
         self._values = _read(self._path)
         if force:
-            self._remove_own()
+            self._move_own()
             self._begin(identity)
         elif self._values.get("format") != FORMAT:
             raise QuickstartRequestError(
@@ -119,24 +113,22 @@ class State:
     def _write(self) -> None:
         atomic_write_json(self._path, self._values)
 
-    def _remove_own(self) -> None:
-        paths = [self.folder / name for name in OWN]
-        for path in paths:
-            check_own(path)
-        for path in paths:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def _move_own(self) -> None:
+        paths = [path for name in OWN if (path := self.folder / name).exists()]
+        if not paths:
+            return
+        aside = move_aside(self.folder, paths)
+        sys.stderr.write(f"starting over: what was there is now in {aside}\n")
 
 
-def check_own(path: Path) -> None:
-    """Raises: RequestError where a folder or file of OWN is not what a quickstart made; names what is not."""
-    patterns = OWN[path.name]
-    if patterns:
-        check_folder(path, FolderKind("a quickstart", lambda _: (*patterns, *_LEFTOVERS)))
-    else:
-        check_file(path)
+def move_aside(folder: Path, paths: Sequence[Path]) -> Path:
+    """Renames paths of a quickstart's folder into a new folder there, which is returned."""
+    now = time.strftime("%Y%m%d-%H%M%S")
+    aside = Path(tempfile.mkdtemp(prefix=f"replaced-{now}-", dir=folder))
+    for path in paths:
+        (aside / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(aside / path.relative_to(folder))
+    return aside
 
 
 def refuse_foreign_folder(folder: Path) -> None:

@@ -43,6 +43,10 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     _check_ids(vocab, added)
     if kind == "BPE":
         _check_merges(model, vocab)
+    if model.get("dropout") is not None:
+        raise TokenizerError(
+            f"model.dropout is {model['dropout']!r:.60}: a text would get other ids each time; set it to null"
+        )
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         check_steps(part, spec.get(part))
     _check_lengths(spec)

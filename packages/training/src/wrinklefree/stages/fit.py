@@ -21,6 +21,7 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.contents import DATA_CONTENT, contents_of
 from wrinklefree.datamodule import WrinkleFreeDataModule
+from wrinklefree.errors import RunError
 from wrinklefree.forward import recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
@@ -73,6 +74,7 @@ def _fit(
 
 def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
+    _check_context(training.sequence_length_tokens, model)
     objectives = ObjectiveManager.from_config(training.objectives)
     shape = shape_of(model)
     objectives.check(shape, None)
@@ -88,6 +90,16 @@ def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleF
         training.learning_rate,
         make_schedule(training.schedule, lengths),
     )
+
+
+def _check_context(length_tokens: int, model: Any) -> None:
+    """Raises: RunError for sequences that are longer than the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and length_tokens > context:
+        raise RunError(
+            f"training.sequence_length_tokens={length_tokens}, but the model's context is {context} tokens "
+            f"(max_position_embeddings); ask for {context} at most"
+        )
 
 
 def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> WrinkleFreeDataModule:
