@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wf_formats.boundary import boundary
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import EvalModel, ModelKind
 from wrinklefree_eval.opening import open_model
@@ -18,7 +19,12 @@ from wrinklefree_eval.task_runner import OUR_TASKS
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+REPORT_KEYS = ("model", "perplexity", "tasks")
+"""Of a file that an earlier run wrote."""
+
+
 @app.command()
+@boundary()
 def evaluate(
     model_path: Annotated[Path, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
     text: Annotated[
@@ -47,30 +53,27 @@ def evaluate(
     """
     from rich.console import Console
 
+    from wf_formats.atomic import atomic_write_text
+    from wf_formats.targets import check_report
     from wrinklefree_eval import results
 
-    try:
-        if not text and not tasks:
-            raise EvalError("nothing to measure: give --text, --tasks or both")
-        start_s = time.perf_counter()
-        model = open_model(model_path, context, kind, threads)
-        try:
-            found: dict[str, Any] = {
-                "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
-                "perplexity": _perplexities(model, text or [], stride, max_tokens),
-                "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
-                "environment": results.environment(),
-            }
-        finally:
-            model.close()
-        found["seconds"] = time.perf_counter() - start_s
-    except EvalError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    if not text and not tasks:
+        raise EvalError("nothing to measure: give --text, --tasks or both")
     if output is not None:
-        from wf_formats.atomic import atomic_write_text
-
-        output.parent.mkdir(parents=True, exist_ok=True)
+        check_report(output, REPORT_KEYS)
+    start_s = time.perf_counter()
+    model = open_model(model_path, context, kind, threads)
+    try:
+        found: dict[str, Any] = {
+            "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
+            "perplexity": _perplexities(model, text or [], stride, max_tokens),
+            "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
+            "environment": results.environment(),
+        }
+    finally:
+        model.close()
+    found["seconds"] = time.perf_counter() - start_s
+    if output is not None:
         atomic_write_text(output, json.dumps(found, indent=2) + "\n")
     results.show(found, Console())
 
