@@ -9,7 +9,6 @@ A finding names kind, seed and number, which make the same bytes again.
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import sys
@@ -20,13 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz_limits import CASES, GROWTH_BYTES, HANG_SECONDS, HERE, SEED, START_SECONDS
 
-HERE = Path(__file__).parent
-CASES = int(os.environ.get("WRINKLEFREE_FUZZ_CASES", "250"))
-SEED = int(os.environ.get("WRINKLEFREE_FUZZ_SEED", "1"))
-HANG_SECONDS = 10
-START_SECONDS = 120
-GROWTH_BYTES = 1 << 30
 KINDS = (
     "text",
     "json lines",
@@ -38,15 +32,6 @@ KINDS = (
     "chat template",
     "manifest",
 )
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made in a process of its own, so that this one stays free of PyTorch."""
-    folder = tmp_path_factory.mktemp("samples")
-    program = f"import pathlib, samples; samples.write_samples(pathlib.Path({str(folder)!r}))"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=HERE, check=True)
-    return folder
 
 
 @pytest.mark.slow

@@ -19,9 +19,7 @@ from pathlib import Path
 
 import mutate
 import pytest
-from test_fuzz import CASES, GROWTH_BYTES, HANG_SECONDS, SEED, samples
-
-__all__ = ["samples"]
+from fuzz_limits import CASES, GROWTH_BYTES, HANG_SECONDS, SEED
 
 CHAT = {
     "model": "model",
@@ -30,8 +28,8 @@ CHAT = {
     "temperature": 0.7,
     "top_p": 0.9,
     "repetition_penalty": 1.1,
-    "presence_penalty": 0.1,
-    "logit_bias": {"5": 1.0},
+    "presence_penalty": 0,
+    "logit_bias": {},
     "stop": ["x"],
     "seed": 1,
     "n": 1,
@@ -91,7 +89,7 @@ def _request(rng: random.Random) -> bytes:
     path = rng.choice(list(REQUESTS))
     body = mutate.json_of(json.dumps(REQUESTS[path]).encode(), rng)
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     ).encode()
     if rng.random() < 0.15:

@@ -34,9 +34,8 @@ def run_case(target: Target, name: str, number: int, seed: int, folder: Path) ->
     try:
         target.read(folder)
         outcome["outcome"] = "read"
-    except UserError as error:
+    except UserError:
         outcome["outcome"] = "refused"
-        str(error).encode()
     except BaseException:  # noqa: BLE001  # whatever it is, it is the finding
         outcome |= {"outcome": "traceback", "traceback": traceback.format_exc()[-3000:]}
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

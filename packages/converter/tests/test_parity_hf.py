@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import bitnet_arch
 from wf_converter.checkpoint import open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.hf_export import prepare_hf
@@ -139,6 +140,33 @@ def test_tokenizer_and_record_come_along(checkpoint, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "hi"}]
     assert ours.apply_chat_template(messages) == theirs.apply_chat_template(messages)
+
+
+@pytest.mark.parametrize("scheme", ["tensor", "group64"])
+def test_what_a_model_came_with_is_there_at_the_end(checkpoint, tiny_llama, scheme, ids, tmp_path):
+    """Source -> conversion -> export: sampling settings, templates and special tokens."""
+    source, converted, out = (tmp_path / name for name in ("source", "converted", "out"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(f"llama-{scheme}"))
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tiny_llama().save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    settings = {"eos_token_id": [2, 7], "temperature": 0.6, "top_p": 0.9, "pad_token_id": 2}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    model, tokenizer = bitnet_arch.load_dense("path", str(source))
+    conversion = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
+    bitnet_arch.convert(model, conversion, torch.tensor(ids * 6)[None])
+    bitnet_arch.save_checkpoint(model, tokenizer, converted, {"stage": "stage1"})
+    for _ in range(2):  # the second replaces what the first wrote
+        prepare_hf(converted).write(out)
+    found = json.loads((out / "generation_config.json").read_text())
+    assert {key: found.get(key) for key in settings} == settings
+    ours, theirs = map(transformers.AutoTokenizer.from_pretrained, (out, source))
+    assert ours.chat_template == theirs.chat_template == tokenizer.chat_template
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert (
+        "additional_chat_templates/tool_use.jinja"
+        in json.loads((out / "wrinklefree.json").read_text())["export"]["files"]
+    )
 
 
 def test_what_has_no_packed_form_is_refused(checkpoint):

@@ -7,6 +7,7 @@ the same file in the native engine; Hugging Face export, proved in transformers.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,57 +28,21 @@ from wf_formats.gguf import open_gguf
 from wf_formats.models import open_model
 from wrinklefree_inference.native.tokenizer import load_tokenizer
 
-SMALL = {
-    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-LLAMA_2 = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-    "initializer_range": 0.02, "max_position_embeddings": 4096, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
-    "rope_scaling": None, "tie_word_embeddings": False, "torch_dtype": "float16", "use_cache": True,
-    "num_key_value_heads": 4,
-}  # fmt: skip
-TINY_LLAMA = LLAMA_2 | {
-    "attention_bias": False, "max_position_embeddings": 2048, "num_key_value_heads": 2, "rope_theta": 10000.0,
-    "torch_dtype": "bfloat16",
-}  # fmt: skip
-MISTRAL_1 = {
-    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu",
-    "initializer_range": 0.02, "max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
-    "sliding_window": 48, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
-}  # fmt: skip
-MISTRAL_3 = MISTRAL_1 | {"sliding_window": None, "rope_theta": 1000000.0, "attention_dropout": 0.0}
-PHI_3 = {
-    "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "attention_bias": False,
-    "attention_dropout": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "hidden_act": "silu",
-    "initializer_range": 0.02, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10000.0, "sliding_window": 47,
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "pad_token_id": 0, "num_key_value_heads": 4,
-    "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "m.Phi3ForCausalLM"},
-}  # fmt: skip
-SHORT, LONG = [1 + 0.05 * i for i in range(32)], [1 + 2.0 * i for i in range(32)]
-PHI_3_LONG = PHI_3 | {
-    "max_position_embeddings": 131072, "sliding_window": 262144,
-    "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
-}  # fmt: skip
-PHI_4 = PHI_3 | {
-    "max_position_embeddings": 16384, "original_max_position_embeddings": 16384, "rope_theta": 250000,
-    "sliding_window": None, "num_key_value_heads": 2,
-}  # fmt: skip
-PHI_4_MINI = PHI_3_LONG | {
-    "partial_rotary_factor": 0.75, "tie_word_embeddings": True, "num_key_value_heads": 2,
-    "rope_scaling": {"type": "longrope", "short_factor": SHORT[:24], "long_factor": LONG[:24]},
-}  # fmt: skip
+CONFIGS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((Path(__file__).parent / "configs" / "sentencepiece").glob("*.json"))
+}
+"""Keys of published models; sizes, and those of windows, are small."""
 CASES = {
-    "llama-2": (LLAMA_2, "llama2", "llama"),
-    "tinyllama": (TINY_LLAMA, "llama2", "llama"),
-    "mistral-0.1": (MISTRAL_1, "llama2", "granite_swa"),
-    "mistral-0.3": (MISTRAL_3, "mistral", "llama"),
-    "phi-3-mini-4k": (PHI_3, "llama2", "granite_swa"),
-    "phi-3-mini-128k": (PHI_3_LONG, "llama2", "llama"),
-    "phi-4": (PHI_4, "llama2", "llama"),
-    "phi-4-mini": (PHI_4_MINI, "llama2", None),
-    "phi, part of heads": (PHI_4 | {"partial_rotary_factor": 0.75}, "llama2", "llama"),
+    "llama-2": (CONFIGS["llama2"], "llama2", "llama"),
+    "tinyllama": (CONFIGS["tinyllama"], "llama2", "llama"),
+    "mistral-0.1": (CONFIGS["mistral_v0_1"], "llama2", "granite_swa"),
+    "mistral-0.3": (CONFIGS["mistral_v0_3"], "mistral", "llama"),
+    "phi-3-mini-4k": (CONFIGS["phi3_mini_4k"], "llama2", "granite_swa"),
+    "phi-3-mini-128k": (CONFIGS["phi3_mini_128k"], "llama2", "llama"),
+    "phi-4": (CONFIGS["phi4"], "llama2", "llama"),
+    "phi-4-mini": (CONFIGS["phi4_mini"], "llama2", None),
+    "phi, part of heads": (CONFIGS["phi4"] | {"partial_rotary_factor": 0.75}, "llama2", "llama"),
 }
 TEXT = "The class statement defines a class object (see section The standard type hierarchy). Naïve café. "
 
@@ -104,13 +69,13 @@ def source(sentencepiece_folder, tmp_path_factory):
             sentencepiece_folder(
                 folder, kind, {"<|endoftext|>": {}} | dict.fromkeys(["<|user|>", "<|end|>"], strips)
             )
-            (folder / "config.json").write_text(json.dumps(SMALL | config))
+            (folder / "config.json").write_text(json.dumps(config))
             torch.manual_seed(0)
             parsed = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             model = transformers.AutoModelForCausalLM.from_config(parsed, dtype=torch.float32)
             spread_weights(model)
             model.save_pretrained(folder)
-            (folder / "config.json").write_text(json.dumps(SMALL | config))
+            (folder / "config.json").write_text(json.dumps(config))
             made[name] = folder
         return made[name]
 

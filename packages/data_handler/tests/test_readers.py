@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_handler import DataError, SourceConfig, iter_documents, read_documents
-from data_handler.readers import MAX_FILE_DOCUMENT_BYTES, WholeFileReader, open_reader
+from data_handler.lines import MAX_FILE_DOCUMENT_BYTES, WholeFileReader
+from data_handler.readers import open_reader
 
 TEXTS = [f"text {i}\nsecond line ü" for i in range(700)]
 
@@ -212,7 +213,7 @@ def test_documents_to_evaluate_on_are_taken_word_for_word(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.csv", b"x", r"no known kind \(known: .txt, .jsonl, .jsonl.gz\)"),
+        ("a.csv", b"x", r"no known kind \(known: .jsonl, .jsonl.gz, .parquet, .txt\)"),
         ("a.txt", b"\xff", "a.txt, line 1: not UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{', "a.jsonl, line 2: damaged record"),
         ("a.jsonl", b'{"body": "x"}', r"a.jsonl, line 1: no field 'text'.*\['body'\]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,23 +43,57 @@ def test_every_kind_gives_the_same_report(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "code"),
     [
-        ("--model-path /nowhere --text x.txt", "there is no model at /nowhere"),
-        ("--model-path /nowhere", "nothing to measure"),
-        ("--model-path {gguf} --text /nowhere.txt --threads 1", "no text file /nowhere.txt"),
-        ("--model-path {gguf} --text {damaged} --threads 1", "a.jsonl, line 2: damaged record"),
-        ("--model-path {gguf} --text {text} --context 9000", "knows 8192 positions"),
-        ("--model-path {gguf} --tasks nope --data-dir {text}", "has no task 'nope'"),
+        ("--model-path /nowhere --text x.txt", "there is no model at /nowhere", None),
+        ("--model-path /nowhere", "nothing to measure", 2),
+        ("--model-path {gguf} --text /nowhere.txt --threads 1", "no text file /nowhere.txt", 2),
+        ("--model-path {gguf} --text {folder}/a.csv --threads 1", "of no known kind", 2),
+        ("--model-path {gguf} --text {damaged} --threads 1", "a.jsonl, line 2: damaged record", 1),
+        ("--model-path {gguf} --text {folder}/half.jsonl --threads 1", "line 1: .*half a character", 1),
+        ("--model-path {gguf} --text {folder}/empty.txt --threads 1", "nothing to score", 1),
+        ("--model-path {gguf} --text {text} --context 9000", "knows 8192 positions", None),
+        ("--model-path {gguf} --text {text} --context 64 --stride 64", "stride must be in", 2),
+        (
+            "--model-path {gguf} --text {text} --output {folder}",
+            "is not written: it is a folder; give the name of a file",
+            2,
+        ),
+        ("--model-path {gguf} --tasks nope --data-dir {text}", "has no task 'nope'", 2),
+        ("--model-path {gguf} --tasks piqa --data-dir {folder}", "validation.jsonl.gz, which is missing", 2),
+        (
+            "--model-path {gguf} --tasks bad --tasks-dir {folder}",
+            "bad.yaml is no task file|has no task 'bad'",
+            None,
+        ),
+        (
+            "--model-path {gguf} --tasks piqa --data-dir {folder}/data --threads 1",
+            "damaged gzip data after line 0",
+            1,
+        ),
     ],
 )
-def test_errors_are_one_line(arguments: str, message: str, small_gguf: Path, text_file: Path, tmp_path: Path):
+def test_errors_are_one_line(
+    arguments: str, message: str, code: int | None, small_gguf: Path, text_file: Path, tmp_path: Path
+):
     damaged = tmp_path / "a.jsonl"
     damaged.write_text('{"text": "x y z"}\n{')
-    result = run(app, arguments.format(gguf=small_gguf, text=text_file, damaged=damaged))
-    assert result.exit_code == 1
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    for name, content in {
+        "a.csv": "x",
+        "half.jsonl": r'{"text": "a \ud800 b"}',
+        "empty.txt": "",
+        "bad.yaml": "task: [",
+        "data/piqa/validation.jsonl.gz": "no gzip",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    places = {"gguf": small_gguf, "text": text_file, "damaged": damaged, "folder": tmp_path}
+    result = run(app, arguments.format(**places))
+    assert result.exit_code == code or (code is None and result.exit_code in (1, 2)), result.output
+    (line,) = (line for line in result.stderr.strip().splitlines() if "error: " in line)
+    assert re.search(message, line)
+    if "--tasks" not in arguments:  # `datasets` logs beside
+        assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_help_imports_nothing_heavy():

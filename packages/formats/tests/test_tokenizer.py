@@ -1,6 +1,7 @@
 """A folder's tokenizer -> GGUF keys -> tokenizer: the same ids; what has no equal there is refused."""
 
 import json
+import shutil
 
 import pytest
 
@@ -36,6 +37,39 @@ def test_both_directions(tokenizer_folder, tmp_path, rule, add_bos):
     assert ours.special_tokens == theirs.special_tokens
     assert ours.eos_ids == theirs.eos_ids == {2}
     assert ours.chat_template == theirs.chat_template == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("stated", "in_file", "num_lost"),
+    [
+        (None, {2}, 0),
+        (2, {2}, 0),
+        (0, {2, 0}, 0),
+        ([2, 0], {2, 0}, 0),
+        ([7, 2, 9], {2, 7, 9}, 0),
+        ([7, 2, 9, 11, 12], {2, 7, 9}, 2),
+        ([600, 7, "x", True, -1], {2, 7}, 0),
+        ("x", {2}, 0),
+    ],
+)
+def test_every_end_of_an_answer_is_kept(
+    tokenizer_folder, tmp_path, stated, in_file, num_lost, caplog: pytest.LogCaptureFixture
+):
+    """As generation_config.json states them: eos, eot and eom of the file; what has no place is said."""
+    import gguf
+
+    folder = shutil.copytree(tokenizer_folder("smollm"), tmp_path / "folder")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    gguf_tokenizer(folder, 520).write(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    assert read_tokenizer(tmp_path / "t.gguf").eos_ids == in_file
+    lost = [record for record in caplog.records if "left out" in record.getMessage()]
+    assert len(lost) == (num_lost > 0)
+    assert read_tokenizer(folder).eos_ids >= in_file
 
 
 def test_tekken_splits_by_case_and_digit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import signal
@@ -10,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -163,8 +166,43 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QuickstartError, match="the training part has 4 characters, at least 40,000"):
         user_texts([path])
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(QuickstartError, match="is not UTF-8"):
+    with pytest.raises(QuickstartError, match="not UTF-8"):
         user_texts([path])
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz", "mine.parquet"])
+def test_records_are_texts_too(name: str, tmp_path: Path) -> None:
+    """Split as a .txt of the same paragraphs is."""
+    texts = [f"Paragraph {number} " + f"word{number} " * 30 for number in range(400)]
+    (tmp_path / "mine.txt").write_text("\n\n".join(texts))
+    data = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"text": texts}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert user_texts([tmp_path / name]) == user_texts([tmp_path / "mine.txt"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{', r"--text: .*a\.jsonl, line 2: damaged record"),
+        ("a.jsonl", b'{"messages": [{"role": "user"}]}', "apply_chat_template"),
+        ("a.jsonl.gz", b"plain", "damaged gzip data"),
+        ("a.parquet", b"plain", "damaged parquet data"),
+        ("a.txt", b"h\0i\0", "a byte of value 0"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_named(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(QuickstartError, match=message):
+        user_texts([tmp_path / name])
+
+
+def test_a_text_of_no_known_kind_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "a.docx").write_text("x")
+    with pytest.raises(QuickstartError, match=r"a\.docx: a text is one of \.jsonl, .*\.txt"):
+        parse_options("packaged", 1, tmp_path, [tmp_path / "a.docx"])
 
 
 # ---- state

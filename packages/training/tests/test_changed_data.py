@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -95,16 +94,26 @@ def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any
     assert after["position"][2] != after["fresh"][2]
 
 
-@dataclasses.dataclass
-class _Source(SourceConfig):
-    on_bad_record: str = "stop"
+def test_bad_records_stop_a_run_or_are_counted(
+    cli_from_stage1: Any, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = text.read_text().splitlines(keepends=True)
+    text.write_text("".join(line + "{\n" for line in lines))
+    source = f"kind: path, name: own, location: {text}"
+    assert cli_from_stage1("stage2_pretrain", *STEPS, f"data.sources=[{{{source}}}]").code == 1
+    assert "own.jsonl, line 2: " in capsys.readouterr().err
+    run = cli_from_stage1("stage2_pretrain", *STEPS, f"data.sources=[{{{source}, on_bad_record: skip}}]")
+    assert run.code == 0
+    found = run.summary["bad_records"]["own"]
+    assert found["records"] >= 1
+    assert found["first"][0].startswith(f"{text}, line ")
 
 
 def test_records_may_be_treated_otherwise_when_going_on() -> None:
     config = compose_config(["training=stage2_pretrain"])
     values = []
     for on_bad_record in ("stop", "skip"):
-        config.data.sources = [_Source("packaged", "chat", on_bad_record=on_bad_record)]  # type: ignore[arg-type]
+        config.data.sources = [SourceConfig("packaged", "chat", on_bad_record=on_bad_record)]
         values.append(identify(config, None, Path(__file__).parent).values)
     assert values[0] == values[1]
 

@@ -70,6 +70,6 @@ def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["--output", str(tmp_path / "chat.jsonl"), "--source", "path", "--name", str(tmp_path / "no")]
     with pytest.raises(SystemExit) as ended:
         self_chat.main(arguments)
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert "no is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "chat.jsonl").exists()

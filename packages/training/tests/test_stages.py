@@ -300,7 +300,7 @@ def test_group_scheme_and_muon_train(cli: Any) -> None:
 def test_a_model_that_does_not_fit_gives_a_message(
     cli: Any, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli("stage1_subln", *overrides).code == 1
+    assert cli("stage1_subln", *overrides).code == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert message in error

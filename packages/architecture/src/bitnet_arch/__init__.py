@@ -3,22 +3,19 @@
 from bitnet_arch.activations import Int8PerToken, Int8Tokens, KeepActivations
 from bitnet_arch.checkpoint import (
     Checkpoint,
-    CheckpointError,
     load_checkpoint,
     read_meta,
     save_checkpoint,
     write_checkpoint,
 )
 from bitnet_arch.convert import ConversionConfig, convert
-from bitnet_arch.families import BLOCK_LINEARS, UnsupportedModelError, supported_families
+from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
+from bitnet_arch.families import BLOCK_LINEARS, supported_families
 from bitnet_arch.hf import WrinkleFreeConfig
 from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda
 from bitnet_arch.products import int8_matmul, quantized_linear
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
-from bitnet_arch.sources import (
-    load_dense,
-    packaged_model_dir,
-)
+from bitnet_arch.sources import DenseSource, load_dense, open_dense, packaged_model_dir
 from bitnet_arch.subln import SubLN
 from bitnet_arch.token_ids import check_ids
 
@@ -28,10 +25,12 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConversionConfig",
+    "DenseSource",
     "Int8PerToken",
     "Int8Tokens",
     "KeepActivations",
     "Quantizer",
+    "SourceError",
     "SubLN",
     "TernaryQuantizer",
     "UnsupportedModelError",
@@ -43,6 +42,7 @@ __all__ = [
     "int8_matmul",
     "load_checkpoint",
     "load_dense",
+    "open_dense",
     "packaged_model_dir",
     "quantized_linear",
     "quantizer",

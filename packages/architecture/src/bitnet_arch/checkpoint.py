@@ -19,29 +19,24 @@ import torch
 import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitnet_arch.disk_format import from_disk, to_disk
+from bitnet_arch.errors import CheckpointError
+from bitnet_arch.generation import take_generation_config, write_generation_config
+from bitnet_arch.model_tokenizer import tokenizer_of_model
 from bitnet_arch.quantizers import quantizer
-from bitnet_arch.tokenizers import load_tokenizer
+from bitnet_arch.source_settings import check_dense
+from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_different_head
 from wf_formats.atomic import atomic_folder
-from wf_formats.errors import UserError
-from wf_formats.file_names import (
-    CONFIG_FILE,
-    META_FILE,
-    TOKENIZER_CONFIG_FILE,
-    WEIGHTS_FILE,
-    WEIGHTS_INDEX_FILE,
-)
+from wf_formats.families import FAMILIES
+from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
+from wf_formats.json_file import read_json
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import checkpoint_kind
 
 FORMAT = 1
-
-
-class CheckpointError(UserError, ValueError):
-    """A checkpoint folder is missing, incomplete or damaged; the message names the file."""
 
 
 @dataclass
@@ -88,9 +83,7 @@ def write_checkpoint(
     """`save_checkpoint` into an existing folder, for callers that hold the atomic_folder themselves."""
     config, state, conversion = to_disk(model)
     config.save_pretrained(folder)
-    generation_config = getattr(model, "generation_config", None)
-    if generation_config is not None:
-        generation_config.save_pretrained(folder)
+    write_generation_config(model, folder)
     _save_state(state, folder, max_shard_size)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -104,20 +97,46 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     Returns:
         the model in evaluation mode (converted: BitLinear layers, lambda 1) with its tokenizer.
     Raises:
-        CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit,
-            a quantizer that is not installed.
+        CheckpointError: no such folder, a missing, truncated or unreadable file, tensors that do not fit
+            or are not finite, a tokenizer of another vocabulary, a quantizer that is not installed.
+        SourceError: weights that another method has quantized.
         TokenizerError: a tokenizer file is missing or damaged, or asks for absurd amounts.
     """
     folder = Path(folder)
+    settings = read_settings(folder)
     meta = read_meta(folder) if (folder / META_FILE).is_file() else {}
+    conversion = meta.get("conversion")
     _check_scheme(folder, meta)
-    config = transformers.AutoConfig.from_pretrained(_checked(folder), trust_remote_code=False)
-    config, state = from_disk(config, _load_state(folder), meta.get("conversion"))
+    if conversion is None:
+        check_dense(settings, str(folder))
+    config, state = _read_config(folder), read_state(folder)
+    untie_different_head(config, state, folder)
+    if conversion is None and config.model_type in FAMILIES:
+        state = check_dense_tensors(config, state, folder)
+    config, state = from_disk(config, state, conversion)
     model = _build(config, state, dtype, folder)
-    tokenizer = None
-    if (folder / TOKENIZER_CONFIG_FILE).is_file():
-        tokenizer = load_tokenizer(folder)
-    return Checkpoint(model, tokenizer, meta)
+    take_generation_config(model, folder)
+    return Checkpoint(model, tokenizer_of_model(folder, model.config.vocab_size), meta)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Contents of a folder's config.json; raises CheckpointError where there is none."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder")
+    return read_json(folder / CONFIG_FILE, CheckpointError)
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever a wrong value makes it
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} describes no model that can be run: {reason}"
+        ) from error
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(f"{folder}: model type {config.model_type!r} is no causal language model")
+    return config
 
 
 def _check_scheme(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -160,36 +179,16 @@ def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> 
         (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _checked(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder")
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{folder / CONFIG_FILE} is missing: {folder} is not a model folder")
-    return folder
-
-
-def _load_state(folder: Path) -> dict[str, Tensor]:
-    index = folder / WEIGHTS_INDEX_FILE
-    names = [WEIGHTS_FILE]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    state: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
-        try:
-            state.update(load_file(path))
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
-    return state
-
-
 def _build(config: Any, state: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> Any:
     model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model, info = model_class.from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
-    )
+    try:
+        model, info = model_class.from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder}: tensors do not fit the model: {' '.join(str(error).split())}"
+        ) from error
     problems = {key: sorted(map(str, names)) for key, names in info.items() if names}
     if problems:
         raise CheckpointError(f"{folder}: tensors do not fit the model: {problems}")

@@ -69,7 +69,7 @@ def convert(
         ValueError: already converted, no text to fit SubLN on, or rows that the quantizer does not fit.
     """
     check_supported(model.config)
-    _check_shapes(model, config.quantizer)
+    check_shapes(model, config.quantizer)
     eps = float(model.config.rms_norm_eps)  # type: ignore[union-attr, arg-type]
     sites: dict[str, SiteFit] = {}
     if config.has_sub_norm:
@@ -88,7 +88,8 @@ def convert(
     return model
 
 
-def _check_shapes(model: nn.Module, quantizer: Quantizer) -> None:
+def check_shapes(model: nn.Module, quantizer: Quantizer) -> None:
+    """Raises ValueError for a linear that is converted already, or whose rows the quantizer does not fit."""
     for block_name, block in blocks(model):
         for name in block_linears(model):
             linear = block.get_submodule(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers
 
-from bitnet_arch.checkpoint import load_checkpoint, save_checkpoint
-from bitnet_arch.tokenizers import load_hub_tokenizer
+from bitnet_arch.checkpoint import load_checkpoint, read_meta, read_settings, save_checkpoint
+from bitnet_arch.errors import CheckpointError, SourceError
+from bitnet_arch.hub import config_file, snapshot
+from bitnet_arch.source_settings import check_dense
+from wf_formats.file_names import META_FILE
 from wf_formats.packaged import (
     PACKAGE,
     PACKAGED_MODEL,
@@ -25,38 +29,83 @@ from wf_formats.packaged import (
     packaged_gguf,
     writable_cache_folder,
 )
+from wf_formats.tokenizer import TokenizerError
 
 _CACHE_VERSION = 2
 """Part of the cache folder's name: raise it when the dequantized folder's contents change."""
 
 
-def load_dense(
-    source: ModelSource | str, name: str | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[Any, Any]:
-    """A dense causal LM in evaluation mode, and its tokenizer.
+@dataclass(frozen=True)
+class DenseSource:
+    """A source whose config.json has been read; no weight has been read or fetched yet."""
+
+    source: ModelSource
+    name: str
+    """Repository id, folder or the packaged model's name."""
+    settings: dict[str, Any]
+    """Contents of config.json."""
+    is_converted: bool = False
+    """Whether the folder is a converted checkpoint (which may teach, but not be converted again)."""
+
+    def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+        """The model in evaluation mode, and its tokenizer (None where the folder has none).
+
+        Raises:
+            SourceError: files are missing or damaged, tensors, tokenizer and configuration disagree, or the
+                hub cannot be reached.
+        """
+        try:
+            checkpoint = load_checkpoint(self._folder(), dtype)
+        except SourceError:
+            raise
+        except (CheckpointError, TokenizerError) as error:
+            raise SourceError(str(error)) from error
+        return checkpoint.model, checkpoint.tokenizer
+
+    def _folder(self) -> Path:
+        if self.source is ModelSource.packaged:
+            return packaged_model_dir()
+        return Path(self.name) if self.source is ModelSource.path else snapshot(self.name)
+
+
+def open_dense(source: ModelSource | str, name: str | None = None) -> DenseSource:
+    """Reads a source's config.json and refuses what is not dense.
 
     Args:
         source: `hub` (name is a repository id), `path` (name is a folder) or `packaged` (no name).
         name: see source.
-        dtype: of the parameters.
     Raises:
         ValueError: unknown source, or a name that is missing or not wanted.
-        CheckpointError: a folder that is not a model.
+        SourceError: no such model, or weights that are quantized already.
     """
     source = _parse_source(source)
     if source is ModelSource.packaged:
         if name not in (None, PACKAGED_MODEL):
             raise ValueError(f"the packaged model is {PACKAGED_MODEL}, not {name!r}; use hub or path")
-        checkpoint = load_checkpoint(packaged_model_dir(), dtype)
-        return checkpoint.model, checkpoint.tokenizer
+        return DenseSource(source, PACKAGED_MODEL, read_settings(packaged_model_dir()))
     if not name:
         raise ValueError(f"model source {source.value!r} needs a name")
-    if source is ModelSource.path:
-        checkpoint = load_checkpoint(name, dtype)
-        return checkpoint.model, checkpoint.tokenizer
-    tokenizer = load_hub_tokenizer(name)
-    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
-    return model.eval(), tokenizer
+    try:
+        folder = Path(name) if source is ModelSource.path else config_file(name).parent
+        settings, is_converted = read_settings(folder), _is_converted(folder)
+        if not is_converted:
+            check_dense(settings, name)
+    except SourceError:
+        raise
+    except CheckpointError as error:
+        raise SourceError(str(error)) from error
+    return DenseSource(source, name, settings, is_converted)
+
+
+def _is_converted(folder: Path) -> bool:
+    return (folder / META_FILE).is_file() and bool(read_meta(folder).get("conversion"))
+
+
+def load_dense(
+    source: ModelSource | str, name: str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """A dense causal LM in evaluation mode, and its tokenizer: `open_dense` and `DenseSource.load`."""
+    return open_dense(source, name).load(dtype)
 
 
 def packaged_model_dir() -> Path:
@@ -77,9 +126,11 @@ def packaged_model_dir() -> Path:
 
 def _dequantize(gguf: Path, folder: Path) -> None:
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
     )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
     # SmolLM splits numbers into digits (tokenizer.ggml.pre "smollm"), which transformers' reading of a
     # GGUF tokenizer leaves out; without it numbers get tokens that the model was not trained on.
     backend = tokenizer.backend_tokenizer

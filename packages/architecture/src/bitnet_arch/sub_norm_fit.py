@@ -12,6 +12,7 @@ input passes by, so no activation is kept: memory is one site's input plus two [
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +93,8 @@ def fit_sub_norms(
 
 def _max_log2_floor(producer_weight: Tensor) -> int:
     """Largest k for which the producer, divided by 2^k, keeps its absmean 4 times above the clamp."""
-    room = producer_weight.float().abs().mean() / (4 * MIN_SCALE)
-    return max(0, int(room.log2().floor()))
+    room = float(producer_weight.float().abs().mean()) / (4 * MIN_SCALE)
+    return int(math.log2(room)) if room > 1 else 0
 
 
 def _solve_site(x: Tensor, weight: Tensor, eps: float, tolerance: float, max_log2_floor: int) -> SiteFit:
@@ -101,6 +102,8 @@ def _solve_site(x: Tensor, weight: Tensor, eps: float, tolerance: float, max_log
     weight = weight.float()
     mean_square = x.pow(2).mean(-1)
     y = x @ weight.t()
+    if not y.any():  # a layer without effect (zeros): any gain is right
+        return naive_fit(x.shape[1])
     log2_floor = _choose_floor(y.pow(2).sum(-1), mean_square, eps, tolerance, max_log2_floor)
     normalized = x * torch.rsqrt(mean_square + eps * 4.0**log2_floor).unsqueeze(-1)
     gain = _least_squares_gain(x, normalized, weight)

@@ -1,4 +1,4 @@
-"""Tokenizers of model folders and hub models for training: transformers' objects, behind the files' door.
+"""Tokenizers of model folders for training: transformers' objects, behind the files' door.
 
 `wf_formats.tokenizer` checks the files before any library takes them at their word. What tokenizer.json
 says is what is used: some classes of transformers 5 (`LlamaTokenizer`) build normalizer and pre-tokenizer
@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.utils.hub import cached_file
 
-from wf_formats.file_names import TOKENIZER_FILE
 from wf_formats.tokenizer import TokenizerError, read_files, rust_panics
 
 _PARTS = ("normalizer", "pre_tokenizer", "decoder")
@@ -33,21 +31,6 @@ def load_tokenizer(folder: Path | str) -> Any:
     if _computes(loaded, stated):
         return loaded
     return _transformers(transformers.PreTrainedTokenizerFast, folder)
-
-
-def load_hub_tokenizer(name: str) -> Any:
-    """The tokenizer of a model on the hub, `load_tokenizer` of the files in the hub's cache.
-
-    Raises:
-        TokenizerError: as there.
-    """
-    path = cached_file(name, TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        raise TokenizerError(f"{name} has no tokenizer.json, the fast tokenizer's file: use a model with one")
-    folder = Path(path).parent
-    read_files(folder)  # before transformers reads it
-    _transformers(transformers.AutoTokenizer, name)  # brings the other files into that folder
-    return load_tokenizer(folder)
 
 
 def _transformers(loader: Any, source: Path | str) -> Any:

@@ -32,6 +32,7 @@ from wf_formats.file_names import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     META_FILE,
+    NAMED_TEMPLATES,
     SPECIAL_TOKENS_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -46,8 +47,10 @@ COPIED = (
     TOKENIZER_CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     CHAT_TEMPLATE_FILE,
+    NAMED_TEMPLATES,
     GENERATION_CONFIG_FILE,
 )
+"""Patterns of what the model came with."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -92,11 +95,17 @@ class HfExport:
             with system_errors(temporary / WEIGHTS_FILE, SafetensorError):
                 save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
             self._write_json(temporary / CONFIG_FILE, self._config())
-            for file_name in COPIED:
-                if (self.checkpoint.folder / file_name).is_file():
-                    shutil.copyfile(self.checkpoint.folder / file_name, temporary / file_name)
-            files = sorted(path.name for path in temporary.iterdir())
+            self._copy_files(temporary)
+            written = (path for path in temporary.rglob("*") if path.is_file())
+            files = sorted(path.relative_to(temporary).as_posix() for path in written)
             self._write_json(temporary / META_FILE, self._record(files))
+
+    def _copy_files(self, folder: Path) -> None:
+        for pattern in COPIED:
+            for path in self.checkpoint.folder.glob(pattern):
+                copy = folder / path.relative_to(self.checkpoint.folder)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         if not self.checkpoint.is_ternary(name):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data_handler.config import SourceConfig, SourceKind, TextUnit
-from data_handler.errors import DataError
+from data_handler.config import OnBadRecord, SourceConfig, SourceKind, TextUnit
+from data_handler.errors import BadRecordError, DataChangedError, DataError, DataRequestError
 from wf_formats.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from data_handler.stream import TextStream
 
 __all__ = [
+    "BadRecordError",
+    "DataChangedError",
     "DataError",
+    "DataRequestError",
     "MixedStream",
+    "OnBadRecord",
     "PackedDataset",
     "PackedLoader",
     "SourceConfig",

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from data_handler.errors import DataError
+from data_handler.errors import DataRequestError
 
 _PYTHON_TEXTS = ("python_docs", "python_stdlib")
 PACKAGED_TEXTS = (*_PYTHON_TEXTS, "chat")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
+"""Of files with text."""
+MAX_RECORD_BYTES = 64 * 1024**2
 _E = TypeVar("_E", bound=StrEnum)
 
 
@@ -33,12 +36,19 @@ class TextUnit(StrEnum):
     line = "line"
 
 
+class OnBadRecord(StrEnum):
+    """What a record that is not text means for the run."""
+
+    stop = "stop"
+    skip = "skip"
+
+
 @dataclass
 class SourceConfig:
     """One source of documents.
 
     Raises:
-        DataError: a value does not fit; the message names the source, the value and the fix.
+        DataRequestError: a value does not fit; the message names the source, the value and the fix.
     """
 
     kind: SourceKind
@@ -61,13 +71,24 @@ class SourceConfig:
     """Start the next epoch at the end; False: the source leaves the mixture after one pass."""
     text_unit: TextUnit = TextUnit.file
     """txt: what one document is."""
+    on_bad_record: OnBadRecord = OnBadRecord.stop
+    """stop: a record that is not text (broken JSON, not UTF-8, too large) ends the run; skip: go on without
+    it and count it. What makes the rest of a file unreadable (cut off gzip, broken parquet) ends the run
+    either way."""
+    max_record_bytes: int = MAX_RECORD_BYTES
+    """A record (line, paragraph or value) of more bytes is bad; no more of it is held in memory."""
 
     def __post_init__(self) -> None:
         self.kind = _member(SourceKind, self.kind, self.name, "kind")
         self.text_unit = _member(TextUnit, self.text_unit, self.name, "text_unit")
+        self.on_bad_record = _member(OnBadRecord, self.on_bad_record, self.name, "on_bad_record")
+        if self.max_record_bytes < 1:
+            raise DataRequestError(
+                f"source {self.name!r}: max_record_bytes is {self.max_record_bytes!r}; it is at least 1"
+            )
         if not isinstance(self.location, str | None):
             if not isinstance(self.location, Sequence):
-                raise DataError(
+                raise DataRequestError(
                     f"source {self.name!r}: location is {self.location!r}; give a string or a list"
                 )
             self.location = [str(entry) for entry in self.location]
@@ -75,9 +96,9 @@ class SourceConfig:
         if self.kind is SourceKind.packaged:
             self.packaged_texts()
         elif not self.location:
-            raise DataError(f"source {self.name!r} of kind {self.kind} needs a location")
+            raise DataRequestError(f"source {self.name!r} of kind {self.kind} needs a location")
         if self.kind is SourceKind.hub and not isinstance(self.location, str):
-            raise DataError(
+            raise DataRequestError(
                 f"source {self.name!r}: a hub location is one repository id, not {self.location!r};"
                 " make one source of each"
             )
@@ -89,7 +110,7 @@ class SourceConfig:
             return _PYTHON_TEXTS
         names = (chosen,) if isinstance(chosen, str) else tuple(chosen)
         if unknown := [name for name in names if name not in PACKAGED_TEXTS]:
-            raise DataError(
+            raise DataRequestError(
                 f"source {self.name!r}: no packaged text {unknown[0]!r}; "
                 f"location is one of {[*PACKAGED_TEXTS, 'python']}"
             )
@@ -97,9 +118,9 @@ class SourceConfig:
 
 
 def check_weight(name: str, weight: float) -> None:
-    """Raises: DataError unless the weight is a finite number of at least 0."""
+    """Raises: DataRequestError unless the weight is a finite number of at least 0."""
     if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
-        raise DataError(f"source {name!r}: weight is {weight!r}; give a number of at least 0")
+        raise DataRequestError(f"source {name!r}: weight is {weight!r}; give a number of at least 0")
 
 
 def _member(enum: type[_E], value: str, name: str, field: str) -> _E:
@@ -107,4 +128,4 @@ def _member(enum: type[_E], value: str, name: str, field: str) -> _E:
         return enum(value)
     except ValueError:
         known = [member.value for member in enum]
-        raise DataError(f"source {name!r}: {field} is {value!r}, not one of {known}") from None
+        raise DataRequestError(f"source {name!r}: {field} is {value!r}, not one of {known}") from None

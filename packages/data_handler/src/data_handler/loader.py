@@ -25,11 +25,11 @@ from torch import multiprocessing
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from data_handler.config import SourceConfig
-from data_handler.encoding import Encoder
 from data_handler.errors import DataError
+from data_handler.identity import check_fingerprint, fingerprint, relocated, skipped_records
 from data_handler.mixing import merge_weights
 from data_handler.packing import PackedDataset, PackedStream
-from data_handler.sources.opening import open_source
+from data_handler.skipped import Skipped
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS
 
 PackedBatch = dict[str, Any]
@@ -43,7 +43,11 @@ def current_schedule(schedule: Schedule, turn: int) -> Schedule:
 
 
 class _WorkerBatches(IterableDataset[Any]):
-    """What runs in a worker process: (worker, batch or None at its end, state after it)."""
+    """What runs in a worker process: (worker, batch or None at its end, state after it).
+
+    An error of the data comes in the place of a batch: raised in a worker, it would arrive with the
+    worker's traceback as its message.
+    """
 
     def __init__(self, dataset: PackedDataset, state: dict[str, Any], channels: list[Any]) -> None:
         super().__init__()
@@ -51,7 +55,13 @@ class _WorkerBatches(IterableDataset[Any]):
         self._state = state
         self._channels = channels
 
-    def __iter__(self) -> Iterator[tuple[int, PackedBatch | None, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[int, PackedBatch | DataError | None, dict[str, Any]]]:
+        try:
+            yield from self._batches()
+        except DataError as error:
+            yield -1, error, {}
+
+    def _batches(self) -> Iterator[tuple[int, PackedBatch | None, dict[str, Any]]]:
         info = get_worker_info()
         process, num_workers = (info.id, info.num_workers) if info else (0, 1)
         turn = self._state["turns"] + process
@@ -160,21 +170,25 @@ class PackedLoader:
         known = dict([*after["weights"], *self._state["weights"]])
         return {**after, "weights": [list(entry) for entry in sorted(known.items())]}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def skipped(self, after: Mapping[str, Any] | None = None) -> dict[str, Skipped]:
+        """Bad records that this rank passed over, by source; `after` as for `state_dict`."""
+        return skipped_records(self._state if after is None else after)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, accept_changed: bool = False) -> None:
         """Go on after the batch that the state belongs to.
 
+        Args:
+            accept_changed: also where the content of files has changed since, as long as they have the same
+                names. The run goes on at the same line or row of the same file: exactly if no record was
+                added or removed before it, else up to `block_documents` documents come twice or never.
+
         Raises:
-            DataError: the state is of other data, tokenizer or settings; names what differs.
+            DataChangedError: the content or the files of a source have changed.
+            DataError: the state is of other sources, tokenizer or settings; names what differs.
         """
-        saved = state.get("fingerprint", {})
-        for key in {**self._fingerprint, **saved}:
-            if saved.get(key) != self._fingerprint.get(key):
-                raise DataError(
-                    f"the data state was saved with {key} = {saved.get(key)!r}, this run has "
-                    f"{self._fingerprint.get(key)!r}: use the same setting and data, or start the "
-                    "data anew"
-                )
-        self._state = {key: state[key] for key in self._state}
+        changed = check_fingerprint(state.get("fingerprint", {}), self._fingerprint, accept_changed)
+        found = {**relocated(state, changed), "fingerprint": self._fingerprint}
+        self._state = {key: found[key] for key in self._state}
         self._pending, self._ended = None, False
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -187,6 +201,9 @@ class PackedLoader:
         while empty_turns < len(channels):
             self._send_pending(channels)
             worker, batch, worker_state = next(results)
+            if isinstance(batch, DataError):
+                del results  # ends the workers now; the garbage collector, later, waits 5 s for each
+                raise batch
             self._advance(worker, worker_state)
             if batch is None:
                 empty_turns += 1
@@ -230,21 +247,6 @@ class PackedLoader:
         self._state = {**self._state, "turns": turns, "weights": weights, "workers": workers}
 
 
-def fingerprint(dataset: PackedDataset, num_workers: int) -> dict[str, Any]:
-    """What has to be the same for a state to fit. Raises: DataError if a source's files are bad."""
-    return {
-        "seq_len_tokens": dataset.seq_len_tokens,
-        "batch_size": dataset.batch_size,
-        "seed": dataset.seed,
-        "rank": dataset.rank,
-        "world_size": dataset.world_size,
-        "num_workers": num_workers,
-        "block_documents": dataset.block_documents,
-        "tokenizer": Encoder(dataset.tokenizer).digest(),
-        **{f"source {source.name}": open_source(source).digest() for source in dataset.sources},
-    }
-
-
 def make_loader(
     sources: Sequence[SourceConfig],
     tokenizer: Any,
@@ -272,7 +274,8 @@ def make_loader(
         prefetch_batches: batches that each worker makes ahead.
 
     Raises:
-        DataError: settings or files that do not fit.
+        DataRequestError: settings or locations that do not fit.
+        DataError: files that cannot be read.
     """
     dataset = PackedDataset(
         sources,

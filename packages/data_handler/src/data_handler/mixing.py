@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from data_handler.config import SourceConfig, check_weight
 from data_handler.encoding import EncodedDocument, Encoder, TokenArray
-from data_handler.errors import DataError
+from data_handler.errors import DataRequestError
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position, TextStream, hash_fraction
 
 HORIZON_TOKENS = 65_536
@@ -30,26 +30,26 @@ class MixedDocument(NamedTuple):
 
 
 def check_sources(sources: Sequence[SourceConfig]) -> None:
-    """Raises: DataError if there is no source, a name is used twice, or all weights are 0."""
+    """Raises: DataRequestError if there is no source, a name is used twice, or all weights are 0."""
     if not sources:
-        raise DataError("no data source is configured; give at least one")
+        raise DataRequestError("no data source is configured; give at least one")
     names = [source.name for source in sources]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"source names must differ; used more than once: {sorted(doubled)}")
+        raise DataRequestError(f"source names must differ; used more than once: {sorted(doubled)}")
     merge_weights({}, {source.name: source.weight for source in sources}, names)
 
 
 def merge_weights(
     current: Mapping[str, float], changes: Mapping[str, float], names: Sequence[str]
 ) -> dict[str, float]:
-    """`current` with `changes`. Raises: DataError for an unknown name, a bad weight or all 0."""
+    """`current` with `changes`. Raises: DataRequestError for an unknown name, a bad weight or all 0."""
     for name, weight in changes.items():
         if name not in names:
-            raise DataError(f"no source is named {name!r}; the sources are {list(names)}")
+            raise DataRequestError(f"no source is named {name!r}; the sources are {list(names)}")
         check_weight(name, weight)
     merged = {**current, **{name: float(weight) for name, weight in changes.items()}}
     if not any(merged.values()):
-        raise DataError(f"the weights of all sources are 0: {merged}")
+        raise DataRequestError(f"the weights of all sources are 0: {merged}")
     return merged
 
 
@@ -125,6 +125,7 @@ class MixedStream:
             self._documents[name] = self.encoder.stream(texts)
         document = next(self._documents[name], None)
         if document is None:
+            self._positions[name] = self._texts[name].position  # past the bad records at its end
             return None
         self._positions[name] = document.after
         return MixedDocument(document.tokens, name, document.before)

@@ -25,9 +25,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from data_handler.config import SourceConfig
 from data_handler.encoding import TokenArray
-from data_handler.errors import DataError
+from data_handler.errors import DataRequestError
 from data_handler.mixing import MixedDocument, MixedStream, check_sources
-from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS
+from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position
 
 IGNORED_LABEL = -100
 PADDING_DOCUMENT = -1
@@ -90,10 +90,18 @@ class PackedStream:
         self.mixture.load_state_dict(state["mixture"])
         self._open, self._used_tokens = None, 0
         if state["carry"] is not None:
-            source, self._used_tokens = state["carry"]
-            self._open = self.mixture.next_of(source)
-            if self._open is not None and self._used_tokens >= len(self._open.tokens):
-                self._open = None  # in changed data it may be shorter
+            source, used_tokens = state["carry"]
+            place = Position.from_json(state["mixture"]["positions"][source])
+            self._reopen(source, place, used_tokens)
+
+    def _reopen(self, source: str, place: Position, used_tokens: int) -> None:
+        """The document that was cut. If the data has changed and it is gone or shorter, the next one."""
+        document = self.mixture.next_of(source)
+        if document is not None and document.before == place and used_tokens >= len(document.tokens):
+            document = self.mixture.next_of(source)
+        self._open = document
+        is_same = document is not None and document.before == place
+        self._used_tokens = used_tokens if is_same else 0
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         documents = iter(self.mixture)
@@ -126,7 +134,8 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
     resume and weights that change use `make_loader`.
 
     Raises:
-        DataError: settings that do not fit; while iterating, data that do not.
+        DataRequestError: settings that do not fit.
+        DataError: while iterating, data that do not.
     """
 
     def __init__(
@@ -148,9 +157,9 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
         sizes["batch_size"] = 1 if batch_size is None else batch_size
         for name, value in sizes.items():
             if value < 1:
-                raise DataError(f"{name} is {value}; it is at least 1")
+                raise DataRequestError(f"{name} is {value}; it is at least 1")
         if not 0 <= rank < world_size:
-            raise DataError(f"rank is {rank} of world_size {world_size}; ranks start at 0")
+            raise DataRequestError(f"rank is {rank} of world_size {world_size}; ranks start at 0")
         self.sources = list(sources)
         self.tokenizer = tokenizer
         self.seq_len_tokens, self.batch_size = seq_len_tokens, batch_size

@@ -5,17 +5,25 @@ document an epoch. Shuffling: the order of the parts (files) and then the order 
 within blocks of `block_documents` of this shard, by a hash of (seed, epoch, place). A position is
 (epoch, where the block starts, place in the block): small, and going back to it reads at most one
 block again. A shuffle buffer would mix a little better, but its state is its content.
+
+A bad record that is passed over (`on_bad_record: skip`) keeps its place, as an empty text, so it changes
+neither shards nor order; it is counted when the stream comes past its place.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from data_handler.config import SourceConfig
-from data_handler.errors import DataError
+from data_handler.config import OnBadRecord, SourceConfig
+from data_handler.errors import BadRecordError, DataError
+from data_handler.records import Reader
+from data_handler.skipped import NO_RECORDS, SHOWN_PLACES, Skipped
 from data_handler.sources.opening import open_source
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_DOCUMENTS = 1024
 
@@ -29,19 +37,26 @@ class Cursor(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Between which two documents the stream stands."""
+    """Between which two documents the stream stands, and which records were passed over up to there."""
 
     epoch: int = 0
     block_start: Cursor = Cursor()
     in_block: int = 0
+    skipped: Skipped = NO_RECORDS
 
     def to_json(self) -> list[Any]:
-        return [self.epoch, list(self.block_start), self.in_block]
+        return [self.epoch, list(self.block_start), self.in_block, self.skipped.to_json()]
 
     @classmethod
     def from_json(cls, value: Any) -> Position:
-        epoch, cursor, in_block = value
-        return cls(epoch, Cursor(*cursor), in_block)
+        epoch, cursor, in_block, skipped = value
+        return cls(epoch, Cursor(*cursor), in_block, Skipped.from_json(skipped))
+
+
+class Bad(NamedTuple):
+    """In the place of a record that is not text."""
+
+    where: str
 
 
 class Document(NamedTuple):
@@ -80,6 +95,8 @@ class TextStream:
         self._shard, self._num_shards = (0, 1) if self._source.presharded else (shard, num_shards)
         self._seed = seed
         self._block_documents = block_documents
+        self._skips = config.on_bad_record is OnBadRecord.skip
+        self._num_logged = 0
         self.position = Position()
         self._documents_read = 0
 
@@ -91,35 +108,40 @@ class TextStream:
 
     def __iter__(self) -> Iterator[Document]:
         while True:
-            from_start = self.position == Position(self.position.epoch)
+            from_start = self.position[:3] == Position(self.position.epoch)[:3]
+            skipped = self.position.skipped
             kept = 0
             for document in self._epoch():
                 kept += 1
                 self.position = document.after
                 yield document
             if from_start and kept == 0:
-                self._check_not_empty(self._documents_read)
+                self._check_not_empty(self._documents_read, skipped)
             if not self.config.repeat:
                 return
-            self.position = Position(self.position.epoch + 1)
+            self.position = Position(self.position.epoch + 1, skipped=self.position.skipped)
 
     def _epoch(self) -> Iterator[Document]:
         """The rest of the current epoch."""
-        epoch, cursor, done = self.position
+        epoch, cursor, done, skipped = self.position
         for start, texts in self._blocks(epoch, cursor):
             order = sorted(range(len(texts)), key=lambda i: self._shuffle_key(epoch, start, i))
             for place in range(done, len(texts)):
                 text = texts[order[place]]
-                if text:
-                    yield Document(text, Position(epoch, start, place), Position(epoch, start, place + 1))
+                if isinstance(text, Bad):
+                    skipped = skipped.and_at(text.where)
+                    self.position = Position(epoch, start, place + 1, skipped)
+                elif text:
+                    before = Position(epoch, start, place, skipped)
+                    yield Document(text, before, before._replace(in_block=place + 1))
             done = 0
 
     def _shuffle_key(self, epoch: int, start: Cursor, place: int) -> float:
         return hash_fraction(self._seed, epoch, self._shard, start.documents, place)
 
-    def _blocks(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[str]]]:
+    def _blocks(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[str | Bad]]]:
         """Blocks of this shard's texts, in reading order, from a cursor on."""
-        texts: list[str] = []
+        texts: list[str | Bad] = []
         start = cursor
         documents = cursor.documents
         order = self._part_order(epoch)
@@ -127,7 +149,7 @@ class TextStream:
             reader = self._source.open(order[part], cursor.mark if part == cursor.part else None)
             for record in reader:
                 if documents % self._num_shards == self._shard:
-                    texts.append(reader.text(record))
+                    texts.append(self._text(reader, record))
                 documents += 1
                 if len(texts) == self._block_documents:
                     yield start, texts
@@ -136,16 +158,32 @@ class TextStream:
         if texts:
             yield start, texts
 
+    def _text(self, reader: Reader, record: Any) -> str | Bad:
+        if not self._skips:
+            return reader.text(record)
+        try:
+            return reader.text(record)
+        except BadRecordError as error:
+            if self._num_logged < SHOWN_PLACES:
+                self._num_logged += 1
+                logger.warning("source %r: passed over: %s", self.config.name, error)
+            return Bad(error.where)
+
     def _part_order(self, epoch: int) -> list[int]:
         parts = range(self._source.num_parts)
         if self._block_documents == 1:
             return list(parts)
         return sorted(parts, key=lambda part: hash_fraction(self._seed, epoch, part))
 
-    def _check_not_empty(self, num_documents: int) -> None:
+    def _check_not_empty(self, num_documents: int, before: Skipped) -> None:
         name, location = self.config.name, self.config.location
         if num_documents == 0:
             raise DataError(f"source {name!r} is empty: no document in {location}")
+        if (bad := self.position.skipped.records - before.records) > 0:
+            raise DataError(
+                f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as bad, "
+                f"the first at {self.position.skipped.first[0]}; mend them, or set another text_column"
+            )
         if num_documents > self._shard:
             raise DataError(f"source {name!r}: every text of {location} is empty")
         if self.config.repeat:

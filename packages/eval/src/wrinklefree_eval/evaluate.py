@@ -9,27 +9,34 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from wf_formats.boundary import boundary
-from wrinklefree_eval.errors import EvalError
-from wrinklefree_eval.models import EvalModel, ModelKind
+from wrinklefree_eval.errors import EvalRequestError
+from wrinklefree_eval.models import EvalModel, ModelKind, recognise
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_runner import OUR_TASKS
 
+REPORT_KEYS = ("model", "perplexity", "tasks")
+"""Of a file that an earlier run wrote."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-REPORT_KEYS = ("model", "perplexity", "tasks")
-"""Of a file that an earlier run wrote."""
+class FramedCommand(TyperCommand):
+    """What its user can mend is one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Measure."""
+        with boundary():
+            return super().invoke(ctx)
 
 
-@app.command()
-@boundary()
+@app.command(cls=FramedCommand)
 def evaluate(
     model_path: Annotated[Path, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text for perplexity: .txt, .jsonl or .jsonl.gz; repeat for more."),
+        typer.Option(help="Text for perplexity: .txt, .jsonl, .jsonl.gz or .parquet; repeat for more."),
     ] = None,
     tasks: Annotated[str, typer.Option(help="lm-eval tasks, separated by commas.")] = "",
     tasks_dir: Annotated[Path, typer.Option(help="Folder of lm-eval task files.")] = OUR_TASKS,
@@ -53,48 +60,69 @@ def evaluate(
     """
     from rich.console import Console
 
-    from wf_formats.atomic import atomic_write_text
-    from wf_formats.targets import check_report
     from wrinklefree_eval import results
 
-    if not text and not tasks:
-        raise EvalError("nothing to measure: give --text, --tasks or both")
-    if output is not None:
-        check_report(output, REPORT_KEYS)
+    texts, names = text or [], [name.strip() for name in tasks.split(",") if name.strip()]
+    _check_request(model_path, kind, texts, names, tasks_dir, data_dir, output)
     start_s = time.perf_counter()
     model = open_model(model_path, context, kind, threads)
     try:
         found: dict[str, Any] = {
             "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
-            "perplexity": _perplexities(model, text or [], stride, max_tokens),
-            "tasks": _tasks(model, tasks, tasks_dir, data_dir, limit, batch_size),
+            "perplexity": _perplexities(model, texts, stride, max_tokens),
+            "tasks": _tasks(model, names, tasks_dir, data_dir, limit, batch_size),
             "environment": results.environment(),
         }
     finally:
         model.close()
     found["seconds"] = time.perf_counter() - start_s
     if output is not None:
+        from wf_formats.atomic import atomic_write_text
+
         atomic_write_text(output, json.dumps(found, indent=2) + "\n")
     results.show(found, Console())
+
+
+def _check_request(
+    model_path: Path,
+    kind: ModelKind | None,
+    texts: list[Path],
+    tasks: list[str],
+    tasks_dir: Path,
+    data_dir: Path | None,
+    output: Path | None,
+) -> None:
+    """Raises: UserError for what is found wrong without loading the model."""
+    from data_handler.readers import check_document_file
+    from wf_formats.targets import check_report
+
+    if not texts and not tasks:
+        raise EvalRequestError("nothing to measure: give --text, --tasks or both")
+    if output is not None:
+        check_report(output, REPORT_KEYS)
+    if kind is None:
+        recognise(model_path)
+    for path in texts:
+        check_document_file(path)
+    if tasks:
+        from wrinklefree_eval.task_runner import check_tasks
+
+        check_tasks(tasks, tasks_dir, data_dir)
 
 
 def _perplexities(
     model: EvalModel, texts: list[Path], stride: int | None, max_tokens: int | None
 ) -> list[dict[str, Any]]:
-    from data_handler.errors import DataError
     from data_handler.readers import read_documents
     from wrinklefree_eval.perplexity import measure
 
-    try:
-        found = [measure(model, read_documents(path), str(path), stride, max_tokens) for path in texts]
-    except DataError as error:
-        raise EvalError(str(error)) from error
+    found = [measure(model, read_documents(path), str(path), stride, max_tokens) for path in texts]
     return [perplexity.to_json() for perplexity in found]
 
 
 def _tasks(
     model: EvalModel,
-    tasks: str,
+    names: list[str],
     tasks_dir: Path,
     data_dir: Path | None,
     limit: int | None,
@@ -102,7 +130,6 @@ def _tasks(
 ) -> dict[str, dict[str, Any]]:
     from wrinklefree_eval.task_runner import run_tasks
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         return {}
     return run_tasks(model.harness(batch_size), names, tasks_dir, data_dir, limit)

@@ -7,18 +7,30 @@ context, as lm-eval's `HFLM` does, so both see the same tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from wrinklefree_inference import Sampling
-
-if TYPE_CHECKING:
-    from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
+from wrinklefree_inference.engines.base import Engine, Scorer
 
 DEFAULT_GENERATED_TOKENS = 256  # as HFLM
+
+
+class Vocabulary(Protocol):
+    """A model's special tokens (-1: none) and the ids of prompts."""
+
+    @property
+    def bos_id(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+    def tokenize(self, text: str, parse_special: bool = ...) -> list[int]: ...
+
+
+class ScoringEngine(Engine, Scorer, Protocol):
+    """An engine that scores too."""
 
 
 class EngineLM(TemplateLM):
@@ -26,32 +38,34 @@ class EngineLM(TemplateLM):
 
     Args:
         engine: Scores and generates.
+        vocabulary: Of its model.
         context_tokens: Longest list of ids that it scores.
         prefix_ids: Ids that the model's tokenizer puts before every text.
     """
 
-    def __init__(self, engine: LlamaCppEngine, context_tokens: int, prefix_ids: list[int]) -> None:
+    def __init__(
+        self, engine: ScoringEngine, vocabulary: Vocabulary, context_tokens: int, prefix_ids: list[int]
+    ) -> None:
         super().__init__()
-        self._engine, self._prefix_ids = engine, prefix_ids
-        self._scorer = engine.scorer
+        self._engine, self._vocabulary, self._prefix_ids = engine, vocabulary, prefix_ids
         self.max_length = context_tokens - 1  # inputs; the last scored token is not an input
 
     @property
     def eot_token_id(self) -> int:
-        return self._scorer.eos_id
+        return self._vocabulary.eos_id
 
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text without context: BOS if there is one, as in HFLM."""
-        return self._scorer.bos_id if self._scorer.bos_id >= 0 else self._scorer.eos_id
+        return self._vocabulary.bos_id if self._vocabulary.bos_id >= 0 else self._vocabulary.eos_id
 
     @property
     def tokenizer_name(self) -> str:
-        return self._engine.path.name
+        return self._engine.facts.name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
         """Ids of a prompt; special tokens in it are parsed, and BOS is added if the model does so."""
-        ids = self._scorer.tokenize(string, parse_special=True)
+        ids = self._vocabulary.tokenize(string, parse_special=True)
         prefix = self._prefix_ids
         if add_special_tokens is False or ids[: len(prefix)] == prefix:
             return ids

@@ -28,7 +28,7 @@ class LlamaCppModel:
             self.engine = LlamaCppEngine(path, EngineOptions(context_tokens, num_threads))
             scorer = self.engine.scorer
         except EngineError as error:
-            raise EvalError(str(error)) from error
+            raise EvalError(f"{error}; --kind native runs what `wf serve` runs") from error
         longest = scorer.trained_context_tokens
         if context_tokens > longest:
             self.close()
@@ -60,7 +60,7 @@ class LlamaCppModel:
         """An lm-eval model that scores through the engine; llama.cpp batches by itself."""
         from wrinklefree_eval.harness import EngineLM
 
-        return EngineLM(self.engine, self.context_tokens, self.prefix_ids)
+        return EngineLM(self.engine, self.engine.scorer, self.context_tokens, self.prefix_ids)
 
     def close(self) -> None:
         """Free the engine."""

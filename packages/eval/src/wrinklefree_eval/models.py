@@ -6,6 +6,7 @@
 | checkpoint | folder with config.json and a wrinklefree.json without "export" | bitnet_arch          |
 | hf         | folder with config.json, safetensors, and either no            | stock transformers   |
 |            | wrinklefree.json or one that has "export"                      |                      |
+| native     | never by itself (`--kind native`): whatever `wf serve` runs    | the native engine    |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class ModelKind(StrEnum):
     CHECKPOINT = "checkpoint"
     HF = "hf"
     GGUF = "gguf"
+    NATIVE = "native"
 
 
 class EvalModel(Protocol):

@@ -26,6 +26,10 @@ def open_model(
         from wrinklefree_eval.llamacpp_model import LlamaCppModel
 
         return LlamaCppModel(path, context_tokens, num_threads)
+    if kind is ModelKind.NATIVE:
+        from wrinklefree_eval.native_model import NativeModel
+
+        return NativeModel(path, context_tokens, num_threads)
     from wrinklefree_eval.torch_model import load_torch_model
 
     return load_torch_model(path, kind, context_tokens, num_threads)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from wrinklefree_eval.errors import EvalError
+from wrinklefree_eval.errors import EvalError, EvalRequestError
 from wrinklefree_eval.models import EvalModel
 
 
@@ -85,12 +85,13 @@ def measure(
         max_tokens: Stop after this many scored ids; None reads all.
 
     Raises:
-        EvalError: The stride is out of range or there is nothing to score.
+        EvalRequestError: The stride is out of range.
+        EvalError: There is nothing to score.
     """
     widest = model.context_tokens - len(model.prefix_ids) - 1
     stride = widest if stride_tokens is None else stride_tokens
     if not 1 <= stride <= widest:
-        raise EvalError(
+        raise EvalRequestError(
             f"stride must be in [1, {widest}] for a context of {model.context_tokens} tokens, got {stride}"
         )
     start_s = time.perf_counter()

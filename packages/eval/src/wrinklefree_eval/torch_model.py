@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch import nn
 
 import bitnet_arch
 from bitnet_arch.scoring import score_tokens
 from bitnet_arch.tokenizers import load_tokenizer
 from wf_formats.file_names import CONFIG_FILE
+from wf_formats.json_file import read_json
 from wf_formats.plugins import PluginError, entries, load
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
@@ -109,19 +110,24 @@ def _load_checkpoint(path: Path) -> tuple[Any, Any]:
 
 
 def _load_hf(path: Path) -> tuple[Any, Any]:
-    _check_quantization(path)
+    method = _check_quantization(path)
     try:
         tokenizer = load_tokenizer(path)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise EvalError(f"transformers could not load {path}: {error}") from error
-    return model, tokenizer
+        raise EvalError(f"transformers could not load {path}: {' '.join(str(error).split())}") from error
+    # Packed BitNet weights are unpacked to the dtype of their scales (Microsoft's bf16), whatever was asked.
+    return (nn.Module.float(model) if method == "bitnet" else model), tokenizer
 
 
-def _check_quantization(path: Path) -> None:
-    """Have the quantizers of installed packages registered, and the folder's one among them."""
+def _check_quantization(path: Path) -> str | None:
+    """Have the quantizers of installed packages registered, and the folder's one among them.
+
+    Returns:
+        The folder's quant_method.
+    """
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     try:
@@ -129,10 +135,11 @@ def _check_quantization(path: Path) -> None:
             load(entry)
     except PluginError as error:
         raise EvalError(str(error)) from error
-    config = json.loads((path / CONFIG_FILE).read_text())
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    quantization = read_json(path / CONFIG_FILE, EvalError).get("quantization_config") or {}
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else str(quantization)
     if method is not None and method not in AUTO_QUANTIZER_MAPPING:
         raise EvalError(
             f"{path} is quantized by {method!r}, which neither transformers nor an entry point "
             f"{LOADERS!r} of an installed package knows"
         )
+    return method

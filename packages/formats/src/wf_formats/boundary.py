@@ -22,6 +22,7 @@ BUG_NOTE = "This is a bug of WrinkleFree: please report it with the lines above.
 _FIXES = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "free some space, or write to another disk",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a path that you may use, or change its permissions",
     errno.EPERM: "choose a path that you may use, or change its permissions",

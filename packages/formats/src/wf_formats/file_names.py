@@ -9,6 +9,8 @@ TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+NAMED_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Pattern of a model's further templates (for tools, say)."""
 META_FILE = "wrinklefree.json"
 """Where the weights come from: format, stage, conversion or export."""
 MODEL_FILES = (
@@ -24,6 +26,7 @@ MODEL_FILES = (
     "vocab.txt",
     "merges.txt",
     CHAT_TEMPLATE_FILE,
+    NAMED_TEMPLATES,
     META_FILE,
 )
 """Patterns of everything that a model folder of ours can hold."""

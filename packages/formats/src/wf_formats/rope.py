@@ -50,6 +50,8 @@ _KNOWN: dict[str, frozenset[str]] = {
     "longrope": _PLAIN
     | {"short_factor", "long_factor", "factor", "original_max_position_embeddings", "attention_factor"},
 }
+ROPE_KINDS = tuple(_KNOWN)
+"""Names of the scalings in a config.json."""
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,12 @@ from wf_formats.mapping import map_file, release_pages
 MAX_HEADER_BYTES = 1 << 24
 """A hundred times what a model of a thousand tensors needs."""
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1"} | {
-    "I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1"
+    "I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1",
+    "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1"
 }  # fmt: skip
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt")
+"""Endings of files with weights as pickle."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     try:
         tensors = _header(mapped)
     except LoadError as error:
-        raise LoadError(f"{path}: {error}") from error
+        raise LoadError(f"{path} is truncated or damaged: {error}") from error
     return SafetensorsFile(path, tensors, mapped)
 
 
@@ -178,7 +181,8 @@ def open_folder(folder: Path) -> SafetensorsFolder:
     """Opens model.safetensors, or the files that model.safetensors.index.json names.
 
     Raises:
-        LoadError: a file is missing or damaged, or the index disagrees with the files.
+        LoadError: a file is missing or damaged, the index disagrees with the files, or there are two sets
+            of weights.
     """
     index = folder / WEIGHTS_INDEX_FILE
     if not index.is_file():
@@ -186,7 +190,11 @@ def open_folder(folder: Path) -> SafetensorsFolder:
         return SafetensorsFolder(dict.fromkeys(file.tensors, file))
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(_is_file_name(name) for name in weight_map.values()):
-        raise LoadError(f"{index}: weight_map does not map tensors to file names")
+        raise LoadError(f"{index}: weight_map does not map tensors to names of files in its folder")
+    if (folder / WEIGHTS_FILE).is_file() and WEIGHTS_FILE not in weight_map.values():
+        raise LoadError(
+            f"{folder} holds two sets of weights, {WEIGHTS_FILE} and those of {index.name}: remove one"
+        )
     opened = {name: open_safetensors(_existing(folder / name)) for name in sorted(set(weight_map.values()))}
     stored = {name: file for file in opened.values() for name in file.tensors}
     if (
@@ -203,6 +211,13 @@ def _is_file_name(name: Any) -> bool:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
+    if path.is_file():
+        return path
+    other = [file for ending in _OTHER_WEIGHTS for file in sorted(path.parent.glob(f"*{ending}"))]
+    if not other:
         raise LoadError(f"{path} is missing: {path.parent} has no weights or is incomplete")
-    return path
+    raise LoadError(
+        f"{path} is missing; {other[0].name} is there, which may run code when it is read and is never "
+        "opened: take a revision of the model with safetensors, or write one where you trust the file with "
+        "transformers' save_pretrained"
+    )

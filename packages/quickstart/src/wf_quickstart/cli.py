@@ -37,7 +37,10 @@ def quickstart(
     ),
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text to calibrate on (.txt), one or more. A part is held out."),
+        typer.Option(
+            help="Text to calibrate on, one or more: .txt; or .jsonl, .jsonl.gz, .parquet with the field "
+            "`text`. A part is held out."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Start over in the same folder.")] = False,
 ) -> None:

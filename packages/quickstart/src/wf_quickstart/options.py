@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_handler.config import SUFFIXES
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_formats.targets import check_apart
@@ -51,15 +52,22 @@ def parse_options(model: str, steps: int, output: Path, texts: list[Path]) -> Op
     """The options as the steps work with them.
 
     Raises:
-        QuickstartRequestError: a model that is not named as it should be, or a missing file.
+        QuickstartRequestError: a model that is not named as it should be; a text that is missing or of no
+            known kind.
         RequestError: the output is in the model's folder or around it.
     """
     source, name = _parse_model(model, output.expanduser())
     for path in texts:
-        if not path.is_file():
-            raise QuickstartRequestError(f"--text {path}: there is no such file")
+        _check_text(path)
     absolute = tuple(path.resolve() for path in texts)
     return Options(source, name, steps, absolute, _digest(absolute), output.expanduser().resolve())
+
+
+def _check_text(path: Path) -> None:
+    if not path.is_file():
+        raise QuickstartRequestError(f"--text {path}: there is no such file")
+    if not path.name.endswith(SUFFIXES):
+        raise QuickstartRequestError(f"--text {path}: a text is one of {', '.join(SUFFIXES)}")
 
 
 def _parse_model(model: str, output: Path) -> tuple[ModelSource, str | None]:
@@ -82,5 +90,6 @@ def _parse_model(model: str, output: Path) -> tuple[ModelSource, str | None]:
 def _digest(texts: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for path in texts:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

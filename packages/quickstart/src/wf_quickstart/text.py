@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_handler.errors import DataError
+from data_handler.readers import read_documents
 from wf_formats.atomic import atomic_write_text
 from wf_quickstart.errors import QuickstartError
 
@@ -46,12 +48,15 @@ def python_reference() -> Corpus:
 def user_texts(paths: Sequence[Path]) -> Corpus:
     """The last tenth (by characters, at a paragraph) of each file is held out.
 
+    Args:
+        paths: .txt; or .jsonl, .jsonl.gz and .parquet with the field `text`, a document a record.
+
     Raises:
-        QuickstartError: a file is not UTF-8, or there is too little text.
+        QuickstartError: a file cannot be read as text, or there is too little of it.
     """
     train, held_out = [], []
     for path in paths:
-        paragraphs = _paragraphs(_read(path))
+        paragraphs = _read(path)
         cut = _cut(paragraphs)
         train.append("\n\n".join(paragraphs[:cut]))
         held_out.append("\n\n".join(paragraphs[cut:]))
@@ -63,8 +68,8 @@ def user_texts(paths: Sequence[Path]) -> Corpus:
         if (found := sum(map(len, texts))) < least:
             raise QuickstartError(
                 f"--text: the {part} part has {found:,} characters, at least {least:,} are needed "
-                "(paragraphs are separated by blank lines; the last tenth of each file is held out, "
-                "and what it repeats is not trained on)"
+                "(paragraphs are separated by blank lines or records; the last tenth of each file is held "
+                "out, and what it repeats is not trained on)"
             )
     return corpus
 
@@ -118,11 +123,12 @@ def _shuffled_pieces(texts: list[str]) -> list[str]:
     return sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest())
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> list[str]:
+    """The paragraphs of a file's documents."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise QuickstartError(f"--text {path} is not UTF-8 text: {error}") from error
+        return [paragraph for document in read_documents(path) for paragraph in _paragraphs(document)]
+    except DataError as error:
+        raise QuickstartError(f"--text: {error}") from error
 
 
 def _cut(paragraphs: list[str]) -> int:

@@ -78,7 +78,8 @@ def run_stage(config: TrainConfig) -> int:
     run = RunFolder(run_path(config, stage.name))
     start = find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
-    context = StageContext(config, run, start.folder, _meta(config, identity, start))
+    opened = None if run.is_complete and not config.force else stage.open(config)
+    context = StageContext(config, run, start.folder, _meta(config, identity, start), opened)
     if not _is_first_process():
         if not (stage.needs_one_process or (run.is_complete and not config.force)):
             stage.run(context)

@@ -65,6 +65,8 @@ def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any
         LOG.warning("%s does not say which dense model it was made from", folder)
     elif _same_dense_model(there, here):
         there |= {key: here[key] for key in ("model.source", "model.name")}
+    if config.model.sub_norm is None:  # the quantizer's to say, which then said what is there
+        del there["model.sub_norm"]
     different = [key for key in there if there[key] != here[key]]
     if different:
         raise RunError(_another_model(folder, different, there, here))

@@ -59,10 +59,3 @@ def changed_sources(
     names = [key.removeprefix(prefix) for key in keys]
     names += [name for name in content if saved_content.get(name, content[name]) != content[name]]
     return sorted(set(names))
-
-
-def moved(state: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A loader's state for data that is now as `now`, its fingerprint, says."""
-    saved = {key: value for key, value in state["fingerprint"].items() if not key.startswith("source ")}
-    sources = {key: value for key, value in now.items() if key.startswith("source ")}
-    return {**state, "fingerprint": saved | sources}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_handler import DataError, SourceConfig, SourceKind
-from data_handler.sources.path import expand
+from data_handler.sources.files import expand
 from wf_formats.content import file_digest, folder_digest, joined
 from wf_formats.packaged import ModelSource
 from wrinklefree.config.root import TrainConfig

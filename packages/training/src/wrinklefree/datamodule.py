@@ -14,8 +14,10 @@ from typing import Any
 import lightning as L
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
+from data_handler.config import OnBadRecord
+from data_handler.skipped import summed
 from wrinklefree.capture import View
-from wrinklefree.changed_data import changed_sources, decide, moved
+from wrinklefree.changed_data import changed_sources, decide
 from wrinklefree.config.root import ChangedData
 from wrinklefree.distributed import gather_from_ranks, own_share
 
@@ -122,8 +124,25 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.changes = list(state_dict.get("changes", []))
 
     def figures(self) -> dict[str, Any]:
-        """What the run's summary says of its data beyond the tokens."""
-        return {"data_changes": self.changes} if self.changes else {}
+        """What the run's summary says of its data beyond the tokens (called on every rank)."""
+        changes = {"data_changes": self.changes} if self.changes else {}
+        return changes | ({"bad_records": self.bad_records()} if self.may_skip else {})
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a source passes bad records over."""
+        return any(source.on_bad_record is OnBadRecord.skip for source in self.sources)
+
+    def bad_records(self) -> dict[str, dict[str, Any]]:
+        """By source, over all ranks: how many were passed over, and where the first were."""
+        assert self._packed is not None
+        after = self.loader.last_state if self.loader else None
+        ranks = gather_from_ranks(self._packed.skipped(after))
+        names = dict.fromkeys(name for rank in ranks for name in rank)
+        totals = {name: summed(rank[name] for rank in ranks if name in rank) for name in names}
+        return {
+            name: {"records": total.records, "first": list(total.first)} for name, total in totals.items()
+        }
 
     def _resume(self, packed: PackedLoader, state: dict[str, Any]) -> None:
         """Raises: RunError, DataError (other data, and no word how to go on; other settings)."""
@@ -137,4 +156,4 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         choice = decide(self.resume_data, sources, f"the checkpoint of step {step}")
         self.changes.append({"step": step, "data": choice.value, "sources": sources})
         if choice is ChangedData.position:
-            packed.load_state_dict(moved(state, now))
+            packed.load_state_dict(state, accept_changed=True)

@@ -8,7 +8,7 @@ import torch
 
 import bitnet_arch
 from wf_formats.packaged import ModelSource
-from wrinklefree.errors import RunError
+from wrinklefree.config.errors import ConfigError
 
 
 def load_dense_model(
@@ -16,11 +16,16 @@ def load_dense_model(
 ) -> tuple[Any, Any]:
     """The model in evaluation mode, and its tokenizer.
 
-    Raises: RunError (a name that is missing, unknown or cannot be reached), CheckpointError.
+    Raises: ConfigError (a name that is missing or not wanted), SourceError (what it names cannot be used).
     """
+    return open_dense_model(source, name).load(dtype)
+
+
+def open_dense_model(source: ModelSource, name: str | None) -> bitnet_arch.DenseSource:
+    """Its configuration, before any weight is read. Raises: ConfigError, SourceError."""
     try:
-        return bitnet_arch.load_dense(source.value, name, dtype)
+        return bitnet_arch.open_dense(source.value, name)
     except bitnet_arch.CheckpointError:
         raise
-    except (ValueError, OSError) as error:
-        raise RunError(f"cannot load the dense model {source.value} {name or ''}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"model.source, model.name: {error}") from error

@@ -35,6 +35,7 @@ INFRASTRUCTURE_KEYS = (
     "num_threads",
     "logging",
     "resume",
+    "model.allow_unservable",
     "distributed.kind",
     "distributed.accelerator",
     "distributed.backend",

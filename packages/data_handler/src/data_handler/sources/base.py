@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from data_handler.config import SourceConfig
-from data_handler.readers import Reader
+from data_handler.records import Reader
 
 
 class Source(ABC):
@@ -30,10 +30,25 @@ class Source(ABC):
     def open(self, part: int, mark: Any) -> Reader: ...
 
     @abstractmethod
-    def identity(self) -> Any:
-        """What tells this data from other data (JSON); cheap, so names and sizes."""
+    def names(self) -> Any:
+        """The parts by name, and the settings that say what a document is (JSON).
+
+        Where they are equal a position means the same place, though the content may have changed.
+        """
+
+    @abstractmethod
+    def content(self) -> Any:
+        """What tells the content of the parts from another (JSON); cheap: sizes and samples."""
 
     def digest(self) -> str:
-        """Short hash of kind and identity: a state does not fit other data."""
-        text = json.dumps([self.config.kind, self.identity()])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """`names.content`, a short hash of each: a state fits the same of both only."""
+        return f"{_hash([self.config.kind, self.names()])}.{_hash(self.content())}"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+def have_same_names(left: str, right: str) -> bool:
+    """Whether two digests are of parts of the same names."""
+    return left.partition(".")[0] == right.partition(".")[0]

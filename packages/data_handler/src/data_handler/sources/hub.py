@@ -14,18 +14,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
+import datasets.exceptions
+import pyarrow as pa
 from datasets.distributed import split_dataset_by_node
 
 from data_handler.config import SourceConfig
 from data_handler.errors import DataError
-from data_handler.readers import Reader, field_text
+from data_handler.records import Reader, Rules, field_text, one_line
 from data_handler.sources.base import Source
+
+_READ_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException, datasets.exceptions.DatasetsError)
+"""What a data set raises when it is opened or read: a network, its files, what they hold."""
 
 
 class HubReader(Reader):
     def __init__(self, dataset: datasets.IterableDataset, mark: Any, config: SourceConfig) -> None:
         self._dataset = dataset
         self._config = config
+        self._rules = Rules.of(config)
         self._examples: int
         self._examples, state = mark or (0, None)
         if state is not None:
@@ -35,13 +41,21 @@ class HubReader(Reader):
         return [self._examples, self._dataset.state_dict()]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for example in self._dataset.iter(batch_size=1):
-            self._examples += 1
-            yield {column: values[0] for column, values in example.items()}
+        try:
+            for example in self._dataset.iter(batch_size=1):
+                self._examples += 1
+                yield {column: values[0] for column, values in example.items()}
+        except _READ_ERRORS as error:
+            raise DataError(
+                f"{self._config.location} [{self._config.split}]: cannot be read after example "
+                f"{self._examples} ({one_line(error)}); check the data set and the network"
+            ) from error
 
     def text(self, record: dict[str, Any]) -> str:
-        where = f"{self._config.location} [{self._config.split}], example {self._examples}"
-        return field_text(record, self._config.text_column, where)
+        return field_text(record, self._config.text_column, self._rules, self._place)
+
+    def _place(self) -> str:
+        return f"{self._config.location} [{self._config.split}], example {self._examples}"
 
 
 class HubSource(Source):
@@ -64,14 +78,18 @@ class HubSource(Source):
             dataset = datasets.load_dataset(
                 config.location, name=config.subset, split=config.split, streaming=True
             )
-        except (OSError, ValueError) as error:
+        except _READ_ERRORS as error:
             raise DataError(
-                f"source {config.name!r}: cannot open the data set {config.location!r} ({error}); "
+                f"source {config.name!r}: cannot open the data set {config.location!r} ({one_line(error)}); "
                 "check location, subset, split and the network"
             ) from error
         dataset = split_dataset_by_node(dataset, rank=self._shard, world_size=self._num_shards)
         return HubReader(dataset, mark, config)
 
-    def identity(self) -> Any:
+    def names(self) -> Any:
         config = self.config
         return [config.location, config.subset, config.split, config.text_column]
+
+    def content(self) -> Any:
+        """Unknown without reading: the data set's own revision decides."""
+        return None

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from data_handler.config import SourceConfig
-from data_handler.errors import DataError
-from data_handler.readers import Reader
+from data_handler.errors import DataError, DataRequestError
+from data_handler.records import Reader
 from data_handler.sources.base import Source
 
 SPLITS = ("train", "validation", "all")
@@ -103,7 +103,7 @@ class PackagedSource(Source):
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         if config.split not in SPLITS:
-            raise DataError(
+            raise DataRequestError(
                 f"source {config.name!r}: split is {config.split!r}; a packaged text has {SPLITS}"
             )
         self._documents = [
@@ -121,5 +121,8 @@ class PackagedSource(Source):
         text, name, _ = self._documents[part]
         return DocumentReader(lambda: read_document(text, name), mark)
 
-    def identity(self) -> Any:
-        return self._documents
+    def names(self) -> Any:
+        return [(text, name) for text, name, _ in self._documents]
+
+    def content(self) -> Any:
+        return [size for _, _, size in self._documents]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import glob
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from data_handler.config import SourceConfig
-from data_handler.errors import DataError
-from data_handler.readers import SUFFIXES, Reader, open_reader
+from data_handler.readers import open_reader
+from data_handler.records import Reader, file_errors
 from data_handler.sources.base import Source
+from data_handler.sources.files import expand
+
+_SAMPLE_BYTES = 64 * 1024
 
 
 class PathSource(Source):
-    """Local files; the identity is their names and sizes, so they may be moved together."""
+    """Local files, known by their names, sizes and a sample of each, so they may be moved together."""
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
@@ -26,34 +29,20 @@ class PathSource(Source):
     def open(self, part: int, mark: Any) -> Reader:
         return open_reader(self.files[part], self.config, mark)
 
-    def identity(self) -> Any:
-        settings = [self.config.text_column, self.config.text_unit]
-        return [settings, *([file.name, file.stat().st_size] for file in self.files)]
+    def names(self) -> Any:
+        return [self.config.text_column, self.config.text_unit, *(file.name for file in self.files)]
+
+    def content(self) -> Any:
+        return [_sampled(file) for file in self.files]
 
 
-def expand(config: SourceConfig) -> list[Path]:
-    """Files of a path source in the order given; a glob's files are sorted; each file once.
+def _sampled(path: Path) -> tuple[int, str]:
+    """Size in bytes, and a hash of the first and last 64 KiB.
 
-    Raises:
-        DataError: a file is missing, a pattern matches nothing, or a suffix is unknown.
+    The end of a parquet file holds its index, that of a gzip file the check sum over all of it.
     """
-    entries = [config.location] if isinstance(config.location, str) else config.location
-    files = [file for entry in entries for file in _expand_one(entry, config.name)]
-    for file in files:
-        if not file.name.endswith(SUFFIXES):
-            raise DataError(f"source {config.name!r}: {file} has an unknown suffix; known: {list(SUFFIXES)}")
-    return list(dict.fromkeys(files))
-
-
-def _expand_one(entry: str, name: str) -> list[Path]:
-    path = Path(entry).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        raise DataError(f"source {name!r}: {path} is a folder; say which files, e.g. {path}/*.jsonl.gz")
-    if glob.has_magic(str(path)):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        if files := [match for match in matches if match.is_file()]:
-            return files
-        raise DataError(f"source {name!r}: no file matches {path} (in {Path.cwd()})")
-    raise DataError(f"source {name!r}: the file {path} does not exist (in {Path.cwd()})")
+    with file_errors(path), path.open("rb") as file:
+        size = path.stat().st_size
+        head = file.read(_SAMPLE_BYTES)
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        return size, hashlib.sha256(head + file.read(_SAMPLE_BYTES)).hexdigest()[:12]

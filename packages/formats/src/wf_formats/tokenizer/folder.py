@@ -9,8 +9,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders
 
-from wf_formats.file_names import CONFIG_FILE, GENERATION_CONFIG_FILE
-from wf_formats.tokenizer.files import TokenizerFiles, content_of, optional_json, read_files
+from wf_formats.tokenizer.ends import stated_eos_ids
+from wf_formats.tokenizer.files import TokenizerFiles, content_of, read_files
 from wf_formats.tokenizer.sentencepiece import Prefix, is_sentencepiece, prefix_of
 from wf_formats.tokenizer.source import Pieces, TokenizerError, TokenizerSource
 
@@ -65,13 +65,6 @@ def _as_int(text: Any) -> int | None:
 
 
 def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, special: Mapping[str, str]) -> frozenset[int]:
-    found: set[int] = set()
-    for name in (GENERATION_CONFIG_FILE, CONFIG_FILE):
-        stated = optional_json(folder / name).get("eos_token_id")
-        found.update(
-            value for value in (stated if isinstance(stated, list) else [stated]) if type(value) is int
-        )
-        if found:
-            break
+    found = stated_eos_ids(folder)
     eos = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
-    return frozenset(found if eos is None else {*found, eos})
+    return frozenset(found if eos is None else [*found, eos])

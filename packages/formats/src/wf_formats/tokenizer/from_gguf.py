@@ -19,11 +19,11 @@ from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from wf_formats.gguf import open_gguf
 from wf_formats.tokenizer import phi3
+from wf_formats.tokenizer.ends import END_ROLES
 from wf_formats.tokenizer.rules import SplitRule, rule_named
 from wf_formats.tokenizer.sentencepiece import BYTE_TOKENS, PREFIX_KEY, Prefix, build, merges_of
 from wf_formats.tokenizer.source import GGUF_ROLES, Pieces, TokenizerError, TokenizerSource, TokenType
 
-_END_KEYS = ("eos", "eot", "eom")
 _PREFIX = "tokenizer.ggml."
 _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 """Where a file of that kind says nothing; bos is put before text then, too."""
@@ -54,12 +54,12 @@ def _from_keys(keys: Mapping[str, Any]) -> TokenizerSource:
     backend, pieces = build(keys, tokens, types)
     _add_tokens(backend, tokens, types, phi3.has_name(keys.get("general.name")))
     defaults = _SENTENCEPIECE_IDS if pieces is Pieces.SENTENCEPIECE else {}
-    ids = {key: _id(keys, key, len(tokens), defaults.get(key)) for key in (*GGUF_ROLES, *_END_KEYS)}
+    ids = {key: _id(keys, key, len(tokens), defaults.get(key)) for key in (*GGUF_ROLES, *END_ROLES)}
     special = {
         name: tokens[index] for role, (_, name) in GGUF_ROLES.items() if (index := ids[role]) is not None
     }
     _add_affixes(backend, keys, ids, tokens, {"bos"} & defaults.keys())
-    eos = frozenset(index for key in _END_KEYS if (index := ids[key]) is not None)
+    eos = frozenset(index for key in END_ROLES if (index := ids[key]) is not None)
     template = keys.get("tokenizer.chat_template")
     return TokenizerSource(
         backend,

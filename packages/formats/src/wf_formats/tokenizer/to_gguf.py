@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
+from wf_formats.tokenizer.ends import end_roles
 from wf_formats.tokenizer.files import TokenizerFiles, read_files
 from wf_formats.tokenizer.phi3 import is_phi3, name_for
 from wf_formats.tokenizer.rules import rule_of
@@ -65,7 +66,7 @@ class GgufTokenizer:
     scores: list[float]
     """SentencePiece's, one a token."""
     special_ids: dict[str, int]
-    """bos, eos, unk, pad -> id, where defined."""
+    """bos, eos, eot, eom, unk, pad -> id, where defined."""
     add_bos: bool
     add_eos: bool
     chat_template: str | None
@@ -113,6 +114,7 @@ def gguf_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     kind = _sentencepiece if is_sentencepiece(files.spec) else _byte_level
     fields = kind(files, tokens, types)
     special_ids = _special_ids(files.special_tokens, tokens)
+    special_ids |= end_roles(folder, special_ids, len(tokens))
     add_bos, add_eos = _affixes(files.backend(), special_ids)
     strips = is_phi3(files.spec.get("added_tokens") or [])
     if not strips:

@@ -59,6 +59,7 @@ def compose_config(overrides: Sequence[str] = ()) -> TrainConfig:
     except DataError as error:
         raise ConfigError(f"data.sources: {error}") from error
     assert isinstance(config, TrainConfig)
+    config.model.resolve()
     stage = stage_of(config)
     check_names(config)
     check_ranges(config)

@@ -35,12 +35,14 @@ class StageContext:
 
     start: verified checkpoint to go on from; None: a stage that starts from the dense model.
     meta: entries of wrinklefree.json that every checkpoint of the run gets.
+    opened: what the stage's `open` gave.
     """
 
     config: TrainConfig
     run: RunFolder
     start: Path | None
     meta: dict[str, Any]
+    opened: Any = None
 
     @property
     def checkpoint(self) -> Path:
@@ -94,6 +96,12 @@ class Stage(ABC):
 
     def check(self, config: TrainConfig) -> None:  # noqa: B027 (a stage may have nothing to check)
         """Raises: ConfigError (values of `training` that contradict each other or cannot be)."""
+
+    def open(self, config: TrainConfig) -> Any:  # noqa: B027 (a stage may have nothing to open)
+        """Open what the stage reads besides its start, before anything of the run is written.
+
+        Raises: UserError (what cannot be used).
+        """
 
     @abstractmethod
     def run(self, context: StageContext) -> Outcome:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +17,101 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 import bitnet_arch
+from bitnet_arch.convert import check_shapes
+from bitnet_arch.families import check_settings
 from data_handler import token_block
 from wrinklefree.checkpoints.lightning_io import save_model_folder
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.fit import FitConfig
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.dense import load_dense_model
+from wrinklefree.dense import open_dense_model
 from wrinklefree.errors import RunError
+from wrinklefree.finite import check_finite
 from wrinklefree.held_out import mean_loss
+from wrinklefree.stages.prospects import check_prospects
 
 LOG = logging.getLogger("wrinklefree")
 
 
-def run_conversion(config: TrainConfig, fit: FitConfig, target: Path, meta: dict[str, Any]) -> dict[str, Any]:
-    """Convert, save to `target`, return the summary's figures."""
+@dataclass(frozen=True)
+class DenseModel:
+    """The source, opened and checked, and the text that it is shown.
+
+    fit_ids, held_out: [sequences, tokens] for the fit, and others for the comparison (maybe none).
+    """
+
+    options: bitnet_arch.ConversionConfig
+    model: Any
+    tokenizer: Any
+    fit_ids: Tensor
+    held_out: Tensor
+    seconds: float
+    """How long it took."""
+
+
+def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
+    """Asks what can become of the model, then reads its weights and the text.
+
+    Raises: UserError (a source that cannot be converted, is damaged or leads nowhere; text that is missing).
+    """
     start = time.perf_counter()
     options = _conversion_options(config)
-    model, tokenizer = load_dense_model(config.model.source, config.model.name)
-    fit_ids, held_out = _token_blocks(config, fit, tokenizer)
-    losses = {"dense": mean_loss(model, held_out)}
-    _convert(config, options, model, fit_ids)
+    source = open_dense_model(config.model.source, config.model.name)
+    if source.is_converted:
+        raise bitnet_arch.SourceError(
+            f"{source.name} is converted already: later stages go on from it with training.start_from=FOLDER"
+        )
+    check_settings(source.settings)
+    check_prospects(
+        source.settings, options.quantizer.name, options.has_sub_norm, config.model.allow_unservable
+    )
+    model, tokenizer = source.load()
+    if tokenizer is None:
+        raise bitnet_arch.SourceError(
+            f"{source.name} has no tokenizer: copy the model's tokenizer files into it"
+        )
+    _check_rows(options, model)
+    blocks = _token_blocks(config, fit, tokenizer)
+    return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
+
+
+def run_conversion(
+    config: TrainConfig, dense: DenseModel, target: Path, meta: dict[str, Any]
+) -> dict[str, Any]:
+    """Convert, save to `target`, return the summary's figures.
+
+    Raises: DivergedError (a loss that is no number), RunError.
+    """
+    start = time.perf_counter()
+    model, held_out = dense.model, dense.held_out
+    losses = {"dense": _loss(model, held_out, "dense")}
+    _convert(config, dense.options, model, dense.fit_ids)
     for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
         bitnet_arch.set_lambda(model, lambda_)
-        losses[name] = mean_loss(model, held_out)
+        losses[name] = _loss(model, held_out, name)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": 0,
         "first_loss": losses["dense"],
         "last_loss": losses["quantized"],
         "losses_nats": losses,
-        "tokens": fit_ids.numel(),
-        "seconds": time.perf_counter() - start,
+        "tokens": dense.fit_ids.numel(),
+        "seconds": dense.seconds + time.perf_counter() - start,
     }
-    save_model_folder(model, tokenizer, target, meta | {"step": 0}, figures)
+    save_model_folder(model, dense.tokenizer, target, meta | {"step": 0}, figures)
     return figures
 
 
+def _loss(model: Any, held_out: Tensor, name: str) -> float | None:
+    """Raises: DivergedError before more is computed with a model whose loss is no number."""
+    loss = mean_loss(model, held_out)
+    check_finite(loss, f"the held-out loss of the model ({name})")
+    return loss
+
+
 def _token_blocks(config: TrainConfig, fit: FitConfig, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """Ids [sequences, tokens] for the fit, and others for the comparison (maybe none)."""
+    """For the fit and for the comparison."""
     length = fit.sequence_length_tokens
     num_fit = -(-fit.tokens // length)
     num_held_out = -(-fit.evaluation_tokens // length)
@@ -63,17 +121,25 @@ def _token_blocks(config: TrainConfig, fit: FitConfig, tokenizer: Any) -> tuple[
 
 
 def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig:
-    """Raises: RunError (an unknown scheme, SubLN with a scheme that has none)."""
+    """Raises: ConfigError (an unknown scheme, SubLN with a scheme that has none)."""
     try:
         quantizer = bitnet_arch.quantizer(config.model.scheme)
         return bitnet_arch.ConversionConfig(quantizer, sub_norm=config.model.sub_norm)
     except ValueError as error:
-        raise RunError(f"model.scheme, model.sub_norm: {error}") from error
+        raise ConfigError(f"model.scheme, model.sub_norm: {error}") from error
+
+
+def _check_rows(options: bitnet_arch.ConversionConfig, model: Any) -> None:
+    """Raises: ConfigError (the rows of a matrix do not fit the scheme)."""
+    try:
+        check_shapes(model, options.quantizer)
+    except ValueError as error:
+        raise ConfigError(f"model.scheme={options.quantizer.name}: {error}") from error
 
 
 def _convert(config: TrainConfig, options: bitnet_arch.ConversionConfig, model: Any, fit_ids: Tensor) -> None:
-    """Raises: RunError (the model's shapes do not fit the scheme), UnsupportedModelError."""
-    sites = 2 * model.config.num_hidden_layers if config.model.sub_norm else None
+    """Raises: RunError (the text does not fit the model)."""
+    sites = 2 * model.config.num_hidden_layers if options.has_sub_norm else None
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
         bar = progress.add_task("fitting SubLN", total=sites, visible=sites is not None)
         try:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from wrinklefree.config.fit import FitConfig
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import StageConfig
 from wrinklefree.stages.base import WITHOUT_GRADIENTS, Outcome, Stage, StageContext
+
+if TYPE_CHECKING:
+    from wrinklefree.stages.conversion import DenseModel
 
 _LOGGERS = ("logging.csv", "logging.tensorboard", "logging.wandb", "logging.wandb_options")
 
@@ -24,9 +29,13 @@ class Convert(Stage):
     config = ConvertConfig
     unused_keys = (*WITHOUT_GRADIENTS, *_LOGGERS)
 
+    def open(self, config: TrainConfig) -> DenseModel:
+        from wrinklefree.stages.conversion import open_source
+
+        assert isinstance(config.training, ConvertConfig)
+        return open_source(config, config.training.fit)
+
     def run(self, context: StageContext) -> Outcome:
         from wrinklefree.stages.conversion import run_conversion
 
-        training = context.config.training
-        assert isinstance(training, ConvertConfig)
-        return Outcome(run_conversion(context.config, training.fit, context.run.final, context.meta))
+        return Outcome(run_conversion(context.config, context.opened, context.run.final, context.meta))
