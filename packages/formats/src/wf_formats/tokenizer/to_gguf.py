@@ -1,9 +1,9 @@
 """Hugging Face folder -> the `tokenizer.*` keys of a GGUF file.
 
-byte-level BPE   SmolLM, Llama 3, Qwen, Mistral Nemo, Phi-4. llama.cpp does not read the splitting rule from the
-                 file: `tokenizer.ggml.pre` names one that is compiled in. So the rule is recognised by its
-                 definition in tokenizer.json, and an unknown one is refused rather than exported with a
-                 wrong name.
+byte-level BPE   SmolLM, Llama 3, Qwen, Mistral Nemo, Phi-4. llama.cpp does not read the splitting rule
+                 from the file: `tokenizer.ggml.pre` names one that is compiled in. So the rule is recognised
+                 by its definition in tokenizer.json, and an unknown one is refused rather than exported with
+                 a wrong name.
 SentencePiece    Llama 2, TinyLlama, Mistral 7B, Phi-3, Gemma: scores instead of merges
                  (sentencepiece.py), tried on every token and on text before anything is written.
 """
