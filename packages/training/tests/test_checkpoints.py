@@ -141,6 +141,7 @@ GOOD = {"bytes": 100, "sha256": "0" * 64}
         {"files": {"model.safetensors": {"bytes": 100}}},
         {"files": {"model.safetensors": {"files": GOOD}}},
         {"files": {"../model.safetensors": GOOD}},
+        {"files": {"a" * 70_000: GOOD}},
         {"files": {"/etc/hostname": GOOD}},
         {"files": {"a/../model.safetensors": GOOD}},
         {"files": {"./model.safetensors": GOOD}},

@@ -22,6 +22,10 @@ _UNLISTED = (MANIFEST_FILE, FIGURES_FILE)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
+_MAX_NAME_BYTES = 255
+"""Of file systems; ours are far shorter."""
+
+
 class DamagedCheckpointError(UserError, ValueError):
     """A checkpoint is not what was written; the message names folder, file and finding."""
 
@@ -100,7 +104,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     for name, entry in files.items():
         if not (_is_name(name) and _is_description(entry)):
             raise DamagedCheckpointError(
-                f"{folder} is damaged: {MANIFEST_FILE}: {name!r} is no entry of a file"
+                f"{folder} is damaged: {MANIFEST_FILE}: {name!r:.80} is no entry of a file"
             )
     return files
 
@@ -109,6 +113,8 @@ def _is_name(name: str) -> bool:
     """Whether it is a file inside the folder, as `write_manifest` spells it."""
     path = PurePosixPath(name)
     is_inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    if len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+        return False
     return is_inside and path.as_posix() == name and "\0" not in name and name not in _UNLISTED
 
 
