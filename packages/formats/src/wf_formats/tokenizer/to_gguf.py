@@ -147,7 +147,14 @@ def _byte_level(files: TokenizerFiles, _tokens: list[str], types: list[int]) -> 
             "tokenizer.json: the model has no merges, without which GGUF files cannot be loaded; "
             "alternative: --format hf"
         )
-    return {"model": "gpt2", "pre": rule_of(spec).name, "token_types": types, "merges": merges, "scores": []}
+    rule = rule_of(spec)
+    if rule.by_ascii_case:
+        logger.warning(
+            "llama.cpp splits by the rule %s as the model does only where letters are ASCII: words in other "
+            "scripts can get other tokens there than in wf serve",
+            rule.name,
+        )
+    return {"model": "gpt2", "pre": rule.name, "token_types": types, "merges": merges, "scores": []}
 
 
 def _sentencepiece(files: TokenizerFiles, tokens: list[str], types: list[int]) -> dict[str, Any]:
