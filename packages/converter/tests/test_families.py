@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,40 @@ def test_a_changed_setting_is_seen(case, converted, ids, tmp_path):
     (wrong / "config.json").write_text(json.dumps(settings | change))
     found = Difference.between(expected, native_scores(wrong, ids))
     assert found.mean_abs_delta > 2 * TOLERANCE, found
+
+
+NO_WINDOWS = {
+    "none": {"sliding_window": None, "use_sliding_window": False},
+    "not used": {"use_sliding_window": False},
+    "over the whole context": {"sliding_window": 1024},
+}
+SCORE = """
+import json, sys
+from pathlib import Path
+from wrinklefree_inference.llamacpp.scorer import GgufScorer
+ids = json.loads(sys.argv[2])
+options = {"num_threads": 1, "cache_type": "f32", "flash_attention": False}
+with GgufScorer(Path(sys.argv[1]), len(ids), **options) as scorer:
+    scores = scorer.score(ids)
+print(json.dumps([scores.logprobs.tolist(), scores.best.tolist()]))
+"""
+"""In a process of its own: llama.cpp aborts the whole process where no layer has a window."""
+
+
+@pytest.mark.parametrize("case", NO_WINDOWS)
+def test_an_architecture_of_windows_holds_models_without_any(case, converted, ids, tmp_path):
+    folder, path = shutil.copytree(converted("smollm3_pattern"), tmp_path / "c"), tmp_path / "model.gguf"
+    settings = json.loads((folder / "config.json").read_text())
+    settings.pop("layer_types", None)  # written from the windows there were
+    (folder / "config.json").write_text(json.dumps(settings | NO_WINDOWS[case]))
+    export = prepare_gguf(folder)
+    assert export.architecture == "granite_swa"
+    export.write(path)
+    command = [sys.executable, "-c", SCORE, str(path), json.dumps(ids)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    logprobs, best = json.loads(ended.stdout.splitlines()[-1])
+    model = reference_model(folder)
+    reference = torch_scores(emulate_llamacpp(model, tensor_types(model, open_gguf(path))), ids)
+    scores = TokenScores(np.asarray(ids[1:]), np.asarray(logprobs), np.asarray(best))
+    assert agree(found := Difference.between(reference, scores)), found

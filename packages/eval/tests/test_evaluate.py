@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,11 @@ def test_every_kind_gives_the_same_report(
         ("--model-path {gguf} --text {folder}/empty.txt --threads 1", "nothing to score", 1),
         ("--model-path {gguf} --text {text} --context 9000", "knows 8192 positions", None),
         ("--model-path {gguf} --text {text} --context 64 --stride 64", "stride must be in", 2),
-        ("--model-path {gguf} --text {text} --output {folder}", "--output .* is a folder", 2),
+        (
+            "--model-path {gguf} --text {text} --output {folder}",
+            "is not written: it is a folder; give the name of a file",
+            2,
+        ),
         ("--model-path {gguf} --tasks nope --data-dir {text}", "has no task 'nope'", 2),
         ("--model-path {gguf} --tasks piqa --data-dir {folder}", "validation.jsonl.gz, which is missing", 2),
         (
@@ -99,3 +104,36 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def strange_targets(tmp_path: Path) -> dict[str, Path]:
+    """Names of what is no earlier report."""
+    (tmp_path / "thesis.txt").write_text("keep")
+    (tmp_path / "other.json").write_text('{"model": 1}')
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "thesis.txt")
+    names = ("thesis.txt", "other.json", "list.json", "folder", "link")
+    return {name: tmp_path / name for name in names} | {"device": Path(os.devnull)}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "other.json", "list.json", "folder", "link", "device"])
+def test_a_target_that_is_no_report_is_refused_before_the_model_is_opened(
+    name: str, strange_targets: dict[str, Path], tmp_path: Path
+):
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    target = str(strange_targets[name])
+    result = run(app, ["--model-path", "/nowhere", "--text", "x.txt", "--output", target])
+    assert result.exit_code == 2
+    assert target in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_an_earlier_report_is_replaced(small_gguf: Path, text_file: Path, tmp_path: Path):
+    output = tmp_path / "results.json"
+    arguments = f"--model-path {small_gguf} --text {text_file} --context 64 --max-tokens 8 --threads 1"
+    for _ in range(2):
+        assert run(app, f"{arguments} --output {output}").exit_code == 0
+    assert json.loads(output.read_text())["model"]["kind"] == "gguf"

@@ -129,9 +129,18 @@ def test_ignored_merges_matter_only_for_tokens_that_no_merge_makes():
     spec = published(O200K, "Isolated", False, True)
     spec["model"] |= {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
     assert rule_of(spec).name == "gpt-4o"
-    spec["model"]["vocab"]["ba"] = 3
+    spec["model"]["vocab"]["<s>"] = 3
+    spec["added_tokens"] = [{"id": 3, "content": "<s>", "special": True}]
+    assert rule_of(spec).name == "gpt-4o"
+    spec["model"]["vocab"]["ba"] = 4
     with pytest.raises(TokenizerError, match="no merges make the token 'ba'"):
         rule_of(spec)
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("tekken", True), ("gpt-4o", True), ("dbrx", False)])
+def test_rules_that_llamacpp_has_for_ascii_alone_are_said(tokenizer_folder, caplog, kind, warns):
+    gguf_tokenizer(tokenizer_folder(kind), 520)
+    assert ("only where letters are ASCII" in caplog.text) is warns
 
 
 def test_special_ids_types_and_padding(tokenizer_folder):

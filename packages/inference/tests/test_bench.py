@@ -208,3 +208,38 @@ def test_a_process_that_dies_tells_its_last_words(tmp_path: Path):
         pytest.raises(EngineError, match="KeyError: 'magic'"),
     ):
         worker.answer()
+
+
+@pytest.fixture
+def strange_targets(tmp_path: Path) -> dict[str, Path]:
+    """Names of what is no earlier report."""
+    (tmp_path / "thesis.txt").write_text("keep")
+    (tmp_path / "other.json").write_text('{"model": 1}')
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "thesis.txt")
+    names = ("thesis.txt", "other.json", "list.json", "folder", "link")
+    return {name: tmp_path / name for name in names} | {"device": Path(os.devnull)}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "other.json", "list.json", "folder", "link", "device"])
+def test_a_target_that_is_no_report_is_refused_before_anything_runs(
+    name: str, strange_targets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(session, "run", lambda *args: pytest.fail("measured"))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    result = run(app, ["bench", "--model", __file__, "--json", str(strange_targets[name])])
+    assert result.exit_code == 2
+    assert str(strange_targets[name]) in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_an_earlier_report_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session, "run", lambda *args: [EngineResult("native", error="no")])
+    out = tmp_path / "new" / "speed.json"
+    for _ in range(2):
+        result = run(app, ["bench", "--model", __file__, "--no-compare", "--json", str(out)])
+        assert result.exit_code == 1, "the engine that was asked for did not run"
+        assert json.loads(out.read_text())["engines"]["native"]["error"] == "no"
+    assert list(out.parent.iterdir()) == [out]

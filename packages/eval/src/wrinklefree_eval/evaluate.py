@@ -17,6 +17,8 @@ from wrinklefree_eval.models import EvalModel, ModelKind, recognise
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_runner import OUR_TASKS
 
+REPORT_KEYS = ("model", "perplexity", "tasks")
+"""Of a file that an earlier run wrote."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -77,7 +79,6 @@ def evaluate(
     if output is not None:
         from wf_formats.atomic import atomic_write_text
 
-        output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(output, json.dumps(found, indent=2) + "\n")
     results.show(found, Console())
 
@@ -93,9 +94,12 @@ def _check_request(
 ) -> None:
     """Raises: UserError for what is found wrong without loading the model."""
     from data_handler.readers import check_document_file
+    from wf_formats.targets import check_report
 
     if not texts and not tasks:
         raise EvalRequestError("nothing to measure: give --text, --tasks or both")
+    if output is not None:
+        check_report(output, REPORT_KEYS)
     if kind is None:
         recognise(model_path)
     for path in texts:
@@ -104,8 +108,6 @@ def _check_request(
         from wrinklefree_eval.task_runner import check_tasks
 
         check_tasks(tasks, tasks_dir, data_dir)
-    if output is not None and output.is_dir():
-        raise EvalRequestError(f"--output {output} is a folder; name a JSON file")
 
 
 def _perplexities(

@@ -54,6 +54,8 @@ class Copy(Stage):
 class AgreementConfig(ObjectiveConfig):
     mask_id: int = 0
     """Stands in place of every second token in the masked view."""
+    layer: int = 0
+    """Whose queries must not move."""
 
 
 class Agreement(Objective):
@@ -61,13 +63,14 @@ class Agreement(Objective):
     when tokens are masked."""
 
     config = AgreementConfig
-    wishes = {  # noqa: RUF012
-        PLAIN: Wish(student=Capture(qkv=Layers.of(0), logits=True), teacher=Capture(logits=True)),
-        "masked": Wish(student=Capture(qkv=Layers.of(0))),
-    }
 
     def __init__(self, config: AgreementConfig) -> None:
-        self.mask_id = config.mask_id
+        self.mask_id, self.layer = config.mask_id, config.layer
+        queries = Layers.of(config.layer)
+        self.wishes = {
+            PLAIN: Wish(student=Capture(qkv=queries, logits=True), teacher=Capture(logits=True)),
+            "masked": Wish(student=Capture(qkv=queries)),
+        }
 
     def views(self, batch: View) -> Mapping[str, View]:
         masked = batch["input_ids"].clone()
@@ -80,7 +83,7 @@ class Agreement(Objective):
         assert plain.taught.logits is not None
         wanted = plain.taught.logits.softmax(-1)
         entropy = -(wanted * plain.student.logits.log_softmax(-1)).sum(-1).mean()
-        moved = (plain.student.qkv[0].query - masked.student.qkv[0].query).square().mean()
+        moved = (plain.student.qkv[self.layer].query - masked.student.qkv[self.layer].query).square().mean()
         return ObjectiveResult(entropy + moved, {"entropy_nats": entropy.detach()})
 
 

@@ -14,7 +14,7 @@ Mistral's tekken.json, which llama.cpp quotes; for dbrx (cl100k) and gpt-4o (o20
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,9 @@ class SplitRule:
     """Text is normalized first, as the models have seen it (llama.cpp leaves that out)."""
     ignores_merges: bool = False
     """A piece that is a token is not merged from its bytes."""
+    by_ascii_case: bool = False
+    """llama.cpp tells case by ASCII letters alone and parts words at combining marks, the models do neither:
+    other scripts can get other tokens there."""
 
     def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
         """As the models' own tokenizer.json has it."""
@@ -77,9 +80,9 @@ RULES = (
     SplitRule("smollm", "digits, byte-level", digits=True),
     SplitRule("llama-bpe", "Llama 3", aliases=("llama3", "llama-v3"), regex=_LLAMA_3, ignores_merges=True),
     SplitRule("qwen2", "Qwen", regex=_QWEN_2, normalizes_nfc=True),
-    SplitRule("tekken", "Mistral Nemo", regex=_TEKKEN, ignores_merges=True),
+    SplitRule("tekken", "Mistral Nemo", regex=_TEKKEN, ignores_merges=True, by_ascii_case=True),
     SplitRule("dbrx", "Phi-4", regex=_CL100K),
-    SplitRule("gpt-4o", "Phi-4-mini", aliases=("llama4",), regex=_O200K),
+    SplitRule("gpt-4o", "Phi-4-mini", aliases=("llama4",), regex=_O200K, by_ascii_case=True),
 )
 _BY_NAME = {name: rule for rule in RULES for name in (rule.name, *rule.aliases)}
 
@@ -113,19 +116,20 @@ def rule_of(spec: Mapping[str, Any]) -> SplitRule:
     for rule in rules:
         if rule.ignores_merges == ignores_merges:
             return rule
-    _check_merges_make_tokens(model, rules[0], ignores_merges)
+    added = {entry["content"] for entry in spec.get("added_tokens") or []}
+    _check_merges_make_tokens(model, added, rules[0])
     return rules[0]
 
 
-def _check_merges_make_tokens(model: Mapping[str, Any], rule: SplitRule, ignores_merges: bool) -> None:
-    """Raises TokenizerError for a token that its merges do not make: then ignoring them matters."""
+def _check_merges_make_tokens(model: Mapping[str, Any], added: Collection[str], rule: SplitRule) -> None:
+    """Raises TokenizerError for a token of text that its merges do not make: then ignoring them matters."""
     merged = models.BPE(model["vocab"], list(merge_pairs(model)))
     for token in model["vocab"]:
-        if len(merged.tokenize(token)) > 1:
+        if token not in added and len(merged.tokenize(token)) > 1:
             raise TokenizerError(
-                f"tokenizer.json: model.ignore_merges is {ignores_merges}, the rule {rule.name} of llama.cpp "
-                f"has {rule.ignores_merges}, and no merges make the token {token!r:.60}; alternative: "
-                "--format hf"
+                f"tokenizer.json: model.ignore_merges is {not rule.ignores_merges}, the rule {rule.name} of "
+                f"llama.cpp has {rule.ignores_merges}, and no merges make the token {token!r:.60}; "
+                "alternative: --format hf"
             )
 
 

@@ -1,9 +1,9 @@
 """Hugging Face folder -> the `tokenizer.*` keys of a GGUF file.
 
-byte-level BPE   SmolLM2, Llama 3, Qwen, Mistral Nemo. llama.cpp does not read the splitting rule from the
-                 file: `tokenizer.ggml.pre` names one that is compiled in. So the rule is recognised by its
-                 definition in tokenizer.json, and an unknown one is refused rather than exported with a
-                 wrong name.
+byte-level BPE   SmolLM, Llama 3, Qwen, Mistral Nemo, Phi-4. llama.cpp does not read the splitting rule
+                 from the file: `tokenizer.ggml.pre` names one that is compiled in. So the rule is recognised
+                 by its definition in tokenizer.json, and an unknown one is refused rather than exported with
+                 a wrong name.
 SentencePiece    Llama 2, TinyLlama, Mistral 7B, Phi-3, Gemma: scores instead of merges
                  (sentencepiece.py), tried on every token and on text before anything is written.
 """
@@ -147,7 +147,14 @@ def _byte_level(files: TokenizerFiles, _tokens: list[str], types: list[int]) -> 
             "tokenizer.json: the model has no merges, without which GGUF files cannot be loaded; "
             "alternative: --format hf"
         )
-    return {"model": "gpt2", "pre": rule_of(spec).name, "token_types": types, "merges": merges, "scores": []}
+    rule = rule_of(spec)
+    if rule.by_ascii_case:
+        logger.warning(
+            "llama.cpp splits by the rule %s as the model does only where letters are ASCII: words in other "
+            "scripts can get other tokens there than in wf serve",
+            rule.name,
+        )
+    return {"model": "gpt2", "pre": rule.name, "token_types": types, "merges": merges, "scores": []}
 
 
 def _sentencepiece(files: TokenizerFiles, tokens: list[str], types: list[int]) -> dict[str, Any]:

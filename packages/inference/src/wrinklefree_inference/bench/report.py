@@ -9,6 +9,8 @@ from typing import Any
 from wf_formats.environment import cpu_name, environment
 from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test
 
+REPORT_KEYS = ("model", "engines", "ratios")
+"""Of a file that an earlier run wrote."""
 _PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy")
 _DISTURBING_CORES = 0.1
 _TITLES = {"native": "native", "llamacpp": "llama.cpp"}

@@ -41,11 +41,15 @@ def bench(
     """
     import json
 
+    from wf_formats.atomic import atomic_write_text
     from wf_formats.environment import OtherProcesses
+    from wf_formats.targets import check_report
     from wrinklefree_inference.bench import report, session
 
     if not model.exists():
         raise RequestError(f"there is no file or folder {model}")
+    if json_file is not None:
+        check_report(json_file, report.REPORT_KEYS)
     options = build(BenchOptions, given, model=model)
     with OtherProcesses() as others:
         engines = _engines(engine, compare, model)
@@ -53,7 +57,8 @@ def bench(
     for line in report.table(options, results, others.cores):
         typer.echo(line)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(options, results, others.cores), indent=2) + "\n")
+        found = report.as_json(options, results, others.cores)
+        atomic_write_text(json_file, json.dumps(found, indent=2) + "\n")
     _fail_if_refused(results)
 
 
