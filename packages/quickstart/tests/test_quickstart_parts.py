@@ -242,7 +242,8 @@ def test_force_removes_only_what_is_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     state = State(tmp_path, {"steps": 2}, force=True)
     assert not state.is_done("first", (), [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "quickstart.json"]
+    (aside,) = tmp_path.glob("replaced-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "quickstart.json", aside.name]
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:

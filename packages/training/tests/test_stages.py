@@ -316,3 +316,12 @@ def test_help_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.main(["--help"])
     assert "smollm2_135m" in capsys.readouterr().out
+
+
+def test_sequences_longer_than_the_context_are_refused(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cli_from_stage1("stage2_pretrain", *STEPS, "training.sequence_length_tokens=257")
+    assert run.code == 1
+    assert "sequence_length_tokens=257, but the model's context is 256 tokens" in capsys.readouterr().err
+    assert not (run.folder / "final").exists()
