@@ -318,6 +318,18 @@ def test_help_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert "smollm2_135m" in capsys.readouterr().out
 
 
+def test_a_foreign_folder_where_the_result_goes_is_refused_at_the_start(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = cli_from_stage1("stage2_pretrain", *STEPS)
+    shutil.rmtree(run.folder)
+    (run.folder / "final").mkdir(parents=True)
+    (run.folder / "final" / "thesis.txt").write_text("mine")
+    assert cli_from_stage1("stage2_pretrain", *STEPS).code == 2
+    assert "thesis.txt in it is not of a checkpoint" in capsys.readouterr().err
+    assert [path.name for path in run.folder.rglob("*")] == ["final", "thesis.txt"]
+
+
 def test_sequences_longer_than_the_context_are_refused(
     cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

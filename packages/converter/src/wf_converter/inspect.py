@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wf_converter.command import run
-from wf_formats.errors import LoadError
+from wf_formats.errors import RequestError
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
 from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
 from wf_formats.packed_codes import CODES_PER_BYTE
@@ -56,7 +56,7 @@ def inspect_model(path: Path) -> Inspection:
         UserError: neither, or damaged; the message names the file.
     """
     if not path.exists():
-        raise LoadError(f"there is no file or folder {path}")
+        raise RequestError(f"there is no file or folder {path}; check the path")
     found = _folder(path) if path.is_dir() else _gguf(path)
     return Inspection(str(path), *found, _native_engine(path, found[0]))
 

@@ -27,7 +27,9 @@ from typing import Any
 from wf_formats.atomic import atomic_write_text
 from wf_formats.json_file import read_json, read_value
 from wf_formats.run_files import FINAL, is_complete
+from wf_formats.targets import check_folder
 from wrinklefree.changed_data import decide
+from wrinklefree.checkpoints.lightning_io import CHECKPOINT
 from wrinklefree.checkpoints.manifest import FIGURES_FILE, DamagedCheckpointError
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
@@ -90,12 +92,15 @@ class RunFolder:
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def check(self, identity: RunIdentity, data: ChangedData | None) -> None:
-        """Raises: RunError when the run in the folder is another one; names the differing keys.
+        """Raises: RunError when the run in the folder is another one, naming the differing keys; RequestError
+        when something that is not ours stands where the result goes.
 
         A run that has left no checkpoint is nothing to protect: another may take its place.
 
         Args: data is what to do when a run to resume had other data.
         """
+        if not self.is_complete:
+            check_folder(self.final, CHECKPOINT)
         stored = self.stored_identity()
         if stored is None or not (self.is_complete or self.has_progress):
             return

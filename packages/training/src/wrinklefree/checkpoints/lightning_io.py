@@ -33,7 +33,7 @@ from wrinklefree.finite import figures_text
 OPTIMIZER_FILE = "optimizer.safetensors"
 TRAINER_FILE = "trainer.json"
 TRAINING_STATE = (OPTIMIZER_FILE, TRAINER_FILE)
-_KIND = checkpoint_kind(OPTIMIZER_FILE, TRAINER_FILE, MANIFEST_FILE, FIGURES_FILE)
+CHECKPOINT = checkpoint_kind(OPTIMIZER_FILE, TRAINER_FILE, MANIFEST_FILE, FIGURES_FILE)
 _PREFIX = "model."
 
 
@@ -41,7 +41,7 @@ def save_model_folder(
     model: Any, tokenizer: Any, folder: Path, meta: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> None:
     """The result of a run without training state: model, manifest and figures, atomically."""
-    with atomic_folder(folder, _KIND) as temporary:
+    with atomic_folder(folder, CHECKPOINT) as temporary:
         bitnet_arch.write_checkpoint(model, tokenizer, temporary, meta)
         write_manifest(temporary)
         write_figures(temporary, figures)
@@ -80,7 +80,7 @@ class FolderCheckpointIO(CheckpointIO):
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         tree, tensors = split_tensors(rest)
         path = Path(path)
-        with atomic_folder(path, _KIND) as temporary:
+        with atomic_folder(path, CHECKPOINT) as temporary:
             self._write_model(checkpoint["state_dict"], temporary, checkpoint["global_step"])
             with system_errors(path / OPTIMIZER_FILE, SafetensorError):
                 save_file(tensors, temporary / OPTIMIZER_FILE)
@@ -91,7 +91,7 @@ class FolderCheckpointIO(CheckpointIO):
         self, state: Mapping[str, Tensor], target: Path, step: int, figures: Mapping[str, Any]
     ) -> None:
         """`save_model_folder` from the module's state dict."""
-        with atomic_folder(target, _KIND) as temporary:
+        with atomic_folder(target, CHECKPOINT) as temporary:
             self._write_model(state, temporary, step)
             write_manifest(temporary)
             write_figures(temporary, figures)
