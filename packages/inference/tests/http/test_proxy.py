@@ -150,3 +150,68 @@ def test_the_server_behind_breaks_off(listening):
 def test_urls(url):
     with pytest.raises(ValueError, match="must begin with http"):
         Upstream(url)
+
+
+def _answering(status: bytes, headers: bytes, body: bytes):
+    """A server behind that says these bytes to everything; `seen` are the request lines."""
+    seen = []
+
+    async def answer(reader, writer):
+        seen.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        writer.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\n" + headers + b"\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    return answer, seen
+
+
+def _through(listening, paths, *answer):
+    """Statuses that the proxy answers requests of these paths with, and the request lines behind it."""
+
+    async def main():
+        behind, seen = _answering(*answer)
+        server = await asyncio.start_server(behind, "127.0.0.1", 0)
+        upstream = Upstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=5)
+        proxy = create_proxy(upstream)
+        async with listening(proxy, wait_for_answers(proxy)) as url:
+            statuses = []
+            for path in paths:
+                host, port = url.removeprefix("http://").split(":")
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                statuses.append((await reader.readline()).split()[1])
+                writer.close()
+        await upstream.aclose()
+        server.close()
+        return statuses, seen
+
+    return asyncio.run(main())
+
+
+def test_no_path_leads_out_of_v1(listening):
+    paths = ["/v1/models/../../admin", "/v1/models/..%2f..%2fadmin", "/v1/models/%2e%2e/%2e%2e/admin"]
+    statuses, seen = _through(listening, paths, b"200 OK", b"Content-Length: 2", b"{}")
+    assert statuses == [b"404"] * 3
+    assert seen == []
+
+
+def test_names_of_models_are_encoded_again(listening):
+    paths = ["/v1/models/%00", "/v1/models/a%25b%5bc", "/v1/models/org/toy"]
+    statuses, seen = _through(listening, paths, b"200 OK", b"Content-Length: 2", b"{}")
+    assert statuses == [b"200"] * 3
+    assert [line.split()[1].decode() for line in seen] == [
+        "/v1/models/%00", "/v1/models/a%25b%5Bc", "/v1/models/org/toy"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((b"200 OK", b"Content-Encoding: gzip\r\nContent-Length: 4", b"abcd"), b"502"),
+        ((b"999 X", b"Content-Length: 2", b"{}"), b"502"),
+        ((b"600 X", b"Content-Length: 2", b"{}"), b"502"),
+        ((b"200 OK", "Content-Length: 2\r\nRetry-After: 漢".encode(), b"{}"), b"200"),
+    ],
+)
+def test_what_is_no_answer_is_a_bad_gateway(listening, answer, status):
+    assert _through(listening, ["/v1/models"], *answer)[0] == [status]

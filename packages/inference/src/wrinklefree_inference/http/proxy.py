@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
+from urllib.parse import quote
 
 import httpx
 from fastapi import Request
@@ -27,6 +28,7 @@ from wrinklefree_inference.options import HttpOptions
 _PASSED_ON = ("content-type", "accept")
 _PASSED_BACK = ("content-type", "retry-after", "cache-control")
 _STREAM = "text/event-stream"
+_STATUSES = range(200, 600)
 
 
 class Upstream:
@@ -56,25 +58,25 @@ class Upstream:
         """Begin an exchange; the response's body has not been read.
 
         Raises:
-            ApiError: 502 if no server answers, 504 if it takes too long.
+            ApiError: 404 for a path that leads elsewhere, 502 if no server answers, 504 if it takes too long.
         """
         headers = {name: value for name in _PASSED_ON if (value := request.headers.get(name))}
-        url = request.url.path
-        outgoing = self._client.build_request(request.method, url, content=body or None, headers=headers)
+        path = _outgoing_path(request.url.path)
+        outgoing = self._client.build_request(request.method, path, content=body or None, headers=headers)
         try:
             return await self._client.send(outgoing, stream=True)
         except httpx.TimeoutException as error:
             raise ApiError(
                 504, "the server behind did not answer in time", code="upstream_timeout"
             ) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ApiError(502, "the server behind cannot be reached", code="upstream_unreachable") from error
 
     async def is_healthy(self) -> bool:
         """Whether it lists its models."""
         try:
             return (await self._client.get("/v1/models", timeout=5.0)).status_code == HTTPStatus.OK
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     async def aclose(self) -> None:
@@ -112,15 +114,26 @@ def create_proxy(
     return replace(protect(app, http, keys, lifecycle, metrics), other_descriptors=http.max_inflight)
 
 
+def _outgoing_path(path: str) -> str:
+    """A decoded path, encoded again. Raises: ApiError where it leads out of `/v1`, to what is not ours."""
+    if {".", ".."} & set(path.split("/")):
+        raise ApiError(404, "there is no such path", code="not_found")
+    return quote(path, safe="/:@")
+
+
 async def _forward(upstream: Upstream, request: Request) -> Response:
     body = await request.body()
     answer = await unless_client_leaves(request.receive, upstream.send(request, body))
-    headers = {name: value for name in _PASSED_BACK if (value := answer.headers.get(name))}
+    if answer.status_code not in _STATUSES:
+        await answer.aclose()
+        raise _broken_off()
+    found = ((name, answer.headers.get(name)) for name in _PASSED_BACK)
+    headers = {name: value for name, value in found if value and value.isascii()}
     if answer.headers.get("content-type", "").startswith(_STREAM):
         return EventStream(_pieces(answer), answer.aclose, answer.status_code)
     try:
         content = await unless_client_leaves(request.receive, answer.aread())
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise _broken_off() from error
     finally:
         await answer.aclose()
@@ -131,7 +144,7 @@ async def _pieces(answer: httpx.Response) -> AsyncGenerator[Sequence[bytes], Non
     try:
         async for piece in answer.aiter_bytes():
             yield [piece]
-    except httpx.TransportError:
+    except httpx.RequestError:
         yield [frame(_broken_off().body)]
 
 
