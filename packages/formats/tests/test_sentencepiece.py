@@ -96,7 +96,7 @@ def last_ways(model):
 
 REFUSED = {
     "ignore_merges": (lambda s: s["model"].update(ignore_merges=True), "ignore_merges True"),
-    "dropout": (lambda s: s["model"].update(dropout=0.1), "dropout 0.1"),
+    "dropout": (lambda s: s["model"].update(dropout=0.1), "model.dropout is 0.1"),
     "bytes": (
         lambda s: s["model"]["vocab"].update({"<zz>": s["model"]["vocab"].pop("<0x0A>")}),
         "lacks 1 bytes, the first is <0x0A>",

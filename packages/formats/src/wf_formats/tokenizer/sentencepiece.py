@@ -141,7 +141,7 @@ def _check_model(model: Mapping[str, Any]) -> None:
         raise TokenizerError(f"its byte fallback lacks {len(missing)} bytes, the first is {missing[0]}")
     if model.get("unk_token") not in model["vocab"]:
         raise TokenizerError(f"its unk_token {model.get('unk_token')!r:.60} is no token of the model")
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
+    for name in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(name):
             raise TokenizerError(f"its model has {name} {model[name]!r:.60}, which SentencePiece has not")
 
