@@ -19,6 +19,7 @@ from wrinklefree import train
 from wrinklefree.checkpoints import lightning_io
 from wrinklefree.checkpoints.manifest import manifest_digest
 from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.run_folder import RunFolder
 
 STEPS = ["training.max_steps=3", "training.checkpoint.every_steps=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
@@ -337,3 +338,16 @@ def test_sequences_longer_than_the_context_are_refused(
     assert run.code == 1
     assert "sequence_length_tokens=257, but the model's context is 256 tokens" in capsys.readouterr().err
     assert not (run.folder / "final").exists()
+
+
+def test_runs_moved_aside_in_one_second_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wrinklefree.run_folder.time.strftime", lambda pattern: "now")
+    for text in ("first", "second", "third"):
+        run = RunFolder(tmp_path / "stage2")
+        run.path.mkdir()
+        (run.path / "run.json").write_text(text)
+        run.move_aside()
+    kept = {path.name: (path / "run.json").read_text() for path in tmp_path.iterdir()}
+    assert kept == {
+        f"stage2.replaced-now{end}": text for end, text in (("", "first"), ("-1", "second"), ("-2", "third"))
+    }

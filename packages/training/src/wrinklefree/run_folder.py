@@ -79,7 +79,9 @@ class RunFolder:
         """Rename an existing run, so that it can be run again without losing it. Needs the lock."""
         if not (self.path / RUN_FILE).is_file():
             return
-        aside = self.path.with_name(f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
+        name = f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"
+        taken = len(list(self.path.parent.glob(f"{name}*")))
+        aside = self.path.with_name(f"{name}-{taken}" if taken else name)
         self.path.rename(aside)
         LOG.warning("force=true: the run that was there is now in %s", aside)
 
