@@ -32,6 +32,18 @@ def shared_data(workspace_root: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def strange_targets(tmp_path: Path) -> dict[str, Path]:
+    """Names of what is no earlier report."""
+    (tmp_path / "thesis.txt").write_text("keep")
+    (tmp_path / "other.json").write_text('{"model": 1}')
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "thesis.txt")
+    names = ("thesis.txt", "other.json", "list.json", "folder", "link")
+    return {name: tmp_path / name for name in names} | {"device": Path(os.devnull)}
+
+
 @pytest.fixture(scope="session")
 def packaged_model_dir() -> Path:
     """Hugging Face folder of the packaged SmolLM2-135M-Instruct, made once in the user's cache."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -104,18 +103,6 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.fixture
-def strange_targets(tmp_path: Path) -> dict[str, Path]:
-    """Names of what is no earlier report."""
-    (tmp_path / "thesis.txt").write_text("keep")
-    (tmp_path / "other.json").write_text('{"model": 1}')
-    (tmp_path / "list.json").write_text("[1]")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "thesis.txt")
-    names = ("thesis.txt", "other.json", "list.json", "folder", "link")
-    return {name: tmp_path / name for name in names} | {"device": Path(os.devnull)}
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "other.json", "list.json", "folder", "link", "device"])

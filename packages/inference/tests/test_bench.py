@@ -210,18 +210,6 @@ def test_a_process_that_dies_tells_its_last_words(tmp_path: Path):
         worker.answer()
 
 
-@pytest.fixture
-def strange_targets(tmp_path: Path) -> dict[str, Path]:
-    """Names of what is no earlier report."""
-    (tmp_path / "thesis.txt").write_text("keep")
-    (tmp_path / "other.json").write_text('{"model": 1}')
-    (tmp_path / "list.json").write_text("[1]")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "thesis.txt")
-    names = ("thesis.txt", "other.json", "list.json", "folder", "link")
-    return {name: tmp_path / name for name in names} | {"device": Path(os.devnull)}
-
-
 @pytest.mark.parametrize("name", ["thesis.txt", "other.json", "list.json", "folder", "link", "device"])
 def test_a_target_that_is_no_report_is_refused_before_anything_runs(
     name: str, strange_targets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

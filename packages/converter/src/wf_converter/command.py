@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from wf_formats.boundary import boundary
+from wf_formats.boundary import Framed
 
 console = Console(stderr=True, markup=False)
 """Everything but the results, which go to stdout."""
 
 
-class FramedCommand(TyperCommand):
+class FramedCommand(Framed, TyperCommand):
     """What its user can mend is one line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with boundary():
-            return super().invoke(ctx)
 
 
 def command_line(command: Callable[..., None]) -> typer.Typer:

@@ -6,21 +6,15 @@ command runs, so that help answers at once.
 
 from __future__ import annotations
 
-from typing import Any
-
 import typer
 from typer.core import TyperGroup
 
 from wf_deployer.commands import applications, cancel, logs, runs, train
-from wf_formats.boundary import boundary
+from wf_formats.boundary import Framed
 
 
-class FramedGroup(TyperGroup):
+class FramedGroup(Framed, TyperGroup):
     """What the user of a command can mend is one line; applications tell their own errors."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with boundary():
-            return super().invoke(ctx)
 
 
 app = typer.Typer(

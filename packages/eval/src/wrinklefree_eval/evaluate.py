@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from wf_formats.boundary import boundary
+from wf_formats.boundary import Framed
 from wrinklefree_eval.errors import EvalRequestError
 from wrinklefree_eval.models import EvalModel, ModelKind, recognise
 from wrinklefree_eval.opening import open_model
@@ -22,13 +22,8 @@ REPORT_KEYS = ("model", "perplexity", "tasks")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class FramedCommand(TyperCommand):
+class FramedCommand(Framed, TyperCommand):
     """What its user can mend is one line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Measure."""
-        with boundary():
-            return super().invoke(ctx)
 
 
 @app.command(cls=FramedCommand)

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from wf_formats.errors import UserError
 
@@ -69,6 +70,18 @@ def boundary(stopped: str = "stopped") -> Iterator[None]:
     except Exception as error:
         error.add_note(BUG_NOTE)
         raise
+
+
+class Framed:
+    """Put before typer's command or group class: its invocation runs inside the frame."""
+
+    stopped = "stopped"
+    """The line after Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the class beside it does."""
+        with boundary(self.stopped):
+            return super().invoke(ctx)  # type: ignore[misc]  # of that class
 
 
 def explained(error: OSError) -> str:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import typer
 from typer.core import TyperGroup
 
-from wf_formats.boundary import boundary
+from wf_formats.boundary import Framed
 from wrinklefree_inference.commands import bench, chat, serve
 
 
-class Application(TyperGroup):
+class Application(Framed, TyperGroup):
     """Its commands raise what the user can mend; the frame around them says it in one line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        with boundary():
-            return super().invoke(ctx)
 
 
 app = typer.Typer(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-from wf_formats.boundary import boundary
+from wf_formats.boundary import Framed
 
 DEFAULT_STEPS = 120
 """About 3 minutes of SmolLM2-135M on 2 cores."""
@@ -16,12 +16,10 @@ DEFAULT_STEPS = 120
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class FramedCommand(TyperCommand):
+class FramedCommand(Framed, TyperCommand):
     """What its user can mend is one line."""
 
-    def invoke(self, ctx: Any) -> Any:
-        with boundary(stopped="stopped; the same command goes on from here"):
-            return super().invoke(ctx)
+    stopped = "stopped; the same command goes on from here"
 
 
 @app.command(cls=FramedCommand)

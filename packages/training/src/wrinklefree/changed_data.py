@@ -42,20 +42,8 @@ def decide(choice: ChangedData | None, sources: Sequence[str], where: object) ->
     return choice
 
 
-def changed_sources(
-    saved: Mapping[str, Any],
-    now: Mapping[str, Any],
-    saved_content: Mapping[str, str],
-    content: Mapping[str, str],
-) -> list[str]:
-    """Names of the sources that differ in what the loader or a digest says of them.
-
-    Args:
-        saved, now: fingerprints of the loader, `source <name>` among them.
-        saved_content, content: digests by name; of a source that has only one nothing is known.
-    """
+def changed_sources(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the sources that differ between two fingerprints of the loader (`source <name>` in them)."""
     prefix = "source "
     keys = [key for key in {**saved, **now} if key.startswith(prefix) and saved.get(key) != now.get(key)]
-    names = [key.removeprefix(prefix) for key in keys]
-    names += [name for name in content if saved_content.get(name, content[name]) != content[name]]
-    return sorted(set(names))
+    return sorted(key.removeprefix(prefix) for key in keys)

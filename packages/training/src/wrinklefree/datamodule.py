@@ -8,7 +8,7 @@ fetches one batch ahead from a loader without one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -75,7 +75,6 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         seed: int,
         num_workers: int,
         resume_data: ChangedData | None = None,
-        content: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.sources = list(sources)
@@ -86,13 +85,11 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.resume_data = resume_data
-        self.content = dict(content or {})
         self.changes: list[dict[str, Any]] = []
         """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
         self._packed: PackedLoader | None = None
         self._restored: dict[str, Any] | None = None
-        self._content_then: dict[str, str] = {}
 
     def train_dataloader(self) -> TimedLoader:
         assert self.trainer is not None
@@ -116,11 +113,10 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         position = self._restored
         if self._packed is not None and self.loader is not None:
             position = self._packed.state_dict(after=self.loader.last_state)
-        return {"ranks": gather_from_ranks(position), "content": self.content, "changes": self.changes}
+        return {"ranks": gather_from_ranks(position), "changes": self.changes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = own_share(state_dict["ranks"], "data positions")
-        self._content_then = dict(state_dict.get("content", {}))
         self.changes = list(state_dict.get("changes", []))
 
     def figures(self) -> dict[str, Any]:
@@ -147,7 +143,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
     def _resume(self, packed: PackedLoader, state: dict[str, Any]) -> None:
         """Raises: RunError, DataError (other data, and no word how to go on; other settings)."""
         now = packed.state_dict()["fingerprint"]
-        sources = changed_sources(state["fingerprint"], now, self._content_then, self.content)
+        sources = changed_sources(state["fingerprint"], now)
         if not sources:
             packed.load_state_dict(state)
             return

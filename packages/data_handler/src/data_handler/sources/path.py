@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ from data_handler.readers import open_reader
 from data_handler.records import Reader, file_errors
 from data_handler.sources.base import Source
 from data_handler.sources.files import expand
-
-_SAMPLE_BYTES = 64 * 1024
+from wf_formats.content import file_digest
 
 
 class PathSource(Source):
-    """Local files, known by their names, sizes and a sample of each, so they may be moved together."""
+    """Local files, known by their names and content (wf_formats.content), so they may be moved together."""
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
@@ -33,16 +31,9 @@ class PathSource(Source):
         return [self.config.text_column, self.config.text_unit, *(file.name for file in self.files)]
 
     def content(self) -> Any:
-        return [_sampled(file) for file in self.files]
+        return [_digest(file) for file in self.files]
 
 
-def _sampled(path: Path) -> tuple[int, str]:
-    """Size in bytes, and a hash of the first and last 64 KiB.
-
-    The end of a parquet file holds its index, that of a gzip file the check sum over all of it.
-    """
-    with file_errors(path), path.open("rb") as file:
-        size = path.stat().st_size
-        head = file.read(_SAMPLE_BYTES)
-        file.seek(max(0, size - _SAMPLE_BYTES))
-        return size, hashlib.sha256(head + file.read(_SAMPLE_BYTES)).hexdigest()[:12]
+def _digest(path: Path) -> str:
+    with file_errors(path):
+        return file_digest(path)

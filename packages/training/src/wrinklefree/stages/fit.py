@@ -19,7 +19,6 @@ from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.contents import DATA_CONTENT, contents_of
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.errors import RunError
 from wrinklefree.forward import recompute_activations, shape_of
@@ -113,14 +112,7 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         config.seed,
         config.data.num_workers,
         resume_data=config.resume.data,
-        content=_data_content(config),
     )
-
-
-def _data_content(config: TrainConfig) -> dict[str, str]:
-    """Digests of the local sources by name."""
-    found = contents_of(config).items()
-    return {key.removeprefix(DATA_CONTENT): digest for key, digest in found if key.startswith(DATA_CONTENT)}
 
 
 def _build_trainer(
