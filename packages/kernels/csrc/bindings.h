@@ -7,4 +7,5 @@ namespace tk {
 void bind_sampler(nanobind::module_& module);
 void bind_ops(nanobind::module_& module);
 void bind_roofline(nanobind::module_& module);
+void bind_training(nanobind::module_& module);
 }

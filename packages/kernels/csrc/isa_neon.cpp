@@ -2,4 +2,5 @@
 #define TK_TABLE kNeon
 #include "float_kernels.inl"
 #include "int_neon.inl"
+#include "training/group_any.inl"
 #include "table.inl"

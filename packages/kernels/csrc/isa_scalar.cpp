@@ -36,5 +36,7 @@ void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, f
 }  // namespace
 }  // namespace tk
 
+#include "training/group_any.inl"
+
 #define TK_MATMULS matmul, matmul, matmul, matmul, matmul
 #include "table.inl"

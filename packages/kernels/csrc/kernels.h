@@ -2,6 +2,7 @@
 #pragma once
 
 #include "matrix.h"
+#include "training/rows.h"
 
 namespace tk {
 
@@ -49,6 +50,7 @@ struct KernelTable {
     AddFn add;
     ToHalfFn to_half;
     AttentionFn attention;
+    TrainingTable training;
 };
 
 }  // namespace tk

@@ -211,4 +211,5 @@ NB_MODULE(_native, m) {
     bind_sampler(m);
     bind_ops(m);
     bind_roofline(m);
+    bind_training(m);
 }

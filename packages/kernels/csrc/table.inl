@@ -1,7 +1,16 @@
 // Fills an instruction set's table: TK_TABLE names it, TK_MATMULS lists its products in the order of Format.
 namespace tk {
+namespace {
+template <typename T>
+constexpr TypedRows<T> typed_rows() {
+    return {quantize_row<T>, quantize_columns<T>, scale_sums<T>,      norm_row<T>,     norm_backward<T>,
+            swiglu_row<T>,   swiglu_backward<T>,  cross_entropy_row<T>, group_product<T>};
+}
+}  // namespace
+
 extern const KernelTable TK_TABLE;
 const KernelTable TK_TABLE = {
     {TK_MATMULS}, quantize, quantize_wide, rms_norm, rope, silu_gate, relu2_gate, gelu_tanh_gate, add, to_half, attention,
+    {sum_magnitudes, ternary_codes, group_sums, typed_rows<float>(), typed_rows<Bf16>()},
 };
 }  // namespace tk

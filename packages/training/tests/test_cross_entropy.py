@@ -44,9 +44,9 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
     asked = []
     plain = cross_entropy._chunk_loss
 
-    def spy(logits: torch.Tensor, targets: torch.Tensor, needs_grad: bool) -> Any:
-        asked.append(needs_grad)
-        return plain(logits, targets, needs_grad)
+    def spy(logits: torch.Tensor, targets: torch.Tensor, factor: float | None) -> Any:
+        asked.append(factor is not None)
+        return plain(logits, targets, factor)
 
     monkeypatch.setattr(cross_entropy, "_chunk_loss", spy)
     hidden, weight = torch.randn(1, 4, 8), torch.randn(5, 8, requires_grad=True)

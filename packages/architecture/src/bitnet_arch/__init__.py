@@ -11,8 +11,9 @@ from bitnet_arch.checkpoint import (
 from bitnet_arch.convert import ConversionConfig, convert
 from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
 from bitnet_arch.families import BLOCK_LINEARS, supported_families
+from bitnet_arch.fused import use_kernels
 from bitnet_arch.hf import WrinkleFreeConfig
-from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda
+from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda, set_precision
 from bitnet_arch.products import int8_matmul, quantized_linear
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
 from bitnet_arch.sources import DenseSource, load_dense, open_dense, packaged_model_dir
@@ -49,6 +50,8 @@ __all__ = [
     "read_meta",
     "save_checkpoint",
     "set_lambda",
+    "set_precision",
     "supported_families",
+    "use_kernels",
     "write_checkpoint",
 ]

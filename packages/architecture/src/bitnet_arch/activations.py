@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bitnet_arch.kernels import kernels_for
 from bitnet_arch.rounding import MIN_SCALE, Quantized, round_clip
 
 
@@ -42,7 +43,11 @@ class Int8PerToken:
 
     def quantize(self, x: Tensor) -> Int8Tokens:
         """[..., in], any float dtype."""
-        x = x.detach().float()
+        x = x.detach()
+        kernels = kernels_for(x) if x.dim() == 2 else None
+        if kernels is not None and x.dtype in kernels.FLOATS:
+            return Int8Tokens(*kernels.quantize_rows(x, MIN_SCALE))
+        x = x.float()
         peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
         inverse_scale = 127 / peak.clamp(min=MIN_SCALE)
         return Int8Tokens(round_clip(x * inverse_scale, -128, 127), inverse_scale)

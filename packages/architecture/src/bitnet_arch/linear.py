@@ -8,6 +8,7 @@ activations alike: 0 is the full-precision layer, 1 the quantized one. How is th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -15,9 +16,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitnet_arch.activations import ActivationQuantizer
+from bitnet_arch.gradients import FLOAT32, PRECISIONS, GradientProducts
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer
+from bitnet_arch.rounding import Quantized
 from bitnet_arch.straight_through import StraightThroughLinear, blended_linear
 from bitnet_arch.subln import SubLN
+
+
+class _SharedInput:
+    """The last input that a layer rounded: queries, keys and values, as gate and up, have the same."""
+
+    def __init__(self) -> None:
+        self._last: tuple[weakref.ref[Tensor], int, ActivationQuantizer, Quantized] | None = None
+
+    def quantized(self, x: Tensor, activation: ActivationQuantizer) -> Quantized:
+        """[..., in] -> of [tokens, in]."""
+        if x.is_inference() or torch.compiler.is_compiling():  # without a count of their changes
+            return self._quantize(x, activation)
+        last = self._last
+        if last is not None and last[0]() is x and last[1:3] == (x._version, activation):
+            return last[3]
+        found = self._quantize(x, activation)
+        self._last = weakref.ref(x), x._version, activation, found
+        return found
+
+    @staticmethod
+    def _quantize(x: Tensor, activation: ActivationQuantizer) -> Quantized:
+        return activation.quantize(x.detach().reshape(-1, x.shape[-1]))
+
+
+_SHARED = _SharedInput()
 
 
 class BitLinear(nn.Linear):
@@ -27,6 +55,7 @@ class BitLinear(nn.Linear):
         quantizer: of the weights.
         activation: of the input; the quantizer's own choice where none is given.
         lambda_: quantization share in [0, 1] of this instance; `set_lambda` sets a whole model's.
+        gradients: products of the backward pass; `set_precision` sets a whole model's.
         sub_norm: norm of the input, or None.
     """
 
@@ -46,6 +75,7 @@ class BitLinear(nn.Linear):
         self.quantizer = quantizer
         self.activation = activation or quantizer.activation
         self.lambda_ = 1.0
+        self.gradients: GradientProducts = FLOAT32
         self.sub_norm = sub_norm
 
     @classmethod
@@ -64,7 +94,8 @@ class BitLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         flat = x.reshape(-1, self.in_features)
         if self.lambda_ == 1.0:
-            y = StraightThroughLinear.apply(flat, self.weight, self.quantizer, self.activation)
+            quantized = _SHARED.quantized(x, self.activation)
+            y = StraightThroughLinear.apply(flat, self.weight, quantized, self.quantizer, self.gradients)
         else:
             y = blended_linear(flat, self.weight, self.quantizer, self.activation, self.lambda_)
         y = y.view(*x.shape[:-1], self.out_features)
@@ -106,3 +137,18 @@ def get_lambda(model: nn.Module) -> float:
     if len(values) != 1:
         raise ValueError(f"expected one lambda in the model, found {sorted(values)}")
     return values.pop()
+
+
+def set_precision(model: nn.Module, name: str) -> None:
+    """Sets how the BitLinear layers of this model instance compute their backward pass (PRECISIONS).
+
+    Raises:
+        ValueError: an unknown name, no BitLinear, or int8 with a quantizer that has no integer codes.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
+    layers = [layer for _, layer in bit_linears(model)]
+    if not layers:
+        raise ValueError("the model has no BitLinear layer; convert it first (bitnet_arch.convert)")
+    for layer in layers:
+        layer.gradients = PRECISIONS[name]

@@ -2,7 +2,7 @@
 
 The straight-through estimator hands the gradients of the quantized values to the float ones (Bengio et
 al. 2013, arXiv 1308.3432). Only what the quantizers made is kept for the backward pass (with int8 codes a
-quarter of the activation memory), which runs on the values in the gradient's dtype.
+quarter of the activation memory); how precise that is, is the choice of a `GradientProducts`.
 """
 
 from __future__ import annotations
@@ -16,36 +16,46 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitnet_arch.activations import ActivationQuantizer
+from bitnet_arch.gradients import GradientProducts
 from bitnet_arch.quantizers.base import Quantizer
 from bitnet_arch.rounding import Quantized
 
 
 class StraightThroughLinear(torch.autograd.Function):
-    """x [tokens, in], weight [out, in] -> [tokens, out] in x's dtype, both quantized."""
+    """x [tokens, in], weight [out, in] -> [tokens, out] in the output dtype of `gradients`, both quantized.
+
+    x_quantized is what became of x; layers with the same input share it.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, quantizer: Quantizer, activation: ActivationQuantizer
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        x_quantized: Quantized,
+        quantizer: Quantizer,
+        gradients: GradientProducts,
     ) -> Tensor:
-        x_quantized, w_quantized = activation.quantize(x), quantizer.quantize(weight)
+        w_quantized = quantizer.quantize(weight)
         ctx.forms = _Form.of(x_quantized), _Form.of(w_quantized)
         ctx.save_for_backward(*ctx.forms[0].tensors(x_quantized), *ctx.forms[1].tensors(w_quantized))
         ctx.dtypes = x.dtype, weight.dtype
-        return quantizer.product(x_quantized, w_quantized, x.dtype)
+        ctx.gradients = gradients
+        return quantizer.product(x_quantized, w_quantized, gradients.output_dtype(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad_out,) = grads
         x_form, w_form = ctx.forms
         num_x = len(x_form.names)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            weight = w_form.value(ctx.saved_tensors[num_x:]).values()
-            grad_x = (grad_out @ weight.to(grad_out.dtype)).to(ctx.dtypes[0])
+            weight = w_form.value(ctx.saved_tensors[num_x:])
+            grad_x = ctx.gradients.of_input(grad_out, weight, ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
-            x = x_form.value(ctx.saved_tensors[:num_x]).values()
-            grad_weight = (grad_out.t() @ x.to(grad_out.dtype)).to(ctx.dtypes[1])
-        return grad_x, grad_weight, None, None
+            x = x_form.value(ctx.saved_tensors[:num_x])
+            grad_weight = ctx.gradients.of_weight(grad_out, x, ctx.dtypes[1])
+        return grad_x, grad_weight, None, None, None
 
 
 def blended_linear(

@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bitnet_arch.fused import rms_norm
+
 
 class SubLN(nn.Module):
     """RMSNorm over the last dimension with gain `weight` [features] and floor exponent `log2_floor` (k)."""
@@ -39,9 +41,7 @@ class SubLN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., features] -> the same shape and dtype, computed in float32."""
-        x32 = x.float()
-        normalized = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * normalized.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.base_eps}, log2_floor={self.log2_floor}"

@@ -116,3 +116,88 @@ def sample(
     num_logprobs: NDArray[np.int32],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], list[NDArray[np.int32]], list[NDArray[np.float32]]]: ...
 def sample_uniform(seed: int, counter: int) -> float: ...
+
+# Training kernels: tensors are addresses, which ternary_kernels.training checks first.
+def borrow_openmp(address: int) -> None: ...
+def quantize_rows(
+    threads: int,
+    x: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    smallest: float,
+    stochastic: bool,
+    seed: int,
+    codes: int,
+    inverse: int,
+) -> int: ...
+def quantize_columns(
+    threads: int,
+    x: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    factors: int,
+    smallest: float,
+    stochastic: bool,
+    seed: int,
+    codes: int,
+    inverse: int,
+) -> bool: ...
+def scale_sums(
+    threads: int, sums: int, row_factors: int, col_factors: int, out: int, bf16: bool, rows: int, cols: int
+) -> None: ...
+def ternarize(
+    threads: int, weight: int, rows: int, cols: int, group: int, smallest: float, codes: int, scales: int
+) -> int: ...
+def group_product(
+    threads: int,
+    weights: int,
+    scales: int,
+    rows: int,
+    cols: int,
+    group: int,
+    codes: int,
+    inverse: int,
+    out: int,
+    bf16: bool,
+    tokens: int,
+) -> None: ...
+def norm(
+    threads: int, x: int, bf16: bool, rows: int, cols: int, weight: int, eps: float, out: int, factors: int
+) -> None: ...
+def norm_backward(
+    threads: int,
+    grad: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    x: int,
+    weight: int,
+    factors: int,
+    grad_x: int,
+    grad_weight: int,
+) -> None: ...
+def swiglu(threads: int, gate: int, bf16: bool, rows: int, cols: int, up: int, out: int) -> None: ...
+def swiglu_backward(
+    threads: int,
+    grad: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    gate: int,
+    up: int,
+    grad_gate: int,
+    grad_up: int,
+) -> None: ...
+def cross_entropy(
+    threads: int,
+    logits: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    labels: int,
+    ignored: int,
+    grad_factor: float,
+    losses: int,
+) -> None: ...

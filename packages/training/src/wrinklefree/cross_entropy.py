@@ -15,62 +15,88 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_arch.kernels import kernels_for
+
 IGNORE_LABEL = -100
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, grad_enabled: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        chunk: int,
+        grad_enabled: bool,
+        dtype: torch.dtype,
     ) -> Tensor:
         """Mean loss in nats over the labels that count; hidden [n, h], weight [v, h], labels [n].
 
         grad_enabled: the caller's torch.is_grad_enabled(), which is always off in here.
+        dtype: of the products.
         """
         needs_grad = grad_enabled and (hidden.requires_grad or weight.requires_grad)
         count = int((labels != IGNORE_LABEL).sum().clamp_min(1))
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
         grad_weight = torch.zeros_like(weight) if needs_grad else None
+        head = weight.to(dtype)
         for start in range(0, hidden.shape[0], chunk):
-            rows, targets = hidden[start : start + chunk], labels[start : start + chunk]
-            loss, grad_logits = _chunk_loss(rows @ weight.T, targets, needs_grad)
+            rows, targets = hidden[start : start + chunk].to(dtype), labels[start : start + chunk]
+            loss, grad_logits = _chunk_loss(rows @ head.T, targets, 1 / count if needs_grad else None)
             total += loss
             if grad_hidden is not None and grad_weight is not None and grad_logits is not None:
-                grad_logits = grad_logits.div_(count).to(rows.dtype)
-                torch.mm(grad_logits, weight, out=grad_hidden[start : start + chunk])
-                grad_weight.addmm_(grad_logits.T, rows)
+                grad_hidden[start : start + chunk] = grad_logits @ head
+                _add_product(grad_weight, grad_logits.T, rows)
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return total / count
+        return (total / count).float()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None
+        if grads[0] != 1:
+            grad_hidden, grad_weight = grad_hidden * grads[0], grad_weight * grads[0]
+        return grad_hidden, grad_weight, None, None, None, None
 
 
-def _chunk_loss(logits: Tensor, targets: Tensor, needs_grad: bool) -> tuple[Tensor, Tensor | None]:
-    """Sum of the chunk's losses and, on request, its gradient [n, v] (made in place of the logits)."""
-    logits = logits.float()
+def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    if x.dtype is total.dtype:
+        total.addmm_(x, y)
+    else:
+        total += x @ y
+
+
+def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
+    """Sum of the chunk's losses and, with a factor, that times its gradient [n, v], in place of the logits."""
+    kernels = kernels_for(logits)
+    if kernels is not None and logits.dtype in kernels.FLOATS:
+        losses = kernels.cross_entropy_rows(logits, targets, IGNORE_LABEL, factor)
+        return losses.sum(), None if factor is None else logits
+    dtype, logits = logits.dtype, logits.float()
     counted = targets != IGNORE_LABEL
     index = targets.clamp_min(0).unsqueeze(1)
     log_norm = torch.logsumexp(logits, dim=1)
     losses = (log_norm - logits.gather(1, index).squeeze(1)) * counted
-    if not needs_grad:
+    if factor is None:
         return losses.sum(), None
     grad = logits.sub_(log_norm.unsqueeze(1)).exp_()
     grad.scatter_add_(1, index, grad.new_full(index.shape, -1.0))
-    return losses.sum(), grad.mul_(counted.unsqueeze(1))
+    return losses.sum(), grad.mul_(counted.unsqueeze(1) * factor).to(dtype)
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
-    """Mean next-token loss in nats.
+    """Mean next-token loss in nats; the products are in the dtype of autocast, where that is on.
 
     hidden: [batch, tokens, h]; weight: [vocabulary, h]; labels: [batch, tokens] as Hugging Face
     has them: labels[t] is token t (position t - 1 predicts it), -100 where it does not count.
     """
     predictors = hidden[:, :-1].reshape(-1, hidden.shape[-1])
     targets = labels[:, 1:].reshape(-1)
-    grad_enabled = torch.is_grad_enabled()
-    loss: Tensor = _ChunkedCrossEntropy.apply(predictors, weight, targets, chunk_tokens, grad_enabled)
+    device, grad_enabled = hidden.device.type, torch.is_grad_enabled()
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        loss: Tensor = _ChunkedCrossEntropy.apply(
+            predictors, weight, targets, chunk_tokens, grad_enabled, dtype
+        )
     return loss

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitnet_arch.kernels import kernels_for
 from bitnet_arch.quantizers.base import Quantizer
 from bitnet_arch.quantizers.master_weights import group_master_weights, tensor_master_weights
 from bitnet_arch.rounding import MIN_SCALE, round_clip
@@ -53,13 +54,15 @@ class TernaryQuantizer(Quantizer):
 
     def quantize(self, weight: Tensor) -> QuantizedMatrix[Tensor]:
         weight = weight.detach().float()
+        self.check(weight.shape[1])
+        if (kernels := kernels_for(weight)) is not None:
+            return QuantizedMatrix(*kernels.ternarize(weight, self.group_size, MIN_SCALE))
         if self.group_size is None:
             scratch = weight.abs()
-            return QuantizedMatrix(*_round_to(scratch.mean(), weight, scratch))
-        self.check(weight.shape[1])
+            return QuantizedMatrix(*_round_to(_mean(scratch.view(-1))[0], weight, scratch))
         grouped = weight.view(weight.shape[0], -1, self.group_size)
         scratch = grouped.abs()
-        codes, scales = _round_to(scratch.mean(-1, keepdim=True), grouped, scratch)
+        codes, scales = _round_to(_mean(scratch), grouped, scratch)
         return QuantizedMatrix(codes.view(weight.shape), scales.squeeze(-1))
 
     def storable(self, scales: Tensor) -> Tensor:
@@ -88,7 +91,7 @@ class TernaryQuantizer(Quantizer):
         return weight
 
     def _check_inverse(self, weight: Tensor, chosen: QuantizedMatrix[Tensor]) -> None:
-        found = self.quantize(weight)
+        found = self.quantize(torch.nan_to_num(weight))
         tolerance = _TENSOR_TOLERANCE if self.group_size is None else 0.0
         used = (chosen.codes.reshape(*chosen.scales.shape, -1) != 0).any(-1)
         fits = torch.allclose(found.scales[used], chosen.scales[used], tolerance, 0.0)
@@ -99,6 +102,11 @@ class TernaryQuantizer(Quantizer):
                 f"({(found.codes != chosen.codes).sum().item()} codes differ, scales by up to "
                 f"{worst:.3g}): are the scales those of `storable`?"
             )
+
+
+def _mean(magnitudes: Tensor) -> Tensor:
+    """[..., 1] over the last dimension; summed in float64, so that it does not depend on the order."""
+    return magnitudes.mean(-1, keepdim=True, dtype=torch.float64).float()
 
 
 def _round_to(mean: Tensor, weight: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:

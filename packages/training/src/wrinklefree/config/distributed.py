@@ -31,13 +31,6 @@ class Backend(StrEnum):
     ucc = "ucc"
 
 
-class Precision(StrEnum):
-    """Lightning precisions that keep float32 master weights."""
-
-    fp32 = "32-true"
-    bf16_mixed = "bf16-mixed"
-
-
 @dataclass
 class DistributedConfig:
     kind: DistributedKind = DistributedKind.single
@@ -46,6 +39,5 @@ class DistributedConfig:
     devices: int = number(1, least=1)
     """Processes per node."""
     num_nodes: int = number(1, least=1)
-    precision: Precision = Precision.fp32
     backend: Backend | None = None
     """Process group backend; null: nccl on GPUs, gloo on CPUs."""

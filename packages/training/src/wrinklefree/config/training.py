@@ -22,6 +22,16 @@ class StepUnit(StrEnum):
     tokens = "tokens"
 
 
+class Precision(StrEnum):
+    """Of the products; master weights, their gradients and the optimizer are float32 with all."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+    """Head, attention and the backward pass of quantized layers in bfloat16."""
+    int8 = "int8"
+    """As bf16, and the backward pass of quantized layers in int8."""
+
+
 @dataclass
 class ScheduleConfig:
     kind: ScheduleKind = ScheduleKind.cosine
@@ -95,5 +105,6 @@ class GradientConfig(ContinuingConfig):
     """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
     zclip: ZClipConfig = field(default_factory=ZClipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    precision: Precision = Precision.float32
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""

@@ -19,6 +19,7 @@ from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import Precision
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.errors import RunError
 from wrinklefree.forward import recompute_activations, shape_of
@@ -79,6 +80,8 @@ def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleF
     objectives.check(shape, None)
     teacher = load_teacher(config.model, objectives.teacher_wishes())
     objectives.check(shape, None if teacher is None else teacher.shape)
+    bitnet_arch.use_kernels(model)
+    bitnet_arch.set_precision(model, training.precision.value)
     if training.gradient_checkpointing:
         recompute_activations(model)
     return WrinkleFreeLightningModule(
@@ -132,7 +135,7 @@ def _build_trainer(
         strategy=strategy,
         devices=where.devices,
         num_nodes=where.num_nodes,
-        precision=where.precision.value,
+        precision="32-true" if training.precision is Precision.float32 else "bf16-mixed",
         plugins=[cluster_environment(), *([io] if strategy == "auto" else [])],
         default_root_dir=folder,  # nothing is looked for in the working directory
         # The order matters: metrics first, then who writes them, then who saves and stops.

@@ -1,0 +1,79 @@
+"""What else of a model the training kernels compute: RMSNorm and the gated activation SwiGLU.
+
+`use_kernels` exchanges the classes of a loaded model's modules, so names, parameters, hooks and checkpoints
+stay as they are; it changes nothing where there are no kernels or a module computes something else.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from bitnet_arch.kernels import kernels_for, log_kernels
+
+_SWIGLU_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32.
+
+    Args:
+        x: [..., features]; weight: [features].
+    """
+    kernels = kernels_for(weight)
+    if kernels is not None and _fits(kernels, x, weight):
+        normed: Tensor = kernels.rms_norm(x, weight, eps)[0]
+        return normed
+    x32 = x.float()
+    normalized = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * normalized.to(x.dtype)
+
+
+def _fits(kernels: ModuleType, x: Tensor, weight: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in kernels.FLOATS and weight.dtype is torch.float32
+
+
+def use_kernels(model: nn.Module) -> None:
+    """RMSNorm and SwiGLU modules of the model compute by kernels, and a line says what computes the rest."""
+    log_kernels(next(model.parameters()).device)
+    for module in model.modules():
+        if _is_plain_norm(module):
+            module.__class__ = _with_kernels(type(module), _NormForward)
+        elif _is_swiglu(module):
+            module.__class__ = _with_kernels(type(module), _SwigluForward)
+
+
+def _is_plain_norm(module: nn.Module) -> bool:
+    """transformers' RMSNorm of the Llama kind; Gemma's adds 1 to its weight and calls its eps otherwise."""
+    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+
+
+def _is_swiglu(module: nn.Module) -> bool:
+    children = dict(module.named_children())
+    return children.keys() == _SWIGLU_PARTS and isinstance(children["act_fn"], type(ACT2FN["silu"]))
+
+
+class _NormForward:
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+class _SwigluForward:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        kernels = kernels_for(gate, up)
+        if kernels is None or gate.dtype not in kernels.FLOATS:
+            return self.down_proj(self.act_fn(gate) * up)
+        return self.down_proj(kernels.swiglu(gate, up))
+
+
+@cache
+def _with_kernels(stock: Any, forward: Any) -> Any:
+    """The stock class with another forward, under its own name."""
+    names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(stock.__name__, (forward, stock), names)

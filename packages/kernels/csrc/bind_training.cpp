@@ -1,0 +1,97 @@
+// Training kernels for src/ternary_kernels/training.py, which checks every tensor that it passes as an address.
+#include <nanobind/nanobind.h>
+
+#include "bindings.h"
+#include "training/training.h"
+
+namespace nb = nanobind;
+
+namespace tk {
+namespace {
+
+template <typename T>
+T* at(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+FloatMatrix floats(uintptr_t data, bool bf16, int64_t rows, int64_t cols) { return {at<void>(data), bf16, rows, cols}; }
+Rounding rounding_of(bool stochastic) { return stochastic ? Rounding::stochastic : Rounding::nearest; }
+
+}  // namespace
+
+void bind_training(nb::module_& module) {
+    const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
+    module.def("borrow_openmp", [](uintptr_t address) { borrow_openmp(reinterpret_cast<OpenMpParallel>(address)); });
+    module.def(
+        "quantize_rows",
+        [](int threads, uintptr_t x, bool bf16, int64_t rows, int64_t cols, float smallest, bool stochastic, uint32_t seed, uintptr_t codes,
+           uintptr_t inverse) {
+            return quantize_rows(Team(threads), floats(x, bf16, rows, cols), smallest, rounding_of(stochastic), seed, at<int8_t>(codes),
+                                 at<float>(inverse));
+        },
+        unlocked);
+    module.def(
+        "quantize_columns",
+        [](int threads, uintptr_t x, bool bf16, int64_t rows, int64_t cols, uintptr_t factors, float smallest, bool stochastic, uint32_t seed,
+           uintptr_t codes, uintptr_t inverse) {
+            return quantize_columns(Team(threads), floats(x, bf16, rows, cols), at<float>(factors), smallest, rounding_of(stochastic), seed,
+                                    at<int8_t>(codes), at<float>(inverse));
+        },
+        unlocked);
+    module.def(
+        "scale_sums",
+        [](int threads, uintptr_t sums, uintptr_t row_factors, uintptr_t col_factors, uintptr_t out, bool bf16, int64_t rows, int64_t cols) {
+            scale_sums(Team(threads), at<int32_t>(sums), at<float>(row_factors), at<float>(col_factors), floats(out, bf16, rows, cols));
+        },
+        unlocked);
+    module.def(
+        "ternarize",
+        [](int threads, uintptr_t weight, int64_t rows, int64_t cols, int64_t group, float smallest, uintptr_t codes, uintptr_t scales) {
+            return ternarize(Team(threads), at<float>(weight), rows, cols, group, smallest, at<int8_t>(codes), at<float>(scales));
+        },
+        unlocked);
+    module.def(
+        "group_product",
+        [](int threads, uintptr_t weights, uintptr_t scales, int64_t rows, int64_t cols, int64_t group, uintptr_t codes, uintptr_t inverse,
+           uintptr_t out, bool bf16, int64_t tokens) {
+            group_product(Team(threads), {at<int8_t>(weights), at<float>(scales), rows, cols, group}, at<int8_t>(codes), at<float>(inverse),
+                          floats(out, bf16, tokens, rows));
+        },
+        unlocked);
+    module.def(
+        "norm",
+        [](int threads, uintptr_t x, bool bf16, int64_t rows, int64_t cols, uintptr_t weight, float eps, uintptr_t out, uintptr_t factors) {
+            norm(Team(threads), floats(x, bf16, rows, cols), at<float>(weight), eps, at<void>(out), at<float>(factors));
+        },
+        unlocked);
+    module.def(
+        "norm_backward",
+        [](int threads, uintptr_t grad, bool bf16, int64_t rows, int64_t cols, uintptr_t x, uintptr_t weight, uintptr_t factors,
+           uintptr_t grad_x, uintptr_t grad_weight) {
+            norm_backward(Team(threads), floats(grad, bf16, rows, cols), at<void>(x), at<float>(weight), at<float>(factors), at<void>(grad_x),
+                          at<float>(grad_weight));
+        },
+        unlocked);
+    module.def(
+        "swiglu",
+        [](int threads, uintptr_t gate, bool bf16, int64_t rows, int64_t cols, uintptr_t up, uintptr_t out) {
+            swiglu(Team(threads), floats(gate, bf16, rows, cols), at<void>(up), at<void>(out));
+        },
+        unlocked);
+    module.def(
+        "swiglu_backward",
+        [](int threads, uintptr_t grad, bool bf16, int64_t rows, int64_t cols, uintptr_t gate, uintptr_t up, uintptr_t grad_gate,
+           uintptr_t grad_up) {
+            swiglu_backward(Team(threads), floats(grad, bf16, rows, cols), at<void>(gate), at<void>(up), at<void>(grad_gate),
+                            at<void>(grad_up));
+        },
+        unlocked);
+    module.def(
+        "cross_entropy",
+        [](int threads, uintptr_t logits, bool bf16, int64_t rows, int64_t cols, uintptr_t labels, int64_t ignored, float grad_factor,
+           uintptr_t losses) {
+            cross_entropy(Team(threads), floats(logits, bf16, rows, cols), at<int64_t>(labels), ignored, grad_factor, at<double>(losses));
+        },
+        unlocked);
+}
+
+}  // namespace tk

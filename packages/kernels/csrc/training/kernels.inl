@@ -1,0 +1,297 @@
+// Rows of training kernels in float32 arithmetic on short vectors (vec.h). Included by every isa_*.cpp.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "training/rows.h"
+#include "vec.h"
+
+namespace tk {
+namespace {
+
+typedef uint32_t VecUint __attribute__((vector_size(kWidth * 4)));
+typedef uint16_t VecShort __attribute__((vector_size(kWidth * 2)));
+
+constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;  // bits of a float32
+
+TK_INLINE Vec load(const Bf16* x) {
+    VecShort bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return (Vec)(__builtin_convertvector(bits, VecUint) << 16);
+}
+TK_INLINE void store(Bf16* out, Vec v) {  // nearest even; a NaN stays one
+    const VecUint bits = (VecUint)v;
+    const VecUint rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const VecUint kept = ((VecInt)bits & kMagnitude) > kInfinity ? VecUint{} + 0x7fc0 : rounded;
+    const auto halves = __builtin_convertvector(kept, VecShort);
+    std::memcpy(out, &halves, sizeof halves);
+}
+
+// A whole vector, or the first lanes of one at a row's end; the others read as 0.
+struct Whole {};
+struct First {
+    int64_t lanes;
+};
+TK_INLINE int64_t lanes_of(Whole) { return kWidth; }
+TK_INLINE int64_t lanes_of(First part) { return part.lanes; }
+template <typename T>
+TK_INLINE Vec get(const T* x, Whole) {
+    return load(x);
+}
+template <typename T>
+TK_INLINE Vec get(const T* x, First part) {
+    T lanes[kWidth] = {};
+    std::memcpy(lanes, x, part.lanes * sizeof(T));
+    return load(lanes);
+}
+template <typename T>
+TK_INLINE void put(T* out, Vec v, Whole) {
+    store(out, v);
+}
+template <typename T>
+TK_INLINE void put(T* out, Vec v, First part) {
+    T lanes[kWidth];
+    store(lanes, v);
+    std::memcpy(out, lanes, part.lanes * sizeof(T));
+}
+TK_INLINE void put_bytes(int8_t* out, VecInt v, Whole) {
+    const auto bytes = __builtin_convertvector(v, VecByte);
+    std::memcpy(out, &bytes, sizeof bytes);
+}
+TK_INLINE void put_bytes(int8_t* out, VecInt v, First part) {
+    const auto bytes = __builtin_convertvector(v, VecByte);
+    std::memcpy(out, &bytes, part.lanes);
+}
+TK_INLINE VecInt get_ints(const int32_t* x, Whole) {
+    VecInt v;
+    std::memcpy(&v, x, sizeof v);
+    return v;
+}
+TK_INLINE VecInt get_ints(const int32_t* x, First part) {
+    VecInt v{};
+    std::memcpy(&v, x, part.lanes * 4);
+    return v;
+}
+
+template <typename Body>
+TK_INLINE void over_row(int64_t size, const Body& body) {
+    int64_t i = 0;
+    for (; i + kWidth <= size; i += kWidth) body(i, Whole{});
+    if (i < size) body(i, First{size - i});
+}
+
+TK_INLINE VecInt max_int(VecInt a, VecInt b) { return a > b ? a : b; }
+TK_INLINE float largest_bits(VecInt v) {
+    int32_t most = 0;
+    for (int i = 0; i < kWidth; ++i) most = v[i] > most ? v[i] : most;
+    float value;
+    std::memcpy(&value, &most, 4);
+    return value;
+}
+alignas(64) constexpr int32_t kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+TK_INLINE VecInt lane_numbers() { return get_ints(kLaneNumbers, Whole{}); }
+
+// The lanes that a row has, else those of `beyond`.
+TK_INLINE Vec only(Vec v, Vec, Whole) { return v; }
+TK_INLINE Vec only(Vec v, Vec beyond, First part) { return select(lane_numbers() < static_cast<int32_t>(part.lanes), v, beyond); }
+
+// Uniform in [0, 1), of 24 bits: a hash of the element's number (Wellons, "lowbias32").
+TK_INLINE Vec uniform(uint32_t seed, int64_t index) {
+    VecUint h = (VecUint)lane_numbers() + static_cast<uint32_t>(index);
+    h = h * 0x9e3779b1u + seed;
+    h ^= h >> 16;
+    h *= 0x7feb352du;
+    h ^= h >> 15;
+    h *= 0x846ca68bu;
+    h ^= h >> 16;
+    return to_float((VecInt)(h >> 8)) * 0x1p-24f;
+}
+
+TK_INLINE VecInt rounded(Vec v, Noise noise, int64_t index) {
+    if (!noise.on) return to_int(round_even(v));
+    const Vec moved = v + uniform(noise.seed, index);
+    VecInt down = to_int(moved);
+    down += to_float(down) > moved;  // a comparison's true is -1
+    return down < -127 ? VecInt{} - 127 : down > 127 ? VecInt{} + 127 : down;
+}
+
+template <typename T>
+float quantize_row(const T* x, int64_t size, float smallest, Noise noise, int8_t* codes) {
+    VecInt most{};
+    over_row(size, [&](int64_t i, auto part) TK_INLINED { most = max_int(most, (VecInt)get(x + i, part) & kMagnitude); });
+    const float peak = largest_bits(most);
+    if (!(peak <= std::numeric_limits<float>::max())) return 0;
+    const float inverse = 1.0f / std::fmax(peak, smallest) * 127.0f;  // as PyTorch divides a number by a tensor
+    const auto write = [&](Noise kind) TK_INLINED {
+        over_row(size, [&](int64_t i, auto part) TK_INLINED { put_bytes(codes + i, rounded(get(x + i, part) * inverse, kind, i), part); });
+    };
+    if (noise.on) write(noise);
+    else write({0, false});
+    return inverse;
+}
+
+// Sixteen rows of a vector of columns, so that each column's codes are written sixteen at once.
+template <typename T, typename Part>
+TK_INLINE void quantize_block(const T* x, int64_t first, int64_t rows, int64_t total_rows, int64_t stride, const float* factors, Vec inverse,
+                              Noise noise, int64_t column, Part part, int8_t* codes) {
+    alignas(64) int32_t words[4][kWidth] = {};
+    for (int64_t r = 0; r < rows; ++r) {
+        const Vec scaled = get(x + (first + r) * stride, part) * (factors ? factors[first + r] : 1.0f);
+        const VecInt values = rounded(scaled * inverse, noise, (first + r) * 65536 + column) & 255;
+        VecInt word;
+        std::memcpy(&word, words[r / 4], sizeof word);
+        word |= values << static_cast<int>(8 * (r % 4));
+        std::memcpy(words[r / 4], &word, sizeof word);
+    }
+        for (int64_t lane = 0; lane < lanes_of(part); ++lane) {
+        const int32_t of_column[4] = {words[0][lane], words[1][lane], words[2][lane], words[3][lane]};
+        std::memcpy(codes + lane * total_rows + first, of_column, rows);
+    }
+}
+
+template <typename T>
+bool quantize_columns(const T* x, int64_t rows, int64_t stride, int64_t size, const float* factors, float smallest, Noise noise,
+                      int8_t* codes, float* inverse) {
+    alignas(64) float peaks[kStrip];
+    bool finite = true;
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        VecInt most{};
+        for (int64_t r = 0; r < rows; ++r)
+            most = max_int(most, (VecInt)(get(x + r * stride + i, part) * (factors ? factors[r] : 1.0f)) & kMagnitude);
+        finite = finite && largest_bits(most) <= std::numeric_limits<float>::max();
+        put(peaks + i, 1.0f / max((Vec)most, splat(smallest)) * 127.0f, part);
+    });
+    if (!finite) return false;
+    std::memcpy(inverse, peaks, size * sizeof(float));
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        for (int64_t first = 0; first < rows; first += 16)
+            quantize_block(x + i, first, std::min<int64_t>(16, rows - first), rows, stride, factors, get(peaks + i, part), noise, i, part,
+                           codes + i * rows);
+    });
+    return true;
+}
+
+template <typename T>
+void scale_sums(const int32_t* sums, int64_t size, float row, const float* columns, T* out) {
+    if (columns)
+        over_row(size, [&](int64_t i, auto part) TK_INLINED { put(out + i, to_float(get_ints(sums + i, part)) * row * get(columns + i, part), part); });
+    else
+        over_row(size, [&](int64_t i, auto part) TK_INLINED { put(out + i, to_float(get_ints(sums + i, part)) * row, part); });
+}
+
+double sum_magnitudes(const float* w, int64_t size) {
+    constexpr int kSums = 16;
+    double sums[kSums] = {};
+    int64_t i = 0;
+    for (; i + kSums <= size; i += kSums)
+        for (int lane = 0; lane < kSums; ++lane) sums[lane] += std::fabs(static_cast<double>(w[i + lane]));
+    for (; i < size; ++i) sums[0] += std::fabs(static_cast<double>(w[i]));
+    for (int half = kSums / 2; half; half /= 2)
+        for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+    return sums[0];
+}
+
+void ternary_codes(const float* w, int64_t size, float inverse, int8_t* codes) {
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec clipped = max(-max(-(get(w + i, part) * inverse), splat(-1.0f)), splat(-1.0f));
+        put_bytes(codes + i, to_int(round_even(clipped)), part);
+    });
+}
+
+void group_sums(const int8_t* codes, int64_t size, int64_t group, int32_t* sums) {
+    for (int64_t g = 0; g < size / group; ++g) {
+        int32_t total = 0;
+        for (int64_t i = g * group; i < (g + 1) * group; ++i) total += codes[i];
+        sums[g] = total;
+    }
+}
+
+template <typename T>
+float norm_row(const T* x, const float* weight, int64_t size, float eps, T* out) {
+    Vec squares{};
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec v = get(x + i, part);
+        squares = fma(v, v, squares);
+    });
+    const float factor = 1.0f / std::sqrt(sum(squares) / static_cast<float>(size) + eps);
+    over_row(size, [&](int64_t i, auto part) TK_INLINED { put(out + i, get(weight + i, part) * (get(x + i, part) * factor), part); });
+    return factor;
+}
+
+template <typename T>
+void norm_backward(const T* grad, const T* x, const float* weight, int64_t size, float factor, T* grad_x, float* grad_weight) {
+    Vec dot{};
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec g = get(grad + i, part), normed = get(x + i, part) * factor;
+        dot = fma(g * get(weight + i, part), normed, dot);
+        put(grad_weight + i, fma(g, normed, get(grad_weight + i, part)), part);
+    });
+    const float along = sum(dot) / static_cast<float>(size);
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec normed = get(x + i, part) * factor;
+        put(grad_x + i, (get(grad + i, part) * get(weight + i, part) - normed * along) * factor, part);
+    });
+}
+
+TK_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+
+template <typename T>
+void swiglu_row(const T* gate, const T* up, int64_t size, T* out) {
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec g = get(gate + i, part);
+        put(out + i, g * sigmoid(g) * get(up + i, part), part);
+    });
+}
+
+template <typename T>
+void swiglu_backward(const T* grad, const T* gate, const T* up, int64_t size, T* grad_gate, T* grad_up) {
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec d = get(grad + i, part), g = get(gate + i, part), share = sigmoid(g);
+        const Vec derivative = share * (1.0f + g * (1.0f - share));
+        put(grad_gate + i, d * get(up + i, part) * derivative, part);
+        put(grad_up + i, d * g * share, part);
+    });
+}
+
+// Sum of exp(logits - most): float32 within short runs, float64 across them.
+template <typename T>
+double sum_exp(const T* logits, int64_t size, float most) {
+    constexpr int64_t kRun = 64 * kWidth;
+    double total = 0;
+    for (int64_t start = 0; start < size; start += kRun) {
+        Vec run{};
+        over_row(std::min(kRun, size - start), [&](int64_t i, auto part) TK_INLINED {
+            const Vec terms = exp(get(logits + start + i, part) - most);
+            run += only(terms, Vec{}, part);
+        });
+        total += sum(run);
+    }
+    return total;
+}
+
+template <typename T>
+double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_factor) {
+    Vec tops = splat(-std::numeric_limits<float>::infinity());
+    Vec poison{};  // NaN or 0
+    over_row(size, [&](int64_t i, auto part) TK_INLINED {
+        const Vec v = get(logits + i, part);
+        poison += v * 0.0f;
+        tops = max(tops, only(v, tops, part));
+    });
+    if (const float bad = sum(poison); bad != 0) return std::numeric_limits<double>::quiet_NaN();
+    float most = tops[0];
+    for (int i = 1; i < kWidth; ++i) most = tops[i] > most ? tops[i] : most;
+    const double total = sum_exp(logits, size, most);
+    const float of_label = get(logits + label, First{1})[0];
+    const double loss = std::log(total) + most - of_label;
+    if (grad_factor == 0) return loss;
+    const float factor = static_cast<float>(grad_factor / total);
+    over_row(size, [&](int64_t i, auto part) TK_INLINED { put(logits + i, exp(get(logits + i, part) - most) * factor, part); });
+    const float share = std::exp(of_label - most) * factor;
+    put(logits + label, splat(share - grad_factor), First{1});
+    return loss;
+}
+
+}  // namespace
+}  // namespace tk

@@ -1,0 +1,80 @@
+// What an instruction set provides for training: functions on one row (or a strip of columns), for float32 and bfloat16.
+// training/training.cpp shares them among threads; every result depends on its own row alone.
+#pragma once
+
+#include <cstdint>
+
+namespace tk {
+
+struct Bf16 {
+    uint16_t bits;
+};
+
+// Stochastic rounding: the noise of element i is a function of seed and i.
+struct Noise {
+    uint32_t seed;
+    bool on;
+};
+
+constexpr int64_t kStrip = 64;       // columns that quantize_columns takes at once
+constexpr int64_t kGroupTokens = 6;  // tokens in one tile of group_product
+
+// One row of int8 codes and float scales: [cols] and [cols / group].
+struct GroupWeights {
+    const int8_t* codes;   // [rows][cols]
+    const float* scales;   // [rows][groups]
+    int64_t rows, cols, group;
+};
+struct GroupTokens {
+    const int8_t* codes;          // [tokens][cols]
+    const int32_t* group_sums;    // [tokens][groups]
+    const float* inverse_scales;  // [tokens]
+    int64_t tokens;
+};
+
+template <typename T>
+struct TypedRows {
+    // codes = round(x * inverse), inverse = 127 / max(max|x|, smallest); returns inverse, or 0 where x is not finite.
+    float (*quantize)(const T* x, int64_t size, float smallest, Noise noise, int8_t* codes);
+    // The same by columns of x[rows][stride] with rows multiplied by `factors` (or 1: nullptr), transposed: codes[size][rows],
+    // inverse[size], size <= kStrip. Returns whether all is finite.
+    bool (*quantize_columns)(const T* x, int64_t rows, int64_t stride, int64_t size, const float* factors, float smallest, Noise noise,
+                             int8_t* codes, float* inverse);
+    // out = sums * row * columns (or 1: nullptr).
+    void (*scale_sums)(const int32_t* sums, int64_t size, float row, const float* columns, T* out);
+    // out = weight * x * factor, factor = 1 / sqrt(mean(x^2) + eps), which it returns.
+    float (*norm)(const T* x, const float* weight, int64_t size, float eps, T* out);
+    // Gradient of x; that of the weight is added to grad_weight.
+    void (*norm_backward)(const T* grad, const T* x, const float* weight, int64_t size, float factor, T* grad_x, float* grad_weight);
+    // out = gate / (1 + exp(-gate)) * up.
+    void (*swiglu)(const T* gate, const T* up, int64_t size, T* out);
+    void (*swiglu_backward)(const T* grad, const T* gate, const T* up, int64_t size, T* grad_gate, T* grad_up);
+    // Loss of one row in nats; where grad_factor is not 0, logits become (softmax - onehot) * grad_factor.
+    double (*cross_entropy)(T* logits, int64_t size, int64_t label, float grad_factor);
+    // out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
+    // group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing: scratch_bytes.
+    void (*group_product)(const GroupWeights&, const GroupTokens&, int64_t first, int64_t last, uint8_t* scratch, T* out, int64_t stride);
+};
+
+struct TrainingTable {
+    // Sum of |w|.
+    double (*sum_magnitudes)(const float* w, int64_t size);
+    // codes = clip(round(w * inverse), -1, 1).
+    void (*ternary_codes)(const float* w, int64_t size, float inverse, int8_t* codes);
+    void (*group_sums)(const int8_t* codes, int64_t size, int64_t group, int32_t* sums);
+    TypedRows<float> floats;
+    TypedRows<Bf16> halves;
+
+    template <typename T>
+    const TypedRows<T>& rows() const;
+};
+template <>
+inline const TypedRows<float>& TrainingTable::rows() const {
+    return floats;
+}
+template <>
+inline const TypedRows<Bf16>& TrainingTable::rows() const {
+    return halves;
+}
+
+}  // namespace tk

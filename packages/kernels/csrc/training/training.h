@@ -1,0 +1,36 @@
+// Training kernels over whole matrices, shared among threads. Results do not depend on their number.
+#pragma once
+
+#include "training/rows.h"
+#include "training/team.h"
+
+namespace tk {
+
+// A row-major float32 or bfloat16 matrix of somebody else's.
+struct FloatMatrix {
+    void* data;
+    bool bf16;
+    int64_t rows, cols;
+};
+enum class Rounding { nearest, stochastic };
+
+// The first row that is not finite, or -1.
+int64_t quantize_rows(Team team, const FloatMatrix& x, float smallest, Rounding rounding, uint32_t seed, int8_t* codes, float* inverse);
+// codes[cols][rows] of x * factors[row] (nullptr: 1). Whether all is finite.
+bool quantize_columns(Team team, const FloatMatrix& x, const float* factors, float smallest, Rounding rounding, uint32_t seed, int8_t* codes,
+                      float* inverse);
+// out = sums * row_factors[row] * col_factors[col] (nullptr: 1); out may be sums.
+void scale_sums(Team team, const int32_t* sums, const float* row_factors, const float* col_factors, const FloatMatrix& out);
+// codes[rows][cols]; scales[1] (group 0) or [rows][cols / group]. The first row that is not finite, or -1.
+int64_t ternarize(Team team, const float* weight, int64_t rows, int64_t cols, int64_t group, float smallest, int8_t* codes, float* scales);
+// out[tokens][rows] = codes x codes with a scale for each group of the weights' inputs.
+void group_product(Team team, const GroupWeights& weights, const int8_t* codes, const float* inverse, const FloatMatrix& out);
+
+void norm(Team team, const FloatMatrix& x, const float* weight, float eps, void* out, float* factors);
+void norm_backward(Team team, const FloatMatrix& grad, const void* x, const float* weight, const float* factors, void* grad_x, float* grad_weight);
+void swiglu(Team team, const FloatMatrix& gate, const void* up, void* out);
+void swiglu_backward(Team team, const FloatMatrix& grad, const void* gate, const void* up, void* grad_gate, void* grad_up);
+// losses[row] in nats, 0 where the label is `ignored`; logits become their gradients where grad_factor is not 0.
+void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, int64_t ignored, float grad_factor, double* losses);
+
+}  // namespace tk

@@ -1,0 +1,29 @@
+"""Training kernels for PyTorch tensors on the CPU: functions (rows), differentiable operators (ops), threads."""
+
+from ternary_kernels.training.ops import rms_norm, swiglu
+from ternary_kernels.training.rows import (
+    FLOATS,
+    NotFiniteError,
+    cross_entropy_rows,
+    group_product,
+    quantize_columns,
+    quantize_rows,
+    scale_sums,
+    ternarize,
+)
+from ternary_kernels.training.threads import SHARES_THREADS, describe
+
+__all__ = [
+    "FLOATS",
+    "SHARES_THREADS",
+    "NotFiniteError",
+    "cross_entropy_rows",
+    "describe",
+    "group_product",
+    "quantize_columns",
+    "quantize_rows",
+    "rms_norm",
+    "scale_sums",
+    "swiglu",
+    "ternarize",
+]

@@ -1,0 +1,285 @@
+"""Training kernels for PyTorch tensors on the CPU.
+
+Each function checks its tensors (float32 or bfloat16 where floats are asked for, contiguous) and hands their
+addresses to C++ (csrc/training); threads are `torch.get_num_threads()` of the OpenMP runtime that PyTorch
+itself runs on. Values are quantized as bitnet_arch does, to the bit:
+
+    quantize_rows         int8 rows with a scale each, nearest or stochastic
+    quantize_columns      int8 columns with a scale each, transposed
+    ternarize             codes -1, 0, 1 and absmean scales of master weights, in one pass
+    scale_sums            int32 sums of a product times the scales of its sides
+    group_product         int8 product with a scale for each group of weights
+    norm_rows, swiglu_rows, cross_entropy_rows   with their gradients
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ternary_kernels import _native
+
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+class NotFiniteError(ValueError):
+    """NaN or infinity where a number was needed."""
+
+
+def _address(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
+    """Raises ValueError: another dtype, shape or device, or memory with gaps."""
+    if tensor.dtype not in dtypes:
+        raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} is {list(tensor.shape)}, not {list(shape)}")
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous on the CPU (it is on {tensor.device}, strides {tensor.stride()})"
+        )
+    return tensor.data_ptr()
+
+
+def _rows(name: str, x: Tensor) -> tuple[int, bool, int, int]:
+    """Address, whether bfloat16, rows and columns of a matrix of floats."""
+    if x.dim() != 2:
+        raise ValueError(f"{name} is {list(x.shape)}, not a matrix")
+    rows, cols = x.shape
+    return _address(name, x, (rows, cols), *FLOATS), x.dtype is torch.bfloat16, rows, cols
+
+
+def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    """codes = round(x * inverse) int8 [rows, cols], inverse = 127 / max(max|x|, smallest) float32 [rows, 1].
+
+    Args:
+        x: float32 or bfloat16 [rows, cols].
+        seed: of stochastic rounding; None: nearest, ties to even.
+
+    Raises:
+        NotFiniteError: naming the row.
+    """
+    codes = x.new_empty(x.shape, dtype=torch.int8)
+    inverse = x.new_empty((x.shape[0], 1), dtype=torch.float32)
+    bad = _native.quantize_rows(
+        torch.get_num_threads(),
+        *_rows("x", x),
+        smallest,
+        seed is not None,
+        (seed or 0) & 0xFFFFFFFF,
+        codes.data_ptr(),
+        inverse.data_ptr(),
+    )
+    if bad >= 0:
+        raise NotFiniteError(f"row {bad} of {x.shape[0]} holds NaN or infinity")
+    return codes, inverse
+
+
+def quantize_columns(
+    x: Tensor, factors: Tensor, smallest: float, seed: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `quantize_rows` makes of the transpose of x * factors: int8 [cols, rows], float32 [cols, 1].
+
+    Args:
+        factors: float32 [rows, 1].
+    """
+    address, bf16, rows, cols = _rows("x", x)
+    codes = x.new_empty((cols, rows), dtype=torch.int8)
+    inverse = x.new_empty((cols, 1), dtype=torch.float32)
+    finite = _native.quantize_columns(
+        torch.get_num_threads(),
+        address,
+        bf16,
+        rows,
+        cols,
+        _address("factors", factors, (rows, 1), torch.float32),
+        smallest,
+        seed is not None,
+        (seed or 0) & 0xFFFFFFFF,
+        codes.data_ptr(),
+        inverse.data_ptr(),
+    )
+    if not finite:
+        raise NotFiniteError(f"a column of {cols} holds NaN or infinity")
+    return codes, inverse
+
+
+def scale_sums(
+    sums: Tensor, row_factors: Tensor, dtype: torch.dtype, col_factors: Tensor | None = None
+) -> Tensor:
+    """sums * row_factors * col_factors in `dtype`; the memory of `sums` is taken for float32.
+
+    Args:
+        sums: int32 [rows, cols].
+        row_factors: float32 [rows, 1].
+        col_factors: float32 [cols]; None: 1.
+    """
+    rows, cols = sums.shape
+    out = sums.view(torch.float32) if dtype is torch.float32 else sums.new_empty((rows, cols), dtype=dtype)
+    _native.scale_sums(
+        torch.get_num_threads(),
+        _address("sums", sums, (rows, cols), torch.int32),
+        _address("row_factors", row_factors, (rows, 1), torch.float32),
+        0 if col_factors is None else _address("col_factors", col_factors, (cols,), torch.float32),
+        _address("out", out, (rows, cols), *FLOATS),
+        dtype is torch.bfloat16,
+        rows,
+        cols,
+    )
+    return out
+
+
+def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[Tensor, Tensor]:
+    """Codes int8 [out, in] and scales float32 [] or [out, groups] of master weights (absmean).
+
+    Raises:
+        NotFiniteError: naming the row.
+    """
+    rows, cols = weight.shape
+    codes = weight.new_empty((rows, cols), dtype=torch.int8)
+    scales = weight.new_empty((rows, cols // group_size) if group_size else ())
+    address = _address("weight", weight, (rows, cols), torch.float32)
+    bad = _native.ternarize(
+        torch.get_num_threads(),
+        address,
+        rows,
+        cols,
+        group_size or 0,
+        smallest,
+        codes.data_ptr(),
+        scales.data_ptr(),
+    )
+    if bad >= 0:
+        raise NotFiniteError(f"row {bad} of {rows} of the weight holds NaN or infinity")
+    return codes, scales
+
+
+def group_product(x: Tensor, inverse: Tensor, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """[tokens, out] in `dtype`: int32 sums of each group times its scale, over the token's inverse scale.
+
+    Args:
+        x: int8 [tokens, in]; inverse: float32 [tokens, 1].
+        codes: int8 [out, in]; scales: float32 [out, groups], groups of a multiple of 4 inputs.
+    """
+    (tokens, cols), rows, groups = x.shape, codes.shape[0], scales.shape[1]
+    if cols % groups or cols // groups % 4:
+        raise ValueError(f"{cols} inputs do not divide into {groups} groups of a multiple of 4")
+    out = torch.empty((tokens, rows), dtype=dtype)
+    _native.group_product(
+        torch.get_num_threads(),
+        _address("codes", codes, (rows, cols), torch.int8),
+        _address("scales", scales, (rows, groups), torch.float32),
+        rows,
+        cols,
+        cols // groups,
+        _address("x", x, (tokens, cols), torch.int8),
+        _address("inverse", inverse, (tokens, 1), torch.float32),
+        _address("out", out, (tokens, rows), *FLOATS),
+        dtype is torch.bfloat16,
+        tokens,
+    )
+    return out
+
+
+def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """weight * x * factor like x, and factor = 1 / sqrt(mean(x^2) + eps) float32 [rows].
+
+    Args:
+        x: float32 or bfloat16 [rows, cols]; weight: float32 [cols].
+    """
+    address, bf16, rows, cols = _rows("x", x)
+    out, factors = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
+    _native.norm(
+        torch.get_num_threads(),
+        address,
+        bf16,
+        rows,
+        cols,
+        _address("weight", weight, (cols,), torch.float32),
+        eps,
+        out.data_ptr(),
+        factors.data_ptr(),
+    )
+    return out, factors
+
+
+def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x (like x) and of weight (float32) for the gradient of `norm_rows`' first result."""
+    address, bf16, rows, cols = _rows("grad", grad)
+    grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+    _native.norm_backward(
+        torch.get_num_threads(),
+        address,
+        bf16,
+        rows,
+        cols,
+        _address("x", x, (rows, cols), grad.dtype),
+        _address("weight", weight, (cols,), torch.float32),
+        _address("factors", factors, (rows,), torch.float32),
+        grad_x.data_ptr(),
+        grad_weight.data_ptr(),
+    )
+    return grad_x, grad_weight
+
+
+def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
+    """gate / (1 + exp(-gate)) * up: float32 or bfloat16 [rows, cols]."""
+    address, bf16, rows, cols = _rows("gate", gate)
+    out = torch.empty_like(gate)
+    _native.swiglu(
+        torch.get_num_threads(),
+        address,
+        bf16,
+        rows,
+        cols,
+        _address("up", up, (rows, cols), gate.dtype),
+        out.data_ptr(),
+    )
+    return out
+
+
+def swiglu_rows_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up."""
+    address, bf16, rows, cols = _rows("grad", grad)
+    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+    _native.swiglu_backward(
+        torch.get_num_threads(),
+        address,
+        bf16,
+        rows,
+        cols,
+        _address("gate", gate, (rows, cols), grad.dtype),
+        _address("up", up, (rows, cols), grad.dtype),
+        grad_gate.data_ptr(),
+        grad_up.data_ptr(),
+    )
+    return grad_gate, grad_up
+
+
+def cross_entropy_rows(logits: Tensor, labels: Tensor, ignored: int, grad_factor: float | None) -> Tensor:
+    """Losses in nats, float64 [rows], 0 where the label is `ignored`; NaN where a logit is no number.
+
+    Args:
+        logits: float32 or bfloat16 [rows, vocabulary]; with a factor they become their gradients,
+            (softmax - onehot) * grad_factor.
+        labels: int64 [rows].
+
+    Raises:
+        ValueError: a label outside the vocabulary.
+    """
+    address, bf16, rows, cols = _rows("logits", logits)
+    places = _address("labels", labels, (rows,), torch.int64)
+    outside = ((labels < 0) | (labels >= cols)) & (labels != ignored)
+    if outside.any():
+        raise ValueError(f"label {labels[outside][0].item()} is outside the vocabulary of {cols}")
+    losses = logits.new_empty(rows, dtype=torch.float64)
+    _native.cross_entropy(
+        torch.get_num_threads(),
+        address,
+        bf16,
+        rows,
+        cols,
+        places,
+        ignored,
+        grad_factor or 0.0,
+        losses.data_ptr(),
+    )
+    return losses

@@ -1,0 +1,247 @@
+"""Training kernels against PyTorch in float64, on every instruction set, at odd sizes."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ternary_kernels as tk
+from ternary_kernels import training
+from ternary_kernels.training import NotFiniteError, ops
+
+ISAS = [name for name, state in tk.info()["instruction_sets"].items() if state == "available"]
+SIZES = [1, 3, 15, 16, 17, 63, 64, 65, 576]
+DTYPES = [torch.float32, torch.bfloat16]
+SMALLEST = 1e-5
+
+
+@pytest.fixture(params=ISAS, autouse=True)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
+    tk.select_isa(request.param)
+    yield
+    tk.select_isa("auto")
+
+
+@pytest.fixture(params=[1, 4])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Values of many magnitudes."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator)
+    return (x * torch.exp(torch.randn(*shape, generator=generator))).to(dtype)
+
+
+def rounded_rows(x: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+    """The formula of bitnet_arch.activations."""
+    inverse = 127 / x.float().abs().amax(1, keepdim=True).clamp(min=smallest)
+    return (x.float() * inverse).round().clamp(-128, 127).to(torch.int8), inverse
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_are_rounded_as_the_formula_says(size: int, dtype: torch.dtype, threads: None) -> None:
+    x = random(37, size, dtype=dtype)
+    x[5] = 0
+    x[6] *= 1e-9
+    for found, expected in zip(training.quantize_rows(x, SMALLEST), rounded_rows(x, SMALLEST), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("tokens", "size"), [(1, 1), (5, 70), (16, 64), (33, 129), (64, 17)])
+def test_columns_are_the_rows_of_the_transpose(
+    tokens: int, size: int, dtype: torch.dtype, threads: None
+) -> None:
+    x, factors = random(tokens, size, dtype=dtype), random(tokens, 1, seed=1).abs()
+    found = training.quantize_columns(x, factors, 1e-30)
+    expected = training.quantize_rows((x.float() * factors).t().contiguous(), 1e-30)
+    for mine, reference in zip(found, expected, strict=True):
+        assert torch.equal(mine, reference)
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+def test_chance_rounds_to_the_neighbours_with_the_right_mean(kind: str) -> None:
+    x = random(4, 48) if kind == "rows" else random(48, 4)
+    ones = torch.ones(x.shape[0], 1)
+
+    def draw(seed: int) -> Tensor:
+        if kind == "rows":
+            return training.quantize_rows(x, 1e-30, seed)[0]
+        return training.quantize_columns(x, ones, 1e-30, seed)[0]
+
+    target = x if kind == "rows" else x.t()
+    exact = target * (127 / target.abs().amax(1, keepdim=True))
+    draws = torch.stack([draw(seed) for seed in range(3000)]).double()
+    assert ((draws - exact).abs() < 1 + 1e-4).all()
+    torch.testing.assert_close(draws.mean(0), exact.double(), rtol=0, atol=0.05)
+    assert torch.equal(draw(7), draw(7))
+    assert not torch.equal(draw(7), draw(8))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "group"), [(1, 1, None), (70, 65, None), (5, 128, 64), (33, 384, 128)]
+)
+def test_master_weights_become_codes_and_absmean_scales(
+    rows: int, cols: int, group: int | None, threads: None
+) -> None:
+    weight = random(rows, cols) * 0.02
+    grouped = weight.view(rows, -1, group) if group else weight.view(1, 1, -1)
+    mean = grouped.abs().mean(-1, keepdim=True, dtype=torch.float64).float()
+    inverse = 1 / mean.clamp(min=SMALLEST)
+    codes, scales = training.ternarize(weight, group, SMALLEST)
+    assert torch.equal(scales, (1 / inverse).reshape(scales.shape))
+    expected = (grouped * inverse).round().clamp(-1, 1).to(torch.int8)
+    assert torch.equal(codes, expected.view(weight.shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_columns", [False, True])
+@pytest.mark.parametrize("size", [1, 17, 64])
+def test_sums_are_scaled(size: int, with_columns: bool, dtype: torch.dtype) -> None:
+    sums = torch.randint(-(2**23), 2**23, (5, size), dtype=torch.int32)
+    rows, cols = random(5, 1), random(1, size, seed=1)[0] if with_columns else None
+    expected = sums.float() * rows
+    expected = expected if cols is None else expected * cols
+    assert torch.equal(training.scale_sums(sums.clone(), rows, dtype, cols), expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("tokens", "rows", "cols", "group"),
+    [(1, 1, 64, 64), (5, 70, 128, 64), (13, 48, 384, 128), (6, 33, 24, 4)],
+)
+def test_group_products_are_exact(
+    tokens: int, rows: int, cols: int, group: int, dtype: torch.dtype, threads: None
+) -> None:
+    x = torch.randint(-128, 128, (tokens, cols), dtype=torch.int8)
+    codes = torch.randint(-128, 128, (rows, cols), dtype=torch.int8)
+    inverse, scales = random(tokens, 1).abs() + 1, random(rows, cols // group).abs()
+    found = training.group_product(x, inverse, codes, scales, dtype)
+    weight = (codes.view(rows, -1, group).double() * scales.double().unsqueeze(-1)).view(rows, cols)
+    exact = (x.double() / inverse.double()) @ weight.t()
+    largest = exact.abs().max().item()
+    tolerance = 1e-6 if dtype is torch.float32 else 2**-8
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=tolerance * largest)
+
+
+Results = tuple[Tensor, ...]
+
+
+def no_worse_than_pytorch(runs: list[tuple[Results, Results, Results]]) -> None:
+    """Root mean square errors over all runs are at most twice those of PyTorch in the same precision.
+
+    runs: what was found, what PyTorch finds, and what is exact.
+    """
+    for part in range(len(runs[0][0])):
+        found, theirs, exact = (
+            torch.cat([run[kind][part].double().flatten() for run in runs]) for kind in range(3)
+        )
+        rounding = torch.finfo(runs[0][0][part].dtype).eps * exact.square().mean().sqrt()
+        error, allowed = ((x - exact).square().mean().sqrt() for x in (found, theirs))
+        assert error <= max(2 * allowed, rounding)
+
+
+def results(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> tuple[Tensor, ...]:
+    """What a function returns, and the gradients of its inputs."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    y = function(*leaves)
+    return (y.detach(), *torch.autograd.grad(y, leaves, upstream.to(y.dtype)))
+
+
+def compare(
+    ours: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    make: Callable[[int], tuple[list[Tensor], Tensor]],
+) -> None:
+    """Both on the inputs and upstream gradients that `make` gives for each of several seeds."""
+    runs = []
+    for seed in range(0, 40, 5):
+        inputs, upstream = make(seed)
+        exact = results(reference, [x.double() for x in inputs], upstream.double())
+        runs.append((results(ours, inputs, upstream), results(reference, inputs, upstream), exact))
+    no_worse_than_pytorch(runs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_norm_and_its_gradients(size: int, dtype: torch.dtype, threads: None) -> None:
+    def reference(x: Tensor, weight: Tensor) -> Tensor:
+        return (F.rms_norm(x.to(weight.dtype), (size,), weight, 1e-5)).to(x.dtype)
+
+    def make(seed: int) -> tuple[list[Tensor], Tensor]:
+        x, upstream = (random(3, 23, size, dtype=dtype, seed=seed + i) for i in (0, 1))
+        return [x, random(size, seed=seed + 2)], upstream
+
+    compare(lambda x, weight: ops.rms_norm(x, weight, 1e-5)[0], reference, make)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_swiglu_and_its_gradients(size: int, dtype: torch.dtype, threads: None) -> None:
+    def make(seed: int) -> tuple[list[Tensor], Tensor]:
+        gate, up, upstream = (random(2, 19, size, dtype=dtype, seed=seed + i) for i in range(3))
+        return [gate, up], upstream
+
+    compare(ops.swiglu, lambda gate, up: F.silu(gate) * up, make)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 15, 64, 1000, 49153])
+def test_cross_entropy_and_its_gradient(size: int, dtype: torch.dtype, threads: None) -> None:
+    logits = random(6, size, dtype=dtype)
+    labels = torch.tensor([0, size - 1, -100, size // 2, 0, size - 1])
+
+    def reference(x: Tensor) -> Tensor:
+        return F.cross_entropy(x.float() if x.dtype is torch.bfloat16 else x, labels, reduction="none")
+
+    exact = results(reference, [logits.double()], torch.full((6,), 0.25))
+    theirs = results(reference, [logits], torch.full((6,), 0.25))
+    assert training.cross_entropy_rows(logits, labels, -100, None)[2] == 0
+    grad = logits.clone()
+    losses = training.cross_entropy_rows(grad, labels, -100, 0.25)
+    no_worse_than_pytorch([((losses.float(), grad), theirs, exact)])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_is_refused(bad: float, dtype: torch.dtype) -> None:
+    x = random(40, 70, dtype=dtype)
+    x[33, 69] = bad
+    with pytest.raises(NotFiniteError, match="row 33 of 40"):
+        training.quantize_rows(x, SMALLEST)
+    with pytest.raises(NotFiniteError, match="column"):
+        training.quantize_columns(x, torch.ones(40, 1), SMALLEST)
+    for group in (None, 10):
+        with pytest.raises(NotFiniteError, match="row 33 of 40"):
+            training.ternarize(x.float(), group, SMALLEST)
+    assert training.cross_entropy_rows(x, torch.zeros(40, dtype=torch.long), -100, None)[33].isnan()
+
+
+def test_tensors_that_do_not_fit_are_refused() -> None:
+    x = random(8, 64)
+    with pytest.raises(ValueError, match=r"x is torch.float64, not torch.float32 or torch.bfloat16"):
+        training.quantize_rows(x.double(), SMALLEST)
+    with pytest.raises(ValueError, match=r"x must be contiguous"):
+        training.quantize_rows(x.t(), SMALLEST)
+    with pytest.raises(ValueError, match=r"weight is \[63\], not \[64\]"):
+        ops.rms_norm(x, torch.ones(63), 1e-5)
+    with pytest.raises(ValueError, match="label 64 is outside the vocabulary of 64"):
+        training.cross_entropy_rows(x, torch.full((8,), 64), -100, None)
+    codes = torch.zeros(4, 64, dtype=torch.int8)
+    with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
+        training.group_product(codes, torch.ones(4, 1), codes, torch.ones(4, 3), torch.float32)
+
+
+@pytest.mark.slow
+def test_operators_keep_the_contracts_of_torch_library() -> None:
+    x, weight = random(4, 32).requires_grad_(), nn.Parameter(random(32, seed=1))
+    torch.library.opcheck(ops.rms_norm, (x, weight, 1e-5))
+    torch.library.opcheck(ops.swiglu, (x, random(4, 32, seed=2).requires_grad_()))
