@@ -6,9 +6,10 @@ stay as they are; it changes nothing where there are no kernels or a module comp
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,9 @@ def use_kernels(model: nn.Module) -> None:
     log_kernels(next(model.parameters()).device)
     for module in model.modules():
         if _is_plain_norm(module):
-            module.__class__ = _with_kernels(type(module), _NormForward)
+            module.__class__ = _with_kernels(cast("Hashable", type(module)), _NormForward)
         elif _is_swiglu(module):
-            module.__class__ = _with_kernels(type(module), _SwigluForward)
+            module.__class__ = _with_kernels(cast("Hashable", type(module)), _SwigluForward)
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

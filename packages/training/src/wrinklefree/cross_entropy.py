@@ -68,7 +68,7 @@ def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
-    """Sum of the chunk's losses and, with a factor, that times its gradient [n, v], in place of the logits."""
+    """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place."""
     kernels = kernels_for(logits)
     if kernels is not None and logits.dtype in kernels.FLOATS:
         losses = kernels.cross_entropy_rows(logits, targets, IGNORE_LABEL, factor)

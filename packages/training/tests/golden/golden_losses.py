@@ -7,7 +7,8 @@ Rounding differs between instruction sets (sums are split differently), and the 
 last-bit difference into another code. So the run pins the code paths by environment variables,
 before torch is imported: ATen's kernels without AVX, MKL's bitwise-reproducible mode that all
 x86-64 CPUs share, one thread. Weights and text come from integer arithmetic, not from torch's
-random numbers. Losses are written in hexadecimal, since they are compared exactly.
+random numbers; the training kernels run without vectors too. Stage 2 runs in each precision. Losses are
+written in hexadecimal, since they are compared exactly.
 """
 
 # ruff: noqa: E402 (the environment has to be set before torch is imported)
@@ -41,10 +42,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import ternary_kernels
 from wrinklefree.train import main
 
 GOLDEN_FILE = Path(__file__).with_name("losses.json")
 NUM_STEPS = 8
+FURTHER_PRECISIONS = ("bf16", "int8")
 
 
 def write_model(folder: Path) -> None:
@@ -113,22 +116,41 @@ def run_stages(folder: Path) -> dict[str, Any]:
         "stage2_pretrain": [*steps, "training.schedule.decay=3", "training.lambda_warmup_steps=3"],
     }
     for training, overrides in own.items():
-        with contextlib.redirect_stdout(sys.stderr):
-            code = main([f"training={training}", *common, *overrides])
-        assert code == 0, f"{training} ended with exit code {code}"
-    return _collect(folder / "out" / "default")
+        run_stage(training, *common, *overrides)
+    aligned = folder / "out" / "default" / "stage1_9" / "final"
+    for precision in FURTHER_PRECISIONS:
+        options = [
+            f"experiment={precision}",
+            f"training.precision={precision}",
+            f"training.start_from={aligned}",
+        ]
+        run_stage("stage2_pretrain", *common, *own["stage2_pretrain"], *options)
+    return _collect(folder / "out")
 
 
-def _collect(experiment: Path) -> dict[str, Any]:
-    stage1 = json.loads((experiment / "stage1" / "summary.json").read_text())["losses_nats"]
+def run_stage(training: str, *overrides: str) -> None:
+    with contextlib.redirect_stdout(sys.stderr):
+        code = main([f"training={training}", *overrides])
+    assert code == 0, f"{training} ended with exit code {code}"
+
+
+def _collect(out: Path) -> dict[str, Any]:
+    stage1 = json.loads((out / "default" / "stage1" / "summary.json").read_text())["losses_nats"]
     collected: dict[str, Any] = {"stage1": {k: v.hex() for k, v in stage1.items()}}
     for stage in ("stage1_9", "stage2"):
-        with (experiment / stage / "metrics.csv").open() as file:
-            collected[stage] = [float(row["train/loss"]).hex() for row in csv.DictReader(file)]
+        collected[stage] = _losses(out / "default" / stage)
+    for precision in FURTHER_PRECISIONS:
+        collected[f"stage2 {precision}"] = _losses(out / precision / "stage2")
     return collected
 
 
+def _losses(run: Path) -> list[str]:
+    with (run / "metrics.csv").open() as file:
+        return [float(row["train/loss"]).hex() for row in csv.DictReader(file)]
+
+
 def run() -> dict[str, Any]:
+    ternary_kernels.select_isa("scalar")
     with tempfile.TemporaryDirectory() as folder:
         losses = run_stages(Path(folder))
     return {"torch": torch.__version__.partition("+")[0], "losses": losses}

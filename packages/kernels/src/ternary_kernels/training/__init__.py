@@ -1,4 +1,4 @@
-"""Training kernels for PyTorch tensors on the CPU: functions (rows), differentiable operators (ops), threads."""
+"""Training kernels for PyTorch tensors on the CPU: functions (rows), operators with gradients (ops)."""
 
 from ternary_kernels.training.ops import rms_norm, swiglu
 from ternary_kernels.training.rows import (

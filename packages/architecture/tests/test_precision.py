@@ -1,0 +1,162 @@
+"""Backward passes in bfloat16 and int8, and the kernels beside PyTorch's own operators."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitnet_arch import (
+    BitLinear,
+    Int8PerToken,
+    SubLN,
+    bit_linears,
+    convert,
+    kernels,
+    quantizer,
+    set_precision,
+    use_kernels,
+)
+from bitnet_arch.convert import ConversionConfig
+from bitnet_arch.gradients import PRECISIONS, Bf16Gradients, Float32Gradients, Int8Gradients
+
+SCHEMES = ["tensor", "group64", "group128"]
+RELATIVE_ERRORS = {"float32": 1e-6, "bf16": 8e-3, "int8": 2e-2, "int8_stochastic": 4e-2}
+"""Of a gradient, in the Frobenius norm; gradients here spread over four orders of magnitude."""
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Calling it leaves PyTorch's operators alone."""
+    return lambda: monkeypatch.setattr(kernels, "_cpu_kernels", lambda: None)
+
+
+def layer_of(scheme: str, precision: str = "float32", in_features: int = 256) -> BitLinear:
+    torch.manual_seed(0)
+    layer = BitLinear(in_features, 72, quantizer=quantizer(scheme))
+    set_precision(nn.ModuleList([layer]), precision)
+    return layer
+
+
+def gradients(layer: BitLinear, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Output and gradients of input and weight."""
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    grads = torch.autograd.grad(y, (x, layer.weight), upstream.to(y.dtype))
+    return y.detach(), *grads
+
+
+def inputs(num_tokens: int, in_features: int = 256) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(num_tokens, in_features, generator=generator)
+    upstream = torch.randn(num_tokens, 72, generator=generator)
+    return x, upstream * torch.exp(torch.randn(num_tokens, 1, generator=generator)) * 1e-6
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 64])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_gradients_are_those_of_the_quantized_values(precision: str, scheme: str, num_tokens: int) -> None:
+    layer = layer_of(scheme, precision)
+    x, upstream = inputs(num_tokens)
+    found = gradients(layer, x, upstream)
+    weight = layer.quantizer.quantize(layer.weight).values().double()
+    rounded = Int8PerToken().quantize(x).values().double()
+    exact = (rounded @ weight.t(), upstream.double() @ weight, upstream.double().t() @ rounded)
+    for mine, reference in zip(found[1:], exact[1:], strict=True):
+        assert mine.dtype is torch.float32
+        assert (mine - reference).norm() <= RELATIVE_ERRORS[precision] * reference.norm()
+    assert (found[0] - exact[0]).norm() <= 4e-3 * exact[0].norm()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
+def test_kernels_compute_what_pytorch_computes(
+    precision: str, scheme: str, without_kernels: Callable[[], None]
+) -> None:
+    assert "ternary_kernels" in kernels.describe(torch.device("cpu"))
+    layer, (x, upstream) = layer_of(scheme, precision), inputs(33)
+    fast, fast_codes = gradients(layer, x, upstream), layer.quantizer.quantize(layer.weight)
+    without_kernels()
+    assert "install" in kernels.describe(torch.device("cpu"))
+    plain, codes = gradients(layer, x.clone(), upstream), layer.quantizer.quantize(layer.weight)
+    assert torch.equal(fast_codes.codes, codes.codes)
+    assert torch.equal(fast_codes.scales, codes.scales)
+    for mine, reference in zip(fast, plain, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=2**-7, atol=1e-6 * reference.abs().max().item())
+
+
+def test_gradients_rounded_by_chance_are_right_on_average() -> None:
+    x, upstream = inputs(16)
+    exact = gradients(layer_of("group64"), x, upstream)
+    layer = layer_of("group64", "int8_stochastic")
+    torch.manual_seed(0)
+    draws = [gradients(layer, x, upstream) for _ in range(64)]
+    for part in (1, 2):
+        one = (draws[0][part] - exact[part]).norm()
+        mean = (torch.stack([draw[part] for draw in draws]).mean(0) - exact[part]).norm()
+        assert mean < 0.5 * one
+
+
+def test_the_same_seed_rounds_the_same_way() -> None:
+    layer, (x, upstream) = layer_of("tensor", "int8_stochastic"), inputs(16)
+    runs = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        runs.append(gradients(layer, x, upstream)[2])
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+class CountingInt8(Int8PerToken):
+    """Counts how often it rounds."""
+
+    count = 0
+
+    def quantize(self, x: Tensor) -> Any:
+        type(self).count += 1
+        return super().quantize(x)
+
+
+def test_layers_of_one_input_round_it_once_and_see_its_changes() -> None:
+    first, second = layer_of("tensor"), layer_of("tensor")
+    first.activation = second.activation = CountingInt8()
+    x = torch.randn(5, 256)
+    before = first(x)
+    assert torch.equal(before, second(x))
+    assert CountingInt8.count == 1
+    x.mul_(-1)
+    assert torch.equal(second(x), -before)
+    with torch.inference_mode():
+        assert torch.equal(first(x.clone()), -before)
+    del x
+    assert not torch.equal(first(torch.randn(5, 256)), before)
+
+
+def test_a_precision_that_is_not_there_is_refused() -> None:
+    layers = nn.ModuleList([BitLinear(64, 8)])
+    with pytest.raises(ValueError, match="unknown precision 'fp8'; known: float32, bf16, int8"):
+        set_precision(layers, "fp8")
+    with pytest.raises(ValueError, match="no BitLinear"):
+        set_precision(nn.Linear(2, 2), "bf16")
+    assert {type(p) for p in PRECISIONS.values()} == {Float32Gradients, Bf16Gradients, Int8Gradients}
+
+
+def test_a_model_with_kernels_is_the_same_model(
+    tiny_llama: Any, without_kernels: Callable[[], None]
+) -> None:
+    ids = torch.arange(24).view(2, 12)
+    model = convert(tiny_llama(), ConversionConfig(quantizer("tensor")), ids)
+    names, classes = model.state_dict().keys(), [type(m).__name__ for m in model.modules()]
+    fast = copy.deepcopy(model)
+    use_kernels(fast)
+    use_kernels(fast)
+    assert fast.state_dict().keys() == names
+    assert [type(m).__name__ for m in fast.modules()] == classes
+    assert any(isinstance(m, SubLN) for m in fast.modules())
+    assert len(list(bit_linears(fast))) == len(list(bit_linears(model)))
+    found = copy.deepcopy(fast)(input_ids=ids).logits
+    without_kernels()
+    torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-3, atol=1e-4)
