@@ -37,13 +37,6 @@ def read_keys(given: Sequence[str] = (), path: Path | None = None) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def check_sendable(key: str) -> str:
-    """The key of another server, if a header can carry it; else RequestError."""
-    if not key.isascii() or not key.isprintable():
-        raise RequestError("the API key must be printable ASCII")  # without the key: it would end in a log
-    return key
-
-
 def _text_of(path: Path) -> str:
     try:
         return path.read_text("utf-8")

@@ -97,6 +97,12 @@ def listening() -> Callable[..., Any]:
     return _listening
 
 
+@pytest.fixture(scope="session")
+def listening_of_module() -> Callable[..., Any]:
+    """The same for fixtures that live longer than a test."""
+    return _listening
+
+
 @pytest.fixture
 def in_thread(in_thread_of_module: Callable[..., Any]) -> Callable[..., Any]:
     """Context of a toy server in a thread; gives its URL and its engine."""

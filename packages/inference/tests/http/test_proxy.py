@@ -11,8 +11,9 @@ import pytest
 
 from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.proxy import Upstream, create_proxy
+from wrinklefree_inference.http.proxy import create_proxy
 from wrinklefree_inference.http.run import wait_for_answers
+from wrinklefree_inference.http.upstream import Upstream
 from wrinklefree_inference.options import HttpOptions
 
 ASK = {"model": "org/toy", "prompt": "x", "max_tokens": 20}

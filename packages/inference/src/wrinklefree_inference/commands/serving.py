@@ -42,12 +42,13 @@ def serve_native(options: NativeServerOptions) -> None:
 
 def serve_openai(options: ProxyOptions) -> None:
     """Pass requests on to another server."""
-    from wrinklefree_inference.http.proxy import Upstream, create_proxy
+    from wrinklefree_inference.http.proxy import create_proxy
+    from wrinklefree_inference.http.upstream import Upstream
 
     keys = ApiKeys.of(keys_of(options.listen))
 
     async def run() -> None:
-        upstream = Upstream(options.model, options.upstream_api_key)
+        upstream = Upstream(options.model, options.upstream_api_key, options.upstream_timeout_s)
         server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
         try:
             await _listen(server, listener, timeout_s, upstream.url, wait_for_answers(server))

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 from weakref import finalize
 
 import httpx
@@ -29,10 +28,9 @@ from wrinklefree_inference.engines.openai_answers import (
     refusal,
 )
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.keys import check_sendable
 from wrinklefree_inference.options import ClientOptions
-from wrinklefree_inference.plain_http import UNCOMPRESSED, encoding_of
 from wrinklefree_inference.printable import printable
+from wrinklefree_inference.upstreams import UNCOMPRESSED, bearer, encoding_of, server_of
 
 _STREAM = "text/event-stream"
 
@@ -50,7 +48,7 @@ class OpenAIEngine:
 
     def __init__(self, url: str, options: ClientOptions | None = None) -> None:
         options = options or ClientOptions()
-        self.url = _checked(url).rstrip("/").removesuffix("/v1")
+        self.url = server_of(url)
         self._model = options.model
         self._client = _client(self.url, options)
         finalize(self, self._client.close)  # of an engine that is dropped instead of closed
@@ -130,8 +128,8 @@ class OpenAIEngine:
 
 def _client(url: str, options: ClientOptions) -> httpx.Client:
     headers = {
-        "Authorization": f"Bearer {check_sendable(options.api_key or 'none')}",  # some servers insist on one
         "Content-Type": "application/json",
+        **bearer(options.api_key or "none"),  # some servers insist on one
         **UNCOMPRESSED,
     }
     try:
@@ -167,15 +165,3 @@ def _check_status(answer: httpx.Response) -> None:
         raise BadAnswerError(f"refused the request ({status}): {refusal(answer.iter_raw())}")
     if answer.status_code != HTTPStatus.OK:
         raise BadAnswerError(f"answered {status}, which is no answer of this API")
-
-
-def _checked(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        httpx.URL(url).host.encode("idna")
-        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except (ValueError, httpx.InvalidURL) as error:
-        raise RequestError(f"{url!r} is not a server's URL: {error}") from error
-    if not is_whole:
-        raise RequestError(f"{url!r} is not a server's URL: give one like http://127.0.0.1:8080")
-    return url
