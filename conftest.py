@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,25 @@ def small_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
+@cache
+def _gguf_reader(path: Path) -> Any:
+    """gguf-py takes seconds to read the packaged model's vocabulary."""
+    import gguf
+
+    return gguf.GGUFReader(path)
+
+
+@pytest.fixture(scope="session")
+def packaged_reader(packaged_gguf: Path) -> Any:
+    """The packaged model, opened by gguf-py."""
+    return _gguf_reader(packaged_gguf)
+
+
 def write_f32(source: Path, path: Path, num_layers: int) -> None:
     """Dequantize the first layers of a llama GGUF into another one."""
     import gguf
 
-    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
+    reader, writer = _gguf_reader(source), gguf.GGUFWriter(path, "llama")
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key == "general.architecture":
             continue
