@@ -200,14 +200,14 @@ def test_bad_json(body, code, server, talk):
 
 
 def test_a_key_twice_is_found_at_once_and_named(server, talk):
-    names = [f'"key{i}": 1' for i in range(100_000)]
+    names = [f'"key{i}": 1' for i in range(60_000)]
 
     async def work(http):
         body = "{" + ", ".join([*names, names[-1]]) + "}"
         return await http.plain.post(CHAT, content=body, headers={"Content-Type": "application/json"})
 
     check(reply := talk(server, work), 400, None, "invalid_json")
-    assert "'key99999' stands twice in one object" in reply.json()["error"]["message"]
+    assert "'key59999' stands twice in one object" in reply.json()["error"]["message"]
 
 
 def test_a_million_wrong_items_are_one_error(server, talk):

@@ -208,10 +208,12 @@ class GuardedProtocol(H11Protocol):
             if self._stream_end is not None and message.get("body"):
                 self._stream_end = message["body"][-len(_EVENT_END) :]
 
-        if scope["http_version"] in ("1.0", "1.1"):
-            await self._app(scope, receive, noting)
-        else:
-            await _OTHER_VERSION.response()(scope, receive, noting)
+        app = self._app if scope["http_version"] in ("1.0", "1.1") else _OTHER_VERSION.response()
+        try:
+            await app(scope, receive, noting)
+        except (ApiError, asyncio.CancelledError):  # the server ends and waits for this answer no longer
+            self.cycle.disconnected = True
+            self.transport.abort()
 
     def _probe(self) -> None:
         """Send something without meaning, if this is the moment for it."""

@@ -17,6 +17,7 @@ from wrinklefree_inference.sampling_bounds import API_BOUNDS
 
 _MAX_STOPS = 4
 _MAX_COMPLETION_LOGPROBS = 5
+_MAX_MESSAGES = 2048  # OpenAI's limit
 
 
 def _is_absent(value: Any) -> Any:
@@ -95,7 +96,7 @@ class ChatMessage(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     name: str | None = None
     refusal: Unsupported = None
     audio: Unsupported = None
@@ -172,7 +173,7 @@ class SamplingFields(Strict):
 class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, _bounds("max_tokens")] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, _bounds("logprobs")] | None = None

@@ -1,8 +1,9 @@
 """An application under uvicorn until SIGTERM or Ctrl-C, which ends it with exit code 0.
 
-Shutdown: new requests get 503 and /health says `draining`, running answers may end within the given time,
-what is left then is cancelled. A second signal ends it at once. The port stays open while answers run, so
-that clients are told instead of refused.
+Shutdown: new requests get 503 and /health says `draining`; those that were taken, whether they are being
+read, rendered, waiting or running, have the given time. What is left then is ended: by the engine, whose
+streams say so, else with 503; a stream that cannot be told is broken off. A second signal ends it all at
+once. The port stays open while answers run, so that clients are told instead of refused.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from wrinklefree_inference.http.logs import log_loop_error
 from wrinklefree_inference.http.protocol import GuardedProtocol
 from wrinklefree_inference.options import ListenOptions
 
-_FLUSH_S = 2.0  # for the last bytes of answers whose generation has ended
+_END_S = 0.3  # for answers to tell that the engine has ended
+_FLUSH_S = 2.0  # for the last bytes of what was cut off
 _CHECK_TICKS = 5  # of uvicorn's 0.1 s, between two looks at all connections
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted
 _log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         server: What to serve.
-        drain: Ends what runs within a time in seconds; afterwards the last bytes are sent.
+        drain: Ends what runs in the engine within a time in seconds.
         on_start: Called when connections are taken.
 
     Raises:
@@ -149,8 +151,12 @@ class DrainingServer(uvicorn.Server):
 
     async def _stop(self) -> None:
         try:
-            await self._drain(self._timeout_s)
-            await self._lifecycle.wait_until_idle(_FLUSH_S)
+            if not await self._lifecycle.wait_until_idle(self._timeout_s):
+                _log.warning("%d requests are ended after %g s", self._lifecycle.inflight, self._timeout_s)
+            await self._drain(0.0)
+            if not await self._lifecycle.wait_until_idle(_END_S):
+                self._lifecycle.cut_off()
+                await self._lifecycle.wait_until_idle(_FLUSH_S)
         finally:
             self.should_exit = True
 
