@@ -33,7 +33,7 @@ class Turns:
     def __init__(self, what: str, at_once: int = 1, longest_wait_s: float = LONGEST_WAIT_S) -> None:
         self._what, self._longest_wait_s = what, longest_wait_s
         self._pool = ThreadPoolExecutor(at_once, what)
-        self._num_free = at_once
+        self._at_once = self._num_free = at_once
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._tags: dict[str, int] = {}
         self._now = 0
@@ -85,6 +85,8 @@ class Turns:
                 turn.set_result(None)
                 return
         self._num_free += 1
+        if self._num_free == self._at_once:  # all begin anew
+            self._tags.clear()
 
     def _forgo(self, client: str, turn: asyncio.Future[None]) -> None:
         if turn.done() and not turn.cancelled():  # it came at the last moment
