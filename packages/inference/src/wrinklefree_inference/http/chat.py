@@ -48,7 +48,7 @@ def router(service: Service) -> APIRouter:
         ids = await unless_client_leaves(http.receive, service.tokenized_chat(http, messages))
         longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        generation = await service.generation(http, body, [(ids, longest)], logprobs)
+        generation = await service.generation(http, body, [(ids, longest)], logprobs, "messages")
         return await respond(http, body, generation, ChatForm(service.engine.model_id, body))
 
     return routes

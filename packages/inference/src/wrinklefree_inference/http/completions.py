@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
             prompts.append(
                 (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
             )
-        generation = await service.generation(http, body, prompts, body.logprobs)
+        generation = await service.generation(http, body, prompts, body.logprobs, "prompt")
         form = CompletionForm(service.engine.model_id, body, (body.n or 1) * len(prompts))
         return await respond(http, body, generation, form)
 

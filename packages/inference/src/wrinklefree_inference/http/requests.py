@@ -34,6 +34,17 @@ def _is_zero(value: Any) -> Any:
     return 0
 
 
+def _only(wanted: bool | int) -> BeforeValidator:
+    """That value itself: to Python 1, 1.0 and True are equal."""
+
+    def check(value: Any) -> Any:
+        if value is not None and (type(value) is not type(wanted) or value != wanted):
+            raise PydanticCustomError("only", "must be {wanted}", {"wanted": str(wanted).lower()})
+        return value
+
+    return BeforeValidator(check)
+
+
 def _is_small(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > 16:  # OpenAI's limit
         raise ValueError("at most 16 entries")
@@ -136,7 +147,7 @@ class SamplingFields(Strict):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, _bounds("max_tokens")] | None = None
     temperature: Annotated[float, _bounds("temperature")] | None = None
     top_p: Annotated[float, _bounds("top_p")] | None = None
@@ -216,9 +227,9 @@ class CompletionRequest(SamplingFields):
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1)]
     )
     logprobs: Annotated[int, Field(ge=0, le=_MAX_COMPLETION_LOGPROBS)] | None = None
-    echo: Literal[False] | None = None
+    echo: Annotated[Literal[False] | None, _only(False)] = None
     suffix: Unsupported = None
-    best_of: Literal[1] | None = None
+    best_of: Annotated[Literal[1] | None, _only(1)] = None
 
 
 def _misused(field: str, rule: str) -> PydanticCustomError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import socket
@@ -88,7 +87,6 @@ class DrainingServer(uvicorn.Server):
                 server.app,
                 http=GuardedProtocol,
                 backlog=ACCEPTED_AT_ONCE,
-                timeout_keep_alive=math.ceil(server.options.keep_alive_timeout_s),
                 log_config=None,
                 access_log=False,
                 server_header=False,

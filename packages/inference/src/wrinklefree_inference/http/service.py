@@ -128,8 +128,9 @@ class Service:
         body: SamplingFields,
         prompts: Sequence[tuple[Sequence[int], int]],
         logprobs: int | None,
+        param: str,
     ) -> Generation:
-        """Submit `n` requests for each (prompt ids, max_tokens).
+        """Submit `n` requests for each (prompt ids, max_tokens), which the field `param` has become.
 
         Raises:
             ApiError, EngineBusy, EngineError: Nothing was submitted.
@@ -149,7 +150,7 @@ class Service:
             for i, (ids, longest) in enumerate(prompts)
             for number in range(num)
         ]
-        generation = Generation(self.engine, requests, num, record, self.metrics)
+        generation = Generation(self.engine, requests, num, record, self.metrics, param)
         await generation.start()
         return generation
 
