@@ -37,10 +37,10 @@ def main() -> None:
 
 
 def _answer(line: bytes, computing_s: float) -> bytes:
-    signal.setitimer(signal.ITIMER_PROF, computing_s)
-    signal.setitimer(signal.ITIMER_REAL, WALL_S)
     try:
         request = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, computing_s)
+        signal.setitimer(signal.ITIMER_REAL, WALL_S)
         reply = {"text": _render(request["source"], request["values"])}
         return json.dumps(reply, ensure_ascii=False).encode()
     except Exception as error:  # noqa: BLE001 - a template is anybody's program, whatever it raises is its own
