@@ -151,12 +151,15 @@ class DrainingServer(uvicorn.Server):
         try:
             if not await self._lifecycle.wait_until_idle(self._timeout_s):
                 _log.warning("%d requests are ended after %g s", self._lifecycle.inflight, self._timeout_s)
-            await self._drain(0.0)
-            if not await self._lifecycle.wait_until_idle(_END_S):
-                self._lifecycle.cut_off()
-                await self._lifecycle.wait_until_idle(_FLUSH_S)
+                await self._end_what_is_left()
         finally:
             self.should_exit = True
+
+    async def _end_what_is_left(self) -> None:
+        await self._drain(0.0)
+        if not await self._lifecycle.wait_until_idle(_END_S):
+            self._lifecycle.cut_off()
+            await self._lifecycle.wait_until_idle(_FLUSH_S)
 
 
 def wait_for_answers(server: HttpApp) -> Callable[[float], Awaitable[None]]:
