@@ -108,6 +108,8 @@ def test_a_second_signal_stops_at_once(process):
     ):
         lines = lines_of(reply)  # kept: dropping it would close the connection
         next(lines)
+        taken = [posted(url, "chat/completions", costly(0.8)) for _ in range(3)]
+        time.sleep(0.1)
         child.terminate()
         time.sleep(0.2)
         started = time.perf_counter()
@@ -116,6 +118,8 @@ def test_a_second_signal_stops_at_once(process):
         assert time.perf_counter() - started < 2
         with pytest.raises(httpx.HTTPError):
             assert "[DONE]" in list(lines)
+        assert all(answer_of(connection).startswith(b"HTTP/1.1 503") for connection in taken)
+        assert "Traceback" not in child.stderr.read()
 
 
 def test_an_idle_server_stops_at_once(process):

@@ -121,6 +121,11 @@ class DrainingServer(uvicorn.Server):
             self._lifecycle.large_bodies.give_back(now_s)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections; there are answers left only after a second signal."""
+        self._lifecycle.cut_off()
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Until the end of the process: one that comes while it is being taken down must not kill it."""
