@@ -66,6 +66,14 @@ def json_of(data: bytes, rng: random.Random) -> bytes:
     return json.dumps(value).encode()
 
 
+def one_value_of(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """An object with one place in one of its values changed."""
+    changed = copy.deepcopy(value)
+    name = rng.choice(list(changed))
+    changed[name] = _replaced(changed[name], rng)
+    return changed
+
+
 def _replaced(value: Any, rng: random.Random) -> Any:
     """A value with one place in it changed; places near the top are likelier."""
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.15:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from wf_formats.chat_template import stop_rendering
 from wrinklefree_inference.http import logs
 from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
@@ -34,6 +35,7 @@ def serve_native(options: NativeServerOptions) -> None:
         try:
             await _listen(server, listener, options.http.shutdown_timeout_s, engine.model_id, engine.drain)
         finally:
+            stop_rendering()  # what is left of it, of requests that were cut off
             await engine.close()
 
     with listener:
