@@ -15,7 +15,6 @@ import pytest
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.http.proxy import create_proxy
-from wrinklefree_inference.http.run import wait_for_answers
 from wrinklefree_inference.http.upstream import Upstream
 
 
@@ -60,7 +59,7 @@ class Gate:
                 upstream = Upstream(url, timeout_s=timeout_s)
                 stack.push_async_callback(upstream.aclose)
                 proxy = create_proxy(upstream)
-                running = self._listening(proxy, wait_for_answers(proxy))
+                running = self._listening(proxy)
                 self.urls[timeout_s] = await stack.enter_async_context(running)
             self._ready.set()
             await self._stop.wait()

@@ -7,7 +7,6 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import typer
@@ -16,7 +15,7 @@ from wf_formats.chat_template import stop_rendering
 from wrinklefree_inference.http import logs
 from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.run import DrainingServer, bind, url_of, wait_for_answers
+from wrinklefree_inference.http.run import Drain, DrainingServer, bind, url_of
 from wrinklefree_inference.keys import keys_of
 from wrinklefree_inference.options import LlamaCppServerOptions, NativeServerOptions, ProxyOptions
 
@@ -53,7 +52,7 @@ def serve_openai(options: ProxyOptions) -> None:
         upstream = Upstream(options.model, options.upstream_api_key, options.upstream_timeout_s)
         server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
         try:
-            await _listen(server, listener, timeout_s, upstream.url, wait_for_answers(server))
+            await _listen(server, listener, timeout_s, upstream.url)
         finally:
             await upstream.aclose()
 
@@ -82,7 +81,7 @@ async def _listen(
     listener: socket.socket,
     shutdown_timeout_s: float,
     name: str,
-    drain: Callable[[float], Awaitable[None]],
+    drain: Drain | None = None,
 ) -> None:
     gc.freeze()  # model and modules stay: the collector need not look at them (`http/memory.py`)
     running = DrainingServer(server, drain, shutdown_timeout_s, lambda: _announce(name, url_of(listener)))

@@ -63,12 +63,15 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+Drain = Callable[[float], Awaitable[None]]
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn with the shutdown of this module.
 
     Args:
         server: What to serve.
-        drain: Ends what runs in the engine within a time in seconds.
+        drain: Ends what runs in the engine within a time in seconds; None: there is no engine.
         on_start: Called when connections are taken.
 
     Raises:
@@ -78,7 +81,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         server: HttpApp,
-        drain: Callable[[float], Awaitable[None]],
+        drain: Drain | None = None,
         shutdown_timeout_s: float = 30.0,
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
@@ -161,16 +164,8 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
     async def _end_what_is_left(self) -> None:
-        await self._drain(0.0)
+        if self._drain is not None:
+            await self._drain(0.0)
         if not await self._lifecycle.wait_until_idle(_END_S):
             self._lifecycle.cut_off()
             await self._lifecycle.wait_until_idle(_FLUSH_S)
-
-
-def wait_for_answers(server: HttpApp) -> Callable[[float], Awaitable[None]]:
-    """A `drain` for applications without an engine."""
-
-    async def drain(timeout_s: float) -> None:
-        await server.lifecycle.wait_until_idle(timeout_s)
-
-    return drain
