@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet_arch.errors import SourceError, UnsupportedModelError
+from transformers.activations import ACT2FN
+
+from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
+from wf_formats.errors import LoadError
+from wf_formats.families import FAMILIES
+from wf_formats.families.settings import check_values
 from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD
 
 _METHODS = {
@@ -95,6 +100,28 @@ def _original(settings: Mapping[str, Any], name: str) -> str:
         if isinstance(candidate, str) and candidate and candidate != name and not _MARKS.search(candidate):
             return f"the original ({Path(candidate).name if candidate == stripped else candidate})"
     return "the original"
+
+
+def check_config(settings: Mapping[str, Any], where: object) -> None:
+    """Refuses values that no model has, before a library takes them at their word.
+
+    Args:
+        settings: contents of config.json; of a family that is not known here transformers alone judges.
+        where: folder or repository, for messages.
+
+    Raises:
+        CheckpointError: names key and value.
+    """
+    if settings.get("model_type") not in FAMILIES:
+        return
+    try:
+        check_values(settings)
+    except LoadError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    key = FAMILIES[settings["model_type"]].activation_key
+    name = settings.get(key)
+    if name is not None and (not isinstance(name, str) or name not in ACT2FN):
+        raise CheckpointError(f"{where}: config.json: {key} is {name!r:.60}, no activation of transformers")
 
 
 def check_convertible(settings: Mapping[str, Any]) -> None:
