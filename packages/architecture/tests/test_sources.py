@@ -218,7 +218,11 @@ CONFIG_DAMAGE = {
     "no number": {"num_attention_heads": "many"},
     "zero heads": {"num_attention_heads": 0},
     "activation": {"hidden_act": "silu2"},
+    "no activation": {"hidden_act": ["silu"]},
     "rope": {"rope_parameters": {"rope_type": "spiral"}},
+    "rotary factor": {"rope_parameters": {"rope_type": "linear", "factor": 0, "rope_theta": 1e4}},
+    "dtypes": {"dtype": ["float32"]},
+    "flag": {"use_cache": None},
 }
 
 
@@ -229,6 +233,10 @@ def test_a_configuration_of_another_model_is_one_error(values, make_dense) -> No
     with pytest.raises(bitnet_arch.SourceError) as error:
         opened(folder)
     assert "\n" not in str(error.value)
+    assert "KeyError" not in str(error.value)
+    source = bitnet_arch.open_dense("path", str(folder))
+    with pytest.raises((bitnet_arch.SourceError, bitnet_arch.UnsupportedModelError)):  # without the weights
+        source.check_convertible(), source.tokenizer, opened(folder)
 
 
 def test_code_of_a_repository_is_never_asked_for(make_dense, monkeypatch) -> None:
@@ -317,15 +325,20 @@ def test_generation_settings_stay(family, scheme, make_dense, tmp_path) -> None:
     assert tokenizer.chat_template == "{{ messages }}"
 
 
-@pytest.mark.parametrize("contents", ["[1]", "{", "\x00", '{"eos_token_id": {"a": 1}, "cache_config": 3}'])
+@pytest.mark.parametrize(
+    "contents",
+    ["[1]", "{", "\x00", '{"eos_token_id": {"a": 1}}', '{"temperature": "hot"}', '{"cache_config": 3}'],
+)
 def test_damaged_generation_settings_are_named(contents, make_dense) -> None:
+    """When the small files are asked for, and when the weights are."""
     folder = make_dense()
     (folder / "generation_config.json").write_text(contents)
-    if contents.startswith('{"'):  # odd, and nobody's business before sampling
+    if "cache_config" in contents:  # odd, and nobody's business before sampling
         opened(folder)
         return
-    with pytest.raises(bitnet_arch.SourceError, match=r"generation_config\.json"):
-        opened(folder)
+    for read in (opened, lambda folder: bitnet_arch.open_dense("path", str(folder)).tokenizer):
+        with pytest.raises(bitnet_arch.SourceError, match=r"generation_config\.json"):
+            read(folder)
 
 
 def test_a_tokenizer_without_its_vocabulary(make_dense) -> None:

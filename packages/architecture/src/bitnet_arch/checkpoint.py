@@ -32,7 +32,7 @@ from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_di
 from wf_formats.atomic import atomic_folder
 from wf_formats.families import FAMILIES
 from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
-from wf_formats.json_file import read_json
+from wf_formats.json_file import read_json, read_value
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import checkpoint_kind
 
@@ -169,10 +169,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / META_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: {folder} is not a WrinkleFree checkpoint")
-    try:
-        meta = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    meta = read_value(path, CheckpointError)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise CheckpointError(f"{path} has format {found!r}; this version reads {FORMAT}")

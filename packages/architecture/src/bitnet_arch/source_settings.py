@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
 from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES
-from wf_formats.families.settings import check_values
+from wf_formats.families.settings import check_values, rope_objects
 from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD
 
 _METHODS = {
@@ -118,10 +119,21 @@ def check_config(settings: Mapping[str, Any], where: object) -> None:
         check_values(settings)
     except LoadError as error:
         raise CheckpointError(f"{where}: {error}") from error
+    _check_names(settings, where)
+
+
+def _check_names(settings: Mapping[str, Any], where: object) -> None:
+    """What transformers looks up by name: it would fail with the name alone."""
     key = FAMILIES[settings["model_type"]].activation_key
-    name = settings.get(key)
-    if name is not None and (not isinstance(name, str) or name not in ACT2FN):
-        raise CheckpointError(f"{where}: config.json: {key} is {name!r:.60}, no activation of transformers")
+    scalings = [rope.get("rope_type") or rope.get("type") for rope in rope_objects(settings)]
+    for name_of, name, known in (
+        (key, settings.get(key), ACT2FN),
+        *(("rope_type", scaling, {"default", *ROPE_INIT_FUNCTIONS}) for scaling in scalings),
+    ):
+        if name is not None and not (isinstance(name, str) and name in known):
+            raise CheckpointError(
+                f"{where}: config.json: {name_of} is {name!r:.60}, which transformers does not know"
+            )
 
 
 def check_convertible(settings: Mapping[str, Any]) -> None:

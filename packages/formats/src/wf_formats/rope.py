@@ -56,7 +56,9 @@ ROPE_KINDS = tuple(_KNOWN)
 DEFAULT_BASE = 10000.0
 """Where a config.json names none."""
 BASE_BOUNDS, SHARE_BOUNDS = Bounds(1, 1e30), Bounds(0, 1, is_open=True)
-_FACTOR_BOUNDS, _TURN_BOUNDS = Bounds(1e-3, 1e6), Bounds(0, 1e6, note="0 is the default")
+_FACTOR_BOUNDS = Bounds(1e-3, 1e6)
+_DEFAULT_AT_ZERO = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+"""Parameters of YaRN for which 0 means what leaving them out means."""
 _BOUNDS: Mapping[str, Bounds] = {
     "rope_theta": BASE_BOUNDS,
     "partial_rotary_factor": SHARE_BOUNDS,
@@ -65,7 +67,7 @@ _BOUNDS: Mapping[str, Bounds] = {
     "attention_factor": _FACTOR_BOUNDS,
     "low_freq_factor": _FACTOR_BOUNDS,
     "high_freq_factor": _FACTOR_BOUNDS,
-    **dict.fromkeys(("beta_fast", "beta_slow", "mscale", "mscale_all_dim"), _TURN_BOUNDS),
+    **dict.fromkeys(_DEFAULT_AT_ZERO, _FACTOR_BOUNDS),
 }
 """Of the parameters: so that frequencies and angles up to any context are numbers of float32."""
 
@@ -94,7 +96,9 @@ def check_parameters(rope: Mapping[str, Any]) -> None:
         LoadError: one that is none or out of its range.
     """
     for key in _BOUNDS:
-        if rope.get(key) is not None:
+        value = rope.get(key)
+        is_default = key in _DEFAULT_AT_ZERO and type(value) in (int, float) and value == 0
+        if value is not None and not is_default:
             _number(rope, key)
     for key in ("short_factor", "long_factor"):
         if rope.get(key) is not None:

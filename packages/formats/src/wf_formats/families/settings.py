@@ -164,9 +164,8 @@ def _check_heads(config: Mapping[str, Any]) -> None:
 
 def _check_rope(config: Mapping[str, Any]) -> None:
     """Parameters of rotary positions within their ranges, and frequencies that can be computed of them."""
-    for key in ("rope_parameters", "rope_scaling"):
-        for rope in _objects(key, config.get(key)):
-            check_parameters(rope)
+    for rope in rope_objects(config):
+        check_parameters(rope)
     if config.get("hidden_size") is None or config.get("num_attention_heads") is None:
         return
     complete = {"rope_theta": DEFAULT_BASE} | {k: v for k, v in config.items() if v is not None}
@@ -175,6 +174,16 @@ def _check_rope(config: Mapping[str, Any]) -> None:
         rope = rope_parameters(complete, layer_type)
         if is_known_rope(rope):
             rope_of(head_dim, rope)
+
+
+def rope_objects(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The objects of rotary parameters in a config.json, under either name, for all layers or by their type.
+
+    Raises:
+        LoadError: something else stands there.
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        yield from _objects(key, config.get(key))
 
 
 def _objects(key: str, given: Any) -> Iterator[Mapping[str, Any]]:

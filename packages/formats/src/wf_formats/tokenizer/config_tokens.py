@@ -38,10 +38,9 @@ def add_config_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) 
 
 
 def _add(backend: tokenizers.Tokenizer, key: str, content: str, entry: Mapping[str, Any]) -> None:
-    index = int(key) if len(key) < 10 else None
-    if backend.token_to_id(content) == index:
+    if str(backend.token_to_id(content)) == key:
         return
     flags = {name: bool(entry.get(name)) for name in _FLAGS}
     backend.add_tokens([AddedToken(content, **flags)])
-    if backend.token_to_id(content) != index:
+    if str(backend.token_to_id(content)) != key:
         raise TokenizerError(f"tokenizer_config.json gives {content!r} the id {key}, which is not free")

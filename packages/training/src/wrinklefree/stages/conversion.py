@@ -116,7 +116,11 @@ def run_conversion(
 def _loss(model: Any, held_out: Tensor, name: str) -> float | None:
     """Raises: DivergedError before more is computed with a model whose loss is no number."""
     loss = mean_loss(model, held_out)
-    check_finite(loss, f"the held-out loss of the model ({name})")
+    check_finite(
+        loss,
+        f"the held-out loss of the model ({name})",
+        "its weights make numbers that float32 does not hold; load another revision of the source",
+    )
     return loss
 
 
