@@ -214,6 +214,12 @@ def test_what_is_made_has_a_row_in_the_model(sentencepiece_folder, tmp_path, cas
     assert found is beyond is None or found[1] == beyond
 
 
+G, N = "gguf", "native"
+OTHER_MODELS = {
+    "Unigram": {"type": "Unigram", "unk_id": 0, "vocab": [["<|endoftext|>", -1], ["<|im_start|>", -2]]},
+    "WordPiece": {"type": "WordPiece", "unk_token": "<|endoftext|>", "vocab": {"<|endoftext|>": 0}},
+    "WordLevel": {"type": "WordLevel", "unk_token": "<|endoftext|>", "vocab": {"<|endoftext|>": 0}},
+}
 SUPPORT = {
     "byte-level": ("smollm", lambda s: None, (), ""),
     "lower case": ("smollm", step("normalizer", type="Lowercase"), ("gguf",), "normalizer Lowercase"),
@@ -225,6 +231,10 @@ SUPPORT = {
     ),
     "no merges": ("smollm", lambda s: s["model"].update(merges=[]), ("gguf",), "no merges"),
     "another decoder": ("smollm", step("decoder", type="Fuse"), ("native",), "its decoder"),
+    **{
+        kind: ("smollm", lambda s, model=model: s.update(model=model, decoder={"type": "Fuse"}), (G, N), "")
+        for kind, model in OTHER_MODELS.items()
+    },
     "SentencePiece": ("llama2", lambda s: None, (), ""),
     "SentencePiece and more": (
         "llama2",

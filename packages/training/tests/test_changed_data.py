@@ -50,7 +50,11 @@ def _stopped(cli: Any, source: str) -> Any:
 
 @pytest.mark.parametrize("change", [_mend, _append, _cut, _take_out_the_first])
 def test_changed_data_is_refused_with_both_choices(
-    cli_from_stage1: Any, text: Path, change: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    cli_from_stage1: Any,
+    text: Path,
+    change: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
     run = _stopped(cli_from_stage1, source)
@@ -67,13 +71,18 @@ def test_changed_data_is_refused_with_both_choices(
         assert cli_from_stage1("stage2_pretrain", *STEPS, source, f"resume.data={choice}").code == 0
         assert run.summary["data_changes"] == [{"step": 2, "data": choice, "sources": ["own"]}]
         assert set(run.losses) == {1, 2, 3, 4}
-        assert cli_from_stage1("stage2_pretrain", *STEPS, source).code == 0, "it is complete"
+        caplog.clear()
+        assert cli_from_stage1("stage2_pretrain", *STEPS, source, f"resume.data={choice}").code == 0
         assert "already complete" in capsys.readouterr().out
+        assert f"resume.data={choice} is for a run that was interrupted" in caplog.text
+        assert f"training.start_from={run.folder / 'final'}" in caplog.text
         shutil.rmtree(run.folder)
         aside.rename(run.folder)
 
 
-def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any, text: Path) -> None:
+def test_the_choices_differ_and_count_only_for_changed_data(
+    cli_from_stage1: Any, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
     whole = cli_from_stage1("stage2_pretrain", *STEPS, source)
     weights, losses = whole.weights, whole.losses
@@ -82,6 +91,8 @@ def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any
     assert (whole.weights, whole.losses) == (weights, losses)
     assert "data_changes" not in whole.summary
     _append(text)
+    assert cli_from_stage1("stage2_pretrain", *STEPS, source, "resume.data=fresh").code == 1
+    assert "resume.data=fresh is for a run that was interrupted, and this one" in capsys.readouterr().err
     after = {}
     for choice in ("position", "fresh"):
         text.write_text(text.read_text().removesuffix(json.dumps({"text": "one more"}) + "\n"))

@@ -17,6 +17,7 @@ from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelErr
 from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES
 from wf_formats.families.settings import check_values, rope_objects
+from wf_formats.file_names import CONFIG_FILE
 from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD
 
 _METHODS = {
@@ -118,7 +119,8 @@ def check_config(settings: Mapping[str, Any], where: object) -> None:
     try:
         check_values(settings)
     except LoadError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        reason = str(error).removeprefix(f"{CONFIG_FILE}: ")
+        raise CheckpointError(f"{where}/{CONFIG_FILE}: {reason}") from error
     _check_names(settings, where)
 
 
@@ -132,7 +134,7 @@ def _check_names(settings: Mapping[str, Any], where: object) -> None:
     ):
         if name is not None and not (isinstance(name, str) and name in known):
             raise CheckpointError(
-                f"{where}: config.json: {name_of} is {name!r:.60}, which transformers does not know"
+                f"{where}/{CONFIG_FILE}: {name_of} is {name!r:.60}, which transformers does not know"
             )
 
 
