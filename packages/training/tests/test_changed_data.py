@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from data_handler.config import SourceConfig
 from wf_formats.secrets import REDACTED
 from wrinklefree.compose.composing import compose_config
+from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.identity import identify
 
 STEPS = ["training.max_steps=4", "training.checkpoint.every_steps=2", "training.schedule.warmup=1"]
@@ -106,15 +108,25 @@ def test_the_choices_differ_and_count_only_for_changed_data(
 
 
 def test_bad_records_stop_a_run_or_are_counted(
-    cli_from_stage1: Any, text: Path, capsys: pytest.CaptureFixture[str]
+    cli_from_stage1: Any,
+    text: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines = text.read_text().splitlines(keepends=True)
     text.write_text("".join(line + "{\n" for line in lines))
     source = f"kind: path, name: own, location: {text}"
     assert cli_from_stage1("stage2_pretrain", *STEPS, f"data.sources=[{{{source}}}]").code == 1
     assert "own.jsonl, line 2: " in capsys.readouterr().err
-    run = cli_from_stage1("stage2_pretrain", *STEPS, f"data.sources=[{{{source}, on_bad_record: skip}}]")
+    asked = []
+    count = WrinkleFreeDataModule.bad_records
+    monkeypatch.setattr(WrinkleFreeDataModule, "bad_records", lambda self: asked.append(1) or count(self))
+    skipping = f"data.sources=[{{{source}, on_bad_record: skip}}]"
+    run = cli_from_stage1("stage2_pretrain", *STEPS, skipping, "logging.every_steps=3")
     assert run.code == 0
+    assert len(asked) == 3 + 1, "at the steps that are logged (1, 3, 4) and at the end: all ranks talk"
+    with (run.folder / "metrics.csv").open() as file:
+        assert all(int(row["train/bad_records"]) >= 1 for row in csv.DictReader(file))
     found = run.summary["bad_records"]["own"]
     assert found["records"] >= 1
     assert found["first"][0].startswith(f"{text}, line ")

@@ -353,7 +353,7 @@ def test_sequences_longer_than_the_context_are_refused(
 
 
 def test_runs_moved_aside_in_one_second_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrinklefree.run_folder.time.strftime", lambda pattern: "now")
+    monkeypatch.setattr("wf_formats.aside.time.strftime", lambda pattern: "now")
     for text in ("first", "second", "third"):
         run = RunFolder(tmp_path / "stage2")
         run.path.mkdir()

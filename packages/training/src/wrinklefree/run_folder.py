@@ -18,12 +18,12 @@ import fcntl
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_text
 from wf_formats.json_file import read_json, read_value
 from wf_formats.run_files import FINAL, is_complete
@@ -83,11 +83,7 @@ class RunFolder:
         """Rename an existing run, so that it can be run again without losing it. Needs the lock."""
         if not (self.path / RUN_FILE).is_file():
             return
-        name = f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"
-        taken = len(list(self.path.parent.glob(f"{name}*")))
-        aside = self.path.with_name(f"{name}-{taken}" if taken else name)
-        self.path.rename(aside)
-        LOG.warning("force=true: the run that was there is now in %s", aside)
+        LOG.warning("force=true: the run that was there is now in %s", move_aside(self.path))
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left behind: unfinished writes and removals. Needs the lock."""
