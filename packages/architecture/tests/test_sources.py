@@ -10,9 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import bitnet_arch
 from bitnet_arch.families import check_settings
@@ -26,23 +24,8 @@ GENERATION = {"eos_token_id": [2, 7, 9], "temperature": 0.6, "top_p": 0.9, "top_
 """A temperature without do_sample, as Llama 2 has it: transformers refuses to write that."""
 
 
-def byte_tokenizer(template: str | None = None) -> Any:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        chat_template=template,
-    )
-
-
 @pytest.fixture
-def make_dense(request, tmp_path):
+def make_dense(request, tmp_path, byte_tokenizer):
     """make_dense(family, **config): folder of a random model with a byte tokenizer."""
 
     def make(family: str = "tiny_llama", **extra: object) -> Path:
@@ -368,7 +351,9 @@ def test_a_damaged_tokenizer_is_one_line(contents, make_dense) -> None:
         (259, "<turn>", "<turn>{{ messages }}", False),
     ],
 )
-def test_the_model_has_a_row_for_every_token(vocab_size, token, template, fits, make_dense) -> None:
+def test_the_model_has_a_row_for_every_token(
+    vocab_size, token, template, fits, make_dense, byte_tokenizer
+) -> None:
     """Tokens that neither text nor the chat template makes may lie beyond, as Gemma 3's image does."""
     folder = make_dense(vocab_size=vocab_size)
     tokenizer = byte_tokenizer(template)

@@ -1,6 +1,5 @@
 """tokenizer.json of people who mean harm, or damaged: refused in bounded time, by name, without a panic."""
 
-import copy
 import json
 import random
 
@@ -299,33 +298,14 @@ VALUES = [
 ]  # fmt: skip
 
 
-def places(value):
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in items:
-        yield value, key
-        yield from places(child)
-
-
-def mutated(spec, rng):
-    """One to three values of a copy replaced or taken out, half of them outside the vocabulary."""
-    spec = copy.deepcopy(spec)
-    for _ in range(rng.randint(1, 3)):
-        part = rng.choice([*spec])
-        found = list(places(spec[part])) if rng.random() < 0.8 else [(spec, part)]
-        owner, key = rng.choice(found or [(spec, part)])
-        if rng.random() < 0.8:
-            owner[key] = copy.deepcopy(rng.choice(VALUES))
-        elif isinstance(owner, dict):
-            del owner[key]
-    return spec
-
-
-def fuzz(folder, spec, rounds, seed):
+def fuzz(folder, mutate, rounds, seed):
     """How many mutated files were refused; each is read or refused, and encodes and decodes if read."""
     rng, refused = random.Random(seed), 0
+    data = (folder / "tokenizer.json").read_bytes()
     for _ in range(rounds):
+        (folder / "tokenizer.json").write_bytes(mutate.json_of(data, rng, VALUES))
         try:
-            source = read(folder, mutated(spec, rng))
+            source = read_tokenizer(folder)
             for text in ("", "Hello  world é日本🙂\r\n <s>x</s> y", "a" * 2000):
                 with rust_errors("text"):
                     source.backend.decode(source.backend.encode(text).ids)
@@ -335,13 +315,12 @@ def fuzz(folder, spec, rounds, seed):
 
 
 @pytest.mark.parametrize("kind", ["llama2", "mistral", "gemma"])
-def test_mutated_files_are_read_or_refused(sentencepiece_folder, tmp_path, kind):
-    spec = spec_of(sentencepiece_folder(tmp_path, kind))
-    assert 50 < fuzz(tmp_path, spec, 100, 1) < 100
+def test_mutated_files_are_read_or_refused(sentencepiece_folder, tmp_path, mutate, kind):
+    assert 50 < fuzz(sentencepiece_folder(tmp_path, kind), mutate, 100, 1) < 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
-def test_many_mutated_files(sentencepiece_folder, tokenizer_folder, tmp_path, seed):
+def test_many_mutated_files(sentencepiece_folder, tokenizer_folder, tmp_path, mutate, seed):
     folders = [sentencepiece_folder(tmp_path / "s", "mistral"), tokenizer_folder("llama-bpe", add_bos=True)]
-    assert sum(fuzz(folder, spec_of(folder), 500, seed) for folder in folders) > 500
+    assert sum(fuzz(folder, mutate, 500, seed) for folder in folders) > 500
