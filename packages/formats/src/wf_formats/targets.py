@@ -102,7 +102,7 @@ def check_way(target: Path) -> None:
     """Raises: RequestError where a folder is wanted on the way to the target and something else is there."""
     there = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
     if not there.is_dir():
-        raise RequestError(f"{target} cannot be made: {there} is no folder; choose another path")
+        raise RequestError(f"{there} is no folder, so {target} cannot be made; check the path")
 
 
 def _mode(target: Path) -> int | None:
