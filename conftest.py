@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "tests" / "helpers"))
+import tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
@@ -115,50 +120,42 @@ def write_f32(source: Path, path: Path, num_layers: int) -> None:
     writer.close()
 
 
-def _tiny(config_class: str, **extra: object) -> object:
-    import torch
-    import transformers
+@pytest.fixture(scope="session")
+def mutate() -> ModuleType:
+    """tests/helpers/mutate.py: damaged variants of files, the same for the same seed."""
+    return importlib.import_module("mutate")
 
-    options: dict[str, object] = {
-        "vocab_size": 512,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": None,
-    } | extra
-    torch.manual_seed(0)
-    config = getattr(transformers, config_class)(**options)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Callable[..., Any]:
+    """Factory of tokenizers of 259 tokens, with a chat template if one is given."""
+    return tiny_models.byte_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> Callable[..., object]:
     """Factory of random Llama models: hidden 256, ffn 512, 2 layers, tied; keywords override the config."""
-    return lambda **extra: _tiny("LlamaConfig", **extra)
+    return lambda **extra: tiny_models.tiny_model("LlamaConfig", **extra)
 
 
 @pytest.fixture(scope="session")
 def tiny_qwen3() -> Callable[..., object]:
     """Factory of random Qwen3 models: heads x head_dim (4 x 128) is twice the hidden size, QK-norm."""
-    return lambda **extra: _tiny("Qwen3Config", **{"head_dim": 128} | extra)
+    return lambda **extra: tiny_models.tiny_model("Qwen3Config", **{"head_dim": 128} | extra)
 
 
 @pytest.fixture(scope="session")
 def tiny_qwen2() -> Callable[..., object]:
     """Factory of random Qwen2.5 models: biases on q, k and v."""
-    return lambda **extra: _tiny("Qwen2Config", **extra)
+    return lambda **extra: tiny_models.tiny_model("Qwen2Config", **extra)
 
 
 @pytest.fixture(scope="session")
 def tiny_mistral() -> Callable[..., object]:
     """Factory of random Mistral models: no biases, a window over the whole context, wide heads."""
-    return lambda **extra: _tiny("MistralConfig", **{"head_dim": 128, "sliding_window": 512} | extra)
+    return lambda **extra: tiny_models.tiny_model(
+        "MistralConfig", **{"head_dim": 128, "sliding_window": 512} | extra
+    )
 
 
 def trained_bpe(num_tokens: int) -> dict[str, Any]:
