@@ -10,7 +10,7 @@ import pytest
 
 from wf_formats.bounds import INT32_MAX
 from wf_formats.errors import LoadError
-from wf_formats.families.settings import FLAGS, NUMBERS, TOKEN_IDS, check_values, required
+from wf_formats.families.settings import FLAGS, NUMBERS, check_values, required
 from wf_formats.generation import read_generation
 from wf_formats.rope import ROPE_KINDS
 
@@ -61,9 +61,12 @@ def test_numbers_are_numbers_in_their_range(key):
     [
         *((key, ["false", 0, 1, [], {}]) for key in FLAGS),
         *((key, ["float33", [], ["float32"], 3, {}, True]) for key in ("dtype", "torch_dtype")),
-        *((key, [300, INT32_MAX + 1, -2, "2", 1.0, True, {}]) for key in TOKEN_IDS),
-        ("eos_token_id", [[2, 300], [[2]], ["</s>"]]),
-        ("pad_token_id", [[2]]),
+        *(
+            (key, [INT32_MAX + 1, -2, "2", 1.0, True, {}])
+            for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        ),
+        ("eos_token_id", [[2, 2**31], [[2]], ["</s>"], -2]),
+        ("pad_token_id", [[2], 300]),
         ("layer_types", ["full_attention", 5, {}, [3]]),
         ("no_rope_layers", ["1", 5, {}, ["1"]]),
         ("rope_parameters", ["linear", 5, [1], {"full_attention": 3}]),
@@ -123,7 +126,7 @@ def test_what_models_say_passes():
         {"rope_parameters": YARN},
         {"rope_scaling": LLAMA_3, "dtype": "bfloat16"},
         {"rope_scaling": {"type": "mrope", "mrope_section": [1, 2]}},
-        {"rope_theta": 1e9, "pad_token_id": -1, "num_key_value_heads": None},
+        {"rope_theta": 1e9, "pad_token_id": -1, "num_key_value_heads": None, "bos_token_id": 128000},
     ):
         check_values(CONFIG | changes)
     check_values({})

@@ -12,9 +12,9 @@ from typing import Any
 
 from wf_formats.bounds import INT32_MAX, Bounds, is_number
 from wf_formats.errors import LoadError
-from wf_formats.families.settings import token_id_faults
 from wf_formats.file_names import GENERATION_CONFIG_FILE
 from wf_formats.json_file import read_json
+from wf_formats.token_ids import token_id_faults
 
 SAMPLING_BOUNDS = {
     "temperature": Bounds(0, 100, note="0 is greedy"),

@@ -8,7 +8,7 @@ cannot compute although it is a sound value is said elsewhere (support.py, layer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from wf_formats.rope import (
     is_known_rope,
     rope_of,
 )
+from wf_formats.token_ids import token_id_faults
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,6 @@ FLAGS = (
 )
 """Keys that hold true, false or null."""
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -117,29 +117,13 @@ def _faults(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, object]]:
         listed = config.get(key)
         if listed is not None and not (isinstance(listed, list) and all(type(e) is entry for e in listed)):
             yield key, listed, "a list of names" if entry is str else "a list of 0 and 1"
-    yield from token_id_faults(config, TOKEN_IDS, config.get("vocab_size"))
+    # What begins and ends a text is the tokenizer's matter; old files keep their class's defaults here.
+    yield from token_id_faults(config, ("bos_token_id", "eos_token_id"), None)
+    yield from token_id_faults(config, ("pad_token_id",), config.get("vocab_size"))
 
 
 def _is_dtype(name: object) -> bool:
     return isinstance(name, str) and name.removeprefix("torch.") in DTYPES
-
-
-def token_id_faults(
-    settings: Mapping[str, Any], keys: Iterable[str], vocab_size: int | None
-) -> Iterator[tuple[str, Any, str]]:
-    """Token ids that the vocabulary does not have: key, value, what is allowed.
-
-    Old files say -1 where there is no such token; only what ends an answer may be a list.
-
-    Args:
-        vocab_size: None where it is not known.
-    """
-    allowed = Bounds(-1, INT32_MAX if vocab_size is None else vocab_size - 1)
-    for key in keys:
-        stated = settings.get(key)
-        ids = stated if isinstance(stated, list) and key == "eos_token_id" else [stated]
-        if any(token is not None and not is_number(token, allowed, is_whole=True) for token in ids):
-            yield key, stated, f"an id of the {vocab_size} tokens of the vocabulary"
 
 
 def _check_heads(config: Mapping[str, Any]) -> None:
