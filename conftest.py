@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "tests" / "helpers"))
+import tiny_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow a shared machine tenfold
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Bytecode is kept, whatever the environment says: without it each of the tests' many processes compiles what
+# it imports, 7 s of processor time for PyTorch and transformers.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 for _name in ("no_proxy", "NO_PROXY"):  # the tests' own clients ask servers on this machine
     os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1,localhost,::1")))
 
@@ -74,11 +85,25 @@ def small_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
+@cache
+def _gguf_reader(path: Path) -> Any:
+    """gguf-py takes seconds to read the packaged model's vocabulary."""
+    import gguf
+
+    return gguf.GGUFReader(path)
+
+
+@pytest.fixture(scope="session")
+def packaged_reader(packaged_gguf: Path) -> Any:
+    """The packaged model, opened by gguf-py."""
+    return _gguf_reader(packaged_gguf)
+
+
 def write_f32(source: Path, path: Path, num_layers: int) -> None:
     """Dequantize the first layers of a llama GGUF into another one."""
     import gguf
 
-    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
+    reader, writer = _gguf_reader(source), gguf.GGUFWriter(path, "llama")
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key == "general.architecture":
             continue
@@ -95,50 +120,42 @@ def write_f32(source: Path, path: Path, num_layers: int) -> None:
     writer.close()
 
 
-def _tiny(config_class: str, **extra: object) -> object:
-    import torch
-    import transformers
+@pytest.fixture(scope="session")
+def mutate() -> ModuleType:
+    """tests/helpers/mutate.py: damaged variants of files, the same for the same seed."""
+    return importlib.import_module("mutate")
 
-    options: dict[str, object] = {
-        "vocab_size": 512,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": None,
-    } | extra
-    torch.manual_seed(0)
-    config = getattr(transformers, config_class)(**options)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Callable[..., Any]:
+    """Factory of tokenizers of 259 tokens, with a chat template if one is given."""
+    return tiny_models.byte_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> Callable[..., object]:
     """Factory of random Llama models: hidden 256, ffn 512, 2 layers, tied; keywords override the config."""
-    return lambda **extra: _tiny("LlamaConfig", **extra)
+    return lambda **extra: tiny_models.tiny_model("LlamaConfig", **extra)
 
 
 @pytest.fixture(scope="session")
 def tiny_qwen3() -> Callable[..., object]:
     """Factory of random Qwen3 models: heads x head_dim (4 x 128) is twice the hidden size, QK-norm."""
-    return lambda **extra: _tiny("Qwen3Config", **{"head_dim": 128} | extra)
+    return lambda **extra: tiny_models.tiny_model("Qwen3Config", **{"head_dim": 128} | extra)
 
 
 @pytest.fixture(scope="session")
 def tiny_qwen2() -> Callable[..., object]:
     """Factory of random Qwen2.5 models: biases on q, k and v."""
-    return lambda **extra: _tiny("Qwen2Config", **extra)
+    return lambda **extra: tiny_models.tiny_model("Qwen2Config", **extra)
 
 
 @pytest.fixture(scope="session")
 def tiny_mistral() -> Callable[..., object]:
     """Factory of random Mistral models: no biases, a window over the whole context, wide heads."""
-    return lambda **extra: _tiny("MistralConfig", **{"head_dim": 128, "sliding_window": 512} | extra)
+    return lambda **extra: tiny_models.tiny_model(
+        "MistralConfig", **{"head_dim": 128, "sliding_window": 512} | extra
+    )
 
 
 def trained_bpe(num_tokens: int) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parent / "helpers")}
+"""Of the processes beside the tests."""
 CASES = int(os.environ.get("WRINKLEFREE_FUZZ_CASES", "250"))
 """Of each kind of file; requests are four times as many."""
 SEED = int(os.environ.get("WRINKLEFREE_FUZZ_SEED", "1"))

@@ -28,24 +28,13 @@ def write_samples(samples: Path) -> None:
 
 
 def _write_checkpoint(folder: Path) -> None:
-    import torch
-    import transformers
+    from tiny_models import tiny_model
 
     import bitnet_arch
 
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": False}
+    model = tiny_model(vocab_size=VOCAB, **sizes, **heads)
     bitnet_arch.convert(model, bitnet_arch.ConversionConfig(bitnet_arch.quantizer("group64")), None)
     bitnet_arch.save_checkpoint(model, _tokenizer(), folder, {"stage": "stage1"})
 

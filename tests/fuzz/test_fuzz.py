@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_limits import CASES, GROWTH_BYTES, HANG_SECONDS, HERE, SEED, START_SECONDS
+from fuzz_limits import CASES, ENVIRONMENT, GROWTH_BYTES, HANG_SECONDS, HERE, SEED, START_SECONDS
 
 KINDS = (
     "text",
@@ -56,7 +56,11 @@ def _cases(kind: str, samples: Path, first: int, folder: Path) -> Iterator[dict[
     """Outcomes from one worker; its last one is a hang or a crash where it did not get to the end."""
     command = [sys.executable, str(HERE / "worker.py"), str(samples), kind, str(SEED), str(first)]
     with subprocess.Popen(
-        [*command, str(CASES - first), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, str(CASES - first), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     ) as worker:
         begun, limit = first, START_SECONDS
         while (line := _line(worker, limit)) is not None:

@@ -10,9 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import bitnet_arch
 from bitnet_arch.families import check_settings
@@ -26,23 +24,8 @@ GENERATION = {"eos_token_id": [2, 7, 9], "temperature": 0.6, "top_p": 0.9, "top_
 """A temperature without do_sample, as Llama 2 has it: transformers refuses to write that."""
 
 
-def byte_tokenizer(template: str | None = None) -> Any:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        chat_template=template,
-    )
-
-
 @pytest.fixture
-def make_dense(request, tmp_path):
+def make_dense(request, tmp_path, byte_tokenizer):
     """make_dense(family, **config): folder of a random model with a byte tokenizer."""
 
     def make(family: str = "tiny_llama", **extra: object) -> Path:
@@ -218,7 +201,11 @@ CONFIG_DAMAGE = {
     "no number": {"num_attention_heads": "many"},
     "zero heads": {"num_attention_heads": 0},
     "activation": {"hidden_act": "silu2"},
+    "no activation": {"hidden_act": ["silu"]},
     "rope": {"rope_parameters": {"rope_type": "spiral"}},
+    "rotary factor": {"rope_parameters": {"rope_type": "linear", "factor": 0, "rope_theta": 1e4}},
+    "dtypes": {"dtype": ["float32"]},
+    "flag": {"use_cache": None},
 }
 
 
@@ -229,6 +216,10 @@ def test_a_configuration_of_another_model_is_one_error(values, make_dense) -> No
     with pytest.raises(bitnet_arch.SourceError) as error:
         opened(folder)
     assert "\n" not in str(error.value)
+    assert "KeyError" not in str(error.value)
+    source = bitnet_arch.open_dense("path", str(folder))
+    with pytest.raises((bitnet_arch.SourceError, bitnet_arch.UnsupportedModelError)):  # without the weights
+        source.check_convertible(), source.tokenizer, opened(folder)
 
 
 def test_code_of_a_repository_is_never_asked_for(make_dense, monkeypatch) -> None:
@@ -317,15 +308,20 @@ def test_generation_settings_stay(family, scheme, make_dense, tmp_path) -> None:
     assert tokenizer.chat_template == "{{ messages }}"
 
 
-@pytest.mark.parametrize("contents", ["[1]", "{", "\x00", '{"eos_token_id": {"a": 1}, "cache_config": 3}'])
+@pytest.mark.parametrize(
+    "contents",
+    ["[1]", "{", "\x00", '{"eos_token_id": {"a": 1}}', '{"temperature": "hot"}', '{"cache_config": 3}'],
+)
 def test_damaged_generation_settings_are_named(contents, make_dense) -> None:
+    """When the small files are asked for, and when the weights are."""
     folder = make_dense()
     (folder / "generation_config.json").write_text(contents)
-    if contents.startswith('{"'):  # odd, and nobody's business before sampling
+    if "cache_config" in contents:  # odd, and nobody's business before sampling
         opened(folder)
         return
-    with pytest.raises(bitnet_arch.SourceError, match=r"generation_config\.json"):
-        opened(folder)
+    for read in (opened, lambda folder: bitnet_arch.open_dense("path", str(folder)).tokenizer):
+        with pytest.raises(bitnet_arch.SourceError, match=r"generation_config\.json"):
+            read(folder)
 
 
 def test_a_tokenizer_without_its_vocabulary(make_dense) -> None:
@@ -355,7 +351,9 @@ def test_a_damaged_tokenizer_is_one_line(contents, make_dense) -> None:
         (259, "<turn>", "<turn>{{ messages }}", False),
     ],
 )
-def test_the_model_has_a_row_for_every_token(vocab_size, token, template, fits, make_dense) -> None:
+def test_the_model_has_a_row_for_every_token(
+    vocab_size, token, template, fits, make_dense, byte_tokenizer
+) -> None:
     """Tokens that neither text nor the chat template makes may lie beyond, as Gemma 3's image does."""
     folder = make_dense(vocab_size=vocab_size)
     tokenizer = byte_tokenizer(template)

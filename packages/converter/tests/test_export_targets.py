@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -223,6 +224,23 @@ def may_mount() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("format", ["gguf", "hf"])
+def test_a_file_that_cannot_be_finished_is_one_line_and_leaves_nothing(folder, tmp_path, format):
+    """The system refuses a write in the middle: here beyond a limit of file sizes."""
+    output = tmp_path / "x"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, old[1]))
+    try:
+        done = run("export", "--checkpoint", folder, "--format", format, "--output", output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert done.exit_code == 1
+    (line,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
+    assert line == f"error: {output}: File too large; raise the limit of file sizes (ulimit -f)"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path):
     if not may_mount():
         pytest.skip("this machine allows no mount in a namespace of its own")

@@ -10,6 +10,7 @@ import pytest
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.hf_export import prepare_hf
 from wf_converter.inspect import inspect_model
+from wf_formats.errors import RequestError
 
 
 @pytest.fixture
@@ -56,6 +57,12 @@ def test_a_dense_folder_is_told_to_be_converted(tiny_llama, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no file or folder .*nowhere"):
         inspect_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_what_is_no_file_is_a_wrong_request(path):
+    with pytest.raises(RequestError, match=f"{path} is neither a file nor a folder"):
+        inspect_model(Path(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,19 +54,13 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         cache_folder()
 
 
-def test_the_packaged_model_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    source = (
-        "import time, bitnet_arch\n"
-        "from wf_formats.boundary import boundary\n"
-        "with boundary():\n"
-        "    bitnet_arch.packaged_model_dir()\n"
-    )
-    names = ("WRINKLEFREE_CACHE", "XDG_CACHE_HOME")
-    environment = {key: value for key, value in os.environ.items() if key not in names} | {
-        "HOME": "/dev/null"
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", source], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: /dev/null/.cache/wrinklefree cannot be written")
+def test_the_packaged_model_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitnet_arch
+    from bitnet_arch import sources
+
+    for name in ("WRINKLEFREE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.setattr(sources, "_dequantize", lambda *_: pytest.fail("it is unpacked"))
+    with pytest.raises(CacheError, match=r"^/dev/null/\.cache/wrinklefree cannot be written"):
+        bitnet_arch.packaged_model_dir()

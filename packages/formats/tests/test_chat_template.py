@@ -114,6 +114,78 @@ def test_half_a_surrogate_pair_is_refused(text):
         template.render(TALK)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        *(
+            (source, r"has a number beyond those of floating point \(1\.8e308\)")
+            for source in (
+                "{% set x = 1e999 %}{{ x }}",
+                "{% set x = -1e999 %}{{ x }}",
+                "{% set x = [1, [2e999]] %}{{ x }}",
+                "{% set x = 1e999 - 1e999 %}{{ x }}",
+                "{{ 1e999 | int }}",
+            )
+        ),
+        ("{{ cycler() }}", r"refuses these messages: at least one item .*\(RuntimeError\)"),
+        ("{{ 1 // 0 }}", r"by zero \(ZeroDivisionError\)"),
+        ("{{ strftime_now(5) }}", r"must be str, not int \(TypeError\)"),
+    ],
+)
+def test_what_a_template_fails_at_is_told_and_its_process_goes_on(source, message, renderer):
+    template = ChatTemplate(source, {})
+    worker = renderer._worker
+    with pytest.raises(ChatTemplateError, match=message):
+        template.render(TALK)
+    assert renderer._worker is worker
+    assert worker.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("\x1b[31mred\x1b]0;title\x07", r"\x1b[31mred\x1b]0;title\x07"),
+        ("two\nlines\r", r"two\nlines\r"),
+        ("\x9b2J", r"\x9b2J"),
+        ("left \u202e right", r"left \u202e right"),
+        ("ä 😀 it's \\", "ä 😀 it's \\"),
+    ],
+)
+def test_the_words_of_a_template_do_not_steer_a_terminal(words, shown):
+    template = ChatTemplate("{{ raise_exception(messages[0].content) }}", {})
+    with pytest.raises(ChatTemplateError) as error:
+        template.render([{"role": "user", "content": words}])
+    assert str(error.value).endswith(f"refuses these messages: {shown}")
+    with pytest.raises(ChatTemplateError, match="is damaged") as error:
+        ChatTemplate("{{ 1 | '" + words.replace("'", "") + "' }}", {})
+    assert str(error.value).isprintable()
+
+
+def test_what_is_rendered_can_be_stopped(renderer):
+    """By a program that ends, without waiting for its limit of time."""
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    slow = ChatTemplate("{% if messages[0].content == 'go' %}" + COSTLY["nested loops"] + "{% endif %}", {})
+    found = []
+
+    def ask():
+        with pytest.raises(ChatTemplateError, match="its process was killed") as error:
+            slow.render([{"role": "user", "content": "go"}])
+        found.append(error)
+
+    renderer._computing_s = 30.0  # of the next worker
+    renderer.close()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.5)
+    start_s = time.monotonic()
+    wf_formats.chat_template.stop_rendering()
+    thread.join()
+    assert time.monotonic() - start_s < 2
+    assert found
+    renderer._computing_s = 0.2
+    assert template.render(TALK) == "Hi"
+
+
 def test_what_refuses_the_trial_is_loaded():
     template = ChatTemplate("{% if messages | length == 1 %}{{ raise_exception('more') }}{% endif %}fine", {})
     assert template.render([*TALK, *TALK]) == "fine"

@@ -138,8 +138,8 @@ def test_i2_s_and_q2_0_follow_their_description():
     assert (scales == 0.5).all()
 
 
-def test_a_packaged_file_reads_as_gguf_py_reads_it(packaged_gguf):
-    theirs, ours = gguf.GGUFReader(packaged_gguf), open_gguf(packaged_gguf)
+def test_a_packaged_file_reads_as_gguf_py_reads_it(packaged_gguf, packaged_reader):
+    theirs, ours = packaged_reader, open_gguf(packaged_gguf)
     for name in ("llama.rope.freq_base", "tokenizer.ggml.merges", "tokenizer.chat_template"):
         assert ours.keys[name] == theirs.fields[name].contents()
     assert list(ours.tensors) == [tensor.name for tensor in theirs.tensors]

@@ -16,7 +16,7 @@ import pytest
 from wf_formats.atomic import atomic_file, atomic_folder, atomic_write_text
 from wf_formats.errors import RequestError
 from wf_formats.system_errors import system_errors
-from wf_formats.targets import EXPORT, check_apart, check_report, checkpoint_kind
+from wf_formats.targets import EXPORT, check_apart, check_report, check_way, checkpoint_kind
 
 CHECKPOINT = checkpoint_kind("optimizer.safetensors")
 
@@ -196,6 +196,18 @@ def test_errors_name_the_target(target: str) -> None:
     with pytest.raises(OSError, match=r".") as failed, atomic_folder(target):
         pass
     assert target.startswith(str(failed.value.filename))
+
+
+@pytest.mark.parametrize("way", ["file", "file/further", "dangling", "fine", "fine/further"])
+def test_what_is_no_folder_on_the_way_is_named(way: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("keep")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    if way.startswith("fine"):
+        check_way(tmp_path / way / "target")
+        return
+    for check in (check_way, lambda target: check_report(target, ("a",))):
+        with pytest.raises(RequestError, match=rf"{tmp_path / way.split('/')[0]} is no folder"):
+            check(tmp_path / way / "target")
 
 
 def test_a_rust_librarys_error_is_the_systems(tmp_path: Path) -> None:

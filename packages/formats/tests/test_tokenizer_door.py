@@ -1,12 +1,13 @@
 """tokenizer.json of people who mean harm, or damaged: refused in bounded time, by name, without a panic."""
 
-import copy
 import json
 import random
 
 import pytest
 
 from wf_formats.tokenizer import TokenizerError, read_files, read_tokenizer, rust_errors, rust_panics
+from wf_formats.tokenizer.support import tokenizer_support
+from wf_formats.tokenizer.vocabulary import token_beyond
 
 
 def spec_of(folder):
@@ -138,6 +139,126 @@ def test_files_that_are_no_json_object(sentencepiece_folder, tmp_path, text):
         read_files(tmp_path)
 
 
+CONFIG_TOKENS = {
+    "known": ({"1": {"content": "<s>", "special": True}}, None),
+    "new": ({"500": {"content": "<a>"}, "501": {"content": "<b>", "special": True}}, None),
+    "a list": ([1], r"added_tokens_decoder is \[1\]"),
+    "no id": ({"one": {"content": "<s>"}}, "the entry 'one'"),
+    "no token": ({"500": 7}, "the entry '500'"),
+    "no text": ({"500": {"content": ["a"]}}, "the entry '500'"),
+    "text alone": ({"500": "<a>"}, "the entry '500'"),
+    "a gap": ({"700": {"content": "<a>"}}, "'<a>' the id 700, which is not free"),
+    "beyond all": ({"9" * 30: {"content": "<a>"}}, "which is not free"),
+    "of another": ({"5": {"content": "<a>"}}, "'<a>' the id 5, which is not free"),
+    "another": ({"5": {"content": "<s>"}}, "'<s>' the id 5, which is not free"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIG_TOKENS)
+def test_tokens_of_the_configuration_have_their_ids(sentencepiece_folder, tmp_path, case):
+    listed, message = CONFIG_TOKENS[case]
+    files = read_files(sentencepiece_folder(tmp_path, added_tokens_decoder=listed))
+    if message is None:
+        backend = files.backend()
+        assert all(backend.token_to_id(entry["content"]) == int(key) for key, entry in listed.items())
+        return
+    with pytest.raises(TokenizerError, match=f"tokenizer_config.json.*{message}"):
+        files.backend()
+
+
+def put_in(index, single=True):
+    """A post-processor that puts the token of an id around text, or between two."""
+    text = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    token = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    special = {"<s>": {"id": "<s>", "ids": [index], "tokens": ["<s>"]}}
+    return step(
+        "post_processor", type="TemplateProcessing", special_tokens=special,
+        single=[token, text[0]] if single else text[:1], pair=[token, *text],
+    )  # fmt: skip
+
+
+BEYOND = {
+    "all have rows": (500, lambda s: None, "", (), None),
+    "text makes it": (499, lambda s: None, "", (), 499),
+    "a step puts it in": (500, put_in(500), "", (), 500),
+    "a step puts an absurd one in": (500, put_in(10**5), "", (), 10**5),
+    "between two texts": (500, put_in(700, single=False), "", (), 700),
+    "BERT's step": (
+        500, step("post_processor", type="BertProcessing", sep=["a", 3], cls=["b", 600]), "", (), 600
+    ),
+    "RoBERTa's step": (
+        500,
+        step("post_processor", type="RobertaProcessing", sep=["a", 600], cls=["b", 3], trim_offsets=True,
+             add_prefix_space=False),
+        "", (), 600,
+    ),
+    "nothing makes it": (500, lambda s: more(s, special=True), "", (), None),
+    "it is no special token": (500, lambda s: more(s, special=False), "", (), 500),
+    "the template writes it": (500, lambda s: more(s, special=True), "<more>{{ x }}", (), 500),
+    "it has a role": (500, lambda s: more(s, special=True), "", ("<more>",), 500),
+    "it is unused and put in": (500, lambda s: (more(s, special=True), put_in(500)(s)), "", (), 500),
+}  # fmt: skip
+
+
+def more(spec, **flags):
+    spec["added_tokens"].append(spec["added_tokens"][0] | {"id": 500, "content": "<more>"} | flags)
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_is_made_has_a_row_in_the_model(sentencepiece_folder, tmp_path, case):
+    rows, change, template, special, beyond = BEYOND[case]
+    spec = spec_of(sentencepiece_folder(tmp_path))
+    change(spec)
+    found = token_beyond(read(tmp_path, spec).backend, rows, template, special)
+    assert found is beyond is None or found[1] == beyond
+
+
+G, N = "gguf", "native"
+OTHER_MODELS = {
+    "Unigram": {"type": "Unigram", "unk_id": 0, "vocab": [["<|endoftext|>", -1], ["<|im_start|>", -2]]},
+    "WordPiece": {"type": "WordPiece", "unk_token": "<|endoftext|>", "vocab": {"<|endoftext|>": 0}},
+    "WordLevel": {"type": "WordLevel", "unk_token": "<|endoftext|>", "vocab": {"<|endoftext|>": 0}},
+}
+SUPPORT = {
+    "byte-level": ("smollm", lambda s: None, (), ""),
+    "lower case": ("smollm", step("normalizer", type="Lowercase"), ("gguf",), "normalizer Lowercase"),
+    "another splitting rule": (
+        "qwen2",
+        lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="x+|[^x]+"),
+        ("gguf",),
+        "no known equal of the pre-tokenizer",
+    ),
+    "no merges": ("smollm", lambda s: s["model"].update(merges=[]), ("gguf",), "no merges"),
+    "another decoder": ("smollm", step("decoder", type="Fuse"), ("native",), "its decoder"),
+    **{
+        kind: ("smollm", lambda s, model=model: s.update(model=model, decoder={"type": "Fuse"}), (G, N), "")
+        for kind, model in OTHER_MODELS.items()
+    },
+    "SentencePiece": ("llama2", lambda s: None, (), ""),
+    "SentencePiece and more": (
+        "llama2",
+        lambda s: s["normalizer"]["normalizers"].append({"type": "NFKC"}),
+        ("gguf", "native"),
+        "none of SentencePiece's",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUPPORT)
+def test_what_a_tokenizer_can_become(sentencepiece_folder, tokenizer_folder, tmp_path, case):
+    kind, change, closed, reason = SUPPORT[case]
+    folder = sentencepiece_folder(tmp_path) if kind == "llama2" else tokenizer_folder(kind)
+    spec = spec_of(folder)
+    change(spec)
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    found = tokenizer_support(folder, 512)
+    assert found["llamacpp"] == found["gguf"]
+    assert {target for target in ("gguf", "hf", "native") if found[target] is not None} == {*closed}
+    for target in closed:
+        assert reason in found[target]
+        assert str(folder) not in found[target]
+
+
 def test_half_characters_in_the_configuration(sentencepiece_folder, tmp_path):
     sentencepiece_folder(tmp_path, chat_template="\ud83d")
     with pytest.raises(TokenizerError, match=r"tokenizer_config\.json has half a character"):
@@ -177,33 +298,14 @@ VALUES = [
 ]  # fmt: skip
 
 
-def places(value):
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in items:
-        yield value, key
-        yield from places(child)
-
-
-def mutated(spec, rng):
-    """One to three values of a copy replaced or taken out, half of them outside the vocabulary."""
-    spec = copy.deepcopy(spec)
-    for _ in range(rng.randint(1, 3)):
-        part = rng.choice([*spec])
-        found = list(places(spec[part])) if rng.random() < 0.8 else [(spec, part)]
-        owner, key = rng.choice(found or [(spec, part)])
-        if rng.random() < 0.8:
-            owner[key] = copy.deepcopy(rng.choice(VALUES))
-        elif isinstance(owner, dict):
-            del owner[key]
-    return spec
-
-
-def fuzz(folder, spec, rounds, seed):
+def fuzz(folder, mutate, rounds, seed):
     """How many mutated files were refused; each is read or refused, and encodes and decodes if read."""
     rng, refused = random.Random(seed), 0
+    data = (folder / "tokenizer.json").read_bytes()
     for _ in range(rounds):
+        (folder / "tokenizer.json").write_bytes(mutate.json_of(data, rng, VALUES))
         try:
-            source = read(folder, mutated(spec, rng))
+            source = read_tokenizer(folder)
             for text in ("", "Hello  world é日本🙂\r\n <s>x</s> y", "a" * 2000):
                 with rust_errors("text"):
                     source.backend.decode(source.backend.encode(text).ids)
@@ -213,13 +315,12 @@ def fuzz(folder, spec, rounds, seed):
 
 
 @pytest.mark.parametrize("kind", ["llama2", "mistral", "gemma"])
-def test_mutated_files_are_read_or_refused(sentencepiece_folder, tmp_path, kind):
-    spec = spec_of(sentencepiece_folder(tmp_path, kind))
-    assert 50 < fuzz(tmp_path, spec, 100, 1) < 100
+def test_mutated_files_are_read_or_refused(sentencepiece_folder, tmp_path, mutate, kind):
+    assert 50 < fuzz(sentencepiece_folder(tmp_path, kind), mutate, 100, 1) < 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
-def test_many_mutated_files(sentencepiece_folder, tokenizer_folder, tmp_path, seed):
+def test_many_mutated_files(sentencepiece_folder, tokenizer_folder, tmp_path, mutate, seed):
     folders = [sentencepiece_folder(tmp_path / "s", "mistral"), tokenizer_folder("llama-bpe", add_bos=True)]
-    assert sum(fuzz(folder, spec_of(folder), 500, seed) for folder in folders) > 500
+    assert sum(fuzz(folder, mutate, 500, seed) for folder in folders) > 500

@@ -13,6 +13,7 @@ import os
 
 import streamlit as st
 
+from wf_formats.errors import UserError
 from wrinklefree_inference import EngineError, Message, Sampling
 from wrinklefree_inference.engines.openai import OpenAIEngine
 from wrinklefree_inference.options import ClientOptions
@@ -26,11 +27,11 @@ def engine_at(url: str) -> OpenAIEngine:
 
 
 def connected(url: str) -> OpenAIEngine:
-    """The engine with its facts in the sidebar; without a server the page ends in an error."""
+    """The engine with its facts in the sidebar; without a server, or a URL, the page ends in an error."""
     try:
         engine = engine_at(url)
         facts = engine.facts
-    except EngineError as error:
+    except UserError as error:
         st.error(f"Cannot reach a model. {error}")
         st.stop()
     st.sidebar.subheader("Model")

@@ -64,10 +64,17 @@ def test_chat_with_a_native_server(native_url: str, monkeypatch: pytest.MonkeyPa
     assert len(app.chat_message) == 0
 
 
-def test_no_server_is_explained(monkeypatch: pytest.MonkeyPatch):
-    app = open_app(monkeypatch, "http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:9", "no server answers at http://127.0.0.1:9"),
+        ("http://", "'http://' is not a server's URL"),
+    ],
+)
+def test_no_server_is_explained(url: str, message: str, monkeypatch: pytest.MonkeyPatch):
+    app = open_app(monkeypatch, url)
     assert not app.exception
-    assert "no server answers at http://127.0.0.1:9" in app.error[0].value
+    assert message in app.error[0].value
     assert not app.chat_input
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,17 +36,24 @@ def small(small_gguf: Path):
         yield scorer
 
 
-def test_equals_transformers_on_the_same_file(small: GgufScorer, small_gguf: Path):
-    """f32 weights: what is left is the f16 KV cache (mean 1e-3); a scale off by 1 % shows."""
+@pytest.fixture(scope="module")
+def theirs(small_gguf: Path) -> Any:
+    """The same file in transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    return AutoModelForCausalLM.from_pretrained(
         small_gguf.parent, gguf_file=small_gguf.name, dtype=torch.float32
     )
+
+
+def test_equals_transformers_on_the_same_file(small: GgufScorer, theirs: Any):
+    """f32 weights: what is left is the f16 KV cache (mean 1e-3); a scale off by 1 % shows."""
+    import torch
+
     ids = small.tokenize(TEXT)
     with torch.no_grad():
-        expected = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+        expected = theirs(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
     scores = small.score(ids)
     wanted = expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
     difference = np.abs(scores.logprobs - wanted)
@@ -53,6 +62,7 @@ def test_equals_transformers_on_the_same_file(small: GgufScorer, small_gguf: Pat
     greedy = (expected.argmax(-1).numpy() == np.array(ids[1:])).tolist()
     assert scores.is_greedy.tolist() == greedy
 
+    model = copy.deepcopy(theirs)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(1.01)
         moved = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
@@ -194,16 +204,12 @@ def test_a_cache_type_without_effect_is_noticed(small_gguf: Path, monkeypatch):
     llama.library().llama_model_free(model)
 
 
-def test_a_cache_of_f32_is_nearer_to_transformers(small_gguf: Path, small: GgufScorer):
+def test_a_cache_of_f32_is_nearer_to_transformers(small_gguf: Path, small: GgufScorer, theirs: Any):
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        small_gguf.parent, gguf_file=small_gguf.name, dtype=torch.float32
-    )
     ids = small.tokenize(TEXT)
     with torch.no_grad():
-        table = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+        table = theirs(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
     expected = table.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
     exact = GgufScorer(small_gguf, 300, num_threads=1, cache_type="f32", flash_attention=False)
     with exact:

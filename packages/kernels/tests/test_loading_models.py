@@ -468,9 +468,12 @@ FLOOR = {"sub_norm_log2_floor": {"x": 1}}
 CONFIG_REFUSALS = {
     "model type": ({"model_type": "mixtral"}, "'mixtral' is not supported"),
     "missing": ({"hidden_size": None}, "hidden_size is None"),
-    "countless layers": ({"num_hidden_layers": 10**9}, "1000000000 layers"),
-    "giant heads": ({"head_dim": 10**9}, "heads of 1000000000"),
-    "more heads than width": ({"num_attention_heads": 512, "head_dim": None}, "head_dim is 0"),
+    "countless layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not"),
+    "giant heads": ({"head_dim": 10**9}, "head_dim is 1000000000, not"),
+    "more heads than width": (
+        {"num_attention_heads": 512, "head_dim": None},
+        "256 does not divide among",
+    ),
     "activation": ({"hidden_act": "gelu"}, "'gelu' is not one of"),
     "window": ({"use_sliding_window": True, "sliding_window": 64}, "sliding windows"),
     "window of no token": ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0"),

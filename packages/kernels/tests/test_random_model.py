@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +16,37 @@ from ternary_kernels.loading import load_model
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "random_model.py"
 
 
-def write(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *arguments, "--output", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def script() -> Any:
+    """The benchmark as a module: a process for each file would import more than it writes."""
+    spec = importlib.util.spec_from_file_location("random_model", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def write(script: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command line with these arguments, writing to a path."""
+
+    def run(path: Path, *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["random_model.py", *arguments, "--output", str(path)])
+        script.main()
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("matrix_type", "embeddings"), [("tq1_0", "f16"), ("tq2_0", "q6_k"), ("q2_0", "q4_0"), ("q4_0", "q8_0")]
 )
-def test_a_file_is_a_ternary_model(matrix_type: str, embeddings: str, tmp_path: Path):
+def test_a_file_is_a_ternary_model(
+    matrix_type: str, embeddings: str, write: Callable[..., None], tmp_path: Path
+):
     path = tmp_path / "random.gguf"
-    done = write(path, "random", "--type", matrix_type, "--embeddings", embeddings)
-    assert done.returncode == 0, done.stderr
+    write(path, "random", "--type", matrix_type, "--embeddings", embeddings)
     weights = load_model(path)
     assert weights.config.vocab_size == 512
     assert weights.config.num_layers == len(weights.layers) == 2
@@ -38,18 +59,18 @@ def test_a_file_is_a_ternary_model(matrix_type: str, embeddings: str, tmp_path: 
     assert (scales > 0).all()
 
 
-def test_a_seed_gives_the_same_file(tmp_path: Path):
+def test_a_seed_gives_the_same_file(write: Callable[..., None], tmp_path: Path):
     paths = [tmp_path / name for name in ("a.gguf", "b.gguf", "c.gguf")]
     for path, seed in zip(paths, ("3", "3", "4"), strict=True):
-        assert write(path, "random", "--seed", seed).returncode == 0
+        write(path, "random", "--seed", seed)
     first, second, other = (path.read_bytes() for path in paths)
     assert first == second
     assert len(first) == len(other)
     assert first != other
 
 
-def test_rows_that_do_not_fit_a_block_are_refused(tmp_path: Path):
-    done = write(tmp_path / "x.gguf", "smollm2-135m", "--type", "tq2_0")
-    assert done.returncode == 1
-    assert "blk.0.attn_q.weight: rows of 576 are not a multiple of the type's block of 256" in done.stderr
+def test_rows_that_do_not_fit_a_block_are_refused(write: Callable[..., None], tmp_path: Path):
+    message = r"blk\.0\.attn_q\.weight: rows of 576 are not a multiple of the type's block of 256"
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        write(tmp_path / "x.gguf", "smollm2-135m", "--type", "tq2_0")
     assert not (tmp_path / "x.gguf").exists()

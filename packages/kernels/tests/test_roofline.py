@@ -23,7 +23,7 @@ def run(*arguments: str) -> dict:
 
 
 def test_small_sizes_give_a_whole_report():
-    report = run("--shrink", "32", "--megabytes", "1", "--repeats", "2", "--threads", "1")
+    report = run("--shrink", "128", "--megabytes", "1", "--repeats", "2", "--threads", "1")
     assert report["limits"]["memory_per_s"] > 1e9
     names = {kernel["kernel"] for kernel in report["kernels"]}
     assert {"ternary t2", "ternary t5", "head q8", "head q6", "head q4"} <= names

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from wrinklefree import train
 
@@ -45,37 +44,17 @@ def _one_thread() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def byte_tokenizer() -> Any:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
 @pytest.fixture(scope="session")
-def dense_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dense_dir(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_llama: Callable[..., Any],
+    byte_tokenizer: Callable[..., Any],
+) -> Path:
     """HF folder of a random Llama: hidden 64, ffn 128, 2 layers, byte vocabulary, tied."""
-    folder = tmp_path_factory.mktemp("dense")
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    folder, tokenizer = tmp_path_factory.mktemp("dense"), byte_tokenizer()
     transformers.utils.logging.disable_progress_bar()
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
+    tiny_llama(vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from data_handler.config import SourceConfig
 from wf_formats.secrets import REDACTED
 from wrinklefree.compose.composing import compose_config
+from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.identity import identify
 
 STEPS = ["training.max_steps=4", "training.checkpoint.every_steps=2", "training.schedule.warmup=1"]
@@ -50,7 +52,11 @@ def _stopped(cli: Any, source: str) -> Any:
 
 @pytest.mark.parametrize("change", [_mend, _append, _cut, _take_out_the_first])
 def test_changed_data_is_refused_with_both_choices(
-    cli_from_stage1: Any, text: Path, change: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    cli_from_stage1: Any,
+    text: Path,
+    change: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
     run = _stopped(cli_from_stage1, source)
@@ -67,13 +73,18 @@ def test_changed_data_is_refused_with_both_choices(
         assert cli_from_stage1("stage2_pretrain", *STEPS, source, f"resume.data={choice}").code == 0
         assert run.summary["data_changes"] == [{"step": 2, "data": choice, "sources": ["own"]}]
         assert set(run.losses) == {1, 2, 3, 4}
-        assert cli_from_stage1("stage2_pretrain", *STEPS, source).code == 0, "it is complete"
+        caplog.clear()
+        assert cli_from_stage1("stage2_pretrain", *STEPS, source, f"resume.data={choice}").code == 0
         assert "already complete" in capsys.readouterr().out
+        assert f"resume.data={choice} is for a run that was interrupted" in caplog.text
+        assert f"training.start_from={run.folder / 'final'}" in caplog.text
         shutil.rmtree(run.folder)
         aside.rename(run.folder)
 
 
-def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any, text: Path) -> None:
+def test_the_choices_differ_and_count_only_for_changed_data(
+    cli_from_stage1: Any, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = f"data.sources=[{{kind: path, name: own, location: {text}}}]"
     whole = cli_from_stage1("stage2_pretrain", *STEPS, source)
     weights, losses = whole.weights, whole.losses
@@ -82,6 +93,8 @@ def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any
     assert (whole.weights, whole.losses) == (weights, losses)
     assert "data_changes" not in whole.summary
     _append(text)
+    assert cli_from_stage1("stage2_pretrain", *STEPS, source, "resume.data=fresh").code == 1
+    assert "resume.data=fresh is for a run that was interrupted, and this one" in capsys.readouterr().err
     after = {}
     for choice in ("position", "fresh"):
         text.write_text(text.read_text().removesuffix(json.dumps({"text": "one more"}) + "\n"))
@@ -95,15 +108,25 @@ def test_the_choices_differ_and_count_only_for_changed_data(cli_from_stage1: Any
 
 
 def test_bad_records_stop_a_run_or_are_counted(
-    cli_from_stage1: Any, text: Path, capsys: pytest.CaptureFixture[str]
+    cli_from_stage1: Any,
+    text: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines = text.read_text().splitlines(keepends=True)
     text.write_text("".join(line + "{\n" for line in lines))
     source = f"kind: path, name: own, location: {text}"
     assert cli_from_stage1("stage2_pretrain", *STEPS, f"data.sources=[{{{source}}}]").code == 1
     assert "own.jsonl, line 2: " in capsys.readouterr().err
-    run = cli_from_stage1("stage2_pretrain", *STEPS, f"data.sources=[{{{source}, on_bad_record: skip}}]")
+    asked = []
+    count = WrinkleFreeDataModule.bad_records
+    monkeypatch.setattr(WrinkleFreeDataModule, "bad_records", lambda self: asked.append(1) or count(self))
+    skipping = f"data.sources=[{{{source}, on_bad_record: skip}}]"
+    run = cli_from_stage1("stage2_pretrain", *STEPS, skipping, "logging.every_steps=3")
     assert run.code == 0
+    assert len(asked) == 3 + 1, "at the steps that are logged (1, 3, 4) and at the end: all ranks talk"
+    with (run.folder / "metrics.csv").open() as file:
+        assert all(int(row["train/bad_records"]) >= 1 for row in csv.DictReader(file))
     found = run.summary["bad_records"]["own"]
     assert found["records"] >= 1
     assert found["first"][0].startswith(f"{text}, line ")

@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(
         text for text in cli_from_stage1.common if stage == "stage2_pretrain" or "start_from" not in text
     ]
     cli_from_stage1.common = start
-    assert cli_from_stage1(stage, f"output_dir={tmp_path / 'file'}").code == 1
+    assert cli_from_stage1(stage, f"output_dir={tmp_path / 'file'}").code == 2
     message = capsys.readouterr().err
     assert f"error: {tmp_path / 'file'}" in message
     assert "check the path" in message

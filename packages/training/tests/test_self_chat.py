@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 from pathlib import Path
 
@@ -26,12 +25,17 @@ def test_a_conversation_opens_as_the_template_does_and_takes_turns(packaged) -> 
     model, tokenizer = packaged
     opening = self_chat.opening(tokenizer)
     assert opening.endswith("<|im_start|>user\n")
-    (texts,) = itertools.islice(self_chat.write_conversations(model, tokenizer, 48, 8, seed=1), 1)
+    texts = next(self_chat.write_conversations(model, tokenizer, 32, 8, seed=1))
     assert len(texts) > 4
     assert all(text.startswith(opening) for text in texts)
     assert any("<|im_end|>\n<|im_start|>assistant\n" in text for text in texts)
-    again = next(self_chat.write_conversations(model, tokenizer, 48, 8, seed=1))
-    other = next(self_chat.write_conversations(model, tokenizer, 48, 8, seed=2))
+
+
+def test_the_seed_decides_what_is_written(packaged) -> None:
+    model, tokenizer = packaged
+    texts, again, other = (
+        next(self_chat.write_conversations(model, tokenizer, 6, 2, seed)) for seed in (1, 1, 2)
+    )
     assert again == texts != other
 
 

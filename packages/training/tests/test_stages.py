@@ -67,6 +67,18 @@ def test_missing_previous_stage_says_what_was_looked_for(
     assert "wf train -s 1.9 -e lonely" in message
 
 
+@pytest.mark.parametrize("in_the_way", ["outputs/default", "outputs/default/stage1"])
+def test_a_file_where_the_run_folder_goes_is_a_wrong_request(
+    in_the_way: str, cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / in_the_way
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("keep")
+    assert cli("stage1_subln", f"output_dir={tmp_path / 'outputs'}").code == 2
+    assert f"{path} is no folder, so " in capsys.readouterr().err
+    assert path.read_text() == "keep"
+
+
 def test_unfinished_previous_stage_is_described(
     cli: Any, cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +353,7 @@ def test_sequences_longer_than_the_context_are_refused(
 
 
 def test_runs_moved_aside_in_one_second_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrinklefree.run_folder.time.strftime", lambda pattern: "now")
+    monkeypatch.setattr("wf_formats.aside.time.strftime", lambda pattern: "now")
     for text in ("first", "second", "third"):
         run = RunFolder(tmp_path / "stage2")
         run.path.mkdir()

@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from bitnet_arch.disk_format import from_disk, to_disk
 from bitnet_arch.errors import CheckpointError
-from bitnet_arch.generation import take_generation_config, write_generation_config
-from bitnet_arch.model_tokenizer import tokenizer_of_model
+from bitnet_arch.generation import generation_config, write_generation_config
+from bitnet_arch.model_tokenizer import check_vocabulary, tokenizer_of_folder
 from bitnet_arch.quantizers import quantizer
-from bitnet_arch.source_settings import check_dense
+from bitnet_arch.source_settings import check_config, check_dense
 from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_different_head
 from wf_formats.atomic import atomic_folder
 from wf_formats.families import FAMILIES
 from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
-from wf_formats.json_file import read_json
+from wf_formats.json_file import read_json, read_value
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import checkpoint_kind
 
@@ -103,20 +103,30 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
         TokenizerError: a tokenizer file is missing or damaged, or asks for absurd amounts.
     """
     folder = Path(folder)
+    model, meta = read_model(folder, dtype)
+    tokenizer = tokenizer_of_folder(folder)
+    check_vocabulary(folder, tokenizer, model.config.vocab_size)
+    return Checkpoint(model, tokenizer, meta)
+
+
+def read_model(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder, as `load_checkpoint` gives it, and the contents of wrinklefree.json."""
     settings = read_settings(folder)
     meta = read_meta(folder) if (folder / META_FILE).is_file() else {}
     conversion = meta.get("conversion")
     _check_scheme(folder, meta)
     if conversion is None:
         check_dense(settings, str(folder))
-    config, state = _read_config(folder), read_state(folder)
+    check_config(settings, folder)
+    config, state = read_config(folder), read_state(folder)
     untie_different_head(config, state, folder)
     if conversion is None and config.model_type in FAMILIES:
         state = check_dense_tensors(config, state, folder)
     config, state = from_disk(config, state, conversion)
     model = _build(config, state, dtype, folder)
-    take_generation_config(model, folder)
-    return Checkpoint(model, tokenizer_of_model(folder, model.config.vocab_size), meta)
+    if (generation := generation_config(folder, model.config.vocab_size)) is not None:
+        model.generation_config = generation
+    return model, meta
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -126,7 +136,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG_FILE, CheckpointError)
 
 
-def _read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """config.json as transformers has it; raises CheckpointError where it describes no language model."""
     try:
         config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a wrong value makes it
@@ -158,10 +169,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / META_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: {folder} is not a WrinkleFree checkpoint")
-    try:
-        meta = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    meta = read_value(path, CheckpointError)
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise CheckpointError(f"{path} has format {found!r}; this version reads {FORMAT}")

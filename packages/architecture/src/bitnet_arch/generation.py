@@ -12,24 +12,27 @@ from typing import Any
 import transformers
 
 from bitnet_arch.errors import CheckpointError
+from wf_formats.errors import LoadError
 from wf_formats.file_names import GENERATION_CONFIG_FILE
-from wf_formats.json_file import read_json
+from wf_formats.generation import read_generation
 
 
-def take_generation_config(model: Any, folder: Path) -> None:
-    """Gives the model the folder's settings; without a file it keeps what its config.json implies.
+def generation_config(folder: Path, vocab_size: int | None) -> Any:
+    """The folder's settings as transformers has them; None without a file.
+
+    Args:
+        vocab_size: rows of the embedding matrix; None where they are not known.
 
     Raises:
-        CheckpointError: the file is damaged or holds something else.
+        CheckpointError: the file is damaged, or holds a value that cannot be.
     """
-    path = folder / GENERATION_CONFIG_FILE
-    if not path.is_file():
-        return
-    settings = read_json(path, CheckpointError)
     try:
-        model.generation_config = transformers.GenerationConfig.from_dict(settings)
+        settings = read_generation(folder, vocab_size)
+        return None if settings is None else transformers.GenerationConfig.from_dict(settings)
+    except LoadError as error:
+        raise CheckpointError(str(error)) from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{folder / GENERATION_CONFIG_FILE}: {error}") from error
 
 
 def write_generation_config(model: Any, folder: Path) -> None:

@@ -14,7 +14,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from bitnet_arch.errors import SourceError
 from wf_formats.file_names import CONFIG_FILE
 
-_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+_SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+_FILES = [*_SMALL_FILES, "*.safetensors"]
 _NOT = ["*/*.json", "*/*.safetensors", "consolidated*"]
 """Subfolders (but of chat templates) and Mistral's own layout hold the same weights once more."""
 
@@ -24,13 +25,22 @@ def config_file(repository: str) -> Path:
     return Path(_asked(repository, lambda: huggingface_hub.hf_hub_download(repository, CONFIG_FILE)))
 
 
+def small_files(repository: str) -> Path:
+    """Folder with everything but the weights, fetched unless the cache has it; raises SourceError."""
+    return _fetched(repository, _SMALL_FILES)
+
+
 def snapshot(repository: str) -> Path:
     """Folder of a repository's model files, fetched unless the cache has them; raises SourceError."""
+    return _fetched(repository, _FILES)
+
+
+def _fetched(repository: str, patterns: list[str]) -> Path:
     return Path(
         _asked(
             repository,
             lambda: huggingface_hub.snapshot_download(
-                repository, allow_patterns=_FILES, ignore_patterns=_NOT
+                repository, allow_patterns=patterns, ignore_patterns=_NOT
             ),
         )
     )

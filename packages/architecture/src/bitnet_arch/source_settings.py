@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet_arch.errors import SourceError, UnsupportedModelError
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
+from wf_formats.errors import LoadError
+from wf_formats.families import FAMILIES
+from wf_formats.families.settings import check_values, rope_objects
+from wf_formats.file_names import CONFIG_FILE
 from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD
 
 _METHODS = {
@@ -95,6 +102,40 @@ def _original(settings: Mapping[str, Any], name: str) -> str:
         if isinstance(candidate, str) and candidate and candidate != name and not _MARKS.search(candidate):
             return f"the original ({Path(candidate).name if candidate == stripped else candidate})"
     return "the original"
+
+
+def check_config(settings: Mapping[str, Any], where: object) -> None:
+    """Refuses values that no model has, before a library takes them at their word.
+
+    Args:
+        settings: contents of config.json; of a family that is not known here transformers alone judges.
+        where: folder or repository, for messages.
+
+    Raises:
+        CheckpointError: names key and value.
+    """
+    if settings.get("model_type") not in FAMILIES:
+        return
+    try:
+        check_values(settings)
+    except LoadError as error:
+        reason = str(error).removeprefix(f"{CONFIG_FILE}: ")
+        raise CheckpointError(f"{where}/{CONFIG_FILE}: {reason}") from error
+    _check_names(settings, where)
+
+
+def _check_names(settings: Mapping[str, Any], where: object) -> None:
+    """What transformers looks up by name: it would fail with the name alone."""
+    key = FAMILIES[settings["model_type"]].activation_key
+    scalings = [rope.get("rope_type") or rope.get("type") for rope in rope_objects(settings)]
+    for name_of, name, known in (
+        (key, settings.get(key), ACT2FN),
+        *(("rope_type", scaling, {"default", *ROPE_INIT_FUNCTIONS}) for scaling in scalings),
+    ):
+        if name is not None and not (isinstance(name, str) and name in known):
+            raise CheckpointError(
+                f"{where}/{CONFIG_FILE}: {name_of} is {name!r:.60}, which transformers does not know"
+            )
 
 
 def check_convertible(settings: Mapping[str, Any]) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers
 
-from bitnet_arch.checkpoint import load_checkpoint, read_meta, read_settings, save_checkpoint
+from bitnet_arch.checkpoint import read_config, read_meta, read_model, read_settings, save_checkpoint
 from bitnet_arch.errors import CheckpointError, SourceError
-from bitnet_arch.hub import config_file, snapshot
-from bitnet_arch.source_settings import check_dense
+from bitnet_arch.families import check_settings
+from bitnet_arch.generation import generation_config
+from bitnet_arch.hub import config_file, small_files, snapshot
+from bitnet_arch.model_tokenizer import check_vocabulary, tokenizer_of_folder
+from bitnet_arch.source_settings import check_config, check_dense
 from wf_formats.file_names import META_FILE
 from wf_formats.packaged import (
     PACKAGE,
@@ -37,7 +43,12 @@ _CACHE_VERSION = 2
 
 @dataclass(frozen=True)
 class DenseSource:
-    """A source whose config.json has been read; no weight has been read or fetched yet."""
+    """A source whose config.json has been read; no weight has been read or fetched yet.
+
+    Each step asks for more of it: `check_convertible` for config.json, `tokenizer` for the small files,
+    `load` for the weights. All raise SourceError for what is missing, damaged or contradicts the rest, or
+    cannot be fetched.
+    """
 
     source: ModelSource
     name: str
@@ -47,25 +58,46 @@ class DenseSource:
     is_converted: bool = False
     """Whether the folder is a converted checkpoint (which may teach, but not be converted again)."""
 
-    def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-        """The model in evaluation mode, and its tokenizer (None where the folder has none).
+    def check_convertible(self) -> None:
+        """Raises also UnsupportedModelError (a build or a family that cannot be converted)."""
+        check_settings(self.settings)
+        with _source_errors():
+            check_config(self.settings, self.name)
 
-        Raises:
-            SourceError: files are missing or damaged, tensors, tokenizer and configuration disagree, or the
-                hub cannot be reached.
-        """
-        try:
-            checkpoint = load_checkpoint(self._folder(), dtype)
-        except SourceError:
-            raise
-        except (CheckpointError, TokenizerError) as error:
-            raise SourceError(str(error)) from error
-        return checkpoint.model, checkpoint.tokenizer
+    @cached_property
+    def tokenizer(self) -> Any:
+        """None where the folder has none. What else is beside it is checked too (generation_config.json)."""
+        with _source_errors():
+            folder = self._small_files()
+            generation_config(folder, read_config(folder).vocab_size)
+            return tokenizer_of_folder(folder)
+
+    def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+        """The model in evaluation mode, and its tokenizer."""
+        with _source_errors():
+            folder = self._folder()
+            model, _ = read_model(folder, dtype)
+            check_vocabulary(folder, self.tokenizer, model.config.vocab_size)
+        return model, self.tokenizer
 
     def _folder(self) -> Path:
         if self.source is ModelSource.packaged:
             return packaged_model_dir()
         return Path(self.name) if self.source is ModelSource.path else snapshot(self.name)
+
+    def _small_files(self) -> Path:
+        return small_files(self.name) if self.source is ModelSource.hub else self._folder()
+
+
+@contextmanager
+def _source_errors() -> Iterator[None]:
+    """What is wrong with a checkpoint folder, said of a source: a wrong request."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except (CheckpointError, TokenizerError) as error:
+        raise SourceError(str(error)) from error
 
 
 def open_dense(source: ModelSource | str, name: str | None = None) -> DenseSource:
@@ -85,15 +117,11 @@ def open_dense(source: ModelSource | str, name: str | None = None) -> DenseSourc
         return DenseSource(source, PACKAGED_MODEL, read_settings(packaged_model_dir()))
     if not name:
         raise ValueError(f"model source {source.value!r} needs a name")
-    try:
+    with _source_errors():
         folder = Path(name) if source is ModelSource.path else config_file(name).parent
         settings, is_converted = read_settings(folder), _is_converted(folder)
         if not is_converted:
             check_dense(settings, name)
-    except SourceError:
-        raise
-    except CheckpointError as error:
-        raise SourceError(str(error)) from error
     return DenseSource(source, name, settings, is_converted)
 
 

@@ -40,7 +40,8 @@ def _transformers(loader: Any, source: Path | str) -> Any:
     except TokenizerError:
         raise
     except Exception as error:  # transformers raises whatever a damaged file makes it trip over
-        raise TokenizerError(f"transformers cannot load the tokenizer in {source}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise TokenizerError(f"transformers cannot load the tokenizer in {source}: {reason}") from error
 
 
 def _computes(loaded: Any, stated: Any) -> bool:

@@ -16,7 +16,7 @@ from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE
 from wf_converter.prove import Proof
 from wf_formats.errors import RequestError
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
-from wf_formats.targets import EXPORT, check_apart, check_file, check_folder
+from wf_formats.targets import EXPORT, check_apart, check_file, check_folder, check_way
 
 if TYPE_CHECKING:
     from wf_converter.gguf_export import GgufExport
@@ -111,6 +111,7 @@ def _is_given(ctx: typer.Context, option: str) -> bool:
 
 def _check_target(output: Path, checkpoint: Path, format: Format, overwrite: bool) -> None:
     check_apart(output, checkpoint)
+    check_way(output)
     if format is Format.GGUF:
         check_file(output)
     else:

@@ -57,6 +57,10 @@ def inspect_model(path: Path) -> Inspection:
     """
     if not path.exists():
         raise RequestError(f"there is no file or folder {path}; check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise RequestError(
+            f"{path} is neither a file nor a folder; give a GGUF file or a Hugging Face folder"
+        )
     found = _folder(path) if path.is_dir() else _gguf(path)
     return Inspection(str(path), *found, _native_engine(path, found[0]))
 

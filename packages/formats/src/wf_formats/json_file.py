@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
 
 from wf_formats.errors import LoadError
+from wf_formats.git_lfs import check_no_pointer
 
 MAX_BYTES = 1 << 26
 
@@ -41,7 +43,11 @@ def read_value(path: Path, error_type: type[Exception] = LoadError) -> Any:
         raise error_type(f"{path} is missing")
     if path.stat().st_size > MAX_BYTES:
         raise error_type(f"{path} has {path.stat().st_size} bytes; allowed are {MAX_BYTES}")
+    data = path.read_bytes()
+    check_no_pointer(path, data[:64], error_type)
+    if data.startswith(codecs.BOM_UTF8):  # which other readers of the file do not take
+        raise error_type(f"{path} begins with a byte order mark: save it as UTF-8 without one")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise error_type(f"{path} is damaged: {error}") from error

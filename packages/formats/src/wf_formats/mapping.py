@@ -5,19 +5,23 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+from wf_formats.git_lfs import check_no_pointer
+
 
 def map_file(path: Path, error: type[ValueError]) -> mmap.mmap:
     """Maps a file read-only.
 
     Raises:
-        ValueError: of the given class, if it is not a regular file or empty.
+        ValueError: of the given class, if it is not a regular file, empty, or a pointer of Git LFS.
         OSError: it is missing or cannot be read.
     """
     size = path.stat().st_size
     if not path.is_file() or not size:
         raise error(f"{path} is {'empty' if path.is_file() else 'no regular file'}")
     with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    check_no_pointer(path, mapped[:64], error)
+    return mapped
 
 
 def release_pages(mapped: mmap.mmap, offset: int, num_bytes: int) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from wf_formats.bounds import INT32_MAX, Bounds, is_number
 from wf_formats.errors import LoadError
 
 MAX_HEAD_DIM = 1 << 14
@@ -52,6 +53,23 @@ _KNOWN: dict[str, frozenset[str]] = {
 }
 ROPE_KINDS = tuple(_KNOWN)
 """Names of the scalings in a config.json."""
+DEFAULT_BASE = 10000.0
+"""Where a config.json names none."""
+BASE_BOUNDS, SHARE_BOUNDS = Bounds(1, 1e30), Bounds(0, 1, is_open=True)
+_FACTOR_BOUNDS = Bounds(1e-3, 1e6)
+_DEFAULT_AT_ZERO = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+"""Parameters of YaRN for which 0 means what leaving them out means."""
+_BOUNDS: Mapping[str, Bounds] = {
+    "rope_theta": BASE_BOUNDS,
+    "partial_rotary_factor": SHARE_BOUNDS,
+    "original_max_position_embeddings": Bounds(1, INT32_MAX),
+    "factor": _FACTOR_BOUNDS,
+    "attention_factor": _FACTOR_BOUNDS,
+    "low_freq_factor": _FACTOR_BOUNDS,
+    "high_freq_factor": _FACTOR_BOUNDS,
+    **dict.fromkeys(_DEFAULT_AT_ZERO, _FACTOR_BOUNDS),
+}
+"""Of the parameters: so that frequencies and angles up to any context are numbers of float32."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +89,35 @@ class Rope:
             raise ValueError(f"the attention factor {self.attention_factor} is not a positive number")
 
 
+def check_parameters(rope: Mapping[str, Any]) -> None:
+    """Looks at the numbers among the `rope_parameters` of a config.json, whatever its scaling is called.
+
+    Raises:
+        LoadError: one that is none or out of its range.
+    """
+    for key in _BOUNDS:
+        value = rope.get(key)
+        is_default = key in _DEFAULT_AT_ZERO and type(value) in (int, float) and value == 0
+        if value is not None and not is_default:
+            _number(rope, key)
+    for key in ("short_factor", "long_factor"):
+        if rope.get(key) is not None:
+            _factors(rope, key)
+
+
+def is_known_rope(rope: Mapping[str, Any]) -> bool:
+    """Whether the frequencies of a scaling can be computed here."""
+    try:
+        rope_kind(rope)
+    except LoadError:
+        return False
+    return True
+
+
 def inverse_frequencies(num_elements: int, theta: float) -> np.ndarray:
     """fp32 [num_elements / 2], unscaled. Raises LoadError for a base that makes none."""
-    if not (isinstance(theta, (int, float)) and math.isfinite(theta) and theta > 0):
-        raise LoadError(f"the rotary base is {theta!r}, not a positive number")
+    if not is_number(theta, BASE_BOUNDS):
+        raise LoadError(f"the rotary base is {theta!r}, not a number {BASE_BOUNDS}")
     if num_elements > MAX_HEAD_DIM:
         raise LoadError(f"heads of {num_elements} elements; at most {MAX_HEAD_DIM} are supported")
     exponents = np.arange(0, num_elements, 2, dtype=np.float32) / np.float32(num_elements)
@@ -96,8 +139,8 @@ def rotated_elements(head_dim: int, rope: Mapping[str, Any]) -> int:
     share = rope.get("partial_rotary_factor")
     if share is None:
         return head_dim
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise LoadError(f"partial_rotary_factor is {share!r}, not a share of a head in (0, 1]")
+    if not is_number(share, SHARE_BOUNDS):
+        raise LoadError(f"partial_rotary_factor is {share!r}, not a share of a head {SHARE_BOUNDS}")
     num_elements = int(head_dim * share)
     if num_elements < 2 or num_elements % 2:
         raise LoadError(f"partial_rotary_factor {share} turns {num_elements} elements of a head: need pairs")
@@ -113,7 +156,7 @@ def scaled_frequencies(head_dim: int, rope: Mapping[str, Any]) -> np.ndarray:
     kind = rope_kind(rope)
     plain = inverse_frequencies(rotated_elements(head_dim, rope), rope["rope_theta"])
     if kind == "linear":
-        return plain / np.float32(_positive(rope, "factor"))
+        return plain / np.float32(_number(rope, "factor"))
     if kind == "yarn":
         return _yarn(plain, rope)
     if kind == "longrope":
@@ -151,12 +194,12 @@ def attention_factor(rope: Mapping[str, Any]) -> float:
     if (kind := rope_kind(rope)) not in ("yarn", "longrope"):
         return 1.0
     if rope.get("attention_factor") is not None:
-        return _positive(rope, "attention_factor")
-    factor = _positive(rope, "factor")
+        return _number(rope, "attention_factor")
+    factor = _number(rope, "factor")
     if kind == "longrope":
-        return _longrope_scale(factor, _positive(rope, "original_max_position_embeddings"))
+        return _longrope_scale(factor, _number(rope, "original_max_position_embeddings"))
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        own, of_all = _positive(rope, "mscale"), _positive(rope, "mscale_all_dim")
+        own, of_all = _number(rope, "mscale"), _number(rope, "mscale_all_dim")
         return magnitude_scale(factor, own) / magnitude_scale(factor, of_all)
     return magnitude_scale(factor)
 
@@ -173,8 +216,8 @@ def is_default_yarn(rope: Mapping[str, Any]) -> bool:
 
 
 def _llama3(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
-    factor, context = _positive(rope, "factor"), _positive(rope, "original_max_position_embeddings")
-    low, high = _positive(rope, "low_freq_factor"), _positive(rope, "high_freq_factor")
+    factor, context = _number(rope, "factor"), _number(rope, "original_max_position_embeddings")
+    low, high = _number(rope, "low_freq_factor"), _number(rope, "high_freq_factor")
     if high <= low:
         raise LoadError(f"rope high_freq_factor {high} is not above low_freq_factor {low}")
     wavelengths = np.float32(2 * math.pi) / plain
@@ -185,7 +228,7 @@ def _llama3(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
 
 
 def _yarn(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
-    factor = _positive(rope, "factor")
+    factor = _number(rope, "factor")
     low, high = _interpolated_range(plain.size, rope)
     ramp = (np.arange(plain.size, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
     kept = 1 - np.clip(ramp, 0, 1)
@@ -194,12 +237,21 @@ def _yarn(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
 
 
 def _longrope(plain: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
-    factors = rope.get("short_factor")
-    if not isinstance(factors, list) or len(factors) != plain.size:
+    factors = _factors(rope, "short_factor")
+    if len(factors) != plain.size:
         raise LoadError(f"rope short_factor is {factors!r:.60}, not {plain.size} numbers")
-    if not all(type(factor) in (int, float) and 0 < factor < math.inf for factor in factors):
-        raise LoadError(f"rope short_factor has an entry that is not a positive number: {factors!r:.60}")
     return np.float32(1) / (np.asarray(factors, np.float32) * (np.float32(1) / plain))
+
+
+def _factors(rope: Mapping[str, Any], key: str) -> list[float]:
+    factors = rope.get(key)
+    if not isinstance(factors, list):
+        raise LoadError(f"rope {key} is {factors!r:.60}, not a list of numbers")
+    if not all(is_number(factor, _FACTOR_BOUNDS) for factor in factors):
+        raise LoadError(
+            f"rope {key} has an entry that is not a positive number {_FACTOR_BOUNDS}: {factors!r:.60}"
+        )
+    return factors
 
 
 def _longrope_scale(factor: float, context: float) -> float:
@@ -212,12 +264,12 @@ def _longrope_scale(factor: float, context: float) -> float:
 
 def _interpolated_range(num_frequencies: int, rope: Mapping[str, Any]) -> tuple[float, float]:
     """Frequency indices between which YaRN goes from the plain to the stretched frequency."""
-    context, base = _positive(rope, "original_max_position_embeddings"), float(rope["rope_theta"])
+    context, base = _number(rope, "original_max_position_embeddings"), float(rope["rope_theta"])
     if base == 1:
         raise LoadError("the rotary base is 1: all frequencies are the same, YaRN has nothing to scale")
 
     def index(key: str, default: float) -> float:
-        turns = _positive(rope, key) if rope.get(key) else default
+        turns = _number(rope, key) if rope.get(key) else default
         return num_frequencies * math.log(context / (turns * 2 * math.pi)) / math.log(base)
 
     low, high = index("beta_fast", DEFAULT_BETA_FAST), index("beta_slow", DEFAULT_BETA_SLOW)
@@ -227,8 +279,8 @@ def _interpolated_range(num_frequencies: int, rope: Mapping[str, Any]) -> tuple[
     return low, high + 0.001 if low == high else high
 
 
-def _positive(rope: Mapping[str, Any], key: str) -> float:
+def _number(rope: Mapping[str, Any], key: str) -> float:
     value = rope.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise LoadError(f"rope {key} is {value!r}, not a positive number")
-    return float(value)
+    if not is_number(value, _BOUNDS[key]):
+        raise LoadError(f"rope {key} is {value!r:.60}, not a number {_BOUNDS[key]}")
+    return float(value)  # type: ignore[arg-type]

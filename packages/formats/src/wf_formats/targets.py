@@ -9,6 +9,7 @@ first, so that a wrong target is refused before anything is computed.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def check_folder(target: Path, kind: FolderKind) -> None:
 
 def check_report(target: Path, keys: Sequence[str]) -> None:
     """Raises: RequestError where something else than an earlier report (JSON with these keys) is there."""
+    check_way(target)
     check_file(target)
     if target.exists() and not set(keys) <= _json_keys(target):
         raise RequestError(f"{target} is not replaced: it is no earlier report; choose another path")
@@ -94,6 +96,13 @@ def check_apart(target: Path, source: Path) -> None:
 
 def _is_match(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
+
+
+def check_way(target: Path) -> None:
+    """Raises: RequestError where a folder is wanted on the way to the target and something else is there."""
+    there = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    if not there.is_dir():
+        raise RequestError(f"{there} is no folder, so {target} cannot be made; check the path")
 
 
 def _mode(target: Path) -> int | None:

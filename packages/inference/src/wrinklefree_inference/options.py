@@ -325,3 +325,7 @@ class ProxyOptions:
             envvar="WF_UPSTREAM_API_KEY",
         ),
     ] = None
+    upstream_timeout_s: Annotated[
+        float,
+        Flag("--upstream-timeout", "Seconds until the server behind sends something, or more.", minimum=0.1),
+    ] = 600.0

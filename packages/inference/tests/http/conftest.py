@@ -20,7 +20,7 @@ import pytest
 
 from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+from wrinklefree_inference.http.run import Drain, DrainingServer, bind, url_of
 from wrinklefree_inference.options import HttpOptions, ListenOptions
 
 TOY = Path(__file__).with_name("toy_engine.py")
@@ -78,7 +78,7 @@ def talk() -> Callable[..., Any]:
 
 
 @asynccontextmanager
-async def _listening(server: HttpApp, drain: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
+async def _listening(server: HttpApp, drain: Drain | None = None) -> AsyncIterator[str]:
     listener = bind(ListenOptions(port=0))
     running = DrainingServer(server, drain, 0.2)
     task = asyncio.create_task(running._serve([listener]))  # without uvicorn's signal handlers
@@ -94,6 +94,12 @@ async def _listening(server: HttpApp, drain: Callable[[float], Awaitable[None]])
 @pytest.fixture
 def listening() -> Callable[..., Any]:
     """Asynchronous context of a server on a loopback port; gives its URL."""
+    return _listening
+
+
+@pytest.fixture(scope="session")
+def listening_of_module() -> Callable[..., Any]:
+    """The same for fixtures that live longer than a test."""
     return _listening
 
 

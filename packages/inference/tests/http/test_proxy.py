@@ -11,8 +11,8 @@ import pytest
 
 from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.proxy import Upstream, create_proxy
-from wrinklefree_inference.http.run import wait_for_answers
+from wrinklefree_inference.http.proxy import create_proxy
+from wrinklefree_inference.http.upstream import Upstream
 from wrinklefree_inference.options import HttpOptions
 
 ASK = {"model": "org/toy", "prompt": "x", "max_tokens": 20}
@@ -29,7 +29,7 @@ def proxied(toy, listening):
         async with listening(behind, engine.drain) as inner:
             upstream = Upstream(f"{inner}/v1", "inner-key", timeout_s=5)
             proxy = create_proxy(upstream, HttpOptions(max_body_mb=0.01), ApiKeys.of(["outer-key"]))
-            async with listening(proxy, wait_for_answers(proxy)) as url:
+            async with listening(proxy) as url:
                 yield url, engine
             await upstream.aclose()
 
@@ -105,7 +105,7 @@ def test_nobody_behind(listening):
         upstream = Upstream("http://127.0.0.1:9")
         proxy = create_proxy(upstream)
         async with (
-            listening(proxy, wait_for_answers(proxy)) as url,
+            listening(proxy) as url,
             httpx.AsyncClient(base_url=url) as client,
         ):
             replies = await client.post("/v1/completions", json=ASK), await client.get("/health")
@@ -133,7 +133,7 @@ def test_the_server_behind_breaks_off(listening):
         upstream = Upstream(f"http://127.0.0.1:{inner.sockets[0].getsockname()[1]}")
         proxy = create_proxy(upstream)
         async with (
-            listening(proxy, wait_for_answers(proxy)) as url,
+            listening(proxy) as url,
             httpx.AsyncClient(base_url=url) as client,
         ):
             reply = await client.post("/v1/completions", json=ASK)
@@ -173,7 +173,7 @@ def _through(listening, paths, *answer):
         server = await asyncio.start_server(behind, "127.0.0.1", 0)
         upstream = Upstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=5)
         proxy = create_proxy(upstream)
-        async with listening(proxy, wait_for_answers(proxy)) as url:
+        async with listening(proxy) as url:
             statuses = []
             for path in paths:
                 host, port = url.removeprefix("http://").split(":")

@@ -10,9 +10,11 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -30,7 +32,8 @@ ASK = {"model": "org/toy", "prompt": "x", "max_tokens": 3}
 def post(url: str, key: str, timeout_s: float = 10, path: str = "/v1/completions", **fields: object) -> int:
     client = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout_s)
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    client.request("POST", "/v1/completions", json.dumps(ASK | fields), headers)
+    body = {name: value for name, value in (ASK | fields).items() if value is not None}
+    client.request("POST", path, json.dumps(body), headers)
     reply = client.getresponse()
     reply.read()
     client.close()
@@ -50,6 +53,31 @@ def test_bodies_that_do_not_come_hold_only_their_key_s_places(in_thread):
         started = time.perf_counter()
         assert [post(url, "key-two") for _ in range(4)] == [200] * 4
         assert time.perf_counter() - started < 5
+
+
+def test_costly_templates_hold_up_their_own_key_alone(in_thread):
+    """It waits for the one that is being rendered; a client that leaves is not rendered for at all."""
+    cost_s = 0.3
+    messages = [{"role": "user", "content": f"costly {cost_s}"}]
+    with in_thread(keys=["key-one", "key-two"]) as (url, engine):
+        costly: dict[str, Any] = {"path": "/v1/chat/completions", "messages": messages, "prompt": None}
+        threads = [threading.Thread(target=post, args=(url, "key-one"), kwargs=costly) for _ in range(4)]
+        leaving = http.client.HTTPConnection(url.removeprefix("http://"))
+        headers = {"Authorization": "Bearer key-one", "Content-Type": "application/json"}
+        for thread in threads:
+            thread.start()
+        leaving.request(
+            "POST", costly["path"], json.dumps({"model": "org/toy", "messages": messages}), headers
+        )
+        time.sleep(0.1)
+        leaving.close()
+        started = time.perf_counter()
+        quick = [{"role": "user", "content": "x"}]
+        assert post(url, "key-two", **costly | {"messages": quick}) == 200
+        assert time.perf_counter() - started < 2 * cost_s
+        for thread in threads:
+            thread.join()
+        assert len(engine.seen) == 5
 
 
 @pytest.mark.parametrize("num_clients", [1, 2, 3, 5])

@@ -30,7 +30,10 @@ def logprob_of(character: str) -> float:
 
 
 class ToyEngine:
-    """A prompt with `crash` breaks off, `defect` shows a bug, `end` makes the answer stop by itself."""
+    """A prompt with `crash` breaks off, `defect` shows a bug, `end` makes the answer stop by itself.
+
+    A chat with `costly 0.5` takes half a second to render.
+    """
 
     model_id = "org/toy"
     created = 1_700_000_000
@@ -56,6 +59,9 @@ class ToyEngine:
     def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
         if any(m["role"] == "system" for m in messages[1:]):
             raise ValueError("the chat template wants the system message first")
+        for message in messages:
+            if message["content"].startswith("costly "):
+                time.sleep(float(message["content"].removeprefix("costly ")))
         return self.tokenize("".join(f"{m['role']}:{m['content']}\n" for m in messages))
 
     def detokenize(self, ids: list[int]) -> str:

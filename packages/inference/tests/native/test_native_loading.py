@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from wf_formats.gguf import open_gguf
 from wrinklefree_inference.engines import open_engine
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.loading import faults_of
+from wrinklefree_inference.native.tokenizer import load_tokenizer
 
 MATRICES = {
     "attn_q": (64, 64),
@@ -62,6 +66,7 @@ def model(packaged_gguf: Path, tmp_path: Path):
     return write
 
 
+MORE = {"added_tokens_decoder": {"500": {"content": "<turn>", "special": True}}}
 CONTEXT = r"its context is 1 token\(s\), a prompt and an answer need 2"
 VOCABULARY = r"tokenizer makes 4915\d tokens, its embedding has rows for 1000"
 
@@ -81,6 +86,26 @@ def test_what_could_answer_nothing_is_refused(model, changes, messages):
         with pytest.raises(EngineError, match=message) as error:
             open_engine(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "put_in", "fault"),
+    [
+        ({}, 1, None),
+        ({}, 700, "puts '.*' with id 700 into prompts, its embedding has rows for 500"),
+        (MORE | {"chat_template": "{{ messages }}"}, 1, None),
+        (MORE | {"chat_template": "<turn>{{ messages }}"}, 1, "puts '<turn>' with id 500"),
+        (MORE | {"chat_template": "{{ bos_token }}", "bos_token": "<turn>"}, 1, "puts '<turn>' with id 500"),
+    ],
+)
+def test_what_prompts_can_have_is_in_the_vocabulary(sentencepiece_folder, tmp_path, config, put_in, fault):
+    """Of a step after the tokenizer's model, and of the chat template; what nothing writes is no harm."""
+    path = sentencepiece_folder(tmp_path, **config) / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    spec["post_processor"]["special_tokens"]["<s>"]["ids"] = [put_in]
+    path.write_text(json.dumps(spec))
+    faults = faults_of(64, 500, load_tokenizer(tmp_path))
+    assert faults == [] if fault is None else re.search(fault, faults[0])
 
 
 def test_the_command_says_it_in_one_line(model):

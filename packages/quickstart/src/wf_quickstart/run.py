@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from wf_formats.aside import move_aside
 from wf_formats.file_names import META_FILE
 from wf_quickstart import steps, training
 from wf_quickstart.context import EXPERIMENT, Context
@@ -21,7 +22,7 @@ from wf_quickstart.display import Display, StepLine
 from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 from wf_quickstart.speed import compare_engines
-from wf_quickstart.state import State, locked, move_aside, refuse_foreign_folder
+from wf_quickstart.state import State, locked, refuse_foreign_folder
 
 MIN_FREE_BYTES = 4 * 10**9
 """Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""

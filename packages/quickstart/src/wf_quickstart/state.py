@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
 from wf_quickstart.errors import QuickstartError, QuickstartRequestError
@@ -119,16 +119,6 @@ class State:
             return
         aside = move_aside(self.folder, paths)
         sys.stderr.write(f"starting over: what was there is now in {aside}\n")
-
-
-def move_aside(folder: Path, paths: Sequence[Path]) -> Path:
-    """Renames paths of a quickstart's folder into a new folder there, which is returned."""
-    now = time.strftime("%Y%m%d-%H%M%S")
-    aside = Path(tempfile.mkdtemp(prefix=f"replaced-{now}-", dir=folder))
-    for path in paths:
-        (aside / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-        path.rename(aside / path.relative_to(folder))
-    return aside
 
 
 def refuse_foreign_folder(folder: Path) -> None:

@@ -76,6 +76,7 @@ def run_stage(config: TrainConfig) -> int:
     if not stage.needs_one_process:
         check_devices(config.distributed)
     run = RunFolder(run_path(config, stage.name))
+    run.check_place()
     start = find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
     opened = None if run.is_complete and not config.force else stage.open(config)
@@ -119,6 +120,8 @@ def _prepare_process(config: TrainConfig) -> None:
 def _report_complete(config: TrainConfig, run: RunFolder) -> int:
     run.parts.remove()
     LOG.info("this run is complete: %s (force=true runs it again)", run.final)
+    if config.resume.data is not None:
+        LOG.warning(run.nothing_to_resume(config.resume.data))
     summary = _summary(config, run, "complete", run.figures())
     run.write_summary(summary)
     _print_summary(summary | {"status": "already complete"})

@@ -15,14 +15,14 @@ def figures_text(figures: Any) -> str:
     return json.dumps(figures, indent=2, allow_nan=False) + "\n"
 
 
-def check_finite(value: Any, where: str = "") -> None:
+def check_finite(
+    value: Any, where: str = "", cause: str = "the model's weights or the learning rate are at fault"
+) -> None:
     """Raises: DivergedError naming a number below `value` that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise DivergedError(
-            f"{where} is {value}: the model's weights or the learning rate are at fault; no result was saved"
-        )
+        raise DivergedError(f"{where} is {value}: {cause}; no result was saved")
     children = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     )
     for key, child in children:
-        check_finite(child, f"{where}.{key}".lstrip("."))
+        check_finite(child, f"{where}.{key}".lstrip("."), cause)

@@ -18,16 +18,16 @@ import fcntl
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_text
 from wf_formats.json_file import read_json, read_value
 from wf_formats.run_files import FINAL, is_complete
-from wf_formats.targets import check_folder
+from wf_formats.targets import check_folder, check_way
 from wrinklefree.changed_data import decide
 from wrinklefree.checkpoints.lightning_io import CHECKPOINT
 from wrinklefree.checkpoints.manifest import FIGURES_FILE, DamagedCheckpointError
@@ -75,15 +75,15 @@ class RunFolder:
                 raise RunError(f"another process is training in {self.path}") from error
             yield
 
+    def check_place(self) -> None:
+        """Raises: RequestError where the folder cannot be, because of what is there."""
+        check_way(self.final)
+
     def move_aside(self) -> None:
         """Rename an existing run, so that it can be run again without losing it. Needs the lock."""
         if not (self.path / RUN_FILE).is_file():
             return
-        name = f"{self.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}"
-        taken = len(list(self.path.parent.glob(f"{name}*")))
-        aside = self.path.with_name(f"{name}-{taken}" if taken else name)
-        self.path.rename(aside)
-        LOG.warning("force=true: the run that was there is now in %s", aside)
+        LOG.warning("force=true: the run that was there is now in %s", move_aside(self.path))
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left behind: unfinished writes and removals. Needs the lock."""
@@ -119,9 +119,18 @@ class RunFolder:
                 f"{self.path} holds a different run:\n  "
                 + "\n  ".join(differences.values())
                 + "\nUse another experiment=NAME, or force=true to move that run aside."
+                + (f" {self.nothing_to_resume(data)}" if self.is_complete and data is not None else "")
             )
         if not self.is_complete:
             _warn_of_changes(identity, stored)
+
+    def nothing_to_resume(self, data: ChangedData) -> str:
+        """What resume.data means for a run that is complete, and what to ask for instead."""
+        return (
+            f"resume.data={data} is for a run that was interrupted, and this one is complete: force=true "
+            f"runs it again with the data as it is now, experiment=NAME training.start_from={self.final} "
+            "trains its result further."
+        )
 
     def stored_identity(self) -> dict[str, Any] | None:
         """Raises: RunError for a run.json that is damaged."""

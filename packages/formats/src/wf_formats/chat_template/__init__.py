@@ -22,7 +22,7 @@ from typing import Any
 from wf_formats.chat_template.process import RENDERER
 from wf_formats.chat_template.replies import ChatTemplateError, TemplateTooCostlyError, TemplateUnfitError
 
-__all__ = ["ChatTemplate", "ChatTemplateError", "TemplateTooCostlyError"]
+__all__ = ["ChatTemplate", "ChatTemplateError", "TemplateTooCostlyError", "stop_rendering"]
 
 _TRIAL = [{"role": "user", "content": "Hello"}]
 
@@ -55,3 +55,8 @@ class ChatTemplate:
         """
         values = {**self._special_tokens, "add_generation_prompt": add_generation_prompt}
         return RENDERER.render(self._source, {**values, "messages": list(messages)})
+
+
+def stop_rendering() -> None:
+    """End what is being rendered, with an error to who waits for it; a program that ends need not wait."""
+    RENDERER.close()

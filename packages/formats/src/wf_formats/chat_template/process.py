@@ -52,7 +52,10 @@ class Renderer:
         raise KINDS[reply["kind"]](reply["reason"])
 
     def close(self) -> None:
-        """End the worker; the next rendering starts another."""
+        """End the worker and what it renders; the next rendering starts another."""
+        worker = self._worker
+        if worker is not None and self._owner == os.getpid():
+            worker.kill()  # before the lock, which whoever waits for its answer holds
         with self._lock:
             self._stop()
 
@@ -98,8 +101,12 @@ class Renderer:
             return f"it computes for more than {self._computing_s:g} s"
         if returncode == -signal.SIGALRM:
             return f"it takes more than {WALL_S:g} s"
+        if returncode == -signal.SIGKILL:
+            return "its process was killed, for want of memory perhaps"
+        if returncode == -signal.SIGSEGV:
+            return "it is nested too deep for its process"
         how = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
-        return f"it ended its process ({how}), for want of memory perhaps"
+        return f"its process ended by itself ({how})"
 
 
 RENDERER = Renderer()

@@ -6,7 +6,18 @@ from wf_formats.errors import UserError
 
 
 class ChatTemplateError(UserError, ValueError):
-    """The template is damaged or refuses the messages; the message says why."""
+    """The template is damaged or refuses the messages; the message says why.
+
+    The words may be the template's own, which come from anywhere: what a terminal would obey is written out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Control characters, line breaks and marks of direction as escapes: `\\x1b`."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class TemplateDamagedError(ChatTemplateError):

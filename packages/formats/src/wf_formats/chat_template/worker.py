@@ -25,9 +25,6 @@ from wf_formats.chat_template.replies import (
     TemplateUnfitError,
 )
 
-_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
-"""What templates come to by themselves."""
-
 
 def main() -> None:
     """Answer until stdin ends."""
@@ -40,35 +37,23 @@ def main() -> None:
 
 
 def _answer(line: bytes, computing_s: float) -> bytes:
-    request = json.loads(line)
-    signal.setitimer(signal.ITIMER_PROF, computing_s)
-    signal.setitimer(signal.ITIMER_REAL, WALL_S)
     try:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, computing_s)
+        signal.setitimer(signal.ITIMER_REAL, WALL_S)
         reply = {"text": _render(request["source"], request["values"])}
         return json.dumps(reply, ensure_ascii=False).encode()
-    except ChatTemplateError as error:
-        reply = {"kind": type(error).__name__, "reason": str(error)[:1000]}
-        return json.dumps(reply).encode()
+    except Exception as error:  # noqa: BLE001 - a template is anybody's program, whatever it raises is its own
+        fault = _fault(error)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+    return json.dumps({"kind": type(fault).__name__, "reason": str(fault)[:1000]}).encode()
 
 
 def _render(source: str, values: dict[str, Any]) -> str:
-    try:
-        text = _compiled(source).render(tools=None, documents=None, **values)
-        text.encode()
-    except TemplateDamagedError:
-        raise
-    except (MemoryError, RuntimeError, OverflowError) as error:
-        _compiled.cache_clear()
-        raise TemplateTooCostlyError(_costly(error)) from error
-    except UnicodeEncodeError as error:
-        raise TemplateUnfitError(
-            f"the chat template writes half a surrogate pair at {error.start}"
-        ) from error
-    except _FAULTS as error:
-        raise TemplateUnfitError(f"the chat template refuses these messages: {error}") from error
+    text = _compiled(source).render(tools=None, documents=None, **values)
+    text.encode()
     if len(text) > TEXT_CHARS:
         raise TemplateTooCostlyError(
             f"the chat template writes {len(text)} characters, at most {TEXT_CHARS} are allowed"
@@ -76,10 +61,30 @@ def _render(source: str, values: dict[str, Any]) -> str:
     return text
 
 
-def _costly(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return f"the chat template needs more than {MEMORY_BYTES >> 20} MB"
-    return f"the chat template goes beyond the limits of the language: {error}"
+def _fault(error: Exception) -> ChatTemplateError:
+    """What a rendering came to, in words."""
+    match error:
+        case ChatTemplateError():
+            return error
+        case MemoryError():
+            _compiled.cache_clear()
+            return TemplateTooCostlyError(f"the chat template needs more than {MEMORY_BYTES >> 20} MB")
+        case RecursionError() | OverflowError():
+            return TemplateTooCostlyError(
+                f"the chat template goes beyond the limits of the language: {error}"
+            )
+        case UnicodeEncodeError():
+            return TemplateUnfitError(f"the chat template writes half a surrogate pair at {error.start}")
+        case NameError() if error.name in ("inf", "nan"):  # so Jinja's compiler writes it into its program
+            return TemplateUnfitError(
+                "the chat template has a number beyond those of floating point (1.8e308)"
+            )
+        case jinja2.TemplateError():
+            return TemplateUnfitError(f"the chat template refuses these messages: {error}")
+        case _:
+            return TemplateUnfitError(
+                f"the chat template refuses these messages: {error} ({type(error).__name__})"
+            )
 
 
 @lru_cache(maxsize=4)

@@ -14,15 +14,16 @@ from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES, Family, GgufArch, family_of
 from wf_formats.families.base import SLIDING, Shape
 from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
+from wf_formats.families.settings import check_values, required
 from wf_formats.models.hf_config import activation_of, read_config
-from wf_formats.rope import attention_factor, is_default_yarn, rope_kind, rope_of
+from wf_formats.rope import DEFAULT_BASE, attention_factor, is_default_yarn, rope_kind, rope_of
 from wf_formats.schemes import GROUP_SIZES
 
 TARGETS = ("gguf", "hf", "native", "llamacpp")
 GROUPS_FIX = (
     "convert with scheme group64 or group128 and without SubLN (model.scheme=group64 model.sub_norm=false)"
 )
-_DEFAULTS = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6}
+_DEFAULTS = {"rope_theta": DEFAULT_BASE, "rms_norm_eps": 1e-6}
 """For settings that a source may leave to transformers and that decide nothing here."""
 
 
@@ -284,15 +285,11 @@ def _window(layers: list[LayerKind]) -> int | None:
 
 
 def _shape(config: Mapping[str, Any]) -> Shape:
-    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads")
-    for key in keys:
-        if type(config.get(key)) is not int or config[key] < 1:
-            raise LoadError(f"config.json: {key} is {config.get(key)!r:.60}, not a positive whole number")
-    layers, hidden, heads = (config[key] for key in keys)
-    head_dim = config.get("head_dim") or hidden // heads
-    if type(head_dim) is not int or head_dim < 1:
-        raise LoadError(f"config.json: head_dim is {head_dim!r:.60}, not a positive whole number")
-    return Shape(layers, hidden, heads, head_dim)
+    check_values(config)
+    layers, hidden, heads = (
+        required(config, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
+    return Shape(layers, hidden, heads, config.get("head_dim") or hidden // heads)
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,7 @@ from wf_formats.decoder_config import LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.families import GgufArch
 from wf_formats.models.gguf_settings import GgufSettings
-from wf_formats.rope import Rope, magnitude_scale, rope_of
-
-DEFAULT_ROPE_BASE = 10000.0
-"""llama.cpp's, where the file has no rope.freq_base."""
+from wf_formats.rope import DEFAULT_BASE, Rope, magnitude_scale, rope_of
 
 
 def read_attention(
@@ -97,12 +94,12 @@ def _flags(settings: GgufSettings, name: str, num_layers: int) -> list[bool]:
 
 
 def _local_rope(settings: GgufSettings, head_dim: int) -> Rope:
-    return rope_of(head_dim, {"rope_theta": settings.number("rope.freq_base_swa", DEFAULT_ROPE_BASE)})
+    return rope_of(head_dim, {"rope_theta": settings.number("rope.freq_base_swa", DEFAULT_BASE)})
 
 
 def _rope(settings: GgufSettings, head_dim: int, context: int, divisors: np.ndarray | None) -> Rope:
     settings.must_be("rope.scale_linear", 1, 1.0)
-    rope: dict[str, Any] = {"rope_theta": settings.number("rope.freq_base", DEFAULT_ROPE_BASE)}
+    rope: dict[str, Any] = {"rope_theta": settings.number("rope.freq_base", DEFAULT_BASE)}
     kind = settings.get("rope.scaling.type") or "linear"
     if kind not in ("none", "linear", "yarn"):
         known = "none, linear and yarn"

@@ -24,6 +24,7 @@ from wf_formats.decoder_config import Activation, DecoderConfig, LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.families.layers import LayerKind, context_tokens, read_layers
+from wf_formats.families.settings import check_values, required
 from wf_formats.rope import Rope, rope_of
 from wf_formats.schemes import GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
 
@@ -70,21 +71,19 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
         LoadError: a setting is missing, of a wrong kind or not supported.
     """
     family = family_of(config.get("model_type"))
-    hidden, num_heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    head_dim = hidden // num_heads if config.get("head_dim") is None else _integer(config, "head_dim")
-    if head_dim < 1:
-        raise LoadError(f"config.json: head_dim is {head_dim}: {num_heads} heads of {hidden} elements in all")
-    _integer(config, "max_position_embeddings")
+    check_values(config)
+    hidden, num_heads = required(config, "hidden_size"), required(config, "num_attention_heads")
+    head_dim = config.get("head_dim") or hidden // num_heads
     try:
         return DecoderConfig(
             hidden_size=hidden,
-            intermediate_size=_integer(config, "intermediate_size"),
-            num_layers=_integer(config, "num_hidden_layers"),
+            intermediate_size=required(config, "intermediate_size"),
+            num_layers=required(config, "num_hidden_layers"),
             num_heads=num_heads,
             num_kv_heads=_kv_heads(config, family, num_heads),
             head_dim=head_dim,
-            vocab_size=_integer(config, "vocab_size"),
-            rms_norm_eps=_number(config, "rms_norm_eps"),
+            vocab_size=required(config, "vocab_size"),
+            rms_norm_eps=float(required(config, "rms_norm_eps")),
             activation=activation_of(config, family),
             attention=_attention(config, family, head_dim),
             attention_scale=_attention_scale(config, family, head_dim),
@@ -121,7 +120,7 @@ def _attention(config: Mapping[str, Any], family: Family, head_dim: int) -> tupl
 
 def _attention_scale(config: Mapping[str, Any], family: Family, head_dim: int) -> float:
     key = family.attention_scale_key
-    return (head_dim if key is None else _number(config, key)) ** -0.5
+    return (head_dim if key is None else required(config, key)) ** -0.5
 
 
 def read_quantization(config: Mapping[str, Any]) -> Quantization:
@@ -179,18 +178,4 @@ def _bitnet(settings: Mapping[str, Any]) -> Quantization:
 def _kv_heads(config: Mapping[str, Any], family: Family, num_heads: int) -> int:
     if config.get("num_key_value_heads") is None and family.may_omit_kv_heads:
         return num_heads
-    return _integer(config, "num_key_value_heads")
-
-
-def _integer(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise LoadError(f"config.json: {key} is {value!r:.60}, not a positive whole number")
-    return value
-
-
-def _number(config: Mapping[str, Any], key: str) -> float:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise LoadError(f"config.json: {key} is {value!r:.60}, not a positive number")
-    return float(value)
+    return required(config, "num_key_value_heads")

@@ -16,6 +16,7 @@ import tokenizers
 
 from wf_formats.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_json
+from wf_formats.tokenizer.config_tokens import add_config_tokens, content_of
 from wf_formats.tokenizer.source import TokenizerError
 from wf_formats.tokenizer.spec import check_spec
 
@@ -49,10 +50,10 @@ class TokenizerFiles:
         return {key: content for key, content in named.items() if content is not None}
 
     def backend(self) -> tokenizers.Tokenizer:
-        """The tokenizer of tokenizer.json, which neither cuts nor pads.
+        """The tokenizer of both files, which neither cuts nor pads.
 
         Raises:
-            TokenizerError: it is none, or gives its added tokens other ids than the file says.
+            TokenizerError: it is none, or gives added tokens other ids than the files say.
         """
         spec = self.spec | {"truncation": None, "padding": None}
         with rust_errors(self.path):
@@ -63,6 +64,8 @@ class TokenizerFiles:
                     f"{self.path}: added token {entry['content']!r:.60} has the id {entry['id']}, but there "
                     f"is a gap before it: the tokenizers library would number it {found}"
                 )
+        with rust_errors(self.folder / TOKENIZER_CONFIG_FILE):
+            add_config_tokens(backend, self.config)
         return backend
 
 
@@ -139,12 +142,6 @@ def _check_unicode(path: Path, value: Any) -> None:
 def optional_json(path: Path) -> dict[str, Any]:
     """Contents of a file, {} without one; raises TokenizerError where it is damaged."""
     return read_json(path, TokenizerError) if path.is_file() else {}
-
-
-def content_of(token: Any) -> str | None:
-    """A token's text: plain, or as transformers writes AddedToken."""
-    content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None
 
 
 def _template(folder: Path, config: dict[str, Any]) -> tuple[str | None, bool]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders
+from tokenizers import decoders
 
 from wf_formats.tokenizer.ends import stated_eos_ids
-from wf_formats.tokenizer.files import TokenizerFiles, content_of, read_files
+from wf_formats.tokenizer.files import TokenizerFiles, read_files
 from wf_formats.tokenizer.sentencepiece import Prefix, is_sentencepiece, prefix_of
 from wf_formats.tokenizer.source import Pieces, TokenizerError, TokenizerSource
 
@@ -24,7 +23,6 @@ def read_folder_tokenizer(folder: Path) -> TokenizerSource:
     files = read_files(folder)
     backend = files.backend()
     pieces, puts_space_first = _pieces(files, backend)
-    _add_tokens(backend, files.config)
     special = files.special_tokens
     eos = _eos_ids(folder, backend, special)
     return TokenizerSource(backend, special, eos, files.chat_template, pieces, puts_space_first)
@@ -42,26 +40,6 @@ def _pieces(files: TokenizerFiles, backend: tokenizers.Tokenizer) -> tuple[Piece
         return Pieces.SENTENCEPIECE, prefix_of(files.spec) is not Prefix.NONE
     except TokenizerError as error:
         raise TokenizerError(f"{files.path}: {error}") from error
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Tokens that only tokenizer_config.json has."""
-    listed = config.get("added_tokens_decoder")
-    for key, entry in listed.items() if isinstance(listed, dict) else ():
-        content = content_of(entry)
-        if content is None or backend.token_to_id(content) == _as_int(key):
-            continue
-        flags = {
-            name: bool(entry.get(name))
-            for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
-        }
-        backend.add_tokens([AddedToken(content, **flags)])
-        if backend.token_to_id(content) != _as_int(key):
-            raise TokenizerError(f"tokenizer_config.json gives {content!r} the id {key}, which is not free")
-
-
-def _as_int(text: Any) -> int | None:
-    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 10 else None
 
 
 def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, special: Mapping[str, str]) -> frozenset[int]:

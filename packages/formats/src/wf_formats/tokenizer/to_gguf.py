@@ -109,6 +109,7 @@ def gguf_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
         TokenizerError: there is no tokenizer.json, or llama.cpp has no equal of it.
     """
     files = read_files(folder)
+    _check_model(files.spec["model"])
     _check_template(files)
     tokens, types = _tokens(files.spec, vocab_size)
     kind = _sentencepiece if is_sentencepiece(files.spec) else _byte_level
@@ -130,14 +131,17 @@ def gguf_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     )
 
 
+def _check_model(model: Mapping[str, Any]) -> None:
+    if (kind := model.get("type", "BPE")) != "BPE":
+        raise TokenizerError(
+            f"tokenizer.json: a {kind} model is not BPE, byte-level or with byte fallback; alternative: "
+            "--format hf"
+        )
+
+
 def _byte_level(files: TokenizerFiles, _tokens: list[str], types: list[int]) -> dict[str, Any]:
     """The fields of byte-level BPE."""
     spec = files.spec
-    if spec["model"].get("type", "BPE") != "BPE":
-        raise TokenizerError(
-            f"tokenizer.json: a {spec['model']['type']} model is not BPE, byte-level or with byte fallback; "
-            "alternative: --format hf"
-        )
     normalizer = (spec.get("normalizer") or {}).get("type")
     if normalizer not in (None, "NFC"):  # llama.cpp's qwen2 skips NFC, as every Qwen GGUF does
         raise TokenizerError(f"tokenizer.json: llama.cpp has no equal of the normalizer {normalizer}")

@@ -10,6 +10,8 @@ from wf_formats.errors import RequestError
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
 from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
+from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +55,7 @@ def chat(
     opened = open_engine(model, name, build(KINDS[name], given))
     try:
         facts = ", ".join(text for _, text in opened.facts.rows())
-        typer.echo(facts, err=True)
+        typer.echo(printable(facts), err=True)
         if prompt is not None:
             answer(opened, [*start, {"role": "user", "content": _utf8("--prompt", prompt)}], sampling)
         else:
@@ -77,12 +79,21 @@ def converse(engine: Engine, start: list[Message], sampling: Sampling) -> None:
 
 
 def answer(engine: Engine, messages: list[Message], sampling: Sampling) -> str:
-    """Print the answer to stdout while it comes, its speed to stderr; return the text."""
+    """Print the answer to stdout while it comes, its speed to stderr; return the text.
+
+    Raises:
+        EngineError: It breaks off; what came of it stands on a line of its own.
+    """
     stream = engine.chat(messages, sampling)
-    pieces = []
-    for piece in stream:
-        typer.echo(piece, nl=False)
-        pieces.append(piece)
+    pieces: list[str] = []
+    try:
+        for piece in stream:
+            typer.echo(piece, nl=False)
+            pieces.append(piece)
+    except EngineError:
+        if pieces:
+            typer.echo()
+        raise
     typer.echo()
     if stream.usage is not None:
         typer.echo(f"[{stream.usage}]", err=True)

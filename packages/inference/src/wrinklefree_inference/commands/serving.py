@@ -7,15 +7,15 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import typer
 
+from wf_formats.chat_template import stop_rendering
 from wrinklefree_inference.http import logs
 from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.run import DrainingServer, bind, url_of, wait_for_answers
+from wrinklefree_inference.http.run import Drain, DrainingServer, bind, url_of
 from wrinklefree_inference.keys import keys_of
 from wrinklefree_inference.options import LlamaCppServerOptions, NativeServerOptions, ProxyOptions
 
@@ -34,6 +34,7 @@ def serve_native(options: NativeServerOptions) -> None:
         try:
             await _listen(server, listener, options.http.shutdown_timeout_s, engine.model_id, engine.drain)
         finally:
+            stop_rendering()  # what is left of it, of requests that were cut off
             await engine.close()
 
     with listener:
@@ -42,15 +43,16 @@ def serve_native(options: NativeServerOptions) -> None:
 
 def serve_openai(options: ProxyOptions) -> None:
     """Pass requests on to another server."""
-    from wrinklefree_inference.http.proxy import Upstream, create_proxy
+    from wrinklefree_inference.http.proxy import create_proxy
+    from wrinklefree_inference.http.upstream import Upstream
 
     keys = ApiKeys.of(keys_of(options.listen))
 
     async def run() -> None:
-        upstream = Upstream(options.model, options.upstream_api_key)
+        upstream = Upstream(options.model, options.upstream_api_key, options.upstream_timeout_s)
         server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
         try:
-            await _listen(server, listener, timeout_s, upstream.url, wait_for_answers(server))
+            await _listen(server, listener, timeout_s, upstream.url)
         finally:
             await upstream.aclose()
 
@@ -79,7 +81,7 @@ async def _listen(
     listener: socket.socket,
     shutdown_timeout_s: float,
     name: str,
-    drain: Callable[[float], Awaitable[None]],
+    drain: Drain | None = None,
 ) -> None:
     gc.freeze()  # model and modules stay: the collector need not look at them (`http/memory.py`)
     running = DrainingServer(server, drain, shutdown_timeout_s, lambda: _announce(name, url_of(listener)))

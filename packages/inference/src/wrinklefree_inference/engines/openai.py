@@ -1,22 +1,38 @@
-"""Any OpenAI-compatible server by URL: ours, llama.cpp's, SGLang, vLLM, a user's own bitnet.cpp."""
+"""Any OpenAI-compatible server by URL: ours, llama.cpp's, SGLang, vLLM, a user's own bitnet.cpp.
+
+httpx instead of OpenAI's own client: that one reads error bodies of any size and takes answers of any shape
+as they are. Redirects are not followed: a request with its key goes where the user said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, cast
-from urllib.parse import urlsplit
+from http import HTTPStatus
+from typing import Any
 from weakref import finalize
 
-import openai
-from openai.types import CompletionUsage
+import httpx
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.addresses import trusts_environment
 from wrinklefree_inference.engines.base import AnswerStream, Message, ModelFacts, Sampling
+from wrinklefree_inference.engines.openai_answers import (
+    BadAnswerError,
+    ListedModel,
+    Meta,
+    answer_pieces,
+    listed_models,
+    refusal,
+)
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import ClientOptions
+from wrinklefree_inference.printable import printable
+from wrinklefree_inference.upstreams import UNCOMPRESSED, bearer, encoding_of, server_of
+
+_STREAM = "text/event-stream"
 
 
 class OpenAIEngine:
@@ -27,123 +43,125 @@ class OpenAIEngine:
         options: Key, id of the model and longest wait.
 
     Raises:
-        RequestError: The URL is none, or no header can carry the key.
+        RequestError: The URL is none, no header can carry the key, or the environment's proxy is none.
     """
 
     def __init__(self, url: str, options: ClientOptions | None = None) -> None:
         options = options or ClientOptions()
-        self.url = _checked(url).rstrip("/").removesuffix("/v1")
+        self.url = server_of(url)
         self._model = options.model
-        self._client = openai.OpenAI(
-            base_url=f"{self.url}/v1",
-            api_key=_header(options.api_key or "none"),  # the client insists on one
-            timeout=options.timeout_s,
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=trusts_environment(self.url)),
-        )
+        self._client = _client(self.url, options)
         finalize(self, self._client.close)  # of an engine that is dropped instead of closed
 
     @cached_property
     def facts(self) -> ModelFacts:
         """What `/v1/models` says; llama.cpp adds sizes, vLLM and SGLang the context."""
-        with self._explained():
-            listed = list(self._client.models.list())
-        chosen = next((m for m in listed if self._model in (None, m.id)), None)
-        if chosen is None:
-            known = ", ".join(m.id for m in listed) or "none"
-            raise EngineError(f"{self.url} has no model {self._model!r} (it lists: {known})")
-        extra = chosen.model_extra or {}
-        meta: dict[str, Any] = extra.get("meta") or {}
+        with self._asked("GET", "models") as answer:
+            chosen = self._chosen(listed_models(answer.iter_raw()))
+        meta = chosen.meta or Meta()
         return ModelFacts(
             name=chosen.id,
-            size_bytes=meta.get("size"),
-            num_parameters=meta.get("n_params"),
-            context_tokens=meta.get("n_ctx") or extra.get("max_model_len"),
-            weight_type=meta.get("ftype"),
+            size_bytes=meta.size,
+            num_parameters=meta.n_params,
+            context_tokens=meta.n_ctx or chosen.max_model_len,
+            weight_type=meta.ftype,
         )
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, streamed."""
-        return AnswerStream(self._chat(messages, sampling))
+        return AnswerStream(self._pieces("chat/completions", {"messages": list(messages)}, sampling))
 
     def complete(self, prompt: str, sampling: Sampling) -> AnswerStream:
         """The continuation of plain text, streamed."""
-        return AnswerStream(self._complete(prompt, sampling))
+        return AnswerStream(self._pieces("completions", {"prompt": prompt}, sampling))
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _chat(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str | tuple[int, int]]:
-        with self._explained():
-            chunks = self._client.chat.completions.create(
-                messages=cast("Any", list(messages)), **self._request(sampling)
-            )
-            with chunks:
-                yield from self._pieces((c.usage, c.choices, "delta") for c in chunks)
+    def _chosen(self, listed: Sequence[ListedModel]) -> ListedModel:
+        chosen = next((model for model in listed if self._model in (None, model.id)), None)
+        if chosen is not None:
+            return chosen
+        if self._model is None:
+            raise BadAnswerError("lists no model: it has none loaded")
+        known = printable(", ".join(model.id for model in listed)) or "none"
+        raise BadAnswerError(f"has no model {self._model!r} (it lists: {known})")
 
-    def _complete(self, prompt: str, sampling: Sampling) -> Iterator[str | tuple[int, int]]:
-        with self._explained():
-            chunks = self._client.completions.create(prompt=prompt, **self._request(sampling))
-            with chunks:
-                yield from self._pieces((c.usage, c.choices, "text") for c in chunks)
-
-    def _request(self, sampling: Sampling) -> dict[str, Any]:
-        return {
-            "model": self._model or self.facts.name,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed if sampling.seed is not None else openai.omit,
-            "stop": list(sampling.stop) or openai.omit,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-
-    @staticmethod
     def _pieces(
-        chunks: Iterable[tuple[CompletionUsage | None, list[Any], str]],
+        self, path: str, prompt: Mapping[str, Any], sampling: Sampling
     ) -> Iterator[str | tuple[int, int]]:
-        usage: CompletionUsage | None = None
-        for chunk_usage, choices, field in chunks:
-            usage = chunk_usage or usage
-            for choice in choices:
-                text = choice.text if field == "text" else choice.delta.content
-                if text:
-                    yield text
-        if usage is not None:
-            yield (usage.prompt_tokens, usage.completion_tokens)
+        body = {"model": self._model or self.facts.name, **prompt, **_options(sampling)}
+        with self._asked("POST", path, body) as answer:
+            kind = answer.headers.get("content-type", "")
+            if not kind.startswith(_STREAM):
+                raise BadAnswerError(f"did not answer with a stream of events, but with {kind!r}")
+            yield from answer_pieces(answer.iter_raw())
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn the client's errors into ours, with the URL in them."""
+    def _asked(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> Iterator[httpx.Response]:
+        """An exchange; what goes wrong in it becomes ours, with the URL in it."""
+        if self._client.is_closed:
+            raise EngineError(f"the engine of {self.url} is closed")
+        content = None if body is None else json.dumps(body).encode()
+        has_begun = False
         try:
-            yield
-        except openai.APITimeoutError as error:
+            with self._client.stream(method, f"{self.url}/v1/{path}", content=content) as answer:
+                has_begun = True
+                _check_status(answer)
+                yield answer
+        except BadAnswerError as error:
+            raise EngineError(f"{self.url} {error}") from error
+        except httpx.TimeoutException as error:
             raise EngineError(f"{self.url} did not answer in time") from error
-        except openai.APIConnectionError as error:
+        except (httpx.ConnectError, httpx.ProxyError) as error:
             raise EngineError(
-                f"no server answers at {self.url} ({error.__cause__}): start one, for example with "
+                f"no server answers at {self.url} ({printable(str(error))}): start one, for example with "
                 "`wf serve --model MODEL.gguf`"
             ) from error
-        except openai.APIStatusError as error:
-            raise EngineError(f"{self.url} refused the request: {error.message}") from error
-        except openai.APIError as error:  # an error event in the middle of a stream
-            raise EngineError(f"{self.url} broke off the answer: {error.message}") from error
+        except httpx.RequestError as error:
+            what = "broke off the answer" if has_begun else "did not answer in HTTP"
+            raise EngineError(f"{self.url} {what}: {printable(str(error)) or 'connection lost'}") from error
 
 
-def _checked(url: str) -> str:
+def _client(url: str, options: ClientOptions) -> httpx.Client:
+    headers = {
+        "Content-Type": "application/json",
+        **bearer(options.api_key or "none"),  # some servers insist on one
+        **UNCOMPRESSED,
+    }
     try:
-        parts = urlsplit(url)
-        is_whole = bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise RequestError(f"{url!r} is not a server's URL: {error}") from error
-    if not is_whole:
-        raise RequestError(f"{url!r} is not a server's URL: give one like http://127.0.0.1:8080")
-    return url
+        return httpx.Client(headers=headers, timeout=options.timeout_s, trust_env=trusts_environment(url))
+    except (ValueError, ImportError, httpx.InvalidURL) as error:  # of http_proxy and its like
+        raise RequestError(
+            f"the proxy that the environment names for {url} cannot be used: {error}"
+        ) from error
 
 
-def _header(key: str) -> str:
-    if not key.isascii() or not key.isprintable():
-        raise RequestError("the API key must be printable ASCII")  # without the key: it would end in a log
-    return key
+def _options(sampling: Sampling) -> dict[str, Any]:
+    """The request's fields; those without a value are left to the server."""
+    fields = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop) or None,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _check_status(answer: httpx.Response) -> None:
+    status = f"{answer.status_code} {printable(answer.reason_phrase)}".strip()
+    if answer.has_redirect_location:
+        target = printable(answer.headers["location"])
+        raise BadAnswerError(f"redirects ({status}) to {target}: give the URL of the server itself")
+    if encoding := encoding_of(answer):
+        raise BadAnswerError(f"answered in the encoding {printable(encoding)}, which it was not asked for")
+    if answer.status_code >= HTTPStatus.BAD_REQUEST:
+        raise BadAnswerError(f"refused the request ({status}): {refusal(answer.iter_raw())}")
+    if answer.status_code != HTTPStatus.OK:
+        raise BadAnswerError(f"answered {status}, which is no answer of this API")

@@ -60,6 +60,9 @@ class Refusals:
         except ClientLeft:
             record.outcome = "client_left"
         except ApiError as error:
+            if record.status:  # the server ends in the middle of an answer: its connection is broken off
+                record.outcome = "error"
+                raise
             await error.response()(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a 500 and the server goes on
             log_unexpected(error, record)

@@ -25,13 +25,14 @@ from wrinklefree_inference.http.service import (
     Service,
     respond,
 )
+from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
 
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = strict_router()
+    routes = strict_router(service.bodies)
 
     @routes.post(
         "/v1/chat/completions",
@@ -44,10 +45,10 @@ def router(service: Service) -> APIRouter:
         service.check_model(body.model)
         service.check_choices(body.n or 1, 1)
         messages = [message.for_template() for message in body.messages]
-        ids = await service.tokenized_chat(messages)
+        ids = await unless_client_leaves(http.receive, service.tokenized_chat(http, messages))
         longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        generation = await service.generation(http, body, [(ids, longest)], logprobs)
+        generation = await service.generation(http, body, [(ids, longest)], logprobs, "messages")
         return await respond(http, body, generation, ChatForm(service.engine.model_id, body))
 
     return routes

@@ -27,6 +27,7 @@ from wrinklefree_inference.http.service import (
     Service,
     respond,
 )
+from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import FinishReason, TokenLogprob
 
@@ -35,7 +36,7 @@ _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = strict_router()
+    routes = strict_router(service.bodies)
 
     @routes.post(
         "/v1/completions",
@@ -50,11 +51,11 @@ def router(service: Service) -> APIRouter:
         given = _prompts(body)
         service.check_choices(body.n or 1, len(given))
         for prompt in given:
-            ids = await _ids(service, prompt)
+            ids = await unless_client_leaves(http.receive, _ids(service, http, prompt))
             prompts.append(
                 (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
             )
-        generation = await service.generation(http, body, prompts, body.logprobs)
+        generation = await service.generation(http, body, prompts, body.logprobs, "prompt")
         form = CompletionForm(service.engine.model_id, body, (body.n or 1) * len(prompts))
         return await respond(http, body, generation, form)
 
@@ -68,10 +69,8 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
     return list(cast("list[str | list[int]]", prompt))
 
 
-async def _ids(service: Service, prompt: str | list[int]) -> Sequence[int]:
-    if isinstance(prompt, str):
-        return await service.tokenized(lambda: service.engine.tokenize(prompt), len(prompt), param="prompt")
-    return prompt
+async def _ids(service: Service, http: Request, prompt: str | list[int]) -> Sequence[int]:
+    return await service.tokenized(http, prompt) if isinstance(prompt, str) else prompt
 
 
 class CompletionForm:

@@ -21,6 +21,7 @@ from wrinklefree_inference.sampling_bounds import API_BOUNDS
 
 INVALID_REQUEST = "invalid_request_error"
 _MAX_MESSAGE_CHARS = 500
+_PROMPTS = "a prompt is a text, a list of texts, a list of token ids (integers) or a list of such lists"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -162,9 +163,10 @@ def _of_validation(errors: Sequence[Any]) -> ApiError:
     return invalid(f"{param}: {message}" if param else message, param, context.get("code"))
 
 
-def _fit(error: Any) -> tuple[bool, int]:
+def _fit(error: Any) -> tuple[bool, int, list[int]]:
     """Whether the branch is of the value's type (five strings are a list, no bad string); how far it got."""
-    return not error["type"].endswith("_type"), len(error["loc"])
+    indices = [part for part in error["loc"] if isinstance(part, int)]
+    return not error["type"].endswith("_type"), len(error["loc"]), indices
 
 
 def _message(error: Any, param: str | None) -> str:
@@ -178,8 +180,17 @@ def _message(error: Any, param: str | None) -> str:
         bound = f"at most {context['max_length']}" if is_long else f"at least {context['min_length']}"
         unit = "character(s)" if isinstance(error["input"], str) else "item(s)"
         return f"must have {bound} {unit}, got {len(error['input'])}"
+    if param is not None and param.partition("[")[0] == "prompt" and kind.endswith("_type"):
+        return f"{_PROMPTS}, but this is {_shown(error['input'])}"
     message: str = error["msg"]
     return message.removeprefix("Value error, ")
+
+
+def _shown(value: Any) -> str:
+    """A value of JSON, shortened; of lists and objects the kind alone."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value)[:40]
 
 
 def _param(location: Sequence[str | int]) -> str | None:

@@ -31,6 +31,7 @@ class Generation:
         choices_per_prompt: That many in a row have the same prompt.
         record: Filled with tokens and times.
         metrics: Gets the times.
+        param: Field of the request that the prompts are made of.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Generation:
         choices_per_prompt: int,
         record: RequestRecord,
         metrics: Metrics,
+        param: str = "prompt",
     ) -> None:
         self._inbox = Inbox()
         self._cancels: list[Callable[[], None]] = []
@@ -48,7 +50,7 @@ class Generation:
         self._choices_per_prompt, self._record, self._metrics = choices_per_prompt, record, metrics
         self._latest: list[Delta | None] = [None] * len(requests)
         self._times_s = [record.started] * len(requests)
-        self._engine, self._requests = engine, requests
+        self._engine, self._requests, self._param = engine, requests, param
 
     async def start(self) -> None:
         """Submit all, or none.
@@ -57,7 +59,7 @@ class Generation:
             EngineBusy: The queue is full.
             RequestTooLong: One cannot fit.
             EngineError: The engine is broken or closing.
-            ApiError: The engine refuses a value.
+            ApiError: The engine refuses a prompt.
         """
         try:
             for index, request in enumerate(self._requests):
@@ -65,7 +67,7 @@ class Generation:
         except BaseException as error:
             await self.aclose()
             if isinstance(error, ValueError) and not isinstance(error, RequestTooLong):
-                raise invalid(str(error)) from error
+                raise invalid(f"{self._param}: {error}", self._param) from error
             raise
 
     async def arrivals(self, keep_alive_s: float = 15.0) -> AsyncGenerator[Arrivals, None]:

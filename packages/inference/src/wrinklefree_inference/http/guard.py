@@ -37,7 +37,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         num_bytes = 0
-        with self._lifecycle.answering(record.client):
+        async with self._lifecycle.answering(record.client):
             if scope["method"] == "POST":
                 _check_type(scope)
                 body = await read_body(scope, receive, self._http)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.memory import LargeBodies
@@ -18,27 +18,45 @@ class Lifecycle:
         self.is_draining = False
         self.large_bodies = LargeBodies()
         self._shares = Shares(max_inflight)
+        self._limits: set[asyncio.Timeout] = set()
 
     @property
     def inflight(self) -> int:
         """Requests being read, waiting or running."""
         return self._shares.num_held
 
-    @contextmanager
-    def answering(self, client: str = "") -> Iterator[None]:
-        """Count one request of a client.
+    @asynccontextmanager
+    async def answering(self, client: str = "") -> AsyncIterator[None]:
+        """Count one request of a client, whatever is done for it.
 
         Raises:
-            ApiError: 503 while draining, 429 if there are too many and the client has its share of them.
+            ApiError: 503 while draining and once it is cut off, 429 if there are too many and the client has
+                its share of them.
         """
         if self.is_draining:
-            headers = {"Retry-After": "10", "Connection": "close"}
-            raise ApiError(503, "the server is shutting down", code="shutting_down", headers=headers)
+            raise _shutting_down()
         if not self._shares.has_room_for(client):
             reason = f"{self.inflight} requests are open already: try again in 1 s"
             raise ApiError(429, reason, code="too_many_requests", headers={"Retry-After": "1"})
         with self._shares.held_by(client):
-            yield
+            limit = asyncio.timeout(None)
+            try:
+                async with limit:
+                    self._limits.add(limit)
+                    try:
+                        yield
+                    finally:
+                        self._limits.discard(limit)
+            except TimeoutError as error:
+                if limit.expired():
+                    raise _shutting_down() from error
+                raise
+
+    def cut_off(self) -> None:
+        """End what is being answered, wherever it is."""
+        now_s = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            limit.reschedule(now_s)
 
     async def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait for the last answer; False if it did not end in time."""
@@ -49,3 +67,8 @@ class Lifecycle:
         except TimeoutError:
             return False
         return True
+
+
+def _shutting_down() -> ApiError:
+    headers = {"Retry-After": "10", "Connection": "close"}
+    return ApiError(503, "the server is shutting down", code="shutting_down", headers=headers)

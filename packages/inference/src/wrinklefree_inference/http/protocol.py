@@ -59,6 +59,7 @@ class GuardedProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.timeout_keep_alive = self._options.keep_alive_timeout_s  # type: ignore[assignment] # any number
         self.network = ""
         self.since_s = time.monotonic()
         self._state: tuple[State, object] = (State.SILENT, None)
@@ -106,7 +107,15 @@ class GuardedProtocol(H11Protocol):
             if self.transport.is_closing():
                 return
             super().data_received(data[start : start + HEAD_BYTES])
-        self._has_partial_head = self.conn.their_state is h11.IDLE
+        self._has_partial_head = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0] != b""
+
+    def handle_events(self) -> None:
+        """Without the empty lines before a request (RFC 9112, 2.2), which h11 takes for a request line."""
+        if self.conn.their_state is h11.IDLE:
+            unread = self.conn.trailing_data[0]
+            if num_blank := len(unread) - len(unread.lstrip(b"\r\n")):
+                self.conn._receive_buffer.maybe_extract_at_most(num_blank)
+        super().handle_events()
 
     def on_response_complete(self) -> None:
         """A client that sends no more is done with its last answer."""
@@ -116,7 +125,10 @@ class GuardedProtocol(H11Protocol):
             self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether the connection stays open for an answer."""
+        """Whether the connection stays open for an answer; half a request is answered at once."""
+        state = self._now_in()
+        if state is State.HEADERS or (state is State.ANSWERING and self.conn.their_state is h11.SEND_BODY):
+            self._refuse(ApiError(400, "the request ends before it is complete", code="invalid_http"))
         if self._now_in() is not State.ANSWERING or self.conn.their_state not in (h11.DONE, h11.MUST_CLOSE):
             return False
         if not self._is_half_closed:
@@ -149,12 +161,19 @@ class GuardedProtocol(H11Protocol):
         else:
             self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """None: whoever asks for another protocol gets this one."""
+
     def _limit_s(self, state: State) -> float:
         match state:
             case State.HEADERS:
                 return self._options.header_timeout_s
             case State.SILENT:
-                return self._options.header_timeout_s if self.cycle is None else math.inf
+                before_first = self._options.header_timeout_s
+                # after an answer uvicorn's own ends it, unless empty lines have come
+                return (
+                    before_first if self.cycle is None else before_first + self._options.keep_alive_timeout_s
+                )
             case State.ANSWERED:
                 return _ANSWERED_S
             case State.ANSWERING | State.CLOSING:
@@ -208,10 +227,12 @@ class GuardedProtocol(H11Protocol):
             if self._stream_end is not None and message.get("body"):
                 self._stream_end = message["body"][-len(_EVENT_END) :]
 
-        if scope["http_version"] in ("1.0", "1.1"):
-            await self._app(scope, receive, noting)
-        else:
-            await _OTHER_VERSION.response()(scope, receive, noting)
+        app = self._app if scope["http_version"] in ("1.0", "1.1") else _OTHER_VERSION.response()
+        try:
+            await app(scope, receive, noting)
+        except (ApiError, asyncio.CancelledError):  # the server ends and waits for this answer no longer
+            self.cycle.disconnected = True
+            self.transport.abort()
 
     def _probe(self) -> None:
         """Send something without meaning, if this is the moment for it."""

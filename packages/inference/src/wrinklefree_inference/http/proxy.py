@@ -1,87 +1,40 @@
 """The same door in front of another OpenAI-compatible server: keys, limits, logs, metrics and shutdown are
-ours, the answers are its own.
+ours, the answers are its own (`upstream.py`: what is none).
 
-Requests and answers pass unchanged, streams piece by piece. A client that leaves closes the connection to the
-server behind. Tokens are not counted here: that takes the model's tokenizer.
+Requests and answers pass unchanged, piece by piece; no more than 1 MiB of an answer is held. A client that
+leaves closes the connection to the server behind. Tokens are not counted here: that takes the model's
+tokenizer.
+
+An answer that is cut off never looks whole: one of up to 1 MiB becomes a 502, a stream of events gets an
+error event, and where there is no place for one (in the middle of a line, or of a longer body) the connection
+is closed before the end that HTTP/1.1 marks. A stream is whole if `[DONE]` or a reason of the end has come.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from urllib.parse import quote
 
-import httpx
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
-from wf_formats.errors import RequestError
 from wrinklefree_inference.http.app import NO_KEYS, HttpApp, new_app, protect
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
+from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.sse import EventStream, frame, unless_client_leaves
+from wrinklefree_inference.http.upstream import Answer, Upstream, broken_off
 from wrinklefree_inference.options import HttpOptions
 
-_PASSED_ON = ("content-type", "accept")
-_PASSED_BACK = ("content-type", "retry-after", "cache-control")
-_STREAM = "text/event-stream"
-_STATUSES = range(200, 600)
-
-
-class Upstream:
-    """The server behind.
-
-    Args:
-        url: With or without `/v1`.
-        api_key: Its key; the client's own is never passed on.
-
-    Raises:
-        RequestError: That is no URL.
-    """
-
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 600.0) -> None:
-        try:
-            base = httpx.URL(url.rstrip("/").removesuffix("/v1"))
-        except httpx.InvalidURL as error:
-            raise RequestError(f"the server's URL {url!r} is none: {error}") from error
-        if base.scheme not in ("http", "https") or not base.host:
-            raise RequestError(f"the server's URL must begin with http:// or https://, got {url!r}")
-        timeout = httpx.Timeout(timeout_s, connect=10.0)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.url = str(base)
-        self._client = httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout, trust_env=False)
-
-    async def send(self, request: Request, body: bytes) -> httpx.Response:
-        """Begin an exchange; the response's body has not been read.
-
-        Raises:
-            ApiError: 404 for a path that leads elsewhere, 502 if no server answers, 504 if it takes too long.
-        """
-        headers = {name: value for name in _PASSED_ON if (value := request.headers.get(name))}
-        path = _outgoing_path(request.url.path)
-        outgoing = self._client.build_request(request.method, path, content=body or None, headers=headers)
-        try:
-            return await self._client.send(outgoing, stream=True)
-        except httpx.TimeoutException as error:
-            raise ApiError(
-                504, "the server behind did not answer in time", code="upstream_timeout"
-            ) from error
-        except httpx.RequestError as error:
-            raise ApiError(502, "the server behind cannot be reached", code="upstream_unreachable") from error
-
-    async def is_healthy(self) -> bool:
-        """Whether it lists its models."""
-        try:
-            return (await self._client.get("/v1/models", timeout=5.0)).status_code == HTTPStatus.OK
-        except httpx.RequestError:
-            return False
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+_HELD_BYTES = 1 << 20
+# Within JSON neither can stand in a text: a line break and a quotation mark are escaped there.
+_END = re.compile(rb'[\r\n]data: ?\[DONE\]|"finish_reason"\s*:\s*"')
+_END_BYTES = 64
 
 
 def create_proxy(
@@ -114,39 +67,72 @@ def create_proxy(
     return replace(protect(app, http, keys, lifecycle, metrics), other_descriptors=http.max_inflight)
 
 
-def _outgoing_path(path: str) -> str:
-    """A decoded path, encoded again. Raises: ApiError where it leads out of `/v1`, to what is not ours."""
-    if {".", ".."} & set(path.split("/")):
-        raise ApiError(404, "there is no such path", code="not_found")
-    return quote(path, safe="/:@")
+class PassedOn(EventStream):
+    """A body in pieces that ends without its end where its source does: the client's HTTP tells it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; see the class."""
+        try:
+            await super().__call__(scope, receive, send)
+        except ApiError:
+            record_of(scope).outcome = "error"
 
 
 async def _forward(upstream: Upstream, request: Request) -> Response:
     body = await request.body()
     answer = await unless_client_leaves(request.receive, upstream.send(request, body))
-    if answer.status_code not in _STATUSES:
-        await answer.aclose()
-        raise _broken_off()
-    found = ((name, answer.headers.get(name)) for name in _PASSED_BACK)
-    headers = {name: value for name, value in found if value and value.isascii()}
-    if answer.headers.get("content-type", "").startswith(_STREAM):
-        return EventStream(_pieces(answer), answer.aclose, answer.status_code)
+    pieces = answer.pieces()
+    if answer.is_stream:
+        return PassedOn(_with_an_end(pieces), answer.aclose)
     try:
-        content = await unless_client_leaves(request.receive, answer.aread())
-    except httpx.RequestError as error:
-        raise _broken_off() from error
-    finally:
+        begun, is_whole = await unless_client_leaves(request.receive, _beginning(pieces))
+    except BaseException:
         await answer.aclose()
-    return Response(content, answer.status_code, headers)
+        raise
+    if not is_whole:
+        return PassedOn(_continued(begun, pieces), answer.aclose, answer.status, _named(answer))
+    await answer.aclose()
+    return Response(begun, answer.status, answer.headers)
 
 
-async def _pieces(answer: httpx.Response) -> AsyncGenerator[Sequence[bytes], None]:
+def _named(answer: Answer) -> dict[str, str]:
+    return {"content-type": "application/octet-stream"} | answer.headers
+
+
+async def _beginning(pieces: AsyncGenerator[bytes, None]) -> tuple[bytes, bool]:
+    """A body up to the length that is held, and whether that is all of it."""
+    held = bytearray()
+    async for piece in pieces:
+        held += piece
+        if len(held) > _HELD_BYTES:
+            return bytes(held), False
+    return bytes(held), True
+
+
+async def _continued(
+    begun: bytes, pieces: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[Sequence[bytes], None]:
+    yield [begun]
+    async for piece in pieces:
+        yield [piece]
+
+
+async def _with_an_end(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[Sequence[bytes], None]:
+    """A stream of events, and an error event if it stops before its end.
+
+    Raises:
+        ApiError: It stops in the middle of a line: an event after it would be part of it.
+    """
+    last, is_whole = b"\n", False
     try:
-        async for piece in answer.aiter_bytes():
+        async for piece in pieces:
+            last += piece
+            is_whole = is_whole or _END.search(last) is not None
+            last = last[-_END_BYTES:]
             yield [piece]
-    except httpx.RequestError:
-        yield [frame(_broken_off().body)]
-
-
-def _broken_off() -> ApiError:
-    return ApiError(502, "the server behind broke off its answer", code="upstream_broke_off")
+        if not is_whole:
+            raise broken_off()
+    except ApiError as error:
+        if not last.endswith((b"\n", b"\r")):
+            raise
+        yield [b"\n" + frame(error.body)]

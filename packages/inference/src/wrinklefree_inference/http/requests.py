@@ -17,6 +17,7 @@ from wrinklefree_inference.sampling_bounds import API_BOUNDS
 
 _MAX_STOPS = 4
 _MAX_COMPLETION_LOGPROBS = 5
+_MAX_MESSAGES = 2048  # OpenAI's limit
 
 
 def _is_absent(value: Any) -> Any:
@@ -31,6 +32,17 @@ def _is_zero(value: Any) -> Any:
             "unsupported", "this server supports 0 alone; see repetition_penalty", {"code": "unsupported"}
         )
     return 0
+
+
+def _only(wanted: bool | int) -> BeforeValidator:
+    """That value itself: to Python 1, 1.0 and True are equal."""
+
+    def check(value: Any) -> Any:
+        if value is not None and (type(value) is not type(wanted) or value != wanted):
+            raise PydanticCustomError("only", "must be {wanted}", {"wanted": str(wanted).lower()})
+        return value
+
+    return BeforeValidator(check)
 
 
 def _is_small(value: Any) -> Any:
@@ -95,7 +107,7 @@ class ChatMessage(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1)]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     name: str | None = None
     refusal: Unsupported = None
     audio: Unsupported = None
@@ -135,7 +147,7 @@ class SamplingFields(Strict):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, _bounds("max_tokens")] | None = None
     temperature: Annotated[float, _bounds("temperature")] | None = None
     top_p: Annotated[float, _bounds("top_p")] | None = None
@@ -172,7 +184,7 @@ class SamplingFields(Strict):
 class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, _bounds("max_tokens")] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, _bounds("logprobs")] | None = None
@@ -215,9 +227,9 @@ class CompletionRequest(SamplingFields):
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1)]
     )
     logprobs: Annotated[int, Field(ge=0, le=_MAX_COMPLETION_LOGPROBS)] | None = None
-    echo: Literal[False] | None = None
+    echo: Annotated[Literal[False] | None, _only(False)] = None
     suffix: Unsupported = None
-    best_of: Literal[1] | None = None
+    best_of: Annotated[Literal[1] | None, _only(1)] = None
 
 
 def _misused(field: str, rule: str) -> PydanticCustomError:

@@ -1,15 +1,15 @@
 """An application under uvicorn until SIGTERM or Ctrl-C, which ends it with exit code 0.
 
-Shutdown: new requests get 503 and /health says `draining`, running answers may end within the given time,
-what is left then is cancelled. A second signal ends it at once. The port stays open while answers run, so
-that clients are told instead of refused.
+Shutdown: new requests get 503 and /health says `draining`; those that were taken, whether they are being
+read, rendered, waiting or running, have the given time. What is left then is ended: by the engine, whose
+streams say so, else with 503; a stream that cannot be told is broken off. A second signal ends it all at
+once. The port stays open while answers run, so that clients are told instead of refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import socket
@@ -29,7 +29,8 @@ from wrinklefree_inference.http.logs import log_loop_error
 from wrinklefree_inference.http.protocol import GuardedProtocol
 from wrinklefree_inference.options import ListenOptions
 
-_FLUSH_S = 2.0  # for the last bytes of answers whose generation has ended
+_END_S = 0.3  # for answers to tell that the engine has ended
+_FLUSH_S = 2.0  # for the last bytes of what was cut off
 _CHECK_TICKS = 5  # of uvicorn's 0.1 s, between two looks at all connections
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted
 _log = logging.getLogger(__name__)
@@ -62,12 +63,15 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+Drain = Callable[[float], Awaitable[None]]
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn with the shutdown of this module.
 
     Args:
         server: What to serve.
-        drain: Ends what runs within a time in seconds; afterwards the last bytes are sent.
+        drain: Ends what runs in the engine within a time in seconds; None: there is no engine.
         on_start: Called when connections are taken.
 
     Raises:
@@ -77,7 +81,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         server: HttpApp,
-        drain: Callable[[float], Awaitable[None]],
+        drain: Drain | None = None,
         shutdown_timeout_s: float = 30.0,
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
@@ -86,7 +90,6 @@ class DrainingServer(uvicorn.Server):
                 server.app,
                 http=GuardedProtocol,
                 backlog=ACCEPTED_AT_ONCE,
-                timeout_keep_alive=math.ceil(server.options.keep_alive_timeout_s),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -121,6 +124,11 @@ class DrainingServer(uvicorn.Server):
             self._lifecycle.large_bodies.give_back(now_s)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections; there are answers left only after a second signal."""
+        self._lifecycle.cut_off()
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Until the end of the process: one that comes while it is being taken down must not kill it."""
@@ -149,16 +157,15 @@ class DrainingServer(uvicorn.Server):
 
     async def _stop(self) -> None:
         try:
-            await self._drain(self._timeout_s)
-            await self._lifecycle.wait_until_idle(_FLUSH_S)
+            if not await self._lifecycle.wait_until_idle(self._timeout_s):
+                _log.warning("%d requests are ended after %g s", self._lifecycle.inflight, self._timeout_s)
+                await self._end_what_is_left()
         finally:
             self.should_exit = True
 
-
-def wait_for_answers(server: HttpApp) -> Callable[[float], Awaitable[None]]:
-    """A `drain` for applications without an engine."""
-
-    async def drain(timeout_s: float) -> None:
-        await server.lifecycle.wait_until_idle(timeout_s)
-
-    return drain
+    async def _end_what_is_left(self) -> None:
+        if self._drain is not None:
+            await self._drain(0.0)
+        if not await self._lifecycle.wait_until_idle(_END_S):
+            self._lifecycle.cut_off()
+            await self._lifecycle.wait_until_idle(_FLUSH_S)

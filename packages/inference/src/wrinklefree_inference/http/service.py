@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 from fastapi import Request
 from starlette.responses import Response
 
+from wf_formats.environment import num_cores
 from wrinklefree_inference.http.boundary import log_unexpected
 from wrinklefree_inference.http.errors import ApiError, ErrorResponse, api_error, invalid
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.json_bounds import JsonBounds
 from wrinklefree_inference.http.json_pieces import PiecewiseResponse
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
 from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.sse import DONE, KEEP_ALIVE, EventStream, frame, unless_client_leaves
+from wrinklefree_inference.http.strict_json import Bodies
+from wrinklefree_inference.http.turns import Turns
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.native.request import GenerationRequest, RequestTooLong, SamplingParams
 from wrinklefree_inference.options import AnswerOptions
-
-T = TypeVar("T")
 
 _IN_LOOP_CHARS = 1_000  # 1 ms of tokenization, 7 ms if they are digits; longer texts go to a thread
 _LONGEST_TOKEN_CHARS = 256  # a generous bound: the longest tokens in use are runs of 128 spaces
@@ -43,6 +46,14 @@ class Service:
     engine: AsyncEngine
     answers: AnswerOptions
     metrics: Metrics
+    rendering: Turns = field(default_factory=lambda: Turns("rendering of chats"))
+    """One at a time: templates share a process (`wf_formats.chat_template`)."""
+    tokenizing: Turns = field(default_factory=lambda: Turns("cutting up of long texts", num_cores()))
+
+    @cached_property
+    def bodies(self) -> Bodies:
+        """Reads what is asked."""
+        return Bodies(JsonBounds.of(self.engine.context_tokens, self.answers.max_choices))
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 for a model that is not served."""
@@ -50,43 +61,41 @@ class Service:
             reason = f"the model {name[:100]!r} is not served here; {self.engine.model_id!r} is"
             raise ApiError(404, reason, param="model", code="model_not_found")
 
-    async def tokenized(
-        self, tokenize: Callable[[], Sequence[int]], num_chars: int, param: str, may_block: bool = False
-    ) -> list[int]:
-        """Token ids; all but short texts are cut up in a thread, those that can never fit not at all.
-
-        Args:
-            may_block: It may take its time for a short text too.
+    async def tokenized(self, http: Request, text: str) -> list[int]:
+        """Token ids of plain text; all but short ones are cut up in a thread.
 
         Raises:
-            ApiError: 400 for text that the tokenizer or the template refuses, and for no tokens at all.
+            ApiError: 400 for text that the tokenizer refuses or that cannot fit, and for no tokens at all;
+                429 for too many at a time.
         """
+        self._check_length(len(text), "prompt")
+        tokenize = partial(self.engine.tokenize, text)
+        with _refusals_of("prompt"):
+            if len(text) <= _IN_LOOP_CHARS:
+                ids = tokenize()
+            else:
+                ids = await self.tokenizing.run(record_of(http.scope).client, tokenize)
+        return _some(ids, "prompt")
+
+    async def tokenized_chat(self, http: Request, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation; always in a thread, since the template may take its time.
+
+        Raises:
+            ApiError: As `tokenized`.
+        """
+        self._check_length(sum(len(message["content"]) for message in messages), "messages")
+        with _refusals_of("messages"):
+            tokenize = partial(self.engine.tokenize_chat, messages)
+            ids = await self.rendering.run(record_of(http.scope).client, tokenize)
+        return _some(ids, "messages")
+
+    def _check_length(self, num_chars: int, param: str) -> None:
+        """Raises ApiError 400 for text that can never fit: it is not cut up at all."""
         if num_chars > self.engine.context_tokens * _LONGEST_TOKEN_CHARS:
             reason = (
                 f"{num_chars} characters are more than the context of {self.engine.context_tokens} tokens"
             )
             raise invalid(reason, param, "context_length_exceeded")
-        try:
-            is_quick = num_chars <= _IN_LOOP_CHARS and not may_block
-            ids = tokenize() if is_quick else await asyncio.to_thread(tokenize)
-        except RequestTooLong as error:
-            raise invalid(f"{param}: {error}", param, "context_length_exceeded") from error
-        except ValueError as error:
-            raise invalid(f"{param}: {error}", param) from error
-        if not ids:
-            raise invalid(f"{param} must have at least one token", param)
-        return list(ids)
-
-    async def tokenized_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation; in a thread, since the template may take its time.
-
-        Raises:
-            ApiError: As `tokenized`.
-        """
-        num_chars = sum(len(message["content"]) for message in messages)
-        return await self.tokenized(
-            lambda: self.engine.tokenize_chat(messages), num_chars, "messages", may_block=True
-        )
 
     def check_choices(self, n: int, num_prompts: int) -> None:
         """Raises ApiError 400 for more answers than the server gives at a time."""
@@ -119,8 +128,9 @@ class Service:
         body: SamplingFields,
         prompts: Sequence[tuple[Sequence[int], int]],
         logprobs: int | None,
+        param: str,
     ) -> Generation:
-        """Submit `n` requests for each (prompt ids, max_tokens).
+        """Submit `n` requests for each (prompt ids, max_tokens), which the field `param` has become.
 
         Raises:
             ApiError, EngineBusy, EngineError: Nothing was submitted.
@@ -140,9 +150,26 @@ class Service:
             for i, (ids, longest) in enumerate(prompts)
             for number in range(num)
         ]
-        generation = Generation(self.engine, requests, num, record, self.metrics)
+        generation = Generation(self.engine, requests, num, record, self.metrics, param)
         await generation.start()
         return generation
+
+
+@contextmanager
+def _refusals_of(param: str) -> Iterator[None]:
+    """What the tokenizer or the template refuses is a 400."""
+    try:
+        yield
+    except RequestTooLong as error:
+        raise invalid(f"{param}: {error}", param, "context_length_exceeded") from error
+    except ValueError as error:
+        raise invalid(f"{param}: {error}", param) from error
+
+
+def _some(ids: Sequence[int], param: str) -> list[int]:
+    if not ids:
+        raise invalid(f"{param} must have at least one token", param)
+    return list(ids)
 
 
 class AnswerForm(Protocol):

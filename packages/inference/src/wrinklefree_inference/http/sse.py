@@ -53,12 +53,16 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
 class EventStream(Response):
     """Sends the frames of `source`, which is closed in any case.
 
     Args:
         source: Frames, several in one go where they come together.
         release: Called at the end too: a generator that was never begun has no `finally` to run.
+        headers: Of another body in pieces.
     """
 
     media_type = "text/event-stream"
@@ -68,8 +72,9 @@ class EventStream(Response):
         source: AsyncGenerator[Sequence[bytes], None],
         release: Callable[[], Awaitable[None]],
         status: int = 200,
+        headers: Mapping[str, str] = _STREAM_HEADERS,
     ) -> None:
-        super().__init__(status_code=status, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(status_code=status, headers=headers)
         del self.headers["content-length"]
         self._source, self._release = source, release
 

@@ -2,60 +2,113 @@
 
 A key that stands twice is refused: which of both counts differs between readers, so what a filter in front of
 the server has seen may not be what is answered. NaN and infinities are no JSON. Nesting that ends Python's
-recursion and numbers of thousands of digits are refused by `json` itself.
+recursion and numbers of more than 4,300 digits are refused by `json` itself.
+
+A large body is read and checked in a thread, one at a time, and clients take turns; what it may hold at most
+is decided before (`json_bounds.py`), because Python's reader lets nobody else run while it makes its objects.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, ClassVar, NoReturn
 
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from wrinklefree_inference.http.errors import invalid
+from wrinklefree_inference.http.json_bounds import JsonBounds
+from wrinklefree_inference.http.record import record_of
+from wrinklefree_inference.http.sse import unless_client_leaves
+from wrinklefree_inference.http.turns import Turns
+
+_IN_LOOP_BYTES = 16 << 10  # at most 600 small messages, 10 ms
+_MOST_DIGITS = 64
+
+Check = Callable[[Any], tuple[Any, list[Any]]]
+"""From JSON to what the endpoint gets, and what is wrong with it."""
 
 
-class StrictRequest(Request):
-    """A request whose `json` is strict."""
+class Bodies:
+    """Reads the bodies of one server."""
 
-    async def json(self) -> Any:
-        """The body, read once.
+    def __init__(self, bounds: JsonBounds) -> None:
+        self._bounds = bounds
+        self._turns = Turns("reading of large bodies")
+
+    async def read(self, request: Request, check: Check) -> Any:
+        """A request's body, checked.
 
         Raises:
-            ApiError: 400.
+            ApiError: 400 for what is no strict JSON or too many values, 429 if the client sends too many.
+            RequestValidationError: The values are not what the endpoint wants.
+            ClientLeft: It did.
         """
-        if not hasattr(self, "_value"):
-            self._value = _strict(await self.body())
-        return self._value
+        body = await request.body()
+        work = partial(self._checked, body, check)
+        if len(body) <= _IN_LOOP_BYTES:
+            return work()
+        turn = self._turns.run(record_of(request.scope).client, work)
+        return await unless_client_leaves(request.receive, turn)
+
+    def _checked(self, body: bytes, check: Check) -> Any:
+        self._bounds.check(body)
+        value, errors = check(_strict(body))
+        if errors:
+            raise RequestValidationError(errors)
+        return value
+
+
+class CheckedRequest(Request):
+    """A request whose `json` is an instance of the endpoint's model, which FastAPI then takes as it is."""
+
+    checked: Any
+
+    async def json(self) -> Any:
+        """The body."""
+        return self.checked
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its body as `StrictRequest`."""
+    """A route that has its body read by `bodies`."""
+
+    bodies: ClassVar[Bodies]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, for FastAPI."""
         handle = super().get_route_handler()
+        assert self.body_field is not None
+        check = partial(self.body_field.validate, loc=("body",))
 
         async def strict(request: Request) -> Response:
-            read = StrictRequest(request.scope, request.receive)
+            read = CheckedRequest(request.scope, request.receive)
             if await read.body():
-                await read.json()  # here, because FastAPI would hide what is wrong
+                read.checked = await self.bodies.read(read, check)
             return await handle(read)
 
         return strict
 
 
-def strict_router() -> APIRouter:
+def strict_router(reader: Bodies) -> APIRouter:
     """A router of such routes."""
-    return APIRouter(route_class=StrictRoute)
+
+    class Route(StrictRoute):
+        bodies = reader
+
+    return APIRouter(route_class=Route)
 
 
 def _strict(body: bytes) -> Any:
     try:
-        return json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+        text = body.decode(
+            "utf-8-sig"
+        )  # `json` would take UTF-16 and -32 too, whose values nobody has counted
+        return json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise invalid("the body is not valid JSON", code="invalid_json") from error
 
@@ -67,6 +120,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in counts.items() if count > 1)
         raise invalid(f"{twice[:100]!r} stands twice in one object", code="invalid_json")
     return values
+
+
+def _integer(text: str) -> int:
+    """The beginning of a number beyond all bounds: to read the rest takes time quadratic in its length."""
+    return int(text[:_MOST_DIGITS] if len(text) <= sys.get_int_max_str_digits() else text)
 
 
 def _no_constant(name: str) -> NoReturn:

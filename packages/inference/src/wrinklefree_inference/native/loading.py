@@ -43,7 +43,7 @@ def load_native_model(
     path = Path(path)
     weights, tokenizer = _read(path)
     config = weights.config
-    faults = faults_of(config.context_tokens, config.vocab_size, tokenizer.num_model_tokens)
+    faults = faults_of(config.context_tokens, config.vocab_size, tokenizer)
     if faults:
         raise EngineError(_refusal(path, ValueError("; ".join(faults))))
     options, cache = options or EngineOptions(), cache or CacheOptions()
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[ModelWeights, Tokenizer]:
         raise EngineError(_refusal(path, error)) from error
 
 
-def faults_of(context_tokens: int, vocab_size: int, tokenizer_tokens: int) -> list[str]:
+def faults_of(context_tokens: int, vocab_size: int, tokenizer: Tokenizer) -> list[str]:
     """Why a model that can be loaded could answer nothing, or not what is asked."""
     faults = []
     if context_tokens < MIN_CONTEXT_TOKENS:
@@ -92,11 +92,11 @@ def faults_of(context_tokens: int, vocab_size: int, tokenizer_tokens: int) -> li
             f"its context is {context_tokens} token(s), a prompt and an answer need {MIN_CONTEXT_TOKENS}: "
             "correct the context length that the file states"
         )
-    if tokenizer_tokens > vocab_size:
-        faults.append(
-            f"its tokenizer makes {tokenizer_tokens} tokens, its embedding has rows for {vocab_size}: "
-            "take the tokenizer that the model was made with"
-        )
+    fix = f"its embedding has rows for {vocab_size}: take the tokenizer that the model was made with"
+    if tokenizer.num_model_tokens > vocab_size:
+        faults.append(f"its tokenizer makes {tokenizer.num_model_tokens} tokens, {fix}")
+    elif (beyond := tokenizer.token_beyond(vocab_size)) is not None:
+        faults.append(f"its tokenizer puts {beyond[0]!r:.60} with id {beyond[1]} into prompts, {fix}")
     return faults
 
 

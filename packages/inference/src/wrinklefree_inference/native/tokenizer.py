@@ -27,6 +27,7 @@ from wf_formats.tokenizer import (
     rust_panics,
     token_bytes,
 )
+from wf_formats.tokenizer.vocabulary import token_beyond
 from wrinklefree_inference.native.request import RequestTooLong
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
@@ -62,13 +63,19 @@ class Tokenizer:
             max(source.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
         )
         """Highest id and one of the tokens that plain text may become; added ones must be written out."""
-        template = source.chat_template
+        self._template = template = source.chat_template
         self._chat_template = None if template is None else ChatTemplate(template, source.special_tokens)
 
     @property
     def num_tokens(self) -> int:
         """Highest id and one."""
         return len(self._bytes)
+
+    def token_beyond(self, num_rows: int) -> tuple[str, int] | None:
+        """A token, and its id, that a prompt can have and a model of so many tokens has not."""
+        template = self._template or ""
+        written = [token for name, token in self.special_tokens.items() if name in template]
+        return token_beyond(self._backend, num_rows, template, written)
 
     def encode(self, text: str, add_special: bool = True, max_tokens: int | None = None) -> list[int]:
         """Ids of a text; names of special tokens in it become those tokens, as in transformers.

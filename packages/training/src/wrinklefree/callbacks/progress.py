@@ -55,9 +55,6 @@ class Progress(StepCallback):
             "train/data_wait_share": waited_s / duration_s,
             "train/learning_rate": module.learning_rate * module.schedule(step - 1),
         }
-        if data.may_skip:
-            found = data.bad_records().values()
-            module.step_metrics["train/bad_records"] = sum(source["records"] for source in found)
         self._step_tokens, self._step_s = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:

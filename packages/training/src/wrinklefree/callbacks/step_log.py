@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import lightning as L
 
 from wrinklefree.callbacks.base import StepCallback
+from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.module import WrinkleFreeLightningModule
 
 LOG = logging.getLogger("wrinklefree")
@@ -24,6 +26,7 @@ class StepLog(StepCallback):
         metrics, module.step_metrics = module.step_metrics, {}
         is_edge = step in (1, self.max_steps)
         if is_edge or step % self.every_steps == 0:
+            metrics |= _bad_records(trainer)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step)
         shown = {"loss": metrics["train/loss"], "tok/s": metrics["train/tokens_per_s"]}
@@ -39,3 +42,12 @@ class StepLog(StepCallback):
                 metrics["train/tokens_per_s"],
                 100 * metrics["train/data_wait_share"],
             )
+
+
+def _bad_records(trainer: L.Trainer) -> dict[str, int]:
+    """How many were passed over so far, where a source passes any over: all ranks are asked."""
+    data: Any = getattr(trainer, "datamodule", None)
+    assert isinstance(data, WrinkleFreeDataModule)
+    if not data.may_skip:
+        return {}
+    return {"train/bad_records": sum(source["records"] for source in data.bad_records().values())}

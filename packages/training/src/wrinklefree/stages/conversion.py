@@ -18,7 +18,6 @@ from torch import Tensor
 
 import bitnet_arch
 from bitnet_arch.convert import check_shapes
-from bitnet_arch.families import check_settings
 from data_handler import token_block
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.config.errors import ConfigError
@@ -29,7 +28,7 @@ from wrinklefree.dense import open_dense_model
 from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite
 from wrinklefree.held_out import mean_loss
-from wrinklefree.stages.prospects import check_prospects
+from wrinklefree.stages.prospects import Targets, check_prospects
 
 LOG = logging.getLogger("wrinklefree")
 
@@ -62,18 +61,29 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
         raise bitnet_arch.SourceError(
             f"{source.name} is converted already: later stages go on from it with training.start_from=FOLDER"
         )
-    check_settings(source.settings)
-    check_prospects(
-        source.settings, options.quantizer.name, options.has_sub_norm, config.model.allow_unservable
-    )
+    source.check_convertible()
+    tokenizer = _tokenizer(source)
+    targets = Targets(source.settings, tokenizer, options.quantizer.name, options.has_sub_norm)
+    check_prospects(targets, config.model.allow_unservable)
     model, tokenizer = source.load()
+    _check_rows(options, model)
+    blocks = _token_blocks(config, fit, tokenizer)
+    return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
+
+
+def _tokenizer(source: bitnet_arch.DenseSource) -> Any:
+    """Raises: SourceError where there is none, or none that can end a document."""
+    tokenizer = source.tokenizer
     if tokenizer is None:
         raise bitnet_arch.SourceError(
             f"{source.name} has no tokenizer: copy the model's tokenizer files into it"
         )
-    _check_rows(options, model)
-    blocks = _token_blocks(config, fit, tokenizer)
-    return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
+    if tokenizer.eos_token_id is None:
+        raise bitnet_arch.SourceError(
+            f"{source.name}: the tokenizer has no eos_token, which ends every document: name one in "
+            'tokenizer_config.json, such as "eos_token": "</s>"'
+        )
+    return tokenizer
 
 
 def run_conversion(
@@ -106,7 +116,11 @@ def run_conversion(
 def _loss(model: Any, held_out: Tensor, name: str) -> float | None:
     """Raises: DivergedError before more is computed with a model whose loss is no number."""
     loss = mean_loss(model, held_out)
-    check_finite(loss, f"the held-out loss of the model ({name})")
+    check_finite(
+        loss,
+        f"the held-out loss of the model ({name})",
+        "its weights make numbers that float32 does not hold; load another revision of the source",
+    )
     return loss
 
 

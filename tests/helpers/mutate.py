@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 NUMBERS = (0, -1, 1, 2, 255, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, 10**400, -(10**30), 0.5, 1e-46, 1e308)
@@ -24,18 +25,24 @@ TEXTS = (
 OTHERS = (None, True, [], {}, [[]], [None] * 3000, {"a": {"b": {}}}, float("nan"), float("inf"))
 
 
-def bytes_of(data: bytes, rng: random.Random) -> bytes:
-    """One to four changes: bits, bytes, cuts, repeats, swaps, numbers at a place."""
+def bytes_of(data: bytes, rng: random.Random, pieces: Sequence[bytes] = ()) -> bytes:
+    """One to four changes: bits, bytes, cuts, repeats, swaps, numbers at a place.
+
+    Args:
+        pieces: put in besides.
+    """
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
-        _change(changed, rng)
+        _change(changed, rng, pieces)
     return bytes(changed)
 
 
-def _change(data: bytearray, rng: random.Random) -> None:
+def _change(data: bytearray, rng: random.Random, pieces: Sequence[bytes]) -> None:
     at = rng.randrange(len(data)) if data else 0
     length = min(rng.choice((1, 2, 4, 8, 64, 1024)), max(1, len(data) - at))
-    match rng.randrange(7):
+    match rng.randrange(8 if pieces else 7):
+        case 7:
+            data[at : at + length % 8] = rng.choice(pieces)
         case 0:
             data[at:] = b""
         case 1:
@@ -54,21 +61,35 @@ def _change(data: bytearray, rng: random.Random) -> None:
                 data[at] ^= 1 << rng.randrange(8)
 
 
-def json_of(data: bytes, rng: random.Random) -> bytes:
-    """One to three values or keys of a JSON text replaced, dropped or nested; sometimes bytes instead."""
+def json_of(data: bytes, rng: random.Random, values: Sequence[Any] = ()) -> bytes:
+    """One to three values or keys of a JSON text replaced, dropped or nested; sometimes bytes instead.
+
+    Args:
+        values: what is put in as often as what any JSON text may hold.
+    """
     if rng.random() < 0.2:
         return bytes_of(data, rng)
     value = json.loads(data)
     for _ in range(rng.randint(1, 3)):
-        value = _replaced(copy.deepcopy(value), rng)
+        value = _replaced(copy.deepcopy(value), rng, values)
     if rng.random() < 0.03:
         return b"[" * 100_000
     return json.dumps(value).encode()
 
 
-def _replaced(value: Any, rng: random.Random) -> Any:
+def one_value_of(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """An object with one place in one of its values changed."""
+    changed = copy.deepcopy(value)
+    name = rng.choice(list(changed))
+    changed[name] = _replaced(changed[name], rng, ())
+    return changed
+
+
+def _replaced(value: Any, rng: random.Random, values: Sequence[Any]) -> Any:
     """A value with one place in it changed; places near the top are likelier."""
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.15:
+        if values and rng.random() < 0.5:
+            return rng.choice(values)
         return rng.choice((rng.choice(NUMBERS), rng.choice(TEXTS), rng.choice(OTHERS)))
     key: Any = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
     match rng.randrange(6):
@@ -79,7 +100,7 @@ def _replaced(value: Any, rng: random.Random) -> Any:
         case 2 if isinstance(value, list):
             value.extend(value[:1000])
         case _:
-            value[key] = _replaced(value[key], rng)
+            value[key] = _replaced(value[key], rng, values)
     return value
 
 
