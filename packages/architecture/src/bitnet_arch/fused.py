@@ -43,6 +43,8 @@ def use_kernels(model: nn.Module) -> None:
     """RMSNorm and SwiGLU modules of the model compute by kernels, and a line says what computes the rest."""
     log_kernels(next(model.parameters()).device)
     for module in model.modules():
+        if isinstance(module, (_NormForward, _SwigluForward)):
+            continue
         if _is_plain_norm(module):
             module.__class__ = _with_kernels(cast("Hashable", type(module)), _NormForward)
         elif _is_swiglu(module):
