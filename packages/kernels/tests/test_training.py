@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 import ternary_kernels as tk
 from ternary_kernels import training
-from ternary_kernels.training import NotFiniteError, ops
+from ternary_kernels.training import ops
+from wf_formats.errors import NotFiniteError
 
 ISAS = [name for name, state in tk.info()["instruction_sets"].items() if state == "available"]
 SIZES = [1, 3, 15, 16, 17, 63, 64, 65, 576]

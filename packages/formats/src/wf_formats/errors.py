@@ -28,3 +28,7 @@ class LoadError(UserError, ValueError):
 
 class FormatError(UserError, ValueError):
     """Something cannot be written in a format without losing information; the message says what and why."""
+
+
+class NotFiniteError(UserError, ValueError):
+    """Weights, activations or gradients hold NaN or infinity; the message says which row of what."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
 from wf_ptq.layers import ScaledLinear, from_master_weights, install, vectors
-from wf_ptq.optimizer import check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
 from wf_ptq.options import DistilOptions
 from wf_ptq.streams import BlockRunner
 
@@ -63,7 +63,8 @@ class Distiller:
         positions = self._positions(input_ids.numel())
         with torch.no_grad():
             expected = self._predictions(self._teacher, self._teacher_run, input_ids, positions)
-        found = self._predictions(self._model, self._run, input_ids, positions)
+        with rates_are_to_blame():
+            found = self._predictions(self._model, self._run, input_ids, positions)
         loss = (expected.exp() * (expected - found)).sum(-1).mean()
         check_finite(loss, "the divergence")
         self._optimizer.zero_grad()

@@ -7,13 +7,15 @@ weight by the same amount, whatever the magnitude of the model's weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitnet_arch.rounding import MIN_SCALE
+from wf_formats.errors import NotFiniteError
 from wf_ptq.layers import ScaledLinear
 from wf_ptq.options import Rates
 
@@ -44,10 +46,22 @@ def set_rates(optimizer: torch.optim.Adam, step: int, num_steps: int) -> None:
         group["lr"] = group[_PEAK] * share
 
 
+_REMEDY = "hidden states overflowed, or the rates are too high"
+
+
 def check_finite(loss: Tensor, what: str) -> None:
     """Raises: ValueError, before a step could spread NaN into every parameter."""
     if not loss.isfinite():
-        raise ValueError(f"{what} is {loss.item()}: hidden states overflowed, or the rates are too high")
+        raise ValueError(f"{what} is {loss.item()}: {_REMEDY}")
+
+
+@contextmanager
+def rates_are_to_blame() -> Iterator[None]:
+    """Raises: ValueError for activations that are not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise ValueError(f"{error}: {_REMEDY}") from error
 
 
 @torch.no_grad()

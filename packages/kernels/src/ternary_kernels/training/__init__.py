@@ -3,7 +3,6 @@
 from ternary_kernels.training.ops import rms_norm, swiglu
 from ternary_kernels.training.rows import (
     FLOATS,
-    NotFiniteError,
     cross_entropy_rows,
     group_product,
     quantize_columns,
@@ -16,7 +15,6 @@ from ternary_kernels.training.threads import SHARES_THREADS, describe
 __all__ = [
     "FLOATS",
     "SHARES_THREADS",
-    "NotFiniteError",
     "cross_entropy_rows",
     "describe",
     "group_product",

@@ -18,12 +18,9 @@ import torch
 from torch import Tensor
 
 from ternary_kernels import _native
+from wf_formats.errors import NotFiniteError
 
 FLOATS = (torch.float32, torch.bfloat16)
-
-
-class NotFiniteError(ValueError):
-    """NaN or infinity where a number was needed."""
 
 
 def _address(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
@@ -69,7 +66,7 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
         inverse.data_ptr(),
     )
     if bad >= 0:
-        raise NotFiniteError(f"row {bad} of {x.shape[0]} holds NaN or infinity")
+        raise NotFiniteError(f"row {bad} of {x.shape[0]} is not finite (NaN or infinity)")
     return codes, inverse
 
 
@@ -98,7 +95,7 @@ def quantize_columns(
         inverse.data_ptr(),
     )
     if not finite:
-        raise NotFiniteError(f"a column of {cols} holds NaN or infinity")
+        raise NotFiniteError(f"a column of {cols} is not finite (NaN or infinity)")
     return codes, inverse
 
 
@@ -148,7 +145,7 @@ def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[
         scales.data_ptr(),
     )
     if bad >= 0:
-        raise NotFiniteError(f"row {bad} of {rows} of the weight holds NaN or infinity")
+        raise NotFiniteError(f"row {bad} of {rows} of the weight is not finite (NaN or infinity)")
     return codes, scales
 
 

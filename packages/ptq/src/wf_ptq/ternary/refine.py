@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wf_ptq.layers import vectors
-from wf_ptq.optimizer import check_finite, keep_positive, relative_adam, set_rates
+from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
 from wf_ptq.options import RefineOptions
 from wf_ptq.streams import BlockRunner
 from wf_ptq.ternary.layers import LatentLinear
@@ -46,7 +46,8 @@ def refine_block(
     order = _batches(len(inputs), options.batch_size, options.num_steps, seed)
     for step, rows in enumerate(order):
         set_rates(optimizer, step, options.num_steps)
-        loss = relative_error(run(block, inputs[rows]), targets[rows]).mean()
+        with rates_are_to_blame():
+            loss = relative_error(run(block, inputs[rows]), targets[rows]).mean()
         check_finite(loss, "the block's output error")
         optimizer.zero_grad()
         loss.backward()

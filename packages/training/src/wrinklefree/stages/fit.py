@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 import bitnet_arch
+from wf_formats.errors import NotFiniteError
 from wrinklefree import callbacks as cb
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
@@ -21,7 +22,7 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import Precision
 from wrinklefree.datamodule import WrinkleFreeDataModule
-from wrinklefree.errors import RunError
+from wrinklefree.errors import DivergedError, RunError
 from wrinklefree.forward import recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
@@ -64,12 +65,20 @@ def run_training(context: StageContext) -> Outcome:
 def _fit(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, resume_from: Path | None
 ) -> None:
-    """Raises: KeyboardInterrupt, where Lightning makes an exit with code 1 of it."""
+    """Raises:
+    KeyboardInterrupt: where Lightning makes an exit with code 1 of it.
+    DivergedError: weights, activations or gradients are no numbers.
+    """
     with _quiet_lightning():
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except SystemExit as end:
             raise KeyboardInterrupt from end
+        except NotFiniteError as error:
+            raise DivergedError(
+                f"step {trainer.global_step}: {error}: lower training.learning_rate or lengthen "
+                "training.schedule.warmup"
+            ) from error
 
 
 def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
