@@ -19,6 +19,7 @@ from bitnet_arch import (
     set_precision,
     use_kernels,
 )
+from bitnet_arch.attention import NAME, use_attention
 from bitnet_arch.convert import ConversionConfig
 from bitnet_arch.gradients import PRECISIONS, Bf16Gradients, Float32Gradients, Int8Gradients
 
@@ -158,3 +159,25 @@ def test_a_model_with_kernels_is_the_same_model(tiny_llama: Any, without_kernels
     found = copy.deepcopy(fast)(input_ids=ids).logits
     without_kernels()
     torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_attention_by_kernels_is_that_of_transformers(tiny_llama: Any, packed: bool) -> None:
+    ids = torch.arange(64).view(2, 32)
+    positions = torch.arange(32).expand(2, 32) % (13 if packed else 32)
+    stock = tiny_llama()
+    fast = copy.deepcopy(stock)
+    use_attention(fast)
+    assert fast.config._attn_implementation == NAME
+    assert f'"{NAME}"' not in fast.config.to_json_string()
+    exact = stock(input_ids=ids, position_ids=positions).logits.detach()
+    found = []
+    for model in (stock, fast):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids, position_ids=positions).logits.float()
+        logits.square().mean().backward()
+        found.append([logits.detach(), *(p.grad for p in model.parameters())])
+    errors = [(logits - exact).norm() for logits, *_ in found]
+    assert errors[1] < 1.5 * errors[0]
+    for reference, mine in zip(*found, strict=True):
+        assert (mine - reference).norm() <= 0.03 * reference.norm()

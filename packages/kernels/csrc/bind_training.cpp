@@ -92,6 +92,19 @@ void bind_training(nb::module_& module) {
             cross_entropy(Team(threads), floats(logits, bf16, rows, cols), at<int64_t>(labels), ignored, grad_factor, at<double>(losses));
         },
         unlocked);
+    module.def(
+        "softmax",
+        [](int threads, uintptr_t scores, bool bf16, int64_t rows, int64_t cols, int64_t batches, int64_t queries, uintptr_t mask, float scale) {
+            softmax(Team(threads), floats(scores, bf16, rows, cols), {batches, queries, at<uint8_t>(mask)}, scale);
+        },
+        unlocked);
+    module.def(
+        "softmax_backward",
+        [](int threads, uintptr_t grad, bool bf16, int64_t rows, int64_t cols, uintptr_t shares, int64_t batches, int64_t queries,
+           uintptr_t mask, float scale) {
+            softmax_backward(Team(threads), floats(grad, bf16, rows, cols), at<void>(shares), {batches, queries, at<uint8_t>(mask)}, scale);
+        },
+        unlocked);
 }
 
 }  // namespace tk

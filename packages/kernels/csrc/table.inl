@@ -4,7 +4,8 @@ namespace {
 template <typename T>
 constexpr TypedRows<T> typed_rows() {
     return {quantize_row<T>, quantize_columns<T>, scale_sums<T>,      norm_row<T>,     norm_backward<T>,
-            swiglu_row<T>,   swiglu_backward<T>,  cross_entropy_row<T>, group_product<T>};
+            swiglu_row<T>,   swiglu_backward<T>,  cross_entropy_row<T>, softmax_row<T>,
+            softmax_backward<T>, group_product<T>};
 }
 }  // namespace
 

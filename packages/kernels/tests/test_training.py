@@ -211,6 +211,50 @@ def test_cross_entropy_and_its_gradient(size: int, dtype: torch.dtype, threads: 
     no_worse_than_pytorch([((losses.float(), grad), theirs, exact)])
 
 
+def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """PyTorch's own, with heads that share keys."""
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    seen = None if mask is None else mask.unsqueeze(1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=mask is None, scale=0.2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "tokens", "size"), [(1, 1, 1, 4), (4, 2, 33, 8), (9, 3, 16, 5)]
+)
+def test_attention_and_its_gradients(
+    heads: int, key_heads: int, tokens: int, size: int, masked: bool, dtype: torch.dtype, threads: None
+) -> None:
+    mask = (
+        (torch.rand(2, tokens, tokens, generator=torch.Generator().manual_seed(3)) < 0.5) if masked else None
+    )
+    if mask is not None:
+        mask |= torch.eye(tokens, dtype=torch.bool)
+
+    def make(seed: int) -> tuple[list[Tensor], Tensor]:
+        torch.manual_seed(seed)
+        q, upstream = (torch.randn(2, heads, tokens, size).to(dtype) for _ in range(2))
+        return [q, *(torch.randn(2, key_heads, tokens, size).to(dtype) for _ in range(2))], upstream
+
+    compare(
+        lambda q, k, v: training.attention(q, k, v, mask, 0.2), lambda q, k, v: attended(q, k, v, mask), make
+    )
+
+
+def test_a_query_that_sees_nothing_gets_nothing() -> None:
+    q, k, v = (torch.randn(1, 1, 3, 4, requires_grad=True) for _ in range(3))
+    mask = torch.tensor([[[True, False, False], [False, False, False], [True, True, True]]])
+    y = training.attention(q, k, v, mask, 0.5)
+    y.sum().backward()
+    assert torch.equal(y[0, 0, 1], torch.zeros(4))
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in (q, k, v))
+    with pytest.raises(ValueError, match=r"mask is \[1, 3, 2\], not \[1, 3, 3\]"):
+        training.attention(q, k, v, mask[:, :, :2].contiguous(), 0.5)
+    with pytest.raises(ValueError, match="1 heads do not share keys"):
+        training.attention(q, k.repeat(1, 2, 1, 1), v, None, 0.5)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_no_number_is_refused(bad: float, dtype: torch.dtype) -> None:

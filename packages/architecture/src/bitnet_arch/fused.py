@@ -1,4 +1,4 @@
-"""What else of a model the training kernels compute: RMSNorm and the gated activation SwiGLU.
+"""What else of a model the training kernels compute: attention, RMSNorm and the gated activation SwiGLU.
 
 `use_kernels` exchanges the classes of a loaded model's modules, so names, parameters, hooks and checkpoints
 stay as they are; it changes nothing where there are no kernels or a module computes something else.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from bitnet_arch.attention import use_attention
 from bitnet_arch.kernels import kernels_for, log_kernels
 
 _SWIGLU_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -40,8 +41,9 @@ def _fits(kernels: ModuleType, x: Tensor, weight: Tensor) -> bool:
 
 
 def use_kernels(model: nn.Module) -> None:
-    """RMSNorm and SwiGLU modules of the model compute by kernels, and a line says what computes the rest."""
+    """Attention, RMSNorm and SwiGLU of the model compute by kernels; a line is logged on what they are."""
     log_kernels(next(model.parameters()).device)
+    use_attention(model)
     for module in model.modules():
         if isinstance(module, (_NormForward, _SwigluForward)):
             continue

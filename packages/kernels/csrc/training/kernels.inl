@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "training/rows.h"
@@ -291,6 +292,52 @@ double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_fact
     const float share = std::exp(of_label - most) * factor;
     put(logits + label, splat(share - grad_factor), First{1});
     return loss;
+}
+
+typedef uint8_t VecMask __attribute__((vector_size(kWidth)));
+
+// True (-1) where a byte is not 0; without bytes, everywhere.
+TK_INLINE VecInt allowed_lanes(const uint8_t* allowed, Whole) {
+    if (!allowed) return VecInt{} - 1;
+    VecMask bytes;
+    std::memcpy(&bytes, allowed, sizeof bytes);
+    return __builtin_convertvector(bytes, VecInt) != 0;
+}
+TK_INLINE VecInt allowed_lanes(const uint8_t* allowed, First part) {
+    const VecInt inside = lane_numbers() < static_cast<int32_t>(part.lanes);
+    if (!allowed) return inside;
+    VecMask bytes{};
+    std::memcpy(&bytes, allowed, part.lanes);
+    return inside & (__builtin_convertvector(bytes, VecInt) != 0);
+}
+
+template <typename T>
+void softmax_row(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale) {
+    const Vec lowest = splat(-std::numeric_limits<float>::infinity());
+    const auto lanes_at = [&](int64_t i, auto part) TK_INLINED { return allowed_lanes(allowed ? allowed + i : nullptr, part); };
+    Vec tops = lowest;
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED { tops = max(tops, select(lanes_at(i, part), get(scores + i, part) * scale, lowest)); });
+    float most = tops[0];
+    for (int i = 1; i < kWidth; ++i) most = tops[i] > most ? tops[i] : most;
+    std::memset(static_cast<void*>(scores + visible), 0, (size - visible) * sizeof(T));
+    if (most == -std::numeric_limits<float>::infinity()) {
+        std::memset(static_cast<void*>(scores), 0, visible * sizeof(T));
+        return;
+    }
+    Vec total{};
+    const auto term = [&](int64_t i, auto part) TK_INLINED { return select(lanes_at(i, part), exp(get(scores + i, part) * scale - most), Vec{}); };
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED { total += term(i, part); });
+    const float share = 1.0f / sum(total);
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED { put(scores + i, term(i, part) * share, part); });
+}
+
+template <typename T>
+void softmax_backward(const T* shares, T* grad, int64_t size, int64_t visible, float scale) {
+    Vec dot{};
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED { dot = fma(get(shares + i, part), get(grad + i, part), dot); });
+    const float mean = sum(dot);
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED { put(grad + i, get(shares + i, part) * (get(grad + i, part) - mean) * scale, part); });
+    std::memset(static_cast<void*>(grad + visible), 0, (size - visible) * sizeof(T));
 }
 
 }  // namespace

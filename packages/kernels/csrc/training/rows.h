@@ -51,6 +51,11 @@ struct TypedRows {
     void (*swiglu_backward)(const T* grad, const T* gate, const T* up, int64_t size, T* grad_gate, T* grad_up);
     // Loss of one row in nats; where grad_factor is not 0, logits become (softmax - onehot) * grad_factor.
     double (*cross_entropy)(T* logits, int64_t size, int64_t label, float grad_factor);
+    // Scores of one query become softmax(scores * scale) over the first `visible` ones that `allowed` has (nullptr: all);
+    // the others 0, and all of them where there is none.
+    void (*softmax)(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale);
+    // The gradient of the shares becomes that of the scores.
+    void (*softmax_backward)(const T* shares, T* grad, int64_t size, int64_t visible, float scale);
     // out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
     // group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing: scratch_bytes.
     void (*group_product)(const GroupWeights&, const GroupTokens&, int64_t first, int64_t last, uint8_t* scratch, T* out, int64_t stride);

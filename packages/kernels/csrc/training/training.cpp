@@ -190,4 +190,40 @@ void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, 
     });
 }
 
+namespace {
+
+// How many of a row's keys a query can see at most, and its row of the mask.
+struct Seen {
+    int64_t visible;
+    const uint8_t* allowed;
+};
+Seen seen_by(const FloatMatrix& scores, const Visibility& visibility, int64_t row) {
+    const int64_t query = row % visibility.queries, batch = row / (scores.rows / visibility.batches);
+    if (visibility.mask) return {scores.cols, visibility.mask + (batch * visibility.queries + query) * scores.cols};
+    return {query + 1 + scores.cols - visibility.queries, nullptr};
+}
+
+}  // namespace
+
+void softmax(Team team, const FloatMatrix& scores, const Visibility& visibility, float scale) {
+    typed(scores.bf16, [&](const auto& rows, auto cast) {
+        team.run_rows(scores.rows, kRows, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; ++r) {
+                const Seen seen = seen_by(scores, visibility, r);
+                rows.softmax(cast(scores.data) + r * scores.cols, seen.allowed, scores.cols, seen.visible, scale);
+            }
+        });
+    });
+}
+
+void softmax_backward(Team team, const FloatMatrix& grad, const void* shares, const Visibility& visibility, float scale) {
+    typed(grad.bf16, [&](const auto& rows, auto cast) {
+        team.run_rows(grad.rows, kRows, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; ++r)
+                rows.softmax_backward(cast(shares) + r * grad.cols, cast(grad.data) + r * grad.cols, grad.cols,
+                                      seen_by(grad, visibility, r).visible, scale);
+        });
+    });
+}
+
 }  // namespace tk

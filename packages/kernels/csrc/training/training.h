@@ -33,4 +33,14 @@ void swiglu_backward(Team team, const FloatMatrix& grad, const void* gate, const
 // losses[row] in nats, 0 where the label is `ignored`; logits become their gradients where grad_factor is not 0.
 void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, int64_t ignored, float grad_factor, double* losses);
 
+
+// Rows of scores of queries to keys: [batches][rows / batches], each batch's rows in runs of `queries` that all see the same
+// keys. With a mask [batches][queries][keys] a query sees what it allows, else itself and the keys before it.
+struct Visibility {
+    int64_t batches, queries;
+    const uint8_t* mask;
+};
+void softmax(Team team, const FloatMatrix& scores, const Visibility& visibility, float scale);
+void softmax_backward(Team team, const FloatMatrix& grad, const void* shares, const Visibility& visibility, float scale);
+
 }  // namespace tk

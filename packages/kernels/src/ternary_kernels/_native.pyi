@@ -201,3 +201,26 @@ def cross_entropy(
     grad_factor: float,
     losses: int,
 ) -> None: ...
+def softmax(
+    threads: int,
+    scores: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    batches: int,
+    queries: int,
+    mask: int,
+    scale: float,
+) -> None: ...
+def softmax_backward(
+    threads: int,
+    grad: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    shares: int,
+    batches: int,
+    queries: int,
+    mask: int,
+    scale: float,
+) -> None: ...

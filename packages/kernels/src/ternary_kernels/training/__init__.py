@@ -1,5 +1,6 @@
 """Training kernels for PyTorch tensors on the CPU: functions (rows), operators with gradients (ops)."""
 
+from ternary_kernels.training.attention import attention
 from ternary_kernels.training.ops import rms_norm, swiglu
 from ternary_kernels.training.rows import (
     FLOATS,
@@ -15,6 +16,7 @@ from ternary_kernels.training.threads import SHARES_THREADS, describe
 __all__ = [
     "FLOATS",
     "SHARES_THREADS",
+    "attention",
     "cross_entropy_rows",
     "describe",
     "group_product",

@@ -23,7 +23,7 @@ from wf_formats.errors import NotFiniteError
 FLOATS = (torch.float32, torch.bfloat16)
 
 
-def _address(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
+def address_of(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
     """Raises ValueError: another dtype, shape or device, or memory with gaps."""
     if tensor.dtype not in dtypes:
         raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
@@ -36,12 +36,12 @@ def _address(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.d
     return tensor.data_ptr()
 
 
-def _rows(name: str, x: Tensor) -> tuple[int, bool, int, int]:
+def matrix_of(name: str, x: Tensor) -> tuple[int, bool, int, int]:
     """Address, whether bfloat16, rows and columns of a matrix of floats."""
     if x.dim() != 2:
         raise ValueError(f"{name} is {list(x.shape)}, not a matrix")
     rows, cols = x.shape
-    return _address(name, x, (rows, cols), *FLOATS), x.dtype is torch.bfloat16, rows, cols
+    return address_of(name, x, (rows, cols), *FLOATS), x.dtype is torch.bfloat16, rows, cols
 
 
 def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
     inverse = x.new_empty((x.shape[0], 1), dtype=torch.float32)
     bad = _native.quantize_rows(
         torch.get_num_threads(),
-        *_rows("x", x),
+        *matrix_of("x", x),
         smallest,
         seed is not None,
         (seed or 0) & 0xFFFFFFFF,
@@ -78,7 +78,7 @@ def quantize_columns(
     Args:
         factors: float32 [rows, 1].
     """
-    address, bf16, rows, cols = _rows("x", x)
+    address, bf16, rows, cols = matrix_of("x", x)
     codes = x.new_empty((cols, rows), dtype=torch.int8)
     inverse = x.new_empty((cols, 1), dtype=torch.float32)
     finite = _native.quantize_columns(
@@ -87,7 +87,7 @@ def quantize_columns(
         bf16,
         rows,
         cols,
-        _address("factors", factors, (rows, 1), torch.float32),
+        address_of("factors", factors, (rows, 1), torch.float32),
         smallest,
         seed is not None,
         (seed or 0) & 0xFFFFFFFF,
@@ -113,10 +113,10 @@ def scale_sums(
     out = sums.view(torch.float32) if dtype is torch.float32 else sums.new_empty((rows, cols), dtype=dtype)
     _native.scale_sums(
         torch.get_num_threads(),
-        _address("sums", sums, (rows, cols), torch.int32),
-        _address("row_factors", row_factors, (rows, 1), torch.float32),
-        0 if col_factors is None else _address("col_factors", col_factors, (cols,), torch.float32),
-        _address("out", out, (rows, cols), *FLOATS),
+        address_of("sums", sums, (rows, cols), torch.int32),
+        address_of("row_factors", row_factors, (rows, 1), torch.float32),
+        0 if col_factors is None else address_of("col_factors", col_factors, (cols,), torch.float32),
+        address_of("out", out, (rows, cols), *FLOATS),
         dtype is torch.bfloat16,
         rows,
         cols,
@@ -133,7 +133,7 @@ def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[
     rows, cols = weight.shape
     codes = weight.new_empty((rows, cols), dtype=torch.int8)
     scales = weight.new_empty((rows, cols // group_size) if group_size else ())
-    address = _address("weight", weight, (rows, cols), torch.float32)
+    address = address_of("weight", weight, (rows, cols), torch.float32)
     bad = _native.ternarize(
         torch.get_num_threads(),
         address,
@@ -162,14 +162,14 @@ def group_product(x: Tensor, inverse: Tensor, codes: Tensor, scales: Tensor, dty
     out = torch.empty((tokens, rows), dtype=dtype)
     _native.group_product(
         torch.get_num_threads(),
-        _address("codes", codes, (rows, cols), torch.int8),
-        _address("scales", scales, (rows, groups), torch.float32),
+        address_of("codes", codes, (rows, cols), torch.int8),
+        address_of("scales", scales, (rows, groups), torch.float32),
         rows,
         cols,
         cols // groups,
-        _address("x", x, (tokens, cols), torch.int8),
-        _address("inverse", inverse, (tokens, 1), torch.float32),
-        _address("out", out, (tokens, rows), *FLOATS),
+        address_of("x", x, (tokens, cols), torch.int8),
+        address_of("inverse", inverse, (tokens, 1), torch.float32),
+        address_of("out", out, (tokens, rows), *FLOATS),
         dtype is torch.bfloat16,
         tokens,
     )
@@ -182,7 +182,7 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     Args:
         x: float32 or bfloat16 [rows, cols]; weight: float32 [cols].
     """
-    address, bf16, rows, cols = _rows("x", x)
+    address, bf16, rows, cols = matrix_of("x", x)
     out, factors = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
     _native.norm(
         torch.get_num_threads(),
@@ -190,7 +190,7 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         bf16,
         rows,
         cols,
-        _address("weight", weight, (cols,), torch.float32),
+        address_of("weight", weight, (cols,), torch.float32),
         eps,
         out.data_ptr(),
         factors.data_ptr(),
@@ -200,7 +200,7 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x (like x) and of weight (float32) for the gradient of `norm_rows`' first result."""
-    address, bf16, rows, cols = _rows("grad", grad)
+    address, bf16, rows, cols = matrix_of("grad", grad)
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
     _native.norm_backward(
         torch.get_num_threads(),
@@ -208,9 +208,9 @@ def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor)
         bf16,
         rows,
         cols,
-        _address("x", x, (rows, cols), grad.dtype),
-        _address("weight", weight, (cols,), torch.float32),
-        _address("factors", factors, (rows,), torch.float32),
+        address_of("x", x, (rows, cols), grad.dtype),
+        address_of("weight", weight, (cols,), torch.float32),
+        address_of("factors", factors, (rows,), torch.float32),
         grad_x.data_ptr(),
         grad_weight.data_ptr(),
     )
@@ -219,7 +219,7 @@ def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor)
 
 def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
     """gate / (1 + exp(-gate)) * up: float32 or bfloat16 [rows, cols]."""
-    address, bf16, rows, cols = _rows("gate", gate)
+    address, bf16, rows, cols = matrix_of("gate", gate)
     out = torch.empty_like(gate)
     _native.swiglu(
         torch.get_num_threads(),
@@ -227,7 +227,7 @@ def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
         bf16,
         rows,
         cols,
-        _address("up", up, (rows, cols), gate.dtype),
+        address_of("up", up, (rows, cols), gate.dtype),
         out.data_ptr(),
     )
     return out
@@ -235,7 +235,7 @@ def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
 
 def swiglu_rows_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
-    address, bf16, rows, cols = _rows("grad", grad)
+    address, bf16, rows, cols = matrix_of("grad", grad)
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
     _native.swiglu_backward(
         torch.get_num_threads(),
@@ -243,8 +243,8 @@ def swiglu_rows_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor
         bf16,
         rows,
         cols,
-        _address("gate", gate, (rows, cols), grad.dtype),
-        _address("up", up, (rows, cols), grad.dtype),
+        address_of("gate", gate, (rows, cols), grad.dtype),
+        address_of("up", up, (rows, cols), grad.dtype),
         grad_gate.data_ptr(),
         grad_up.data_ptr(),
     )
@@ -262,8 +262,8 @@ def cross_entropy_rows(logits: Tensor, labels: Tensor, ignored: int, grad_factor
     Raises:
         ValueError: a label outside the vocabulary.
     """
-    address, bf16, rows, cols = _rows("logits", logits)
-    places = _address("labels", labels, (rows,), torch.int64)
+    address, bf16, rows, cols = matrix_of("logits", logits)
+    places = address_of("labels", labels, (rows,), torch.int64)
     outside = ((labels < 0) | (labels >= cols)) & (labels != ignored)
     if outside.any():
         raise ValueError(f"label {labels[outside][0].item()} is outside the vocabulary of {cols}")

@@ -1,0 +1,70 @@
+"""Attention by the training kernels, under a name that transformers knows.
+
+Registered beside "sdpa", whose masks it shares and which computes whatever the kernels do not: float32, long
+sequences (where PyTorch's flash attention is faster and keeps no score matrices), caches, dropout.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from bitnet_arch.kernels import kernels_for
+
+NAME = "wrinklefree"
+MAX_TOKENS = 512
+"""Longest sequence whose score matrices are kept; measured in benchmarks/training_step.py."""
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """transformers' interface: [batches, heads, tokens, size] each -> [batches, tokens, heads, size]."""
+    kernels = kernels_for()
+    if kernels is None or not _fits(query, key, value, attention_mask, dropout):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+    dtype = torch.get_autocast_dtype("cpu")
+    mask = None if attention_mask is None else _mask_of(attention_mask, query)
+    with torch.autocast("cpu", enabled=False):
+        found = kernels.attention(
+            query.to(dtype), key.to(dtype), value.to(dtype), mask, scaling or query.shape[-1] ** -0.5
+        )
+    return found.transpose(1, 2).contiguous(), None
+
+
+def _fits(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> bool:
+    return (
+        torch.is_autocast_enabled("cpu")
+        and query.device.type == "cpu"
+        and query.shape[2] == key.shape[2] <= MAX_TOKENS
+        and key.shape[:3] == value.shape[:3]
+        and (mask is None or (mask.dtype is torch.bool and mask.shape[1] == 1))
+        and dropout == 0.0
+    )
+
+
+def _mask_of(mask: Tensor, query: Tensor) -> Tensor:
+    """[batches, 1, queries, keys], batches possibly 1 -> [batches, queries, keys]."""
+    return mask[:, 0].expand(query.shape[0], -1, -1).contiguous()
+
+
+def use_attention(model: Any) -> None:
+    """Where the model computes with "sdpa"; a choice of another kind stays."""
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attention_forward)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
