@@ -40,31 +40,31 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         count = int((labels != IGNORE_LABEL).sum().clamp_min(1))
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
-        grad_weight = torch.zeros_like(weight) if needs_grad else None
+        grad_weight: Tensor | None = None
         head = weight.to(dtype)
         for start in range(0, hidden.shape[0], chunk):
             rows, targets = hidden[start : start + chunk].to(dtype), labels[start : start + chunk]
             loss, grad_logits = _chunk_loss(rows @ head.T, targets, 1 / count if needs_grad else None)
             total += loss
-            if grad_hidden is not None and grad_weight is not None and grad_logits is not None:
+            if grad_hidden is not None and grad_logits is not None:
                 grad_hidden[start : start + chunk] = grad_logits @ head
-                _add_product(grad_weight, grad_logits.T, rows)
+                grad_weight = _plus_product(grad_weight, grad_logits.T, rows, weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return (total / count).float()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        if grads[0] != 1:
+        if grads[0] != 1 and grad_weight is not None:
             grad_hidden, grad_weight = grad_hidden * grads[0], grad_weight * grads[0]
         return grad_hidden, grad_weight, None, None, None, None
 
 
-def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
-    if x.dtype is total.dtype:
-        total.addmm_(x, y)
-    else:
-        total += x @ y
+def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + x y in `dtype`, in place; the head's gradient is the largest tensor of a step."""
+    if total is None:
+        return (x @ y).to(dtype)
+    return total.addmm_(x, y) if x.dtype is dtype else total.add_(x @ y)
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
