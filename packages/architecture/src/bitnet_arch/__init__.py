@@ -13,6 +13,7 @@ from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelErr
 from bitnet_arch.families import BLOCK_LINEARS, supported_families
 from bitnet_arch.fused import use_kernels
 from bitnet_arch.hf import WrinkleFreeConfig
+from bitnet_arch.kernels import log_kernels
 from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda, set_precision
 from bitnet_arch.products import int8_matmul, quantized_linear
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
@@ -43,6 +44,7 @@ __all__ = [
     "int8_matmul",
     "load_checkpoint",
     "load_dense",
+    "log_kernels",
     "open_dense",
     "packaged_model_dir",
     "quantized_linear",

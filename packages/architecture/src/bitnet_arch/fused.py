@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from bitnet_arch.attention import use_attention
-from bitnet_arch.kernels import kernels_for, log_kernels
+from bitnet_arch.kernels import kernels_for
 
 _SWIGLU_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
@@ -41,8 +41,7 @@ def _fits(kernels: ModuleType, x: Tensor, weight: Tensor) -> bool:
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Attention, RMSNorm and SwiGLU of the model compute by kernels; a line is logged on what they are."""
-    log_kernels(next(model.parameters()).device)
+    """Attention, RMSNorm and SwiGLU of the model compute by kernels, on devices that have some."""
     use_attention(model)
     for module in model.modules():
         if isinstance(module, (_NormForward, _SwigluForward)):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LambdaLR
 
+import bitnet_arch
 from wrinklefree.capture import View
 from wrinklefree.config.optimizer import OptimizerConfig
 from wrinklefree.forward import run_forward
@@ -53,6 +54,7 @@ class WrinkleFreeLightningModule(L.LightningModule):
         self.step_metrics: dict[str, float] = {}
 
     def on_fit_start(self) -> None:
+        bitnet_arch.log_kernels(self.device)
         if self.teacher is not None:
             self.teacher.to(self.device)
 

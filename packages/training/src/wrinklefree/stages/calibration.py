@@ -57,6 +57,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures."""
     began = time.perf_counter()
     keep_freed_memory()
+    bitnet_arch.log_kernels(torch.device("cpu"))
     config, run = context.config, context.run
     loggers = open_loggers(context, options)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
