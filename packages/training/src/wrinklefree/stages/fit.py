@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 import bitnet_arch
 from wf_formats.errors import NotFiniteError
 from wrinklefree import callbacks as cb
+from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
@@ -38,6 +39,7 @@ LOG = logging.getLogger("wrinklefree")
 
 def run_training(context: StageContext) -> Outcome:
     """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
+    keep_freed_memory()
     config, run, meta = context.config, context.run, context.meta
     training = gradient_options(config)
     lengths = run_lengths(config)
