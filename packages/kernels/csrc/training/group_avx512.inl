@@ -84,16 +84,19 @@ void group_product(const GroupWeights& weights, const GroupTokens& tokens, int64
         pack_rows(weights, first + 16 * b, scratch + b * block);
         pack_scales(weights, first + 16 * b, scales + b * groups * 16);
     }
-    const auto tile = [&](int64_t token, auto count) {
-        int64_t b = 0;
-        for (; b + 2 <= blocks; b += 2)
-            group_tile<T, 2, count.value>(weights, tokens, token, first + 16 * b, scratch + b * block, scales + b * groups * 16, out, stride);
-        if (b < blocks)
-            group_tile<T, 1, count.value>(weights, tokens, token, first + 16 * b, scratch + b * block, scales + b * groups * 16, out, stride);
+    // All tokens for one pair of row blocks, which stays in the cache meanwhile.
+    const auto tokens_of = [&](int64_t b, auto rows) {
+        const auto tile = [&](int64_t token, auto count) {
+            group_tile<T, rows.value, count.value>(weights, tokens, token, first + 16 * b, scratch + b * block, scales + b * groups * 16, out,
+                                                   stride);
+        };
+        int64_t token = 0;
+        for (; token + kGroupTokens <= tokens.tokens; token += kGroupTokens) tile(token, Int<kGroupTokens>{});
+        for (; token < tokens.tokens; ++token) tile(token, Int<1>{});
     };
-    int64_t token = 0;
-    for (; token + kGroupTokens <= tokens.tokens; token += kGroupTokens) tile(token, Int<kGroupTokens>{});
-    for (; token < tokens.tokens; ++token) tile(token, Int<1>{});
+    int64_t b = 0;
+    for (; b + 2 <= blocks; b += 2) tokens_of(b, Int<2>{});
+    if (b < blocks) tokens_of(b, Int<1>{});
 }
 
 }  // namespace
