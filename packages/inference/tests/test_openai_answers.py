@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 
 from wrinklefree_inference import EngineError
 from wrinklefree_inference.cli import app
+from wrinklefree_inference.commands.chat import answer
+from wrinklefree_inference.engines.base import AnswerStream, Sampling
 from wrinklefree_inference.engines.openai import OpenAIEngine
 from wrinklefree_inference.options import ClientOptions
 
@@ -192,6 +195,24 @@ def test_names_do_not_steer_the_terminal(chat):
     assert result.exit_code == 0
     assert result.stderr.startswith(r"m\x1b[2J\nx")
     assert len(result.stderr) < 350
+
+
+STEERING = "\x1b]0;x\x07\x9b2J\x85a\rb\u202ec\u2066d\x7f"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_answers_do_not_steer_the_terminal(is_terminal, capsys, monkeypatch):
+    """Whichever engine: what a pipe gets are the answer's own characters."""
+
+    class Echo:
+        def chat(self, messages, sampling):
+            return AnswerStream(["one\n\ttwo é 👩\u200d🚀 ", *STEERING])
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    text = answer(Echo(), [], Sampling())
+    escaped = r"\x1b]0;x\x07\x9b2J\x85a\rb\u202ec\u2066d\x7f"
+    assert text.endswith(STEERING)
+    assert capsys.readouterr().out == f"one\n\ttwo é 👩\u200d🚀 {escaped if is_terminal else STEERING}\n"
 
 
 def test_a_server_that_stalls(stranger):

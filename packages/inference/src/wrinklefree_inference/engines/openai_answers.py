@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wrinklefree_inference.printable import printable
+from wf_formats.printable import printable
 
 _BODY_BYTES = 16 << 20
 _EVENT_BYTES = 1 << 20
