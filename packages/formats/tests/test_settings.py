@@ -12,7 +12,7 @@ from wf_formats.bounds import INT32_MAX
 from wf_formats.errors import LoadError
 from wf_formats.families.settings import FLAGS, NUMBERS, check_values, required
 from wf_formats.generation import read_generation
-from wf_formats.rope import ROPE_KINDS
+from wf_formats.rope import ROPE_KINDS, rope_kind
 
 CONFIG = {
     "model_type": "llama",
@@ -118,6 +118,12 @@ def test_numbers_of_rotary_positions(kind, key):
 )
 def test_frequencies_can_be_computed(rope, message):
     refused({"rope_parameters": rope}, message)
+
+
+def test_long_values_are_cut():
+    with pytest.raises(LoadError, match="long_factor") as error:
+        rope_kind({"rope_type": "yarn", "long_factor": [1.0] * 500})
+    assert len(str(error.value)) < 150
 
 
 def test_what_models_say_passes():
