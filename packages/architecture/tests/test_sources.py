@@ -324,6 +324,17 @@ def test_damaged_generation_settings_are_named(contents, make_dense) -> None:
             read(folder)
 
 
+def test_sampling_never_stops_a_source(make_dense, tmp_path) -> None:
+    folder = make_dense()
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    odd = {"pad_token_id": rows, "top_k": -1, "top_p": 0.0, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(odd))
+    bitnet_arch.save_checkpoint(*opened(folder), tmp_path / "saved", {})
+    kept = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert kept["top_k"] == 1
+    assert not kept.keys() & {"pad_token_id", "top_p"}
+
+
 def test_a_tokenizer_without_its_vocabulary(make_dense) -> None:
     folder = make_dense()
     (folder / "tokenizer.json").unlink()
