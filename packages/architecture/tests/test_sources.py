@@ -222,6 +222,33 @@ def test_a_configuration_of_another_model_is_one_error(values, make_dense) -> No
         source.check_convertible(), source.tokenizer, opened(folder)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rope_theta": None, "rope_parameters": None},
+        {"rope_theta": None, "rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": None}},
+        {"initializer_range": None},
+    ],
+)
+def test_null_where_transformers_takes_none_is_named(values, make_dense) -> None:
+    """Before any weight is read."""
+    folder = make_dense()
+    edit_json(folder / "config.json", **values)
+    source = bitnet_arch.open_dense("path", str(folder))
+    source.check_convertible()
+    key = "initializer_range" if "initializer_range" in values else "rope_theta"
+    with pytest.raises(bitnet_arch.SourceError, match=rf"{key}.*leave .* out, or give"):
+        _ = source.tokenizer
+
+
+def test_a_key_that_is_null_is_named_where_the_model_cannot_be_built(make_dense) -> None:
+    folder = make_dense("tiny_qwen2")
+    edit_json(folder / "config.json", head_dim=None)
+    with pytest.raises(bitnet_arch.SourceError, match=r"null there is .*head_dim.*leave such keys out"):
+        opened(folder)
+
+
 def test_code_of_a_repository_is_never_asked_for(make_dense, monkeypatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     folder = make_dense()

@@ -60,7 +60,10 @@ def test_numbers_are_numbers_in_their_range(key):
     ("key", "bad"),
     [
         *((key, ["false", 0, 1, [], {}]) for key in FLAGS),
-        *((key, ["float33", [], ["float32"], 3, {}, True]) for key in ("dtype", "torch_dtype")),
+        *(
+            (key, ["float33", "torch.float16", [], ["float32"], 3, {}, True])
+            for key in ("dtype", "torch_dtype")
+        ),
         *(
             (key, [INT32_MAX + 1, -2, "2", 1.0, True, {}])
             for key in ("bos_token_id", "eos_token_id", "pad_token_id")

@@ -20,6 +20,7 @@ from wrinklefree_inference.cli import app
 from wrinklefree_inference.commands.chat import answer
 from wrinklefree_inference.engines.base import AnswerStream, Sampling
 from wrinklefree_inference.engines.openai import OpenAIEngine
+from wrinklefree_inference.engines.openai_answers import answer_pieces
 from wrinklefree_inference.options import ClientOptions
 
 LIST = b'{"data":[{"id":"m"}]}'
@@ -187,6 +188,15 @@ def test_what_is_no_whole_answer(answer, message, text, chat, stranger):
 def test_what_is_a_whole_answer(end, chat):
     result = chat(response(LIST), stream(HELLO, end))
     assert (result.exit_code, result.stdout) == (0, "Hel\n"), result.output
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("piece_bytes", [1, 2, 7, 1000])
+def test_lines_of_a_stream_end_in_three_ways(line_end, piece_bytes):
+    event = 'event: x\ndata: {"choices":[\ndata: {"delta":{"content":"Hel\\n"}}]}\n\n: c\n\ndata: [DONE]\n\n'
+    sent = event.replace("\n", line_end).encode()
+    pieces = [sent[start : start + piece_bytes] for start in range(0, len(sent), piece_bytes)]
+    assert [*answer_pieces(pieces)] == ["Hel\n"]
 
 
 def test_names_do_not_steer_the_terminal(chat):
