@@ -222,6 +222,33 @@ def test_a_configuration_of_another_model_is_one_error(values, make_dense) -> No
         source.check_convertible(), source.tokenizer, opened(folder)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rope_theta": None, "rope_parameters": None},
+        {"rope_theta": None, "rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": None}},
+        {"initializer_range": None},
+    ],
+)
+def test_null_where_transformers_takes_none_is_named(values, make_dense) -> None:
+    """Before any weight is read."""
+    folder = make_dense()
+    edit_json(folder / "config.json", **values)
+    source = bitnet_arch.open_dense("path", str(folder))
+    source.check_convertible()
+    key = "initializer_range" if "initializer_range" in values else "rope_theta"
+    with pytest.raises(bitnet_arch.SourceError, match=rf"{key}.*leave .* out, or give"):
+        _ = source.tokenizer
+
+
+def test_a_key_that_is_null_is_named_where_the_model_cannot_be_built(make_dense) -> None:
+    folder = make_dense("tiny_qwen2")
+    edit_json(folder / "config.json", head_dim=None)
+    with pytest.raises(bitnet_arch.SourceError, match=r"null there is .*head_dim.*leave such keys out"):
+        opened(folder)
+
+
 def test_code_of_a_repository_is_never_asked_for(make_dense, monkeypatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     folder = make_dense()
@@ -322,6 +349,17 @@ def test_damaged_generation_settings_are_named(contents, make_dense) -> None:
     for read in (opened, lambda folder: bitnet_arch.open_dense("path", str(folder)).tokenizer):
         with pytest.raises(bitnet_arch.SourceError, match=r"generation_config\.json"):
             read(folder)
+
+
+def test_sampling_never_stops_a_source(make_dense, tmp_path) -> None:
+    folder = make_dense()
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    odd = {"pad_token_id": rows, "top_k": -1, "top_p": 0.0, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(odd))
+    bitnet_arch.save_checkpoint(*opened(folder), tmp_path / "saved", {})
+    kept = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert kept["top_k"] == 1
+    assert not kept.keys() & {"pad_token_id", "top_p"}
 
 
 def test_a_tokenizer_without_its_vocabulary(make_dense) -> None:

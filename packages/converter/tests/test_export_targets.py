@@ -79,6 +79,27 @@ def test_an_export_replaces_an_export_when_asked(folder, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("template", "fault"), [("{{ messages[0].content }}", None), ("{{ 'a' * 10 ** 12 }}", "more than 512 MB")]
+)
+def test_a_template_that_the_native_engine_refuses_is_told(folder, tmp_path, template, fault):
+    source = shutil.copytree(folder, tmp_path / "final")
+    (source / "chat_template.jinja").write_text(template)
+    done = run("export", "--checkpoint", source, "--output", tmp_path / "out.gguf")
+    assert done.exit_code == 0, done.output
+    assert ("warning: wf serve will not take this: the chat template" in done.stderr) is bool(fault)
+    assert (fault or "") in done.stderr
+
+
+def test_a_folder_without_a_tokenizer_is_exported_and_told(folder, tmp_path):
+    source = shutil.copytree(folder, tmp_path / "final")
+    (source / "tokenizer.json").unlink()
+    done = run("export", "--checkpoint", source, "--format", "hf", "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "wf serve will not take this: " in done.stderr
+    assert "tokenizer.json" in done.stderr
+
+
 @pytest.mark.parametrize("target", ["thesis.json", "final/config.json", "out.gguf", "p", "/dev/null"])
 def test_a_report_replaces_reports_only(folder, tmp_path, target):
     source = tmp_path / "final"

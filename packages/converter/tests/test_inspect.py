@@ -9,7 +9,7 @@ import pytest
 
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.hf_export import prepare_hf
-from wf_converter.inspect import inspect_model
+from wf_converter.inspect import Inspection, _show, inspect_model
 from wf_formats.errors import RequestError
 
 
@@ -86,3 +86,10 @@ def test_it_needs_no_torch_and_writes_json(files):
         [sys.executable, "-c", code, str(files["gguf"])], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout)["facts"]["architecture"] == "llama"
+
+
+def test_names_in_a_file_do_not_steer_the_terminal(capsys):
+    _show(Inspection("x", "GGUF file", {"name": "a\x1b[2J[/b]\n\u202e"}, [], "no: \x9b2J"))
+    shown = capsys.readouterr().out
+    assert r"a\x1b[2J[/b]\n\u202e" in shown
+    assert r"no: \x9b2J" in shown

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -94,11 +95,11 @@ def test_arguments_are_handed_on_as_they_are(
     """The application gets all of them, and the name it was called by; its exit code is ours."""
     seen: list[tuple[list[str], dict[str, str]]] = []
 
-    def run(command: list[str], environment: dict[str, str]) -> int:
+    def run(command: list[str], environment: dict[str, str]) -> NoReturn:
         seen.append((command, environment))
-        return 3
+        raise SystemExit(3)
 
-    monkeypatch.setattr("wf_deployer.processes.run_foreground", run)
+    monkeypatch.setattr("wf_deployer.processes.become", run)
     result = runner.invoke(app, [name, *ARGUMENTS])
     assert result.exit_code == 3, result.output
     (application,) = [known for known in APPLICATIONS if known.name == name]
@@ -151,33 +152,38 @@ def test_train_in_the_foreground_hands_the_stage_on(
 ) -> None:
     seen: list[list[str]] = []
 
-    def run(command: list[str]) -> int:
+    def run(command: list[str]) -> NoReturn:
         seen.append(command)
-        return 3
+        raise SystemExit(3)
 
-    monkeypatch.setattr("wf_deployer.processes.run_foreground", run)
+    monkeypatch.setattr("wf_deployer.processes.become", run)
     result = runner.invoke(app, ["train", "-s", "1.9", "-e", "x", "--foreground", "training.max_steps=3"])
     assert result.exit_code == 3, result.output
     assert seen[0][-4:] == ["-s", "1.9", "experiment='x'", "training.max_steps=3"]
 
 
-def test_a_foreground_child_gets_sigterm(tmp_path: Path) -> None:
-    child = (
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
-        "time.sleep(30)\n"
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("to_group", [False, True])
+def test_signals_are_the_applications_own(name: signal.Signals, to_group: bool, tmp_path: Path) -> None:
+    """Each arrives once, whether it was meant for one process or for the group; no application is left."""
+    application = (
+        "import os, signal, sys, time\n"
+        "def count(*_): print('signal', flush=True); time.sleep(0.1); sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, count); signal.signal(signal.SIGINT, count)\n"
+        "print(os.getpid(), os.environ['EXTRA'], flush=True); time.sleep(30)\n"
     )
     source = (
-        "import sys; from wf_deployer.processes import run_foreground;"
-        f"sys.exit(run_foreground([sys.executable, '-c', {child!r}]))"
+        "import sys; from wf_deployer.processes import become; print('before');"
+        f"become([sys.executable, '-c', {application!r}], {{'EXTRA': 'x'}})"
     )
-    parent = subprocess.Popen([sys.executable, "-c", source])
-    deadline_s = time.monotonic() + 20
-    while not (tmp_path / "ready").exists() and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    parent.terminate()
-    assert parent.wait(timeout=20) == 7
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as wf:
+        assert wf.stdout is not None
+        assert [wf.stdout.readline(), wf.stdout.readline()] == ["before\n", f"{wf.pid} x\n"]
+        (os.killpg if to_group else os.kill)(wf.pid, name)
+        left = wf.stdout.read()  # ends with the last process that writes there
+        is_killed = name == signal.SIGKILL
+        assert (wf.wait(timeout=20), left) == ((-name, "") if is_killed else (7, "signal\n"))
 
 
 def test_runs_as_json_is_a_list(runner: CliRunner, runs_dir: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -283,30 +283,16 @@ def test_experiments_are_names(name: str, runner: CliRunner, monkeypatch: pytest
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     seen: list[list[str]] = []
-    monkeypatch.setattr("wf_deployer.processes.run_foreground", lambda command: seen.append(command) or 0)
+
+    def run(command: list[str]) -> NoReturn:
+        seen.append(command)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("wf_deployer.processes.become", run)
     assert runner.invoke(app, ["train", "-s", "1", "-e", name, "--foreground"]).exit_code == 0
     (override,) = OverridesParser.create().parse_overrides(seen[0][-1:])
     assert override.key_or_group == "experiment"
     assert override.value() == name.replace("${", r"\${")
-
-
-@pytest.mark.parametrize(
-    ("source", "code", "message"),
-    [
-        ("import os; os.kill(os.getpid(), 9)", 137, "ended by SIGKILL; perhaps memory ran out"),
-        ("import os; os.kill(os.getpid(), 11)", 139, "ended by SIGSEGV"),
-        ("import os, signal; signal.signal(13, signal.SIG_DFL); os.kill(os.getpid(), 13)", 141, ""),
-        ("raise SystemExit(3)", 3, ""),
-    ],
-)
-def test_a_child_that_died_of_a_signal_is_told(
-    source: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from wf_deployer.processes import run_foreground
-
-    assert run_foreground([sys.executable, "-c", source]) == code
-    err = capsys.readouterr().err
-    assert err == (f"error: the application was {message}\n" if message else "")
 
 
 def test_wrong_requests_have_their_own_exit_code(record: Callable[..., JobFolder], runner: CliRunner) -> None:

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from wrinklefree_eval.evaluate import app
+from wrinklefree_eval.results import show
 
 run = CliRunner().invoke
 
@@ -124,3 +126,9 @@ def test_an_earlier_report_is_replaced(small_gguf: Path, text_file: Path, tmp_pa
     for _ in range(2):
         assert run(app, f"{arguments} --output {output}").exit_code == 0
     assert json.loads(output.read_text())["model"]["kind"] == "gguf"
+
+
+def test_names_of_others_do_not_steer_the_terminal(capsys):
+    model = {"name": "a\x1b[2J[/b]", "kind": "GGUF", "num_parameters": 1, "size_bytes": 1}
+    show({"model": model, "perplexity": None, "tasks": None}, Console())
+    assert r"a\x1b[2J[/b] (GGUF" in capsys.readouterr().out

@@ -16,6 +16,8 @@ from wf_formats.errors import LoadError, RequestError
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "/x/y: No space left on device; free"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied; choose"),
+        (LoadError("no tensor 'a\x1b[2J\u202e\x9b1m\rb'"), 1, r"error: no tensor 'a\x1b[2J\u202e\x9b1m\rb'"),
+        (OSError(errno.ENOENT, "No such file", "/x\x1b[2J"), 1, r"/x\x1b[2J: No such file; check"),
         (MemoryError(), 1, "error: out of memory"),
     ],
 )

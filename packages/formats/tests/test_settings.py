@@ -12,7 +12,7 @@ from wf_formats.bounds import INT32_MAX
 from wf_formats.errors import LoadError
 from wf_formats.families.settings import FLAGS, NUMBERS, check_values, required
 from wf_formats.generation import read_generation
-from wf_formats.rope import ROPE_KINDS
+from wf_formats.rope import ROPE_KINDS, rope_kind
 
 CONFIG = {
     "model_type": "llama",
@@ -60,7 +60,10 @@ def test_numbers_are_numbers_in_their_range(key):
     ("key", "bad"),
     [
         *((key, ["false", 0, 1, [], {}]) for key in FLAGS),
-        *((key, ["float33", [], ["float32"], 3, {}, True]) for key in ("dtype", "torch_dtype")),
+        *(
+            (key, ["float33", "torch.float16", [], ["float32"], 3, {}, True])
+            for key in ("dtype", "torch_dtype")
+        ),
         *(
             (key, [INT32_MAX + 1, -2, "2", 1.0, True, {}])
             for key in ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -120,6 +123,12 @@ def test_frequencies_can_be_computed(rope, message):
     refused({"rope_parameters": rope}, message)
 
 
+def test_long_values_are_cut():
+    with pytest.raises(LoadError, match="long_factor") as error:
+        rope_kind({"rope_type": "yarn", "long_factor": [1.0] * 500})
+    assert len(str(error.value)) < 150
+
+
 def test_what_models_say_passes():
     for changes in (
         {},
@@ -138,15 +147,16 @@ def test_what_models_say_passes():
     ("key", "bad"),
     [
         ("temperature", ["hot", -1, math.nan, True, 1e9]),
-        ("top_p", [7, 0, -0.5, [0.9]]),
-        ("top_k", [-1, 1.5, "50"]),
+        ("top_p", [7, -0.5, [0.9]]),
+        ("top_k", [-2, 1.5, "50", math.inf]),
         ("min_p", [2]),
         ("typical_p", [7]),
         ("repetition_penalty", [0, 100]),
         ("max_new_tokens", [-1, 10**18, "many"]),
         ("num_beams", [0]),
         ("do_sample", ["yes", 1]),
-        ("eos_token_id", [300, [2, 300], "</s>", {"a": 1}]),
+        ("eos_token_id", [300, [2, 300], "</s>", {"a": 1}, 2.5]),
+        ("pad_token_id", ["</s>", [2, 3], 2.5, True]),
         ("decoder_start_token_id", [10**6]),
     ],
 )
@@ -156,6 +166,30 @@ def test_sampling_is_what_a_runtime_can_do(key, bad, tmp_path):
         path.write_text(json.dumps({key: value}))
         with pytest.raises(LoadError, match=re.escape(f"{path}: {key} is {value!r}, not ")):
             read_generation(tmp_path, 300)
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant", "warning"),
+    [
+        ({"top_k": 50.0, "max_new_tokens": 8.0}, {"top_k": 50, "max_new_tokens": 8}, None),
+        ({"top_k": -1, "top_p": 0.9}, {"top_k": 0, "top_p": 0.9}, None),
+        ({"top_k": -1.0}, {"top_k": 0}, None),
+        ({"top_p": 0.0, "top_k": 1}, {"top_k": 1}, None),
+        ({"top_p": 0, "top_k": 40}, {"top_k": 1}, None),
+        ({"pad_token_id": [2], "bos_token_id": 1.0}, {"pad_token_id": 2, "bos_token_id": 1}, None),
+        ({"eos_token_id": [2]}, {"eos_token_id": [2]}, None),
+        ({"eos_token_id": [2.0, 9]}, {"eos_token_id": [2, 9]}, None),
+        ({"pad_token_id": 300, "eos_token_id": 2}, {"eos_token_id": 2}, "pad_token_id 300 is passed over"),
+        ({"pad_token_id": [10**18]}, {}, "pad_token_id 1000000000000000000 is passed over"),
+        ({"pad_token_id": -100}, {}, "pad_token_id -100 is passed over"),
+        ({"pad_token_id": -1}, {"pad_token_id": -1}, None),
+    ],
+)
+def test_what_only_steers_sampling_is_taken_as_it_is_meant(stated, meant, warning, tmp_path, caplog):
+    (tmp_path / "generation_config.json").write_text(json.dumps(stated))
+    read = read_generation(tmp_path, 300)
+    assert repr(read) == repr(meant)
+    assert [warning in message for message in caplog.messages] == ([True] if warning else [])
 
 
 def test_sampling_that_models_state_is_kept(tmp_path):

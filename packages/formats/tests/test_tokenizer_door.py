@@ -259,6 +259,26 @@ def test_what_a_tokenizer_can_become(sentencepiece_folder, tokenizer_folder, tmp
         assert str(folder) not in found[target]
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages[0].content }}", None),
+        ("{{ raise_exception('a system message first') }}", None),
+        ("{{ 'a' * 10 ** 12 }}", "needs more than 512 MB"),
+        ("{% if %}", "is damaged"),
+        pytest.param(
+            "{{ (9 ** 9) ** (9 ** 8) }}", "computes for more than 2 s", marks=pytest.mark.slow, id="folded"
+        ),
+    ],
+)
+def test_a_template_is_tried_as_the_engine_will(sentencepiece_folder, tmp_path, template, reason):
+    folder = sentencepiece_folder(tmp_path)
+    (folder / "chat_template.jinja").write_text(template)
+    found = tokenizer_support(folder, 512)
+    assert found["gguf"] is found["hf"] is None
+    assert (found["native"] is None) if reason is None else (reason in found["native"])
+
+
 def test_half_characters_in_the_configuration(sentencepiece_folder, tmp_path):
     sentencepiece_folder(tmp_path, chat_template="\ud83d")
     with pytest.raises(TokenizerError, match=r"tokenizer_config\.json has half a character"):

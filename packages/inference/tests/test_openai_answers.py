@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -16,7 +17,10 @@ from typer.testing import CliRunner
 
 from wrinklefree_inference import EngineError
 from wrinklefree_inference.cli import app
+from wrinklefree_inference.commands.chat import answer
+from wrinklefree_inference.engines.base import AnswerStream, Sampling
 from wrinklefree_inference.engines.openai import OpenAIEngine
+from wrinklefree_inference.engines.openai_answers import answer_pieces
 from wrinklefree_inference.options import ClientOptions
 
 LIST = b'{"data":[{"id":"m"}]}'
@@ -186,12 +190,39 @@ def test_what_is_a_whole_answer(end, chat):
     assert (result.exit_code, result.stdout) == (0, "Hel\n"), result.output
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("piece_bytes", [1, 2, 7, 1000])
+def test_lines_of_a_stream_end_in_three_ways(line_end, piece_bytes):
+    event = 'event: x\ndata: {"choices":[\ndata: {"delta":{"content":"Hel\\n"}}]}\n\n: c\n\ndata: [DONE]\n\n'
+    sent = event.replace("\n", line_end).encode()
+    pieces = [sent[start : start + piece_bytes] for start in range(0, len(sent), piece_bytes)]
+    assert [*answer_pieces(pieces)] == ["Hel\n"]
+
+
 def test_names_do_not_steer_the_terminal(chat):
     name = "m\x1b[2J\n" + "x" * 500
     result = chat(response(json.dumps({"data": [{"id": name}]}).encode()), stream(HELLO, DONE))
     assert result.exit_code == 0
     assert result.stderr.startswith(r"m\x1b[2J\nx")
     assert len(result.stderr) < 350
+
+
+STEERING = "\x1b]0;x\x07\x9b2J\x85a\rb\u202ec\u2066d\x7f"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_answers_do_not_steer_the_terminal(is_terminal, capsys, monkeypatch):
+    """Whichever engine: what a pipe gets are the answer's own characters."""
+
+    class Echo:
+        def chat(self, messages, sampling):
+            return AnswerStream(["one\n\ttwo é 👩\u200d🚀 ", *STEERING])
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    text = answer(Echo(), [], Sampling())
+    escaped = r"\x1b]0;x\x07\x9b2J\x85a\rb\u202ec\u2066d\x7f"
+    assert text.endswith(STEERING)
+    assert capsys.readouterr().out == f"one\n\ttwo é 👩\u200d🚀 {escaped if is_terminal else STEERING}\n"
 
 
 def test_a_server_that_stalls(stranger):

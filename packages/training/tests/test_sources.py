@@ -252,6 +252,21 @@ def test_stage_1_says_what_can_become_of_the_model(
     assert any("will not be exportable" in message for message in caplog.messages) is warned
 
 
+@pytest.mark.parametrize("name", ["longrope", "yarn"])
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_a_model_is_judged_as_transformers_understands_it(name: str, key: str, source: Path) -> None:
+    """What the first Phi-3 of long contexts call yarn is longrope."""
+    factors = {"short_factor": [1.0] * 8, "long_factor": [1.5] * 8}
+    settings = SETTINGS | {"original_max_position_embeddings": 128, "torch_dtype": "float32"}
+    settings |= {"model_type": "phi3", "pad_token_id": 0, key: {"type": name, **factors}}
+    (source / "config.json").write_text(json.dumps(settings))
+    edit_tokenizer(source, with_a_merge)
+    understood = bitnet_arch.open_dense("path", str(source)).understood
+    assert understood["rope_parameters"]["rope_type"] == "longrope"
+    reasons = Targets(understood, load_tokenizer(source), "group64", False).reasons()
+    assert set(reasons.values()) == {None}, reasons
+
+
 def test_a_tokenizer_closes_what_cannot_hold_it(
     source: Path, stage1: Callable[..., tuple[int, str]], caplog: pytest.LogCaptureFixture
 ) -> None:

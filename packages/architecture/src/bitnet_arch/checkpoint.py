@@ -27,10 +27,11 @@ from bitnet_arch.errors import CheckpointError
 from bitnet_arch.generation import generation_config, write_generation_config
 from bitnet_arch.model_tokenizer import check_vocabulary, tokenizer_of_folder
 from bitnet_arch.quantizers import quantizer
-from bitnet_arch.source_settings import check_config, check_dense
+from bitnet_arch.source_settings import check_config, check_dense, null_hint
 from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_different_head
 from wf_formats.atomic import atomic_folder
 from wf_formats.families import FAMILIES
+from wf_formats.families.settings import rope_objects
 from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
 from wf_formats.json_file import read_json, read_value
 from wf_formats.system_errors import system_errors
@@ -143,10 +144,15 @@ def read_config(folder: Path) -> Any:
     except Exception as error:  # transformers raises whatever a wrong value makes it
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{folder / CONFIG_FILE} describes no model that can be run: {reason}"
+            f"{folder / CONFIG_FILE} describes no model that can be run: {reason}{null_hint(folder)}"
         ) from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(f"{folder}: model type {config.model_type!r} is no causal language model")
+    if any(rope.get("rope_theta", 0) is None for rope in rope_objects(config.to_dict())):
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: rope_theta is null, which transformers does not take for its default: "
+            "leave the key out, or give the base of the rotary positions, such as 10000.0"
+        )
     return config
 
 

@@ -16,8 +16,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
 from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES
-from wf_formats.families.settings import check_values, rope_objects
+from wf_formats.families.settings import FLAGS, NUMBERS, check_values, rope_objects
 from wf_formats.file_names import CONFIG_FILE
+from wf_formats.json_file import read_json
 from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD
 
 _METHODS = {
@@ -122,6 +123,13 @@ def check_config(settings: Mapping[str, Any], where: object) -> None:
         reason = str(error).removeprefix(f"{CONFIG_FILE}: ")
         raise CheckpointError(f"{where}/{CONFIG_FILE}: {reason}") from error
     _check_names(settings, where)
+
+
+def null_hint(folder: Path) -> str:
+    """What to add to an error of transformers, whose words seldom name the key that is null."""
+    settings = read_json(folder / CONFIG_FILE, CheckpointError)
+    null = [key for key in (*NUMBERS, *FLAGS) if key in settings and settings[key] is None]
+    return f"; null there is {', '.join(null)}: leave such keys out, or give their values" if null else ""
 
 
 def _check_names(settings: Mapping[str, Any], where: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,17 @@ class DenseSource:
         check_settings(self.settings)
         with _source_errors():
             check_config(self.settings, self.name)
+
+    @cached_property
+    def understood(self) -> dict[str, Any]:
+        """config.json as transformers understands and writes it, which is what checkpoints will have.
+
+        It may be another than the file's: a Phi-3 whose long contexts are called `yarn` has longrope.
+        """
+        with _source_errors():
+            config = read_config(self._small_files())
+        found: dict[str, Any] = json.loads(config.to_json_string())
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitnet_arch.errors import CheckpointError
+from bitnet_arch.source_settings import null_hint
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_EMBEDDING, HF_HEAD
 from wf_formats.models.completeness import check_tensors
@@ -92,7 +93,7 @@ def untie_different_head(config: Any, state: Mapping[str, Tensor], where: object
         )
 
 
-def check_dense_tensors(config: Any, state: dict[str, Tensor], where: object) -> dict[str, Tensor]:
+def check_dense_tensors(config: Any, state: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
     """Compares names and shapes with the model class of `config`.
 
     Returns:
@@ -114,7 +115,7 @@ def check_dense_tensors(config: Any, state: dict[str, Tensor], where: object) ->
     return kept
 
 
-def _shapes_of_class(config: Any, where: object) -> dict[str, tuple[int, ...]]:
+def _shapes_of_class(config: Any, where: Path) -> dict[str, tuple[int, ...]]:
     """Of the model as transformers builds it, without memory for its values."""
     model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     try:
@@ -123,7 +124,7 @@ def _shapes_of_class(config: Any, where: object) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # transformers raises whatever a wrong value makes it
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
-            f"{where}: config.json describes no model that can be built ({reason})"
+            f"{where}: config.json describes no model that can be built ({reason}){null_hint(where)}"
         ) from error
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 

@@ -16,6 +16,7 @@ from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE
 from wf_converter.prove import Proof
 from wf_formats.errors import RequestError
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
+from wf_formats.printable import printable
 from wf_formats.targets import EXPORT, check_apart, check_file, check_folder, check_way
 
 if TYPE_CHECKING:
@@ -91,8 +92,17 @@ def export(
     else:
         _export_hf(checkpoint, output, linear_class, dtype)
     console.print(f"wrote {output}", soft_wrap=True)
+    _warn_of_template(checkpoint)
     if proof is not None:
         proof.run(output)
+
+
+def _warn_of_template(checkpoint: Path) -> None:
+    """Other runtimes may take what the native engine does not."""
+    from wf_formats.tokenizer.support import template_fault
+
+    if (reason := template_fault(checkpoint)) is not None:
+        console.print(f"warning: wf serve will not take this: {printable(reason)}", soft_wrap=True)
 
 
 def _refuse_ignored(ctx: typer.Context, chosen: set[str]) -> None:

@@ -187,11 +187,13 @@ def _show(found: Inspection) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from wf_formats.printable import printable
+
     facts = Table(box=None, show_header=False, pad_edge=False)
     shown = {"kind": found.kind, **found.facts, "native engine": found.native_engine}
     for name, value in shown.items():
         if value is not None:
-            facts.add_row(name, str(value))
+            facts.add_row(name, printable(str(value), most_chars=None))
     sizes = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("tensors", "type", "number", "weights", "MB", "bits/weight"):
         sizes.add_column(column, justify="left" if column in ("tensors", "type") else "right")

@@ -1,1 +1,1 @@
-"""The `wf` command line: starts the workspace's applications as processes and keeps their records."""
+"""The `wf` command line: becomes the workspace's applications, and keeps records of jobs."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wf_formats.environment import versions
+from wf_formats.printable import printable
 
 PACKAGES = ("lm-eval", "torch", "transformers", "xllamacpp")
 
@@ -22,8 +24,9 @@ def environment() -> dict[str, str | None]:
 def show(results: dict[str, Any], console: Console) -> None:
     """Print one table of facts, one of perplexities and one of task scores."""
     model = results["model"]
+    name = escape(printable(model["name"]))
     console.print(
-        f"[bold]{model['name']}[/] ({model['kind']}, {model['num_parameters'] / 1e6:,.1f} million "
+        f"[bold]{name}[/] ({model['kind']}, {model['num_parameters'] / 1e6:,.1f} million "
         f"parameters, {model['size_bytes'] / 1e6:,.1f} MB)"
     )
     if results["perplexity"]:
@@ -39,7 +42,7 @@ def _perplexity_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            Path(row["source"]).name,
+            escape(printable(Path(row["source"]).name)),
             f"{row['perplexity']:,.3f}",
             f"{row['bits_per_byte']:.4f}",
             f"{row['num_tokens']:,}",

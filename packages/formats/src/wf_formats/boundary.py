@@ -6,6 +6,8 @@ OSError of the disk or of permissions, memory    one line with the path and a fi
 KeyboardInterrupt                                `stopped`                           130
 BrokenPipeError                                  nothing                             141
 anything else                                    traceback and BUG_NOTE              1 (Python's own)
+
+A line may hold names and words of files of others; what would steer the terminal is written out.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wf_formats.errors import UserError
+from wf_formats.printable import legible
 
 BUG_NOTE = "This is a bug of WrinkleFree: please report it with the lines above."
 _FIXES = {
@@ -50,7 +53,7 @@ def boundary(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.stderr.write(f"{error.label}: {error}\n")
+        sys.stderr.write(f"{error.label}: {legible(str(error))}\n")
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{stopped}\n")
@@ -65,7 +68,7 @@ def boundary(stopped: str = "stopped") -> Iterator[None]:
         if error.errno not in _FIXES:
             error.add_note(BUG_NOTE)
             raise
-        sys.stderr.write(f"error: {explained(error)}\n")
+        sys.stderr.write(f"error: {legible(explained(error))}\n")
         raise SystemExit(1) from error
     except Exception as error:
         error.add_note(BUG_NOTE)

@@ -1,11 +1,21 @@
 """generation_config.json: how a model is meant to be sampled, and where an answer ends.
 
-The file is carried unchanged from the source to every export, and runtimes take it at its word; so its values
-are looked at when a folder is opened.
+The file is carried from the source to every export, and runtimes take it at its word; so its values are
+looked at when a folder is opened. What only steers sampling stops no conversion where its meaning is plain:
+
+    written so                      read as                 because
+    50.0, where a whole number is   50
+    top_k -1                        0                       vLLM's "off"
+    top_p 0                         top_k 1, no top_p       the smallest nucleus is one token
+    [2], where one id is            2
+    a pad_token_id that is no row   left out, with a warning    nothing is padded while an answer is drawn
+
+Values that no sampler takes, and an end of answers that the vocabulary does not have, are refused.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,12 +40,15 @@ _WHOLE = {
     **dict.fromkeys(("max_length", "max_new_tokens", "min_length", "min_new_tokens"), _COUNTS),
     **dict.fromkeys(("num_beams", "num_return_sequences"), Bounds(1, INT32_MAX)),
 }
-_NUMBERS = {**SAMPLING_BOUNDS, "typical_p": SAMPLING_BOUNDS["top_p"]}
+_NUMBERS = {**SAMPLING_BOUNDS, "top_p": Bounds(0, 1), "typical_p": SAMPLING_BOUNDS["top_p"]}
 _FLAGS = ("do_sample", "use_cache")
+_ID = "_token_id"
+_PAD, _END = "pad_token_id", "eos_token_id"
+_log = logging.getLogger(__name__)
 
 
 def read_generation(folder: Path, vocab_size: int | None) -> dict[str, Any] | None:
-    """The checked contents of a folder's generation_config.json; None without one.
+    """The checked contents of a folder's generation_config.json, as they are meant; None without one.
 
     Args:
         vocab_size: rows of the embedding matrix; None where they are not known.
@@ -47,10 +60,37 @@ def read_generation(folder: Path, vocab_size: int | None) -> dict[str, Any] | No
     path = folder / GENERATION_CONFIG_FILE
     if not path.is_file():
         return None
-    settings = read_json(path)
+    settings = {key: _plain(key, value) for key, value in read_json(path).items()}
+    _pass_over_padding(settings, path, vocab_size)
     for key, value, allowed in _faults(settings, vocab_size):
         raise LoadError(f"{path}: {key} is {value!r:.60}, not {allowed}; correct it or leave it out")
+    if settings.get("top_p") == 0:
+        settings = {key: value for key, value in settings.items() if key != "top_p"} | {"top_k": 1}
     return settings
+
+
+def _plain(key: str, value: Any) -> Any:
+    """The value in the form that runtimes agree on."""
+    if key == _END and isinstance(value, list):
+        return [_whole(token) for token in value]
+    if not (key in _WHOLE or key.endswith(_ID)):
+        return value
+    if key.endswith(_ID) and isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    value = _whole(value)
+    return 0 if key == "top_k" and value == -1 else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _pass_over_padding(settings: dict[str, Any], path: Path, vocab_size: int | None) -> None:
+    """Takes out the id of a token that the model has no row for."""
+    pad = settings.get(_PAD)
+    if vocab_size is not None and type(pad) is int and not -1 <= pad < vocab_size:
+        _log.warning("%s: %s %d is passed over: the vocabulary has %d tokens", path, _PAD, pad, vocab_size)
+        del settings[_PAD]
 
 
 def _faults(settings: Mapping[str, Any], vocab_size: int | None) -> Iterator[tuple[str, Any, str]]:
@@ -63,5 +103,5 @@ def _faults(settings: Mapping[str, Any], vocab_size: int | None) -> Iterator[tup
     for key in _FLAGS:
         if not isinstance(given.get(key, False), bool):
             yield key, given[key], "true or false"
-    ids = [key for key in given if key.endswith("_token_id")]
+    ids = [key for key in given if key.endswith(_ID)]
     yield from token_id_faults(given, ids, vocab_size)

@@ -130,7 +130,7 @@ def rope_kind(rope: Mapping[str, Any]) -> str:
     if not isinstance(kind, str) or kind not in _KNOWN:
         raise LoadError(f"rotary scaling {kind!r} is not supported; supported are {', '.join(_KNOWN)}")
     if unknown := [key for key in rope if key not in _KNOWN[kind] and rope[key] is not None]:
-        raise LoadError(f"rope parameter {unknown[0]!r} = {rope[unknown[0]]!r} is not supported ({kind})")
+        raise LoadError(f"rope parameter {unknown[0]!r} = {rope[unknown[0]]!r:.60} is not supported ({kind})")
     return kind
 
 

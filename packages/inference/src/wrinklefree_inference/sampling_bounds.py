@@ -25,8 +25,11 @@ BOUNDS = SAMPLING_BOUNDS | {
 API_BOUNDS = BOUNDS | {
     "temperature": Bounds(0, 2, note="0 is greedy"),
     "seed": Bounds(-(2**63), 2**63 - 1),
+    "max_completion_tokens": BOUNDS["max_tokens"],
+    "top_logprobs": BOUNDS["logprobs"],
+    "logprobs": Bounds(0, 5),
 }
-"""The same where OpenAI's API is narrower."""
+"""By the fields of OpenAI's API, which is narrower here and there."""
 
 
 def check_bounds(values: dict[str, float | None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import socket
 import threading
 import time
@@ -154,9 +155,12 @@ def test_a_stream_without_its_end_gets_an_error_event(sent, holds, code, gate):
     ],
     ids=["line", "length", "chunk"],
 )
-def test_where_no_error_has_a_place_the_connection_ends(answer, gate):
+def test_where_no_error_has_a_place_the_connection_ends(answer, gate, caplog):
+    """The log has one line of it beside that of the request."""
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
         gate.reply(answer)
+    told = [(record.levelname, record.message) for record in caplog.records if record.levelno > logging.INFO]
+    assert told == [("WARNING", "the answer ends before its end: the server behind broke off its answer")]
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1 << 20, (1 << 20) + 1, 3_000_000])

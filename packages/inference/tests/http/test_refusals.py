@@ -154,6 +154,14 @@ def test_the_message_names_value_and_range(path, field, value, message, server, 
             {"messages": USER, "modalities": ["text"] * 2},
             "modalities: must have at most 1 item(s)",
         ),
+        (CHAT, {"messages": USER, "max_completion_tokens": 0}, "tokens: must be in [1, 2147483647], got 0"),
+        (
+            CHAT,
+            {"messages": USER, "logprobs": True, "top_logprobs": 21},
+            "top_logprobs: must be in [0, 20], got 21",
+        ),
+        (TEXT, {"prompt": "x", "logprobs": 6}, "logprobs: must be in [0, 5], got 6"),
+        (TEXT, {"prompt": "x", "logprobs": -1}, "logprobs: must be in [0, 5], got -1"),
         (TEXT, {"prompt": []}, "prompt: must have at least 1 item(s), got 0"),
         (TEXT, {"prompt": [True]}, "token ids (integers) or a list of such lists, but this is true"),
         (TEXT, {"prompt": [5, 1.0]}, "prompt[1]: a prompt is a text, a list of texts, a list of token ids"),
@@ -180,7 +188,7 @@ def test_lists_say_their_bound_and_length(path, fields, message, server, talk):
         (b"", "invalid_json"),
         (b"\xff\xfe", "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
-        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "invalid_json"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", None),
         (b"[]", None),
         (b"null", None),
         (
@@ -208,6 +216,20 @@ def test_bad_json(body, code, server, talk):
     reply = talk(server, work)
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "seed", "top_k", "n"])
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "9" * 100_000])
+def test_a_number_too_long_is_its_fields_matter(field, number, server, talk):
+    async def work(http):
+        body = (
+            f'{{"{field}": {number}, "model": "org/toy", "messages": [{{"role": "user", "content": "a"}}]}}'
+        )
+        return await http.plain.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+
+    error = talk(server, work).json()["error"]
+    assert (error["param"], error["code"]) == (field, None)
+    assert "999" in error["message"]
 
 
 def test_a_key_twice_is_found_at_once_and_named(server, talk):

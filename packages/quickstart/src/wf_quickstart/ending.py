@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from wf_formats.printable import legible
 from wf_quickstart.display import Display
 from wf_quickstart.plots import STAGE_NAMES, readable
 from wf_quickstart.report import HONEST, commands
@@ -36,5 +37,5 @@ def _answers(results: dict[str, Any]) -> Table:
         table.add_column(name, ratio=1, overflow="fold")
     for row in results["answers"]:
         cells = [row["prompt"], *([row["original"]] if has_original else []), row["ternary"]]
-        table.add_row(*(escape(cell or "(nothing)") for cell in cells))
+        table.add_row(*(escape(legible(cell or "(nothing)")) for cell in cells))
     return table

@@ -1,6 +1,6 @@
 """The applications that `wf` hands its arguments to, one line each.
 
-`wf X ARGS` runs `python -m MODULE ... ARGS` in the foreground with every argument as it is, `--help` too:
+`wf X ARGS` becomes `python -m MODULE ... ARGS` with every argument as it is, `--help` too:
 options and defaults stand in the application alone. WF_PROG tells it by which name it was called.
 """
 
@@ -53,9 +53,9 @@ def register(app: typer.Typer) -> None:
 
 def _starting(application: Application) -> Any:
     def start(ctx: typer.Context) -> None:
-        from wf_deployer.processes import run_foreground
+        from wf_deployer.processes import become
 
         command = [sys.executable, "-m", *application.command, *ctx.args]
-        raise typer.Exit(run_foreground(command, {PROGRAM_VARIABLE: f"wf {application.name}"}))
+        become(command, {PROGRAM_VARIABLE: f"wf {application.name}"})
 
     return start

@@ -41,14 +41,14 @@ def train(
     wf train -s 2 -e mine --foreground training.learning_rate=1e-4
     """
     from wf_deployer.backends.registry import open_backend
-    from wf_deployer.processes import run_foreground
+    from wf_deployer.processes import become
     from wf_formats.overrides import override
 
     backend = open_backend(cloud)
     named = [] if experiment is None else [override("experiment", experiment)]
     arguments = ["-s", stage, *named, *(overrides or ())]
     if foreground:
-        raise typer.Exit(run_foreground([*TRAINER, *arguments]))
+        become([*TRAINER, *arguments])
     job = job_spec(describe(arguments), [*TRAINER, *arguments])
     backend.submit(job)
     typer.echo(f"started {job.id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wf_formats.errors import UserError
+from wf_formats.printable import printable
 
 
 class ChatTemplateError(UserError, ValueError):
@@ -12,12 +13,7 @@ class ChatTemplateError(UserError, ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-def printable(text: str) -> str:
-    """Control characters, line breaks and marks of direction as escapes: `\\x1b`."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+        super().__init__(printable(message, None))
 
 
 class TemplateDamagedError(ChatTemplateError):

@@ -105,12 +105,12 @@ def _check_settings(config: Mapping[str, Any], family: Family) -> None:
         )
     rotation = config.get("partial_rotary_factor")
     if rotation not in (None, 1, 1.0) and not family.rotates_part:
-        raise LoadError(f"partial_rotary_factor is {rotation!r}; {family.model_type!r} turns whole heads")
+        raise LoadError(f"partial_rotary_factor is {rotation!r:.60}; {family.model_type!r} turns whole heads")
     if config.get("use_bidirectional_attention"):
         raise LoadError("bidirectional attention is not supported")
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if config.get(cap) is not None:
-            raise LoadError(f"{cap} is {config[cap]!r}; caps on logits are not supported")
+            raise LoadError(f"{cap} is {config[cap]!r:.60}; caps on logits are not supported")
 
 
 def _names(config: Mapping[str, Any], layer_type: str) -> bool:

@@ -123,7 +123,7 @@ def _faults(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, object]]:
 
 
 def _is_dtype(name: object) -> bool:
-    return isinstance(name, str) and name.removeprefix("torch.") in DTYPES
+    return isinstance(name, str) and name in DTYPES
 
 
 def _check_heads(config: Mapping[str, Any]) -> None:

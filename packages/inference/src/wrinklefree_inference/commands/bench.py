@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wf_formats.errors import RequestError
+from wf_formats.printable import printable
 from wrinklefree_inference.bench.plan import BenchOptions
 from wrinklefree_inference.commands.flags import build, with_flags
 
@@ -55,7 +56,7 @@ def bench(
         engines = _engines(engine, compare, model)
         results = session.run(options, engines, lambda text: typer.echo(f"  {text}", err=True))
     for line in report.table(options, results, others.cores):
-        typer.echo(line)
+        typer.echo(printable(line, most_chars=None))
     if json_file is not None:
         found = report.as_json(options, results, others.cores)
         atomic_write_text(json_file, json.dumps(found, indent=2) + "\n")

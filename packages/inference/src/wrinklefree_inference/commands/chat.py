@@ -1,17 +1,22 @@
-"""`chat`: talk to a model in the terminal."""
+"""`chat`: talk to a model in the terminal.
+
+An answer is whatever model or server say: on a terminal what would steer it is shown escaped
+(`wf_formats.printable`); a pipe or file gets the answer's own characters.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wf_formats.errors import RequestError
+from wf_formats.printable import legible, printable
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
 from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +93,7 @@ def answer(engine: Engine, messages: list[Message], sampling: Sampling) -> str:
     pieces: list[str] = []
     try:
         for piece in stream:
-            typer.echo(piece, nl=False)
+            _show(piece)
             pieces.append(piece)
     except EngineError:
         if pieces:
@@ -98,6 +103,12 @@ def answer(engine: Engine, messages: list[Message], sampling: Sampling) -> str:
     if stream.usage is not None:
         typer.echo(f"[{stream.usage}]", err=True)
     return "".join(pieces)
+
+
+def _show(piece: str) -> None:
+    """A piece of the answer at once; typer's own echo would take colours out of what goes into a pipe."""
+    sys.stdout.write(legible(piece) if sys.stdout.isatty() else piece)
+    sys.stdout.flush()
 
 
 def _utf8(option: str, text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import typer
 
 from wf_formats.chat_template import stop_rendering
+from wf_formats.printable import printable
 from wrinklefree_inference.http import logs
 from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
@@ -89,4 +90,4 @@ async def _listen(
 
 
 def _announce(name: str, url: str) -> None:
-    typer.echo(f"serving {name} at {url}/v1 (Ctrl-C stops)")
+    typer.echo(f"serving {printable(name)} at {url}/v1 (Ctrl-C stops)")

@@ -17,6 +17,7 @@ from weakref import finalize
 import httpx
 
 from wf_formats.errors import RequestError
+from wf_formats.printable import printable
 from wrinklefree_inference.addresses import trusts_environment
 from wrinklefree_inference.engines.base import AnswerStream, Message, ModelFacts, Sampling
 from wrinklefree_inference.engines.openai_answers import (
@@ -29,7 +30,6 @@ from wrinklefree_inference.engines.openai_answers import (
 )
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import ClientOptions
-from wrinklefree_inference.printable import printable
 from wrinklefree_inference.upstreams import UNCOMPRESSED, bearer, encoding_of, server_of
 
 _STREAM = "text/event-stream"

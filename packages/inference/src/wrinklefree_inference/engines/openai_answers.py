@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wrinklefree_inference.printable import printable
+from wf_formats.printable import printable
 
 _BODY_BYTES = 16 << 20
 _EVENT_BYTES = 1 << 20
@@ -176,11 +176,18 @@ def _events(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines; of a last one without an end, which was cut off, none but the mark of the end."""
-    rest = b""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (line.rstrip(b"\r") for line in lines)
+    """Whole lines; of a last one without an end, which was cut off, none but the mark of the end.
+
+    CR LF, LF and CR end a line, as in `bytes.splitlines`; the two of CR LF may come in two pieces.
+    """
+    rest, has_cr = b"", False
+    for piece in filter(None, pieces):
+        new = piece.removeprefix(b"\n") if has_cr else piece
+        has_cr = piece.endswith(b"\r")
+        *lines, rest = [*(rest + new).splitlines(keepends=True), b""]
+        if lines and not lines[-1].endswith((b"\r", b"\n")):
+            rest = lines.pop()
+        yield from (line.rstrip(b"\r\n") for line in lines)
         _check_event(rest)
     if rest.removeprefix(b"data:").strip() == _DONE:
         yield rest

@@ -8,6 +8,7 @@ import logging
 import time
 from typing import Any
 
+from wf_formats.printable import legible
 from wrinklefree_inference.options import LogForm
 
 _MOST_KINDS = 1000
@@ -39,9 +40,9 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The line before a traceback."""
+        """The line before a traceback; names in it are anybody's."""
         fields = [f" {name}={value}" for name, value in _fields(record).items() if value is not None]
-        return super().formatMessage(record) + "".join(fields)
+        return legible(super().formatMessage(record) + "".join(fields))
 
 
 def configure(form: LogForm, level: int = logging.INFO) -> None:

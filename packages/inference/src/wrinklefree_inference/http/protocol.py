@@ -34,6 +34,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from wrinklefree_inference.addresses import network_of
 from wrinklefree_inference.http.connections import ConnectionTable
 from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.options import HttpOptions
 
 HEAD_BYTES = 16 << 10
@@ -233,6 +234,12 @@ class GuardedProtocol(H11Protocol):
         except (ApiError, asyncio.CancelledError):  # the server ends and waits for this answer no longer
             self.cycle.disconnected = True
             self.transport.abort()
+            return
+        cycle = self.cycle
+        if cycle.response_started and not (cycle.response_complete or cycle.disconnected):
+            # Whoever ended it here has told the log why; uvicorn would add an error that knows nothing of it.
+            cycle.disconnected = record_of(scope).outcome == "error"
+            self.transport.close()
 
     def _probe(self) -> None:
         """Send something without meaning, if this is the moment for it."""

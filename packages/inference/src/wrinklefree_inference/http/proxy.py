@@ -12,6 +12,7 @@ is closed before the end that HTTP/1.1 marks. A stream is whole if `[DONE]` or a
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ _HELD_BYTES = 1 << 20
 # Within JSON neither can stand in a text: a line break and a quotation mark are escaped there.
 _END = re.compile(rb'[\r\n]data: ?\[DONE\]|"finish_reason"\s*:\s*"')
 _END_BYTES = 64
+_log = logging.getLogger(__name__)
 
 
 def create_proxy(
@@ -74,8 +76,11 @@ class PassedOn(EventStream):
         """Answer; see the class."""
         try:
             await super().__call__(scope, receive, send)
-        except ApiError:
-            record_of(scope).outcome = "error"
+        except ApiError as error:
+            record = record_of(scope)
+            record.outcome = "error"
+            fields = {"request_id": record.request_id, "code": error.code}
+            _log.warning("the answer ends before its end: %s", error.message, extra={"fields": fields})
 
 
 async def _forward(upstream: Upstream, request: Request) -> Response:

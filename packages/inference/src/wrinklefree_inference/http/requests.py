@@ -16,7 +16,6 @@ from wrinklefree_inference.native.request import MAX_STOP_CHARS
 from wrinklefree_inference.sampling_bounds import API_BOUNDS
 
 _MAX_STOPS = 4
-_MAX_COMPLETION_LOGPROBS = 5
 _MAX_MESSAGES = 2048  # OpenAI's limit
 
 
@@ -67,8 +66,8 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Stop = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
-def _bounds(option: str) -> Any:
-    bounds = API_BOUNDS[option]
+def _bounds(field: str) -> Any:
+    bounds = API_BOUNDS[field]
     low, high = bounds.minimum, bounds.maximum
     return Field(gt=low, le=high) if bounds.is_open else Field(ge=low, le=high)
 
@@ -185,9 +184,9 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, _bounds("max_tokens")] | None = None
+    max_completion_tokens: Annotated[int, _bounds("max_completion_tokens")] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, _bounds("logprobs")] | None = None
+    top_logprobs: Annotated[int, _bounds("top_logprobs")] | None = None
     response_format: ResponseFormat | None = None
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True, max_length=1)] | None = None
     tool_choice: Literal["none"] | None = None
@@ -226,7 +225,7 @@ class CompletionRequest(SamplingFields):
         | TokenIds
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1)]
     )
-    logprobs: Annotated[int, Field(ge=0, le=_MAX_COMPLETION_LOGPROBS)] | None = None
+    logprobs: Annotated[int, _bounds("logprobs")] | None = None
     echo: Annotated[Literal[False] | None, _only(False)] = None
     suffix: Unsupported = None
     best_of: Annotated[Literal[1] | None, _only(1)] = None

@@ -2,7 +2,7 @@
 
 A key that stands twice is refused: which of both counts differs between readers, so what a filter in front of
 the server has seen may not be what is answered. NaN and infinities are no JSON. Nesting that ends Python's
-recursion and numbers of more than 4,300 digits are refused by `json` itself.
+recursion is refused by `json` itself.
 
 A large body is read and checked in a thread, one at a time, and clients take turns; what it may hold at most
 is decided before (`json_bounds.py`), because Python's reader lets nobody else run while it makes its objects.
@@ -11,7 +11,6 @@ is decided before (`json_bounds.py`), because Python's reader lets nobody else r
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -123,8 +122,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    """The beginning of a number beyond all bounds: to read the rest takes time quadratic in its length."""
-    return int(text[:_MOST_DIGITS] if len(text) <= sys.get_int_max_str_digits() else text)
+    """The beginning of a number: beyond all bounds already, so that its field refuses it.
+
+    To read the rest takes time quadratic in its length, and beyond 4,300 digits Python refuses to.
+    """
+    return int(text[:_MOST_DIGITS])
 
 
 def _no_constant(name: str) -> NoReturn:

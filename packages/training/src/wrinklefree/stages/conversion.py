@@ -63,7 +63,7 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
         )
     source.check_convertible()
     tokenizer = _tokenizer(source)
-    targets = Targets(source.settings, tokenizer, options.quantizer.name, options.has_sub_norm)
+    targets = Targets(source.understood, tokenizer, options.quantizer.name, options.has_sub_norm)
     check_prospects(targets, config.model.allow_unservable)
     model, tokenizer = source.load()
     _check_rows(options, model)

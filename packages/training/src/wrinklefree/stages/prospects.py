@@ -35,7 +35,7 @@ _CHOICES = (("group64", False), ("tensor", True))
 class Targets:
     """The model that a run would make.
 
-    settings: contents of the dense model's config.json; scheme: what shares a scale.
+    settings: the dense model's config.json as transformers understands it; scheme: what shares a scale.
     """
 
     settings: Mapping[str, Any]
