@@ -71,9 +71,7 @@ class DenseSource:
 
         It may be another than the file's: a Phi-3 whose long contexts are called `yarn` has longrope.
         """
-        with _source_errors():
-            config = read_config(self._small_files())
-        found: dict[str, Any] = json.loads(config.to_json_string())
+        found: dict[str, Any] = json.loads(self._config.to_json_string())
         return found
 
     @cached_property
@@ -81,7 +79,7 @@ class DenseSource:
         """None where the folder has none. What else is beside it is checked too (generation_config.json)."""
         with _source_errors():
             folder = self._small_files()
-            generation_config(folder, read_config(folder).vocab_size)
+            generation_config(folder, self._config.vocab_size)
             return tokenizer_of_folder(folder)
 
     def load(self, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -91,6 +89,11 @@ class DenseSource:
             model, _ = read_model(folder, dtype)
             check_vocabulary(folder, self.tokenizer, model.config.vocab_size)
         return model, self.tokenizer
+
+    @cached_property
+    def _config(self) -> Any:
+        with _source_errors():
+            return read_config(self._small_files())
 
     def _folder(self) -> Path:
         if self.source is ModelSource.packaged:

@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,21 @@ class Targets:
 
     def reasons(self) -> dict[str, str | None]:
         """For each target None where it works, else why not."""
-        return self._reasons(self._of_tokenizer(), self.scheme, self.sub_norm)
+        return self._reasons(self.scheme, self.sub_norm)
 
     def exportable_with(self) -> str | None:
         """Settings with which the model could be exported; None where there are none."""
-        of_tokenizer = self._of_tokenizer()
         for scheme, sub_norm in _CHOICES:
-            found = self._reasons(of_tokenizer, scheme, sub_norm)
+            found = self._reasons(scheme, sub_norm)
             if any(found[target] is None for target in _EXPORTS):
                 return _shown(scheme, sub_norm)
         return None
 
-    def _reasons(
-        self, of_tokenizer: Mapping[str, str | None], scheme: str, sub_norm: bool
-    ) -> dict[str, str | None]:
+    def _reasons(self, scheme: str, sub_norm: bool) -> dict[str, str | None]:
         of_model = support(self.settings, scheme, sub_norm)
-        return {target: of_model[target] or of_tokenizer[target] for target in TARGETS}
+        return {target: of_model[target] or self._of_tokenizer[target] for target in TARGETS}
 
+    @cached_property
     def _of_tokenizer(self) -> dict[str, str | None]:
         num_rows = self.settings.get("vocab_size")
         if num_rows is None:  # which `support` has said
