@@ -127,6 +127,13 @@ def mutate() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def module_of() -> Callable[[Path], ModuleType]:
+    """tests/helpers/modules.py: a script or another file as a module."""
+    found: Callable[[Path], ModuleType] = importlib.import_module("modules").module_of
+    return found
+
+
+@pytest.fixture(scope="session")
 def byte_tokenizer() -> Callable[..., Any]:
     """Factory of tokenizers of 259 tokens, with a chat template if one is given."""
     return tiny_models.byte_tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +16,9 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "random_model.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
+def script(module_of: Callable[[Path], Any]) -> Any:
     """The benchmark as a module: a process for each file would import more than it writes."""
-    spec = importlib.util.spec_from_file_location("random_model", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return module_of(SCRIPT)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
@@ -27,15 +26,9 @@ TOY = Path(__file__).with_name("toy_engine.py")
 
 
 @pytest.fixture(scope="session")
-def toy() -> ModuleType:
+def toy(module_of: Callable[[Path], ModuleType]) -> ModuleType:
     """The module `toy_engine`."""
-    spec = importlib.util.spec_from_file_location("toy_engine", TOY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_of(TOY)
 
 
 @pytest.fixture
