@@ -104,9 +104,8 @@ def strict_router(reader: Bodies) -> APIRouter:
 
 def _strict(body: bytes) -> Any:
     try:
-        text = body.decode(
-            "utf-8-sig"
-        )  # `json` would take UTF-16 and -32 too, whose values nobody has counted
+        # Of bytes `json` would take UTF-16 and -32 too, whose values nobody has counted.
+        text = body.decode("utf-8-sig")
         return json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise invalid("the body is not valid JSON", code="invalid_json") from error
