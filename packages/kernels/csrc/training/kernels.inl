@@ -145,7 +145,7 @@ TK_INLINE void quantize_block(const T* x, int64_t first, int64_t rows, int64_t t
         word |= values << static_cast<int>(8 * (r % 4));
         std::memcpy(words[r / 4], &word, sizeof word);
     }
-        for (int64_t lane = 0; lane < lanes_of(part); ++lane) {
+    for (int64_t lane = 0; lane < lanes_of(part); ++lane) {
         const int32_t of_column[4] = {words[0][lane], words[1][lane], words[2][lane], words[3][lane]};
         std::memcpy(codes + lane * total_rows + first, of_column, rows);
     }
@@ -281,8 +281,7 @@ double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_fact
         tops = max(tops, only(v, tops, part));
     });
     if (const float bad = sum(poison); bad != 0) return std::numeric_limits<double>::quiet_NaN();
-    float most = tops[0];
-    for (int i = 1; i < kWidth; ++i) most = tops[i] > most ? tops[i] : most;
+    const float most = largest(tops);
     const double total = sum_exp(logits, size, most);
     const float of_label = get(logits + label, First{1})[0];
     const double loss = std::log(total) + most - of_label;
@@ -317,8 +316,7 @@ void softmax_row(T* scores, const uint8_t* allowed, int64_t size, int64_t visibl
     const auto lanes_at = [&](int64_t i, auto part) TK_INLINED { return allowed_lanes(allowed ? allowed + i : nullptr, part); };
     Vec tops = lowest;
     over_row(visible, [&](int64_t i, auto part) TK_INLINED { tops = max(tops, select(lanes_at(i, part), get(scores + i, part) * scale, lowest)); });
-    float most = tops[0];
-    for (int i = 1; i < kWidth; ++i) most = tops[i] > most ? tops[i] : most;
+    const float most = largest(tops);
     std::memset(static_cast<void*>(scores + visible), 0, (size - visible) * sizeof(T));
     if (most == -std::numeric_limits<float>::infinity()) {
         std::memset(static_cast<void*>(scores), 0, visible * sizeof(T));

@@ -19,7 +19,6 @@ struct Noise {
 constexpr int64_t kStrip = 64;       // columns that quantize_columns takes at once
 constexpr int64_t kGroupTokens = 6;  // tokens in one tile of group_product
 
-// One row of int8 codes and float scales: [cols] and [cols / group].
 struct GroupWeights {
     const int8_t* codes;   // [rows][cols]
     const float* scales;   // [rows][groups]
@@ -57,7 +56,7 @@ struct TypedRows {
     // The gradient of the shares becomes that of the scores.
     void (*softmax_backward)(const T* shares, T* grad, int64_t size, int64_t visible, float scale);
     // out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
-    // group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing: scratch_bytes.
+    // group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing.
     void (*group_product)(const GroupWeights&, const GroupTokens&, int64_t first, int64_t last, uint8_t* scratch, T* out, int64_t stride);
 };
 
@@ -69,17 +68,6 @@ struct TrainingTable {
     void (*group_sums)(const int8_t* codes, int64_t size, int64_t group, int32_t* sums);
     TypedRows<float> floats;
     TypedRows<Bf16> halves;
-
-    template <typename T>
-    const TypedRows<T>& rows() const;
 };
-template <>
-inline const TypedRows<float>& TrainingTable::rows() const {
-    return floats;
-}
-template <>
-inline const TypedRows<Bf16>& TrainingTable::rows() const {
-    return halves;
-}
 
 }  // namespace tk

@@ -1,5 +1,7 @@
 #include "training/team.h"
 
+#include <atomic>
+
 #include "shared_pool.h"
 
 namespace tk {

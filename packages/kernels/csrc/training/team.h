@@ -4,9 +4,8 @@
 // threads of each spin for a while when their loop is over. So ours run on the workers that are spinning already.
 #pragma once
 
-#include <atomic>
+#include <algorithm>
 #include <cstdint>
-#include <functional>
 
 #include "common.h"
 

@@ -21,8 +21,8 @@ const TrainingTable& table() { return kernels().training; }
 // Calls body(typed functions, pointer cast) for the matrix's type.
 template <typename Body>
 void typed(bool bf16, const Body& body) {
-    if (bf16) body(table().rows<Bf16>(), [](auto* p) { return static_cast<Bf16*>(const_cast<void*>(static_cast<const void*>(p))); });
-    else body(table().rows<float>(), [](auto* p) { return static_cast<float*>(const_cast<void*>(static_cast<const void*>(p))); });
+    if (bf16) body(table().halves, [](auto* p) { return static_cast<Bf16*>(const_cast<void*>(static_cast<const void*>(p))); });
+    else body(table().floats, [](auto* p) { return static_cast<float*>(const_cast<void*>(static_cast<const void*>(p))); });
 }
 
 Noise noise_of(Rounding rounding, uint32_t seed, int64_t place) {

@@ -44,6 +44,11 @@ def matrix_of(name: str, x: Tensor) -> tuple[int, bool, int, int]:
     return address_of(name, x, (rows, cols), *FLOATS), x.dtype is torch.bfloat16, rows, cols
 
 
+def _noise(seed: int | None) -> tuple[bool, int]:
+    """Whether to round by chance, and 32 bits of the seed."""
+    return seed is not None, (seed or 0) & 0xFFFFFFFF
+
+
 def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[Tensor, Tensor]:
     """codes = round(x * inverse) int8 [rows, cols], inverse = 127 / max(max|x|, smallest) float32 [rows, 1].
 
@@ -54,14 +59,14 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
     Raises:
         NotFiniteError: naming the row.
     """
+    matrix = matrix_of("x", x)
     codes = x.new_empty(x.shape, dtype=torch.int8)
     inverse = x.new_empty((x.shape[0], 1), dtype=torch.float32)
     bad = _native.quantize_rows(
         torch.get_num_threads(),
-        *matrix_of("x", x),
+        *matrix,
         smallest,
-        seed is not None,
-        (seed or 0) & 0xFFFFFFFF,
+        *_noise(seed),
         codes.data_ptr(),
         inverse.data_ptr(),
     )
@@ -78,24 +83,20 @@ def quantize_columns(
     Args:
         factors: float32 [rows, 1].
     """
-    address, bf16, rows, cols = matrix_of("x", x)
-    codes = x.new_empty((cols, rows), dtype=torch.int8)
-    inverse = x.new_empty((cols, 1), dtype=torch.float32)
+    matrix = matrix_of("x", x)
+    codes = x.new_empty(x.shape[::-1], dtype=torch.int8)
+    inverse = x.new_empty((x.shape[1], 1), dtype=torch.float32)
     finite = _native.quantize_columns(
         torch.get_num_threads(),
-        address,
-        bf16,
-        rows,
-        cols,
-        address_of("factors", factors, (rows, 1), torch.float32),
+        *matrix,
+        address_of("factors", factors, (x.shape[0], 1), torch.float32),
         smallest,
-        seed is not None,
-        (seed or 0) & 0xFFFFFFFF,
+        *_noise(seed),
         codes.data_ptr(),
         inverse.data_ptr(),
     )
     if not finite:
-        raise NotFiniteError(f"a column of {cols} is not finite (NaN or infinity)")
+        raise NotFiniteError(f"a column of {x.shape[1]} is not finite (NaN or infinity)")
     return codes, inverse
 
 
@@ -182,15 +183,12 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     Args:
         x: float32 or bfloat16 [rows, cols]; weight: float32 [cols].
     """
-    address, bf16, rows, cols = matrix_of("x", x)
-    out, factors = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
+    matrix = matrix_of("x", x)
+    out, factors = torch.empty_like(x), x.new_empty(x.shape[0], dtype=torch.float32)
     _native.norm(
         torch.get_num_threads(),
-        address,
-        bf16,
-        rows,
-        cols,
-        address_of("weight", weight, (cols,), torch.float32),
+        *matrix,
+        address_of("weight", weight, x.shape[1:], torch.float32),
         eps,
         out.data_ptr(),
         factors.data_ptr(),
@@ -200,17 +198,13 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x (like x) and of weight (float32) for the gradient of `norm_rows`' first result."""
-    address, bf16, rows, cols = matrix_of("grad", grad)
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
     _native.norm_backward(
         torch.get_num_threads(),
-        address,
-        bf16,
-        rows,
-        cols,
-        address_of("x", x, (rows, cols), grad.dtype),
-        address_of("weight", weight, (cols,), torch.float32),
-        address_of("factors", factors, (rows,), torch.float32),
+        *matrix_of("grad", grad),
+        address_of("x", x, grad.shape, grad.dtype),
+        address_of("weight", weight, grad.shape[1:], torch.float32),
+        address_of("factors", factors, grad.shape[:1], torch.float32),
         grad_x.data_ptr(),
         grad_weight.data_ptr(),
     )
@@ -219,15 +213,11 @@ def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor)
 
 def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
     """gate / (1 + exp(-gate)) * up: float32 or bfloat16 [rows, cols]."""
-    address, bf16, rows, cols = matrix_of("gate", gate)
     out = torch.empty_like(gate)
     _native.swiglu(
         torch.get_num_threads(),
-        address,
-        bf16,
-        rows,
-        cols,
-        address_of("up", up, (rows, cols), gate.dtype),
+        *matrix_of("gate", gate),
+        address_of("up", up, gate.shape, gate.dtype),
         out.data_ptr(),
     )
     return out
@@ -235,16 +225,12 @@ def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
 
 def swiglu_rows_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
-    address, bf16, rows, cols = matrix_of("grad", grad)
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
     _native.swiglu_backward(
         torch.get_num_threads(),
-        address,
-        bf16,
-        rows,
-        cols,
-        address_of("gate", gate, (rows, cols), grad.dtype),
-        address_of("up", up, (rows, cols), grad.dtype),
+        *matrix_of("grad", grad),
+        address_of("gate", gate, grad.shape, grad.dtype),
+        address_of("up", up, grad.shape, grad.dtype),
         grad_gate.data_ptr(),
         grad_up.data_ptr(),
     )
