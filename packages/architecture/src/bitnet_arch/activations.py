@@ -37,20 +37,34 @@ class Int8Tokens:
         return self.codes.to(torch.float32, copy=True).div_(self.inverse_scale)
 
 
+def round_tokens(x: Tensor, smallest: float, seed: int | None = None) -> Int8Tokens:
+    """[..., in], any float dtype, each token with a scale of its own.
+
+    Args:
+        smallest: max |x| of a token counts as no less.
+        seed: of rounding up or down by chance, so that the mean is right; None: to the nearest.
+    """
+    kernels = kernels_for(x.dtype, x) if x.dim() == 2 else None
+    if kernels is not None:
+        return Int8Tokens(*kernels.quantize_rows(x, smallest, seed))
+    x = x.float()
+    peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+    inverse_scale = 127 / peak.clamp(min=smallest)
+    scaled = x * inverse_scale
+    if seed is not None:
+        generator = torch.Generator(x.device).manual_seed(seed)
+        noise = torch.rand(x.shape, generator=generator, device=x.device)
+        scaled = scaled.add_(noise).floor_().clamp_(-127, 127)
+    return Int8Tokens(round_clip(scaled, -128, 127), inverse_scale)
+
+
 @dataclass(frozen=True)
 class Int8PerToken:
     """One scale for each token."""
 
     def quantize(self, x: Tensor) -> Int8Tokens:
         """[..., in], any float dtype."""
-        x = x.detach()
-        kernels = kernels_for(x) if x.dim() == 2 else None
-        if kernels is not None and x.dtype in kernels.FLOATS:
-            return Int8Tokens(*kernels.quantize_rows(x, MIN_SCALE))
-        x = x.float()
-        peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
-        inverse_scale = 127 / peak.clamp(min=MIN_SCALE)
-        return Int8Tokens(round_clip(x * inverse_scale, -128, 127), inverse_scale)
+        return round_tokens(x.detach(), MIN_SCALE)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import cache
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -27,17 +26,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Args:
         x: [..., features]; weight: [features].
     """
-    kernels = kernels_for(weight)
-    if kernels is not None and _fits(kernels, x, weight):
+    kernels = kernels_for(x.dtype, weight) if weight.dtype is torch.float32 else None
+    if kernels is not None:
         normed: Tensor = kernels.rms_norm(x, weight, eps)[0]
         return normed
     x32 = x.float()
     normalized = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
     return weight * normalized.to(x.dtype)
-
-
-def _fits(kernels: ModuleType, x: Tensor, weight: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in kernels.FLOATS and weight.dtype is torch.float32
 
 
 def use_kernels(model: nn.Module) -> None:
@@ -70,8 +65,8 @@ class _NormForward:
 class _SwigluForward:
     def forward(self: Any, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        kernels = kernels_for(gate, up)
-        if kernels is None or gate.dtype not in kernels.FLOATS:
+        kernels = kernels_for(gate.dtype, gate, up)
+        if kernels is None:
             return self.down_proj(self.act_fn(gate) * up)
         return self.down_proj(kernels.swiglu(gate, up))
 

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bitnet_arch.activations import Int8Tokens
+from bitnet_arch.activations import Int8Tokens, round_tokens
 from bitnet_arch.kernels import kernels_for
 from bitnet_arch.products import scaled_sums
 from bitnet_arch.rounding import Quantized
@@ -100,42 +100,26 @@ class Int8Gradients:
 
     def of_input(self, grad: Tensor, weight: Quantized, dtype: torch.dtype) -> Tensor:
         assert isinstance(weight, QuantizedMatrix)
-        codes, inverse = self._rows(grad)
+        rounded = round_tokens(grad.contiguous(), _SMALLEST, self._seed())
         if weight.scales.dim() == 0:
-            return scaled_sums(codes, weight.codes, weight.scales / inverse, None, dtype)
+            factors = weight.scales / rounded.inverse_scale
+            return scaled_sums(rounded.codes, weight.codes, factors, None, dtype)
         columns, column_scales = _int8_columns(weight)
-        return scaled_sums(codes, columns, 1 / inverse, column_scales, dtype)
+        return scaled_sums(rounded.codes, columns, 1 / rounded.inverse_scale, column_scales, dtype)
 
     def of_weight(self, grad: Tensor, x: Quantized, dtype: torch.dtype) -> Tensor:
         assert isinstance(x, Int8Tokens)
-        codes, inverse = self._columns(grad, 1 / x.inverse_scale)
-        return scaled_sums(codes, x.codes, 1 / inverse, None, dtype)
+        rounded = self._columns(grad.contiguous(), 1 / x.inverse_scale)
+        return scaled_sums(rounded.codes, x.codes, 1 / rounded.inverse_scale, None, dtype)
 
-    def _rows(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """int8 [tokens, out] and inverse scales [tokens, 1]."""
-        grad = grad.contiguous()
-        if (kernels := kernels_for(grad)) is not None:
-            found: tuple[Tensor, Tensor] = kernels.quantize_rows(grad, _SMALLEST, self._seed())
-            return found
-        return self._round(grad.float())
-
-    def _columns(self, grad: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the gradient times factors [tokens, 1]: int8 [out, tokens] and inverse scales [out, 1]."""
-        grad = grad.contiguous()
-        if (kernels := kernels_for(grad)) is not None:
-            found: tuple[Tensor, Tensor] = kernels.quantize_columns(grad, factors, _SMALLEST, self._seed())
-            return found
-        return self._round((grad.float() * factors).t().contiguous())
+    def _columns(self, grad: Tensor, factors: Tensor) -> Int8Tokens:
+        """The gradient times factors [tokens, 1], transposed: a scale for each output."""
+        if (kernels := kernels_for(grad.dtype, grad)) is not None:
+            return Int8Tokens(*kernels.quantize_columns(grad, factors, _SMALLEST, self._seed()))
+        return round_tokens((grad.float() * factors).t().contiguous(), _SMALLEST, self._seed())
 
     def _seed(self) -> int | None:
         return int(torch.randint(2**31, ()).item()) if self.stochastic else None
-
-    def _round(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        inverse = 127 / x.abs().amax(1, keepdim=True).clamp_(min=_SMALLEST)
-        scaled = x * inverse
-        if self.stochastic:
-            scaled = scaled.add_(torch.rand_like(scaled)).floor_().clamp_(-127, 127)
-        return scaled.round_().to(torch.int8), inverse
 
 
 def _int8_columns(weight: QuantizedMatrix[Tensor]) -> tuple[Tensor, Tensor]:

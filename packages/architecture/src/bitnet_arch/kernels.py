@@ -28,12 +28,14 @@ def _cpu_kernels() -> ModuleType | None:
         return None
 
 
-def kernels_for(*tensors: Tensor) -> ModuleType | None:
-    """The kernels for plain contiguous tensors that all lie on the CPU; None: there are none."""
+def kernels_for(dtype: torch.dtype, *tensors: Tensor) -> ModuleType | None:
+    """The kernels for floats of this dtype and plain contiguous tensors that all lie on the CPU, or None."""
     if torch.compiler.is_compiling():
         return None
-    fits = all(type(x) in _PLAIN and x.device.type == "cpu" and x.is_contiguous() for x in tensors)
-    return _cpu_kernels() if fits else None
+    if not all(type(x) in _PLAIN and x.device.type == "cpu" and x.is_contiguous() for x in tensors):
+        return None
+    kernels = _cpu_kernels()
+    return kernels if kernels is not None and dtype in kernels.FLOATS else None
 
 
 def describe(device: torch.device) -> str:

@@ -8,7 +8,6 @@ activations alike: 0 is the full-precision layer, 1 the quantized one. How is th
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 
 import torch
@@ -17,35 +16,13 @@ from torch import Tensor, nn
 
 from bitnet_arch.activations import ActivationQuantizer
 from bitnet_arch.gradients import FLOAT32, PRECISIONS, GradientProducts
+from bitnet_arch.last_input import LastInput
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer
 from bitnet_arch.rounding import Quantized
 from bitnet_arch.straight_through import StraightThroughLinear, blended_linear
 from bitnet_arch.subln import SubLN
 
-
-class _SharedInput:
-    """The last input that a layer rounded: queries, keys and values, as gate and up, have the same."""
-
-    def __init__(self) -> None:
-        self._last: tuple[weakref.ref[Tensor], int, ActivationQuantizer, Quantized] | None = None
-
-    def quantized(self, x: Tensor, activation: ActivationQuantizer) -> Quantized:
-        """[..., in] -> of [tokens, in]."""
-        if x.is_inference() or torch.compiler.is_compiling():  # without a count of their changes
-            return self._quantize(x, activation)
-        last = self._last
-        if last is not None and last[0]() is x and last[1:3] == (x._version, activation):
-            return last[3]
-        found = self._quantize(x, activation)
-        self._last = weakref.ref(x), x._version, activation, found
-        return found
-
-    @staticmethod
-    def _quantize(x: Tensor, activation: ActivationQuantizer) -> Quantized:
-        return activation.quantize(x.detach().reshape(-1, x.shape[-1]))
-
-
-_SHARED = _SharedInput()
+_ROUNDED: LastInput[Quantized] = LastInput()
 
 
 class BitLinear(nn.Linear):
@@ -94,8 +71,8 @@ class BitLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         flat = x.reshape(-1, self.in_features)
         if self.lambda_ == 1.0:
-            quantized = _SHARED.quantized(x, self.activation)
-            y = StraightThroughLinear.apply(flat, self.weight, quantized, self.quantizer, self.gradients)
+            rounded = _ROUNDED.of(x, lambda _: self.activation.quantize(flat.detach()), self.activation)
+            y = StraightThroughLinear.apply(flat, self.weight, rounded, self.quantizer, self.gradients)
         else:
             y = blended_linear(flat, self.weight, self.quantizer, self.activation, self.lambda_)
         y = y.view(*x.shape[:-1], self.out_features)

@@ -35,8 +35,7 @@ def int8_matmul(x: Int8Tokens, weight: QuantizedMatrix[Tensor], dtype: torch.dty
         return scaled_sums(x.codes, codes.t(), scales / x.inverse_scale, None, dtype)
     if scales.dim() == 1:
         return scaled_sums(x.codes, codes.t(), 1 / x.inverse_scale, scales, dtype)
-    kernels = kernels_for(x.codes, codes, scales)
-    if kernels is not None and dtype in kernels.FLOATS:
+    if (kernels := kernels_for(dtype, x.codes, codes, scales)) is not None:
         product: Tensor = kernels.group_product(x.codes, x.inverse_scale, codes, scales, dtype)
         return product
     return _by_groups(x, weight).to(dtype)
@@ -47,8 +46,7 @@ def scaled_sums(
 ) -> Tensor:
     """x y, exact int32 sums of int8 [rows, n] and [n, cols], times factors float32 [rows, 1] and [cols]."""
     sums = torch._int_mm(x, y)
-    kernels = kernels_for(sums, row_factors)
-    if kernels is not None and dtype in kernels.FLOATS:
+    if (kernels := kernels_for(dtype, sums, row_factors)) is not None:
         scaled: Tensor = kernels.scale_sums(sums, row_factors, dtype, col_factors)
         return scaled
     values = sums.float().mul_(row_factors)

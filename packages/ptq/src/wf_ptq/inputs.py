@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bitnet_arch import BitLinear, bit_linears
 from bitnet_arch.activations import ActivationQuantizer
+from bitnet_arch.last_input import LastInput
 
 SHARED_INPUTS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
@@ -61,14 +62,10 @@ class SharedInput:
 
     def __init__(self, activation: ActivationQuantizer, dtype: torch.dtype) -> None:
         self.activation, self.dtype = activation, dtype
-        self._raw: Tensor | None = None
-        self._rounded: Tensor | None = None
+        self._rounded: LastInput[Tensor] = LastInput()
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._raw is not x:
-            self._raw, self._rounded = x, RoundedInput.apply(x, self.activation, self.dtype)
-        assert self._rounded is not None
-        return self._rounded
+        return self._rounded.of(x, lambda x: RoundedInput.apply(x, self.activation, self.dtype))
 
 
 def shared_inputs(block: nn.Module, dtype: torch.dtype) -> dict[str, SharedInput]:

@@ -69,8 +69,7 @@ def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype
 
 def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
     """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place."""
-    kernels = kernels_for(logits)
-    if kernels is not None and logits.dtype in kernels.FLOATS:
+    if (kernels := kernels_for(logits.dtype, logits)) is not None:
         losses = kernels.cross_entropy_rows(logits, targets, IGNORE_LABEL, factor)
         return losses.sum(), None if factor is None else logits
     dtype, logits = logits.dtype, logits.float()

@@ -55,7 +55,7 @@ class TernaryQuantizer(Quantizer):
     def quantize(self, weight: Tensor) -> QuantizedMatrix[Tensor]:
         weight = weight.detach().float()
         self.check(weight.shape[1])
-        if (kernels := kernels_for(weight)) is not None:
+        if (kernels := kernels_for(weight.dtype, weight)) is not None:
             return QuantizedMatrix(*kernels.ternarize(weight, self.group_size, MIN_SCALE))
         if self.group_size is None:
             scratch = weight.abs()
