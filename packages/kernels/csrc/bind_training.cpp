@@ -58,6 +58,45 @@ void bind_training(nb::module_& module) {
         },
         unlocked);
     module.def(
+        "latent_codes",
+        [](int threads, uintptr_t latent, uintptr_t scales, int64_t rows, int64_t cols, int64_t group, uintptr_t codes) {
+            latent_codes(Team(threads), {at<float>(latent), at<float>(scales), rows, cols, group}, at<int8_t>(codes));
+        },
+        unlocked);
+    module.def(
+        "latent_gradients",
+        [](int threads, uintptr_t latent, uintptr_t scales, int64_t rows, int64_t cols, int64_t group, uintptr_t grad, uintptr_t grad_scales) {
+            latent_gradients(Team(threads), {at<float>(latent), at<float>(scales), rows, cols, group}, at<float>(grad), at<float>(grad_scales));
+        },
+        unlocked);
+    module.def(
+        "code_gradients",
+        [](int threads, uintptr_t codes, uintptr_t grad, int64_t rows, int64_t cols, int64_t group, uintptr_t grad_scales) {
+            code_gradients(Team(threads), at<int8_t>(codes), at<float>(grad), rows, cols, group, at<float>(grad_scales));
+        },
+        unlocked);
+    const auto sweep = [](uintptr_t values, uintptr_t codes, uintptr_t factors, uintptr_t scales, int64_t size, int64_t cols) {
+        return Sweep{at<float>(values), at<float>(codes), at<float>(factors), at<float>(scales), size, cols};
+    };
+    module.def(
+        "compensate",
+        [sweep](int threads, uintptr_t values, uintptr_t codes, uintptr_t factors, uintptr_t scales, int64_t size, int64_t cols) {
+            compensate(Team(threads), sweep(values, codes, factors, scales, size, cols));
+        },
+        unlocked);
+    module.def(
+        "descend",
+        [sweep](int threads, uintptr_t values, uintptr_t codes, uintptr_t factors, uintptr_t scales, int64_t size, int64_t cols) {
+            descend(Team(threads), sweep(values, codes, factors, scales, size, cols));
+        },
+        unlocked);
+    module.def(
+        "divergence",
+        [](int threads, uintptr_t logits, bool bf16, int64_t rows, int64_t cols, uintptr_t expected, float grad_factor, uintptr_t losses) {
+            divergence(Team(threads), floats(logits, bf16, rows, cols), at<void>(expected), grad_factor, at<double>(losses));
+        },
+        unlocked);
+    module.def(
         "norm",
         [](int threads, uintptr_t x, bool bf16, int64_t rows, int64_t cols, uintptr_t weight, float eps, uintptr_t out, uintptr_t factors) {
             norm(Team(threads), floats(x, bf16, rows, cols), at<float>(weight), eps, at<void>(out), at<float>(factors));

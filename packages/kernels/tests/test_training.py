@@ -218,19 +218,26 @@ def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=mask is None, scale=0.2)
 
 
+def mask_of(kind: str, tokens: int) -> Tensor | None:
+    """[2, tokens, tokens]: none, any keys, or those before in the same document."""
+    if kind == "no":
+        return None
+    if kind == "documents":
+        document = torch.arange(tokens) // 70 + torch.tensor([[0], [1]]) * (torch.arange(tokens) > 3)
+        return (document.unsqueeze(2) == document.unsqueeze(1)).tril()
+    seen = torch.rand(2, tokens, tokens, generator=torch.Generator().manual_seed(3)) < 0.5
+    return seen | torch.eye(tokens, dtype=torch.bool)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "freely", "documents"])
 @pytest.mark.parametrize(
-    ("heads", "key_heads", "tokens", "size"), [(1, 1, 1, 4), (4, 2, 33, 8), (9, 3, 16, 5)]
+    ("heads", "key_heads", "tokens", "size"), [(1, 1, 1, 4), (4, 2, 33, 8), (9, 3, 16, 5), (2, 1, 300, 4)]
 )
 def test_attention_and_its_gradients(
-    heads: int, key_heads: int, tokens: int, size: int, masked: bool, dtype: torch.dtype, threads: None
+    heads: int, key_heads: int, tokens: int, size: int, masked: str, dtype: torch.dtype, threads: None
 ) -> None:
-    mask = (
-        (torch.rand(2, tokens, tokens, generator=torch.Generator().manual_seed(3)) < 0.5) if masked else None
-    )
-    if mask is not None:
-        mask |= torch.eye(tokens, dtype=torch.bool)
+    mask = mask_of(masked, tokens)
 
     def make(seed: int) -> tuple[list[Tensor], Tensor]:
         torch.manual_seed(seed)
@@ -240,6 +247,15 @@ def test_attention_and_its_gradients(
     compare(
         lambda q, k, v: training.attention(q, k, v, mask, 0.2), lambda q, k, v: attended(q, k, v, mask), make
     )
+
+
+def test_bfloat16_keeps_large_scores_apart() -> None:
+    """Scores near 200 that differ by 0.5, which bfloat16 would round to the same number."""
+    q = torch.full((1, 1, 2, 4), 10.0, dtype=torch.bfloat16)
+    k = torch.tensor([[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0625]], dtype=torch.bfloat16).view(1, 1, 2, 4)
+    v = torch.tensor([0.0, 1.0], dtype=torch.bfloat16).view(1, 1, 2, 1).expand(1, 1, 2, 4)
+    share = training.attention(q, k, v.contiguous(), None, 1.0)[0, 0, 1, 0].item()
+    assert share == pytest.approx(torch.tensor(0.625).sigmoid().item(), abs=0.005)
 
 
 def test_a_query_that_sees_nothing_gets_nothing() -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from bitnet_arch import TernaryQuantizer, quantizer
+from bitnet_arch.gradients import PRECISIONS
 from wf_formats.matrix import QuantizedMatrix
-from wf_ptq import SolveOptions, faster_dtype
+from wf_ptq import SolveOptions, fastest_precision
 from wf_ptq.ternary.compensation import compensate, inverse_factor
-from wf_ptq.ternary.descent import descend
-from wf_ptq.ternary.solve import _damped, _polished, _total_error, output_error, solve_linear
+from wf_ptq.ternary.descent import descend, half_gradient
+from wf_ptq.ternary.solve import Curvature, _polished, _total_error, output_error, solve_linear
 
 SCHEMES = ["tensor", "group64", "group128"]
 NUM_LIVE = 6
@@ -168,7 +169,7 @@ def test_no_single_code_can_be_improved(scheme: str) -> None:
     weight, moments = problem(8, 128, 3)
     matrix = solve_linear(weight, moments, quantizer(scheme), options).matrix
     codes, scales = matrix.codes, matrix.scales
-    damped = _damped(weight, moments, options.damping).double().numpy()
+    damped = Curvature.of(moments, options.damping).damped.double().numpy()
     spread = np.repeat(scales.double().numpy(), 128 // scales.shape[1], axis=1)
     residual = codes.numpy() * spread - weight.double().numpy()
     gradient, error = residual @ damped, np.einsum("oi,ij,oj->o", residual, damped, residual)
@@ -199,7 +200,7 @@ def gptq(
 @pytest.mark.parametrize("group", [16, 32])
 def test_error_compensation_is_gptq(group: int) -> None:
     weight, moments = problem(5, 64, 11)
-    damped = _damped(weight, moments, 0.05)
+    damped = Curvature.of(moments, 0.05).damped
     scales = weight.view(5, -1, group).abs().mean(-1).t() * 1.3  # [groups, out]
     rest, factor = weight.t().contiguous(), inverse_factor(damped)
     codes = [
@@ -216,7 +217,7 @@ def test_error_compensation_is_gptq(group: int) -> None:
 
 
 def test_inverse_factor_is_that_of_the_inverse() -> None:
-    damped = _damped(torch.zeros(1, 96), correlated_moments(96, 1.0, 2), 0.01)
+    damped = Curvature.of(correlated_moments(96, 1.0, 2), 0.01).damped
     factor = inverse_factor(damped).double().numpy()
     inverse = np.linalg.inv(damped.double().numpy())
     assert np.abs(np.tril(factor, -1)).max() == 0
@@ -228,12 +229,13 @@ def test_inverse_factor_is_that_of_the_inverse() -> None:
 def test_descent_over_groups_never_raises_a_rows_error(group: int) -> None:
     for seed in range(3):
         weight, moments = problem(24, 256, seed)
-        damped = _damped(weight, moments, 0.003)
+        damped = Curvature.of(moments, 0.003).damped
         naive = quantizer(f"group{group}").quantize(weight)
         codes, scales = naive.codes.t().float().contiguous(), naive.scales.t().contiguous()
         before = exact_error(naive, weight, damped)
+        gradient = half_gradient(codes, scales, weight, damped)
         for sweep in range(8):
-            descend(codes, scales, weight, damped)
+            descend(codes, scales, gradient, damped)
             found = QuantizedMatrix(codes.t().contiguous(), scales.t().contiguous())
             after = exact_error(found, weight, damped)
             assert (after <= before * (1 + 1e-5)).all(), sweep
@@ -244,7 +246,7 @@ def test_descent_over_groups_never_raises_a_rows_error(group: int) -> None:
 def test_descent_with_one_scale_never_raises_the_error() -> None:
     for seed in range(3):
         weight, moments = problem(24, 200, seed)
-        damped = _damped(weight, moments, 0.003)
+        damped = Curvature.of(moments, 0.003).damped
         naive = TernaryQuantizer().quantize(weight)
         columns, scale = naive.codes.t().float().contiguous(), naive.scales
         start = before = _total_error(columns, scale, weight, damped)
@@ -324,8 +326,8 @@ def test_impossible_moments_are_refused(scheme: str) -> None:
         solve_linear(weight[:, :96], torch.eye(96), quantizer("group64"))
 
 
-def test_faster_dtype_is_one_that_blocks_can_compute_in() -> None:
-    assert faster_dtype() in (torch.float32, torch.bfloat16)
+def test_the_fastest_precision_is_one_that_there_is() -> None:
+    assert fastest_precision() in PRECISIONS
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "group64"])

@@ -47,7 +47,7 @@ TINY = {
     "logit_tokens": 16,
     "save_every_steps": 2,
     "evaluation_tokens": 64,
-    "dtype": "float32",
+    "precision": "float32",
 }
 
 
@@ -156,7 +156,7 @@ def test_figures(whole: Any) -> None:
     assert all(math.isfinite(loss) for loss in losses.values())
     assert (summary["first_loss"], summary["last_loss"]) == (losses["rounded"], losses["calibrated"])
     assert summary["tokens"] == 512 + 5 * 2 * 32
-    assert summary["compute_dtype"] == "float32"
+    assert summary["precision"] == "float32"
     reports = block_reports(whole)
     assert [report["block"] for report in reports] == BLOCKS
     for report in reports:
@@ -276,8 +276,8 @@ def kill_after_the_first_block() -> None:
     PartStore.save = patched  # type: ignore[method-assign]
 
 
-def kill_after_the_first_block_in_bfloat16() -> None:
-    wf_ptq.faster_dtype = lambda: torch.bfloat16
+def kill_after_the_first_block_in_bf16() -> None:
+    wf_ptq.fastest_precision = lambda: "bf16"
     kill_after_the_first_block()
 
 
@@ -365,10 +365,12 @@ def test_resumed_twice_with_one_scale_per_matrix(
     assert not calibrated_blocks
 
 
-def test_a_resumed_run_keeps_the_measured_dtype(group: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
-    group.killed(kill_after_the_first_block_in_bfloat16, dtype="auto")
-    monkeypatch.setattr(wf_ptq, "faster_dtype", lambda: torch.float32)
-    assert group(dtype="auto").summary["compute_dtype"] == "bfloat16"
+def test_a_resumed_run_keeps_the_measured_precision(
+    group: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group.killed(kill_after_the_first_block_in_bf16, precision="auto")
+    monkeypatch.setattr(wf_ptq, "fastest_precision", lambda: "float32")
+    assert group(precision="auto").summary["precision"] == "bf16"
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +444,9 @@ def test_too_little_text_is_an_error(
     path = tmp_path / "bad.txt"
     if text is not None:
         path.write_text(text)
-    run = group(f"data.sources=[{{kind: path, name: bad, location: {path}, repeat: false}}]", dtype="auto")
+    run = group(
+        f"data.sources=[{{kind: path, name: bad, location: {path}, repeat: false}}]", precision="auto"
+    )
     assert run.code == (2 if text is None else 1)
     assert message in capsys.readouterr().err
     _assert_nothing_was_made(run.folder)

@@ -69,14 +69,22 @@ class BitLinear(nn.Linear):
             x = self.sub_norm(x)
         if self.lambda_ == 0.0:
             return F.linear(x, self.weight, self.bias)
-        flat = x.reshape(-1, self.in_features)
         if self.lambda_ == 1.0:
-            rounded = _ROUNDED.of(x, lambda _: self.activation.quantize(flat.detach()), self.activation)
-            y = StraightThroughLinear.apply(flat, self.weight, rounded, self.quantizer, self.gradients)
+            y = self.product(x, self.weight, self.quantizer.quantize(self.weight))
         else:
+            flat = x.reshape(-1, self.in_features)
             y = blended_linear(flat, self.weight, self.quantizer, self.activation, self.lambda_)
-        y = y.view(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+            y = y.view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def product(self, x: Tensor, weight: Tensor, quantized: Quantized) -> Tensor:
+        """[..., in] -> [..., out]: x, rounded, times `quantized`; gradients go to x and `weight`."""
+        flat = x.reshape(-1, self.in_features)
+        rounded = _ROUNDED.of(x, lambda _: self.activation.quantize(flat.detach()), self.activation)
+        y: Tensor = StraightThroughLinear.apply(
+            flat, weight, rounded, quantized, self.quantizer, self.gradients
+        )
+        return y.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, quantizer={self.quantizer}, lambda={self.lambda_}"

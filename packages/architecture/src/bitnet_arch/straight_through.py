@@ -24,7 +24,8 @@ from bitnet_arch.rounding import Quantized
 class StraightThroughLinear(torch.autograd.Function):
     """x [tokens, in], weight [out, in] -> [tokens, out] in the output dtype of `gradients`, both quantized.
 
-    x_quantized is what became of x; layers with the same input share it.
+    x_quantized is what became of x, which layers with the same input share, and w_quantized what
+    `quantizer` made of the weight: of x and weight themselves only shape and dtype matter.
     """
 
     @staticmethod
@@ -33,10 +34,10 @@ class StraightThroughLinear(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         x_quantized: Quantized,
+        w_quantized: Quantized,
         quantizer: Quantizer,
         gradients: GradientProducts,
     ) -> Tensor:
-        w_quantized = quantizer.quantize(weight)
         ctx.forms = _Form.of(x_quantized), _Form.of(w_quantized)
         ctx.save_for_backward(*ctx.forms[0].tensors(x_quantized), *ctx.forms[1].tensors(w_quantized))
         ctx.dtypes = x.dtype, weight.dtype
@@ -44,7 +45,7 @@ class StraightThroughLinear(torch.autograd.Function):
         return quantizer.product(x_quantized, w_quantized, gradients.output_dtype(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         (grad_out,) = grads
         x_form, w_form = ctx.forms
         num_x = len(x_form.names)
@@ -55,7 +56,7 @@ class StraightThroughLinear(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             x = x_form.value(ctx.saved_tensors[:num_x])
             grad_weight = ctx.gradients.of_weight(grad_out, x, ctx.dtypes[1])
-        return grad_x, grad_weight, None, None, None
+        return grad_x, grad_weight, None, None, None, None
 
 
 def blended_linear(

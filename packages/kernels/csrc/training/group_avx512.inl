@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-#include "training/kernels.inl"
+#include "training/chosen.inl"
 
 namespace tk {
 namespace {

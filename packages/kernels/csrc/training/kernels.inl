@@ -271,8 +271,9 @@ double sum_exp(const T* logits, int64_t size, float most) {
     return total;
 }
 
+// The largest of a row, NaN where one is no number.
 template <typename T>
-double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_factor) {
+float peak_of(const T* logits, int64_t size) {
     Vec tops = splat(-std::numeric_limits<float>::infinity());
     Vec poison{};  // NaN or 0
     over_row(size, [&](int64_t i, auto part) TK_INLINED {
@@ -280,8 +281,13 @@ double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_fact
         poison += v * 0.0f;
         tops = max(tops, only(v, tops, part));
     });
-    if (const float bad = sum(poison); bad != 0) return std::numeric_limits<double>::quiet_NaN();
-    const float most = largest(tops);
+    return sum(poison) != 0 ? std::numeric_limits<float>::quiet_NaN() : largest(tops);
+}
+
+template <typename T>
+double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_factor) {
+    const float most = peak_of(logits, size);
+    if (std::isnan(most)) return most;
     const double total = sum_exp(logits, size, most);
     const float of_label = get(logits + label, First{1})[0];
     const double loss = std::log(total) + most - of_label;
@@ -291,6 +297,29 @@ double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_fact
     const float share = std::exp(of_label - most) * factor;
     put(logits + label, splat(share - grad_factor), First{1});
     return loss;
+}
+
+template <typename T>
+double divergence_row(T* logits, const T* expected, int64_t size, float grad_factor) {
+    const float most = peak_of(logits, size), most_expected = peak_of(expected, size);
+    if (std::isnan(most) || std::isnan(most_expected)) return std::numeric_limits<double>::quiet_NaN();
+    const double total = sum_exp(logits, size, most), total_expected = sum_exp(expected, size, most_expected);
+    const float share = static_cast<float>(1 / total), share_expected = static_cast<float>(1 / total_expected);
+    // sum of p (log p - log q), where log p - log q = (expected - most_expected) - (logits - most) + log(total / total_expected)
+    double mean = 0;
+    constexpr int64_t kRun = 64 * kWidth;
+    for (int64_t start = 0; start < size; start += kRun) {
+        Vec run{};
+        over_row(std::min(kRun, size - start), [&](int64_t offset, auto part) TK_INLINED {
+            const int64_t i = start + offset;
+            const Vec left = get(expected + i, part) - most_expected, right = get(logits + i, part) - most;
+            const Vec p = exp(left) * share_expected;
+            run += only(p * (left - right), Vec{}, part);
+            if (grad_factor != 0) put(logits + i, (exp(right) * share - p) * grad_factor, part);
+        });
+        mean += sum(run);
+    }
+    return mean + std::log(total / total_expected);
 }
 
 typedef uint8_t VecMask __attribute__((vector_size(kWidth)));

@@ -31,6 +31,15 @@ struct GroupTokens {
     int64_t tokens;
 };
 
+// A run of `size` inputs of a transposed matrix [size][cols] whose codes are chosen in turn.
+struct Sweep {
+    float* values;         // compensate: the weights, which become their errors; descend: half the gradient of the error
+    float* codes;          // written; descend: also read
+    const float* factors;  // [size][size]
+    const float* scales;   // [cols]
+    int64_t size, cols;
+};
+
 template <typename T>
 struct TypedRows {
     // codes = round(x * inverse), inverse = 127 / max(max|x|, smallest); returns inverse, or 0 where x is not finite.
@@ -50,6 +59,9 @@ struct TypedRows {
     void (*swiglu_backward)(const T* grad, const T* gate, const T* up, int64_t size, T* grad_gate, T* grad_up);
     // Loss of one row in nats; where grad_factor is not 0, logits become (softmax - onehot) * grad_factor.
     double (*cross_entropy)(T* logits, int64_t size, int64_t label, float grad_factor);
+    // Divergence of softmax(logits) from softmax(expected) in nats; where grad_factor is not 0, logits become
+    // (softmax(logits) - softmax(expected)) * grad_factor.
+    double (*divergence)(T* logits, const T* expected, int64_t size, float grad_factor);
     // Scores of one query become softmax(scores * scale) over the first `visible` ones that `allowed` has (nullptr: all);
     // the others 0, and all of them where there is none.
     void (*softmax)(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale);
@@ -66,6 +78,16 @@ struct TrainingTable {
     // codes = clip(round(w * inverse), -1, 1).
     void (*ternary_codes)(const float* w, int64_t size, float inverse, int8_t* codes);
     void (*group_sums)(const int8_t* codes, int64_t size, int64_t group, int32_t* sums);
+    // codes = clip(round(latent / scale), -1, 1).
+    void (*latent_codes)(const float* latent, int64_t size, float scale, int8_t* codes);
+    // grad, of the values scale * codes, becomes that of `latent`: 0 from 1.5 scales on. Returns that of the scale (LSQ).
+    float (*latent_gradients)(const float* latent, int64_t size, float scale, float* grad);
+    // Gradient of the scale of fixed codes.
+    float (*code_gradient)(const int8_t* codes, int64_t size, const float* grad);
+    // Columns [first, last): each input is rounded, its error over the diagonal's factor is taken off those after it.
+    void (*compensate)(const Sweep&, int64_t first, int64_t last);
+    // Columns [first, last): each code becomes the best one, all others held.
+    void (*descend)(const Sweep&, int64_t first, int64_t last);
     TypedRows<float> floats;
     TypedRows<Bf16> halves;
 };

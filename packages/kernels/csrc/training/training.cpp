@@ -132,6 +132,51 @@ void group_product(Team team, const GroupWeights& weights, const int8_t* codes, 
     });
 }
 
+void latent_codes(Team team, const LatentMatrix& matrix, int8_t* codes) {
+    const int64_t size = matrix.group ? matrix.group : matrix.cols;
+    team.run_rows(matrix.rows, kRows, [&](int64_t first, int64_t last) {
+        for (int64_t start = first * matrix.cols; start < last * matrix.cols; start += size)
+            table().latent_codes(matrix.latent + start, size, matrix.scales[matrix.group ? start / size : 0], codes + start);
+    });
+}
+
+namespace {
+
+// grad_scales[g] = of_group(start, g's scale's index) for runs of a group's weights; for one scale their sum.
+template <typename OfGroup>
+void scale_gradients(Team team, int64_t rows, int64_t cols, int64_t group, float* grad_scales, const OfGroup& of_group) {
+    const int64_t size = group ? group : cols;
+    std::vector<float> of_rows(group ? 0 : rows);
+    float* out = group ? grad_scales : of_rows.data();
+    team.run_rows(rows, kRows, [&](int64_t first, int64_t last) {
+        for (int64_t start = first * cols; start < last * cols; start += size) out[start / size] = of_group(start, size);
+    });
+    if (group) return;
+    double total = 0;
+    for (const float of_row : of_rows) total += of_row;
+    *grad_scales = static_cast<float>(total);
+}
+
+}  // namespace
+
+void latent_gradients(Team team, const LatentMatrix& matrix, float* grad, float* grad_scales) {
+    scale_gradients(team, matrix.rows, matrix.cols, matrix.group, grad_scales, [&](int64_t start, int64_t size) {
+        return table().latent_gradients(matrix.latent + start, size, matrix.scales[matrix.group ? start / size : 0], grad + start);
+    });
+}
+
+void code_gradients(Team team, const int8_t* codes, const float* grad, int64_t rows, int64_t cols, int64_t group, float* grad_scales) {
+    scale_gradients(team, rows, cols, group, grad_scales,
+                    [&](int64_t start, int64_t size) { return table().code_gradient(codes + start, size, grad + start); });
+}
+
+void compensate(Team team, const Sweep& sweep) {
+    team.run_rows(sweep.cols, kStrip, [&](int64_t first, int64_t last) { table().compensate(sweep, first, last); });
+}
+void descend(Team team, const Sweep& sweep) {
+    team.run_rows(sweep.cols, kStrip, [&](int64_t first, int64_t last) { table().descend(sweep, first, last); });
+}
+
 void norm(Team team, const FloatMatrix& x, const float* weight, float eps, void* out, float* factors) {
     typed(x.bf16, [&](const auto& rows, auto cast) {
         team.run_rows(x.rows, kRows, [&](int64_t first, int64_t last) {
@@ -186,6 +231,15 @@ void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, 
                 if (labels[r] != ignored) losses[r] = rows.cross_entropy(row, logits.cols, labels[r], grad_factor);
                 else if (grad_factor != 0) std::memset(row, 0, logits.cols * sizeof *row);
             }
+        });
+    });
+}
+
+void divergence(Team team, const FloatMatrix& logits, const void* expected, float grad_factor, double* losses) {
+    typed(logits.bf16, [&](const auto& rows, auto cast) {
+        team.run_rows(logits.rows, 2, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; ++r)
+                losses[r] = rows.divergence(cast(logits.data) + r * logits.cols, cast(expected) + r * logits.cols, logits.cols, grad_factor);
         });
     });
 }

@@ -26,13 +26,27 @@ int64_t ternarize(Team team, const float* weight, int64_t rows, int64_t cols, in
 // out[tokens][rows] = codes x codes with a scale for each group of the weights' inputs.
 void group_product(Team team, const GroupWeights& weights, const int8_t* codes, const float* inverse, const FloatMatrix& out);
 
+// Weights [rows][cols] with a scale for each group of a row's inputs, or for all (group 0).
+struct LatentMatrix {
+    const float* latent;
+    const float* scales;
+    int64_t rows, cols, group;
+};
+void latent_codes(Team team, const LatentMatrix& matrix, int8_t* codes);
+// grad becomes that of the latent weights; grad_scales like the scales.
+void latent_gradients(Team team, const LatentMatrix& matrix, float* grad, float* grad_scales);
+void code_gradients(Team team, const int8_t* codes, const float* grad, int64_t rows, int64_t cols, int64_t group, float* grad_scales);
+void compensate(Team team, const Sweep& sweep);
+void descend(Team team, const Sweep& sweep);
+
 void norm(Team team, const FloatMatrix& x, const float* weight, float eps, void* out, float* factors);
 void norm_backward(Team team, const FloatMatrix& grad, const void* x, const float* weight, const float* factors, void* grad_x, float* grad_weight);
 void swiglu(Team team, const FloatMatrix& gate, const void* up, void* out);
 void swiglu_backward(Team team, const FloatMatrix& grad, const void* gate, const void* up, void* grad_gate, void* grad_up);
 // losses[row] in nats, 0 where the label is `ignored`; logits become their gradients where grad_factor is not 0.
 void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, int64_t ignored, float grad_factor, double* losses);
-
+// losses[row] = divergence of softmax(logits) from softmax(expected), in nats; logits become gradients likewise.
+void divergence(Team team, const FloatMatrix& logits, const void* expected, float grad_factor, double* losses);
 
 // Rows of scores of queries to keys: [batches][rows / batches], each batch's rows in runs of `queries` that all see the same
 // keys. With a mask [batches][queries][keys] a query sees what it allows, else itself and the keys before it.

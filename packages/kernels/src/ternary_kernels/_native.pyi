@@ -201,6 +201,31 @@ def cross_entropy(
     grad_factor: float,
     losses: int,
 ) -> None: ...
+def divergence(
+    threads: int,
+    logits: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    expected: int,
+    grad_factor: float,
+    losses: int,
+) -> None: ...
+def latent_codes(
+    threads: int, latent: int, scales: int, rows: int, cols: int, group: int, codes: int
+) -> None: ...
+def latent_gradients(
+    threads: int, latent: int, scales: int, rows: int, cols: int, group: int, grad: int, grad_scales: int
+) -> None: ...
+def code_gradients(
+    threads: int, codes: int, grad: int, rows: int, cols: int, group: int, grad_scales: int
+) -> None: ...
+def compensate(
+    threads: int, values: int, codes: int, factors: int, scales: int, size: int, cols: int
+) -> None: ...
+def descend(
+    threads: int, values: int, codes: int, factors: int, scales: int, size: int, cols: int
+) -> None: ...
 def softmax(
     threads: int,
     scores: int,

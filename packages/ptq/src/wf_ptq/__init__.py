@@ -20,7 +20,7 @@ from wf_ptq.options import BlockOptions, DistilOptions, Rates, RefineOptions, So
 
 if TYPE_CHECKING:
     from wf_ptq.distil import Distiller
-    from wf_ptq.streams import BlockRunner, faster_dtype
+    from wf_ptq.streams import BlockRunner, fastest_precision
     from wf_ptq.ternary.block import BlockReport, TernaryMethod
     from wf_ptq.walk import BlockError, BlockMethod, BlockStore, take_block, walk_blocks
 
@@ -37,7 +37,7 @@ __all__ = [
     "RefineOptions",
     "SolveOptions",
     "TernaryMethod",
-    "faster_dtype",
+    "fastest_precision",
     "take_block",
     "walk_blocks",
 ]
@@ -52,7 +52,7 @@ __getattr__ = lazy_names(
         "BlockStore": "walk",
         "Distiller": "distil",
         "TernaryMethod": "ternary.block",
-        "faster_dtype": "streams",
+        "fastest_precision": "streams",
         "take_block": "walk",
         "walk_blocks": "walk",
     },

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
+from wf_ptq.divergence import Divergence
 from wf_ptq.layers import ScaledLinear, from_master_weights, install, vectors
 from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
 from wf_ptq.options import DistilOptions
-from wf_ptq.streams import BlockRunner
+from wf_ptq.streams import BlockRunner, computing_in
 
 
 class Distiller:
@@ -43,7 +43,7 @@ class Distiller:
         model.requires_grad_(False)
         self._linears: list[ScaledLinear] = []
         for _, block in blocks(model):
-            linears = from_master_weights(block, self._dtype)
+            linears = from_master_weights(block)
             install(block, linears)
             self._linears += linears.values()
         self._vectors = [vector for _, block in blocks(model) for vector in vectors(block)]
@@ -65,7 +65,7 @@ class Distiller:
             expected = self._predictions(self._teacher, self._teacher_run, input_ids, positions)
         with rates_are_to_blame():
             found = self._predictions(self._model, self._run, input_ids, positions)
-        loss = (expected.exp() * (expected - found)).sum(-1).mean()
+        loss = Divergence.apply(found, expected)
         check_finite(loss, "the divergence")
         self._optimizer.zero_grad()
         loss.backward()
@@ -120,10 +120,11 @@ class Distiller:
         return torch.randperm(num_tokens, generator=generator)[: self._options.logit_tokens]
 
     def _predictions(self, model: Any, run: BlockRunner, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Log-probabilities of the next token, float32 [positions, vocabulary]."""
+        """Logits of the next token [positions, vocabulary]."""
         hidden = model.model.embed_tokens(input_ids).to(self._dtype)
         for _, block in blocks(model):
             hidden = run(block, hidden)
         chosen = model.model.norm(hidden.flatten(0, 1)[positions])
-        weight = model.get_output_embeddings().weight.to(self._dtype)
-        return F.log_softmax(F.linear(chosen.to(self._dtype), weight).float(), dim=-1)
+        with computing_in(self._dtype, hidden.device):
+            logits: Tensor = model.get_output_embeddings()(chosen)
+        return logits

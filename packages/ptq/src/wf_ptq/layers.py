@@ -7,44 +7,42 @@ quantizer whose matrices are codes times scales (`QuantizedMatrix`) and that has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitnet_arch import BitLinear
+from bitnet_arch import BitLinear, bit_linears
+from bitnet_arch.kernels import kernels_for
 from wf_formats.matrix import QuantizedMatrix
-from wf_ptq.inputs import SharedInput, shared_inputs
 
 
-class ScaledProduct(torch.autograd.Function):
-    """x (s q)^T for fixed codes q, with the exact gradients of x and of the scales.
+class FixedCodes(torch.autograd.Function):
+    """(scales, codes) -> a tensor that stands for scales * codes, float32 [out, in].
 
-    The product s q is made anew in the backward pass: kept, it would take 2 bytes per weight of the
-    whole model.
+    Products take codes and scales as they are, so its memory is that of one number; its gradient is that
+    of the values, and only the scales' share of it is kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
-        ctx.save_for_backward(x, codes, scales)
-        return x @ _product(codes, scales, x.dtype).t()
+    def forward(ctx: Any, scales: Tensor, codes: Tensor) -> Tensor:
+        ctx.save_for_backward(scales, codes)
+        return place_holder(scales, codes.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor]:
-        x, codes, scales = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        grad_x = grad @ _product(codes, scales, x.dtype)
-        grad_weight = grad.flatten(0, -2).t() @ x.flatten(0, -2)
-        grad_scales = (grad_weight * codes).view(*scales.shape, -1).sum(-1, dtype=torch.float32)
-        return grad_x, None, grad_scales
+        scales, codes = ctx.saved_tensors
+        if (kernels := kernels_for(grad.dtype, grad, codes, scales)) is not None:
+            return kernels.code_gradients(grad, codes, scales), None
+        products = grad * codes
+        return (products.view(*scales.shape, -1) if scales.dim() else products.flatten()).sum(-1), None
 
 
-def _product(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    grouped = codes.to(dtype).view(*scales.shape, -1)
-    return grouped.mul_(scales.unsqueeze(-1).to(dtype)).view_as(codes)
+def place_holder(like: Tensor, shape: torch.Size) -> Tensor:
+    """Zeros of the shape that take the memory of one."""
+    return like.new_zeros(()).expand(shape)
 
 
 class ScaledLinear(nn.Module):
@@ -58,14 +56,13 @@ class ScaledLinear(nn.Module):
 
     latent: nn.Parameter | None
 
-    def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor], round_input: SharedInput) -> None:
+    def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor]) -> None:
         super().__init__()
         self.layer, self.sub_norm, self.bias = [layer], layer.sub_norm, layer.bias  # list: not a child
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.codes, self._bits, self._round_input = matrix.codes, matrix.bits, round_input
+        self.codes, self._bits = matrix.codes, matrix.bits
         self.scales = nn.Parameter(matrix.scales.clone())
         self.register_parameter("latent", None)
-        self._value: Tensor | None = None
 
     @property
     def matrix(self) -> QuantizedMatrix[Tensor]:
@@ -73,21 +70,22 @@ class ScaledLinear(nn.Module):
         return QuantizedMatrix(self.codes, self.scales.detach(), self._bits)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
         if self.sub_norm is not None:
             x = self.sub_norm(x)
-        x = self._round_input(x)
-        y = self._product(x) if self._value is None else F.linear(x, self._value)
+        value = self._value()
+        y = self.layer[0].product(x, value, self.matrix)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _product(self, x: Tensor) -> Tensor:
-        product: Tensor = ScaledProduct.apply(x, self.codes, self.scales)
-        return product
+    def _value(self) -> Tensor:
+        """What gets the gradient of the values; `codes` are up to date afterwards."""
+        value: Tensor = FixedCodes.apply(self.scales, self.codes)
+        return value
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Rounds the scales to what master weights can carry and keeps the product of codes and scales."""
+        """Rounds the scales to what master weights can carry."""
         self.scales.copy_(self.layer[0].quantizer.storable(self.scales))
-        self._value = self.matrix.values().to(self._round_input.dtype)
 
     @torch.no_grad()
     def write_back(self) -> BitLinear:
@@ -103,28 +101,12 @@ def install(block: nn.Module, linears: Mapping[str, nn.Module]) -> None:
         block.set_submodule(name, linear)
 
 
-def from_master_weights(block: nn.Module, dtype: torch.dtype) -> dict[str, ScaledLinear]:
+def from_master_weights(block: nn.Module) -> dict[str, ScaledLinear]:
     """Stand-ins with fixed codes for the block's BitLinears."""
-    found = {}
-    for name, round_input in shared_inputs(block, dtype).items():
-        layer = block.get_submodule(name)
-        assert isinstance(layer, BitLinear)
-        found[name] = ScaledLinear(layer, layer.quantizer.quantize(layer.weight), round_input)
-    return found
-
-
-@contextmanager
-def computing_in(block: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Fast stand-ins for the block's BitLinears: the same codes and scales, products in `dtype`."""
-    linears = from_master_weights(block, dtype)
-    originals = {name: block.get_submodule(name) for name in linears}
-    install(block, linears)
-    for linear in linears.values():
-        linear.settle()
-    try:
-        yield
-    finally:
-        install(block, originals)
+    return {
+        name: ScaledLinear(layer, layer.quantizer.quantize(layer.weight))
+        for name, layer in bit_linears(block)
+    }
 
 
 def vectors(block: nn.Module) -> list[nn.Parameter]:

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_arch import BitLinear, get_lambda, set_lambda
-from wf_ptq.inputs import RoundedInput, input_groups
+from wf_ptq.inputs import input_groups
 from wf_ptq.streams import BlockRunner
+
+_COLUMNS = 192
+"""Of a symmetric matrix that are summed together."""
 
 
 @torch.no_grad()
@@ -27,9 +30,8 @@ def input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[st
     def collect(layer: nn.Module, args: Any, name: str) -> None:
         assert isinstance(layer, BitLinear)
         x = args[0] if layer.sub_norm is None else layer.sub_norm(args[0])
-        x = RoundedInput.apply(x.reshape(-1, x.shape[-1]), layer.activation, torch.float32)
-        total = sums.setdefault(name, x.new_zeros(x.shape[1], x.shape[1]))
-        total.addmm_(x.t(), x)
+        x = layer.activation.quantize(x.reshape(-1, x.shape[-1])).values().float()
+        _add_products(sums.setdefault(name, x.new_zeros(x.shape[1], x.shape[1])), x)
 
     groups = [list(layers.items()) for layers in input_groups(block)]
     with _full_precision(block):
@@ -42,7 +44,19 @@ def input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[st
         finally:
             for hook in hooks:
                 hook.remove()
-    return {name: sums[group[0][0]] / num_tokens for group in groups for name, _ in group}
+    means = {name: _mirrored(total) / num_tokens for name, total in sums.items()}
+    return {name: means[group[0][0]] for group in groups for name, _ in group}
+
+
+def _add_products(total: Tensor, x: Tensor) -> None:
+    """total += x^T x, on and above the diagonal (and a little below it): half the work."""
+    for start in range(0, x.shape[1], _COLUMNS):
+        rows = slice(start, start + _COLUMNS)
+        total[rows, start:].addmm_(x[:, rows].t(), x[:, start:])
+
+
+def _mirrored(total: Tensor) -> Tensor:
+    return total.triu() + total.triu(1).t()
 
 
 @contextmanager

@@ -7,60 +7,46 @@ causal. Two streams walk through the model: the full-precision model's and the t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from wf_ptq import attention
+from bitnet_arch import use_kernels
+from bitnet_arch.attention import NAME as KERNEL_ATTENTION
 
 STREAM_BATCH = 8
 """Sequences per pass where no gradient is wanted."""
 
 
 class BlockRunner:
-    """Runs single blocks of one model.
+    """Runs single blocks of one model, in the dtype of the stream: bfloat16 ones under autocast.
+
+    Gains and biases of the model become float32, in which norms compute.
 
     Raises:
         ValueError: the model's attention is not `sdpa`, whose causal form needs no mask.
     """
 
     def __init__(self, model: Any) -> None:
+        use_kernels(model)
         found = model.config._attn_implementation
-        if found != "sdpa":
+        if found not in ("sdpa", KERNEL_ATTENTION):
             raise ValueError(f"attention {found!r}: load the model with attn_implementation='sdpa'")
-        self._config = model.config
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data = parameter.data.float()
         self._rotary = model.model.rotary_emb
 
     def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """[sequences, tokens, hidden] -> the same; computed in the input's dtype."""
-        dtype = hidden.dtype
         positions = torch.arange(hidden.shape[1], device=hidden.device).unsqueeze(0)
         cosine, sine = self._rotary(hidden, positions)
-        rotary = (cosine.to(dtype), sine.to(dtype))
-        # Gradients reach the float32 parameters through the casts.
-        cast = {
-            name: parameter.to(dtype)
-            for name, parameter in block.named_parameters()
-            if parameter.dtype != dtype and name.endswith(("weight", "bias"))
-        }
-        arguments = {"position_ids": positions, "position_embeddings": rotary}
-        with self._fast_attention(hidden.device):
-            output: Tensor = functional_call(block, cast, (hidden,), arguments)
+        rotary = (cosine.to(hidden.dtype), sine.to(hidden.dtype))
+        with computing_in(hidden.dtype, hidden.device):
+            output: Tensor = block(hidden, position_ids=positions, position_embeddings=rotary)
         return output
-
-    @contextmanager
-    def _fast_attention(self, device: torch.device) -> Iterator[None]:
-        before = self._config._attn_implementation
-        if device.type == "cpu":
-            self._config._attn_implementation = attention.NAME
-        try:
-            yield
-        finally:
-            self._config._attn_implementation = before
 
     @torch.no_grad()
     def stream(self, block: nn.Module, hidden: Tensor) -> Tensor:
@@ -72,14 +58,31 @@ class BlockRunner:
         return output
 
 
-def faster_dtype() -> torch.dtype:
-    """bfloat16 where this processor multiplies it faster than float32 (by 3.5 on Zen 5), else float32."""
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones(512, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
-        left @ right
-        start = time.perf_counter()
-        for _ in range(8):
-            left @ right
-        times[dtype] = time.perf_counter() - start
-    return min(times, key=lambda dtype: times[dtype] * (1.3 if dtype is torch.bfloat16 else 1.0))
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Products in `dtype`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def fastest_precision() -> str:
+    """Name of the gradients' products (bitnet_arch.gradients) that this processor computes fastest."""
+    times = {name: _time_of(product) for name, product in _products().items()}
+    return min(times, key=lambda name: times[name])
+
+
+def _products() -> dict[str, Callable[[], Tensor]]:
+    left, right = torch.ones(512, 512), torch.ones(512, 2048)
+    halves = left.bfloat16(), right.bfloat16()
+    codes = left.to(torch.int8), right.to(torch.int8)
+    return {
+        "float32": lambda: left @ right,
+        "bf16": lambda: halves[0] @ halves[1],
+        "int8": lambda: torch._int_mm(*codes),
+    }
+
+
+def _time_of(product: Callable[[], Tensor]) -> float:
+    product()
+    start = time.perf_counter()
+    for _ in range(8):
+        product()
+    return time.perf_counter() - start

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
 from wf_formats.errors import UserError
-from wf_ptq.layers import computing_in
 from wf_ptq.streams import BlockRunner
 
 
@@ -65,7 +64,7 @@ def walk_blocks(
     """Yields name and report of each block when the streams have passed it.
 
     Args:
-        model: converted, changed in place.
+        model: converted, changed in place; `bitnet_arch.set_precision` says how its products are computed.
         teacher: the full-precision model, in the dtype to compute in.
         input_ids: [sequences, tokens].
         seed: block i gets seed + i.
@@ -84,8 +83,7 @@ def walk_blocks(
                 raise BlockError(f"{name} cannot be quantized: {error}") from error
             store.save(name, block.state_dict(), dataclasses.asdict(report))
         figures = take_block(store, name, block)
-        with computing_in(block, inputs.dtype):
-            found = run.stream(block, inputs)
+        found = run.stream(block, inputs)
         yield name, figures
 
 

@@ -9,7 +9,7 @@ itself runs on. Values are quantized as bitnet_arch does, to the bit:
     ternarize             codes -1, 0, 1 and absmean scales of master weights, in one pass
     scale_sums            int32 sums of a product times the scales of its sides
     group_product         int8 product with a scale for each group of weights
-    norm_rows, swiglu_rows, cross_entropy_rows   with their gradients
+    norm_rows, swiglu_rows, cross_entropy_rows, divergence_rows   with their gradients
 """
 
 from __future__ import annotations
@@ -262,6 +262,25 @@ def cross_entropy_rows(logits: Tensor, labels: Tensor, ignored: int, grad_factor
         cols,
         places,
         ignored,
+        grad_factor or 0.0,
+        losses.data_ptr(),
+    )
+    return losses
+
+
+def divergence_rows(logits: Tensor, expected: Tensor, grad_factor: float | None) -> Tensor:
+    """KL(softmax(expected) || softmax(logits)) in nats, float64 [rows]; NaN where a logit is no number.
+
+    Args:
+        logits: float32 or bfloat16 [rows, vocabulary]; with a factor they become their gradients,
+            (softmax(logits) - softmax(expected)) * grad_factor.
+        expected: like logits.
+    """
+    losses = logits.new_empty(logits.shape[0], dtype=torch.float64)
+    _native.divergence(
+        torch.get_num_threads(),
+        *matrix_of("logits", logits),
+        address_of("expected", expected, tuple(logits.shape), logits.dtype),
         grad_factor or 0.0,
         losses.data_ptr(),
     )

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bitnet_arch import BitLinear, TernaryQuantizer
-from wf_ptq.inputs import shared_inputs
+from bitnet_arch import BitLinear, TernaryQuantizer, bit_linears
 from wf_ptq.layers import install
 from wf_ptq.moments import input_moments
 from wf_ptq.options import BlockOptions
@@ -78,11 +77,9 @@ class TernaryMethod:
         linears: dict[str, LatentLinear] = {}
         naive: dict[str, float] = {}
         solved: dict[str, float] = {}
-        for name, round_input in shared_inputs(block, inputs.dtype).items():
-            layer = block.get_submodule(name)
-            assert isinstance(layer, BitLinear)
+        for name, layer in bit_linears(block):
             solution = solve_linear(layer.weight, moments[name], _ternary(layer), self.options.solve)
-            linears[name] = LatentLinear(layer, solution.matrix, round_input)
+            linears[name] = LatentLinear(layer, solution.matrix)
             naive[name], solved[name] = solution.naive_error, solution.error
         return linears, naive, solved
 

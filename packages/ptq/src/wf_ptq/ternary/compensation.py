@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitnet_arch.kernels import kernels_for
 from bitnet_arch.rounding import MIN_SCALE
 
 _SCALE_STEPS = 4
@@ -44,11 +45,21 @@ def fit_scales(block: Tensor, importance: Tensor) -> Tensor:
 
 def compensate(rest: Tensor, factor: Tensor, block: slice, scale: Tensor) -> Tensor:
     """Rounds the inputs of a block in turn; moves their errors to those after them, in `rest`."""
-    current, within = rest[block].clone(), factor[block, block]
-    codes, errors = torch.empty_like(current), torch.empty_like(current)
-    for index in range(len(current)):
-        codes[index] = (current[index] / scale).round_().clamp_(-1, 1)
-        errors[index] = (current[index] - codes[index] * scale) / within[index, index]
-        current[index + 1 :].addr_(within[index, index + 1 :], errors[index], alpha=-1)
-    rest[block.stop :].addmm_(factor[block, block.stop :].t(), errors, alpha=-1)
+    values, within = rest[block].clone(), factor[block, block].contiguous()
+    scale = scale.expand(values.shape[1]).contiguous()
+    if (kernels := kernels_for(values.dtype, values, within, scale)) is not None:
+        codes: Tensor = kernels.compensate(values, within, scale)
+    else:
+        codes = _compensate_in_turn(values, within, scale)
+    rest[block.stop :].addmm_(factor[block, block.stop :].t(), values, alpha=-1)
+    return codes
+
+
+def _compensate_in_turn(values: Tensor, within: Tensor, scale: Tensor) -> Tensor:
+    """Codes of [size, out], whose `values` become errors."""
+    codes = torch.empty_like(values)
+    for index in range(len(values)):
+        codes[index] = (values[index] / scale).round_().clamp_(-1, 1)
+        values[index] = (values[index] - codes[index] * scale) / within[index, index]
+        values[index + 1 :].addr_(within[index, index + 1 :], values[index], alpha=-1)
     return codes

@@ -8,16 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitnet_arch.kernels import kernels_for
 from bitnet_arch.rounding import MIN_SCALE
 
 
-def descend(codes: Tensor, scales: Tensor, weight: Tensor, damped: Tensor) -> None:
-    """One sweep over the groups, in place: scale, codes in turn, scale again."""
+def half_gradient(codes: Tensor, scales: Tensor, weight: Tensor, damped: Tensor) -> Tensor:
+    """Of E, [in, out]: H (sQ - W)."""
     num_groups = len(scales)
-    size = len(codes) // num_groups
-    values = (codes.view(num_groups, size, -1) * scales.unsqueeze(1)).view_as(codes)
-    gradient = damped @ (values - weight.t())  # half the gradient of E
-    for group in range(num_groups):
+    values = (codes.view(num_groups, len(codes) // num_groups, -1) * scales.unsqueeze(1)).view_as(codes)
+    return damped @ (values - weight.t())
+
+
+def descend(codes: Tensor, scales: Tensor, gradient: Tensor, damped: Tensor) -> None:
+    """One sweep over the groups, in place: scale, codes in turn, scale again; `gradient` follows."""
+    size = len(codes) // len(scales)
+    for group in range(len(scales)):
         block = slice(group * size, (group + 1) * size)
         here, own = gradient[block].clone(), damped[block, block]
         before = codes[block] * scales[group]
@@ -40,6 +45,10 @@ def _move_scale(codes: Tensor, scale: Tensor, gradient: Tensor, own: Tensor) -> 
 
 def descend_codes(codes: Tensor, gradient: Tensor, own: Tensor, scale: Tensor) -> None:
     """Each code of [size, out] in turn to the best of -1, 0, 1; changes both arguments."""
+    own, scale = own.contiguous(), scale.expand(codes.shape[1]).contiguous()
+    if (kernels := kernels_for(codes.dtype, codes, gradient, own, scale)) is not None:
+        kernels.descend(codes, gradient, own, scale)
+        return
     curvature = own.diagonal().tolist()
     for index, value in enumerate(curvature):
         best = (codes[index] - gradient[index] / (value * scale)).round_().clamp_(-1, 1)

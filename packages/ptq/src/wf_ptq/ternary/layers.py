@@ -5,58 +5,80 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitnet_arch import BitLinear
+from bitnet_arch.kernels import kernels_for
 from wf_formats.matrix import QuantizedMatrix
-from wf_ptq.inputs import SharedInput
-from wf_ptq.layers import ScaledLinear
+from wf_ptq.layers import ScaledLinear, place_holder
 
 _LATENT_ROOM = 0.45
 """How far a latent weight may start from its code, in scales; 0.5 is the threshold to the next."""
 
 
 class RoundedLatent(torch.autograd.Function):
-    """(latent, scales) -> s clip(round(latent / s)), with straight-through gradients.
+    """(latent, scales) -> a tensor that stands for s clip(round(latent / s)), straight through backwards.
 
     The latent weight gets the gradient of its value while it is within 1.5 scales, the scale that of
     q - latent / s inside the grid and of q outside (LSQ; Esser et al. 2020, arXiv 1902.08153, eq. 3).
+    As with FixedCodes, the values are never made: `latent_codes` says what to multiply with.
     """
 
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-        ratio = latent.view(*scales.shape, -1) / scales.unsqueeze(-1)
-        ctx.save_for_backward(ratio)
-        return (ratio.round().clamp_(-1, 1).mul_(scales.unsqueeze(-1))).view_as(latent).to(dtype)
+    def forward(ctx: Any, latent: Tensor, scales: Tensor) -> Tensor:
+        ctx.save_for_backward(latent, scales)
+        return place_holder(latent, latent.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (ratio,) = ctx.saved_tensors
-        grad = grads[0].float().view_as(ratio)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        latent, scales = ctx.saved_tensors
+        grad = grads[0].float()
+        if (kernels := kernels_for(grad.dtype, grad, latent, scales)) is not None:
+            grad_latent = grad.clone() if grad is grads[0] else grad
+            return grad_latent, kernels.latent_gradients(grad_latent, latent, scales)
+        ratio = _over_scales(latent, scales)
         codes = ratio.round().clamp_(-1, 1)
+        grad = grad.view_as(ratio)
         grad_scales = (grad * torch.where(ratio.abs() <= 1, codes - ratio, codes)).sum(-1)
-        grad_latent = torch.where(ratio.abs() <= 1.5, grad, 0).view_as(grads[0])
-        return grad_latent, grad_scales, None
+        grad_latent = torch.where(ratio.abs() <= 1.5, grad, 0).view_as(latent)
+        return grad_latent, grad_scales if scales.dim() else grad_scales.sum()
+
+
+def _over_scales(latent: Tensor, scales: Tensor) -> Tensor:
+    """latent / scales, [out, groups, size] or [out, in]."""
+    return latent.view(*scales.shape, -1) / scales.unsqueeze(-1) if scales.dim() else latent / scales
+
+
+@torch.no_grad()
+def latent_codes(latent: Tensor, scales: Tensor) -> Tensor:
+    """clip(round(latent / scales), -1, 1) int8 [out, in]."""
+    if (kernels := kernels_for(latent.dtype, latent, scales)) is not None:
+        codes: Tensor = kernels.latent_codes(latent, scales)
+        return codes
+    return _over_scales(latent, scales).round_().clamp_(-1, 1).to(torch.int8).view_as(latent)
 
 
 class LatentLinear(ScaledLinear):
-    """Codes are the rounding of `latent` over the scales; `codes` are those as of the last `settle`."""
+    """Codes are the rounding of `latent` over the scales, until they settle."""
 
     latent: nn.Parameter
 
-    def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor], round_input: SharedInput) -> None:
-        super().__init__(layer, matrix, round_input)
+    def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor]) -> None:
+        super().__init__(layer, matrix)
         self.latent = nn.Parameter(latent_weights(layer.weight, matrix))
+        self._settled = False
 
-    def _product(self, x: Tensor) -> Tensor:
-        return F.linear(x, RoundedLatent.apply(self.latent, self.scales, x.dtype))
+    def _value(self) -> Tensor:
+        if self._settled:
+            return super()._value()
+        self.codes = latent_codes(self.latent, self.scales)
+        value: Tensor = RoundedLatent.apply(self.latent, self.scales)
+        return value
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Takes the codes off the latent weights; then as ScaledLinear."""
-        ratio = self.latent.view(*self.scales.shape, -1) / self.scales.unsqueeze(-1)
-        self.codes = ratio.round_().clamp_(-1, 1).to(torch.int8).view_as(self.latent)
+        """Takes the codes off the latent weights, for good; then as ScaledLinear."""
+        self.codes, self._settled = latent_codes(self.latent, self.scales), True
         super().settle()
 
 

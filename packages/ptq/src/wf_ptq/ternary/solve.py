@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from bitnet_arch import TernaryQuantizer
+from bitnet_arch.last_input import LastInput
 from bitnet_arch.rounding import MIN_SCALE
 from wf_formats.matrix import QuantizedMatrix
 from wf_ptq.options import SolveOptions
 from wf_ptq.ternary.compensation import compensate, fit_scales, inverse_factor
-from wf_ptq.ternary.descent import descend, descend_codes
+from wf_ptq.ternary.descent import descend, descend_codes, half_gradient
 
 _BLOCK = 64
 """Inputs treated together with `tensor` granularity (with groups: a group)."""
@@ -40,6 +41,31 @@ class Solution:
     matrix: QuantizedMatrix[Tensor]
     error: float
     naive_error: float
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Of E, [in, in]: the damped H, and the upper Cholesky factor of its inverse."""
+
+    damped: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, moments: Tensor, damping: float) -> Curvature:
+        """Raises: ValueError (not finite, or not positive definite in spite of the damping)."""
+        if not moments.isfinite().all():
+            raise ValueError("the second moments of the inputs are not finite: the activations overflowed")
+        mean = moments.diagonal().mean()
+        if mean == 0:  # every input dead: only the weights themselves are left to go by
+            damped = torch.eye(len(moments))
+        else:
+            damped = moments.float().clone()
+            damped.diagonal().add_(damping * mean)
+        return cls(damped, inverse_factor(damped))
+
+
+_CURVATURE: LastInput[Curvature] = LastInput()
+"""Of the last moments: linears with the same input follow each other."""
 
 
 def output_error(matrix: QuantizedMatrix[Tensor], weight: Tensor, moments: Tensor) -> Tensor:
@@ -68,13 +94,17 @@ def solve_linear(
         ValueError: moments of another size, not finite, or not positive definite with this damping.
     """
     weight = weight.detach().float()
-    damped = _damped(weight, moments, options.damping)
+    if moments.shape != (weight.shape[1], weight.shape[1]):
+        raise ValueError(f"moments of shape {tuple(moments.shape)} do not fit {weight.shape[1]} inputs")
+    curvature = _CURVATURE.of(
+        moments, lambda moments: Curvature.of(moments, options.damping), options.damping
+    )
     naive = quantizer.quantize(weight)
     naive = replace(naive, scales=quantizer.storable(naive.scales))
     if quantizer.group_size is None:
-        solved = _solve_tensor(weight, damped, naive.scales, options)
+        solved = _solve_tensor(weight, curvature, naive.scales, options)
     else:
-        solved = _solve_groups(weight, damped, quantizer.group_size, options)
+        solved = _solve_groups(weight, curvature, quantizer.group_size, options)
         solved = replace(solved, scales=quantizer.storable(solved.scales))
     return _better_of(solved, naive, weight, moments)
 
@@ -95,44 +125,31 @@ def _better_of(
     )
 
 
-def _damped(weight: Tensor, moments: Tensor, damping: float) -> Tensor:
-    size = weight.shape[1]
-    if moments.shape != (size, size):
-        raise ValueError(f"moments of shape {tuple(moments.shape)} do not fit {size} inputs")
-    if not moments.isfinite().all():
-        raise ValueError("the second moments of the inputs are not finite: the activations overflowed")
-    mean = moments.diagonal().mean()
-    if mean == 0:  # every input dead: only the weights themselves are left to go by
-        return torch.eye(size)
-    damped = moments.float().clone()
-    damped.diagonal().add_(damping * mean)
-    return damped
-
-
 def _transposed(weight: Tensor) -> Tensor:
     """A copy [in, out]: one input is one row."""
     return weight.t().clone(memory_format=torch.contiguous_format)
 
 
 def _solve_groups(
-    weight: Tensor, damped: Tensor, size: int, options: SolveOptions
+    weight: Tensor, curvature: Curvature, size: int, options: SolveOptions
 ) -> QuantizedMatrix[Tensor]:
-    factor = inverse_factor(damped)
+    damped, factor = curvature.damped, curvature.factor
     rest = _transposed(weight)
     codes, scales = torch.empty_like(rest), rest.new_empty(rest.shape[0] // size, rest.shape[1])
     for group, start in enumerate(range(0, rest.shape[0], size)):
         block = slice(start, start + size)
         scales[group] = fit_scales(rest[block], factor[block, block].diagonal().pow(-2))
         codes[block] = compensate(rest, factor, block, scales[group])
+    gradient = half_gradient(codes, scales, weight, damped)
     for _ in range(options.num_sweeps):
-        descend(codes, scales, weight, damped)
+        descend(codes, scales, gradient, damped)
     return QuantizedMatrix(codes.t().to(torch.int8).contiguous(), scales.t().contiguous())
 
 
 def _solve_tensor(
-    weight: Tensor, damped: Tensor, naive_scale: Tensor, options: SolveOptions
+    weight: Tensor, curvature: Curvature, naive_scale: Tensor, options: SolveOptions
 ) -> QuantizedMatrix[Tensor]:
-    factor = inverse_factor(damped)
+    damped, factor = curvature.damped, curvature.factor
     size = weight.shape[1]
     candidates = []
     for ratio in _TENSOR_SCALE_RATIOS:

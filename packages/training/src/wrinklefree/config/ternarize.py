@@ -9,10 +9,13 @@ from wf_ptq.options import BlockOptions, DistilOptions
 from wrinklefree.config.ranges import number
 
 
-class ComputeDtype(StrEnum):
+class CalibrationPrecision(StrEnum):
+    """`Precision` of stages 2 and 3, or the one that this machine computes fastest."""
+
     auto = "auto"
     float32 = "float32"
-    bfloat16 = "bfloat16"
+    bf16 = "bf16"
+    int8 = "int8"
 
 
 _SEQUENCE_LENGTH_TOKENS = 512
@@ -54,5 +57,5 @@ class TernarizeConfig:
     """Distillation steps between saved states."""
     evaluation_tokens: int = number(8192, least=0)
     """Further tokens on which the losses are compared; 0: skip."""
-    dtype: ComputeDtype = ComputeDtype.auto
-    """Dtype of products; auto: the faster one on this machine."""
+    precision: CalibrationPrecision = CalibrationPrecision.auto
+    """Of products, as `training.precision` of stage 2; auto: the fastest one on this machine."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.ternarize import ComputeDtype, TernarizeConfig
+from wrinklefree.config.ternarize import CalibrationPrecision, TernarizeConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
@@ -63,23 +64,26 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     student = checkpoint.model.requires_grad_(False)
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
-    dtype = _compute_dtype(options.dtype, run.parts)
+    precision = _precision(options.precision, run.parts)
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
     check_finite(losses, "losses_nats")
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
         method = wf_ptq.TernaryMethod(_block_options(options))
-        walk = wf_ptq.walk_blocks(student, teacher, text.calibration, method, run.parts, config.seed)
-        reports = _calibrate_blocks(walk, student.config.num_hidden_layers, progress)
+        with _products_in(precision, student):
+            walk = wf_ptq.walk_blocks(student, teacher, text.calibration, method, run.parts, config.seed)
+            reports = _calibrate_blocks(walk, student.config.num_hidden_layers, progress)
         losses["blocks"] = mean_loss(student, text.held_out)
-        distil_scales(context, options, student, teacher, text.distillation, progress, loggers)
+        with _products_in(precision, student):
+            distil_scales(context, options, student, teacher, text.distillation, progress, loggers)
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": options.distil_steps,
         **_figures(losses, text),
         "seconds": time.perf_counter() - began,
-        "compute_dtype": str(dtype).removeprefix("torch."),
+        "precision": precision,
     }
     atomic_write_text(run.path / BLOCKS_FILE, figures_text(reports))
     save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
@@ -96,15 +100,23 @@ def _figures(losses: dict[str, float | None], text: _Text) -> dict[str, Any]:
     }
 
 
-def _compute_dtype(wanted: ComputeDtype, parts: PartStore) -> torch.dtype:
-    """The configured dtype, or the measured one, which a resumed run has to keep."""
-    if wanted is not ComputeDtype.auto:
-        return getattr(torch, wanted.value)
-    if "dtype" in parts:
-        return getattr(torch, parts.load("dtype")[1]["dtype"])
-    dtype = wf_ptq.faster_dtype()
-    parts.save("dtype", {}, {"dtype": str(dtype).removeprefix("torch.")})
-    return dtype
+def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:
+    """The configured one, or the measured one, which a resumed run has to keep."""
+    if wanted is not CalibrationPrecision.auto:
+        return wanted.value
+    if "precision" not in parts:
+        parts.save("precision", {}, {"precision": wf_ptq.fastest_precision()})
+    found: str = parts.load("precision")[1]["precision"]
+    return found
+
+
+@contextmanager
+def _products_in(precision: str, model: Any) -> Iterator[None]:
+    bitnet_arch.set_precision(model, precision)
+    try:
+        yield
+    finally:
+        bitnet_arch.set_precision(model, "float32")
 
 
 def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:
