@@ -120,14 +120,14 @@ def test_resumed_run_is_bit_equal(
 @pytest.mark.parametrize(
     "variant",
     [
-        "optimizer=muon",
-        "data.num_workers=1",
+        "optimizer=muon training.ema_decay=0.5",
+        "data.num_workers=1 optimizer.weight_decay=1 optimizer.weight_decay_share=0.8",
         pytest.param("optimizer.fused=true", marks=pytest.mark.slow),
         pytest.param("optimizer=adamw_8bit", marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_state_resumes_bit_equal(cli_from_stage1: Any, variant: str) -> None:
-    start = functools.partial(cli_from_stage1.in_child, "stage2_pretrain", *OPTIONS, variant)
+    start = functools.partial(cli_from_stage1.in_child, "stage2_pretrain", *OPTIONS, *variant.split())
     whole = start(experiment="whole")
     assert whole.code == 0
     killed = start(experiment="killed", before=kill_between_checkpoints)

@@ -1,18 +1,22 @@
 """Lightning callbacks: one concern each."""
 
 from wrinklefree.callbacks.checkpointing import Checkpointing, GracefulStop
+from wrinklefree.callbacks.ema import Ema
 from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
 from wrinklefree.callbacks.progress import Progress
 from wrinklefree.callbacks.random_state import RandomState
 from wrinklefree.callbacks.step_log import StepLog
+from wrinklefree.callbacks.weight_decay import WeightDecay
 from wrinklefree.callbacks.zclip import ZClip
 
 __all__ = [
     "Checkpointing",
+    "Ema",
     "GracefulStop",
     "LambdaWarmup",
     "Progress",
     "RandomState",
     "StepLog",
+    "WeightDecay",
     "ZClip",
 ]

@@ -13,6 +13,8 @@ class OptimizerConfig:
 
     weight_decay: float = number(0.0, least=0)
     """Decoupled; applied to matrices only, never to embeddings, norms and biases."""
+    weight_decay_share: float = number(1.0, least=0, most=1)
+    """Share of the run's steps with weight decay; BitNet's authors train the second half without."""
     beta1: float = number(0.9, least=0, below=1)
     beta2: float = number(0.95, least=0, below=1)
     eps: float = number(1e-8, above=0)

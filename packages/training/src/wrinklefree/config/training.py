@@ -103,6 +103,8 @@ class GradientConfig(ContinuingConfig):
     """Objective name -> its options; typed by the registry when the configuration is composed."""
     lambda_warmup_steps: int = number(0, least=0)
     """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
+    ema_decay: float | None = number(None, above=0, below=1)
+    """The result is a moving average of the weights with this decay a step; null: the last weights."""
     zclip: ZClipConfig = field(default_factory=ZClipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     precision: Precision = Precision.float32

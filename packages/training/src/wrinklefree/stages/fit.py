@@ -152,8 +152,10 @@ def _build_trainer(
         # The order matters: metrics first, then who writes them, then who saves and stops.
         callbacks=[
             cb.LambdaWarmup(training.lambda_warmup_steps),
+            cb.WeightDecay(config.optimizer.weight_decay_share),
             cb.ZClip(training.zclip),
             cb.RandomState(),
+            *([cb.Ema(training.ema_decay)] if training.ema_decay is not None else []),
             progress,
             log,
             *bar,

@@ -19,6 +19,11 @@ class GradientStage(Stage):
         training, where = gradient_options(config), config.distributed
         if where.kind is DistributedKind.single and where.devices * where.num_nodes != 1:
             raise ConfigError("several devices with distributed=single: choose distributed=ddp or fsdp")
+        if training.ema_decay is not None and where.kind is DistributedKind.fsdp:
+            raise ConfigError(
+                f"training.ema_decay={training.ema_decay} averages whole weights, and distributed=fsdp "
+                "shards them: choose distributed=ddp, or training.ema_decay=null"
+            )
         if (training.max_steps is None) == (training.max_tokens is None):
             raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
         if not any(options.weight > 0 for options in training.objectives.values()):
