@@ -1,6 +1,7 @@
 """Distillation of scales and vectors on tiny random models."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from bitnet_arch import bit_linears
 from wf_formats.matrix import QuantizedMatrix
-from wf_ptq import Distiller, DistilOptions
+from wf_ptq import Distiller, DistilOptions, Rates
 from wf_ptq.divergence import Divergence
-from wf_ptq.layers import FixedCodes, ScaledLinear
+from wf_ptq.layers import FixedCodes, ScaledLinear, from_master_weights
+from wf_ptq.ternary.layers import latent_from_master_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [
@@ -21,7 +23,7 @@ CASES = [
     ("tiny_qwen3", "group64"),
 ]
 IDS = torch.randint(0, 512, (24, 32), generator=torch.Generator().manual_seed(5))
-OPTIONS = DistilOptions(num_steps=12, batch_size=6, logit_tokens=6 * 32)
+OPTIONS = DistilOptions(12, batch_size=6, logit_tokens=6 * 32, rates=Rates(latent=0.01))
 
 
 def divergence(student, teacher, ids) -> float:
@@ -35,13 +37,14 @@ def quantized(model) -> dict[str, QuantizedMatrix[torch.Tensor]]:
     return {name: layer.quantizer.quantize(layer.weight) for name, layer in bit_linears(model)}
 
 
+@pytest.mark.parametrize("stand_ins", [from_master_weights, latent_from_master_weights])
 @pytest.mark.parametrize(("family", "scheme"), CASES)
-def test_divergence_of_a_batch_falls(family, scheme, make_pair) -> None:
+def test_divergence_of_a_batch_falls(family, scheme, stand_ins, make_pair) -> None:
     """Reported as of before each step; the same by the models' own forward, before and after."""
     student, teacher = make_pair(family, scheme)
     batch = IDS[:6]
     before = divergence(student, teacher, batch)
-    distiller = Distiller(student, teacher, OPTIONS, seed=1)
+    distiller = Distiller(student, teacher, OPTIONS, seed=1, stand_ins=stand_ins)
     reported = [distiller.step(batch) for _ in range(OPTIONS.num_steps)]
     assert distiller.num_steps_done == OPTIONS.num_steps
     # Every position counts here; summation order may tip int8 codes.
@@ -49,6 +52,20 @@ def test_divergence_of_a_batch_falls(family, scheme, make_pair) -> None:
     assert reported[-1] < 0.95 * reported[0]
     distiller.write_back()
     assert divergence(student, teacher, batch) < 0.95 * before
+
+
+@pytest.mark.parametrize(("family", "scheme"), CASES)
+def test_codes_follow_their_latent_weights(family, scheme, make_pair) -> None:
+    student, teacher = make_pair(family, scheme)
+    before = quantized(student)
+    options = dataclasses.replace(OPTIONS, rates=Rates(latent=0.1))
+    distiller = Distiller(student, teacher, options, 1, latent_from_master_weights)
+    for batch in 2 * IDS.split(6):
+        distiller.step(batch)
+    distiller.write_back()
+    for name, found in quantized(student).items():
+        moved = (found.codes != before[name].codes).float().mean().item()
+        assert 0 < moved < 0.3, (name, moved)
 
 
 @pytest.mark.parametrize(("family", "scheme"), CASES)
@@ -83,19 +100,20 @@ def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, make_pa
 
 
 @pytest.mark.parametrize(("family", "scheme"), [("tiny_llama", "tensor"), ("tiny_qwen2", "group128")])
+@pytest.mark.parametrize("stand_ins", [from_master_weights, latent_from_master_weights])
 @pytest.mark.parametrize("num_before", [0, 2])
-def test_resuming_is_exact(family, scheme, num_before, make_pair, tmp_path) -> None:
+def test_resuming_is_exact(family, scheme, num_before, stand_ins, make_pair, tmp_path) -> None:
     batches = IDS.split(6)
-    options = DistilOptions(num_steps=4, batch_size=6, logit_tokens=50)
+    options = DistilOptions(4, batch_size=6, logit_tokens=50, rates=Rates(latent=0.01))
     straight, teacher = make_pair(family, scheme)
-    whole = Distiller(straight, teacher, options, seed=7)
+    whole = Distiller(straight, teacher, options, 7, stand_ins)
     losses = [whole.step(batch) for batch in batches]
 
-    first = Distiller(make_pair(family, scheme)[0], teacher, options, seed=7)
+    first = Distiller(make_pair(family, scheme)[0], teacher, options, 7, stand_ins)
     found = [first.step(batch) for batch in batches[:num_before]]
     save_file(first.state(), tmp_path / "state.safetensors")
     resumed, _ = make_pair(family, scheme)
-    second = Distiller(resumed, teacher, options, seed=7)
+    second = Distiller(resumed, teacher, options, 7, stand_ins)
     second.load_state(load_file(tmp_path / "state.safetensors"))
     assert second.num_steps_done == num_before
     found += [second.step(batch) for batch in batches[num_before:]]

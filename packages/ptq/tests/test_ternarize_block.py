@@ -10,7 +10,7 @@ from bitnet_arch.families import BLOCK_LINEARS
 from wf_formats.matrix import QuantizedMatrix
 from wf_ptq import BlockOptions, BlockRunner, Rates, RefineOptions, TernaryMethod
 from wf_ptq.layers import ScaledLinear, from_master_weights
-from wf_ptq.ternary.layers import LatentLinear, RoundedLatent, latent_codes, latent_weights
+from wf_ptq.ternary.layers import RoundedLatent, latent_codes, latent_from_master_weights, latent_weights
 from wf_ptq.ternary.solve import output_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -140,13 +140,6 @@ def test_stand_ins_answer_like_the_bit_linears(family, scheme, precision, prepar
             assert torch.equal(stand_in(x), layer(x))
             stand_in.settle()
             assert torch.equal(stand_in(x), layer(x))
-
-
-def latent_from_master_weights(block) -> dict[str, LatentLinear]:
-    return {
-        name: LatentLinear(layer, layer.quantizer.quantize(layer.weight))
-        for name, layer in bit_linears(block)
-    }
 
 
 @pytest.mark.parametrize("scheme", ["group64", "tensor"])

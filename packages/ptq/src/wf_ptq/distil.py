@@ -12,7 +12,7 @@ teacher and the master weights are only read: on memory-mapped files they take n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, re
 from wf_ptq.options import DistilOptions
 from wf_ptq.streams import BlockRunner, computing_in
 
+StandIns = Callable[[nn.Module], Mapping[str, ScaledLinear]]
+
 
 class Distiller:
     """Tunes a converted model in place; `write_back` must follow.
@@ -33,9 +35,17 @@ class Distiller:
         model: converted, its master weights already those of the chosen codes and scales.
         teacher: the full-precision model, in the dtype to compute in.
         seed: of the positions that are compared.
+        stand_ins: of a block's BitLinears by name: what of their weights is tuned.
     """
 
-    def __init__(self, model: Any, teacher: Any, options: DistilOptions, seed: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        teacher: Any,
+        options: DistilOptions,
+        seed: int,
+        stand_ins: StandIns = from_master_weights,
+    ) -> None:
         self._model, self._teacher, self._options, self._seed = model, teacher, options, seed
         self._dtype: torch.dtype = teacher.dtype
         self._run = BlockRunner(model)
@@ -43,12 +53,12 @@ class Distiller:
         model.requires_grad_(False)
         self._linears: list[ScaledLinear] = []
         for _, block in blocks(model):
-            linears = from_master_weights(block)
+            linears = stand_ins(block)
             install(block, linears)
             self._linears += linears.values()
         self._vectors = [vector for _, block in blocks(model) for vector in vectors(block)]
         self._vectors.append(model.model.norm.weight)
-        for parameter in [*self._vectors, *(linear.scales for linear in self._linears)]:
+        for parameter in [*self._vectors, *(p for linear in self._linears for p in linear.chosen())]:
             parameter.requires_grad_(True)
         self._optimizer = relative_adam(self._linears, self._vectors, options.rates)
         self.num_steps_done = 0

@@ -69,6 +69,10 @@ class ScaledLinear(nn.Module):
         """Codes and scales as they are now."""
         return QuantizedMatrix(self.codes, self.scales.detach(), self._bits)
 
+    def chosen(self) -> list[nn.Parameter]:
+        """What gradients tune."""
+        return [self.scales] if self.latent is None else [self.scales, self.latent]
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         if self.sub_norm is not None:

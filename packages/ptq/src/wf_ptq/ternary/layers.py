@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_arch import BitLinear
+from bitnet_arch import BitLinear, bit_linears
 from bitnet_arch.kernels import kernels_for
 from wf_formats.matrix import QuantizedMatrix
 from wf_ptq.layers import ScaledLinear, place_holder
@@ -80,6 +80,12 @@ class LatentLinear(ScaledLinear):
         """Takes the codes off the latent weights, for good; then as ScaledLinear."""
         self.codes, self._settled = latent_codes(self.latent, self.scales), True
         super().settle()
+
+
+def latent_from_master_weights(block: nn.Module) -> dict[str, LatentLinear]:
+    """Stand-ins whose codes follow latent weights, for the block's BitLinears."""
+    layers = list(bit_linears(block))
+    return {name: LatentLinear(layer, layer.quantizer.quantize(layer.weight)) for name, layer in layers}
 
 
 def latent_weights(weight: Tensor, matrix: QuantizedMatrix[Tensor]) -> Tensor:
