@@ -104,6 +104,9 @@ def _calibration(results: dict[str, Any]) -> str:
     apart = [value for _, value in found["curve"]]
     first, last = fmean(apart[:SMOOTHING_STEPS]), fmean(apart[-SMOOTHING_STEPS:])
     solved, refined = (fmean(column) for column in zip(*found["block_errors"], strict=True))
+    minimum, maximum = min(found["refine_steps"]), max(found["refine_steps"])
+    refined_steps = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
+    planned = f", planned into {found['minutes']:.1f} minutes" if found["minutes"] else ""
     rows = [
         ["original", f"{nats['dense']:.3f}"],
         ["rounded", f"{nats['rounded']:.3f}"],
@@ -112,9 +115,9 @@ def _calibration(results: dict[str, Any]) -> str:
     ]
     return (
         f"{_table(['model', 'loss on other text of the same kinds (nats)'], rows)}\n\n"
-        f"{found['tokens']:,} tokens in {found['seconds']:.0f} seconds. Codes and scales of each matrix are "
-        f"solved for, then refined block by block: relative error {solved:.3f}, then {refined:.3f} (mean of "
-        f"{len(found['block_errors'])} blocks). Then {found['steps']} steps of distillation tune the scales "
+        f"{found['tokens']:,} tokens in {found['seconds']:.0f} seconds{planned}. Codes and scales of each matrix are "
+        f"solved for, then refined block by block in {refined_steps} steps each: relative error "
+        f"{solved:.3f}, then {refined:.3f} (mean of {len(found['block_errors'])} blocks). Then {found['steps']} steps of distillation tune the scales "
         f"of all blocks towards the original's predictions: {first:.2f} nats apart in the first "
         f"{SMOOTHING_STEPS} steps, {last:.2f} in the last."
     )
@@ -216,7 +219,7 @@ def commands(folder: str) -> list[tuple[str, str]]:
     return [
         (f"uv run wf chat --model {folder}/export/model.gguf", "talk to it"),
         (f"uv run wf serve --model {folder}/export/model.gguf", "serve it to OpenAI clients"),
-        ("uv run wf quickstart --steps 500 --output outputs/longer", "calibrate longer"),
+        ("uv run wf quickstart --minutes 30 --output outputs/longer", "calibrate longer"),
         ("uv run wf train -s 1 -e mine", "with your own settings, in the background"),
     ]
 
