@@ -153,3 +153,17 @@ def test_gradients_of_scales_and_input_are_exact(groups: int | None) -> None:
     got = torch.autograd.grad(found, (x, scales), grad)
     torch.testing.assert_close(got[0], wanted[0])
     torch.testing.assert_close(got[1], wanted[1], rtol=1e-5, atol=1e-5)  # summed in float32
+
+
+def test_the_number_of_steps_may_change_on_the_way(make_pair) -> None:
+    """The rates follow it: as of one that had so many from the beginning."""
+    found = []
+    for options, later in ((OPTIONS, 4), (DistilOptions(4, 6, 6 * 32), 4), (OPTIONS, 12)):
+        student, teacher = make_pair("tiny_llama", "group64")
+        distiller = Distiller(student, teacher, options, seed=1)
+        distiller.num_steps = later
+        for batch in IDS.split(6)[:2]:
+            distiller.step(batch)
+        found.append(distiller.state()["parameter.0"].clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

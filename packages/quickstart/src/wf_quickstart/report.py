@@ -104,9 +104,6 @@ def _calibration(results: dict[str, Any]) -> str:
     apart = [value for _, value in found["curve"]]
     first, last = fmean(apart[:SMOOTHING_STEPS]), fmean(apart[-SMOOTHING_STEPS:])
     solved, refined = (fmean(column) for column in zip(*found["block_errors"], strict=True))
-    minimum, maximum = min(found["refine_steps"]), max(found["refine_steps"])
-    refined_steps = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
-    planned = f", planned into {found['minutes']:.1f} minutes" if found["minutes"] else ""
     rows = [
         ["original", f"{nats['dense']:.3f}"],
         ["rounded", f"{nats['rounded']:.3f}"],
@@ -115,11 +112,21 @@ def _calibration(results: dict[str, Any]) -> str:
     ]
     return (
         f"{_table(['model', 'loss on other text of the same kinds (nats)'], rows)}\n\n"
-        f"{found['tokens']:,} tokens in {found['seconds']:.0f} seconds{planned}. Codes and scales of each matrix are "
-        f"solved for, then refined block by block in {refined_steps} steps each: relative error "
-        f"{solved:.3f}, then {refined:.3f} (mean of {len(found['block_errors'])} blocks). Then {found['steps']} steps of distillation tune the scales "
-        f"of all blocks towards the original's predictions: {first:.2f} nats apart in the first "
-        f"{SMOOTHING_STEPS} steps, {last:.2f} in the last."
+        f"{_steps_taken(found)} Codes and scales of each matrix are solved for, then refined block by "
+        f"block: relative error {solved:.3f}, then {refined:.3f} (mean of {len(found['block_errors'])} "
+        "blocks). Then the distillation tunes the scales of all blocks towards the original's predictions: "
+        f"{first:.2f} nats apart in the first {SMOOTHING_STEPS} steps, {last:.2f} in the last."
+    )
+
+
+def _steps_taken(found: dict[str, Any]) -> str:
+    """How many steps there were, and why so many."""
+    least, most = min(found["refine_steps"]), max(found["refine_steps"])
+    refined = f"{least}" if least == most else f"{least} to {most}"
+    planned = f" This was planned into {found['minutes']:.1f} minutes." if found["minutes"] else ""
+    return (
+        f"{found['tokens']:,} tokens in {found['seconds'] / 60:.1f} minutes: {refined} steps of refinement "
+        f"for each of {len(found['block_errors'])} blocks, {found['steps']} of distillation.{planned}"
     )
 
 
