@@ -107,8 +107,10 @@ class Machine:
         began_s = self.now_s
         run: Any = SimpleNamespace(path=self.folder, parts=self.parts)
         pace = Pace(self.options, run, lambda: self.now_s)
-        self.work(8.0)
-        pace.prepared(self.num_blocks, self.options.distil_steps, end_s=20.0 * self.slow(0.0))
+        self.work(7.0)
+        pace.loaded()
+        self.work(6.0)
+        pace.prepared(self.num_blocks, self.options.distil_steps)
         for index in range(self.num_blocks):
             self._block(pace, is_done=index < blocks_done)
         pace.distilling()

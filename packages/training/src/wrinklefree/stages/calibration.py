@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -39,6 +37,7 @@ from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
 from wrinklefree.held_out import mean_loss
 from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.blocks import calibrate_blocks
 from wrinklefree.stages.budget import distil_bounds
 from wrinklefree.stages.pace import Pace
 from wrinklefree.stages.scales import distil_scales, open_loggers
@@ -46,8 +45,6 @@ from wrinklefree.stages.scales import distil_scales, open_loggers
 LOG = logging.getLogger("wrinklefree")
 BLOCKS_FILE = "blocks.json"
 """In the run folder: each block's refinement steps and errors (wf_ptq.BlockReport)."""
-_SAVING_OVER_LOADING = 2.0
-"""Time to save the result over the time to load the models and the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,25 +56,9 @@ class _Text:
     held_out: Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class _TimedMethod:
-    """The method for ternary weights (a `wf_ptq.BlockMethod`), with as many steps as the pace allows."""
-
-    options: wf_ptq.BlockOptions
-    pace: Pace
-
-    def quantize_block(self, *block: Any) -> wf_ptq.BlockReport:
-        num_steps = self.pace.refine_steps()
-        refine = dataclasses.replace(self.options.refine, num_steps=num_steps)
-        options = dataclasses.replace(self.options, refine=refine)
-        report = wf_ptq.TernaryMethod(options, self.pace.refining).quantize_block(*block)
-        self.pace.refined(num_steps)
-        return report
-
-
 def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str, Any]:
     """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures."""
-    pace, began = Pace(options, context.run), time.perf_counter()
+    pace = Pace(options, context.run)
     keep_freed_memory()
     bitnet_arch.log_kernels(torch.device("cpu"))
     config, run = context.config, context.run
@@ -87,17 +68,12 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     dtype = _compute_dtype(options.dtype, run.parts)
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
-    loaded = time.perf_counter()
+    pace.loaded()
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
     check_finite(losses, "losses_nats")
-    # At the end there are two losses again, and the result is written.
-    end_s = time.perf_counter() - loaded + _SAVING_OVER_LOADING * (loaded - began)
-    num_blocks = student.config.num_hidden_layers
-    pace.prepared(num_blocks, len(text.distillation) // options.distil_batch_size, end_s)
+    pace.prepared(student.config.num_hidden_layers, len(text.distillation) // options.distil_batch_size)
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
-        method = _TimedMethod(_block_options(options), pace)
-        walk = wf_ptq.walk_blocks(student, teacher, text.calibration, method, run.parts, config.seed)
-        reports = _calibrate_blocks(walk, num_blocks, progress, pace)
+        reports = calibrate_blocks(context, options, student, teacher, text.calibration, progress, pace)
         losses["blocks"] = mean_loss(student, text.held_out)
         steps = distil_scales(context, options, student, teacher, text.distillation, progress, loggers, pace)
     losses["calibrated"] = mean_loss(student, text.held_out)
@@ -147,30 +123,3 @@ def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vo
     # As much of the distillation's text is used as there is time for, so what is surely read comes first.
     parts = ids.split([calibration, held_out, len(ids) - calibration - held_out])
     return _Text(calibration=parts[0], held_out=parts[1], distillation=parts[2])
-
-
-def _calibrate_blocks(
-    walk: Iterable[tuple[str, dict[str, Any]]], num_blocks: int, progress: RichProgress, pace: Pace
-) -> list[dict[str, Any]]:
-    """The reports of all blocks. Raises: RunError that names the block, for what cannot be solved in it."""
-    bar = progress.add_task("calibrating blocks", total=num_blocks)
-    reports = []
-    try:
-        for name, report in walk:
-            error, solved = report["stream"], report["stream_solved"]
-            LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
-            reports.append({"block": name, "refine_steps": pace.refine_steps(), **report})
-            pace.passed()
-            progress.advance(bar)
-    except wf_ptq.BlockError as error:
-        raise RunError(str(error)) from error
-    return reports
-
-
-def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
-    rates = wf_ptq.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
-    return wf_ptq.BlockOptions(
-        num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
-        solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
-        refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
-    )

@@ -32,6 +32,8 @@ LOG = logging.getLogger("wrinklefree")
 _PLAN = "plan"
 _FIRST_STEPS = 3
 """After so many the time of a distillation step is known; the very first is slower and does not count."""
+_SAVING_OVER_LOADING = 2.0
+"""Time to save the result over the time to load the models and the text."""
 _WRITE_EVERY_S = 1.0
 """Seconds between two states of progress.json."""
 
@@ -49,7 +51,7 @@ class Pace:
     ) -> None:
         self._options, self._run, self._clock = options, run, clock
         self._decisions: dict[str, int] = {}
-        self._began_s = clock()
+        self._began_s = self._last_s = clock()
         if _PLAN in run.parts:
             stored = run.parts.load(_PLAN)[1]
             self._decisions = stored["decisions"]
@@ -59,7 +61,7 @@ class Pace:
         self._measured = Measured(0, 1.0)
         self._end_s = 0.0
         self._num_blocks = self._num_passed = 0
-        self._last_s = self._written_s = self._refining_s = self._began_s
+        self._written_s = self._refining_s = self._began_s
         self._refined: tuple[float, int] | None = None
         self._has_warned = False
         remove_progress(run.path)
@@ -68,18 +70,21 @@ class Pace:
     def spent_s(self) -> float:
         return self._clock() - self._began_s
 
-    def prepared(self, num_blocks: int, num_distil_steps: int, end_s: float) -> None:
-        """The models are loaded.
+    def loaded(self) -> None:
+        """Models and text are there."""
+        self._end_s = _SAVING_OVER_LOADING * self._lap()
+
+    def prepared(self, num_blocks: int, num_distil_steps: int) -> None:
+        """The losses before are measured, as will be those after.
 
         Args:
             num_distil_steps: that there is text for.
-            end_s: time to reserve for what comes after the distillation.
         """
-        self._num_blocks, self._end_s = num_blocks, end_s
+        self._end_s += self._lap()
+        self._num_blocks = num_blocks
         ratio = self._options.distil_batch_size / self._options.refine_batch_size
         self._measured = Measured(num_blocks, ratio)
         self._distil = distil_bounds(num_distil_steps)
-        self._lap()
         self._write("blocks", 0, num_blocks)
 
     def refine_steps(self) -> int:
