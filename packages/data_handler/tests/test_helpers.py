@@ -22,3 +22,12 @@ def test_too_few_tokens_are_an_error(numbered: Callable[..., SourceConfig], toke
     source = numbered("small", 4, repeat=False)
     with pytest.raises(DataError, match=r"hold \d+ sequences of 64 tokens, 16 are wanted"):
         token_block([source], tokenizer, 1000, 64)
+
+
+def test_fewer_tokens_where_they_are_enough(numbered: Callable[..., SourceConfig], tokenizer: Any) -> None:
+    source = numbered("small", 40, repeat=False)
+    few = token_block([source], tokenizer, 100_000, 8, least_tokens=16)
+    assert 2 <= len(few) < 100_000 // 8
+    assert torch.equal(few, token_block([source], tokenizer, few.numel(), 8))
+    with pytest.raises(DataError, match=rf"hold {len(few)} sequences of 8 tokens, {len(few) + 1} are wanted"):
+        token_block([source], tokenizer, 100_000, 8, least_tokens=few.numel() + 1)

@@ -188,3 +188,17 @@ def test_the_divergence_and_its_gradient(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         found.double(), wanted, rtol=2e-2, atol=2e-3 if dtype != torch.float32 else 1e-6
     )
+
+
+def test_the_number_of_steps_may_change_on_the_way(make_pair) -> None:
+    """The rates follow it: as of one that had so many from the beginning."""
+    found = []
+    for options, later in ((OPTIONS, 4), (DistilOptions(4, 6, 6 * 32), 4), (OPTIONS, 12)):
+        student, teacher = make_pair("tiny_llama", "group64")
+        distiller = Distiller(student, teacher, options, seed=1)
+        distiller.num_steps = later
+        for batch in IDS.split(6)[:2]:
+            distiller.step(batch)
+        found.append(distiller.state()["parameter.0"].clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])

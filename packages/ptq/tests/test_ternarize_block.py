@@ -263,3 +263,18 @@ def test_rates_that_are_too_high_are_an_error(prepare) -> None:
     options = BlockOptions(refine=RefineOptions(num_steps=10, batch_size=4, rates=rates))
     with pytest.raises(ValueError, match="rates are too high"):
         solve(model, inputs, targets, options)
+
+
+def test_it_is_said_when_refining_begins(prepare) -> None:
+    """The block is solved then, its stand-ins in place, and no scale has moved."""
+    model, inputs, targets = prepare("tiny_llama", "group64")
+    block, seen = model.model.layers[0], []
+
+    def look() -> None:
+        seen.append([part.scales.clone() for part in block.modules() if isinstance(part, ScaledLinear)])
+
+    TernaryMethod(UNREFINED, look).quantize_block(BlockRunner(model), block, inputs, targets, 3)
+    (scales,) = seen
+    after = [layer.quantizer.quantize(layer.weight).scales for _, layer in bit_linears(block)]
+    for before, found in zip(scales, after, strict=True):
+        torch.testing.assert_close(found, before, rtol=2**-11, atol=0)

@@ -35,6 +35,7 @@ def test_options_of_the_packaged_model(tmp_path: Path) -> None:
     options = parse_options("packaged", 10, tmp_path, [])
     assert options.identity() == {
         "model": "packaged",
+        "minutes": None,
         "steps": 10,
         "text": "packaged",
         "text_digest": "e3b0c44298fc1c14",

@@ -178,6 +178,8 @@ def results() -> dict[str, Any]:
             "steps": 40,
             "tokens": 36_864,
             "seconds": 301.4,
+            "minutes": 7.5,
+            "refine_steps": [64, 58],
             "block_errors": [[0.11, 0.08], [0.13, 0.1]],
             "curve": [[i + 1, 2.5 / (1 + i / 40)] for i in range(40)],
         },
@@ -210,7 +212,9 @@ def test_report_has_the_figures(results: dict[str, Any], tmp_path: Path) -> None
     text = (tmp_path / "report.md").read_text()
     for figure in ("14.3", "1.9e8", "612", "9.0 minutes", "83.0", "| ratio | 1.00 | 1.12 |", "0.00210 nats",
                    "| native engine (avx2) | 900 | 250 |", "| ratio | 4.00 | 2.50 |",
-                   "| scales distilled | 4.010 |", "relative error 0.120, then 0.090",
+                   "| scales distilled | 4.010 |", "planned into 7.5 minutes",
+                   "58 to 64 steps of refinement for each of 2 blocks, 40 of distillation",
+                   "relative error 0.120, then 0.090",
                    "2.26 nats apart in the first 10 steps, 1.34 in the last"):  # fmt: skip
         assert figure in text, figure
     assert "do not restore a model" in text

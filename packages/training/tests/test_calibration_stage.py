@@ -373,6 +373,52 @@ def test_a_resumed_run_keeps_the_measured_precision(
     assert group(precision="auto").summary["precision"] == "bf16"
 
 
+@pytest.fixture
+def planned(make_calibration: Any, tmp_path: Path) -> Callable[[str], Calibration]:
+    """Planned calibrations, each with the same decisions of an earlier process."""
+
+    def make(name: str) -> Calibration:
+        calibration: Calibration = make_calibration(tmp_path / name, GROUP)
+        decisions = {"block.0": 2, "block.1": 1, "distil.0": 5, "distil.2": 4, "distil.3": 4, "distil.4": 4}
+        parts = PartStore(calibration.cli.folder(STAGE) / "parts")
+        parts.save("plan", {}, {"decisions": decisions, "spent_s": 1000.0})
+        return calibration
+
+    return make
+
+
+def test_a_resumed_run_keeps_its_plan_to_the_bit(planned: Callable[[str], Calibration]) -> None:
+    whole = planned("whole")(minutes=30)
+    assert [report["refine_steps"] for report in block_reports(whole)] == [2, 1]
+    assert whole.summary["steps"] == len(_metrics(whole)) == 4
+    assert whole.summary["tokens"] == 512 + 4 * 2 * 32
+    assert whole.summary["seconds"] > 1000
+    stopped = planned("stopped")
+    stopped.killed(kill_in_the_distillation, minutes=30)
+    resumed = stopped(minutes=30)
+    assert resumed.weights == whole.weights
+    assert block_reports(resumed) == block_reports(whole)
+    assert _metrics(resumed) == _metrics(whole)
+    assert not list(resumed.folder.glob("progress*"))
+
+
+def test_a_time_that_is_too_short_is_said(group: Calibration, caplog: pytest.LogCaptureFixture) -> None:
+    run = group(minutes=0.001)
+    assert run.code == 0
+    assert run.summary["steps"] == 5
+    assert "the least steps do not fit into training.ternarize.minutes=0.001" in caplog.text
+
+
+def test_a_plan_takes_what_text_there_is(group: Calibration, tmp_path: Path) -> None:
+    """A source that does not repeat has text for 20 of the 2000 steps that the time would allow."""
+    path = tmp_path / "text.txt"
+    path.write_text("Only a few words. " * 103)
+    source = f"data.sources=[{{kind: path, name: text, location: {path}, repeat: false}}]"
+    run = group(source, minutes=30, distil_steps=2000, evaluation_tokens=0)
+    assert run.code == 0
+    assert run.summary["steps"] == len(_metrics(run)) == 20
+
+
 @pytest.fixture(scope="module")
 def stopped(make_calibration: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a group calibration killed after its first block."""
@@ -492,6 +538,7 @@ def test_a_tokenizer_of_another_model_is_an_error(
         ("latent_rate", float("nan"), "finite"),
         ("scale_rate", -1.0, "above 0"),
         ("vector_rate", 0.0, "above 0"),
+        ("minutes", 0.0, "above 0"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:

@@ -31,11 +31,15 @@ def token_block(
     num_tokens: int,
     seq_len_tokens: int,
     seed: int = 0,
+    least_tokens: int | None = None,
 ) -> torch.Tensor:
     """Token ids of the mixture, cut into sequences; the same for the same arguments.
 
+    Args:
+        least_tokens: what is enough where sources that do not repeat hold no more; None: num_tokens.
+
     Returns:
-        int64 [ceil(num_tokens / seq_len_tokens), seq_len_tokens].
+        int64 [ceil(num_tokens / seq_len_tokens), seq_len_tokens], fewer rows only with least_tokens.
 
     Raises:
         DataError: sources that do not repeat have too few tokens.
@@ -44,9 +48,10 @@ def token_block(
     dataset = PackedDataset(sources, tokenizer, seq_len_tokens, seed=seed, document_ids=True)
     sequences = list(islice(dataset, num_sequences))
     full = [s["input_ids"] for s in sequences if s["document_ids"][-1] >= 0]
-    if len(full) < num_sequences:
+    least_sequences = num_sequences if least_tokens is None else -(-least_tokens // seq_len_tokens)
+    if len(full) < least_sequences:
         raise DataError(
-            f"the sources hold {len(full)} sequences of {seq_len_tokens} tokens, {num_sequences} are "
+            f"the sources hold {len(full)} sequences of {seq_len_tokens} tokens, {least_sequences} are "
             "wanted: add text, set repeat, or ask for less"
         )
     return torch.stack(full)

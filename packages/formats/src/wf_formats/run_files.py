@@ -1,12 +1,17 @@
-"""Text files of a run that is still being written: the last lines of a log, and metrics.csv."""
+"""Files of a run that is still being written: the last lines of a log, metrics.csv, and progress.json."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import json
+import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from wf_formats.atomic import atomic_write_json
 from wf_formats.errors import LoadError
 from wf_formats.file_names import META_FILE
 
@@ -15,6 +20,42 @@ FINAL = "final"
 METRICS_FILE = "metrics.csv"
 STEP = "step"
 """The column that every row has."""
+PROGRESS_FILE = "progress.json"
+"""Where a run stands; there while it works, and after a process that was killed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` of what it works on, such as "blocks".
+
+    detail: for people; left_s: of the whole run from `written_s` (of time.time()) on, if known.
+    """
+
+    what: str
+    done: int
+    total: int
+    detail: str = ""
+    left_s: float | None = None
+    written_s: float = dataclasses.field(default_factory=time.time)
+
+
+def write_progress(run_folder: Path, progress: Progress) -> None:
+    atomic_write_json(run_folder / PROGRESS_FILE, dataclasses.asdict(progress))
+
+
+def remove_progress(run_folder: Path) -> None:
+    (run_folder / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+def read_progress(run_folder: Path) -> Progress | None:
+    """None where the run has written none, or is done. Raises: LoadError for what no run wrote."""
+    path = run_folder / PROGRESS_FILE
+    try:
+        return Progress(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise LoadError(f"{path} is damaged: {error}") from error
 
 
 def last_lines(path: Path, count: int, window_bytes: int = 65536) -> list[str]:

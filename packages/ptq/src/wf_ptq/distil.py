@@ -36,6 +36,9 @@ class Distiller:
         teacher: the full-precision model, in the dtype to compute in.
         seed: of the positions that are compared.
         stand_ins: of a block's BitLinears by name: what of their weights is tuned.
+
+    Attributes:
+        num_steps: at the end of which the rates have decayed; may be changed between two steps.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Distiller:
         for parameter in [*self._vectors, *(p for linear in self._linears for p in linear.chosen())]:
             parameter.requires_grad_(True)
         self._optimizer = relative_adam(self._linears, self._vectors, options.rates)
-        self.num_steps_done = 0
+        self.num_steps, self.num_steps_done = options.num_steps, 0
 
     def step(self, input_ids: Tensor) -> float:
         """One step on [sequences, tokens]; returns the mean divergence in nats before it.
@@ -69,7 +72,7 @@ class Distiller:
         Raises:
             ValueError: the divergence is not finite.
         """
-        set_rates(self._optimizer, self.num_steps_done, self._options.num_steps)
+        set_rates(self._optimizer, self.num_steps_done, self.num_steps)
         positions = self._positions(input_ids.numel())
         with torch.no_grad():
             expected = self._predictions(self._teacher, self._teacher_run, input_ids, positions)

@@ -7,6 +7,7 @@ logs/<step>.log    report.md   report.json   plots/*.png
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,10 @@ CHATML = "<|im_start|>"
 
 @dataclass(frozen=True)
 class Context:
+    """calibration_minutes: how long calibration may take, asked when it begins; None: its steps are fixed."""
+
     options: Options
+    calibration_minutes: Callable[[], float | None] = lambda: None
 
     @property
     def folder(self) -> Path:

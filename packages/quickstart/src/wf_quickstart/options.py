@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_formats.targets import check_apart
 from wf_quickstart.errors import QuickstartRequestError
 
+DEFAULT_MINUTES = 10.0
+MIN_MINUTES = 3.0
+"""Of the packaged model on two cores; less would leave no time to calibrate."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -20,14 +25,16 @@ class Options:
 
     Attributes:
         name: Hub id or absolute folder; None for the packaged model.
-        num_distil_steps: Steps of the distillation that ends stage 1.5.
+        minutes: Of the whole quickstart; None where the steps are given.
+        num_distil_steps: Steps of the distillation that ends stage 1.5; None: planned into the minutes.
         texts: The user's text files; empty: the documentation of this Python.
         texts_digest: SHA-256 over their contents.
     """
 
     source: ModelSource
     name: str | None
-    num_distil_steps: int
+    minutes: float | None
+    num_distil_steps: int | None
     texts: tuple[Path, ...]
     texts_digest: str
     output: Path
@@ -42,25 +49,38 @@ class Options:
         """What must be the same for a folder to be continued (JSON)."""
         return {
             "model": str(self.source) if self.name is None else f"{self.source}:{self.name}",
+            "minutes": self.minutes,
             "steps": self.num_distil_steps,
             "text": [str(path) for path in self.texts] or "packaged",
             "text_digest": self.texts_digest,
         }
 
 
-def parse_options(model: str, steps: int, output: Path, texts: list[Path]) -> Options:
-    """The options as the steps work with them.
+def parse_options(
+    model: str, steps: int | None, output: Path, texts: list[Path], minutes: float | None = None
+) -> Options:
+    """The options as the steps work with them; without steps and minutes DEFAULT_MINUTES.
 
     Raises:
+        QuickstartRequestError: both steps and minutes.
         QuickstartRequestError: a model that is not named as it should be; a text that is missing or of no
             known kind.
         RequestError: the output is in the model's folder or around it.
     """
+    if minutes is not None and not math.isfinite(minutes):
+        raise QuickstartRequestError(f"--minutes {minutes}: give a number of minutes")
+    if steps is None:
+        minutes = DEFAULT_MINUTES if minutes is None else minutes
+    elif minutes is not None:
+        raise QuickstartRequestError(
+            f"--steps {steps} and --minutes {minutes:g}: give one of them; steps take as long as they take, "
+            "minutes are planned into"
+        )
     source, name = _parse_model(model, output.expanduser())
     for path in texts:
         _check_text(path)
     absolute = tuple(path.resolve() for path in texts)
-    return Options(source, name, steps, absolute, _digest(absolute), output.expanduser().resolve())
+    return Options(source, name, minutes, steps, absolute, _digest(absolute), output.expanduser().resolve())
 
 
 def _check_text(path: Path) -> None:

@@ -112,11 +112,21 @@ def _calibration(results: dict[str, Any]) -> str:
     ]
     return (
         f"{_table(['model', 'loss on other text of the same kinds (nats)'], rows)}\n\n"
-        f"{found['tokens']:,} tokens in {found['seconds']:.0f} seconds. Codes and scales of each matrix are "
-        f"solved for, then refined block by block: relative error {solved:.3f}, then {refined:.3f} (mean of "
-        f"{len(found['block_errors'])} blocks). Then {found['steps']} steps of distillation tune the scales "
-        f"of all blocks towards the original's predictions: {first:.2f} nats apart in the first "
-        f"{SMOOTHING_STEPS} steps, {last:.2f} in the last."
+        f"{_steps_taken(found)} Codes and scales of each matrix are solved for, then refined block by "
+        f"block: relative error {solved:.3f}, then {refined:.3f} (mean of {len(found['block_errors'])} "
+        "blocks). Then the distillation tunes the scales of all blocks towards the original's predictions: "
+        f"{first:.2f} nats apart in the first {SMOOTHING_STEPS} steps, {last:.2f} in the last."
+    )
+
+
+def _steps_taken(found: dict[str, Any]) -> str:
+    """How many steps there were, and why so many."""
+    least, most = min(found["refine_steps"]), max(found["refine_steps"])
+    refined = f"{least}" if least == most else f"{least} to {most}"
+    planned = f" This was planned into {found['minutes']:.1f} minutes." if found["minutes"] else ""
+    return (
+        f"{found['tokens']:,} tokens in {found['seconds'] / 60:.1f} minutes: {refined} steps of refinement "
+        f"for each of {len(found['block_errors'])} blocks, {found['steps']} of distillation.{planned}"
     )
 
 
@@ -216,7 +226,7 @@ def commands(folder: str) -> list[tuple[str, str]]:
     return [
         (f"uv run wf chat --model {folder}/export/model.gguf", "talk to it"),
         (f"uv run wf serve --model {folder}/export/model.gguf", "serve it to OpenAI clients"),
-        ("uv run wf quickstart --steps 500 --output outputs/longer", "calibrate longer"),
+        ("uv run wf quickstart --minutes 30 --output outputs/longer", "calibrate longer"),
         ("uv run wf train -s 1 -e mine", "with your own settings, in the background"),
     ]
 

@@ -16,6 +16,8 @@ from rich.markup import escape
 
 from wf_formats.aside import move_aside
 from wf_formats.file_names import META_FILE
+from wf_formats.packaged import ModelSource
+from wf_formats.run_files import read_progress
 from wf_quickstart import steps, training
 from wf_quickstart.context import EXPERIMENT, Context
 from wf_quickstart.display import Display, StepLine
@@ -23,6 +25,7 @@ from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 from wf_quickstart.speed import compare_engines
 from wf_quickstart.state import State, locked, refuse_foreign_folder
+from wf_quickstart.timing import CALIBRATION, Timing
 
 MIN_FREE_BYTES = 4 * 10**9
 """Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
@@ -30,13 +33,17 @@ MIN_FREE_BYTES = 4 * 10**9
 
 @dataclass(frozen=True)
 class Step:
-    """A step: done when its record fits and `outputs` (relative to the folder) are there."""
+    """A step: done when its record fits and `outputs` (relative to the folder) are there.
+
+    usual_s: what it takes for SmolLM2-135M on two cores, calibration apart (timing.py).
+    """
 
     name: str
     title: str
     needs: tuple[str, ...]
     outputs: tuple[str, ...]
     run: Callable[[Context, StepLine], dict[str, Any]]
+    usual_s: float = 0.0
 
 
 def _stage_output(stage: str) -> tuple[str, ...]:
@@ -46,35 +53,50 @@ def _stage_output(stage: str) -> tuple[str, ...]:
 def plan(options: Options) -> list[Step]:
     """The steps in order."""
 
-    def measure(name: str, need: str, model: Callable[[Context], Path]) -> Step:
+    def measure(name: str, need: str, model: Callable[[Context], Path], usual_s: float) -> Step:
         run = steps.measuring_step(name, model)
         title = "Measure the original" if name == "teacher" else f"Measure it {name}"
-        return Step(f"eval_{name}", title, ("text", need), (f"eval/{name}.json",), run)
+        return Step(f"eval_{name}", title, ("text", need), (f"eval/{name}.json",), run, usual_s)
 
-    def measure_stage(name: str, stage: str) -> Step:
-        return measure(name, stage, lambda context: context.checkpoint(stage))
+    def measure_stage(name: str, stage: str, usual_s: float) -> Step:
+        return measure(name, stage, lambda context: context.checkpoint(stage), usual_s)
 
     original = steps.llamacpp_step("original", lambda c: c.original_gguf)
     exported = steps.llamacpp_step("exported", lambda c: c.gguf)
+    original_s = 9 if options.source is ModelSource.packaged else 0
     return [
-        Step("text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text),
-        Step("model", "Get the model", (), ("model/source.json",), steps.find_model),
-        measure("teacher", "model", lambda context: context.teacher),
-        Step("stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), training.convert),
-        measure_stage("rounded", "stage1"),
+        Step(
+            "text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text, 1
+        ),
+        Step("model", "Get the model", (), ("model/source.json",), steps.find_model, 5),
+        measure("teacher", "model", lambda context: context.teacher, 15),
+        Step(
+            "stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), training.convert, 11
+        ),
+        measure_stage("rounded", "stage1", 12),
         Step(
             "stage1_5",
-            f"Calibrate the ternary weights, {options.num_distil_steps} steps",
+            "Calibrate the ternary weights"
+            + ("" if options.num_distil_steps is None else f", {options.num_distil_steps} steps"),
             ("stage1",),
             _stage_output("stage1_5"),
             training.calibrate,
         ),
-        measure_stage("calibrated", "stage1_5"),
-        Step("export", "Export (GGUF)", ("stage1_5",), ("export/model.gguf",), steps.export_gguf),
-        Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export),
-        Step("llamacpp_original", "Speed and answers of the original", ("text", "model"), (), original),
-        Step("llamacpp_exported", "Speed and answers of the export", ("text", "export"), (), exported),
-        Step("engines", "Speed in the native engine", ("export",), ("export/speed.json",), compare_engines),
+        measure_stage("calibrated", "stage1_5", 17),
+        Step("export", "Export (GGUF)", ("stage1_5",), ("export/model.gguf",), steps.export_gguf, 9),
+        Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export, 15),
+        Step(
+            "llamacpp_original",
+            "Speed and answers of the original",
+            ("text", "model"),
+            (),
+            original,
+            original_s,
+        ),
+        Step("llamacpp_exported", "Speed and answers of the export", ("text", "export"), (), exported, 8),
+        Step(
+            "engines", "Speed in the native engine", ("export",), ("export/speed.json",), compare_engines, 5
+        ),
     ]
 
 
@@ -89,15 +111,22 @@ def run_quickstart(options: Options, force: bool, display: Display | None = None
     with _sigterm_as_interrupt(), locked(options.output):
         state = State(options.output, options.identity(), force)
         _check_disk(options.output)
-        context, todo = Context(options), plan(options)
+        todo = plan(options)
+        timing = _timing(options, state, todo)
+        context = Context(options, timing.calibration_minutes)
         shown = display or Display(len(todo) + 1)
         shown.say(f"[bold]{escape(options.model_label)}[/] → 1.58 bits, in {escape(str(options.output))}")
         for step in todo:
-            _run_step(step, context, state, shown)
+            _run_step(step, context, state, shown, timing)
         _report(context, state, todo, shown)
 
 
-def _run_step(step: Step, context: Context, state: State, display: Display) -> None:
+def _timing(options: Options, state: State, todo: list[Step]) -> Timing:
+    folder = Context(options).run_folder(CALIBRATION)
+    return Timing(options, state, {step.name: step.usual_s for step in todo}, lambda: read_progress(folder))
+
+
+def _run_step(step: Step, context: Context, state: State, display: Display, timing: Timing) -> None:
     outputs = [context.folder / output for output in step.outputs]
     if state.is_done(step.name, step.needs, outputs):
         display.skipped(step.title, state.spent_s(step.name))
@@ -107,7 +136,7 @@ def _run_step(step: Step, context: Context, state: State, display: Display) -> N
         move_aside(context.folder, [context.run_folder(step.name)])
     start_s = time.monotonic()
     try:
-        with display.step(step.title) as line:
+        with display.step(step.title, lambda s: timing.glance(step.name, s)) as line:
             figures = step.run(context, line)
     finally:
         state.add_time(step.name, time.monotonic() - start_s)

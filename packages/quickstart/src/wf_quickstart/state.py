@@ -1,4 +1,4 @@
-"""`quickstart.json`: what was asked for and which steps are done, so that a second run goes on.
+"""`quickstart.json`: what was asked for, what is done and planned, so that a second run goes on.
 
 A step is done if its record has the same needs (the steps before it, by the time they were finished)
 and its outputs are there. A step that ran again makes those that need it run again.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
 from wf_quickstart.errors import QuickstartError, QuickstartRequestError
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "quickstart.json"
 LOCK_NAME = ".lock"
 OWN = (
@@ -95,6 +95,18 @@ class State:
         spent[name] = spent.get(name, 0.0) + seconds
         self._write()
 
+    def has_done(self, name: str) -> bool:
+        """Whether it was done at some time, perhaps with needs of before."""
+        return name in self._values["steps"]
+
+    def once(self, name: str, needs: Sequence[str], decide: Callable[[], float]) -> float:
+        """What was decided for a step; anew where something that it needs was done again."""
+        plans, finished = self._values["plans"], self._finished(needs)
+        if name not in plans or plans[name]["needs"] != finished:
+            plans[name] = {"needs": finished, "value": decide()}
+            self._write()
+        return float(plans[name]["value"])
+
     def spent_s(self, name: str) -> float:
         return float(self._values["spent_s"].get(name, 0.0))
 
@@ -107,7 +119,7 @@ class State:
         return {name: self._values["steps"][name]["finished_s"] for name in needs}
 
     def _begin(self, identity: dict[str, Any]) -> None:
-        self._values = {"format": FORMAT, "options": identity, "steps": {}, "spent_s": {}}
+        self._values = {"format": FORMAT, "options": identity, "steps": {}, "spent_s": {}, "plans": {}}
         self._write()
 
     def _write(self) -> None:

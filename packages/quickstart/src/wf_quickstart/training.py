@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from wf_formats.json_file import read_value
 from wf_formats.overrides import override, quoted
 from wf_formats.packaged import ModelSource
-from wf_formats.run_files import read_metrics
 from wf_quickstart.children import Child, python, run_child
 from wf_quickstart.context import EXPERIMENT, Context
 from wf_quickstart.display import StepLine
@@ -17,6 +15,8 @@ from wf_quickstart.errors import QuickstartError
 SCHEME = "group64"
 BLOCK_TOKENS = 16384
 REFINE_STEPS = 64
+MOST_REFINE_STEPS, MOST_DISTIL_STEPS = 128, 2000
+"""Where there is time: more than these help little."""
 EVALUATION_TOKENS = 2048
 
 
@@ -26,22 +26,37 @@ def convert(context: Context, line: StepLine) -> dict[str, Any]:
 
 def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
     """The summary, and the blocks' relative errors before and after refinement."""
+    minutes = context.calibration_minutes()
     settings = [
+        *_time_settings(context, minutes),
         f"training.ternarize.tokens={BLOCK_TOKENS}",
         f"training.ternarize.moment_tokens={BLOCK_TOKENS}",
-        f"training.ternarize.refine_steps={REFINE_STEPS}",
-        f"training.ternarize.distil_steps={context.options.num_distil_steps}",
         f"training.ternarize.evaluation_tokens={EVALUATION_TOKENS}",
     ]
-    summary = _run_stage("1.5", "stage1_5", context, settings, lambda: _show_calibration(context, line))
+    summary = _run_stage("1.5", "stage1_5", context, settings)
     line.update(note=f"held-out loss {summary['first_loss']:.2f} → {summary['last_loss']:.2f}")
     blocks = read_value(context.run_folder("stage1_5") / "blocks.json", QuickstartError)
-    return summary | {"block_errors": [[row["stream_solved"], row["stream"]] for row in blocks]}
+    return summary | {
+        "minutes": minutes,
+        "refine_steps": [row["refine_steps"] for row in blocks],
+        "block_errors": [[row["stream_solved"], row["stream"]] for row in blocks],
+    }
 
 
-def _run_stage(
-    stage: str, name: str, context: Context, settings: list[str], on_poll: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+def _time_settings(context: Context, minutes: float | None) -> list[str]:
+    """Steps as given, or the most that a plan may take."""
+    if minutes is None:
+        refine_steps, distil_steps = REFINE_STEPS, context.options.num_distil_steps
+    else:
+        refine_steps, distil_steps = MOST_REFINE_STEPS, MOST_DISTIL_STEPS
+    return [
+        f"training.ternarize.minutes={'null' if minutes is None else minutes}",
+        f"training.ternarize.refine_steps={refine_steps}",
+        f"training.ternarize.distil_steps={distil_steps}",
+    ]
+
+
+def _run_stage(stage: str, name: str, context: Context, settings: list[str]) -> dict[str, Any]:
     """Runs a stage of the trainer with further overrides; returns its summary.
 
     Args:
@@ -49,7 +64,7 @@ def _run_stage(
         name: Of its run folder.
     """
     command = python("wrinklefree.train", "-s", stage, *common_overrides(context), *settings)
-    run_child(Child(f"stage {stage}", command, context.log(name)), on_poll=on_poll)
+    run_child(Child(f"stage {stage}", command, context.log(name)))
     summary: dict[str, Any] = read_value(context.run_folder(name) / "summary.json", QuickstartError)
     return summary
 
@@ -70,14 +85,3 @@ def common_overrides(context: Context) -> list[str]:
         f"data.sources=[{','.join(sources)}]",
         "logging.progress_bar=none",
     ]
-
-
-def _show_calibration(context: Context, line: StepLine) -> None:
-    folder = context.run_folder("stage1_5")
-    if rows := read_metrics(folder):
-        last = rows[-1]
-        divergence = last.get("train/divergence", float("nan"))
-        line.update(last["step"], context.options.num_distil_steps, f"{divergence:.2f} nats apart")
-    else:
-        done = len(list((folder / "parts").glob("model.layers.*")))
-        line.update(note=f"{done} blocks")

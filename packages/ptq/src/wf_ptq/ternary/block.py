@@ -10,6 +10,7 @@ streams that the caller holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -38,9 +39,13 @@ class BlockReport:
 
 @dataclass(frozen=True)
 class TernaryMethod:
-    """Chooses ternary codes and scales (a `wf_ptq.walk.BlockMethod`)."""
+    """Chooses ternary codes and scales (a `wf_ptq.walk.BlockMethod`).
+
+    before_refining: called when a block is solved, so that the time of both parts can be told apart.
+    """
 
     options: BlockOptions = field(default_factory=BlockOptions)
+    before_refining: Callable[[], None] = lambda: None
 
     def quantize_block(
         self, run: BlockRunner, block: nn.Module, inputs: Tensor, targets: Tensor, seed: int
@@ -64,6 +69,7 @@ class TernaryMethod:
         linears, naive, solved = self._solve(run, block, inputs)
         install(block, linears)
         stream_solved = _stream_error(run, block, inputs, targets)
+        self.before_refining()
         refine_block(run, block, list(linears.values()), inputs, targets, self.options.refine, seed)
         stream = _stream_error(run, block, inputs, targets)
         install(block, {name: linear.write_back() for name, linear in linears.items()})

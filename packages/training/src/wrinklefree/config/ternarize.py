@@ -57,5 +57,9 @@ class TernarizeConfig:
     """Distillation steps between saved states."""
     evaluation_tokens: int = number(8192, least=0)
     """Further tokens on which the losses are compared; 0: skip."""
+    minutes: float | None = number(None, above=0)
+    """Time of the whole stage, from loading the models to the saved result, in all runs together. The
+    machine is measured and the steps are planned into it: `refine_steps` and `distil_steps` are then the
+    most (stages/budget.py). None: as many as configured."""
     precision: CalibrationPrecision = CalibrationPrecision.auto
     """Of products, as `training.precision` of stage 2; auto: the fastest one on this machine."""

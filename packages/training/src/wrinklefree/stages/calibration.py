@@ -8,14 +8,15 @@ and gains of all blocks are distilled on further text, saved every few steps.
 Memory: the models stay on disk. Both are memory-mapped (the original where its files have the dtype to
 compute in), and each block that was worked on is mapped from where it was saved. What is held are four
 streams of hidden states [tokens, hidden] with one block's optimizer, and then what distil.py names.
+
+How many steps there are, and what is said of the time that is left: pace.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,11 +39,14 @@ from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
 from wrinklefree.held_out import mean_loss
 from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.blocks import calibrate_blocks
+from wrinklefree.stages.budget import distil_bounds
+from wrinklefree.stages.pace import Pace
 from wrinklefree.stages.scales import distil_scales, open_loggers
 
 LOG = logging.getLogger("wrinklefree")
 BLOCKS_FILE = "blocks.json"
-"""In the run folder: each block's errors (wf_ptq.BlockReport)."""
+"""In the run folder: each block's refinement steps and errors (wf_ptq.BlockReport)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ class _Text:
 
 def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str, Any]:
     """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures."""
-    began = time.perf_counter()
+    pace = Pace(options, context.run)
     keep_freed_memory()
     bitnet_arch.log_kernels(torch.device("cpu"))
     config, run = context.config, context.run
@@ -67,37 +71,35 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     precision = _precision(options.precision, run.parts)
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
+    pace.loaded()
     losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
     check_finite(losses, "losses_nats")
+    pace.prepared(student.config.num_hidden_layers, len(text.distillation) // options.distil_batch_size)
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
-        method = wf_ptq.TernaryMethod(_block_options(options))
         with _products_in(precision, student):
-            walk = wf_ptq.walk_blocks(student, teacher, text.calibration, method, run.parts, config.seed)
-            reports = _calibrate_blocks(walk, student.config.num_hidden_layers, progress)
+            reports = calibrate_blocks(context, options, student, teacher, text.calibration, progress, pace)
         losses["blocks"] = mean_loss(student, text.held_out)
         with _products_in(precision, student):
-            distil_scales(context, options, student, teacher, text.distillation, progress, loggers)
+            steps = distil_scales(
+                context, options, student, teacher, text.distillation, progress, loggers, pace
+            )
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
+    num_distil_tokens = steps * options.distil_batch_size * options.sequence_length_tokens
     figures = {
-        "steps": options.distil_steps,
-        **_figures(losses, text),
-        "seconds": time.perf_counter() - began,
+        "steps": steps,
+        "first_loss": losses["rounded"],
+        "last_loss": losses["calibrated"],
+        "losses_nats": losses,
+        "tokens": text.calibration.numel() + num_distil_tokens,
+        "seconds": pace.spent_s,
         "precision": precision,
     }
     atomic_write_text(run.path / BLOCKS_FILE, figures_text(reports))
     save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
     run.parts.remove()
+    pace.finished()
     return figures
-
-
-def _figures(losses: dict[str, float | None], text: _Text) -> dict[str, Any]:
-    return {
-        "first_loss": losses["rounded"],
-        "last_loss": losses["calibrated"],
-        "losses_nats": losses,
-        "tokens": text.calibration.numel() + text.distillation.numel(),
-    }
 
 
 def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:
@@ -121,41 +123,18 @@ def _products_in(precision: str, model: Any) -> Iterator[None]:
 
 def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:
     """Raises: RunError (ids of another vocabulary), DataError (too little text)."""
-    length = options.sequence_length_tokens
-    counts = [
-        -(-options.tokens // length),
-        options.distil_steps * options.distil_batch_size,
-        -(-options.evaluation_tokens // length),
-    ]
-    ids = token_block(config.data.sources, tokenizer, sum(counts) * length, length, config.seed)
+    length, batch_size = options.sequence_length_tokens, options.distil_batch_size
+    calibration, held_out = -(-options.tokens // length), -(-options.evaluation_tokens // length)
+    most = options.distil_steps * batch_size
+    least = most if options.minutes is None else distil_bounds(options.distil_steps).least * batch_size
+    wanted, enough = ((calibration + held_out + distil) * length for distil in (most, least))
+    ids = token_block(config.data.sources, tokenizer, wanted, length, config.seed, enough)
     try:
         bitnet_arch.check_ids(ids, vocab_size, length)
     except ValueError as error:
         raise RunError(f"calibration text: {error}") from error
-    return _Text(*ids.split(counts))
-
-
-def _calibrate_blocks(
-    walk: Iterable[tuple[str, dict[str, Any]]], num_blocks: int, progress: RichProgress
-) -> list[dict[str, Any]]:
-    """The reports of all blocks. Raises: RunError that names the block, for what cannot be solved in it."""
-    bar = progress.add_task("calibrating blocks", total=num_blocks)
-    reports = []
-    try:
-        for name, report in walk:
-            error, solved = report["stream"], report["stream_solved"]
-            LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
-            reports.append({"block": name, **report})
-            progress.advance(bar)
-    except wf_ptq.BlockError as error:
-        raise RunError(str(error)) from error
-    return reports
-
-
-def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
-    rates = wf_ptq.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
-    return wf_ptq.BlockOptions(
-        num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
-        solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
-        refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
-    )
+    if options.minutes is None:
+        return _Text(*ids.split([calibration, most, held_out]))
+    # As much of the distillation's text is used as there is time for, so what is surely read comes first.
+    parts = ids.split([calibration, held_out, len(ids) - calibration - held_out])
+    return _Text(calibration=parts[0], held_out=parts[1], distillation=parts[2])

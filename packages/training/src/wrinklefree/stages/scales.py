@@ -17,6 +17,7 @@ from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.config.ternarize import TernarizeConfig
 from wrinklefree.loggers import build_loggers
 from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.pace import Pace
 
 LOG = logging.getLogger("wrinklefree")
 _DISTILLED = "distilled"
@@ -39,25 +40,30 @@ def distil_scales(
     ids: Tensor,
     progress: RichProgress,
     loggers: list[Logger],
-) -> None:
-    """Args:
-    ids: [sequences, tokens], as many as the steps take; none are used without steps.
-    loggers: of `open_loggers`.
+    pace: Pace,
+) -> int:
+    """Returns the number of steps.
+
+    Args:
+        ids: [sequences, tokens], as many as the steps may take; none are used without steps.
+        loggers: of `open_loggers`.
+        pace: says how many steps.
     """
     if options.distil_steps == 0:
-        return
+        return 0
     distiller = wf_ptq.Distiller(student, teacher, _options(options), context.config.seed)
     parts = context.run.parts
     if _DISTILLED in parts:
         distiller.load_state(parts.load(_DISTILLED)[0])
         LOG.info("resuming the distillation after step %d", distiller.num_steps_done)
-    _steps(context, options, distiller, ids, progress, loggers)
+    _steps(context, options, distiller, ids, progress, loggers, pace)
 
     def keep(name: str, block: nn.Module) -> None:
         parts.save(f"{_DISTILLED}.{name}", block.state_dict(), {})
         wf_ptq.take_block(parts, f"{_DISTILLED}.{name}", block)
 
     distiller.write_back(keep)
+    return distiller.num_steps_done
 
 
 def _steps(
@@ -67,14 +73,18 @@ def _steps(
     ids: Tensor,
     progress: RichProgress,
     loggers: list[Logger],
+    pace: Pace,
 ) -> None:
     """The steps that are left."""
-    done = distiller.num_steps_done
-    bar = progress.add_task("distilling scales", total=options.distil_steps, completed=done)
-    for batch in ids.split(options.distil_batch_size)[done:]:
-        divergence = distiller.step(batch)
-        progress.advance(bar)
+    batches = ids.split(options.distil_batch_size)
+    bar = progress.add_task("distilling scales", total=None)
+    pace.distilling()
+    while (done := distiller.num_steps_done) < (num_steps := pace.distil_steps(done)):
+        distiller.num_steps = num_steps
+        divergence = distiller.step(batches[done])
+        progress.update(bar, total=num_steps, completed=done + 1)
         _record(distiller, divergence, options, loggers, context.run.parts)
+        pace.distilled(done + 1, divergence)
     for logger in loggers:
         logger.finalize("success")
 
@@ -96,7 +106,7 @@ def _record(
     for logger in loggers:
         logger.log_metrics({"train/divergence": divergence}, step)
     if step % options.save_every_steps == 0:
-        LOG.info("distillation step %d of %d: %.4f nats", step, options.distil_steps, divergence)
+        LOG.info("distillation step %d of %d: %.4f nats", step, distiller.num_steps, divergence)
         for logger in loggers:
             logger.save()
         parts.save(_DISTILLED, distiller.state(), {"step": step, "divergence_nats": divergence})

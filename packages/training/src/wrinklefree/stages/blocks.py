@@ -1,0 +1,76 @@
+"""The first part of stage 1.5: codes and scales of one block after the other (wf_ptq.walk_blocks)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from rich.progress import Progress as RichProgress
+from torch import Tensor
+
+import wf_ptq
+from wrinklefree.config.ternarize import TernarizeConfig
+from wrinklefree.errors import RunError
+from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.pace import Pace
+
+LOG = logging.getLogger("wrinklefree")
+
+
+@dataclasses.dataclass(frozen=True)
+class _TimedMethod:
+    """The method for ternary weights (a `wf_ptq.BlockMethod`), with as many steps as the pace allows."""
+
+    options: wf_ptq.BlockOptions
+    pace: Pace
+
+    def quantize_block(self, *block: Any) -> wf_ptq.BlockReport:
+        num_steps = self.pace.refine_steps()
+        refine = dataclasses.replace(self.options.refine, num_steps=num_steps)
+        options = dataclasses.replace(self.options, refine=refine)
+        report = wf_ptq.TernaryMethod(options, self.pace.refining).quantize_block(*block)
+        self.pace.refined(num_steps)
+        return report
+
+
+def calibrate_blocks(
+    context: StageContext,
+    options: TernarizeConfig,
+    student: Any,
+    teacher: Any,
+    ids: Tensor,
+    progress: RichProgress,
+    pace: Pace,
+) -> list[dict[str, Any]]:
+    """The reports of all blocks.
+
+    Args:
+        ids: [sequences, tokens].
+        pace: says how many refinement steps a block gets.
+    Raises:
+        RunError: that names the block, for what cannot be solved in it.
+    """
+    method, parts = _TimedMethod(_block_options(options), pace), context.run.parts
+    walk = wf_ptq.walk_blocks(student, teacher, ids, method, parts, context.config.seed)
+    bar = progress.add_task("calibrating blocks", total=student.config.num_hidden_layers)
+    reports = []
+    try:
+        for name, report in walk:
+            error, solved = report["stream"], report["stream_solved"]
+            LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
+            reports.append({"block": name, "refine_steps": pace.refine_steps(), **report})
+            pace.passed()
+            progress.advance(bar)
+    except wf_ptq.BlockError as error:
+        raise RunError(str(error)) from error
+    return reports
+
+
+def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
+    rates = wf_ptq.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
+    return wf_ptq.BlockOptions(
+        num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
+        solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
+        refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
+    )
