@@ -47,7 +47,7 @@ def run_training(context: StageContext) -> Outcome:
     resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
     loggers = build_loggers(config, run.path, meta, resume_step)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
-    module = _build_module(config, checkpoint.model, lengths)
+    module = _build_module(config, checkpoint.model, checkpoint.tokenizer, lengths)
     data = _build_data(config, checkpoint.tokenizer, lengths)
     io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
@@ -83,13 +83,15 @@ def _fit(
             ) from error
 
 
-def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
+def _build_module(
+    config: TrainConfig, model: Any, tokenizer: Any, lengths: Lengths
+) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
     _check_context(training.sequence_length_tokens, model)
     objectives = ObjectiveManager.from_config(training.objectives)
     shape = shape_of(model)
     objectives.check(shape, None)
-    teacher = load_teacher(config.model, objectives.teacher_wishes())
+    teacher = load_teacher(config, tokenizer, objectives.teacher_wishes())
     objectives.check(shape, None if teacher is None else teacher.shape)
     bitnet_arch.use_kernels(model)
     bitnet_arch.set_precision(model, training.precision.value)

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
-from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +24,13 @@ class Teacher(ABC):
 
     shape: Shape | None = None
     """None: it is not known, and what cannot be compared shows in the first step."""
+    tokenizer: Any = None
+    """Its tokenizer, whose ids have to be the student's; None: `load` has compared them, or nobody can."""
 
     @classmethod
     @abstractmethod
-    def load(cls, config: Any, model: ModelConfig) -> Teacher:
-        """Make it ready. Args: config is an instance of `cls.config`; model is what the student was.
+    def load(cls, config: Any, run: TrainConfig) -> Teacher:
+        """Make it ready. Args: config is an instance of `cls.config`; run is what it teaches in.
 
         Raises: RunError (a teacher that cannot be had as asked).
         """

@@ -1,0 +1,34 @@
+"""What a model says of the next token, in a form that needs no tensor of all logits.
+
+A model in this process has its last hidden states and its head, from which a loss makes the logits of a
+few tokens at a time; a teacher elsewhere has some ids with their weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DensePredictions:
+    """hidden: [batch, tokens, h]; head_weight: [vocabulary, h]. Logits are hidden W^T."""
+
+    hidden: Tensor
+    head_weight: Tensor
+
+
+@dataclass(frozen=True)
+class SparsePredictions:
+    """ids: [batch, tokens, k], int64; weights: [batch, tokens, k], float32, 0 where there are fewer than k.
+
+    The weights of a token are probabilities of a temperature of 1, or estimates of them.
+    """
+
+    ids: Tensor
+    weights: Tensor
+
+
+Predictions: TypeAlias = DensePredictions | SparsePredictions
