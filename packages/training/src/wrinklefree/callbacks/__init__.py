@@ -2,6 +2,7 @@
 
 from wrinklefree.callbacks.checkpointing import Checkpointing, GracefulStop
 from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
+from wrinklefree.callbacks.objective_weights import ObjectiveWeights
 from wrinklefree.callbacks.progress import Progress
 from wrinklefree.callbacks.random_state import RandomState
 from wrinklefree.callbacks.step_log import StepLog
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpointing",
     "GracefulStop",
     "LambdaWarmup",
+    "ObjectiveWeights",
     "Progress",
     "RandomState",
     "StepLog",

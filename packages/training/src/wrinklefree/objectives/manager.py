@@ -6,16 +6,17 @@ forward for each view that somebody wants the teacher for, each with the capture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.errors import RunError
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.objectives.registry import build_objective
-from wrinklefree.objectives.weights import ConstantWeights, WeightSchedule
+from wrinklefree.objectives.weights import WeightSchedule, weight_schedule
 
 Forward = Callable[[View, Capture], ForwardResult]
 
@@ -32,9 +33,14 @@ class ObjectiveManager:
         self.weights = weights
 
     @classmethod
-    def from_config(cls, configs: Mapping[str, ObjectiveConfig]) -> ObjectiveManager:
+    def from_config(
+        cls,
+        configs: Mapping[str, ObjectiveConfig],
+        curriculum: Sequence[PhaseConfig] = (),
+        max_steps: int = 1,
+    ) -> ObjectiveManager:
         objectives = {name: build_objective(name, config) for name, config in configs.items()}
-        return cls(objectives, ConstantWeights({n: c.weight for n, c in configs.items()}))
+        return cls(objectives, weight_schedule(configs, curriculum, max_steps))
 
     def teacher_wishes(self) -> dict[str, Capture]:
         """What each objective that is ever active wants of the teacher; empty: none has to be loaded."""

@@ -88,7 +88,7 @@ def _build_module(
 ) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
     _check_context(training.sequence_length_tokens, model)
-    objectives = ObjectiveManager.from_config(training.objectives)
+    objectives = ObjectiveManager.from_config(training.objectives, training.curriculum, lengths.max_steps)
     shape = shape_of(model)
     objectives.check(shape, None)
     teacher = load_teacher(config, tokenizer, objectives.teacher_wishes())
@@ -140,6 +140,7 @@ def _build_trainer(
 ) -> L.Trainer:
     training, where = gradient_options(config), config.distributed
     progress, *last = run_callbacks
+    weights = [cb.ObjectiveWeights()] if training.curriculum else []
     log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
     strategy = build_strategy(where, io)
     bar = _progress_bar(config.logging.progress_bar)
@@ -154,6 +155,7 @@ def _build_trainer(
         # The order matters: metrics first, then who writes them, then who saves and stops.
         callbacks=[
             cb.LambdaWarmup(training.lambda_warmup_steps),
+            *weights,
             cb.ZClip(training.zclip),
             cb.RandomState(),
             progress,
