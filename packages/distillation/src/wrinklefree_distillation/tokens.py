@@ -34,6 +34,12 @@ def documents(view: View) -> Tensor:
     return (view["position_ids"] == 0).cumsum(-1)
 
 
+def visible_tokens(view: View) -> Tensor:
+    """[batch, tokens, tokens]: the row's token may see the column's, of its document and not after it."""
+    number = documents(view)
+    return (number.unsqueeze(2) == number.unsqueeze(1)).tril()
+
+
 def predicting_positions(view: View, tokens: Tokens) -> Tensor:
     """Positions of the flattened [batch, tokens] whose prediction, of the token after, counts."""
     counts = view["labels"] != IGNORED_LABEL if tokens is Tokens.labelled else _continued(view)
