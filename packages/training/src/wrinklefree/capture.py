@@ -62,7 +62,8 @@ EVERY_LAYER = Layers(every=True)
 @dataclass(frozen=True)
 class Capture:
     """hidden_states: 0 is the embeddings, i the output of block i, the last one after the final norm.
-    qkv: blocks from 0. logits: of all positions, which cost memory: tokens x vocabulary x 4 bytes.
+    block_inputs: blocks from 0; the input of block i is hidden state i. qkv: blocks from 0.
+    logits: of all positions, which cost memory: tokens x vocabulary x 4 bytes.
     predictions: of the next token, in the form that the model has them (predictions.py); a form that no
     tensor of all logits is needed for.
     """
@@ -71,9 +72,11 @@ class Capture:
     qkv: Layers = field(default_factory=Layers)
     logits: bool = False
     predictions: bool = False
+    block_inputs: Layers = field(default_factory=Layers)
 
     def __bool__(self) -> bool:
-        return bool(self.hidden_states or self.qkv or self.logits or self.predictions)
+        wanted = (self.hidden_states, self.block_inputs, self.qkv, self.logits, self.predictions)
+        return any(map(bool, wanted))
 
     def __or__(self, other: Capture) -> Capture:
         return Capture(
@@ -81,12 +84,18 @@ class Capture:
             self.qkv | other.qkv,
             self.logits or other.logits,
             self.predictions or other.predictions,
+            self.block_inputs | other.block_inputs,
         )
+
+    def hidden_numbers(self, num_layers: int) -> list[int]:
+        """Of the hidden states asked for, ascending. Raises: ValueError for one that is not there."""
+        inputs = self.block_inputs.within(num_layers)
+        return sorted({*self.hidden_states.within(num_layers + 1), *inputs})
 
     def beyond(self, provided: Capture) -> list[str]:
         """Names of what is asked for here and not provided there."""
         lacking = {
-            "hidden states": not self.hidden_states <= provided.hidden_states,
+            "hidden states": not (self.hidden_states | self.block_inputs) <= provided.hidden_states,
             "queries, keys and values": not self.qkv <= provided.qkv,
             "logits": self.logits and not provided.logits,
             "predictions": self.predictions and not provided.predictions,
@@ -95,7 +104,7 @@ class Capture:
 
     def check(self, num_layers: int) -> None:
         """Raises: ValueError for a layer that a model of this depth does not have."""
-        self.hidden_states.within(num_layers + 1)
+        self.hidden_numbers(num_layers)
         self.qkv.within(num_layers)
 
 

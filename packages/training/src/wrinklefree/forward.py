@@ -74,7 +74,7 @@ def _recording_hidden_states(
     model: Any, layers: list[Any], capture: Capture, found: dict[int, Tensor]
 ) -> Iterator[None]:
     with ExitStack() as stack:
-        for number in capture.hidden_states.within(len(layers) + 1):
+        for number in capture.hidden_numbers(len(layers)):
 
             def keep(module: nn.Module, inputs: Any, output: Any | None = None, number: int = number) -> None:
                 value = inputs[0] if output is None else output

@@ -2,6 +2,7 @@
 
 from wrinklefree.callbacks.checkpointing import Checkpointing, GracefulStop
 from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
+from wrinklefree.callbacks.objective_states import ObjectiveStates
 from wrinklefree.callbacks.objective_weights import ObjectiveWeights
 from wrinklefree.callbacks.progress import Progress
 from wrinklefree.callbacks.random_state import RandomState
@@ -12,6 +13,7 @@ __all__ = [
     "Checkpointing",
     "GracefulStop",
     "LambdaWarmup",
+    "ObjectiveStates",
     "ObjectiveWeights",
     "Progress",
     "RandomState",

@@ -7,6 +7,7 @@ forward for each view that somebody wants the teacher for, each with the capture
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,15 +51,17 @@ class ObjectiveManager:
                 found[name] = united(wish.teacher for wish in self.objectives[name].wishes.values())
         return found
 
-    def check(self, student: Shape, teacher: Shape | None) -> None:
+    def check(self, student: Shape, teacher: Shape | None, is_sharded: bool = False) -> None:
         """Refuse before the first step what no step could do.
 
-        Args: teacher is None where there is none, or none that says its shape.
+        Args: teacher is None where there is none, or none that says its shape; is_sharded: by FSDP.
         Raises: RunError naming the objective and what cannot be met.
         """
         for name in sorted(self.weights.ever_active()):
             try:
                 _check(self.objectives[name], student, teacher)
+                if is_sharded:
+                    self.objectives[name].check_sharded()
             except ValueError as error:
                 raise RunError(f"objective '{name}': {error}") from error
 
@@ -78,10 +81,20 @@ class ObjectiveManager:
         metrics: dict[str, Tensor] = {}
         for name, weight in active.items():
             objective = self.objectives[name]
+            objective.at_step(step)
             result = objective.compute({view: passes[view] for view in objective.wishes})
             total = total + weight * result.loss
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
         return ObjectiveResult(total, metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """By objective, of those that have a state."""
+        states = {name: objective.state_dict() for name, objective in self.objectives.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        for name, state in states.items():
+            self.objectives[name].load_state_dict(state)
 
     def _passes(
         self, batch: View, active: list[str], student: Forward, teacher: Forward | None

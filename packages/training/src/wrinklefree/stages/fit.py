@@ -18,6 +18,7 @@ from wf_formats.errors import NotFiniteError
 from wrinklefree import callbacks as cb
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
@@ -90,7 +91,7 @@ def _build_module(
     _check_context(training.sequence_length_tokens, model)
     objectives = ObjectiveManager.from_config(training.objectives, training.curriculum, lengths.max_steps)
     shape = shape_of(model)
-    objectives.check(shape, None)
+    objectives.check(shape, None, config.distributed.kind is DistributedKind.fsdp)
     teacher = load_teacher(config, tokenizer, objectives.teacher_wishes())
     objectives.check(shape, None if teacher is None else teacher.shape)
     bitnet_arch.use_kernels(model)
@@ -158,6 +159,7 @@ def _build_trainer(
             *weights,
             cb.ZClip(training.zclip),
             cb.RandomState(),
+            cb.ObjectiveStates(),
             progress,
             log,
             *bar,
