@@ -113,6 +113,7 @@ class Shape:
     """Of a model; what objectives compare has to agree in it.
 
     query_size, key_size: outputs of the projections, of all heads together.
+    sparse_temperature: of a teacher's predictions that are some ids with weights; None: they are whole.
     """
 
     num_layers: int
@@ -120,6 +121,7 @@ class Shape:
     vocab_size: int
     query_size: int
     key_size: int
+    sparse_temperature: float | None = None
 
 
 LAST_HIDDEN_STATE = Capture(hidden_states=Layers.of(-1))

@@ -24,7 +24,8 @@ class DensePredictions:
 class SparsePredictions:
     """ids: [batch, tokens, k], int64; weights: [batch, tokens, k], float32, 0 where there are fewer than k.
 
-    The weights of a token are probabilities of a temperature of 1, or estimates of them.
+    The weights of a token are probabilities at the temperature of the teacher's shape, or estimates of them;
+    an id may be there more than once.
     """
 
     ids: Tensor

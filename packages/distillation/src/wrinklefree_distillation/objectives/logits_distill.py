@@ -47,6 +47,23 @@ class LogitsDistill(Objective):
                 f"{teacher.vocab_size}; choose a teacher with the student's tokenizer (model.teacher)"
             )
 
+        if teacher.sparse_temperature is not None:
+            self._check_sparse(teacher.sparse_temperature)
+
+    def _check_sparse(self, temperature: float) -> None:
+        """Some ids with weights say what forward KL takes, and only at their own temperature."""
+        options = self.options
+        if options.divergence is not Divergence.forward:
+            raise ValueError(
+                f"divergence={options.divergence} takes the teacher's whole distribution, and this one gives "
+                "some tokens of it: choose divergence=forward or model.teacher.kind=local"
+            )
+        if options.temperature != temperature:
+            raise ValueError(
+                f"temperature={options.temperature:g}, and the teacher's targets are of temperature "
+                f"{temperature:g}: give that, or write others"
+            )
+
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         from wrinklefree_distillation.losses.chunked_divergence import Comparison, chunked_divergence
         from wrinklefree_distillation.losses.divergences import divergence_rows
