@@ -89,6 +89,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _facts(config: TrainConfig, teacher: LocalTeacher, options: argparse.Namespace) -> CacheFacts:
     assert teacher.shape is not None
+    assert teacher.shape.vocab_size is not None
     wanted, model = config.model.teacher, config.model
     source, name = (wanted.source, wanted.name) if wanted.source else (model.source, model.name)
     length = gradient_options(config).sequence_length_tokens

@@ -113,12 +113,13 @@ class Shape:
     """Of a model; what objectives compare has to agree in it.
 
     query_size, key_size: outputs of the projections, of all heads together.
+    vocab_size: None for a teacher elsewhere that does not say it.
     sparse_temperature: of a teacher's predictions that are some ids with weights; None: they are whole.
     """
 
     num_layers: int
     hidden_size: int
-    vocab_size: int
+    vocab_size: int | None
     query_size: int
     key_size: int
     sparse_temperature: float | None = None

@@ -25,11 +25,13 @@ class SparsePredictions:
     """ids: [batch, tokens, k], int64; weights: [batch, tokens, k], float32, 0 where there are fewer than k.
 
     The weights of a token are probabilities at the temperature of the teacher's shape, or estimates of them;
-    an id may be there more than once.
+    an id may be there more than once. has_tail: what their sum lacks to 1 is the probability of all other
+    ids together, and no id with a weight is there twice.
     """
 
     ids: Tensor
     weights: Tensor
+    has_tail: bool = False
 
 
 Predictions: TypeAlias = DensePredictions | SparsePredictions

@@ -19,6 +19,8 @@ from torch import Tensor
 from wrinklefree.predictions import DensePredictions, Predictions, SparsePredictions
 from wrinklefree_distillation.losses.divergences import DivergenceRows, Rows
 
+_TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -38,7 +40,8 @@ class _Teacher:
     def compare(self, start: int, stop: int, log_q: Tensor) -> Rows:
         chosen = self.positions[start:stop]
         if isinstance(self.predictions, SparsePredictions):
-            return _sparse_forward(self.predictions, chosen, log_q)
+            ids, weights = (x.flatten(0, 1)[chosen] for x in (self.predictions.ids, self.predictions.weights))
+            return (_with_tail if self.predictions.has_tail else _sparse_forward)(ids, weights, log_q)
         return self.how.divergence(self._log_p(self.predictions, chosen), log_q)
 
     def _log_p(self, dense: DensePredictions, chosen: Tensor) -> Tensor:
@@ -46,12 +49,22 @@ class _Teacher:
         return (logits.float() / self.how.temperature).log_softmax(-1)
 
 
-def _sparse_forward(sparse: SparsePredictions, chosen: Tensor, log_q: Tensor) -> Rows:
+def _sparse_forward(ids: Tensor, weights: Tensor, log_q: Tensor) -> Rows:
     """Cross-entropy of weighted ids: forward KL without the teacher's entropy, which nobody knows."""
-    ids, weights = sparse.ids.flatten(0, 1)[chosen], sparse.weights.flatten(0, 1)[chosen]
     gradient = log_q.exp() * weights.sum(-1, keepdim=True)
     gradient.scatter_add_(1, ids, -weights)
     return -(weights * log_q.gather(1, ids)).sum(-1), gradient
+
+
+def _with_tail(ids: Tensor, weights: Tensor, log_q: Tensor) -> Rows:
+    """Forward KL of the ids with a weight and of all others as one outcome."""
+    others = torch.ones_like(log_q).scatter_reduce_(1, ids, (weights == 0).float(), "amin")
+    q = log_q.exp()
+    p_tail, q_tail = (1 - weights.sum(-1)).clamp_min(0), (q * others).sum(-1).clamp_min(_TINY)
+    of_ids = (torch.xlogy(weights, weights) - weights * log_q.gather(1, ids)).sum(-1)
+    value = of_ids + torch.xlogy(p_tail, p_tail) - p_tail * q_tail.log()
+    gradient = q - others * q * (p_tail / q_tail).unsqueeze(-1)
+    return value, gradient.scatter_add_(1, ids, -weights)
 
 
 class _ChunkedDivergence(torch.autograd.Function):

@@ -41,7 +41,7 @@ class LogitsDistill(Objective):
         self.options = config
 
     def check(self, student: Shape, teacher: Shape) -> None:
-        if student.vocab_size != teacher.vocab_size:
+        if teacher.vocab_size is not None and student.vocab_size != teacher.vocab_size:
             raise ValueError(
                 f"the student's vocabulary has {student.vocab_size} tokens and the teacher's "
                 f"{teacher.vocab_size}; choose a teacher with the student's tokenizer (model.teacher)"

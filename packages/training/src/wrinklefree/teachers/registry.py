@@ -43,21 +43,5 @@ def load_teacher(run: TrainConfig, tokenizer: Any, wishes: Mapping[str, Capture]
                 f"model.teacher.kind={options.kind} does not give: choose another teacher or objective"
             )
     teacher = kind.load(options, run)
-    if teacher.tokenizer is not None:
-        check_same_tokens(tokenizer, teacher.tokenizer)
+    teacher.check_tokenizer(tokenizer)
     return teacher
-
-
-def check_same_tokens(student: Any, teacher: Any) -> None:
-    """The teacher reads the student's ids. Args: tokenizers of transformers.
-
-    Raises: RunError naming the first id that is another token, or none, for the teacher.
-    """
-    tokens = {number: token for token, number in teacher.get_vocab().items()}
-    for token, number in sorted(student.get_vocab().items(), key=lambda item: item[1]):
-        if tokens.get(number) != token:
-            other = repr(tokens[number]) if number in tokens else "no token"
-            raise RunError(
-                f"model.teacher: the teacher has another tokenizer: id {number} is {token!r} for the student "
-                f"and {other} for the teacher; choose a teacher with the student's tokenizer"
-            )
