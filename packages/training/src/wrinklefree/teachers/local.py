@@ -36,7 +36,7 @@ class LocalTeacherConfig(TeacherConfig):
     """Hub id or folder of the teacher."""
     dtype: Dtype | None = None
     """Dtype of the frozen teacher in memory and of its products; null: bfloat16 where training.precision is
-    bf16 or int8 (half the memory, up to three times as fast), else float32."""
+    bf16 or int8 (half the memory, and faster where the processor multiplies bfloat16), else float32."""
 
 
 def dtype_beside(precision: Precision) -> Dtype:
