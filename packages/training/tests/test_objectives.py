@@ -17,6 +17,7 @@ from wrinklefree.capture import (
     View,
 )
 from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.errors import RunError
 from wrinklefree.forward import run_forward
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
@@ -209,6 +210,10 @@ def test_captures_unite() -> None:
     assert (both.hidden_states, both.qkv, both.logits) == (Layers.of(-1, 0), EVERY_LAYER, True)
     assert both.hidden_states.within(4) == [0, 3]
     assert (Layers.of(1) | EVERY_LAYER).within(3) == [0, 1, 2]
+    late = Layers.at(0.8)
+    assert (late.within(28), late.within(2), (late | Layers.of(0)).within(30)) == ([22], [1], [0, 23])
+    assert not late <= one.hidden_states
+    assert late <= EVERY_LAYER
     assert not Capture()
     assert one
     with pytest.raises(ValueError, match=r"layer -5 was asked for; there are 4 \(0 to 3\)"):
@@ -217,12 +222,12 @@ def test_captures_unite() -> None:
 
 def test_a_teacher_is_asked_only_for_what_it_provides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalTeacher, "provides", Capture(hidden_states=Layers.of(-1)))
-    model = ModelConfig(teacher=TeacherConfig())
-    assert load_teacher(model, {}) is None
+    run = TrainConfig(model=ModelConfig(teacher=TeacherConfig()))
+    assert load_teacher(run, None, {}) is None
     wishes = {"mine": Capture(hidden_states=EVERY_LAYER, logits=True)}
     message = "objective 'mine' wants hidden states and logits of its teacher, which .*kind=local does not"
     with pytest.raises(RunError, match=message):
-        load_teacher(model, wishes)
+        load_teacher(run, None, wishes)
 
 
 @pytest.mark.parametrize("make", ["tiny_llama", "tiny_qwen3"])

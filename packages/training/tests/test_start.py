@@ -69,9 +69,9 @@ def check_refused(run: Any, message: str, capsys: pytest.CaptureFixture[str]) ->
 def test_a_layer_that_the_student_has_not(
     cli_from_stage1: Any, capsys: pytest.CaptureFixture[str], layer: int
 ) -> None:
-    cli_from_stage1.stage_folders |= {"stage3_agree": "stage3"}
+    cli_from_stage1.stage_folders |= {"stage9_agree": "stage9"}
     teacher = ["model.teacher.kind=echo", "model.teacher.vocab_size=259"]
-    run = cli_from_stage1("stage3_agree", *teacher, f"training.objectives.agreement.layer={layer}")
+    run = cli_from_stage1("stage9_agree", *teacher, f"training.objectives.agreement.layer={layer}")
     message = rf"objective 'agreement': layer {layer} was asked for; there are 2 \(0 to 1\)"
     check_refused(run, message, capsys)
 

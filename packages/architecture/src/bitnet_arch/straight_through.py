@@ -48,13 +48,13 @@ class StraightThroughLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         (grad_out,) = grads
         x_form, w_form = ctx.forms
-        num_x = len(x_form.names)
+        num_x, saved = len(x_form.names), ctx.saved_tensors  # once: activations may be made again by it
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            weight = w_form.value(ctx.saved_tensors[num_x:])
+            weight = w_form.value(saved[num_x:])
             grad_x = ctx.gradients.of_input(grad_out, weight, ctx.dtypes[0])
         if ctx.needs_input_grad[1]:
-            x = x_form.value(ctx.saved_tensors[:num_x])
+            x = x_form.value(saved[:num_x])
             grad_weight = ctx.gradients.of_weight(grad_out, x, ctx.dtypes[1])
         return grad_x, grad_weight, None, None, None, None
 

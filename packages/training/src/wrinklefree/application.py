@@ -16,6 +16,7 @@ from wf_formats.plugins import PluginError
 from wf_formats.secrets import redacted_value
 from wrinklefree.command_line import parse
 from wrinklefree.compose.composing import compose_config, compose_dictconfig
+from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.predecessor import check_start
@@ -30,15 +31,18 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("wrinklefree")
 
 
-def run(argv: Sequence[str] | None) -> int:
-    """What the command line asks for. Returns the exit code."""
+def run(argv: Sequence[str] | None, root: Root = TRAIN) -> int:
+    """What the command line asks for. Returns the exit code.
+
+    Args: root is the configuration of the application.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
         arguments = parse(argv)
         if arguments.print_configuration:
-            sys.stdout.write(_shown(arguments.overrides))
+            sys.stdout.write(_shown(arguments.overrides, root))
             return 0
-        config = compose_config(arguments.overrides)
+        config = compose_config(arguments.overrides, root)
     except PluginError as error:
         raise ConfigError(str(error)) from error
     if arguments.describe:
@@ -47,9 +51,9 @@ def run(argv: Sequence[str] | None) -> int:
     return run_stage(config)
 
 
-def _shown(overrides: Sequence[str]) -> str:
+def _shown(overrides: Sequence[str], root: Root) -> str:
     """The composed configuration as YAML."""
-    values = OmegaConf.to_container(compose_dictconfig(overrides))
+    values = OmegaConf.to_container(compose_dictconfig(overrides, root))
     return OmegaConf.to_yaml(redacted_value("", values))
 
 

@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from bitnet_arch.families import blocks
 from wrinklefree.capture import LAST_HIDDEN_STATE, QKV, Capture, ForwardResult, Shape, View
 from wrinklefree.errors import RunError
+from wrinklefree.predictions import DensePredictions
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -37,6 +38,8 @@ def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) ->
     Raises: ValueError for a layer that is not there, or a head with a bias.
     """
     layers = [block for _, block in blocks(model)]
+    if capture.predictions:
+        capture |= LAST_HIDDEN_STATE
     hidden: dict[int, Tensor] = {}
     projected: dict[tuple[int, str], Tensor] = {}
     # In this order: hidden states are what is left after the further outputs were taken off.
@@ -51,8 +54,15 @@ def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) ->
         number: QKV(*(projected[number, name] for name in _PROJECTIONS))
         for number in capture.qkv.within(len(layers))
     }
-    logits = output.logits if capture.logits else None
-    return ForwardResult(len(layers), hidden, head_weight(model), qkv, logits)
+    head = head_weight(model)
+    return ForwardResult(
+        len(layers),
+        hidden,
+        head,
+        qkv,
+        output.logits if capture.logits else None,
+        DensePredictions(hidden[len(layers)], head) if capture.predictions else None,
+    )
 
 
 def _no_positions(view: View) -> Tensor:
@@ -64,7 +74,7 @@ def _recording_hidden_states(
     model: Any, layers: list[Any], capture: Capture, found: dict[int, Tensor]
 ) -> Iterator[None]:
     with ExitStack() as stack:
-        for number in capture.hidden_states.within(len(layers) + 1):
+        for number in capture.hidden_numbers(len(layers)):
 
             def keep(module: nn.Module, inputs: Any, output: Any | None = None, number: int = number) -> None:
                 value = inputs[0] if output is None else output
@@ -140,7 +150,10 @@ def shape_of(model: Any) -> Shape:
         vocab_size, hidden_size = head_weight(model).shape
     except ValueError as error:
         raise RunError(f"{model.config.name_or_path or type(model).__name__}: {error}") from error
-    return Shape(len(list(blocks(model))), hidden_size, vocab_size)
+    config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sizes = (head_dim * config.num_attention_heads, head_dim * config.num_key_value_heads)
+    return Shape(len(list(blocks(model))), hidden_size, vocab_size, *sizes)
 
 
 def head_weight(model: Any) -> Tensor:

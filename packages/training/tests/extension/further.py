@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wrinklefree.capture import Capture, ForwardResult, Layers, View
-from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import ContinuingConfig, GradientConfig
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.stages.base import Outcome, Stage, StageContext
@@ -18,30 +19,30 @@ from wrinklefree.teachers.base import Teacher
 
 @dataclass
 class DistilConfig(GradientConfig):
-    stage: str = "stage3"
+    stage: str = "stage9"
     accept_from: list[str] = field(default_factory=lambda: ["stage2"])
     max_steps: int | None = 2
     objectives: dict[str, Any] = field(default_factory=lambda: {"agreement": {}})
 
 
 class Distil(GradientStage):
-    number = "3"
+    number = "9"
     title = "agrees with a teacher"
-    option = "stage3_agree"
+    option = "stage9_agree"
     config = DistilConfig
 
 
 @dataclass
 class CopyConfig(ContinuingConfig):
-    stage: str = "stage3_1"
-    accept_from: list[str] = field(default_factory=lambda: ["stage3"])
+    stage: str = "stage9_1"
+    accept_from: list[str] = field(default_factory=lambda: ["stage9"])
     note: str = ""
 
 
 class Copy(Stage):
-    number = "3.1"
+    number = "9.1"
     title = "copies the model"
-    option = "stage3_1_copy"
+    option = "stage9_1_copy"
     config = CopyConfig
 
     def run(self, context: StageContext) -> Outcome:
@@ -104,7 +105,7 @@ class Echo(Teacher):
         self.vocab_size = vocab_size
 
     @classmethod
-    def load(cls, config: EchoConfig, model: ModelConfig) -> Echo:
+    def load(cls, config: EchoConfig, run: TrainConfig) -> Echo:
         return cls(config.vocab_size)
 
     def forward(self, view: View, capture: Capture) -> ForwardResult:

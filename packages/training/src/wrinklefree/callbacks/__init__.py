@@ -3,6 +3,8 @@
 from wrinklefree.callbacks.checkpointing import Checkpointing, GracefulStop
 from wrinklefree.callbacks.ema import Ema
 from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
+from wrinklefree.callbacks.objective_states import ObjectiveStates
+from wrinklefree.callbacks.objective_weights import ObjectiveWeights
 from wrinklefree.callbacks.progress import Progress
 from wrinklefree.callbacks.random_state import RandomState
 from wrinklefree.callbacks.step_log import StepLog
@@ -14,6 +16,8 @@ __all__ = [
     "Ema",
     "GracefulStop",
     "LambdaWarmup",
+    "ObjectiveStates",
+    "ObjectiveWeights",
     "Progress",
     "RandomState",
     "StepLog",

@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from data_handler.errors import DataError
 from wrinklefree.compose.literal import literal
 from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key, unreadable
+from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import (
-    APP_CONFIGS,
     OBJECTIVES_KEY,
     SHARED_CONFIGS,
     TEACHER_KEY,
@@ -46,19 +46,21 @@ from wrinklefree.teachers.registry import teacher_schema
 _TYPED_LATER = (OBJECTIVES_KEY, TEACHER_KEY)
 
 
-def compose_config(overrides: Sequence[str] = ()) -> TrainConfig:
+def compose_config(overrides: Sequence[str] = (), root: Root = TRAIN) -> TrainConfig:
     """The one place where configuration becomes plain typed objects.
 
-    Args: overrides in Hydra's syntax, such as `model=qwen3_0_6b` or `training.max_steps=10`.
+    Args: overrides in Hydra's syntax, such as `model=qwen3_0_6b` or `training.max_steps=10`; root is the
+        configuration of the application.
     Raises: ConfigError (unknown key or option, wrong type, missing value, contradicting values).
     """
     try:
-        config = OmegaConf.to_object(compose_dictconfig(overrides))
+        config = OmegaConf.to_object(compose_dictconfig(overrides, root))
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, root)) from error
     except DataError as error:
         raise ConfigError(f"data.sources: {error}") from error
     assert isinstance(config, TrainConfig)
+    config = root.trained(config)
     config.model.resolve()
     stage = stage_of(config)
     check_names(config)
@@ -69,20 +71,21 @@ def compose_config(overrides: Sequence[str] = ()) -> TrainConfig:
     return config
 
 
-def compose_dictconfig(overrides: Sequence[str]) -> DictConfig:
+def compose_dictconfig(overrides: Sequence[str], root: Root = TRAIN) -> DictConfig:
     """Compose and check; raises ConfigError with the offending key."""
-    register_schemas()
-    search = f"hydra.searchpath=[file://{SHARED_CONFIGS}]"
+    register_schemas(root)
+    folders = [TRAIN.folder, SHARED_CONFIGS] if root is not TRAIN else [SHARED_CONFIGS]
+    search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     try:
-        parsed = [_parsed(text) for text in literal(overrides)]
+        parsed = [_parsed(text) for text in literal(overrides, root)]
         later = [o for o in parsed if _is_typed_later(o) and not o.is_delete()]
         plain = [str(o.input_line) for o in parsed if o not in later]
-        with initialize_config_dir(str(APP_CONFIGS), version_base="1.3"):
-            config = compose("train", overrides=[search, *plain])
+        with initialize_config_dir(str(root.folder), version_base="1.3"):
+            config = compose(root.name, overrides=[search, *plain])
         _check_stage_name(config)
         refuse_unused_keys(stage_by_name(config.training.stage), parsed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, root)) from error
     OmegaConf.set_struct(config, False)
     _type_objectives(config, _values(later, OBJECTIVES_KEY))
     _type_teacher(config, _values(later, TEACHER_KEY))

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from wf_formats.overrides import override
+from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import OBJECTIVES_KEY, TEACHER_KEY, deriving_from
 from wrinklefree.config.model import TeacherConfig
-from wrinklefree.config.root import TrainConfig
 from wrinklefree.objectives.registry import objective_schema
 from wrinklefree.plugins import UnknownNameError
 from wrinklefree.teachers.registry import teacher_schema
@@ -25,26 +25,26 @@ _OVERRIDE = re.compile(r"(\+{0,2}[\w.]+)=(.*)", re.DOTALL)
 _QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
 
 
-def literal(overrides: Sequence[str]) -> list[str]:
+def literal(overrides: Sequence[str], root: Root = TRAIN) -> list[str]:
     """The overrides with the values of text keys quoted."""
     kinds = [text.partition("=")[2] for text in overrides if text.startswith(f"{TEACHER_KEY}.kind=")]
     teacher = kinds[-1] if kinds else TeacherConfig.kind
-    return [_literal(text, teacher) for text in overrides]
+    return [_literal(text, teacher, root) for text in overrides]
 
 
-def _literal(text: str, teacher: str) -> str:
+def _literal(text: str, teacher: str, root: Root) -> str:
     match = _OVERRIDE.fullmatch(text)
     if match is None:
         return text
     key, value = match.groups()
-    kinds = set(_kinds(key.lstrip("+"), teacher))
+    kinds = set(_kinds(key.lstrip("+"), teacher, root))
     is_null = value.lower() == "null" and str | None in kinds
     if not kinds & {str, str | None} or is_null or _QUOTED.fullmatch(value) or "${" in value:
         return text
     return override(key, value)
 
 
-def _kinds(key: str, teacher: str) -> Iterator[Any]:
+def _kinds(key: str, teacher: str, root: Root) -> Iterator[Any]:
     """The types of a dotted key, one for each schema that has it; none for a plugin that is not there.
 
     Args: teacher is the kind of teacher that the overrides ask for.
@@ -57,7 +57,7 @@ def _kinds(key: str, teacher: str) -> Iterator[Any]:
             return _below([objective_schema(name)], rest)
     except UnknownNameError:  # refused by name when it is typed
         return iter(())
-    return _below([TrainConfig], key)
+    return _below([root.schema], key)
 
 
 def _below(schemas: Iterable[type], key: str) -> Iterator[Any]:

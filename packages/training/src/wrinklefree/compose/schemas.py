@@ -8,23 +8,22 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
+from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig
-from wrinklefree.config.root import TrainConfig
 from wrinklefree.objectives.registry import objective_schemas
 from wrinklefree.stages.registry import stages
 from wrinklefree.teachers.registry import teacher_schemas
 
-APP_CONFIGS = Path(__file__).parents[3] / "configs"
 SHARED_CONFIGS = Path(__file__).parents[5] / "configs"
 OBJECTIVES_KEY = "training.objectives"
 TEACHER_KEY = "model.teacher"
 _OPTIMIZERS = {"adamw": AdamWConfig, "adamw_8bit": AdamW8bitConfig, "muon": MuonConfig}
 
 
-def register_schemas() -> None:
+def register_schemas(root: Root = TRAIN) -> None:
     """Name the schemas for the defaults lists; each stage's is an option of `training` as it is."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
+    store.store(name=f"{root.name}_schema", node=root.schema)
     for name, node in _OPTIMIZERS.items():
         store.store(group="optimizer", name=f"{name}_schema", node=node)
     for stage in stages():
@@ -33,14 +32,14 @@ def register_schemas() -> None:
 
 def group_options(group: str) -> list[str]:
     """What can be chosen of a config group, such as `model`: its YAML files; of `training` the stages."""
-    files = {path.stem for root in (APP_CONFIGS, SHARED_CONFIGS) for path in (root / group).glob("*.yaml")}
+    files = {path.stem for root in (TRAIN.folder, SHARED_CONFIGS) for path in (root / group).glob("*.yaml")}
     return sorted(files | ({stage.option for stage in stages()} if group == "training" else set()))
 
 
-def schema_classes() -> dict[str, type]:
+def schema_classes(root: Root = TRAIN) -> dict[str, type]:
     """All schemas by class name, with those of their fields."""
     found: dict[str, type] = {}
-    todo: list[type] = [TrainConfig, *_OPTIMIZERS.values(), *(stage.config for stage in stages())]
+    todo: list[type] = [root.schema, *_OPTIMIZERS.values(), *(stage.config for stage in stages())]
     todo += [*objective_schemas(), *teacher_schemas()]
     while todo:
         schema = todo.pop()

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.config.ranges import number
 
 
@@ -101,6 +102,8 @@ class GradientConfig(ContinuingConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objectives: dict[str, Any] = field(default_factory=dict)
     """Objective name -> its options; typed by the registry when the configuration is composed."""
+    curriculum: list[PhaseConfig] = field(default_factory=list)
+    """Phases of the run with weights of their own; empty: the objectives' own weights throughout."""
     lambda_warmup_steps: int = number(0, least=0)
     """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
     ema_decay: float | None = number(None, above=0, below=1)

@@ -88,6 +88,19 @@ class Objective(ABC):
     def check(self, student: Shape, teacher: Shape) -> None:  # noqa: B027 (may compare nothing)
         """Raises: ValueError for models whose answers cannot be compared; asked before the first step."""
 
+    def check_sharded(self) -> None:  # noqa: B027 (most can be had with FSDP)
+        """Raises: ValueError for what cannot be done with a sharded model; asked before the first step."""
+
+    def at_step(self, step: int) -> None:  # noqa: B027 (may not depend on it)
+        """Called before each `compute` with the optimizer step (0 for the first)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `compute` changes and later depends on, the same on all ranks; JSON values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (as a rule there is none)
+        """Go on from the `state_dict` of a checkpoint."""
+
     @abstractmethod
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         """Loss and metrics of one batch, from a pass for each view in `wishes`."""

@@ -6,16 +6,18 @@ forward for each view that somebody wants the teacher for, each with the capture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.errors import RunError
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.objectives.registry import build_objective
-from wrinklefree.objectives.weights import ConstantWeights, WeightSchedule
+from wrinklefree.objectives.weights import WeightSchedule, weight_schedule
 
 Forward = Callable[[View, Capture], ForwardResult]
 
@@ -32,9 +34,14 @@ class ObjectiveManager:
         self.weights = weights
 
     @classmethod
-    def from_config(cls, configs: Mapping[str, ObjectiveConfig]) -> ObjectiveManager:
+    def from_config(
+        cls,
+        configs: Mapping[str, ObjectiveConfig],
+        curriculum: Sequence[PhaseConfig] = (),
+        max_steps: int = 1,
+    ) -> ObjectiveManager:
         objectives = {name: build_objective(name, config) for name, config in configs.items()}
-        return cls(objectives, ConstantWeights({n: c.weight for n, c in configs.items()}))
+        return cls(objectives, weight_schedule(configs, curriculum, max_steps))
 
     def teacher_wishes(self) -> dict[str, Capture]:
         """What each objective that is ever active wants of the teacher; empty: none has to be loaded."""
@@ -44,15 +51,17 @@ class ObjectiveManager:
                 found[name] = united(wish.teacher for wish in self.objectives[name].wishes.values())
         return found
 
-    def check(self, student: Shape, teacher: Shape | None) -> None:
+    def check(self, student: Shape, teacher: Shape | None, is_sharded: bool = False) -> None:
         """Refuse before the first step what no step could do.
 
-        Args: teacher is None where there is none, or none that says its shape.
+        Args: teacher is None where there is none, or none that says its shape; is_sharded: by FSDP.
         Raises: RunError naming the objective and what cannot be met.
         """
         for name in sorted(self.weights.ever_active()):
             try:
                 _check(self.objectives[name], student, teacher)
+                if is_sharded:
+                    self.objectives[name].check_sharded()
             except ValueError as error:
                 raise RunError(f"objective '{name}': {error}") from error
 
@@ -72,10 +81,20 @@ class ObjectiveManager:
         metrics: dict[str, Tensor] = {}
         for name, weight in active.items():
             objective = self.objectives[name]
+            objective.at_step(step)
             result = objective.compute({view: passes[view] for view in objective.wishes})
             total = total + weight * result.loss
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
         return ObjectiveResult(total, metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """By objective, of those that have a state."""
+        states = {name: objective.state_dict() for name, objective in self.objectives.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        for name, state in states.items():
+            self.objectives[name].load_state_dict(state)
 
     def _passes(
         self, batch: View, active: list[str], student: Forward, teacher: Forward | None

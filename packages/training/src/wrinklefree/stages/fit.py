@@ -18,6 +18,7 @@ from wf_formats.errors import NotFiniteError
 from wrinklefree import callbacks as cb
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
@@ -47,7 +48,7 @@ def run_training(context: StageContext) -> Outcome:
     resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
     loggers = build_loggers(config, run.path, meta, resume_step)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
-    module = _build_module(config, checkpoint.model, lengths)
+    module = _build_module(config, checkpoint.model, checkpoint.tokenizer, lengths)
     data = _build_data(config, checkpoint.tokenizer, lengths)
     io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
@@ -83,13 +84,15 @@ def _fit(
             ) from error
 
 
-def _build_module(config: TrainConfig, model: Any, lengths: Lengths) -> WrinkleFreeLightningModule:
+def _build_module(
+    config: TrainConfig, model: Any, tokenizer: Any, lengths: Lengths
+) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
     _check_context(training.sequence_length_tokens, model)
-    objectives = ObjectiveManager.from_config(training.objectives)
+    objectives = ObjectiveManager.from_config(training.objectives, training.curriculum, lengths.max_steps)
     shape = shape_of(model)
-    objectives.check(shape, None)
-    teacher = load_teacher(config.model, objectives.teacher_wishes())
+    objectives.check(shape, None, config.distributed.kind is DistributedKind.fsdp)
+    teacher = load_teacher(config, tokenizer, objectives.teacher_wishes())
     objectives.check(shape, None if teacher is None else teacher.shape)
     bitnet_arch.use_kernels(model)
     bitnet_arch.set_precision(model, training.precision.value)
@@ -138,6 +141,7 @@ def _build_trainer(
 ) -> L.Trainer:
     training, where = gradient_options(config), config.distributed
     progress, *last = run_callbacks
+    weights = [cb.ObjectiveWeights()] if training.curriculum else []
     log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
     strategy = build_strategy(where, io)
     bar = _progress_bar(config.logging.progress_bar)
@@ -153,9 +157,11 @@ def _build_trainer(
         callbacks=[
             cb.LambdaWarmup(training.lambda_warmup_steps),
             cb.WeightDecay(config.optimizer.weight_decay_share),
+            *weights,
             cb.ZClip(training.zclip),
             cb.RandomState(),
             *([cb.Ema(training.ema_decay)] if training.ema_decay is not None else []),
+            cb.ObjectiveStates(),
             progress,
             log,
             *bar,

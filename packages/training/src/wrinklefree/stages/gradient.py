@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from wrinklefree.config.curriculum import check_phases
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
 
 
@@ -28,6 +30,7 @@ class GradientStage(Stage):
             raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
         if not any(options.weight > 0 for options in training.objectives.values()):
             raise ConfigError("no objective in training.objectives has a weight above 0")
+        _check_curriculum(config)
         if not config.data.sources:
             raise ConfigError("data.sources is empty: choose data=..., or list sources")
         try:
@@ -39,3 +42,18 @@ class GradientStage(Stage):
         from wrinklefree.stages.fit import run_training
 
         return run_training(context)
+
+
+def _check_curriculum(config: TrainConfig) -> None:
+    """Raises: ConfigError for phases that cannot be, or weights in two places."""
+    training = gradient_options(config)
+    try:
+        check_phases(training.curriculum, training.objectives, run_lengths(config).max_steps)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for name, options in training.objectives.items():
+        if training.curriculum and options.weight != ObjectiveConfig.weight:
+            raise ConfigError(
+                f"training.objectives.{name}.weight={options.weight:g} and training.curriculum both weigh "
+                f"'{name}': leave the weight out, and name it in the phases"
+            )

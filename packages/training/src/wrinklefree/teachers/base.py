@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
-from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.errors import RunError
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +25,21 @@ class Teacher(ABC):
 
     shape: Shape | None = None
     """None: it is not known, and what cannot be compared shows in the first step."""
+    tokenizer: Any = None
+    """Its tokenizer, whose ids have to be the student's; None: it is not here."""
 
     @classmethod
     @abstractmethod
-    def load(cls, config: Any, model: ModelConfig) -> Teacher:
-        """Make it ready. Args: config is an instance of `cls.config`; model is what the student was.
+    def load(cls, config: Any, run: TrainConfig) -> Teacher:
+        """Make it ready. Args: config is an instance of `cls.config`; run is what it teaches in.
 
         Raises: RunError (a teacher that cannot be had as asked).
         """
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Compare tokens with the student's. Raises: RunError naming one that differs."""
+        if self.tokenizer is not None:
+            check_same_tokens(tokenizer, self.tokenizer)
 
     @abstractmethod
     def forward(self, view: View, capture: Capture) -> ForwardResult:
@@ -38,3 +47,18 @@ class Teacher(ABC):
 
     def to(self, device: torch.device) -> None:  # noqa: B027 (a remote one has nothing to move)
         """Called once, before the first forward, with the device of the student."""
+
+
+def check_same_tokens(student: Any, teacher: Any) -> None:
+    """The teacher reads the student's ids. Args: tokenizers of transformers.
+
+    Raises: RunError naming the first id that is another token, or none, for the teacher.
+    """
+    tokens = {number: token for token, number in teacher.get_vocab().items()}
+    for token, number in sorted(student.get_vocab().items(), key=lambda item: item[1]):
+        if tokens.get(number) != token:
+            other = repr(tokens[number]) if number in tokens else "no token"
+            raise RunError(
+                f"model.teacher: the teacher has another tokenizer: id {number} is {token!r} for the student "
+                f"and {other} for the teacher; choose a teacher with the student's tokenizer"
+            )

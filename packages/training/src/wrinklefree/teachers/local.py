@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from wf_formats.packaged import ModelSource
 from wrinklefree.capture import EVERY_LAYER, Capture, ForwardResult, View
-from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.lengths import gradient_options
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import Precision
 from wrinklefree.teachers.base import Teacher
 
 if TYPE_CHECKING:
@@ -31,32 +34,40 @@ class LocalTeacherConfig(TeacherConfig):
     """Where the teacher comes from; null means the source and name of `model`."""
     name: str | None = None
     """Hub id or folder of the teacher."""
-    dtype: Dtype = Dtype.float32
-    """Dtype of the frozen teacher in memory."""
+    dtype: Dtype | None = None
+    """Dtype of the frozen teacher in memory and of its products; null: bfloat16 where training.precision is
+    bf16 or int8 (half the memory, and faster where the processor multiplies bfloat16), else float32."""
+
+
+def dtype_beside(precision: Precision) -> Dtype:
+    """The dtype of a teacher for a student of this precision."""
+    return Dtype.float32 if precision is Precision.float32 else Dtype.bfloat16
 
 
 class LocalTeacher(Teacher):
     """Args: model is a causal language model; it is frozen."""
 
     config = LocalTeacherConfig
-    provides = Capture(hidden_states=EVERY_LAYER, qkv=EVERY_LAYER, logits=True)
+    provides = Capture(hidden_states=EVERY_LAYER, qkv=EVERY_LAYER, logits=True, predictions=True)
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None) -> None:
         from wrinklefree.forward import shape_of
 
         self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
         self.shape = shape_of(model)
 
     @classmethod
-    def load(cls, config: LocalTeacherConfig, model: ModelConfig) -> LocalTeacher:
+    def load(cls, config: LocalTeacherConfig, run: TrainConfig) -> LocalTeacher:
         import torch
 
         from wrinklefree.dense import load_dense_model
 
-        source = config.source or model.source
-        name = config.name if config.source else model.name
-        LOG.info("loading the teacher: %s %s", source.value, name or "")
-        return cls(load_dense_model(source, name, getattr(torch, config.dtype.value))[0])
+        source = config.source or run.model.source
+        name = config.name if config.source else run.model.name
+        dtype = config.dtype or dtype_beside(gradient_options(run).precision)
+        LOG.info("loading the teacher: %s %s, %s", source.value, name or "", dtype.value)
+        return cls(*load_dense_model(source, name, getattr(torch, dtype.value)))
 
     def forward(self, view: View, capture: Capture) -> ForwardResult:
         import torch

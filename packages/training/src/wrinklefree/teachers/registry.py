@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from wrinklefree.capture import Capture
-from wrinklefree.config.model import ModelConfig, TeacherConfig
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.errors import RunError
 from wrinklefree.plugins import load_all, lookup
 from wrinklefree.teachers.base import Teacher
@@ -23,19 +25,23 @@ def teacher_schema(kind: str) -> type[TeacherConfig]:
     return teacher.config
 
 
-def load_teacher(model: ModelConfig, wishes: Mapping[str, Capture]) -> Teacher | None:
+def load_teacher(run: TrainConfig, tokenizer: Any, wishes: Mapping[str, Capture]) -> Teacher | None:
     """The teacher of `model.teacher`; None when no objective wishes for one.
 
-    Args: wishes by objective.
-    Raises: RunError naming an objective that wants what this kind of teacher cannot give.
+    Args: tokenizer is the student's; wishes are by objective.
+    Raises: RunError naming an objective that wants what this kind of teacher cannot give, or a token that
+        has another id for the teacher.
     """
     if not wishes:
         return None
-    kind: type[Teacher] = lookup(GROUP, "teacher", model.teacher.kind)
+    options = run.model.teacher
+    kind: type[Teacher] = lookup(GROUP, "teacher", options.kind)
     for name, capture in wishes.items():
         if lacking := capture.beyond(kind.provides):
             raise RunError(
                 f"objective '{name}' wants {' and '.join(lacking)} of its teacher, which "
-                f"model.teacher.kind={model.teacher.kind} does not give: choose another teacher or objective"
+                f"model.teacher.kind={options.kind} does not give: choose another teacher or objective"
             )
-    return kind.load(model.teacher, model)
+    teacher = kind.load(options, run)
+    teacher.check_tokenizer(tokenizer)
+    return teacher

@@ -1,0 +1,20 @@
+"""Choices that configurations name; no PyTorch."""
+
+from enum import StrEnum
+
+
+class Divergence(StrEnum):
+    forward = "forward"
+    reverse = "reverse"
+    js = "js"
+    skew_forward = "skew_forward"
+    skew_reverse = "skew_reverse"
+
+
+class Balance(StrEnum):
+    none = "none"
+    """The weights are constants."""
+    attention = "attention"
+    """The attention term's weight follows the measured gradients."""
+    both = "both"
+    """So does that of the logits term."""

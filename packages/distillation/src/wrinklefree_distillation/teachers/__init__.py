@@ -1,0 +1,1 @@
+"""Teachers that are not in this process, one file each."""

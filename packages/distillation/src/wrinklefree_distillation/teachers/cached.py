@@ -1,0 +1,66 @@
+"""A teacher whose targets were written before, by scripts/cache_teacher.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.config.model import TeacherConfig
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.teachers.base import Teacher
+
+if TYPE_CHECKING:
+    from wrinklefree_distillation.target_cache import TargetCache
+
+
+@dataclass
+class CachedTeacherConfig(TeacherConfig):
+    """Sampled targets from a folder."""
+
+    kind: str = "cached"
+    folder: str | None = None
+    """Of cache_teacher.py."""
+
+
+class CachedTeacher(Teacher):
+    config = CachedTeacherConfig
+    provides = Capture(predictions=True)
+
+    def __init__(self, cache: TargetCache, tokenizer: Any) -> None:
+        facts = cache.facts
+        self.cache, self.tokenizer = cache, tokenizer
+        self.shape = Shape(0, 0, facts.vocab_size, 0, 0, sparse_temperature=facts.temperature)
+
+    @classmethod
+    def load(cls, config: CachedTeacherConfig, run: TrainConfig) -> CachedTeacher:
+        from pathlib import Path
+
+        from bitnet_arch.tokenizers import load_tokenizer
+        from wrinklefree.errors import RunError
+        from wrinklefree_distillation.target_cache import TOKENIZER_FOLDER, TargetCache
+
+        if config.folder is None:
+            raise RunError("model.teacher.kind=cached needs model.teacher.folder=FOLDER")
+        folder = Path(config.folder)
+        cache = TargetCache(folder)
+        return cls(cache, load_tokenizer(folder / TOKENIZER_FOLDER))
+
+    def forward(self, view: View, capture: Capture) -> ForwardResult:
+        import torch
+
+        from wrinklefree.errors import RunError
+        from wrinklefree.predictions import SparsePredictions
+        from wrinklefree_distillation.target_cache import sequence_keys
+
+        keys = sequence_keys(view)
+        if any(key not in self.cache for key in keys):
+            raise RunError(
+                f"{self.cache.folder} has no targets for a sequence of this batch (of {len(self.cache)} "
+                "sequences): it was written for other text, another tokenizer or another "
+                f"training.sequence_length_tokens (it has {self.cache.facts.sequence_length_tokens}), or is "
+                "not complete; the same cache_teacher.py command goes on with it"
+            )
+        ids = torch.stack([self.cache.draws(key) for key in keys]).to(view["input_ids"].device)
+        weights = torch.full(ids.shape, 1 / ids.shape[-1], device=ids.device)
+        return ForwardResult(0, predictions=SparsePredictions(ids, weights))

@@ -1,0 +1,128 @@
+"""Targets written once: unbiased, complete, found by content, refused where they do not belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from wrinklefree.predictions import DensePredictions, SparsePredictions
+from wrinklefree_distillation import cache_teacher
+from wrinklefree_distillation.losses.chunked_divergence import Comparison, chunked_divergence
+from wrinklefree_distillation.losses.divergences import forward
+from wrinklefree_distillation.sampling import systematic_draws
+from wrinklefree_distillation.target_cache import CacheFacts, TargetCache
+
+SIZES = [
+    "distributed.accelerator=cpu",
+    "training.sequence_length_tokens=32",
+    "training.batch_size=2",
+    "training.max_steps=6",
+]
+
+
+def test_the_loss_of_draws_converges_to_the_dense_one() -> None:
+    """Mean over 400 times 12 draws: the loss and its gradient within 4 standard errors of the whole's."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(1, 4, 6), torch.randn(30, 6)
+    teacher = DensePredictions(torch.randn(1, 4, 6), head)
+    logits = (teacher.hidden @ head.T).flatten(0, 1)
+    p = logits.softmax(-1)
+    how, generator = Comparison(forward, 1.0, 8), torch.Generator().manual_seed(1)
+
+    def run(predictions: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = hidden.clone().requires_grad_()
+        loss = chunked_divergence(leaf, head, predictions, torch.arange(4), how)
+        loss.backward()
+        assert leaf.grad is not None
+        return loss.detach(), leaf.grad.flatten()
+
+    losses, gradients = [], []
+    for _ in range(400):
+        ids = systematic_draws(logits, 12, generator).unsqueeze(0)
+        loss, gradient = run(SparsePredictions(ids, torch.full(ids.shape, 1 / 12)))
+        losses.append(loss)
+        gradients.append(gradient)
+    expected_loss, expected = run(teacher)
+    entropy = -(p * p.log()).sum(-1).mean()
+    for draws, whole in ((losses, expected_loss + entropy), (gradients, expected)):
+        stacked = torch.stack(draws)
+        error = stacked.std(0) / len(draws) ** 0.5
+        assert ((stacked.mean(0) - whole).abs() < 4 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("vocab_size", [49152, 151936])
+def test_ids_come_back_in_at_most_36_bytes_a_token(tmp_path: Path, vocab_size: int) -> None:
+    facts = CacheFacts(1.0, 12, vocab_size, 64, "test")
+    cache_teacher.atomic_write_json(tmp_path / "cache.json", cache_teacher.facts_as_json(facts))
+    draws = torch.randint(0, vocab_size, (8, 64, 12))
+    keys = [bytes([index] * 16) for index in range(8)]
+    TargetCache(tmp_path).write(keys, draws)
+    again = TargetCache(tmp_path)
+    assert all(torch.equal(again.draws(key), row) for key, row in zip(keys, draws, strict=True))
+    (shard,) = tmp_path.glob("*.safetensors")
+    assert shard.stat().st_size <= 36 * 8 * 64 + 16 * 8 + 300
+
+
+@pytest.fixture
+def targets(common: list[str], tmp_path: Path) -> Path:
+    folder = tmp_path / "targets"
+    assert cache_teacher.main(["--output", str(folder), "--shard-sequences", "5", *common, *SIZES]) == 0
+    return folder
+
+
+def _cached(folder: Path) -> list[str]:
+    return ["model.teacher.kind=cached", f"model.teacher.folder={folder}"]
+
+
+def test_a_run_with_cached_targets_and_one_that_was_stopped(distil: Any, resumed: Any, targets: Path) -> None:
+    whole = distil(*_cached(targets), experiment="whole")
+    again = resumed(*_cached(targets), experiment="again")
+    assert (whole.code, again.code) == (0, 0)
+    assert again.rows == whole.rows
+    assert again.weights == whole.weights
+
+
+def test_writing_goes_on_where_it_stopped(common: list[str], targets: Path) -> None:
+    names = sorted(targets.glob("*.safetensors"))
+    assert len(names) == 2
+    contents = [path.read_bytes() for path in names]
+    names[-1].unlink()
+    command = ["--output", str(targets), "--shard-sequences", "5", *common, *SIZES]
+    assert cache_teacher.main(command) == 0
+    assert [path.read_bytes() for path in sorted(targets.glob("*.safetensors"))] == contents
+    with pytest.raises(SystemExit):
+        cache_teacher.main([*command, "--draws", "4"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=1", "has no targets for a sequence of this batch"),
+        ("training.sequence_length_tokens=16", "training.sequence_length_tokens (it has 32)"),
+        (
+            "training.objectives.logits_distill.temperature=2",
+            "temperature=2, and the teacher's targets are of",
+        ),
+        ("training.objectives.logits_distill.divergence=js", "divergence=js takes the teacher's whole"),
+        ("training.objectives.attention_distill={}", "'attention_distill' wants queries, keys and values"),
+        ("model.teacher.folder=/nowhere", "/nowhere holds no cached targets"),
+    ],
+)
+def test_what_cached_targets_cannot_do(
+    distil: Any, targets: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distil(*_cached(targets), override).code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_targets_of_another_tokenizer(distil: Any, targets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = targets / "tokenizer" / "tokenizer.json"
+    text = file.read_text()
+    file.write_text(text.replace('"<s>"', '"<bos>"'))
+    config = targets / "tokenizer" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"<s>"', '"<bos>"'))
+    assert distil(*_cached(targets)).code == 1
+    assert "'<s>' for the student and '<bos>' for the teacher" in capsys.readouterr().err
