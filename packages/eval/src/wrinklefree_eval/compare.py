@@ -1,8 +1,8 @@
 """`compare`: whether two models answer the same items differently, beyond chance.
 
 For a metric of right and wrong (0 and 1), McNemar's test (1947), exact: of the b + c items that only one of
-the two has right, b are the first one's; were both equally good, b would be binomial with p = 1/2. The p value
-is the two-sided probability of a b as far from the half; it needs no correction, and no large b + c.
+the two has right, b are the first one's; were both equally good, b would be binomial with p = 1/2. The p
+value is the two-sided probability of a b as far from the half; it needs no correction, and no large b + c.
 
 For every metric, the mean difference over the items and its standard error, sd(difference) / sqrt(n): smaller
 than that of two means apart, since both answered the same items.
