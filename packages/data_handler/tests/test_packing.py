@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from data_handler import DataError, PackedDataset, SourceConfig, pack
+from data_handler import DataError, PackedDataset, Piece, SourceConfig, pack
 from data_handler.mixing import MixedStream
 
 pieces = st.lists(st.integers(1, 12), min_size=1, max_size=12)
@@ -32,7 +32,7 @@ def test_pack_against_a_plain_loop(lengths: list[int], seq_len: int) -> None:
             position = 0 if new else rows[-1][2] + 1
             number = 0 if new_sequence else rows[-1][3] + new
             rows.append((token, -100 if new else token, position, number))
-    packed = pack(documents, seq_len, fill_token_id=7)
+    packed = pack([Piece(document) for document in documents], seq_len, fill_token_id=7)
     names = ("input_ids", "labels", "position_ids", "document_ids")
     flat = [packed[name].flatten().tolist() for name in names]
     assert list(zip(*flat, strict=True))[: len(rows)] == rows

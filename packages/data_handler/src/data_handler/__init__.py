@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data_handler.config import OnBadRecord, SourceConfig, SourceKind, TextUnit
-from data_handler.errors import BadRecordError, DataChangedError, DataError, DataRequestError
+from data_handler.config import OnBadRecord, OnTooLong, SourceConfig, SourceKind, TextUnit
+from data_handler.errors import (
+    BadRecordError,
+    DataChangedError,
+    DataError,
+    DataRequestError,
+    TooLongError,
+)
 from wf_formats.lazy import lazy_names
 
 if TYPE_CHECKING:
     from data_handler.helpers import iter_documents, token_block
     from data_handler.loader import PackedLoader, make_loader
     from data_handler.mixing import MixedStream
-    from data_handler.packing import PackedDataset, pack
+    from data_handler.packing import PackedDataset, Piece, pack
     from data_handler.readers import read_documents
     from data_handler.stream import TextStream
 
@@ -27,12 +33,15 @@ __all__ = [
     "DataRequestError",
     "MixedStream",
     "OnBadRecord",
+    "OnTooLong",
     "PackedDataset",
     "PackedLoader",
+    "Piece",
     "SourceConfig",
     "SourceKind",
     "TextStream",
     "TextUnit",
+    "TooLongError",
     "iter_documents",
     "make_loader",
     "pack",
@@ -46,6 +55,7 @@ __getattr__ = lazy_names(
         "MixedStream": "mixing",
         "PackedDataset": "packing",
         "PackedLoader": "loader",
+        "Piece": "packing",
         "TextStream": "stream",
         "iter_documents": "helpers",
         "make_loader": "loader",

@@ -13,11 +13,13 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from data_handler.errors import DataRequestError
+from data_handler.formats import FORMATS, TEXT, RecordFormat
 
 _PYTHON_TEXTS = ("python_docs", "python_stdlib")
 PACKAGED_TEXTS = (*_PYTHON_TEXTS, "chat")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 """Of files with text."""
+TEXT_COLUMN = "text"
 MAX_RECORD_BYTES = 64 * 1024**2
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -43,6 +45,14 @@ class OnBadRecord(StrEnum):
     skip = "skip"
 
 
+class OnTooLong(StrEnum):
+    """What a supervised record of more tokens than a sequence means for the run."""
+
+    stop = "stop"
+    skip = "skip"
+    truncate = "truncate"
+
+
 @dataclass
 class SourceConfig:
     """One source of documents.
@@ -59,7 +69,10 @@ class SourceConfig:
     """hub: repository id or local folder (str); path: file or glob, or a list of them; packaged:
     'python_docs', 'python_stdlib', 'chat' or a list of them (None: `name` says which, 'python' is the
     first two)."""
-    text_column: str = "text"
+    format: str = TEXT
+    """text: plain documents, learned as a whole; chat, instruction, mnli, qnli, sst2, cnn_dailymail: records
+    of which the model learns the answers, in its own chat template (jsonl, parquet, hub)."""
+    text_column: str = TEXT_COLUMN
     """Field that holds the text (jsonl, parquet, hub)."""
     weight: float = 1.0
     """Share of the mixture's tokens, relative to the other sources."""
@@ -75,6 +88,10 @@ class SourceConfig:
     """stop: a record that is not text (broken JSON, not UTF-8, too large) ends the run; skip: go on without
     it and count it. What makes the rest of a file unreadable (cut off gzip, broken parquet) ends the run
     either way."""
+    on_too_long: OnTooLong = OnTooLong.stop
+    """A record (not of text) that has more tokens than a sequence. stop: it is a bad record, see
+    on_bad_record; skip: go on without it and count it; truncate: leave out the beginning of what stands
+    before the first answer; a record whose answers alone are too long stays a bad one."""
     max_record_bytes: int = MAX_RECORD_BYTES
     """A record (line, paragraph or value) of more bytes is bad; no more of it is held in memory."""
 
@@ -82,6 +99,8 @@ class SourceConfig:
         self.kind = _member(SourceKind, self.kind, self.name, "kind")
         self.text_unit = _member(TextUnit, self.text_unit, self.name, "text_unit")
         self.on_bad_record = _member(OnBadRecord, self.on_bad_record, self.name, "on_bad_record")
+        self.on_too_long = _member(OnTooLong, self.on_too_long, self.name, "on_too_long")
+        self._check_format()
         if self.max_record_bytes < 1:
             raise DataRequestError(
                 f"source {self.name!r}: max_record_bytes is {self.max_record_bytes!r}; it is at least 1"
@@ -101,6 +120,42 @@ class SourceConfig:
             raise DataRequestError(
                 f"source {self.name!r}: a hub location is one repository id, not {self.location!r};"
                 " make one source of each"
+            )
+
+    @property
+    def record_format(self) -> RecordFormat | None:
+        """None: the source is text."""
+        return FORMATS.get(self.format)
+
+    @property
+    def contents(self) -> list[str]:
+        """The settings that say what of a file is read."""
+        return [self.text_column] if self.record_format is None else [self.format]
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a record may be passed over."""
+        return OnBadRecord.skip is self.on_bad_record or OnTooLong.skip is self.on_too_long
+
+    def _check_format(self) -> None:
+        known = [TEXT, *FORMATS]
+        if self.format not in known:
+            raise DataRequestError(f"source {self.name!r}: format is {self.format!r}, not one of {known}")
+        if self.format == TEXT:
+            if self.on_too_long is not OnTooLong.stop:
+                raise DataRequestError(
+                    f"source {self.name!r}: on_too_long is for records, and format is {TEXT!r}, which is cut "
+                    f"where a sequence ends; leave it out, or set format to one of {known[1:]}"
+                )
+            return
+        if self.kind is SourceKind.packaged:
+            raise DataRequestError(
+                f"source {self.name!r}: packaged sources are text, not {self.format!r} records; leave it out"
+            )
+        if self.text_column != TEXT_COLUMN:
+            raise DataRequestError(
+                f"source {self.name!r}: text_column is {self.text_column!r}, and {self.format!r} records "
+                f"have fields of their own ({', '.join(FORMATS[self.format].fields)}); leave it out"
             )
 
     def packaged_texts(self) -> tuple[str, ...]:

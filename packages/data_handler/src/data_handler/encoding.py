@@ -14,14 +14,19 @@ from data_handler.errors import DataError
 from data_handler.stream import Document, Position
 
 TokenArray = npt.NDArray[np.int32]
+AnswerMask = npt.NDArray[np.bool_]
+PlaceArray = npt.NDArray[np.int64]
 _BATCH_DOCUMENTS = 64
 _BATCH_CHARACTERS = 128 * 1024
 
 
 class EncodedDocument(NamedTuple):
+    """answers: which tokens are learned; None: all."""
+
     tokens: TokenArray
     before: Position
     after: Position
+    answers: AnswerMask | None = None
 
 
 class Encoder:
@@ -43,7 +48,11 @@ class Encoder:
             backend = copy.deepcopy(backend)
             backend.no_truncation()
             backend.no_padding()
+        self.tokenizer = tokenizer
         self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        self.special_ids = sorted(special | {tokenizer.eos_token_id})
         # Asking for special tokens costs about 10 % also where the template adds none.
         self._special_tokens = backend.num_special_tokens_to_add(False) > 0
         self.eos_token_id: int = tokenizer.eos_token_id
@@ -58,10 +67,16 @@ class Encoder:
         ids = [encoding.ids for encoding in encodings]
         return [np.array(i if i and i[-1] == eos else [*i, eos], dtype=np.int32) for i in ids]
 
+    def encode_with_places(self, text: str) -> tuple[TokenArray, PlaceArray, PlaceArray]:
+        """int32 [tokens] of a text that has its special tokens in it, and where each begins and ends."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        places = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, np.int32), places[:, 0], places[:, 1]
+
     def stream(self, documents: Iterable[Document]) -> Iterator[EncodedDocument]:
         """Encodes ahead in batches; the order and the tokens do not depend on the batches."""
         for batch in _batches(documents):
-            arrays = self.encode([document.text for document in batch])
+            arrays = self.encode([document.content for document in batch])
             for document, tokens in zip(batch, arrays, strict=True):
                 yield EncodedDocument(tokens, document.before, document.after)
 
@@ -71,7 +86,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     characters = 0
     for document in documents:
         batch.append(document)
-        characters += len(document.text)
+        characters += len(document.content)
         if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -4,6 +4,7 @@ error                   what                                                    
 DataError               a file is damaged, missing or empty; a state does not fit 1
 DataRequestError        settings or a location that cannot be meant               2
 BadRecordError          one record alone; `on_bad_record: skip` goes on after it  1
+TooLongError            a record of more tokens than a sequence; see on_too_long  1
 DataChangedError        a state of other files, see PackedLoader.load_state_dict  1
 """
 
@@ -38,6 +39,10 @@ class BadRecordError(DataError):
     def __init__(self, message: str, where: str = "") -> None:
         super().__init__(message)
         self.where = where
+
+
+class TooLongError(BadRecordError):
+    """A record has more tokens than a sequence; `on_too_long` says what becomes of it."""
 
 
 class DataChangedError(DataError):

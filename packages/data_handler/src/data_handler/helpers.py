@@ -35,6 +35,8 @@ def token_block(
 ) -> torch.Tensor:
     """Token ids of the mixture, cut into sequences; the same for the same arguments.
 
+    Supervised records are cut as texts are.
+
     Args:
         least_tokens: what is enough where sources that do not repeat hold no more; None: num_tokens.
 
@@ -45,7 +47,9 @@ def token_block(
         DataError: sources that do not repeat have too few tokens.
     """
     num_sequences = -(-num_tokens // seq_len_tokens)
-    dataset = PackedDataset(sources, tokenizer, seq_len_tokens, seed=seed, document_ids=True)
+    dataset = PackedDataset(
+        sources, tokenizer, seq_len_tokens, seed=seed, document_ids=True, whole_examples=False
+    )
     sequences = list(islice(dataset, num_sequences))
     full = [s["input_ids"] for s in sequences if s["document_ids"][-1] >= 0]
     least_sequences = num_sequences if least_tokens is None else -(-least_tokens // seq_len_tokens)

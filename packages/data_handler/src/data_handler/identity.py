@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from data_handler.conversations import ConversationTemplate
 from data_handler.encoding import Encoder
 from data_handler.errors import DataChangedError, DataError
 from data_handler.packing import PackedDataset
@@ -27,8 +29,17 @@ def fingerprint(dataset: PackedDataset, num_workers: int) -> dict[str, Any]:
         "num_workers": num_workers,
         "block_documents": dataset.block_documents,
         "tokenizer": Encoder(dataset.tokenizer).digest(),
+        **_template(dataset),
         **{f"{_SOURCE}{source.name}": open_source(source).digest() for source in dataset.sources},
     }
+
+
+def _template(dataset: PackedDataset) -> dict[str, str]:
+    """The chat template, where conversations are written in it."""
+    if all(source.record_format is None for source in dataset.sources):
+        return {}
+    source = ConversationTemplate.of(dataset.tokenizer).source
+    return {"chat_template": hashlib.sha256(source.encode()).hexdigest()[:16]}
 
 
 def check_fingerprint(saved: Mapping[str, Any], mine: Mapping[str, Any], accept_changed: bool) -> list[str]:

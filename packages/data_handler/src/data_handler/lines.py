@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from data_handler.describing import kind_of, one_line, shown
 from data_handler.errors import DataError
-from data_handler.records import Reader, Rules, field_text, file_errors, one_line, shown
+from data_handler.records import Reader, Rules, field_text, file_errors
 
 MAX_FILE_DOCUMENT_BYTES = 256 * 1024**2
 _BUFFER_BYTES = 1024**2
@@ -144,6 +145,12 @@ class JsonLinesReader(LineReader):
         if not text.isascii() and (b"\\ud" in record or b"\\uD" in record):
             self._check_surrogates(text, record)
         return text
+
+    def fields(self, record: bytes) -> tuple[str, dict[str, Any]]:
+        value, where = self.value(record), self._place(record, 0)
+        if not isinstance(value, dict):
+            self._rules.refuse(where, f"a JSON object is wanted, here is {kind_of(value)}")
+        return where, value
 
     def _check_surrogates(self, text: str, record: bytes) -> None:
         try:

@@ -16,17 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_handler.config import SourceConfig, check_weight
-from data_handler.encoding import EncodedDocument, Encoder, TokenArray
+from data_handler.encoding import AnswerMask, EncodedDocument, Encoder, TokenArray
 from data_handler.errors import DataRequestError
+from data_handler.examples import ExampleReading, encoded
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position, TextStream, hash_fraction
 
 HORIZON_TOKENS = 65_536
 
 
 class MixedDocument(NamedTuple):
+    """answers: which tokens are learned; None: all."""
+
     tokens: TokenArray
     source: str
     before: Position
+    answers: AnswerMask | None = None
 
 
 def check_sources(sources: Sequence[SourceConfig]) -> None:
@@ -64,12 +68,22 @@ class MixedStream:
         num_shards: int = 1,
         seed: int = 0,
         block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
+        max_example_tokens: int | None = None,
     ) -> None:
+        """Args: max_example_tokens is the longest supervised record; None: any."""
         check_sources(sources)
         self.encoder = Encoder(tokenizer)
         self._seed, self._shard = seed, shard
+        self._readings = {
+            source.name: ExampleReading(source, self.encoder, max_example_tokens)
+            for source in sources
+            if source.record_format is not None
+        }
         self._texts = {
-            source.name: TextStream(source, shard, num_shards, seed, block_documents) for source in sources
+            source.name: TextStream(
+                source, shard, num_shards, seed, block_documents, self._readings.get(source.name)
+            )
+            for source in sources
         }
         self._weights = {source.name: float(source.weight) for source in sources}
         self._documents: dict[str, Iterator[EncodedDocument]] = {}
@@ -122,13 +136,13 @@ class MixedStream:
         if name not in self._documents:
             texts = self._texts[name]
             texts.position = self._positions[name]
-            self._documents[name] = self.encoder.stream(texts)
+            self._documents[name] = encoded(texts) if name in self._readings else self.encoder.stream(texts)
         document = next(self._documents[name], None)
         if document is None:
             self._positions[name] = self._texts[name].position  # past the bad records at its end
             return None
         self._positions[name] = document.after
-        return MixedDocument(document.tokens, name, document.before)
+        return MixedDocument(document.tokens, name, document.before, document.answers)
 
     def _draw(self) -> str | None:
         weights = {n: w for n, w in self._weights.items() if w > 0 and n not in self._finished}

@@ -10,21 +10,23 @@ with its prediction at t - 1 (it shifts inside). The first token of a document i
 next sequence as if it started there. So `model(input_ids, position_ids, labels=labels).loss` is
 right as it stands; do not shift again.
 
-Every token of every document is in exactly one sequence. When all sources end (repeat=False), the
+Every token of every document is in exactly one sequence. Supervised records (examples.py) have labels at
+their answers alone, and are not cut: one that does not fit into what is left of a sequence begins the next,
+and the rest is filled. When all sources end (repeat=False), the
 last sequence is filled up with eos tokens whose labels are -100, and the last batch may be smaller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_handler.config import SourceConfig
-from data_handler.encoding import TokenArray
+from data_handler.encoding import AnswerMask, TokenArray
 from data_handler.errors import DataRequestError
 from data_handler.mixing import MixedDocument, MixedStream, check_sources
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position
@@ -33,26 +35,39 @@ IGNORED_LABEL = -100
 PADDING_DOCUMENT = -1
 
 
-def pack(pieces: Sequence[TokenArray], seq_len_tokens: int, fill_token_id: int) -> dict[str, torch.Tensor]:
-    """Sequences of the pieces (each from one document) laid end to end.
+class Piece(NamedTuple):
+    """A part of one document.
+
+    Attributes:
+        answers: which tokens are learned; None: all.
+        is_filling: it is no document, but what fills a sequence up.
+    """
+
+    tokens: TokenArray
+    answers: AnswerMask | None = None
+    is_filling: bool = False
+
+
+def pack(pieces: Sequence[Piece], seq_len_tokens: int, fill_token_id: int) -> dict[str, torch.Tensor]:
+    """Sequences of the pieces laid end to end.
 
     Returns:
         int64 [sequences, seq_len_tokens] each: input_ids, labels, position_ids and document_ids
-        (number of the document within its sequence, -1 for filling after the last piece).
+        (number of the document within its sequence, -1 for filling).
     """
-    num_tokens = sum(map(len, pieces))
+    num_tokens = sum(len(piece.tokens) for piece in pieces)
     num_sequences = -(-num_tokens // seq_len_tokens)
-    fill = np.full(num_sequences * seq_len_tokens - num_tokens, fill_token_id, np.int32)
-    tokens = np.concatenate([*pieces, fill]).astype(np.int64)
+    if missing := num_sequences * seq_len_tokens - num_tokens:
+        pieces = [*pieces, filling(missing, fill_token_id)]
+    tokens = np.concatenate([piece.tokens for piece in pieces]).astype(np.int64)
     starts = np.zeros(len(tokens) + 1, bool)
-    starts[np.cumsum([0, *map(len, pieces)])] = True
+    starts[np.cumsum([0, *(len(piece.tokens) for piece in pieces)])] = True
     starts = starts[:-1]
     starts[::seq_len_tokens] = True
     index = np.arange(len(tokens))
-    labels = np.where(starts, IGNORED_LABEL, tokens)
-    labels[num_tokens:] = IGNORED_LABEL
+    labels = np.where(starts | ~_learned(pieces), IGNORED_LABEL, tokens)
     document_ids = np.cumsum(starts.reshape(num_sequences, seq_len_tokens), axis=1) - 1
-    document_ids.reshape(-1)[num_tokens:] = PADDING_DOCUMENT
+    document_ids.reshape(-1)[_filled(pieces)] = PADDING_DOCUMENT
     flat = {
         "input_ids": tokens,
         "labels": labels,
@@ -64,15 +79,35 @@ def pack(pieces: Sequence[TokenArray], seq_len_tokens: int, fill_token_id: int) 
     }
 
 
+def filling(num_tokens: int, fill_token_id: int) -> Piece:
+    """What no document has, and nobody learns."""
+    return Piece(np.full(num_tokens, fill_token_id, np.int32), np.zeros(num_tokens, bool), is_filling=True)
+
+
+def _learned(pieces: Sequence[Piece]) -> AnswerMask:
+    """bool [tokens]."""
+    return np.concatenate([np.ones(len(p.tokens), bool) if p.answers is None else p.answers for p in pieces])
+
+
+def _filled(pieces: Sequence[Piece]) -> AnswerMask:
+    """bool [tokens]."""
+    return np.repeat([piece.is_filling for piece in pieces], [len(piece.tokens) for piece in pieces])
+
+
 class PackedStream:
     """Iterates over batches of one shard; `state_dict` is the position after the last one.
 
     A document that is partly in the batch is stored as its source, its position and the number of
     tokens used, and read again when resuming: the state holds no tokens.
+
+    Args: whole_examples keeps supervised records from being cut.
     """
 
-    def __init__(self, documents: MixedStream, seq_len_tokens: int, batch_size: int) -> None:
+    def __init__(
+        self, documents: MixedStream, seq_len_tokens: int, batch_size: int, whole_examples: bool = True
+    ) -> None:
         self.mixture = documents
+        self._whole_examples = whole_examples
         self._seq_len_tokens = seq_len_tokens
         self._batch_tokens = seq_len_tokens * batch_size
         self._open: MixedDocument | None = None
@@ -108,7 +143,7 @@ class PackedStream:
         while pieces := self._take(documents):
             yield pack(pieces, self._seq_len_tokens, self.mixture.encoder.eos_token_id)
 
-    def _take(self, documents: Iterator[MixedDocument]) -> list[TokenArray]:
+    def _take(self, documents: Iterator[MixedDocument]) -> list[Piece]:
         """Pieces of one batch: all its tokens, or what is left at the end of the sources."""
         pieces = []
         missing = self._batch_tokens
@@ -117,13 +152,22 @@ class PackedStream:
                 self._open, self._used_tokens = next(documents, None), 0
                 if self._open is None:
                     break
-            piece = self._open.tokens[self._used_tokens : self._used_tokens + missing]
+            piece = self._next_piece(self._open, missing)
             pieces.append(piece)
-            missing -= len(piece)
-            self._used_tokens += len(piece)
+            missing -= len(piece.tokens)
+            self._used_tokens += 0 if piece.is_filling else len(piece.tokens)
             if self._used_tokens == len(self._open.tokens):
                 self._open = None
         return pieces
+
+    def _next_piece(self, document: MixedDocument, missing: int) -> Piece:
+        """What comes next of a document into a batch that misses so many tokens."""
+        room = (missing - 1) % self._seq_len_tokens + 1
+        is_whole = self._whole_examples and document.answers is not None
+        if is_whole and len(document.tokens) > room:
+            return filling(room, self.mixture.encoder.eos_token_id)
+        part = slice(self._used_tokens, self._used_tokens + missing)
+        return Piece(document.tokens[part], None if document.answers is None else document.answers[part])
 
 
 class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
@@ -131,7 +175,8 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     Iterates over dicts of LongTensor [seq_len_tokens] (batch_size None) or [batch_size,
     seq_len_tokens]: input_ids, labels, position_ids and, if asked for, document_ids. For an exact
-    resume and weights that change use `make_loader`.
+    resume and weights that change use `make_loader`. `whole_examples=False` cuts supervised records, of any
+    length, as texts.
 
     Raises:
         DataRequestError: settings that do not fit.
@@ -150,6 +195,7 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
         world_size: int = 1,
         block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
         document_ids: bool = False,
+        whole_examples: bool = True,
     ) -> None:
         super().__init__()
         check_sources(sources)
@@ -166,6 +212,7 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.block_documents = block_documents
         self.document_ids = document_ids
+        self.whole_examples = whole_examples
 
     def stream(self, worker: int = 0, num_workers: int = 1) -> PackedStream:
         """The batches of one worker of this rank."""
@@ -176,8 +223,9 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
             num_shards=self.world_size * num_workers,
             seed=self.seed,
             block_documents=self.block_documents,
+            max_example_tokens=self.seq_len_tokens if self.whole_examples else None,
         )
-        return PackedStream(documents, self.seq_len_tokens, self.batch_size or 1)
+        return PackedStream(documents, self.seq_len_tokens, self.batch_size or 1, self.whole_examples)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         info = get_worker_info()

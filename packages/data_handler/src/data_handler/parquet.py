@@ -1,4 +1,4 @@
-"""Reader of .parquet: rows of one string column, a few at a time.
+"""Readers of .parquet: rows of one string column, or of several columns, a few at a time.
 
 What is checked, since a damaged file may otherwise give other text or fewer documents in silence:
 check sums of pages where the writer made them (pyarrow: write_page_checksum), the numbers of rows that
@@ -10,23 +10,21 @@ UTF-8 cannot be seen. Sizes that the footer names are checked before a row group
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_handler.describing import one_line, shown
 from data_handler.errors import DataError
 from data_handler.records import (
-    CHAT_ADVICE,
     Reader,
     Rules,
     column_advice,
     field_text,
     file_errors,
-    one_line,
-    shown,
 )
 
 _OPTIONS = {"buffer_size": 1024**2, "page_checksum_verification": True}
@@ -43,6 +41,7 @@ class ParquetReader(Reader):
     def __init__(self, path: Path, mark: list[int] | None, rules: Rules, column: str) -> None:
         self._path = path
         self._column = column
+        self._columns = [column]
         self._rules = rules
         self._row = mark[0] if mark else 0
 
@@ -75,7 +74,7 @@ class ParquetReader(Reader):
         kind = schema.field(self._column).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             is_chat = pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
-            advice = CHAT_ADVICE if is_chat else column_advice(names, self._rules)
+            advice = self._rules.chat_advice if is_chat else column_advice(names, self._rules)
             raise DataError(f"{self._path}: column {self._column!r} holds {kind}, not text; {advice}")
 
     def _check_rows(self, metadata: pq.FileMetaData) -> None:
@@ -108,14 +107,18 @@ class ParquetReader(Reader):
     def _rows_of(self, file: pq.ParquetFile, group: int, group_start: int, num_rows: int) -> Iterator[Any]:
         row = group_start
         for batch in file.iter_batches(
-            _ROWS_PER_READ, row_groups=[group], columns=[self._column], use_threads=False
+            _ROWS_PER_READ, row_groups=[group], columns=self._columns, use_threads=False
         ):
-            for value in batch.column(0).slice(max(0, self._row - row)):
+            for value in self._values(batch.slice(max(0, self._row - row))):
                 self._row += 1
                 yield value
             row += batch.num_rows
         if row != group_start + num_rows:
             raise self._damaged(f"{row - group_start:,} of {num_rows:,} rows were read")
+
+    def _values(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        """The rows of a batch."""
+        return batch.column(0)
 
     def text(self, record: Any) -> str:
         data = record.as_buffer()
@@ -131,3 +134,26 @@ class ParquetReader(Reader):
 
     def _place(self) -> str:
         return f"{self._path}, record {self._row}"
+
+
+class ParquetRecordReader(ParquetReader):
+    """Rows as dicts of those of `columns` that the file has."""
+
+    def __init__(self, path: Path, mark: list[int] | None, rules: Rules, columns: Sequence[str]) -> None:
+        super().__init__(path, mark, rules, "")
+        self._wanted = columns
+
+    def _check_column(self, schema: pa.Schema) -> None:
+        self._columns = [name for name in self._wanted if schema.names.count(name) == 1]
+        if not self._columns:
+            raise DataError(
+                f"{self._path}: none of the columns {list(self._wanted)}; it has {schema.names[:20]}: set "
+                "another format"
+            )
+
+    def _values(self, batch: pa.RecordBatch) -> Iterable[Any]:
+        rows: list[Any] = batch.to_pylist()
+        return rows
+
+    def fields(self, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        return self._place(), record

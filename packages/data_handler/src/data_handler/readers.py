@@ -20,8 +20,9 @@ from typing import Any
 
 from data_handler.config import SUFFIXES, SourceConfig, TextUnit
 from data_handler.errors import DataRequestError
+from data_handler.formats import Message, RecordFormat, UnfitRecordError
 from data_handler.lines import JsonLinesReader, LineReader, ParagraphReader, VerbatimReader, WholeFileReader
-from data_handler.parquet import ParquetReader
+from data_handler.parquet import ParquetReader, ParquetRecordReader
 from data_handler.records import Reader, Rules
 
 _TEXT_READERS = {
@@ -34,6 +35,8 @@ _TEXT_READERS = {
 def open_reader(path: Path, config: SourceConfig, mark: Any) -> Reader:
     """The reader for the file's suffix, one of `SUFFIXES`, standing after `mark`."""
     rules = Rules.of(config)
+    if (format_ := config.record_format) is not None:
+        return _record_reader(path, mark, rules, format_)
     if path.suffix == ".txt":
         return _TEXT_READERS[config.text_unit](path, mark, rules)
     return _column_reader(path, mark, rules, config.text_column)
@@ -42,6 +45,12 @@ def open_reader(path: Path, config: SourceConfig, mark: Any) -> Reader:
 def _column_reader(path: Path, mark: Any, rules: Rules, column: str) -> Reader:
     kind = ParquetReader if path.suffix == ".parquet" else JsonLinesReader
     return kind(path, mark, rules, column)
+
+
+def _record_reader(path: Path, mark: Any, rules: Rules, format_: RecordFormat) -> Reader:
+    if path.suffix == ".parquet":
+        return ParquetRecordReader(path, mark, rules, format_.fields)
+    return JsonLinesReader(path, mark, rules, "")
 
 
 def read_documents(path: Path, column: str = "text") -> Iterator[str]:
@@ -64,6 +73,25 @@ def check_json_lines(path: Path) -> None:
     reader = JsonLinesReader(path, None, Rules(), "")
     for record in reader:
         reader.value(record)
+
+
+def check_records(path: Path, format_: RecordFormat) -> None:
+    """Reads a file of supervised records through. Raises: BadRecordError naming the first that is none."""
+    rules = Rules()
+    reader = _record_reader(path, None, rules, format_)
+    for record in reader:
+        conversation_of(reader, record, format_, rules)
+
+
+def conversation_of(
+    reader: Reader, record: Any, format_: RecordFormat, rules: Rules
+) -> tuple[str, list[Message]]:
+    """Where the record yielded last is, and its messages. Raises: BadRecordError."""
+    where, fields = reader.fields(record)
+    try:
+        return where, format_.messages(fields)
+    except UnfitRecordError as error:
+        rules.refuse(where, str(error))
 
 
 def check_document_file(path: Path) -> None:

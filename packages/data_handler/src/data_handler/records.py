@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from data_handler.config import MAX_RECORD_BYTES, OnBadRecord, SourceConfig
+from data_handler.describing import SHOWN_CHARACTERS, kind_of
 from data_handler.errors import BadRecordError, DataError
 
-_SHOWN_CHARACTERS = 60
 _SHOWN_NAMES = 20
 _CHAT_FIELDS = ("messages", "conversations", "conversation")
-CHAT_ADVICE = (
-    "chat records are not text: write each conversation into one field, as the model's own "
+_CHAT_TEXT = (
+    "write each conversation into one field, as the model's own "
     "tokenizer.apply_chat_template(messages, tokenize=False) makes it"
 )
 _SKIP = "on_bad_record: skip (for the first source data.sources.0.on_bad_record=skip) to go on without it"
@@ -27,6 +27,7 @@ class Rules(NamedTuple):
     Attributes:
         skips: bad records are passed over, so a reader must be able to go on after one.
         column_advice: stands before the names of the columns that there are.
+        chat_advice: what to do with conversations where text is wanted.
     """
 
     max_bytes: int = MAX_RECORD_BYTES
@@ -34,6 +35,7 @@ class Rules(NamedTuple):
     advice: str = "mend or remove it"
     size_advice: str = "split it into smaller ones"
     column_advice: str = "that field is read here, of"
+    chat_advice: str = f"chat records are not text: {_CHAT_TEXT}"
 
     @classmethod
     def of(cls, config: SourceConfig) -> Rules:
@@ -43,6 +45,7 @@ class Rules(NamedTuple):
             f"mend or remove it, or set {_SKIP}",
             f"split it, raise max_record_bytes, or set {_SKIP}",
             "set text_column to one of",
+            f"chat records are not text: set format: chat to train on their answers, or {_CHAT_TEXT}",
         )
 
     def refuse(self, where: str, problem: str) -> NoReturn:
@@ -70,6 +73,13 @@ class Reader(ABC):
     def text(self, record: Any) -> str:
         """The text of the record yielded last. Raises: BadRecordError naming file and record."""
 
+    def fields(self, record: Any) -> tuple[str, Mapping[str, Any]]:
+        """Where the record yielded last is, and all its fields (of the formats that have some).
+
+        Raises: BadRecordError for what has no fields.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads text, not records")
+
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
@@ -82,35 +92,17 @@ def file_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def shown(value: object) -> str:
-    """A value for a message: one line, not long."""
-    text = repr(value[: 2 * _SHOWN_CHARACTERS] if isinstance(value, str | bytes | list) else value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
-
-
-def one_line(error: BaseException) -> str:
-    """What another library says, for a message."""
-    return " ".join(str(error).split())[:300]
-
-
 def field_text(record: Any, column: str, rules: Rules, where: Callable[[], str]) -> str:
     """record[column] if that is a text; `where` is asked for errors only. Raises: BadRecordError."""
     if not isinstance(record, dict):
-        wanted = f"a JSON object with the field {column!r} is wanted, here is {kind_of(record)}"
-        rules.refuse(where(), wanted)
+        rules.refuse(where(), f"a JSON object with the field {column!r} is wanted, here is {kind_of(record)}")
     if column not in record:
         rules.refuse(where(), f"no field {column!r}; {column_advice(record, rules)}")
     text = record[column]
     if not isinstance(text, str):
-        advice = f"; {CHAT_ADVICE}" if is_chat(text) else ""
+        advice = f"; {rules.chat_advice}" if is_chat(text) else ""
         rules.refuse(where(), f"field {column!r} holds {kind_of(text)}, not text{advice}")
     return text
-
-
-def kind_of(value: object) -> str:
-    """`int (12)`, `NoneType`, `list ([1, 2])`."""
-    name = type(value).__name__
-    return name if value is None else f"{name} ({shown(value)})"
 
 
 def is_chat(value: object) -> bool:
@@ -122,7 +114,7 @@ def column_advice(names: Iterable[object], rules: Rules) -> str:
     """Which column to take, for a message."""
     known = sorted(map(str, names))
     if chat := [name for name in _CHAT_FIELDS if name in known]:
-        return f"there is {chat[0]!r}: {CHAT_ADVICE}"
+        return f"there is {chat[0]!r}: {rules.chat_advice}"
     more = f" and {len(known) - _SHOWN_NAMES} more" if len(known) > _SHOWN_NAMES else ""
-    first = [name[:_SHOWN_CHARACTERS] for name in known[:_SHOWN_NAMES]]
+    first = [name[:SHOWN_CHARACTERS] for name in known[:_SHOWN_NAMES]]
     return f"{rules.column_advice} {first}{more}"

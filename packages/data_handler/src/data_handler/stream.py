@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
-from data_handler.config import OnBadRecord, SourceConfig
-from data_handler.errors import BadRecordError, DataError
+from data_handler.config import OnBadRecord, OnTooLong, SourceConfig
+from data_handler.errors import BadRecordError, DataError, DataRequestError, TooLongError
 from data_handler.records import Reader
 from data_handler.skipped import NO_RECORDS, SHOWN_PLACES, Skipped
 from data_handler.sources.opening import open_source
@@ -60,9 +60,38 @@ class Bad(NamedTuple):
 
 
 class Document(NamedTuple):
-    text: str
+    """content: a text, or what the source's `Reading` makes of a record."""
+
+    content: Any
     before: Position
     after: Position
+
+    @property
+    def text(self) -> str:
+        assert isinstance(self.content, str)
+        return self.content
+
+
+class Reading(Protocol):
+    """How a record becomes the content of a document, in two steps: a block of records is held read, and
+    each is finished when its turn comes. An empty content is left out.
+    """
+
+    def read(self, reader: Reader, record: Any) -> Any:
+        """Of the record yielded last. Raises: BadRecordError."""
+
+    def finish(self, read: Any) -> Any:
+        """The content. Raises: BadRecordError."""
+
+
+class TextReading:
+    """Plain texts."""
+
+    def read(self, reader: Reader, record: Any) -> str:
+        return reader.text(record)
+
+    def finish(self, read: str) -> str:
+        return read
 
 
 def hash_fraction(*key: int | str) -> float:
@@ -76,8 +105,10 @@ class TextStream:
 
     Args:
         block_documents: documents that are read and shuffled together; 1 keeps the files' order.
+        reading: what documents hold; None: text.
 
     Raises:
+        DataRequestError: a source of records without a reading.
         DataError: while iterating: an empty source, fewer documents than shards (if the source
             repeats), a damaged record.
     """
@@ -89,13 +120,19 @@ class TextStream:
         num_shards: int = 1,
         seed: int = 0,
         block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
+        reading: Reading | None = None,
     ) -> None:
+        if reading is None and config.record_format is not None:
+            raise DataRequestError(
+                f"source {config.name!r} holds {config.format!r} records, which become text in a model's "
+                "chat template only; leave format out to read a field as text"
+            )
         self.config = config
+        self._reading = reading or TextReading()
         self._source = open_source(config, shard, num_shards)
         self._shard, self._num_shards = (0, 1) if self._source.presharded else (shard, num_shards)
         self._seed = seed
         self._block_documents = block_documents
-        self._skips = config.on_bad_record is OnBadRecord.skip
         self._num_logged = 0
         self.position = Position()
         self._documents_read = 0
@@ -127,21 +164,21 @@ class TextStream:
         for start, texts in self._blocks(epoch, cursor):
             order = sorted(range(len(texts)), key=lambda i: self._shuffle_key(epoch, start, i))
             for place in range(done, len(texts)):
-                text = texts[order[place]]
-                if isinstance(text, Bad):
-                    skipped = skipped.and_at(text.where)
+                content = self._finished(texts[order[place]])
+                if isinstance(content, Bad):
+                    skipped = skipped.and_at(content.where)
                     self.position = Position(epoch, start, place + 1, skipped)
-                elif text:
+                elif content:
                     before = Position(epoch, start, place, skipped)
-                    yield Document(text, before, before._replace(in_block=place + 1))
+                    yield Document(content, before, before._replace(in_block=place + 1))
             done = 0
 
     def _shuffle_key(self, epoch: int, start: Cursor, place: int) -> float:
         return hash_fraction(self._seed, epoch, self._shard, start.documents, place)
 
-    def _blocks(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[str | Bad]]]:
-        """Blocks of this shard's texts, in reading order, from a cursor on."""
-        texts: list[str | Bad] = []
+    def _blocks(self, epoch: int, cursor: Cursor) -> Iterator[tuple[Cursor, list[Any]]]:
+        """Blocks of what is read of this shard's records, in reading order, from a cursor on."""
+        texts: list[Any] = []
         start = cursor
         documents = cursor.documents
         order = self._part_order(epoch)
@@ -149,7 +186,7 @@ class TextStream:
             reader = self._source.open(order[part], cursor.mark if part == cursor.part else None)
             for record in reader:
                 if documents % self._num_shards == self._shard:
-                    texts.append(self._text(reader, record))
+                    texts.append(self._guarded(self._reading.read, reader, record))
                 documents += 1
                 if len(texts) == self._block_documents:
                     yield start, texts
@@ -158,16 +195,27 @@ class TextStream:
         if texts:
             yield start, texts
 
-    def _text(self, reader: Reader, record: Any) -> str | Bad:
-        if not self._skips:
-            return reader.text(record)
+    def _finished(self, read: Any) -> Any:
+        return read if isinstance(read, Bad) else self._guarded(self._reading.finish, read)
+
+    def _guarded(self, step: Callable[..., Any], *args: Any) -> Any:
+        """What the step gives, or a `Bad` for a record that may be passed over."""
+        if not self.config.may_skip:
+            return step(*args)
         try:
-            return reader.text(record)
+            return step(*args)
         except BadRecordError as error:
+            if not self._passes_over(error):
+                raise
             if self._num_logged < SHOWN_PLACES:
                 self._num_logged += 1
                 logger.warning("source %r: passed over: %s", self.config.name, error)
             return Bad(error.where)
+
+    def _passes_over(self, error: BadRecordError) -> bool:
+        if self.config.on_bad_record is OnBadRecord.skip:
+            return True
+        return isinstance(error, TooLongError) and self.config.on_too_long is OnTooLong.skip
 
     def _part_order(self, epoch: int) -> list[int]:
         parts = range(self._source.num_parts)
@@ -182,7 +230,8 @@ class TextStream:
         if (bad := self.position.skipped.records - before.records) > 0:
             raise DataError(
                 f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as bad, "
-                f"the first at {self.position.skipped.first[0]}; mend them, or set another text_column"
+                f"the first at {self.position.skipped.first[0]}; mend them, or set another "
+                f"{'text_column' if self.config.record_format is None else 'format or on_too_long'}"
             )
         if num_documents > self._shard:
             raise DataError(f"source {name!r}: every text of {location} is empty")

@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from wf_formats.boundary import Framed
+from wrinklefree_eval.answers import Answer, check_target, write_answers
+from wrinklefree_eval.command import FramedCommand, new_app
 from wrinklefree_eval.errors import EvalRequestError
 from wrinklefree_eval.models import EvalModel, ModelKind, recognise
 from wrinklefree_eval.opening import open_model
-from wrinklefree_eval.task_runner import OUR_TASKS
+from wrinklefree_eval.task_files import OUR_TASKS
 
 REPORT_KEYS = ("model", "perplexity", "tasks")
 """Of a file that an earlier run wrote."""
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class FramedCommand(Framed, TyperCommand):
-    """What its user can mend is one line."""
+app = new_app()
 
 
 @app.command(cls=FramedCommand)
@@ -48,6 +44,9 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(min=1, help="All cores if not given.")] = None,
     kind: Annotated[ModelKind | None, typer.Option(help="Recognised if not given.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="JSONL file for what was answered to each item of the tasks.")
+    ] = None,
 ) -> None:
     """Measure a model: perplexity on texts, accuracy on lm-eval tasks.
 
@@ -58,14 +57,15 @@ def evaluate(
     from wrinklefree_eval import results
 
     texts, names = text or [], [name.strip() for name in tasks.split(",") if name.strip()]
-    _check_request(model_path, kind, texts, names, tasks_dir, data_dir, output)
+    _check_request(model_path, kind, texts, names, tasks_dir, data_dir, output, answers)
     start_s = time.perf_counter()
     model = open_model(model_path, context, kind, threads)
     try:
+        scores, said = _tasks(model, names, tasks_dir, data_dir, limit, batch_size)
         found: dict[str, Any] = {
             "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
             "perplexity": _perplexities(model, texts, stride, max_tokens),
-            "tasks": _tasks(model, names, tasks_dir, data_dir, limit, batch_size),
+            "tasks": scores,
             "environment": results.environment(),
         }
     finally:
@@ -75,6 +75,8 @@ def evaluate(
         from wf_formats.atomic import atomic_write_text
 
         atomic_write_text(output, json.dumps(found, indent=2) + "\n")
+    if answers is not None:
+        write_answers(answers, said)
     results.show(found, Console())
 
 
@@ -86,6 +88,7 @@ def _check_request(
     tasks_dir: Path,
     data_dir: Path | None,
     output: Path | None,
+    answers: Path | None,
 ) -> None:
     """Raises: UserError for what is found wrong without loading the model."""
     from data_handler.readers import check_document_file
@@ -95,12 +98,16 @@ def _check_request(
         raise EvalRequestError("nothing to measure: give --text, --tasks or both")
     if output is not None:
         check_report(output, REPORT_KEYS)
+    if answers is not None:
+        if not tasks:
+            raise EvalRequestError("--answers are those of tasks: give --tasks")
+        check_target(answers)
     if kind is None:
         recognise(model_path)
     for path in texts:
         check_document_file(path)
     if tasks:
-        from wrinklefree_eval.task_runner import check_tasks
+        from wrinklefree_eval.task_files import check_tasks
 
         check_tasks(tasks, tasks_dir, data_dir)
 
@@ -122,12 +129,12 @@ def _tasks(
     data_dir: Path | None,
     limit: int | None,
     batch_size: int,
-) -> dict[str, dict[str, Any]]:
-    from wrinklefree_eval.task_runner import run_tasks
+) -> tuple[dict[str, dict[str, Any]], list[Answer]]:
+    from wrinklefree_eval.task_runner import ask_tasks
 
     if not names:
-        return {}
-    return run_tasks(model.harness(batch_size), names, tasks_dir, data_dir, limit)
+        return {}, []
+    return ask_tasks(model.harness(batch_size), names, tasks_dir, data_dir, limit)
 
 
 def main() -> None:

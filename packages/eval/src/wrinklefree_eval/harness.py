@@ -7,12 +7,15 @@ context, as lm-eval's `HFLM` does, so both see the same tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from data_handler.conversations import ConversationTemplate
+from wrinklefree_eval.chatting import Chatting, prompt_room
 from wrinklefree_inference import Sampling
 from wrinklefree_inference.engines.base import Engine, Scorer
 
@@ -27,13 +30,14 @@ class Vocabulary(Protocol):
     @property
     def eos_id(self) -> int: ...
     def tokenize(self, text: str, parse_special: bool = ...) -> list[int]: ...
+    def detokenize(self, ids: Sequence[int]) -> str: ...
 
 
 class ScoringEngine(Engine, Scorer, Protocol):
     """An engine that scores too."""
 
 
-class EngineLM(TemplateLM):
+class EngineLM(Chatting, TemplateLM):
     """Multiple choice, rolling log-likelihood and generation.
 
     Args:
@@ -41,12 +45,19 @@ class EngineLM(TemplateLM):
         vocabulary: Of its model.
         context_tokens: Longest list of ids that it scores.
         prefix_ids: Ids that the model's tokenizer puts before every text.
+        make_template: Its chat template, asked for when a task needs it.
     """
 
     def __init__(
-        self, engine: ScoringEngine, vocabulary: Vocabulary, context_tokens: int, prefix_ids: list[int]
+        self,
+        engine: ScoringEngine,
+        vocabulary: Vocabulary,
+        context_tokens: int,
+        prefix_ids: list[int],
+        make_template: Callable[[], ConversationTemplate],
     ) -> None:
         super().__init__()
+        self._make_template = make_template
         self._engine, self._vocabulary, self._prefix_ids = engine, vocabulary, prefix_ids
         self.max_length = context_tokens - 1  # inputs; the last scored token is not an input
 
@@ -110,10 +121,17 @@ class EngineLM(TemplateLM):
         ):
             until = options.get("until") or []
             stop = (until,) if isinstance(until, str) else tuple(until)
+            max_tokens = options.get("max_gen_toks", DEFAULT_GENERATED_TOKENS)
             sampling = Sampling(
-                max_tokens=options.get("max_gen_toks", DEFAULT_GENERATED_TOKENS),
+                max_tokens=max_tokens,
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0,
                 stop=stop,
             )
-            texts.append(self._engine.complete(prompt, sampling).text())
+            texts.append(self._engine.complete(self._fitted(prompt, max_tokens), sampling).text())
         return texts
+
+    def _fitted(self, prompt: str, max_tokens: int) -> str:
+        """The end of a prompt that leaves room for the answer."""
+        room = prompt_room(self.max_length, max_tokens)
+        ids = self.tok_encode(prompt)
+        return prompt if len(ids) <= room else self._vocabulary.detokenize(ids[-room:])

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_handler.conversations import ConversationTemplate
+from wf_formats.tokenizer import read_tokenizer
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
 from wrinklefree_inference import EngineError, TokenScores
@@ -56,11 +58,16 @@ class LlamaCppModel:
         """Scores of ids[start:], each given all ids before it."""
         return self.engine.score(ids, start)
 
+    def template(self) -> ConversationTemplate:
+        """See models.EvalModel."""
+        source = read_tokenizer(self.path)
+        return ConversationTemplate(source.chat_template, source.special_tokens, str(self.path))
+
     def harness(self, batch_size: int) -> Any:
         """An lm-eval model that scores through the engine; llama.cpp batches by itself."""
         from wrinklefree_eval.harness import EngineLM
 
-        return EngineLM(self.engine, self.engine.scorer, self.context_tokens, self.prefix_ids)
+        return EngineLM(self.engine, self.engine.scorer, self.context_tokens, self.prefix_ids, self.template)
 
     def close(self) -> None:
         """Free the engine."""

@@ -21,6 +21,7 @@ from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wrinklefree_eval.errors import EvalError
 
 if TYPE_CHECKING:
+    from data_handler.conversations import ConversationTemplate
     from wrinklefree_inference import TokenScores
 
 
@@ -57,6 +58,9 @@ class EvalModel(Protocol):
 
     def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
         """Scores of ids[start:], each given all ids before it."""
+
+    def template(self) -> ConversationTemplate:
+        """Its chat template. Raises: DataRequestError for none."""
 
     def harness(self, batch_size: int) -> Any:
         """The model as an lm-eval `LM`."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_handler.conversations import ConversationTemplate
 from wf_formats.tokenizer import read_tokenizer
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
@@ -61,11 +62,18 @@ class NativeModel:
         """Scores of ids[start:], each given all ids before it."""
         return self.engine.score(ids, start)
 
+    def template(self) -> ConversationTemplate:
+        """See models.EvalModel."""
+        source = read_tokenizer(self.path)
+        return ConversationTemplate(source.chat_template, source.special_tokens, str(self.path))
+
     def harness(self, batch_size: int) -> Any:
         """An lm-eval model that scores through the engine, which batches by itself."""
         from wrinklefree_eval.harness import EngineLM
 
-        return EngineLM(self.engine, Vocabulary(self.tokenizer), self.context_tokens, self.prefix_ids)
+        return EngineLM(
+            self.engine, Vocabulary(self.tokenizer), self.context_tokens, self.prefix_ids, self.template
+        )
 
     def close(self) -> None:
         """Free the engine."""
@@ -86,6 +94,10 @@ class Vocabulary:
         """Ids of a prompt; names of special tokens in it become those tokens."""
         assert parse_special
         return self._tokenizer.encode(text, False)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens included."""
+        return self._tokenizer.decode(ids, skip_special=False)
 
     def _id_of(self, role: str) -> int:
         """-1 where the model has none."""

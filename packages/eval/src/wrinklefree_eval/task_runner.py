@@ -1,23 +1,23 @@
-"""lm-eval tasks on local data.
+"""Runs lm-eval tasks on local data (task_files.py). No task touches a network.
 
-A task is a YAML file of lm-eval in a tasks folder (ours: `tasks/`, named and scored as lm-eval's own).
-Where its `data_files` are relative, they lie in the data folder. No task touches a network.
+Tasks of supervised records are run by themselves, since lm-eval puts all tasks of a run into a chat
+template, or none. For each item what the model answered is kept (answers.py).
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
+from wrinklefree_eval.answers import Answer, answers_of
+from wrinklefree_eval.errors import EvalError
+from wrinklefree_eval.task_files import OUR_TASKS, check_tasks, write_located
 
-from wrinklefree_eval.errors import EvalError, EvalRequestError
-
-OUR_TASKS = Path(__file__).parent / "tasks"
 BOOTSTRAP_ITERATIONS = 1000  # for standard errors without a formula (perplexity)
 
 
@@ -28,7 +28,21 @@ def run_tasks(
     data_dir: Path | None = None,
     limit: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Scores by task: lm-eval's metrics, `<metric>_stderr` of each, and `num_samples`.
+    """The scores of `ask_tasks`."""
+    return ask_tasks(harness, names, tasks_dir, data_dir, limit)[0]
+
+
+def ask_tasks(
+    harness: Any,
+    names: Sequence[str],
+    tasks_dir: Path = OUR_TASKS,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+) -> tuple[dict[str, dict[str, Any]], list[Answer]]:
+    """Scores by task, and what the model answered to each item.
+
+    Scores are lm-eval's metrics, `<metric>_stderr` of each, `num_samples`, and for classification `majority`,
+    what always the most frequent label would have.
 
     Args:
         harness: An lm-eval `LM`.
@@ -41,101 +55,56 @@ def run_tasks(
         EvalRequestError: Unknown task, or data that is missing.
         EvalError: A task file or its data is damaged.
     """
+    files = check_tasks(names, tasks_dir, data_dir)
+    scores: dict[str, dict[str, Any]] = {}
+    answers: list[Answer] = []
+    with tempfile.TemporaryDirectory() as folder, _one_process():
+        for name, file in files.items():
+            write_located(Path(folder), name, file.path, data_dir)
+        for in_chat in (False, True):
+            asked = [name for name, file in files.items() if (file.record_format is not None) is in_chat]
+            if asked:
+                outcome = _outcome(harness, asked, Path(folder), in_chat, limit, data_dir)
+                scores |= {name: _metrics(outcome, name) for name in asked}
+                answers += [answer for name in asked for answer in answers_of(name, outcome["samples"][name])]
+    for name, file in files.items():
+        if file.record_format is not None:
+            scores[name] |= _majority(answer for answer in answers if answer.task == name)
+    return {name: scores[name] for name in names}, answers
+
+
+def _outcome(
+    harness: Any, names: list[str], folder: Path, in_chat: bool, limit: int | None, data_dir: Path | None
+) -> dict[str, Any]:
     import lm_eval
     from datasets.exceptions import DatasetsError
     from jinja2 import TemplateError
     from lm_eval.tasks import TaskManager
 
-    sources = check_tasks(names, tasks_dir, data_dir)
-    with tempfile.TemporaryDirectory() as folder, _one_process():
-        for name, source in sources.items():
-            _write_located(Path(folder), name, source, data_dir)
-        manager = TaskManager(include_path=folder, include_defaults=False)
-        try:
-            outcome: dict[str, Any] = lm_eval.simple_evaluate(
-                model=harness,
-                tasks=list(names),
-                task_manager=manager,
-                limit=limit,
-                bootstrap_iters=BOOTSTRAP_ITERATIONS,
-                log_samples=False,
-            )
-        except (DatasetsError, TemplateError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:300]
-            raise EvalError(
-                f"the data of {', '.join(names)} in {data_dir} cannot be read as the tasks say ({reason}); "
-                "fetch them again, or mend the task file"
-            ) from error
-    return {name: _metrics(outcome, name) for name in names}
-
-
-def check_tasks(names: Sequence[str], tasks_dir: Path, data_dir: Path | None) -> dict[str, Path]:
-    """The task files by name; finds what is missing before a model is loaded.
-
-    Raises:
-        EvalRequestError: Unknown task, or data that is missing.
-        EvalError, DataError: A task file or its data is damaged.
-    """
-    from lm_eval.tasks import TaskManager
-
-    if not tasks_dir.is_dir():
-        raise EvalRequestError(f"there is no tasks folder {tasks_dir}")
-    index = TaskManager(include_path=str(tasks_dir), include_defaults=False).task_index
-    for name in names:
-        if name not in index:
-            raise EvalRequestError(
-                f"{tasks_dir} has no task {name!r} (it has: {', '.join(sorted(index)) or 'none'})"
-            )
-    sources = {name: Path(str(index[name].yaml_path)) for name in names}
-    for name, source in sources.items():
-        _located_files(name, _read_task(source), data_dir)
-    return sources
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads task files, whose `!function` tags mean nothing here."""
-
-
-_Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
-
-
-def _read_task(source: Path) -> dict[str, Any]:
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
     try:
-        config = yaml.load(source.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EvalError(f"{source} is no task file: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(config, dict):
-        raise EvalError(f"{source} is no task file: it holds {type(config).__name__}, not keys and values")
-    return config
+        outcome: dict[str, Any] = lm_eval.simple_evaluate(
+            model=harness,
+            tasks=names,
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAP_ITERATIONS,
+            log_samples=True,
+            apply_chat_template=in_chat,
+        )
+    except (DatasetsError, TemplateError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise EvalError(
+            f"the data of {', '.join(names)} in {data_dir} cannot be read as the tasks say ({reason}); "
+            "fetch them again, or mend the task file"
+        ) from error
+    return outcome
 
 
-def _located_files(name: str, config: dict[str, Any], data_dir: Path | None) -> dict[str, Any]:
-    """`dataset_kwargs` with data files made absolute; empty where the task names none."""
-    options = config.get("dataset_kwargs") or {}
-    if not isinstance(files := options.get("data_files"), dict):
-        return {}
-    return options | {"data_files": {split: _located(str(f), name, data_dir) for split, f in files.items()}}
-
-
-def _write_located(folder: Path, name: str, source: Path, data_dir: Path | None) -> None:
-    """A task file in `folder` that includes `source` with its data files made absolute."""
-    located: dict[str, Any] = {"include": str(source.resolve()), "task": name}
-    if options := _located_files(name, _read_task(source), data_dir):
-        located["dataset_kwargs"] = options
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(located))
-
-
-def _located(file: str, name: str, data_dir: Path | None) -> str:
-    if not Path(file).is_absolute() and data_dir is None:
-        raise EvalRequestError(f"task {name} reads {file}: say where that lies with --data-dir")
-    path = (data_dir or Path()) / file
-    if not path.is_file():
-        raise EvalRequestError(f"task {name} reads {path}, which is missing (--data-dir)")
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        from data_handler.readers import check_json_lines  # not for --help
-
-        check_json_lines(path)
-    return str(path.resolve())
+def _majority(answers: Iterator[Answer]) -> dict[str, float]:
+    """The accuracy of always the most frequent answer; empty where answers are not chosen."""
+    wanted = Counter(answer.wanted for answer in answers if answer.logprobs is not None)
+    return {"majority": max(wanted.values()) / wanted.total()} if wanted else {}
 
 
 @contextmanager

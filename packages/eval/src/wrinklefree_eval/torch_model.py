@@ -14,6 +14,7 @@ from torch import nn
 import bitnet_arch
 from bitnet_arch.scoring import score_tokens
 from bitnet_arch.tokenizers import load_tokenizer
+from data_handler.conversations import ConversationTemplate
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
 from wf_formats.plugins import PluginError, entries, load
@@ -69,11 +70,16 @@ class TorchModel:
             raise ValueError(f"cannot score {len(ids)} ids in a context of {self.context_tokens}")
         return TokenScores(np.asarray(ids[start:]), *score_tokens(self.model, ids, start))
 
-    def harness(self, batch_size: int) -> Any:
-        """lm-eval's own `HFLM` around this model."""
-        from lm_eval.models.huggingface import HFLM
+    def template(self) -> ConversationTemplate:
+        """See models.EvalModel."""
+        return ConversationTemplate.of(self.tokenizer)
 
-        return HFLM(
+    def harness(self, batch_size: int) -> Any:
+        """lm-eval's own `HFLM` around this model, with our rendering of chats."""
+        from wrinklefree_eval.torch_harness import ChatHFLM
+
+        return ChatHFLM(
+            self.template,
             pretrained=self.model,
             tokenizer=self.tokenizer,
             backend="causal",

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from wrinklefree.predictions import Predictions
 
 View: TypeAlias = "dict[str, Tensor]"
-"""What a model is shown in one pass: `input_ids`, `position_ids` [batch, tokens], and `labels`."""
+"""What a model is shown in one pass: `input_ids`, `position_ids` [batch, tokens], and `labels`.
+
+Where supervised records are trained on, also `label_weight` [], which a mean over the labels of a batch is
+multiplied by to make the mean over those of a whole step (datamodule.py)."""
 
 
 @dataclass(frozen=True)

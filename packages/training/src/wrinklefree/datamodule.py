@@ -3,31 +3,41 @@
 The position that a checkpoint stores is the state that came with the batch trained on last, not
 what was fetched ahead. The loader is given a length (all batches of the run), since Lightning
 fetches one batch ahead from a loader without one.
+
+Of supervised records a batch may have few labels and the next many. Each forward pass gives a mean, and
+Lightning takes the mean of these over accumulation and ranks; for the mean over the labels of the whole step
+a batch carries `label_weight`, its share of them times the number of passes. Text has the same number of
+labels in every batch but for a few (document starts), and carries none.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
-from data_handler.config import OnBadRecord
 from data_handler.skipped import summed
 from wrinklefree.capture import View
 from wrinklefree.changed_data import changed_sources, decide
 from wrinklefree.config.root import ChangedData
+from wrinklefree.cross_entropy import IGNORE_LABEL
 from wrinklefree.distributed import gather_from_ranks, own_share
 
 
 class TimedLoader:
     """A PackedLoader with a length, a stopwatch for waiting and the state of the last batch."""
 
-    def __init__(self, loader: PackedLoader, num_batches: int) -> None:
+    def __init__(self, loader: PackedLoader, num_batches: int, weighted_batches: int | None = None) -> None:
+        """Args: weighted_batches are those of a step on this rank, to be weighted by their labels."""
         self._loader = loader
         self._num_batches = num_batches
+        self._weighted_batches = weighted_batches
         self._waited_s = 0.0
         self.last_state: dict[str, Any] | None = None
 
@@ -36,7 +46,7 @@ class TimedLoader:
 
     def __iter__(self) -> Iterator[View]:
         """Raises: DataError when the sources end before the run does."""
-        batches = iter(self._loader)
+        batches = self._batches()
         while True:
             start = time.perf_counter()
             batch = next(batches, None)
@@ -48,6 +58,11 @@ class TimedLoader:
                 )
             self.last_state = batch.pop("state")
             yield batch
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        if self._weighted_batches is None:
+            return iter(self._loader)
+        return weighted(iter(self._loader), self._weighted_batches)
 
     def take_waited_s(self) -> float:
         """Seconds spent waiting for batches since the last call."""
@@ -62,8 +77,27 @@ class TimedLoader:
         """See `state_dict`."""
 
 
+def weighted(batches: Iterator[dict[str, Any]], step_batches: int) -> Iterator[dict[str, Any]]:
+    """The batches with `label_weight`; all of a step are read before the first is handed out.
+
+    Every rank has to take as many.
+    """
+    while step := list(islice(batches, step_batches)):
+        counts = torch.stack([num_labels(batch["labels"]) for batch in step])
+        ranks = gather_from_ranks(int(counts.sum()))
+        weights = counts.float() * (len(step) * len(ranks) / max(1, sum(ranks)))
+        for batch, weight in zip(step, weights, strict=True):
+            yield batch | {"label_weight": weight}
+
+
+def num_labels(labels: Tensor) -> Tensor:
+    """How many of [batch, tokens] a loss counts: the first of a row has nothing before it."""
+    return (labels[:, 1:] != IGNORE_LABEL).sum()
+
+
 class WrinkleFreeDataModule(L.LightningDataModule):
-    """Args: num_batches is the number of forward passes of the whole run on one rank."""
+    """Args: num_batches is the number of forward passes of the whole run on one rank, accumulate_steps that
+    of one step."""
 
     def __init__(
         self,
@@ -75,6 +109,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         seed: int,
         num_workers: int,
         resume_data: ChangedData | None = None,
+        accumulate_steps: int = 1,
     ) -> None:
         super().__init__()
         self.sources = list(sources)
@@ -85,6 +120,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.resume_data = resume_data
+        self.accumulate_steps = accumulate_steps
         self.changes: list[dict[str, Any]] = []
         """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
@@ -105,7 +141,8 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         )
         if self._restored is not None:
             self._resume(self._packed, self._restored)
-        self.loader = TimedLoader(self._packed, self.num_batches)
+        weighted_batches = self.accumulate_steps if self.is_supervised else None
+        self.loader = TimedLoader(self._packed, self.num_batches, weighted_batches)
         return self.loader
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,7 +164,12 @@ class WrinkleFreeDataModule(L.LightningDataModule):
     @property
     def may_skip(self) -> bool:
         """Whether a source passes bad records over."""
-        return any(source.on_bad_record is OnBadRecord.skip for source in self.sources)
+        return any(source.may_skip for source in self.sources)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a source has records whose answers alone are learned."""
+        return any(source.record_format is not None for source in self.sources)
 
     def bad_records(self) -> dict[str, dict[str, Any]]:
         """By source, over all ranks: how many were passed over, and where the first were."""

@@ -34,6 +34,11 @@ def expand(config: SourceConfig) -> list[Path]:
             raise DataRequestError(
                 f"source {config.name!r}: {file} has an unknown suffix; known: {list(SUFFIXES)}"
             )
+        if config.record_format is not None and file.suffix == ".txt":
+            raise DataRequestError(
+                f"source {config.name!r}: {file} holds text, and format is {config.format!r}, which has "
+                "records; leave format out, or give .jsonl or .parquet"
+            )
     first: dict[str, Path] = {}
     for file in files:
         first.setdefault(os.path.realpath(file), file)

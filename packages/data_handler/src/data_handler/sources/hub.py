@@ -19,8 +19,9 @@ import pyarrow as pa
 from datasets.distributed import split_dataset_by_node
 
 from data_handler.config import SourceConfig
+from data_handler.describing import one_line
 from data_handler.errors import DataError
-from data_handler.records import Reader, Rules, field_text, one_line
+from data_handler.records import Reader, Rules, field_text
 from data_handler.sources.base import Source
 
 _READ_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException, datasets.exceptions.DatasetsError)
@@ -53,6 +54,9 @@ class HubReader(Reader):
 
     def text(self, record: dict[str, Any]) -> str:
         return field_text(record, self._config.text_column, self._rules, self._place)
+
+    def fields(self, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        return self._place(), record
 
     def _place(self) -> str:
         return f"{self._config.location} [{self._config.split}], example {self._examples}"
@@ -88,7 +92,7 @@ class HubSource(Source):
 
     def names(self) -> Any:
         config = self.config
-        return [config.location, config.subset, config.split, config.text_column]
+        return [config.location, config.subset, config.split, *config.contents]
 
     def content(self) -> Any:
         """Unknown without reading: the data set's own revision decides."""

@@ -28,7 +28,7 @@ class PathSource(Source):
         return open_reader(self.files[part], self.config, mark)
 
     def names(self) -> Any:
-        return [self.config.text_column, self.config.text_unit, *(file.name for file in self.files)]
+        return [*self.config.contents, self.config.text_unit, *(file.name for file in self.files)]
 
     def content(self) -> Any:
         return [_digest(file) for file in self.files]

@@ -34,6 +34,7 @@ APPLICATIONS = (
     Application("serve", "Serve a model to OpenAI clients.", ("wrinklefree_inference", "serve")),
     Application("bench", "Measure a model's speed beside llama.cpp.", ("wrinklefree_inference", "bench")),
     Application("eval", "Measure perplexity and tasks of a model.", ("wrinklefree_eval.evaluate",)),
+    Application("compare", "Test whether two models' answers differ.", ("wrinklefree_eval.compare",)),
 )
 
 

@@ -1,4 +1,7 @@
-"""Next-token cross-entropy: continued pre-training with quantization in the forward pass."""
+"""Next-token cross-entropy: continued pre-training with quantization in the forward pass.
+
+Of supervised records, over their answers: a mean over the labels of a step, all passes and ranks together.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,13 @@ class ContinuePretrain(Objective):
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         from wrinklefree.cross_entropy import chunked_cross_entropy
 
-        student, labels = passes[PLAIN].student, passes[PLAIN].view["labels"]
+        student, view = passes[PLAIN].student, passes[PLAIN].view
         assert student.head_weight is not None
         loss = chunked_cross_entropy(
-            student.last_hidden_state, student.head_weight, labels, self.chunk_tokens
+            student.last_hidden_state, student.head_weight, view["labels"], self.chunk_tokens
         )
         value = loss.detach()
-        return ObjectiveResult(loss, {"loss_nats": value, "perplexity_ratio": value.exp()})
+        metrics = {"loss_nats": value, "perplexity_ratio": value.exp()}
+        if (weight := view.get("label_weight")) is None:
+            return ObjectiveResult(loss, metrics)
+        return ObjectiveResult(loss * weight, {name: metric * weight for name, metric in metrics.items()})

@@ -129,6 +129,7 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         config.seed,
         config.data.num_workers,
         resume_data=config.resume.data,
+        accumulate_steps=training.accumulate_steps,
     )
 
 
