@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from wrinklefree.capture import ForwardResult
+from wrinklefree.objectives.base import PLAIN as PLAIN_VIEW
+from wrinklefree.objectives.base import Pass
 from wrinklefree.predictions import DensePredictions, SparsePredictions
 from wrinklefree_distillation.losses.chunked_divergence import Comparison, chunked_divergence
 from wrinklefree_distillation.losses.divergences import divergence_rows
+from wrinklefree_distillation.objectives.logits_distill import LogitsDistill, LogitsDistillConfig
 from wrinklefree_distillation.options import Divergence
+from wrinklefree_distillation.tokens import Tokens
 
 BETA, ALPHA = 0.3, 0.1
 
@@ -117,3 +122,19 @@ def test_weighted_ids_give_the_gradient_of_the_distribution_that_they_are() -> N
     entropy = -(p * p.log()).sum(-1).mean()
     torch.testing.assert_close(losses[1] - entropy.float(), losses[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "factor"), [(Tokens.labelled, 1.5), (Tokens.every, 1.0)])
+def test_a_mean_over_labels_counts_by_the_batchs_share_of_them(tokens: Tokens, factor: float) -> None:
+    """Supervised batches say it; passes of a step have different numbers of labels."""
+    hidden, head, teacher = _models()
+    ids = torch.arange(10).view(2, 5)
+    view = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(5).expand(2, -1)}
+    student, taught = ForwardResult(1, {1: hidden}, head), ForwardResult(1, predictions=teacher)
+    objective = LogitsDistill(LogitsDistillConfig(tokens=tokens))
+    plain = objective.compute({PLAIN_VIEW: Pass(view, student, taught)})
+    counted = objective.compute(
+        {PLAIN_VIEW: Pass(view | {"label_weight": torch.tensor(1.5)}, student, taught)}
+    )
+    torch.testing.assert_close(counted.loss, plain.loss * factor)
+    torch.testing.assert_close(counted.metrics["divergence_nats"], plain.metrics["divergence_nats"] * factor)

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from wrinklefree.capture import LAST_HIDDEN_STATE, Capture, Shape
 from wrinklefree.config.ranges import number
-from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.base import (
+    PLAIN,
+    Objective,
+    ObjectiveConfig,
+    ObjectiveResult,
+    Pass,
+    Wish,
+    over_labels,
+)
 from wrinklefree_distillation.options import Divergence
 from wrinklefree_distillation.tokens import Tokens, predicting_positions
 
@@ -79,4 +87,5 @@ class LogitsDistill(Objective):
             predicting_positions(shown.view, options.tokens),
             Comparison(rows, options.temperature, options.chunk_tokens),
         )
-        return ObjectiveResult(loss, {"divergence_nats": loss.detach() / options.temperature**2})
+        result = ObjectiveResult(loss, {"divergence_nats": loss.detach() / options.temperature**2})
+        return over_labels(shown.view, result) if options.tokens is Tokens.labelled else result

@@ -64,6 +64,18 @@ class ObjectiveResult:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+def over_labels(view: View, result: ObjectiveResult) -> ObjectiveResult:
+    """A mean over this pass's labels, as its part of the mean over all labels of a step.
+
+    Passes and ranks are averaged alike, and supervised records give them different numbers of labels: where
+    that is so the batch says `label_weight`, its share times their number.
+    """
+    if (weight := view.get("label_weight")) is None:
+        return result
+    metrics = {name: metric * weight for name, metric in result.metrics.items()}
+    return ObjectiveResult(result.loss * weight, metrics)
+
+
 class Objective(ABC):
     """One term of the loss, built from its options."""
 

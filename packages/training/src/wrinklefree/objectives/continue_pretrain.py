@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from wrinklefree.capture import LAST_HIDDEN_STATE
 from wrinklefree.config.ranges import number
-from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.base import (
+    PLAIN,
+    Objective,
+    ObjectiveConfig,
+    ObjectiveResult,
+    Pass,
+    Wish,
+    over_labels,
+)
 
 
 @dataclass
@@ -38,6 +46,4 @@ class ContinuePretrain(Objective):
         )
         value = loss.detach()
         metrics = {"loss_nats": value, "perplexity_ratio": value.exp()}
-        if (weight := view.get("label_weight")) is None:
-            return ObjectiveResult(loss, metrics)
-        return ObjectiveResult(loss * weight, {name: metric * weight for name, metric in metrics.items()})
+        return over_labels(view, ObjectiveResult(loss, metrics))
