@@ -199,7 +199,7 @@ def test_another_run_in_the_folder_is_refused(
     changed = cli_from_stage1("stage2_pretrain", *STAGE2, "training.learning_rate=1e-5")
     assert changed.code == 1
     message = capsys.readouterr().err
-    assert "training.learning_rate: 0.0003 there, 1e-05 now" in message
+    assert "training.learning_rate: 0.0001 there, 1e-05 now" in message
     assert "force=true" in message
 
 

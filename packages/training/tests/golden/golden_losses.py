@@ -113,7 +113,12 @@ def run_stages(folder: Path) -> dict[str, Any]:
             "training.fit.evaluation_tokens=128",
         ],
         "stage1_9_layerwise": steps,
-        "stage2_pretrain": [*steps, "training.schedule.decay=3", "training.lambda_warmup_steps=3"],
+        "stage2_pretrain": [
+            *steps,
+            "training.learning_rate=3e-4",
+            "training.schedule.decay=3",
+            "training.lambda_warmup_steps=3",
+        ],
     }
     for training, overrides in own.items():
         run_stage(training, *common, *overrides)

@@ -15,6 +15,8 @@ class PretrainConfig(GradientConfig):
     accept_from: list[str] = field(default_factory=lambda: ["stage1_9", "stage1_5"])
     """Add stage1 to allow skipping calibration and alignment."""
     max_steps: int | None = 10000
+    learning_rate: float = 1e-4
+    """Peak learning rate; calibrated weights work already."""
     schedule: ScheduleConfig = field(
         default_factory=lambda: ScheduleConfig(kind=ScheduleKind.wsd, warmup=0.02, decay=0.2)
     )
