@@ -29,6 +29,23 @@ def restore_isa() -> Iterator[None]:
     tk.select_isa("auto")
 
 
+@pytest.fixture(params=[n for n, state in tk.info()["instruction_sets"].items() if state == "available"])
+def instruction_set(request: pytest.FixtureRequest, restore_isa: None) -> None:
+    """Each one that runs here."""
+    tk.select_isa(request.param)
+
+
+@pytest.fixture(params=[1, 4])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of PyTorch, on which the training kernels run."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def page_table(lengths: Sequence[int], seed: int | None = None) -> np.ndarray:
     """Cache pages of each sequence, in order or shuffled; -1 where none is needed."""
     needed = [-(-length // tk.PAGE_TOKENS) for length in lengths]

@@ -1,33 +1,15 @@
 """Kernels for codes and scales chosen apart against plain formulas in float64, on every instruction set."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import ternary_kernels as tk
 from ternary_kernels import training
 
-ISAS = [name for name, state in tk.info()["instruction_sets"].items() if state == "available"]
+pytestmark = pytest.mark.usefixtures("instruction_set")
 SHAPES = [(1, 4, 4), (3, 20, 4), (5, 192, 64), (17, 60, None), (33, 7, None)]
 """Outputs, inputs, inputs of a group (None: one scale)."""
-
-
-@pytest.fixture(params=ISAS, autouse=True)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
-    tk.select_isa(request.param)
-    yield
-    tk.select_isa("auto")
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def latent_matrix(rows: int, cols: int, group: int | None) -> tuple[Tensor, Tensor]:

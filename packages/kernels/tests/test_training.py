@@ -1,36 +1,20 @@
 """Training kernels against PyTorch in float64, on every instruction set, at odd sizes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import ternary_kernels as tk
 from ternary_kernels import training
 from ternary_kernels.training import ops
 from wf_formats.errors import NotFiniteError
 
-ISAS = [name for name, state in tk.info()["instruction_sets"].items() if state == "available"]
+pytestmark = pytest.mark.usefixtures("instruction_set")
 SIZES = [1, 3, 15, 16, 17, 63, 64, 65, 576]
 DTYPES = [torch.float32, torch.bfloat16]
 SMALLEST = 1e-5
-
-
-@pytest.fixture(params=ISAS, autouse=True)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[None]:
-    tk.select_isa(request.param)
-    yield
-    tk.select_isa("auto")
-
-
-@pytest.fixture(params=[1, 4])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
