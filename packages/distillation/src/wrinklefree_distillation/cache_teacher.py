@@ -21,6 +21,7 @@ from data_handler.loader import make_loader
 from wf_formats.atomic import atomic_write_json
 from wf_formats.boundary import boundary
 from wrinklefree.capture import Capture, View
+from wrinklefree.command_line import refuse_below_one
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.lengths import gradient_options, run_lengths
 from wrinklefree.config.root import TrainConfig
@@ -47,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
-    for name in ("draws", "shard_sequences"):
-        if (value := getattr(options, name)) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    refuse_below_one(parser, options, "draws", "shard_sequences")
     if not options.temperature > 0:
         parser.error(f"--temperature is {options.temperature:g}; give a number above 0")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")

@@ -11,8 +11,6 @@ from wrinklefree.capture import View
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORED_LABEL = -100
-
 
 class Tokens(StrEnum):
     labelled = "labelled"
@@ -42,6 +40,8 @@ def visible_tokens(view: View) -> Tensor:
 
 def predicting_positions(view: View, tokens: Tokens) -> Tensor:
     """Positions of the flattened [batch, tokens] whose prediction, of the token after, counts."""
+    from data_handler.packing import IGNORED_LABEL
+
     counts = view["labels"] != IGNORED_LABEL if tokens is Tokens.labelled else _continued(view)
     predicting = counts.roll(-1, dims=1)
     predicting[:, -1] = False

@@ -36,8 +36,7 @@ class FixedCodes(torch.autograd.Function):
         scales, codes = ctx.saved_tensors
         if (kernels := kernels_for(grad.dtype, grad, codes, scales)) is not None:
             return kernels.code_gradients(grad, codes, scales), None
-        products = grad * codes
-        return (products.view(*scales.shape, -1) if scales.dim() else products.flatten()).sum(-1), None
+        return (grad * codes).view(*scales.shape, -1).sum(-1), None
 
 
 def place_holder(like: Tensor, shape: torch.Size) -> Tensor:

@@ -30,6 +30,13 @@ class Arguments:
     describe: bool
 
 
+def refuse_below_one(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
+    """Ends with a message for the first of these options that is not at least 1."""
+    for name in names:
+        if (value := getattr(options, name)) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
+
+
 def parse(argv: Sequence[str] | None) -> Arguments:
     """Raises: ConfigError (an unknown stage, or one that is given twice)."""
     found = _parser().parse_intermixed_args(argv)

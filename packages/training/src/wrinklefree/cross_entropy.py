@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.kernels import kernels_for
-
-IGNORE_LABEL = -100
+from data_handler.packing import IGNORED_LABEL
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -37,7 +36,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype: of the products.
         """
         needs_grad = grad_enabled and (hidden.requires_grad or weight.requires_grad)
-        count = int((labels != IGNORE_LABEL).sum().clamp_min(1))
+        count = int((labels != IGNORED_LABEL).sum().clamp_min(1))
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
         grad_weight: Tensor | None = None
@@ -70,10 +69,10 @@ def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype
 def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
     """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place."""
     if (kernels := kernels_for(logits.dtype, logits)) is not None:
-        losses = kernels.cross_entropy_rows(logits, targets, IGNORE_LABEL, factor)
+        losses = kernels.cross_entropy_rows(logits, targets, IGNORED_LABEL, factor)
         return losses.sum(), None if factor is None else logits
     dtype, logits = logits.dtype, logits.float()
-    counted = targets != IGNORE_LABEL
+    counted = targets != IGNORED_LABEL
     index = targets.clamp_min(0).unsqueeze(1)
     log_norm = torch.logsumexp(logits, dim=1)
     losses = (log_norm - logits.gather(1, index).squeeze(1)) * counted

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
+from data_handler.packing import IGNORED_LABEL
 from data_handler.skipped import summed
 from wrinklefree.capture import View
 from wrinklefree.changed_data import changed_sources, decide
 from wrinklefree.config.root import ChangedData
-from wrinklefree.cross_entropy import IGNORE_LABEL
 from wrinklefree.distributed import gather_from_ranks, own_share
 
 
@@ -92,7 +92,7 @@ def weighted(batches: Iterator[dict[str, Any]], step_batches: int) -> Iterator[d
 
 def num_labels(labels: Tensor) -> Tensor:
     """How many of [batch, tokens] a loss counts: the first of a row has nothing before it."""
-    return (labels[:, 1:] != IGNORE_LABEL).sum()
+    return (labels[:, 1:] != IGNORED_LABEL).sum()
 
 
 class WrinkleFreeDataModule(L.LightningDataModule):

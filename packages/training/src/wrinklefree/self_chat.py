@@ -23,6 +23,7 @@ from wf_formats.atomic import atomic_write_bytes
 from wf_formats.boundary import boundary
 from wf_formats.chat_template import ChatTemplate
 from wf_formats.packaged import ModelSource
+from wrinklefree.command_line import refuse_below_one
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
 
@@ -89,9 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    for name in ("conversations", "tokens", "batch_size"):
-        if (value := getattr(options, name)) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    refuse_below_one(parser, options, "conversations", "tokens", "batch_size")
     with boundary():
         _run(options)
     return 0

@@ -41,12 +41,12 @@ class RoundedLatent(torch.autograd.Function):
         grad = grad.view_as(ratio)
         grad_scales = (grad * torch.where(ratio.abs() <= 1, codes - ratio, codes)).sum(-1)
         grad_latent = torch.where(ratio.abs() <= 1.5, grad, 0).view_as(latent)
-        return grad_latent, grad_scales if scales.dim() else grad_scales.sum()
+        return grad_latent, grad_scales
 
 
 def _over_scales(latent: Tensor, scales: Tensor) -> Tensor:
-    """latent / scales, [out, groups, size] or [out, in]."""
-    return latent.view(*scales.shape, -1) / scales.unsqueeze(-1) if scales.dim() else latent / scales
+    """latent / scales, [out, groups, size], or flat where all share one."""
+    return latent.view(*scales.shape, -1) / scales.unsqueeze(-1)
 
 
 @torch.no_grad()
@@ -90,8 +90,7 @@ def latent_from_master_weights(block: nn.Module) -> dict[str, LatentLinear]:
 
 def latent_weights(weight: Tensor, matrix: QuantizedMatrix[Tensor]) -> Tensor:
     """float32 [out, in]: each weight, moved to where it rounds to its code."""
-    shape = (*matrix.scales.shape, -1)
-    ratio = weight.float().view(shape) / matrix.scales.unsqueeze(-1)
-    grouped = matrix.codes.view(shape).float()
+    ratio = _over_scales(weight.float(), matrix.scales)
+    grouped = matrix.codes.view_as(ratio).float()
     ratio = torch.minimum(torch.maximum(ratio, grouped - _LATENT_ROOM), grouped + _LATENT_ROOM)
     return (ratio * matrix.scales.unsqueeze(-1)).view_as(weight)
