@@ -12,7 +12,7 @@ from bitnet_arch import bit_linears
 from wf_formats.matrix import QuantizedMatrix
 from wf_ptq import Distiller, DistilOptions, Rates
 from wf_ptq.divergence import Divergence
-from wf_ptq.layers import FixedCodes, ScaledLinear, from_master_weights
+from wf_ptq.layers import FixedCodes, ScaledLinear, embeddings, from_master_weights
 from wf_ptq.ternary.layers import latent_from_master_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,12 +99,44 @@ def test_written_back_are_the_codes_and_the_tuned_scales(family, scheme, make_pa
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_move_by_their_rate(tied: bool, make_pair, tmp_path) -> None:
+    """Both tables where they are two; a state that was saved goes on with them."""
+
+    def pair():
+        student, teacher = make_pair("tiny_llama", "group64")
+        if not tied:
+            head = student.get_output_embeddings()
+            head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        return student, teacher
+
+    student, teacher = pair()
+    options = dataclasses.replace(OPTIONS, rates=Rates(embedding=0.01))
+    before = {id(table): table.clone() for table in embeddings(student)}
+    assert len(before) == (1 if tied else 2)
+    distiller = Distiller(student, teacher, options, seed=1)
+    for batch in IDS.split(6)[:2]:
+        distiller.step(batch)
+    save_file(distiller.state(), tmp_path / "state.safetensors")
+    distiller.write_back()
+    for table in embeddings(student):
+        moved = (table - before[id(table)]).abs() / before[id(table)].abs().mean()
+        assert moved.mean() > 0
+        assert moved.max() < 0.02
+    resumed, _ = pair()
+    second = Distiller(resumed, teacher, options, seed=1)
+    second.load_state(load_file(tmp_path / "state.safetensors"))
+    second.write_back()
+    for found, wanted in zip(embeddings(resumed), embeddings(student), strict=True):
+        assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(("family", "scheme"), [("tiny_llama", "tensor"), ("tiny_qwen2", "group128")])
 @pytest.mark.parametrize("stand_ins", [from_master_weights, latent_from_master_weights])
 @pytest.mark.parametrize("num_before", [0, 2])
 def test_resuming_is_exact(family, scheme, num_before, stand_ins, make_pair, tmp_path) -> None:
     batches = IDS.split(6)
-    options = DistilOptions(4, batch_size=6, logit_tokens=50, rates=Rates(latent=0.01))
+    options = DistilOptions(4, batch_size=6, logit_tokens=50, rates=Rates(latent=0.01, embedding=0.01))
     straight, teacher = make_pair(family, scheme)
     whole = Distiller(straight, teacher, options, 7, stand_ins)
     losses = [whole.step(batch) for batch in batches]

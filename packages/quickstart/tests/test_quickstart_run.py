@@ -212,7 +212,7 @@ def test_report_has_the_figures(results: dict[str, Any], tmp_path: Path) -> None
     text = (tmp_path / "report.md").read_text()
     for figure in ("14.3", "1.9e8", "612", "9.0 minutes", "83.0", "| ratio | 1.00 | 1.12 |", "0.00210 nats",
                    "| native engine (avx2) | 900 | 250 |", "| ratio | 4.00 | 2.50 |",
-                   "| scales distilled | 4.010 |", "planned into 7.5 minutes",
+                   "| distilled | 4.010 |", "planned into 7.5 minutes",
                    "58 to 64 steps of refinement for each of 2 blocks, 40 of distillation",
                    "relative error 0.120, then 0.090",
                    "2.26 nats apart in the first 10 steps, 1.34 in the last"):  # fmt: skip

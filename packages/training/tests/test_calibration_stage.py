@@ -207,7 +207,7 @@ def test_the_result_loads(whole: Any) -> None:
 def test_the_master_weights_quantize_to_the_parts_choice(
     kind: str, distil_steps: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The distillation moves scales and gains, never codes."""
+    """The distillation moves scales, gains and embeddings, never codes."""
     monkeypatch.setattr(PartStore, "remove", lambda self: None)
     run = request.getfixturevalue(kind)(distil_steps=distil_steps)
     model = bitnet_arch.load_checkpoint(run.folder / "final").model

@@ -5,7 +5,7 @@ calibration text stays close to that of the full-precision model:
 1. walk.py: through the blocks with two streams of hidden states (streams.py), whatever the method;
 2. ternary/: the method for ternary weights. Per linear error compensation and coordinate descent on the
    squared output error (solve.py), then per block a short optimisation by gradients (refine.py);
-3. distil.py: over all blocks, scales and gains alone towards the full-precision model's predictions.
+3. distil.py: over all blocks, scales, gains and embeddings towards the full-precision model's predictions.
 Another method is another `BlockMethod` in a file of its own.
 
 The options (options.py) are there without PyTorch; all other names are loaded on first use.

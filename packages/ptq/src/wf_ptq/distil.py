@@ -1,4 +1,4 @@
-"""Scales, gains and biases of all blocks, tuned together towards the full-precision model.
+"""Scales, gains, biases and embeddings of the whole model, tuned together towards the full-precision one.
 
 Block by block, errors are only ever measured as distances of hidden states. Here the codes stay and
 what multiplies them learns what the errors do to the predictions: it minimizes the Kullback-Leibler
@@ -6,8 +6,9 @@ divergence from the full-precision model's next-token distribution to the quanti
 training of quantization parameters, as EfficientQAT's second phase, arXiv 2407.11062, with the model
 itself as teacher; Hinton et al. 2015, arXiv 1503.02531). Each batch is used once.
 
-Memory: 1 byte per weight for the codes, 16 per scale, and the activations of one batch. The
-teacher and the master weights are only read: on memory-mapped files they take none that is not spare.
+Memory: 1 byte per weight for the codes, 16 per scale and number of an embedding, and the activations of
+one batch. The teacher and the master weights of the blocks are only read: on memory-mapped files they take
+none that is not spare.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from bitnet_arch.families import blocks
 from wf_ptq.divergence import Divergence
-from wf_ptq.layers import ScaledLinear, from_master_weights, install, vectors
+from wf_ptq.layers import ScaledLinear, embeddings, from_master_weights, install, vectors
 from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
 from wf_ptq.options import DistilOptions
 from wf_ptq.streams import BlockRunner, computing_in
@@ -61,9 +62,11 @@ class Distiller:
             self._linears += linears.values()
         self._vectors = [vector for _, block in blocks(model) for vector in vectors(block)]
         self._vectors.append(model.model.norm.weight)
-        for parameter in [*self._vectors, *(p for linear in self._linears for p in linear.chosen())]:
+        tables = embeddings(model) if options.rates.embedding > 0 else []
+        chosen = (p for linear in self._linears for p in linear.chosen())
+        for parameter in [*self._vectors, *tables, *chosen]:
             parameter.requires_grad_(True)
-        self._optimizer = relative_adam(self._linears, self._vectors, options.rates)
+        self._optimizer = relative_adam(self._linears, self._vectors, options.rates, tables)
         self.num_steps, self.num_steps_done = options.num_steps, 0
 
     def step(self, input_ids: Tensor) -> float:

@@ -112,6 +112,12 @@ def from_master_weights(block: nn.Module) -> dict[str, ScaledLinear]:
     }
 
 
+def embeddings(model: Any) -> list[nn.Parameter]:
+    """The input embedding and the output head, once where they are one."""
+    tables = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    return list(dict.fromkeys(tables))
+
+
 def vectors(block: nn.Module) -> list[nn.Parameter]:
     """Gains and biases of a block: what stays in full precision and is tuned with the scales."""
     return [parameter for parameter in block.parameters() if parameter.dim() == 1]

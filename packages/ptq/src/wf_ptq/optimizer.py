@@ -26,7 +26,10 @@ _PEAK = "peak_lr"
 
 
 def relative_adam(
-    linears: Sequence[ScaledLinear], vectors: Sequence[nn.Parameter], rates: Rates
+    linears: Sequence[ScaledLinear],
+    vectors: Sequence[nn.Parameter],
+    rates: Rates,
+    embeddings: Sequence[nn.Parameter] = (),
 ) -> torch.optim.Adam:
     groups: list[dict[str, Any]] = []
     for linear in linears:
@@ -34,7 +37,8 @@ def relative_adam(
         if linear.latent is not None:
             groups.append({"params": [linear.latent], _PEAK: rates.latent * size})
         groups.append({"params": [linear.scales], _PEAK: rates.scale * size})
-    groups += [{"params": [vector], _PEAK: rates.vector * vector.abs().mean().item()} for vector in vectors]
+    for rate, parameters in ((rates.vector, vectors), (rates.embedding, embeddings)):
+        groups += [{"params": [p], _PEAK: rate * p.abs().mean().item()} for p in parameters]
     return torch.optim.Adam(groups, lr=0.0, betas=_BETAS, fused=True)
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Rates:
     """Peak steps of Adam: of latent weights and scales as shares of the matrix's mean scale, of
-    vectors (gains, biases) as shares of their mean magnitude."""
+    vectors (gains, biases) and embeddings (the output head included) as shares of their mean magnitude.
+    0: they stay as they are."""
 
     latent: float = 0.0
     scale: float = 0.007
     vector: float = 0.005
+    embedding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,4 +50,4 @@ class DistilOptions:
     num_steps: int = 400
     batch_size: int = 1
     logit_tokens: int = 512
-    rates: Rates = field(default_factory=Rates)
+    rates: Rates = field(default_factory=lambda: Rates(embedding=0.003))

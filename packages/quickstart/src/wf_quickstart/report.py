@@ -108,14 +108,14 @@ def _calibration(results: dict[str, Any]) -> str:
         ["original", f"{nats['dense']:.3f}"],
         ["rounded", f"{nats['rounded']:.3f}"],
         ["blocks solved and refined", f"{nats['blocks']:.3f}"],
-        ["scales distilled", f"{nats['calibrated']:.3f}"],
+        ["distilled", f"{nats['calibrated']:.3f}"],
     ]
     return (
         f"{_table(['model', 'loss on other text of the same kinds (nats)'], rows)}\n\n"
         f"{_steps_taken(found)} Codes and scales of each matrix are solved for, then refined block by "
         f"block: relative error {solved:.3f}, then {refined:.3f} (mean of {len(found['block_errors'])} "
-        "blocks). Then the distillation tunes the scales of all blocks towards the original's predictions: "
-        f"{first:.2f} nats apart in the first {SMOOTHING_STEPS} steps, {last:.2f} in the last."
+        "blocks). Then the distillation tunes scales, gains and embeddings towards the original's "
+        f"predictions: {first:.2f} nats apart in the first {SMOOTHING_STEPS} steps, {last:.2f} in the last."
     )
 
 

@@ -2,8 +2,8 @@
 
 The converted model of stage 1 and its dense original walk through the blocks side by side
 (wf_ptq). Each finished block is saved; a run that was stopped takes the finished
-blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales
-and gains of all blocks are distilled on further text, saved every few steps.
+blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales,
+gains and embeddings are distilled on further text, saved every few steps.
 
 Memory: the models stay on disk. Both are memory-mapped (the original where its files have the dtype to
 compute in), and each block that was worked on is mapped from where it was saved. What is held are four

@@ -1,4 +1,4 @@
-"""The last part of stage 1.5: scales and gains of all blocks are distilled together (wf_ptq.Distiller).
+"""The last part of stage 1.5: scales, gains and embeddings are distilled together (wf_ptq.Distiller).
 
 Saved every few steps; a run that was stopped goes on from the saved state, with the same result to the bit.
 """
@@ -77,7 +77,7 @@ def _steps(
 ) -> None:
     """The steps that are left."""
     batches = ids.split(options.distil_batch_size)
-    bar = progress.add_task("distilling scales", total=None)
+    bar = progress.add_task("distilling", total=None)
     pace.distilling()
     while (done := distiller.num_steps_done) < (num_steps := pace.distil_steps(done)):
         distiller.num_steps = num_steps
@@ -90,7 +90,7 @@ def _steps(
 
 
 def _options(options: TernarizeConfig) -> wf_ptq.DistilOptions:
-    rates = wf_ptq.Rates(0.0, options.scale_rate, options.vector_rate)
+    rates = wf_ptq.Rates(0.0, options.scale_rate, options.vector_rate, options.embedding_rate)
     return wf_ptq.DistilOptions(options.distil_steps, options.distil_batch_size, options.logit_tokens, rates)
 
 
