@@ -31,7 +31,7 @@ RELATIVE_ERRORS = {"float32": 1e-6, "bf16": 8e-3, "int8": 2e-2, "int8_stochastic
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Calling it leaves PyTorch's operators alone."""
-    return lambda: monkeypatch.setattr(kernels, "_cpu_kernels", lambda: None)
+    return lambda: monkeypatch.setattr(kernels, "_module_of", lambda _: None)
 
 
 def layer_of(scheme: str, precision: str = "float32", in_features: int = 256) -> BitLinear:
