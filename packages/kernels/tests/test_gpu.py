@@ -42,3 +42,12 @@ def test_kernels_compile_for_tensor_cores(tmp_path: Path) -> None:
     kernels = {line.split(" ")[0]: line for line in done.stdout.splitlines()}
     assert {"_quantize_rows", "_quantize_columns", "_norm_backward", "_divergence"} < kernels.keys()
     assert "s32.s8.s8" in kernels["_group_product"]
+
+
+def test_the_benchmark_says_that_it_needs_a_gpu() -> None:
+    script = HERE.parent / "benchmarks" / "training_gpu.py"
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, script], env=hidden, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: PyTorch finds no GPU; this benchmark needs one with CUDA\n"
+    assert not done.stdout
