@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import bitnet_arch
 from bitnet_arch import BitLinear, kernels, quantizer, set_precision
 from bitnet_arch.kernels import kernel_for
 from ternary_kernels import gpu, training
@@ -62,7 +61,8 @@ def test_columns_are_rounded_as_on_the_cpu(
 
 
 @pytest.mark.parametrize(
-    ("rows", "cols", "group"), [(1, 1, None), (70, 65, None), (3, 2050, None), (5, 128, 64), (33, 384, 128)]
+    ("rows", "cols", "group"),
+    [(1, 1, None), (70, 65, None), (3, 2050, None), (5, 128, 64), (33, 384, 128), (2, 8200, 4100)],
 )
 def test_master_weights_become_the_codes_and_scales_of_the_cpu(
     rows: int, cols: int, group: int | None
@@ -225,8 +225,20 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="label 64 is outside the vocabulary of 64"):
         gpu.cross_entropy_rows(x, torch.full((8,), 64, device=DEVICE), -100, None)
     codes, ones = torch.zeros(4, 64, dtype=torch.int8, device=DEVICE), torch.ones(4, 3, device=DEVICE)
+    with pytest.raises(ValueError, match="64 inputs do not divide into groups of 48"):
+        gpu.ternarize(x, 48, SMALLEST)
     with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
         gpu.group_product(codes, ones[:, :1].contiguous(), codes, ones, torch.float32)
+
+
+def test_kernels_start_on_the_gpu_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[Tensor] = []
+    device_of = torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda x: (chosen.append(x), device_of(x))[1])
+    x = random(3, 5).to(DEVICE)
+    gpu.swiglu(x, x)
+    assert len(chosen) == 1
+    assert chosen[0].data_ptr() == x.data_ptr()
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "group64"])
@@ -240,7 +252,10 @@ def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: py
     theirs = results(layer, [x], upstream)
     monkeypatch.setitem(kernels.MODULES, DEVICE, "ternary_kernels.gpu")
     kernels._module_of.cache_clear()
-    assert "Triton" in bitnet_arch.kernels.describe(torch.device(DEVICE))
+    told = kernels.describe(torch.device(DEVICE))
+    assert "Triton" in told
+    lacking = "attention, code_gradients, compensate, descend, latent_codes, latent_gradients"
+    assert told.endswith(f"; PyTorch operators for {lacking}")
     weight = layer.weight.detach().to(DEVICE)
     assert kernel_for("ternarize", torch.float32, weight) is gpu.ternarize
     assert kernel_for("latent_codes", torch.float32, weight) is None

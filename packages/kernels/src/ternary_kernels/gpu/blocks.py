@@ -10,7 +10,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ternary_kernels.gpu.launch import FUSED, fits, fits_matrix, rounded_to
+from ternary_kernels.gpu.launch import FUSED, fits, fits_matrix, launch, rounded_to
 
 _ROWS = 16
 """Of one program of a norm's backward pass, which sums their gradients of the weight in float32."""
@@ -60,7 +60,7 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     rows, cols = x.shape
     fits("weight", weight, (cols,), torch.float32)
     out, factors = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
-    _norm[(rows,)](x, weight, out, factors, cols, eps, BLOCK=triton.next_power_of_2(cols), **FUSED)
+    launch(_norm, (rows,), x, weight, out, factors, cols, eps, BLOCK=triton.next_power_of_2(cols), **FUSED)
     return out, factors
 
 
@@ -70,7 +70,9 @@ def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor)
     rows, cols = grad.shape
     programs = triton.cdiv(rows, _ROWS)
     grad_x, partial = torch.empty_like(x), x.new_empty((programs, cols), dtype=torch.float32)
-    _norm_backward[(programs,)](
+    launch(
+        _norm_backward,
+        (programs,),
         grad,
         x,
         weight,
@@ -117,19 +119,18 @@ def swiglu_rows(gate: Tensor, up: Tensor) -> Tensor:
     """gate / (1 + exp(-gate)) * up: float32 or bfloat16 [rows, cols]."""
     fits_matrix("gate", gate)
     fits("up", up, tuple(gate.shape), gate.dtype)
-    out = torch.empty_like(gate)
-    _swiglu[(triton.cdiv(gate.numel(), _ELEMENTS),)](gate, up, out, gate.numel(), BLOCK=_ELEMENTS, **FUSED)
+    out, count = torch.empty_like(gate), gate.numel()
+    launch(_swiglu, (triton.cdiv(count, _ELEMENTS),), gate, up, out, count, BLOCK=_ELEMENTS, **FUSED)
     return out
 
 
 def swiglu_rows_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up."""
     fits("grad", grad, tuple(gate.shape), gate.dtype)
-    grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    _swiglu_backward[(triton.cdiv(gate.numel(), _ELEMENTS),)](
-        grad, gate, up, grad_gate, grad_up, gate.numel(), BLOCK=_ELEMENTS, **FUSED
-    )
-    return grad_gate, grad_up
+    found, count = (torch.empty_like(gate), torch.empty_like(up)), gate.numel()
+    programs = (triton.cdiv(count, _ELEMENTS),)
+    launch(_swiglu_backward, programs, grad, gate, up, *found, count, BLOCK=_ELEMENTS, **FUSED)
+    return found
 
 
 def _matrix(x: Tensor) -> Tensor:

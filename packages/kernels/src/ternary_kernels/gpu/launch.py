@@ -40,6 +40,12 @@ def fits_matrix(name: str, x: Tensor) -> None:
     fits(name, x, tuple(x.shape), *FLOATS)
 
 
+def launch(kernel: Any, programs: tuple[int, ...], *args: Any, **options: Any) -> None:
+    """Starts a kernel on the GPU of its first argument, be that the current one or not."""
+    with torch.cuda.device_of(args[0]):
+        kernel[programs](*args, **options)
+
+
 def block_of(size: int, most: int = 4096) -> int:
     """Elements that a program takes at once of a row of `size`: a power of two."""
     return min(triton.next_power_of_2(size), most)

@@ -18,6 +18,7 @@ from ternary_kernels.gpu.launch import (
     block_of,
     fits,
     fits_matrix,
+    launch,
     magnitude_bits,
     rounded_to,
 )
@@ -92,7 +93,9 @@ def cross_entropy_rows(logits: Tensor, labels: Tensor, ignored: int, grad_factor
     fits("labels", labels, (rows,), torch.int64)
     check_labels(labels, cols, ignored)
     losses = logits.new_empty(rows, dtype=torch.float64)
-    _cross_entropy[(rows,)](
+    launch(
+        _cross_entropy,
+        (rows,),
         logits,
         labels,
         losses,
@@ -143,7 +146,9 @@ def divergence_rows(logits: Tensor, expected: Tensor, grad_factor: float | None)
     rows, cols = logits.shape
     fits("expected", expected, (rows, cols), logits.dtype)
     losses = logits.new_empty(rows, dtype=torch.float64)
-    _divergence[(rows,)](
+    launch(
+        _divergence,
+        (rows,),
         logits,
         expected,
         losses,

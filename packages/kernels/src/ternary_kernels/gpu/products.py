@@ -8,7 +8,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ternary_kernels.gpu.launch import EXACT, FUSED, fits, rounded_to
+from ternary_kernels.gpu.launch import EXACT, FUSED, fits, launch, rounded_to
 from ternary_kernels.training.rows import FLOATS
 
 _TOKENS, _OUTPUTS = 64, 128
@@ -58,7 +58,9 @@ def scale_sums(
         fits("col_factors", col_factors, (cols,), torch.float32)
     out = sums.view(torch.float32) if dtype is torch.float32 else sums.new_empty((rows, cols), dtype=dtype)
     fits("out", out, (rows, cols), *FLOATS)
-    _scale_sums[(triton.cdiv(rows, _ROWS), triton.cdiv(cols, _COLS))](
+    launch(
+        _scale_sums,
+        (triton.cdiv(rows, _ROWS), triton.cdiv(cols, _COLS)),
         sums,
         row_factors,
         row_factors if col_factors is None else col_factors,
@@ -120,7 +122,9 @@ def group_product(x: Tensor, inverse: Tensor, codes: Tensor, scales: Tensor, dty
     fits("scales", scales, (outputs, groups), torch.float32)
     out = x.new_empty((tokens, outputs), dtype=dtype)
     fits("out", out, (tokens, outputs), *FLOATS)
-    _group_product[(triton.cdiv(tokens, _TOKENS), triton.cdiv(outputs, _OUTPUTS))](
+    launch(
+        _group_product,
+        (triton.cdiv(tokens, _TOKENS), triton.cdiv(outputs, _OUTPUTS)),
         x,
         inverse,
         codes,

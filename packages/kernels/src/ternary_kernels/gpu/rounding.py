@@ -14,6 +14,7 @@ from ternary_kernels.gpu.launch import (
     block_of,
     fits,
     fits_matrix,
+    launch,
     magnitude_bits,
     nearest,
     no_row,
@@ -90,7 +91,9 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
     rows, cols = x.shape
     codes = torch.empty_like(x, dtype=torch.int8)
     inverse, bad = x.new_empty((rows, 1), dtype=torch.float32), no_row(x)
-    _quantize_rows[(rows,)](
+    launch(
+        _quantize_rows,
+        (rows,),
         x,
         codes,
         inverse,
@@ -164,13 +167,15 @@ def quantize_columns(
     fits("factors", factors, (rows, 1), torch.float32)
     peaks = x.new_zeros(cols, dtype=torch.int32)
     grid = triton.cdiv(cols, _TILE), triton.cdiv(rows, _TILE)
-    _column_peaks[grid](x, factors, peaks, rows, cols, TILE=_TILE, **EXACT)
+    launch(_column_peaks, grid, x, factors, peaks, rows, cols, TILE=_TILE, **EXACT)
     if peaks.max().item() >= INFINITY_BITS.value:
         raise NotFiniteError(f"a column of {cols} is not finite (NaN or infinity)")
     codes = x.new_empty((cols, rows), dtype=torch.int8)
     inverse = x.new_empty((cols, 1), dtype=torch.float32)
     outputs = codes, inverse
-    _quantize_columns[grid](
+    launch(
+        _quantize_columns,
+        grid,
         x,
         factors,
         peaks,

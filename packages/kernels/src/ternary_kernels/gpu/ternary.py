@@ -17,11 +17,13 @@ from ternary_kernels.gpu.launch import (
     INFINITY_BITS,
     block_of,
     fits,
+    launch,
     magnitude_bits,
     nearest,
     no_row,
     refuse,
 )
+from ternary_kernels.training.rows import groups_of
 
 _GROUPS = 16
 """Of one program."""
@@ -85,32 +87,31 @@ def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[
     """Codes int8 [out, in] and scales float32 [] or [out, groups] of master weights (absmean).
 
     Raises:
+        ValueError: rows do not divide into groups.
         NotFiniteError: naming the row.
     """
     fits("weight", weight, (weight.shape[0], weight.shape[1]), torch.float32)
-    bad = no_row(weight)
-    made = (
-        _by_matrix(weight, smallest, bad)
-        if group_size is None
-        else _by_group(weight, group_size, smallest, bad)
-    )
-    return made
+    if group_size is None:
+        return _by_matrix(weight, smallest)
+    return _by_group(weight, group_size, smallest)
 
 
-def _by_group(weight: Tensor, size: int, smallest: float, bad: Tensor) -> tuple[Tensor, Tensor]:
-    rows, cols = weight.shape
+def _by_group(weight: Tensor, size: int, smallest: float) -> tuple[Tensor, Tensor]:
+    rows, groups = weight.shape[0], groups_of(weight.shape[1], size)
     codes = torch.empty_like(weight, dtype=torch.int8)
-    scales = weight.new_empty((rows, cols // size))
-    _ternarize_groups[(triton.cdiv(scales.numel(), _GROUPS),)](
+    scales, bad = weight.new_empty((rows, groups)), no_row(weight)
+    launch(
+        _ternarize_groups,
+        (triton.cdiv(scales.numel(), _GROUPS),),
         weight,
         codes,
         scales,
         bad,
         scales.numel(),
-        cols // size,
+        groups,
         smallest,
         SIZE=size,
-        BLOCK=block_of(size),
+        BLOCK=triton.next_power_of_2(size),
         GROUPS=_GROUPS,
         **EXACT,
     )
@@ -118,14 +119,13 @@ def _by_group(weight: Tensor, size: int, smallest: float, bad: Tensor) -> tuple[
     return codes, scales
 
 
-def _by_matrix(weight: Tensor, smallest: float, bad: Tensor) -> tuple[Tensor, Tensor]:
+def _by_matrix(weight: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     rows, cols = weight.shape
-    sums = weight.new_empty(rows, dtype=torch.float64)
-    _row_sums[(rows,)](weight, sums, bad, cols, BLOCK=block_of(cols, 1024), **EXACT)
+    sums, bad = weight.new_empty(rows, dtype=torch.float64), no_row(weight)
+    launch(_row_sums, (rows,), weight, sums, bad, cols, BLOCK=block_of(cols, 1024), **EXACT)
     refuse(bad, rows, " of the weight")
     inverse = 1.0 / (sums.sum() / weight.numel()).float().clamp(min=smallest)
     codes = torch.empty_like(weight, dtype=torch.int8)
-    _codes_of[(triton.cdiv(weight.numel(), _CODES),)](
-        weight, inverse, codes, weight.numel(), BLOCK=_CODES, **EXACT
-    )
+    count = weight.numel()
+    launch(_codes_of, (triton.cdiv(count, _CODES),), weight, inverse, codes, count, BLOCK=_CODES, **EXACT)
     return codes, 1.0 / inverse

@@ -130,15 +130,23 @@ def scale_sums(
     return out
 
 
+def groups_of(cols: int, group_size: int) -> int:
+    """How many groups a row has. Raises ValueError: it does not divide into groups of this size."""
+    if cols % group_size:
+        raise ValueError(f"{cols} inputs do not divide into groups of {group_size}")
+    return cols // group_size
+
+
 def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[Tensor, Tensor]:
     """Codes int8 [out, in] and scales float32 [] or [out, groups] of master weights (absmean).
 
     Raises:
+        ValueError: rows do not divide into groups.
         NotFiniteError: naming the row.
     """
     rows, cols = weight.shape
     codes = weight.new_empty((rows, cols), dtype=torch.int8)
-    scales = weight.new_empty((rows, cols // group_size) if group_size else ())
+    scales = weight.new_empty((rows, groups_of(cols, group_size)) if group_size else ())
     address = address_of("weight", weight, (rows, cols), torch.float32)
     bad = _native.ternarize(
         torch.get_num_threads(),
