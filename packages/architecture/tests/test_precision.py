@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -211,6 +212,14 @@ def test_a_missing_kernel_is_said(without_kernels: Callable[[], None]) -> None:
     without_kernels()
     assert "install the packages ternary-kernels and triton" in kernels.describe(torch.device("cuda"))
     assert kernels.describe(torch.device("mps")) == "quantized layers: PyTorch operators on mps"
+
+
+def test_kernels_that_a_device_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {name: None for name in get_args(kernels.Kernel) if name not in ("attention", "swiglu")}
+    module = SimpleNamespace(describe=lambda: "kernels", **some)
+    monkeypatch.setattr(kernels, "_module_of", lambda _: module)
+    told = kernels.describe(torch.device("cuda"))
+    assert told == "quantized layers: kernels; PyTorch operators for attention, swiglu"
 
 
 def test_a_package_that_lacks_another_is_no_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,24 +55,26 @@ def _module_of(device_type: str) -> ModuleType | None:
 
 
 def kernel_for(name: Kernel, dtype: torch.dtype, *tensors: Tensor) -> Callable[..., Any] | None:
-    """The kernel of this name for floats of this dtype and plain contiguous tensors of one type of device.
+    """The kernel of this name for floats of this dtype and plain contiguous tensors of one device.
 
     None where there is none, and PyTorch's operators have to do. Without tensors: the CPU's.
     """
     if torch.compiler.is_compiling():
         return None
-    device_type = tensors[0].device.type if tensors else "cpu"
-    if not all(type(x) in _PLAIN and x.device.type == device_type and x.is_contiguous() for x in tensors):
+    device = tensors[0].device if tensors else torch.device("cpu")
+    if not all(type(x) in _PLAIN and x.device == device and x.is_contiguous() for x in tensors):
         return None
-    module = _module_of(device_type)
+    module = _module_of(device.type)
     return getattr(module, name, None) if module is not None and dtype in module.FLOATS else None
 
 
 def describe(device: torch.device) -> str:
-    """One line on what computes the quantized layers of a model on `device`."""
+    """One line on what computes the quantized layers of a model on `device`, and which kernels it lacks."""
     module = _module_of(device.type)
     if module is not None:
-        return f"quantized layers: {module.describe()}"
+        missing = [name for name in get_args(Kernel) if not hasattr(module, name)]
+        others = f"; PyTorch operators for {', '.join(missing)}" if missing else ""
+        return f"quantized layers: {module.describe()}{others}"
     if device.type == "cpu":
         return (
             "quantized layers: PyTorch operators, two to four times slower than ternary_kernels; install the "

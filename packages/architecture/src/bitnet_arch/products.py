@@ -50,7 +50,7 @@ def scaled_sums(
     x: Tensor, y: Tensor, row_factors: Tensor, col_factors: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """x y, exact int32 sums of int8 [rows, n] and [n, cols], times factors float32 [rows, 1] and [cols]."""
-    sums = int_mm(x, y)
+    sums = _int_mm(x, y)
     if (scale := kernel_for("scale_sums", dtype, sums, row_factors)) is not None:
         scaled: Tensor = scale(sums, row_factors, dtype, col_factors)
         return scaled
@@ -58,7 +58,7 @@ def scaled_sums(
     return (values if col_factors is None else values.mul_(col_factors)).to(dtype)
 
 
-def int_mm(x: Tensor, y: Tensor) -> Tensor:
+def _int_mm(x: Tensor, y: Tensor) -> Tensor:
     """x y, int32 contiguous [rows, cols], of int8 [rows, n] and [n, cols]."""
     if x.device.type == "cpu":
         return torch._int_mm(x, y)
@@ -85,5 +85,5 @@ def _by_groups(x: Int8Tokens, weight: QuantizedMatrix[Tensor]) -> Tensor:
     product = codes.new_zeros(x.codes.shape[0], codes.shape[0], dtype=torch.float32)
     groups = zip(x.codes.chunk(num_groups, 1), codes.chunk(num_groups, 1), scales.t(), strict=True)
     for x_group, w_group, scale in groups:
-        product.addcmul_(int_mm(x_group.contiguous(), w_group.t()), scale)
+        product.addcmul_(_int_mm(x_group.contiguous(), w_group.t()), scale)
     return product.div_(x.inverse_scale)
