@@ -1,6 +1,7 @@
 """Backward passes in bfloat16 and int8, and the kernels beside PyTorch's own operators."""
 
 import copy
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -212,6 +213,17 @@ def test_a_missing_kernel_is_said(without_kernels: Callable[[], None]) -> None:
     without_kernels()
     assert "install the packages ternary-kernels and triton" in kernels.describe(torch.device("cuda"))
     assert kernels.describe(torch.device("mps")) == "quantized layers: PyTorch operators on mps"
+
+
+def test_without_triton_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "ternary_kernels.gpu", raising=False)
+    monkeypatch.setitem(kernels.MODULES, "meta", "ternary_kernels.gpu")
+    kernels._module_of.cache_clear()
+    assert kernels.kernel_for("swiglu", torch.float32, torch.zeros(1, device="meta")) is None
+    told = kernels.describe(torch.device("meta"))
+    kernels._module_of.cache_clear()
+    assert told.endswith("for Triton kernels install the packages ternary-kernels and triton")
 
 
 def test_kernels_that_a_device_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
