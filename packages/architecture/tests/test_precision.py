@@ -1,8 +1,10 @@
 """Backward passes in bfloat16 and int8, and the kernels beside PyTorch's own operators."""
 
 import copy
+import sys
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from bitnet_arch import (
 from bitnet_arch.attention import NAME, use_attention
 from bitnet_arch.convert import ConversionConfig
 from bitnet_arch.gradients import PRECISIONS, Bf16Gradients, Float32Gradients, Int8Gradients
+from bitnet_arch.products import filled_up
 
 SCHEMES = ["tensor", "group64", "group128"]
 RELATIVE_ERRORS = {"float32": 1e-6, "bf16": 8e-3, "int8": 2e-2, "int8_stochastic": 4e-2}
@@ -31,7 +34,7 @@ RELATIVE_ERRORS = {"float32": 1e-6, "bf16": 8e-3, "int8": 2e-2, "int8_stochastic
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Calling it leaves PyTorch's operators alone."""
-    return lambda: monkeypatch.setattr(kernels, "_cpu_kernels", lambda: None)
+    return lambda: monkeypatch.setattr(kernels, "_module_of", lambda _: None)
 
 
 def layer_of(scheme: str, precision: str = "float32", in_features: int = 256) -> BitLinear:
@@ -181,3 +184,57 @@ def test_attention_by_kernels_is_that_of_transformers(tiny_llama: Any, packed: b
     assert errors[1] < 1.5 * errors[0]
     for reference, mine in zip(*found, strict=True):
         assert (mine - reference).norm() <= 0.03 * reference.norm()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "n", "cols"), [(1, 1, 1), (16, 8, 72), (17, 9, 64), (40, 64, 65), (17, 8, 8)]
+)
+def test_factors_are_filled_up_to_what_gpus_take(rows: int, n: int, cols: int, transposed: bool) -> None:
+    x = torch.randint(-128, 128, (rows, n), dtype=torch.int8)
+    y = torch.randint(-128, 128, (cols, n), dtype=torch.int8).t() if transposed else x.new_ones(n, cols)
+    wide_x, wide_y = filled_up(x, y)
+    assert wide_x.shape[0] > 16
+    assert wide_x.shape[1] == wide_y.shape[0]
+    assert wide_x.shape[1] % 8 == wide_y.shape[1] % 8 == 0
+    expected = (x.int() @ y.int()).int()
+    assert torch.equal((wide_x.int() @ wide_y.int())[:rows, :cols].int(), expected)
+    if (rows, n, cols) == (17, 8, 8):
+        assert wide_x is x
+        assert wide_y is y
+
+
+def test_the_cpu_has_every_kernel() -> None:
+    for name in get_args(kernels.Kernel):
+        assert kernels.kernel_for(name, torch.float32, torch.zeros(1)) is not None, name
+
+
+def test_a_missing_kernel_is_said(without_kernels: Callable[[], None]) -> None:
+    without_kernels()
+    assert "install the packages ternary-kernels and triton" in kernels.describe(torch.device("cuda"))
+    assert kernels.describe(torch.device("mps")) == "quantized layers: PyTorch operators on mps"
+
+
+def test_without_triton_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "ternary_kernels.gpu", raising=False)
+    monkeypatch.setitem(kernels.MODULES, "meta", "ternary_kernels.gpu")
+    kernels._module_of.cache_clear()
+    assert kernels.kernel_for("swiglu", torch.float32, torch.zeros(1, device="meta")) is None
+    told = kernels.describe(torch.device("meta"))
+    kernels._module_of.cache_clear()
+    assert told.endswith("for Triton kernels install the packages ternary-kernels and triton")
+
+
+def test_kernels_that_a_device_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {name: None for name in get_args(kernels.Kernel) if name not in ("attention", "swiglu")}
+    module = SimpleNamespace(describe=lambda: "kernels", **some)
+    monkeypatch.setattr(kernels, "_module_of", lambda _: module)
+    told = kernels.describe(torch.device("cuda"))
+    assert told == "quantized layers: kernels; PyTorch operators for attention, swiglu"
+
+
+def test_a_package_that_lacks_another_is_no_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kernels.MODULES, "meta", "package_that_is_not_there.gpu")
+    with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
+        kernels.kernel_for("swiglu", torch.float32, torch.zeros(1, device="meta"))

@@ -280,6 +280,8 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         ops.rms_norm(x, torch.ones(63), 1e-5)
     with pytest.raises(ValueError, match="label 64 is outside the vocabulary of 64"):
         training.cross_entropy_rows(x, torch.full((8,), 64), -100, None)
+    with pytest.raises(ValueError, match="64 inputs do not divide into groups of 48"):
+        training.ternarize(x, 48, SMALLEST)
     codes = torch.zeros(4, 64, dtype=torch.int8)
     with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
         training.group_product(codes, torch.ones(4, 1), codes, torch.ones(4, 3), torch.float32)

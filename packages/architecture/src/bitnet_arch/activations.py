@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from bitnet_arch.rounding import MIN_SCALE, Quantized, round_clip
 
 
@@ -44,9 +44,9 @@ def round_tokens(x: Tensor, smallest: float, seed: int | None = None) -> Int8Tok
         smallest: max |x| of a token counts as no less.
         seed: of rounding up or down by chance, so that the mean is right; None: to the nearest.
     """
-    kernels = kernels_for(x.dtype, x) if x.dim() == 2 else None
-    if kernels is not None:
-        return Int8Tokens(*kernels.quantize_rows(x, smallest, seed))
+    quantize = kernel_for("quantize_rows", x.dtype, x) if x.dim() == 2 else None
+    if quantize is not None:
+        return Int8Tokens(*quantize(x, smallest, seed))
     x = x.float()
     peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     inverse_scale = 127 / peak.clamp(min=smallest)

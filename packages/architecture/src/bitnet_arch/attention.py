@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 
 NAME = "wrinklefree"
 MAX_TOKENS = 1024
@@ -33,14 +33,14 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' interface: [batches, heads, tokens, size] each -> [batches, tokens, heads, size]."""
     dtype = torch.get_autocast_dtype("cpu")
-    kernels = kernels_for(dtype)
-    if kernels is None or not _fits(query, key, value, attention_mask, dropout):
+    attend = kernel_for("attention", dtype)
+    if attend is None or not _fits(query, key, value, attention_mask, dropout):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
     mask = None if attention_mask is None else _mask_of(attention_mask, query)
     with torch.autocast("cpu", enabled=False):
-        found = kernels.attention(
+        found: Tensor = attend(
             query.to(dtype), key.to(dtype), value.to(dtype), mask, scaling or query.shape[-1] ** -0.5
         )
     return found.transpose(1, 2).contiguous(), None

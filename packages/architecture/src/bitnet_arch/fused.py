@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from bitnet_arch.attention import use_attention
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 
 _SWIGLU_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
@@ -26,9 +26,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Args:
         x: [..., features]; weight: [features].
     """
-    kernels = kernels_for(x.dtype, weight) if weight.dtype is torch.float32 else None
-    if kernels is not None:
-        normed: Tensor = kernels.rms_norm(x, weight, eps)[0]
+    norm = kernel_for("rms_norm", x.dtype, weight) if weight.dtype is torch.float32 else None
+    if norm is not None:
+        normed: Tensor = norm(x, weight, eps)[0]
         return normed
     x32 = x.float()
     normalized = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
@@ -65,10 +65,8 @@ class _NormForward:
 class _SwigluForward:
     def forward(self: Any, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        kernels = kernels_for(gate.dtype, gate, up)
-        if kernels is None:
-            return self.down_proj(self.act_fn(gate) * up)
-        return self.down_proj(kernels.swiglu(gate, up))
+        swiglu = kernel_for("swiglu", gate.dtype, gate, up)
+        return self.down_proj(self.act_fn(gate) * up if swiglu is None else swiglu(gate, up))
 
 
 @cache

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.activations import Int8Tokens, round_tokens
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from bitnet_arch.products import scaled_sums
 from bitnet_arch.rounding import Quantized
 from wf_formats.matrix import QuantizedMatrix
@@ -114,8 +114,8 @@ class Int8Gradients:
 
     def _columns(self, grad: Tensor, factors: Tensor) -> Int8Tokens:
         """The gradient times factors [tokens, 1], transposed: a scale for each output."""
-        if (kernels := kernels_for(grad.dtype, grad)) is not None:
-            return Int8Tokens(*kernels.quantize_columns(grad, factors, _SMALLEST, self._seed()))
+        if (quantize := kernel_for("quantize_columns", grad.dtype, grad)) is not None:
+            return Int8Tokens(*quantize(grad, factors, _SMALLEST, self._seed()))
         return round_tokens((grad.float() * factors).t().contiguous(), _SMALLEST, self._seed())
 
     def _seed(self) -> int | None:

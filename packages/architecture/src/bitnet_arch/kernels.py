@@ -1,54 +1,91 @@
 """Training kernels, where something offers them for a tensor's device; else PyTorch's operators do the same.
 
-On the CPU they are those of `ternary_kernels`, when that package is installed. They are the same functions
-of their inputs as the operators here, to the bit where integers or scales come out, and refuse NaN and
-infinity. `describe` says which run; applications log it.
+They are those of `ternary_kernels`, when that package is installed: C++ on the CPU, Triton on a GPU. They are
+the same functions of their inputs as the operators here, to the bit where integers or scales come out, and
+refuse NaN and infinity. `describe` says which run; applications log it.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+MODULES = {"cpu": "ternary_kernels.training", "cuda": "ternary_kernels.gpu"}
+"""Of each type of device; a module has the kernels that pay there."""
+Kernel = Literal[
+    "attention",
+    "code_gradients",
+    "compensate",
+    "cross_entropy_rows",
+    "descend",
+    "divergence_rows",
+    "group_product",
+    "latent_codes",
+    "latent_gradients",
+    "quantize_columns",
+    "quantize_rows",
+    "rms_norm",
+    "scale_sums",
+    "swiglu",
+    "ternarize",
+]
+"""Those of the CPU; another device's module may have fewer."""
+_PACKAGES = {"ternary_kernels", "triton"}
 _PLAIN = (Tensor, nn.Parameter)
 
 
 @cache
-def _cpu_kernels() -> ModuleType | None:
+def _module_of(device_type: str) -> ModuleType | None:
+    """None: no kernels for this type of device, or they are not installed."""
+    if device_type not in MODULES:
+        return None
     try:
-        return importlib.import_module("ternary_kernels.training")
+        return importlib.import_module(MODULES[device_type])
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "ternary_kernels":
+        if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
         return None
 
 
-def kernels_for(dtype: torch.dtype, *tensors: Tensor) -> ModuleType | None:
-    """The kernels for floats of this dtype and plain contiguous tensors that all lie on the CPU, or None."""
+def kernel_for(name: Kernel, dtype: torch.dtype, *tensors: Tensor) -> Callable[..., Any] | None:
+    """The kernel of this name for floats of this dtype and plain contiguous tensors of one device.
+
+    None where there is none, and PyTorch's operators have to do. Without tensors: the CPU's.
+    """
     if torch.compiler.is_compiling():
         return None
-    if not all(type(x) in _PLAIN and x.device.type == "cpu" and x.is_contiguous() for x in tensors):
+    device = tensors[0].device if tensors else torch.device("cpu")
+    if not all(type(x) in _PLAIN and x.device == device and x.is_contiguous() for x in tensors):
         return None
-    kernels = _cpu_kernels()
-    return kernels if kernels is not None and dtype in kernels.FLOATS else None
+    module = _module_of(device.type)
+    return getattr(module, name, None) if module is not None and dtype in module.FLOATS else None
 
 
 def describe(device: torch.device) -> str:
-    """One line on what computes the quantized layers of a model on `device`."""
-    if device.type != "cpu":
-        return f"quantized layers: PyTorch operators on {device.type}"
-    kernels = _cpu_kernels()
-    if kernels is None:
+    """One line on what computes the quantized layers of a model on `device`, and which kernels it lacks."""
+    module = _module_of(device.type)
+    if module is not None:
+        missing = [name for name in get_args(Kernel) if not hasattr(module, name)]
+        others = f"; PyTorch operators for {', '.join(missing)}" if missing else ""
+        return f"quantized layers: {module.describe()}{others}"
+    if device.type == "cpu":
         return (
             "quantized layers: PyTorch operators, two to four times slower than ternary_kernels; install the "
             "package ternary-kernels"
         )
-    return f"quantized layers: {kernels.describe()}"
+    if device.type in MODULES:
+        return (
+            f"quantized layers: PyTorch operators on {device.type}, products not in int8; for Triton kernels "
+            "install the packages ternary-kernels and triton"
+        )
+    return f"quantized layers: PyTorch operators on {device.type}"
 
 
 @cache

@@ -1,7 +1,7 @@
 """The product of rounded activations and quantized weights.
 
-On a CPU int8 codes on both sides give exact integer sums (`torch._int_mm`, 4 to 9 times as fast as
-float32 on AVX-512 VNNI); everything else multiplies the values.
+On a CPU, and on a GPU with kernels, int8 codes on both sides give exact integer sums (`torch._int_mm`, 4 to 9
+times as fast as float32 on AVX-512 VNNI; tensor cores on a GPU); everything else multiplies the values.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitnet_arch.activations import Int8Tokens
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from bitnet_arch.rounding import Quantized
 from wf_formats.matrix import QuantizedMatrix
 
 
 def quantized_linear(x: Quantized, weight: Quantized, dtype: torch.dtype) -> Tensor:
     """x W^T: [tokens, in] and [out, in] -> [tokens, out] in `dtype`."""
-    if isinstance(x, Int8Tokens) and isinstance(weight, QuantizedMatrix) and x.codes.device.type == "cpu":
+    if isinstance(x, Int8Tokens) and isinstance(weight, QuantizedMatrix) and _has_int8(x.codes, dtype):
         return int8_matmul(x, weight, dtype)
     return F.linear(x.values().to(dtype), weight.values().to(dtype))
+
+
+def _has_int8(codes: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of int8 pay on the device: on a GPU they need kernels that scale their sums."""
+    return codes.device.type == "cpu" or kernel_for("group_product", dtype, codes) is not None
 
 
 def int8_matmul(x: Int8Tokens, weight: QuantizedMatrix[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -35,8 +40,8 @@ def int8_matmul(x: Int8Tokens, weight: QuantizedMatrix[Tensor], dtype: torch.dty
         return scaled_sums(x.codes, codes.t(), scales / x.inverse_scale, None, dtype)
     if scales.dim() == 1:
         return scaled_sums(x.codes, codes.t(), 1 / x.inverse_scale, scales, dtype)
-    if (kernels := kernels_for(dtype, x.codes, codes, scales)) is not None:
-        product: Tensor = kernels.group_product(x.codes, x.inverse_scale, codes, scales, dtype)
+    if (multiply := kernel_for("group_product", dtype, x.codes, codes, scales)) is not None:
+        product: Tensor = multiply(x.codes, x.inverse_scale, codes, scales, dtype)
         return product
     return _by_groups(x, weight).to(dtype)
 
@@ -45,12 +50,33 @@ def scaled_sums(
     x: Tensor, y: Tensor, row_factors: Tensor, col_factors: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """x y, exact int32 sums of int8 [rows, n] and [n, cols], times factors float32 [rows, 1] and [cols]."""
-    sums = torch._int_mm(x, y)
-    if (kernels := kernels_for(dtype, sums, row_factors)) is not None:
-        scaled: Tensor = kernels.scale_sums(sums, row_factors, dtype, col_factors)
+    sums = _int_mm(x, y)
+    if (scale := kernel_for("scale_sums", dtype, sums, row_factors)) is not None:
+        scaled: Tensor = scale(sums, row_factors, dtype, col_factors)
         return scaled
     values = sums.float().mul_(row_factors)
     return (values if col_factors is None else values.mul_(col_factors)).to(dtype)
+
+
+def _int_mm(x: Tensor, y: Tensor) -> Tensor:
+    """x y, int32 contiguous [rows, cols], of int8 [rows, n] and [n, cols]."""
+    if x.device.type == "cpu":
+        return torch._int_mm(x, y)
+    return torch._int_mm(*filled_up(x, y))[: x.shape[0], : y.shape[1]].contiguous()
+
+
+def filled_up(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors with zeros at their ends, so that `torch._int_mm` takes them on a GPU.
+
+    It wants more than 16 rows, and n and cols divisible by 8.
+    """
+    (rows, n), cols = x.shape, y.shape[1]
+    more_rows, more_n, more_cols = max(17 - rows, 0), -n % 8, -cols % 8
+    if more_rows or more_n:
+        x = F.pad(x, (0, more_n, 0, more_rows))
+    if more_n or more_cols:
+        y = F.pad(y, (0, more_cols, 0, more_n))
+    return x, y
 
 
 def _by_groups(x: Int8Tokens, weight: QuantizedMatrix[Tensor]) -> Tensor:
@@ -59,5 +85,5 @@ def _by_groups(x: Int8Tokens, weight: QuantizedMatrix[Tensor]) -> Tensor:
     product = codes.new_zeros(x.codes.shape[0], codes.shape[0], dtype=torch.float32)
     groups = zip(x.codes.chunk(num_groups, 1), codes.chunk(num_groups, 1), scales.t(), strict=True)
     for x_group, w_group, scale in groups:
-        product.addcmul_(torch._int_mm(x_group.contiguous(), w_group.t()), scale)
+        product.addcmul_(_int_mm(x_group.contiguous(), w_group.t()), scale)
     return product.div_(x.inverse_scale)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 
 
 class Divergence(torch.autograd.Function):
@@ -19,9 +19,9 @@ class Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, expected: Tensor) -> Tensor:
         factor = 1 / len(logits)
-        if (kernels := kernels_for(logits.dtype, logits, expected)) is not None:
+        if (compute := kernel_for("divergence_rows", logits.dtype, logits, expected)) is not None:
             grad = logits.detach()
-            losses: Tensor = kernels.divergence_rows(grad, expected, factor)
+            losses: Tensor = compute(grad, expected, factor)
         else:
             losses, grad = _divergence_rows(logits.detach(), expected, factor)
         ctx.save_for_backward(grad)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_arch import BitLinear, bit_linears
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from wf_formats.matrix import QuantizedMatrix
 
 
@@ -34,8 +34,8 @@ class FixedCodes(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
         scales, codes = ctx.saved_tensors
-        if (kernels := kernels_for(grad.dtype, grad, codes, scales)) is not None:
-            return kernels.code_gradients(grad, codes, scales), None
+        if (compute := kernel_for("code_gradients", grad.dtype, grad, codes, scales)) is not None:
+            return compute(grad, codes, scales), None
         return (grad * codes).view(*scales.shape, -1).sum(-1), None
 
 

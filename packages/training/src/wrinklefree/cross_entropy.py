@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from data_handler.packing import IGNORED_LABEL
 
 
@@ -68,8 +68,8 @@ def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype
 
 def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
     """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place."""
-    if (kernels := kernels_for(logits.dtype, logits)) is not None:
-        losses = kernels.cross_entropy_rows(logits, targets, IGNORED_LABEL, factor)
+    if (compute := kernel_for("cross_entropy_rows", logits.dtype, logits)) is not None:
+        losses: Tensor = compute(logits, targets, IGNORED_LABEL, factor)
         return losses.sum(), None if factor is None else logits
     dtype, logits = logits.dtype, logits.float()
     counted = targets != IGNORED_LABEL

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from bitnet_arch.quantizers.base import Quantizer
 from bitnet_arch.quantizers.master_weights import group_master_weights, tensor_master_weights
 from bitnet_arch.rounding import MIN_SCALE, round_clip
@@ -55,8 +55,8 @@ class TernaryQuantizer(Quantizer):
     def quantize(self, weight: Tensor) -> QuantizedMatrix[Tensor]:
         weight = weight.detach().float()
         self.check(weight.shape[1])
-        if (kernels := kernels_for(weight.dtype, weight)) is not None:
-            return QuantizedMatrix(*kernels.ternarize(weight, self.group_size, MIN_SCALE))
+        if (ternarize := kernel_for("ternarize", weight.dtype, weight)) is not None:
+            return QuantizedMatrix(*ternarize(weight, self.group_size, MIN_SCALE))
         if self.group_size is None:
             scratch = weight.abs()
             return QuantizedMatrix(*_round_to(_mean(scratch.view(-1))[0], weight, scratch))

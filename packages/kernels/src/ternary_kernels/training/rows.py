@@ -23,16 +23,21 @@ from wf_formats.errors import NotFiniteError
 FLOATS = (torch.float32, torch.bfloat16)
 
 
-def address_of(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
-    """Raises ValueError: another dtype, shape or device, or memory with gaps."""
+def check(name: str, tensor: Tensor, device: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+    """Raises ValueError: another dtype, shape or type of device, or memory with gaps."""
     if tensor.dtype not in dtypes:
         raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} is {list(tensor.shape)}, not {list(shape)}")
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+    if tensor.device.type != device or not tensor.is_contiguous():
         raise ValueError(
-            f"{name} must be contiguous on the CPU (it is on {tensor.device}, strides {tensor.stride()})"
+            f"{name} must be contiguous on {device} (it is on {tensor.device}, strides {tensor.stride()})"
         )
+
+
+def address_of(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> int:
+    """Raises ValueError: another dtype or shape, not on the CPU, or memory with gaps."""
+    check(name, tensor, "cpu", shape, *dtypes)
     return tensor.data_ptr()
 
 
@@ -125,15 +130,23 @@ def scale_sums(
     return out
 
 
+def groups_of(cols: int, group_size: int) -> int:
+    """How many groups a row has. Raises ValueError: it does not divide into groups of this size."""
+    if cols % group_size:
+        raise ValueError(f"{cols} inputs do not divide into groups of {group_size}")
+    return cols // group_size
+
+
 def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[Tensor, Tensor]:
     """Codes int8 [out, in] and scales float32 [] or [out, groups] of master weights (absmean).
 
     Raises:
+        ValueError: rows do not divide into groups.
         NotFiniteError: naming the row.
     """
     rows, cols = weight.shape
     codes = weight.new_empty((rows, cols), dtype=torch.int8)
-    scales = weight.new_empty((rows, cols // group_size) if group_size else ())
+    scales = weight.new_empty((rows, groups_of(cols, group_size)) if group_size else ())
     address = address_of("weight", weight, (rows, cols), torch.float32)
     bad = _native.ternarize(
         torch.get_num_threads(),
@@ -237,6 +250,13 @@ def swiglu_rows_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor
     return grad_gate, grad_up
 
 
+def check_labels(labels: Tensor, vocabulary: int, ignored: int) -> None:
+    """Raises ValueError: a label outside the vocabulary that is not `ignored`."""
+    outside = ((labels < 0) | (labels >= vocabulary)) & (labels != ignored)
+    if outside.any():
+        raise ValueError(f"label {labels[outside][0].item()} is outside the vocabulary of {vocabulary}")
+
+
 def cross_entropy_rows(logits: Tensor, labels: Tensor, ignored: int, grad_factor: float | None) -> Tensor:
     """Losses in nats, float64 [rows], 0 where the label is `ignored`; NaN where a logit is no number.
 
@@ -250,9 +270,7 @@ def cross_entropy_rows(logits: Tensor, labels: Tensor, ignored: int, grad_factor
     """
     address, bf16, rows, cols = matrix_of("logits", logits)
     places = address_of("labels", labels, (rows,), torch.int64)
-    outside = ((labels < 0) | (labels >= cols)) & (labels != ignored)
-    if outside.any():
-        raise ValueError(f"label {labels[outside][0].item()} is outside the vocabulary of {cols}")
+    check_labels(labels, cols, ignored)
     losses = logits.new_empty(rows, dtype=torch.float64)
     _native.cross_entropy(
         torch.get_num_threads(),

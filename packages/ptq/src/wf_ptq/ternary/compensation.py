@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from bitnet_arch.rounding import MIN_SCALE
 
 _SCALE_STEPS = 4
@@ -47,8 +47,8 @@ def compensate(rest: Tensor, factor: Tensor, block: slice, scale: Tensor) -> Ten
     """Rounds the inputs of a block in turn; moves their errors to those after them, in `rest`."""
     values, within = rest[block].clone(), factor[block, block].contiguous()
     scale = scale.expand(values.shape[1]).contiguous()
-    if (kernels := kernels_for(values.dtype, values, within, scale)) is not None:
-        codes: Tensor = kernels.compensate(values, within, scale)
+    if (sweep := kernel_for("compensate", values.dtype, values, within, scale)) is not None:
+        codes: Tensor = sweep(values, within, scale)
     else:
         codes = _compensate_in_turn(values, within, scale)
     rest[block.stop :].addmm_(factor[block, block.stop :].t(), values, alpha=-1)

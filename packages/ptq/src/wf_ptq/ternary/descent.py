@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from bitnet_arch.rounding import MIN_SCALE
 
 
@@ -46,8 +46,8 @@ def _move_scale(codes: Tensor, scale: Tensor, gradient: Tensor, own: Tensor) -> 
 def descend_codes(codes: Tensor, gradient: Tensor, own: Tensor, scale: Tensor) -> None:
     """Each code of [size, out] in turn to the best of -1, 0, 1; changes both arguments."""
     own, scale = own.contiguous(), scale.expand(codes.shape[1]).contiguous()
-    if (kernels := kernels_for(codes.dtype, codes, gradient, own, scale)) is not None:
-        kernels.descend(codes, gradient, own, scale)
+    if (sweep := kernel_for("descend", codes.dtype, codes, gradient, own, scale)) is not None:
+        sweep(codes, gradient, own, scale)
         return
     curvature = own.diagonal().tolist()
     for index, value in enumerate(curvature):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_arch import BitLinear, bit_linears
-from bitnet_arch.kernels import kernels_for
+from bitnet_arch.kernels import kernel_for
 from wf_formats.matrix import QuantizedMatrix
 from wf_ptq.layers import ScaledLinear, place_holder
 
@@ -33,9 +33,9 @@ class RoundedLatent(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         latent, scales = ctx.saved_tensors
         grad = grads[0].float()
-        if (kernels := kernels_for(grad.dtype, grad, latent, scales)) is not None:
+        if (compute := kernel_for("latent_gradients", grad.dtype, grad, latent, scales)) is not None:
             grad_latent = grad.clone() if grad is grads[0] else grad
-            return grad_latent, kernels.latent_gradients(grad_latent, latent, scales)
+            return grad_latent, compute(grad_latent, latent, scales)
         ratio = _over_scales(latent, scales)
         codes = ratio.round().clamp_(-1, 1)
         grad = grad.view_as(ratio)
@@ -52,8 +52,8 @@ def _over_scales(latent: Tensor, scales: Tensor) -> Tensor:
 @torch.no_grad()
 def latent_codes(latent: Tensor, scales: Tensor) -> Tensor:
     """clip(round(latent / scales), -1, 1) int8 [out, in]."""
-    if (kernels := kernels_for(latent.dtype, latent, scales)) is not None:
-        codes: Tensor = kernels.latent_codes(latent, scales)
+    if (compute := kernel_for("latent_codes", latent.dtype, latent, scales)) is not None:
+        codes: Tensor = compute(latent, scales)
         return codes
     return _over_scales(latent, scales).round_().clamp_(-1, 1).to(torch.int8).view_as(latent)
 

@@ -1,0 +1,191 @@
+"""Rounding to int8 with a scale for each row or column: floats in, codes and inverse scales out."""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from ternary_kernels.gpu.launch import (
+    EXACT,
+    INFINITY_BITS,
+    block_of,
+    fits,
+    fits_matrix,
+    launch,
+    magnitude_bits,
+    nearest,
+    no_row,
+    refuse,
+)
+from wf_formats.errors import NotFiniteError
+
+_TILE = 64
+"""Rows and columns of a tile, and columns that share a stream of chance (csrc/training/rows.h, kStrip)."""
+
+
+@triton.jit
+def _inverse_of(peak_bits, smallest):
+    peak = tl.maximum(peak_bits.to(tl.float32, bitcast=True), smallest)
+    return tl.div_rn(1.0, peak) * 127.0  # as PyTorch divides a number by a tensor
+
+
+@triton.jit
+def _uniform(seed, place, index):
+    """[0, 1) of 24 bits, as csrc/training/kernels.inl: the hash of an element's number within its place."""
+    mixed = tl.cast(seed, tl.uint32) ^ (place.to(tl.uint32) * 0x85EBCA6B + 0x27D4EB2F)
+    h = index.to(tl.uint32) * 0x9E3779B1 + mixed
+    h ^= h >> 16
+    h *= 0x7FEB352D
+    h ^= h >> 15
+    h *= 0x846CA68B
+    h ^= h >> 16
+    return (h >> 8).to(tl.float32) * 5.9604644775390625e-08
+
+
+@triton.jit
+def _rounded(x, seed, place, index, BY_CHANCE: tl.constexpr):
+    if BY_CHANCE:
+        moved = x + _uniform(seed, place, index)
+        x = tl.minimum(tl.maximum(tl.floor(moved), -127.0), 127.0)
+    else:
+        x = nearest(x)
+    return x.to(tl.int8)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def _quantize_rows(
+    x, codes, inverse, bad, cols, smallest, seed, BY_CHANCE: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0)
+    start = row.to(tl.int64) * cols
+    most = tl.zeros([BLOCK], tl.int32)
+    for first in range(0, cols, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        most = tl.maximum(most, magnitude_bits(tl.load(x + start + place, mask=place < cols, other=0.0)))
+    peak_bits = tl.max(most, 0)
+    usable = tl.where(peak_bits < INFINITY_BITS, cols, 0)
+    tl.atomic_min(bad, row, mask=peak_bits >= INFINITY_BITS)
+    scale = _inverse_of(peak_bits, smallest)
+    tl.store(inverse + row, scale)
+    for first in range(0, cols, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        values = tl.load(x + start + place, mask=place < usable, other=0.0).to(tl.float32)
+        found = _rounded(values * scale, seed, row, place, BY_CHANCE)
+        tl.store(codes + start + place, found, mask=place < cols)
+
+
+def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    """codes = round(x * inverse) int8 [rows, cols], inverse = 127 / max(max|x|, smallest) float32 [rows, 1].
+
+    Args:
+        x: float32 or bfloat16 [rows, cols].
+        seed: of stochastic rounding; None: nearest, ties to even.
+
+    Raises:
+        NotFiniteError: naming the row.
+    """
+    fits_matrix("x", x)
+    rows, cols = x.shape
+    codes = torch.empty_like(x, dtype=torch.int8)
+    inverse, bad = x.new_empty((rows, 1), dtype=torch.float32), no_row(x)
+    launch(
+        _quantize_rows,
+        (rows,),
+        x,
+        codes,
+        inverse,
+        bad,
+        cols,
+        smallest,
+        _bits(seed),
+        BY_CHANCE=seed is not None,
+        BLOCK=block_of(cols),
+        **EXACT,
+    )
+    refuse(bad, rows)
+    return codes, inverse
+
+
+def _bits(seed: int | None) -> int:
+    return (seed or 0) & 0xFFFFFFFF
+
+
+@triton.jit
+def _tile(x, factors, rows, cols, TILE: tl.constexpr):
+    """Values times factors [TILE, TILE], with their rows and columns and which of them there are."""
+    col, row = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = (row < rows)[:, None] & (col < cols)[None, :]
+    values = tl.load(x + row.to(tl.int64)[:, None] * cols + col[None, :], mask=inside, other=0.0)
+    factor = tl.load(factors + row, mask=row < rows, other=0.0)
+    return values.to(tl.float32) * factor[:, None], row, col, inside
+
+
+@triton.jit
+def _column_peaks(x, factors, peaks, rows, cols, TILE: tl.constexpr):
+    values, _, col, _ = _tile(x, factors, rows, cols, TILE)
+    tl.atomic_max(peaks + col, tl.max(magnitude_bits(values), 0), mask=col < cols)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def _quantize_columns(
+    x,
+    factors,
+    peaks,
+    codes,
+    inverse,
+    rows,
+    cols,
+    smallest,
+    seed,
+    BY_CHANCE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    values, row, col, inside = _tile(x, factors, rows, cols, TILE)
+    scale = _inverse_of(tl.load(peaks + col, mask=col < cols, other=0), smallest)
+    tl.store(inverse + col, scale, mask=col < tl.where(tl.program_id(1) == 0, cols, 0))
+    index = row[:, None] * 65536 + tl.arange(0, TILE)[None, :]
+    found = _rounded(values * scale[None, :], seed, tl.program_id(0) * TILE, index, BY_CHANCE)
+    tl.store(codes + col.to(tl.int64)[None, :] * rows + row[:, None], found, mask=inside)
+
+
+def quantize_columns(
+    x: Tensor, factors: Tensor, smallest: float, seed: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `quantize_rows` makes of the transpose of x * factors: int8 [cols, rows], float32 [cols, 1].
+
+    Args:
+        factors: float32 [rows, 1].
+
+    Raises:
+        NotFiniteError: a column is not finite.
+    """
+    fits_matrix("x", x)
+    rows, cols = x.shape
+    fits("factors", factors, (rows, 1), torch.float32)
+    peaks = x.new_zeros(cols, dtype=torch.int32)
+    grid = triton.cdiv(cols, _TILE), triton.cdiv(rows, _TILE)
+    launch(_column_peaks, grid, x, factors, peaks, rows, cols, TILE=_TILE, **EXACT)
+    if peaks.max().item() >= INFINITY_BITS.value:
+        raise NotFiniteError(f"a column of {cols} is not finite (NaN or infinity)")
+    codes = x.new_empty((cols, rows), dtype=torch.int8)
+    inverse = x.new_empty((cols, 1), dtype=torch.float32)
+    outputs = codes, inverse
+    launch(
+        _quantize_columns,
+        grid,
+        x,
+        factors,
+        peaks,
+        *outputs,
+        rows,
+        cols,
+        smallest,
+        _bits(seed),
+        BY_CHANCE=seed is not None,
+        TILE=_TILE,
+        **EXACT,
+    )
+    return outputs

@@ -1,0 +1,265 @@
+"""The Triton kernels against those of the CPU, and against PyTorch in float64.
+
+test_gpu.py runs this file in a process of its own: Triton's interpreter is chosen before Triton is imported.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitnet_arch import BitLinear, kernels, quantizer, set_precision
+from bitnet_arch.kernels import kernel_for
+from ternary_kernels import gpu, training
+from ternary_kernels.gpu.launch import DEVICE
+from wf_formats.errors import NotFiniteError
+
+SIZES = [1, 64, 65]
+DTYPES = [torch.float32, torch.bfloat16]
+SMALLEST = 1e-5
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Values of many magnitudes."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, generator=generator)
+    return (x * torch.exp(torch.randn(*shape, generator=generator))).to(dtype)
+
+
+def codes_of(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(-128, 128, shape, dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
+
+
+def equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
+    return all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("seed", [None, 2**31 - 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 17, 4100])
+def test_rows_are_rounded_as_on_the_cpu(size: int, dtype: torch.dtype, seed: int | None) -> None:
+    x = random(7, size, dtype=dtype)
+    x[5] = 0
+    x[6] *= 1e-9
+    x[4] = (torch.arange(size) % 256 - 127.5).to(dtype) / 127.5  # halves among them
+    for rows in (x, x[:1]):
+        found = gpu.quantize_rows(rows.to(DEVICE), SMALLEST, seed)
+        assert equal(found, training.quantize_rows(rows, SMALLEST, seed))
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("tokens", "size"), [(1, 1), (5, 70), (33, 129), (70, 17)])
+def test_columns_are_rounded_as_on_the_cpu(
+    tokens: int, size: int, dtype: torch.dtype, seed: int | None
+) -> None:
+    x, factors = random(tokens, size, dtype=dtype), random(tokens, 1, seed=1).abs()
+    found = gpu.quantize_columns(x.to(DEVICE), factors.to(DEVICE), 1e-30, seed)
+    assert equal(found, training.quantize_columns(x, factors, 1e-30, seed))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "group"),
+    [(1, 1, None), (70, 65, None), (3, 2050, None), (5, 128, 64), (33, 384, 128), (2, 8200, 4100)],
+)
+def test_master_weights_become_the_codes_and_scales_of_the_cpu(
+    rows: int, cols: int, group: int | None
+) -> None:
+    weight = random(rows, cols) * 0.02
+    weight[0] = 0
+    found = gpu.ternarize(weight.to(DEVICE), group, SMALLEST)
+    assert equal(found, training.ternarize(weight, group, SMALLEST))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_columns", [False, True])
+@pytest.mark.parametrize("size", [1, 17, 300])
+def test_sums_are_scaled_as_on_the_cpu(size: int, with_columns: bool, dtype: torch.dtype) -> None:
+    sums = torch.randint(-(2**23), 2**23, (9, size), dtype=torch.int32)
+    rows, cols = random(9, 1), random(size, seed=1) if with_columns else None
+    there = gpu.scale_sums(
+        sums.to(DEVICE, copy=True), rows.to(DEVICE), dtype, None if cols is None else cols.to(DEVICE)
+    )
+    assert torch.equal(there.cpu(), training.scale_sums(sums, rows, dtype, cols))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("tokens", "rows", "cols", "group"),
+    [(1, 1, 64, 64), (5, 70, 128, 64), (70, 130, 384, 128), (6, 33, 24, 4), (2, 3, 96, 48)],
+)
+def test_group_products_are_exact(tokens: int, rows: int, cols: int, group: int, dtype: torch.dtype) -> None:
+    x, codes = codes_of(tokens, cols), codes_of(rows, cols, seed=1)
+    inverse, scales = random(tokens, 1).abs() + 1, random(rows, cols // group).abs()
+    there = gpu.group_product(*(part.to(DEVICE) for part in (x, inverse, codes, scales)), dtype)
+    weight = (codes.view(rows, -1, group).double() * scales.double().unsqueeze(-1)).view(rows, cols)
+    exact = (x.double() / inverse.double()) @ weight.t()
+    tolerance = 1e-6 if dtype is torch.float32 else 2**-8
+    torch.testing.assert_close(there.cpu().double(), exact, rtol=0, atol=tolerance * exact.abs().max().item())
+
+
+Results = tuple[Tensor, ...]
+
+
+def no_worse_than_pytorch(runs: list[tuple[Results, Results, Results]]) -> None:
+    """Root mean square errors over all runs are at most twice those of PyTorch in the same precision."""
+    for part in range(len(runs[0][0])):
+        found, theirs, exact = (
+            torch.cat([run[kind][part].cpu().double().flatten() for run in runs]) for kind in range(3)
+        )
+        rounding = torch.finfo(runs[0][0][part].dtype).eps * exact.square().mean().sqrt()
+        error, allowed = ((x - exact).square().mean().sqrt() for x in (found, theirs))
+        assert error <= max(2 * allowed, rounding)
+
+
+def results(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> Results:
+    """What a function returns, and the gradients of its inputs."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    y = function(*leaves)
+    return (y.detach(), *torch.autograd.grad(y, leaves, upstream.to(y.dtype)))
+
+
+def compare(
+    ours: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    make: Callable[[int], tuple[list[Tensor], Tensor]],
+) -> None:
+    runs = []
+    for seed in (0, 5):
+        inputs, upstream = make(seed)
+        exact = results(reference, [x.double() for x in inputs], upstream.double())
+        found = results(ours, [x.to(DEVICE) for x in inputs], upstream.to(DEVICE))
+        runs.append((found, results(reference, inputs, upstream), exact))
+    no_worse_than_pytorch(runs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_norm_and_its_gradients(size: int, dtype: torch.dtype) -> None:
+    def reference(x: Tensor, weight: Tensor) -> Tensor:
+        return (F.rms_norm(x.to(weight.dtype), (size,), weight, 1e-5)).to(x.dtype)
+
+    def make(seed: int) -> tuple[list[Tensor], Tensor]:
+        x, upstream = (random(2, 9, size, dtype=dtype, seed=seed + i) for i in (0, 1))
+        return [x, random(size, seed=seed + 2)], upstream
+
+    compare(lambda x, weight: gpu.rms_norm(x, weight, 1e-5)[0], reference, make)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_swiglu_and_its_gradients(size: int, dtype: torch.dtype) -> None:
+    def make(seed: int) -> tuple[list[Tensor], Tensor]:
+        gate, up, upstream = (random(2, 19, size, dtype=dtype, seed=seed + i) for i in range(3))
+        return [gate, up], upstream
+
+    compare(gpu.swiglu, lambda gate, up: F.silu(gate) * up, make)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 15, 8200])
+def test_cross_entropy_and_its_gradient(size: int, dtype: torch.dtype) -> None:
+    logits = random(6, size, dtype=dtype)
+    labels = torch.tensor([0, size - 1, -100, size // 2, 0, size - 1])
+
+    def reference(x: Tensor) -> Tensor:
+        return F.cross_entropy(x.float() if x.dtype is torch.bfloat16 else x, labels, reduction="none")
+
+    exact = results(reference, [logits.double()], torch.full((6,), 0.25))
+    theirs = results(reference, [logits], torch.full((6,), 0.25))
+    grad = logits.to(DEVICE, copy=True)
+    untouched = gpu.cross_entropy_rows(grad, labels.to(DEVICE), -100, None)
+    assert torch.equal(grad.cpu(), logits)
+    losses = gpu.cross_entropy_rows(grad, labels.to(DEVICE), -100, 0.25)
+    assert torch.equal(losses, untouched)
+    assert losses[2] == 0
+    no_worse_than_pytorch([((losses.float(), grad), theirs, exact)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 5001])
+def test_divergence_and_its_gradient(size: int, dtype: torch.dtype) -> None:
+    logits, expected = random(4, size, dtype=dtype), random(4, size, dtype=dtype, seed=1)
+
+    def reference(x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype is torch.bfloat16 else x
+        wanted = expected.to(wide.dtype).log_softmax(-1)
+        return F.kl_div(wide.log_softmax(-1), wanted, reduction="none", log_target=True).sum(-1)
+
+    exact = results(reference, [logits.double()], torch.full((4,), 0.25))
+    theirs = results(reference, [logits], torch.full((4,), 0.25))
+    grad = logits.to(DEVICE, copy=True)
+    losses = gpu.divergence_rows(grad, expected.to(DEVICE), 0.25)
+    no_worse_than_pytorch([((losses.float(), grad), theirs, exact)])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_is_refused(bad: float, dtype: torch.dtype) -> None:
+    x = random(6, 70, dtype=dtype).to(DEVICE)
+    x[3, 69] = x[5, 1] = bad
+    with pytest.raises(NotFiniteError, match="row 3 of 6"):
+        gpu.quantize_rows(x, SMALLEST)
+    with pytest.raises(NotFiniteError, match="column"):
+        gpu.quantize_columns(x, torch.ones(6, 1, device=DEVICE), SMALLEST)
+    for group in (None, 10):
+        with pytest.raises(NotFiniteError, match="row 3 of 6 of the weight"):
+            gpu.ternarize(x.float(), group, SMALLEST)
+    labels = torch.zeros(6, dtype=torch.long, device=DEVICE)
+    assert gpu.cross_entropy_rows(x, labels, -100, 1.0).isnan().nonzero().flatten().tolist() == [3, 5]
+    assert gpu.divergence_rows(random(6, 70, dtype=dtype).to(DEVICE), x, 1.0)[3].isnan()
+
+
+def test_tensors_that_do_not_fit_are_refused() -> None:
+    x = random(8, 64).to(DEVICE)
+    with pytest.raises(ValueError, match=r"x is torch.float64, not torch.float32 or torch.bfloat16"):
+        gpu.quantize_rows(x.double(), SMALLEST)
+    with pytest.raises(ValueError, match=r"x must be contiguous"):
+        gpu.quantize_rows(x.t(), SMALLEST)
+    with pytest.raises(ValueError, match=r"x is \[64\], not a matrix"):
+        gpu.quantize_rows(x[0], SMALLEST)
+    with pytest.raises(ValueError, match=r"weight is \[63\], not \[64\]"):
+        gpu.rms_norm(x, torch.ones(63, device=DEVICE), 1e-5)
+    with pytest.raises(ValueError, match="label 64 is outside the vocabulary of 64"):
+        gpu.cross_entropy_rows(x, torch.full((8,), 64, device=DEVICE), -100, None)
+    codes, ones = torch.zeros(4, 64, dtype=torch.int8, device=DEVICE), torch.ones(4, 3, device=DEVICE)
+    with pytest.raises(ValueError, match="64 inputs do not divide into groups of 48"):
+        gpu.ternarize(x, 48, SMALLEST)
+    with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
+        gpu.group_product(codes, ones[:, :1].contiguous(), codes, ones, torch.float32)
+
+
+def test_kernels_start_on_the_gpu_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[Tensor] = []
+    device_of = torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda x: (chosen.append(x), device_of(x))[1])
+    x = random(3, 5).to(DEVICE)
+    gpu.swiglu(x, x)
+    assert len(chosen) == 1
+    assert chosen[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("scheme", ["tensor", "group64"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the CPU's; what they do not have PyTorch computes."""
+    torch.manual_seed(0)
+    layer = BitLinear(128, 72, quantizer=quantizer(scheme))
+    set_precision(torch.nn.ModuleList([layer]), precision)
+    x, upstream = random(5, 128), random(5, 72, seed=1)
+    theirs = results(layer, [x], upstream)
+    monkeypatch.setitem(kernels.MODULES, DEVICE, "ternary_kernels.gpu")
+    kernels._module_of.cache_clear()
+    told = kernels.describe(torch.device(DEVICE))
+    assert "Triton" in told
+    lacking = "attention, code_gradients, compensate, descend, latent_codes, latent_gradients"
+    assert told.endswith(f"; PyTorch operators for {lacking}")
+    weight = layer.weight.detach().to(DEVICE)
+    assert kernel_for("ternarize", torch.float32, weight) is gpu.ternarize
+    assert kernel_for("latent_codes", torch.float32, weight) is None
+    ours = results(layer.to(DEVICE), [x.to(DEVICE)], upstream.to(DEVICE))
+    kernels._module_of.cache_clear()
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.cpu(), reference, rtol=2**-8, atol=1e-6)
