@@ -20,7 +20,7 @@ class CorrectConfig(ContinuingConfig):
 class Correct(Stage):
     number = "2.5"
     title = "corrects the ternary linears by low-rank matrices, in closed form"
-    option = "stage2_5_low_rank"
+    option = "stage2_5_correct"
     config = CorrectConfig
     unused_keys = (*WITHOUT_GRADIENTS, *LOGGERS)
 
