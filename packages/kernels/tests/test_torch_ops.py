@@ -211,9 +211,7 @@ def test_a_model_of_packed_layers_gives_the_models_logits(family, scheme, overri
 
 
 def test_a_layer_with_a_correction_is_refused(tiny_llama):
-    model = bitnet_arch.convert(
-        tiny_llama(), bitnet_arch.ConversionConfig(bitnet_arch.quantizer("group64"))
-    )
+    model = bitnet_arch.convert(tiny_llama(), bitnet_arch.ConversionConfig(bitnet_arch.quantizer("group64")))
     bitnet_arch.install_low_rank(model, 4)
     layer = model.model.layers[0].mlp.up_proj
     matrix = layer.quantizer.quantize(layer.weight)

@@ -38,8 +38,8 @@ class StartPoint:
 
 
 def find_start(config: TrainConfig) -> StartPoint:
-    """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError, ConfigError (low-rank
-    corrections that the stage would lose, or lacks)."""
+    """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError, ConfigError
+    (low-rank corrections that the stage would lose, or lacks)."""
     training = config.training
     if not isinstance(training, ContinuingConfig):
         return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
