@@ -46,4 +46,5 @@ def test_the_native_engine_names_them(corrected: Path) -> None:
 def test_inspect_shows_their_rank(corrected: Path) -> None:
     found = inspect_model(corrected)
     assert found.facts["rank of corrections"] == 5
-    assert found.native_engine.startswith("no: the linears have low-rank corrections")
+    assert found.native_engine.startswith("no: ")
+    assert "the linears have low-rank corrections" in found.native_engine

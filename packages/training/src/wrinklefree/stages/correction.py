@@ -42,8 +42,9 @@ CORRECTIONS_FILE = "corrections.json"
 def check_rank_of(folder: Path, rank: int) -> None:
     """Raises: ConfigError for a rank that does not fit the checkpoint's matrices, CheckpointError."""
     config = read_config(folder)
+    model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
-        model = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        model = model_class(config)
     try:
         check_model_rank(model, rank)
     except ValueError as error:
