@@ -37,7 +37,7 @@ def test_a_student_comes_nearer_to_its_teacher_and_a_resumed_run_is_the_same(
 def test_the_checkpoint_path_is_the_trainers_key() -> None:
     config = compose_config(["student.checkpoint_path=/some where/it's"], DISTILL)
     assert config == compose_config(["training=stage3_distill", "training.start_from=/some where/it's"])
-    assert config.training.accept_from == ["stage2", "stage1_9", "stage1_5", "stage1"]
+    assert config.training.accept_from == ["stage2_5", "stage2", "stage1_9", "stage1_5", "stage1"]
     assert config.training.objectives == {"logits_distill": LogitsDistillConfig()}
 
 

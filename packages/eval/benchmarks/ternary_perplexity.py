@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bitnet_arch
-from bitnet_arch import BitLinear
+from bitnet_arch import BitLinear, BitLinearLRC
 from data_handler.readers import read_documents
 from wf_formats.environment import environment
 
@@ -32,6 +32,8 @@ class WeightOnly(nn.Module):
 
     def __init__(self, layer: BitLinear) -> None:
         super().__init__()
+        if isinstance(layer, BitLinearLRC):
+            raise SystemExit("a checkpoint with low-rank corrections has no arm without activation rounding")
         self.sub_norm, self.bias = layer.sub_norm, layer.bias
         self.weight = layer.quantizer.quantize(layer.weight).values()
 

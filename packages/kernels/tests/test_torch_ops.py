@@ -208,3 +208,12 @@ def test_a_model_of_packed_layers_gives_the_models_logits(family, scheme, overri
     delta = (found - expected).square().mean(-1).sqrt() / expected.std()
     assert delta.quantile(0.25) < tolerance
     assert delta.mean() < 2e-2
+
+
+def test_a_layer_with_a_correction_is_refused(tiny_llama):
+    model = bitnet_arch.convert(tiny_llama(), bitnet_arch.ConversionConfig(bitnet_arch.quantizer("group64")))
+    bitnet_arch.install_low_rank(model, 4)
+    layer = model.model.layers[0].mlp.up_proj
+    matrix = layer.quantizer.quantize(layer.weight)
+    with pytest.raises(ValueError, match="low-rank correction, which PackedLinear does not compute"):
+        PackedLinear.from_layer(layer, matrix.codes, matrix.scales)

@@ -32,6 +32,12 @@ TINY = {
         "training.fit.evaluation_tokens=64",
     ],
     "stage1_5_calibrate": [],
+    "stage2_5_correct": [
+        "training.low_rank.rank=4",
+        "training.low_rank.tokens=512",
+        "training.low_rank.sequence_length_tokens=32",
+        "training.low_rank.evaluation_tokens=64",
+    ],
 }
 """Of the others."""
 
@@ -156,6 +162,7 @@ class CommandLine:
             "stage1_5_calibrate": "stage1_5",
             "stage1_9_layerwise": "stage1_9",
             "stage2_pretrain": "stage2",
+            "stage2_5_correct": "stage2_5",
         }
     )
 

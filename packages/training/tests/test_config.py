@@ -25,7 +25,7 @@ from wrinklefree.objectives.layerwise import LayerWeighting, LayerwiseConfig
 from wrinklefree.teachers.local import Dtype, LocalTeacherConfig
 
 YAML_FILES = sorted(SHARED_CONFIGS.glob("*/*.yaml"))
-STAGES = ["stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain"]
+STAGES = ["stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain", "stage2_5_correct"]
 
 
 def _base() -> list[str]:

@@ -15,6 +15,12 @@ from bitnet_arch.fused import use_kernels
 from bitnet_arch.hf import WrinkleFreeConfig
 from bitnet_arch.kernels import log_kernels
 from bitnet_arch.linear import BitLinear, bit_linears, get_lambda, set_lambda, set_precision
+from bitnet_arch.low_rank import (
+    BitLinearLRC,
+    correction_bits_per_weight,
+    install_low_rank,
+    train_corrections_alone,
+)
 from bitnet_arch.products import int8_matmul, quantized_linear
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
 from bitnet_arch.sources import DenseSource, load_dense, open_dense, packaged_model_dir
@@ -24,6 +30,7 @@ from bitnet_arch.token_ids import check_ids
 __all__ = [
     "BLOCK_LINEARS",
     "BitLinear",
+    "BitLinearLRC",
     "Checkpoint",
     "CheckpointError",
     "ConversionConfig",
@@ -40,7 +47,9 @@ __all__ = [
     "bit_linears",
     "check_ids",
     "convert",
+    "correction_bits_per_weight",
     "get_lambda",
+    "install_low_rank",
     "int8_matmul",
     "load_checkpoint",
     "load_dense",
@@ -54,6 +63,7 @@ __all__ = [
     "set_lambda",
     "set_precision",
     "supported_families",
+    "train_corrections_alone",
     "use_kernels",
     "write_checkpoint",
 ]

@@ -44,6 +44,8 @@ def to_disk(model: nn.Module) -> tuple[Any, dict[str, Tensor], dict[str, Any] | 
         "sub_norm": conversion.sub_norm,
         "sub_norm_log2_floor": conversion.sub_norm_log2_floor,
     }
+    if conversion.low_rank:  # stock bitnet has no place for it
+        return config, state, record | {"low_rank": conversion.low_rank}
     if why_not_stock_bitnet(config.to_dict(), conversion.scheme, conversion.sub_norm) is not None:
         return config, state, record
     return _bitnet_config(config), _fold(_rename(state, inverse=False), conversion, -1), record

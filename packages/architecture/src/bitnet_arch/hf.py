@@ -14,8 +14,10 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from bitnet_arch.errors import CheckpointError
 from bitnet_arch.families import check_supported
 from bitnet_arch.install import install_bit_linears
+from bitnet_arch.low_rank import install_low_rank
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.subln import SubLN
 from wf_formats.schemes import MASTER_METHOD
@@ -23,19 +25,28 @@ from wf_formats.schemes import MASTER_METHOD
 
 @register_quantization_config(MASTER_METHOD)
 class WrinkleFreeConfig(QuantizationConfigMixin):
-    """Conversion of a model: `scheme` (name of the quantizer), SubLN and its floor exponents."""
+    """Conversion of a model: `scheme` (name of the quantizer), SubLN and its floor exponents, and the rank of
+    its linears' low-rank correction (0: they have none).
+
+    Raises:
+        CheckpointError: a rank that none is.
+    """
 
     def __init__(
         self,
         scheme: str = "tensor",
         sub_norm: bool = False,
         sub_norm_log2_floor: dict[str, int] | None = None,
+        low_rank: int = 0,
         **ignored: Any,
     ):
         self.quant_method = MASTER_METHOD  # type: ignore[assignment]
         self.scheme = quantizer(scheme).name
         self.sub_norm = sub_norm
         self.sub_norm_log2_floor = dict(sub_norm_log2_floor or {})
+        if type(low_rank) is not int or low_rank < 0:
+            raise CheckpointError(f"quantization_config.low_rank is {low_rank!r:.60}, not a rank")
+        self.low_rank = low_rank
 
 
 @register_quantizer(MASTER_METHOD)
@@ -69,3 +80,8 @@ def install_empty_bit_linears(model: nn.Module, conversion: WrinkleFreeConfig) -
         weight: Any = model.get_submodule(name).weight
         sub_norms[name] = SubLN(weight.shape[1], eps, log2_floor, torch.device("meta"), weight.dtype)
     install_bit_linears(model, quantizer(conversion.scheme), sub_norms)
+    if conversion.low_rank:
+        try:
+            install_low_rank(model, conversion.low_rank)
+        except ValueError as error:
+            raise CheckpointError(f"quantization_config.low_rank: {error}") from error

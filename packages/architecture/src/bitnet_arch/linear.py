@@ -3,12 +3,13 @@
 Training keeps float master weights; each forward quantizes them anew, and gradients pass straight
 through (straight_through.py). `lambda_` blends, value = x + lambda_ (quantized(x) - x), for weights and
 activations alike: 0 is the full-precision layer, 1 the quantized one. How is the business of a
-`Quantizer` and an `ActivationQuantizer`; a wrapper (a low-rank correction) holds a BitLinear as a child.
+`Quantizer` and an `ActivationQuantizer`; a low-rank correction is a subclass (low_rank.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class BitLinear(nn.Linear):
         self.sub_norm = sub_norm
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, quantizer: Quantizer, sub_norm: SubLN | None = None) -> BitLinear:
+    def from_linear(cls, linear: nn.Linear, quantizer: Quantizer, sub_norm: SubLN | None = None) -> Self:
         """The same layer, sharing the parameters of `linear`."""
         with torch.device("meta"):
             layer = cls(linear.in_features, linear.out_features, linear.bias is not None, quantizer)
@@ -65,8 +66,10 @@ class BitLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        if self.sub_norm is not None:
-            x = self.sub_norm(x)
+        return self.of_normed(x if self.sub_norm is None else self.sub_norm(x))
+
+    def of_normed(self, x: Tensor) -> Tensor:
+        """`forward` behind the norm of the input."""
         if self.lambda_ == 0.0:
             return F.linear(x, self.weight, self.bias)
         if self.lambda_ == 1.0:

@@ -168,8 +168,8 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """Opens a checkpoint folder.
 
     Raises:
-        ExportError: no config, no weights, the model was never converted to ternary weights, or a scheme
-            that no installed package knows.
+        ExportError: no config, no weights, the model was never converted to ternary weights, has low-rank
+            corrections, or a scheme that no installed package knows.
         LoadError: a file is damaged, or missing beside its index.
     """
     folder = Path(folder)
@@ -190,6 +190,12 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
         )
     if not isinstance(conversion, dict) or not isinstance(conversion.get("scheme"), str):
         raise ExportError(f"{folder / META_FILE} is damaged: conversion is {conversion!r:.80}")
+    if rank := conversion.get("low_rank"):
+        raise ExportError(
+            f"{folder} has low-rank corrections (rank {rank}) of its ternary weights, and no export holds "
+            "them; the folder itself runs in PyTorch (wf eval), or export the checkpoint that they were made "
+            "from"
+        )
     quantizer = _ternary_quantizer(conversion["scheme"])
     sub_norm = bool(conversion.get("sub_norm"))
     return ConvertedCheckpoint(folder, config, meta, quantizer, sub_norm, open_folder(folder).paths)

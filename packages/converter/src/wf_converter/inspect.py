@@ -105,6 +105,7 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "quantization": _object(config.get("quantization_config")).get("quant_method"),
         "tokenizer": "yes" if (path / TOKENIZER_FILE).is_file() else f"no {TOKENIZER_FILE}",
         "scheme": conversion.get("scheme"),
+        "rank of corrections": conversion.get("low_rank"),
         "stage": record.get("stage"),
     }
     rows = [

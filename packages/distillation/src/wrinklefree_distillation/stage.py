@@ -12,7 +12,9 @@ from wrinklefree.stages.gradient import GradientStage
 @dataclass
 class DistillConfig(GradientConfig):
     stage: str = "stage3"
-    accept_from: list[str] = field(default_factory=lambda: ["stage2", "stage1_9", "stage1_5", "stage1"])
+    accept_from: list[str] = field(
+        default_factory=lambda: ["stage2_5", "stage2", "stage1_9", "stage1_5", "stage1"]
+    )
     max_steps: int | None = 2000
     learning_rate: float = 1e-4
     schedule: ScheduleConfig = field(

@@ -244,7 +244,13 @@ class PackedLinear(nn.Module):
     def from_layer(
         cls, layer: TernaryLayer, codes: Tensor, scales: Tensor, format: TernaryFormat = "auto"
     ) -> PackedLinear:
-        """The replacement of a ternary layer (bitnet_arch.BitLinear) whose codes and scales are given."""
+        """The replacement of a ternary layer (bitnet_arch.BitLinear) whose codes and scales are given.
+
+        Raises:
+            ValueError: as `pack_ternary`; or a layer with a low-rank correction, which would be lost.
+        """
+        if hasattr(layer, "lrc_u"):
+            raise ValueError("the layer has a low-rank correction, which PackedLinear does not compute")
         return cls.from_ternary(codes, scales, layer.bias, layer.sub_norm, format)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ calibration text stays close to that of the full-precision model:
 1. walk.py: through the blocks with two streams of hidden states (streams.py), whatever the method;
 2. ternary/: the method for ternary weights. Per linear error compensation and coordinate descent on the
    squared output error (solve.py), then per block a short optimisation by gradients (refine.py);
-3. distil.py: over all blocks, scales, gains and embeddings towards the full-precision model's predictions.
+3. low_rank/: what the quantized linears of finished blocks lack, as low-rank corrections in closed form;
+4. distil.py: over all blocks, scales, gains and embeddings towards the full-precision model's predictions.
 Another method is another `BlockMethod` in a file of its own.
 
 The options (options.py) are there without PyTorch; all other names are loaded on first use.
@@ -16,10 +17,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wf_formats.lazy import lazy_names
-from wf_ptq.options import BlockOptions, DistilOptions, Rates, RefineOptions, SolveOptions
+from wf_ptq.options import BlockOptions, DistilOptions, LowRankOptions, Rates, RefineOptions, SolveOptions
 
 if TYPE_CHECKING:
     from wf_ptq.distil import Distiller
+    from wf_ptq.low_rank.block import LowRankMethod, LowRankReport
     from wf_ptq.streams import BlockRunner, fastest_precision
     from wf_ptq.ternary.block import BlockReport, TernaryMethod
     from wf_ptq.walk import BlockError, BlockMethod, BlockStore, take_block, walk_blocks
@@ -33,6 +35,9 @@ __all__ = [
     "BlockStore",
     "DistilOptions",
     "Distiller",
+    "LowRankMethod",
+    "LowRankOptions",
+    "LowRankReport",
     "Rates",
     "RefineOptions",
     "SolveOptions",
@@ -51,6 +56,8 @@ __getattr__ = lazy_names(
         "BlockRunner": "streams",
         "BlockStore": "walk",
         "Distiller": "distil",
+        "LowRankMethod": "low_rank.block",
+        "LowRankReport": "low_rank.block",
         "TernaryMethod": "ternary.block",
         "fastest_precision": "streams",
         "take_block": "walk",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_arch import BitLinear, bit_linears
+from bitnet_arch import BitLinear, BitLinearLRC, bit_linears
 from bitnet_arch.kernels import kernel_for
 from wf_formats.matrix import QuantizedMatrix
 
@@ -47,6 +47,9 @@ def place_holder(like: Tensor, shape: torch.Size) -> Tensor:
 class ScaledLinear(nn.Module):
     """A BitLinear's place holder with codes and scales of its own.
 
+    Raises:
+        ValueError: the layer has a low-rank correction, which was made for other codes and would be lost.
+
     Attributes:
         scales: parameter [] or [out, groups].
         codes: int8 [out, in].
@@ -57,6 +60,11 @@ class ScaledLinear(nn.Module):
 
     def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor]) -> None:
         super().__init__()
+        if isinstance(layer, BitLinearLRC):
+            raise ValueError(
+                f"its linears have a low-rank correction (rank {layer.rank}) of the codes that they have: "
+                "start from the checkpoint that the correction was made for"
+            )
         self.layer, self.sub_norm, self.bias = [layer], layer.sub_norm, layer.bias  # list: not a child
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.codes, self._bits = matrix.codes, matrix.bits

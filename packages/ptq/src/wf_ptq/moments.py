@@ -31,7 +31,7 @@ def input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[st
         assert isinstance(layer, BitLinear)
         x = args[0] if layer.sub_norm is None else layer.sub_norm(args[0])
         x = layer.activation.quantize(x.reshape(-1, x.shape[-1])).values().float()
-        _add_products(sums.setdefault(name, x.new_zeros(x.shape[1], x.shape[1])), x)
+        add_products(sums.setdefault(name, x.new_zeros(x.shape[1], x.shape[1])), x)
 
     groups = [list(layers.items()) for layers in input_groups(block)]
     with _full_precision(block):
@@ -44,18 +44,19 @@ def input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[st
         finally:
             for hook in hooks:
                 hook.remove()
-    means = {name: _mirrored(total) / num_tokens for name, total in sums.items()}
+    means = {name: mirrored(total) / num_tokens for name, total in sums.items()}
     return {name: means[group[0][0]] for group in groups for name, _ in group}
 
 
-def _add_products(total: Tensor, x: Tensor) -> None:
+def add_products(total: Tensor, x: Tensor) -> None:
     """total += x^T x, on and above the diagonal (and a little below it): half the work."""
     for start in range(0, x.shape[1], _COLUMNS):
         rows = slice(start, start + _COLUMNS)
         total[rows, start:].addmm_(x[:, rows].t(), x[:, start:])
 
 
-def _mirrored(total: Tensor) -> Tensor:
+def mirrored(total: Tensor) -> Tensor:
+    """The whole of what `add_products` summed."""
     return total.triu() + total.triu(1).t()
 
 

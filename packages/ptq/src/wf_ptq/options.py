@@ -51,3 +51,12 @@ class DistilOptions:
     batch_size: int = 1
     logit_tokens: int = 512
     rates: Rates = field(default_factory=lambda: Rates(embedding=0.003))
+
+
+@dataclass(frozen=True)
+class LowRankOptions:
+    """rank of every linear's correction. damping: added to the diagonal of the inputs' second moments, as a
+    share of its mean."""
+
+    rank: int = 16
+    damping: float = 0.01

@@ -18,6 +18,8 @@ from bitnet_arch.attention import NAME as KERNEL_ATTENTION
 
 STREAM_BATCH = 8
 """Sequences per pass where no gradient is wanted."""
+_MIN_ENERGY = 1e-6
+"""Floor of a token's |target|^2 over the mean: a token whose hidden state is 0 must not weigh all."""
 
 
 class BlockRunner:
@@ -56,6 +58,20 @@ class BlockRunner:
             rows = slice(start, start + STREAM_BATCH)
             output[rows] = self(block, hidden[rows])
         return output
+
+
+def relative_error(output: Tensor, target: Tensor) -> Tensor:
+    """|output - target|^2 / |target|^2 of each token (not below a floor), float32 [sequences, tokens]."""
+    target = target.float()
+    energy = target.square().sum(-1)
+    return (output.float() - target).square().sum(-1) / energy.clamp(min=_MIN_ENERGY * energy.mean())
+
+
+@torch.no_grad()
+def stream_error(run: BlockRunner, block: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Mean relative error of the last sequences behind a block."""
+    rows = slice(-STREAM_BATCH, None)
+    return relative_error(run(block, inputs[rows]), targets[rows]).mean().item()
 
 
 def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:

@@ -14,11 +14,12 @@ from typing import Any
 import bitnet_arch
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.training import ContinuingConfig
+from wrinklefree.config.training import ContinuingConfig, Trained
 from wrinklefree.errors import RunError
 from wrinklefree.predecessor import previous_folder
-from wrinklefree.stages.registry import stages
+from wrinklefree.stages.registry import stage_of, stages
 
 LOG = logging.getLogger("wrinklefree")
 
@@ -37,7 +38,8 @@ class StartPoint:
 
 
 def find_start(config: TrainConfig) -> StartPoint:
-    """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError."""
+    """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError, ConfigError
+    (low-rank corrections that the stage would lose, or lacks)."""
     training = config.training
     if not isinstance(training, ContinuingConfig):
         return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
@@ -45,6 +47,7 @@ def find_start(config: TrainConfig) -> StartPoint:
     verify_manifest(folder)
     meta = bitnet_arch.read_meta(folder)
     _refuse_another_model(config, folder, meta)
+    _check_corrections(config, folder, meta)
     return StartPoint(folder, manifest_digest(folder), meta.get("source"))
 
 
@@ -70,6 +73,24 @@ def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any
     different = [key for key in there if there[key] != here[key]]
     if different:
         raise RunError(_another_model(folder, different, there, here))
+
+
+def _check_corrections(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:
+    """Raises: ConfigError for low-rank corrections that the stage would lose, or that it is to train and that
+    are not there."""
+    rank, stage = meta["conversion"].get("low_rank", 0), stage_of(config)
+    if rank and not stage.keeps_corrections:
+        raise ConfigError(
+            f"{folder} has low-rank corrections (rank {rank}) of its ternary weights, and {stage.name} would "
+            "change what they correct: start from the checkpoint that they were made from, with "
+            "training.start_from=FOLDER"
+        )
+    trained = getattr(config.training, "trained", Trained.all)
+    if trained is Trained.low_rank and not rank:
+        raise ConfigError(
+            f"training.trained=low_rank, but {folder} has no low-rank corrections: make some with "
+            "wf train -s 2.5"
+        )
 
 
 def _described_by(meta: dict[str, Any]) -> dict[str, Any]:

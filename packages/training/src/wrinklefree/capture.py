@@ -76,6 +76,8 @@ class Capture:
     logits: bool = False
     predictions: bool = False
     block_inputs: Layers = field(default_factory=Layers)
+    detached_blocks: bool = False
+    """Gradients end at each block's input, in the whole pass: a view of one's own is the place for it."""
 
     def __bool__(self) -> bool:
         wanted = (self.hidden_states, self.block_inputs, self.qkv, self.logits, self.predictions)
@@ -88,6 +90,7 @@ class Capture:
             self.logits or other.logits,
             self.predictions or other.predictions,
             self.block_inputs | other.block_inputs,
+            self.detached_blocks or other.detached_blocks,
         )
 
     def hidden_numbers(self, num_layers: int) -> list[int]:

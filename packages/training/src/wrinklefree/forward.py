@@ -43,7 +43,11 @@ def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) ->
     hidden: dict[int, Tensor] = {}
     projected: dict[tuple[int, str], Tensor] = {}
     # In this order: hidden states are what is left after the further outputs were taken off.
-    with _recording_qkv(layers, capture, projected), _recording_hidden_states(model, layers, capture, hidden):
+    with (
+        _recording_qkv(layers, capture, projected),
+        _recording_hidden_states(model, layers, capture, hidden),
+        _detaching(layers if capture.detached_blocks else []),
+    ):
         output = model(
             input_ids=view["input_ids"],
             position_ids=view["position_ids"],
@@ -86,6 +90,19 @@ def _recording_hidden_states(
                 source = model.model if number == len(layers) else layers[number - 1]
                 handle = source.register_forward_hook(keep)
             stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _detaching(layers: list[Any]) -> Iterator[None]:
+    """Cuts the gradient at the input of each of the layers."""
+
+    def cut(module: nn.Module, inputs: Any) -> Any:
+        return inputs[0].detach(), *inputs[1:]
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(cut).remove)
         yield
 
 

@@ -148,6 +148,11 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         if GROUP_SIZES[scheme] is None:
             raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
         return Quantization(Storage.PACKED_INPUTS, scheme)
+    if rank := settings.get("low_rank"):
+        raise LoadError(
+            f"the linears have low-rank corrections (low_rank {rank!r:.20}), which this engine does not "
+            "compute: evaluate the folder with PyTorch, or serve the checkpoint that they were made from"
+        )
     floors = settings.get("sub_norm_log2_floor") or {}
     return Quantization(Storage.MASTER, scheme, False, bool(settings.get("sub_norm")), checked_floors(floors))
 

@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from bitnet_arch import BitLinear, TernaryQuantizer, bit_linears
 from wf_ptq.layers import install
 from wf_ptq.moments import input_moments
 from wf_ptq.options import BlockOptions
-from wf_ptq.streams import STREAM_BATCH, BlockRunner
+from wf_ptq.streams import BlockRunner, stream_error
 from wf_ptq.ternary.layers import LatentLinear
-from wf_ptq.ternary.refine import refine_block, relative_error
+from wf_ptq.ternary.refine import refine_block
 from wf_ptq.ternary.solve import solve_linear
 
 
@@ -68,10 +67,10 @@ class TernaryMethod:
             raise ValueError("the full-precision stream is not finite")
         linears, naive, solved = self._solve(run, block, inputs)
         install(block, linears)
-        stream_solved = _stream_error(run, block, inputs, targets)
+        stream_solved = stream_error(run, block, inputs, targets)
         self.before_refining()
         refine_block(run, block, list(linears.values()), inputs, targets, self.options.refine, seed)
-        stream = _stream_error(run, block, inputs, targets)
+        stream = stream_error(run, block, inputs, targets)
         install(block, {name: linear.write_back() for name, linear in linears.items()})
         return BlockReport(naive, solved, stream_solved, stream)
 
@@ -94,10 +93,3 @@ def _ternary(layer: BitLinear) -> TernaryQuantizer:
     if not isinstance(layer.quantizer, TernaryQuantizer):
         raise ValueError(f"weights of scheme {layer.quantizer} are not ternary: another method is for them")
     return layer.quantizer
-
-
-@torch.no_grad()
-def _stream_error(run: BlockRunner, block: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """Mean relative error of the last sequences."""
-    rows = slice(-STREAM_BATCH, None)
-    return relative_error(run(block, inputs[rows]), targets[rows]).mean().item()

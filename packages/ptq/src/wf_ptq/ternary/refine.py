@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from wf_ptq.layers import vectors
 from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
 from wf_ptq.options import RefineOptions
-from wf_ptq.streams import BlockRunner
+from wf_ptq.streams import BlockRunner, relative_error
 from wf_ptq.ternary.layers import LatentLinear
-
-_MIN_ENERGY = 1e-6
-"""Floor of a token's |target|^2 over the mean: a token whose hidden state is 0 must not weigh all."""
 
 
 def refine_block(
@@ -58,13 +55,6 @@ def refine_block(
         gain.grad = None
     for linear in linears:
         linear.settle()
-
-
-def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """|output - target|^2 / |target|^2 of each token (not below a floor), float32 [sequences, tokens]."""
-    target = target.float()
-    energy = target.square().sum(-1)
-    return (output.float() - target).square().sum(-1) / energy.clamp(min=_MIN_ENERGY * energy.mean())
 
 
 def _batches(num_sequences: int, batch_size: int, num_steps: int, seed: int) -> list[Tensor]:

@@ -33,6 +33,14 @@ class Precision(StrEnum):
     """As bf16, and the backward pass of quantized layers in int8."""
 
 
+class Trained(StrEnum):
+    """Which parameters are trained."""
+
+    all = "all"
+    low_rank = "low_rank"
+    """U and V of the low-rank corrections (stage 2.5); everything else stays as it is, to the bit."""
+
+
 @dataclass
 class ScheduleConfig:
     kind: ScheduleKind = ScheduleKind.cosine
@@ -104,6 +112,8 @@ class GradientConfig(ContinuingConfig):
     """Objective name -> its options; typed by the registry when the configuration is composed."""
     curriculum: list[PhaseConfig] = field(default_factory=list)
     """Phases of the run with weights of their own; empty: the objectives' own weights throughout."""
+    trained: Trained = Trained.all
+    """all, or low_rank: the low-rank corrections alone."""
     lambda_warmup_steps: int = number(0, least=0)
     """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
     ema_decay: float | None = number(None, above=0, below=1)

@@ -54,12 +54,33 @@ def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     return (error / reference.square().sum(-1).clamp_min(1e-12)).mean()
 
 
-def _check_depth(student: int, teacher: int) -> None:
+def check_depth(objective: str, student: int, teacher: int) -> None:
+    """Raises: ValueError for other numbers of blocks."""
     if student != teacher:
         raise ValueError(
-            f"layerwise compares layer by layer: the student has {student} blocks and the teacher {teacher}; "
-            "choose a teacher of the same depth"
+            f"{objective} compares layer by layer: the student has {student} blocks and the teacher "
+            f"{teacher}; choose a teacher of the same depth"
         )
+
+
+def check_states(objective: str, student: Shape, teacher: Shape) -> None:
+    """Raises: ValueError for models whose hidden states do not go in pairs of the same width."""
+    check_depth(objective, student.num_layers, teacher.num_layers)
+    if student.hidden_size != teacher.hidden_size:
+        raise ValueError(
+            f"{objective} compares hidden states: the student's have {student.hidden_size} values and the "
+            f"teacher's {teacher.hidden_size}; choose a teacher of the same width"
+        )
+
+
+def state_errors(objective: str, shown: Pass) -> Tensor:
+    """[num_layers]: `normalized_mse` of the outputs of all blocks. Raises: ValueError as `check_depth`."""
+    import torch
+
+    student, teacher = shown.student, shown.taught
+    check_depth(objective, student.num_layers, teacher.num_layers)
+    pairs = [(student.hidden_states[i], teacher.hidden_states[i]) for i in range(1, student.num_layers + 1)]
+    return torch.stack([normalized_mse(own, other) for own, other in pairs])
 
 
 class Layerwise(Objective):
@@ -70,22 +91,10 @@ class Layerwise(Objective):
         self.weighting = config.layer_weighting
 
     def check(self, student: Shape, teacher: Shape) -> None:
-        _check_depth(student.num_layers, teacher.num_layers)
-        if student.hidden_size != teacher.hidden_size:
-            raise ValueError(
-                f"layerwise compares hidden states: the student's have {student.hidden_size} values and the "
-                f"teacher's {teacher.hidden_size}; choose a teacher of the same width"
-            )
+        check_states("layerwise", student, teacher)
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
-        import torch
-
-        student, teacher = passes[PLAIN].student, passes[PLAIN].taught
-        _check_depth(student.num_layers, teacher.num_layers)
-        numbers = range(1, student.num_layers + 1)
-        errors = torch.stack(
-            [normalized_mse(student.hidden_states[i], teacher.hidden_states[i]) for i in numbers]
-        )
-        weights = layer_weights(len(numbers), self.weighting).to(errors.device)
+        errors = state_errors("layerwise", passes[PLAIN])
+        weights = layer_weights(len(errors), self.weighting).to(errors.device)
         metrics = {"nmse_ratio": errors.detach().mean(), "last_nmse_ratio": errors.detach()[-1]}
         return ObjectiveResult((errors * weights).sum(), metrics)

@@ -27,6 +27,8 @@ WITHOUT_GRADIENTS = (
     "logging.every_steps",
     "logging.console_every_steps",
 )
+LOGGERS = ("logging.csv", "logging.tensorboard", "logging.wandb", "logging.wandb_options")
+"""Of a stage without steps."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Stage(ABC):
     unused_keys: ClassVar[tuple[str, ...]] = WITHOUT_GRADIENTS
     """Groups and keys ("data.num_workers") of the configuration that do not concern this stage;
     overriding them, or a key below them, is refused."""
+    keeps_corrections: ClassVar[bool] = False
+    """Whether it can start from a checkpoint with low-rank corrections; one that cannot refuses it."""
     infrastructure_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of `training` that do not change the result (identity.py)."""
 

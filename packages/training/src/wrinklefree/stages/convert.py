@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from wrinklefree.config.fit import FitConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import StageConfig
-from wrinklefree.stages.base import WITHOUT_GRADIENTS, Outcome, Stage, StageContext
+from wrinklefree.stages.base import LOGGERS, WITHOUT_GRADIENTS, Outcome, Stage, StageContext
 
 if TYPE_CHECKING:
     from wrinklefree.stages.conversion import DenseModel
-
-_LOGGERS = ("logging.csv", "logging.tensorboard", "logging.wandb", "logging.wandb_options")
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Convert(Stage):
     title = "converts the dense model and fits SubLN; no gradient"
     option = "stage1_subln"
     config = ConvertConfig
-    unused_keys = (*WITHOUT_GRADIENTS, *_LOGGERS)
+    unused_keys = (*WITHOUT_GRADIENTS, *LOGGERS)
 
     def open(self, config: TrainConfig) -> DenseModel:
         from wrinklefree.stages.conversion import open_source

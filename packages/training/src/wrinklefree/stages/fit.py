@@ -22,7 +22,7 @@ from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.training import Precision
+from wrinklefree.config.training import Precision, Trained
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.errors import DivergedError, RunError
 from wrinklefree.forward import recompute_activations, shape_of
@@ -94,6 +94,8 @@ def _build_module(
     objectives.check(shape, None, config.distributed.kind is DistributedKind.fsdp)
     teacher = load_teacher(config, tokenizer, objectives.teacher_wishes())
     objectives.check(shape, None if teacher is None else teacher.shape)
+    if training.trained is Trained.low_rank:
+        bitnet_arch.train_corrections_alone(model)
     bitnet_arch.use_kernels(model)
     bitnet_arch.set_precision(model, training.precision.value)
     if training.gradient_checkpointing:

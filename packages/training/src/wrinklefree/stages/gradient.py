@@ -6,7 +6,9 @@ from wrinklefree.config.curriculum import check_phases
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
+from wrinklefree.config.optimizer import MuonConfig
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import Trained
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
 
@@ -15,6 +17,7 @@ class GradientStage(Stage):
     """Base of a stage whose schema is a GradientConfig: it differs in defaults and objectives only."""
 
     unused_keys = ()
+    keeps_corrections = True
     infrastructure_keys = ("training.checkpoint", "training.gradient_checkpointing")
 
     def check(self, config: TrainConfig) -> None:
@@ -28,6 +31,11 @@ class GradientStage(Stage):
             )
         if (training.max_steps is None) == (training.max_tokens is None):
             raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
+        if training.trained is Trained.low_rank and isinstance(config.optimizer, MuonConfig):
+            raise ConfigError(
+                "training.trained=low_rank with optimizer=muon, which is for whole matrices: choose "
+                "optimizer=adamw"
+            )
         if not any(options.weight > 0 for options in training.objectives.values()):
             raise ConfigError("no objective in training.objectives has a weight above 0")
         _check_curriculum(config)
