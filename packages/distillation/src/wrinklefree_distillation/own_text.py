@@ -162,11 +162,9 @@ def _check_context(student: Any, prompt_tokens: int, new_tokens: int) -> None:
 
 def _end_ids(student: Any) -> set[int]:
     """Tokens that end a text."""
-    found: set[int] = set()
-    for config in (student.config, student.generation_config):
-        stated = getattr(config, "eos_token_id", None)
-        found |= set(stated) if isinstance(stated, list) else {stated} - {None}
-    return found
+    stated = [getattr(config, "eos_token_id", None) for config in (student.config, student.generation_config)]
+    lists = [ids if isinstance(ids, list) else [ids] for ids in stated]
+    return {number for ids in lists for number in ids if number is not None}
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:
