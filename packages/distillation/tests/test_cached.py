@@ -108,6 +108,10 @@ def test_writing_goes_on_where_it_stopped(common: list[str], targets: Path) -> N
         ),
         ("training.objectives.logits_distill.divergence=js", "divergence=js takes the teacher's whole"),
         ("training.objectives.attention_distill={}", "'attention_distill' wants queries, keys and values"),
+        (
+            "training.objectives.on_policy_distill={}",
+            "'on_policy_distill': this teacher's predictions were written before",
+        ),
         ("model.teacher.folder=/nowhere", "/nowhere holds no cached targets"),
     ],
 )

@@ -42,13 +42,13 @@ def test_loss_without_gradients() -> None:
 
 def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    plain = cross_entropy._chunk_loss
+    plain = cross_entropy.cross_entropy_rows
 
     def spy(logits: torch.Tensor, targets: torch.Tensor, factor: float | None) -> Any:
         asked.append(factor is not None)
         return plain(logits, targets, factor)
 
-    monkeypatch.setattr(cross_entropy, "_chunk_loss", spy)
+    monkeypatch.setattr(cross_entropy, "cross_entropy_rows", spy)
     hidden, weight = torch.randn(1, 4, 8), torch.randn(5, 8, requires_grad=True)
     labels = torch.tensor([[0, 1, 2, 3]])
     with torch.no_grad():

@@ -18,3 +18,12 @@ class Balance(StrEnum):
     """The attention term's weight follows the measured gradients."""
     both = "both"
     """So does that of the logits term."""
+
+
+class PromptApi(StrEnum):
+    """How a server is asked for the log-probabilities of a prompt's own tokens."""
+
+    prompt_logprobs = "prompt_logprobs"
+    """vLLM's field: ids are numbers."""
+    echo = "echo"
+    """OpenAI's `echo` with `logprobs`: ids are told by the tokens' texts."""

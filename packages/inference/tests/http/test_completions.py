@@ -6,7 +6,7 @@ import pytest
 
 from wrinklefree_inference.http.completions import _Logprobs
 from wrinklefree_inference.http.responses import CompletionLogprobs
-from wrinklefree_inference.native.request import TokenLogprob
+from wrinklefree_inference.native.request import Delta, TokenLogprob
 
 
 def test_one_prompt(server, talk, toy):
@@ -84,6 +84,15 @@ def test_offsets_of_characters_in_several_tokens():
     assert lists.tokens == ["bytes:\\xc3", "bytes:\\xa9", "bytes:\\xf0\\x9f\\x98", "bytes:\\x80", "a"]
     assert lists.top_logprobs[4] == {"b": -0.5, "a": -1.0}  # with the drawn one
     assert whole.of([])["tokens"] == []
+
+
+def test_an_echoed_prompt_that_ends_in_half_a_character():
+    """Nothing is known of its first token, and the answer begins after the character's replacement."""
+    logprobs = _Logprobs()
+    prompt = logprobs.of_delta(Delta("a\ufffd", logprobs=(TokenLogprob(0, "\ufffd", b"a\xc3", None),)))
+    answer = Delta("b", logprobs=(TokenLogprob(1, "b", b"b", -1.0),), completion_tokens=1)
+    assert (prompt["token_logprobs"], prompt["top_logprobs"]) == ([None], [None])
+    assert logprobs.of_delta(answer)["text_offset"] == [2]
 
 
 def test_minus_infinity_is_a_number_in_json():

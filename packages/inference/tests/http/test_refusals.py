@@ -75,7 +75,7 @@ def check(reply, status, param=None, code=None):
             "messages",
             "context_length_exceeded",
         ),
-        (TEXT, {"prompt": "x", "echo": True}, "echo", None),
+        (TEXT, {"prompt": "x", "echo": "yes"}, "echo", None),
         (TEXT, {"prompt": "x", "suffix": "y"}, "suffix", "unsupported"),
         (TEXT, {"prompt": "x", "best_of": 2}, "best_of", None),
         (TEXT, {"prompt": "x", "logprobs": 6}, "logprobs", None),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_arch.kernels import kernel_for
+from bitnet_arch.divergence import forward_kl_rows
 
 
 class Divergence(torch.autograd.Function):
@@ -18,12 +18,7 @@ class Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, expected: Tensor) -> Tensor:
-        factor = 1 / len(logits)
-        if (compute := kernel_for("divergence_rows", logits.dtype, logits, expected)) is not None:
-            grad = logits.detach()
-            losses: Tensor = compute(grad, expected, factor)
-        else:
-            losses, grad = _divergence_rows(logits.detach(), expected, factor)
+        losses, grad = forward_kl_rows(logits.detach(), expected, 1 / len(logits))
         ctx.save_for_backward(grad)
         return losses.mean().float()
 
@@ -31,10 +26,3 @@ class Divergence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
         return grad * grads[0].to(grad.dtype), None
-
-
-def _divergence_rows(logits: Tensor, expected: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    found, wanted = (x.float().log_softmax(-1) for x in (logits, expected))
-    shares = wanted.exp()
-    losses = (shares * (wanted - found)).sum(-1, dtype=torch.float64)
-    return losses, (found.exp() - shares).mul_(factor).to(logits.dtype)

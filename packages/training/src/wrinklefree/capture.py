@@ -121,6 +121,7 @@ class Shape:
     query_size, key_size: outputs of the projections, of all heads together.
     vocab_size: None for a teacher elsewhere that does not say it.
     sparse_temperature: of a teacher's predictions that are some ids with weights; None: they are whole.
+    knows_any_text: false for a teacher whose predictions were written before.
     """
 
     num_layers: int
@@ -129,6 +130,7 @@ class Shape:
     query_size: int
     key_size: int
     sparse_temperature: float | None = None
+    knows_any_text: bool = True
 
 
 LAST_HIDDEN_STATE = Capture(hidden_states=Layers.of(-1))

@@ -43,7 +43,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head = weight.to(dtype)
         for start in range(0, hidden.shape[0], chunk):
             rows, targets = hidden[start : start + chunk].to(dtype), labels[start : start + chunk]
-            loss, grad_logits = _chunk_loss(rows @ head.T, targets, 1 / count if needs_grad else None)
+            loss, grad_logits = cross_entropy_rows(rows @ head.T, targets, 1 / count if needs_grad else None)
             total += loss
             if grad_hidden is not None and grad_logits is not None:
                 grad_hidden[start : start + chunk] = grad_logits @ head
@@ -66,8 +66,11 @@ def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype
     return total.addmm_(x, y) if x.dtype is dtype else total.add_(x @ y)
 
 
-def _chunk_loss(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
-    """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place."""
+def cross_entropy_rows(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
+    """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place.
+
+    targets: [n], IGNORED_LABEL where none counts.
+    """
     if (compute := kernel_for("cross_entropy_rows", logits.dtype, logits)) is not None:
         losses: Tensor = compute(logits, targets, IGNORED_LABEL, factor)
         return losses.sum(), None if factor is None else logits

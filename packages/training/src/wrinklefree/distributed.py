@@ -19,6 +19,11 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
 def gather_from_ranks(value: T) -> list[T]:
     """The values of all ranks, in order, on every rank. Every rank has to call it."""
     if not is_distributed():
@@ -33,13 +38,13 @@ def own_share(values: list[T], what: str) -> T:
 
     Raises: RanksError when the list comes from another number of ranks.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+    world_size = dist.get_world_size() if is_distributed() else 1
     if len(values) != world_size:
         raise RanksError(
             f"the checkpoint holds {what} of {len(values)} processes and this run has {world_size}: "
             "resume with the same number (distributed.devices x distributed.num_nodes)"
         )
-    return values[rank]
+    return values[rank()]
 
 
 def full_tensor(value: Any) -> Any:

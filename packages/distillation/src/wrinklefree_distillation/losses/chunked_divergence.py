@@ -1,9 +1,6 @@
-"""Divergence of two models' next-token distributions, with logits that exist one chunk of tokens at a time.
+"""Divergence of two models' next-token distributions as a term of `head.py`; the teacher's logits, too, exist
+for a chunk of tokens at a time.
 
-For each chunk: both models' logits over the temperature, their log-softmax in float32, the divergence and
-its gradient, and from that the gradients of the student's hidden states and head. These are all that is kept
-for the backward pass, which scales them. Memory: about six tensors of chunk x vocabulary floats, whatever
-the number of tokens; plainly it would be five of tokens x vocabulary.
 The loss is multiplied by temperature^2, so that its gradient keeps its size (Hinton et al. 2015,
 section 2.1).
 """
@@ -11,13 +8,13 @@ section 2.1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from wrinklefree.predictions import DensePredictions, Predictions, SparsePredictions
+from wrinklefree.predictions import DensePredictions, Predictions
 from wrinklefree_distillation.losses.divergences import DivergenceRows, Rows
+from wrinklefree_distillation.losses.head import head_losses
 
 _TINY = 1e-30
 
@@ -31,22 +28,34 @@ class Comparison:
     chunk_tokens: int
 
 
-class _Teacher:
-    """The rows of a teacher's predictions that are compared, by chunk."""
+@dataclass(frozen=True)
+class DivergenceTerm:
+    """Mean over `positions` in nats, times the temperature squared."""
 
-    def __init__(self, predictions: Predictions, positions: Tensor, how: Comparison) -> None:
-        self.predictions, self.positions, self.how = predictions, positions, how
+    teacher: Predictions
+    positions: Tensor
+    how: Comparison
 
-    def compare(self, start: int, stop: int, log_q: Tensor) -> Rows:
-        chosen = self.positions[start:stop]
-        if isinstance(self.predictions, SparsePredictions):
-            ids, weights = (x.flatten(0, 1)[chosen] for x in (self.predictions.ids, self.predictions.weights))
-            return (_with_tail if self.predictions.has_tail else _sparse_forward)(ids, weights, log_q)
-        return self.how.divergence(self._log_p(self.predictions, chosen), log_q)
+    def compare(self, positions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        temperature = self.how.temperature
+        # d(t^2 D)/d(logits) is t times the gradient with respect to logits / t.
+        factor = temperature / max(len(self.positions), 1)
+        values, gradient = self._rows(positions, self._cooled(logits), factor)
+        return values.sum(dtype=torch.float64) * (temperature * factor), gradient
 
-    def _log_p(self, dense: DensePredictions, chosen: Tensor) -> Tensor:
-        logits = dense.hidden.flatten(0, 1)[chosen] @ dense.head_weight.T
-        return (logits.float() / self.how.temperature).log_softmax(-1)
+    def _rows(self, positions: Tensor, logits: Tensor, factor: float) -> Rows:
+        teacher = self.teacher
+        if isinstance(teacher, DensePredictions):
+            expected = teacher.hidden.flatten(0, 1)[positions] @ teacher.head_weight.T
+            return self.how.divergence(self._cooled(expected), logits, factor)
+        ids, weights = (x.flatten(0, 1)[positions] for x in (teacher.ids, teacher.weights))
+        of_ids = _with_tail if teacher.has_tail else _sparse_forward
+        values, gradient = of_ids(ids, weights, logits.float().log_softmax(-1))
+        return values, gradient.mul_(factor)
+
+    def _cooled(self, logits: Tensor) -> Tensor:
+        temperature = self.how.temperature
+        return logits if temperature == 1 else logits.float() / temperature
 
 
 def _sparse_forward(ids: Tensor, weights: Tensor, log_q: Tensor) -> Rows:
@@ -67,51 +76,13 @@ def _with_tail(ids: Tensor, weights: Tensor, log_q: Tensor) -> Rows:
     return value, gradient.scatter_add_(1, ids, -weights)
 
 
-class _ChunkedDivergence(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, positions: Tensor, teacher: _Teacher, dtype: torch.dtype
-    ) -> Tensor:
-        """Mean over `positions` [n] of hidden [tokens, h]; weight [v, h]; dtype is that of the products."""
-        how, head = teacher.how, weight.to(dtype)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight) if needs_weight else None
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        # d(t^2 D)/d(logits) is t times the gradient with respect to logits / t.
-        factor = how.temperature / max(len(positions), 1)
-        for start in range(0, len(positions), how.chunk_tokens):
-            chosen = positions[start : start + how.chunk_tokens]
-            rows = hidden[chosen].to(dtype)
-            log_q = ((rows @ head.T).float() / how.temperature).log_softmax(-1)
-            values, grad_logits = teacher.compare(start, start + how.chunk_tokens, log_q)
-            total += values.sum()
-            grad_logits = grad_logits.mul_(factor).to(dtype)
-            if grad_hidden is not None:
-                grad_hidden[chosen] = (grad_logits @ head).to(hidden.dtype)
-            if grad_weight is not None:
-                grad_weight += grad_logits.T @ rows
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        return (how.temperature * factor * total).float()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden, weight = (None if saved is None else saved * grads[0] for saved in ctx.saved_tensors)
-        return hidden, weight, None, None, None
-
-
 def chunked_divergence(
     hidden: Tensor, weight: Tensor, teacher: Predictions, positions: Tensor, how: Comparison
 ) -> Tensor:
     """Mean divergence of the chosen positions, in nats, times the temperature squared; 0 for no position.
 
     hidden: [batch, tokens, h] of the student; weight: [vocabulary, h], its head; positions: [n], of the
-    flattened batch x tokens. The products are in the dtype of autocast, where that is on.
+    flattened batch x tokens, ascending.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    with torch.autocast(device, enabled=False):
-        loss: Tensor = _ChunkedDivergence.apply(
-            hidden.flatten(0, 1), weight, positions, _Teacher(teacher, positions, how), dtype
-        )
+    (loss,) = head_losses(hidden, weight, [DivergenceTerm(teacher, positions, how)], how.chunk_tokens)
     return loss

@@ -2,6 +2,7 @@
 
 loss = cross-entropy + lambda logits_distill + gamma attention_distill
 
+The first two come from the same logits, as many tokens at a time as the smaller of both `chunk_tokens` says.
 lambda is `logits.weight`, gamma `attention.weight`. The paper's gamma of 1e5 drowns the task: at the paper's
 own normalization its gradients are thousands of times the task's. The default is what makes them alike in
 the open replication (Qwen2.5-0.5B, MNLI), and `balance` measures it instead.
@@ -21,6 +22,7 @@ from wrinklefree_distillation.balance import GradientNorms
 from wrinklefree_distillation.objectives.attention_distill import AttentionDistill, AttentionDistillConfig
 from wrinklefree_distillation.objectives.logits_distill import LogitsDistill, LogitsDistillConfig
 from wrinklefree_distillation.options import Balance
+from wrinklefree_distillation.tokens import Tokens, predicting_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +58,11 @@ class BitDistill(Objective):
 
     def __init__(self, config: BitDistillConfig) -> None:
         self.options = config
+        self.task, self.logits = ContinuePretrain(config.task), LogitsDistill(config.logits)
+        self.chunk_tokens = min(config.task.chunk_tokens, config.logits.chunk_tokens)
         terms: dict[str, tuple[Objective, float]] = {
-            TASK: (ContinuePretrain(config.task), config.task.weight),
-            LOGITS: (LogitsDistill(config.logits), config.logits.weight),
+            TASK: (self.task, config.task.weight),
+            LOGITS: (self.logits, config.logits.weight),
             ATTENTION: (AttentionDistill(config.attention), config.attention.weight),
         }
         self.terms = {name: term for name, (term, weight) in terms.items() if weight > 0}
@@ -101,7 +105,9 @@ class BitDistill(Objective):
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         import torch
 
-        results = {name: term.compute(passes) for name, term in self.terms.items()}
+        results = self._of_head(passes[PLAIN])
+        if ATTENTION in self.terms:
+            results[ATTENTION] = self.terms[ATTENTION].compute(passes)
         losses = {name: result.loss for name, result in results.items()}
         student = passes[PLAIN].student
         if self.is_measuring:
@@ -113,6 +119,28 @@ class BitDistill(Objective):
         for name, result in results.items():
             metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
         return ObjectiveResult(total, metrics)
+
+    def _of_head(self, shown: Pass) -> dict[str, ObjectiveResult]:
+        """Task and logits, as far as they have a weight, from the same logits of the student."""
+        from wrinklefree_distillation.losses.chunked_divergence import DivergenceTerm
+        from wrinklefree_distillation.losses.head import Term, head_losses
+        from wrinklefree_distillation.losses.task import CrossEntropyTerm
+
+        terms: dict[str, Term] = {}
+        if TASK in self.terms:
+            labelled = predicting_positions(shown.view, Tokens.labelled)
+            terms[TASK] = CrossEntropyTerm(shown.view["labels"], labelled)
+        if LOGITS in self.terms:
+            terms[LOGITS] = DivergenceTerm(*self.logits.compared(shown))
+        if not terms:
+            return {}
+        student = shown.student
+        assert student.head_weight is not None
+        losses = head_losses(
+            student.last_hidden_state, student.head_weight, list(terms.values()), self.chunk_tokens
+        )
+        makers = {TASK: self.task.result, LOGITS: self.logits.result}
+        return {name: makers[name](shown.view, loss) for name, loss in zip(terms, losses, strict=True)}
 
     def _weights(self) -> dict[str, float]:
         """The constants, or what balances the gradients; the constant where a term has no gradient."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from wrinklefree.capture import LAST_HIDDEN_STATE, Capture, Shape
+from wrinklefree.capture import LAST_HIDDEN_STATE, Capture, Shape, View
 from wrinklefree.config.ranges import number
 from wrinklefree.objectives.base import (
     PLAIN,
@@ -22,6 +23,12 @@ from wrinklefree.objectives.base import (
 )
 from wrinklefree_distillation.options import Divergence
 from wrinklefree_distillation.tokens import Tokens, predicting_positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wrinklefree.predictions import Predictions
+    from wrinklefree_distillation.losses.chunked_divergence import Comparison
 
 
 @dataclass
@@ -73,19 +80,27 @@ class LogitsDistill(Objective):
             )
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
-        from wrinklefree_distillation.losses.chunked_divergence import Comparison, chunked_divergence
+        from wrinklefree_distillation.losses.chunked_divergence import chunked_divergence
+
+        (shown,) = passes.values()
+        assert shown.student.head_weight is not None
+        loss = chunked_divergence(
+            shown.student.last_hidden_state, shown.student.head_weight, *self.compared(shown)
+        )
+        return self.result(shown.view, loss)
+
+    def compared(self, shown: Pass) -> tuple[Predictions, Tensor, Comparison]:
+        """The teacher's predictions, the positions that count, and how."""
+        from wrinklefree_distillation.losses.chunked_divergence import Comparison
         from wrinklefree_distillation.losses.divergences import divergence_rows
 
-        options, shown = self.options, passes[PLAIN]
-        assert shown.student.head_weight is not None
+        options = self.options
         assert shown.taught.predictions is not None
         rows = divergence_rows(options.divergence, options.beta, options.alpha)
-        loss = chunked_divergence(
-            shown.student.last_hidden_state,
-            shown.student.head_weight,
-            shown.taught.predictions,
-            predicting_positions(shown.view, options.tokens),
-            Comparison(rows, options.temperature, options.chunk_tokens),
-        )
-        result = ObjectiveResult(loss, {"divergence_nats": loss.detach() / options.temperature**2})
-        return over_labels(shown.view, result) if options.tokens is Tokens.labelled else result
+        how = Comparison(rows, options.temperature, options.chunk_tokens)
+        return shown.taught.predictions, predicting_positions(shown.view, options.tokens), how
+
+    def result(self, view: View, loss: Tensor) -> ObjectiveResult:
+        """Of the loss on a view, wherever it was computed."""
+        result = ObjectiveResult(loss, {"divergence_nats": loss.detach() / self.options.temperature**2})
+        return over_labels(view, result) if self.options.tokens is Tokens.labelled else result

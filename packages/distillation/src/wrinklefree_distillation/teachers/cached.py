@@ -30,7 +30,9 @@ class CachedTeacher(Teacher):
     def __init__(self, cache: TargetCache, tokenizer: Any) -> None:
         facts = cache.facts
         self.cache, self.tokenizer = cache, tokenizer
-        self.shape = Shape(0, 0, facts.vocab_size, 0, 0, sparse_temperature=facts.temperature)
+        self.shape = Shape(
+            0, 0, facts.vocab_size, 0, 0, sparse_temperature=facts.temperature, knows_any_text=False
+        )
 
     @classmethod
     def load(cls, config: CachedTeacherConfig, run: TrainConfig) -> CachedTeacher:

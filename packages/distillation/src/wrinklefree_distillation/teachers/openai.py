@@ -11,6 +11,7 @@ from wrinklefree.config.model import TeacherConfig
 from wrinklefree.config.ranges import number
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.teachers.base import Teacher
+from wrinklefree_distillation.options import PromptApi
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,18 +24,22 @@ _PROBE = "The quick brown fox, 1234: naïve café — 日本語\n\tdef f(x): ret
 
 @dataclass
 class OpenAITeacherConfig(TeacherConfig):
-    """A server with /v1/completions and prompt_logprobs."""
+    """A server with /v1/completions that tells log-probabilities of prompts."""
 
     kind: str = "openai"
     url: str = "http://127.0.0.1:8000/v1"
     """Of the API. A key is read from the variable OPENAI_API_KEY."""
     model: str | None = None
     """As the server calls it."""
+    api: PromptApi = PromptApi.prompt_logprobs
+    """prompt_logprobs: vLLM; echo: servers that answer `echo` with `logprobs` (wf serve, older vLLM)."""
     top_k: int = number(20, least=1)
-    """Ids of each prediction; vLLM gives 20 unless started with --max-logprobs."""
+    """Ids of each prediction; vLLM gives 20 unless started with --max-logprobs, and OpenAI's rule for echo
+    is 5."""
     timeout_s: float = number(120.0, above=0)
     check_tokenizer: bool = True
-    """Compare ids by the server's /tokenize at the start; false for a server that has none."""
+    """prompt_logprobs: compare ids by the server's /tokenize at the start; false for a server that has none.
+    With echo every answer shows its tokens, and they are always compared."""
 
 
 class OpenAITeacher(Teacher):
@@ -48,27 +53,22 @@ class OpenAITeacher(Teacher):
     @classmethod
     def load(cls, config: OpenAITeacherConfig, run: TrainConfig) -> OpenAITeacher:
         from wrinklefree.errors import RunError
-        from wrinklefree_distillation.completions import Completions
+        from wrinklefree_distillation.completions import PromptLogprobs
+        from wrinklefree_distillation.echoed import Echoed
 
         if config.model is None:
             raise RunError(
                 "model.teacher.kind=openai needs the server's name of the model: model.teacher.model=NAME"
             )
         key = os.environ.get(API_KEY_VARIABLE)
-        completions = Completions(config.url, config.model, key, config.timeout_s)
-        return cls(completions, config.top_k, config.check_tokenizer)
+        is_echo = config.api is PromptApi.echo
+        client = Echoed if is_echo else PromptLogprobs
+        completions = client(config.url, config.model, key, config.timeout_s)
+        return cls(completions, config.top_k, is_echo or config.check_tokenizer)
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        from wrinklefree.errors import RunError
-
-        if not self.checks_tokenizer:
-            return
-        own, other = tokenizer.encode(_PROBE, add_special_tokens=False), self.completions.tokenize(_PROBE)
-        if own != other:
-            raise RunError(
-                f"model.teacher: the server {self.completions.url} has another tokenizer: {_PROBE!r} is "
-                f"{own} for the student and {other} for the teacher; choose one with the student's tokenizer"
-            )
+        if self.checks_tokenizer:
+            self.completions.check_tokenizer(tokenizer, _PROBE)
 
     def forward(self, view: View, capture: Capture) -> ForwardResult:
         from wrinklefree.predictions import SparsePredictions

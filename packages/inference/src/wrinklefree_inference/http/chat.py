@@ -128,6 +128,7 @@ class ChatForm:
 
 def _logprobs(token: TokenLogprob) -> dict[str, Any]:
     """A `TokenLogprobs`."""
+    assert token.logprob is not None  # no prompt is echoed here
     top = [_entry(text, value, utf8) for _, text, utf8, value in token.top]
     return _entry(token.text, token.logprob, token.bytes_) | {"top_logprobs": top}
 

@@ -29,7 +29,7 @@ from wrinklefree_inference.http.service import (
 )
 from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.strict_json import strict_router
-from wrinklefree_inference.native.request import FinishReason, TokenLogprob
+from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
             prompts.append(
                 (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
             )
-        generation = await service.generation(http, body, prompts, body.logprobs, "prompt")
+        generation = await service.generation(http, body, prompts, body.logprobs, "prompt", bool(body.echo))
         form = CompletionForm(service.engine.model_id, body, (body.n or 1) * len(prompts))
         return await respond(http, body, generation, form)
 
@@ -89,7 +89,7 @@ class CompletionForm:
             self._texts[index].append(delta.text)
             logprobs = self._logprobs[index]
             if logprobs is not None:
-                self._whole_logprobs[index].add(logprobs.of(delta.logprobs))
+                self._whole_logprobs[index].add(logprobs.of_delta(delta))
             self._reasons[index] = delta.finish_reason or self._reasons[index]
 
     def whole(self, generation: Generation) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class CompletionForm:
             choice = {
                 "index": index,
                 "text": delta.text,
-                "logprobs": logprobs.of(delta.logprobs) if logprobs is not None else None,
+                "logprobs": logprobs.of_delta(delta) if logprobs is not None else None,
                 "finish_reason": delta.finish_reason,
             }
             yield self._envelope.chunk([choice])
@@ -141,12 +141,20 @@ class _Logprobs:
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._num_chars = 0
+        self._is_answer = False
+
+    def of_delta(self, delta: Delta) -> dict[str, Any]:
+        """Of what came; a character that an echoed prompt leaves incomplete ends with it."""
+        if delta.completion_tokens and not self._is_answer:
+            self._num_chars += len(self._utf8.decode(b"", final=True))
+            self._is_answer = True
+        return self.of(delta.logprobs)
 
     def of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         """A `CompletionLogprobs` of the next tokens."""
         return {
             "tokens": [_name(token.text, token.bytes_) for token in tokens],
-            "token_logprobs": [max(token.logprob, LOWEST_LOGPROB) for token in tokens],
+            "token_logprobs": [_value(token.logprob) for token in tokens],
             "top_logprobs": [_top(token) for token in tokens],
             "text_offset": [self._offset(token) for token in tokens],
         }
@@ -172,8 +180,14 @@ class _WholeLogprobs:
         return {name: Items(self._lists[name]) for name in CompletionLogprobs.model_fields}
 
 
-def _top(token: TokenLogprob) -> dict[str, float]:
-    """The most probable tokens and the one that was drawn."""
+def _value(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LOWEST_LOGPROB)
+
+
+def _top(token: TokenLogprob) -> dict[str, float] | None:
+    """The most probable tokens and the one that is there; null where nothing is known."""
+    if token.logprob is None:
+        return None
     top = {_name(text, utf8): max(value, LOWEST_LOGPROB) for _, text, utf8, value in token.top}
     top.setdefault(_name(token.text, token.bytes_), max(token.logprob, LOWEST_LOGPROB))
     return top

@@ -226,7 +226,7 @@ class CompletionRequest(SamplingFields):
         | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1)]
     )
     logprobs: Annotated[int, _bounds("logprobs")] | None = None
-    echo: Annotated[Literal[False] | None, _only(False)] = None
+    echo: bool | None = None
     suffix: Unsupported = None
     best_of: Annotated[Literal[1] | None, _only(1)] = None
 

@@ -77,11 +77,14 @@ class ChatCompletion(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Parallel lists, one entry for each token; `text_offset` counts characters of the choice's `text`."""
+    """Parallel lists, one entry for each token; `text_offset` counts characters of the choice's `text`.
+
+    With `echo` the prompt's tokens come first. Nothing is known of the very first one: its entries are null.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

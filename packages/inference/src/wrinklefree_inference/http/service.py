@@ -129,8 +129,12 @@ class Service:
         prompts: Sequence[tuple[Sequence[int], int]],
         logprobs: int | None,
         param: str,
+        echo: bool = False,
     ) -> Generation:
         """Submit `n` requests for each (prompt ids, max_tokens), which the field `param` has become.
+
+        Args:
+            echo: Each answer begins with its prompt.
 
         Raises:
             ApiError, EngineBusy, EngineError: Nothing was submitted.
@@ -141,7 +145,7 @@ class Service:
         requests = [
             GenerationRequest(
                 prompt_ids=tuple(ids),
-                sampling=_sampling(body, longest, logprobs, number),
+                sampling=_sampling(body, longest, logprobs, number, echo),
                 id=record.request_id
                 if num * len(prompts) == 1
                 else f"{record.request_id}-{i * num + number}",
@@ -222,7 +226,9 @@ async def _frames(
     yield [*ending, DONE]
 
 
-def _sampling(body: SamplingFields, max_tokens: int, logprobs: int | None, number: int) -> SamplingParams:
+def _sampling(
+    body: SamplingFields, max_tokens: int, logprobs: int | None, number: int, echo: bool
+) -> SamplingParams:
     given = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -233,4 +239,4 @@ def _sampling(body: SamplingFields, max_tokens: int, logprobs: int | None, numbe
         "seed": None if body.seed is None else body.seed + number,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return SamplingParams(max_tokens=max_tokens, stop=body.stops, logprobs=logprobs, **chosen)
+    return SamplingParams(max_tokens=max_tokens, stop=body.stops, logprobs=logprobs, echo=echo, **chosen)

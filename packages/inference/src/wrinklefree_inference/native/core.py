@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
+from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
@@ -101,6 +103,8 @@ class Core:
         self.counters = Counters()
         self._tokenizer = tokenizer
         self._sample = sample
+        self._entries = Entries(tokenizer.token_bytes)
+        self._echo = Echo(self._entries, sample)
         self._params = DrawParams([])
 
     def start_anew(self) -> list[Sequence]:
@@ -125,20 +129,41 @@ class Core:
         if not plan:  # all readers are behind
             return []
         drawn = [sequence for sequence, count in plan if count == sequence.num_pending]
-        arrays = forward_arrays(plan)
+        tokens, starts, contexts, pages, outputs = forward_arrays(plan)
+        echoed = echo_parts(plan, starts)
+        outputs = np.concatenate([outputs, *(part.rows for part in echoed)])
         forward_s = time.perf_counter()
-        logits = self.runner.forward(*arrays)
+        logits = self.runner.forward(tokens, starts, contexts, pages, outputs)
         sample_s = time.perf_counter()
         counters.forward_s += sample_s - forward_s
         counters.prompt_tokens += sum(
             count for sequence, count in plan if sequence.num_computed < sequence.num_prompt
         )
         self.scheduler.advance(plan)
-        events = self._draw(drawn, logits) if drawn else []
+        events = self._give_out(echoed, logits[len(drawn) :])
+        events += self._draw_next(drawn, logits[: len(drawn)])
         counters.steps += 1
         counters.last_step_s = time.perf_counter() - start_s
         counters.step_s += counters.last_step_s
         return events
+
+    def _give_out(self, parts: list[EchoPart], logits: Floats) -> list[StepEvent]:
+        """Prompts, as far as they are asked for and computed."""
+        events: list[StepEvent] = []
+        for part in parts:
+            own, logits = logits[: len(part.rows)], logits[len(part.rows) :]
+            try:
+                events.append((part.sequence, self._echo.delta(part, own)))
+            except ValueError as error:
+                events.append((part.sequence, self._give_up(part.sequence, error)))
+        return events
+
+    def _draw_next(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
+        """One token for each that has not failed."""
+        if any(sequence.is_done for sequence in drawn):
+            logits = logits[[not sequence.is_done for sequence in drawn]]
+            drawn = [sequence for sequence in drawn if not sequence.is_done]
+        return self._draw(drawn, logits) if drawn else []
 
     def _draw(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
         start_s = time.perf_counter()
@@ -185,7 +210,8 @@ class Core:
         for i, (sequence, token_id) in enumerate(zip(drawn, tokens.tolist(), strict=True)):
             entry = None
             if sequence.request.sampling.logprobs is not None:
-                entry = self._entry(token_id, float(logprobs[i]), top_ids[i], top_logprobs[i])
+                others = top_ids[i].tolist(), top_logprobs[i].tolist()
+                entry = self._entries.of(token_id, float(logprobs[i]), *others)
             delta = self._append(sequence, token_id, entry)
             if delta is not None:
                 events.append((sequence, delta))
@@ -217,7 +243,9 @@ class Core:
     ) -> tuple[Piece, FinishReason | None]:
         sampling, assembler = sequence.request.sampling, sequence.assembler
         if token_id in self._tokenizer.eos_ids and not sampling.ignore_eos:
-            return assembler.finish(), "stop"
+            # Who reads an echoed prompt tells it from the answer by the number of tokens, this one included.
+            end = Piece("", (token_id,), (entry,)) if sampling.echo and entry else Piece()
+            return assembler.finish() + end, "stop"
         piece = assembler.push(token_id, entry)
         if piece.is_stopped:
             return piece, "stop"
@@ -225,15 +253,6 @@ class Core:
             return piece, None
         last = assembler.finish()
         return piece + last, "stop" if last.is_stopped else "length"
-
-    def _entry(self, token_id: int, logprob: float, top_ids: Any, top_logprobs: Any) -> TokenLogprob:
-        top = zip(top_ids.tolist(), top_logprobs.tolist(), strict=True)
-        alternatives = tuple((other, *self._text_and_bytes(other), value) for other, value in top)
-        return TokenLogprob(token_id, *self._text_and_bytes(token_id), logprob, alternatives)
-
-    def _text_and_bytes(self, token_id: int) -> tuple[str, bytes]:
-        data = self._tokenizer.token_bytes(token_id)
-        return data.decode("utf-8", errors="replace"), data
 
 
 def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:

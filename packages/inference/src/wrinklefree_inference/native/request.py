@@ -51,6 +51,8 @@ class SamplingParams:
         max_tokens: Longest answer.
         stop: Strings that end the answer; they are not part of it.
         logprobs: Alternatives reported per token (0: the chosen token's alone); None reports nothing.
+        echo: Give the prompt out before the answer, with the log-probabilities of its tokens if `logprobs` is
+            set; these are all computed, whatever the cache has.
         ignore_eos: Go on after the end-of-text token (benchmarks).
     """
 
@@ -63,6 +65,7 @@ class SamplingParams:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    echo: bool = False
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
@@ -95,9 +98,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Log-probability of one token of the answer, under the model itself (before temperature and penalties).
+    """Log-probability of one token, under the model itself (before temperature and penalties).
 
     Attributes:
+        logprob: None of a prompt's first token, which nothing is before.
         bytes_: UTF-8 bytes of the token; a character may be spread over several tokens.
         top: The most probable tokens in its place: (id, text, bytes, logprob), best first.
     """
@@ -105,7 +109,7 @@ class TokenLogprob:
     token_id: int
     text: str
     bytes_: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, str, bytes, float], ...] = ()
 
 
@@ -115,6 +119,7 @@ class Delta:
 
     Attributes:
         text: May be empty: half a character, or what could be the beginning of a stop string, is held back.
+            Of a prompt that is given out too: its tokens' text, special ones included.
         token_ids: Tokens whose text ends in `text`; those of a stop string are never given out.
         logprobs: One per token of `token_ids`, if they were asked for.
         finish_reason: Set on the last delta alone.

@@ -221,7 +221,7 @@ class Scheduler:
     @staticmethod
     def _shareable(sequence: Sequence) -> list[bytes]:
         """Digests of the pages that may come from the cache: the last known token is always computed."""
-        return sequence.digests[: (sequence.num_tokens - 1) // PAGE_TOKENS]
+        return sequence.digests[: sequence.num_reusable // PAGE_TOKENS]
 
     def _share_out(self, budget: int) -> StepPlan:
         """Split prompt tokens between clients, then by age."""
@@ -245,7 +245,7 @@ class Scheduler:
 
     def _take_over(self, sequence: Sequence) -> None:
         """Use the pages that others have published since this sequence started."""
-        num_shareable = (sequence.num_tokens - 1) // PAGE_TOKENS
+        num_shareable = sequence.num_reusable // PAGE_TOKENS
         while sequence.num_computed == sequence.num_published * PAGE_TOKENS < num_shareable * PAGE_TOKENS:
             index = sequence.num_published
             found = self.cache.match(sequence.digests[index : index + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import secrets
 from collections.abc import Callable
 from typing import Protocol
@@ -34,6 +35,8 @@ class Sequence:
         is_unread: Whether the reader is so far behind that the sequence is to wait.
         arrival: Rank by age: what came later is preempted first.
         cached_prompt_tokens: Found in the cache when it first ran; None before.
+        num_echoed: Tokens of the prompt that were given out, where that was asked for; `echo_decoder` makes
+            their text.
     """
 
     __slots__ = (
@@ -41,9 +44,11 @@ class Sequence:
         "assembler",
         "cached_prompt_tokens",
         "digests",
+        "echo_decoder",
         "is_done",
         "is_unread",
         "num_computed",
+        "num_echoed",
         "num_pages",
         "num_prompt",
         "num_published",
@@ -67,12 +72,13 @@ class Sequence:
         self.sink, self.is_unread = sink, is_unread
         self.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self.assembler = TextAssembler(decoder, sampling.stop)
+        self.echo_decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.num_prompt = self.num_tokens = len(request.prompt_ids)
         capacity = self.num_prompt + sampling.max_tokens
         self.tokens: NDArray[np.int32] = np.empty(capacity, np.int32)  # the system maps what is written
         self.tokens[: self.num_prompt] = request.prompt_ids
         self.pages: NDArray[np.int32] = np.empty(pages_for(capacity), np.int32)
-        self.num_pages = self.num_computed = self.num_published = 0
+        self.num_pages = self.num_computed = self.num_published = self.num_echoed = 0
         self.digests: list[bytes] = []
         self.arrival = 0
         self.cached_prompt_tokens: int | None = None
@@ -82,6 +88,14 @@ class Sequence:
     def num_pending(self) -> int:
         """Known tokens that are not computed; the last one is where the next is drawn."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def num_reusable(self) -> int:
+        """First tokens that need not be computed if the cache has them: nobody wants logits after them."""
+        sampling = self.request.sampling
+        if sampling.echo and sampling.logprobs is not None and self.num_echoed < self.num_prompt:
+            return max(self.num_echoed - 1, 0)
+        return self.num_tokens - 1
 
     @property
     def num_generated(self) -> int:

@@ -8,7 +8,7 @@ options are read with the configuration). It is registered as an entry point "wr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -103,8 +103,25 @@ class Objective(ABC):
     def check_sharded(self) -> None:  # noqa: B027 (most can be had with FSDP)
         """Raises: ValueError for what cannot be done with a sharded model; asked before the first step."""
 
+    def check_beside(self, others: Sequence[str]) -> None:  # noqa: B027 (as a rule any will do)
+        """Args: names of the other objectives that ever have a weight.
+
+        Raises: ValueError for a choice of others that leaves steps to nobody, or to nobody else; asked before
+            the first step.
+        """
+
+    def attach(self, student: Any, seed: int) -> None:  # noqa: B027 (most see passes alone)
+        """Called once, before the first step, with the model that is trained and the run's seed."""
+
+    def takes_step(self, step: int) -> bool | None:
+        """Whether an optimizer step is this objective's alone (True), or the other ones' (False).
+
+        None, the default: it shares all steps with the others.
+        """
+        return None
+
     def at_step(self, step: int) -> None:  # noqa: B027 (may not depend on it)
-        """Called before each `compute` with the optimizer step (0 for the first)."""
+        """Called before each `views` and `compute` with the optimizer step (0 for the first)."""
 
     def state_dict(self) -> dict[str, Any]:
         """What `compute` changes and later depends on, the same on all ranks; JSON values."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from wrinklefree.capture import LAST_HIDDEN_STATE
+from wrinklefree.capture import LAST_HIDDEN_STATE, View
 from wrinklefree.config.ranges import number
 from wrinklefree.objectives.base import (
     PLAIN,
@@ -19,6 +20,9 @@ from wrinklefree.objectives.base import (
     Wish,
     over_labels,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -44,6 +48,10 @@ class ContinuePretrain(Objective):
         loss = chunked_cross_entropy(
             student.last_hidden_state, student.head_weight, view["labels"], self.chunk_tokens
         )
+        return self.result(view, loss)
+
+    def result(self, view: View, loss: Tensor) -> ObjectiveResult:
+        """Of the mean over the labels of a view, wherever it was computed."""
         value = loss.detach()
         metrics = {"loss_nats": value, "perplexity_ratio": value.exp()}
         return over_labels(view, ObjectiveResult(loss, metrics))

@@ -57,31 +57,47 @@ class ObjectiveManager:
         Args: teacher is None where there is none, or none that says its shape; is_sharded: by FSDP.
         Raises: RunError naming the objective and what cannot be met.
         """
-        for name in sorted(self.weights.ever_active()):
+        active = sorted(self.weights.ever_active())
+        for name in active:
             try:
+                self.objectives[name].check_beside([other for other in active if other != name])
                 _check(self.objectives[name], student, teacher)
                 if is_sharded:
                     self.objectives[name].check_sharded()
             except ValueError as error:
                 raise RunError(f"objective '{name}': {error}") from error
 
+    def attach(self, student: Any, seed: int) -> None:
+        """Hand the model that is trained to those that ask it for more than passes."""
+        for objective in self.objectives.values():
+            objective.attach(student, seed)
+
     def active(self, step: int) -> dict[str, float]:
         """Objectives with a weight above 0 at this step, in the order of the configuration."""
         weights = self.weights(step)
         return {name: weights[name] for name in self.objectives if weights.get(name, 0.0) > 0}
+
+    def _in_turn(self, step: int) -> dict[str, float]:
+        """The active ones whose step it is: one that takes it alone, else those that share or, last, all."""
+        active = self.active(step)
+        takes = {name: self.objectives[name].takes_step(step) for name in active}
+        alone = [name for name in active if takes[name]]
+        chosen = alone[:1] or [name for name in active if takes[name] is None] or list(active)
+        return {name: active[name] for name in chosen}
 
     def compute(self, batch: View, step: int, student: Forward, teacher: Forward | None) -> ObjectiveResult:
         """Total loss and all metrics of one (raw) batch at an optimizer step.
 
         Raises: ValueError when an active objective needs a teacher and there is none.
         """
-        active = self.active(step)
+        active = self._in_turn(step)
+        for name in active:
+            self.objectives[name].at_step(step)
         passes = self._passes(batch, list(active), student, teacher)
         total: Tensor = torch.zeros((), dtype=torch.float32, device=batch["input_ids"].device)
         metrics: dict[str, Tensor] = {}
         for name, weight in active.items():
             objective = self.objectives[name]
-            objective.at_step(step)
             result = objective.compute({view: passes[view] for view in objective.wishes})
             total = total + weight * result.loss
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}

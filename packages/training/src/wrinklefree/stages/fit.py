@@ -100,6 +100,7 @@ def _build_module(
     bitnet_arch.set_precision(model, training.precision.value)
     if training.gradient_checkpointing:
         recompute_activations(model)
+    objectives.attach(model, config.seed)
     return WrinkleFreeLightningModule(
         model,
         teacher,
