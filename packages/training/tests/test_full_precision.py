@@ -85,7 +85,7 @@ def test_the_result_is_a_plain_folder_of_a_dense_model(fine_tuned: Any, dense_di
 def test_it_teaches_and_can_be_converted(fine_tuned: Any, cli_from_stage1: Any, make_cli: Any) -> None:
     final = fine_tuned.folder / "final"
     teacher = ["model.teacher.source=path", f"model.teacher.name={final}"]
-    run = cli_from_stage1("stage1_9_layerwise", "training.max_steps=1", *teacher)
+    run = cli_from_stage1("stage1_9_layerwise", "training.max_steps=3", *teacher)
     assert run.code == 0
     again = make_cli(cli_from_stage1.output_dir / "again", alone=True)
     assert again("stage1_subln", f"model.name={final}", "model.scheme=group64").code == 0
