@@ -24,7 +24,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ablation_arms import ARMS
 from ablation_items import SPLITS, divide, pack
@@ -38,6 +38,8 @@ from wf_formats.boundary import boundary
 from wf_formats.errors import RequestError
 from wrinklefree.stages.registry import stages
 
+N = TypeVar("N", int, float)
+
 
 def main() -> None:
     options = _parser().parse_args()
@@ -45,7 +47,7 @@ def main() -> None:
     with boundary():
         arms = _chosen(options.arms)
         rates = _rates(options.rates, arms)
-        seeds = [int(seed) for seed in options.seeds.split(",")]
+        seeds = _numbers("--seeds", options.seeds, int)
         bench = _bench(options)
         check_teachers(bench, arms)
         todo = [arm for arm in arms if not is_done(bench, arm, rates[arm], seeds)]
@@ -65,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="folder of a dense model (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--calibrated", type=Path, help="a result of stage 1.5, instead of making one")
     parser.add_argument("--calibration-minutes", type=float, default=20)
-    parser.add_argument("--items", type=int, default=4000, help="to train on (default: 4000)")
-    parser.add_argument("--held-out", type=int, default=500, help="to choose rates by (default: 500)")
-    parser.add_argument("--eval-items", type=int, help="to report (default: all)")
+    parser.add_argument("--items", type=_count, default=4000, help="to train on (default: 4000)")
+    parser.add_argument("--held-out", type=_count, default=500, help="to choose rates by (default: 500)")
+    parser.add_argument("--eval-items", type=_count, help="to report (default: all)")
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--arms", default="all", help=f"all or some of {','.join(ARMS)}")
     parser.add_argument(
@@ -78,11 +80,17 @@ def _parser() -> argparse.ArgumentParser:
         help="learning rates; repeat for more arms",
     )
     parser.add_argument("--seeds", default="0", help="the first one is swept (default: 0)")
-    parser.add_argument("--batch", type=int, default=4, help="sequences of a step (default: 4)")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a sequence (default: 512)")
+    parser.add_argument("--batch", type=_count, default=4, help="sequences of a step (default: 4)")
+    parser.add_argument("--length", type=_count, default=512, help="tokens of a sequence (default: 512)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="bf16")
     parser.add_argument("--minutes", type=float, help="most time for an arm; one that needs more is refused")
     return parser
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
 
 
 def _chosen(text: str) -> list[str]:
@@ -111,12 +119,17 @@ def _rates(texts: Sequence[str], arms: Sequence[str]) -> dict[str, list[float]]:
             raise RequestError(
                 f"--rates {text}: there is no arm {name!r} among those asked for: {', '.join(arms)}"
             )
-        try:
-            rates = [float(value) for value in values.split(",")]
-        except ValueError as error:
-            raise RequestError(f"--rates {text}: give numbers such as 1e-4,3e-4") from error
-        found |= dict.fromkeys([name] if name else arms, rates)
+        found |= dict.fromkeys([name] if name else arms, _numbers("--rates", values, float))
     return found
+
+
+def _numbers(option: str, text: str, kind: type[N]) -> list[N]:
+    """Raises: RequestError for what are no numbers of that kind."""
+    try:
+        return [kind(value) for value in text.split(",")]
+    except ValueError as error:
+        wanted = "whole numbers such as 0,1,2" if kind is int else "numbers such as 1e-4,3e-4"
+        raise RequestError(f"{option} {text}: give {wanted}") from error
 
 
 def _bench(options: argparse.Namespace) -> Bench:
