@@ -22,12 +22,12 @@ import argparse
 import json
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ablation_arms import ARMS
-from ablation_items import SPLITS, divide, pack
+from ablation_items import SPLITS, Items, divide, pack
 from ablation_plan import Cost, check_budget, measured
 from ablation_rows import check_teachers, finish, is_done, report
 from ablation_runs import Bench, Settings
@@ -39,6 +39,7 @@ from wf_formats.errors import RequestError
 from wrinklefree.stages.registry import stages
 
 N = TypeVar("N", int, float)
+_SETTINGS_FILE = "settings.json"
 
 
 def main() -> None:
@@ -133,29 +134,18 @@ def _numbers(option: str, text: str, kind: type[N]) -> list[N]:
 
 
 def _bench(options: argparse.Namespace) -> Bench:
-    """Raises: RequestError for items that are not there, or other settings than the folder was made with."""
+    """Raises: RequestError for what is not there, or other settings than the folder was made with."""
     output, data = options.output.resolve(), options.data.resolve()
-    sizes = (options.items, options.held_out, options.eval_items)
-    items = divide(options.task, data, output / "items", *sizes)
-    source = ("packaged", None) if options.model is None else ("path", options.model)
-    packed = pack(items, options.task, bitnet_arch.open_dense(*source).tokenizer, options.length)
-    print(
-        f"{options.items} items: {packed.sequences} sequences of {options.length} tokens, "
-        f"{packed.text_tokens / packed.sequences / options.length:.0%} filled, "
-        f"{packed.labels / packed.text_tokens:.1%} of their tokens with a label"
-    )
-    settings = Settings(
-        options.task,
-        options.model,
-        *sizes,
-        options.length,
-        options.batch,
-        max(1, round(options.epochs * packed.sequences / options.batch)),
-        options.precision,
-        options.calibration_minutes,
-    )
-    _check_same(output / "settings.json", asdict(settings))
-    return Bench(output, data, items, settings, options.calibrated)
+    calibrated = None if options.calibrated is None else options.calibrated.resolve()
+    if calibrated is not None and not calibrated.is_dir():
+        raise RequestError(f"--calibrated {calibrated}: there is no such folder")
+    names = [field.name for field in fields(Settings)]
+    settings = Settings(**{name: getattr(options, name) for name in names})
+    _check_same(output / _SETTINGS_FILE, asdict(settings))
+    sizes = (settings.items, settings.held_out, settings.eval_items)
+    items = divide(settings.task, data, output / "items", *sizes)
+    atomic_write_json(output / _SETTINGS_FILE, asdict(settings))
+    return Bench(output, data, items, settings, _num_steps(settings, items), calibrated)
 
 
 def _check_same(file: Path, settings: dict[str, Any]) -> None:
@@ -166,7 +156,19 @@ def _check_same(file: Path, settings: dict[str, Any]) -> None:
             raise RequestError(
                 f"{file.parent} was made with {name}={before[name]}, not {value}: choose another --output"
             )
-    atomic_write_json(file, settings)
+
+
+def _num_steps(settings: Settings, items: Items) -> int:
+    """Of every run; says how well the items fill their sequences."""
+    source = ("packaged", None) if settings.model is None else ("path", settings.model)
+    packed = pack(items, settings.task, bitnet_arch.open_dense(*source).tokenizer, settings.length)
+    print(
+        f"{settings.items} items: {packed.sequences} sequences of {settings.length} tokens, "
+        f"{packed.text_tokens / packed.sequences / settings.length:.0%} filled, "
+        f"{packed.labels / packed.text_tokens:.1%} of their tokens with a label",
+        flush=True,
+    )
+    return max(1, round(settings.epochs * packed.sequences / settings.batch))
 
 
 def _plan(bench: Bench, num_rates: dict[str, int], num_seeds: int, minutes: float | None) -> None:

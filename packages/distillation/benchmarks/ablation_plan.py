@@ -60,7 +60,7 @@ def _step(bench: Bench, arm: str) -> float:
         start = before
     output, settings = bench.output / "probes", bench.settings
     folder = bench.train_steps(Run(arm, 1e-6, 0), None, _PROBE_STEPS, output, start)
-    seconds = step_seconds(folder, settings.batch * settings.length_tokens)
+    seconds = step_seconds(folder, settings.batch * settings.length)
     shutil.rmtree(output)
     return seconds
 
@@ -70,10 +70,10 @@ def check_budget(bench: Bench, costs: Mapping[str, Cost], minutes: float | None)
     settings = bench.settings
     fitting = []
     for arm, cost in costs.items():
-        training = cost.training_minutes(settings.steps)
+        training = cost.training_minutes(bench.steps)
         answering = cost.answering_minutes(settings.held_out, bench.items.num_test)
         print(
-            f"{arm:14} {cost.runs} runs of {settings.steps} steps of {cost.step_seconds:.1f} s: "
+            f"{arm:14} {cost.runs} runs of {bench.steps} steps of {cost.step_seconds:.1f} s: "
             f"{training:.0f} min of training, {answering:.0f} of answers"
         )
         if minutes is not None and training + answering > minutes:

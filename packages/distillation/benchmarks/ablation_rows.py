@@ -72,8 +72,8 @@ def _summed_up(bench: Bench, arm: str, found: Sequence[dict[str, Any]]) -> dict[
         "answer_perplexity": mean(seed["answer_perplexity"] for seed in found),
         "majority": found[0]["majority"],
         "num_items": found[0]["num_items"],
-        "steps": bench.settings.steps,
-        "tokens": bench.settings.steps * bench.settings.batch * bench.settings.length_tokens,
+        "steps": bench.steps,
+        "tokens": bench.steps * bench.settings.batch * bench.settings.length,
         "seeds": found,
         **environment("torch", "transformers"),
     }

@@ -27,9 +27,9 @@ TEXTS = ("wikipedia", "fineweb", "fineweb_edu", "openstax", "c4", "books")
 
 @dataclass(frozen=True)
 class Settings:
-    """What must not change between calls on one output folder.
+    """What must not change between calls on one output folder: options of the command line, by name.
 
-    model: a folder of a dense model; None: SmolLM2-135M-Instruct. steps: of every run.
+    model: a folder of a dense model; None: SmolLM2-135M-Instruct. length: in tokens; batch: in sequences.
     """
 
     task: str
@@ -37,9 +37,9 @@ class Settings:
     items: int
     held_out: int
     eval_items: int | None
-    length_tokens: int
+    length: int
     batch: int
-    steps: int
+    epochs: float
     precision: str
     calibration_minutes: float
 
@@ -59,12 +59,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """calibrated: a folder that takes the place of the start of that name."""
+    """steps: of every run; calibrated: a folder that takes the place of the start of that name."""
 
     output: Path
     data: Path
     items: Items
     settings: Settings
+    steps: int
     calibrated: Path | None = None
 
     def start(self, name: str) -> Path:
@@ -97,7 +98,7 @@ class Bench:
         """
         record = self.output / "runs" / f"{run.name}.json"
         if not record.is_file():
-            folder = self.train_steps(run, teacher, self.settings.steps, self.output / "runs")
+            folder = self.train_steps(run, teacher, self.steps, self.output / "runs")
             found = {"curve": curve(folder), "seconds": _summary(folder)["seconds"]}
             found |= self.evaluate(run, self.items.held_out, "held_out")
             atomic_write_json(record, found)
@@ -118,7 +119,7 @@ class Bench:
             f"training.learning_rate={run.rate}",
             f"training.max_steps={steps}",
             f"training.batch_size={settings.batch}",
-            f"training.sequence_length_tokens={settings.length_tokens}",
+            f"training.sequence_length_tokens={settings.length}",
             f"training.precision={settings.precision}",
             "training.schedule.kind=cosine",
             "training.schedule.warmup=0.06",

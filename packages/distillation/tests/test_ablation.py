@@ -98,6 +98,7 @@ def test_items_that_are_not_there(
         ("--arms full,bath", "there is no arm 'bath'; known: full, rounded"),
         ("--arms full --rates both=1e-4", "there is no arm 'both' among those asked for: full"),
         ("--arms full --rates fast", "--rates fast: give numbers such as 1e-4,3e-4"),
+        ("--arms full --calibrated nowhere", "nowhere: there is no such folder"),
         ("--seeds one", "--seeds one: give whole numbers such as 0,1,2"),
     ],
 )
@@ -125,8 +126,8 @@ def test_an_arm_that_takes_too_long_is_refused_with_what_fits(
 ) -> None:
     plan, runs, items = (module(f"ablation_{name}") for name in ("plan", "runs", "items"))
     divided = items.Items(tmp_path, tmp_path, tmp_path, num_test=600)
-    settings = runs.Settings("qnli", None, 1000, 100, None, 512, 4, 60, "bf16", 20.0)
-    bench = runs.Bench(tmp_path, tmp_path, divided, settings)
+    settings = runs.Settings("qnli", None, 1000, 100, None, 512, 4, 1.0, "bf16", 20.0)
+    bench = runs.Bench(tmp_path, tmp_path, divided, settings, steps=60)
     cost = plan.Cost(step_seconds=5.0, answer_seconds=0.1, runs=3, seeds=1)
     plan.check_budget(bench, {"full": cost}, 17)  # 3 x 60 x 5 s, (3 x 100 + 600) / 10 s: 15 and 1.5 minutes
     assert "15 min of training, 2 of answers" in capsys.readouterr().out
