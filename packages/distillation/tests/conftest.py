@@ -91,14 +91,25 @@ def _exit_code(main: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 @pytest.fixture(scope="session")
-def stage1(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished checkpoint of stage 1."""
-    output = tmp_path_factory.mktemp("stage1")
-    fit = [
-        f"training.fit.{key}" for key in ("tokens=512", "sequence_length_tokens=32", "evaluation_tokens=0")
-    ]
-    assert _exit_code(train.main, ["-s", "1", *common, *fit, f"output_dir={output}"]) == 0
-    return output / "default" / "stage1" / "final"
+def make_stage1(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_stage1(*overrides): a finished checkpoint of stage 1."""
+
+    def make(*overrides: str) -> Path:
+        output = tmp_path_factory.mktemp("stage1")
+        fit = [
+            f"training.fit.{key}"
+            for key in ("tokens=512", "sequence_length_tokens=32", "evaluation_tokens=0")
+        ]
+        assert _exit_code(train.main, ["-s", "1", *common, *fit, f"output_dir={output}", *overrides]) == 0
+        return output / "default" / "stage1" / "final"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stage1(make_stage1: Callable[..., Path]) -> Path:
+    """One that the runs below start from."""
+    return make_stage1()
 
 
 @pytest.fixture

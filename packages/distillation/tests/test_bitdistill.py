@@ -97,6 +97,19 @@ def test_balance_makes_the_gradients_alike(models: Any, batch: View) -> None:
     assert torch.equal(_compute(models, batch, resumed, step=3).metrics[weight], third)
 
 
+@pytest.mark.parametrize(
+    ("balance", "constant"), [(Balance.logits, "attention"), (Balance.attention, "logits")]
+)
+def test_balance_of_one_term_leaves_the_other(
+    models: Any, batch: View, balance: Balance, constant: str
+) -> None:
+    metrics = _compute(models, batch, _manager(balance=balance)).metrics
+    found = {name: float(metrics[f"bitdistill/{name}_weight_ratio"]) for name in ("logits", "attention")}
+    assert {
+        name for name, weight in {"logits": 10.0, "attention": 60.0}.items() if found[name] == weight
+    } == {constant}
+
+
 def test_equal_models_keep_the_constants(tiny_llama: Any, batch: View) -> None:
     """A teacher that agrees has no gradient to balance."""
     equal = (tiny_llama(), tiny_llama())

@@ -34,6 +34,22 @@ def test_a_student_comes_nearer_to_its_teacher_and_a_resumed_run_is_the_same(
     assert again.weights == whole.weights
 
 
+def test_a_tuned_dense_model_teaches(distil: Any, make_stage1: Any) -> None:
+    dense = ["model.scheme=none", f"student.checkpoint_path={make_stage1('model.scheme=none')}"]
+    task = [f"{LOGITS}.weight=0", "training.objectives.continue_pretrain={}", "training.learning_rate=1e-2"]
+    tuned = distil(*dense, *task, experiment="tuned")
+    assert tuned.code == 0
+    teacher = ["model.teacher.source=path", f"model.teacher.name={tuned.folder / 'final'}"]
+    runs = [distil(*teacher, experiment="taught"), distil(experiment="original")]
+    assert [run.code for run in runs] == [0, 0]
+    from_tuned, from_original = (float(run.rows[0]["logits_distill/divergence_nats"]) for run in runs)
+    assert from_tuned > 2 * from_original  # the student was made from the original
+    itself = distil(
+        f"student.checkpoint_path={tuned.folder / 'final'}", *dense[:1], *teacher, experiment="self"
+    )
+    assert float(itself.rows[0]["logits_distill/divergence_nats"]) < 1e-6
+
+
 def test_the_checkpoint_path_is_the_trainers_key() -> None:
     config = compose_config(["student.checkpoint_path=/some where/it's"], DISTILL)
     assert config == compose_config(["training=stage3_distill", "training.start_from=/some where/it's"])

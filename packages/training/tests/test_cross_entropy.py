@@ -31,6 +31,26 @@ def test_loss_and_gradients_equal_the_plain_ones(chunk: int) -> None:
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("num_labels", [0, 1, 7])
+def test_answers_alone_compute_their_own_rows(num_labels: int) -> None:
+    """Other rows are not numbers here, which whatever is computed of them would show."""
+    hidden, weight = torch.randn(2, 9, 8), torch.randn(21, 8, requires_grad=True)
+    labels = torch.full((2, 9), -100)
+    places = torch.randperm(8)[:num_labels]
+    labels[0, places + 1] = torch.randint(0, 21, (num_labels,))
+    plain = (hidden[0, places] @ weight.T, labels[0, places + 1])
+    expected = F.cross_entropy(*plain, reduction="sum") / max(1, num_labels)
+    expected_grad = torch.autograd.grad(expected, weight)[0]
+    shown = torch.full_like(hidden, torch.nan) if num_labels else hidden.clone()
+    shown[0, places] = hidden[0, places]
+    loss = chunked_cross_entropy(shown.requires_grad_(), weight, labels, 4)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(weight.grad, expected_grad)
+    assert torch.count_nonzero(shown.grad[0].abs().sum(-1)) == num_labels
+    assert not shown.grad[1].any()
+
+
 def test_loss_without_gradients() -> None:
     hidden, weight = torch.randn(1, 4, 8), torch.randn(5, 8)
     labels = torch.tensor([[0, 1, 2, 3]])

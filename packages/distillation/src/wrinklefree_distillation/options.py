@@ -16,8 +16,10 @@ class Balance(StrEnum):
     """The weights are constants."""
     attention = "attention"
     """The attention term's weight follows the measured gradients."""
+    logits = "logits"
+    """The logits term's weight does."""
     both = "both"
-    """So does that of the logits term."""
+    """Both do."""
 
 
 class PromptApi(StrEnum):

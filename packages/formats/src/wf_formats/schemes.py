@@ -4,6 +4,8 @@ from __future__ import annotations
 
 GROUP_SIZES: dict[str, int | None] = {"tensor": None, "group64": 64, "group128": 128}
 """Scheme -> inputs of a row that share a scale; None: the whole matrix shares one."""
+FULL_PRECISION = "none"
+"""What configurations call weights that stay as they are; a dense folder has no conversion to name it in."""
 
 MASTER_METHOD = "wrinklefree"
 """quant_method of a folder with float master weights (a training checkpoint)."""

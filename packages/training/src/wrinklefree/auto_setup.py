@@ -13,6 +13,7 @@ from typing import Any
 
 import bitnet_arch
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
+from wf_formats.schemes import FULL_PRECISION
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig
@@ -22,6 +23,8 @@ from wrinklefree.predecessor import previous_folder
 from wrinklefree.stages.registry import stage_of, stages
 
 LOG = logging.getLogger("wrinklefree")
+_DENSE = {"scheme": FULL_PRECISION, "sub_norm": False}
+"""How `model` describes a checkpoint without a conversion."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ def find_start(config: TrainConfig) -> StartPoint:
 
 def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:
     """Raises: RunError naming the keys of `model` that differ from the checkpoint's record."""
-    if not meta.get("conversion"):
+    if not meta.get("conversion") and not config.model.is_dense:
         raise RunError(
-            f"{folder} holds a dense model: start from a result of wf train -s {stages()[0].number}"
+            f"{folder} holds a dense model: start from a result of wf train -s {stages()[0].number}, or "
+            f"train it as it is with model.scheme={FULL_PRECISION}"
         )
     there = _described_by(meta)
     here = {
@@ -95,7 +99,7 @@ def _check_corrections(config: TrainConfig, folder: Path, meta: dict[str, Any]) 
 
 def _described_by(meta: dict[str, Any]) -> dict[str, Any]:
     """The keys of `model` that wrinklefree.json gives a value."""
-    conversion, origin = meta["conversion"], meta.get("source")
+    conversion, origin = meta.get("conversion") or _DENSE, meta.get("source")
     found = {"model.scheme": conversion["scheme"], "model.sub_norm": conversion["sub_norm"]}
     if origin is not None:
         found |= {"model.source": origin["source"], "model.name": origin["name"]}

@@ -86,6 +86,15 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor, factor: float | None) ->
     return losses.sum(), grad.mul_(counted.unsqueeze(1) * factor).to(dtype)
 
 
+def _labelled(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Where less than half of the [n, h] rows have a label (answers alone), those that have one: the head is
+    a fifth of a step. Text keeps all of its rows, and with them the order of its sums; a batch without any
+    label keeps a gradient for the head.
+    """
+    counted = targets != IGNORED_LABEL
+    return (rows[counted], targets[counted]) if 0 < 2 * int(counted.sum()) < len(targets) else (rows, targets)
+
+
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
     """Mean next-token loss in nats; the products are in the dtype of autocast, where that is on.
 
@@ -94,6 +103,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_
     """
     predictors = hidden[:, :-1].reshape(-1, hidden.shape[-1])
     targets = labels[:, 1:].reshape(-1)
+    predictors, targets = _labelled(predictors, targets)
     device, grad_enabled = hidden.device.type, torch.is_grad_enabled()
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wf_formats.packaged import ModelSource
 from wf_formats.plugins import entries
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
 from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
@@ -28,7 +28,8 @@ def check_start(config: TrainConfig) -> None:
     if isinstance(config.training, ContinuingConfig):
         previous_folder(config, config.training)
         return
-    known = [*GROUP_SIZES, *entries(_QUANTIZERS)]
+    built_in = [*GROUP_SIZES, FULL_PRECISION]
+    known = [*built_in, *entries(_QUANTIZERS, built_in)]
     if config.model.scheme not in known:
         raise RunError(
             f"model.scheme, model.sub_norm: unknown weight scheme {config.model.scheme!r}; known: "

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TASK, LOGITS, ATTENTION = "task", "logits", "attention"
-_BALANCED = {Balance.none: (), Balance.attention: (ATTENTION,), Balance.both: (LOGITS, ATTENTION)}
+_BALANCED = {
+    Balance.none: (),
+    Balance.attention: (ATTENTION,),
+    Balance.logits: (LOGITS,),
+    Balance.both: (LOGITS, ATTENTION),
+}
 
 
 @dataclass
@@ -43,7 +48,7 @@ class BitDistillConfig(ObjectiveConfig):
     attention: AttentionDistillConfig = field(default_factory=lambda: AttentionDistillConfig(weight=60.0))
     """Its weight is gamma."""
     balance: Balance = Balance.none
-    """none: constant weights; attention: gamma from measured gradients; both: lambda too."""
+    """none: constant weights; attention: gamma from measured gradients; logits: lambda; both."""
     logits_ratio: float = number(1.0, above=0)
     """balance: of the weighted gradient's norm to the task's."""
     attention_ratio: float = number(1.0, above=0)

@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from wf_formats.packaged import ModelSource
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wrinklefree.config.errors import ConfigError
 
 
 @dataclass
@@ -18,19 +19,35 @@ class ModelConfig:
     name: str | None = None
     """Hub id or folder; null for the packaged model."""
     scheme: str = "tensor"
-    """Scale granularity of the ternary weights: tensor, group64 or group128."""
+    """Scale granularity of the ternary weights: tensor, group64 or group128; none: the dense model is trained
+    as it is, in full precision."""
     sub_norm: bool | None = None
     """Insert fitted SubLN before the attention output and down projections; null: what the scheme needs
-    (tensor: yes; group64, group128: no)."""
+    (tensor: yes; group64, group128, none: no)."""
     allow_unservable: bool = False
     """Convert a model all the same that can neither be exported nor served; stage 1 alone asks."""
     teacher: Any = field(default_factory=dict)
     """Options of the teacher; typed by the teacher of its `kind` when the configuration is composed."""
 
     def resolve(self) -> None:
-        """Give sub_norm the scheme's value; that of another package's scheme is its quantizer's to say."""
+        """Give sub_norm the scheme's value; that of another package's scheme is its quantizer's to say.
+
+        Raises: ConfigError for SubLN in a model that stays as it is.
+        """
+        if self.is_dense and self.sub_norm:
+            raise ConfigError(
+                f"model.sub_norm=true with model.scheme={FULL_PRECISION}: SubLN belongs to ternary linears, "
+                "and there are none; leave model.sub_norm out, or choose model.scheme=tensor"
+            )
         if self.sub_norm is None and self.scheme in GROUP_SIZES:
             self.sub_norm = GROUP_SIZES[self.scheme] is None
+        if self.sub_norm is None and self.is_dense:
+            self.sub_norm = False
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the weights stay in full precision."""
+        return self.scheme == FULL_PRECISION
 
 
 @dataclass

@@ -30,6 +30,11 @@ class Calibrate(Stage):
         training = config.training
         assert isinstance(training, CalibrateConfig)
         check_ternarize(training.ternarize)
+        if config.model.is_dense:
+            raise ConfigError(
+                f"model.scheme={config.model.scheme} keeps the weights in full precision, so there are no "
+                "codes to choose: go on with wf train -s 2 training.accept_from=[stage1], or -s 3"
+            )
 
     def run(self, context: StageContext) -> Outcome:
         from wrinklefree.stages.calibration import run_calibration

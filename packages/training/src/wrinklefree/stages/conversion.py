@@ -1,4 +1,5 @@
-"""The work of stage 1: convert the dense model and fit SubLN. No gradient is computed.
+"""The work of stage 1: convert the dense model and fit SubLN, or keep it as it is (model.scheme=none). No
+gradient is computed.
 
 The result is compared with the dense model on held-out tokens of the same sources: mean next-token
 loss of the dense model, of the converted one in full precision (lambda 0: what SubLN costs) and
@@ -37,10 +38,11 @@ LOG = logging.getLogger("wrinklefree")
 class DenseModel:
     """The source, opened and checked, and the text that it is shown.
 
+    options: None for a model that stays as it is.
     fit_ids, held_out: [sequences, tokens] for the fit, and others for the comparison (maybe none).
     """
 
-    options: bitnet_arch.ConversionConfig
+    options: bitnet_arch.ConversionConfig | None
     model: Any
     tokenizer: Any
     fit_ids: Tensor
@@ -63,10 +65,12 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
         )
     source.check_convertible()
     tokenizer = _tokenizer(source)
-    targets = Targets(source.understood, tokenizer, options.quantizer.name, options.has_sub_norm)
+    has_sub_norm = options is not None and options.has_sub_norm
+    targets = Targets(source.understood, tokenizer, config.model.scheme, has_sub_norm)
     check_prospects(targets, config.model.allow_unservable)
     model, tokenizer = source.load()
-    _check_rows(options, model)
+    if options is not None:
+        _check_rows(options, model)
     blocks = _token_blocks(config, fit, tokenizer)
     return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
 
@@ -96,15 +100,16 @@ def run_conversion(
     start = time.perf_counter()
     model, held_out = dense.model, dense.held_out
     losses = {"dense": _loss(model, held_out, "dense")}
-    _convert(config, dense.options, model, dense.fit_ids)
-    for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
-        bitnet_arch.set_lambda(model, lambda_)
-        losses[name] = _loss(model, held_out, name)
+    if dense.options is not None:
+        _convert(config, dense.options, model, dense.fit_ids)
+        for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
+            bitnet_arch.set_lambda(model, lambda_)
+            losses[name] = _loss(model, held_out, name)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": 0,
         "first_loss": losses["dense"],
-        "last_loss": losses["quantized"],
+        "last_loss": losses.get("quantized", losses["dense"]),
         "losses_nats": losses,
         "tokens": dense.fit_ids.numel(),
         "seconds": dense.seconds + time.perf_counter() - start,
@@ -134,8 +139,13 @@ def _token_blocks(config: TrainConfig, fit: FitConfig, tokenizer: Any) -> tuple[
     return ids[:num_fit], ids[num_fit:]
 
 
-def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig:
-    """Raises: ConfigError (an unknown scheme, SubLN with a scheme that has none)."""
+def _conversion_options(config: TrainConfig) -> bitnet_arch.ConversionConfig | None:
+    """None for a model that stays as it is.
+
+    Raises: ConfigError (an unknown scheme, SubLN with a scheme that has none).
+    """
+    if config.model.is_dense:
+        return None
     try:
         quantizer = bitnet_arch.quantizer(config.model.scheme)
         return bitnet_arch.ConversionConfig(quantizer, sub_norm=config.model.sub_norm)

@@ -97,7 +97,8 @@ def _build_module(
     if training.trained is Trained.low_rank:
         bitnet_arch.train_corrections_alone(model)
     bitnet_arch.use_kernels(model)
-    bitnet_arch.set_precision(model, training.precision.value)
+    if not config.model.is_dense:
+        bitnet_arch.set_precision(model, training.precision.value)
     if training.gradient_checkpointing:
         recompute_activations(model)
     objectives.attach(model, config.seed)
@@ -146,6 +147,7 @@ def _build_trainer(
     training, where = gradient_options(config), config.distributed
     progress, *last = run_callbacks
     weights = [cb.ObjectiveWeights()] if training.curriculum else []
+    fade = [] if config.model.is_dense else [cb.LambdaWarmup(training.lambda_warmup_steps)]
     log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
     strategy = build_strategy(where, io)
     bar = _progress_bar(config.logging.progress_bar)
@@ -159,7 +161,7 @@ def _build_trainer(
         default_root_dir=folder,  # nothing is looked for in the working directory
         # The order matters: metrics first, then who writes them, then who saves and stops.
         callbacks=[
-            cb.LambdaWarmup(training.lambda_warmup_steps),
+            *fade,
             cb.WeightDecay(config.optimizer.weight_decay_share),
             *weights,
             cb.ZClip(training.zclip),

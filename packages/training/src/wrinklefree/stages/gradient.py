@@ -8,7 +8,7 @@ from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
 from wrinklefree.config.optimizer import MuonConfig
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.training import Trained
+from wrinklefree.config.training import Precision, Trained
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
 
@@ -39,6 +39,8 @@ class GradientStage(Stage):
         if not any(options.weight > 0 for options in training.objectives.values()):
             raise ConfigError("no objective in training.objectives has a weight above 0")
         _check_curriculum(config)
+        if config.model.is_dense:
+            _check_dense(config)
         if not config.data.sources:
             raise ConfigError("data.sources is empty: choose data=..., or list sources")
         try:
@@ -50,6 +52,21 @@ class GradientStage(Stage):
         from wrinklefree.stages.fit import run_training
 
         return run_training(context)
+
+
+def _check_dense(config: TrainConfig) -> None:
+    """Raises: ConfigError for keys of quantized layers, of which a dense model has none."""
+    training, scheme = gradient_options(config), config.model.scheme
+    if training.precision is Precision.int8:
+        raise ConfigError(
+            f"training.precision=int8 with model.scheme={scheme}: int8 products are those of quantized "
+            "layers, and the model has none; choose float32 or bf16"
+        )
+    if training.lambda_warmup_steps:
+        raise ConfigError(
+            f"training.lambda_warmup_steps={training.lambda_warmup_steps} with model.scheme={scheme}: there "
+            "is no quantization to fade in; leave it out"
+        )
 
 
 def _check_curriculum(config: TrainConfig) -> None:

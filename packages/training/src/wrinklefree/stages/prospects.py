@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.families.support import TARGETS, support
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
 from wf_formats.tokenizer.support import tokenizer_support
 from wrinklefree.config.errors import ConfigError
 
@@ -76,6 +76,12 @@ def check_prospects(targets: Targets, allow_unservable: bool) -> None:
     Raises:
         ConfigError: every target is closed, and model.allow_unservable is not set.
     """
+    if targets.scheme == FULL_PRECISION:
+        LOG.info(
+            "model.scheme=%s: results are plain Hugging Face folders, which may teach or be converted",
+            FULL_PRECISION,
+        )
+        return
     if targets.scheme not in GROUP_SIZES:  # that of another package is nobody's here to judge
         LOG.warning("model.scheme=%s is not one of ours: nothing here exports or serves it", targets.scheme)
         return
