@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from bitnet_arch.families import blocks
 from wf_ptq.divergence import Divergence
 from wf_ptq.layers import ScaledLinear, embeddings, from_master_weights, install, vectors
-from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
+from wf_ptq.optimizer import (
+    check_finite,
+    even_out,
+    keep_positive,
+    rates_are_to_blame,
+    relative_adam,
+    set_rates,
+)
 from wf_ptq.options import DistilOptions
 from wf_ptq.streams import BlockRunner, computing_in
 
@@ -62,11 +69,11 @@ class Distiller:
             self._linears += linears.values()
         self._vectors = [vector for _, block in blocks(model) for vector in vectors(block)]
         self._vectors.append(model.model.norm.weight)
-        tables = embeddings(model) if options.rates.embedding > 0 else []
+        self._embeddings = embeddings(model) if options.rates.embedding > 0 else []
         chosen = (p for linear in self._linears for p in linear.chosen())
-        for parameter in [*self._vectors, *tables, *chosen]:
+        for parameter in [*self._vectors, *self._embeddings, *chosen]:
             parameter.requires_grad_(True)
-        self._optimizer = relative_adam(self._linears, self._vectors, options.rates, tables)
+        self._optimizer = relative_adam(self._linears, self._vectors, options.rates, self._embeddings)
         self.num_steps, self.num_steps_done = options.num_steps, 0
 
     def step(self, input_ids: Tensor) -> float:
@@ -85,6 +92,7 @@ class Distiller:
         check_finite(loss, "the divergence")
         self._optimizer.zero_grad()
         loss.backward()
+        even_out(self._embeddings)
         self._optimizer.step()
         keep_positive(self._linears)
         self.num_steps_done += 1

@@ -20,6 +20,9 @@ from wf_ptq.layers import ScaledLinear
 from wf_ptq.options import Rates
 
 _BETAS = (0.9, 0.95)
+_EMBEDDING_EPS = 1.0
+"""Added to the root of an embedding's second moment, whose gradients have mean square 1 (`even_out`). Without
+it Adam moves the rows of tokens that the text lacks as far as all others, which harms other texts."""
 _WARMUP_STEPS = 5
 _MIN_SHARE = 0.02
 _PEAK = "peak_lr"
@@ -37,9 +40,24 @@ def relative_adam(
         if linear.latent is not None:
             groups.append({"params": [linear.latent], _PEAK: rates.latent * size})
         groups.append({"params": [linear.scales], _PEAK: rates.scale * size})
-    for rate, parameters in ((rates.vector, vectors), (rates.embedding, embeddings)):
-        groups += [{"params": [p], _PEAK: rate * p.abs().mean().item()} for p in parameters]
+    groups += [{"params": [vector], _PEAK: rates.vector * _size(vector)} for vector in vectors]
+    groups += [
+        {"params": [table], _PEAK: rates.embedding * _size(table), "eps": _EMBEDDING_EPS}
+        for table in embeddings
+    ]
     return torch.optim.Adam(groups, lr=0.0, betas=_BETAS, fused=True)
+
+
+def _size(parameter: nn.Parameter) -> float:
+    """Mean magnitude."""
+    return parameter.abs().mean().item()
+
+
+def even_out(embeddings: Sequence[nn.Parameter]) -> None:
+    """Their gradients, each divided by its root mean square."""
+    for table in embeddings:
+        assert table.grad is not None
+        table.grad /= table.grad.square().mean().sqrt().clamp_(min=torch.finfo(table.dtype).tiny)
 
 
 def set_rates(optimizer: torch.optim.Adam, step: int, num_steps: int) -> None:
