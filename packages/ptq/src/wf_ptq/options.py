@@ -50,7 +50,7 @@ class DistilOptions:
     num_steps: int = 400
     batch_size: int = 1
     logit_tokens: int = 512
-    rates: Rates = field(default_factory=lambda: Rates(embedding=0.012))
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ BLOCK_TOKENS = 16384
 REFINE_STEPS = 64
 MOST_REFINE_STEPS, MOST_DISTIL_STEPS = 128, 2000
 """Where there is time: more than these help little."""
+EMBEDDING_RATE = 0.012
+"""The text is what the model will be used for (docs/results.md)."""
 EVALUATION_TOKENS = 2048
 
 
@@ -31,6 +33,7 @@ def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
         *_time_settings(context, minutes),
         f"training.ternarize.tokens={BLOCK_TOKENS}",
         f"training.ternarize.moment_tokens={BLOCK_TOKENS}",
+        f"training.ternarize.embedding_rate={EMBEDDING_RATE}",
         f"training.ternarize.evaluation_tokens={EVALUATION_TOKENS}",
     ]
     summary = _run_stage("1.5", "stage1_5", context, settings)
