@@ -19,7 +19,8 @@ from wf_formats.atomic import atomic_write_json
 from wf_formats.errors import RequestError
 
 _PROBE_STEPS = 3
-_PROBE_ITEMS = 16
+_PROBE_ITEMS = (2, 48)
+"""Loading the model takes as long for few items as for many."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ def measured(bench: Bench, arms: Sequence[str]) -> tuple[dict[str, float], float
             known["step_seconds"][arm] = _step(bench, arm)
             atomic_write_json(file, known)
     if "answer_seconds" not in known:
-        answers = bench.output / "answers" / "plan.jsonl"
-        found = bench.ask(bench.start("rounded"), bench.items.held_out, answers, _PROBE_ITEMS)
-        known["answer_seconds"] = found["evaluation_seconds"] / found["num_items"]
+        known["answer_seconds"] = _answer(bench)
         atomic_write_json(file, known)
     return {arm: known["step_seconds"][arm] for arm in arms}, known["answer_seconds"]
 
@@ -63,6 +62,20 @@ def _step(bench: Bench, arm: str) -> float:
     seconds = step_seconds(folder, settings.batch * settings.length)
     shutil.rmtree(output)
     return seconds
+
+
+def _answer(bench: Bench) -> float:
+    few, many = (
+        bench.ask(
+            bench.start("rounded"),
+            bench.items.held_out,
+            bench.output / "answers" / f"plan-{count}.jsonl",
+            count,
+        )
+        for count in _PROBE_ITEMS
+    )
+    seconds = many["evaluation_seconds"] - few["evaluation_seconds"]
+    return max(0.0, seconds / (many["num_items"] - few["num_items"]))
 
 
 def check_budget(bench: Bench, costs: Mapping[str, Cost], minutes: float | None) -> None:

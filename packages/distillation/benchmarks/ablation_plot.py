@@ -48,7 +48,8 @@ def _losses(axis: Any, rows: Mapping[str, Mapping[str, Any]], full: str) -> None
         steps, values = zip(*row["seeds"][0]["curve"], strict=True)
         style = {"color": ORIGINAL, "ls": "--"} if name == full else {}
         axis.plot(steps, smoothed(list(values)), lw=1.6, label=row["title"], **style)
+    axis.set_yscale("log")
     axis.set_xlabel("step")
-    axis.set_ylabel("cross-entropy of the answers (nats, smoothed)")
+    axis.set_ylabel("cross-entropy of the answers (nats, smoothed, log scale)")
     axis.set_title("At each arm's best learning rate", fontsize=11)
     axis.legend(frameon=False, fontsize=8)

@@ -168,9 +168,10 @@ class Bench:
     def compare(self, first: Run, second: Run) -> dict[str, Any]:
         """McNemar's test of two runs' answers to the reported items, by `wf compare`."""
         output = self.output / "answers" / f"{first.name}.{second.name}.json"
-        files = [str(self.answers(run, "test")) for run in (first, second)]
-        title = f"compare {first.name} {second.name}"
-        run_child(self._child(title, "wrinklefree_eval.compare", *files, f"--output={output}"))
+        if not output.is_file():
+            files = [str(self.answers(run, "test")) for run in (first, second)]
+            title = f"compare {first.name} {second.name}"
+            run_child(self._child(title, "wrinklefree_eval.compare", *files, f"--output={output}"))
         rows = json.loads(output.read_text())["comparisons"]
         return next(row for row in rows if row["metric"] == "acc") | {"with": first.name}
 

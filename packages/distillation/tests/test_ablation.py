@@ -146,7 +146,7 @@ def test_two_arms_of_a_tiny_model_end_to_end(
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    dense = make_dense(tmp_path / "dense", byte_tokenizer(template), max_position_embeddings=512)
+    dense = make_dense(tmp_path / "dense", byte_tokenizer(template), max_position_embeddings=1024)
     output = tmp_path / "out"
     command = [sys.executable, str(FOLDER / "ablation.py"), f"--data={data}", f"--output={output}"]
     command += [f"--model={dense}", "--items=20", "--held-out=10", "--length=256", "--batch=1"]
