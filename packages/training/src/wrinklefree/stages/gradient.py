@@ -6,6 +6,7 @@ from wrinklefree.config.curriculum import check_phases
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
+from wrinklefree.config.optimizer import AdamWConfig, MomentKind
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
@@ -26,6 +27,7 @@ class GradientStage(Stage):
                 f"training.ema_decay={training.ema_decay} averages whole weights, and distributed=fsdp "
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
+        _check_optimizer(config)
         if (training.max_steps is None) == (training.max_tokens is None):
             raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
         if not any(options.weight > 0 for options in training.objectives.values()):
@@ -42,6 +44,23 @@ class GradientStage(Stage):
         from wrinklefree.stages.fit import run_training
 
         return run_training(context)
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    """Raises: ConfigError for moments in fewer bits where they cannot be."""
+    options = config.optimizer
+    if not isinstance(options, AdamWConfig) or options.state is MomentKind.float32:
+        return
+    if options.fused:
+        raise ConfigError(
+            "optimizer.fused=true is PyTorch's kernel for float32 moments, and optimizer.state="
+            f"{options.state} has one of its own: leave optimizer.fused out, or set optimizer.state=float32"
+        )
+    if config.distributed.kind is DistributedKind.fsdp:
+        raise ConfigError(
+            f"optimizer.state={options.state} has blocks of whole weights, and distributed=fsdp shards them: "
+            "choose distributed=ddp, or optimizer.state=float32"
+        )
 
 
 def _check_curriculum(config: TrainConfig) -> None:
