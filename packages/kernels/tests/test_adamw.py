@@ -114,7 +114,7 @@ def test_small_moments_are_neighbours_of_the_exact_ones_and_right_in_the_mean(ki
             floor = wanted.abs().max() * 2.0**-15 if SIZES[index] else 0
             assert ((found - wanted).abs() <= STEP[kind] * wanted.abs() + floor).all()
             if SIZES[index] > 10_000:
-                assert found.abs().sum() == pytest.approx(wanted.abs().sum(), rel=3e-3)
+                assert found.abs().sum().item() == pytest.approx(wanted.abs().sum().item(), rel=3e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

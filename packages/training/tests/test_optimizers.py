@@ -197,7 +197,7 @@ def _final_loss(kind: MomentKind, seed: int) -> float:
         optimizer = CompactAdamW(groups, 3e-3, (0.9, 0.95), 1e-8, kind)
     losses = []
     for _ in range(200):
-        places = torch.randint(len(ids) - 5, (256, 1)) + torch.arange(5)
+        places = torch.randint(len(ids) - 5, (128, 1)) + torch.arange(5)
         batch = ids[places]
         loss = F.cross_entropy(model(batch[:, :4]), batch[:, 4])
         optimizer.zero_grad()
