@@ -1,7 +1,9 @@
 // Training kernels for src/ternary_kernels/training.py, which checks every tensor that it passes as an address.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 #include "bindings.h"
+#include "training/adamw.h"
 #include "training/training.h"
 
 namespace nb = nanobind;
@@ -15,6 +17,18 @@ T* at(uintptr_t address) {
 }
 FloatMatrix floats(uintptr_t data, bool bf16, int64_t rows, int64_t cols) { return {at<void>(data), bf16, rows, cols}; }
 Rounding rounding_of(bool stochastic) { return stochastic ? Rounding::stochastic : Rounding::nearest; }
+
+std::vector<AdamTensor> adam_tensors(const std::vector<uintptr_t>& weights, const std::vector<uintptr_t>& grads,
+                                     const std::vector<uintptr_t>& first, const std::vector<uintptr_t>& second,
+                                     const std::vector<int64_t>& sizes, const std::vector<int>& bits, const std::vector<uint32_t>& numbers,
+                                     const std::vector<int64_t>& steps, const std::vector<double>& learning_rates,
+                                     const std::vector<double>& weight_decays) {
+    std::vector<AdamTensor> tensors;
+    for (size_t i = 0; i < weights.size(); ++i)
+        tensors.push_back({at<float>(weights[i]), at<float>(grads[i]), at<void>(first[i]), at<void>(second[i]), sizes[i], bits[i], numbers[i],
+                           steps[i], learning_rates[i], weight_decays[i]});
+    return tensors;
+}
 
 }  // namespace
 
@@ -73,6 +87,17 @@ void bind_training(nb::module_& module) {
         "code_gradients",
         [](int threads, uintptr_t codes, uintptr_t grad, int64_t rows, int64_t cols, int64_t group, uintptr_t grad_scales) {
             code_gradients(Team(threads), at<int8_t>(codes), at<float>(grad), rows, cols, group, at<float>(grad_scales));
+        },
+        unlocked);
+    module.def(
+        "adamw",
+        [](int threads, const std::vector<uintptr_t>& weights, const std::vector<uintptr_t>& grads, const std::vector<uintptr_t>& first,
+           const std::vector<uintptr_t>& second, const std::vector<int64_t>& sizes, const std::vector<int>& bits,
+           const std::vector<uint32_t>& numbers, const std::vector<int64_t>& steps,
+           const std::vector<double>& learning_rates, const std::vector<double>& weight_decays, double beta1, double beta2, double eps) {
+            return adamw(Team(threads),
+                         adam_tensors(weights, grads, first, second, sizes, bits, numbers, steps, learning_rates, weight_decays),
+                         {beta1, beta2, eps});
         },
         unlocked);
     const auto sweep = [](uintptr_t values, uintptr_t codes, uintptr_t factors, uintptr_t scales, int64_t size, int64_t cols) {

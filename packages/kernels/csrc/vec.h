@@ -2,6 +2,7 @@
 // the instruction set that the including file is compiled for.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 
 #include "common.h"
@@ -45,6 +46,18 @@ inline Vec fma(Vec a, Vec b, Vec c) {
     return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
+#endif
+}
+
+inline Vec sqrt(Vec a) {  // rounded as IEEE 754 says
+#if defined(__AVX512F__)
+    return (Vec)_mm512_sqrt_ps((__m512)a);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_sqrt_ps((__m256)a);
+#elif defined(__aarch64__)
+    return (Vec)vsqrtq_f32((float32x4_t)a);
+#else
+    return Vec{std::sqrt(a[0]), std::sqrt(a[1]), std::sqrt(a[2]), std::sqrt(a[3])};
 #endif
 }
 

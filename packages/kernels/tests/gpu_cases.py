@@ -254,7 +254,7 @@ def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: py
     kernels._module_of.cache_clear()
     told = kernels.describe(torch.device(DEVICE))
     assert "Triton" in told
-    lacking = "attention, code_gradients, compensate, descend, latent_codes, latent_gradients"
+    lacking = "adamw, attention, code_gradients, compensate, descend, latent_codes, latent_gradients"
     assert told.endswith(f"; PyTorch operators for {lacking}")
     weight = layer.weight.detach().to(DEVICE)
     assert kernel_for("ternarize", torch.float32, weight) is gpu.ternarize

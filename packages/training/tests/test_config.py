@@ -100,6 +100,11 @@ def test_unknown_keys_are_named(override: str, named: str, suggestion: str) -> N
         (["data.sources=[]"], "data.sources is empty"),
         (["training.checkpoint.keep_last=0"], "keep_last"),
         (["training.schedule.warmup=-3"], "training.schedule.warmup=-3 is neither"),
+        (["optimizer.state=int4"], "float32, bf16, int8"),
+        (["optimizer.state=bf16", "optimizer.fused=true"], "optimizer.state=bf16 has one of its own"),
+        (["optimizer.state=int8", "distributed=fsdp"], "choose distributed=ddp, or optimizer.state=float32"),
+        (["optimizer=muon", "+optimizer.state=int8"], "Unknown key 'optimizer.state'"),
+        (["optimizer=adamw_8bit", "+optimizer.state=int8"], "Unknown key 'optimizer.state'"),
         (["training.max_steps=9", "training.schedule.decay=10"], "exceed the run's 9 steps"),
     ],
 )

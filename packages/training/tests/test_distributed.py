@@ -53,11 +53,14 @@ def _start(arguments: list[str]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "optimizer"), [("ddp", "adamw"), ("fsdp", "adamw"), ("fsdp", "muon")])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [("ddp", "adamw"), ("ddp", "adamw optimizer.state=int8"), ("fsdp", "adamw"), ("fsdp", "muon")],
+)
 def test_two_processes_equal_one_and_resume(
     cli_from_stage1: Any, monkeypatch: pytest.MonkeyPatch, kind: str, optimizer: str
 ) -> None:
-    options = [*OPTIONS, f"optimizer={optimizer}"]
+    options = [*OPTIONS, *f"optimizer={optimizer}".split()]
     monkeypatch.setattr(datamodule, "make_loader", _Interleaved)
     alone = cli_from_stage1("stage2_pretrain", *options, "training.accumulate_steps=2", experiment="alone")
     assert alone.code == 0

@@ -30,7 +30,13 @@ def test_infrastructure_does_not_count() -> None:
 
 def test_what_changes_the_result_counts() -> None:
     reference = _identity()
-    for override in ("seed=1", "training.max_steps=5", "data.num_workers=1", "optimizer=muon"):
+    for override in (
+        "seed=1",
+        "training.max_steps=5",
+        "data.num_workers=1",
+        "optimizer=muon",
+        "optimizer.state=int8",
+    ):
         assert _identity(override).fingerprint != reference.fingerprint, override
     assert _identity(parent="q").fingerprint != reference.fingerprint
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 MODULES = {"cpu": "ternary_kernels.training", "cuda": "ternary_kernels.gpu"}
 """Of each type of device; a module has the kernels that pay there."""
 Kernel = Literal[
+    "adamw",
     "attention",
     "code_gradients",
     "compensate",

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "training/adamw.inl"
 #include "training/chosen.inl"
 
 namespace tk {

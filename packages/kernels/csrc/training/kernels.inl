@@ -1,3 +1,5 @@
+#pragma once
+
 // Rows of training kernels in float32 arithmetic on short vectors (vec.h). Included by every isa_*.cpp.
 
 #include <algorithm>
@@ -97,8 +99,8 @@ TK_INLINE VecInt lane_numbers() { return get_ints(kLaneNumbers, Whole{}); }
 TK_INLINE Vec only(Vec v, Vec, Whole) { return v; }
 TK_INLINE Vec only(Vec v, Vec beyond, First part) { return select(lane_numbers() < static_cast<int32_t>(part.lanes), v, beyond); }
 
-// Uniform in [0, 1), of 24 bits: a hash of the element's number (Wellons, "lowbias32").
-TK_INLINE Vec uniform(uint32_t seed, int64_t index) {
+// 32 random bits: a hash of the element's number (Wellons, "lowbias32").
+TK_INLINE VecUint random_bits(uint32_t seed, int64_t index) {
     VecUint h = (VecUint)lane_numbers() + static_cast<uint32_t>(index);
     h = h * 0x9e3779b1u + seed;
     h ^= h >> 16;
@@ -106,8 +108,11 @@ TK_INLINE Vec uniform(uint32_t seed, int64_t index) {
     h ^= h >> 15;
     h *= 0x846ca68bu;
     h ^= h >> 16;
-    return to_float((VecInt)(h >> 8)) * 0x1p-24f;
+    return h;
 }
+
+// Uniform in [0, 1), of 24 bits.
+TK_INLINE Vec uniform(uint32_t seed, int64_t index) { return to_float((VecInt)(random_bits(seed, index) >> 8)) * 0x1p-24f; }
 
 TK_INLINE VecInt rounded(Vec v, Noise noise, int64_t index) {
     if (!noise.on) return to_int(round_even(v));

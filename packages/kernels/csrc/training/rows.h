@@ -40,6 +40,23 @@ struct Sweep {
     int64_t size, cols;
 };
 
+// The numbers of one AdamW update. Rate and eps include the corrections of both moments' bias.
+struct AdamStep {
+    float kept;            // 1 - learning rate * weight decay
+    float rate, eps;       // weight = kept * weight - rate * first / (sqrt(second) + eps)
+    float share1;          // 1 - beta1
+    float beta2, share2;   // 1 - beta2
+    uint32_t seed;         // of the chance by which moments are rounded
+};
+constexpr int64_t kMomentBlock = 256;          // codes that share an exponent
+constexpr float kLargestGradient = 1e19f;      // whose square is a float32
+
+// Moments in 8 bits: a code for each weight and an exponent for the block.
+struct CodedMoments {
+    uint8_t *first, *second;
+    uint8_t *first_exponent, *second_exponent;
+};
+
 template <typename T>
 struct TypedRows {
     // codes = round(x * inverse), inverse = 127 / max(max|x|, smallest); returns inverse, or 0 where x is not finite.
@@ -70,6 +87,8 @@ struct TypedRows {
     // out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
     // group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing.
     void (*group_product)(const GroupWeights&, const GroupTokens&, int64_t first, int64_t last, uint8_t* scratch, T* out, int64_t stride);
+    // Updates `size` weights from number `index` of their tensor on, and their moments, which are rounded by chance.
+    void (*adamw)(const AdamStep&, int64_t index, int64_t size, float* weight, const float* grad, T* first, T* second);
 };
 
 struct TrainingTable {
@@ -88,6 +107,10 @@ struct TrainingTable {
     void (*compensate)(const Sweep&, int64_t first, int64_t last);
     // Columns [first, last): each code becomes the best one, all others held.
     void (*descend)(const Sweep&, int64_t first, int64_t last);
+    // Whether all magnitudes are numbers up to `most`.
+    bool (*is_within)(const float* x, int64_t size, float most);
+    // As TypedRows::adamw, of at most kMomentBlock weights.
+    void (*adamw_block)(const AdamStep&, int64_t index, int64_t size, float* weight, const float* grad, const CodedMoments&);
     TypedRows<float> floats;
     TypedRows<Bf16> halves;
 };

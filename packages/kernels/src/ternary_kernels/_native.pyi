@@ -211,6 +211,22 @@ def divergence(
     grad_factor: float,
     losses: int,
 ) -> None: ...
+def adamw(
+    threads: int,
+    weights: list[int],
+    grads: list[int],
+    first: list[int],
+    second: list[int],
+    sizes: list[int],
+    bits: list[int],
+    numbers: list[int],
+    steps: list[int],
+    learning_rates: list[float],
+    weight_decays: list[float],
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> int: ...
 def latent_codes(
     threads: int, latent: int, scales: int, rows: int, cols: int, group: int, codes: int
 ) -> None: ...

@@ -72,6 +72,7 @@ def run_stage(config: TrainConfig) -> int:
     """Run one stage in its folder, unless it is complete there. Returns the exit code."""
     from wrinklefree.auto_setup import find_start
     from wrinklefree.identity import identify
+    from wrinklefree.optimizers import check_device
     from wrinklefree.run_folder import RunFolder
     from wrinklefree.strategies import check_devices
 
@@ -79,6 +80,7 @@ def run_stage(config: TrainConfig) -> int:
     stage = stage_of(config)
     if not stage.needs_one_process:
         check_devices(config.distributed)
+        check_device(config.optimizer, config.distributed)
     run = RunFolder(run_path(config, stage.name))
     run.check_place()
     start = find_start(config)

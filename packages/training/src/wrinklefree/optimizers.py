@@ -14,7 +14,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MuonConfig, OptimizerConfig
+from wrinklefree.compact_adamw import CompactAdamW, moment_kernels
+from wrinklefree.config.distributed import DistributedConfig
+from wrinklefree.config.optimizer import (
+    AdamW8bitConfig,
+    AdamWConfig,
+    MomentKind,
+    MuonConfig,
+    OptimizerConfig,
+)
+from wrinklefree.strategies import runs_on_cpu
 
 
 def parameter_kinds(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -42,6 +51,12 @@ def _adam_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, An
 
 def _adamw(model: nn.Module, config: AdamWConfig, learning_rate: float) -> Optimizer:
     betas = (config.beta1, config.beta2)
+    if config.state is not MomentKind.float32:
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        groups = _adam_groups(model, config)
+        for group in groups:
+            group["params"] = [(names[parameter], parameter) for parameter in group["params"]]
+        return CompactAdamW(groups, learning_rate, betas, config.eps, config.state)
     return torch.optim.AdamW(
         _adam_groups(model, config), learning_rate, betas, config.eps, fused=config.fused
     )
@@ -117,6 +132,12 @@ def _muon(model: nn.Module, config: MuonConfig, learning_rate: float) -> Optimiz
         weight_decay=0.0,
     )
     return MuonWithAdamW(muon, adamw)
+
+
+def check_device(config: OptimizerConfig, where: DistributedConfig) -> None:
+    """Raises: RequestError for an optimizer that cannot run on the device of the run."""
+    if isinstance(config, AdamWConfig) and config.state is not MomentKind.float32:
+        moment_kernels(config.state, [torch.empty(0, device="cpu" if runs_on_cpu(where) else "meta")])
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: float) -> Optimizer:

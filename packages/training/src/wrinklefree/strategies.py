@@ -108,6 +108,11 @@ def cluster_environment() -> ClusterEnvironment:
     return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
 
 
+def runs_on_cpu(config: DistributedConfig) -> bool:
+    has_other = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return config.accelerator is Accelerator.cpu or (config.accelerator is Accelerator.auto and not has_other)
+
+
 def check_devices(config: DistributedConfig) -> None:
     """Raises: RunError for devices or a backend that this machine does not have."""
     num_gpus = torch.cuda.device_count()

@@ -1,5 +1,6 @@
 """Training kernels for PyTorch tensors on the CPU: functions (rows), operators with gradients (ops)."""
 
+from ternary_kernels.training.adamw import GradientError, adamw, moment_size, new_moment
 from ternary_kernels.training.attention import attention
 from ternary_kernels.training.chosen import (
     code_gradients,
@@ -24,6 +25,8 @@ from ternary_kernels.training.threads import SHARES_THREADS, describe
 __all__ = [
     "FLOATS",
     "SHARES_THREADS",
+    "GradientError",
+    "adamw",
     "attention",
     "code_gradients",
     "compensate",
@@ -34,6 +37,8 @@ __all__ = [
     "group_product",
     "latent_codes",
     "latent_gradients",
+    "moment_size",
+    "new_moment",
     "quantize_columns",
     "quantize_rows",
     "rms_norm",

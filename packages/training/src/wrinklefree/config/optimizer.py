@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from wrinklefree.config.ranges import number
+
+
+class MomentKind(StrEnum):
+    """What AdamW keeps its moments in; weights, gradients and arithmetic are float32 with all."""
+
+    float32 = "float32"
+    """8 bytes a weight."""
+    bf16 = "bf16"
+    """4 bytes, rounded by chance."""
+    int8 = "int8"
+    """2 bytes and 2 a block of 256 weights that share exponents, rounded by chance."""
 
 
 @dataclass
@@ -22,10 +34,13 @@ class OptimizerConfig:
 
 @dataclass
 class AdamWConfig(OptimizerConfig):
-    """torch.optim.AdamW."""
+    """torch.optim.AdamW, or on the CPU one whose moments take less memory (compact_adamw.py)."""
 
+    state: MomentKind = MomentKind.float32
+    """Moments of tensors of 4,096 weights or more; smaller ones keep float32. bf16 and int8 need the package
+    ternary-kernels and whole weights on the CPU (distributed=single or ddp)."""
     fused: bool = False
-    """The fused kernel; other rounding than the default implementation."""
+    """With float32: the fused kernel; other rounding than the default implementation."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ from wrinklefree.config.curriculum import check_phases
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
-from wrinklefree.config.optimizer import MuonConfig
+from wrinklefree.config.optimizer import AdamWConfig, MomentKind, MuonConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import Precision, Trained
 from wrinklefree.objectives.base import ObjectiveConfig
@@ -29,6 +29,7 @@ class GradientStage(Stage):
                 f"training.ema_decay={training.ema_decay} averages whole weights, and distributed=fsdp "
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
+        _check_optimizer(config)
         if (training.max_steps is None) == (training.max_tokens is None):
             raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
         if training.trained is Trained.low_rank and isinstance(config.optimizer, MuonConfig):
@@ -66,6 +67,23 @@ def _check_dense(config: TrainConfig) -> None:
         raise ConfigError(
             f"training.lambda_warmup_steps={training.lambda_warmup_steps} with model.scheme={scheme}: there "
             "is no quantization to fade in; leave it out"
+        )
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    """Raises: ConfigError for moments in fewer bits where they cannot be."""
+    options = config.optimizer
+    if not isinstance(options, AdamWConfig) or options.state is MomentKind.float32:
+        return
+    if options.fused:
+        raise ConfigError(
+            "optimizer.fused=true is PyTorch's kernel for float32 moments, and optimizer.state="
+            f"{options.state} has one of its own: leave optimizer.fused out, or set optimizer.state=float32"
+        )
+    if config.distributed.kind is DistributedKind.fsdp:
+        raise ConfigError(
+            f"optimizer.state={options.state} has blocks of whole weights, and distributed=fsdp shards them: "
+            "choose distributed=ddp, or optimizer.state=float32"
         )
 
 
