@@ -82,7 +82,7 @@ def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any
 def _check_corrections(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:
     """Raises: ConfigError for low-rank corrections that the stage would lose, or that it is to train and that
     are not there."""
-    rank, stage = meta["conversion"].get("low_rank", 0), stage_of(config)
+    rank, stage = (meta.get("conversion") or _DENSE).get("low_rank", 0), stage_of(config)
     if rank and not stage.keeps_corrections:
         raise ConfigError(
             f"{folder} has low-rank corrections (rank {rank}) of its ternary weights, and {stage.name} would "
