@@ -71,8 +71,9 @@ class CompactAdamW(Optimizer):
         super().load_state_dict(state_dict | {"state": {}})
         named = self._named()
         for index, entry in state_dict["state"].items():
-            self._check(*named[index], entry)
-            self.state[named[index][1]] = dict(entry)
+            name, parameter = named[index]
+            self._check(name, parameter, entry)
+            self.state[parameter] = dict(entry)
 
     def _check(self, name: str, parameter: nn.Parameter, entry: dict[str, Any]) -> None:
         for key, wanted in self._new_state(parameter).items():
