@@ -44,6 +44,8 @@ def test_what_changes_the_result_counts() -> None:
 def test_differences_name_the_keys() -> None:
     differences = _identity("seed=1").differences(_identity().values)
     assert list(differences.values()) == ["seed: 0 there, 1 now"]
+    differences = _identity("optimizer.state=bf16").differences(_identity("optimizer.state=int8").values)
+    assert list(differences.values()) == ["optimizer.state: 'int8' there, 'bf16' now"]
 
 
 def test_git_state(tmp_path: Path) -> None:

@@ -121,8 +121,7 @@ def test_resumed_run_is_bit_equal(
     "variant",
     [
         "optimizer=muon training.ema_decay=0.5",
-        "data.num_workers=1 optimizer.weight_decay=1 optimizer.weight_decay_share=0.8",
-        "optimizer.state=int8",
+        "data.num_workers=1 optimizer.weight_decay=1 optimizer.weight_decay_share=0.8 optimizer.state=int8",
         pytest.param("optimizer.state=bf16", marks=pytest.mark.slow),
         pytest.param("optimizer.fused=true", marks=pytest.mark.slow),
         pytest.param("optimizer=adamw_8bit", marks=pytest.mark.slow),

@@ -15,7 +15,11 @@ A code of the 8 bits is a short float32 below its block's largest exponent: 3 bi
 and 16 octaves for the first moment, 32 octaves for the second, whose square root then has 16 as well. Why not
 the tree map of that paper: coding and decoding are shifts instead of a search in a table, steps are 6 to 12 %
 of a value however small it is beside its block's largest, and no second moment above zero becomes zero,
-beside which a first moment would make a step of 1 / eps.
+beside which a first moment would make a step of up to 1 / eps. Tried on the gradients of 40 updates of
+SmolLM2-135M, five tensors: sums of updates err by 6 % (bfloat16: 0.4 %) and no update exceeds 1.5 learning
+rates (exact ones: 1.3). With the tree map they err by 3 to 6 % in later layers, but by 30 to 150 % in the
+first one and the embeddings, where single updates reach 1,500 learning rates. 4 bits of mantissa over 16
+octaves of the second moment err by 16 % there.
 
 Moments of 16 and 8 bits are rounded up or down by chance, so that their means are right. To nearest, one that
 moves by less than half a step in an update stays for ever: with beta2 = 0.999 a second moment moves by 0.1 %
