@@ -265,7 +265,7 @@ sys.meta_path.insert(0, Interrupting())
 def test_small_moments_without_kernels_are_refused(
     main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("wrinklefree.compact_adamw.kernels_for", lambda *_: None)
+    monkeypatch.setattr("wrinklefree.compact_adamw.kernel_for", lambda *_: None)
     overrides = [f"output_dir={tmp_path}", "optimizer.state=int8", "distributed.accelerator=cpu"]
     assert main(["-s", "2", *overrides]) == 2
     message = capsys.readouterr().err
