@@ -288,6 +288,10 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    # PyTorch's tracing reads .grad of copies of the inputs, and hides the warning only where it is no error.
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 def test_operators_keep_the_contracts_of_torch_library() -> None:
     x, weight = random(4, 32).requires_grad_(), nn.Parameter(random(32, seed=1))
     torch.library.opcheck(ops.rms_norm, (x, weight, 1e-5))

@@ -156,6 +156,31 @@ double compare_floats(const KernelTable& table) {
     return most;
 }
 
+// Weights and 8-bit moments of AdamW after a few updates.
+int64_t compare_moments(const KernelTable& table) {
+    int64_t wrong = 0;
+    for (const int64_t size : {1, 5, 16, 100, 256}) {
+        struct Result {
+            std::vector<float> weights;
+            std::vector<uint8_t> first, second;
+            bool operator==(const Result&) const = default;
+        };
+        std::vector<std::vector<float>> grads;
+        for (int update = 0; update < 4; ++update) grads.push_back(normal(size));
+        const auto weights = normal(size);
+        const auto run = [&](const KernelTable& kernels) {
+            Result r{weights, std::vector<uint8_t>(size + 1), std::vector<uint8_t>(size + 1)};
+            uint32_t seed = 0;
+            for (const auto& grad : grads)
+                kernels.training.adamw_block({0.999f, 1e-2f, 1e-8f, 0.1f, 0.95f, 0.05f, ++seed}, 0, size, r.weights.data(), grad.data(),
+                                             {r.first.data(), r.second.data(), &r.first[size], &r.second[size]});
+            return r;
+        };
+        wrong += !(run(table) == run(reference()));
+    }
+    return wrong;
+}
+
 double compare_attention(const KernelTable& table) {
     constexpr int64_t kHeadDim = 48, kPages = 3, kRows = 7, kNumbers = kPages * kPageTokens * kHeadDim;
     const auto queries = normal(kRows * kHeadDim), keys = normal(kNumbers), values = normal(kNumbers), scales = normal(kPages * kPageTokens);
@@ -178,10 +203,12 @@ double compare_attention(const KernelTable& table) {
             if (type == CacheType::int8)
                 pages[p] = {int_keys.data() + at, int_values.data() + at, small.data() + p * kPageTokens, small.data() + p * kPageTokens};
         }
-        std::vector<float> found(kRows * kHeadDim), expected(kRows * kHeadDim), scratch(kRows * kRowScratch);
-        table.attention({type, queries.data(), visible, kRows, kHeadDim, pages, found.data(), scratch.data()});
-        reference().attention({type, queries.data(), visible, kRows, kHeadDim, pages, expected.data(), scratch.data()});
-        most = std::max(most, worst(found, expected));
+        for (const int64_t window : {0, 40}) {
+            std::vector<float> found(kRows * kHeadDim), expected(kRows * kHeadDim), scratch(kRows * kRowScratch);
+            table.attention({type, queries.data(), visible, window, kRows, kHeadDim, pages, found.data(), scratch.data()});
+            reference().attention({type, queries.data(), visible, window, kRows, kHeadDim, pages, expected.data(), scratch.data()});
+            most = std::max(most, worst(found, expected));
+        }
     }
     return most;
 }
@@ -195,7 +222,7 @@ int main() {
             std::printf("%s: not run, %s\n", isa.name, isa.missing.c_str());
             continue;
         }
-        const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table);
+        const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table) + compare_moments(*isa.table);
         const double floats = compare_floats(*isa.table), attention = compare_attention(*isa.table);
         std::printf("%s: %lld products and %lld quantizations differ; float kernels to %.1e, attention to %.1e of the largest value\n", isa.name,
                     static_cast<long long>(products), static_cast<long long>(codes), floats, attention);
