@@ -11,8 +11,8 @@ from torch import Tensor
 
 import wf_ptq
 from wrinklefree.config.ternarize import TernarizeConfig
-from wrinklefree.errors import RunError
 from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.block_walk import walk
 from wrinklefree.stages.pace import Pace
 
 LOG = logging.getLogger("wrinklefree")
@@ -49,21 +49,17 @@ def calibrate_blocks(
         ids: [sequences, tokens].
         pace: says how many refinement steps a block gets.
     Raises:
-        RunError: that names the block, for what cannot be solved in it.
+        RunError: as `walk`.
     """
-    method, parts = _TimedMethod(_block_options(options), pace), context.run.parts
-    walk = wf_ptq.walk_blocks(student, teacher, ids, method, parts, context.config.seed)
+    method = _TimedMethod(_block_options(options), pace)
     bar = progress.add_task("calibrating blocks", total=student.config.num_hidden_layers)
     reports = []
-    try:
-        for name, report in walk:
-            error, solved = report["stream"], report["stream_solved"]
-            LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
-            reports.append({"block": name, "refine_steps": pace.refine_steps(), **report})
-            pace.passed()
-            progress.advance(bar)
-    except wf_ptq.BlockError as error:
-        raise RunError(str(error)) from error
+    for name, report in walk(context, student, teacher, ids, method):
+        error, solved = report["stream"], report["stream_solved"]
+        LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
+        reports.append({"block": name, "refine_steps": pace.refine_steps(), **report})
+        pace.passed()
+        progress.advance(bar)
     return reports
 
 

@@ -26,7 +26,6 @@ from torch import Tensor
 
 import bitnet_arch
 import wf_ptq
-from data_handler import token_block
 from wf_formats.atomic import atomic_write_text
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import save_model_folder
@@ -35,10 +34,10 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.ternarize import CalibrationPrecision, TernarizeConfig
 from wrinklefree.dense import load_dense_model
-from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
 from wrinklefree.held_out import mean_loss
 from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.block_walk import read_tokens
 from wrinklefree.stages.blocks import calibrate_blocks
 from wrinklefree.stages.budget import distil_bounds
 from wrinklefree.stages.pace import Pace
@@ -122,17 +121,13 @@ def _products_in(precision: str, model: Any) -> Iterator[None]:
 
 
 def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:
-    """Raises: RunError (ids of another vocabulary), DataError (too little text)."""
+    """Raises: as `read_tokens`."""
     length, batch_size = options.sequence_length_tokens, options.distil_batch_size
     calibration, held_out = -(-options.tokens // length), -(-options.evaluation_tokens // length)
     most = options.distil_steps * batch_size
     least = most if options.minutes is None else distil_bounds(options.distil_steps).least * batch_size
-    wanted, enough = ((calibration + held_out + distil) * length for distil in (most, least))
-    ids = token_block(config.data.sources, tokenizer, wanted, length, config.seed, enough)
-    try:
-        bitnet_arch.check_ids(ids, vocab_size, length)
-    except ValueError as error:
-        raise RunError(f"calibration text: {error}") from error
+    wanted, enough = (calibration + held_out + distil for distil in (most, least))
+    ids = read_tokens(config, tokenizer, vocab_size, wanted, length, enough)
     if options.minutes is None:
         return _Text(*ids.split([calibration, most, held_out]))
     # As much of the distillation's text is used as there is time for, so what is surely read comes first.

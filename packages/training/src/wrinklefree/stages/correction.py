@@ -21,7 +21,6 @@ import bitnet_arch
 import wf_ptq
 from bitnet_arch.checkpoint import read_config
 from bitnet_arch.low_rank import check_model_rank
-from data_handler import token_block
 from wf_formats.atomic import atomic_write_text
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.config.errors import ConfigError
@@ -29,10 +28,10 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.low_rank import LowRankConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import load_dense_model
-from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
 from wrinklefree.held_out import mean_loss
 from wrinklefree.stages.base import StageContext
+from wrinklefree.stages.block_walk import read_tokens, walk
 
 LOG = logging.getLogger("wrinklefree")
 CORRECTIONS_FILE = "corrections.json"
@@ -87,35 +86,24 @@ def run_correction(context: StageContext, options: LowRankConfig) -> dict[str, A
 def _correct_blocks(
     context: StageContext, options: LowRankConfig, student: Any, teacher: Any, ids: Tensor
 ) -> list[dict[str, Any]]:
-    """The reports of all blocks. Raises: RunError that names the block, for what cannot be solved in it."""
+    """The reports of all blocks. Raises: as `walk`."""
     method = wf_ptq.LowRankMethod.between(student, teacher, options.damping)
-    walk = wf_ptq.walk_blocks(student, teacher, ids, method, context.run.parts, context.config.seed)
     reports = []
     with RichProgress(disable=context.config.logging.progress_bar is ProgressBar.none) as progress:
         bar = progress.add_task("correcting blocks", total=student.config.num_hidden_layers)
-        try:
-            for name, report in walk:
-                before, after = report["stream_before"], report["stream"]
-                LOG.info("%s: relative error %.4f, without correction %.4f", name, after, before)
-                reports.append({"block": name, **report})
-                progress.advance(bar)
-        except wf_ptq.BlockError as error:
-            raise RunError(str(error)) from error
+        for name, report in walk(context, student, teacher, ids, method):
+            before, after = report["stream_before"], report["stream"]
+            LOG.info("%s: relative error %.4f, without correction %.4f", name, after, before)
+            reports.append({"block": name, **report})
+            progress.advance(bar)
     return reports
 
 
 def _read_text(
     config: TrainConfig, options: LowRankConfig, tokenizer: Any, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """For the corrections and for the comparison, [sequences, tokens].
-
-    Raises: RunError (ids of another vocabulary), DataError (too little text).
-    """
+    """For the corrections and for the comparison, [sequences, tokens]. Raises: as `read_tokens`."""
     length = options.sequence_length_tokens
     calibration, held_out = -(-options.tokens // length), -(-options.evaluation_tokens // length)
-    ids = token_block(config.data.sources, tokenizer, (calibration + held_out) * length, length, config.seed)
-    try:
-        bitnet_arch.check_ids(ids, vocab_size, length)
-    except ValueError as error:
-        raise RunError(f"calibration text: {error}") from error
+    ids = read_tokens(config, tokenizer, vocab_size, calibration + held_out, length)
     return ids[:calibration], ids[calibration:]
