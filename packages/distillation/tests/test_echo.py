@@ -6,16 +6,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
+from listening import listening
 
 import bitnet_arch
 from wrinklefree.capture import Capture
@@ -72,33 +71,18 @@ def forwarder(served: str, stage1: Path) -> Iterator[Forwarder]:
     name = httpx.get(f"{served}/models", trust_env=False).json()["data"][0]["id"]
     forwarder = Forwarder(served, name)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            forwarder.answers_left -= 1
-            if forwarder.answers_left < 0:
-                self.connection.close()
-                return
-            response = forwarder.answer(body)
-            answer = response.content
-            if response.status_code == 200:
-                answer = json.dumps(forwarder.changed(response.json())).encode()
-            self.send_response(response.status_code)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    def answer(path: str, body: bytes) -> tuple[int, bytes] | None:
+        forwarder.answers_left -= 1
+        if forwarder.answers_left < 0:
+            return None
+        response = forwarder.answer(json.loads(body))
+        if response.status_code != 200:
+            return response.status_code, response.content
+        return 200, json.dumps(forwarder.changed(response.json())).encode()
 
-        def log_message(self, *args: Any) -> None:
-            """Quiet."""
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    forwarder.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
-    yield forwarder
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    with listening(answer) as url:
+        forwarder.url = f"{url}/v1"
+        yield forwarder
 
 
 def _teacher(forwarder: Forwarder, tokenizer: Any, top_k: int = TOP_K) -> OpenAITeacher:

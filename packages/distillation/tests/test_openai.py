@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from listening import listening
 
 from wrinklefree.capture import Capture
 from wrinklefree.predictions import DensePredictions, SparsePredictions
@@ -53,30 +52,15 @@ def server(dense_dir: Path) -> Iterator[Server]:
         transformers.AutoTokenizer.from_pretrained(dense_dir),
     )
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            served.answers_left -= 1
-            if served.answers_left < 0:
-                self.connection.close()
-                return
-            answer = json.dumps(served.answer(self.path, body)).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    def answer(path: str, body: bytes) -> tuple[int, bytes] | None:
+        served.answers_left -= 1
+        if served.answers_left < 0:
+            return None
+        return 200, json.dumps(served.answer(path, json.loads(body))).encode()
 
-        def log_message(self, *args: Any) -> None:
-            """Quiet."""
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    served.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
-    yield served
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    with listening(answer) as url:
+        served.url = f"{url}/v1"
+        yield served
 
 
 def _options(server: Server) -> list[str]:

@@ -3,10 +3,9 @@
 test_gpu.py runs this file in a process of its own: Triton's interpreter is chosen before Triton is imported.
 """
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from beside_pytorch import compare, no_worse_than_pytorch, norm_case, random, results, swiglu_case
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,13 +18,7 @@ from wf_formats.errors import NotFiniteError
 SIZES = [1, 64, 65]
 DTYPES = [torch.float32, torch.bfloat16]
 SMALLEST = 1e-5
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Values of many magnitudes."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(*shape, generator=generator)
-    return (x * torch.exp(torch.randn(*shape, generator=generator))).to(dtype)
+SEEDS = (0, 5)
 
 
 def codes_of(*shape: int, seed: int = 0) -> Tensor:
@@ -100,62 +93,17 @@ def test_group_products_are_exact(tokens: int, rows: int, cols: int, group: int,
     torch.testing.assert_close(there.cpu().double(), exact, rtol=0, atol=tolerance * exact.abs().max().item())
 
 
-Results = tuple[Tensor, ...]
-
-
-def no_worse_than_pytorch(runs: list[tuple[Results, Results, Results]]) -> None:
-    """Root mean square errors over all runs are at most twice those of PyTorch in the same precision."""
-    for part in range(len(runs[0][0])):
-        found, theirs, exact = (
-            torch.cat([run[kind][part].cpu().double().flatten() for run in runs]) for kind in range(3)
-        )
-        rounding = torch.finfo(runs[0][0][part].dtype).eps * exact.square().mean().sqrt()
-        error, allowed = ((x - exact).square().mean().sqrt() for x in (found, theirs))
-        assert error <= max(2 * allowed, rounding)
-
-
-def results(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> Results:
-    """What a function returns, and the gradients of its inputs."""
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    y = function(*leaves)
-    return (y.detach(), *torch.autograd.grad(y, leaves, upstream.to(y.dtype)))
-
-
-def compare(
-    ours: Callable[..., Tensor],
-    reference: Callable[..., Tensor],
-    make: Callable[[int], tuple[list[Tensor], Tensor]],
-) -> None:
-    runs = []
-    for seed in (0, 5):
-        inputs, upstream = make(seed)
-        exact = results(reference, [x.double() for x in inputs], upstream.double())
-        found = results(ours, [x.to(DEVICE) for x in inputs], upstream.to(DEVICE))
-        runs.append((found, results(reference, inputs, upstream), exact))
-    no_worse_than_pytorch(runs)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_norm_and_its_gradients(size: int, dtype: torch.dtype) -> None:
-    def reference(x: Tensor, weight: Tensor) -> Tensor:
-        return (F.rms_norm(x.to(weight.dtype), (size,), weight, 1e-5)).to(x.dtype)
-
-    def make(seed: int) -> tuple[list[Tensor], Tensor]:
-        x, upstream = (random(2, 9, size, dtype=dtype, seed=seed + i) for i in (0, 1))
-        return [x, random(size, seed=seed + 2)], upstream
-
-    compare(lambda x, weight: gpu.rms_norm(x, weight, 1e-5)[0], reference, make)
+    case = norm_case(2, 9, size, dtype=dtype)
+    compare(lambda x, weight: gpu.rms_norm(x, weight, 1e-5)[0], *case, SEEDS, DEVICE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_swiglu_and_its_gradients(size: int, dtype: torch.dtype) -> None:
-    def make(seed: int) -> tuple[list[Tensor], Tensor]:
-        gate, up, upstream = (random(2, 19, size, dtype=dtype, seed=seed + i) for i in range(3))
-        return [gate, up], upstream
-
-    compare(gpu.swiglu, lambda gate, up: F.silu(gate) * up, make)
+    compare(gpu.swiglu, *swiglu_case(2, 19, size, dtype=dtype), SEEDS, DEVICE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,9 +1,8 @@
 """Training kernels against PyTorch in float64, on every instruction set, at odd sizes."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from beside_pytorch import compare, no_worse_than_pytorch, norm_case, random, results, swiglu_case
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,13 +14,7 @@ pytestmark = pytest.mark.usefixtures("instruction_set")
 SIZES = [1, 3, 15, 16, 17, 63, 64, 65, 576]
 DTYPES = [torch.float32, torch.bfloat16]
 SMALLEST = 1e-5
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Values of many magnitudes."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(*shape, generator=generator)
-    return (x * torch.exp(torch.randn(*shape, generator=generator))).to(dtype)
+SEEDS = range(0, 40, 5)
 
 
 def rounded_rows(x: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
@@ -117,65 +110,17 @@ def test_group_products_are_exact(
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=tolerance * largest)
 
 
-Results = tuple[Tensor, ...]
-
-
-def no_worse_than_pytorch(runs: list[tuple[Results, Results, Results]]) -> None:
-    """Root mean square errors over all runs are at most twice those of PyTorch in the same precision.
-
-    runs: what was found, what PyTorch finds, and what is exact.
-    """
-    for part in range(len(runs[0][0])):
-        found, theirs, exact = (
-            torch.cat([run[kind][part].double().flatten() for run in runs]) for kind in range(3)
-        )
-        rounding = torch.finfo(runs[0][0][part].dtype).eps * exact.square().mean().sqrt()
-        error, allowed = ((x - exact).square().mean().sqrt() for x in (found, theirs))
-        assert error <= max(2 * allowed, rounding)
-
-
-def results(function: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> tuple[Tensor, ...]:
-    """What a function returns, and the gradients of its inputs."""
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    y = function(*leaves)
-    return (y.detach(), *torch.autograd.grad(y, leaves, upstream.to(y.dtype)))
-
-
-def compare(
-    ours: Callable[..., Tensor],
-    reference: Callable[..., Tensor],
-    make: Callable[[int], tuple[list[Tensor], Tensor]],
-) -> None:
-    """Both on the inputs and upstream gradients that `make` gives for each of several seeds."""
-    runs = []
-    for seed in range(0, 40, 5):
-        inputs, upstream = make(seed)
-        exact = results(reference, [x.double() for x in inputs], upstream.double())
-        runs.append((results(ours, inputs, upstream), results(reference, inputs, upstream), exact))
-    no_worse_than_pytorch(runs)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_norm_and_its_gradients(size: int, dtype: torch.dtype, threads: None) -> None:
-    def reference(x: Tensor, weight: Tensor) -> Tensor:
-        return (F.rms_norm(x.to(weight.dtype), (size,), weight, 1e-5)).to(x.dtype)
-
-    def make(seed: int) -> tuple[list[Tensor], Tensor]:
-        x, upstream = (random(3, 23, size, dtype=dtype, seed=seed + i) for i in (0, 1))
-        return [x, random(size, seed=seed + 2)], upstream
-
-    compare(lambda x, weight: ops.rms_norm(x, weight, 1e-5)[0], reference, make)
+    case = norm_case(3, 23, size, dtype=dtype)
+    compare(lambda x, weight: ops.rms_norm(x, weight, 1e-5)[0], *case, SEEDS, "cpu")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_swiglu_and_its_gradients(size: int, dtype: torch.dtype, threads: None) -> None:
-    def make(seed: int) -> tuple[list[Tensor], Tensor]:
-        gate, up, upstream = (random(2, 19, size, dtype=dtype, seed=seed + i) for i in range(3))
-        return [gate, up], upstream
-
-    compare(ops.swiglu, lambda gate, up: F.silu(gate) * up, make)
+    compare(ops.swiglu, *swiglu_case(2, 19, size, dtype=dtype), SEEDS, "cpu")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -229,7 +174,11 @@ def test_attention_and_its_gradients(
         return [q, *(torch.randn(2, key_heads, tokens, size).to(dtype) for _ in range(2))], upstream
 
     compare(
-        lambda q, k, v: training.attention(q, k, v, mask, 0.2), lambda q, k, v: attended(q, k, v, mask), make
+        lambda q, k, v: training.attention(q, k, v, mask, 0.2),
+        lambda q, k, v: attended(q, k, v, mask),
+        make,
+        SEEDS,
+        "cpu",
     )
 
 
