@@ -2,9 +2,9 @@
 
     uv run python packages/kernels/benchmarks/training_gpu.py --batch 8 --tokens 1024 > step.json
 
-Arms: `dense:bf16`, SmolLM2-135M under autocast with transformers' own loss, and SCHEME:int8, converted and
-run as stage 2 runs it. All do forward, next-token loss, backward and a fused AdamW update on the same batch,
-in turns in one process. Before timing, codes, scales and products are checked against those of the CPU.
+Arms: `dense:bf16`, SmolLM2-135M under autocast with transformers' own loss, and SCHEME:PRECISION, converted
+and run as stage 2 runs it. All do forward, next-token loss, backward and a fused AdamW update on the same
+batch, in turns in one process. Before timing, codes, scales and products are checked against the CPU's.
 Prints JSON; refuses without a GPU.
 """
 
@@ -20,22 +20,23 @@ from typing import Any
 
 import torch
 
-SCHEMES = ("tensor", "group64")
+ARMS = ("tensor:bf16", "tensor:int8", "group64:bf16", "group64:int8")
 DENSE = "dense:bf16"
 
 
 class Arm:
-    """A model on the GPU with its optimizer; `scheme` None: dense."""
+    """A model on the GPU with its optimizer."""
 
-    def __init__(self, dense: Any, scheme: str | None, fit: torch.Tensor) -> None:
+    def __init__(self, name: str, dense: Any, fit: torch.Tensor) -> None:
         import bitnet_arch
 
-        self.scheme, self.model = scheme, copy.deepcopy(dense).train()
-        if scheme is not None:
+        self.is_dense, self.model = name == DENSE, copy.deepcopy(dense).train()
+        if not self.is_dense:
+            scheme, _, precision = name.partition(":")
             conversion = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
             self.model = bitnet_arch.convert(self.model, conversion, fit)
             bitnet_arch.use_kernels(self.model)
-            bitnet_arch.set_precision(self.model, "int8")
+            bitnet_arch.set_precision(self.model, precision)
         self.model = self.model.to("cuda")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
 
@@ -44,7 +45,7 @@ class Arm:
         from wrinklefree.forward import run_forward
 
         with torch.autocast("cuda", torch.bfloat16):
-            if self.scheme is None:
+            if self.is_dense:
                 return self.model(input_ids=ids, labels=ids).loss
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             found = run_forward(self.model, {"input_ids": ids, "position_ids": positions})
@@ -62,14 +63,14 @@ class Arm:
         return start.elapsed_time(end) / 1000
 
 
-def check_against_cpu(schemes: Sequence[str]) -> None:
+def check_against_cpu(names: Sequence[str]) -> None:
     """Raises AssertionError: codes or scales that are not the CPU's, or products off by more than 1e-5."""
     import bitnet_arch
     from bitnet_arch.products import int8_matmul
 
     torch.manual_seed(0)
     weight, x = torch.randn(1536, 576), torch.randn(33, 576)
-    for scheme in schemes:
+    for scheme in {name.partition(":")[0] for name in names}:
         quantizer = bitnet_arch.quantizer(scheme)
         made = []
         for device in ("cpu", "cuda"):
@@ -85,14 +86,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import bitnet_arch
     from wf_formats.environment import environment
 
-    check_against_cpu(options.schemes)
+    check_against_cpu(options.arms)
     torch.manual_seed(0)
     dense, _ = bitnet_arch.load_dense("packaged")
     fit = torch.randint(dense.config.vocab_size, (8, 256))
     ids = torch.randint(dense.config.vocab_size, (options.batch, options.tokens), device="cuda")
-    arms = {DENSE: Arm(dense, None, fit)} | {
-        f"{name}:int8": Arm(dense, name, fit) for name in options.schemes
-    }
+    arms = {name: Arm(name, dense, fit) for name in (DENSE, *options.arms)}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for repeat in range(options.repeats + 2):
         for name, arm in arms.items():
@@ -113,7 +112,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--schemes", nargs="+", default=SCHEMES, help=f"default: {' '.join(SCHEMES)}")
+    parser.add_argument("--arms", nargs="+", default=ARMS, help=f"default: {' '.join(ARMS)}")
     parser.add_argument("--batch", type=int, default=8, help="sequences")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens per sequence")
     parser.add_argument("--repeats", type=int, default=10)

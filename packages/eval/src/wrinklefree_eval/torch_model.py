@@ -93,7 +93,7 @@ class TorchModel:
 
 
 def load_torch_model(path: Path, kind: ModelKind, context_tokens: int, num_threads: int | None) -> TorchModel:
-    """Load a folder in fp32 (packed ternary weights stay packed).
+    """Load a folder in fp32 (packed ternary weights stay packed), onto a GPU where PyTorch sees one.
 
     Raises:
         EvalError: The folder is incomplete, damaged, or of a quantization nobody registered.
@@ -104,6 +104,8 @@ def load_torch_model(path: Path, kind: ModelKind, context_tokens: int, num_threa
     model, tokenizer = loaders[kind](path)
     if tokenizer is None:
         raise EvalError(f"{path} has no tokenizer: copy the model's tokenizer files into it")
+    if torch.cuda.is_available():
+        model.to("cuda")
     return TorchModel(path, kind, model, tokenizer, context_tokens)
 
 

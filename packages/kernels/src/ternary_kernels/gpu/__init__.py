@@ -1,9 +1,9 @@
 """Training kernels for PyTorch tensors on a GPU, in Triton: what `ternary_kernels.training` has for the CPU.
 
-The same names, arguments and refusals, for the part of them that pays on a GPU; whoever asks for another
-(attention, say, where PyTorch's own is good) computes it with PyTorch's operators. Codes, scales and scaled
-sums are those of the CPU to the bit, sums of floats up to their order. NaN and infinity are refused at once,
-so functions that round wait for the GPU.
+The same names and arguments, for the part of them that pays on a GPU; whoever asks for another (attention,
+say, where PyTorch's own is good) computes it with PyTorch's operators. Codes, scales and scaled sums are
+those of the CPU to the bit, sums of floats up to their order. What is not finite is not refused, since that
+would make each call wait for the GPU: it makes scales and losses NaN, of its own row, column or group.
 
 Importing it needs the package `triton`, which PyTorch for CUDA brings. Under Triton's interpreter
 (TRITON_INTERPRET=1) the same functions take tensors on the CPU; tests do that.

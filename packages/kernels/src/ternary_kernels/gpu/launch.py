@@ -11,7 +11,6 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ternary_kernels.training.rows import FLOATS, check
-from wf_formats.errors import NotFiniteError
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
@@ -51,21 +50,22 @@ def block_of(size: int, most: int = 4096) -> int:
     return min(triton.next_power_of_2(size), most)
 
 
-def no_row(x: Tensor) -> Tensor:
-    """int32 [] for the number of the first row that is not finite: none yet."""
-    return torch.full((), x.shape[0], dtype=torch.int32, device=x.device)
-
-
-def refuse(bad: Tensor, rows: int, of: str = "") -> None:
-    """Raises NotFiniteError: `bad` names a row. Waits for the kernels that write it."""
-    if (row := int(bad.item())) < rows:
-        raise NotFiniteError(f"row {row} of {rows}{of} is not finite (NaN or infinity)")
-
-
 @triton.jit
 def magnitude_bits(x):
     """Those of |x| in float32: ordered as the magnitudes are, infinity and NaN above all."""
     return x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def nan_unless_finite(x, bits):
+    """x, or NaN where the largest magnitude that it was made of is NaN or infinity."""
+    return tl.where(bits < INFINITY_BITS, x, float("nan"))
+
+
+@triton.jit
+def code_of(x):
+    """int8 of whole numbers, 0 of NaN."""
+    return tl.where(x == x, x, 0.0).to(tl.int8)
 
 
 @triton.jit

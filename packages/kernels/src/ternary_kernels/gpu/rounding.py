@@ -10,17 +10,15 @@ from torch import Tensor
 
 from ternary_kernels.gpu.launch import (
     EXACT,
-    INFINITY_BITS,
     block_of,
+    code_of,
     fits,
     fits_matrix,
     launch,
     magnitude_bits,
+    nan_unless_finite,
     nearest,
-    no_row,
-    refuse,
 )
-from wf_formats.errors import NotFiniteError
 
 _TILE = 64
 """Rows and columns of a tile, and columns that share a stream of chance (csrc/training/rows.h, kStrip)."""
@@ -29,7 +27,8 @@ _TILE = 64
 @triton.jit
 def _inverse_of(peak_bits, smallest):
     peak = tl.maximum(peak_bits.to(tl.float32, bitcast=True), smallest)
-    return tl.div_rn(1.0, peak) * 127.0  # as PyTorch divides a number by a tensor
+    inverse = tl.div_rn(1.0, peak) * 127.0  # as PyTorch divides a number by a tensor
+    return nan_unless_finite(inverse, peak_bits)
 
 
 @triton.jit
@@ -52,27 +51,22 @@ def _rounded(x, seed, place, index, BY_CHANCE: tl.constexpr):
         x = tl.minimum(tl.maximum(tl.floor(moved), -127.0), 127.0)
     else:
         x = nearest(x)
-    return x.to(tl.int8)
+    return code_of(x)
 
 
 @triton.jit(do_not_specialize=["seed"])
-def _quantize_rows(
-    x, codes, inverse, bad, cols, smallest, seed, BY_CHANCE: tl.constexpr, BLOCK: tl.constexpr
-):
+def _quantize_rows(x, codes, inverse, cols, smallest, seed, BY_CHANCE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     start = row.to(tl.int64) * cols
     most = tl.zeros([BLOCK], tl.int32)
     for first in range(0, cols, BLOCK):
         place = first + tl.arange(0, BLOCK)
         most = tl.maximum(most, magnitude_bits(tl.load(x + start + place, mask=place < cols, other=0.0)))
-    peak_bits = tl.max(most, 0)
-    usable = tl.where(peak_bits < INFINITY_BITS, cols, 0)
-    tl.atomic_min(bad, row, mask=peak_bits >= INFINITY_BITS)
-    scale = _inverse_of(peak_bits, smallest)
+    scale = _inverse_of(tl.max(most, 0), smallest)
     tl.store(inverse + row, scale)
     for first in range(0, cols, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        values = tl.load(x + start + place, mask=place < usable, other=0.0).to(tl.float32)
+        values = tl.load(x + start + place, mask=place < cols, other=0.0).to(tl.float32)
         found = _rounded(values * scale, seed, row, place, BY_CHANCE)
         tl.store(codes + start + place, found, mask=place < cols)
 
@@ -83,21 +77,19 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
     Args:
         x: float32 or bfloat16 [rows, cols].
         seed: of stochastic rounding; None: nearest, ties to even.
-
-    Raises:
-        NotFiniteError: naming the row.
+    Returns:
+        A row that is not finite has inverse NaN.
     """
     fits_matrix("x", x)
     rows, cols = x.shape
     codes = torch.empty_like(x, dtype=torch.int8)
-    inverse, bad = x.new_empty((rows, 1), dtype=torch.float32), no_row(x)
+    inverse = x.new_empty((rows, 1), dtype=torch.float32)
     launch(
         _quantize_rows,
         (rows,),
         x,
         codes,
         inverse,
-        bad,
         cols,
         smallest,
         _bits(seed),
@@ -105,7 +97,6 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
         BLOCK=block_of(cols),
         **EXACT,
     )
-    refuse(bad, rows)
     return codes, inverse
 
 
@@ -158,9 +149,6 @@ def quantize_columns(
 
     Args:
         factors: float32 [rows, 1].
-
-    Raises:
-        NotFiniteError: a column is not finite.
     """
     fits_matrix("x", x)
     rows, cols = x.shape
@@ -168,8 +156,6 @@ def quantize_columns(
     peaks = x.new_zeros(cols, dtype=torch.int32)
     grid = triton.cdiv(cols, _TILE), triton.cdiv(rows, _TILE)
     launch(_column_peaks, grid, x, factors, peaks, rows, cols, TILE=_TILE, **EXACT)
-    if peaks.max().item() >= INFINITY_BITS.value:
-        raise NotFiniteError(f"a column of {cols} is not finite (NaN or infinity)")
     codes = x.new_empty((cols, rows), dtype=torch.int8)
     inverse = x.new_empty((cols, 1), dtype=torch.float32)
     outputs = codes, inverse

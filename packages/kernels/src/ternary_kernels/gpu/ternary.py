@@ -14,14 +14,13 @@ from torch import Tensor
 
 from ternary_kernels.gpu.launch import (
     EXACT,
-    INFINITY_BITS,
     block_of,
+    code_of,
     fits,
     launch,
     magnitude_bits,
+    nan_unless_finite,
     nearest,
-    no_row,
-    refuse,
 )
 from ternary_kernels.training.rows import groups_of
 
@@ -33,7 +32,7 @@ _CODES = 4096
 
 @triton.jit
 def _ternary_codes(weight, inverse):
-    return nearest(tl.minimum(tl.maximum(weight * inverse, -1.0), 1.0)).to(tl.int8)
+    return code_of(nearest(tl.minimum(tl.maximum(weight * inverse, -1.0), 1.0)))
 
 
 @triton.jit
@@ -41,9 +40,7 @@ def _ternarize_groups(
     weight,
     codes,
     scales,
-    bad,
     groups,
-    groups_of_row,
     smallest,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -53,17 +50,15 @@ def _ternarize_groups(
     inside = (group < groups)[:, None] & (tl.arange(0, BLOCK) < SIZE)[None, :]
     place = group.to(tl.int64)[:, None] * SIZE + tl.arange(0, BLOCK)[None, :]
     values = tl.load(weight + place, mask=inside, other=0.0)
-    finite = tl.max(magnitude_bits(values), 1) < INFINITY_BITS
-    tl.atomic_min(bad + tl.zeros_like(group), group // groups_of_row, mask=(finite == 0) & (group < groups))
-    values = tl.where(finite[:, None], values, 0.0)
     mean = (tl.sum(tl.abs(values).to(tl.float64), 1) / SIZE).to(tl.float32)
     inverse = tl.div_rn(1.0, tl.maximum(mean, smallest))
+    inverse = nan_unless_finite(inverse, tl.max(magnitude_bits(values), 1))
     tl.store(scales + group, tl.div_rn(1.0, inverse), mask=group < groups)
     tl.store(codes + place, _ternary_codes(values, inverse[:, None]), mask=inside)
 
 
 @triton.jit
-def _row_sums(weight, sums, bad, cols, BLOCK: tl.constexpr):
+def _row_sums(weight, sums, cols, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float64)
     most = tl.zeros([BLOCK], tl.int32)
@@ -72,8 +67,7 @@ def _row_sums(weight, sums, bad, cols, BLOCK: tl.constexpr):
         values = tl.load(weight + row.to(tl.int64) * cols + place, mask=place < cols, other=0.0)
         total += tl.abs(values).to(tl.float64)
         most = tl.maximum(most, magnitude_bits(values))
-    tl.store(sums + row, tl.sum(total, 0))
-    tl.atomic_min(bad, row, mask=tl.max(most, 0) >= INFINITY_BITS)
+    tl.store(sums + row, nan_unless_finite(tl.sum(total, 0), tl.max(most, 0)))
 
 
 @triton.jit
@@ -86,9 +80,10 @@ def _codes_of(weight, inverse, codes, count, BLOCK: tl.constexpr):
 def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[Tensor, Tensor]:
     """Codes int8 [out, in] and scales float32 [] or [out, groups] of master weights (absmean).
 
+    The scale of weights that are not all finite is NaN.
+
     Raises:
         ValueError: rows do not divide into groups.
-        NotFiniteError: naming the row.
     """
     fits("weight", weight, (weight.shape[0], weight.shape[1]), torch.float32)
     if group_size is None:
@@ -99,31 +94,27 @@ def ternarize(weight: Tensor, group_size: int | None, smallest: float) -> tuple[
 def _by_group(weight: Tensor, size: int, smallest: float) -> tuple[Tensor, Tensor]:
     rows, groups = weight.shape[0], groups_of(weight.shape[1], size)
     codes = torch.empty_like(weight, dtype=torch.int8)
-    scales, bad = weight.new_empty((rows, groups)), no_row(weight)
+    scales = weight.new_empty((rows, groups))
     launch(
         _ternarize_groups,
         (triton.cdiv(scales.numel(), _GROUPS),),
         weight,
         codes,
         scales,
-        bad,
         scales.numel(),
-        groups,
         smallest,
         SIZE=size,
         BLOCK=triton.next_power_of_2(size),
         GROUPS=_GROUPS,
         **EXACT,
     )
-    refuse(bad, rows, " of the weight")
     return codes, scales
 
 
 def _by_matrix(weight: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     rows, cols = weight.shape
-    sums, bad = weight.new_empty(rows, dtype=torch.float64), no_row(weight)
-    launch(_row_sums, (rows,), weight, sums, bad, cols, BLOCK=block_of(cols, 1024), **EXACT)
-    refuse(bad, rows, " of the weight")
+    sums = weight.new_empty(rows, dtype=torch.float64)
+    launch(_row_sums, (rows,), weight, sums, cols, BLOCK=block_of(cols, 1024), **EXACT)
     inverse = 1.0 / (sums.sum() / weight.numel()).float().clamp(min=smallest)
     codes = torch.empty_like(weight, dtype=torch.int8)
     count = weight.numel()
