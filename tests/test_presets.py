@@ -1,4 +1,4 @@
-"""Every preset of a model has defaults with which it can be exported and served."""
+"""Every preset of a model has defaults with which it can be exported and served; every recipe composes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from wf_formats.families.support import TARGETS, support
 from wrinklefree.compose.composing import compose_config
+from wrinklefree.config.errors import ConfigError
+from wrinklefree_distillation.config import DISTILL
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "packages" / "converter" / "tests" / "configs"
@@ -32,3 +34,23 @@ def test_defaults_of_a_preset_work_end_to_end(preset):
     model = compose_config(["training=stage2_pretrain", f"model={preset}"]).model
     config = json.loads((PUBLISHED / f"{MODELS[preset]}.json").read_text())
     assert support(config, model.scheme, model.sub_norm) == dict.fromkeys(TARGETS)
+
+
+def test_the_recipe_for_an_h100_is_taken_by_its_name():
+    for root, chosen in (({}, ["training=stage3_distill"]), ({"root": DISTILL}, ["student.checkpoint_path=x"])):
+        config = compose_config([*chosen, "experiment=h100_25min", "training.learning_rate=1e-4"], **root)
+        training = config.training
+        assert config.experiment == "h100_25min"
+        assert config.data.sources[0].name == "fineweb_edu"
+        assert training.batch_size * training.accumulate_steps * training.sequence_length_tokens == 131_072
+        assert training.objectives.keys() == {"logits_distill"}
+        assert training.learning_rate == 1e-4, "the command line goes over a recipe"
+
+
+def test_a_recipe_is_for_its_own_stage():
+    with pytest.raises(ConfigError, match="stage3"):
+        compose_config(["training=stage2_pretrain", "experiment=h100_25min"])
+
+
+def test_an_experiment_of_another_name_takes_no_recipe():
+    assert not compose_config(["training=stage3_distill", "experiment=mine"]).training.max_tokens

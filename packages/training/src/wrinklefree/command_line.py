@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wrinklefree.compose.recipes import GROUP as RECIPES
 from wrinklefree.compose.schemas import group_options
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.stages.base import Stage
@@ -76,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
 def _epilog() -> str:
     numbers = "\n".join(f"  {stage.number:4} {stage.title}; {_start(stage)}" for stage in stages())
     groups = "\n".join(f"  {group}: {', '.join(group_options(group))}" for group in GROUPS)
-    return f"stages:\n{numbers}\n\nconfig groups (group=option):\n{groups}"
+    recipes = ", ".join(group_options(RECIPES))
+    return (
+        f"stages:\n{numbers}\n\nconfig groups (group=option):\n{groups}\n\n"
+        f"recipes, settings of a whole run (experiment=RECIPE): {recipes}"
+    )
 
 
 def _start(stage: Stage) -> str:
