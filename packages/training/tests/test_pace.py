@@ -11,22 +11,12 @@ from typing import Any
 
 import pytest
 
-from wf_formats import run_files
 from wf_formats.run_files import PROGRESS_FILE, read_progress
 from wrinklefree.config.ternarize import TernarizeConfig
-from wrinklefree.stages.budget import Bounds, Costs, plan_blocks, plan_distillation
+from wrinklefree.stages.budget import Bounds, Costs, plan_blocks, plan_steps
 from wrinklefree.stages.pace import Pace
 
-
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of files that need not survive a power cut."""
-
-    def write(path: Path, value: Any) -> None:
-        path.write_text(json.dumps(value))
-
-    monkeypatch.setattr(run_files, "atomic_write_json", write)
-
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 REFINE, DISTIL = Bounds(16, 64, 128), Bounds(10, 60, 2000)
 COSTS = Costs(block_s=1.0, refine_step_s=0.03, distil_step_s=1.0)
@@ -58,10 +48,10 @@ def test_without_a_distillation_time_goes_to_refinement() -> None:
 
 
 def test_steps_that_are_done_stay() -> None:
-    assert plan_distillation(-5.0, 120, 1.0, DISTIL) == 120
-    assert plan_distillation(-5.0, 4, 1.0, DISTIL) == 10
-    assert plan_distillation(50.5, 120, 1.0, DISTIL) == 170
-    assert plan_distillation(1e9, 120, 1.0, DISTIL) == 2000
+    assert plan_steps(-5.0, 120, 1.0, DISTIL) == 120
+    assert plan_steps(-5.0, 4, 1.0, DISTIL) == 10
+    assert plan_steps(50.5, 120, 1.0, DISTIL) == 170
+    assert plan_steps(1e9, 120, 1.0, DISTIL) == 2000
 
 
 # ---- a whole stage
