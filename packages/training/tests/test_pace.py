@@ -211,6 +211,22 @@ def test_a_run_that_goes_on_takes_the_decisions_that_were_made(tmp_path: Path) -
     assert first_s + again_s <= 480 + 10 * first.distil_step_s + 1
 
 
+def test_a_share_of_the_time_after_the_blocks_is_left_over(tmp_path: Path) -> None:
+    """The blocks are as without it, the distillation has its share, and a run that goes on keeps to it."""
+    whole, part = Machine(tmp_path, planned()), Machine(tmp_path, planned(distil_share=0.25))
+    took_s = whole.run()
+    left_over_s = took_s - part.run()
+    assert part.refine_steps == whole.refine_steps
+    assert left_over_s == pytest.approx(0.75 * len(whole.schedule) * whole.distil_step_s, rel=0.03)
+    for at_s, left_s in part.said:
+        assert left_s == pytest.approx(part.now_s - at_s, rel=0.2, abs=4.0)
+    stopped = Machine(tmp_path, planned(distil_share=0.25))
+    stopped.run(stop_at_step=20)
+    again = Machine(tmp_path, stopped.options, parts=stopped.parts)
+    again.run(blocks_done=30)
+    assert len(again.schedule) == pytest.approx(len(part.schedule), abs=40)
+
+
 def test_no_plan_asks_for_more_text_than_there_is(tmp_path: Path) -> None:
     machine = Machine(tmp_path, planned())
     machine.options.distil_steps = 25

@@ -74,10 +74,11 @@ class Machine:
         return self.now_s - began_s
 
     def _listen(self) -> None:
+        """It is written once a second at most."""
         progress = read_progress(self.folder)
-        assert progress is not None
-        assert progress.left_s is not None
-        self.said.append((self.now_s, progress.left_s))
+        if progress is not None:
+            assert progress.left_s is not None
+            self.said.append((self.now_s, progress.left_s))
 
 
 MACHINES: dict[str, dict[str, Any]] = {

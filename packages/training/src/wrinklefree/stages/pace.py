@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
-_PLAN = "plan"
+_PLAN, _LEFT_OVER = "plan", "left_over_s"
 
 
 class Pace:
@@ -97,6 +97,8 @@ class Pace:
     def distilling(self) -> None:
         """The first distillation step begins."""
         self._watch.lap()
+        share = 1 - self._options.distil_share
+        self._decide(_LEFT_OVER, 0, lambda: max(0, int(share * self._left_s())))
 
     def distil_steps(self, num_done: int) -> int:
         """Steps of the whole distillation, as it looks after `num_done` of them."""
@@ -154,8 +156,8 @@ class Pace:
     # ---- time
 
     def _left_s(self) -> float:
-        """Until the end's work has to begin."""
-        return self._watch.left_s(self._end())
+        """Until the end's work has to begin, without what is left over for others."""
+        return self._watch.left_s(self._end()) - self._decisions.get(_LEFT_OVER, 0)
 
     def _end(self) -> float:
         """What is reserved for the end."""
@@ -173,7 +175,8 @@ class Pace:
         plan = planned(num_left, self._measured.costs(), refine, distil)
         if self._options.minutes is not None:
             plan = plan_blocks(self._left_s(), num_left, self._measured.costs(), self._refine, self._distil)
-        return plan.seconds + self._end()
+        left_over_s = (1 - self._options.distil_share) * plan.distil_steps * self._measured.distil_step_s()
+        return plan.seconds - left_over_s + self._end()
 
     def _write(self, what: str, done: int, total: int, detail: str = "") -> None:
         num_steps_done = done if what == "steps" else 0
