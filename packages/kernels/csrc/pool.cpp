@@ -4,6 +4,9 @@
 #include <sched.h>
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -51,26 +54,37 @@ int available_cores() {
 
 Pool::Pool(int num_threads) { hire(num_threads - 1); }
 
-// New ranges: those of a parent may be in the middle of a loop, whose rest nobody must take.
+// All as in a new pool: a parent's may be in the middle of a loop, whose rest nobody must take.
 void Pool::hire(int num_workers) {
     ranges_ = std::make_unique<Range[]>(num_workers + 1);
+    number_ = 0;
     sleepers_ = 0;
+    stop_ = false;
     forks_ = forks();
-    for (int i = 1; i <= num_workers; ++i) workers_.emplace_back([this, i] { work(i); });
+    try {
+        for (int i = 1; i <= num_workers; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& error) {
+        const std::string started = std::to_string(workers_.size());
+        dismiss();
+        throw std::runtime_error("started " + started + " threads, not " + std::to_string(num_workers) + ": " + error.what() +
+                                 "; give a smaller num_threads");
+    }
+}
+
+void Pool::dismiss() {
+    stop_ = true;
+    number_.fetch_add(1);
+    number_.notify_all();
+    for (auto& worker : workers_) worker.join();
+    workers_.clear();
 }
 
 // Their handles are never destroyed: those of threads that are not here can neither be joined nor detached.
 void Pool::leave_workers_to_parent() { new std::vector<std::thread>(std::move(workers_)); }
 
 Pool::~Pool() {
-    if (forks_ != forks()) {
-        leave_workers_to_parent();
-        return;
-    }
-    stop_ = true;
-    number_.fetch_add(1);
-    number_.notify_all();
-    for (auto& worker : workers_) worker.join();
+    if (forks_ == forks()) dismiss();
+    else leave_workers_to_parent();
 }
 
 bool Pool::take(Range& from, uint32_t number, int thread) {

@@ -25,7 +25,7 @@ uint32_t forks();
 
 class Pool {
 public:
-    explicit Pool(int num_threads);
+    explicit Pool(int num_threads);  // Raises std::runtime_error where the system gives fewer threads.
     ~Pool();
     Pool(const Pool&) = delete;
 
@@ -55,6 +55,7 @@ private:
     };
 
     void hire(int num_workers);
+    void dismiss();
     void leave_workers_to_parent();
     void start(int64_t num_chunks, Call call, const void* context);
     void take_all(uint32_t number, int thread);

@@ -103,7 +103,23 @@ def test_children_of_fork_compute_with_workers_of_their_own_and_end(kernel: str)
     )
 
 
-def test_children_do_not_wait_for_what_a_thread_of_their_parent_does() -> None:
+def test_too_many_threads_are_refused_and_fewer_still_compute() -> None:
+    run(
+        LINEAR,
+        "import resource",
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()",
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))",
+        "try:",
+        "    compute(5000)  # each with a stack of megabytes",
+        "except RuntimeError as error:",
+        "    assert 'not 4999' in str(error) and 'give a smaller num_threads' in str(error), error",
+        "else:",
+        "    raise AssertionError('5000 threads in 256 MiB')",
+        "compute(3)",
+    )
+
+
+def test_children_of_a_busy_parent_do_not_wait_for_its_thread() -> None:
     run(LINEAR, IN_CHILDREN, IN_A_THREAD, "begin()", "for _ in range(20):", "    in_child(compare)")
 
 
