@@ -28,7 +28,7 @@ template <typename Work>
 Seconds timed(int num_threads, int repeats, const Work& work) {
     check_positive("repeats", repeats);
     Seconds seconds;
-    nb::gil_scoped_release release;
+    const WithoutGil without_gil;
     with_shared_pool(threads_or_default(num_threads), [&](Pool& pool) { seconds = work(pool); });
     return seconds;
 }

@@ -143,7 +143,7 @@ nb::tuple sample_arrays(nb::handle logits, nb::handle temperature, nb::handle to
     }
     std::vector<SampleResult> results(num_rows);
     {
-        nb::gil_scoped_release release;
+        const WithoutGil without_gil;
         sample(rows, vocab, results);
     }
     return to_python(std::move(results));

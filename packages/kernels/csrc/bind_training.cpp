@@ -33,7 +33,7 @@ std::vector<AdamTensor> adam_tensors(const std::vector<uintptr_t>& weights, cons
 }  // namespace
 
 void bind_training(nb::module_& module) {
-    const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
+    const auto unlocked = nb::call_guard<WithoutGil>();
     module.def("borrow_openmp", [](uintptr_t address) { borrow_openmp(reinterpret_cast<OpenMpParallel>(address)); });
     module.def(
         "quantize_rows",

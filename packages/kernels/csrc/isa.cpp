@@ -76,7 +76,7 @@ std::atomic<const IsaInfo*>& current() {
 }  // namespace
 
 const std::vector<IsaInfo>& instruction_sets() {
-    static const std::vector<IsaInfo> all = find();
+    static const auto& all = *new std::vector<IsaInfo>(find());  // never destroyed: threads may compute while the process ends
     return all;
 }
 

@@ -53,7 +53,7 @@ std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& form
             throw std::invalid_argument("rows of " + std::to_string(cols) + " inputs do not divide into " + std::to_string(groups) + " groups");
         group = cols / groups;
     }
-    nb::gil_scoped_release release;
+    const WithoutGil without_gil;
     auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group);
     matrix->set_scales(values);
     check_codes(*matrix, codes.data());
@@ -84,7 +84,7 @@ nb::ndarray<nb::numpy, float> linear(const Matrix& matrix, Floats2 x, const std:
     const Precision parsed = parse_precision(precision);
     auto [out, data] = new_array<float>({x.shape(0), static_cast<size_t>(matrix.rows)});
     if (tokens == 0) return out;
-    nb::gil_scoped_release release;
+    const WithoutGil without_gil;
     with_shared_pool(threads_or_default(num_threads), [&, data = data](Pool& pool) {
         multiply_floats(pool, matrix, x.data(), tokens, parsed, data);
     });
@@ -107,7 +107,7 @@ public:
                           static_cast<int64_t>(tokens.size()), static_cast<int64_t>(contexts.size()),
                           static_cast<int64_t>(pages.shape(1)), static_cast<int64_t>(outputs.size())};
         auto [logits, data] = new_array<float>({outputs.size(), static_cast<size_t>(decoder_.config().vocab_size)});
-        nb::gil_scoped_release release;
+        const WithoutGil without_gil;
         const std::lock_guard lock(mutex_);
         decoder_.forward(batch, data);
         return logits;

@@ -1,8 +1,12 @@
 #include "pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -36,22 +40,51 @@ bool spin(const Ready& ready) {
     return false;
 }
 
+std::atomic<uint32_t> fork_count{0};
+[[maybe_unused]] const int counts_forks = pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
+
 }  // namespace
+
+uint32_t forks() { return fork_count.load(std::memory_order_relaxed); }
 
 int available_cores() {
     cpu_set_t cores;
     return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
 }
 
-Pool::Pool(int num_threads) : ranges_(std::make_unique<Range[]>(num_threads)) {
-    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { work(i); });
+Pool::Pool(int num_threads) { hire(num_threads - 1); }
+
+// All as in a new pool: a parent's may be in the middle of a loop, whose rest nobody must take.
+void Pool::hire(int num_workers) {
+    ranges_ = std::make_unique<Range[]>(num_workers + 1);
+    number_ = 0;
+    sleepers_ = 0;
+    stop_ = false;
+    forks_ = forks();
+    try {
+        for (int i = 1; i <= num_workers; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& error) {
+        const std::string started = std::to_string(workers_.size());
+        dismiss();
+        throw std::runtime_error("started " + started + " threads, not " + std::to_string(num_workers) + ": " + error.what() +
+                                 "; give a smaller num_threads");
+    }
 }
 
-Pool::~Pool() {
+void Pool::dismiss() {
     stop_ = true;
     number_.fetch_add(1);
     number_.notify_all();
     for (auto& worker : workers_) worker.join();
+    workers_.clear();
+}
+
+// Their handles are never destroyed: those of threads that are not here can neither be joined nor detached.
+void Pool::leave_workers_to_parent() { new std::vector<std::thread>(std::move(workers_)); }
+
+Pool::~Pool() {
+    if (forks_ == forks()) dismiss();
+    else leave_workers_to_parent();
 }
 
 bool Pool::take(Range& from, uint32_t number, int thread) {
@@ -74,8 +107,12 @@ void Pool::take_all(uint32_t number, int thread) {
 }
 
 void Pool::start(int64_t num_chunks, Call call, const void* context) {
-    const uint32_t number = number_.load(std::memory_order_relaxed) + 1;
     const int threads = num_threads();
+    if (forks_ != forks()) {
+        leave_workers_to_parent();
+        hire(threads - 1);
+    }
+    const uint32_t number = number_.load(std::memory_order_relaxed) + 1;
     // Closed ranges first: no chunk can be taken until all is set, and a late worker of the last loop finds another number.
     for (int t = 0; t < threads; ++t) ranges_[t].next.store(uint64_t{number} << 32 | 0xffffffffu, std::memory_order_seq_cst);
     call_ = call;

@@ -3,6 +3,7 @@
 // Each thread begins with its own chunks and then helps the others; a loop is over when its chunks are done, not when every thread has reported.
 // A worker that the system does not schedule therefore delays nothing, unless it was stopped within a chunk, and
 // chunks are short. Workers spin briefly for the next loop (a decoder step has hundreds of them), then sleep.
+// A child of fork starts workers of its own at its first loop.
 #pragma once
 
 #include <atomic>
@@ -18,9 +19,13 @@ namespace tk {
 // Cores that this process may run on.
 int available_cores();
 
+// How many forks lie between the process that loaded this library and this one. A child has none of its parent's
+// threads: who started some keeps the number and compares.
+uint32_t forks();
+
 class Pool {
 public:
-    explicit Pool(int num_threads);
+    explicit Pool(int num_threads);  // Raises std::runtime_error where the system gives fewer threads.
     ~Pool();
     Pool(const Pool&) = delete;
 
@@ -49,12 +54,16 @@ private:
         std::atomic<uint32_t> done{0};  // chunks that this thread has finished, its own or others'
     };
 
+    void hire(int num_workers);
+    void dismiss();
+    void leave_workers_to_parent();
     void start(int64_t num_chunks, Call call, const void* context);
     void take_all(uint32_t number, int thread);
     bool take(Range& from, uint32_t number, int thread);
     void work(int thread);
 
     std::vector<std::thread> workers_;
+    uint32_t forks_ = 0;  // when the workers were started
     std::unique_ptr<Range[]> ranges_;
     alignas(64) std::atomic<uint32_t> number_{0};  // of the loop; workers poll it, then sleep on it
     Call call_ = nullptr;

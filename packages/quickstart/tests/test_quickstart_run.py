@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from wf_quickstart import run
 from wf_quickstart.cli import app
+from wf_quickstart.context import Context
 from wf_quickstart.display import Display
 from wf_quickstart.ending import say_ending
 from wf_quickstart.errors import QuickstartError
@@ -23,6 +24,7 @@ from wf_quickstart.options import Options, parse_options
 from wf_quickstart.plots import readable, write_plots
 from wf_quickstart.report import report, write_report
 from wf_quickstart.run import Step, plan, run_quickstart
+from wf_quickstart.state import State
 
 
 @pytest.fixture
@@ -151,6 +153,26 @@ def test_the_plan_needs_only_what_comes_before(options: Options) -> None:
     ]
 
 
+def test_with_stage_3_its_result_is_exported(tmp_path: Path) -> None:
+    plain = plan(parse_options("packaged", None, tmp_path, []))
+    steps = {step.name: step for step in plan(parse_options("packaged", None, tmp_path, [], distil=True))}
+    assert [name for name in steps if name not in {step.name for step in plain}] == [
+        "stage3",
+        "eval_distilled",
+    ]
+    assert list(steps).index("eval_distilled") == list(steps).index("export") - 1
+    assert steps["stage3"].needs == ("stage1_5",)
+    assert steps["export"].needs == ("stage3",)
+    assert Context(parse_options("packaged", None, tmp_path, [], distil=True)).last_stage == "stage3"
+
+
+@pytest.mark.parametrize("was_distilled", [True, False])
+def test_a_folder_is_with_stage_3_or_without(was_distilled: bool, tmp_path: Path) -> None:
+    State(tmp_path, parse_options("packaged", 2, tmp_path, [], distil=was_distilled).identity())
+    with pytest.raises(QuickstartError, match=r"distil: (True there, None|None there, True) now"):
+        State(tmp_path, parse_options("packaged", 2, tmp_path, [], distil=not was_distilled).identity())
+
+
 def _perplexity(value: float) -> dict[str, Any]:
     return {"perplexity": value, "bits_per_byte": 1.2, "nll": 2.6, "nll_stderr": 0.04, "num_tokens": 4096,
             "context_tokens": 512, "seconds": 9.0}  # fmt: skip
@@ -219,6 +241,23 @@ def test_report_has_the_figures(results: dict[str, Any], tmp_path: Path) -> None
         assert figure in text, figure
     assert "do not restore a model" in text
     assert json.loads((tmp_path / "report.json").read_text()) == results
+
+
+def test_report_of_stage_3(results: dict[str, Any], tmp_path: Path, display: Display) -> None:
+    assert "istillation](plots/distillation.png" not in report(results)
+    results["perplexity"]["distilled"] = _perplexity(57.3)
+    curve = [[i + 1, 1.5 / (1 + i / 40)] for i in range(40)]
+    results["distillation"] = {"steps": 40, "tokens": 40_960, "minutes": 5.25, "curve": curve}
+    text = report(results)
+    for figure in ("| distilled | 57.3 | 1.200 |", "**57.3** after calibration and distillation",
+                   "40 steps, planned into 5.2 minutes, 40,960 tokens",
+                   "1.36 nats apart in the first 10 steps, 0.80 in the last"):  # fmt: skip
+        assert figure in text, figure
+    names = {path.name for path in write_plots(results, tmp_path)}
+    assert "distillation.png" in names
+    assert all(f"(plots/{name})" in text for name in names)
+    say_ending(results, display)
+    assert "calibrated 612 → distilled 57.3" in said(display)
 
 
 def test_report_without_a_file_of_the_original(results: dict[str, Any], tmp_path: Path) -> None:
@@ -312,3 +351,21 @@ def test_quickstart_end_to_end(
     third = runner.invoke(app, [*command, "--steps", "3"])
     assert third.exit_code == 2
     assert "steps: 2 there, 3 now" in third.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_quickstart_with_stage_3(
+    tiny_model_dir: Path, runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output = tmp_path / "out"
+    command = ["--model", f"path:{tiny_model_dir}", "--output", str(output), "--steps", "2", "--distil"]
+    first = runner.invoke(app, command)
+    assert first.exit_code == 0, first.output
+    found = json.loads((output / "report.json").read_text())
+    assert found["proof"]["passed"]
+    assert [step for step, _ in found["distillation"]["curve"]] == [1, 2]
+    assert found["perplexity"]["distilled"]["perplexity"] > 0
+    assert (output / "plots" / "distillation.png").is_file()
+    assert runner.invoke(app, command).output.count("already there") == 14

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from wf_formats.run_files import Progress
+from wf_quickstart import training
 from wf_quickstart.cli import app
-from wf_quickstart.context import Context
-from wf_quickstart.display import Display, sentence
+from wf_quickstart.context import CALIBRATION, DISTILLATION, Context
+from wf_quickstart.display import Display, StepLine, sentence
 from wf_quickstart.errors import QuickstartRequestError
 from wf_quickstart.options import parse_options
 from wf_quickstart.run import plan
 from wf_quickstart.state import State
-from wf_quickstart.timing import CALIBRATION, REPORT_S, Glance, Timing
-from wf_quickstart.training import _time_settings
+from wf_quickstart.timing import REPORT_S, Glance, Timing
+from wf_quickstart.training import DISTILLATION_SETTINGS, SCALES_SHARE, _time_settings
 
 
 class Machine:
     """A quickstart that only takes time, `slowness` times the usual one."""
 
     def __init__(
-        self, output: Path, slowness: float, minutes: float | None, steps: int | None = None
+        self,
+        output: Path,
+        slowness: float,
+        minutes: float | None,
+        steps: int | None = None,
+        distil: bool = False,
     ) -> None:
-        self.options = parse_options("packaged", steps, output, [], minutes)
+        self.options = parse_options("packaged", steps, output, [], minutes, distil)
         self.steps = plan(self.options)
         self.state = State(output, self.options.identity())
         self.slowness, self.now_s, self.progress = slowness, 1e9, None
@@ -57,15 +66,21 @@ class Machine:
     def work(self, name: str, usual_s: float) -> Iterator[None]:
         """A glance every tenth of a step."""
         if name == CALIBRATION:
-            yield from self.calibrate()
+            yield from self.spend(self.timing.calibration_minutes(), self.calibration_share)
+        elif name == DISTILLATION:
+            yield from self.spend(self.timing.distillation_minutes(), 1.0)
         else:
             for _ in range(10):
                 self.now_s += usual_s * self.slowness / 10
                 yield
 
-    def calibrate(self) -> Iterator[None]:
-        minutes = self.timing.calibration_minutes()
-        whole_s = 300 * self.slowness if minutes is None else minutes * 60
+    @property
+    def calibration_share(self) -> float:
+        """What stage 1.5 takes of its minutes: with stage 3 half for the blocks, its share of the rest."""
+        return 0.5 + 0.5 * SCALES_SHARE if self.options.distil else 1.0
+
+    def spend(self, minutes: float | None, share: float) -> Iterator[None]:
+        whole_s = 300 * self.slowness if minutes is None else minutes * 60 * share
         self.now_s += 8.0 * self.slowness
         yield
         for number in range(100):
@@ -89,6 +104,35 @@ def test_it_ends_in_time_and_says_when(slowness: float, tmp_path: Path) -> None:
         assert glance.spent_s == pytest.approx(at_s - machine.began_s)
         assert glance.share is not None
         assert 0 <= glance.share < 1
+
+
+@pytest.mark.parametrize("slowness", [0.5, 1.0, 2.0])
+def test_with_stage_3_it_ends_in_time_too(slowness: float, tmp_path: Path) -> None:
+    """Stage 3 gets what stage 1.5 has left over, and the time left is held all along."""
+    machine = Machine(tmp_path, slowness, 20.0, distil=True)
+    took_s = machine.run()
+    assert 0.9 * 1200 < took_s <= 1200
+    scales_s = machine.state.spent_s(CALIBRATION) * (0.5 * SCALES_SHARE) / machine.calibration_share
+    share = scales_s / (scales_s + machine.state.spent_s(DISTILLATION))
+    assert share == pytest.approx(SCALES_SHARE, abs=0.05)
+    for at_s, glance in machine.said:
+        left_s = took_s - (at_s - machine.began_s)
+        assert glance.left_s == pytest.approx(left_s, rel=0.2, abs=5.0)
+
+
+def test_stage_3_keeps_its_time(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, 1.0, 20.0, distil=True)
+    for step in machine.steps:
+        if step.name == DISTILLATION:
+            break
+        machine.state.add_time(step.name, step.usual_s)
+        machine.state.record(step.name, step.needs, {})
+    planned = machine.timing.distillation_minutes()
+    machine.state.add_time(DISTILLATION, 100.0)
+    assert machine.make_timing().distillation_minutes() == planned
+    machine.state.add_time("eval_calibrated", 60.0)
+    machine.state.record(CALIBRATION, ("stage1",), {})  # calibrated anew
+    assert machine.timing.distillation_minutes() == pytest.approx(planned - 1, abs=0.6)
 
 
 def test_with_steps_the_end_is_known_once_calibration_is_measured(tmp_path: Path) -> None:
@@ -145,6 +189,43 @@ def test_what_the_trainer_is_told(
     assert _time_settings(context, minutes) == [f"training.ternarize.{setting}" for setting in expected]
 
 
+@pytest.mark.parametrize(
+    ("steps", "minutes", "length"),
+    [(None, 4.5, ["max_steps=null", "minutes=4.5"]), (50, None, ["max_steps=50", "minutes=null"])],
+)
+def test_what_stage_3_is_told(
+    steps: int | None,
+    minutes: float | None,
+    length: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def run_stage(*arguments: Any) -> dict[str, Any]:
+        told.append(arguments)
+        return {"first_loss": 2.0, "last_loss": 1.0}
+
+    monkeypatch.setattr(training, "_run_stage", run_stage)
+    options = parse_options("packaged", steps, tmp_path, [], distil=True)
+    context = Context(options, distillation_minutes=lambda: minutes)
+    assert training.distil(context, StepLine())["minutes"] == minutes
+    ((number, name, _, settings),) = told
+    assert (number, name) == ("3", DISTILLATION)
+    assert settings == [*DISTILLATION_SETTINGS, *[f"training.{setting}" for setting in length]]
+    time_settings = _time_settings(context, minutes)
+    assert (f"training.ternarize.distil_share={SCALES_SHARE}" in time_settings) == (minutes is not None)
+
+
+@pytest.mark.parametrize("length", [["max_steps=null", "minutes=4.5"], ["max_steps=50", "minutes=null"]])
+def test_the_trainer_takes_what_stage_3_is_told(length: list[str]) -> None:
+    """By its own command, which only checks the configuration."""
+    settings = [*DISTILLATION_SETTINGS, *[f"training.{setting}" for setting in length]]
+    command = [sys.executable, "-m", "wrinklefree.train", "-s", "3", "--cfg", *settings]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "precision: int8" in done.stdout
+
+
 # ---- options
 
 
@@ -166,6 +247,13 @@ def test_steps_and_minutes_exclude_each_other(tmp_path: Path) -> None:
     for minutes in (float("nan"), float("inf")):
         with pytest.raises(QuickstartRequestError, match=f"--minutes {minutes}: give a number"):
             parse_options("packaged", None, tmp_path, [], minutes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_stage_3_needs_its_time(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--distil", "--minutes", "4", "--output", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "--distil with --minutes 4: at least 5" in done.output
     assert not (tmp_path / "out").exists()
 
 

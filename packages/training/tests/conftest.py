@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 
+from wf_formats import run_files
 from wrinklefree import train
 
 TINY_STEPS = [
@@ -48,6 +49,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of progress files that need not survive a power cut."""
+
+    def write(path: Path, value: Any) -> None:
+        path.write_text(json.dumps(value))
+
+    monkeypatch.setattr(run_files, "atomic_write_json", write)
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,9 @@ def test_unknown_keys_are_named(override: str, named: str, suggestion: str) -> N
     assert f"Did you mean '{suggestion}'?" in str(error.value)
 
 
+MINUTES = ["training.max_steps=null", "training.minutes=5"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -95,7 +98,14 @@ def test_unknown_keys_are_named(override: str, named: str, suggestion: str) -> N
         (["training.schedule.kind=cosin"], "constant, cosine, wsd"),
         (["training.objectives.layerwise.layer_weighting=linear"], "uniform, progressive"),
         (["training.max_tokens=100"], "exactly one of"),
-        (["training.max_steps=null"], "exactly one of"),
+        (["training.max_steps=null"], "exactly one of .*: here are none"),
+        (["training.minutes=5"], "training.max_steps=.* and training.minutes=5; training.max_steps=null"),
+        (["training.max_steps=null", "training.minutes=0"], "training.minutes=0.0 is not possible"),
+        ([*MINUTES, "training.schedule.warmup=0.9"], "exceed the run"),
+        (
+            [*MINUTES, "training.schedule.warmup=1.5"],
+            "is neither a share",
+        ),
         (["training.objectives.continue_pretrain.weight=0"], "weight above 0"),
         (["data.sources=[]"], "data.sources is empty"),
         (["training.checkpoint.keep_last=0"], "keep_last"),

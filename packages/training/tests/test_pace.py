@@ -11,22 +11,12 @@ from typing import Any
 
 import pytest
 
-from wf_formats import run_files
 from wf_formats.run_files import PROGRESS_FILE, read_progress
 from wrinklefree.config.ternarize import TernarizeConfig
-from wrinklefree.stages.budget import Bounds, Costs, plan_blocks, plan_distillation
+from wrinklefree.stages.budget import Bounds, Costs, plan_blocks, plan_steps
 from wrinklefree.stages.pace import Pace
 
-
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of files that need not survive a power cut."""
-
-    def write(path: Path, value: Any) -> None:
-        path.write_text(json.dumps(value))
-
-    monkeypatch.setattr(run_files, "atomic_write_json", write)
-
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 REFINE, DISTIL = Bounds(16, 64, 128), Bounds(10, 60, 2000)
 COSTS = Costs(block_s=1.0, refine_step_s=0.03, distil_step_s=1.0)
@@ -58,10 +48,10 @@ def test_without_a_distillation_time_goes_to_refinement() -> None:
 
 
 def test_steps_that_are_done_stay() -> None:
-    assert plan_distillation(-5.0, 120, 1.0, DISTIL) == 120
-    assert plan_distillation(-5.0, 4, 1.0, DISTIL) == 10
-    assert plan_distillation(50.5, 120, 1.0, DISTIL) == 170
-    assert plan_distillation(1e9, 120, 1.0, DISTIL) == 2000
+    assert plan_steps(-5.0, 120, 1.0, DISTIL) == 120
+    assert plan_steps(-5.0, 4, 1.0, DISTIL) == 10
+    assert plan_steps(50.5, 120, 1.0, DISTIL) == 170
+    assert plan_steps(1e9, 120, 1.0, DISTIL) == 2000
 
 
 # ---- a whole stage
@@ -219,6 +209,22 @@ def test_a_run_that_goes_on_takes_the_decisions_that_were_made(tmp_path: Path) -
     assert again.schedule[-1] != first.schedule[-1]
     # What the first run did after its last decision is done again, and not counted.
     assert first_s + again_s <= 480 + 10 * first.distil_step_s + 1
+
+
+def test_a_share_of_the_time_after_the_blocks_is_left_over(tmp_path: Path) -> None:
+    """The blocks are as without it, the distillation has its share, and a run that goes on keeps to it."""
+    whole, part = Machine(tmp_path, planned()), Machine(tmp_path, planned(distil_share=0.25))
+    took_s = whole.run()
+    left_over_s = took_s - part.run()
+    assert part.refine_steps == whole.refine_steps
+    assert left_over_s == pytest.approx(0.75 * len(whole.schedule) * whole.distil_step_s, rel=0.03)
+    for at_s, left_s in part.said:
+        assert left_s == pytest.approx(part.now_s - at_s, rel=0.2, abs=4.0)
+    stopped = Machine(tmp_path, planned(distil_share=0.25))
+    stopped.run(stop_at_step=20)
+    again = Machine(tmp_path, stopped.options, parts=stopped.parts)
+    again.run(blocks_done=30)
+    assert len(again.schedule) == pytest.approx(len(part.schedule), abs=40)
 
 
 def test_no_plan_asks_for_more_text_than_there_is(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def _run(options: argparse.Namespace) -> None:
         raise RunError(
             f"model.teacher.kind={config.model.teacher.kind} gives no logits to draw from: leave it out"
         )
+    if (minutes := gradient_options(config).minutes) is not None:
+        raise RunError(
+            f"training.minutes={minutes:g} does not say how much text the run will read: give "
+            "training.max_steps, here and for the run"
+        )
     teacher = LocalTeacher.load(config.model.teacher, config)
     facts = _facts(config, teacher, options)
     cache = _open(options.output, facts, teacher)

@@ -41,6 +41,14 @@ def quickstart(
             show_default="planned",
         ),
     ] = None,
+    distil: Annotated[
+        bool,
+        typer.Option(
+            "--distil",
+            help="Then distil all weights towards the original (stage 3), in a part of the time; with "
+            "--steps as many steps again.",
+        ),
+    ] = False,
     output: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
         "outputs/quickstart"
     ),
@@ -63,8 +71,10 @@ def quickstart(
 
     wf quickstart --minutes 30 --output outputs/longer
 
+    wf quickstart --distil --minutes 60 --output outputs/distilled
+
     wf quickstart --steps 500 --output outputs/steps
     """
     from wf_quickstart.run import run_quickstart
 
-    run_quickstart(parse_options(model, steps, output, text or [], minutes), force)
+    run_quickstart(parse_options(model, steps, output, text or [], minutes, distil), force)

@@ -17,15 +17,19 @@ from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 
 EXPERIMENT = "quickstart"
+CALIBRATION, DISTILLATION = "stage1_5", "stage3"
+"""Stages, and steps, that are planned into the time."""
 CHATML = "<|im_start|>"
 
 
 @dataclass(frozen=True)
 class Context:
-    """calibration_minutes: how long calibration may take, asked when it begins; None: its steps are fixed."""
+    """calibration_minutes, distillation_minutes: how long stage 1.5 and stage 3 may take, asked when they
+    begin; None: their steps are fixed."""
 
     options: Options
     calibration_minutes: Callable[[], float | None] = lambda: None
+    distillation_minutes: Callable[[], float | None] = lambda: None
 
     @property
     def folder(self) -> Path:
@@ -69,6 +73,11 @@ class Context:
 
     def checkpoint(self, stage: str) -> Path:
         return self.run_folder(stage) / "final"
+
+    @property
+    def last_stage(self) -> str:
+        """The one whose result is exported."""
+        return DISTILLATION if self.options.distil else CALIBRATION
 
     @property
     def gguf(self) -> Path:

@@ -18,6 +18,9 @@ DEFAULT_MINUTES = 10.0
 MIN_MINUTES = 3.0
 """Of the packaged model on two cores; less would leave no time to calibrate."""
 
+MIN_DISTIL_MINUTES = 5.0
+"""With stage 3, which loads both models and needs time to train."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -26,9 +29,11 @@ class Options:
     Attributes:
         name: Hub id or absolute folder; None for the packaged model.
         minutes: Of the whole quickstart; None where the steps are given.
-        num_distil_steps: Steps of the distillation that ends stage 1.5; None: planned into the minutes.
+        num_distil_steps: Steps of the distillation that ends stage 1.5, and of stage 3; None: planned into
+            the minutes.
         texts: The user's text files; empty: the documentation of this Python.
         texts_digest: SHA-256 over their contents.
+        distil: Whether stage 3 follows stage 1.5.
     """
 
     source: ModelSource
@@ -38,6 +43,7 @@ class Options:
     texts: tuple[Path, ...]
     texts_digest: str
     output: Path
+    distil: bool = False
 
     @property
     def model_label(self) -> str:
@@ -53,16 +59,22 @@ class Options:
             "steps": self.num_distil_steps,
             "text": [str(path) for path in self.texts] or "packaged",
             "text_digest": self.texts_digest,
+            **({"distil": True} if self.distil else {}),
         }
 
 
 def parse_options(
-    model: str, steps: int | None, output: Path, texts: list[Path], minutes: float | None = None
+    model: str,
+    steps: int | None,
+    output: Path,
+    texts: list[Path],
+    minutes: float | None = None,
+    distil: bool = False,
 ) -> Options:
     """The options as the steps work with them; without steps and minutes DEFAULT_MINUTES.
 
     Raises:
-        QuickstartRequestError: both steps and minutes.
+        QuickstartRequestError: both steps and minutes; too few minutes to distil.
         QuickstartRequestError: a model that is not named as it should be; a text that is missing or of no
             known kind.
         RequestError: the output is in the model's folder or around it.
@@ -76,11 +88,16 @@ def parse_options(
             f"--steps {steps} and --minutes {minutes:g}: give one of them; steps take as long as they take, "
             "minutes are planned into"
         )
+    if distil and minutes is not None and minutes < MIN_DISTIL_MINUTES:
+        raise QuickstartRequestError(
+            f"--distil with --minutes {minutes:g}: at least {MIN_DISTIL_MINUTES:g}, or leave out --distil"
+        )
     source, name = _parse_model(model, output.expanduser())
     for path in texts:
         _check_text(path)
     absolute = tuple(path.resolve() for path in texts)
-    return Options(source, name, minutes, steps, absolute, _digest(absolute), output.expanduser().resolve())
+    folder = output.expanduser().resolve()
+    return Options(source, name, minutes, steps, absolute, _digest(absolute), folder, distil)
 
 
 def _check_text(path: Path) -> None:

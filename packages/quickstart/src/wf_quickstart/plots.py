@@ -1,4 +1,4 @@
-"""The report's four pictures. One message each: calibration, perplexity, size, speed."""
+"""The report's pictures. One message each: calibration, distillation if any, perplexity, size, speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 ORIGINAL, OURS, LIGHT = "#8c8c8c", "#1f6fb4", "#a9cbe8"
 SMOOTHING_STEPS = 10
-STAGE_NAMES = {"teacher": "original", "rounded": "rounded", "calibrated": "calibrated"}
+STAGE_NAMES = {
+    "teacher": "original",
+    "rounded": "rounded",
+    "calibrated": "calibrated",
+    "distilled": "distilled",
+}
 
 
 def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -26,6 +31,8 @@ def write_plots(results: dict[str, Any], folder: Path) -> list[Path]:
         "size.png": size_plot(results),
         "speed.png": speed_plot(results),
     }
+    if "distillation" in results:
+        figures["distillation.png"] = distillation_plot(results)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=150)
     return [folder / name for name in figures]
@@ -58,21 +65,32 @@ def calibration_plot(results: dict[str, Any]) -> Figure:
     axes[0].set_ylabel("relative error of the hidden states")
     axes[0].set_ylim(0)
     axes[0].legend(frameon=False, fontsize=9)
-    steps, values = zip(*found["curve"], strict=True)
-    is_long = len(steps) >= 2 * SMOOTHING_STEPS
-    axes[1].plot(
-        steps, values, color=LIGHT if is_long else OURS, lw=1.2, marker=None if is_long else "o", ms=4
-    )
-    if is_long:
-        axes[1].plot(steps, smoothed(list(values)), color=OURS, lw=2.2, label="smoothed")
-        axes[1].legend(frameon=False, fontsize=9)
     axes[1].set_title("All blocks together", fontsize=11)
-    axes[1].set_xlabel("distillation step")
-    axes[1].set_ylabel("divergence from the original (nats)")
+    _plot_divergence(axes[1], found["curve"])
     for axis in axes:
         axis.grid(axis="y", color="#e6e6e6", lw=0.8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
+
+
+def distillation_plot(results: dict[str, Any]) -> Figure:
+    figure, (axis,) = _figure()
+    _plot_divergence(axis, results["distillation"]["curve"])
+    axis.set_title("Distillation of all weights: lower is better", fontsize=11)
+    axis.grid(axis="y", color="#e6e6e6", lw=0.8)
+    return figure
+
+
+def _plot_divergence(axis: Axes, curve: list[list[float]]) -> None:
+    """Args: curve has (step, nats)."""
+    steps, values = zip(*curve, strict=True)
+    is_long = len(steps) >= 2 * SMOOTHING_STEPS
+    axis.plot(steps, values, color=LIGHT if is_long else OURS, lw=1.2, marker=None if is_long else "o", ms=4)
+    if is_long:
+        axis.plot(steps, smoothed(list(values)), color=OURS, lw=2.2, label="smoothed")
+        axis.legend(frameon=False, fontsize=9)
+    axis.set_xlabel("distillation step")
+    axis.set_ylabel("divergence from the original (nats)")
 
 
 def smoothed(values: list[float]) -> list[float]:
@@ -85,8 +103,10 @@ def smoothed(values: list[float]) -> list[float]:
 def perplexity_plot(results: dict[str, Any]) -> Figure:
     figure, (axis,) = _figure()
     found = results["perplexity"]
-    values = [found[name]["perplexity"] for name in STAGE_NAMES]
-    bars = axis.bar(list(STAGE_NAMES.values()), values, width=0.6, color=[ORIGINAL, LIGHT, OURS])
+    names = [name for name in STAGE_NAMES if name in found]
+    values = [found[name]["perplexity"] for name in names]
+    colors = [ORIGINAL, *[LIGHT] * (len(names) - 2), OURS]
+    bars = axis.bar([STAGE_NAMES[name] for name in names], values, width=0.6, color=colors)
     axis.set_yscale("log")
     axis.set_ylim(1, max(values) * 4)
     axis.bar_label(bars, [readable(value) for value in values], fontsize=10, padding=2)

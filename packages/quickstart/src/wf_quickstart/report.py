@@ -15,6 +15,7 @@ _STAGES = (
     ("teacher", "original"),
     ("rounded", "rounded to 1.58 bits"),
     ("calibrated", "calibrated"),
+    ("distilled", "distilled"),
 )
 
 
@@ -35,6 +36,7 @@ def report(results: dict[str, Any]) -> str:
         "## Calibration",
         _calibration(results),
         "![Calibration](plots/calibration.png)",
+        *_distillation(results),
         "## Size",
         _size(results),
         "![Size](plots/size.png)",
@@ -65,12 +67,15 @@ HONEST = (
 
 def _summary(results: dict[str, Any]) -> str:
     found = results["perplexity"]
+    steps = "calibration"
     before, after = found["rounded"]["perplexity"], found["calibrated"]["perplexity"]
+    if "distilled" in found:
+        steps, after = "calibration and distillation", found["distilled"]["perplexity"]
     size = results["size"][-1]["total"] / 1e6
     return (
         f"Converted, calibrated, exported and measured in {results['total_seconds'] / 60:.1f} minutes. "
         f"Perplexity on held-out text: {readable(found['teacher']['perplexity'])} for the original, "
-        f"{readable(before)} right after rounding to 1.58 bits, **{readable(after)}** after calibration. "
+        f"{readable(before)} right after rounding to 1.58 bits, **{readable(after)}** after {steps}. "
         f"The exported file has {size:.0f} MB."
     )
 
@@ -84,6 +89,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 def _perplexity(results: dict[str, Any]) -> str:
     rows = []
     for key, name in _STAGES:
+        if key not in results["perplexity"]:
+            continue
         found = results["perplexity"][key]
         row = [name, readable(found["perplexity"]), f"{found['bits_per_byte']:.3f}"]
         rows.append([*row, f"{found['nll']:.3f} ± {found['nll_stderr']:.3f}"])
@@ -117,6 +124,22 @@ def _calibration(results: dict[str, Any]) -> str:
         "blocks). Then the distillation tunes scales, gains and embeddings towards the original's "
         f"predictions: {first:.2f} nats apart in the first {SMOOTHING_STEPS} steps, {last:.2f} in the last."
     )
+
+
+def _distillation(results: dict[str, Any]) -> list[str]:
+    """The parts of stage 3, where there was one."""
+    if "distillation" not in results:
+        return []
+    found = results["distillation"]
+    apart = [value for _, value in found["curve"]]
+    first, last = fmean(apart[:SMOOTHING_STEPS]), fmean(apart[-SMOOTHING_STEPS:])
+    planned = f", planned into {found['minutes']:.1f} minutes" if found["minutes"] else ""
+    text = (
+        f"All weights, towards the original's predictions (forward KL): {found['steps']} steps{planned}, "
+        f"{found['tokens']:,} tokens. {first:.2f} nats apart in the first {SMOOTHING_STEPS} steps, "
+        f"{last:.2f} in the last."
+    )
+    return ["## Distillation", text, "![Distillation](plots/distillation.png)"]
 
 
 def _steps_taken(found: dict[str, Any]) -> str:

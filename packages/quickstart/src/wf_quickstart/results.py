@@ -8,16 +8,20 @@ from typing import Any
 
 from wf_formats.environment import commit, cpu_name, num_cores, versions
 from wf_formats.run_files import read_metrics
-from wf_quickstart.context import Context
+from wf_quickstart.context import CALIBRATION, DISTILLATION, Context
 from wf_quickstart.state import State
 
 MODELS = ("teacher", "rounded", "calibrated")
+"""With stage 3 `distilled` too."""
+DIVERGENCE = "logits_distill/divergence_nats"
 BITS_16 = 16
 
 
 def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Keys: model, options, text, perplexity, calibration, proof, size, speed, engines, answers, ..."""
-    perplexity = {name: state.figures(f"eval_{name}") for name in MODELS}
+    is_distilled = context.options.distil
+    models = (*MODELS, "distilled") if is_distilled else MODELS
+    perplexity = {name: state.figures(f"eval_{name}") for name in models}
     original, exported = state.figures("llamacpp_original"), state.figures("llamacpp_exported")
     spent_s = [(title, round(state.spent_s(name), 1)) for name, title in titles]
     return {
@@ -27,7 +31,8 @@ def collect(context: Context, state: State, titles: Sequence[tuple[str, str]]) -
         "conversion": state.figures("model"),
         "text": state.figures("text"),
         "perplexity": {name: _perplexity(found) for name, found in perplexity.items()},
-        "calibration": _calibration(context, state),
+        "calibration": _stage(context, state, CALIBRATION, "train/divergence"),
+        **({"distillation": _stage(context, state, DISTILLATION, DIVERGENCE)} if is_distilled else {}),
         "proof": state.figures("proof"),
         "size": _sizes(original, exported),
         "speed": {"original": _speed(original), "exported": _speed(exported)},
@@ -50,11 +55,11 @@ def _perplexity(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-def _calibration(context: Context, state: State) -> dict[str, Any]:
-    """The stage's summary without its folder, and (step, divergence in nats) of the distillation."""
-    summary = {k: v for k, v in state.figures("stage1_5").items() if k != "run_folder"}
-    rows = read_metrics(context.run_folder("stage1_5"))
-    return summary | {"curve": [[int(row["step"]), row["train/divergence"]] for row in rows]}
+def _stage(context: Context, state: State, stage: str, metric: str) -> dict[str, Any]:
+    """The stage's summary without its folder, and (step, divergence in nats) of its distillation."""
+    summary = {k: v for k, v in state.figures(stage).items() if k != "run_folder"}
+    rows = read_metrics(context.run_folder(stage))
+    return summary | {"curve": [[int(row["step"]), row[metric]] for row in rows]}
 
 
 def _sizes(original: dict[str, Any], exported: dict[str, Any]) -> list[dict[str, Any]]:

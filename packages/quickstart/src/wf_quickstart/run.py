@@ -17,25 +17,27 @@ from rich.markup import escape
 from wf_formats.aside import move_aside
 from wf_formats.file_names import META_FILE
 from wf_formats.packaged import ModelSource
-from wf_formats.run_files import read_progress
+from wf_formats.run_files import Progress, read_progress
 from wf_quickstart import steps, training
-from wf_quickstart.context import EXPERIMENT, Context
+from wf_quickstart.context import CALIBRATION, DISTILLATION, EXPERIMENT, Context
 from wf_quickstart.display import Display, StepLine
 from wf_quickstart.errors import QuickstartError
 from wf_quickstart.options import Options
 from wf_quickstart.speed import compare_engines
 from wf_quickstart.state import State, locked, refuse_foreign_folder
-from wf_quickstart.timing import CALIBRATION, Timing
+from wf_quickstart.timing import Timing
 
 MIN_FREE_BYTES = 4 * 10**9
 """Two float32 checkpoints of the packaged model, its blocks while they are worked on, and the export."""
+DISTILLATION_BYTES = 4 * 10**9
+"""Stage 3: two checkpoints with the optimizer while one replaces the other, and the result."""
 
 
 @dataclass(frozen=True)
 class Step:
     """A step: done when its record fits and `outputs` (relative to the folder) are there.
 
-    usual_s: what it takes for SmolLM2-135M on two cores, calibration apart (timing.py).
+    usual_s: what it takes for SmolLM2-135M on two cores, calibration and stage 3 apart (timing.py).
     """
 
     name: str
@@ -64,6 +66,18 @@ def plan(options: Options) -> list[Step]:
     original = steps.llamacpp_step("original", lambda c: c.original_gguf)
     exported = steps.llamacpp_step("exported", lambda c: c.gguf)
     original_s = 9 if options.source is ModelSource.packaged else 0
+    steps_title = "" if options.num_distil_steps is None else f", {options.num_distil_steps} steps"
+    last = DISTILLATION if options.distil else CALIBRATION
+    distilled = [
+        Step(
+            DISTILLATION,
+            f"Distil all weights{steps_title}",
+            (CALIBRATION,),
+            _stage_output(DISTILLATION),
+            training.distil,
+        ),
+        measure_stage("distilled", DISTILLATION, 17),
+    ]
     return [
         Step(
             "text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text, 1
@@ -76,14 +90,14 @@ def plan(options: Options) -> list[Step]:
         measure_stage("rounded", "stage1", 12),
         Step(
             "stage1_5",
-            "Calibrate the ternary weights"
-            + ("" if options.num_distil_steps is None else f", {options.num_distil_steps} steps"),
+            f"Calibrate the ternary weights{steps_title}",
             ("stage1",),
             _stage_output("stage1_5"),
             training.calibrate,
         ),
         measure_stage("calibrated", "stage1_5", 17),
-        Step("export", "Export (GGUF)", ("stage1_5",), ("export/model.gguf",), steps.export_gguf, 9),
+        *(distilled if options.distil else []),
+        Step("export", "Export (GGUF)", (last,), ("export/model.gguf",), steps.export_gguf, 9),
         Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export, 15),
         Step(
             "llamacpp_original",
@@ -110,10 +124,10 @@ def run_quickstart(options: Options, force: bool, display: Display | None = None
     refuse_foreign_folder(options.output)
     with _sigterm_as_interrupt(), locked(options.output):
         state = State(options.output, options.identity(), force)
-        _check_disk(options.output)
+        _check_disk(options.output, MIN_FREE_BYTES + (DISTILLATION_BYTES if options.distil else 0))
         todo = plan(options)
         timing = _timing(options, state, todo)
-        context = Context(options, timing.calibration_minutes)
+        context = Context(options, timing.calibration_minutes, timing.distillation_minutes)
         shown = display or Display(len(todo) + 1)
         shown.say(f"[bold]{escape(options.model_label)}[/] → 1.58 bits, in {escape(str(options.output))}")
         for step in todo:
@@ -122,8 +136,13 @@ def run_quickstart(options: Options, force: bool, display: Display | None = None
 
 
 def _timing(options: Options, state: State, todo: list[Step]) -> Timing:
-    folder = Context(options).run_folder(CALIBRATION)
-    return Timing(options, state, {step.name: step.usual_s for step in todo}, lambda: read_progress(folder))
+    folders = [Context(options).run_folder(stage) for stage in (CALIBRATION, DISTILLATION)]
+
+    def newest() -> Progress | None:
+        found = [progress for folder in folders if (progress := read_progress(folder)) is not None]
+        return max(found, key=lambda progress: progress.written_s, default=None)
+
+    return Timing(options, state, {step.name: step.usual_s for step in todo}, newest)
 
 
 def _run_step(step: Step, context: Context, state: State, display: Display, timing: Timing) -> None:
@@ -145,13 +164,13 @@ def _run_step(step: Step, context: Context, state: State, display: Display, timi
     state.record(step.name, step.needs, figures)
 
 
-def _check_disk(folder: Path) -> None:
+def _check_disk(folder: Path, needed: int) -> None:
     """What an earlier run left in the folder counts as room: it is used again."""
     present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
-    if free + present < MIN_FREE_BYTES:
+    if free + present < needed:
         raise QuickstartError(
-            f"{folder} has {free / 1e9:.1f} GB free, {(MIN_FREE_BYTES - present) / 1e9:.1f} GB are needed; "
+            f"{folder} has {free / 1e9:.1f} GB free, {(needed - present) / 1e9:.1f} GB are needed; "
             "choose another --output"
         )
 

@@ -159,8 +159,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _differences(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {stored.get(key)!r} there, {value!r} now"
-        for key, value in identity.items()
-        if stored.get(key) != value
+        for key in [*sorted(stored.keys() - identity.keys()), *identity]
+        if stored.get(key) != (value := identity.get(key))
     ]
 
 

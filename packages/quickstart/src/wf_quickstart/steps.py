@@ -67,7 +67,7 @@ def measuring_step(name: str, model: Callable[[Context], Path]) -> StepFunction:
 
 def export_gguf(context: Context, line: StepLine) -> dict[str, Any]:
     context.gguf.parent.mkdir(exist_ok=True)
-    command = python("wf_converter", "export", "--checkpoint", str(context.checkpoint("stage1_5")))
+    command = python("wf_converter", "export", "--checkpoint", str(context.checkpoint(context.last_stage)))
     command += ["--output", str(context.gguf), "--format", "gguf", "--type", "auto"]
     command += ["--embeddings", "q8_0", "--overwrite"]
     run_child(Child("export", command, context.log("export")))
@@ -77,7 +77,7 @@ def export_gguf(context: Context, line: StepLine) -> dict[str, Any]:
 
 
 def prove_export(context: Context, line: StepLine) -> dict[str, Any]:
-    command = python("wf_converter", "verify", "--checkpoint", str(context.checkpoint("stage1_5")))
+    command = python("wf_converter", "verify", "--checkpoint", str(context.checkpoint(context.last_stage)))
     command += ["--export", str(context.gguf), "--tokens", str(PROOF_TOKENS), "--json", str(context.proof)]
     context.proof.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""The steps that the trainer does: converting (stage 1) and calibrating (stage 1.5)."""
+"""The steps that the trainer does: converting (stage 1), calibrating (stage 1.5), distilling (stage 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wf_formats.json_file import read_value
 from wf_formats.overrides import override, quoted
 from wf_formats.packaged import ModelSource
 from wf_quickstart.children import Child, python, run_child
-from wf_quickstart.context import EXPERIMENT, Context
+from wf_quickstart.context import CALIBRATION, DISTILLATION, EXPERIMENT, Context
 from wf_quickstart.display import StepLine
 from wf_quickstart.errors import QuickstartError
 
@@ -20,6 +20,17 @@ MOST_REFINE_STEPS, MOST_DISTIL_STEPS = 128, 2000
 EMBEDDING_RATE = 0.012
 """The text is what the model will be used for (docs/results.md)."""
 EVALUATION_TOKENS = 2048
+SCALES_SHARE = 1 / 3
+"""With stage 3: what the distillation of scales gets of the time after the blocks; stage 3 has the rest."""
+DISTILLATION_SETTINGS = (
+    "training.precision=int8",
+    "training.learning_rate=1e-4",
+    "training.sequence_length_tokens=512",
+    "training.batch_size=2",
+    "training.checkpoint.every_steps=200",
+    "training.checkpoint.keep_last=1",
+)
+"""Stage 3's own default is the rest: forward KL against the original."""
 
 
 def convert(context: Context, line: StepLine) -> dict[str, Any]:
@@ -36,14 +47,24 @@ def calibrate(context: Context, line: StepLine) -> dict[str, Any]:
         f"training.ternarize.embedding_rate={EMBEDDING_RATE}",
         f"training.ternarize.evaluation_tokens={EVALUATION_TOKENS}",
     ]
-    summary = _run_stage("1.5", "stage1_5", context, settings)
+    summary = _run_stage("1.5", CALIBRATION, context, settings)
     line.update(note=f"held-out loss {summary['first_loss']:.2f} → {summary['last_loss']:.2f}")
-    blocks = read_value(context.run_folder("stage1_5") / "blocks.json", QuickstartError)
+    blocks = read_value(context.run_folder(CALIBRATION) / "blocks.json", QuickstartError)
     return summary | {
         "minutes": minutes,
         "refine_steps": [row["refine_steps"] for row in blocks],
         "block_errors": [[row["stream_solved"], row["stream"]] for row in blocks],
     }
+
+
+def distil(context: Context, line: StepLine) -> dict[str, Any]:
+    """The summary."""
+    minutes = context.distillation_minutes()
+    steps = context.options.num_distil_steps if minutes is None else "null"
+    length = [f"training.max_steps={steps}", f"training.minutes={'null' if minutes is None else minutes}"]
+    summary = _run_stage("3", DISTILLATION, context, [*DISTILLATION_SETTINGS, *length])
+    line.update(note=f"{summary['first_loss']:.2f} → {summary['last_loss']:.2f} nats apart")
+    return summary | {"minutes": minutes}
 
 
 def _time_settings(context: Context, minutes: float | None) -> list[str]:
@@ -52,8 +73,10 @@ def _time_settings(context: Context, minutes: float | None) -> list[str]:
         refine_steps, distil_steps = REFINE_STEPS, context.options.num_distil_steps
     else:
         refine_steps, distil_steps = MOST_REFINE_STEPS, MOST_DISTIL_STEPS
+    is_shared = context.options.distil and minutes is not None
     return [
         f"training.ternarize.minutes={'null' if minutes is None else minutes}",
+        *([f"training.ternarize.distil_share={SCALES_SHARE}"] if is_shared else []),
         f"training.ternarize.refine_steps={refine_steps}",
         f"training.ternarize.distil_steps={distil_steps}",
     ]

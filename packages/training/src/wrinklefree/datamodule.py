@@ -1,8 +1,8 @@
 """The Lightning data module: packed batches of data_handler with an exact position.
 
 The position that a checkpoint stores is the state that came with the batch trained on last, not
-what was fetched ahead. The loader is given a length (all batches of the run), since Lightning
-fetches one batch ahead from a loader without one.
+what was fetched ahead. The loader is given a length (all batches of the run, or more than any run takes),
+since Lightning fetches one batch ahead from a loader without one.
 
 Of supervised records a batch may have few labels and the next many. Each forward pass gives a mean, and
 Lightning takes the mean of these over accumulation and ranks; for the mean over the labels of the whole step
@@ -29,12 +29,18 @@ from wrinklefree.changed_data import changed_sources, decide
 from wrinklefree.config.root import ChangedData
 from wrinklefree.distributed import gather_from_ranks, own_share
 
+_ANY_LENGTH = 2**40
+"""Batches of a loader that gives as many as are asked for."""
+
 
 class TimedLoader:
     """A PackedLoader with a length, a stopwatch for waiting and the state of the last batch."""
 
-    def __init__(self, loader: PackedLoader, num_batches: int, weighted_batches: int | None = None) -> None:
-        """Args: weighted_batches are those of a step on this rank, to be weighted by their labels."""
+    def __init__(
+        self, loader: PackedLoader, num_batches: int | None, weighted_batches: int | None = None
+    ) -> None:
+        """Args: num_batches is None where the run is planned into a time; weighted_batches are those of a
+        step on this rank, to be weighted by their labels."""
         self._loader = loader
         self._num_batches = num_batches
         self._weighted_batches = weighted_batches
@@ -42,7 +48,7 @@ class TimedLoader:
         self.last_state: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        return self._num_batches
+        return self._num_batches or _ANY_LENGTH
 
     def __iter__(self) -> Iterator[View]:
         """Raises: DataError when the sources end before the run does."""
@@ -52,12 +58,15 @@ class TimedLoader:
             batch = next(batches, None)
             self._waited_s += time.perf_counter() - start
             if batch is None:
-                raise DataError(
-                    f"the data ended before the run's {self._num_batches} batches: set repeat on a "
-                    "source, or lower training.max_steps"
-                )
+                raise DataError(self._too_little())
             self.last_state = batch.pop("state")
             yield batch
+
+    def _too_little(self) -> str:
+        length, key = f"{self._num_batches} batches", "training.max_steps"
+        if self._num_batches is None:
+            length, key = "time", "training.minutes"
+        return f"the data ended before the run's {length}: set repeat on a source, or lower {key}"
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         if self._weighted_batches is None:
@@ -96,8 +105,8 @@ def num_labels(labels: Tensor) -> Tensor:
 
 
 class WrinkleFreeDataModule(L.LightningDataModule):
-    """Args: num_batches is the number of forward passes of the whole run on one rank, accumulate_steps that
-    of one step."""
+    """Args: num_batches is the number of forward passes of the whole run on one rank (None: planned into a
+    time), accumulate_steps that of one step."""
 
     def __init__(
         self,
@@ -105,7 +114,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         tokenizer: Any,
         sequence_length_tokens: int,
         batch_size: int,
-        num_batches: int,
+        num_batches: int | None,
         seed: int,
         num_workers: int,
         resume_data: ChangedData | None = None,

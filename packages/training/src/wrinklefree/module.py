@@ -77,8 +77,12 @@ class WrinkleFreeLightningModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         optimizer = build_optimizer(self.model, self.optimizer_config, self.learning_rate)
-        scheduler = LambdaLR(optimizer, self.schedule.__call__)
+        scheduler = LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        """Of the schedule that is in force, which may become another."""
+        return self.schedule(step)
 
     def take_micro_metrics(self) -> dict[str, Tensor]:
         """Means over the forward passes of this optimizer step; empties the collection."""

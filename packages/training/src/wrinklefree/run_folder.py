@@ -4,7 +4,7 @@
     checkpoints/   step_XXXXXXXX/ (checkpoints/store.py)
     parts/         finished parts of a stage without steps (part_store.py)
     metrics.csv    one row per step
-    progress.json  where a stage without steps stands, while it works
+    progress.json  where it stands, while it works
     final/         the result with its figures; its presence says that the run is complete
     summary.json   the same figures, or those at which the run was stopped
 

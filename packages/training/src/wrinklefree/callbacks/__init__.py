@@ -1,10 +1,12 @@
 """Lightning callbacks: one concern each."""
 
+from wrinklefree.callbacks.bars import progress_bars
 from wrinklefree.callbacks.checkpointing import Checkpointing, GracefulStop
 from wrinklefree.callbacks.ema import Ema
 from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
 from wrinklefree.callbacks.objective_states import ObjectiveStates
 from wrinklefree.callbacks.objective_weights import ObjectiveWeights
+from wrinklefree.callbacks.pacing import Pacing
 from wrinklefree.callbacks.progress import Progress
 from wrinklefree.callbacks.random_state import RandomState
 from wrinklefree.callbacks.step_log import StepLog
@@ -18,9 +20,11 @@ __all__ = [
     "LambdaWarmup",
     "ObjectiveStates",
     "ObjectiveWeights",
+    "Pacing",
     "Progress",
     "RandomState",
     "StepLog",
     "WeightDecay",
     "ZClip",
+    "progress_bars",
 ]

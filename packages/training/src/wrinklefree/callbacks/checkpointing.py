@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,12 +19,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Checkpointing(StepCallback):
-    """Writes `checkpoints/step_XXXXXXXX` through the trainer; removes older ones afterwards."""
+    """Writes `checkpoints/step_XXXXXXXX` through the trainer; removes older ones afterwards.
 
-    def __init__(self, store: CheckpointStore, every_steps: int, keep_last: int) -> None:
+    Args:
+        saved: called after each.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, every_steps: int, keep_last: int, saved: Callable[[], None]
+    ) -> None:
         self.store = store
         self.every_steps = every_steps
         self.keep_last = keep_last
+        self._saved = saved
         self._saved_step = -1
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
@@ -42,6 +50,7 @@ class Checkpointing(StepCallback):
         if trainer.is_global_zero:
             self.store.prune(self.keep_last)
             LOG.info("saved %s", self.store.path(step))
+        self._saved()
 
 
 class GracefulStop(StepCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -10,21 +11,23 @@ import lightning as L
 from wrinklefree.callbacks.base import StepCallback
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.module import WrinkleFreeLightningModule
+from wrinklefree.stages.watch import clock_time
 
 LOG = logging.getLogger("wrinklefree")
 
 
 class StepLog(StepCallback):
-    """Args: rows for the loggers every `every_steps`, console lines every `console_every_steps`."""
+    """Args: rows for the loggers every `every_steps`, console lines every `console_every_steps`; left_s says
+    how long the run will take from a step on."""
 
-    def __init__(self, every_steps: int, console_every_steps: int, max_steps: int) -> None:
+    def __init__(self, every_steps: int, console_every_steps: int, left_s: Callable[[int], float]) -> None:
         self.every_steps = every_steps
         self.console_every_steps = console_every_steps
-        self.max_steps = max_steps
+        self._left_s = left_s
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
         metrics, module.step_metrics = module.step_metrics, {}
-        is_edge = step in (1, self.max_steps)
+        is_edge = step in (1, trainer.max_steps)
         if is_edge or step % self.every_steps == 0:
             metrics |= _bad_records(trainer)
             for logger in trainer.loggers:
@@ -33,14 +36,15 @@ class StepLog(StepCallback):
         module.log_dict(shown, prog_bar=True, logger=False)
         if trainer.is_global_zero and (is_edge or step % self.console_every_steps == 0):
             LOG.info(
-                "step %d/%d  loss %.4f  grad norm %.3g  lr %.2e  %.0f tok/s  waiting %.1f %%",
+                "step %d/%d  loss %.4f  grad norm %.3g  lr %.2e  %.0f tok/s  waiting %.1f %%  %s left",
                 step,
-                self.max_steps,
+                trainer.max_steps,
                 metrics["train/loss"],
                 metrics["train/grad_norm"],
                 metrics["train/learning_rate"],
                 metrics["train/tokens_per_s"],
                 100 * metrics["train/data_wait_share"],
+                clock_time(self._left_s(step)),
             )
 
 

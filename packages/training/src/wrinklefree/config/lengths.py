@@ -3,15 +3,23 @@
 A phase (`training.schedule.warmup`, `decay`) is given as a share of the run when it is below 1, else
 as a whole number of steps or tokens. Shares are rounded down to whole steps, so shares that add up
 to at most 1 fit into every run; tokens are rounded up.
+
+A run with `training.minutes` has the length that its plan says (stages/step_pace.py), another one each time
+that it is planned; until then LIKELY_STEPS, or what schedule and curriculum need.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
+from wrinklefree.config.curriculum import check_phases
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig, ScheduleConfig, ScheduleKind, StepUnit
+
+LEAST_STEPS, LIKELY_STEPS, MOST_STEPS = 10, 1000, 10**9
+"""Of a run that is planned into a time."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,29 @@ def run_lengths(config: TrainConfig) -> Lengths:
     tokens_per_step = sequences * training.sequence_length_tokens
     if training.max_steps is not None:
         return Lengths(tokens_per_step, training.max_steps)
-    assert training.max_tokens is not None
-    return Lengths(tokens_per_step, math.ceil(training.max_tokens / tokens_per_step))
+    if training.max_tokens is not None:
+        return Lengths(tokens_per_step, math.ceil(training.max_tokens / tokens_per_step))
+    least = least_steps(training, tokens_per_step)
+    return Lengths(tokens_per_step, LIKELY_STEPS if least == MOST_STEPS else max(LIKELY_STEPS, least))
+
+
+def least_steps(training: GradientConfig, tokens_per_step: int) -> int:
+    """Steps of the shortest planned run that schedule and curriculum fit into; MOST_STEPS where none is."""
+
+    def fit(num_steps: int) -> bool:
+        try:
+            check_lengths(training, Lengths(tokens_per_step, num_steps))
+        except ValueError:
+            return False
+        return True
+
+    return LEAST_STEPS + bisect_left(range(LEAST_STEPS, MOST_STEPS), True, key=fit)
+
+
+def check_lengths(training: GradientConfig, lengths: Lengths) -> None:
+    """Raises: ValueError as `schedule_phases` and `check_phases` do."""
+    schedule_phases(training.schedule, lengths)
+    check_phases(training.curriculum, training.objectives, lengths.max_steps)
 
 
 def schedule_phases(schedule: ScheduleConfig, lengths: Lengths) -> Phases:

@@ -65,5 +65,8 @@ class TernarizeConfig:
     """Time of the whole stage, from loading the models to the saved result, in all runs together. The
     machine is measured and the steps are planned into it: `refine_steps` and `distil_steps` are then the
     most (stages/budget.py). None: as many as configured."""
+    distil_share: float = number(1.0, above=0, most=1)
+    """Of the time in `minutes` that the blocks leave, what the distillation takes; the rest is left over, for
+    a stage that comes after this one."""
     precision: CalibrationPrecision = CalibrationPrecision.auto
     """Of products, as `training.precision` of stage 2; auto: the fastest one on this machine."""

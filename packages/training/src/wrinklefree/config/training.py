@@ -98,8 +98,11 @@ class GradientConfig(ContinuingConfig):
     """Keys of a stage that trains by gradients. The peak learning rate is here, not in `optimizer`."""
 
     max_steps: int | None = number(None, least=1)
-    """Optimizer steps. Exactly one of max_steps and max_tokens is set."""
+    """Optimizer steps. Exactly one of max_steps, max_tokens and minutes is set."""
     max_tokens: int | None = number(None, least=1)
+    minutes: float | None = number(None, above=0)
+    """Time of the whole stage, from loading the models to the saved result, in all runs together: its steps
+    are measured, and as many planned as fit (stages/step_pace.py)."""
     sequence_length_tokens: int = number(1024, least=2)
     batch_size: int = number(4, least=1)
     """Sequences per forward pass and rank."""

@@ -1,6 +1,6 @@
-"""How many steps stage 1.5 takes, so that it ends in time: arithmetic alone, without PyTorch or a clock.
+"""How many steps a stage takes, so that it ends in time: arithmetic alone, without PyTorch or a clock.
 
-The order in which time is given away:
+In stage 1.5, the order in which time is given away:
 1. what has to be: solving every block, and the least steps of both kinds, even where they do not fit;
 2. refinement up to its usual steps, but only so far that the distillation keeps its own usual ones;
 3. the distillation, up to its most steps;
@@ -88,8 +88,8 @@ def planned(num_blocks: int, costs: Costs, refine_steps: int, distil_steps: int)
     return Plan(refine_steps, distil_steps, blocks_s + distil_steps * costs.distil_step_s)
 
 
-def plan_distillation(left_s: float, num_done: int, step_s: float, bounds: Bounds) -> int:
-    """Steps of the whole distillation, those done included, of which the rest takes `left_s` seconds."""
+def plan_steps(left_s: float, num_done: int, step_s: float, bounds: Bounds) -> int:
+    """Steps of the whole, those done included, of which the rest takes `left_s` seconds."""
     return max(num_done, bounds.clamp(num_done + _fitting(left_s, step_s, bounds.most)))
 
 

@@ -47,6 +47,11 @@ class Calibrate(Stage):
 def check_ternarize(options: TernarizeConfig) -> None:
     """Raises: ConfigError naming the key whose value cannot be, or does not fit the others."""
     check_ranges(options, "training.ternarize")
+    if options.distil_share < 1 and options.minutes is None:
+        raise ConfigError(
+            f"training.ternarize.distil_share={options.distil_share:g} is a share of time, and there is no "
+            "training.ternarize.minutes: give that too, or leave the share out"
+        )
     length = options.sequence_length_tokens
     smallest = {"tokens": length * options.refine_batch_size, "moment_tokens": length}
     for key, least in smallest.items():

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 import bitnet_arch
 from wf_formats.errors import NotFiniteError
@@ -19,10 +18,9 @@ from wrinklefree import callbacks as cb
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.config.distributed import DistributedKind
-from wrinklefree.config.lengths import Lengths, gradient_options, run_lengths
-from wrinklefree.config.logging import ProgressBar
+from wrinklefree.config.lengths import Lengths, gradient_options, least_steps, run_lengths
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.training import Precision, Trained
+from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.errors import DivergedError, RunError
 from wrinklefree.forward import recompute_activations, shape_of
@@ -32,6 +30,8 @@ from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
+from wrinklefree.stages.step_pace import StepPace
+from wrinklefree.stages.watch import Watch
 from wrinklefree.strategies import build_strategy, cluster_environment
 from wrinklefree.teachers.registry import load_teacher
 
@@ -44,6 +44,7 @@ def run_training(context: StageContext) -> Outcome:
     config, run, meta = context.config, context.run, context.meta
     training = gradient_options(config)
     lengths = run_lengths(config)
+    pace = _pace(training, lengths, run.path)
     resume_from = run.store.newest(config.resume.allow_previous)
     resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
     loggers = build_loggers(config, run.path, meta, resume_step)
@@ -53,16 +54,24 @@ def run_training(context: StageContext) -> Outcome:
     io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
     checkpointing = cb.Checkpointing(
-        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last
+        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved
     )
     stop = cb.GracefulStop(checkpointing)
     with _quiet_lightning():
-        trainer = _build_trainer(config, lengths, io, run.path, [progress, checkpointing, stop])
+        trainer = _build_trainer(config, lengths, io, run.path, pace, [progress, checkpointing, stop])
     if resume_from:
         LOG.info("resuming from %s", resume_from)
     trainer.loggers = loggers
     _fit(trainer, module, data, resume_from)
-    return _finish(trainer, module, data, lengths, io, run, progress, stop)
+    outcome = _finish(trainer, module, data, io, run, progress, stop)
+    pace.finished()
+    return outcome
+
+
+def _pace(training: GradientConfig, lengths: Lengths, folder: Path) -> StepPace:
+    watch = Watch(folder, "training.minutes", training.minutes)
+    least = least_steps(training, lengths.tokens_per_step)
+    return StepPace(watch, lengths.max_steps, least, training.checkpoint.every_steps)
 
 
 def _fit(
@@ -129,7 +138,7 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         tokenizer,
         training.sequence_length_tokens,
         training.batch_size,
-        lengths.max_steps * training.accumulate_steps,
+        None if training.minutes is not None else lengths.max_steps * training.accumulate_steps,
         config.seed,
         config.data.num_workers,
         resume_data=config.resume.data,
@@ -142,15 +151,16 @@ def _build_trainer(
     lengths: Lengths,
     io: FolderCheckpointIO,
     folder: Path,
+    pace: StepPace,
     run_callbacks: list[L.Callback],
 ) -> L.Trainer:
     training, where = gradient_options(config), config.distributed
     progress, *last = run_callbacks
     weights = [cb.ObjectiveWeights()] if training.curriculum else []
     fade = [] if config.model.is_dense else [cb.LambdaWarmup(training.lambda_warmup_steps)]
-    log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, lengths.max_steps)
+    log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, pace.left_s)
     strategy = build_strategy(where, io)
-    bar = _progress_bar(config.logging.progress_bar)
+    bar = cb.progress_bars(config.logging.progress_bar)
     return L.Trainer(
         accelerator=where.accelerator,
         strategy=strategy,
@@ -169,6 +179,7 @@ def _build_trainer(
             *([cb.Ema(training.ema_decay)] if training.ema_decay is not None else []),
             cb.ObjectiveStates(),
             progress,
+            cb.Pacing(pace, training, lengths.tokens_per_step),
             log,
             *bar,
             *last,
@@ -184,16 +195,6 @@ def _build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-
-
-def _progress_bar(kind: ProgressBar) -> list[L.Callback]:
-    from rich.console import Console
-
-    if kind is ProgressBar.auto:
-        kind = ProgressBar.rich if Console().is_terminal else ProgressBar.none
-    if kind is ProgressBar.none:
-        return []
-    return [RichProgressBar() if kind is ProgressBar.rich else TQDMProgressBar()]
 
 
 @contextmanager
@@ -214,7 +215,6 @@ def _finish(
     trainer: L.Trainer,
     module: WrinkleFreeLightningModule,
     data: WrinkleFreeDataModule,
-    lengths: Lengths,
     io: FolderCheckpointIO,
     run: RunFolder,
     progress: cb.Progress,
@@ -222,7 +222,7 @@ def _finish(
 ) -> Outcome:
     step = trainer.global_step
     summary = {"steps": step, **progress.state_dict(), **data.figures()}
-    if step < lengths.max_steps:
+    if step < trainer.max_steps:
         return Outcome(summary, stop.received)
     state = trainer.strategy.lightning_module_state_dict()
     if trainer.is_global_zero:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from wrinklefree.config.curriculum import check_phases
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
-from wrinklefree.config.lengths import gradient_options, run_lengths, schedule_phases
+from wrinklefree.config.lengths import check_lengths, gradient_options, run_lengths
 from wrinklefree.config.optimizer import AdamWConfig, MomentKind, MuonConfig
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.training import Precision, Trained
+from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
 
@@ -30,8 +29,7 @@ class GradientStage(Stage):
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
         _check_optimizer(config)
-        if (training.max_steps is None) == (training.max_tokens is None):
-            raise ConfigError("set exactly one of training.max_steps and training.max_tokens")
+        _check_length(training)
         if training.trained is Trained.low_rank and isinstance(config.optimizer, MuonConfig):
             raise ConfigError(
                 "training.trained=low_rank with optimizer=muon, which is for whole matrices: choose "
@@ -44,15 +42,26 @@ class GradientStage(Stage):
             _check_dense(config)
         if not config.data.sources:
             raise ConfigError("data.sources is empty: choose data=..., or list sources")
-        try:
-            schedule_phases(training.schedule, run_lengths(config))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     def run(self, context: StageContext) -> Outcome:
         from wrinklefree.stages.fit import run_training
 
         return run_training(context)
+
+
+def _check_length(training: GradientConfig) -> None:
+    """Raises: ConfigError where the run has no length, or several."""
+    keys = ("max_steps", "max_tokens", "minutes")
+    given = [f"training.{key}={value:g}" for key in keys if (value := getattr(training, key)) is not None]
+    if len(given) == 1:
+        return
+    fix = (
+        "" if training.max_steps is None else "; training.max_steps=null leaves the default of the stage out"
+    )
+    raise ConfigError(
+        "set exactly one of training.max_steps, training.max_tokens and training.minutes: here are "
+        f"{' and '.join(given) or 'none'}{fix}"
+    )
 
 
 def _check_dense(config: TrainConfig) -> None:
@@ -88,10 +97,10 @@ def _check_optimizer(config: TrainConfig) -> None:
 
 
 def _check_curriculum(config: TrainConfig) -> None:
-    """Raises: ConfigError for phases that cannot be, or weights in two places."""
+    """Raises: ConfigError for phases or lengths that cannot be, or weights in two places."""
     training = gradient_options(config)
     try:
-        check_phases(training.curriculum, training.objectives, run_lengths(config).max_steps)
+        check_lengths(training, run_lengths(config))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for name, options in training.objectives.items():

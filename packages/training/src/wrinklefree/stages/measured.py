@@ -1,4 +1,4 @@
-"""What the pieces of stage 1.5 took so far, and what they will therefore take (for pace.py)."""
+"""What steps, and the pieces of stage 1.5, took so far, and what they will therefore take."""
 
 from __future__ import annotations
 
@@ -10,30 +10,49 @@ _RECENT_BLOCKS, _RECENT_STEPS = 3, 10
 """So few that a machine that slows down is noticed, so many that a hiccup is not taken for it."""
 
 
+class StepTimes:
+    """Of steps of one kind in this run; the very first is slower and does not count beside others."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def add(self, took_s: float) -> None:
+        self._seconds.append(took_s)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    @property
+    def step_s(self) -> float:
+        """What a step takes now; needs one."""
+        return fmean((self._seconds[1:] or self._seconds)[-_RECENT_STEPS:])
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower they have become."""
+        return _growth(self._seconds[1:], _RECENT_STEPS)
+
+
 class Measured:
-    """Args: tokens_ratio are the tokens of a distillation step over those of a refinement step."""
+    """Of stage 1.5.
+
+    Args: tokens_ratio are the tokens of a distillation step over those of a refinement step.
+    """
 
     def __init__(self, num_blocks: int, tokens_ratio: float) -> None:
         self._num_blocks, self._tokens_ratio = num_blocks, tokens_ratio
         self._rests_s: list[float] = []
         self._refine_steps_s: list[float] = []
-        self._distil_steps_s: list[float] = []
+        self.distil_steps = StepTimes()
 
     def block(self, took_s: float, refined_s: float, num_steps: int) -> None:
         """A block, of which `refined_s` for its refinement."""
         self._rests_s.append(took_s - refined_s)
         self._refine_steps_s.append(refined_s / max(num_steps, 1))
 
-    def distil_step(self, took_s: float) -> None:
-        self._distil_steps_s.append(took_s)
-
     @property
     def has_blocks(self) -> bool:
         return bool(self._rests_s)
-
-    @property
-    def has_distil_steps(self) -> bool:
-        return bool(self._distil_steps_s)
 
     def costs(self) -> Costs:
         """Those of now; needs a block."""
@@ -43,17 +62,16 @@ class Measured:
 
     def distil_step_s(self) -> float:
         """Measured, else by what refinement steps take; 0 where nothing is known."""
-        if self._distil_steps_s:
-            return fmean((self._distil_steps_s[1:] or self._distil_steps_s)[-_RECENT_STEPS:])
+        if len(self.distil_steps):
+            return self.distil_steps.step_s
         if not self._refine_steps_s:
             return 0.0
         refine_step_s = fmean(self._refine_steps_s[-_RECENT_BLOCKS:])
         return likely_distil_step_s(refine_step_s, self._num_blocks, self._tokens_ratio)
 
     def slowdown(self) -> float:
-        """How many times slower the machine has become; the first distillation step is always slower."""
-        blocks = _growth(self._rests_s, _RECENT_BLOCKS)
-        return blocks * _growth(self._distil_steps_s[1:], _RECENT_STEPS)
+        """How many times slower the machine has become."""
+        return _growth(self._rests_s, _RECENT_BLOCKS) * self.distil_steps.slowdown
 
 
 def _growth(seconds: list[float], num_recent: int) -> float:

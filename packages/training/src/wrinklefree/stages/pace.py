@@ -14,28 +14,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from wf_formats.run_files import Progress, remove_progress, write_progress
 from wrinklefree.config.ternarize import TernarizeConfig
-from wrinklefree.stages.budget import (
-    distil_bounds,
-    plan_blocks,
-    plan_distillation,
-    planned,
-    refine_bounds,
-)
+from wrinklefree.stages.budget import distil_bounds, plan_blocks, plan_steps, planned, refine_bounds
 from wrinklefree.stages.measured import Measured
+from wrinklefree.stages.watch import FIRST_STEPS, SAVING_OVER_LOADING, Watch
 
 if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
-_PLAN = "plan"
-_FIRST_STEPS = 3
-"""After so many the time of a distillation step is known; the very first is slower and does not count."""
-_SAVING_OVER_LOADING = 2.0
-"""Time to save the result over the time to load the models and the text."""
-_WRITE_EVERY_S = 1.0
-"""Seconds between two states of progress.json."""
+_PLAN, _LEFT_OVER = "plan", "left_over_s"
 
 
 class Pace:
@@ -49,30 +37,28 @@ class Pace:
     def __init__(
         self, options: TernarizeConfig, run: RunFolder, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._options, self._run, self._clock = options, run, clock
+        self._options, self._parts = options, run.parts
+        self._watch = Watch(run.path, "training.ternarize.minutes", options.minutes, clock)
         self._decisions: dict[str, int] = {}
-        self._began_s = self._last_s = clock()
         if _PLAN in run.parts:
             stored = run.parts.load(_PLAN)[1]
             self._decisions = stored["decisions"]
-            self._began_s -= stored["spent_s"]
+            self._watch.count(stored["spent_s"])
         self._refine = refine_bounds(options.refine_steps)
         self._distil = distil_bounds(options.distil_steps)
         self._measured = Measured(0, 1.0)
         self._end_s = 0.0
         self._num_blocks = self._num_passed = 0
-        self._written_s = self._refining_s = self._began_s
+        self._refining_s = 0.0
         self._refined: tuple[float, int] | None = None
-        self._has_warned = False
-        remove_progress(run.path)
 
     @property
     def spent_s(self) -> float:
-        return self._clock() - self._began_s
+        return self._watch.spent_s
 
     def loaded(self) -> None:
         """Models and text are there."""
-        self._end_s = _SAVING_OVER_LOADING * self._lap()
+        self._end_s = SAVING_OVER_LOADING * self._watch.lap()
 
     def prepared(self, num_blocks: int, num_distil_steps: int) -> None:
         """The losses before are measured, as will be those after.
@@ -80,7 +66,7 @@ class Pace:
         Args:
             num_distil_steps: that there is text for.
         """
-        self._end_s += self._lap()
+        self._end_s += self._watch.lap()
         self._num_blocks = num_blocks
         ratio = self._options.distil_batch_size / self._options.refine_batch_size
         self._measured = Measured(num_blocks, ratio)
@@ -93,15 +79,15 @@ class Pace:
 
     def refining(self) -> None:
         """The block is solved; its refinement begins."""
-        self._refining_s = self._clock()
+        self._refining_s = self.spent_s
 
     def refined(self, num_steps: int) -> None:
         """The block's refinement is done."""
-        self._refined = (self._clock() - self._refining_s, num_steps)
+        self._refined = (self.spent_s - self._refining_s, num_steps)
 
     def passed(self) -> None:
         """The streams have passed the block."""
-        took_s = self._lap()
+        took_s = self._watch.lap()
         if self._refined is not None:  # else an earlier run had worked on it
             self._measured.block(took_s, *self._refined)
             self._refined = None
@@ -110,11 +96,13 @@ class Pace:
 
     def distilling(self) -> None:
         """The first distillation step begins."""
-        self._lap()
+        self._watch.lap()
+        share = 1 - self._options.distil_share
+        self._decide(_LEFT_OVER, 0, lambda: max(0, int(share * self._left_s())))
 
     def distil_steps(self, num_done: int) -> int:
         """Steps of the whole distillation, as it looks after `num_done` of them."""
-        if num_done not in (0, _FIRST_STEPS) and num_done % self._options.save_every_steps:
+        if num_done not in (0, FIRST_STEPS) and num_done % self._options.save_every_steps:
             return self._num_distil_steps(num_done)
         return self._decide(
             f"distil.{num_done}", self._options.distil_steps, lambda: self._plan_distillation(num_done)
@@ -122,17 +110,12 @@ class Pace:
 
     def distilled(self, num_done: int, divergence: float) -> None:
         """A distillation step is done."""
-        self._measured.distil_step(self._lap())
+        self._measured.distil_steps.add(self._watch.lap())
         detail = f"{divergence:.2f} nats apart"
         self._write("steps", num_done, self._num_distil_steps(num_done), detail)
 
     def finished(self) -> None:
-        remove_progress(self._run.path)
-
-    def _lap(self) -> float:
-        """Seconds since the last one."""
-        last_s, self._last_s = self._last_s, self._clock()
-        return self._last_s - last_s
+        self._watch.finished()
 
     # ---- decisions
 
@@ -142,7 +125,7 @@ class Pace:
             return configured
         if key not in self._decisions:
             self._decisions[key] = plan()
-            self._run.parts.save(_PLAN, {}, {"decisions": self._decisions, "spent_s": self.spent_s})
+            self._parts.save(_PLAN, {}, {"decisions": self._decisions, "spent_s": self.spent_s})
         return self._decisions[key]
 
     def _plan_block(self) -> int:
@@ -150,15 +133,15 @@ class Pace:
             return self._decisions.get(f"block.{self._num_passed - 1}", self._refine.usual)
         num_left = self._num_blocks - self._num_passed
         plan = plan_blocks(self._left_s(), num_left, self._measured.costs(), self._refine, self._distil)
-        self._warn_if_late(plan.seconds)
+        self._watch.warn_if_late(plan.seconds, self._end())
         return plan.refine_steps
 
     def _plan_distillation(self, num_done: int) -> int:
         step_s = self._measured.distil_step_s()
         if not step_s:  # a run that goes on: nothing is measured
             return self._num_distil_steps(num_done)
-        steps = plan_distillation(self._left_s(), num_done, step_s, self._distil)
-        self._warn_if_late((steps - num_done) * step_s)
+        steps = plan_steps(self._left_s(), num_done, step_s, self._distil)
+        self._watch.warn_if_late((steps - num_done) * step_s, self._end())
         if steps != self._num_distil_steps(num_done):
             LOG.info("%d distillation steps fit into the time", steps)
         return steps
@@ -170,23 +153,11 @@ class Pace:
                 return self._decisions[key]
         return self._distil.most
 
-    def _warn_if_late(self, needed_s: float) -> None:
-        is_late = needed_s > 0 and needed_s - self._left_s() > 1
-        if not is_late or self._has_warned:
-            return
-        self._has_warned = True
-        LOG.warning(
-            "the least steps do not fit into training.ternarize.minutes=%g: it will take about %.1f minutes",
-            self._options.minutes,
-            (self.spent_s + needed_s + self._end()) / 60,
-        )
-
     # ---- time
 
     def _left_s(self) -> float:
-        """Until the end's work has to begin."""
-        assert self._options.minutes is not None
-        return self._options.minutes * 60 - self._end() - self.spent_s
+        """Until the end's work has to begin, without what is left over for others."""
+        return self._watch.left_s(self._end()) - self._decisions.get(_LEFT_OVER, 0)
 
     def _end(self) -> float:
         """What is reserved for the end."""
@@ -194,7 +165,7 @@ class Pace:
 
     def _remaining_s(self, num_steps_done: int) -> float | None:
         """Of the whole stage. None where it is not planned and nothing was measured."""
-        if self._measured.has_distil_steps:
+        if len(self._measured.distil_steps):
             num_left = self._num_distil_steps(num_steps_done) - num_steps_done
             return num_left * self._measured.distil_step_s() + self._end()
         if not self._measured.has_blocks:
@@ -204,11 +175,9 @@ class Pace:
         plan = planned(num_left, self._measured.costs(), refine, distil)
         if self._options.minutes is not None:
             plan = plan_blocks(self._left_s(), num_left, self._measured.costs(), self._refine, self._distil)
-        return plan.seconds + self._end()
+        left_over_s = (1 - self._options.distil_share) * plan.distil_steps * self._measured.distil_step_s()
+        return plan.seconds - left_over_s + self._end()
 
     def _write(self, what: str, done: int, total: int, detail: str = "") -> None:
-        if self._clock() - self._written_s < _WRITE_EVERY_S and done < total:
-            return
-        self._written_s = self._clock()
-        left_s = self._remaining_s(done if what == "steps" else 0)
-        write_progress(self._run.path, Progress(what, done, total, detail, left_s))
+        num_steps_done = done if what == "steps" else 0
+        self._watch.write(what, done, total, lambda: self._remaining_s(num_steps_done), detail)

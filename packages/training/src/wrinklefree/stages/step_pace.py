@@ -1,0 +1,110 @@
+"""How a stage with gradients keeps time: what its steps take, how many there are to be, what is left.
+
+With `training.minutes` the number of steps is planned after the first few, then again each time that a tenth
+of what was left has been done (every 20 steps at most, at last each step), by budget.plan_steps and what was
+measured last: a machine that slows down midway still ends in time, with its learning rate at the end. The
+plan and the time that was spent are in every checkpoint. A resumed run goes on with them, and plans again
+when it has measured steps of its own. Without minutes the steps are those configured, and only what is left
+is estimated. progress.json says it all.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from wrinklefree.config.lengths import LEAST_STEPS, MOST_STEPS
+from wrinklefree.distributed import gather_from_ranks
+from wrinklefree.errors import RunError
+from wrinklefree.stages.budget import Bounds, plan_steps
+from wrinklefree.stages.measured import StepTimes
+from wrinklefree.stages.watch import FIRST_STEPS, SAVING_OVER_LOADING, Watch
+
+LOG = logging.getLogger("wrinklefree")
+_PLANS_A_STRETCH, _MOST_BETWEEN = 10, 20
+
+
+class StepPace:
+    """Args:
+    num_steps: of the run; with minutes until they are planned.
+    least: steps that schedule and curriculum need.
+    save_every_steps: steps between checkpoints; 0: none.
+    """
+
+    def __init__(self, watch: Watch, num_steps: int, least: int, save_every_steps: int) -> None:
+        self.num_steps = num_steps
+        self._watch, self._least, self._save_every_steps = watch, least, save_every_steps
+        self._times = StepTimes()
+        self._end_s = self._save_s = 0.0
+        self._next_plan = FIRST_STEPS
+
+    def loaded(self) -> None:
+        """Models and text are there, the first step begins."""
+        self._end_s = self._save_s = SAVING_OVER_LOADING * self._watch.lap()
+
+    def stepped(self, num_done: int) -> None:
+        """A step is done."""
+        self._times.add(self._watch.lap())
+        if self._is_due(num_done):
+            self._plan(num_done)
+        self._watch.write("steps", num_done, self.num_steps, lambda: self.left_s(num_done))
+
+    def saved(self) -> None:
+        """A checkpoint was written."""
+        self._save_s = self._watch.lap()
+
+    def finished(self) -> None:
+        """The run has ended, or was stopped."""
+        self._watch.finished()
+
+    def left_s(self, num_done: int) -> float:
+        """Of the whole stage, after `num_done` steps."""
+        return (self.num_steps - num_done) * self._step_s() + self._end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty without minutes."""
+        if self._watch.minutes is None:
+            return {}
+        names = {"num_steps": self.num_steps, "next_plan": self._next_plan}
+        return names | {"spent_s": self._watch.spent_s}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_steps, self._next_plan = state["num_steps"], state["next_plan"]
+        self._watch.count(state["spent_s"])
+
+    def _is_due(self, num_done: int) -> bool:
+        is_measured = len(self._times) >= FIRST_STEPS
+        return (
+            self._watch.minutes is not None and is_measured and self._next_plan <= num_done < self.num_steps
+        )
+
+    def _plan(self, num_done: int) -> None:
+        """Raises: RunError where what is configured in steps needs more of them than there is time for."""
+        # All ranks take the first one's clock.
+        left_s, step_s, end_s = gather_from_ranks(
+            (self._watch.left_s(self._end()), self._step_s(), self._end())
+        )[0]
+        is_first = self._next_plan == FIRST_STEPS
+        steps = plan_steps(left_s, num_done, step_s, Bounds(LEAST_STEPS, LEAST_STEPS, MOST_STEPS))
+        if is_first and steps < self._least:
+            raise RunError(
+                f"training.minutes={self._watch.minutes:g} has time for about {steps} steps, and "
+                f"training.schedule and training.curriculum need {self._least}: give more minutes, or warmup "
+                "and decay as shares of the run (training.schedule.warmup=0.02)"
+            )
+        if steps <= self._least:
+            self._watch.warn_if_late((self._least - num_done) * step_s, end_s)
+        self.num_steps = max(num_done + 1, self._least, steps)
+        if is_first:
+            LOG.info("%d steps fit into training.minutes=%g", self.num_steps, self._watch.minutes)
+        stretch = (self.num_steps - num_done) // _PLANS_A_STRETCH
+        self._next_plan = num_done + max(1, min(_MOST_BETWEEN, stretch))
+
+    def _step_s(self) -> float:
+        """A step, with its share of the checkpoints."""
+        save_s = self._save_s / self._save_every_steps if self._save_every_steps else 0.0
+        return self._times.step_s + save_s
+
+    def _end(self) -> float:
+        """What is reserved for the end."""
+        return self._end_s * self._times.slowdown
