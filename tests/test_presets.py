@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from wf_formats.families.support import TARGETS, support
+from wf_formats.overrides import override
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.errors import RunError
+from wrinklefree.predecessor import check_start
 from wrinklefree_distillation.config import DISTILL
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +32,10 @@ def test_every_preset_is_listed():
     assert {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} == MODELS.keys()
 
 
+def test_every_recipe_is_tested_below():
+    assert {path.stem for path in (ROOT / "configs" / "recipe").glob("*.yaml")} == {"h100_25min"}
+
+
 @pytest.mark.parametrize("preset", MODELS)
 def test_defaults_of_a_preset_work_end_to_end(preset):
     model = compose_config(["training=stage2_pretrain", f"model={preset}"]).model
@@ -37,7 +44,10 @@ def test_defaults_of_a_preset_work_end_to_end(preset):
 
 
 def test_the_recipe_for_an_h100_is_taken_by_its_name():
-    for root, chosen in (({}, ["training=stage3_distill"]), ({"root": DISTILL}, ["student.checkpoint_path=x"])):
+    for root, chosen in (
+        ({}, ["training=stage3_distill"]),
+        ({"root": DISTILL}, ["student.checkpoint_path=x"]),
+    ):
         config = compose_config([*chosen, "experiment=h100_25min", "training.learning_rate=1e-4"], **root)
         training = config.training
         assert config.experiment == "h100_25min"
@@ -47,9 +57,31 @@ def test_the_recipe_for_an_h100_is_taken_by_its_name():
         assert training.learning_rate == 1e-4, "the command line goes over a recipe"
 
 
-def test_a_recipe_is_for_its_own_stage():
-    with pytest.raises(ConfigError, match="stage3"):
-        compose_config(["training=stage2_pretrain", "experiment=h100_25min"])
+@pytest.mark.parametrize(
+    "name",
+    [override("experiment", "h100_25min"), 'experiment="h100_25min"', "++experiment=h100_25min"],
+    ids=["as wf train -e gives it", "double quotes", "plus"],
+)
+def test_a_recipe_is_taken_however_its_name_is_written(name):
+    assert compose_config(["training=stage3_distill", name]).training.minutes == 24
+
+
+def test_of_two_experiments_the_last_one_counts():
+    names = ["experiment=h100_25min", "experiment=mine"]
+    assert compose_config(["training=stage3_distill", *names]).training.minutes is None
+    assert compose_config(["training=stage3_distill", *names[::-1]]).training.minutes == 24
+
+
+@pytest.mark.parametrize("stage", ["stage1_subln", "stage1_5_calibrate", "stage2_pretrain"])
+def test_a_recipe_is_for_its_own_stage(stage):
+    with pytest.raises(ConfigError, match=f"h100_25min is a recipe of stage 3, and training={stage}"):
+        compose_config([f"training={stage}", "experiment=h100_25min"])
+
+
+def test_a_recipe_has_no_stages_before_it_under_its_name(tmp_path):
+    options = ["training=stage3_distill", "experiment=h100_25min", f"output_dir={tmp_path}"]
+    with pytest.raises(RunError, match=r"recipe of stage3 alone: .*training.start_from=FOLDER"):
+        check_start(compose_config(options))
 
 
 def test_an_experiment_of_another_name_takes_no_recipe():

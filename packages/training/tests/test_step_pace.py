@@ -167,6 +167,7 @@ def test_a_run_that_goes_on_keeps_plan_and_time(tmp_path: Path) -> None:
         (["schedule.warmup=100", "schedule.decay=0.2"], 125),
         (["schedule.unit=tokens", "schedule.warmup=81920", "schedule.decay=0"], 20),
         (["schedule.warmup=0", "schedule.decay=1.0", "schedule.unit=steps"], 10),
+        (["lambda_warmup_steps=40"], 41),
     ],
 )
 def test_steps_that_a_schedule_needs(options: list[str], least: int) -> None:

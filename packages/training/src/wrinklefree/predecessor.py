@@ -12,6 +12,7 @@ from pathlib import Path
 from wf_formats.packaged import ModelSource
 from wf_formats.plugins import entries
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wrinklefree.compose.recipes import is_recipe
 from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
@@ -58,12 +59,15 @@ def previous_folder(config: TrainConfig, training: ContinuingConfig) -> Path:
 def _nothing_found(config: TrainConfig, accepted: list[str]) -> str:
     looked = "\n".join(f"  {_state(config, stage)}" for stage in accepted)
     first = stage_by_name(accepted[0]).number
+    give = "give a checkpoint folder with training.start_from=FOLDER."
+    if is_recipe(config.experiment):
+        fix = f"This name is a recipe of {config.training.stage} alone: {give}"
+    else:
+        fix = f"Run wf train -s {first} -e {shlex.quote(config.experiment)} first, or {give}"
     return (
         f"{config.training.stage} of experiment '{config.experiment}' starts from the result of "
         f"{' or '.join(accepted)}, and there is none. Looked for:\n"
-        f"{looked}\n"
-        f"Run wf train -s {first} -e {shlex.quote(config.experiment)} first, or give a checkpoint folder "
-        "with training.start_from=FOLDER."
+        f"{looked}\n{fix}"
     )
 
 

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_handler.errors import DataError
 from wrinklefree.compose.literal import literal
-from wrinklefree.compose.recipes import with_recipe
+from wrinklefree.compose.recipes import recipe_override
 from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key, unreadable
 from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import (
@@ -78,7 +78,9 @@ def compose_dictconfig(overrides: Sequence[str], root: Root = TRAIN) -> DictConf
     folders = [TRAIN.folder, SHARED_CONFIGS] if root is not TRAIN else [SHARED_CONFIGS]
     search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     try:
-        parsed = [_parsed(text) for text in literal(with_recipe(overrides), root)]
+        parsed = [_parsed(text) for text in literal(overrides, root)]
+        if recipe := recipe_override(parsed):
+            parsed.insert(0, _parsed(recipe))
         later = [o for o in parsed if _is_typed_later(o) and not o.is_delete()]
         plain = [str(o.input_line) for o in parsed if o not in later]
         with initialize_config_dir(str(root.folder), version_base="1.3"):

@@ -1,21 +1,48 @@
 """Recipes: settings of a whole run, in a file of `configs/recipe`, taken with the experiment of its name.
 
 `experiment=h100_25min` names the run and takes `configs/recipe/h100_25min.yaml`; what else the command line
-says goes over it. A recipe says which stage it is for (`training.stage`), and another stage refuses it.
+says goes over it. A recipe says which stage it is for (`training.stage`), and another stage refuses it:
+stages before it have an experiment of another name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from wrinklefree.compose.schemas import group_options
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from wrinklefree.compose.schemas import group_files
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.stages.registry import stage_by_name
 
 GROUP = "recipe"
-_KEY = "experiment="
 
 
-def with_recipe(overrides: Sequence[str]) -> list[str]:
-    """The overrides, with the recipe that the experiment is named after, if there is one."""
-    names = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
-    chosen = names[-1:] if names and names[-1] in group_options(GROUP) else []
-    return [*(f"+{GROUP}@_global_={name}" for name in chosen), *overrides]
+def recipe_override(overrides: Sequence[Override]) -> str | None:
+    """What takes the recipe that the experiment is named after; None where there is none.
+
+    Raises: ConfigError where another stage is chosen than the recipe's.
+    """
+    name = _last_value(overrides, "experiment")
+    if not is_recipe(name):
+        return None
+    chosen = _last_value(overrides, "training")
+    stage = stage_by_name(OmegaConf.load(group_files(GROUP)[name]).training.stage)
+    if chosen not in (None, stage.option):
+        raise ConfigError(
+            f"experiment={name} is a recipe of stage {stage.number}, and training={chosen} is another stage: "
+            f"choose -s {stage.number}, or another experiment=NAME. Stage {stage.number} goes on from any "
+            "experiment's result with training.start_from=FOLDER."
+        )
+    return f"+{GROUP}@_global_={name}"
+
+
+def is_recipe(experiment: Any) -> bool:
+    return experiment in group_files(GROUP)
+
+
+def _last_value(overrides: Sequence[Override], key: str) -> Any:
+    """Without quotes; None where there is none."""
+    return next((o.value() for o in reversed(overrides) if o.key_or_group == key), None)

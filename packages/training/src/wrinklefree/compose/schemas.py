@@ -32,8 +32,13 @@ def register_schemas(root: Root = TRAIN) -> None:
 
 def group_options(group: str) -> list[str]:
     """What can be chosen of a config group, such as `model`: its YAML files; of `training` the stages."""
-    files = {path.stem for root in (TRAIN.folder, SHARED_CONFIGS) for path in (root / group).glob("*.yaml")}
-    return sorted(files | ({stage.option for stage in stages()} if group == "training" else set()))
+    return sorted({*group_files(group), *(stage.option for stage in stages() if group == "training")})
+
+
+def group_files(group: str) -> dict[str, Path]:
+    """The YAML files of a config group, by option."""
+    folders = [root / group for root in (TRAIN.folder, SHARED_CONFIGS)]
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
 
 
 def schema_classes(root: Root = TRAIN) -> dict[str, type]:

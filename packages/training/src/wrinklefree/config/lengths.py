@@ -70,9 +70,14 @@ def least_steps(training: GradientConfig, tokens_per_step: int) -> int:
 
 
 def check_lengths(training: GradientConfig, lengths: Lengths) -> None:
-    """Raises: ValueError as `schedule_phases` and `check_phases` do."""
+    """Raises: ValueError as `schedule_phases` and `check_phases` do, or where quantization never fades in."""
     schedule_phases(training.schedule, lengths)
     check_phases(training.curriculum, training.objectives, lengths.max_steps)
+    if training.lambda_warmup_steps >= lengths.max_steps:
+        raise ValueError(
+            f"training.lambda_warmup_steps={training.lambda_warmup_steps}: the run has {lengths.max_steps} "
+            "steps, so no step would be fully quantized; give fewer"
+        )
 
 
 def schedule_phases(schedule: ScheduleConfig, lengths: Lengths) -> Phases:

@@ -17,6 +17,8 @@ from wrinklefree.config.errors import ConfigError
 
 _RANGE = "range"
 _MAX_WHOLE = 2**63 - 1
+MOST_MINUTES = 525_600
+"""A year: what a stage can be planned into."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wf_ptq.options import BlockOptions, DistilOptions
-from wrinklefree.config.ranges import number
+from wrinklefree.config.ranges import MOST_MINUTES, number
 
 
 class CalibrationPrecision(StrEnum):
@@ -61,7 +61,7 @@ class TernarizeConfig:
     """Distillation steps between saved states."""
     evaluation_tokens: int = number(8192, least=0)
     """Further tokens on which the losses are compared; 0: skip."""
-    minutes: float | None = number(None, above=0)
+    minutes: float | None = number(None, above=0, most=MOST_MINUTES)
     """Time of the whole stage, from loading the models to the saved result, in all runs together. The
     machine is measured and the steps are planned into it: `refine_steps` and `distil_steps` are then the
     most (stages/budget.py). None: as many as configured."""

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from wrinklefree.config.curriculum import PhaseConfig
-from wrinklefree.config.ranges import number
+from wrinklefree.config.ranges import MOST_MINUTES, number
 
 
 class ScheduleKind(StrEnum):
@@ -100,7 +100,7 @@ class GradientConfig(ContinuingConfig):
     max_steps: int | None = number(None, least=1)
     """Optimizer steps. Exactly one of max_steps, max_tokens and minutes is set."""
     max_tokens: int | None = number(None, least=1)
-    minutes: float | None = number(None, above=0)
+    minutes: float | None = number(None, above=0, most=MOST_MINUTES)
     """Time of the whole stage, from loading the models to the saved result, in all runs together: its steps
     are measured, and as many planned as fit (stages/step_pace.py)."""
     sequence_length_tokens: int = number(1024, least=2)

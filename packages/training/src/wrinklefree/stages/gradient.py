@@ -51,16 +51,15 @@ class GradientStage(Stage):
 
 def _check_length(training: GradientConfig) -> None:
     """Raises: ConfigError where the run has no length, or several."""
-    keys = ("max_steps", "max_tokens", "minutes")
-    given = [f"training.{key}={value:g}" for key in keys if (value := getattr(training, key)) is not None]
+    lengths = {f"training.{key}": getattr(training, key) for key in ("max_steps", "max_tokens", "minutes")}
+    given = {key: value for key, value in lengths.items() if value is not None}
     if len(given) == 1:
         return
-    fix = (
-        "" if training.max_steps is None else "; training.max_steps=null leaves the default of the stage out"
-    )
+    shown = " and ".join(f"{key}={value:g}" for key, value in given.items()) or "none"
+    fix = f"; {' or '.join(f'{key}=null' for key in given)} leaves one out" if given else ""
     raise ConfigError(
         "set exactly one of training.max_steps, training.max_tokens and training.minutes: here are "
-        f"{' and '.join(given) or 'none'}{fix}"
+        f"{shown}{fix}"
     )
 
 

@@ -89,8 +89,8 @@ class StepPace:
         if is_first and steps < self._least:
             raise RunError(
                 f"training.minutes={self._watch.minutes:g} has time for about {steps} steps, and "
-                f"training.schedule and training.curriculum need {self._least}: give more minutes, or warmup "
-                "and decay as shares of the run (training.schedule.warmup=0.02)"
+                f"schedule, curriculum and lambda_warmup_steps need {self._least}: give more minutes, or "
+                "warmup and decay as shares of the run (training.schedule.warmup=0.02)"
             )
         if steps <= self._least:
             self._watch.warn_if_late((self._least - num_done) * step_s, end_s)
