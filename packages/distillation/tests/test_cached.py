@@ -122,6 +122,15 @@ def test_what_cached_targets_cannot_do(
     assert message in capsys.readouterr().err
 
 
+def test_targets_for_a_run_of_unknown_length(
+    distil: Any, targets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = distil(*_cached(targets), "training.max_steps=null", "training.minutes=1")
+    assert run.code == 1
+    assert "training.minutes=1 with model.teacher.kind=cached" in capsys.readouterr().err
+    assert not (run.folder / "metrics.csv").exists()
+
+
 def test_targets_of_another_tokenizer(distil: Any, targets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = targets / "tokenizer" / "tokenizer.json"
     text = file.read_text()

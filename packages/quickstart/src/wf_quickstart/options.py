@@ -18,6 +18,9 @@ DEFAULT_MINUTES = 10.0
 MIN_MINUTES = 3.0
 """Of the packaged model on two cores; less would leave no time to calibrate."""
 
+MAX_MINUTES = 525_600
+"""A year, the most that a stage can be planned into."""
+
 MIN_DISTIL_MINUTES = 5.0
 """With stage 3, which loads both models and needs time to train."""
 
@@ -79,8 +82,8 @@ def parse_options(
             known kind.
         RequestError: the output is in the model's folder or around it.
     """
-    if minutes is not None and not math.isfinite(minutes):
-        raise QuickstartRequestError(f"--minutes {minutes}: give a number of minutes")
+    if minutes is not None and not (math.isfinite(minutes) and minutes <= MAX_MINUTES):
+        raise QuickstartRequestError(f"--minutes {minutes}: give a number of minutes, at most {MAX_MINUTES}")
     if steps is None:
         minutes = DEFAULT_MINUTES if minutes is None else minutes
     elif minutes is not None:

@@ -39,11 +39,17 @@ class CachedTeacher(Teacher):
         from pathlib import Path
 
         from bitnet_arch.tokenizers import load_tokenizer
+        from wrinklefree.config.lengths import gradient_options
         from wrinklefree.errors import RunError
         from wrinklefree_distillation.target_cache import TOKENIZER_FOLDER, TargetCache
 
         if config.folder is None:
             raise RunError("model.teacher.kind=cached needs model.teacher.folder=FOLDER")
+        if (minutes := gradient_options(run).minutes) is not None:
+            raise RunError(
+                f"training.minutes={minutes:g} with model.teacher.kind=cached: it does not say how much text "
+                "the run will read; give training.max_steps, as it was written for"
+            )
         folder = Path(config.folder)
         cache = TargetCache(folder)
         return cls(cache, load_tokenizer(folder / TOKENIZER_FOLDER))
