@@ -54,7 +54,7 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
         parse_options(f"path:{tmp_path}", 1, tmp_path, [])
     with pytest.raises(QuickstartError, match=r"--text .*none\.txt: there is no such file"):
         parse_options("packaged", 1, tmp_path, [tmp_path / "none.txt"])
-    with pytest.raises(QuickstartRequestError, match="at most 525600"):
+    with pytest.raises(QuickstartError, match="at most 525600"):
         parse_options("packaged", None, tmp_path, [], minutes=1e308)
 
 
