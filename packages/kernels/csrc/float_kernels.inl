@@ -124,6 +124,17 @@ void add(float* x, const float* y, int64_t size) {
     over(size, [&](int64_t i) { store(x + i, load(x + i) + load(y + i)); }, [&](int64_t i) { x[i] += y[i]; });
 }
 
+void add_scaled(float* x, const float* y, float factor, int64_t size) {
+    over(size, [&](int64_t i) { store(x + i, fma(splat(factor), load(y + i), load(x + i))); }, [&](int64_t i) { x[i] += factor * y[i]; });
+}
+
+float dot(const float* x, const float* y, int64_t size) {
+    Vec products{};
+    float rest = 0;
+    over(size, [&](int64_t i) { products = fma(load(x + i), load(y + i), products); }, [&](int64_t i) { rest += x[i] * y[i]; });
+    return sum(products) + rest;
+}
+
 void to_half(const float* x, int64_t size, uint16_t* out) {
     over(size, [&](int64_t i) { store_half(out + i, load(x + i)); }, [&](int64_t i) { out[i] = float_to_half(x[i]); });
 }

@@ -152,6 +152,8 @@ double compare_floats(const KernelTable& table) {
         both([&](const KernelTable& k, float* out) { k.silu_gate(a.data(), b.data(), size, out); });
         both([&](const KernelTable& k, float* out) { k.relu2_gate(a.data(), b.data(), size, out); });
         both([&](const KernelTable& k, float* out) { k.add(out, b.data(), size); });
+        both([&](const KernelTable& k, float* out) { k.add_scaled(out, b.data(), cos[0], size); });
+        both([&](const KernelTable& k, float* out) { out[0] = k.dot(a.data(), b.data(), size); });
     }
     return most;
 }
