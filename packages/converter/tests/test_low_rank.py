@@ -37,7 +37,7 @@ from wrinklefree_inference.llamacpp.server import start_server
 from wrinklefree_inference.options import EngineOptions, ListenOptions, LlamaCppServerOptions
 
 NATIVE_TOLERANCE = 0.12
-"""Mean difference with a float16 cache and embeddings in 8 bits: 0.06 to 0.09 with corrections and without."""
+"""Mean difference with a float16 cache and embeddings in 8 bits; 0.06 to 0.09, without corrections too."""
 AS_TRAINED_TOLERANCE = 0.2
 """Mean difference to PyTorch without llama.cpp's roundings, as for models without corrections."""
 RANK = 5

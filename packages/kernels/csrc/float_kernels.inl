@@ -124,17 +124,6 @@ void add(float* x, const float* y, int64_t size) {
     over(size, [&](int64_t i) { store(x + i, load(x + i) + load(y + i)); }, [&](int64_t i) { x[i] += y[i]; });
 }
 
-void add_scaled(float* x, const float* y, float factor, int64_t size) {
-    over(size, [&](int64_t i) { store(x + i, fma(splat(factor), load(y + i), load(x + i))); }, [&](int64_t i) { x[i] += factor * y[i]; });
-}
-
-float dot(const float* x, const float* y, int64_t size) {
-    Vec products{};
-    float rest = 0;
-    over(size, [&](int64_t i) { products = fma(load(x + i), load(y + i), products); }, [&](int64_t i) { rest += x[i] * y[i]; });
-    return sum(products) + rest;
-}
-
 void to_half(const float* x, int64_t size, uint16_t* out) {
     over(size, [&](int64_t i) { store_half(out + i, load(x + i)); }, [&](int64_t i) { out[i] = float_to_half(x[i]); });
 }
@@ -217,6 +206,39 @@ inline void over_rows(int64_t rows, const Body& body) {
     if (row + 4 <= rows) body(std::integral_constant<int, 4>{}, row), row += 4;
     if (row + 2 <= rows) body(std::integral_constant<int, 2>{}, row), row += 2;
     if (row < rows) body(std::integral_constant<int, 1>{}, row);
+}
+
+// Rows share the loads of x; each has its own sum, so that the tile changes nothing, to the bit.
+void project(const float* x, const float* rows, int64_t count, int64_t size, float* out) {
+    over_rows(count, [&](auto R, int64_t row) {
+        const float* first = rows + row * size;
+        Vec sums[R.value] = {};
+        float rest[R.value] = {};
+        over(
+            size,
+            [&](int64_t i) {
+                const Vec value = load(x + i);
+                for (int r = 0; r < R.value; ++r) sums[r] = fma(value, load(first + r * size + i), sums[r]);
+            },
+            [&](int64_t i) {
+                for (int r = 0; r < R.value; ++r) rest[r] += x[i] * first[r * size + i];
+            });
+        for (int r = 0; r < R.value; ++r) out[row + r] = sum(sums[r]) + rest[r];
+    });
+}
+
+void combine(const float* factors, const float* rows, int64_t count, int64_t stride, int64_t size, float* out) {
+    constexpr int kVecs = 4;
+    int64_t i = 0;
+    for (; i + kVecs * kWidth <= size; i += kVecs * kWidth) {
+        Vec sums[kVecs];
+        for (int v = 0; v < kVecs; ++v) sums[v] = load(out + i + v * kWidth);
+        for (int64_t r = 0; r < count; ++r)
+            for (int v = 0; v < kVecs; ++v) sums[v] = fma(splat(factors[r]), load(rows + r * stride + i + v * kWidth), sums[v]);
+        for (int v = 0; v < kVecs; ++v) store(out + i + v * kWidth, sums[v]);
+    }
+    for (; i < size; ++i)
+        for (int64_t r = 0; r < count; ++r) out[i] += factors[r] * rows[r * stride + i];
 }
 
 inline void prefetch(const void* data, int64_t bytes) {

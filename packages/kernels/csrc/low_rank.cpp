@@ -46,7 +46,7 @@ void correct(Pool& pool, const float* x, int64_t tokens, const std::vector<Corre
             const LowRank& pair = *corrections[i].pair;
             float* out = between.data() + token * width + begins[i];
             const int64_t first = piece * kRanksPerChunk, last = std::min(first + kRanksPerChunk, pair.rank);
-            for (int64_t r = first; r < last; ++r) out[r] = table.dot(pair.down.data() + r * pair.cols, x + token * pair.cols, pair.cols);
+            table.project(x + token * pair.cols, pair.down.data() + first * pair.cols, last - first, pair.cols, out + first);
         });
     over_pieces(
         pool, count, tokens, [&](int64_t i) { return ceil_div(corrections[i].pair->rows, kRowsPerChunk); },
@@ -55,7 +55,7 @@ void correct(Pool& pool, const float* x, int64_t tokens, const std::vector<Corre
             const float* factors = between.data() + token * width + begins[i];
             const int64_t first = piece * kRowsPerChunk, size = std::min(kRowsPerChunk, pair.rows - first);
             float* out = corrections[i].out + token * corrections[i].stride + first;
-            for (int64_t r = 0; r < pair.rank; ++r) table.add_scaled(out, pair.up.data() + r * pair.rows + first, factors[r], size);
+            table.combine(factors, pair.up.data() + first, pair.rank, pair.rows, size, out);
         });
 }
 
