@@ -11,7 +11,7 @@ constexpr TypedRows<T> typed_rows() {
 
 extern const KernelTable TK_TABLE;
 const KernelTable TK_TABLE = {
-    {TK_MATMULS}, quantize, quantize_wide, rms_norm, rope, silu_gate, relu2_gate, gelu_tanh_gate, add, to_half, attention,
+    {TK_MATMULS}, quantize, quantize_wide, rms_norm, rope, silu_gate, relu2_gate, gelu_tanh_gate, add, project, combine, to_half, attention,
     {sum_magnitudes, ternary_codes, group_sums, latent_codes, latent_gradients, code_gradient, compensate, descend, is_within, adamw_block, typed_rows<float>(), typed_rows<Bf16>()},
 };
 }  // namespace tk

@@ -152,6 +152,13 @@ double compare_floats(const KernelTable& table) {
         both([&](const KernelTable& k, float* out) { k.silu_gate(a.data(), b.data(), size, out); });
         both([&](const KernelTable& k, float* out) { k.relu2_gate(a.data(), b.data(), size, out); });
         both([&](const KernelTable& k, float* out) { k.add(out, b.data(), size); });
+        const auto rows = normal(11 * size), factors = normal(11);
+        both([&](const KernelTable& k, float* out) { k.combine(factors.data(), rows.data(), 11, size, size, out); });
+        both([&](const KernelTable& k, float* out) {
+            float products[11];
+            k.project(a.data(), rows.data(), 11, size, products);
+            std::copy_n(products, std::min<int64_t>(11, size), out);
+        });
     }
     return most;
 }
