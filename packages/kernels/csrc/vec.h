@@ -66,11 +66,19 @@ inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec abs(Vec a) { return (Vec)((VecInt)a & 0x7fffffff); }
 
 inline float sum(Vec v) {  // halves onto halves: the same order for every width below the first
-    float lanes[kWidth];
-    store(lanes, v);
-    for (int half = kWidth / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
+#if defined(__AVX512F__)
+    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1));
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), upper);
+#elif defined(__AVX2__)
+    const __m256 eight = (__m256)v;
+#endif
+#if defined(__AVX2__)
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 inline int32_t sum(VecInt v) {
 #if defined(__AVX512F__)

@@ -203,6 +203,20 @@ def swiglu_backward(
     grad_gate: int,
     grad_up: int,
 ) -> None: ...
+def turn(
+    threads: int,
+    x: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    cosine: int,
+    sine: int,
+    bf16_angles: bool,
+    tokens: int,
+    size: int,
+    backward: bool,
+    out: int,
+) -> None: ...
 def cross_entropy(
     threads: int,
     logits: int,
@@ -240,6 +254,17 @@ def adamw(
     beta2: float,
     eps: float,
 ) -> int: ...
+def int8_columns(
+    threads: int,
+    weights: int,
+    scales: int,
+    rows: int,
+    cols: int,
+    group: int,
+    most: float,
+    columns: int,
+    col_scales: int,
+) -> None: ...
 def latent_codes(
     threads: int, latent: int, scales: int, rows: int, cols: int, group: int, codes: int
 ) -> None: ...
