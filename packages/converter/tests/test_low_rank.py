@@ -114,6 +114,8 @@ def test_the_native_engine_computes_them(corrected: Any, exported: Any, ids: lis
             assert Difference.between(plain, engine.score(ids)).mean_abs_delta < NATIVE_TOLERANCE
     with pytest.raises(EngineError, match=r"the adapter that was exported beside it, --adapter FILE$"):
         NativeEngine(model)
+    with pytest.raises(EngineError, match="and this one with --adapter$"):
+        NativeEngine(adapter)
 
 
 def test_llamacpps_server_computes_them(exported: Any, ids: list[int]) -> None:

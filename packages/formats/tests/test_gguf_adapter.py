@@ -12,7 +12,7 @@ import pytest
 
 from wf_formats.errors import LoadError
 from wf_formats.models import open_model
-from wf_formats.models.gguf_adapter import INVOCATION_KEY, RANK_KEY, SOURCE_KEY
+from wf_formats.models.gguf_adapter import INVOCATION_KEY, RANK_KEY, SOURCE_KEY, AdapterError
 
 SIZE, HEADS, RANK = 64, 2, 4
 STEMS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -119,14 +119,14 @@ def test_what_is_not_the_models_adapter(
 ) -> None:
     changed = {name: values for name, values in (GOOD_TENSORS | tensors).items() if values is not None}
     adapter = write(tmp_path / "adapter.gguf", GOOD_KEYS | keys, changed)
-    with pytest.raises(LoadError, match=message) as error:
+    with pytest.raises(AdapterError, match=message) as error:
         open_model(model(**{SOURCE_KEY: "mine"}), adapter=adapter)
     assert f"adapter {adapter}: " in str(error.value)
 
 
 def test_corrections_of_a_model_are_not_forgotten(model: Any, tmp_path: Path) -> None:
     path = model(**{RANK_KEY: 4})
-    with pytest.raises(LoadError, match=r"corrections \(rank 4\) .* --adapter FILE"):
+    with pytest.raises(AdapterError, match=r"corrections \(rank 4\) .* --adapter FILE"):
         open_model(path)
     with pytest.raises(LoadError, match="it was not exported beside"):
         open_model(path, adapter=write(tmp_path / "foreign.gguf", GOOD_KEYS, GOOD_TENSORS))
@@ -138,5 +138,5 @@ def test_a_folder_takes_none(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="it holds an adapter, no model"):
+    with pytest.raises(AdapterError, match="it holds an adapter, no model"):
         open_model(write(tmp_path / "adapter.gguf", GOOD_KEYS, GOOD_TENSORS))

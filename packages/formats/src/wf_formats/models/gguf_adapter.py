@@ -37,8 +37,8 @@ SOURCE_KEY = "wrinklefree.source_sha256"
 """Fingerprint of the checkpoint that a file was made from."""
 
 
-class AdapterMissingError(LoadError):
-    """A model's low-rank corrections are in an adapter that was not given."""
+class AdapterError(LoadError):
+    """A model and an adapter do not go together: one is missing, or it is not the other's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_adapter(path: Path, model: GgufFile, shapes: Mapping[str, tuple[int, ..
         shapes: of the matrices that can be corrected, [out, in].
 
     Raises:
-        LoadError: it is none, or not of this model; or it changes something that is not computed here.
+        AdapterError: it is none, or not of this model; or it changes something that is not computed here.
         GgufError: the file is damaged.
         OSError: it cannot be read.
     """
@@ -82,14 +82,14 @@ def open_adapter(path: Path, model: GgufFile, shapes: Mapping[str, tuple[int, ..
             _check_tensor(file, name, shapes)
         check_seal(file)
     except LoadError as error:
-        raise LoadError(f"adapter {path}: {error}") from error
+        raise AdapterError(f"adapter {path}: {error}") from error
     return GgufAdapter(file, float(file.keys.get(ALPHA_KEY, 0.0)))
 
 
 def check_adapter_given(model: GgufFile) -> None:
-    """Raises AdapterMissingError for a model whose corrections are in an adapter."""
+    """Raises AdapterError for a model whose corrections are in an adapter."""
     if rank := model.keys.get(RANK_KEY):
-        raise AdapterMissingError(
+        raise AdapterError(
             f"the model has low-rank corrections (rank {rank!r:.20}) in a file of their own: give the "
             "adapter that was exported beside it, --adapter FILE"
         )

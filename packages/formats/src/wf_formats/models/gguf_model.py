@@ -37,7 +37,13 @@ from wf_formats.gguf.codecs import SCALE_GROUPS
 from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import Shapes, check_layers, check_tensors
-from wf_formats.models.gguf_adapter import GgufAdapter, check_adapter_given, is_adapter, open_adapter
+from wf_formats.models.gguf_adapter import (
+    AdapterError,
+    GgufAdapter,
+    check_adapter_given,
+    is_adapter,
+    open_adapter,
+)
 from wf_formats.models.gguf_config import read_config
 from wf_formats.models.gguf_kinds import check_kinds
 from wf_formats.models.gguf_seal import check_seal
@@ -141,12 +147,14 @@ def open_gguf_model(file: GgufFile, adapter: Path | None = None) -> GgufModel:
     """Checks keys and tensor table of a file, and of the adapter with its corrections.
 
     Raises:
-        LoadError: the architecture, a setting or a tensor is not supported; names it. The adapter is not the
-            model's, or is missing.
+        LoadError: the architecture, a setting or a tensor is not supported; names it.
+        AdapterError: the adapter is not the model's, or is missing.
         GgufError, OSError: of the adapter.
     """
     if is_adapter(file):
-        raise LoadError("it holds an adapter, no model: give the model's file, and this one with --adapter")
+        raise AdapterError(
+            "it holds an adapter, no model: give the model's file, and this one with --adapter"
+        )
     arch = arch_of(file.keys.get("general.architecture"))
     divisors = file.values(GGUF_ROPE_FREQS) if GGUF_ROPE_FREQS in file.tensors else None
     embedding = file.tensors.get(GGUF_EMBEDDING)

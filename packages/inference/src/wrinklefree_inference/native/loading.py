@@ -70,7 +70,7 @@ def _read(path: Path, adapter: Path | None) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer; says what else could run a file that is fine but not for this engine."""
     from ternary_kernels.loading import load_model
     from wf_formats.errors import LoadError
-    from wf_formats.models.gguf_adapter import AdapterMissingError
+    from wf_formats.models.gguf_adapter import AdapterError
     from wrinklefree_inference.native.tokenizer import TokenizerError, load_tokenizer
 
     if not path.exists():
@@ -78,7 +78,7 @@ def _read(path: Path, adapter: Path | None) -> tuple[ModelWeights, Tokenizer]:
     try:
         return load_model(path, quantize_master, adapter), load_tokenizer(path)
     except (LoadError, TokenizerError) as error:
-        has_other = path.is_file() and not isinstance(error, AdapterMissingError)
+        has_other = path.is_file() and not isinstance(error, AdapterError)
         raise EngineError(_refusal(path, error) + (OTHER_ENGINE if has_other else "")) from error
     except (ValueError, OSError) as error:
         raise EngineError(_refusal(path, error)) from error
