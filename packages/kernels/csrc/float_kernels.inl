@@ -33,7 +33,7 @@ inline int32_t write_codes(const VecInt (&values)[kVecsOf16], uint32_t* codes, i
     alignas(16) int8_t lanes[16];
     VecInt total{};
     for (int v = 0; v < kVecsOf16; ++v) {
-        const auto bytes = __builtin_convertvector(values[v], VecByte);
+        const auto bytes = narrowed(values[v]);
         std::memcpy(lanes + v * kWidth, &bytes, sizeof bytes);
         total += values[v];
     }

@@ -61,11 +61,11 @@ TK_INLINE void put(T* out, Vec v, First part) {
     std::memcpy(out, lanes, part.lanes * sizeof(T));
 }
 TK_INLINE void put_bytes(int8_t* out, VecInt v, Whole) {
-    const auto bytes = __builtin_convertvector(v, VecByte);
+    const auto bytes = narrowed(v);
     std::memcpy(out, &bytes, sizeof bytes);
 }
 TK_INLINE void put_bytes(int8_t* out, VecInt v, First part) {
-    const auto bytes = __builtin_convertvector(v, VecByte);
+    const auto bytes = narrowed(v);
     std::memcpy(out, &bytes, part.lanes);
 }
 TK_INLINE VecInt get_ints(const int32_t* x, Whole) {
@@ -335,21 +335,19 @@ double divergence_row(T* logits, const T* expected, int64_t size, float grad_fac
     return mean + std::log(total / total_expected);
 }
 
-typedef uint8_t VecMask __attribute__((vector_size(kWidth)));
-
 // True (-1) where a byte is not 0; without bytes, everywhere.
 TK_INLINE VecInt allowed_lanes(const uint8_t* allowed, Whole) {
     if (!allowed) return VecInt{} - 1;
-    VecMask bytes;
+    VecUByte bytes;
     std::memcpy(&bytes, allowed, sizeof bytes);
-    return __builtin_convertvector(bytes, VecInt) != 0;
+    return widened(bytes) != 0;
 }
 TK_INLINE VecInt allowed_lanes(const uint8_t* allowed, First part) {
     const VecInt inside = lane_numbers() < static_cast<int32_t>(part.lanes);
     if (!allowed) return inside;
-    VecMask bytes{};
+    VecUByte bytes{};
     std::memcpy(&bytes, allowed, part.lanes);
-    return inside & (__builtin_convertvector(bytes, VecInt) != 0);
+    return inside & (widened(bytes) != 0);
 }
 
 template <typename T>

@@ -142,12 +142,15 @@ void group_product(Team team, const GroupWeights& weights, const int8_t* codes, 
 void int8_columns(Team team, const GroupWeights& weights, float most, int8_t* columns, float* col_scales) {
     const int64_t groups = weights.cols / weights.group;
     std::vector<float> largest(weights.scales, weights.scales + groups);
-    for (int64_t i = groups; i < weights.rows * groups; ++i) largest[i % groups] = std::max(largest[i % groups], weights.scales[i]);
-    team.run_rows(weights.rows, kRows, [&](int64_t first, int64_t last) {
-        for (int64_t i = first * groups; i < last * groups; ++i) {
-            const float multiple = std::nearbyint(weights.scales[i] / largest[i % groups] * (127 / most));
-            table().multiply_codes(weights.codes + i * weights.group, weights.group, static_cast<int32_t>(multiple), columns + i * weights.group);
-        }
+    for (int64_t r = 1; r < weights.rows; ++r)
+        for (int64_t g = 0; g < groups; ++g) largest[g] = std::max(largest[g], weights.scales[r * groups + g]);
+    team.run_rows(weights.rows, kRows, [&, multiply = table().multiply_codes](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; ++r)
+            for (int64_t g = 0; g < groups; ++g) {
+                const int64_t i = r * groups + g;
+                const long multiple = std::lrint(weights.scales[i] / largest[g] * (127 / most));
+                multiply(weights.codes + i * weights.group, weights.group, static_cast<int32_t>(multiple), columns + i * weights.group);
+            }
     });
     for (int64_t i = 0; i < weights.cols; ++i) col_scales[i] = largest[i / weights.group] * (most / 127);
 }
