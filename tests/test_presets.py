@@ -10,6 +10,7 @@ import pytest
 from wf_formats.families.support import TARGETS, support
 from wf_formats.overrides import override
 from wrinklefree.compose.composing import compose_config
+from wrinklefree.compose.roots import TRAIN
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.errors import RunError
 from wrinklefree.predecessor import check_start
@@ -44,11 +45,8 @@ def test_defaults_of_a_preset_work_end_to_end(preset):
 
 
 def test_the_recipe_for_an_h100_is_taken_by_its_name():
-    for root, chosen in (
-        ({}, ["training=stage3_distill"]),
-        ({"root": DISTILL}, ["student.checkpoint_path=x"]),
-    ):
-        config = compose_config([*chosen, "experiment=h100_25min", "training.learning_rate=1e-4"], **root)
+    for root, chosen in ((TRAIN, "training=stage3_distill"), (DISTILL, "student.checkpoint_path=x")):
+        config = compose_config([chosen, "experiment=h100_25min", "training.learning_rate=1e-4"], root)
         training = config.training
         assert config.experiment == "h100_25min"
         assert config.data.sources[0].name == "fineweb_edu"

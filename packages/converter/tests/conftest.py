@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 
 VOCAB = 512
@@ -22,6 +23,12 @@ CHAT_TEMPLATE = (
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_phi3() -> Callable[..., object]:
+    """Factory of random Phi-3 models: fused linears."""
+    return lambda **extra: tiny_models.tiny_model("Phi3Config", **extra)
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +104,7 @@ CASES = {
         Case("mistral-tensor", "tiny_mistral", "tensor", {"head_dim": 64}),
         Case("qwen2-group128", "tiny_qwen2", "group128", {}),
         Case("qwen3-group64", "tiny_qwen3", "group64", {}),
+        Case("phi3-group64", "tiny_phi3", "group64", {}),
     )
 }
 

@@ -97,6 +97,17 @@ def test_writing_goes_on_where_it_stopped(common: list[str], targets: Path) -> N
         cache_teacher.main([*command, "--draws", "4"])
 
 
+def test_a_run_of_no_fixed_length_cannot_be_written(
+    common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = ["training.max_steps=null", "training.minutes=3"]
+    with pytest.raises(SystemExit) as end:
+        cache_teacher.main(["--output", str(tmp_path / "targets"), *common, *lengths])
+    assert end.value.code == 1
+    assert "training.minutes=3 does not say how much text the run will read" in capsys.readouterr().err
+    assert not (tmp_path / "targets").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

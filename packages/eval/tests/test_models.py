@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wrinklefree_eval import torch_model
-from wrinklefree_eval.errors import EvalError
+from wrinklefree_eval.errors import EvalError, EvalRequestError
 from wrinklefree_eval.models import ModelKind, recognise
 from wrinklefree_eval.opening import open_model
 
@@ -58,6 +58,15 @@ def test_damaged_models_are_errors(small_hf: Path, small_gguf: Path, tmp_path: P
     (folder / "wrinklefree.json").write_text('{"format": 7}')
     with pytest.raises(EvalError, match="format 7"):
         open_model(folder, 64)
+
+
+def test_adapters_are_of_gguf_files(small_hf: Path, small_gguf: Path, tmp_path: Path):
+    with pytest.raises(EvalRequestError, match=r"belongs to a GGUF file, which .* is not: leave it out"):
+        open_model(small_hf, 64, adapter=small_gguf)
+    with pytest.raises(EvalError, match="there is no file"):
+        open_model(small_gguf, 64, adapter=tmp_path / "adapter.gguf")
+    with pytest.raises(EvalError, match=r"refused the adapter .*expect general.type to be 'adapter'"):
+        open_model(small_gguf, 64, adapter=small_gguf)
 
 
 def test_too_long_a_context_is_refused(small_gguf: Path, small_hf: Path):

@@ -72,6 +72,14 @@ void bind_training(nb::module_& module) {
         },
         unlocked);
     module.def(
+        "int8_columns",
+        [](int threads, uintptr_t weights, uintptr_t scales, int64_t rows, int64_t cols, int64_t group, float most, uintptr_t columns,
+           uintptr_t col_scales) {
+            int8_columns(Team(threads), {at<int8_t>(weights), at<float>(scales), rows, cols, group}, most, at<int8_t>(columns),
+                         at<float>(col_scales));
+        },
+        unlocked);
+    module.def(
         "latent_codes",
         [](int threads, uintptr_t latent, uintptr_t scales, int64_t rows, int64_t cols, int64_t group, uintptr_t codes) {
             latent_codes(Team(threads), {at<float>(latent), at<float>(scales), rows, cols, group}, at<int8_t>(codes));
@@ -147,6 +155,14 @@ void bind_training(nb::module_& module) {
            uintptr_t grad_up) {
             swiglu_backward(Team(threads), floats(grad, bf16, rows, cols), at<void>(gate), at<void>(up), at<void>(grad_gate),
                             at<void>(grad_up));
+        },
+        unlocked);
+    module.def(
+        "turn",
+        [](int threads, uintptr_t x, bool bf16, int64_t rows, int64_t cols, uintptr_t cosine, uintptr_t sine, bool bf16_angles, int64_t tokens,
+           int64_t size, bool backward, uintptr_t out) {
+            const TokenAngles angles{at<void>(cosine), at<void>(sine), bf16_angles, tokens, size};
+            (backward ? turn_backward : turn)(Team(threads), floats(x, bf16, rows, cols), angles, at<void>(out));
         },
         unlocked);
     module.def(

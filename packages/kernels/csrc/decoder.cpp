@@ -19,6 +19,12 @@ void expect(const std::string& name, const Matrix* matrix, int64_t rows, int64_t
              std::to_string(rows) + " x " + std::to_string(cols));
 }
 
+void expect(const std::string& name, const LowRank* pair, const Matrix& matrix) {
+    if (pair != nullptr && (pair->rows != matrix.rows || pair->cols != matrix.cols))
+        fail(name + " is of a matrix of " + std::to_string(pair->rows) + " x " + std::to_string(pair->cols) + ", this one is " +
+             std::to_string(matrix.rows) + " x " + std::to_string(matrix.cols));
+}
+
 void expect(const std::string& name, const Vector& vector, int64_t size, bool optional = false) {
     if (optional && vector.empty()) return;
     if (static_cast<int64_t>(vector.size()) != size)
@@ -58,6 +64,13 @@ ModelWeights checked(ModelWeights weights) {
         expect(prefix + "gate", layer.gate.get(), c.intermediate_size, c.hidden_size);
         expect(prefix + "up", layer.up.get(), c.intermediate_size, c.hidden_size);
         expect(prefix + "down", layer.down.get(), c.hidden_size, c.intermediate_size);
+        expect(prefix + "q_correction", layer.q_correction.get(), *layer.q);
+        expect(prefix + "k_correction", layer.k_correction.get(), *layer.k);
+        expect(prefix + "v_correction", layer.v_correction.get(), *layer.v);
+        expect(prefix + "o_correction", layer.o_correction.get(), *layer.o);
+        expect(prefix + "gate_correction", layer.gate_correction.get(), *layer.gate);
+        expect(prefix + "up_correction", layer.up_correction.get(), *layer.up);
+        expect(prefix + "down_correction", layer.down_correction.get(), *layer.down);
         expect(prefix + "q_bias", layer.q_bias, q, true);
         expect(prefix + "k_bias", layer.k_bias, kv, true);
         expect(prefix + "v_bias", layer.v_bias, kv, true);
@@ -176,6 +189,34 @@ void Decoder::fill(int64_t tokens, const std::vector<const Matrix*>& matrices, P
     });
 }
 
+// The products of all linears with row(token), which they share.
+template <typename Fill>
+void Decoder::multiply_all(int64_t tokens, const std::vector<Linear>& linears, const Fill& row) {
+    std::vector<const Matrix*> matrices;
+    std::vector<Product> products;
+    std::vector<Correction> corrections;
+    for (const Linear& linear : linears) {
+        const int64_t stride = padded_rows_of(*linear.matrix);
+        matrices.push_back(linear.matrix);
+        products.push_back({linear.matrix, linear.out, stride});
+        if (linear.correction != nullptr) corrections.push_back({linear.correction, linear.out, stride});
+    }
+    if (corrections.empty()) {
+        fill(tokens, matrices, Precision::int8, row);
+        multiply(pool_, activations_, products);
+        return;
+    }
+    const int64_t size = matrices.front()->cols;
+    inputs_.resize(tokens * size);
+    fill(tokens, matrices, Precision::int8, [&](int64_t t, float* scratch) {
+        float* kept = inputs_.data() + t * size;
+        std::memcpy(kept, row(t, scratch), size * sizeof(float));
+        return kept;
+    });
+    multiply(pool_, activations_, products);
+    correct(pool_, inputs_.data(), tokens, corrections, between_);
+}
+
 void Decoder::rotate_and_store(const Batch& batch, int64_t index, int64_t t) {
     const DecoderConfig& c = config();
     const LayerWeights& layer = weights_.layers[index];
@@ -236,25 +277,25 @@ void Decoder::attention_block(const Batch& batch, int64_t index) {
     const LayerWeights& layer = weights_.layers[index];
     const KernelTable& table = kernels();
     const auto tokens = static_cast<int64_t>(tokens_.size());
-    fill(tokens, {layer.q.get(), layer.k.get(), layer.v.get()}, Precision::int8, [&](int64_t t, float* scratch) {
+    const std::vector<Linear> qkv{{layer.q.get(), layer.q_correction.get(), q_.data()},
+                                  {layer.k.get(), layer.k_correction.get(), k_.data()},
+                                  {layer.v.get(), layer.v_correction.get(), v_.data()}};
+    multiply_all(tokens, qkv, [&](int64_t t, float* scratch) {
         table.rms_norm(x_.data() + t * c.hidden_size, layer.input_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
         return scratch;
     });
-    multiply(pool_, activations_, {{layer.q.get(), q_.data(), padded_rows_of(*layer.q)}, {layer.k.get(), k_.data(), padded_rows_of(*layer.k)},
-                                   {layer.v.get(), v_.data(), padded_rows_of(*layer.v)}});
     constexpr int64_t kTokensPerChunk = 4;
     pool_.run(ceil_div(tokens, kTokensPerChunk), [&](int64_t chunk, int) {
         for (int64_t t = chunk * kTokensPerChunk; t < std::min(tokens, (chunk + 1) * kTokensPerChunk); ++t) rotate_and_store(batch, index, t);
     });
     pool_.run(static_cast<int64_t>(spans_.size()) * c.num_kv_heads,
               [&](int64_t chunk, int) { attend(batch, index, spans_[chunk / c.num_kv_heads], chunk % c.num_kv_heads); });
-    fill(tokens, {layer.o.get()}, Precision::int8, [&](int64_t t, float* scratch) -> const float* {
+    multiply_all(tokens, {{layer.o.get(), layer.o_correction.get(), sum_.data()}}, [&](int64_t t, float* scratch) -> const float* {
         const float* row = attention_.data() + t * q_size_;
         if (layer.attn_sub_norm.empty()) return row;
         table.rms_norm(row, layer.attn_sub_norm.data(), q_size_, c.rms_norm_eps, scratch);
         return scratch;
     });
-    multiply(pool_, activations_, {{layer.o.get(), sum_.data(), padded_rows_of(*layer.o)}});
 }
 
 void Decoder::add_sum(int64_t t, const Matrix& matrix, const Vector& bias, const Vector& norm) {
@@ -273,13 +314,14 @@ void Decoder::mlp_block(int64_t index) {
     const auto tokens = static_cast<int64_t>(tokens_.size());
     const int64_t gate_stride = padded_rows_of(*layer.gate);
     const GatedFn gated = c.activation == Activation::silu ? table.silu_gate : c.activation == Activation::relu2 ? table.relu2_gate : table.gelu_tanh_gate;
-    fill(tokens, {layer.gate.get(), layer.up.get()}, Precision::int8, [&](int64_t t, float* scratch) {
+    const std::vector<Linear> gate_and_up{{layer.gate.get(), layer.gate_correction.get(), gate_.data()},
+                                          {layer.up.get(), layer.up_correction.get(), up_.data()}};
+    multiply_all(tokens, gate_and_up, [&](int64_t t, float* scratch) {
         add_sum(t, *layer.o, layer.o_bias, layer.attn_output_norm);
         table.rms_norm(x_.data() + t * c.hidden_size, layer.post_attention_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
         return scratch;
     });
-    multiply(pool_, activations_, {{layer.gate.get(), gate_.data(), gate_stride}, {layer.up.get(), up_.data(), gate_stride}});
-    fill(tokens, {layer.down.get()}, Precision::int8, [&](int64_t t, float* scratch) -> const float* {
+    multiply_all(tokens, {{layer.down.get(), layer.down_correction.get(), sum_.data()}}, [&](int64_t t, float* scratch) -> const float* {
         float *gate = gate_.data() + t * gate_stride, *up = up_.data() + t * gate_stride;
         if (!layer.gate_bias.empty()) table.add(gate, layer.gate_bias.data(), c.intermediate_size);
         if (!layer.up_bias.empty()) table.add(up, layer.up_bias.data(), c.intermediate_size);
@@ -287,7 +329,6 @@ void Decoder::mlp_block(int64_t index) {
         if (!layer.ffn_sub_norm.empty()) table.rms_norm(scratch, layer.ffn_sub_norm.data(), c.intermediate_size, c.rms_norm_eps, scratch);
         return scratch;
     });
-    multiply(pool_, activations_, {{layer.down.get(), sum_.data(), padded_rows_of(*layer.down)}});
     pool_.run(ceil_div(tokens, 64), [&](int64_t chunk, int) {
         for (int64_t t = chunk * 64; t < std::min(tokens, (chunk + 1) * 64); ++t) add_sum(t, *layer.down, layer.down_bias, layer.ffn_output_norm);
     });

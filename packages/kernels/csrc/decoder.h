@@ -4,6 +4,7 @@
 // One call runs several sequences, each with some new tokens: a prompt's chunk or one generated token. Per layer:
 //   x -> RMSNorm -> int8 -> q, k, v -> (bias, QK-norm, RoPE) -> cache -> attention -> (SubLN) -> int8 -> o -> (bias, norm) + x
 //   x -> RMSNorm -> int8 -> gate, up -> (bias) act(gate) * up -> (SubLN) -> int8 -> down -> (bias, norm) + x
+// A matrix may have a low-rank correction, of its inputs before they become int8 (low_rank.h).
 // Then the final norm and, for the rows that are asked for, the head in 16-bit activations.
 #pragma once
 
@@ -13,6 +14,7 @@
 
 #include "kv_cache.h"
 #include "linear.h"
+#include "low_rank.h"
 
 namespace tk {
 
@@ -43,6 +45,7 @@ struct DecoderConfig {
 };
 
 using MatrixPtr = std::shared_ptr<const Matrix>;
+using LowRankPtr = std::shared_ptr<const LowRank>;
 
 struct LayerWeights {
     Vector input_norm, post_attention_norm;
@@ -50,6 +53,7 @@ struct LayerWeights {
     // empty where the model has none
     Vector q_bias, k_bias, v_bias, o_bias, gate_bias, up_bias, down_bias, q_norm, k_norm, attn_sub_norm, ffn_sub_norm;
     Vector attn_output_norm, ffn_output_norm;  // of what is added to x
+    LowRankPtr q_correction, k_correction, v_correction, o_correction, gate_correction, up_correction, down_correction;
 };
 
 struct ModelWeights {
@@ -107,8 +111,16 @@ private:
     void add_sum(int64_t token, const Matrix& matrix, const Vector& bias, const Vector& norm);
     void attend(const Batch& batch, int64_t layer, const Span& span, int64_t kv_head);
     void head(const Batch& batch, float* logits);
+    // A matrix of a layer, its correction (or null), and where their sum goes: [tokens][padded rows of the matrix].
+    struct Linear {
+        const Matrix* matrix;
+        const LowRank* correction;
+        float* out;
+    };
     template <typename Fill>
     void fill(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision, const Fill& row);
+    template <typename Fill>
+    void multiply_all(int64_t tokens, const std::vector<Linear>& linears, const Fill& row);
 
     ModelWeights weights_;
     KvCache cache_;
@@ -119,6 +131,7 @@ private:
     int64_t q_size_, kv_size_;
     // [tokens][...], rows padded to what products write
     Buffer<float> x_, q_, k_, v_, attention_, sum_, gate_, up_, logits_;
+    Buffer<float> inputs_, between_;  // of corrections
     std::vector<Angles> angles_;  // by rope
 };
 

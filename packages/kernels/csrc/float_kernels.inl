@@ -33,7 +33,7 @@ inline int32_t write_codes(const VecInt (&values)[kVecsOf16], uint32_t* codes, i
     alignas(16) int8_t lanes[16];
     VecInt total{};
     for (int v = 0; v < kVecsOf16; ++v) {
-        const auto bytes = __builtin_convertvector(values[v], VecByte);
+        const auto bytes = narrowed(values[v]);
         std::memcpy(lanes + v * kWidth, &bytes, sizeof bytes);
         total += values[v];
     }
@@ -206,6 +206,39 @@ inline void over_rows(int64_t rows, const Body& body) {
     if (row + 4 <= rows) body(std::integral_constant<int, 4>{}, row), row += 4;
     if (row + 2 <= rows) body(std::integral_constant<int, 2>{}, row), row += 2;
     if (row < rows) body(std::integral_constant<int, 1>{}, row);
+}
+
+// Rows share the loads of x; each has its own sum, so that the tile changes nothing, to the bit.
+void project(const float* x, const float* rows, int64_t count, int64_t size, float* out) {
+    over_rows(count, [&](auto R, int64_t row) {
+        const float* first = rows + row * size;
+        Vec sums[R.value] = {};
+        float rest[R.value] = {};
+        over(
+            size,
+            [&](int64_t i) {
+                const Vec value = load(x + i);
+                for (int r = 0; r < R.value; ++r) sums[r] = fma(value, load(first + r * size + i), sums[r]);
+            },
+            [&](int64_t i) {
+                for (int r = 0; r < R.value; ++r) rest[r] += x[i] * first[r * size + i];
+            });
+        for (int r = 0; r < R.value; ++r) out[row + r] = sum(sums[r]) + rest[r];
+    });
+}
+
+void combine(const float* factors, const float* rows, int64_t count, int64_t stride, int64_t size, float* out) {
+    constexpr int kVecs = 4;
+    int64_t i = 0;
+    for (; i + kVecs * kWidth <= size; i += kVecs * kWidth) {
+        Vec sums[kVecs];
+        for (int v = 0; v < kVecs; ++v) sums[v] = load(out + i + v * kWidth);
+        for (int64_t r = 0; r < count; ++r)
+            for (int v = 0; v < kVecs; ++v) sums[v] = fma(splat(factors[r]), load(rows + r * stride + i + v * kWidth), sums[v]);
+        for (int v = 0; v < kVecs; ++v) store(out + i + v * kWidth, sums[v]);
+    }
+    for (; i < size; ++i)
+        for (int64_t r = 0; r < count; ++r) out[i] += factors[r] * rows[r * stride + i];
 }
 
 inline void prefetch(const void* data, int64_t bytes) {

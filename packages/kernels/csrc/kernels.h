@@ -36,6 +36,10 @@ using RopeFn = void (*)(float* head, const float* cos, const float* sin, int64_t
 using GatedFn = void (*)(const float* gate, const float* up, int64_t size, float* out);
 using ToHalfFn = void (*)(const float* x, int64_t size, uint16_t* out);  // float16, nearest even
 using AddFn = void (*)(float* x, const float* y, int64_t size);  // x += y
+// out[r] = rows[r] . x, for `count` rows [size].
+using ProjectFn = void (*)(const float* x, const float* rows, int64_t count, int64_t size, float* out);
+// out[i] += sum over r of factors[r] * rows[r * stride + i], i < size.
+using CombineFn = void (*)(const float* factors, const float* rows, int64_t count, int64_t stride, int64_t size, float* out);
 
 struct AttentionJob;  // attention.h
 using AttentionFn = void (*)(const AttentionJob&);
@@ -48,6 +52,8 @@ struct KernelTable {
     RopeFn rope;
     GatedFn silu_gate, relu2_gate, gelu_tanh_gate;
     AddFn add;
+    ProjectFn project;
+    CombineFn combine;
     ToHalfFn to_half;
     AttentionFn attention;
     TrainingTable training;

@@ -95,6 +95,14 @@ Vector vector_of(const std::optional<Floats1>& values) {
     return values ? Vector(values->data(), values->data() + values->size()) : Vector();
 }
 
+void new_low_rank(LowRank* pair, Floats2 up, Floats2 down) {
+    if (up.shape(1) != down.shape(0) || up.size() == 0 || down.size() == 0)
+        throw std::invalid_argument("up [out, rank] and down [rank, in] are " + std::to_string(up.shape(0)) + " x " +
+                                    std::to_string(up.shape(1)) + " and " + std::to_string(down.shape(0)) + " x " +
+                                    std::to_string(down.shape(1)));
+    new (pair) LowRank(up.shape(0), down.shape(1), down.shape(0), up.data(), down.data());
+}
+
 class PyDecoder {
 public:
     PyDecoder(const ModelWeights& weights, int64_t num_pages, const std::string& cache_type, int num_threads)
@@ -156,6 +164,14 @@ NB_MODULE(_native, m) {
         });
     m.def("pack", &pack, "codes"_a, "scales"_a, "format"_a, "num_threads"_a = 0);
 
+    nb::class_<LowRank>(m, "LowRank")
+        .def("__init__", &new_low_rank, "up"_a, "down"_a)
+        .def_ro("rows", &LowRank::rows)
+        .def_ro("cols", &LowRank::cols)
+        .def_ro("rank", &LowRank::rank)
+        .def_prop_ro("size", [](const LowRank& pair) { return pair.down.size() + pair.up.size(); })
+        .def_prop_ro("num_bytes", &LowRank::num_bytes);
+
     nb::class_<Rope>(m, "Rope")
         .def("__init__",
              [](Rope* rope, std::vector<float> inverse_frequencies, float attention_factor) {
@@ -184,17 +200,23 @@ NB_MODULE(_native, m) {
                 std::shared_ptr<Matrix> down, const Optional& q_bias, const Optional& k_bias, const Optional& v_bias,
                 const Optional& o_bias, const Optional& gate_bias, const Optional& up_bias, const Optional& down_bias,
                 const Optional& q_norm, const Optional& k_norm, const Optional& attn_sub_norm, const Optional& ffn_sub_norm,
-                const Optional& attn_output_norm, const Optional& ffn_output_norm) {
+                const Optional& attn_output_norm, const Optional& ffn_output_norm, std::shared_ptr<LowRank> q_correction,
+                std::shared_ptr<LowRank> k_correction, std::shared_ptr<LowRank> v_correction, std::shared_ptr<LowRank> o_correction,
+                std::shared_ptr<LowRank> gate_correction, std::shared_ptr<LowRank> up_correction,
+                std::shared_ptr<LowRank> down_correction) {
                  new (layer) LayerWeights{vector_of(input_norm), vector_of(post_attention_norm), q, k, v, o, gate, up, down,
                                           vector_of(q_bias), vector_of(k_bias), vector_of(v_bias), vector_of(o_bias), vector_of(gate_bias),
                                           vector_of(up_bias), vector_of(down_bias), vector_of(q_norm), vector_of(k_norm),
                                           vector_of(attn_sub_norm), vector_of(ffn_sub_norm), vector_of(attn_output_norm),
-                                          vector_of(ffn_output_norm)};
+                                          vector_of(ffn_output_norm), q_correction, k_correction, v_correction, o_correction,
+                                          gate_correction, up_correction, down_correction};
              },
              nb::kw_only(), "input_norm"_a, "post_attention_norm"_a, "q"_a, "k"_a, "v"_a, "o"_a, "gate"_a, "up"_a, "down"_a, "q_bias"_a.none(),
              "k_bias"_a.none(), "v_bias"_a.none(), "o_bias"_a.none(), "gate_bias"_a.none(), "up_bias"_a.none(),
              "down_bias"_a.none(), "q_norm"_a.none(), "k_norm"_a.none(), "attn_sub_norm"_a.none(), "ffn_sub_norm"_a.none(),
-             "attn_output_norm"_a.none(), "ffn_output_norm"_a.none());
+             "attn_output_norm"_a.none(), "ffn_output_norm"_a.none(), "q_correction"_a.none(), "k_correction"_a.none(),
+             "v_correction"_a.none(), "o_correction"_a.none(), "gate_correction"_a.none(), "up_correction"_a.none(),
+             "down_correction"_a.none());
     nb::class_<ModelWeights>(m, "ModelWeights")
         .def("__init__",
              [](ModelWeights* weights, const DecoderConfig& config, std::shared_ptr<Matrix> embedding, std::shared_ptr<Matrix> head,

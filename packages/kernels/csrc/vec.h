@@ -28,6 +28,7 @@ constexpr int kWidth = 4;
 typedef float Vec __attribute__((vector_size(kWidth * 4)));
 typedef int32_t VecInt __attribute__((vector_size(kWidth * 4)));
 typedef int8_t VecByte __attribute__((vector_size(kWidth)));
+typedef uint8_t VecUByte __attribute__((vector_size(kWidth)));
 
 inline Vec load(const float* x) {
     Vec v;
@@ -66,11 +67,19 @@ inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec abs(Vec a) { return (Vec)((VecInt)a & 0x7fffffff); }
 
 inline float sum(Vec v) {  // halves onto halves: the same order for every width below the first
-    float lanes[kWidth];
-    store(lanes, v);
-    for (int half = kWidth / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
+#if defined(__AVX512F__)
+    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1));
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), upper);
+#elif defined(__AVX2__)
+    const __m256 eight = (__m256)v;
+#endif
+#if defined(__AVX2__)
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 inline int32_t sum(VecInt v) {
 #if defined(__AVX512F__)
@@ -97,6 +106,28 @@ inline Vec round_even(Vec x) {
 
 inline VecInt to_int(Vec x) { return __builtin_convertvector(x, VecInt); }
 inline Vec to_float(VecInt x) { return __builtin_convertvector(x, Vec); }
+
+// Bytes to int32 and back (the lowest 8 bits). GCC 12 takes such vectors apart number by number, where
+// __builtin_convertvector is all that it is told.
+#if defined(__AVX512F__)
+inline VecInt widened(VecByte bytes) { return (VecInt)_mm512_cvtepi8_epi32((__m128i)bytes); }
+inline VecInt widened(VecUByte bytes) { return (VecInt)_mm512_cvtepu8_epi32((__m128i)bytes); }
+inline VecByte narrowed(VecInt x) { return (VecByte)_mm512_cvtepi32_epi8((__m512i)x); }
+#elif defined(__AVX2__)
+inline VecInt widened(VecByte bytes) { return (VecInt)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&bytes))); }
+inline VecInt widened(VecUByte bytes) { return (VecInt)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&bytes))); }
+inline VecByte narrowed(VecInt x) {
+    const __m256i lowest = _mm256_set1_epi32(0x0c080400);
+    const __m256i picked = _mm256_shuffle_epi8((__m256i)x, lowest);
+    VecByte bytes;
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(&bytes), _mm_unpacklo_epi32(_mm256_castsi256_si128(picked), _mm256_extracti128_si256(picked, 1)));
+    return bytes;
+}
+#else
+inline VecInt widened(VecByte bytes) { return __builtin_convertvector(bytes, VecInt); }
+inline VecInt widened(VecUByte bytes) { return __builtin_convertvector(bytes, VecInt); }
+inline VecByte narrowed(VecInt x) { return __builtin_convertvector(x, VecByte); }
+#endif
 
 // e^x with a relative error below 2e-7 for -87 <= x <= 88; arguments outside are clamped to that range. 2^n * p(r), |r| <= ln(2) / 2.
 inline Vec exp(Vec x) {

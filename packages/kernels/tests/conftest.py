@@ -181,6 +181,8 @@ def reference_linear(matrix: tk.Matrix, linear: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.sub_norm, self.bias = linear.sub_norm, linear.bias
+            corrected = isinstance(linear, bitnet_arch.BitLinearLRC)
+            self.factors = (linear.lrc_u, linear.lrc_v) if corrected else None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.sub_norm is not None:
@@ -189,6 +191,9 @@ def reference_linear(matrix: tk.Matrix, linear: Any) -> Any:
             y = (torch.nn.functional.linear(rounded.codes.double(), values()) / rounded.inverse_scale).to(
                 x.dtype
             )
+            if self.factors is not None:
+                u, v = self.factors
+                y = y + x @ v @ u.t()
             return y if self.bias is None else y + self.bias
 
     return Fixed()
@@ -233,27 +238,36 @@ def load_master(folder: Path) -> tk.ModelWeights:
     return load_model(folder, quantize_master)
 
 
-def convert_and_pin(model: Any, scheme: str, fit_ids: Any, folder: Path) -> TinyModel:
-    """Converts a dense model by bitnet_arch, saves it, and loads it packed."""
+def convert_and_pin(model: Any, scheme: str, fit_ids: Any, folder: Path, rank: int = 0) -> TinyModel:
+    """Converts a dense model by bitnet_arch, with corrections of a rank, saves it, and loads it packed."""
+    import torch
+
     import bitnet_arch
 
     config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
     bitnet_arch.convert(model.eval(), config, fit_ids)
+    if rank:
+        bitnet_arch.install_low_rank(model, rank)
+        generator = torch.Generator().manual_seed(2)
+        for name, parameter in model.named_parameters():
+            if "lrc_" in name:
+                torch.nn.init.normal_(parameter, std=0.2, generator=generator)
     bitnet_arch.save_checkpoint(model, None, folder, {"stage": "stage2"})
     weights = load_master(folder)
     return TinyModel(weights, pin_to_packed(model, weights))
 
 
 def make_tiny(family: str, scheme: str, overrides: dict[str, Any], folder: Path) -> TinyModel:
-    """A random model of a family that bitnet_arch converts."""
+    """A random model of a family that bitnet_arch converts; override `rank` gives it low-rank corrections."""
     import torch
     import transformers
 
     options = {"vocab_size": VOCAB, "num_hidden_layers": 2, "max_position_embeddings": 1024} | overrides
+    rank = options.pop("rank", 0)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{family}Config")(**options))
     randomize(model)
-    return convert_and_pin(model, scheme, torch.randint(3, VOCAB, (8, 64)), folder)
+    return convert_and_pin(model, scheme, torch.randint(3, VOCAB, (8, 64)), folder, rank)
 
 
 def make_bitnet(activation: str, folder: Path, **overrides: Any) -> TinyModel:

@@ -203,8 +203,8 @@ def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: py
     kernels._module_of.cache_clear()
     told = kernels.describe(torch.device(DEVICE))
     assert "Triton" in told
-    lacking = "adamw, attention, code_gradients, compensate, descend, latent_codes, latent_gradients"
-    assert told.endswith(f"; PyTorch operators for {lacking}")
+    lacking = "adamw, attention, code_gradients, compensate, descend, int8_columns, latent_codes"
+    assert told.endswith(f"; PyTorch operators for {lacking}, latent_gradients, turn")
     weight = layer.weight.detach().to(DEVICE)
     assert kernel_for("ternarize", torch.float32, weight) is gpu.ternarize
     assert kernel_for("latent_codes", torch.float32, weight) is None

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import ternary_kernels as tk
+from wf_formats.families.block import HF_STEMS
 
 TOLERANCE = 2e-4
 MEAN_TOLERANCE = 1e-2
@@ -100,6 +101,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
             rope_parameters=GEMMA_ROPES,
         ),
     ),
+    "llama-tensor-corrected": ("Llama", "tensor", shape(96, 208, 6, 2, 16, rank=5)),
+    "qwen2-group64-corrected": ("Qwen2", "group64", shape(128, 704, 7, 1, 64, rank=19)),
     "bitnet-silu": ("BitNet", "silu", shape(128, 224, 4, 1, 32)),
     "bitnet-relu2": ("BitNet", "relu2", shape(160, 256, 8, 2, 20)),
 }
@@ -186,8 +189,22 @@ def test_a_scale_off_by_one_percent_fails_the_comparison(name, case, logits_of, 
         assert np.quantile(moved, 0.25) > 5 * TOLERANCE, where
 
 
-def test_any_number_of_threads_gives_the_same_bits(case, logits_of):
-    given = case("qwen2-group64")
+def test_a_correction_off_by_one_percent_fails_the_comparison(case, logits_of, differences, feeding):
+    given = case("qwen2-group64-corrected")
+    for part in feeding.parts:
+        stem = f"model.layers.1.{HF_STEMS[part]}"
+        u, v = (factor.detach().numpy() for factor in given.model.reference.get_submodule(stem).factors)
+        wrong = tk.LowRank(u * np.float32(1.01), np.ascontiguousarray(v.T))
+        layers = list(given.model.weights.layers)
+        layers[1] = dataclasses.replace(layers[1], **{f"{part}_correction": wrong})
+        moved = dataclasses.replace(given.model.weights, layers=layers)
+        found = differences(logits_of(moved, given.texts), given.expected)
+        assert np.quantile(found, 0.25) > 2 * TOLERANCE, part
+
+
+@pytest.mark.parametrize("name", ["qwen2-group64", "qwen2-group64-corrected"])
+def test_any_number_of_threads_gives_the_same_bits(name, case, logits_of):
+    given = case(name)
     one = logits_of(given.model.weights, given.texts)
     for threads in (2, 3, 5):
         for ours, others in zip(
@@ -237,7 +254,15 @@ def test_long_contexts_reach_every_page(tiny, logits_of, differences):
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-tensor", "qwen3-group128", "mistral-group64-window", "gemma3-group64", "bitnet-relu2"]
+    "name",
+    [
+        "llama-tensor",
+        "qwen3-group128",
+        "mistral-group64-window",
+        "gemma3-group64",
+        "bitnet-relu2",
+        "qwen2-group64-corrected",
+    ],
 )
 def test_every_instruction_set_agrees(name, case, logits_of, differences):
     given = case(name)
@@ -302,6 +327,9 @@ def test_decoder_refuses_weights_that_do_not_fit(case):
 
     refused = {
         "layer 1 q is 32 x 96, the configuration wants 96 x 96": with_layer(q=second.k),
+        "layer 1 q_correction is of a matrix of 32 x 96, this one is 96 x 96": with_layer(
+            q_correction=tk.LowRank(np.ones((32, 2), np.float32), np.ones((2, 96), np.float32))
+        ),
         "layer 1 input_norm has 95 values, the configuration wants 96": with_layer(
             input_norm=second.input_norm[1:]
         ),
@@ -316,6 +344,8 @@ def test_decoder_refuses_weights_that_do_not_fit(case):
     for message, wrong in refused.items():
         with pytest.raises(ValueError, match=message):
             tk.Decoder(wrong, 4)
+    with pytest.raises(ValueError, match=r"up \[out, rank\] and down \[rank, in\] are 32 x 2 and 3 x 96"):
+        tk.LowRank(np.ones((32, 2), np.float32), np.ones((3, 96), np.float32))
     with pytest.raises(ValueError, match="unknown cache type 'f8'; known: f32, f16, int8"):
         tk.Decoder(weights, 4, "f8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"num_threads must be 0 \(one per core\) or more, got -1"):

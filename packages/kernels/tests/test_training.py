@@ -5,6 +5,7 @@ import torch
 from beside_pytorch import compare, no_worse_than_pytorch, norm_case, random, results, swiglu_case
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ternary_kernels import training
 from ternary_kernels.training import ops
@@ -123,6 +124,53 @@ def test_swiglu_and_its_gradients(size: int, dtype: torch.dtype, threads: None) 
     compare(ops.swiglu, *swiglu_case(2, 19, size, dtype=dtype), SEEDS, "cpu")
 
 
+@pytest.mark.parametrize("most", [1, 8])
+@pytest.mark.parametrize(("rows", "cols", "groups"), [(1, 1, 1), (5, 60, 4), (33, 384, 6), (17, 70, None)])
+def test_groups_become_int8_columns(
+    rows: int, cols: int, groups: int | None, most: int, threads: None
+) -> None:
+    codes = torch.randint(-most, most + 1, (rows, cols), dtype=torch.int8)
+    scales = random(rows, groups or 1).abs() + 1e-3
+    largest = scales.amax(0, keepdim=True)
+    multiples = (scales / largest * (127 / most)).round().to(torch.int8).unsqueeze(-1)
+    columns, column_scales = training.int8_columns(codes, scales if groups else scales[:, 0], most)
+    assert torch.equal(columns, (codes.view(rows, groups or 1, -1) * multiples).view(codes.shape))
+    expected = (largest[0] * (most / 127)).repeat_interleave(cols // (groups or 1))
+    assert torch.equal(column_scales, expected)
+
+
+@pytest.mark.parametrize(("dtype", "of_angles"), [*zip(DTYPES, DTYPES, strict=True), (DTYPES[1], DTYPES[0])])
+@pytest.mark.parametrize(("heads", "key_heads", "size"), [(1, 1, 2), (3, 1, 30), (4, 2, 64), (2, 2, 66)])
+@pytest.mark.parametrize("own_angles", [False, True])
+def test_positions_are_turned_as_by_the_operators(
+    heads: int,
+    key_heads: int,
+    size: int,
+    own_angles: bool,
+    dtype: torch.dtype,
+    of_angles: torch.dtype,
+    threads: None,
+) -> None:
+    """To the bit, forward and backward; bfloat16 beside float32 angles is rounded at the end."""
+    cosine, sine = random(2, 2 if own_angles else 1, 19, size, seed=5).to(of_angles)
+    q, k = (random(2, 19, n, size, dtype=dtype, seed=n).requires_grad_() for n in (heads, key_heads))
+    found = ops.turn(q, k, cosine, sine)
+    theirs = apply_rotary_pos_emb(q, k, cosine, sine, unsqueeze_dim=2)
+    upstream = [random(*x.shape, dtype=dtype, seed=9) for x in (q, k)]
+    mine, reference = (
+        torch.autograd.grad([y.to(dtype) for y in turned], [q, k], upstream) for turned in (found, theirs)
+    )
+    for x, y in zip((*found, *mine), (*theirs, *reference), strict=True):
+        assert torch.equal(x, y.to(dtype))
+    compare(
+        lambda x: ops.turn(x, x, cosine, sine)[1],
+        lambda x: apply_rotary_pos_emb(x, x, cosine.to(x.dtype), sine.to(x.dtype), unsqueeze_dim=2)[1],
+        lambda seed: ([random(*q.shape, dtype=dtype, seed=seed)], upstream[0]),
+        SEEDS,
+        "cpu",
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 15, 64, 1000, 49153])
 def test_cross_entropy_and_its_gradient(size: int, dtype: torch.dtype, threads: None) -> None:
@@ -234,6 +282,15 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     codes = torch.zeros(4, 64, dtype=torch.int8)
     with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
         training.group_product(codes, torch.ones(4, 1), codes, torch.ones(4, 3), torch.float32)
+    with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
+        training.int8_columns(codes, torch.ones(4, 3), 1)
+    heads = random(2, 3, 1, 6)
+    with pytest.raises(ValueError, match=r"heads \[2, 3, 1, 6\] are not turned by angles \[3, 3, 6\]"):
+        ops.turn(heads, heads, random(3, 3, 6), random(3, 3, 6))
+    with pytest.raises(ValueError, match=r"cosine is \[1, 3, 4\], not \[1, 3, 6\]"):
+        ops.turn(heads, heads, random(1, 3, 4), random(1, 3, 4))
+    with pytest.raises(ValueError, match=r"heads \[2, 3, 1, 5\] are not turned"):
+        ops.turn(heads[..., :5], heads[..., :5], random(1, 3, 5), random(1, 3, 5))
 
 
 @pytest.mark.slow
@@ -245,3 +302,5 @@ def test_operators_keep_the_contracts_of_torch_library() -> None:
     x, weight = random(4, 32).requires_grad_(), nn.Parameter(random(32, seed=1))
     torch.library.opcheck(ops.rms_norm, (x, weight, 1e-5))
     torch.library.opcheck(ops.swiglu, (x, random(4, 32, seed=2).requires_grad_()))
+    q, k = (random(2, 3, heads, 6, seed=heads).requires_grad_() for heads in (4, 2))
+    torch.library.opcheck(ops.turn, (q, k, random(1, 3, 6), random(1, 3, 6, seed=1)))

@@ -548,6 +548,7 @@ def test_a_tokenizer_of_another_model_is_an_error(
         ("scale_rate", -1.0, "above 0"),
         ("vector_rate", 0.0, "above 0"),
         ("minutes", 0.0, "above 0"),
+        ("distil_share", 1.5, "at most 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:
@@ -558,6 +559,11 @@ def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, wh
 def test_a_refinement_step_must_find_its_sequences() -> None:
     with pytest.raises(ConfigError, match=r"training\.ternarize\.tokens=2047 .*at least 2048"):
         check_ternarize(TernarizeConfig(tokens=2047, sequence_length_tokens=512, refine_batch_size=4))
+
+
+def test_a_share_of_no_time() -> None:
+    with pytest.raises(ConfigError, match=r"ternarize\.distil_share=0\.5 .* no training\.ternarize\.minutes"):
+        check_ternarize(TernarizeConfig(distil_share=0.5))
 
 
 def test_a_wrong_value_ends_the_command_with_2(

@@ -80,6 +80,22 @@ def test_two_processes_equal_one_and_resume(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_follow_one_plan(cli_from_stage1: Any, kind: str) -> None:
+    """By a real clock: the ranks would wait for each other without end if their plans differed."""
+    minutes = [*OPTIONS, "training.max_steps=null", "training.minutes=0.3", f"distributed={kind}"]
+    more = ["distributed.accelerator=cpu", "experiment=planned"]
+    arguments = cli_from_stage1.arguments("stage2_pretrain", *minutes, *more)
+    assert "steps fit into training.minutes=0.3" in _start(arguments)
+    folder = cli_from_stage1.folder("stage2_pretrain", "planned")
+    planned = int((folder / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
+    shutil.rmtree(folder / "final")
+    assert "resuming from" in _start(arguments)
+    steps = int((folder / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
+    assert 10 <= steps <= planned + 20
+
+
+@pytest.mark.slow
 def test_ddp_checkpoint_continues_under_fsdp(cli_from_stage1: Any) -> None:
     def arguments(kind: str) -> list[str]:
         more = [f"distributed={kind}", "distributed.accelerator=cpu", "experiment=change"]

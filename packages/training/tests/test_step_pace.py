@@ -164,7 +164,7 @@ def test_a_run_that_goes_on_keeps_plan_and_time(tmp_path: Path) -> None:
     ("options", "least"),
     [
         ([], 10),
-        (["schedule.warmup=100", "schedule.decay=0.2"], 125),
+        (["schedule.warmup=100", "schedule.decay=0.2"], 124),
         (["schedule.unit=tokens", "schedule.warmup=81920", "schedule.decay=0"], 20),
         (["schedule.warmup=0", "schedule.decay=1.0", "schedule.unit=steps"], 10),
         (["lambda_warmup_steps=40"], 41),

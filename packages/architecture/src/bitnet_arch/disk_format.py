@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, BitNetConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bitnet_arch.hf import WrinkleFreeConfig
-from wf_formats.families.block import SUB_NORM_SITES
+from wf_formats.families.block import SUB_NORM_SITES, producer
 from wf_formats.families.support import why_not_stock_bitnet
 
 BITNET_QUANTIZATION = {
@@ -104,11 +104,7 @@ def _fold(state: dict[str, Tensor], conversion: WrinkleFreeConfig, sign: int) ->
     """Multiplies the producers of each SubLN input by 2^(sign k); powers of two are exact."""
     folded = dict(state)
     for consumer, log2_floor in conversion.sub_norm_log2_floor.items():
-        for site in SUB_NORM_SITES:
-            if not consumer.endswith(site.consumer):
-                continue
-            producer = consumer.removesuffix(site.consumer) + site.producer
-            for name in (f"{producer}.weight", f"{producer}.bias"):
-                if name in folded:
-                    folded[name] = folded[name] * 2.0 ** (sign * log2_floor)
+        for name in (f"{producer(consumer)}.weight", f"{producer(consumer)}.bias"):
+            if name in folded:
+                folded[name] = folded[name] * 2.0 ** (sign * log2_floor)
     return folded

@@ -1,4 +1,4 @@
-"""What else of a model the training kernels compute: attention, RMSNorm and the gated activation SwiGLU.
+"""What else of a model the training kernels compute: attention, rotary positions, RMSNorm and SwiGLU.
 
 `use_kernels` exchanges the classes of a loaded model's modules, so names, parameters, hooks and checkpoints
 stay as they are; it changes nothing where there are no kernels or a module computes something else.
@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 
 from bitnet_arch.attention import use_attention
 from bitnet_arch.kernels import kernel_for
+from bitnet_arch.rotary import turning
 
 _SWIGLU_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
@@ -36,15 +37,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def use_kernels(model: nn.Module) -> None:
-    """Attention, RMSNorm and SwiGLU of the model compute by kernels, on devices that have some."""
+    """Attention, rotary positions, norms and SwiGLU of the model compute by kernels, where there are some."""
     use_attention(model)
     for module in model.modules():
-        if isinstance(module, (_NormForward, _SwigluForward)):
+        if isinstance(module, (_NormForward, _SwigluForward)) or hasattr(module, "turns_by_kernel"):
             continue
         if _is_plain_norm(module):
             module.__class__ = _with_kernels(cast("Hashable", type(module)), _NormForward)
         elif _is_swiglu(module):
             module.__class__ = _with_kernels(cast("Hashable", type(module)), _SwigluForward)
+        elif _is_attention(module) and (with_kernels := turning(cast("Hashable", type(module)))) is not None:
+            module.__class__ = with_kernels
 
 
 def _is_plain_norm(module: nn.Module) -> bool:
@@ -55,6 +58,10 @@ def _is_plain_norm(module: nn.Module) -> bool:
 def _is_swiglu(module: nn.Module) -> bool:
     children = dict(module.named_children())
     return children.keys() == _SWIGLU_PARTS and isinstance(children["act_fn"], type(ACT2FN["silu"]))
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Attention")
 
 
 class _NormForward:

@@ -135,6 +135,9 @@ def _int8_columns(weight: QuantizedMatrix[Tensor]) -> tuple[Tensor, Tensor]:
     The products over outputs need it: there, weights that are summed differ in their group's scale. Values
     are off by at most 1/254 of the largest of their column.
     """
+    if (compute := kernel_for("int8_columns", weight.scales.dtype, weight.codes, weight.scales)) is not None:
+        found: tuple[Tensor, Tensor] = compute(weight.codes, weight.scales, _largest_code(weight))
+        return found
     codes, scales = weight.codes, weight.scales.view(weight.codes.shape[0], -1)
     largest = scales.amax(0, keepdim=True)
     multiples = (scales / largest * (127 / _largest_code(weight))).round_().to(torch.int8)

@@ -28,6 +28,7 @@ Kernel = Literal[
     "descend",
     "divergence_rows",
     "group_product",
+    "int8_columns",
     "latent_codes",
     "latent_gradients",
     "quantize_columns",
@@ -36,6 +37,7 @@ Kernel = Literal[
     "scale_sums",
     "swiglu",
     "ternarize",
+    "turn",
 ]
 """Those of the CPU; another device's module may have fewer."""
 _PACKAGES = {"ternary_kernels", "triton"}

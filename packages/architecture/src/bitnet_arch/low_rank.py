@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from bitnet_arch.families import block_linears, blocks
 from bitnet_arch.linear import BitLinear
+from wf_formats.schemes import LOW_RANK_FACTORS
 
-FACTORS = ("lrc_u", "lrc_v")
-"""Parameters of a corrected layer, as tensors of a checkpoint end."""
+FACTORS = LOW_RANK_FACTORS
+"""Parameters of a corrected layer."""
 BITS = 16
 """Of a number of U and V, as figures count it: float32 is stored, half of it would do."""
 

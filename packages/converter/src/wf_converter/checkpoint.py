@@ -1,13 +1,14 @@
 """A converted checkpoint folder as the exporters see it: config, conversion record and raw tensors.
 
 Tensors are read one at a time from the safetensors files, so that exporting needs memory for one
-matrix, not for the model. Names are those of the folder (Hugging Face). The floor of SubLN is already
-folded into the weights on disk (see bitnet_arch), so nothing here has to know of it.
+matrix, not for the model. Names are those of the folder (Hugging Face). The floor of SubLN is folded into the
+weights: on disk already in stock bitnet folders (see bitnet_arch), else where they are read.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,19 +23,23 @@ from safetensors import safe_open
 import bitnet_arch
 from wf_converter.errors import ExportError
 from wf_formats.families import FAMILIES, family_of
-from wf_formats.families.block import HF_STEMS
+from wf_formats.families.block import HF_STEMS, OWN_NORMS, producer
 from wf_formats.families.layers import rope_parameters
 from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.json_file import read_json
+from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix
+from wf_formats.models.hf_config import checked_floors, checked_rank
 from wf_formats.packaged import PACKAGED_MODEL
 from wf_formats.safetensors_file import open_folder
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import GROUP_SIZES, LOW_RANK_FACTORS
 
 PACKAGED_LICENSE = "apache-2.0"
 TERNARY_SUFFIXES = tuple(
     dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
 )
+_OF_OUTPUTS = ("weight", "bias", LOW_RANK_FACTORS[0])
+"""What a linear's output grows with."""
 CONFIG_ERRORS = (
     StrictDataclassError,
     ValueError,
@@ -59,6 +64,10 @@ class ConvertedCheckpoint:
     sub_norm: bool
     files: dict[str, Path] = field(repr=False)
     """Tensor name -> safetensors file."""
+    low_rank: int = 0
+    """Rank of the linears' corrections; 0: they have none."""
+    log2_floors: Mapping[str, int] = field(default_factory=dict)
+    """Exponents of SubLN floors that the weights do not have in them, by the linear that feeds the norm."""
 
     @property
     def model_type(self) -> str:
@@ -122,6 +131,18 @@ class ConvertedCheckpoint:
                     digest.update(block)
         return digest.hexdigest()
 
+    @property
+    def names(self) -> list[str]:
+        """Tensors of the model without its corrections."""
+        return [name for name in self.files if not (self.low_rank and name.endswith(LOW_RANK_FACTORS))]
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Stems of Hugging Face names that differ from block.HF_STEMS."""
+        family = family_of(self.model_type)
+        own_norms = OWN_NORMS if self.sub_norm and not family.has_sub_norms else {}
+        return {**family.renamed, **own_norms}
+
     def is_ternary(self, name: str) -> bool:
         return name.startswith("model.layers.") and name.endswith(TERNARY_SUFFIXES)
 
@@ -130,10 +151,12 @@ class ConvertedCheckpoint:
             return tuple(file.get_slice(name).get_shape())
 
     def torch_tensor(self, name: str) -> torch.Tensor:
-        """The tensor as fp32."""
+        """The tensor as fp32, floors of SubLN folded in."""
         with safe_open(self.files[name], framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(name)
-        return tensor.float()
+        linear, _, kind = name.rpartition(".")
+        floor = self.log2_floors.get(linear, 0) if kind in _OF_OUTPUTS else 0
+        return tensor.float() * 2.0**-floor
 
     def tensor(self, name: str) -> np.ndarray:
         """The tensor as fp32."""
@@ -163,13 +186,28 @@ class ConvertedCheckpoint:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
         return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
 
+    def check_correction(self, name: str) -> None:
+        """Raises: ExportError where a factor is missing, or does not fit a master weight and the rank."""
+        linear = name.removesuffix(".weight")
+        for factor, size in zip(LOW_RANK_FACTORS, self.shape(name), strict=True):
+            name, expected = f"{linear}.{factor}", (size, self.low_rank)
+            found = self.shape(name) if name in self.files else None
+            if found != expected:
+                what = "is missing" if found is None else f"has the shape {list(found)}"
+                raise ExportError(f"{self.folder}: {name} {what}, expected {list(expected)}")
+
+    def correction(self, name: str) -> LowRankPair:
+        """The low-rank correction of a master weight."""
+        up, down = (self.tensor(f"{name.removesuffix('.weight')}.{factor}") for factor in LOW_RANK_FACTORS)
+        return LowRankPair(up, np.ascontiguousarray(down.T))
+
 
 def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """Opens a checkpoint folder.
 
     Raises:
-        ExportError: no config, no weights, the model was never converted to ternary weights, has low-rank
-            corrections, or a scheme that no installed package knows.
+        ExportError: no config, no weights, the model was never converted to ternary weights, or has a scheme
+            that no installed package knows.
         LoadError: a file is damaged, or missing beside its index.
     """
     folder = Path(folder)
@@ -190,15 +228,24 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
         )
     if not isinstance(conversion, dict) or not isinstance(conversion.get("scheme"), str):
         raise ExportError(f"{folder / META_FILE} is damaged: conversion is {conversion!r:.80}")
-    if rank := conversion.get("low_rank"):
-        raise ExportError(
-            f"{folder} has low-rank corrections (rank {rank}) of its ternary weights, and no export holds "
-            "them; the folder itself runs in PyTorch (wf eval), or export the checkpoint that they were made "
-            "from"
-        )
-    quantizer = _ternary_quantizer(conversion["scheme"])
-    sub_norm = bool(conversion.get("sub_norm"))
-    return ConvertedCheckpoint(folder, config, meta, quantizer, sub_norm, open_folder(folder).paths)
+    return ConvertedCheckpoint(
+        folder=folder,
+        config=config,
+        meta=meta,
+        quantizer=_ternary_quantizer(conversion["scheme"]),
+        sub_norm=bool(conversion.get("sub_norm")),
+        files=open_folder(folder).paths,
+        low_rank=checked_rank(conversion.get("low_rank", 0)),
+        log2_floors=_unfolded_floors(config, conversion),
+    )
+
+
+def _unfolded_floors(config: Mapping[str, Any], conversion: Mapping[str, Any]) -> dict[str, int]:
+    """By the linear that feeds the SubLN; stock bitnet folders have them in their weights."""
+    if config["model_type"] == "bitnet":
+        return {}
+    floors = checked_floors(conversion.get("sub_norm_log2_floor") or {})
+    return {producer(consumer): floor for consumer, floor in floors.items()}
 
 
 def _config(folder: Path) -> dict[str, Any]:

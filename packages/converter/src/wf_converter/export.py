@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 
 ONLY_FOR = {
-    "--format gguf": ("type", "embeddings", "license"),
+    "--format gguf": ("type", "embeddings", "license", "adapter"),
     "--format hf": ("linear_class", "dtype"),
     "--verify": ("text", "tokens", "tolerance", "json_output"),
 }
@@ -58,6 +58,10 @@ def export(
     ] = "bitlinear",
     dtype: Annotated[str, typer.Option(help="hf: float32 or bfloat16 of the other tensors.")] = "float32",
     license: Annotated[str | None, typer.Option(help="gguf: SPDX name for general.license.")] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="gguf: file for low-rank corrections (a LoRA adapter), if the model has some."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier export (hf) or the file of that name (gguf).")
     ] = False,
@@ -85,16 +89,22 @@ def export(
       wf export --checkpoint runs/x/stage2/final --format hf --output x-bitnet
     """
     _refuse_ignored(ctx, {f"--format {format}"} | ({"--verify"} if verify else set()))
-    _check_target(output, checkpoint, format, overwrite)
-    proof = Proof.prepare(checkpoint, text, tokens, tolerance, json_output, output) if verify else None
+    _check_target("--output", output, checkpoint, format, overwrite)
+    if adapter is not None:
+        _check_target("--adapter", adapter, checkpoint, Format.GGUF, overwrite)
+        check_apart(adapter, output)
+    proof = None
+    if verify:
+        proof = Proof.prepare(checkpoint, text, tokens, tolerance, json_output, output, adapter)
     if format is Format.GGUF:
-        _export_gguf(checkpoint, output, type, embeddings, license)
+        _export_gguf(checkpoint, output, type, embeddings, license, adapter)
     else:
         _export_hf(checkpoint, output, linear_class, dtype)
-    console.print(f"wrote {output}", soft_wrap=True)
+    written = str(output) if adapter is None else f"{output} and {adapter}"
+    console.print(f"wrote {written}", soft_wrap=True)
     _warn_of_template(checkpoint)
     if proof is not None:
-        proof.run(output)
+        proof.run(output, adapter)
 
 
 def _warn_of_template(checkpoint: Path) -> None:
@@ -119,7 +129,7 @@ def _is_given(ctx: typer.Context, option: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _check_target(output: Path, checkpoint: Path, format: Format, overwrite: bool) -> None:
+def _check_target(option: str, output: Path, checkpoint: Path, format: Format, overwrite: bool) -> None:
     check_apart(output, checkpoint)
     check_way(output)
     if format is Format.GGUF:
@@ -127,19 +137,31 @@ def _check_target(output: Path, checkpoint: Path, format: Format, overwrite: boo
     else:
         check_folder(output, EXPORT)
     if output.exists() and not overwrite:
-        raise RequestError(f"--output {output} exists; pass --overwrite, or choose another path")
+        raise RequestError(f"{option} {output} exists; pass --overwrite, or choose another path")
 
 
 def _export_gguf(
-    checkpoint: Path, output: Path, wanted: str, embeddings: str, license_name: str | None
+    checkpoint: Path,
+    output: Path,
+    wanted: str,
+    embeddings: str,
+    license_name: str | None,
+    adapter: Path | None,
 ) -> None:
     from wf_converter.gguf_export import prepare_gguf
 
     prepared = prepare_gguf(checkpoint, wanted, embeddings, license_name)
+    prepared.check_adapter(adapter)
     console.print(gguf_table(prepared))
+    if rank := prepared.checkpoint.low_rank:
+        bits = prepared.correction_bits_per_weight
+        console.print(
+            f"low-rank corrections of rank {rank}: {bits:.2f} bits a weight more, in {adapter}",
+            soft_wrap=True,
+        )
     with Progress(console=console) as progress:
         task = progress.add_task("writing", total=prepared.num_bytes)
-        prepared.write(output, lambda tensor: progress.advance(task, tensor.num_bytes))
+        prepared.write(output, lambda tensor: progress.advance(task, tensor.num_bytes), adapter)
 
 
 def _export_hf(checkpoint: Path, output: Path, linear_class: str, dtype: str) -> None:
@@ -169,8 +191,13 @@ def gguf_table(prepared: GgufExport) -> Table:
     table.add_column("why")
     for (kind, type_name, reason), sizes in groups.items():
         table.add_row(kind, type_name, *_totals(sizes), reason)
+    if prepared.corrections:
+        totals = _totals([tensor.num_bytes for tensor in prepared.corrections])
+        table.add_row("low-rank corrections", "f32", *totals, "the adapter")
     table.add_section()
-    table.add_row("total", "", *_totals([tensor.num_bytes for tensor in prepared.tensors]), "")
+    table.add_row(
+        "total", "", *_totals([tensor.num_bytes for tensor in [*prepared.tensors, *prepared.corrections]]), ""
+    )
     return table
 
 

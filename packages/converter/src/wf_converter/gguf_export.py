@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from gguf import GGUFWriter
-from gguf.constants import GGMLQuantizationType
 
 from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
+from wf_converter.gguf_adapter import plan_adapter
+from wf_converter.gguf_adapter import write_keys as write_adapter_keys
 from wf_converter.gguf_arch import gguf_architecture, write_hyperparameters
 from wf_converter.gguf_plan import AUTO, TensorPlan, export_type, plan_tensors
+from wf_converter.gguf_writing import write_gguf
 from wf_formats.atomic import atomic_file
+from wf_formats.errors import RequestError
 from wf_formats.families import GgufArch
 from wf_formats.families.block import HF_HEAD
 from wf_formats.gguf.codecs import EXPORT_TYPES
-from wf_formats.models.gguf_seal import SEAL_KEY, structure_digest
+from wf_formats.models.gguf_adapter import RANK_KEY, SOURCE_KEY
 from wf_formats.tokenizer import GgufTokenizer, TokenizerError, gguf_tokenizer
 
 QUANTIZATION_VERSION = 2
-
-
-class _Written(np.ndarray):
-    """gguf-py writes by `tofile`, and numpy's own tells of a full disk without saying so (no errno)."""
-
-    def tofile(self, file: Any, sep: str = "", format: str = "%s") -> None:
-        file.write(self.data.cast("B"))
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,8 @@ class GgufExport:
     tensors: list[TensorPlan]
     tokenizer: GgufTokenizer
     license: str | None
+    corrections: list[TensorPlan] = field(default_factory=list)
+    """Of the adapter's file; empty for a model without low-rank corrections."""
 
     @property
     def architecture(self) -> str:
@@ -51,44 +49,50 @@ class GgufExport:
     @property
     def num_bytes(self) -> int:
         """Bytes of tensor data."""
-        return sum(tensor.num_bytes for tensor in self.tensors)
+        return sum(tensor.num_bytes for tensor in [*self.tensors, *self.corrections])
 
-    def write(self, path: Path, on_tensor: Callable[[TensorPlan], None] | None = None) -> None:
+    @property
+    def correction_bits_per_weight(self) -> float:
+        """What the corrections add to each ternary weight."""
+        num_weights = sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.is_ternary)
+        return 8 * sum(tensor.num_bytes for tensor in self.corrections) / num_weights
+
+    def check_adapter(self, adapter: Path | None) -> None:
+        """Raises: RequestError where corrections have no file to go to, or a file would have none."""
+        folder, rank = self.checkpoint.folder, self.checkpoint.low_rank
+        if rank and adapter is None:
+            raise RequestError(
+                f"{folder} has low-rank corrections (rank {rank}), which go into a file of their own, a LoRA "
+                "adapter of llama.cpp: say where with --adapter FILE"
+            )
+        if not rank and adapter is not None:
+            raise RequestError(f"{folder} has no low-rank corrections: leave --adapter {adapter} out")
+
+    def write(
+        self,
+        path: Path,
+        on_tensor: Callable[[TensorPlan], None] | None = None,
+        adapter: Path | None = None,
+    ) -> None:
         """Writes the file under a temporary name beside `path`, syncs it and renames it.
 
         Args:
             on_tensor: called after each tensor (progress).
+            adapter: file for the low-rank corrections of a model that has some; both appear, or none.
+
+        Raises:
+            RequestError: as `check_adapter`.
         """
-        with atomic_file(path) as temporary:
-            self._write(temporary, on_tensor)
+        self.check_adapter(adapter)
+        with ExitStack() as files:
+            model = files.enter_context(atomic_file(path))
+            if adapter is not None:
+                beside = files.enter_context(atomic_file(adapter))
+                write_gguf(beside, self.architecture, self._add_adapter_keys, self.corrections, on_tensor)
+            write_gguf(model, self.architecture, self._add_keys, self.tensors, on_tensor)
 
-    def _write(self, path: Path, on_tensor: Callable[[TensorPlan], None] | None) -> None:
-        writer = GGUFWriter(path, self.architecture)
-        self._add_keys(writer)
-        for tensor in self.tensors:
-            # Told as int8 so that gguf-py takes the shape as it is: it knows no block size of Q2_0.
-            dtype = np.dtype(np.int8)
-            kind = cast(GGMLQuantizationType, tensor.type)  # only its number is written
-            writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.num_bytes, kind)
-        writer.add_string(SEAL_KEY, self._digest(writer))
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for tensor in self.tensors:
-                data = np.ascontiguousarray(tensor.produce()).view(_Written)
-                assert data.nbytes == tensor.num_bytes, (tensor.name, data.nbytes, tensor.num_bytes)
-                writer.write_tensor_data(data)
-                if on_tensor is not None:
-                    on_tensor(tensor)
-        finally:
-            writer.close()
-
-    def _digest(self, writer: GGUFWriter) -> str:
-        (stored,) = writer.kv_data
-        keys = ((name, int(entry.type), entry.value) for name, entry in stored.items())
-        tensors = ((tensor.name, tensor.shape, int(tensor.type)) for tensor in self.tensors)
-        return structure_digest(self.architecture, keys, tensors)
+    def _add_adapter_keys(self, writer: GGUFWriter) -> None:
+        write_adapter_keys(writer, self.checkpoint, self.tokenizer.model_name(self.checkpoint.name))
 
     def _add_keys(self, writer: GGUFWriter) -> None:
         checkpoint = self.checkpoint
@@ -104,7 +108,9 @@ class GgufExport:
         writer.add_string("wrinklefree.scheme", checkpoint.scheme)
         writer.add_bool("wrinklefree.sub_norm", checkpoint.sub_norm)
         writer.add_string("wrinklefree.stage", str(checkpoint.meta.get("stage", "unknown")))
-        writer.add_string("wrinklefree.source_sha256", checkpoint.fingerprint)
+        writer.add_string(SOURCE_KEY, checkpoint.fingerprint)
+        if checkpoint.low_rank:
+            writer.add_uint32(RANK_KEY, checkpoint.low_rank)
         if run := checkpoint.meta.get("fingerprint"):
             writer.add_string("wrinklefree.run_fingerprint", str(run))
 
@@ -135,6 +141,7 @@ def prepare_gguf(
         tensors=plan_tensors(checkpoint, arch, wanted, embeddings),
         tokenizer=_tokenizer(checkpoint),
         license=license_name or checkpoint.license,
+        corrections=plan_adapter(checkpoint, arch),
     )
 
 
@@ -148,7 +155,7 @@ def _tokenizer(checkpoint: ConvertedCheckpoint) -> GgufTokenizer:
 def size_label(checkpoint: ConvertedCheckpoint) -> str:
     """Number of parameters as model names give it: 135M, 1.2B."""
     tied = {HF_HEAD} if checkpoint.is_tied else set()
-    count = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.files if name not in tied)
+    count = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names if name not in tied)
     if count < 1e6:
         return f"{count / 1e3:.0f}K"
     return f"{count / 1e6:.0f}M" if count < 1e9 else f"{count / 1e9:.1f}B"

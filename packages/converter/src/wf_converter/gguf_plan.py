@@ -12,9 +12,10 @@ TQ1_0 is smaller (1.69 bits) and slower than TQ2_0, so it is only taken when ask
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from gguf import quants
@@ -25,7 +26,7 @@ from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import permute_rows
 from wf_converter.gguf_layers import rope_divisors
 from wf_formats.errors import FormatError
-from wf_formats.families import Family, GgufArch, family_of
+from wf_formats.families import GgufArch, family_of
 from wf_formats.families.block import (
     GGUF_ROPE_FREQS,
     HF_EMBEDDING,
@@ -59,13 +60,13 @@ class TensorPlan:
         return self.type.label
 
 
-def gguf_name(name: str, family: Family | None = None) -> str:
+def gguf_name(name: str, renamed: Mapping[str, str] = MappingProxyType({})) -> str:
     """GGUF name of a checkpoint tensor; raises ExportError for one that GGUF has no place for.
 
     Args:
-        family: whose names it has; matrices are called the same in all.
+        renamed: of the checkpoint; matrices are called the same in all.
     """
-    target = gguf_name_of(name, {} if family is None else family.renamed)
+    target = gguf_name_of(name, renamed)
     if target is None:
         raise ExportError(f"{name}: no GGUF tensor corresponds to it; alternative: --format hf")
     return target
@@ -134,8 +135,7 @@ def plan_tensors(
         ExportError: a tensor has no place or would lose information.
     """
     plans: list[TensorPlan] = []
-    family = family_of(checkpoint.model_type)
-    for name in sorted(checkpoint.files, key=_file_order):
+    for name in sorted(checkpoint.names, key=_file_order):
         if name == HF_HEAD and checkpoint.is_tied:
             continue
         if checkpoint.is_ternary(name):
@@ -144,10 +144,10 @@ def plan_tensors(
         elif name in (HF_EMBEDDING, HF_HEAD):
             plans.append(_plan_embedding(checkpoint, name, embeddings))
         else:
-            target = gguf_name(name, family)
-            plans.append(_plan_f32(target, checkpoint.shape(name), partial(_vector, checkpoint, arch, name)))
+            target = gguf_name(name, checkpoint.renamed)
+            plans.append(plan_f32(target, checkpoint.shape(name), partial(_vector, checkpoint, arch, name)))
     if (divisors := rope_divisors(checkpoint, arch)) is not None:
-        plans.append(_plan_f32(GGUF_ROPE_FREQS, divisors.shape, lambda: divisors))
+        plans.append(plan_f32(GGUF_ROPE_FREQS, divisors.shape, lambda: divisors))
     if arch.has_sinks:
         plans.extend(_plan_sinks(checkpoint))
     return plans
@@ -157,7 +157,7 @@ def _plan_sinks(checkpoint: ConvertedCheckpoint) -> Iterator[TensorPlan]:
     """Attention sinks that weigh nothing, for architectures that must have some."""
     sinks = np.full(checkpoint.config["num_attention_heads"], NO_SINK, np.float32)
     for layer in range(checkpoint.config["num_hidden_layers"]):
-        yield _plan_f32(gguf_sinks_name(layer), sinks.shape, lambda: sinks)
+        yield plan_f32(gguf_sinks_name(layer), sinks.shape, lambda: sinks)
 
 
 def _file_order(name: str) -> tuple[int, str]:
@@ -175,7 +175,8 @@ def _vector(checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str) -> np.nd
     return vector + np.float32(offset) if offset and not name.endswith(".bias") else vector
 
 
-def _plan_f32(name: str, shape: tuple[int, ...], produce: Callable[[], np.ndarray]) -> TensorPlan:
+def plan_f32(name: str, shape: tuple[int, ...], produce: Callable[[], np.ndarray]) -> TensorPlan:
+    """A tensor that is written as it is."""
     num_bytes = TensorType.F32.num_bytes(int(np.prod(shape)))
     return TensorPlan(name, shape, TensorType.F32, num_bytes, "small, kept exact", produce)
 
@@ -219,14 +220,14 @@ def _plan_ternary(
     num_bytes = rows * kind.row_bytes(columns)
     yield TensorPlan(target, (rows, columns), kind, num_bytes, reason, produce, is_ternary=True)
     if has_scale_tensor:
-        yield _plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.ternary(name).scales.reshape(1))
+        yield plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.ternary(name).scales.reshape(1))
 
 
 def _has_scale_tensors(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> bool:
     """Else the scale stands in each block, as fp16.
 
     llama.cpp multiplies by the tensors in some architectures only, and there after adding a bias of the
-    feed-forward part, which it would scale, too.
+    feed-forward part or, in some releases and parts, a low-rank correction, which it would scale, too.
     """
-    is_whole = not checkpoint.is_group_scaled
-    return is_whole and arch.has_matrix_scales and not checkpoint.config.get("mlp_bias")
+    is_whole, is_alone = not checkpoint.is_group_scaled, not checkpoint.config.get("mlp_bias")
+    return is_whole and arch.has_matrix_scales and is_alone and not checkpoint.low_rank

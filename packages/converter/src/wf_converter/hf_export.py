@@ -75,7 +75,7 @@ class HfExport:
     @property
     def names(self) -> list[str]:
         tied = {HF_HEAD} if self.checkpoint.is_tied else set()
-        return sorted(set(self.checkpoint.files) - tied)
+        return sorted(set(self.checkpoint.names) - tied)
 
     def write(self, folder: Path, on_tensor: Callable[[str], None] = lambda name: None) -> None:
         """Writes the folder atomically, replacing an earlier export and nothing else.
@@ -153,6 +153,12 @@ def prepare_hf(
     if linear_class not in list(LinearClass):
         raise ExportError(f"unknown linear class {linear_class!r}; known: {', '.join(LinearClass)}")
     checkpoint = open_checkpoint(folder)
+    if checkpoint.low_rank:
+        raise ExportError(
+            f"{folder} has low-rank corrections (rank {checkpoint.low_rank}) of its ternary weights, which "
+            "no packed Hugging Face folder holds: export to GGUF with an adapter (--format gguf --adapter "
+            "FILE), or serve the folder as it is (wf serve)"
+        )
     try:
         check_hf(checkpoint.config, checkpoint.scheme, checkpoint.sub_norm)
     except LoadError as error:

@@ -67,6 +67,7 @@ def inspect_model(path: Path) -> Inspection:
 
 def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
     from wf_formats.gguf import open_gguf
+    from wf_formats.models.gguf_adapter import RANK_KEY, is_adapter
 
     file = open_gguf(path)
     keys, arch = file.keys, file.keys.get("general.architecture")
@@ -81,11 +82,12 @@ def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "tokenizer": keys.get("tokenizer.ggml.pre", keys.get("tokenizer.ggml.model")),
         "chat template": "yes" if "tokenizer.chat_template" in keys else "no",
         "scheme": keys.get("wrinklefree.scheme"),
+        "rank of corrections": keys.get(RANK_KEY),
         "stage": keys.get("wrinklefree.stage"),
     }
     tensors = file.tensors.values()
     rows = [(_role(t.name, t.shape), t.type_name, t.num_weights, t.num_bytes) for t in tensors]
-    return "GGUF file", facts, _grouped(rows)
+    return "GGUF adapter" if is_adapter(file) else "GGUF file", facts, _grouped(rows)
 
 
 def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:

@@ -44,6 +44,9 @@ def verify_command(
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write the findings there instead of to stdout.")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="GGUF file with the low-rank corrections of the export.")
+    ] = None,
 ) -> None:
     """Proves an export against its checkpoint; exit code 1 where it differs beyond the tolerance.
 
@@ -51,7 +54,8 @@ def verify_command(
 
       wf verify --checkpoint runs/x/stage2/final --export x.gguf
     """
-    Proof.prepare(checkpoint, text, tokens, tolerance, json_output, export).run(export)
+    proof = Proof.prepare(checkpoint, text, tokens, tolerance, json_output, export, adapter)
+    proof.run(export, adapter)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Proof:
         tolerance: float,
         json_output: Path | None,
         export: Path,
+        adapter: Path | None = None,
     ) -> Self:
         """Raises: UserError for a value, a text, a tokenizer or a target that cannot be used."""
         check_request(tokens, tolerance)
@@ -79,6 +84,8 @@ class Proof:
             check_report(json_output, REPORT_KEYS)
             check_apart(json_output, checkpoint)
             check_apart(json_output, export)
+            if adapter is not None:
+                check_apart(json_output, adapter)
         ids = token_ids(checkpoint, text, tokens)
         if len(ids) < MIN_TOKENS:
             raise RequestError(
@@ -87,12 +94,12 @@ class Proof:
             )
         return cls(checkpoint, ids, tolerance, json_output)
 
-    def run(self, export: Path) -> None:
+    def run(self, export: Path, adapter: Path | None = None) -> None:
         """Verifies, prints the findings as JSON and exits with 1 where they are beyond the tolerance."""
         from wf_converter.verify import verify
 
         with console.status(f"verifying with {len(self.ids)} tokens"):
-            found = verify(self.checkpoint, export, self.ids, self.tolerance)
+            found = verify(self.checkpoint, export, self.ids, self.tolerance, adapter)
         _report(found, self.json_output)
         if not found.passed:
             raise typer.Exit(1)

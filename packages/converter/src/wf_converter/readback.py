@@ -11,13 +11,16 @@ import transformers
 from safetensors import safe_open
 
 from wf_converter.checkpoint import ConvertedCheckpoint
+from wf_converter.gguf_adapter import corrections
 from wf_converter.gguf_arch import gguf_architecture, permute_rows
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import LinearClass
 from wf_formats.families.block import gguf_scale_name
 from wf_formats.file_names import WEIGHTS_FILE
 from wf_formats.gguf import GgufFile
+from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
+from wf_formats.models.gguf_adapter import GgufAdapter
 from wf_formats.packed_codes import unpack_inputs, unpack_rows
 
 
@@ -82,7 +85,7 @@ class HfWeights:
 
 def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeights) -> WeightCheck:
     """Reads all ternary matrices back and compares codes and scales with the checkpoint's."""
-    names = [name for name in checkpoint.files if checkpoint.is_ternary(name)]
+    names = [name for name in checkpoint.names if checkpoint.is_ternary(name)]
     num_wrong, worst_error, worst = 0, 0.0, ""
     for name in names:
         expected = export.expected_order(name, checkpoint.ternary(name))
@@ -93,6 +96,20 @@ def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeigh
         if wrong or error > worst_error or not worst:
             worst, worst_error = name, max(error, worst_error)
     return WeightCheck(len(names), num_wrong, worst_error, worst)
+
+
+def wrong_corrections(checkpoint: ConvertedCheckpoint, adapter: GgufAdapter) -> list[str]:
+    """GGUF names of matrices whose low-rank correction in the adapter is not the checkpoint's, to the bit."""
+    wrong = []
+    for correction in corrections(checkpoint, gguf_architecture(checkpoint)):
+        expected, found = correction.pair(), adapter.pair(correction.matrix)
+        if found is None or not _is_equal(expected, found):
+            wrong.append(correction.matrix)
+    return wrong
+
+
+def _is_equal(left: LowRankPair, right: LowRankPair) -> bool:
+    return np.array_equal(left.up, right.up) and np.array_equal(left.down, right.down)
 
 
 def _scale_error(values: np.ndarray, expected: NumpyMatrix) -> float:

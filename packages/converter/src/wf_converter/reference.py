@@ -69,12 +69,22 @@ ROUNDINGS: Mapping[str, Rounding] = {"f32": keep, "q8_0": round_q8_0} | {
 
 
 class RoundedLinear(nn.Module):
-    """y = round(norm(x)) W^T + b with fixed weights: a linear layer as an inference runtime runs it."""
+    """y = round(norm(x)) W^T + b with fixed weights: a linear layer as an inference runtime runs it.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, norm: nn.Module | None, rounding: Rounding):
+    Factors U, V of a low-rank correction add norm(x) V U^T.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: nn.Module | None,
+        rounding: Rounding,
+        factors: tuple[Tensor, Tensor] | None = None,
+    ):
         super().__init__()
         self.weight, self.bias, self.norm = weight, bias, norm
-        self.rounding = rounding
+        self.rounding, self.factors = rounding, factors
         self.gain = 1.0
         """Factor on the weight scale, to ask what a wrong scale would do."""
 
@@ -82,7 +92,11 @@ class RoundedLinear(nn.Module):
         """[..., in] -> [..., out]."""
         if self.norm is not None:
             x = self.norm(x)
-        return F.linear(self.rounding(x) * self.gain, self.weight, self.bias)
+        y = F.linear(self.rounding(x) * self.gain, self.weight, self.bias)
+        if self.factors is None:
+            return y
+        up, down = self.factors
+        return y + F.linear(F.linear(x, down.t()), up)
 
 
 def reference_model(folder: Path | str) -> Any:
@@ -111,7 +125,8 @@ def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bo
             matrix = replace(matrix, scales=matrix.scales.half().float())
         weight = matrix.values()
         rounding = ROUNDINGS[types[name]]
-        model.set_submodule(name, RoundedLinear(weight, layer.bias, layer.sub_norm, rounding))
+        factors = (layer.lrc_u, layer.lrc_v) if isinstance(layer, bitnet_arch.BitLinearLRC) else None
+        model.set_submodule(name, RoundedLinear(weight, layer.bias, layer.sub_norm, rounding, factors))
     head_type = types["lm_head"]
     head = _stored(model.lm_head.weight, head_type)
     embeddings = _stored(model.model.embed_tokens.weight, types["model.embed_tokens"])

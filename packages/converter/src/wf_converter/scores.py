@@ -25,16 +25,21 @@ def torch_scores(model: Any, ids: Sequence[int]) -> TokenScores:
     return TokenScores(np.asarray(ids[1:]), *score_tokens(model, ids))
 
 
-def llamacpp_scores(path: Path, ids: Sequence[int]) -> TokenScores:
+def llamacpp_scores(path: Path, ids: Sequence[int], adapter: Path | None = None) -> TokenScores:
     """Scores of `ids[1:]` by llama.cpp, on one thread, without roundings of the runtime's own choice.
 
     Its defaults, an fp16 cache and flash attention, add roundings that no export is at fault for.
+
+    Args:
+        adapter: with the model's low-rank corrections.
 
     Raises:
         ExportError: llama.cpp refuses the file.
     """
     try:
-        with GgufScorer(path, len(ids), num_threads=1, cache_type="f32", flash_attention=False) as scorer:
+        with GgufScorer(
+            path, len(ids), num_threads=1, cache_type="f32", flash_attention=False, adapter=adapter
+        ) as scorer:
             return scorer.score(ids)
     except EngineError as error:
         raise ExportError(f"llama.cpp does not load {path}: {error}") from error

@@ -5,7 +5,7 @@ Two independent checks:
 weights   every matrix is read back from the export and compared with the checkpoint's codes and
           scales: codes equal, scales within fp16 rounding (2**-11; exact where stored as fp32). Finds a
           scale off by 1 % in any single matrix, also where the network cannot show it (a scale
-          before SubLN cancels).
+          before SubLN cancels). Low-rank corrections are equal to the bit.
 scores    the export runs in its own runtime (llama.cpp, transformers) on a text, and its per-token
           log-probs are compared with PyTorch on the checkpoint. For GGUF the judged reference makes
           llama.cpp's activation roundings (reference.py); the difference to the model as trained is
@@ -45,15 +45,22 @@ from wf_converter.proof_limits import (
     MAX_STANDARD_ERROR,
     check_request,
 )
-from wf_converter.readback import GgufWeights, HfWeights, WeightCheck, check_weights
+from wf_converter.readback import (
+    GgufWeights,
+    HfWeights,
+    WeightCheck,
+    check_weights,
+    wrong_corrections,
+)
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
 from wf_formats.errors import LoadError
 from wf_formats.families import family_of
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
-from wf_formats.gguf import GgufError, GgufFile, open_gguf
+from wf_formats.gguf import GgufError, GgufFile
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
-from wf_formats.models import open_model
+from wf_formats.models import ModelFile, open_model
+from wf_formats.models.gguf_model import GgufModel
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Verification:
     tokens: int
     tolerance: float
     weights: WeightCheck
+    wrong_corrections: list[str]
+    """Matrices whose low-rank correction is not the checkpoint's, to the bit."""
     judged: Difference
     """Export against the reference with the runtime's own roundings."""
     scales: ScaleEstimate
@@ -87,6 +96,8 @@ class Verification:
         if not self.weights.max_scale_error <= FP16_RELATIVE_ERROR:
             error = self.weights.max_scale_error
             found.append(f"scale of {self.weights.worst} is off by {error:.2%}")
+        if wrong := self.wrong_corrections:
+            found.append(f"the low-rank corrections of {len(wrong)} matrices differ, the first of {wrong[0]}")
         return found + self._score_problems()
 
     def _score_problems(self) -> list[str]:
@@ -111,6 +122,7 @@ def verify(
     export: Path | str,
     ids: Sequence[int],
     tolerance: float = DEFAULT_TOLERANCE,
+    adapter: Path | None = None,
 ) -> Verification:
     """Compares an export with its checkpoint.
 
@@ -119,6 +131,7 @@ def verify(
         export: GGUF file or exported Hugging Face folder.
         ids: 64 to 4096 token ids of ordinary text.
         tolerance: mean |difference| of log-probs that passes, in nats.
+        adapter: GGUF file with the low-rank corrections, for a checkpoint that has some.
 
     Raises:
         ExportError: too few tokens or too many, the export cannot be read at all, or is not of this
@@ -126,24 +139,27 @@ def verify(
     """
     check_request(len(ids), tolerance)
     checkpoint, export = open_checkpoint(folder), Path(export)
-    check_export(checkpoint, export)
+    opened = open_export(checkpoint, export, adapter)
     model = reference_model(folder)
     as_trained = judged = torch_scores(model, ids)
-    if export.is_dir():
+    wrong: list[str] = []
+    if not isinstance(opened, GgufModel):
         runtime, weights = "transformers", check_weights(checkpoint, HfWeights(export))
         scores = torch_scores(load_export(export), ids)
         emulate_llamacpp(model, unrounded_types(model))
     else:
-        file = open_gguf(export)
-        runtime, weights = "llama.cpp", check_weights(checkpoint, GgufWeights(file, checkpoint))
-        scores = llamacpp_scores(export, ids)
-        judged = torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
+        runtime, weights = "llama.cpp", check_weights(checkpoint, GgufWeights(opened.file, checkpoint))
+        if opened.adapter is not None:
+            wrong = wrong_corrections(checkpoint, opened.adapter)
+        scores = llamacpp_scores(export, ids, adapter)
+        judged = torch_scores(emulate_llamacpp(model, tensor_types(model, opened.file)), ids)
     return Verification(
         export=str(export),
         runtime=runtime,
         tokens=len(ids),
         tolerance=tolerance,
         weights=weights,
+        wrong_corrections=wrong,
         judged=Difference.between(judged, scores),
         scales=ScaleEstimate.fit(judged, scores, scale_sensitivity(model, ids)),
         as_trained=Difference.between(as_trained, scores),
@@ -152,14 +168,16 @@ def verify(
     )
 
 
-def check_export(checkpoint: ConvertedCheckpoint, export: Path) -> None:
+def open_export(checkpoint: ConvertedCheckpoint, export: Path, adapter: Path | None) -> ModelFile:
     """Raises: ExportError for what is damaged or incomplete, no export, or one of another model."""
-    if not export.exists():
-        raise ExportError(f"there is no file or folder {export}")
+    for path in (export, *([] if adapter is None else [adapter])):
+        if not path.exists():
+            raise ExportError(f"there is no file or folder {path}")
     try:
-        found = open_model(export).config
+        model = open_model(export, adapter=adapter)
     except (LoadError, GgufError) as error:
         raise ExportError(f"no export that could be proved: {error}") from error
+    found = model.config
     for setting, value in (
         ("hidden_size", found.hidden_size),
         ("intermediate_size", found.intermediate_size),
@@ -172,6 +190,12 @@ def check_export(checkpoint: ConvertedCheckpoint, export: Path) -> None:
                 f"{export} is no export of {checkpoint.folder}: {setting} is {value} there and "
                 f"{checkpoint.config[setting]} in the checkpoint"
             )
+    if bool(checkpoint.low_rank) != (adapter is not None):
+        raise ExportError(
+            f"{export} is no export of {checkpoint.folder}: the rank of its low-rank corrections is "
+            f"{checkpoint.low_rank}, and the export has {'no' if adapter is None else 'an'} adapter"
+        )
+    return model
 
 
 def unrounded_types(model: Any) -> Mapping[str, str]:

@@ -43,6 +43,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Of tasks in PyTorch.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="All cores if not given.")] = None,
     kind: Annotated[ModelKind | None, typer.Option(help="Recognised if not given.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="GGUF file of low-rank corrections beside a GGUF model.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     answers: Annotated[
         Path | None, typer.Option(help="JSONL file for what was answered to each item of the tasks.")
@@ -59,7 +62,7 @@ def evaluate(
     texts, names = text or [], [name.strip() for name in tasks.split(",") if name.strip()]
     _check_request(model_path, kind, texts, names, tasks_dir, data_dir, output, answers)
     start_s = time.perf_counter()
-    model = open_model(model_path, context, kind, threads)
+    model = open_model(model_path, context, kind, threads, adapter)
     try:
         scores, said = _tasks(model, names, tasks_dir, data_dir, limit, batch_size)
         found: dict[str, Any] = {

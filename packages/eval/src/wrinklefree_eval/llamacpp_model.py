@@ -24,10 +24,12 @@ class LlamaCppModel:
 
     kind = ModelKind.GGUF
 
-    def __init__(self, path: Path, context_tokens: int, num_threads: int | None) -> None:
+    def __init__(
+        self, path: Path, context_tokens: int, num_threads: int | None, adapter: Path | None = None
+    ) -> None:
         self.path, self.context_tokens = path, context_tokens
         try:
-            self.engine = LlamaCppEngine(path, EngineOptions(context_tokens, num_threads))
+            self.engine = LlamaCppEngine(path, EngineOptions(context_tokens, num_threads, adapter))
             scorer = self.engine.scorer
         except EngineError as error:
             raise EvalError(f"{error}; --kind native runs what `wf serve` runs") from error

@@ -29,10 +29,12 @@ class NativeModel:
 
     kind = ModelKind.NATIVE
 
-    def __init__(self, path: Path, context_tokens: int, num_threads: int | None) -> None:
+    def __init__(
+        self, path: Path, context_tokens: int, num_threads: int | None, adapter: Path | None = None
+    ) -> None:
         self.path, self.context_tokens = path, context_tokens
         try:
-            self.engine = NativeEngine(path, EngineOptions(context_tokens, num_threads))
+            self.engine = NativeEngine(path, EngineOptions(context_tokens, num_threads, adapter))
         except EngineError as error:
             raise EvalError(str(error)) from error
         self.tokenizer = load_tokenizer(path)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wrinklefree_eval.errors import EvalRequestError
 from wrinklefree_eval.models import EvalModel, ModelKind, recognise
 
 
 def open_model(
-    path: Path, context_tokens: int, kind: ModelKind | None = None, num_threads: int | None = None
+    path: Path,
+    context_tokens: int,
+    kind: ModelKind | None = None,
+    num_threads: int | None = None,
+    adapter: Path | None = None,
 ) -> EvalModel:
     """Load the model at `path`.
 
@@ -17,6 +22,7 @@ def open_model(
         context_tokens: Longest list of ids that will be scored.
         kind: None recognises it.
         num_threads: None leaves it to the runtime.
+        adapter: GGUF file of low-rank corrections beside a GGUF model.
 
     Raises:
         EvalError: It is not recognised or cannot be loaded.
@@ -25,11 +31,13 @@ def open_model(
     if kind is ModelKind.GGUF:
         from wrinklefree_eval.llamacpp_model import LlamaCppModel
 
-        return LlamaCppModel(path, context_tokens, num_threads)
+        return LlamaCppModel(path, context_tokens, num_threads, adapter)
     if kind is ModelKind.NATIVE:
         from wrinklefree_eval.native_model import NativeModel
 
-        return NativeModel(path, context_tokens, num_threads)
+        return NativeModel(path, context_tokens, num_threads, adapter)
+    if adapter is not None:
+        raise EvalRequestError(f"adapter {adapter} belongs to a GGUF file, which {path} is not: leave it out")
     from wrinklefree_eval.torch_model import load_torch_model
 
     return load_torch_model(path, kind, context_tokens, num_threads)

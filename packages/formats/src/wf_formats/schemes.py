@@ -1,4 +1,4 @@
-"""Names of ternary weights, as wrinklefree.json, config.json and configurations spell them."""
+"""Names of ternary weights and their corrections, as folders and configurations spell them."""
 
 from __future__ import annotations
 
@@ -11,3 +11,5 @@ MASTER_METHOD = "wrinklefree"
 """quant_method of a folder with float master weights (a training checkpoint)."""
 PACKED_METHOD = "wrinklefree_packed"
 """quant_method of a folder with packed codes (packed_codes.py) and group scales."""
+LOW_RANK_FACTORS = ("lrc_u", "lrc_v")
+"""U [out, rank] and V [in, rank] of a linear with a low-rank correction, as tensors of a checkpoint end."""

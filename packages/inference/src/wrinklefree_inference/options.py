@@ -21,6 +21,7 @@ from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
 
 DEFAULT_CONTEXT_TOKENS = 4096
 ALL_CORES = "All cores if not given."
+ADAPTER = "GGUF file of low-rank corrections beside the model's (a LoRA adapter)."
 _VISIBLE = "On a machine with others (command lines can be read by all) better $WF_API_KEY"
 
 
@@ -72,6 +73,7 @@ class EngineOptions:
         ),
     ] = None
     num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
+    adapter: Annotated[Path | None, Flag("--adapter", ADAPTER)] = None
 
     @property
     def context_tokens_or_default(self) -> int:

@@ -67,16 +67,15 @@ TK_INLINE int exponent_of(VecInt magnitudes) {
     return (most + (1 << kDropped) - 1) >> 23;
 }
 
-typedef uint8_t VecCode __attribute__((vector_size(kWidth)));
 TK_INLINE VecInt get_codes(const uint8_t* codes, Whole) {
-    VecCode bytes;
+    VecUByte bytes;
     std::memcpy(&bytes, codes, sizeof bytes);
-    return __builtin_convertvector(bytes, VecInt);
+    return widened(bytes);
 }
 TK_INLINE VecInt get_codes(const uint8_t* codes, First part) {
-    VecCode bytes{};
+    VecUByte bytes{};
     std::memcpy(&bytes, codes, part.lanes);
-    return __builtin_convertvector(bytes, VecInt);
+    return widened(bytes);
 }
 template <typename Part>
 TK_INLINE void put_codes(uint8_t* out, VecInt codes, Part part) {

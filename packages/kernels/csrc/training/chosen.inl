@@ -33,7 +33,7 @@ float code_gradient(const int8_t* codes, int64_t size, const float* grad) {
     for (; i + kWidth <= size; i += kWidth) {
         VecByte bytes;
         std::memcpy(&bytes, codes + i, sizeof bytes);
-        totals = fma(load(grad + i), to_float(__builtin_convertvector(bytes, VecInt)), totals);
+        totals = fma(load(grad + i), to_float(widened(bytes)), totals);
     }
     for (; i < size; ++i) total += codes[i] * grad[i];
     return total + sum(totals);

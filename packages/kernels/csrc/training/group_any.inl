@@ -2,6 +2,7 @@
 
 #include "training/adamw.inl"
 #include "training/chosen.inl"
+#include "training/turned.inl"
 
 namespace tk {
 namespace {

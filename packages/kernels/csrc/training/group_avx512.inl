@@ -7,6 +7,7 @@
 
 #include "training/adamw.inl"
 #include "training/chosen.inl"
+#include "training/turned.inl"
 
 namespace tk {
 namespace {

@@ -23,11 +23,13 @@ TK_INLINE Vec load(const Bf16* x) {
     std::memcpy(&bits, x, sizeof bits);
     return (Vec)(__builtin_convertvector(bits, VecUint) << 16);
 }
-TK_INLINE void store(Bf16* out, Vec v) {  // nearest even; a NaN stays one
+TK_INLINE VecUint half_bits(Vec v) {  // of bfloat16, nearest even; a NaN stays one
     const VecUint bits = (VecUint)v;
     const VecUint rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const VecUint kept = ((VecInt)bits & kMagnitude) > kInfinity ? VecUint{} + 0x7fc0 : rounded;
-    const auto halves = __builtin_convertvector(kept, VecShort);
+    return ((VecInt)bits & kMagnitude) > kInfinity ? VecUint{} + 0x7fc0 : rounded;
+}
+TK_INLINE void store(Bf16* out, Vec v) {
+    const auto halves = __builtin_convertvector(half_bits(v), VecShort);
     std::memcpy(out, &halves, sizeof halves);
 }
 
@@ -59,11 +61,11 @@ TK_INLINE void put(T* out, Vec v, First part) {
     std::memcpy(out, lanes, part.lanes * sizeof(T));
 }
 TK_INLINE void put_bytes(int8_t* out, VecInt v, Whole) {
-    const auto bytes = __builtin_convertvector(v, VecByte);
+    const auto bytes = narrowed(v);
     std::memcpy(out, &bytes, sizeof bytes);
 }
 TK_INLINE void put_bytes(int8_t* out, VecInt v, First part) {
-    const auto bytes = __builtin_convertvector(v, VecByte);
+    const auto bytes = narrowed(v);
     std::memcpy(out, &bytes, part.lanes);
 }
 TK_INLINE VecInt get_ints(const int32_t* x, Whole) {
@@ -213,6 +215,10 @@ void group_sums(const int8_t* codes, int64_t size, int64_t group, int32_t* sums)
     }
 }
 
+void multiply_codes(const int8_t* codes, int64_t size, int32_t multiple, int8_t* out) {
+    for (int64_t i = 0; i < size; ++i) out[i] = static_cast<int8_t>(codes[i] * multiple);
+}
+
 template <typename T>
 float norm_row(const T* x, const float* weight, int64_t size, float eps, T* out) {
     Vec squares{};
@@ -260,16 +266,17 @@ void swiglu_backward(const T* grad, const T* gate, const T* up, int64_t size, T*
     });
 }
 
-// Sum of exp(logits - most): float32 within short runs, float64 across them.
+// Sum of exp(logits - most), which are put into `terms`: float32 within short runs, float64 across them.
 template <typename T>
-double sum_exp(const T* logits, int64_t size, float most) {
+double sum_exp(const T* logits, int64_t size, float most, float* terms) {
     constexpr int64_t kRun = 64 * kWidth;
     double total = 0;
     for (int64_t start = 0; start < size; start += kRun) {
         Vec run{};
         over_row(std::min(kRun, size - start), [&](int64_t i, auto part) TK_INLINED {
-            const Vec terms = exp(get(logits + start + i, part) - most);
-            run += only(terms, Vec{}, part);
+            const Vec term = exp(get(logits + start + i, part) - most);
+            put(terms + start + i, term, part);
+            run += only(term, Vec{}, part);
         });
         total += sum(run);
     }
@@ -290,25 +297,26 @@ float peak_of(const T* logits, int64_t size) {
 }
 
 template <typename T>
-double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_factor) {
+double cross_entropy_row(T* logits, int64_t size, int64_t label, float grad_factor, float* scratch) {
     const float most = peak_of(logits, size);
     if (std::isnan(most)) return most;
-    const double total = sum_exp(logits, size, most);
+    const double total = sum_exp(logits, size, most, scratch);
     const float of_label = get(logits + label, First{1})[0];
     const double loss = std::log(total) + most - of_label;
     if (grad_factor == 0) return loss;
     const float factor = static_cast<float>(grad_factor / total);
-    over_row(size, [&](int64_t i, auto part) TK_INLINED { put(logits + i, exp(get(logits + i, part) - most) * factor, part); });
+    over_row(size, [&](int64_t i, auto part) TK_INLINED { put(logits + i, get(scratch + i, part) * factor, part); });
     const float share = std::exp(of_label - most) * factor;
     put(logits + label, splat(share - grad_factor), First{1});
     return loss;
 }
 
 template <typename T>
-double divergence_row(T* logits, const T* expected, int64_t size, float grad_factor) {
+double divergence_row(T* logits, const T* expected, int64_t size, float grad_factor, float* scratch) {
     const float most = peak_of(logits, size), most_expected = peak_of(expected, size);
     if (std::isnan(most) || std::isnan(most_expected)) return std::numeric_limits<double>::quiet_NaN();
-    const double total = sum_exp(logits, size, most), total_expected = sum_exp(expected, size, most_expected);
+    const float *terms = scratch, *terms_expected = scratch + size;
+    const double total = sum_exp(logits, size, most, scratch), total_expected = sum_exp(expected, size, most_expected, scratch + size);
     const float share = static_cast<float>(1 / total), share_expected = static_cast<float>(1 / total_expected);
     // sum of p (log p - log q), where log p - log q = (expected - most_expected) - (logits - most) + log(total / total_expected)
     double mean = 0;
@@ -318,34 +326,32 @@ double divergence_row(T* logits, const T* expected, int64_t size, float grad_fac
         over_row(std::min(kRun, size - start), [&](int64_t offset, auto part) TK_INLINED {
             const int64_t i = start + offset;
             const Vec left = get(expected + i, part) - most_expected, right = get(logits + i, part) - most;
-            const Vec p = exp(left) * share_expected;
+            const Vec p = get(terms_expected + i, part) * share_expected;
             run += only(p * (left - right), Vec{}, part);
-            if (grad_factor != 0) put(logits + i, (exp(right) * share - p) * grad_factor, part);
+            if (grad_factor != 0) put(logits + i, (get(terms + i, part) * share - p) * grad_factor, part);
         });
         mean += sum(run);
     }
     return mean + std::log(total / total_expected);
 }
 
-typedef uint8_t VecMask __attribute__((vector_size(kWidth)));
-
 // True (-1) where a byte is not 0; without bytes, everywhere.
 TK_INLINE VecInt allowed_lanes(const uint8_t* allowed, Whole) {
     if (!allowed) return VecInt{} - 1;
-    VecMask bytes;
+    VecUByte bytes;
     std::memcpy(&bytes, allowed, sizeof bytes);
-    return __builtin_convertvector(bytes, VecInt) != 0;
+    return widened(bytes) != 0;
 }
 TK_INLINE VecInt allowed_lanes(const uint8_t* allowed, First part) {
     const VecInt inside = lane_numbers() < static_cast<int32_t>(part.lanes);
     if (!allowed) return inside;
-    VecMask bytes{};
+    VecUByte bytes{};
     std::memcpy(&bytes, allowed, part.lanes);
-    return inside & (__builtin_convertvector(bytes, VecInt) != 0);
+    return inside & (widened(bytes) != 0);
 }
 
 template <typename T>
-void softmax_row(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale) {
+void softmax_row(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale, float* scratch) {
     const Vec lowest = splat(-std::numeric_limits<float>::infinity());
     const auto lanes_at = [&](int64_t i, auto part) TK_INLINED { return allowed_lanes(allowed ? allowed + i : nullptr, part); };
     Vec tops = lowest;
@@ -357,10 +363,13 @@ void softmax_row(T* scores, const uint8_t* allowed, int64_t size, int64_t visibl
         return;
     }
     Vec total{};
-    const auto term = [&](int64_t i, auto part) TK_INLINED { return select(lanes_at(i, part), exp(get(scores + i, part) * scale - most), Vec{}); };
-    over_row(visible, [&](int64_t i, auto part) TK_INLINED { total += term(i, part); });
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED {
+        const Vec term = select(lanes_at(i, part), exp(get(scores + i, part) * scale - most), Vec{});
+        put(scratch + i, term, part);
+        total += term;
+    });
     const float share = 1.0f / sum(total);
-    over_row(visible, [&](int64_t i, auto part) TK_INLINED { put(scores + i, term(i, part) * share, part); });
+    over_row(visible, [&](int64_t i, auto part) TK_INLINED { put(scores + i, get(scratch + i, part) * share, part); });
 }
 
 template <typename T>

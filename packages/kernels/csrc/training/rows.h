@@ -57,6 +57,12 @@ struct CodedMoments {
     uint8_t *first_exponent, *second_exponent;
 };
 
+// Cosines and sines [size] of one token, both float32 or both bfloat16.
+struct Angles {
+    const void *cosine, *sine;
+    bool bf16;
+};
+
 template <typename T>
 struct TypedRows {
     // codes = round(x * inverse), inverse = 127 / max(max|x|, smallest); returns inverse, or 0 where x is not finite.
@@ -74,14 +80,17 @@ struct TypedRows {
     // out = gate / (1 + exp(-gate)) * up.
     void (*swiglu)(const T* gate, const T* up, int64_t size, T* out);
     void (*swiglu_backward)(const T* grad, const T* gate, const T* up, int64_t size, T* grad_gate, T* grad_up);
-    // Loss of one row in nats; where grad_factor is not 0, logits become (softmax - onehot) * grad_factor.
-    double (*cross_entropy)(T* logits, int64_t size, int64_t label, float grad_factor);
+    // One token's heads of `size`, turned by angles (turned.inl).
+    void (*turn)(const T* x, int64_t heads, int64_t size, const Angles&, T* out);
+    void (*turn_backward)(const T* grad, int64_t heads, int64_t size, const Angles&, T* grad_x);
+    // Loss of one row in nats; where grad_factor is not 0, logits become (softmax - onehot) * grad_factor. `scratch` [size].
+    double (*cross_entropy)(T* logits, int64_t size, int64_t label, float grad_factor, float* scratch);
     // Divergence of softmax(logits) from softmax(expected) in nats; where grad_factor is not 0, logits become
-    // (softmax(logits) - softmax(expected)) * grad_factor.
-    double (*divergence)(T* logits, const T* expected, int64_t size, float grad_factor);
+    // (softmax(logits) - softmax(expected)) * grad_factor. `scratch` [2][size].
+    double (*divergence)(T* logits, const T* expected, int64_t size, float grad_factor, float* scratch);
     // Scores of one query become softmax(scores * scale) over the first `visible` ones that `allowed` has (nullptr: all);
-    // the others 0, and all of them where there is none.
-    void (*softmax)(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale);
+    // the others 0, and all of them where there is none. `scratch` [visible].
+    void (*softmax)(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale, float* scratch);
     // The gradient of the shares becomes that of the scores.
     void (*softmax_backward)(const T* shares, T* grad, int64_t size, int64_t visible, float scale);
     // out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
@@ -92,6 +101,8 @@ struct TypedRows {
 };
 
 struct TrainingTable {
+    // out = codes * multiple.
+    void (*multiply_codes)(const int8_t* codes, int64_t size, int32_t multiple, int8_t* out);
     // Sum of |w|.
     double (*sum_magnitudes)(const float* w, int64_t size);
     // codes = clip(round(w * inverse), -1, 1).

@@ -29,6 +29,13 @@ Noise noise_of(Rounding rounding, uint32_t seed, int64_t place) {
     return {seed ^ (static_cast<uint32_t>(place) * 0x85ebca6bu + 0x27d4eb2fu), rounding == Rounding::stochastic};
 }
 
+// Floats of the calling thread, whose contents are lost at the next call.
+float* scratch_of(int64_t size) {
+    thread_local Buffer<float> scratch;
+    scratch.resize(size);
+    return scratch.data();
+}
+
 // The smallest of the numbers that threads report.
 class Lowest {
 public:
@@ -132,6 +139,22 @@ void group_product(Team team, const GroupWeights& weights, const int8_t* codes, 
     });
 }
 
+void int8_columns(Team team, const GroupWeights& weights, float most, int8_t* columns, float* col_scales) {
+    const int64_t groups = weights.cols / weights.group;
+    std::vector<float> largest(weights.scales, weights.scales + groups);
+    for (int64_t r = 1; r < weights.rows; ++r)
+        for (int64_t g = 0; g < groups; ++g) largest[g] = std::max(largest[g], weights.scales[r * groups + g]);
+    team.run_rows(weights.rows, kRows, [&, multiply = table().multiply_codes](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; ++r)
+            for (int64_t g = 0; g < groups; ++g) {
+                const int64_t i = r * groups + g;
+                const long multiple = std::lrint(weights.scales[i] / largest[g] * (127 / most));
+                multiply(weights.codes + i * weights.group, weights.group, static_cast<int32_t>(multiple), columns + i * weights.group);
+            }
+    });
+    for (int64_t i = 0; i < weights.cols; ++i) col_scales[i] = largest[i / weights.group] * (most / 127);
+}
+
 void latent_codes(Team team, const LatentMatrix& matrix, int8_t* codes) {
     const int64_t size = matrix.group ? matrix.group : matrix.cols;
     team.run_rows(matrix.rows, kRows, [&](int64_t first, int64_t last) {
@@ -222,13 +245,41 @@ void swiglu_backward(Team team, const FloatMatrix& grad, const void* gate, const
     });
 }
 
+namespace {
+
+// Calls body(rows' functions, data, angles, out) for each token's heads.
+template <typename Body>
+void over_tokens(Team team, const FloatMatrix& x, const TokenAngles& angles, void* out, const Body& body) {
+    const int64_t angle_bytes = angles.size * (angles.bf16 ? 2 : 4);
+    const auto at = [&](const void* data, int64_t r) { return static_cast<const char*>(data) + r % angles.tokens * angle_bytes; };
+    typed(x.bf16, [&](const auto& rows, auto cast) {
+        team.run_rows(x.rows, kRows, [&](int64_t first, int64_t last) {
+            for (int64_t r = first; r < last; ++r)
+                body(rows, cast(x.data) + r * x.cols, Angles{at(angles.cosine, r), at(angles.sine, r), angles.bf16}, cast(out) + r * x.cols);
+        });
+    });
+}
+
+}  // namespace
+
+void turn(Team team, const FloatMatrix& x, const TokenAngles& angles, void* out) {
+    over_tokens(team, x, angles, out, [&](const auto& rows, const auto* from, const Angles& of_token, auto* to) {
+        rows.turn(from, x.cols / angles.size, angles.size, of_token, to);
+    });
+}
+void turn_backward(Team team, const FloatMatrix& grad, const TokenAngles& angles, void* grad_x) {
+    over_tokens(team, grad, angles, grad_x, [&](const auto& rows, const auto* from, const Angles& of_token, auto* to) {
+        rows.turn_backward(from, grad.cols / angles.size, angles.size, of_token, to);
+    });
+}
+
 void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, int64_t ignored, float grad_factor, double* losses) {
     typed(logits.bf16, [&](const auto& rows, auto cast) {
         team.run_rows(logits.rows, 2, [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; ++r) {
                 auto* row = cast(logits.data) + r * logits.cols;
                 losses[r] = 0;
-                if (labels[r] != ignored) losses[r] = rows.cross_entropy(row, logits.cols, labels[r], grad_factor);
+                if (labels[r] != ignored) losses[r] = rows.cross_entropy(row, logits.cols, labels[r], grad_factor, scratch_of(logits.cols));
                 else if (grad_factor != 0) std::memset(row, 0, logits.cols * sizeof *row);
             }
         });
@@ -239,7 +290,8 @@ void divergence(Team team, const FloatMatrix& logits, const void* expected, floa
     typed(logits.bf16, [&](const auto& rows, auto cast) {
         team.run_rows(logits.rows, 2, [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; ++r)
-                losses[r] = rows.divergence(cast(logits.data) + r * logits.cols, cast(expected) + r * logits.cols, logits.cols, grad_factor);
+                losses[r] = rows.divergence(cast(logits.data) + r * logits.cols, cast(expected) + r * logits.cols, logits.cols, grad_factor,
+                                            scratch_of(2 * logits.cols));
         });
     });
 }
@@ -264,7 +316,7 @@ void softmax(Team team, const FloatMatrix& scores, const Visibility& visibility,
         team.run_rows(scores.rows, kRows, [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; ++r) {
                 const Seen seen = seen_by(scores, visibility, r);
-                rows.softmax(cast(scores.data) + r * scores.cols, seen.allowed, scores.cols, seen.visible, scale);
+                rows.softmax(cast(scores.data) + r * scores.cols, seen.allowed, scores.cols, seen.visible, scale, scratch_of(scores.cols));
             }
         });
     });

@@ -26,6 +26,9 @@ int64_t ternarize(Team team, const float* weight, int64_t rows, int64_t cols, in
 // out[tokens][rows] = codes x codes with a scale for each group of the weights' inputs.
 void group_product(Team team, const GroupWeights& weights, const int8_t* codes, const float* inverse, const FloatMatrix& out);
 
+// The weights in int8 with one scale for each input: columns[rows][cols], col_scales[cols]; codes are within [-most, most].
+void int8_columns(Team team, const GroupWeights& weights, float most, int8_t* columns, float* col_scales);
+
 // Weights [rows][cols] with a scale for each group of a row's inputs, or for all (group 0).
 struct LatentMatrix {
     const float* latent;
@@ -43,6 +46,15 @@ void norm(Team team, const FloatMatrix& x, const float* weight, float eps, void*
 void norm_backward(Team team, const FloatMatrix& grad, const void* x, const float* weight, const float* factors, void* grad_x, float* grad_weight);
 void swiglu(Team team, const FloatMatrix& gate, const void* up, void* out);
 void swiglu_backward(Team team, const FloatMatrix& grad, const void* gate, const void* up, void* grad_gate, void* grad_up);
+// Cosines and sines [tokens][size], which repeat for the next tokens of a matrix.
+struct TokenAngles {
+    const void *cosine, *sine;
+    bool bf16;
+    int64_t tokens, size;
+};
+// Rotary positions: each row's heads of `size` are turned. `out` is like x.
+void turn(Team team, const FloatMatrix& x, const TokenAngles& angles, void* out);
+void turn_backward(Team team, const FloatMatrix& grad, const TokenAngles& angles, void* grad_x);
 // losses[row] in nats, 0 where the label is `ignored`; logits become their gradients where grad_factor is not 0.
 void cross_entropy(Team team, const FloatMatrix& logits, const int64_t* labels, int64_t ignored, float grad_factor, double* losses);
 // losses[row] = divergence of softmax(logits) from softmax(expected), in nats; logits become gradients likewise.

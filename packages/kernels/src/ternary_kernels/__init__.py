@@ -7,7 +7,7 @@ pack_ternary, pack_groups -> Matrix  packed matrices on their own
 info(), select_isa(name)             which instruction set runs, and why no other
 """
 
-from ternary_kernels._native import PAGE_TOKENS, Matrix, info, sample, sample_uniform, select_isa
+from ternary_kernels._native import PAGE_TOKENS, LowRank, Matrix, info, sample, sample_uniform, select_isa
 from ternary_kernels.decoder import Decoder
 from ternary_kernels.loading import load_model
 from ternary_kernels.packing import pack_groups, pack_ternary
@@ -25,6 +25,7 @@ __all__ = [
     "LayerAttention",
     "LayerWeights",
     "LoadError",
+    "LowRank",
     "Matrix",
     "ModelWeights",
     "Rope",

@@ -35,6 +35,19 @@ class Matrix:
         format: str,
     ) -> Matrix: ...
 
+class LowRank:
+    def __init__(self, up: NDArray[np.float32], down: NDArray[np.float32]) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+
 class Rope:
     def __init__(self, inverse_frequencies: list[float], attention_factor: float) -> None: ...
 
@@ -190,6 +203,20 @@ def swiglu_backward(
     grad_gate: int,
     grad_up: int,
 ) -> None: ...
+def turn(
+    threads: int,
+    x: int,
+    bf16: bool,
+    rows: int,
+    cols: int,
+    cosine: int,
+    sine: int,
+    bf16_angles: bool,
+    tokens: int,
+    size: int,
+    backward: bool,
+    out: int,
+) -> None: ...
 def cross_entropy(
     threads: int,
     logits: int,
@@ -227,6 +254,17 @@ def adamw(
     beta2: float,
     eps: float,
 ) -> int: ...
+def int8_columns(
+    threads: int,
+    weights: int,
+    scales: int,
+    rows: int,
+    cols: int,
+    group: int,
+    most: float,
+    columns: int,
+    col_scales: int,
+) -> None: ...
 def latent_codes(
     threads: int, latent: int, scales: int, rows: int, cols: int, group: int, codes: int
 ) -> None: ...

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ternary_kernels._native import Matrix
+from ternary_kernels._native import LowRank, Matrix
 from ternary_kernels.memory import trim_heap
 from ternary_kernels.packing import pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
@@ -38,7 +38,17 @@ def _layer(source: ModelFile, index: int) -> LayerWeights:
     for part, vector in vectors.items():
         if vector is not None:
             _finite(f"{part} of layer {index}", vector)
-    return LayerWeights(**matrices, **vectors)  # type: ignore[arg-type]  # norms are never None
+    corrections = {f"{part}_correction": _correction(source, index, part) for part in MATRICES}
+    return LayerWeights(**matrices, **vectors, **corrections)  # type: ignore[arg-type]  # norms are never None
+
+
+def _correction(source: ModelFile, index: int, part: str) -> LowRank | None:
+    pair = source.correction(index, part)
+    if pair is None:
+        return None
+    for factor in (pair.up, pair.down):
+        _finite(f"correction of {part} of layer {index}", factor)
+    return LowRank(np.ascontiguousarray(pair.up), np.ascontiguousarray(pair.down))
 
 
 def _packed_ternary(tensor: NumpyMatrix) -> Matrix:
@@ -57,12 +67,15 @@ def _finite(what: str, vector: np.ndarray) -> np.ndarray:
     return vector
 
 
-def load_model(path: Path | str, quantize_master: MasterQuantizer | None = None) -> ModelWeights:
+def load_model(
+    path: Path | str, quantize_master: MasterQuantizer | None = None, adapter: Path | None = None
+) -> ModelWeights:
     """Loads a model for `Decoder`.
 
     Args:
         path: a GGUF file or a Hugging Face folder.
         quantize_master: for training checkpoints (`wf_formats.models.open_model`).
+        adapter: GGUF file of low-rank corrections beside a GGUF model.
 
     Memory: the packed model, and one unpacked matrix while loading. Time: 3 ns of a core a weight
     (7 s for 2.4 billion weights).
@@ -70,6 +83,6 @@ def load_model(path: Path | str, quantize_master: MasterQuantizer | None = None)
     Raises:
         LoadError, GgufError, OSError: as `wf_formats.models.open_model`; or a matrix is not ternary.
     """
-    weights = assemble(open_model(path, quantize_master))
+    weights = assemble(open_model(path, quantize_master, adapter))
     trim_heap()
     return weights

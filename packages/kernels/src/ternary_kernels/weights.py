@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ternary_kernels._native import Matrix
+from ternary_kernels._native import LowRank, Matrix
 from wf_formats.decoder_config import DecoderConfig
 
 
@@ -45,6 +45,14 @@ class LayerWeights:
     """[hidden], of what attention adds."""
     ffn_output_norm: np.ndarray | None = None
     """[hidden], of what the feed-forward part adds."""
+    q_correction: LowRank | None = None
+    """Low-rank, of the matrix's input before it becomes int8."""
+    k_correction: LowRank | None = None
+    v_correction: LowRank | None = None
+    o_correction: LowRank | None = None
+    gate_correction: LowRank | None = None
+    up_correction: LowRank | None = None
+    down_correction: LowRank | None = None
 
 
 @dataclass
@@ -60,7 +68,7 @@ class ModelWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all matrices and vectors."""
+        """Bytes of all matrices, vectors and corrections."""
         return sum(_num_bytes(part) for part in self._parts())
 
     def _parts(self) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 // builds under an emulator. Prints a line per instruction set; returns 1 where a product or a code is not equal to the bit
 // or a float kernel is off by more than a rounding or two.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -152,6 +153,13 @@ double compare_floats(const KernelTable& table) {
         both([&](const KernelTable& k, float* out) { k.silu_gate(a.data(), b.data(), size, out); });
         both([&](const KernelTable& k, float* out) { k.relu2_gate(a.data(), b.data(), size, out); });
         both([&](const KernelTable& k, float* out) { k.add(out, b.data(), size); });
+        const auto rows = normal(11 * size), factors = normal(11);
+        both([&](const KernelTable& k, float* out) { k.combine(factors.data(), rows.data(), 11, size, size, out); });
+        both([&](const KernelTable& k, float* out) {
+            float products[11];
+            k.project(a.data(), rows.data(), 11, size, products);
+            std::copy_n(products, std::min<int64_t>(11, size), out);
+        });
     }
     return most;
 }
@@ -177,6 +185,27 @@ int64_t compare_moments(const KernelTable& table) {
             return r;
         };
         wrong += !(run(table) == run(reference()));
+    }
+    return wrong;
+}
+
+// Heads turned by angles, and back: bfloat16 by float32 angles, so that every kind of rounding has its part.
+int64_t compare_turned(const KernelTable& table) {
+    int64_t wrong = 0;
+    for (const int64_t size : {2, 6, 64, 70}) {
+        const auto cosine = normal(size), sine = normal(size), numbers = normal(3 * size);
+        std::vector<uint16_t> heads(3 * size);
+        for (int64_t i = 0; i < 3 * size; ++i) heads[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(numbers[i]) >> 16);
+        const auto run = [&](const KernelTable& kernels) {
+            std::vector<uint16_t> turned(heads), back(heads);
+            const Angles angles{cosine.data(), sine.data(), false};
+            const auto cast = [](auto& x) { return reinterpret_cast<Bf16*>(x.data()); };
+            kernels.training.halves.turn(cast(heads), 3, size, angles, cast(turned));
+            kernels.training.halves.turn_backward(cast(turned), 3, size, angles, cast(back));
+            turned.insert(turned.end(), back.begin(), back.end());
+            return turned;
+        };
+        wrong += run(table) != run(reference());
     }
     return wrong;
 }
@@ -222,7 +251,7 @@ int main() {
             std::printf("%s: not run, %s\n", isa.name, isa.missing.c_str());
             continue;
         }
-        const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table) + compare_moments(*isa.table);
+        const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table) + compare_moments(*isa.table) + compare_turned(*isa.table);
         const double floats = compare_floats(*isa.table), attention = compare_attention(*isa.table);
         std::printf("%s: %lld products and %lld quantizations differ; float kernels to %.1e, attention to %.1e of the largest value\n", isa.name,
                     static_cast<long long>(products), static_cast<long long>(codes), floats, attention);

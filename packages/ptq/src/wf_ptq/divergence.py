@@ -25,4 +25,4 @@ class Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
-        return grad * grads[0].to(grad.dtype), None
+        return (grad if grads[0] == 1 else grad * grads[0].to(grad.dtype)), None

@@ -88,5 +88,4 @@ def rates_are_to_blame() -> Iterator[None]:
 
 @torch.no_grad()
 def keep_positive(linears: Sequence[ScaledLinear]) -> None:
-    for linear in linears:
-        linear.scales.clamp_(min=MIN_SCALE)
+    torch._foreach_clamp_min_([linear.scales for linear in linears], MIN_SCALE)

@@ -98,7 +98,8 @@ SUB_NORM_SITES = (
     SubNormSite(HF_STEMS["o"], HF_STEMS["v"], "v", "attn_sub_norm"),
     SubNormSite(HF_STEMS["down"], HF_STEMS["up"], "up", "ffn_sub_norm"),
 )
-_OWN_NORMS = {site.norm_part: site.own_norm for site in SUB_NORM_SITES}
+OWN_NORMS = {site.norm_part: site.own_norm for site in SUB_NORM_SITES}
+"""Stems of SubLN in a model whose stock class has none."""
 _CONSUMERS = {site.producer_part: site.consumer for site in SUB_NORM_SITES}
 _GGUF_OF_HF_NAME = {HF_EMBEDDING: GGUF_EMBEDDING, HF_FINAL_NORM: GGUF_FINAL_NORM, HF_HEAD: GGUF_HEAD}
 
@@ -137,7 +138,7 @@ def hf_name(
         has_own_sub_norms: SubLN in a model whose stock class has none.
         renamed: stems in which a family differs.
     """
-    stems = HF_STEMS | _OWN_NORMS if has_own_sub_norms else HF_STEMS
+    stems = HF_STEMS | OWN_NORMS if has_own_sub_norms else HF_STEMS
     return f"model.layers.{layer}.{_stem_and_suffix(part, {**stems, **renamed})}"
 
 
@@ -180,6 +181,15 @@ def gguf_sinks_name(layer: int) -> str:
 def consumer(layer: int, part: str) -> str:
     """Hugging Face name of the linear behind the SubLN that a part feeds; empty where there is none."""
     return f"model.layers.{layer}.{_CONSUMERS[part]}" if part in _CONSUMERS else ""
+
+
+def producer(consumer_name: str) -> str:
+    """Hugging Face name of the linear that feeds the SubLN of another, `...v_proj` of `...o_proj`; empty for
+    a linear that has none."""
+    for site in SUB_NORM_SITES:
+        if consumer_name.endswith(site.consumer):
+            return consumer_name.removesuffix(site.consumer) + site.producer
+    return ""
 
 
 PRODUCERS = tuple(_CONSUMERS)

@@ -18,12 +18,15 @@ from wf_formats.models.source import MasterQuantizer, ModelFile
 __all__ = ["MasterQuantizer", "ModelFile", "open_model"]
 
 
-def open_model(path: Path | str, quantize_master: MasterQuantizer | None = None) -> ModelFile:
+def open_model(
+    path: Path | str, quantize_master: MasterQuantizer | None = None, adapter: Path | None = None
+) -> ModelFile:
     """Opens a GGUF file or a Hugging Face folder and checks everything but the values.
 
     Args:
         quantize_master: for training checkpoints, whose folders hold float master weights;
             `bitnet_arch.master_quantizer.quantize_master` is the one definition.
+        adapter: GGUF file of low-rank corrections (a LoRA adapter) beside a GGUF model.
 
     Raises:
         LoadError: the model cannot run here; the message says why and what would help.
@@ -32,10 +35,15 @@ def open_model(path: Path | str, quantize_master: MasterQuantizer | None = None)
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            return open_hf_model(path, quantize_master)
-        return open_gguf_model(open_gguf(path))
+        if not path.is_dir():
+            return open_gguf_model(open_gguf(path), adapter)
+        if adapter is not None:
+            raise LoadError(
+                f"adapter {adapter} belongs to a GGUF file; a folder has its low-rank corrections in itself: "
+                "leave --adapter out"
+            )
+        return open_hf_model(path, quantize_master)
     except LoadError as error:
         if str(error).startswith(str(path)):
             raise
-        raise LoadError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error

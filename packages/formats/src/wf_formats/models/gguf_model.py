@@ -11,6 +11,7 @@ Sources: llama.cpp's tables of keys, tensors and rope types; bitnet.cpp's `build
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -33,8 +34,16 @@ from wf_formats.families.block import (
 from wf_formats.gguf import GgufFile, TensorType
 from wf_formats.gguf.blocks import FLOAT_TYPES, READABLE_TYPES, codes_and_scales, floats, values
 from wf_formats.gguf.codecs import SCALE_GROUPS
+from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import Shapes, check_layers, check_tensors
+from wf_formats.models.gguf_adapter import (
+    AdapterError,
+    GgufAdapter,
+    check_adapter_given,
+    is_adapter,
+    open_adapter,
+)
 from wf_formats.models.gguf_config import read_config
 from wf_formats.models.gguf_kinds import check_kinds
 from wf_formats.models.gguf_seal import check_seal
@@ -51,6 +60,8 @@ class GgufModel:
     file: GgufFile
     config: DecoderConfig
     arch: GgufArch
+    adapter: GgufAdapter | None = None
+    """The corrections of its matrices."""
 
     def embedding(self) -> NumpyMatrix:
         return self._groups(GGUF_EMBEDDING)
@@ -66,6 +77,11 @@ class GgufModel:
         matrix = _reordered(self._ternary(name), self._row_order(part))
         self.file.release(name)
         return matrix
+
+    def correction(self, layer: int, part: str) -> LowRankPair | None:
+        pair = None if self.adapter is None else self.adapter.pair(gguf_name(layer, part))
+        order = self._row_order(part)
+        return pair if pair is None or order is None else pair.take_rows(order)
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
         name = gguf_name(layer, part)
@@ -127,12 +143,18 @@ class GgufModel:
         return rows.reshape(num_heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
 
-def open_gguf_model(file: GgufFile) -> GgufModel:
-    """Checks keys and tensor table of a file.
+def open_gguf_model(file: GgufFile, adapter: Path | None = None) -> GgufModel:
+    """Checks keys and tensor table of a file, and of the adapter with its corrections.
 
     Raises:
         LoadError: the architecture, a setting or a tensor is not supported; names it.
+        AdapterError: the adapter is not the model's, or is missing.
+        GgufError, OSError: of the adapter.
     """
+    if is_adapter(file):
+        raise AdapterError(
+            "it holds an adapter, no model: give the model's file, and this one with --adapter"
+        )
     arch = arch_of(file.keys.get("general.architecture"))
     divisors = file.values(GGUF_ROPE_FREQS) if GGUF_ROPE_FREQS in file.tensors else None
     embedding = file.tensors.get(GGUF_EMBEDDING)
@@ -148,7 +170,13 @@ def open_gguf_model(file: GgufFile) -> GgufModel:
     for name in found:
         _check_type(file, name)
     check_seal(file)
-    return GgufModel(file, config, arch)
+    if adapter is None:
+        check_adapter_given(file)
+        return GgufModel(file, config, arch)
+    matrices = {
+        gguf_name(i, part): part_shape(config, part) for i in range(config.num_layers) for part in MATRICES
+    }
+    return GgufModel(file, config, arch, open_adapter(adapter, file, matrices))
 
 
 def _expected(config: DecoderConfig, arch: GgufArch) -> tuple[Shapes, list[Shapes]]:

@@ -57,6 +57,8 @@ class Quantization:
     """SubLN in a model type that has none by itself."""
     log2_floors: Mapping[str, int] | None = None
     """Exponents k of the SubLN floors that are not in the weights yet, by the name of the linear."""
+    low_rank: int = 0
+    """Rank of the linears' corrections; 0: they have none."""
 
     @property
     def group_size(self) -> int | None:
@@ -148,13 +150,13 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         if GROUP_SIZES[scheme] is None:
             raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
         return Quantization(Storage.PACKED_INPUTS, scheme)
-    if rank := settings.get("low_rank"):
-        raise LoadError(
-            f"the linears have low-rank corrections (low_rank {rank!r:.20}), which this engine does not "
-            "compute: evaluate the folder with PyTorch, or serve the checkpoint that they were made from"
-        )
-    floors = settings.get("sub_norm_log2_floor") or {}
-    return Quantization(Storage.MASTER, scheme, False, bool(settings.get("sub_norm")), checked_floors(floors))
+    return Quantization(
+        Storage.MASTER,
+        scheme,
+        has_sub_norms=bool(settings.get("sub_norm")),
+        log2_floors=checked_floors(settings.get("sub_norm_log2_floor") or {}),
+        low_rank=checked_rank(settings.get("low_rank", 0)),
+    )
 
 
 def checked_floors(floors: Any) -> dict[str, int]:
@@ -162,6 +164,13 @@ def checked_floors(floors: Any) -> dict[str, int]:
     if not isinstance(floors, dict) or not all(type(k) is int and -64 <= k <= 64 for k in floors.values()):
         raise LoadError(f"sub_norm_log2_floor is {floors!r:.60}, not an exponent for each linear")
     return floors
+
+
+def checked_rank(rank: Any) -> int:
+    """Rank of low-rank corrections; raises LoadError for anything else than a whole number from 0 on."""
+    if type(rank) is not int or rank < 0:
+        raise LoadError(f"low_rank is {rank!r:.60}, not a rank")
+    return rank
 
 
 def _bitnet(settings: Mapping[str, Any]) -> Quantization:

@@ -31,6 +31,7 @@ from wf_formats.families.block import (
 )
 from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.json_file import read_json
+from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, check_scales
 from wf_formats.models.completeness import check_layers, check_tensors
 from wf_formats.models.groups import quantize_rows
@@ -46,6 +47,7 @@ from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.models.source import MasterQuantizer
 from wf_formats.packed_codes import unpack_inputs, unpack_rows
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
+from wf_formats.schemes import LOW_RANK_FACTORS
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,29 @@ class HfModel:
         return self._gains(HF_FINAL_NORM)
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
-        stem, parts = next(item for item in self.family.held.items() if part in item[1])
-        name, rows = f"model.layers.{layer}.{stem}.weight", [part_shape(self.config, its)[0] for its in parts]
-        shape = (sum(rows), part_shape(self.config, part)[1])
+        linear, rows, num_rows = self._place(layer, part)
+        name, shape = f"{linear}.weight", (num_rows, part_shape(self.config, part)[1])
         matrix = self._ternary(name, shape, self._folded(layer, part))
-        if len(parts) > 1:
-            start = sum(rows[: parts.index(part)])
-            matrix = matrix.take_rows(np.arange(start, start + part_shape(self.config, part)[0]))
+        if rows.size < num_rows:
+            matrix = matrix.take_rows(rows)
         self.tensors.release(name)
         floor = self._floor(layer, part) + self._folded(layer, part)
         return matrix.times(2.0**-floor) if floor else matrix
+
+    def correction(self, layer: int, part: str) -> LowRankPair | None:
+        if not self.quantization.low_rank:
+            return None
+        linear, rows, _ = self._place(layer, part)
+        up, down = (self.tensors.rows(f"{linear}.{factor}", slice(None)) for factor in LOW_RANK_FACTORS)
+        return LowRankPair(up[rows], np.ascontiguousarray(down.T)).times(2.0 ** -self._floor(layer, part))
+
+    def _place(self, layer: int, part: str) -> tuple[str, np.ndarray, int]:
+        """The linear that holds a matrix, the matrix's rows in it, and how many it has."""
+        stem, parts = next(item for item in self.family.held.items() if part in item[1])
+        ends = np.cumsum([part_shape(self.config, its)[0] for its in parts])
+        end = int(ends[parts.index(part)])
+        rows = np.arange(end - part_shape(self.config, part)[0], end)
+        return f"model.layers.{layer}.{stem}", rows, int(ends[-1])
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
         if part in OUTPUT_NORMS and part not in self.family.extras:

@@ -16,6 +16,7 @@ from wf_formats.families.block import (
 )
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
+from wf_formats.schemes import LOW_RANK_FACTORS
 
 
 def expected_tensors(
@@ -38,11 +39,20 @@ def expected_tensors(
         required[HF_HEAD] = matrix
     for layer in range(config.num_layers):
         for stem, parts in family.held.items():
-            required |= _stored_shapes(config, quantization, f"model.layers.{layer}.{stem}.weight", parts)
+            linear = f"model.layers.{layer}.{stem}"
+            required |= _stored_shapes(config, quantization, f"{linear}.weight", parts)
+            if quantization.low_rank:
+                required |= _factor_shapes(config, quantization.low_rank, linear, parts)
         required |= {hf_name(layer, part, own, family.renamed): part_shape(config, part) for part in vectors}
         for shapes, group in zip(optional, family.optional, strict=True):
             shapes |= {hf_name(layer, part): part_shape(config, part) for part in group}
     return required, optional
+
+
+def _factor_shapes(config: DecoderConfig, rank: int, linear: str, parts: tuple[str, ...]) -> Shapes:
+    rows, columns = sum(part_shape(config, part)[0] for part in parts), part_shape(config, parts[0])[1]
+    shapes = ((rows, rank), (columns, rank))
+    return {f"{linear}.{factor}": shape for factor, shape in zip(LOW_RANK_FACTORS, shapes, strict=True)}
 
 
 def _stored_shapes(

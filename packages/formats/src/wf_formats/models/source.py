@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from wf_formats.decoder_config import DecoderConfig
+from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix
 
 
@@ -38,6 +39,9 @@ class ModelFile(Protocol):
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
         """[out, in] of one of MATRICES, rows in half-split rotary order."""
+
+    def correction(self, layer: int, part: str) -> LowRankPair | None:
+        """The low-rank correction of one of MATRICES, rows in the same order; None: it has none."""
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
         """fp32 of one of VECTORS; None: the model has none."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from wf_formats.environment import num_cores
 from wf_formats.errors import RequestError
-from wrinklefree_inference.options import ALL_CORES, Flag
+from wrinklefree_inference.options import ADAPTER, ALL_CORES, Flag
 
 SHORT_PROMPT_TOKENS = 8
 """Read before tokens are generated, not timed."""
@@ -58,6 +58,7 @@ class BenchOptions:
     repeats: Annotated[int, Flag("--repeats", "Runs of each test; the median counts.", minimum=1)] = 5
     batch: Annotated[str, Flag("--batch", "Parallel sequences, with commas between.")] = "1,16"
     num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
+    adapter: Annotated[Path | None, Flag("--adapter", ADAPTER)] = None
 
     def __post_init__(self) -> None:
         if not self.tests:

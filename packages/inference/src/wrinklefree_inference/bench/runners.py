@@ -50,12 +50,14 @@ def seconds_of(runner: Runner, test: Test) -> float:
 class NativeRunner:
     """ternary_kernels: `load_model` and `Decoder.forward`, nothing between."""
 
-    def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
+    def __init__(
+        self, model: Path, adapter: Path | None, threads: int, context_tokens: int, num_sequences: int
+    ) -> None:
         import ternary_kernels as tk
         from ternary_kernels.loading import load_model
         from wrinklefree_inference.native.master_weights import quantize_master
 
-        weights = load_model(model, quantize_master)
+        weights = load_model(model, quantize_master, adapter)
         if context_tokens > (most := weights.config.context_tokens):
             raise RequestError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
         pages = -(-context_tokens // tk.PAGE_TOKENS)
@@ -81,19 +83,29 @@ class NativeRunner:
 class LlamaCppRunner:
     """llama.cpp's own batch calls, through the C interface of xllamacpp."""
 
-    def __init__(self, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
+    def __init__(
+        self, model: Path, adapter: Path | None, threads: int, context_tokens: int, num_sequences: int
+    ) -> None:
         from wrinklefree_inference.llamacpp import api as llama
-        from wrinklefree_inference.llamacpp.gguf_file import check_gguf
-        from wrinklefree_inference.llamacpp.handles import ContextOptions, load_model, new_context
+        from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
+        from wrinklefree_inference.llamacpp.handles import (
+            ContextOptions,
+            add_adapter,
+            load_model,
+            new_context,
+        )
         from wrinklefree_inference.llamacpp.scorer import CONTEXT_GRANULARITY_TOKENS
 
         self._llama, self._api = llama, llama.library()
-        self._model = load_model(check_gguf(model))
+        beside = check_adapter(check_gguf(model), adapter)
+        self._model = load_model(model)
         rounded = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
         room = rounded * num_sequences
         batch_tokens = min(room, max(CHUNK_TOKENS, num_sequences))
         options = ContextOptions(room, batch_tokens, threads, num_sequences)
         self._context = new_context(self._model, options)
+        if beside is not None:
+            add_adapter(self._model, self._context, beside)
         self._batch = self._api.llama_batch_ext_init(self._context)
         self._positions = [0] * num_sequences
         self.vocab_size: int = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))

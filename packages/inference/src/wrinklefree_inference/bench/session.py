@@ -26,10 +26,19 @@ class EngineProcess:
 
     def __init__(self, engine: str, plan: BenchOptions) -> None:
         self.engine = engine
+        adapter = "" if plan.adapter is None else str(plan.adapter)
         numbers = (plan.threads, plan.context_tokens, plan.num_sequences)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker", engine, str(plan.model), *map(str, numbers)],
+            [
+                sys.executable,
+                "-m",
+                f"{__package__}.worker",
+                engine,
+                str(plan.model),
+                adapter,
+                *map(str, numbers),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

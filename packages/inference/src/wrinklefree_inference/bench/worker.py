@@ -1,6 +1,8 @@
 """The process of one engine.
 
-    python -m wrinklefree_inference.bench.worker ENGINE MODEL THREADS CONTEXT_TOKENS NUM_SEQUENCES
+    python -m wrinklefree_inference.bench.worker ENGINE MODEL ADAPTER THREADS CONTEXT_TOKENS NUM_SEQUENCES
+
+ADAPTER is empty where there is none.
 
 It answers each line of stdin with one line of JSON on stdout, the loading of the model with one too:
 
@@ -38,12 +40,16 @@ def reply(**values: Any) -> None:
     sys.stdout.flush()
 
 
-def serve(engine: str, model: Path, threads: int, context_tokens: int, num_sequences: int) -> None:
-    """Load, then answer until stdin ends."""
+def serve(engine: str, model: Path, adapter: Path | None, *numbers: int) -> None:
+    """Load, then answer until stdin ends.
+
+    Args:
+        numbers: Threads, tokens of context and sequences.
+    """
     from wrinklefree_inference.bench.runners import RUNNERS, seconds_of
 
     start = time.perf_counter()
-    runner = RUNNERS[engine](model, threads, context_tokens, num_sequences)
+    runner = RUNNERS[engine](model, adapter, *numbers)
     reply(load_s=time.perf_counter() - start, facts=runner.facts)
     for line in sys.stdin:
         question = json.loads(line)
@@ -54,9 +60,10 @@ def serve(engine: str, model: Path, threads: int, context_tokens: int, num_seque
 
 
 def main() -> None:
-    engine, model, *numbers = sys.argv[1:]
+    engine, model, adapter, *numbers = sys.argv[1:]
     try:
-        serve(engine, Path(model), *(int(number) for number in numbers))
+        beside = Path(adapter) if adapter else None
+        serve(engine, Path(model), beside, *(int(number) for number in numbers))
     except (EngineError, ValueError, OSError) as error:
         reply(error=str(error))
     sys.stdout.flush()

@@ -62,6 +62,11 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         _int32,
         [_pointer, _int32_array, _int32, ctypes.c_char_p, _int32, _bool, _bool],
     ),
+    "llama_adapter_lora_init": (_pointer, [_pointer, ctypes.c_char_p]),
+    "llama_set_adapters_lora": (
+        _int32,
+        [_pointer, ctypes.POINTER(_pointer), ctypes.c_size_t, ctypes.POINTER(ctypes.c_float)],
+    ),
     "llama_init_from_model": (_pointer, [_pointer, Params]),
     "llama_free": (None, [_pointer]),
     "llama_n_ctx": (_uint32, [_pointer]),

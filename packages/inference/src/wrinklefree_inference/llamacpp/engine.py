@@ -93,14 +93,18 @@ class LlamaCppEngine:
     def scorer(self) -> GgufScorer:
         """The scoring half."""
         self._check_open()
-        return GgufScorer(self.path, self.options.context_tokens_or_default, self.options.num_threads)
+        options = self.options
+        return GgufScorer(
+            self.path, options.context_tokens_or_default, options.num_threads, adapter=options.adapter
+        )
 
     @cached_property
     def _client(self) -> OpenAIEngine:
         self._check_open()
         key = secrets.token_urlsafe(16)
         listen = ListenOptions(port=0, api_key=[key])
-        engine = ServedEngineOptions(self.options.context_tokens, self.options.num_threads)
+        options = self.options
+        engine = ServedEngineOptions(options.context_tokens, options.num_threads, options.adapter)
         self._server = start_server(LlamaCppServerOptions(self.path, listen, engine, num_parallel=1))
         return OpenAIEngine(self._server.listening_address, ClientOptions(api_key=key))
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from wf_formats.errors import LoadError
+from wf_formats.gguf import GgufError, open_gguf
+from wf_formats.models.gguf_adapter import check_adapter_given
 from wrinklefree_inference.errors import EngineError
 
 MAGIC = b"GGUF"
@@ -27,3 +31,19 @@ def check_gguf(path: str | Path) -> Path:
     if magic != MAGIC:
         raise EngineError(f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     return path
+
+
+def check_adapter(model: Path, adapter: Path | None) -> Path | None:
+    """Return `adapter` if the model needs none, or if it is a file that begins like a GGUF.
+
+    Raises:
+        EngineError: It is no GGUF; or there is none, and the model's low-rank corrections are in one.
+    """
+    if adapter is not None:
+        return check_gguf(adapter)
+    try:
+        with suppress(GgufError):  # a file that llama.cpp may read; it is none of ours
+            check_adapter_given(open_gguf(model))
+    except LoadError as error:
+        raise EngineError(f"{model}: {error}") from error
+    return None

@@ -9,6 +9,7 @@ something else.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,6 +75,23 @@ def load_model(path: Path) -> int:
         reasons = [line for line in messages if "error" in line or "invalid" in line]
         raise EngineError(f"llama.cpp refused {path}: {'; '.join(reasons or messages)}")
     return model
+
+
+def add_adapter(model: int, context: int, path: Path) -> None:
+    """Gives a context the low-rank corrections of a LoRA adapter, which is freed with the model.
+
+    Raises:
+        EngineError: llama.cpp refused the file; its reason is in the message.
+    """
+    api = library()
+    with captured_log() as messages:
+        adapter = ctypes.c_void_p(api.llama_adapter_lora_init(model, str(path).encode()))
+        scale = ctypes.c_float(1)
+        is_set = adapter and not api.llama_set_adapters_lora(
+            context, ctypes.byref(adapter), 1, ctypes.byref(scale)
+        )
+    if not is_set:
+        raise EngineError(f"llama.cpp refused the adapter {path}: {'; '.join(messages)}")
 
 
 def new_context(model: int, options: ContextOptions) -> int:

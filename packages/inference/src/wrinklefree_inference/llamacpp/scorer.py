@@ -31,8 +31,14 @@ from wrinklefree_inference.engines.base import TokenScores, check_scored_range
 from wrinklefree_inference.engines.log_softmax import log_softmax_at
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.llamacpp import api as llama
-from wrinklefree_inference.llamacpp.gguf_file import check_gguf
-from wrinklefree_inference.llamacpp.handles import CacheNumbers, ContextOptions, load_model, new_context
+from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
+from wrinklefree_inference.llamacpp.handles import (
+    CacheNumbers,
+    ContextOptions,
+    add_adapter,
+    load_model,
+    new_context,
+)
 from wrinklefree_inference.options import EngineOptions
 
 CONTEXT_GRANULARITY_TOKENS = 256  # llama.cpp rounds a context up to a multiple of it
@@ -48,9 +54,11 @@ class GgufScorer:
         batch_tokens: Positions whose logits are held at once.
         cache_type: Numbers of the key-value cache; f32 adds no rounding of its own (proofs).
         flash_attention: False forbids it; True leaves it to llama.cpp.
+        adapter: GGUF file with low-rank corrections of the model (a LoRA adapter).
 
     Raises:
-        EngineError: The file is missing, no GGUF, or refused by llama.cpp (with its reason).
+        EngineError: A file is missing, no GGUF, or refused by llama.cpp (with its reason); or the model has
+            corrections and no adapter was given.
     """
 
     def __init__(
@@ -61,8 +69,10 @@ class GgufScorer:
         batch_tokens: int = 256,
         cache_type: CacheNumbers = "f16",
         flash_attention: bool = True,
+        adapter: Path | None = None,
     ) -> None:
         self.path = check_gguf(path)
+        self.adapter = check_adapter(self.path, adapter)
         self.context_tokens = context_tokens
         self._model = load_model(self.path)
         room = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
@@ -71,12 +81,15 @@ class GgufScorer:
         options = ContextOptions(room, self._batch_tokens, threads, 1, cache_type, flash_attention)
         api = llama.library()
         try:
-            self._context = new_context(self._model, options)
+            self._context = self._new_context(options)
         except EngineError:
             api.llama_model_free(self._model)
             raise
         self._batch = api.llama_batch_ext_init(self._context)
         self._processed: list[int] = []  # the ids whose keys and values the cache holds
+        if self.adapter is not None:
+            with llama.captured_log():  # the first call makes room for it, and says so at length
+                self._process([0], 0, 1, 1)
         self._vocab = api.llama_model_get_vocab(self._model)
         self.vocab_size: int = api.llama_vocab_n_tokens(self._vocab)
         self.num_parameters: int = api.llama_model_n_params(self._model)
@@ -84,6 +97,16 @@ class GgufScorer:
         self.eos_id: int = api.llama_vocab_eos(self._vocab)
         self.bos_id: int = api.llama_vocab_bos(self._vocab)
         self.adds_bos: bool = api.llama_vocab_get_add_bos(self._vocab)
+
+    def _new_context(self, options: ContextOptions) -> int:
+        context = new_context(self._model, options)
+        try:
+            if self.adapter is not None:
+                add_adapter(self._model, context, self.adapter)
+        except EngineError:
+            llama.library().llama_free(context)
+            raise
+        return context
 
     def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         """Ids of `text` without special tokens around it.

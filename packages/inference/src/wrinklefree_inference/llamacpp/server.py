@@ -7,13 +7,12 @@ several requests at once and stops when the returned object is deleted.
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import Any
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.keys import keys_of
-from wrinklefree_inference.llamacpp.gguf_file import check_gguf
+from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
 from wrinklefree_inference.options import LlamaCppServerOptions
 
 
@@ -31,9 +30,12 @@ def start_server(options: LlamaCppServerOptions) -> Any:
     if len(keys) > 1:
         raise RequestError(f"llama.cpp's server takes one API key, {len(keys)} were given")
     model, listen = check_gguf(options.model), options.listen
+    adapter = check_adapter(model, options.engine.adapter)
     _check_address(listen.host, listen.port)
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
+    if adapter is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter))]
     params.model_alias = {options.engine.model_id or model.stem}
     params.hostnames, params.port = [listen.host], listen.port
     params.n_ctx = options.engine.context_tokens_or_default * options.num_parallel
@@ -62,11 +64,10 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _reason(options: LlamaCppServerOptions) -> str:
-    """Why the server did not start: xllamacpp does not say, so load the model once more."""
-    from wrinklefree_inference.llamacpp.api import library
-    from wrinklefree_inference.llamacpp.handles import load_model
+    """Why the server did not start: xllamacpp does not say, so load model and adapter once more."""
+    from wrinklefree_inference.llamacpp.scorer import GgufScorer
 
-    library().llama_model_free(load_model(Path(options.model)))  # raises with the reason
+    GgufScorer(options.model, adapter=options.engine.adapter).close()  # raises with the reason
     return (
         f"llama.cpp loads {options.model} but its server did not start on "
         f"{options.listen.host}:{options.listen.port} with {options.num_parallel} x "

@@ -6,8 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
@@ -28,7 +26,7 @@ def load_native_model(
 
     Args:
         path: GGUF file or Hugging Face folder.
-        options: Context and threads.
+        options: Context, threads, and the adapter with low-rank corrections of a GGUF file.
         cache: Size and numbers of the cache.
 
     Raises:
@@ -41,12 +39,12 @@ def load_native_model(
     from wrinklefree_inference.native.tokenizer import StreamDecoder
 
     path = Path(path)
-    weights, tokenizer = _read(path)
+    options, cache = options or EngineOptions(), cache or CacheOptions()
+    weights, tokenizer = _read(path, options.adapter)
     config = weights.config
     faults = faults_of(config.context_tokens, config.vocab_size, tokenizer)
     if faults:
         raise EngineError(_refusal(path, ValueError("; ".join(faults))))
-    options, cache = options or EngineOptions(), cache or CacheOptions()
     context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
     try:
         if not 1 <= context <= config.context_tokens:
@@ -68,18 +66,20 @@ def load_native_model(
     )
 
 
-def _read(path: Path) -> tuple[ModelWeights, Tokenizer]:
+def _read(path: Path, adapter: Path | None) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer; says what else could run a file that is fine but not for this engine."""
     from ternary_kernels.loading import load_model
     from wf_formats.errors import LoadError
+    from wf_formats.models.gguf_adapter import AdapterError
     from wrinklefree_inference.native.tokenizer import TokenizerError, load_tokenizer
 
     if not path.exists():
         raise EngineError(f"there is no file or folder {path}")
     try:
-        return load_model(path, quantize_master), load_tokenizer(path)
+        return load_model(path, quantize_master, adapter), load_tokenizer(path)
     except (LoadError, TokenizerError) as error:
-        raise EngineError(_refusal(path, error) + (OTHER_ENGINE if path.is_file() else "")) from error
+        has_other = path.is_file() and not isinstance(error, AdapterError)
+        raise EngineError(_refusal(path, error) + (OTHER_ENGINE if has_other else "")) from error
     except (ValueError, OSError) as error:
         raise EngineError(_refusal(path, error)) from error
 
@@ -104,14 +104,15 @@ def _refusal(path: Path, error: Exception) -> str:
     return f"the native engine cannot run {path}: {str(error).removeprefix(f'{path}: ')}"
 
 
-def num_parameters_of(weights: Any) -> int:
-    """Numbers in the matrices and vectors of `ternary_kernels.ModelWeights`; a tied head counts once."""
+def num_parameters_of(weights: ModelWeights) -> int:
+    """Numbers in the matrices, vectors and corrections of `ternary_kernels.ModelWeights`; a tied head counts
+    once."""
+    from ternary_kernels import Matrix
+
     layers = [getattr(layer, field.name) for layer in weights.layers for field in fields(layer)]
     parts = [weights.embedding, weights.head, weights.final_norm, *layers]
     return sum(
-        part.size if isinstance(part, np.ndarray) else part.rows * part.cols
-        for part in parts
-        if part is not None
+        part.rows * part.cols if isinstance(part, Matrix) else part.size for part in parts if part is not None
     )
 
 

@@ -9,12 +9,13 @@ from ternary_kernels.training.chosen import (
     latent_codes,
     latent_gradients,
 )
-from ternary_kernels.training.ops import rms_norm, swiglu
+from ternary_kernels.training.ops import rms_norm, swiglu, turn
 from ternary_kernels.training.rows import (
     FLOATS,
     cross_entropy_rows,
     divergence_rows,
     group_product,
+    int8_columns,
     quantize_columns,
     quantize_rows,
     scale_sums,
@@ -35,6 +36,7 @@ __all__ = [
     "describe",
     "divergence_rows",
     "group_product",
+    "int8_columns",
     "latent_codes",
     "latent_gradients",
     "moment_size",
@@ -45,4 +47,5 @@ __all__ = [
     "scale_sums",
     "swiglu",
     "ternarize",
+    "turn",
 ]

@@ -9,7 +9,7 @@ heads that share a key head are rows of one product, so keys and values are not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,45 +66,50 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         batches, heads, queries, _ = q.shape
-        grouped, keys, values = _by_key_head(q, k), _centred(k).flatten(0, 1), v.flatten(0, 1)
-        output = grouped.new_empty(*grouped.shape[:3], v.shape[-1])
-        chunks, kept = list(_chunks(queries, k.shape[2], mask)), []
-        for part, past, seen in chunks:
-            shares = _rows(grouped, part) @ keys[:, past].transpose(1, 2)
-            softmax_rows(shares, batches, part.stop - part.start, seen, scale)
+        keys, values = _centred(k).flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
+        chunks = list(_chunks(queries, k.shape[2], mask))
+        rows, kept, outputs = _rows_of(q, k.shape[1], chunks), [], []
+        for own, (size, seen, visible) in zip(rows, chunks, strict=True):
+            shares = torch.bmm(own, keys[:, :, :seen])
+            softmax_rows(shares, batches, size, visible, scale)
             kept.append(shares)
-            output[:, :, part] = (shares @ values[:, past]).view_as(output[:, :, part])
-        ctx.save_for_backward(grouped, keys, values, *kept)
+            outputs.append(torch.bmm(shares, values[:, :seen]))
+        ctx.save_for_backward(keys, values, *rows, *kept)
         ctx.scale, ctx.chunks, ctx.shapes = scale, chunks, (q.shape, k.shape, v.shape)
-        return output.view(batches, heads, queries, -1)
+        return _of_rows(outputs, chunks, (batches, heads, queries, v.shape[-1]), k.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        grouped, keys, values, *kept = ctx.saved_tensors
-        grad = grads[0].reshape(*grouped.shape[:3], -1)
-        grad_q = torch.empty_like(grouped)
-        grad_k, grad_v = torch.zeros_like(keys), torch.zeros_like(values)
-        for (part, past, seen), shares in zip(ctx.chunks, kept, strict=True):
-            own = _rows(grad, part)
-            grad_v[:, past] += shares.transpose(1, 2) @ own
-            scores = own @ values[:, past].transpose(1, 2)
-            softmax_rows_backward(scores, shares, ctx.shapes[0][0], part.stop - part.start, seen, ctx.scale)
-            grad_q[:, :, part] = (scores @ keys[:, past]).view_as(grad_q[:, :, part])
-            grad_k[:, past] += scores.transpose(1, 2) @ _rows(grouped, part)
+        keys, values, *others = ctx.saved_tensors
         of_q, of_k, of_v = ctx.shapes
-        return grad_q.view(of_q), grad_k.view(of_k), grad_v.view(of_v), None, None
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        parts, grads_q = _rows_of(grads[0], of_k[1], ctx.chunks), []
+        grad_k, grad_v = keys.new_zeros(keys.shape), keys.new_zeros(of_v).flatten(0, 1)
+        rows, kept = others[: len(parts)], others[len(parts) :]
+        for (size, seen, visible), own, grad, shares in zip(ctx.chunks, rows, parts, kept, strict=True):
+            grad_v[:, :seen] += torch.bmm(shares.transpose(1, 2), grad)
+            scores = torch.bmm(grad, values[:, :, :seen])
+            softmax_rows_backward(scores, shares, of_q[0], size, visible, ctx.scale)
+            grads_q.append(torch.bmm(scores, keys[:, :seen]))
+            grad_k[:, :seen] += torch.bmm(scores.transpose(1, 2), own)
+        grad_q = _of_rows(grads_q, ctx.chunks, of_q, of_k[1])
+        return grad_q, grad_k.view(of_k), grad_v.view(of_v), None, None
 
 
-def _chunks(queries: int, keys: int, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor | None]]:
-    """Queries, the keys that any of them sees, and their part of the mask: all where it lets them see later
-    ones, else a few at a time, so that products with what the causal mask hides are left out."""
+Chunk = tuple[int, int, Tensor | None]
+"""Numbers of queries and of the first keys, all that any of them sees, and their part of the mask."""
+
+
+def _chunks(queries: int, keys: int, mask: Tensor | None) -> Iterator[Chunk]:
+    """All queries at once where the mask lets them see later keys, else a few at a time, so that products
+    with what the causal mask hides are left out."""
     if mask is not None and (queries != keys or mask.triu(1).any()):
-        yield slice(0, queries), slice(0, keys), mask
+        yield queries, keys, mask
         return
     for start in range(0, queries, _QUERIES):
         stop = min(start + _QUERIES, queries)
-        past = slice(0, keys - queries + stop)
-        yield slice(start, stop), past, None if mask is None else mask[:, start:stop, past].contiguous()
+        seen = keys - queries + stop
+        yield stop - start, seen, None if mask is None else mask[:, start:stop, :seen].contiguous()
 
 
 def _centred(k: Tensor) -> Tensor:
@@ -114,13 +119,19 @@ def _centred(k: Tensor) -> Tensor:
     return (k - k.mean(2, keepdim=True, dtype=torch.float32)).to(k.dtype)
 
 
-def _by_key_head(q: Tensor, k: Tensor) -> Tensor:
-    """[batches, heads, queries, size] -> [batches * key heads, heads of one, queries, size]."""
-    return q.reshape(q.shape[0] * k.shape[1], -1, *q.shape[2:])
+def _rows_of(x: Tensor, key_heads: int, chunks: list[Chunk]) -> list[Tensor]:
+    """[batches, heads, queries, size] -> of each chunk [batches * key heads, its heads * queries, size]."""
+    grouped = x.unflatten(1, (key_heads, -1))
+    parts = grouped.split([size for size, *_ in chunks], 3)
+    return [part.reshape(x.shape[0] * key_heads, -1, x.shape[-1]) for part in parts]
 
 
-def _rows(grouped: Tensor, part: slice) -> Tensor:
-    return grouped[:, :, part].flatten(1, 2)
+def _of_rows(rows: list[Tensor], chunks: list[Chunk], shape: Sequence[int], key_heads: int) -> Tensor:
+    """The inverse; in memory [batches, queries, heads, size], as the layers around attention have it."""
+    batches, heads, queries, size = shape
+    form = (batches, key_heads, heads // key_heads, -1, size)
+    parts = [part.view(form).permute(0, 3, 1, 2, 4) for part in rows]
+    return torch.cat(parts, 1).view(batches, queries, heads, size).transpose(1, 2)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

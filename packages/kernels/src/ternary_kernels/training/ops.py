@@ -4,9 +4,12 @@
         factors = 1 / sqrt(mean(x^2) + eps), y = weight * x * factors
     torch.ops.ternary_kernels.swiglu(gate, up) -> y
         y = silu(gate) * up
+    torch.ops.ternary_kernels.turn(q, k, cosine, sine) -> (q, k)
+        rotary positions: x * cosine + (-second half, first half) * sine of each head
 
-x, gate and up are float32 or bfloat16 [..., features], contiguous or not. Arithmetic is float32; what is
-returned has the dtype of the inputs. All have shape functions: they compile without a graph break.
+x, gate and up are float32 or bfloat16 [..., features], q and k [batches, tokens, heads, size], contiguous or
+not. Arithmetic is float32; what is returned has the dtype of the inputs. All have shape functions: they
+compile without a graph break.
 Importing this module registers the operators.
 """
 
@@ -100,3 +103,47 @@ def _swiglu_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 swiglu.register_autograd(_swiglu_gradients, setup_context=_keep_swiglu)
+
+
+@torch.library.custom_op("ternary_kernels::turn", mutates_args=())
+def turn(q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k turned by their positions, like them; no gradient for the angles.
+
+    Args:
+        q, k: [batches, tokens, heads, size].
+        cosine, sine: float32 or bfloat16 [batches or 1, tokens, size].
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+    """
+    return _turned(q, k, cosine, sine, backward=False)
+
+
+@torch.library.custom_op("ternary_kernels::turn_backward", mutates_args=())
+def turn_backward(grad_q: Tensor, grad_k: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of q and k."""
+    return _turned(grad_q, grad_k, cosine, sine, backward=True)
+
+
+def _turned(q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor, backward: bool) -> tuple[Tensor, Tensor]:
+    angles = cosine.contiguous(), sine.contiguous()
+    return rows.turn_rows(q.contiguous(), *angles, backward), rows.turn_rows(
+        k.contiguous(), *angles, backward
+    )
+
+
+@turn.register_fake
+@turn_backward.register_fake
+def _(q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+def _keep_angles(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[2:])
+
+
+def _turn_gradients(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    return *turn_backward(grad_q, grad_k, *ctx.saved_tensors), None, None
+
+
+turn.register_autograd(_turn_gradients, setup_context=_keep_angles)

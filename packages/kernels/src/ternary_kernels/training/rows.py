@@ -9,6 +9,8 @@ itself runs on. Values are quantized as bitnet_arch does, to the bit:
     ternarize             codes -1, 0, 1 and absmean scales of master weights, in one pass
     scale_sums            int32 sums of a product times the scales of its sides
     group_product         int8 product with a scale for each group of weights
+    int8_columns          weights with a scale for each group in int8 with one for each input
+    turn_rows             rotary positions, with their gradients
     norm_rows, swiglu_rows, cross_entropy_rows, divergence_rows   with their gradients
 """
 
@@ -186,6 +188,58 @@ def group_product(x: Tensor, inverse: Tensor, codes: Tensor, scales: Tensor, dty
         address_of("out", out, (tokens, rows), *FLOATS),
         dtype is torch.bfloat16,
         tokens,
+    )
+    return out
+
+
+def int8_columns(codes: Tensor, scales: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The weight in int8 with one scale for each input: codes int8 [out, in], scales float32 [in].
+
+    Args:
+        codes: int8 [out, in] within [-most, most]; scales: float32 [out], or [out, groups].
+    """
+    (rows, cols), groups = codes.shape, scales.numel() // codes.shape[0]
+    if cols % groups:
+        raise ValueError(f"{cols} inputs do not divide into {groups} groups")
+    columns, col_scales = torch.empty_like(codes), scales.new_empty(cols)
+    _native.int8_columns(
+        torch.get_num_threads(),
+        address_of("codes", codes, (rows, cols), torch.int8),
+        address_of("scales", scales, (rows, groups) if scales.dim() > 1 else (rows,), torch.float32),
+        rows,
+        cols,
+        cols // groups,
+        most,
+        columns.data_ptr(),
+        col_scales.data_ptr(),
+    )
+    return columns, col_scales
+
+
+def turn_rows(x: Tensor, cosine: Tensor, sine: Tensor, backward: bool) -> Tensor:
+    """x * cosine + (-second half, first half) * sine of each head, or the gradient of x for that of this.
+
+    Rounded as PyTorch's operators round it; forward, bfloat16 x with float32 angles are rounded once.
+
+    Args:
+        x: float32 or bfloat16 [batches, tokens, heads, size], of an even size.
+        cosine: float32 or bfloat16 [batches or 1, tokens, size]; sine likewise.
+    """
+    batches, tokens, heads, size = x.shape
+    if size % 2 or cosine.shape[0] not in (1, batches):
+        raise ValueError(f"heads {list(x.shape)} are not turned by angles {list(cosine.shape)}")
+    shape = (cosine.shape[0], tokens, size)
+    out = torch.empty_like(x)
+    _native.turn(
+        torch.get_num_threads(),
+        *matrix_of("x", x.view(batches * tokens, heads * size)),
+        address_of("cosine", cosine, shape, *FLOATS),
+        address_of("sine", sine, shape, cosine.dtype),
+        cosine.dtype is torch.bfloat16,
+        shape[0] * tokens,
+        size,
+        backward,
+        out.data_ptr(),
     )
     return out
 

@@ -59,7 +59,8 @@ class StepPace:
 
     def left_s(self, num_done: int) -> float:
         """Of the whole stage, after `num_done` steps."""
-        return (self.num_steps - num_done) * self._step_s() + self._end()
+        steps_s = (self.num_steps - num_done) * self._times.step_s
+        return steps_s + self._saves_s(num_done, self.num_steps) + self._end()
 
     def state_dict(self) -> dict[str, Any]:
         """Empty without minutes."""
@@ -80,30 +81,34 @@ class StepPace:
 
     def _plan(self, num_done: int) -> None:
         """Raises: RunError where what is configured in steps needs more of them than there is time for."""
-        # All ranks take the first one's clock.
-        left_s, step_s, end_s = gather_from_ranks(
-            (self._watch.left_s(self._end()), self._step_s(), self._end())
-        )[0]
         is_first = self._next_plan == FIRST_STEPS
-        steps = plan_steps(left_s, num_done, step_s, Bounds(LEAST_STEPS, LEAST_STEPS, MOST_STEPS))
+        steps = gather_from_ranks(self._fitting(num_done))[0]  # all ranks go by the first one's clock
         if is_first and steps < self._least:
             raise RunError(
                 f"training.minutes={self._watch.minutes:g} has time for about {steps} steps, and "
                 f"schedule, curriculum and lambda_warmup_steps need {self._least}: give more minutes, or "
                 "warmup and decay as shares of the run (training.schedule.warmup=0.02)"
             )
-        if steps <= self._least:
-            self._watch.warn_if_late((self._least - num_done) * step_s, end_s)
         self.num_steps = max(num_done + 1, self._least, steps)
+        if steps <= self._least:
+            self._watch.warn_if_late(self.left_s(num_done) - self._end(), self._end())
         if is_first:
             LOG.info("%d steps fit into training.minutes=%g", self.num_steps, self._watch.minutes)
         stretch = (self.num_steps - num_done) // _PLANS_A_STRETCH
         self._next_plan = num_done + max(1, min(_MOST_BETWEEN, stretch))
 
-    def _step_s(self) -> float:
-        """A step, with its share of the checkpoints."""
-        save_s = self._save_s / self._save_every_steps if self._save_every_steps else 0.0
-        return self._times.step_s + save_s
+    def _fitting(self, num_done: int) -> int:
+        """Steps of the whole, those done included, that there is time for."""
+        bounds = Bounds(LEAST_STEPS, LEAST_STEPS, MOST_STEPS)
+        left_s, step_s = self._watch.left_s(self._end()), self._times.step_s
+        share_s = self._save_s / self._save_every_steps if self._save_every_steps else 0.0
+        about = plan_steps(left_s, num_done, step_s + share_s, bounds)
+        return plan_steps(left_s - self._saves_s(num_done, about), num_done, step_s, bounds)
+
+    def _saves_s(self, num_done: int, num_steps: int) -> float:
+        """Of the checkpoints from that of step `num_done` to that of step `num_steps`."""
+        every = self._save_every_steps
+        return self._save_s * (num_steps // every - (num_done - 1) // every) if every else 0.0
 
     def _end(self) -> float:
         """What is reserved for the end."""
