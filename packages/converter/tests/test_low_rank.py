@@ -114,7 +114,7 @@ def test_the_native_engine_computes_them(corrected: Any, exported: Any, ids: lis
             assert Difference.between(plain, engine.score(ids)).mean_abs_delta < NATIVE_TOLERANCE
     with pytest.raises(EngineError, match=r"the adapter that was exported beside it, --adapter FILE$"):
         NativeEngine(model)
-    with pytest.raises(EngineError, match="and this one with --adapter$"):
+    with pytest.raises(EngineError, match=r"and this one with --adapter$"):
         NativeEngine(adapter)
 
 

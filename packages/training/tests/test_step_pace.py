@@ -81,6 +81,16 @@ class Machine:
             self.said.append((self.now_s, progress.left_s))
 
 
+def test_one_late_step_near_the_end_does_not_cut_the_run_off(tmp_path: Path) -> None:
+    calm, stalled = (
+        Machine(tmp_path, 1.0, step_s=0.02, save_every_steps=10_000, save_s=0.5) for _ in range(2)
+    )
+    calm.run()
+    stalled.slow = lambda now_s: 50.0 if 44 < now_s < 44.03 else 1.0
+    stalled.run()
+    assert len(calm.plans) - 60 < len(stalled.plans) < len(calm.plans)
+
+
 MACHINES: dict[str, dict[str, Any]] = {
     "fast": {},
     "very fast": {"slow": lambda _: 0.1},

@@ -7,7 +7,7 @@ from statistics import fmean
 from wrinklefree.stages.budget import Costs, likely_distil_step_s
 
 _RECENT_BLOCKS, _RECENT_STEPS = 3, 10
-"""So few that a machine that slows down is noticed, so many that a hiccup is not taken for it."""
+"""So few that a machine that slows down is noticed, so many that one hiccup among them can be left out."""
 
 
 class StepTimes:
@@ -25,7 +25,7 @@ class StepTimes:
     @property
     def step_s(self) -> float:
         """What a step takes now; needs one."""
-        return fmean((self._seconds[1:] or self._seconds)[-_RECENT_STEPS:])
+        return _usual((self._seconds[1:] or self._seconds)[-_RECENT_STEPS:])
 
     @property
     def slowdown(self) -> float:
@@ -76,4 +76,9 @@ class Measured:
 
 def _growth(seconds: list[float], num_recent: int) -> float:
     """The last of these times over the first; 1 where they did not grow."""
-    return max(1.0, fmean(seconds[-num_recent:]) / seconds[0]) if seconds else 1.0
+    return max(1.0, _usual(seconds[-num_recent:]) / _usual(seconds[:num_recent])) if seconds else 1.0
+
+
+def _usual(seconds: list[float]) -> float:
+    """Their mean, of several without the longest: data that came late, another program that woke up."""
+    return fmean(sorted(seconds)[: max(2, len(seconds) - 1)])
