@@ -81,16 +81,6 @@ class Machine:
             self.said.append((self.now_s, progress.left_s))
 
 
-def test_one_late_step_near_the_end_does_not_cut_the_run_off(tmp_path: Path) -> None:
-    calm, stalled = (
-        Machine(tmp_path, 1.0, step_s=0.02, save_every_steps=10_000, save_s=0.5) for _ in range(2)
-    )
-    calm.run()
-    stalled.slow = lambda now_s: 50.0 if 44 < now_s < 44.03 else 1.0
-    stalled.run()
-    assert len(calm.plans) - 60 < len(stalled.plans) < len(calm.plans)
-
-
 MACHINES: dict[str, dict[str, Any]] = {
     "fast": {},
     "very fast": {"slow": lambda _: 0.1},
@@ -122,6 +112,16 @@ def test_the_time_left_is_held(kind: str, tmp_path: Path) -> None:
     machine.run()
     for at_s, left_s in machine.said[3:]:
         assert left_s == pytest.approx(machine.now_s - at_s, rel=0.2, abs=10.0)
+
+
+def test_one_late_step_near_the_end_does_not_cut_the_run_off(tmp_path: Path) -> None:
+    calm, stalled = (
+        Machine(tmp_path, 1.0, step_s=0.02, save_every_steps=10_000, save_s=0.5) for _ in range(2)
+    )
+    calm.run()
+    stalled.slow = lambda now_s: 50.0 if 44 < now_s < 44.03 else 1.0
+    stalled.run()
+    assert len(calm.plans) - 60 < len(stalled.plans) < len(calm.plans)
 
 
 def test_a_slower_machine_makes_do_with_fewer_steps(tmp_path: Path) -> None:

@@ -195,9 +195,7 @@ def gguf_table(prepared: GgufExport) -> Table:
         totals = _totals([tensor.num_bytes for tensor in prepared.corrections])
         table.add_row("low-rank corrections", "f32", *totals, "the adapter")
     table.add_section()
-    table.add_row(
-        "total", "", *_totals([tensor.num_bytes for tensor in [*prepared.tensors, *prepared.corrections]]), ""
-    )
+    table.add_row("total", "", *_totals([tensor.num_bytes for tensor in prepared.written]), "")
     return table
 
 

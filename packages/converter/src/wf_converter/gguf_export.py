@@ -47,9 +47,14 @@ class GgufExport:
         return self.arch.name
 
     @property
+    def written(self) -> list[TensorPlan]:
+        """Of the model's file and the adapter's."""
+        return [*self.tensors, *self.corrections]
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of tensor data."""
-        return sum(tensor.num_bytes for tensor in [*self.tensors, *self.corrections])
+        return sum(tensor.num_bytes for tensor in self.written)
 
     @property
     def correction_bits_per_weight(self) -> float:

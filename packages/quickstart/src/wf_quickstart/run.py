@@ -67,7 +67,6 @@ def plan(options: Options) -> list[Step]:
     exported = steps.llamacpp_step("exported", lambda c: c.gguf)
     original_s = 9 if options.source is ModelSource.packaged else 0
     steps_title = "" if options.num_distil_steps is None else f", {options.num_distil_steps} steps"
-    last = DISTILLATION if options.distil else CALIBRATION
     distilled = [
         Step(
             DISTILLATION,
@@ -89,15 +88,22 @@ def plan(options: Options) -> list[Step]:
         ),
         measure_stage("rounded", "stage1", 12),
         Step(
-            "stage1_5",
+            CALIBRATION,
             f"Calibrate the ternary weights{steps_title}",
             ("stage1",),
-            _stage_output("stage1_5"),
+            _stage_output(CALIBRATION),
             training.calibrate,
         ),
-        measure_stage("calibrated", "stage1_5", 17),
+        measure_stage("calibrated", CALIBRATION, 17),
         *(distilled if options.distil else []),
-        Step("export", "Export (GGUF)", (last,), ("export/model.gguf",), steps.export_gguf, 9),
+        Step(
+            "export",
+            "Export (GGUF)",
+            (Context(options).last_stage,),
+            ("export/model.gguf",),
+            steps.export_gguf,
+            9,
+        ),
         Step("proof", "Prove the export", ("export",), ("export/proof.json",), steps.prove_export, 15),
         Step(
             "llamacpp_original",
