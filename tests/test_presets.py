@@ -76,6 +76,15 @@ def test_a_recipe_is_for_its_own_stage(stage):
         compose_config([f"training={stage}", "experiment=h100_25min"])
 
 
+def test_a_key_of_the_recipe_that_another_option_lacks_is_said_to_be_the_recipes():
+    recipe = ["training=stage3_distill", "experiment=h100_25min"]
+    with pytest.raises(ConfigError, match=r"Unknown key 'optimizer.fused'.*recipe of experiment=h100_25min"):
+        compose_config([*recipe, "optimizer=muon"])
+    with pytest.raises(ConfigError, match=r"Unknown key 'optimizer.fast'") as caught:
+        compose_config([*recipe, "optimizer.fast=true"])
+    assert "recipe" not in str(caught.value)
+
+
 def test_a_recipe_has_no_stages_before_it_under_its_name(tmp_path):
     options = ["training=stage3_distill", "experiment=h100_25min", f"output_dir={tmp_path}"]
     with pytest.raises(RunError, match=r"recipe of stage3 alone: .*training.start_from=FOLDER"):

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.predictions import DensePredictions, SparsePredictions
 from wrinklefree_distillation import cache_teacher
+from wrinklefree_distillation.config import DISTILL
 from wrinklefree_distillation.losses.chunked_divergence import Comparison, chunked_divergence
 from wrinklefree_distillation.losses.divergences import forward
 from wrinklefree_distillation.sampling import systematic_draws
@@ -133,13 +136,21 @@ def test_what_cached_targets_cannot_do(
     assert message in capsys.readouterr().err
 
 
-def test_targets_for_a_run_of_unknown_length(
-    distil: Any, targets: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.teacher.folder=x", "training.max_steps=null", "training.minutes=1"],
+            "training.minutes=1 with model.teacher.kind=cached",
+        ),
+        ([], "needs model.teacher.folder=FOLDER"),
+    ],
+)
+def test_options_that_cannot_go_together_are_refused_when_composed(
+    overrides: list[str], message: str
 ) -> None:
-    run = distil(*_cached(targets), "training.max_steps=null", "training.minutes=1")
-    assert run.code == 1
-    assert "training.minutes=1 with model.teacher.kind=cached" in capsys.readouterr().err
-    assert not (run.folder / "metrics.csv").exists()
+    with pytest.raises(ConfigError, match=message):
+        compose_config(["student.checkpoint_path=x", "model.teacher.kind=cached", *overrides], DISTILL)
 
 
 def test_targets_of_another_tokenizer(distil: Any, targets: Path, capsys: pytest.CaptureFixture[str]) -> None:

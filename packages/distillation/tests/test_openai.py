@@ -14,7 +14,10 @@ import transformers
 from listening import listening
 
 from wrinklefree.capture import Capture
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.predictions import DensePredictions, SparsePredictions
+from wrinklefree_distillation.config import DISTILL
 from wrinklefree_distillation.losses.chunked_divergence import Comparison, chunked_divergence
 from wrinklefree_distillation.losses.divergences import forward
 from wrinklefree_distillation.teachers.openai import OpenAITeacher, OpenAITeacherConfig
@@ -136,6 +139,11 @@ def test_a_run_goes_on_to_the_bit_after_the_server_stopped(
     assert again.code == 0
     assert again.rows == whole.rows
     assert again.weights == whole.weights
+
+
+def test_a_server_without_a_models_name_is_refused_when_composed() -> None:
+    with pytest.raises(ConfigError, match=r"needs the server's name of the model: model.teacher.model=NAME"):
+        compose_config(["student.checkpoint_path=x", "model.teacher.kind=openai"], DISTILL)
 
 
 def test_missing_entries_and_other_tokens(

@@ -66,7 +66,10 @@ class TimedLoader:
         length, key = f"{self._num_batches} batches", "training.max_steps"
         if self._num_batches is None:
             length, key = "time", "training.minutes"
-        return f"the data ended before the run's {length}: set repeat on a source, or lower {key}"
+        return (
+            f"the data ended before the run's {length}: set repeat on a source, or lower {key}. Either makes "
+            "it another run: choose another experiment=NAME with it, or force=true to start this one again"
+        )
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         if self._weighted_batches is None:

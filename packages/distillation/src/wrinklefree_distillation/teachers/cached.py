@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.model import TeacherConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.teachers.base import Teacher
@@ -35,21 +36,27 @@ class CachedTeacher(Teacher):
         )
 
     @classmethod
+    def check(cls, config: CachedTeacherConfig, run: TrainConfig) -> None:
+        if config.folder is None:
+            raise ConfigError(
+                "model.teacher.kind=cached needs model.teacher.folder=FOLDER, of targets that "
+                "packages/distillation/scripts/cache_teacher.py wrote"
+            )
+        minutes = getattr(run.training, "minutes", None)
+        if minutes is not None:
+            raise ConfigError(
+                f"training.minutes={minutes:g} with model.teacher.kind=cached: it does not say how much text "
+                "the run will read; give training.max_steps, as it was written for"
+            )
+
+    @classmethod
     def load(cls, config: CachedTeacherConfig, run: TrainConfig) -> CachedTeacher:
         from pathlib import Path
 
         from bitnet_arch.tokenizers import load_tokenizer
-        from wrinklefree.config.lengths import gradient_options
-        from wrinklefree.errors import RunError
         from wrinklefree_distillation.target_cache import TOKENIZER_FOLDER, TargetCache
 
-        if config.folder is None:
-            raise RunError("model.teacher.kind=cached needs model.teacher.folder=FOLDER")
-        if (minutes := gradient_options(run).minutes) is not None:
-            raise RunError(
-                f"training.minutes={minutes:g} with model.teacher.kind=cached: it does not say how much text "
-                "the run will read; give training.max_steps, as it was written for"
-            )
+        assert config.folder is not None
         folder = Path(config.folder)
         cache = TargetCache(folder)
         return cls(cache, load_tokenizer(folder / TOKENIZER_FOLDER))
@@ -65,9 +72,10 @@ class CachedTeacher(Teacher):
         if any(key not in self.cache for key in keys):
             raise RunError(
                 f"{self.cache.folder} has no targets for a sequence of this batch (of {len(self.cache)} "
-                "sequences): it was written for other text, another tokenizer or another "
+                "sequences): it was written for fewer steps, other text, another tokenizer or another "
                 f"training.sequence_length_tokens (it has {self.cache.facts.sequence_length_tokens}), or is "
-                "not complete; the same cache_teacher.py command goes on with it"
+                "not complete. The same cache_teacher.py command goes on with it, and with this run's "
+                "training.max_steps makes it as long as the run"
             )
         ids = torch.stack([self.cache.draws(key) for key in keys]).to(view["input_ids"].device)
         weights = torch.full(ids.shape, 1 / ids.shape[-1], device=ids.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.model import TeacherConfig
 from wrinklefree.config.ranges import number
 from wrinklefree.config.root import TrainConfig
@@ -51,15 +52,18 @@ class OpenAITeacher(Teacher):
         self.shape = Shape(0, 0, None, 0, 0, sparse_temperature=1.0)
 
     @classmethod
+    def check(cls, config: OpenAITeacherConfig, run: TrainConfig) -> None:
+        if config.model is None:
+            raise ConfigError(
+                "model.teacher.kind=openai needs the server's name of the model: model.teacher.model=NAME"
+            )
+
+    @classmethod
     def load(cls, config: OpenAITeacherConfig, run: TrainConfig) -> OpenAITeacher:
-        from wrinklefree.errors import RunError
         from wrinklefree_distillation.completions import PromptLogprobs
         from wrinklefree_distillation.echoed import Echoed
 
-        if config.model is None:
-            raise RunError(
-                "model.teacher.kind=openai needs the server's name of the model: model.teacher.model=NAME"
-            )
+        assert config.model is not None
         key = os.environ.get(API_KEY_VARIABLE)
         is_echo = config.api is PromptApi.echo
         client = Echoed if is_echo else PromptLogprobs

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_handler.errors import DataError
 from wrinklefree.compose.literal import literal
-from wrinklefree.compose.recipes import recipe_override
+from wrinklefree.compose.recipes import recipe_override, set_by_recipe
 from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key, unreadable
 from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import (
@@ -42,7 +42,7 @@ from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.objectives.registry import objective_schema
 from wrinklefree.plugins import UnknownNameError
 from wrinklefree.stages.registry import check_accepted, stage_by_name, stage_of, wrong_stage
-from wrinklefree.teachers.registry import teacher_schema
+from wrinklefree.teachers.registry import check_teacher, teacher_schema
 
 _TYPED_LATER = (OBJECTIVES_KEY, TEACHER_KEY)
 
@@ -69,6 +69,7 @@ def compose_config(overrides: Sequence[str] = (), root: Root = TRAIN) -> TrainCo
     if isinstance(config.training, ContinuingConfig):
         _check_start(config.training)
     stage.check(config)
+    check_teacher(config)
     return config
 
 
@@ -77,8 +78,9 @@ def compose_dictconfig(overrides: Sequence[str], root: Root = TRAIN) -> DictConf
     register_schemas(root)
     folders = [TRAIN.folder, SHARED_CONFIGS] if root is not TRAIN else [SHARED_CONFIGS]
     search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
+    parsed: list[Override] = []
     try:
-        parsed = [_parsed(text) for text in literal(overrides, root)]
+        parsed += [_parsed(text) for text in literal(overrides, root)]
         if recipe := recipe_override(parsed):
             parsed.insert(0, _parsed(recipe))
         later = [o for o in parsed if _is_typed_later(o) and not o.is_delete()]
@@ -88,7 +90,8 @@ def compose_dictconfig(overrides: Sequence[str], root: Root = TRAIN) -> DictConf
         _check_stage_name(config)
         refuse_unused_keys(stage_by_name(config.training.stage), parsed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, root)) from error
+        message = explain(error, root)
+        raise ConfigError(message + set_by_recipe(parsed, message)) from error
     OmegaConf.set_struct(config, False)
     _type_objectives(config, _values(later, OBJECTIVES_KEY))
     _type_teacher(config, _values(later, TEACHER_KEY))

@@ -7,6 +7,7 @@ stages before it have an experiment of another name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from wrinklefree.config.errors import ConfigError
 from wrinklefree.stages.registry import stage_by_name
 
 GROUP = "recipe"
+_QUOTED = re.compile(r"'([^']+)'")
 
 
 def recipe_override(overrides: Sequence[Override]) -> str | None:
@@ -37,6 +39,18 @@ def recipe_override(overrides: Sequence[Override]) -> str | None:
             "experiment's result with training.start_from=FOLDER."
         )
     return f"+{GROUP}@_global_={name}"
+
+
+def set_by_recipe(overrides: Sequence[Override], message: str) -> str:
+    """A sentence for a message about a key that the recipe sets; empty for others."""
+    name, key = _last_value(overrides, "experiment"), _QUOTED.search(message)
+    if not is_recipe(name) or key is None:
+        return ""
+    recipe = OmegaConf.load(group_files(GROUP)[name])
+    if OmegaConf.select(recipe, key[1]) is None or any(o.key_or_group == key[1] for o in overrides):
+        return ""
+    group = key[1].partition(".")[0]
+    return f" The recipe of experiment={name} sets it: leave out {group}=..., or choose another experiment."
 
 
 def is_recipe(experiment: Any) -> bool:

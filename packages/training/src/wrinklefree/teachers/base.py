@@ -28,6 +28,13 @@ class Teacher(ABC):
     tokenizer: Any = None
     """Its tokenizer, whose ids have to be the student's; None: it is not here."""
 
+    @classmethod  # noqa: B027 (most take any options)
+    def check(cls, config: Any, run: TrainConfig) -> None:
+        """Called when the configuration is composed. Args: as of `load`.
+
+        Raises: ConfigError for options that cannot go together.
+        """
+
     @classmethod
     @abstractmethod
     def load(cls, config: Any, run: TrainConfig) -> Teacher:

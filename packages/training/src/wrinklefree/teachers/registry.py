@@ -25,6 +25,12 @@ def teacher_schema(kind: str) -> type[TeacherConfig]:
     return teacher.config
 
 
+def check_teacher(run: TrainConfig) -> None:
+    """Raises: ConfigError for options of `model.teacher` that cannot go together."""
+    kind: type[Teacher] = lookup(GROUP, "teacher", run.model.teacher.kind)
+    kind.check(run.model.teacher, run)
+
+
 def load_teacher(run: TrainConfig, tokenizer: Any, wishes: Mapping[str, Capture]) -> Teacher | None:
     """The teacher of `model.teacher`; None when no objective wishes for one.
 
