@@ -16,6 +16,7 @@ from wf_ptq.ternary.descent import descend, half_gradient
 from wf_ptq.ternary.solve import Curvature, _polished, _total_error, output_error, solve_linear
 
 SCHEMES = ["tensor", "group64", "group128"]
+UNSHRUNK = SolveOptions(shrinkage=0)
 NUM_LIVE = 6
 ALL_CODES = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=NUM_LIVE)))
 
@@ -127,7 +128,8 @@ def test_groups_of_few_live_inputs_against_brute_force(
         moments, weight = torch.zeros(64, 64), torch.zeros(8, 64)
         moments[live[:, None], live] = correlated_moments(NUM_LIVE, coupling, seed)
         weight[:, live] = torch.randn(8, NUM_LIVE, generator=generator(seed + 50))
-        errors = exact_error(solve_linear(weight, moments, quantizer("group64")).matrix, weight, moments)
+        matrix = solve_linear(weight, moments, quantizer("group64"), UNSHRUNK).matrix
+        errors = exact_error(matrix, weight, moments)
         small = moments[live[:, None], live].double().numpy()
         ratios += [
             error / group_optimum(row, small)
@@ -152,14 +154,35 @@ def test_one_scale_for_all_against_brute_force() -> None:
             curvature[:, None] + curvature,
             np.trace(rows @ exact @ rows.T),
         )
-        ratios.append(
-            exact_error(solve_linear(weight, moments, TernaryQuantizer()).matrix, weight, moments).sum()
-            / optimum
-        )
+        matrix = solve_linear(weight, moments, TernaryQuantizer(), UNSHRUNK).matrix
+        ratios.append(exact_error(matrix, weight, moments).sum() / optimum)
     assert min(ratios) > 1 - 1e-5
     assert np.mean(np.array(ratios) < 1 + 1e-5) >= 0.6
     assert np.mean(ratios) < 1.05
     assert max(ratios) < 2.0
+
+
+def test_shrinkage_leaves_the_diagonal() -> None:
+    moments = correlated_moments(32, 1.0, 0)
+    damped = Curvature.of(moments, SolveOptions(shrinkage=0.25, damping=0.01)).damped
+    mean = moments.diagonal().mean()
+    torch.testing.assert_close(damped.diagonal(), moments.diagonal() + 0.01 * mean)
+    torch.testing.assert_close(damped.triu(1), 0.75 * moments.triu(1))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_shrunk_moments_of_few_tokens_serve_other_tokens_better(scheme: str) -> None:
+    """As many tokens as inputs, mixed the same way; errors on the tokens' true moments, 4 matrices."""
+    error = {0.0: 0.0, 0.1: 0.0}
+    for seed in range(4):
+        mix = torch.eye(128) + 2 * torch.randn(128, 128, generator=generator(seed)) / 128**0.5
+        tokens = torch.randn(128, 128, generator=generator(seed + 1)) @ mix
+        weight = torch.randn(24, 128, generator=generator(seed + 2)) * 0.05
+        for shrinkage in error:
+            options = SolveOptions(shrinkage=shrinkage)
+            matrix = solve_linear(weight, tokens.t() @ tokens / 128, quantizer(scheme), options).matrix
+            error[shrinkage] += exact_error(matrix, weight, mix.t() @ mix).sum()
+    assert error[0.1] < 0.9 * error[0.0]
 
 
 @pytest.mark.parametrize("scheme", ["group64", "group128"])
@@ -169,7 +192,7 @@ def test_no_single_code_can_be_improved(scheme: str) -> None:
     weight, moments = problem(8, 128, 3)
     matrix = solve_linear(weight, moments, quantizer(scheme), options).matrix
     codes, scales = matrix.codes, matrix.scales
-    damped = Curvature.of(moments, options.damping).damped.double().numpy()
+    damped = Curvature.of(moments, options).damped.double().numpy()
     spread = np.repeat(scales.double().numpy(), 128 // scales.shape[1], axis=1)
     residual = codes.numpy() * spread - weight.double().numpy()
     gradient, error = residual @ damped, np.einsum("oi,ij,oj->o", residual, damped, residual)
@@ -200,7 +223,7 @@ def gptq(
 @pytest.mark.parametrize("group", [16, 32])
 def test_error_compensation_is_gptq(group: int) -> None:
     weight, moments = problem(5, 64, 11)
-    damped = Curvature.of(moments, 0.05).damped
+    damped = Curvature.of(moments, SolveOptions(0, 0.05)).damped
     scales = weight.view(5, -1, group).abs().mean(-1).t() * 1.3  # [groups, out]
     rest, factor = weight.t().contiguous(), inverse_factor(damped)
     codes = [
@@ -217,7 +240,7 @@ def test_error_compensation_is_gptq(group: int) -> None:
 
 
 def test_inverse_factor_is_that_of_the_inverse() -> None:
-    damped = Curvature.of(correlated_moments(96, 1.0, 2), 0.01).damped
+    damped = Curvature.of(correlated_moments(96, 1.0, 2), SolveOptions(0, 0.01)).damped
     factor = inverse_factor(damped).double().numpy()
     inverse = np.linalg.inv(damped.double().numpy())
     assert np.abs(np.tril(factor, -1)).max() == 0
@@ -229,7 +252,7 @@ def test_inverse_factor_is_that_of_the_inverse() -> None:
 def test_descent_over_groups_never_raises_a_rows_error(group: int) -> None:
     for seed in range(3):
         weight, moments = problem(24, 256, seed)
-        damped = Curvature.of(moments, 0.003).damped
+        damped = Curvature.of(moments, SolveOptions(0, 0.003)).damped
         naive = quantizer(f"group{group}").quantize(weight)
         codes, scales = naive.codes.t().float().contiguous(), naive.scales.t().contiguous()
         before = exact_error(naive, weight, damped)
@@ -246,7 +269,7 @@ def test_descent_over_groups_never_raises_a_rows_error(group: int) -> None:
 def test_descent_with_one_scale_never_raises_the_error() -> None:
     for seed in range(3):
         weight, moments = problem(24, 200, seed)
-        damped = Curvature.of(moments, 0.003).damped
+        damped = Curvature.of(moments, SolveOptions(0, 0.003)).damped
         naive = TernaryQuantizer().quantize(weight)
         columns, scale = naive.codes.t().float().contiguous(), naive.scales
         start = before = _total_error(columns, scale, weight, damped)

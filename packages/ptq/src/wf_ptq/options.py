@@ -19,8 +19,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """damping: added to H's diagonal, as a share of its mean. num_sweeps: of coordinate descent."""
+    """shrinkage: what of H off its diagonal is taken away, as a share. damping: added to the diagonal, as a
+    share of its mean. num_sweeps: of coordinate descent."""
 
+    shrinkage: float = 0.1
     damping: float = 0.003
     num_sweeps: int = 4
 

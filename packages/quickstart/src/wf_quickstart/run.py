@@ -75,18 +75,18 @@ def plan(options: Options) -> list[Step]:
             _stage_output(DISTILLATION),
             training.distil,
         ),
-        measure_stage("distilled", DISTILLATION, 17),
+        measure_stage("distilled", DISTILLATION, 31),
     ]
     return [
         Step(
             "text", "Prepare the text", (), ("text/train.jsonl", "text/held_out.jsonl"), steps.prepare_text, 1
         ),
         Step("model", "Get the model", (), ("model/source.json",), steps.find_model, 5),
-        measure("teacher", "model", lambda context: context.teacher, 15),
+        measure("teacher", "model", lambda context: context.teacher, 29),
         Step(
             "stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), training.convert, 11
         ),
-        measure_stage("rounded", "stage1", 12),
+        measure_stage("rounded", "stage1", 26),
         Step(
             CALIBRATION,
             f"Calibrate the ternary weights{steps_title}",
@@ -94,7 +94,7 @@ def plan(options: Options) -> list[Step]:
             _stage_output(CALIBRATION),
             training.calibrate,
         ),
-        measure_stage("calibrated", CALIBRATION, 17),
+        measure_stage("calibrated", CALIBRATION, 31),
         *(distilled if options.distil else []),
         Step(
             "export",

@@ -20,8 +20,8 @@ from wf_quickstart.speed import GENERATED_TOKENS, PROMPT_TOKENS, llamacpp_speed,
 from wf_quickstart.text import python_reference, user_texts, write_corpus
 from wf_quickstart.training import SCHEME
 
-EVAL_TOKENS = 4096
-EVAL_CONTEXT_TOKENS = 512
+EVAL_TOKENS = 16_384
+EVAL_CONTEXT_TOKENS = 1024
 PROOF_TOKENS = 256
 
 StepFunction = Callable[[Context, StepLine], dict[str, Any]]

@@ -1,7 +1,9 @@
 """Ternary codes and scales of one matrix, given the second moments of its inputs.
 
 Minimizes the squared output error on calibration tokens over codes Q in {-1, 0, 1} and scales s,
-    E = tr((sQ - W) H (sQ - W)^T),    H = mean of x x^T over the tokens, x as quantized to int8.
+    E = tr((sQ - W) H (sQ - W)^T),    H = mean of x x^T over the tokens, x as quantized to int8,
+shrunk towards its diagonal (Schäfer and Strimmer 2005, doi 10.2202/1544-6115.1175): codes must not live by
+inputs that cancel each other exactly, which those of the finished model never do again.
 1. Error compensation (GPTQ; Frantar et al. 2022, arXiv 2210.17323): input by input, the error of the
    rounded weight is made up for by the weights still to come, through the Cholesky factor of H^-1.
    A group's scale is fitted to the compensated weights when the group is reached.
@@ -45,13 +47,13 @@ class Solution:
 
 @dataclass(frozen=True)
 class Curvature:
-    """Of E, [in, in]: the damped H, and the upper Cholesky factor of its inverse."""
+    """Of E, [in, in]: the shrunk and damped H, and the upper Cholesky factor of its inverse."""
 
     damped: Tensor
     factor: Tensor
 
     @classmethod
-    def of(cls, moments: Tensor, damping: float) -> Curvature:
+    def of(cls, moments: Tensor, options: SolveOptions) -> Curvature:
         """Raises: ValueError (not finite, or not positive definite in spite of the damping)."""
         if not moments.isfinite().all():
             raise ValueError("the second moments of the inputs are not finite: the activations overflowed")
@@ -59,8 +61,9 @@ class Curvature:
         if mean == 0:  # every input dead: only the weights themselves are left to go by
             damped = torch.eye(len(moments))
         else:
-            damped = moments.float().clone()
-            damped.diagonal().add_(damping * mean)
+            diagonal = moments.diagonal()
+            damped = moments.float() * (1 - options.shrinkage)
+            damped.diagonal().copy_(diagonal + options.damping * mean)
         return cls(damped, inverse_factor(damped))
 
 
@@ -96,9 +99,7 @@ def solve_linear(
     weight = weight.detach().float()
     if moments.shape != (weight.shape[1], weight.shape[1]):
         raise ValueError(f"moments of shape {tuple(moments.shape)} do not fit {weight.shape[1]} inputs")
-    curvature = _CURVATURE.of(
-        moments, lambda moments: Curvature.of(moments, options.damping), options.damping
-    )
+    curvature = _CURVATURE.of(moments, lambda moments: Curvature.of(moments, options), options)
     naive = quantizer.quantize(weight)
     naive = replace(naive, scales=quantizer.storable(naive.scales))
     if quantizer.group_size is None:

@@ -35,6 +35,8 @@ class TernarizeConfig:
     """Of these, how many the second moments of the linears' inputs are taken from."""
     num_sweeps: int = number(_BLOCK.solve.num_sweeps, least=0)
     """Sweeps of coordinate descent over each matrix."""
+    shrinkage: float = number(_BLOCK.solve.shrinkage, least=0, below=1)
+    """Share of the second moments off their diagonal that is taken away."""
     damping: float = number(_BLOCK.solve.damping, above=0)
     """Added to the diagonal of the second moments, as a share of its mean."""
     refine_steps: int = number(_BLOCK.refine.num_steps, least=0)

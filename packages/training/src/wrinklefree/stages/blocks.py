@@ -67,6 +67,6 @@ def _block_options(options: TernarizeConfig) -> wf_ptq.BlockOptions:
     rates = wf_ptq.Rates(options.latent_rate, options.scale_rate, options.vector_rate)
     return wf_ptq.BlockOptions(
         num_moment_sequences=-(-options.moment_tokens // options.sequence_length_tokens),
-        solve=wf_ptq.SolveOptions(options.damping, options.num_sweeps),
+        solve=wf_ptq.SolveOptions(options.shrinkage, options.damping, options.num_sweeps),
         refine=wf_ptq.RefineOptions(options.refine_steps, options.refine_batch_size, rates),
     )
