@@ -15,13 +15,13 @@ from wf_formats.targets import check_apart
 from wf_quickstart.errors import QuickstartRequestError
 
 DEFAULT_MINUTES = 10.0
-MIN_MINUTES = 3.0
+MIN_MINUTES = 4.0
 """Of the packaged model on two cores; less would leave no time to calibrate."""
 
 MAX_MINUTES = 525_600
 """A year, the most that a stage can be planned into."""
 
-MIN_DISTIL_MINUTES = 5.0
+MIN_DISTIL_MINUTES = 6.0
 """With stage 3, which loads both models and needs time to train."""
 
 
