@@ -19,7 +19,7 @@ from wrinklefree.config.errors import ConfigError
 from wrinklefree.stages.registry import stage_by_name
 
 GROUP = "recipe"
-_QUOTED = re.compile(r"'([^']+)'")
+_UNKNOWN = re.compile(r"Unknown key '([\w.]+)'")
 
 
 def recipe_override(overrides: Sequence[Override]) -> str | None:
@@ -43,7 +43,7 @@ def recipe_override(overrides: Sequence[Override]) -> str | None:
 
 def set_by_recipe(overrides: Sequence[Override], message: str) -> str:
     """A sentence for a message about a key that the recipe sets; empty for others."""
-    name, key = _last_value(overrides, "experiment"), _QUOTED.search(message)
+    name, key = _last_value(overrides, "experiment"), _UNKNOWN.search(message)
     if not is_recipe(name) or key is None:
         return ""
     recipe = OmegaConf.load(group_files(GROUP)[name])
