@@ -16,6 +16,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "tests" / "helpers"))
 import tiny_models
+from gguf_files import finish
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
@@ -114,10 +115,7 @@ def write_f32(source: Path, path: Path, num_layers: int) -> None:
         if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < num_layers:
             weight = gguf.dequantize(tensor.data, tensor.tensor_type)
             writer.add_tensor(tensor.name, weight.reshape(tensor.shape[::-1].tolist()))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 
 from wf_formats.errors import LoadError
 from wf_formats.models import open_model
@@ -30,10 +31,7 @@ def write(path: Path, keys: dict[str, Any], tensors: dict[str, np.ndarray]) -> P
             writer.add_key_value(name, value, kind)
     for name, values in tensors.items():
         writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

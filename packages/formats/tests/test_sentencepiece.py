@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from gguf_files import finish
 
 from wf_formats.tokenizer import Pieces, TokenizerError, gguf_tokenizer, read_tokenizer, token_bytes
 from wf_formats.tokenizer.sentencepiece import PREFIX_KEY, Prefix, merges_of, scores_of
@@ -26,10 +27,7 @@ def written(keys, path):
 
     writer = gguf.GGUFWriter(path, "llama")
     keys.write(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from gguf_files import finish
 
 from wf_formats.tokenizer import TokenizerError, gguf_tokenizer, read_tokenizer
 from wf_formats.tokenizer.rules import RULES, rule_named, rule_of
@@ -27,10 +28,7 @@ def test_both_directions(tokenizer_folder, tmp_path, rule, add_bos):
     assert (keys.pre, keys.add_bos) == (rule.name, add_bos)
     writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
     keys.write(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    finish(writer)
     ours, theirs = read_tokenizer(tmp_path / "t.gguf"), read_tokenizer(folder)
     for text in TEXTS:
         assert ours.backend.encode(text).ids == theirs.backend.encode(text).ids
@@ -62,10 +60,7 @@ def test_every_end_of_an_answer_is_kept(
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
     writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
     gguf_tokenizer(folder, 520).write(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    finish(writer)
     assert read_tokenizer(tmp_path / "t.gguf").eos_ids == in_file
     lost = [record for record in caplog.records if "left out" in record.getMessage()]
     assert len(lost) == (num_lost > 0)
@@ -227,9 +222,6 @@ def test_other_kinds_are_refused_by_name(tmp_path):
 
     writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
     writer.add_tokenizer_model("t5")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(TokenizerError, match="model is 't5'; supported are"):
         read_tokenizer(tmp_path / "t.gguf")

@@ -13,6 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 
 from wf_formats.gguf import open_gguf
 from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
@@ -82,10 +83,7 @@ def ternary_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
         for name, shape in MATRICES.items():
             codes = random.integers(-1, 2, shape)
             writer.add_tensor(f"blk.{layer}.{name}.weight", (codes * 0.0625).astype(np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 from safetensors.numpy import load_file, save_file
 
 import ternary_kernels as tk
@@ -259,10 +260,7 @@ def rewrite(
             its = reader.tensors[tensor]
             data = reader.data(tensor).copy().reshape(*its.shape[:-1], -1)
             writer.add_tensor(tensor, data, raw_dtype=gguf.GGMLQuantizationType(its.ggml_type))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

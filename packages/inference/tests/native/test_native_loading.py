@@ -11,6 +11,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 
 from wf_formats.gguf import open_gguf
 from wrinklefree_inference.engines import open_engine
@@ -57,10 +58,7 @@ def model(packaged_gguf: Path, tmp_path: Path):
             writer.add_tensor(f"{name}.weight", np.ones(64, np.float32))
         for name, shape in MATRICES.items():
             writer.add_tensor(f"blk.0.{name}.weight", np.full(shape, 0.0625, np.float16))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         return path
 
     return write

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from gguf_files import finish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -193,10 +194,7 @@ def gguf_file(folder: Path, path: Path, rule: str, **changes) -> Path:
             writer.add_string(key, value)
         elif value is not None:
             writer.add_array(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

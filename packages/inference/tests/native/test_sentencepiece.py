@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf_files import finish
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,10 +58,7 @@ def write_model(keys, path: Path, num_tokens: int = 1000) -> Path:
     shapes |= {"blk.0.ffn_norm": (32,)} | {f"blk.0.{name}": (32, 32) for name in matrices}
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
