@@ -156,7 +156,7 @@ class ConvertedCheckpoint:
             tensor: torch.Tensor = file.get_tensor(name)
         linear, _, kind = name.rpartition(".")
         floor = self.log2_floors.get(linear, 0) if kind in _OF_OUTPUTS else 0
-        return tensor.float() * 2.0**-floor
+        return tensor.float() * 2.0**-floor if floor else tensor.float()
 
     def tensor(self, name: str) -> np.ndarray:
         """The tensor as fp32."""

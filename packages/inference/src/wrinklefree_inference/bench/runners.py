@@ -88,12 +88,7 @@ class LlamaCppRunner:
     ) -> None:
         from wrinklefree_inference.llamacpp import api as llama
         from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
-        from wrinklefree_inference.llamacpp.handles import (
-            ContextOptions,
-            add_adapter,
-            load_model,
-            new_context,
-        )
+        from wrinklefree_inference.llamacpp.handles import ContextOptions, load_model, new_context
         from wrinklefree_inference.llamacpp.scorer import CONTEXT_GRANULARITY_TOKENS
 
         self._llama, self._api = llama, llama.library()
@@ -103,9 +98,7 @@ class LlamaCppRunner:
         room = rounded * num_sequences
         batch_tokens = min(room, max(CHUNK_TOKENS, num_sequences))
         options = ContextOptions(room, batch_tokens, threads, num_sequences)
-        self._context = new_context(self._model, options)
-        if beside is not None:
-            add_adapter(self._model, self._context, beside)
+        self._context = new_context(self._model, options, beside)
         self._batch = self._api.llama_batch_ext_init(self._context)
         self._positions = [0] * num_sequences
         self.vocab_size: int = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))

@@ -77,7 +77,7 @@ def load_model(path: Path) -> int:
     return model
 
 
-def add_adapter(model: int, context: int, path: Path) -> None:
+def _add_adapter(model: int, context: int, path: Path) -> None:
     """Gives a context the low-rank corrections of a LoRA adapter, which is freed with the model.
 
     Raises:
@@ -94,12 +94,15 @@ def add_adapter(model: int, context: int, path: Path) -> None:
         raise EngineError(f"llama.cpp refused the adapter {path}: {'; '.join(messages)}")
 
 
-def new_context(model: int, options: ContextOptions) -> int:
+def new_context(model: int, options: ContextOptions, adapter: Path | None = None) -> int:
     """Handle of a context (free it with llama_free).
 
+    Args:
+        adapter: GGUF file with low-rank corrections of the model.
+
     Raises:
-        EngineError: llama.cpp refused it (its reason is in the message), or its parameter struct
-            is not laid out as known here.
+        EngineError: llama.cpp refused it or the adapter (its reason is in the message), or its parameter
+            struct is not laid out as known here.
     """
     api, params = library(), _params(options)
     with captured_log(LOG_WARNING if options.is_default else LOG_INFO) as messages:
@@ -111,6 +114,8 @@ def new_context(model: int, options: ContextOptions) -> int:
     try:
         _check_counts(context, options)
         _check_log(messages, options)
+        if adapter is not None:
+            _add_adapter(model, context, adapter)
     except EngineError:
         api.llama_free(context)
         raise

@@ -32,13 +32,7 @@ from wrinklefree_inference.engines.log_softmax import log_softmax_at
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.llamacpp import api as llama
 from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
-from wrinklefree_inference.llamacpp.handles import (
-    CacheNumbers,
-    ContextOptions,
-    add_adapter,
-    load_model,
-    new_context,
-)
+from wrinklefree_inference.llamacpp.handles import CacheNumbers, ContextOptions, load_model, new_context
 from wrinklefree_inference.options import EngineOptions
 
 CONTEXT_GRANULARITY_TOKENS = 256  # llama.cpp rounds a context up to a multiple of it
@@ -81,7 +75,7 @@ class GgufScorer:
         options = ContextOptions(room, self._batch_tokens, threads, 1, cache_type, flash_attention)
         api = llama.library()
         try:
-            self._context = self._new_context(options)
+            self._context = new_context(self._model, options, self.adapter)
         except EngineError:
             api.llama_model_free(self._model)
             raise
@@ -97,16 +91,6 @@ class GgufScorer:
         self.eos_id: int = api.llama_vocab_eos(self._vocab)
         self.bos_id: int = api.llama_vocab_bos(self._vocab)
         self.adds_bos: bool = api.llama_vocab_get_add_bos(self._vocab)
-
-    def _new_context(self, options: ContextOptions) -> int:
-        context = new_context(self._model, options)
-        try:
-            if self.adapter is not None:
-                add_adapter(self._model, context, self.adapter)
-        except EngineError:
-            llama.library().llama_free(context)
-            raise
-        return context
 
     def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         """Ids of `text` without special tokens around it.

@@ -127,9 +127,8 @@ def turn_backward(grad_q: Tensor, grad_k: Tensor, cosine: Tensor, sine: Tensor) 
 
 def _turned(q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor, backward: bool) -> tuple[Tensor, Tensor]:
     angles = cosine.contiguous(), sine.contiguous()
-    return rows.turn_rows(q.contiguous(), *angles, backward), rows.turn_rows(
-        k.contiguous(), *angles, backward
-    )
+    turned_q, turned_k = (rows.turn_rows(x.contiguous(), *angles, backward) for x in (q, k))
+    return turned_q, turned_k
 
 
 @turn.register_fake

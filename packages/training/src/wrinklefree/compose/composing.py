@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_handler.errors import DataError
 from wrinklefree.compose.literal import literal
-from wrinklefree.compose.recipes import recipe_override, set_by_recipe
+from wrinklefree.compose.recipes import recipe_override
 from wrinklefree.compose.refusals import explain, refuse_unused_keys, unknown_key, unreadable
 from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import (
@@ -78,9 +78,8 @@ def compose_dictconfig(overrides: Sequence[str], root: Root = TRAIN) -> DictConf
     register_schemas(root)
     folders = [TRAIN.folder, SHARED_CONFIGS] if root is not TRAIN else [SHARED_CONFIGS]
     search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
-    parsed: list[Override] = []
+    parsed = [_parsed(text) for text in literal(overrides, root)]
     try:
-        parsed += [_parsed(text) for text in literal(overrides, root)]
         if recipe := recipe_override(parsed):
             parsed.insert(0, _parsed(recipe))
         later = [o for o in parsed if _is_typed_later(o) and not o.is_delete()]
@@ -90,8 +89,7 @@ def compose_dictconfig(overrides: Sequence[str], root: Root = TRAIN) -> DictConf
         _check_stage_name(config)
         refuse_unused_keys(stage_by_name(config.training.stage), parsed)
     except (HydraException, OmegaConfBaseException) as error:
-        message = explain(error, root)
-        raise ConfigError(message + set_by_recipe(parsed, message)) from error
+        raise ConfigError(explain(error, root, parsed)) from error
     OmegaConf.set_struct(config, False)
     _type_objectives(config, _values(later, OBJECTIVES_KEY))
     _type_teacher(config, _values(later, TEACHER_KEY))

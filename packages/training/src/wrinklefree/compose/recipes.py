@@ -7,7 +7,6 @@ stages before it have an experiment of another name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from wrinklefree.config.errors import ConfigError
 from wrinklefree.stages.registry import stage_by_name
 
 GROUP = "recipe"
-_UNKNOWN = re.compile(r"Unknown key '([\w.]+)'")
 
 
 def recipe_override(overrides: Sequence[Override]) -> str | None:
@@ -41,15 +39,14 @@ def recipe_override(overrides: Sequence[Override]) -> str | None:
     return f"+{GROUP}@_global_={name}"
 
 
-def set_by_recipe(overrides: Sequence[Override], message: str) -> str:
-    """A sentence for a message about a key that the recipe sets; empty for others."""
-    name, key = _last_value(overrides, "experiment"), _UNKNOWN.search(message)
-    if not is_recipe(name) or key is None:
+def set_by_recipe(overrides: Sequence[Override], key: str) -> str:
+    """A sentence for the refusal of a key that the recipe sets; empty for others."""
+    name = _last_value(overrides, "experiment")
+    if not is_recipe(name) or any(override.key_or_group == key for override in overrides):
         return ""
-    recipe = OmegaConf.load(group_files(GROUP)[name])
-    if OmegaConf.select(recipe, key[1]) is None or any(o.key_or_group == key[1] for o in overrides):
+    if OmegaConf.select(OmegaConf.load(group_files(GROUP)[name]), key) is None:
         return ""
-    group = key[1].partition(".")[0]
+    group = key.partition(".")[0]
     return f" The recipe of experiment={name} sets it: leave out {group}=..., or choose another experiment."
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from hydra.core.override_parser.types import Override
 
 from wf_formats.secrets import redacted, redacted_arguments
+from wrinklefree.compose.recipes import set_by_recipe
 from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import group_options, keys_of, schema_classes
 from wrinklefree.config.errors import ConfigError
@@ -56,12 +57,16 @@ def refuse_unused_keys(stage: Stage, overrides: Sequence[Override]) -> None:
                 )
 
 
-def explain(error: Exception, root: Root = TRAIN) -> str:
-    """What is wrong, with the nearest known key or group option, without secrets and Hydra's insides."""
+def explain(error: Exception, root: Root = TRAIN, overrides: Sequence[Override] = ()) -> str:
+    """What is wrong, with the nearest known key or group option, without secrets and Hydra's insides.
+
+    Args: overrides are those that were composed.
+    """
     text = _chain(error)
     if match := _KEY_ERROR.search(text):
         full = _full_key(text, match["key"])
-        return redacted(unknown_key(full, match["key"], schema_classes(root).get(match["owner"])))
+        unknown = unknown_key(full, match["key"], schema_classes(root).get(match["owner"]))
+        return redacted(unknown + set_by_recipe(overrides, full))
     if match := _GROUP_ERROR.search(text):
         return redacted(_unknown_option(match["path"]))
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.fullmatch(line)]
