@@ -69,7 +69,7 @@ def test_options_of_objectives_are_typed() -> None:
         ("student.checkpoint=x", r"'student.checkpoint'.* Did you mean 'checkpoint_path'\?"),
         ("studend.checkpoint_path=x", r"'studend.*Did you mean 'student'"),
         (f"{LOGITS}.divergense=js", "Did you mean 'divergence'"),
-        (f"{LOGITS}.beta=1", "beta=1.0 is not possible: give a finite number, above 0 and below 1"),
+        (f"{LOGITS}.beta=1", "beta=1.0 is not possible: give a finite float32 number, above 0 and below 1"),
         (f"{LOGITS}.alpha=0", "alpha=0.0 is not possible"),
         (f"{LOGITS}.temperature=0", "temperature=0.0 is not possible"),
         (f"{LOGITS}.chunk_tokens=0", "chunk_tokens=0 is not possible"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,8 @@ def test_moments_that_cannot_be() -> None:
     singular[0, 1] = singular[1, 0] = 1.1
     with pytest.raises(ValueError, match="damping 1e-06 is too small, raise it"):
         solve_correction(Residuals(singular, moments.cross, 1, 1), 4, damping=1e-6)
+    with pytest.raises(ValueError, match=r"damping inf makes .* infinite: lower it"):
+        solve_correction(moments, 4, damping=math.inf)
     with pytest.raises(ValueError, match="not finite"):
         solve_correction(Residuals(singular * torch.nan, moments.cross, 1, 1), 4, damping=0.01)
     silent = solve_correction(Residuals(moments.inputs * 0, moments.cross * 0, 0, 0), 4, damping=0.01)

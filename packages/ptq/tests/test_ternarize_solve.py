@@ -345,6 +345,8 @@ def test_impossible_moments_are_refused(scheme: str) -> None:
     indefinite[40, 40] = -1
     with pytest.raises(ValueError, match=r"not positive definite \(input 40\): raise the damping"):
         solve_linear(weight, indefinite, parsed)
+    with pytest.raises(ValueError, match="not finite: lower the damping"):
+        solve_linear(weight, torch.eye(128), parsed, SolveOptions(damping=1e39))
     with pytest.raises(ValueError, match="do not divide into groups"):
         solve_linear(weight[:, :96], torch.eye(96), quantizer("group64"))
 

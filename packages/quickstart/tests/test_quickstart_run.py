@@ -169,7 +169,7 @@ def test_with_stage_3_its_result_is_exported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("was_distilled", [True, False])
 def test_a_folder_is_with_stage_3_or_without(was_distilled: bool, tmp_path: Path) -> None:
     State(tmp_path, parse_options("packaged", 2, tmp_path, [], distil=was_distilled).identity())
-    with pytest.raises(QuickstartError, match=r"distil: (True there, None|None there, True) now"):
+    with pytest.raises(QuickstartError, match=r"distil: (true there, null|null there, true) now"):
         State(tmp_path, parse_options("packaged", 2, tmp_path, [], distil=not was_distilled).identity())
 
 

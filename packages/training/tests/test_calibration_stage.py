@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -359,6 +361,71 @@ def test_resumed_run_is_bit_equal(
     assert {path.name for path in resumed.folder.iterdir()} == kept
 
 
+def _rates_explode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wf_ptq.optimizer._size", lambda _parameter: 1e30)
+
+
+def _disk_is_full_at(part: str) -> Callable[[pytest.MonkeyPatch], None]:
+    original = PartStore.save
+
+    def save(self: PartStore, name: str, *contents: Any) -> None:
+        if name == part:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / name))
+        original(self, name, *contents)
+
+    return lambda monkeypatch: monkeypatch.setattr(PartStore, "save", save)
+
+
+def _ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wf_ptq.Distiller, "step", step)
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "message"),
+    [
+        (_rates_explode, 1, r"^error: distillation step 2: .*: lower training.ternarize.scale_rate"),
+        (_disk_is_full_at("distilled"), 1, r"^error: .*No space left on device.*; free some space"),
+        (_disk_is_full_at("distilled.model.layers.1"), 1, r"^error: .*No space left on device.*; free some"),
+        (_ctrl_c, 130, "the same command goes on"),
+    ],
+    ids=["rates", "full disk", "full disk at the end", "Ctrl-C"],
+)
+def test_what_goes_wrong_in_the_distillation_is_told_as_it_is(
+    group: Calibration,
+    whole_group: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fail: Callable[[pytest.MonkeyPatch], None],
+    code: int,
+    message: str,
+) -> None:
+    """The layers are replaced meanwhile, and an error leaves them so; the same command goes on afterwards."""
+    with monkeypatch.context() as broken:
+        fail(broken)
+        run = group(refine_steps=0) if fail is _rates_explode else group()
+    assert run.code == code
+    printed = capsys.readouterr().err
+    assert re.search(message, printed, re.MULTILINE), printed
+    assert "Traceback" not in printed
+    assert not (run.folder / "final").exists()
+    if fail is not _rates_explode:
+        assert group().weights == whole_group.weights
+
+
+def test_a_result_that_is_worse_than_rounding_is_told(
+    group: Calibration, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wf_ptq.optimizer._size", lambda _parameter: 1e6)
+    run = group(refine_steps=0)
+    losses = run.summary["losses_nats"]
+    assert losses["calibrated"] > losses["rounded"]
+    told = f"worse than the rounded one ({losses['calibrated']:.3f} and {losses['rounded']:.3f} nats a token)"
+    assert told in caplog.text
+
+
 def test_resumed_twice_with_one_scale_per_matrix(
     tensor: Calibration, whole_tensor: Any, calibrated_blocks: list[int]
 ) -> None:
@@ -544,26 +611,35 @@ def test_a_tokenizer_of_another_model_is_an_error(
         ("evaluation_tokens", -1, "at least 0"),
         ("damping", 0.0, "above 0"),
         ("damping", float("inf"), "finite"),
+        ("damping", 1e39, "at most 1000"),
         ("latent_rate", float("nan"), "finite"),
+        ("latent_rate", 1e300, "at most 1"),
         ("scale_rate", -1.0, "above 0"),
+        ("scale_rate", 1.5, "at most 1"),
         ("vector_rate", 0.0, "above 0"),
+        ("vector_rate", 1e10, "at most 1"),
+        ("embedding_rate", 1e300, "at most 1"),
         ("minutes", 0.0, "above 0"),
         ("distil_share", 1.5, "at most 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:
-    with pytest.raises(ConfigError, match=rf"training\.ternarize\.{key}={value} .*{why}"):
+    with pytest.raises(ConfigError, match=rf"ternarize\.{key}={re.escape(str(value))} .*{why}"):
         check_ternarize(TernarizeConfig(**{key: value}))
 
 
 def test_a_refinement_step_must_find_its_sequences() -> None:
-    with pytest.raises(ConfigError, match=r"training\.ternarize\.tokens=2047 .*at least 2048"):
+    with pytest.raises(
+        ConfigError, match=r"training\.ternarize\.tokens=2047 .*at least 2048 .*refine_batch_size"
+    ):
         check_ternarize(TernarizeConfig(tokens=2047, sequence_length_tokens=512, refine_batch_size=4))
 
 
 def test_a_share_of_no_time() -> None:
     with pytest.raises(ConfigError, match=r"ternarize\.distil_share=0\.5 .* no training\.ternarize\.minutes"):
         check_ternarize(TernarizeConfig(distil_share=0.5))
+    with pytest.raises(ConfigError, match=r"distil_share=0\.5 .* training\.ternarize\.distil_steps=0"):
+        check_ternarize(TernarizeConfig(distil_share=0.5, distil_steps=0, minutes=9))
 
 
 def test_a_wrong_value_ends_the_command_with_2(

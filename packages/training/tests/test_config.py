@@ -120,6 +120,14 @@ MINUTES = ["training.max_steps=null", "training.minutes=5"]
         (["optimizer=muon", "+optimizer.state=int8"], "Unknown key 'optimizer.state'"),
         (["optimizer=adamw_8bit", "+optimizer.state=int8"], "Unknown key 'optimizer.state'"),
         (["training.max_steps=9", "training.schedule.decay=10"], "exceed the run's 9 steps"),
+        (["training.learning_rate=1e39"], "training.learning_rate=1e.39 is not possible: .* at most 100"),
+        (["optimizer.eps=1e300"], "optimizer.eps=1e.300 is not possible: .* at most 1"),
+        (["optimizer.weight_decay=1e39"], "optimizer.weight_decay=1e.39 is not possible: .*float32"),
+        (
+            ["training.learning_rate=1e-3", "optimizer.weight_decay=1000"],
+            "training.learning_rate=0.001 times optimizer.weight_decay=1000 .* lower optimizer.weight_decay",
+        ),
+        (["training.objectives.continue_pretrain.weight=1e39"], "weight=1e.39 is not possible: .*float32"),
     ],
 )
 def test_wrong_values_are_named(overrides: list[str], message: str) -> None:
@@ -317,10 +325,11 @@ from wrinklefree.train import main
 for group in ("stages", "objectives", "teachers"):
     from wrinklefree.plugins import load_all
     assert load_all(f"wrinklefree.{group}")
-assert main(["-s", "1.9", "--describe", "training.start_from=."]) == 0
+assert main(["-s", "1.9", "--describe", f"training.start_from={sys.argv[1]}"]) == 0
 assert "torch" not in sys.modules
 """
 
 
-def test_configurations_are_read_without_torch() -> None:
-    subprocess.run([sys.executable, "-c", _WITHOUT_TORCH], check=True, env=os.environ)
+def test_configurations_are_read_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    subprocess.run([sys.executable, "-c", _WITHOUT_TORCH, tmp_path], check=True, env=os.environ)

@@ -114,7 +114,8 @@ def test_a_broken_plugin_is_named_where_it_is_needed(
     _install(tmp_path, "broken", "[wrinklefree.objectives]\nbroken = broken_plugin:Broken\n")
     monkeypatch.syspath_prepend(tmp_path)
     registered.cache_clear()
-    assert main(["-s", "2", "--describe", "training.start_from=."]) == 0
+    (tmp_path / "manifest.json").touch()
+    assert main(["-s", "2", "--describe", f"training.start_from={tmp_path}"]) == 0
     assert main(["-s", "2", "--describe", "training.objectives.broken.weight=1"]) == 2
     message = "'broken' of broken 1.0 cannot be loaded from broken_plugin:Broken: ModuleNotFoundError"
     assert message in capsys.readouterr().err

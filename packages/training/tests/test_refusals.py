@@ -223,6 +223,8 @@ def test_the_printed_configuration_can_be_read_again(main: Any, capsys: pytest.C
         (["-s", "1", "model.source=hub"], "model.source=hub needs a name"),
         (["-s", "2", "experiment=it's"], "Run wf train -s 1.9 -e 'it'\"'\"'s' first"),
         (["-s", "2", "training.start_from=/nowhere"], "training.start_from: there is no folder /nowhere"),
+        (["-s", "2", f"training.start_from={__file__}"], f"{__file__} is a file: give a checkpoint folder"),
+        (["-s", "2", "training.start_from=/"], "/ is no checkpoint: it has no wrinklefree.json; give"),
     ],
 )
 def test_a_job_that_cannot_begin_is_not_described(
@@ -272,3 +274,37 @@ def test_small_moments_without_kernels_are_refused(
     assert message.count("optimizer.state=int8 has kernels for whole weights on the CPU alone") == 1
     assert "Traceback" not in message
     assert not list(tmp_path.iterdir())
+
+
+def test_no_name_of_a_start(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-s", "2", "--describe", "training.start_from="]) == 2
+    assert "training.start_from is empty: give a checkpoint folder, or null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["run.json"], "it is the folder of a run; it holds none yet"),
+        (["run.json", "final/manifest.json"], "it is the folder of a run; give its {folder}/final"),
+        (
+            ["run.json", "checkpoints/step_00000002/x", "checkpoints/step_00000004/x"],
+            "it is the folder of a run; give its {folder}/checkpoints/step_00000004",
+        ),
+        (["step_00000002/x"], "it holds several; give one of them, such as {folder}/step_00000002"),
+        (
+            ["config.json"],
+            "it is a model in Hugging Face's format; convert it with wf train -s 1 model.source=path",
+        ),
+        (["config.json", "wrinklefree.json"], "it is an export; give the checkpoint that it was made from"),
+    ],
+    ids=["run", "run with a result", "run with checkpoints", "checkpoints", "dense model", "export"],
+)
+def test_a_folder_that_is_no_checkpoint_is_told_by_its_kind(
+    main: Any, files: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"export": {}}))
+    assert main(["-s", "2", "--describe", f"training.start_from={tmp_path}"]) == 1
+    expected = f"{tmp_path} is no checkpoint: {message.format(folder=tmp_path)}"
+    assert expected in capsys.readouterr().err

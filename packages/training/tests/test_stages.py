@@ -99,13 +99,13 @@ def test_stage2_may_skip_the_alignment_only_if_allowed(cli: Any) -> None:
     [
         (
             ["model.scheme=group64", "model.sub_norm=false"],
-            ["model.scheme: 'tensor' there, 'group64' now", "model.sub_norm: True there, False now"],
+            ["model.scheme: 'tensor' there, 'group64' now", "model.sub_norm: true there, false now"],
             "model.scheme=tensor model.sub_norm=true",
         ),
         (["model.name=/other"], ["model.name: '{dense}' there, '/other' now"], "model.name={dense}"),
         (
             ["model.source=packaged", "model.name=null"],
-            ["model.source: 'path' there, 'packaged' now", "model.name: '{dense}' there, None now"],
+            ["model.source: 'path' there, 'packaged' now", "model.name: '{dense}' there, null now"],
             "model.source=path model.name={dense}",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Values that reach Hydra's override grammar as they are: the one place that quotes them.
+"""Values that reach Hydra's override grammar as they are: the one place that quotes them; and in messages.
 
 The grammar reads `1e5`, `true` and `null` as something else than text, takes commas and brackets for
 lists, and refuses `=`, `~` and letters outside ASCII. A quoted value is text, whatever is in it. Rules:
@@ -7,7 +7,9 @@ hydra.cc/docs/advanced/override_grammar/basic (quoted values), omegaconf (escape
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 _BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
@@ -16,6 +18,11 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 def override(key: str, value: str) -> str:
     """`key=value` whose value arrives as this text."""
     return f"{key}={quoted(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value in a message: text in quotes; null, true and false as an override has them."""
+    return repr(value) if isinstance(value, str) else json.dumps(value)
 
 
 def quoted(value: str) -> str:

@@ -80,7 +80,7 @@ class Distiller:
         """One step on [sequences, tokens]; returns the mean divergence in nats before it.
 
         Raises:
-            ValueError: the divergence is not finite.
+            NotFiniteError: activations or the divergence.
         """
         set_rates(self._optimizer, self.num_steps_done, self.num_steps)
         positions = self._positions(input_ids.numel())

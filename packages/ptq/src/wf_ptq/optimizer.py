@@ -68,22 +68,22 @@ def set_rates(optimizer: torch.optim.Adam, step: int, num_steps: int) -> None:
         group["lr"] = group[_PEAK] * share
 
 
-_REMEDY = "hidden states overflowed, or the rates are too high"
+_CAUSE = "hidden states overflowed, or the rates are too high"
 
 
 def check_finite(loss: Tensor, what: str) -> None:
-    """Raises: ValueError, before a step could spread NaN into every parameter."""
+    """Raises: NotFiniteError, before a step could spread NaN into every parameter."""
     if not loss.isfinite():
-        raise ValueError(f"{what} is {loss.item()}: {_REMEDY}")
+        raise NotFiniteError(f"{what} is {loss.item()}: {_CAUSE}")
 
 
 @contextmanager
 def rates_are_to_blame() -> Iterator[None]:
-    """Raises: ValueError for activations that are not finite."""
+    """Raises: NotFiniteError, which says so, for activations that are not finite."""
     try:
         yield
     except NotFiniteError as error:
-        raise ValueError(f"{error}: {_REMEDY}") from error
+        raise NotFiniteError(f"{error}: {_CAUSE}") from error
 
 
 @torch.no_grad()

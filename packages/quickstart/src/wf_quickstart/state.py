@@ -17,6 +17,7 @@ from typing import Any
 from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
+from wf_formats.overrides import shown
 from wf_quickstart.errors import QuickstartError, QuickstartRequestError
 
 FORMAT = 3
@@ -158,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _differences(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     return [
-        f"{key}: {stored.get(key)!r} there, {value!r} now"
+        f"{key}: {shown(stored.get(key))} there, {shown(value)} now"
         for key in [*sorted(stored.keys() - identity.keys()), *identity]
         if stored.get(key) != (value := identity.get(key))
     ]

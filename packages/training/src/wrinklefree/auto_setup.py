@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
+from wf_formats.overrides import shown
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_formats.schemes import FULL_PRECISION
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
@@ -119,7 +120,7 @@ def _same_dense_model(there: dict[str, Any], here: dict[str, Any]) -> bool:
 
 
 def _another_model(folder: Path, keys: list[str], there: dict[str, Any], here: dict[str, Any]) -> str:
-    differences = "\n".join(f"  {key}: {there[key]!r} there, {here[key]!r} now" for key in keys)
+    differences = "\n".join(f"  {key}: {shown(there[key])} there, {shown(here[key])} now" for key in keys)
     fix = " ".join(f"{key}={_as_override(there[key])}" for key in keys)
     return (
         f"{folder} is not the model of this configuration:\n{differences}\n"

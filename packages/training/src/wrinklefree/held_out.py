@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from wrinklefree.cross_entropy import chunked_cross_entropy
 from wrinklefree.forward import run_forward
 
+LOG = logging.getLogger("wrinklefree")
 _CHUNK_TOKENS = 512
 
 
@@ -26,3 +29,18 @@ def mean_loss(model: Any, ids: Tensor) -> float | None:
         loss = chunked_cross_entropy(result.last_hidden_state, result.head_weight, row, _CHUNK_TOKENS)
         total += loss.item()
     return total / len(ids)
+
+
+def warn_if_worse(losses: Mapping[str, float | None], before: str, after: str, remedy: str) -> None:
+    """Where a stage's result predicts the held-out text less well than what it began with."""
+    first, last = losses[before], losses[after]
+    if first is None or last is None or last <= first:
+        return
+    LOG.warning(
+        "the %s model predicts held-out text worse than the %s one (%.3f and %.3f nats a token): %s",
+        after,
+        before,
+        last,
+        first,
+        remedy,
+    )

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from wf_formats.overrides import shown
 from wf_formats.secrets import redacted_value
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.contents import CONTENT, contents_of
@@ -98,7 +99,7 @@ def _difference(key: str, there: Any, here: Any) -> str:
         return (
             f"{key}: the files are others than those that the run was made with ({there} there, {here} now)"
         )
-    return f"{key}: {there!r} there, {here!r} now"
+    return f"{key}: {shown(there)} there, {shown(here)} now"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,14 +9,19 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from wf_formats.file_names import CONFIG_FILE, META_FILE
+from wf_formats.json_file import read_json
 from wf_formats.packaged import ModelSource
 from wf_formats.plugins import entries
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wrinklefree.checkpoints.manifest import MANIFEST_FILE, DamagedCheckpointError
+from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.compose.recipes import is_recipe
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
-from wrinklefree.stages.registry import stage_by_name
+from wrinklefree.stages.registry import stage_by_name, stages
 
 _QUANTIZERS = "bitnet_arch.quantizers"
 
@@ -24,7 +29,7 @@ _QUANTIZERS = "bitnet_arch.quantizers"
 def check_start(config: TrainConfig) -> None:
     """What can be seen at once: the previous stage, else the weight scheme and the model's folder.
 
-    Raises: RunError, PluginError.
+    Raises: RunError, ConfigError, PluginError.
     """
     if isinstance(config.training, ContinuingConfig):
         previous_folder(config, config.training)
@@ -43,17 +48,58 @@ def check_start(config: TrainConfig) -> None:
 
 
 def previous_folder(config: TrainConfig, training: ContinuingConfig) -> Path:
-    """Raises: RunError when there is none, with what was looked for."""
+    """Raises: RunError when there is none, with what was looked for; ConfigError."""
     if training.start_from is not None:
-        folder = Path(training.start_from).absolute()
-        if not folder.is_dir():
-            raise RunError(f"training.start_from: there is no folder {folder}")
-        return folder
+        return _named_folder(training.start_from)
     for stage in training.accept_from:
         folder = run_path(config, stage) / "final"
         if folder.is_dir():
             return folder
     raise RunError(_nothing_found(config, training.accept_from))
+
+
+def _named_folder(start_from: str) -> Path:
+    """Raises: ConfigError for no name, RunError for what is no checkpoint and could be taken for one."""
+    if not start_from:
+        raise ConfigError(
+            "training.start_from is empty: give a checkpoint folder, or null for the previous stage's result"
+        )
+    folder = Path(start_from).absolute()
+    if folder.is_dir():
+        if (other := _other_kind(folder)) is None:
+            return folder
+        raise RunError(f"training.start_from: {folder} is no checkpoint: {other}")
+    if folder.exists():
+        raise RunError(f"training.start_from: {folder} is a file: give a checkpoint folder")
+    raise RunError(f"training.start_from: there is no folder {folder}")
+
+
+def _other_kind(folder: Path) -> str | None:
+    """What a folder is that never was a checkpoint of ours, and what to give instead; None for one."""
+    if (folder / MANIFEST_FILE).is_file():
+        return None
+    if (folder / META_FILE).is_file():
+        is_export = "export" in read_json(folder / META_FILE, DamagedCheckpointError)
+        return "it is an export; give the checkpoint that it was made from" if is_export else None
+    if (folder / "run.json").is_file():
+        given = [path for path in (folder / "final", *_newest(folder / "checkpoints")) if path.is_dir()]
+        have = f"give its {' or '.join(str(path) for path in given)}" if given else "it holds none yet"
+        return f"it is the folder of a run; {have}"
+    if newest := _newest(folder):
+        return f"it holds several; give one of them, such as {newest[0]}"
+    if (folder / CONFIG_FILE).is_file():
+        first = stages()[0].number
+        return (
+            "it is a model in Hugging Face's format; convert it with "
+            f"wf train -s {first} model.source=path model.name={shlex.quote(str(folder))}"
+        )
+    return f"it has no {META_FILE}; give a run's `final`, or one of its checkpoints/step_*"
+
+
+def _newest(checkpoints: Path) -> list[Path]:
+    """The newest checkpoint, if there is one."""
+    store = CheckpointStore(checkpoints)
+    return [store.path(step) for step in store.steps()[-1:]]
 
 
 def _nothing_found(config: TrainConfig, accepted: list[str]) -> str:
@@ -73,7 +119,6 @@ def _nothing_found(config: TrainConfig, accepted: list[str]) -> str:
 
 def _state(config: TrainConfig, stage: str) -> str:
     from wrinklefree.checkpoints.part_store import PartStore
-    from wrinklefree.checkpoints.store import CheckpointStore
 
     run = run_path(config, stage)
     if not (run / "run.json").is_file():

@@ -65,6 +65,8 @@ def solve_correction(residuals: Residuals, rank: int, damping: float) -> Correct
 def _cholesky(inputs: Tensor, damping: float) -> Tensor:
     """L of the damped moments, lower triangular."""
     ridge = (damping * inputs.diagonal().mean()).clamp_min(_LEAST_RIDGE)
+    if not ridge.isfinite():
+        raise ValueError(f"damping {damping:g} makes the inputs' second moments infinite: lower it")
     factor, failed = torch.linalg.cholesky_ex(inputs + ridge * torch.eye(len(inputs), dtype=inputs.dtype))
     if failed:
         raise ValueError(f"the inputs of a linear are dependent: damping {damping:g} is too small, raise it")

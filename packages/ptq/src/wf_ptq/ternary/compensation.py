@@ -18,14 +18,18 @@ def inverse_factor(damped: Tensor) -> Tensor:
     """Upper Cholesky factor U of H^-1 = U^T U, computed in float64.
 
     Raises:
-        ValueError: H is not positive definite in spite of the damping.
+        ValueError: H is not finite, or not positive definite in spite of the damping.
     """
+    if not damped.isfinite().all():
+        raise ValueError("the damped second moments are not finite: lower the damping")
     lower, failed_at = torch.linalg.cholesky_ex(damped.double())
+    if not failed_at:
+        upper, failed_at = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     if failed_at:
         raise ValueError(
             f"the second moments are not positive definite (input {failed_at.item() - 1}): raise the damping"
         )
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+    return upper.float()
 
 
 def fit_scales(block: Tensor, importance: Tensor) -> Tensor:

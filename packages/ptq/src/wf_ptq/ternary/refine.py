@@ -34,7 +34,7 @@ def refine_block(
         targets: full-precision stream after it, the same shape.
         seed: of the order of the sequences.
     Raises:
-        ValueError: the error is not finite.
+        NotFiniteError: activations or the error.
     """
     gains = vectors(block)
     for gain in gains:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wf_ptq.options import LowRankOptions
-from wrinklefree.config.ranges import number
+from wrinklefree.config.ranges import MAX_DAMPING, number
 
 _OPTIONS = LowRankOptions()
 
@@ -17,7 +17,7 @@ class LowRankConfig:
     rank: int = number(_OPTIONS.rank, least=1)
     """Columns of U and V; at most the smaller size of the smallest matrix. 16 are 0.74 bits per weight of
     SmolLM2-135M."""
-    damping: float = number(_OPTIONS.damping, above=0)
+    damping: float = number(_OPTIONS.damping, above=0, most=MAX_DAMPING)
     """Added to the diagonal of the inputs' second moments, as a share of its mean."""
     tokens: int = number(32768, least=1)
     """Of the text that the corrections are solved on."""

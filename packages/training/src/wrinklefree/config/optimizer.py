@@ -29,7 +29,7 @@ class OptimizerConfig:
     """Share of the run's steps with weight decay; BitNet's authors train the second half without."""
     beta1: float = number(0.9, least=0, below=1)
     beta2: float = number(0.95, least=0, below=1)
-    eps: float = number(1e-8, above=0)
+    eps: float = number(1e-8, least=1e-30, most=1)
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
     batch_size: int = number(4, least=1)
 
-A number without a range is checked too: no NaN, no infinity, and whole numbers of 64 bits.
+A number without a range is checked too: whole numbers have 64 bits, others are finite float32 numbers, since
+that is what they are computed with.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 from wrinklefree.config.errors import ConfigError
 
 _RANGE = "range"
-_MAX_WHOLE = 2**63 - 1
+_MAX_WHOLE, _MAX_FLOAT = 2**63 - 1, (2 - 2**-23) * 2.0**127
 MOST_MINUTES = 525_600
 """A year: what a stage can be planned into."""
+MAX_DAMPING = 1000.0
+"""Of a diagonal, as a share of its mean: nothing is left of what is off it."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ def check_ranges(config: Any, where: str = "") -> None:
     """Raises: ConfigError naming the first key whose number is out of its range."""
     for key, value, bounds in _numbers(config, where):
         is_whole = isinstance(value, int)
-        is_possible = abs(value) <= _MAX_WHOLE if is_whole else math.isfinite(value)
+        is_possible = abs(value) <= (_MAX_WHOLE if is_whole else _MAX_FLOAT)
         if not is_possible or value not in bounds:
-            kind = "a whole number" if is_whole else "a finite number"
+            kind = "a whole number" if is_whole else "a finite float32 number"
             raise ConfigError(f"{key}={value} is not possible: give {kind}, {bounds}".rstrip(", "))
 
 

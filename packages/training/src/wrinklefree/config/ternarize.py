@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wf_ptq.options import BlockOptions, DistilOptions
-from wrinklefree.config.ranges import MOST_MINUTES, number
+from wrinklefree.config.ranges import MAX_DAMPING, MOST_MINUTES, number
 
 
 class CalibrationPrecision(StrEnum):
@@ -37,19 +37,19 @@ class TernarizeConfig:
     """Sweeps of coordinate descent over each matrix."""
     shrinkage: float = number(_BLOCK.solve.shrinkage, least=0, below=1)
     """Share of the second moments off their diagonal that is taken away."""
-    damping: float = number(_BLOCK.solve.damping, above=0)
+    damping: float = number(_BLOCK.solve.damping, above=0, most=MAX_DAMPING)
     """Added to the diagonal of the second moments, as a share of its mean."""
     refine_steps: int = number(_BLOCK.refine.num_steps, least=0)
     """Gradient steps on each block; 0: closed form only."""
     refine_batch_size: int = number(_BLOCK.refine.batch_size, least=1)
     """Sequences per refinement step. Many small steps do better than few large ones."""
-    latent_rate: float = number(_BLOCK.refine.rates.latent, above=0)
+    latent_rate: float = number(_BLOCK.refine.rates.latent, above=0, most=1)
     """Peak step of a latent weight in the refinement, as a share of the mean scale of its matrix."""
-    scale_rate: float = number(_BLOCK.refine.rates.scale, above=0)
+    scale_rate: float = number(_BLOCK.refine.rates.scale, above=0, most=1)
     """The same for scales, in the refinement and the distillation."""
-    vector_rate: float = number(_BLOCK.refine.rates.vector, above=0)
+    vector_rate: float = number(_BLOCK.refine.rates.vector, above=0, most=1)
     """Peak step of gains and biases, as a share of their mean magnitude."""
-    embedding_rate: float = number(_DISTIL.rates.embedding, least=0)
+    embedding_rate: float = number(_DISTIL.rates.embedding, least=0, most=1)
     """Peak step of the embeddings and the output head in the distillation, likewise. 0: they stay as they
     are, which saves 16 bytes for each of their numbers and is better on text of many kinds; 0.012 where the
     model will read what it is calibrated on."""

@@ -108,7 +108,7 @@ class GradientConfig(ContinuingConfig):
     """Sequences per forward pass and rank."""
     accumulate_steps: int = number(1, least=1)
     """Forward passes per optimizer step."""
-    learning_rate: float = number(3e-4, least=0)
+    learning_rate: float = number(3e-4, least=0, most=100)
     """Peak learning rate."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objectives: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from data_handler import token_block
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.errors import RunError
 from wrinklefree.stages.base import StageContext
+
+LOG = logging.getLogger("wrinklefree")
 
 
 def read_tokens(
@@ -28,6 +31,7 @@ def read_tokens(
     Raises: RunError (ids of another vocabulary), DataError (too little text).
     """
     least = None if enough is None else enough * length
+    LOG.info("reading %d tokens of text", num_sequences * length)
     ids = token_block(config.data.sources, tokenizer, num_sequences * length, length, config.seed, least)
     try:
         bitnet_arch.check_ids(ids, vocab_size, length)

@@ -52,8 +52,18 @@ def check_ternarize(options: TernarizeConfig) -> None:
             f"training.ternarize.distil_share={options.distil_share:g} is a share of time, and there is no "
             "training.ternarize.minutes: give that too, or leave the share out"
         )
+    if options.distil_share < 1 and options.distil_steps == 0:
+        raise ConfigError(
+            f"training.ternarize.distil_share={options.distil_share:g} is the distillation's share of time, "
+            "and training.ternarize.distil_steps=0 has no distillation: leave one of them out"
+        )
     length = options.sequence_length_tokens
-    smallest = {"tokens": length * options.refine_batch_size, "moment_tokens": length}
-    for key, least in smallest.items():
+    smallest = {
+        "tokens": (length * options.refine_batch_size, "sequence_length_tokens times refine_batch_size"),
+        "moment_tokens": (length, "sequence_length_tokens"),
+    }
+    for key, (least, what) in smallest.items():
         if (value := getattr(options, key)) < least:
-            raise ConfigError(f"training.ternarize.{key}={value} is too small: at least {least}")
+            raise ConfigError(
+                f"training.ternarize.{key}={value} is too small: at least {least} ({what} of the same group)"
+            )

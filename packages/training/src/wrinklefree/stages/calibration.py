@@ -35,7 +35,7 @@ from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.ternarize import CalibrationPrecision, TernarizeConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.finite import check_finite, figures_text
-from wrinklefree.held_out import mean_loss
+from wrinklefree.held_out import mean_loss, warn_if_worse
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens
 from wrinklefree.stages.blocks import calibrate_blocks
@@ -84,6 +84,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
             )
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
+    warn_if_worse(losses, "rounded", "calibrated", "lower training.ternarize.*_rate, or give more tokens")
     num_distil_tokens = steps * options.distil_batch_size * options.sequence_length_tokens
     figures = {
         "steps": steps,
@@ -113,11 +114,10 @@ def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:
 
 @contextmanager
 def _products_in(precision: str, model: Any) -> Iterator[None]:
+    """Float32 again afterwards; an error leaves the model in pieces, as nothing that could be set."""
     bitnet_arch.set_precision(model, precision)
-    try:
-        yield
-    finally:
-        bitnet_arch.set_precision(model, "float32")
+    yield
+    bitnet_arch.set_precision(model, "float32")
 
 
 def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:

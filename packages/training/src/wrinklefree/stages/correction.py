@@ -29,7 +29,7 @@ from wrinklefree.config.low_rank import LowRankConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.finite import check_finite, figures_text
-from wrinklefree.held_out import mean_loss
+from wrinklefree.held_out import mean_loss, warn_if_worse
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens, walk
 
@@ -67,6 +67,7 @@ def run_correction(context: StageContext, options: LowRankConfig) -> dict[str, A
     reports = _correct_blocks(context, options, student, teacher, calibration)
     losses["corrected"] = mean_loss(student, held_out)
     LOG.info("held-out loss in nats: %s", losses)
+    warn_if_worse(losses, "quantized", "corrected", "raise training.low_rank.damping, or give more tokens")
     figures = {
         "steps": 0,
         "first_loss": losses["quantized"],

@@ -13,14 +13,17 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor, nn
 
 import wf_ptq
+from wf_formats.errors import NotFiniteError
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.config.ternarize import TernarizeConfig
+from wrinklefree.errors import DivergedError
 from wrinklefree.loggers import build_loggers
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.pace import Pace
 
 LOG = logging.getLogger("wrinklefree")
 _DISTILLED = "distilled"
+_REMEDY = "lower training.ternarize.scale_rate, vector_rate or embedding_rate"
 
 
 def open_loggers(context: StageContext, options: TernarizeConfig) -> list[Logger]:
@@ -48,6 +51,8 @@ def distil_scales(
         ids: [sequences, tokens], as many as the steps may take; none are used without steps.
         loggers: of `open_loggers`.
         pace: says how many steps.
+    Raises:
+        DivergedError: activations or the divergence are no numbers.
     """
     if options.distil_steps == 0:
         return 0
@@ -75,13 +80,16 @@ def _steps(
     loggers: list[Logger],
     pace: Pace,
 ) -> None:
-    """The steps that are left."""
+    """The steps that are left. Raises: DivergedError."""
     batches = ids.split(options.distil_batch_size)
     bar = progress.add_task("distilling", total=None)
     pace.distilling()
     while (done := distiller.num_steps_done) < (num_steps := pace.distil_steps(done)):
         distiller.num_steps = num_steps
-        divergence = distiller.step(batches[done])
+        try:
+            divergence = distiller.step(batches[done])
+        except NotFiniteError as error:
+            raise DivergedError(f"distillation step {done + 1}: {error}: {_REMEDY}") from error
         progress.update(bar, total=num_steps, completed=done + 1)
         _record(distiller, divergence, options, loggers, context.run.parts)
         pace.distilled(done + 1, divergence)

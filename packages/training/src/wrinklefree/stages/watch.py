@@ -59,10 +59,10 @@ class Watch:
             return
         self._has_warned = True
         LOG.warning(
-            "the least steps do not fit into %s=%g: it will take about %.1f minutes",
+            "the least steps do not fit into %s=%g: it will take about %s",
             self.key,
             self.minutes,
-            (self.spent_s + needed_s + end_s) / 60,
+            clock_time(self.spent_s + needed_s + end_s),
         )
 
     def write(
