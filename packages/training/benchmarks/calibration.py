@@ -6,8 +6,9 @@
 
 Further arguments are Hydra overrides of stage 1.5. Calibrated on seven parts ordinary text to each three
 of Wikipedia as it is and of text with punctuation set apart, as WikiText writes it (` ,`, ` @-@ `); none
-of WikiText is read. `--plain` leaves the last out. Prints JSON: the stage's own figures and perplexities
-of rounded and calibrated weights, with and without int8 activations, beside full precision.
+of WikiText is read. `--plain` leaves the last out. `--further 60` distils the result for 60 minutes more.
+Prints JSON: the stage's own figures and perplexities of rounded and calibrated weights, with and without int8
+activations, beside full precision.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ PARTS = {"wikipedia": 3, "fineweb": 2, "openstax": 2, "fineweb_edu": 1, "c4": 1,
 SPACED = {"wikipedia": None, "openstax": 150}
 """Texts that are also used with punctuation set apart, and how many documents of each."""
 SPACED_PARTS = 3
+MOST_FURTHER_STEPS = 4000
+"""Of so many there is text; the time decides."""
 _SET_APART = (
     (r"(?<=\w)-(?=\w)", " @-@ "),
     (r"(?<=\d)([.,])(?=\d)", r" @\1@ "),
@@ -78,6 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--sub-norm", action="store_true")
     parser.add_argument("--plain", action="store_true", help="no text with punctuation set apart")
+    parser.add_argument("--further", type=float, metavar="MINUTES", help="distil the result so much longer")
     parser.add_argument("--windows", type=int, default=20, help="of WikiText-2 test (default: 20)")
     args, overrides = parser.parse_known_args()
     texts, output = (args.data / "pretrain").resolve(), args.output.resolve()
@@ -97,6 +101,19 @@ def main() -> None:
     run("training/scripts/train.py", "training=stage1_subln", *common)
     run("training/scripts/train.py", "training=stage1_5_calibrate", *common, *overrides)
     stages = {name: output / "default" / name for name in ("stage1", "stage1_5")}
+    if args.further is not None:
+        keys = {"keep_codes": "true", "minutes": args.further, "distil_steps": MOST_FURTHER_STEPS}
+        run(
+            "training/scripts/train.py",
+            "training=stage1_5_calibrate",
+            *common,
+            *overrides,
+            "experiment=further",
+            f"training.start_from={stages['stage1_5'] / 'final'}",
+            "seed=1",
+            *(f"training.ternarize.{key}={value}" for key, value in keys.items()),
+        )
+        stages["further"] = output / "further" / "stage1_5"
     perplexity: dict[str, Any] = json.loads(
         run(
             "eval/benchmarks/ternary_perplexity.py",
@@ -106,7 +123,7 @@ def main() -> None:
         )
     )
     found = {
-        "calibration": json.loads((stages["stage1_5"] / "summary.json").read_text()),
+        **{name: json.loads((folder / "summary.json").read_text()) for name, folder in stages.items()},
         "perplexity": perplexity,
         **environment("torch", "transformers"),
     }

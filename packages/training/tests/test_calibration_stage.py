@@ -426,6 +426,44 @@ def test_a_result_that_is_worse_than_rounding_is_told(
     assert told in caplog.text
 
 
+def _codes_and_scales(folder: Path) -> dict[str, Any]:
+    model = bitnet_arch.load_checkpoint(folder).model
+    return {name: layer.quantizer.quantize(layer.weight) for name, layer in bitnet_arch.bit_linears(model)}
+
+
+def test_a_result_is_distilled_further_with_its_codes(group: Calibration, whole_group: Any) -> None:
+    start = whole_group.folder / "final"
+    changes = {"keep_codes": "true"}
+    group.start, group.model = start, [*GROUP, "seed=1"]
+    run = group.killed(kill_in_the_distillation, **changes)
+    assert group(**changes).code == 0
+    whole = group.cli(STAGE, *group.arguments(changes), experiment="whole")
+    assert run.weights == whole.weights
+    before, after = _codes_and_scales(start), _codes_and_scales(run.folder / "final")
+    assert all(torch.equal(before[name].codes, after[name].codes) for name in before)
+    assert not any(torch.equal(before[name].scales, after[name].scales) for name in before)
+    assert run.summary["losses_nats"].keys() == {"dense", "kept", "calibrated"}
+    assert run.summary["first_loss"] == run.summary["losses_nats"]["kept"]
+    assert run.summary["tokens"] == TINY["distil_steps"] * TINY["distil_batch_size"] * 32
+    assert not (run.folder / calibration.BLOCKS_FILE).exists()
+
+
+def test_further_steps_are_planned_too(group: Calibration, whole_group: Any) -> None:
+    further = [f"training.start_from={whole_group.folder / 'final'}", "training.ternarize.keep_codes=true"]
+    run = group(*further, minutes=0.05, distil_steps=20)
+    assert run.code == 0
+    assert 10 <= run.summary["steps"] <= 20
+
+
+def test_codes_are_not_chosen_from_what_is_left(
+    group: Calibration, whole_group: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = whole_group.folder / "final"
+    assert group(f"training.start_from={start}").code == 1
+    message = f"error: {start} is a result of stage1_5, whose full-precision weights are gone"
+    assert message in capsys.readouterr().err
+
+
 def test_resumed_twice_with_one_scale_per_matrix(
     tensor: Calibration, whole_tensor: Any, calibrated_blocks: list[int]
 ) -> None:
@@ -640,6 +678,11 @@ def test_a_share_of_no_time() -> None:
         check_ternarize(TernarizeConfig(distil_share=0.5))
     with pytest.raises(ConfigError, match=r"distil_share=0\.5 .* training\.ternarize\.distil_steps=0"):
         check_ternarize(TernarizeConfig(distil_share=0.5, distil_steps=0, minutes=9))
+
+
+def test_nothing_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"keep_codes=true .*distil_steps=0 .* nothing to do"):
+        check_ternarize(TernarizeConfig(keep_codes=True, distil_steps=0))
 
 
 def test_a_wrong_value_ends_the_command_with_2(

@@ -28,6 +28,9 @@ MIN_TERNARIZE_TOKENS = 512
 class TernarizeConfig:
     """Ternary codes and scales chosen on text (wf_ptq)."""
 
+    keep_codes: bool = False
+    """The start has been through this stage, and its codes stay: scales and gains are distilled further. On
+    other text than before with another `seed`."""
     tokens: int = number(65536, least=MIN_TERNARIZE_TOKENS)
     """Calibration tokens whose hidden states walk through the blocks."""
     sequence_length_tokens: int = number(_SEQUENCE_LENGTH_TOKENS, least=2)

@@ -57,6 +57,11 @@ def check_ternarize(options: TernarizeConfig) -> None:
             f"training.ternarize.distil_share={options.distil_share:g} is the distillation's share of time, "
             "and training.ternarize.distil_steps=0 has no distillation: leave one of them out"
         )
+    if options.keep_codes and options.distil_steps == 0:
+        raise ConfigError(
+            "training.ternarize.keep_codes=true leaves the blocks as they are, and "
+            "training.ternarize.distil_steps=0 has no distillation: there is nothing to do; leave one out"
+        )
     length = options.sequence_length_tokens
     smallest = {
         "tokens": (length * options.refine_batch_size, "sequence_length_tokens times refine_batch_size"),

@@ -3,7 +3,8 @@
 The converted model of stage 1 and its dense original walk through the blocks side by side
 (wf_ptq). Each finished block is saved; a run that was stopped takes the finished
 blocks, lets their hidden states pass and goes on, with the same result to the bit. Afterwards scales,
-gains and embeddings are distilled on further text, saved every few steps.
+gains and embeddings are distilled on further text, saved every few steps. With `keep_codes` that is all: a
+finished result is distilled further.
 
 Memory: the models stay on disk. Both are memory-mapped (the original where its files have the dtype to
 compute in), and each block that was worked on is mapped from where it was saved. What is held are four
@@ -34,6 +35,7 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.ternarize import CalibrationPrecision, TernarizeConfig
 from wrinklefree.dense import load_dense_model
+from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
 from wrinklefree.held_out import mean_loss, warn_if_worse
 from wrinklefree.stages.base import StageContext
@@ -58,48 +60,68 @@ class _Text:
 
 
 def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str, Any]:
-    """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures."""
+    """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures.
+
+    Raises:
+        RunError: a result of this stage whose codes would be chosen again, from what is left of its weights.
+    """
     pace = Pace(options, context.run)
     keep_freed_memory()
     bitnet_arch.log_kernels(torch.device("cpu"))
     config, run = context.config, context.run
     loggers = open_loggers(context, options)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
+    _check_codes(context, options, checkpoint.meta)
     student = checkpoint.model.requires_grad_(False)
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     precision = _precision(options.precision, run.parts)
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     pace.loaded()
-    losses = {"dense": mean_loss(teacher, text.held_out), "rounded": mean_loss(student, text.held_out)}
+    first = "kept" if options.keep_codes else "rounded"
+    losses = {"dense": mean_loss(teacher, text.held_out), first: mean_loss(student, text.held_out)}
     check_finite(losses, "losses_nats")
-    pace.prepared(student.config.num_hidden_layers, len(text.distillation) // options.distil_batch_size)
+    num_blocks = 0 if options.keep_codes else student.config.num_hidden_layers
+    pace.prepared(num_blocks, len(text.distillation) // options.distil_batch_size)
     with RichProgress(disable=config.logging.progress_bar is ProgressBar.none) as progress:
-        with _products_in(precision, student):
-            reports = calibrate_blocks(context, options, student, teacher, text.calibration, progress, pace)
-        losses["blocks"] = mean_loss(student, text.held_out)
+        if not options.keep_codes:
+            with _products_in(precision, student):
+                reports = calibrate_blocks(
+                    context, options, student, teacher, text.calibration, progress, pace
+                )
+            atomic_write_text(run.path / BLOCKS_FILE, figures_text(reports))
+            losses["blocks"] = mean_loss(student, text.held_out)
         with _products_in(precision, student):
             steps = distil_scales(
                 context, options, student, teacher, text.distillation, progress, loggers, pace
             )
     losses["calibrated"] = mean_loss(student, text.held_out)
     LOG.info("held-out loss in nats: %s", losses)
-    warn_if_worse(losses, "rounded", "calibrated", "lower training.ternarize.*_rate, or give more tokens")
+    warn_if_worse(losses, first, "calibrated", "lower training.ternarize.*_rate, or give more tokens")
     num_distil_tokens = steps * options.distil_batch_size * options.sequence_length_tokens
     figures = {
         "steps": steps,
-        "first_loss": losses["rounded"],
+        "first_loss": losses[first],
         "last_loss": losses["calibrated"],
         "losses_nats": losses,
         "tokens": text.calibration.numel() + num_distil_tokens,
         "seconds": pace.spent_s,
         "precision": precision,
     }
-    atomic_write_text(run.path / BLOCKS_FILE, figures_text(reports))
     save_model_folder(student, checkpoint.tokenizer, run.final, context.meta | {"step": 0}, figures)
     run.parts.remove()
     pace.finished()
     return figures
+
+
+def _check_codes(context: StageContext, options: TernarizeConfig, meta: dict[str, Any]) -> None:
+    """Raises: as `run_calibration`."""
+    stage = context.config.training.stage
+    if meta.get("stage") == stage and not options.keep_codes:
+        raise RunError(
+            f"{context.checkpoint} is a result of {stage}, whose full-precision weights are gone: start from "
+            "that of stage 1, or distil this one further with training.ternarize.keep_codes=true"
+        )
 
 
 def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:
@@ -123,7 +145,8 @@ def _products_in(precision: str, model: Any) -> Iterator[None]:
 def _read_text(config: TrainConfig, options: TernarizeConfig, tokenizer: Any, vocab_size: int) -> _Text:
     """Raises: as `read_tokens`."""
     length, batch_size = options.sequence_length_tokens, options.distil_batch_size
-    calibration, held_out = -(-options.tokens // length), -(-options.evaluation_tokens // length)
+    calibration = 0 if options.keep_codes else -(-options.tokens // length)
+    held_out = -(-options.evaluation_tokens // length)
     most = options.distil_steps * batch_size
     least = most if options.minutes is None else distil_bounds(options.distil_steps).least * batch_size
     wanted, enough = (calibration + held_out + distil for distil in (most, least))

@@ -64,6 +64,7 @@ class Pace:
         """The losses before are measured, as will be those after.
 
         Args:
+            num_blocks: 0 where they are kept.
             num_distil_steps: that there is text for.
         """
         self._end_s += self._watch.lap()
@@ -71,7 +72,8 @@ class Pace:
         ratio = self._options.distil_batch_size / self._options.refine_batch_size
         self._measured = Measured(num_blocks, ratio)
         self._distil = distil_bounds(num_distil_steps)
-        self._write("blocks", 0, num_blocks)
+        if num_blocks:
+            self._write("blocks", 0, num_blocks)
 
     def refine_steps(self) -> int:
         """Those of the block that is worked on, or let pass, now."""
