@@ -24,7 +24,8 @@ from bitnet_arch import (
 from bitnet_arch.attention import NAME, use_attention
 from bitnet_arch.convert import ConversionConfig
 from bitnet_arch.gradients import PRECISIONS, Bf16Gradients, Float32Gradients, Int8Gradients
-from bitnet_arch.products import filled_up
+from bitnet_arch.products import _check_sums, filled_up, scaled_sums
+from wf_formats.errors import LoadError
 
 SCHEMES = ["tensor", "group64", "group128"]
 RELATIVE_ERRORS = {"float32": 1e-6, "bf16": 8e-3, "int8": 2e-2, "int8_stochastic": 4e-2}
@@ -161,7 +162,11 @@ def test_a_model_with_kernels_is_the_same_model(tiny_llama: Any, without_kernels
     assert len(list(bit_linears(fast))) == len(list(bit_linears(model)))
     found = copy.deepcopy(fast)(input_ids=ids).logits
     without_kernels()
-    torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-3, atol=1e-4)
+    difference = (found - model(input_ids=ids).logits).abs().amax((1, 2))  # of each sequence
+    assert difference.median() < 1e-5
+    # A last bit may round an input to the next code, which the tokens after it read too.
+    assert (difference > 1e-4).sum() <= 2
+    assert difference.max() < 0.05
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -236,3 +241,19 @@ def test_a_package_that_lacks_another_is_no_missing_kernel(monkeypatch: pytest.M
     monkeypatch.setitem(kernels.MODULES, "meta", "package_that_is_not_there.gpu")
     with pytest.raises(ModuleNotFoundError, match="package_that_is_not_there"):
         kernels.kernel_for("swiglu", torch.float32, torch.zeros(1, device="meta"))
+
+
+def _added_in_16_bits(x: Tensor, y: Tensor) -> Tensor:
+    """int8 [rows, n] and [n, cols] as oneDNN multiplies them without AVX-512: x + 128, sums of pairs cut."""
+    pairs = (x.int() + 128).unflatten(1, (-1, 2)).unsqueeze(-1) * y.int().unflatten(0, (-1, 2))
+    return pairs.sum(2).clamp(-(2**15), 2**15 - 1).sum(1) - 128 * y.int().sum(0)
+
+
+def test_sums_that_overflow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = torch.randint(-1, 2, (8, 8), dtype=torch.int8)
+    assert torch.equal(_added_in_16_bits(codes, codes), torch._int_mm(codes, codes)), "small ones are exact"
+    monkeypatch.setattr(torch, "_int_mm", _added_in_16_bits)
+    _check_sums.cache_clear()
+    with pytest.raises(LoadError, match="take ONEDNN_MAX_CPU_ISA out of the environment"):
+        scaled_sums(codes, codes, torch.ones(8, 1), None, torch.float32)
+    _check_sums.cache_clear()

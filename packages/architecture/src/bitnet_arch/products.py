@@ -6,6 +6,8 @@ times as fast as float32 on AVX-512 VNNI; tensor cores on a GPU); everything els
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from bitnet_arch.activations import Int8Tokens
 from bitnet_arch.kernels import kernel_for
 from bitnet_arch.rounding import Quantized
+from wf_formats.errors import LoadError
 from wf_formats.matrix import QuantizedMatrix
 
 
@@ -61,10 +64,22 @@ def scaled_sums(
 def _int_mm(x: Tensor, y: Tensor) -> Tensor:
     """x y, int32 contiguous [rows, cols], of int8 [rows, n] and [n, cols]."""
     if x.device.type == "cpu":
+        _check_sums()
         return torch._int_mm(x, y)
     # Both factors with n innermost: the tensor cores' own order, 10 times as fast as others and always there.
     rows, cols = filled_up(x, y.t().contiguous())
     return torch._int_mm(rows, cols.t())[: x.shape[0], : y.shape[1]].contiguous()
+
+
+@cache
+def _check_sums() -> None:
+    """Raises: LoadError where int8 sums on this CPU are not exact."""
+    most = torch.full((32, 64), 127, dtype=torch.int8)
+    if (torch._int_mm(most, most.t()) != 64 * 127 * 127).any():
+        raise LoadError(
+            "PyTorch adds int8 products in 16 bits here, which overflow: oneDNN is held to old instructions; "
+            "take ONEDNN_MAX_CPU_ISA out of the environment"
+        )
 
 
 def filled_up(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ Rounding differs between instruction sets (sums are split differently), and the 
 last-bit difference into another code. So the run pins the code paths by environment variables,
 before torch is imported: ATen's kernels without AVX, MKL's bitwise-reproducible mode that all
 x86-64 CPUs share, one thread. Weights and text come from integer arithmetic, not from torch's
-random numbers; the training kernels run without vectors too. Stage 2 runs in each precision. Losses are
-written in hexadecimal, since they are compared exactly.
+random numbers; the training kernels run without vectors too, and int8 products are PyTorch's own integer
+ones: oneDNN without AVX-512 adds pairs of them in 16 bits, which overflow. Stage 2 runs in each precision.
+Losses are written in hexadecimal, since they are compared exactly.
 """
 
 # ruff: noqa: E402 (the environment has to be set before torch is imported)
@@ -154,8 +155,13 @@ def _losses(run: Path) -> list[str]:
         return [float(row["train/loss"]).hex() for row in csv.DictReader(file)]
 
 
+def _int_mm(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return x.int() @ y.int()
+
+
 def run() -> dict[str, Any]:
     ternary_kernels.select_isa("scalar")
+    torch._int_mm = _int_mm  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         losses = run_stages(Path(folder))
     return {"torch": torch.__version__.partition("+")[0], "losses": losses}
