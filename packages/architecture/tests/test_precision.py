@@ -16,7 +16,9 @@ from bitnet_arch import (
     SubLN,
     bit_linears,
     convert,
+    fastest_precision,
     kernels,
+    product_times_s,
     quantizer,
     set_precision,
     use_kernels,
@@ -147,6 +149,10 @@ def test_a_precision_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="no BitLinear"):
         set_precision(nn.Linear(2, 2), "bf16")
     assert {type(p) for p in PRECISIONS.values()} == {Float32Gradients, Bf16Gradients, Int8Gradients}
+
+
+def test_the_fastest_precision_is_one_that_there_is() -> None:
+    assert fastest_precision() in product_times_s().keys() <= PRECISIONS.keys()
 
 
 def test_a_model_with_kernels_is_the_same_model(tiny_llama: Any, without_kernels: Callable[[], None]) -> None:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from bitnet_arch import TernaryQuantizer, quantizer
-from bitnet_arch.gradients import PRECISIONS
 from wf_formats.matrix import QuantizedMatrix
-from wf_ptq import SolveOptions, fastest_precision
+from wf_ptq import SolveOptions
 from wf_ptq.ternary.compensation import compensate, inverse_factor
 from wf_ptq.ternary.descent import descend, half_gradient
 from wf_ptq.ternary.solve import Curvature, _polished, _total_error, output_error, solve_linear
@@ -349,10 +348,6 @@ def test_impossible_moments_are_refused(scheme: str) -> None:
         solve_linear(weight, torch.eye(128), parsed, SolveOptions(damping=1e39))
     with pytest.raises(ValueError, match="do not divide into groups"):
         solve_linear(weight[:, :96], torch.eye(96), quantizer("group64"))
-
-
-def test_the_fastest_precision_is_one_that_there_is() -> None:
-    assert fastest_precision() in PRECISIONS
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "group64"])

@@ -207,12 +207,14 @@ def test_what_stage_3_is_told(
         return {"first_loss": 2.0, "last_loss": 1.0}
 
     monkeypatch.setattr(training, "_run_stage", run_stage)
+    monkeypatch.setattr(training, "_summary", lambda *_: {"precision": "bf16"})
     options = parse_options("packaged", steps, tmp_path, [], distil=True)
     context = Context(options, distillation_minutes=lambda: minutes)
     assert training.distil(context, StepLine())["minutes"] == minutes
     ((number, name, _, settings),) = told
     assert (number, name) == ("3", DISTILLATION)
-    assert settings == [*DISTILLATION_SETTINGS, *[f"training.{setting}" for setting in length]]
+    own = [f"training.{setting}" for setting in length]
+    assert settings == ["training.precision=bf16", *DISTILLATION_SETTINGS, *own]
     time_settings = _time_settings(context, minutes)
     assert (f"training.ternarize.distil_share={SCALES_SHARE}" in time_settings) == (minutes is not None)
 
@@ -220,7 +222,11 @@ def test_what_stage_3_is_told(
 @pytest.mark.parametrize("length", [["max_steps=null", "minutes=4.5"], ["max_steps=50", "minutes=null"]])
 def test_the_trainer_takes_what_stage_3_is_told(length: list[str]) -> None:
     """By its own command, which only checks the configuration."""
-    settings = [*DISTILLATION_SETTINGS, *[f"training.{setting}" for setting in length]]
+    settings = [
+        "training.precision=int8",
+        *DISTILLATION_SETTINGS,
+        *[f"training.{setting}" for setting in length],
+    ]
     command = [sys.executable, "-m", "wrinklefree.train", "-s", "3", "--cfg", *settings]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "precision: int8" in done.stdout

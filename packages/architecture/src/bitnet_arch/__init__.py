@@ -24,6 +24,7 @@ from bitnet_arch.low_rank import (
 from bitnet_arch.products import int8_matmul, quantized_linear
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
 from bitnet_arch.sources import DenseSource, load_dense, open_dense, packaged_model_dir
+from bitnet_arch.speeds import fastest_precision, product_times_s
 from bitnet_arch.subln import SubLN
 from bitnet_arch.token_ids import check_ids
 
@@ -48,6 +49,7 @@ __all__ = [
     "check_ids",
     "convert",
     "correction_bits_per_weight",
+    "fastest_precision",
     "get_lambda",
     "install_low_rank",
     "int8_matmul",
@@ -56,6 +58,7 @@ __all__ = [
     "log_kernels",
     "open_dense",
     "packaged_model_dir",
+    "product_times_s",
     "quantized_linear",
     "quantizer",
     "read_meta",

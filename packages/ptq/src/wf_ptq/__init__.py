@@ -22,7 +22,7 @@ from wf_ptq.options import BlockOptions, DistilOptions, LowRankOptions, Rates, R
 if TYPE_CHECKING:
     from wf_ptq.distil import Distiller
     from wf_ptq.low_rank.block import LowRankMethod, LowRankReport
-    from wf_ptq.streams import BlockRunner, fastest_precision
+    from wf_ptq.streams import BlockRunner
     from wf_ptq.ternary.block import BlockReport, TernaryMethod
     from wf_ptq.walk import BlockError, BlockMethod, BlockStore, take_block, walk_blocks
 
@@ -42,7 +42,6 @@ __all__ = [
     "RefineOptions",
     "SolveOptions",
     "TernaryMethod",
-    "fastest_precision",
     "take_block",
     "walk_blocks",
 ]
@@ -59,7 +58,6 @@ __getattr__ = lazy_names(
         "LowRankMethod": "low_rank.block",
         "LowRankReport": "low_rank.block",
         "TernaryMethod": "ternary.block",
-        "fastest_precision": "streams",
         "take_block": "walk",
         "walk_blocks": "walk",
     },

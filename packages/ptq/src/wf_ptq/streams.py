@@ -6,8 +6,6 @@ causal. Two streams walk through the model: the full-precision model's and the t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,28 +75,3 @@ def stream_error(run: BlockRunner, block: nn.Module, inputs: Tensor, targets: Te
 def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     """Products in `dtype`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
-
-
-def fastest_precision() -> str:
-    """Name of the gradients' products (bitnet_arch.gradients) that this processor computes fastest."""
-    times = {name: _time_of(product) for name, product in _products().items()}
-    return min(times, key=lambda name: times[name])
-
-
-def _products() -> dict[str, Callable[[], Tensor]]:
-    left, right = torch.ones(512, 512), torch.ones(512, 2048)
-    halves = left.bfloat16(), right.bfloat16()
-    codes = left.to(torch.int8), right.to(torch.int8)
-    return {
-        "float32": lambda: left @ right,
-        "bf16": lambda: halves[0] @ halves[1],
-        "int8": lambda: torch._int_mm(*codes),
-    }
-
-
-def _time_of(product: Callable[[], Tensor]) -> float:
-    product()
-    start = time.perf_counter()
-    for _ in range(8):
-        product()
-    return time.perf_counter() - start

@@ -23,14 +23,13 @@ EVALUATION_TOKENS = 2048
 SCALES_SHARE = 1 / 3
 """With stage 3: what the distillation of scales gets of the time after the blocks; stage 3 has the rest."""
 DISTILLATION_SETTINGS = (
-    "training.precision=int8",
     "training.learning_rate=1e-4",
     "training.sequence_length_tokens=512",
     "training.batch_size=2",
     "training.checkpoint.every_steps=200",
     "training.checkpoint.keep_last=1",
 )
-"""Stage 3's own default is the rest: forward KL against the original."""
+"""Stage 3's own default is the rest: forward KL against the original. Precision: that of the calibration."""
 
 
 def convert(context: Context, line: StepLine) -> dict[str, Any]:
@@ -62,7 +61,9 @@ def distil(context: Context, line: StepLine) -> dict[str, Any]:
     minutes = context.distillation_minutes()
     steps = context.options.num_distil_steps if minutes is None else "null"
     length = [f"training.max_steps={steps}", f"training.minutes={'null' if minutes is None else minutes}"]
-    summary = _run_stage("3", DISTILLATION, context, [*DISTILLATION_SETTINGS, *length])
+    precision = _summary(CALIBRATION, context)["precision"]
+    settings = [f"training.precision={precision}", *DISTILLATION_SETTINGS, *length]
+    summary = _run_stage("3", DISTILLATION, context, settings)
     line.update(note=f"{summary['first_loss']:.2f} → {summary['last_loss']:.2f} nats apart")
     return summary | {"minutes": minutes}
 
@@ -91,6 +92,11 @@ def _run_stage(stage: str, name: str, context: Context, settings: list[str]) -> 
     """
     command = python("wrinklefree.train", "-s", stage, *common_overrides(context), *settings)
     run_child(Child(f"stage {stage}", command, context.log(name)))
+    return _summary(name, context)
+
+
+def _summary(name: str, context: Context) -> dict[str, Any]:
+    """Of a run of the trainer, by the name of its folder."""
     summary: dict[str, Any] = read_value(context.run_folder(name) / "summary.json", QuickstartError)
     return summary
 

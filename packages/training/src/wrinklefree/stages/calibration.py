@@ -26,7 +26,6 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 import bitnet_arch
-import wf_ptq
 from wf_formats.atomic import atomic_write_text
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import save_model_folder
@@ -129,7 +128,7 @@ def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:
     if wanted is not CalibrationPrecision.auto:
         return wanted.value
     if "precision" not in parts:
-        parts.save("precision", {}, {"precision": wf_ptq.fastest_precision()})
+        parts.save("precision", {}, {"precision": bitnet_arch.fastest_precision()})
     found: str = parts.load("precision")[1]["precision"]
     return found
 

@@ -32,10 +32,12 @@ from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
 from wrinklefree.stages.step_pace import StepPace
 from wrinklefree.stages.watch import Watch
-from wrinklefree.strategies import build_strategy, cluster_environment
+from wrinklefree.strategies import build_strategy, cluster_environment, runs_on_cpu
 from wrinklefree.teachers.registry import load_teacher
 
 LOG = logging.getLogger("wrinklefree")
+_SLOW = 2.0
+"""Times as long: measured on small products, so less may be noise."""
 
 
 def run_training(context: StageContext) -> Outcome:
@@ -108,6 +110,7 @@ def _build_module(
     bitnet_arch.use_kernels(model)
     if not config.model.is_dense:
         bitnet_arch.set_precision(model, training.precision.value)
+        _warn_of_slow_products(config)
     if training.gradient_checkpointing:
         recompute_activations(model)
     objectives.attach(model, config.seed)
@@ -119,6 +122,22 @@ def _build_module(
         training.learning_rate,
         make_schedule(training.schedule, lengths),
     )
+
+
+def _warn_of_slow_products(config: TrainConfig) -> None:
+    """Where this processor computes the chosen precision more slowly than float32."""
+    precision = gradient_options(config).precision
+    if precision is Precision.float32 or not runs_on_cpu(config.distributed):
+        return
+    times_s = bitnet_arch.product_times_s()
+    slowdown = times_s[precision] / times_s["float32"]
+    if slowdown > _SLOW:
+        LOG.warning(
+            "training.precision=%s: such products take %.0f times as long as float32 ones on this processor; "
+            "training.precision=float32 is faster here",
+            precision,
+            slowdown,
+        )
 
 
 def _check_context(length_tokens: int, model: Any) -> None:
