@@ -2,5 +2,5 @@
 #define TK_TABLE kAvx2
 #include "float_kernels.inl"
 #include "int_avx2.inl"
-#include "training/group_any.inl"
+#include "training/group_narrow.inl"
 #include "table.inl"

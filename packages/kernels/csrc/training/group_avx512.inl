@@ -5,40 +5,15 @@
 
 #include <immintrin.h>
 
-#include "training/adamw.inl"
-#include "training/chosen.inl"
-#include "training/turned.inl"
+#include "training/group_packing.inl"
 
 namespace tk {
 namespace {
 
-constexpr int64_t kVector = 64;  // bytes: 16 rows x 4 inputs
-
-// Rows [first, first + 16) of the codes, zero beyond the last, step by step.
-inline void pack_rows(const GroupWeights& weights, int64_t first, uint8_t* out) {
-    const int64_t steps = weights.cols / 4, rows = std::min<int64_t>(16, weights.rows - first);
-    if (rows < 16) std::memset(out, 128, steps * kVector);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int8_t* row = weights.codes + (first + r) * weights.cols;
-        for (int64_t step = 0; step < steps; ++step) {
-            uint32_t codes;
-            std::memcpy(&codes, row + 4 * step, 4);
-            codes ^= 0x80808080u;
-            std::memcpy(out + step * kVector + 4 * r, &codes, 4);
-        }
-    }
-}
-
-inline void pack_scales(const GroupWeights& weights, int64_t first, float* out) {
-    const int64_t groups = weights.cols / weights.group;
-    for (int64_t g = 0; g < groups; ++g)
-        for (int64_t r = 0; r < 16; ++r) out[16 * g + r] = first + r < weights.rows ? weights.scales[(first + r) * groups + g] : 0.0f;
-}
-
 template <typename T, int R, int M>
 void group_tile(const GroupWeights& weights, const GroupTokens& tokens, int64_t token, int64_t row, const uint8_t* packed, const float* scales,
                 T* out, int64_t stride) {
-    const int64_t groups = weights.cols / weights.group, steps = weights.group / 4, block = weights.cols / 4 * kVector;
+    const int64_t groups = weights.cols / weights.group, steps = weights.group / 4, block = weights.cols / 4 * kStepBytes;
     __m512 totals[R][M];
     unrolled<R>([&](auto r) TK_INLINED { unrolled<M>([&](auto m) TK_INLINED { totals[r.value][m.value] = _mm512_setzero_ps(); }); });
     const int8_t* x = tokens.codes + token * weights.cols;
@@ -50,7 +25,7 @@ void group_tile(const GroupWeights& weights, const GroupTokens& tokens, int64_t 
         });
         for (int64_t step = g * steps; step < (g + 1) * steps; ++step) {
             __m512i w[R];
-            unrolled<R>([&](auto r) TK_INLINED { w[r.value] = _mm512_loadu_si512(packed + r.value * block + step * kVector); });
+            unrolled<R>([&](auto r) TK_INLINED { w[r.value] = _mm512_loadu_si512(packed + r.value * block + step * kStepBytes); });
             unrolled<M>([&](auto m) TK_INLINED {
                 int32_t four;
                 std::memcpy(&four, x + m.value * weights.cols + 4 * step, 4);
@@ -80,10 +55,10 @@ void group_tile(const GroupWeights& weights, const GroupTokens& tokens, int64_t 
 template <typename T>
 void group_product(const GroupWeights& weights, const GroupTokens& tokens, int64_t first, int64_t last, uint8_t* scratch, T* out,
                    int64_t stride) {
-    const int64_t groups = weights.cols / weights.group, block = weights.cols / 4 * kVector, blocks = ceil_div(last - first, 16);
+    const int64_t groups = weights.cols / weights.group, block = weights.cols / 4 * kStepBytes, blocks = ceil_div(last - first, 16);
     float* scales = reinterpret_cast<float*>(scratch + blocks * block);
     for (int64_t b = 0; b < blocks; ++b) {
-        pack_rows(weights, first + 16 * b, scratch + b * block);
+        pack_rows<128>(weights, first + 16 * b, scratch + b * block);
         pack_scales(weights, first + 16 * b, scales + b * groups * 16);
     }
     // All tokens for one pair of row blocks, which stays in the cache meanwhile.
