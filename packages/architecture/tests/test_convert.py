@@ -17,7 +17,7 @@ from bitnet_arch import (
     quantizer,
     set_lambda,
 )
-from bitnet_arch.sub_norm_fit import _choose_floor, fit_sub_norms
+from bitnet_arch.sub_norm_fit import _choose_floor, _least_squares_gain, fit_sub_norms
 
 FAMILIES = ["tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3"]
 
@@ -86,6 +86,13 @@ def test_gains_solve_the_least_squares_problem(tiny_llama) -> None:
     all_rows = normalized @ weight.t().mul(best[:, None])
     residual = (all_rows - x @ weight.t()).norm() / (x @ weight.t()).norm()
     assert solved.relative_error**0.5 <= residual * 1.05
+
+
+def test_gains_that_cannot_be_are_refused() -> None:
+    x, weight = torch.randn(600, 8), torch.randn(4, 8)
+    for extreme in (weight * 1e30, weight * 0):
+        with pytest.raises(ValueError, match="cannot be fitted"):
+            _least_squares_gain(x, x, extreme)
 
 
 def test_floor_grows_with_demand_and_stays_in_bounds() -> None:

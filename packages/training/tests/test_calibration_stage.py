@@ -576,6 +576,7 @@ def test_a_damaged_part_is_refused(
     assert run.code == 1
     message = capsys.readouterr().err
     assert f"{part} is damaged: " in message
+    assert "force=true runs the stage again" in message
     assert "tensors.safetensors" in message
     assert not (run.folder / "final").exists()
 
@@ -612,6 +613,38 @@ def test_too_little_text_is_an_error(
     _assert_nothing_was_made(run.folder)
     if text is None:
         assert group().code == 0, "a mended configuration may take the folder"
+
+
+def test_more_text_than_memory_holds_is_an_error(
+    group: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = group(tokens=10**13)
+    assert run.code == 1
+    assert "GB of ids on a machine with" in capsys.readouterr().err
+    _assert_nothing_was_made(run.folder)
+
+
+def test_sequences_beyond_the_context_are_an_error(
+    group: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = group(sequence_length_tokens=512, refine_batch_size=1, moment_tokens=512)
+    assert run.code == 1
+    message = "training.ternarize.sequence_length_tokens=512, but the model's context is 256 tokens"
+    assert message in capsys.readouterr().err
+    _assert_nothing_was_made(run.folder)
+
+
+def test_what_cannot_be_solved_names_its_keys(group: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
+    assert group(damping=1e-10, shrinkage=0).code == 1
+    message = r"error: model\.layers\.0: .*: raise the damping \(keys of training\.ternarize\)"
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_refinement_that_makes_it_worse_is_told(
+    group: Calibration, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert group(latent_rate=1, vector_rate=1, refine_steps=100, distil_steps=0).code == 0
+    assert "model.layers.0: refinement has made it worse; lower training.ternarize.latent_rate" in caplog.text
 
 
 def test_a_tokenizer_of_another_model_is_an_error(
@@ -657,6 +690,8 @@ def test_a_tokenizer_of_another_model_is_an_error(
         ("vector_rate", 0.0, "above 0"),
         ("vector_rate", 1e10, "at most 1"),
         ("embedding_rate", 1e300, "at most 1"),
+        ("distil_steps", 2**63 - 1, "at most"),
+        ("distil_batch_size", 2**63 - 1, "at most"),
         ("minutes", 0.0, "above 0"),
         ("distil_share", 1.5, "at most 1"),
     ],

@@ -128,6 +128,9 @@ MINUTES = ["training.max_steps=null", "training.minutes=5"]
             "training.learning_rate=0.001 times optimizer.weight_decay=1000 .* lower optimizer.weight_decay",
         ),
         (["training.objectives.continue_pretrain.weight=1e39"], "weight=1e.39 is not possible: .*float32"),
+        (["training.objectives.continue_pretrain.weight=1e-300"], "weight=1e-300 is not possible: .*float32"),
+        (["training.accumulate_steps=9223372036854775807"], "accumulate_steps=.* and at most 1e.06"),
+        (["training.batch_size=1000000000"], "batch_size=.* and at most 1e.06"),
     ],
 )
 def test_wrong_values_are_named(overrides: list[str], message: str) -> None:

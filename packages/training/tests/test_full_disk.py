@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import transformers
 from safetensors import SafetensorError
 
 import bitnet_arch.checkpoint
@@ -24,6 +25,11 @@ def _tensors_do_not_fit(tensors: Any, path: Path, *_args: Any, **_options: Any) 
     """As safetensors has it, after a part was written."""
     Path(path).write_bytes(b"part")
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def _tokens_do_not_fit(*_args: Any, **_options: Any) -> NoReturn:
+    """As tokenizers has it."""
+    raise Exception("No space left on device (os error 28)")
 
 
 def _sync_fails(_descriptor: int) -> NoReturn:
@@ -50,11 +56,19 @@ def full_at_the_optimizer() -> None:
     _after_the_first_checkpoint(lambda: setattr(lightning_io, "save_file", _tensors_do_not_fit))
 
 
+def full_at_the_tokenizer() -> None:
+    _after_the_first_checkpoint(
+        lambda: setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", _tokens_do_not_fit)
+    )
+
+
 def full_at_the_end() -> None:
     _after_the_first_checkpoint(lambda: setattr(wf_formats.atomic.os, "fsync", _sync_fails))
 
 
-@pytest.mark.parametrize("fill", [full_at_the_weights, full_at_the_optimizer, full_at_the_end])
+@pytest.mark.parametrize(
+    "fill", [full_at_the_weights, full_at_the_optimizer, full_at_the_tokenizer, full_at_the_end]
+)
 def test_a_run_that_filled_the_disk_is_resumed(cli_from_stage1: Any, fill: Callable[[], None]) -> None:
     run = cli_from_stage1.in_child("stage2_pretrain", *OPTIONS, experiment="full", before=fill)
     log = (cli_from_stage1.output_dir / "full.log").read_text()

@@ -308,3 +308,19 @@ def test_a_folder_that_is_no_checkpoint_is_told_by_its_kind(
     assert main(["-s", "2", "--describe", f"training.start_from={tmp_path}"]) == 1
     expected = f"{tmp_path} is no checkpoint: {message.format(folder=tmp_path)}"
     assert expected in capsys.readouterr().err
+
+
+def test_a_start_below_the_home_folder(
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "manifest.json").touch()
+    assert main(["-s", "2", "--describe", "training.start_from=~/start"]) == 0
+
+
+def test_a_decay_that_is_off_may_be_anything(main: Any, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    start = f"training.start_from={tmp_path}"
+    decay = ["optimizer.weight_decay=20000", "optimizer.weight_decay_share=0"]
+    assert main(["-s", "2", "--describe", start, *decay]) == 0

@@ -378,3 +378,18 @@ def test_a_precision_that_is_slow_here_is_told(
         )
         assert run.code == 0
     assert told in caplog.text
+
+
+def test_a_ruined_result_is_told(cli_from_stage1: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = cli_from_stage1("stage2_pretrain", *STAGE2, "training.learning_rate=100")
+    assert run.code == 0
+    first, last = run.summary["first_loss"], run.summary["last_loss"]
+    assert f"the loss has grown from {first:.4g} to {last:.4g}, so the result is worse" in caplog.text
+
+
+def test_before_the_first_update_no_rate_is_at_fault(
+    cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weight = "training.objectives.continue_pretrain.weight=1e38"
+    assert cli_from_stage1("stage2_pretrain", *STAGE2, weight).code == 1
+    assert "no weight has changed yet: the objectives' weights are too high" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bitnet_arch.disk_format import from_disk, to_disk
 from bitnet_arch.errors import CheckpointError
 from bitnet_arch.generation import generation_config, write_generation_config
-from bitnet_arch.model_tokenizer import check_vocabulary, tokenizer_of_folder
+from bitnet_arch.model_tokenizer import check_vocabulary, save_tokenizer, tokenizer_of_folder
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.source_settings import check_config, check_dense, null_hint
 from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_different_head
@@ -87,7 +87,7 @@ def write_checkpoint(
     write_generation_config(model, folder)
     _save_state(state, folder, max_shard_size)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
     contents = {"format": FORMAT, **meta, "conversion": conversion}
     (folder / META_FILE).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
 

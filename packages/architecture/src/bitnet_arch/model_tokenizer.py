@@ -12,6 +12,7 @@ from typing import Any
 from bitnet_arch.errors import CheckpointError
 from bitnet_arch.tokenizers import load_tokenizer
 from wf_formats.file_names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from wf_formats.system_errors import system_errors
 from wf_formats.tokenizer.vocabulary import token_beyond
 
 _FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, "tokenizer.model", "vocab.json")
@@ -24,6 +25,12 @@ def tokenizer_of_folder(folder: Path) -> Any:
         TokenizerError: tokenizer.json is missing or damaged.
     """
     return load_tokenizer(folder) if any((folder / name).is_file() for name in _FILES) else None
+
+
+def save_tokenizer(tokenizer: Any, folder: Path | str) -> None:
+    """Its files. Raises: OSError, where the library tells of a full disk in words only."""
+    with system_errors(Path(folder) / TOKENIZER_FILE, Exception):
+        tokenizer.save_pretrained(folder)
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, num_rows: int) -> None:

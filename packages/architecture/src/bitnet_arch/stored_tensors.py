@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bitnet_arch.errors import CheckpointError
 from bitnet_arch.source_settings import null_hint
+from bitnet_arch.tensor_files import load_tensors
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_EMBEDDING, HF_HEAD
 from wf_formats.models.completeness import check_tensors
@@ -52,7 +52,7 @@ def read_state(folder: Path) -> dict[str, Tensor]:
         _check_dtype(folder, name, files.dtype(name))
     state: dict[str, Tensor] = {}
     for path in sorted(set(files.paths.values())):
-        state |= load_file(path)
+        state |= load_tensors(path)
     for name, tensor in state.items():
         _check_finite(folder, name, tensor)
     return state

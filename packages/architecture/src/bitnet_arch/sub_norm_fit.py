@@ -128,7 +128,12 @@ def _least_squares_gain(x: Tensor, normalized: Tensor, weight: Tensor) -> Tensor
     system = weight_gram * (normalized.t() @ normalized).double()
     target = (weight_gram * (normalized.t() @ x).double()).sum(1)
     system.diagonal().add_(RIDGE * system.diagonal().mean())
-    return torch.linalg.solve(system, target).float()
+    solution, failed = torch.linalg.solve_ex(system, target)
+    if failed or not solution.isfinite().all():
+        raise ValueError(
+            "the gains of a SubLN cannot be fitted: its inputs, or the weights after it, are extreme"
+        )
+    return solution.float()
 
 
 def make_sub_norm(fit: SiteFit, eps: float, like: Tensor) -> SubLN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -44,9 +45,16 @@ def token_block(
         int64 [ceil(num_tokens / seq_len_tokens), seq_len_tokens], fewer rows only with least_tokens.
 
     Raises:
-        DataError: sources that do not repeat have too few tokens.
+        DataError: sources that do not repeat have too few tokens, or the ids alone are more than this
+            machine's memory.
     """
     num_sequences = -(-num_tokens // seq_len_tokens)
+    needed, there = 8 * num_tokens, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise DataError(
+            f"{num_tokens:,} tokens of text are wanted at once, {needed / 1e9:,.0f} GB of ids on a machine "
+            f"with {there / 1e9:.0f} GB: ask for fewer tokens or steps"
+        )
     dataset = PackedDataset(
         sources, tokenizer, seq_len_tokens, seed=seed, document_ids=True, whole_examples=False
     )

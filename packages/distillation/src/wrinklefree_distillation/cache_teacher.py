@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_arch.model_tokenizer import save_tokenizer
 from data_handler.loader import make_loader
 from wf_formats.atomic import atomic_write_json
 from wf_formats.boundary import boundary
@@ -108,7 +109,7 @@ def _open(folder: Path, facts: CacheFacts, teacher: LocalTeacher) -> TargetCache
             raise RunError(f"{folder} holds other targets ({there}; here {facts}): give another --output")
         return TargetCache(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    teacher.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    save_tokenizer(teacher.tokenizer, folder / TOKENIZER_FOLDER)
     atomic_write_json(folder / FACTS_FILE, facts_as_json(facts))
     return TargetCache(folder)
 

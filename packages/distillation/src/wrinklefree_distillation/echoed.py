@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bitnet_arch.model_tokenizer import save_tokenizer
 from wf_formats.tokenizer import read_tokenizer, token_bytes
 from wrinklefree_distillation.completions import Completions, Entry
 
@@ -85,7 +86,7 @@ class Echoed(Completions):
 def names_of(tokenizer: Any) -> list[str]:
     """What each token of a tokenizer of transformers is called in `logprobs`, by id."""
     with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         return [_name(data) for data in token_bytes(read_tokenizer(Path(folder)))]
 
 

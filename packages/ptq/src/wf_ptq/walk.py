@@ -55,7 +55,7 @@ class BlockStore(Protocol):
 
 
 class BlockError(UserError, ValueError):
-    """A block cannot be quantized; the message names it."""
+    """A block cannot be solved; the message names it."""
 
 
 def walk_blocks(
@@ -80,7 +80,7 @@ def walk_blocks(
             try:
                 report = method.quantize_block(run, block, inputs, expected, seed + index)
             except ValueError as error:
-                raise BlockError(f"{name} cannot be quantized: {error}") from error
+                raise BlockError(f"{name}: {error}") from error
             store.save(name, block.state_dict(), dataclasses.asdict(report))
         figures = take_block(store, name, block)
         found = run.stream(block, inputs)

@@ -26,3 +26,10 @@ def check_finite(
     )
     for key, child in children:
         check_finite(child, f"{where}.{key}".lstrip("."), cause)
+
+
+def remedy_for_divergence(num_updates: int) -> str:
+    """What to change where weights, activations or gradients are no numbers after so many updates."""
+    if num_updates == 0:
+        return "no weight has changed yet: the objectives' weights are too high, or the model is broken"
+    return "lower training.learning_rate or lengthen training.schedule.warmup"

@@ -179,3 +179,13 @@ def head_weight(model: Any) -> Tensor:
     if head.bias is not None:
         raise ValueError("the vocabulary projection has a bias; the chunked loss knows none")
     return head.weight
+
+
+def check_context(key: str, length_tokens: int, model: Any) -> None:
+    """Raises: RunError for sequences, as `key` asks for, that are longer than the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and length_tokens > context:
+        raise RunError(
+            f"{key}={length_tokens}, but the model's context is {context} tokens (max_position_embeddings); "
+            f"ask for {context} at most"
+        )

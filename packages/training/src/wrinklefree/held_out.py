@@ -13,7 +13,7 @@ from wrinklefree.cross_entropy import chunked_cross_entropy
 from wrinklefree.forward import run_forward
 
 LOG = logging.getLogger("wrinklefree")
-_CHUNK_TOKENS = 512
+_CHUNK_TOKENS, _NOISE_NATS = 512, 0.01
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def mean_loss(model: Any, ids: Tensor) -> float | None:
 def warn_if_worse(losses: Mapping[str, float | None], before: str, after: str, remedy: str) -> None:
     """Where a stage's result predicts the held-out text less well than what it began with."""
     first, last = losses[before], losses[after]
-    if first is None or last is None or last <= first:
+    if first is None or last is None or last <= first + _NOISE_NATS:
         return
     LOG.warning(
         "the %s model predicts held-out text worse than the %s one (%.3f and %.3f nats a token): %s",

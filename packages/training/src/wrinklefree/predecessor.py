@@ -64,7 +64,7 @@ def _named_folder(start_from: str) -> Path:
         raise ConfigError(
             "training.start_from is empty: give a checkpoint folder, or null for the previous stage's result"
         )
-    folder = Path(start_from).absolute()
+    folder = Path(start_from).expanduser().absolute()
     if folder.is_dir():
         if (other := _other_kind(folder)) is None:
             return folder

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from wrinklefree.config.training import ZClipConfig
 from wrinklefree.errors import DivergedError
+from wrinklefree.finite import remedy_for_divergence
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.optimizers import total_grad_norm
 
@@ -86,8 +87,8 @@ class ZClip(L.Callback):
         norm = total_grad_norm(parameters).item()
         if not math.isfinite(norm):
             raise DivergedError(
-                f"the gradient norm of step {trainer.global_step} is {norm}: lower training.learning_rate or "
-                "lengthen training.schedule.warmup"
+                f"the gradient norm of step {trainer.global_step} is {norm}: "
+                f"{remedy_for_divergence(trainer.global_step)}"
             )
         pl_module.step_metrics["train/grad_norm"] = norm
         if not self.statistics.config.enabled:

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import bitnet_arch
+from bitnet_arch.tensor_files import load_tensors
 from wf_formats.atomic import atomic_folder
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import checkpoint_kind
@@ -112,7 +113,7 @@ class FolderCheckpointIO(CheckpointIO):
         verify_manifest(folder, TRAINING_STATE)
         model = bitnet_arch.load_checkpoint(folder, dtype=torch.float32).model
         tree = json.loads((folder / TRAINER_FILE).read_text())
-        checkpoint: dict[str, Any] = join_tensors(tree, load_file(folder / OPTIMIZER_FILE))
+        checkpoint: dict[str, Any] = join_tensors(tree, load_tensors(folder / OPTIMIZER_FILE))
         state = {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}
         return checkpoint | {"state_dict": state}
 

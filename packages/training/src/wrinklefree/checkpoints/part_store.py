@@ -16,13 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from bitnet_arch.tensor_files import load_tensors
 from wf_formats.atomic import atomic_folder
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import FolderKind
-from wrinklefree.checkpoints.manifest import MANIFEST_FILE, verify_manifest, write_manifest
+from wrinklefree.checkpoints.manifest import (
+    MANIFEST_FILE,
+    DamagedCheckpointError,
+    verify_manifest,
+    write_manifest,
+)
 from wrinklefree.finite import figures_text
 
 _TENSORS, _REPORT = "tensors.safetensors", "report.json"
@@ -51,8 +57,11 @@ class PartStore:
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors (memory-mapped) and report of a part. Raises: DamagedCheckpointError."""
         folder = self.folder / name
-        verify_manifest(folder, (_TENSORS, _REPORT))
-        return load_file(folder / _TENSORS), json.loads((folder / _REPORT).read_text())
+        try:
+            verify_manifest(folder, (_TENSORS, _REPORT))
+        except DamagedCheckpointError as error:
+            raise DamagedCheckpointError(f"{error}. force=true runs the stage again") from error
+        return load_tensors(folder / _TENSORS), json.loads((folder / _REPORT).read_text())
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

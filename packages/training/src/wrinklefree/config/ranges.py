@@ -3,7 +3,7 @@
     batch_size: int = number(4, least=1)
 
 A number without a range is checked too: whole numbers have 64 bits, others are finite float32 numbers, since
-that is what they are computed with.
+that is what they are computed with (none that is so small that it would be 0).
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from typing import Any
 from wrinklefree.config.errors import ConfigError
 
 _RANGE = "range"
-_MAX_WHOLE, _MAX_FLOAT = 2**63 - 1, (2 - 2**-23) * 2.0**127
+_MAX_WHOLE = 2**63 - 1
+_MIN_FLOAT, _MAX_FLOAT = 2.0**-126, (2 - 2**-23) * 2.0**127
 MOST_MINUTES = 525_600
 """A year: what a stage can be planned into."""
+MAX_STEPS, MAX_SEQUENCES, MAX_LENGTH_TOKENS, MAX_TOKENS = 10**9, 10**6, 10**7, 10**13
+"""Of a run; of a forward pass (or its passes of a step); of a sequence; of a run. More is a slip."""
 MAX_DAMPING = 1000.0
 """Of a diagonal, as a share of its mean: nothing is left of what is off it."""
 
@@ -67,10 +70,14 @@ def check_ranges(config: Any, where: str = "") -> None:
     """Raises: ConfigError naming the first key whose number is out of its range."""
     for key, value, bounds in _numbers(config, where):
         is_whole = isinstance(value, int)
-        is_possible = abs(value) <= (_MAX_WHOLE if is_whole else _MAX_FLOAT)
+        is_possible = abs(value) <= _MAX_WHOLE if is_whole else _is_float32(value)
         if not is_possible or value not in bounds:
             kind = "a whole number" if is_whole else "a finite float32 number"
             raise ConfigError(f"{key}={value} is not possible: give {kind}, {bounds}".rstrip(", "))
+
+
+def _is_float32(value: float) -> bool:
+    return value == 0 or _MIN_FLOAT <= abs(value) <= _MAX_FLOAT
 
 
 def _numbers(value: Any, where: str, bounds: Range = ANY) -> Iterator[tuple[str, float, Range]]:

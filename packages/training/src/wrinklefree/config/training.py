@@ -9,7 +9,14 @@ from typing import Any
 from omegaconf import MISSING
 
 from wrinklefree.config.curriculum import PhaseConfig
-from wrinklefree.config.ranges import MOST_MINUTES, number
+from wrinklefree.config.ranges import (
+    MAX_LENGTH_TOKENS,
+    MAX_SEQUENCES,
+    MAX_STEPS,
+    MAX_TOKENS,
+    MOST_MINUTES,
+    number,
+)
 
 
 class ScheduleKind(StrEnum):
@@ -97,16 +104,16 @@ class ContinuingConfig(StageConfig):
 class GradientConfig(ContinuingConfig):
     """Keys of a stage that trains by gradients. The peak learning rate is here, not in `optimizer`."""
 
-    max_steps: int | None = number(None, least=1)
+    max_steps: int | None = number(None, least=1, most=MAX_STEPS)
     """Optimizer steps. Exactly one of max_steps, max_tokens and minutes is set."""
-    max_tokens: int | None = number(None, least=1)
+    max_tokens: int | None = number(None, least=1, most=MAX_TOKENS)
     minutes: float | None = number(None, above=0, most=MOST_MINUTES)
     """Time of the whole stage, from loading the models to the saved result, in all runs together: its steps
     are measured, and as many planned as fit (stages/step_pace.py)."""
-    sequence_length_tokens: int = number(1024, least=2)
-    batch_size: int = number(4, least=1)
+    sequence_length_tokens: int = number(1024, least=2, most=MAX_LENGTH_TOKENS)
+    batch_size: int = number(4, least=1, most=MAX_SEQUENCES)
     """Sequences per forward pass and rank."""
-    accumulate_steps: int = number(1, least=1)
+    accumulate_steps: int = number(1, least=1, most=MAX_SEQUENCES)
     """Forward passes per optimizer step."""
     learning_rate: float = number(3e-4, least=0, most=100)
     """Peak learning rate."""

@@ -28,7 +28,7 @@ def read_tokens(
 ) -> Tensor:
     """Ids [sequences, length] of the run's text: `num_sequences`, or where it has fewer at least `enough`.
 
-    Raises: RunError (ids of another vocabulary), DataError (too little text).
+    Raises: RunError (ids of another vocabulary), DataError (too little text, or more than memory holds).
     """
     least = None if enough is None else enough * length
     LOG.info("reading %d tokens of text", num_sequences * length)
@@ -41,14 +41,15 @@ def read_tokens(
 
 
 def walk(
-    context: StageContext, student: Any, teacher: Any, ids: Tensor, method: wf_ptq.BlockMethod
+    context: StageContext, student: Any, teacher: Any, ids: Tensor, method: wf_ptq.BlockMethod, group: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and report of each block, as wf_ptq.walk_blocks yields them; finished ones are the run's parts.
 
+    Args: group of `training` has the options.
     Raises: RunError that names the block, for what cannot be solved in it.
     """
     seed, parts = context.config.seed, context.run.parts
     try:
         yield from wf_ptq.walk_blocks(student, teacher, ids, method, parts, seed)
     except wf_ptq.BlockError as error:
-        raise RunError(str(error)) from error
+        raise RunError(f"{error} (keys of training.{group})") from error

@@ -16,6 +16,8 @@ from wrinklefree.stages.block_walk import walk
 from wrinklefree.stages.pace import Pace
 
 LOG = logging.getLogger("wrinklefree")
+_WORSE = 1.1
+"""Error after refinement over that before, on a few sequences."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +56,15 @@ def calibrate_blocks(
     method = _TimedMethod(_block_options(options), pace)
     bar = progress.add_task("calibrating blocks", total=student.config.num_hidden_layers)
     reports = []
-    for name, report in walk(context, student, teacher, ids, method):
+    for name, report in walk(context, student, teacher, ids, method, "ternarize"):
         error, solved = report["stream"], report["stream_solved"]
         LOG.info("%s: relative error %.4f, before refinement %.4f", name, error, solved)
+        if error > _WORSE * solved:
+            LOG.warning(
+                "%s: refinement has made it worse; lower training.ternarize.latent_rate, scale_rate or "
+                "vector_rate",
+                name,
+            )
         reports.append({"block": name, "refine_steps": pace.refine_steps(), **report})
         pace.passed()
         progress.advance(bar)

@@ -33,9 +33,11 @@ from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.ternarize import CalibrationPrecision, TernarizeConfig
+from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
+from wrinklefree.forward import check_context
 from wrinklefree.held_out import mean_loss, warn_if_worse
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens
@@ -62,7 +64,8 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures.
 
     Raises:
-        RunError: a result of this stage whose codes would be chosen again, from what is left of its weights.
+        RunError: codes would be chosen from what another stage has left of the weights; sequences longer
+            than the model's context.
     """
     pace = Pace(options, context.run)
     keep_freed_memory()
@@ -72,6 +75,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     _check_codes(context, options, checkpoint.meta)
     student = checkpoint.model.requires_grad_(False)
+    check_context("training.ternarize.sequence_length_tokens", options.sequence_length_tokens, student)
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     precision = _precision(options.precision, run.parts)
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
@@ -115,12 +119,15 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
 
 def _check_codes(context: StageContext, options: TernarizeConfig, meta: dict[str, Any]) -> None:
     """Raises: as `run_calibration`."""
-    stage = context.config.training.stage
-    if meta.get("stage") == stage and not options.keep_codes:
-        raise RunError(
-            f"{context.checkpoint} is a result of {stage}, whose full-precision weights are gone: start from "
-            "that of stage 1, or distil this one further with training.ternarize.keep_codes=true"
-        )
+    training, stage = context.config.training, meta.get("stage")
+    assert isinstance(training, ContinuingConfig)
+    if options.keep_codes or stage in training.accept_from:
+        return
+    raise RunError(
+        f"{context.checkpoint} is a result of {stage}, whose full-precision weights are gone: start from "
+        f"that of {' or '.join(training.accept_from)}, or distil this one further with "
+        "training.ternarize.keep_codes=true"
+    )
 
 
 def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:

@@ -28,6 +28,7 @@ from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import open_dense_model
 from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite
+from wrinklefree.forward import check_context
 from wrinklefree.held_out import mean_loss
 from wrinklefree.stages.prospects import Targets, check_prospects
 
@@ -71,6 +72,7 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
     model, tokenizer = source.load()
     if options is not None:
         _check_rows(options, model)
+    check_context("training.fit.sequence_length_tokens", fit.sequence_length_tokens, model)
     blocks = _token_blocks(config, fit, tokenizer)
     return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
 

@@ -29,6 +29,7 @@ from wrinklefree.config.low_rank import LowRankConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.finite import check_finite, figures_text
+from wrinklefree.forward import check_context
 from wrinklefree.held_out import mean_loss, warn_if_worse
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens, walk
@@ -57,6 +58,7 @@ def run_correction(context: StageContext, options: LowRankConfig) -> dict[str, A
     bitnet_arch.log_kernels(torch.device("cpu"))
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     student = checkpoint.model.requires_grad_(False)
+    check_context("training.low_rank.sequence_length_tokens", options.sequence_length_tokens, student)
     calibration, held_out = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     teacher = load_dense_model(config.model.source, config.model.name)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, held_out), "quantized": mean_loss(student, held_out)}
@@ -67,7 +69,7 @@ def run_correction(context: StageContext, options: LowRankConfig) -> dict[str, A
     reports = _correct_blocks(context, options, student, teacher, calibration)
     losses["corrected"] = mean_loss(student, held_out)
     LOG.info("held-out loss in nats: %s", losses)
-    warn_if_worse(losses, "quantized", "corrected", "raise training.low_rank.damping, or give more tokens")
+    warn_if_worse(losses, "quantized", "corrected", "give more tokens, or another training.low_rank.damping")
     figures = {
         "steps": 0,
         "first_loss": losses["quantized"],
@@ -92,7 +94,7 @@ def _correct_blocks(
     reports = []
     with RichProgress(disable=context.config.logging.progress_bar is ProgressBar.none) as progress:
         bar = progress.add_task("correcting blocks", total=student.config.num_hidden_layers)
-        for name, report in walk(context, student, teacher, ids, method):
+        for name, report in walk(context, student, teacher, ids, method, "low_rank"):
             before, after = report["stream_before"], report["stream"]
             LOG.info("%s: relative error %.4f, without correction %.4f", name, after, before)
             reports.append({"block": name, **report})

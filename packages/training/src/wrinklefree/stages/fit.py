@@ -22,8 +22,9 @@ from wrinklefree.config.lengths import Lengths, gradient_options, least_steps, r
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.datamodule import WrinkleFreeDataModule
-from wrinklefree.errors import DivergedError, RunError
-from wrinklefree.forward import recompute_activations, shape_of
+from wrinklefree.errors import DivergedError
+from wrinklefree.finite import remedy_for_divergence
+from wrinklefree.forward import check_context, recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
@@ -36,6 +37,8 @@ from wrinklefree.strategies import build_strategy, cluster_environment, runs_on_
 from wrinklefree.teachers.registry import load_teacher
 
 LOG = logging.getLogger("wrinklefree")
+_RUINED = 2.0
+"""Times the first step's loss: steps differ, but by less."""
 _SLOW = 2.0
 """Times as long: measured on small products, so less may be noise."""
 
@@ -67,7 +70,22 @@ def run_training(context: StageContext) -> Outcome:
     _fit(trainer, module, data, resume_from)
     outcome = _finish(trainer, module, data, io, run, progress, stop)
     pace.finished()
+    if outcome.signal is None:
+        _warn_of_ruin(training, outcome.figures)
     return outcome
+
+
+def _warn_of_ruin(training: GradientConfig, figures: dict[str, Any]) -> None:
+    """Where the loss, if it is of the same terms throughout, is now a multiple of what it was."""
+    first, last = figures["first_loss"], figures["last_loss"]
+    if training.curriculum or training.lambda_warmup_steps or last <= _RUINED * first:
+        return
+    LOG.warning(
+        "the loss has grown from %.4g to %.4g, so the result is worse than its start: lower "
+        "training.learning_rate",
+        first,
+        last,
+    )
 
 
 def _pace(training: GradientConfig, lengths: Lengths, folder: Path) -> StepPace:
@@ -89,17 +107,15 @@ def _fit(
         except SystemExit as end:
             raise KeyboardInterrupt from end
         except NotFiniteError as error:
-            raise DivergedError(
-                f"step {trainer.global_step}: {error}: lower training.learning_rate or lengthen "
-                "training.schedule.warmup"
-            ) from error
+            remedy = remedy_for_divergence(trainer.global_step)
+            raise DivergedError(f"step {trainer.global_step}: {error}: {remedy}") from error
 
 
 def _build_module(
     config: TrainConfig, model: Any, tokenizer: Any, lengths: Lengths
 ) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
-    _check_context(training.sequence_length_tokens, model)
+    check_context("training.sequence_length_tokens", training.sequence_length_tokens, model)
     objectives = ObjectiveManager.from_config(training.objectives, training.curriculum, lengths.max_steps)
     shape = shape_of(model)
     objectives.check(shape, None, config.distributed.kind is DistributedKind.fsdp)
@@ -137,16 +153,6 @@ def _warn_of_slow_products(config: TrainConfig) -> None:
             "training.precision=float32 is faster here",
             precision,
             slowdown,
-        )
-
-
-def _check_context(length_tokens: int, model: Any) -> None:
-    """Raises: RunError for sequences that are longer than the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and length_tokens > context:
-        raise RunError(
-            f"training.sequence_length_tokens={length_tokens}, but the model's context is {context} tokens "
-            f"(max_position_embeddings); ask for {context} at most"
         )
 
 

@@ -81,7 +81,7 @@ def _check_dense(config: TrainConfig) -> None:
 def _check_optimizer(config: TrainConfig) -> None:
     """Raises: ConfigError for a decay of whole weights, or moments in fewer bits where they cannot be."""
     options, rate = config.optimizer, gradient_options(config).learning_rate
-    if rate * options.weight_decay >= 1:
+    if rate * options.weight_decay >= 1 and options.weight_decay_share > 0:
         raise ConfigError(
             f"training.learning_rate={rate:g} times optimizer.weight_decay={options.weight_decay:g} is the "
             "share of a weight that a step takes away, and has to be below 1: lower optimizer.weight_decay"

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bitnet_arch.model_tokenizer import save_tokenizer
 from wf_formats.families.support import TARGETS, support
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
 from wf_formats.tokenizer.support import tokenizer_support
@@ -66,7 +67,7 @@ class Targets:
         if num_rows is None:  # which `support` has said
             return dict.fromkeys(TARGETS)
         with tempfile.TemporaryDirectory() as folder:
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
             return tokenizer_support(Path(folder), num_rows)
 
 

@@ -1,0 +1,44 @@
+"""Ctrl-C while a library works."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from wf_formats.interrupts import interrupts_later
+
+
+def test_an_interrupt_comes_after_the_work() -> None:
+    before, done = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_of_the_work_is_its_own() -> None:
+    with pytest.raises(OSError, match="full"), interrupts_later():
+        raise OSError("full")
+    with interrupts_later():
+        pass
+
+
+def test_other_threads_may_use_it() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with interrupts_later():
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
