@@ -19,6 +19,7 @@ from bitnet_arch import (
     fastest_precision,
     kernels,
     product_times_s,
+    products,
     quantizer,
     set_precision,
     use_kernels,
@@ -259,7 +260,23 @@ def test_sums_that_overflow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     codes = torch.randint(-1, 2, (8, 8), dtype=torch.int8)
     assert torch.equal(_added_in_16_bits(codes, codes), torch._int_mm(codes, codes)), "small ones are exact"
     monkeypatch.setattr(torch, "_int_mm", _added_in_16_bits)
+    monkeypatch.setattr(products, "_has_fast_int_mm", lambda: True)
     _check_sums.cache_clear()
     with pytest.raises(LoadError, match="take ONEDNN_MAX_CPU_ISA out of the environment"):
         scaled_sums(codes, codes, torch.ones(8, 1), None, torch.float32)
     _check_sums.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "inner", "cols"), [(1, 4, 1), (5, 64, 33), (300, 1500, 20), (7, 30, 9)])
+def test_sums_by_our_kernel_are_those_of_pytorch(
+    rows: int, inner: int, cols: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((rows, inner), (inner, cols)))
+    factors, of_columns = torch.rand(rows, 1), torch.rand(cols)
+    for column_factors in (None, of_columns):
+        found = []
+        for is_fast in (True, False):
+            monkeypatch.setattr(products, "_has_fast_int_mm", lambda is_fast=is_fast: is_fast)
+            found.append(scaled_sums(x, y, factors, column_factors, dtype))
+        assert torch.equal(*found)
