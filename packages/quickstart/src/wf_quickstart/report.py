@@ -95,13 +95,14 @@ def _perplexity(results: dict[str, Any]) -> str:
         row = [name, readable(found["perplexity"]), f"{found['bits_per_byte']:.3f}"]
         rows.append([*row, f"{found['nll']:.3f} ± {found['nll_stderr']:.3f}"])
     table = _table(["model", "perplexity", "bits per byte", "nats per token"], rows)
-    any_found = results["perplexity"]["teacher"]
+    any_found, rounded = results["perplexity"]["teacher"], results["perplexity"]["rounded"]
     text = results["text"]
     return (
-        f"{table}\n\n{any_found['num_tokens']:,} tokens of text that was not calibrated on, "
-        f"context {any_found['context_tokens']} tokens. {text['held_out_documents']} documents "
-        f"({text['held_out_chars']:,} characters) are held out; {text['dropped_chars']:,} characters of the "
-        "calibration text were dropped because they also stand in the held-out part."
+        f"{table}\n\n{any_found['num_tokens']:,} tokens of text that was not calibrated on (rounded: the "
+        f"first {rounded['num_tokens']:,}), context {any_found['context_tokens']} tokens. "
+        f"{text['held_out_documents']} documents ({text['held_out_chars']:,} characters) are held out; "
+        f"{text['dropped_chars']:,} characters of the calibration text were dropped because they also "
+        "stand in the held-out part."
     )
 
 

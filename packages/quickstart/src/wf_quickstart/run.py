@@ -56,7 +56,8 @@ def plan(options: Options) -> list[Step]:
     """The steps in order."""
 
     def measure(name: str, need: str, model: Callable[[Context], Path], usual_s: float) -> Step:
-        run = steps.measuring_step(name, model)
+        num_tokens = steps.ROUGH_EVAL_TOKENS if name == "rounded" else steps.EVAL_TOKENS
+        run = steps.measuring_step(name, model, num_tokens)
         title = "Measure the original" if name == "teacher" else f"Measure it {name}"
         return Step(f"eval_{name}", title, ("text", need), (f"eval/{name}.json",), run, usual_s)
 
@@ -86,7 +87,7 @@ def plan(options: Options) -> list[Step]:
         Step(
             "stage1", "Convert to 1.58 bits", ("text", "model"), _stage_output("stage1"), training.convert, 11
         ),
-        measure_stage("rounded", "stage1", 26),
+        measure_stage("rounded", "stage1", 12),
         Step(
             CALIBRATION,
             f"Calibrate the ternary weights{steps_title}",
