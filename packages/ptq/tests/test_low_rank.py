@@ -178,5 +178,5 @@ def test_other_methods_refuse_what_they_would_lose(make_pair: Any) -> None:
     bitnet_arch.install_low_rank(student, 2)
     with pytest.raises(ValueError, match=r"low-rank correction \(rank 2\)"):
         Distiller(copy.deepcopy(student), teacher, DistilOptions(), seed=0)
-    with pytest.raises(BlockError, match=r"model\.layers\.0 .* low-rank correction \(rank 2\)"):
+    with pytest.raises(BlockError, match=r"model\.layers\.0: .* low-rank correction \(rank 2\)"):
         next(walk_blocks(student, teacher, IDS, TernaryMethod(BlockOptions()), Memory(), seed=0))
