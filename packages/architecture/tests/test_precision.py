@@ -268,7 +268,9 @@ def test_sums_that_overflow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "inner", "cols"), [(1, 4, 1), (5, 64, 33), (300, 1500, 20), (7, 30, 9)])
+@pytest.mark.parametrize(
+    ("rows", "inner", "cols"), [(1, 4, 1), (5, 64, 33), (300, 1500, 20), (7, 30, 9), (3, 0, 4)]
+)
 def test_sums_by_our_kernel_are_those_of_pytorch(
     rows: int, inner: int, cols: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,17 @@ def test_an_interrupt_comes_after_the_work() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_beside_an_error_is_not_lost() -> None:
+    def work() -> None:
+        with interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("full")
+
+    with pytest.raises(KeyboardInterrupt) as found:
+        work()
+    assert isinstance(found.value.__context__, OSError)
+
+
 def test_an_error_of_the_work_is_its_own() -> None:
     with pytest.raises(OSError, match="full"), interrupts_later():
         raise OSError("full")

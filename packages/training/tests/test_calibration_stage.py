@@ -455,6 +455,18 @@ def test_further_steps_are_planned_too(group: Calibration, whole_group: Any) -> 
     assert 10 <= run.summary["steps"] <= 20
 
 
+def test_rounded_codes_are_not_kept(group: Calibration, capsys: pytest.CaptureFixture[str]) -> None:
+    assert group(keep_codes="true").code == 1
+    assert (
+        "whose codes are plain rounding: leave training.ternarize.keep_codes out" in capsys.readouterr().err
+    )
+
+
+def test_what_is_distilled_further_is_named(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(STAGE, *GROUP, *options(keep_codes="true"), "force=true").code == 2
+    assert "name it with training.start_from=FOLDER" in capsys.readouterr().err
+
+
 def test_codes_are_not_chosen_from_what_is_left(
     group: Calibration, whole_group: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -718,6 +730,7 @@ def test_a_share_of_no_time() -> None:
 def test_nothing_to_do() -> None:
     with pytest.raises(ConfigError, match=r"keep_codes=true .*distil_steps=0 .* nothing to do"):
         check_ternarize(TernarizeConfig(keep_codes=True, distil_steps=0))
+    check_ternarize(TernarizeConfig(keep_codes=True, refine_batch_size=1000))  # which it does not use
 
 
 def test_a_wrong_value_ends_the_command_with_2(

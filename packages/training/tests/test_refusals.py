@@ -223,6 +223,7 @@ def test_the_printed_configuration_can_be_read_again(main: Any, capsys: pytest.C
         (["-s", "1", "model.source=hub"], "model.source=hub needs a name"),
         (["-s", "2", "experiment=it's"], "Run wf train -s 1.9 -e 'it'\"'\"'s' first"),
         (["-s", "2", "training.start_from=/nowhere"], "training.start_from: there is no folder /nowhere"),
+        (["-s", "2", "training.start_from=~nobody-here/x"], "training.start_from: there is no folder"),
         (["-s", "2", f"training.start_from={__file__}"], f"{__file__} is a file: give a checkpoint folder"),
         (["-s", "2", "training.start_from=/"], "/ is no checkpoint: it has no wrinklefree.json; give"),
     ],

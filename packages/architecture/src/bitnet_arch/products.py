@@ -71,12 +71,12 @@ def _scaled(values: Tensor, row_factors: Tensor, col_factors: Tensor | None, dty
 
 def _float_sums(x: Tensor, y: Tensor) -> Tensor | None:
     """x y, exact sums rounded to float32, by our kernel; None where PyTorch's product is there and faster."""
-    if _has_fast_int_mm() or x.shape[1] % 4:
+    if _has_fast_int_mm() or x.shape[1] % 4 or not x.shape[1]:
         return None
     weights = y.t().contiguous()
     if (multiply := kernel_for("group_product", torch.float32, x, weights)) is None:
         return None
-    ones = torch.ones(max(len(x), len(weights)), 1)
+    ones = torch.ones(max(len(x), len(weights)), 1, dtype=torch.float32)
     product: Tensor = multiply(x, ones[: len(x)], weights, ones[: len(weights)], torch.float32)
     return product
 

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 @contextmanager
@@ -16,11 +15,11 @@ def interrupts_later() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if caught and callable(before):
-        before(*caught[-1])
+        if caught:
+            signal.raise_signal(signal.SIGINT)

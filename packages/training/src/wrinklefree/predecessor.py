@@ -7,6 +7,7 @@ looked for is part of the error when nothing is there.
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from wf_formats.file_names import CONFIG_FILE, META_FILE
@@ -64,7 +65,9 @@ def _named_folder(start_from: str) -> Path:
         raise ConfigError(
             "training.start_from is empty: give a checkpoint folder, or null for the previous stage's result"
         )
-    folder = Path(start_from).expanduser().absolute()
+    with suppress(RuntimeError):  # `~name` of nobody is a folder's name
+        start_from = str(Path(start_from).expanduser())
+    folder = Path(start_from).absolute()
     if folder.is_dir():
         if (other := _other_kind(folder)) is None:
             return folder

@@ -173,7 +173,7 @@ def group_product(x: Tensor, inverse: Tensor, codes: Tensor, scales: Tensor, dty
         codes: int8 [out, in]; scales: float32 [out, groups], groups of a multiple of 4 inputs.
     """
     (tokens, cols), rows, groups = x.shape, codes.shape[0], scales.shape[1]
-    if cols % groups or cols // groups % 4:
+    if not cols or cols % groups or cols // groups % 4:
         raise ValueError(f"{cols} inputs do not divide into {groups} groups of a multiple of 4")
     out = torch.empty((tokens, rows), dtype=dtype)
     _native.group_product(

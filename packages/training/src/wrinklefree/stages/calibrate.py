@@ -30,6 +30,11 @@ class Calibrate(Stage):
         training = config.training
         assert isinstance(training, CalibrateConfig)
         check_ternarize(training.ternarize)
+        if training.ternarize.keep_codes and training.start_from is None:
+            raise ConfigError(
+                "training.ternarize.keep_codes=true distils a result further: name it with "
+                "training.start_from=FOLDER, and another experiment=NAME"
+            )
         if config.model.is_dense:
             raise ConfigError(
                 f"model.scheme={config.model.scheme} keeps the weights in full precision, so there are no "
@@ -62,6 +67,8 @@ def check_ternarize(options: TernarizeConfig) -> None:
             "training.ternarize.keep_codes=true leaves the blocks as they are, and "
             "training.ternarize.distil_steps=0 has no distillation: there is nothing to do; leave one out"
         )
+    if options.keep_codes:
+        return
     length = options.sequence_length_tokens
     smallest = {
         "tokens": (length * options.refine_batch_size, "sequence_length_tokens times refine_batch_size"),

@@ -64,8 +64,8 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     """Calibrate the checkpoint `context.start`, save `final`, return the summary's figures.
 
     Raises:
-        RunError: codes would be chosen from what another stage has left of the weights; sequences longer
-            than the model's context.
+        RunError: codes would be chosen from what another stage has left of the weights, or kept that were
+            never chosen; sequences longer than the model's context.
     """
     pace = Pace(options, context.run)
     keep_freed_memory()
@@ -121,6 +121,11 @@ def _check_codes(context: StageContext, options: TernarizeConfig, meta: dict[str
     """Raises: as `run_calibration`."""
     training, stage = context.config.training, meta.get("stage")
     assert isinstance(training, ContinuingConfig)
+    if options.keep_codes and stage in training.accept_from:
+        raise RunError(
+            f"{context.checkpoint} is a result of {stage}, whose codes are plain rounding: leave "
+            "training.ternarize.keep_codes out, and they are chosen"
+        )
     if options.keep_codes or stage in training.accept_from:
         return
     raise RunError(

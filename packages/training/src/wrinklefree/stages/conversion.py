@@ -19,6 +19,7 @@ from torch import Tensor
 
 import bitnet_arch
 from bitnet_arch.convert import check_shapes
+from bitnet_arch.sub_norm_fit import MIN_FIT_TOKENS
 from data_handler import token_block
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.config.errors import ConfigError
@@ -74,6 +75,10 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
         _check_rows(options, model)
     check_context("training.fit.sequence_length_tokens", fit.sequence_length_tokens, model)
     blocks = _token_blocks(config, fit, tokenizer)
+    if has_sub_norm and blocks[0].numel() < MIN_FIT_TOKENS:
+        raise ConfigError(
+            f"training.fit.tokens={fit.tokens} is too small: SubLN is fitted on at least {MIN_FIT_TOKENS}"
+        )
     return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
 
 

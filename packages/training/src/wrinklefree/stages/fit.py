@@ -37,8 +37,8 @@ from wrinklefree.strategies import build_strategy, cluster_environment, runs_on_
 from wrinklefree.teachers.registry import load_teacher
 
 LOG = logging.getLogger("wrinklefree")
-_RUINED = 2.0
-"""Times the first step's loss: steps differ, but by less."""
+_LEAST_GROWTH = 1.0
+"""Of a loss, and it has doubled: losses near 0 differ by more than that between two batches."""
 _SLOW = 2.0
 """Times as long: measured on small products, so less may be noise."""
 
@@ -78,7 +78,7 @@ def run_training(context: StageContext) -> Outcome:
 def _warn_of_ruin(training: GradientConfig, figures: dict[str, Any]) -> None:
     """Where the loss, if it is of the same terms throughout, is now a multiple of what it was."""
     first, last = figures["first_loss"], figures["last_loss"]
-    if training.curriculum or training.lambda_warmup_steps or last <= _RUINED * first:
+    if training.curriculum or training.lambda_warmup_steps or last - first <= max(first, _LEAST_GROWTH):
         return
     LOG.warning(
         "the loss has grown from %.4g to %.4g, so the result is worse than its start: lower "
@@ -149,8 +149,8 @@ def _warn_of_slow_products(config: TrainConfig) -> None:
     slowdown = times_s[precision] / times_s["float32"]
     if slowdown > _SLOW:
         LOG.warning(
-            "training.precision=%s: such products take %.0f times as long as float32 ones on this processor; "
-            "training.precision=float32 is faster here",
+            "training.precision=%s: its products, those in bfloat16 included, take %.0f times as "
+            "long as float32 ones on this processor; training.precision=float32 is faster here",
             precision,
             slowdown,
         )
