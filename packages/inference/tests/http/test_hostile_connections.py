@@ -64,7 +64,9 @@ def send(connection: socket.socket, *pieces: bytes) -> None:
 
 
 def statuses(received: bytes) -> list[int]:
-    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+    """Of the answers; 100, by which the server asks whether a client that waits long is there, is none."""
+    found = [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+    return [status for status in found if status != 100]
 
 
 def ask(url: str) -> tuple[int, float]:
