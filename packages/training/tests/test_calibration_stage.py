@@ -709,7 +709,7 @@ def test_a_tokenizer_of_another_model_is_an_error(
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_key(key: str, value: float, why: str) -> None:
-    with pytest.raises(ConfigError, match=rf"ternarize\.{key}={re.escape(str(value))} .*{why}"):
+    with pytest.raises(ConfigError, match=rf"training\.ternarize\.{key}={re.escape(str(value))} .*{why}"):
         check_ternarize(TernarizeConfig(**{key: value}))
 
 

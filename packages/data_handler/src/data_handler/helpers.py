@@ -49,14 +49,13 @@ def token_block(
             machine's memory.
     """
     num_sequences = -(-num_tokens // seq_len_tokens)
-    is_endless = least_tokens is None or any(source.repeat for source in sources)
-    needed, there = (
-        8 * (num_tokens if is_endless else least_tokens or 0),
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-    )
+    num_sure = num_tokens
+    if least_tokens is not None and not any(source.repeat for source in sources):
+        num_sure = least_tokens
+    needed, there = 8 * num_sure, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise DataError(
-            f"{needed // 8:,} tokens of text are wanted at once, {needed / 1e9:,.0f} GB of ids on a machine "
+            f"{num_sure:,} tokens of text are wanted at once, {needed / 1e9:,.0f} GB of ids on a machine "
             f"with {there / 1e9:.0f} GB: ask for fewer tokens or steps"
         )
     dataset = PackedDataset(

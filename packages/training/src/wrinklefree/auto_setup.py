@@ -130,6 +130,4 @@ def _another_model(folder: Path, keys: list[str], there: dict[str, Any], here: d
 
 
 def _as_override(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else shown(value)

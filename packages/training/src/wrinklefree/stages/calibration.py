@@ -121,13 +121,14 @@ def _check_codes(context: StageContext, options: TernarizeConfig, meta: dict[str
     """Raises: as `run_calibration`."""
     training, stage = context.config.training, meta.get("stage")
     assert isinstance(training, ContinuingConfig)
-    if options.keep_codes and stage in training.accept_from:
+    is_rounded = stage in training.accept_from
+    if options.keep_codes != is_rounded:
+        return
+    if is_rounded:
         raise RunError(
             f"{context.checkpoint} is a result of {stage}, whose codes are plain rounding: leave "
             "training.ternarize.keep_codes out, and they are chosen"
         )
-    if options.keep_codes or stage in training.accept_from:
-        return
     raise RunError(
         f"{context.checkpoint} is a result of {stage}, whose full-precision weights are gone: start from "
         f"that of {' or '.join(training.accept_from)}, or distil this one further with "
