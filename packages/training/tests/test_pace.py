@@ -14,7 +14,14 @@ import pytest
 
 from wf_formats.run_files import PROGRESS_FILE, read_progress
 from wrinklefree.config.ternarize import TernarizeConfig
-from wrinklefree.stages.budget import Bounds, Costs, plan_blocks, plan_steps
+from wrinklefree.stages.budget import (
+    DISTIL_LEAST,
+    REFINE_LEAST,
+    Bounds,
+    Costs,
+    plan_blocks,
+    plan_steps,
+)
 from wrinklefree.stages.pace import Pace
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -159,8 +166,8 @@ def test_it_ends_in_time(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFix
     machine = Machine(tmp_path, planned(), **MACHINES[kind])
     took_s = machine.run()
     assert 0.9 * 480 < took_s <= 481 or (machine.refine_steps[-1], machine.schedule[-1]) == (128, 2000)
-    assert all(16 <= steps <= 128 for steps in machine.refine_steps)
-    assert len(machine.schedule) >= 10
+    assert all(REFINE_LEAST <= steps <= 128 for steps in machine.refine_steps)
+    assert len(machine.schedule) >= DISTIL_LEAST
     assert "do not fit" not in caplog.text
     assert not (tmp_path / PROGRESS_FILE).exists()
 
@@ -186,8 +193,8 @@ def test_what_cannot_fit_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureF
     assert caplog.text.count("the least steps do not fit into training.ternarize.minutes=1") == 1
     said_s = [int(m) * 60 + int(s) for m, s in re.findall(r"about (\d+):(\d+)", caplog.text)]
     assert said_s == [pytest.approx(took_s, abs=5)]
-    assert machine.refine_steps[1:] == [16] * 29
-    assert len(machine.schedule) == 10
+    assert machine.refine_steps[1:] == [REFINE_LEAST] * 29
+    assert len(machine.schedule) == DISTIL_LEAST
 
 
 def test_without_minutes_steps_are_those_configured(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-REFINE_LEAST, REFINE_USUAL = 16, 64
+REFINE_LEAST, REFINE_USUAL = 8, 64
 DISTIL_LEAST, DISTIL_USUAL = 10, 60
 _DISTIL_OVER_REFINE = 1.2
 """Time of a distillation step over that of a refinement step on the same tokens in every block: the
