@@ -1,0 +1,1 @@
+"""Folders in `gs://`, `s3://` or a path: uploaded and downloaded whole, verified."""
