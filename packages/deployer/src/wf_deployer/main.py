@@ -7,15 +7,9 @@ command runs, so that help answers at once.
 from __future__ import annotations
 
 import typer
-from typer.core import TyperGroup
 
 from wf_deployer.commands import applications, cancel, logs, runs, train
-from wf_formats.boundary import Framed
-
-
-class FramedGroup(Framed, TyperGroup):
-    """What the user of a command can mend is one line; applications tell their own errors."""
-
+from wf_deployer.framed import FramedGroup
 
 app = typer.Typer(
     name="wf",

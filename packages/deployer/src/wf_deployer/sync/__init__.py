@@ -1,0 +1,1 @@
+"""`gcd`: sends the checkout to remote machines with rsync over ssh."""
