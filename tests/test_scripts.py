@@ -1,4 +1,4 @@
-"""The repository's own scripts: the lock without hosts, and sync."""
+"""The repository's own scripts: the lock without hosts."""
 
 import importlib.machinery
 import importlib.util
@@ -78,16 +78,3 @@ def test_committed_lock_names_no_host(workspace_root: Path) -> None:
     ).stdout
     assert "://" not in committed
     assert len(committed.encode()) < 500_000
-
-
-def test_sync_says_what_is_missing_and_builds_the_command(workspace_root: Path, tmp_path: Path) -> None:
-    sync = load(workspace_root / "scripts" / "sync")
-    with pytest.raises(SystemExit, match=r"copy \.sync\.conf\.example"):
-        sync.rsync_command(tmp_path / ".sync.conf", dry_run=True)
-    (tmp_path / ".sync.conf").write_text("[remote]\nhost = a\n")
-    with pytest.raises(SystemExit, match="'folder'"):
-        sync.rsync_command(tmp_path / ".sync.conf", dry_run=True)
-    command = sync.rsync_command(workspace_root / ".sync.conf.example", dry_run=True)
-    assert command[-1] == "my-gpu-box:~/wrinklefree/"
-    assert "--exclude=outputs/" in command
-    assert "--dry-run" in command

@@ -1,18 +1,20 @@
 """`.sync.conf`: which machines, and what to do there. It stands at the top of what is sent.
 
-[project]
-# folders to run `uv sync` in on the remote, separated by spaces
-uv_projects=. packages/tools
-# any number of them
-path_fix=pyproject.toml:/home/me/libs=>/data/libs
+    [project]
+    # folders to run `uv sync` in on the remote, separated by spaces
+    uv_projects=. packages/tools
+    # any number of them
+    path_fix=pyproject.toml:/home/me/libs=>/data/libs
 
-# a preset; any number of them. host is a name, an address or a Host of ~/.ssh/config; dir, when left out, is ~/
-# and the name of the checkout's folder; port and key, when left out, are what ssh finds
-[desktop]
-host=me@desktop.example
-dir=~/wrinklefree
-port=2222
-key=~/.ssh/desktop
+    # a preset; any number of them
+    [desktop]
+    host=me@desktop.example
+    dir=~/wrinklefree
+    port=2222
+    key=~/.ssh/desktop
+
+host is a name, an address or a Host of ~/.ssh/config; dir, when left out, is ~/ and the name of the
+checkout's folder; port and key, when left out, are what ssh finds.
 """
 
 from __future__ import annotations
@@ -114,7 +116,7 @@ def _preset(section: Section, file: Path) -> Preset:
     host = values["host"]
     if not _HOST.fullmatch(host.value):
         raise RequestError(
-            f"{host.place}: host={printable(host.value)!r} is no host name or address; write NAME or USER@NAME"
+            f"{host.place}: host={printable(host.value)!r} is no host; write NAME or USER@NAME"
         )
     return Preset(
         section.name,

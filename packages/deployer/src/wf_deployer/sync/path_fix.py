@@ -1,7 +1,8 @@
 """`path_fix=FILE:OLD=>NEW`: on the remote, FILE holds the path NEW wherever it holds OLD here.
 
 OLD is replaced where it stands as a whole path or as the beginning of one (`/home/me/a` in `/home/me/a/x`,
-not in `/home/me/ab` or `/mnt/home/me/a`), in all places. The remote gets the changed file at once, never ours.
+not in `/home/me/ab` or `/mnt/home/me/a`), in all places. The remote gets the changed file at once, never
+ours.
 """
 
 from __future__ import annotations

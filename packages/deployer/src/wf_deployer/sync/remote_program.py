@@ -1,8 +1,8 @@
 """What `gcd` runs on the remote machine, and what a file's identity is on both.
 
 The text of this module goes over ssh to the remote's `python3` (3.7 or newer) and needs nothing else there,
-so it imports the standard library alone. It reads one JSON request from its standard input and writes one JSON
-answer; uv's words go to its standard error:
+so it imports the standard library alone. It reads one JSON request from its standard input and writes one
+JSON answer; uv's words go to its standard error:
 
     look     identities of the named paths, and the record; changes nothing
     begin    makes the folder, says in the record that a sync is on its way, deletes

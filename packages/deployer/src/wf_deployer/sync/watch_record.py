@@ -1,8 +1,8 @@
 """Proof that a watch is at work: `watch.json` says who, `watch.lock` is held by that process while it lives.
 
 A watch counts as active only if all of it fits: the lock is held, its token is that of watch.json, the
-process of that pid began in this boot at that clock tick, the last heartbeat is young, and it has synced once.
-What was left by a watch that was killed or stopped (SIGSTOP) proves nothing.
+process of that pid began in this boot at that clock tick, the last heartbeat is young, and it has synced
+once. What was left by a watch that was killed or stopped (SIGSTOP) proves nothing.
 """
 
 from __future__ import annotations
