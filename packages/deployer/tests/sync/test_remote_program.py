@@ -47,7 +47,12 @@ def test_a_look_changes_nothing_and_makes_nothing(tmp_path: Path) -> None:
 
 def test_what_was_sent_is_deleted_with_folders_that_become_empty(folder: Path) -> None:
     ours = identity(folder, "a/b/ours")
-    done = ask("begin", folder, delete={"a/b/ours": ["f0", ours], "a/result": ["f0"], "nothing": ["f0"]})
+    done = ask(
+        "begin",
+        folder,
+        abandoned=[],
+        delete={"a/b/ours": ["f0", ours], "a/result": ["f0"], "nothing": ["f0"]},
+    )
     assert done == {"deleted": ["a/b/ours"], "kept": ["a/result"]}
     assert not (folder / "a" / "b").exists()
     assert (folder / "a" / "result").read_text() == "result"
@@ -60,7 +65,8 @@ def test_no_path_leads_out_by_its_name(folder: Path, path: str) -> None:
     mine = identity(folder.parent, "outside/mine")
     for request in (
         {"ask": "look", "paths": [path]},
-        {"ask": "begin", "delete": {path: [mine]}},
+        {"ask": "begin", "abandoned": [], "delete": {path: [mine]}},
+        {"ask": "begin", "abandoned": ["../outside/mine"], "delete": {}},
         {"ask": "finish", "write": {path: {"content": "", "mode": 0o644}}, "expected": {}},
     ):
         assert "does not stay in the folder" in answer({"dir": str(folder), **request})["error"]
@@ -74,7 +80,7 @@ def test_no_path_leads_out_through_a_link(folder: Path) -> None:
         "way/mine": None,
         "way": link_identity(str(folder.parent / "outside").encode()),
     }
-    assert ask("begin", folder, delete={"way/mine": [mine]})["deleted"] == []
+    assert ask("begin", folder, abandoned=[], delete={"way/mine": [mine]})["deleted"] == []
     write = {"way/new": {"content": "", "mode": 0o644}}
     assert "is a link on that machine" in ask("finish", folder, write=write, expected={})["error"]
     assert sorted(path.name for path in (folder.parent / "outside").iterdir()) == ["mine"]
@@ -82,7 +88,7 @@ def test_no_path_leads_out_through_a_link(folder: Path) -> None:
 
 def test_the_record_is_completed_only_when_all_has_arrived(folder: Path) -> None:
     ours = {"a/b/ours": identity(folder, "a/b/ours")}
-    ask("begin", folder, delete={})
+    ask("begin", folder, abandoned=[], delete={})
     assert ask("look", folder, paths=[])["record"]["nonce"] is None
     final = {"write": {}, "nonce": "n", "checksum": "c"}
     assert ask("finish", folder, expected=ours | {"missing": "f1"}, **final) == {"wrong": ["missing"]}
@@ -112,7 +118,7 @@ def test_a_record_that_is_not_ours_is_none(folder: Path, content: str) -> None:
 def test_a_record_that_is_a_link_is_none_and_is_replaced(folder: Path) -> None:
     (folder / RECORD).symlink_to(folder.parent / "outside" / "mine")
     assert ask("look", folder, paths=[])["record"] is None
-    ask("begin", folder, delete={})
+    ask("begin", folder, abandoned=[], delete={})
     assert (folder.parent / "outside" / "mine").read_text() == "mine"
 
 

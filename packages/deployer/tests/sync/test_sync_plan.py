@@ -10,7 +10,7 @@ from wf_formats.errors import RequestError
 
 
 def test_only_what_differs_is_sent() -> None:
-    plan = make_plan({"a": "f1", "b": "f2", "c": "f3"}, {}, {"a": "f1", "b": "x2", "c": None}, delete=True)
+    plan = make_plan({"a": "f1", "b": "f2", "c": "f3"}, {}, {"a": "f1", "b": "x2", "c": None}, [])
     assert plan.send == ["b", "c"]
     assert plan.delete == {}
 
@@ -18,10 +18,10 @@ def test_only_what_differs_is_sent() -> None:
 def test_only_our_files_that_are_gone_here_and_unchanged_there_are_deleted() -> None:
     sent = {"a": ["f1"], "gone": ["f2", "f3"], "changed": ["f4"], "absent": ["f5"]}
     there = {"a": "f1", "gone": "f3", "changed": "f9", "absent": None, "stranger": "f6"}
-    plan = make_plan({"a": "f1"}, sent, there, delete=True)
+    plan = make_plan({"a": "f1"}, sent, there, ["gone", "changed", "absent", "stranger"])
     assert plan.delete == {"gone": ["f2", "f3"]}
     assert plan.kept == ["changed"]
-    unasked = make_plan({"a": "f1"}, sent, there, delete=False)
+    unasked = make_plan({"a": "f1"}, sent, there, [])
     assert (unasked.delete, unasked.kept) == ({}, [])
 
 
@@ -29,7 +29,9 @@ def test_only_our_files_that_are_gone_here_and_unchanged_there_are_deleted() -> 
 def test_more_than_half_is_refused_without_force(num_gone: int, is_refused: bool) -> None:
     sent = {str(i): [f"f{i}"] for i in range(4)}
     there = {path: ids[0] for path, ids in sent.items()}
-    plan = make_plan({path: there[path] for path in list(there)[num_gone:]}, sent, there, delete=True)
+    plan = make_plan(
+        {path: there[path] for path in list(there)[num_gone:]}, sent, there, list(sent)[:num_gone]
+    )
     plan.check_deletions(force=True)
     if is_refused:
         with pytest.raises(RequestError, match="3 of 4 files that were sent would be deleted, more than 50%"):

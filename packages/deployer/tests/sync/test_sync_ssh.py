@@ -123,6 +123,7 @@ def test_delete_takes_only_our_unchanged_files(checkout: Path, there: Path, gcd:
     (there / "changed").write_text("changed there")
     for name in ("gone", "folder/gone", "changed"):
         (checkout / name).unlink()
+    (checkout / ".gitignore").write_text("*.log\nb\n")  # ignored now, but not gone
     ok(gcd("sync", "box"))
     assert (there / "gone").exists()
     plan = ok(gcd("sync", "box", "--delete", "--dry-run"))
@@ -270,8 +271,11 @@ def test_missing_programs_there_are_named(
 ) -> None:
     monkeypatch.setattr("wf_deployer.sync.remote._BOOTSTRAP", "import sys;sys.exit(127)")
     assert "has no python3; install it there" in gcd("sync", "box").output
-    monkeypatch.setattr("wf_deployer.sync.remote._BOOTSTRAP", 'print(1+1, end=" is not JSON")')
-    assert "silence its start files" in gcd("sync", "box").output
+    for noise in ("1", "{}", "[]", "\\x1b[2J"):
+        monkeypatch.setattr("wf_deployer.sync.remote._BOOTSTRAP", f'print("{noise}")')
+        said = gcd("sync", "box").output
+        assert "silence its start files" in said
+        assert "\x1b" not in said
 
 
 def test_a_file_that_changes_while_it_is_sent_is_told(

@@ -45,7 +45,7 @@ def test_it_is_read_as_it_was_written(target: StateFolder) -> None:
     assert target.read() == State()
     assert not target.folder.exists()
     written = State("n", "c", 1.5, None, {"a\udcff\n": ["f1", "f2"]})
-    with target.locked():
+    with target.locked(print):
         target.write(written)
     assert target.read() == written
     assert target.folder.stat().st_mode & 0o777 == 0o700
@@ -56,11 +56,11 @@ def test_it_is_read_as_it_was_written(target: StateFolder) -> None:
     [{"sent": []}, {"sent": {"a": "f1"}}, {"nonce": 1}, {"format": 2}, {"extra": 1}, {"last_sync_s": "now"}],
 )
 def test_a_damaged_state_is_told(target: StateFolder, change: dict[str, object]) -> None:
-    with target.locked():
+    with target.locked(print):
         target.write(State())
     path = target.folder / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CommandError, match="remove the file"):
+    with pytest.raises(CommandError, match="remove it"):
         target.read()
 
 
@@ -69,7 +69,7 @@ import sys, time
 from pathlib import Path
 from wf_deployer.sync.config import Preset
 from wf_deployer.sync.state import StateFolder
-with StateFolder(Preset("box", "box", "there"), Path(sys.argv[1])).locked() as lock:
+with StateFolder(Preset("box", "box", "there"), Path(sys.argv[1])).locked(print) as lock:
     print("held", flush=True)
     {then}
 """
@@ -85,10 +85,10 @@ def test_a_live_holder_keeps_others_off_and_a_killed_one_does_not(
         with pytest.raises(
             CommandError, match=rf"another sync to box:there is on its way \(pid {holder.pid};"
         ):
-            target.locked().__enter__()
+            target.locked(print).__enter__()
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        with target.locked():
+        with target.locked(print):
             pass
 
 
@@ -103,12 +103,12 @@ def test_the_rsync_of_a_killed_sync_keeps_the_lock(target: StateFolder, tmp_path
         holder.kill()
         holder.wait()
         with pytest.raises(CommandError, match="was ended, but its rsync still sends"):
-            target.locked().__enter__()
+            target.locked(print).__enter__()
         os.kill(child, signal.SIGKILL)
         deadline_s = time.monotonic() + 5
         while time.monotonic() < deadline_s:
             try:
-                with target.locked():
+                with target.locked(print):
                     return
             except CommandError:
                 continue

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from wf_deployer.sync.remote_program import RECORD
-
-PARTIAL_FOLDER = ".wf-sync-partial"
-"""Where rsync keeps what has arrived of a file."""
+from wf_deployer.sync.remote_program import PARTIAL_FOLDER, RECORD
 
 SECRETS = (
     ".env",

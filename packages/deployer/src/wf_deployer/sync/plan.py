@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wf_formats.errors import RequestError
@@ -41,7 +41,10 @@ class Plan:
 
 
 def make_plan(
-    wanted: Mapping[str, str], sent: Mapping[str, list[str]], there: Mapping[str, str | None], delete: bool
+    wanted: Mapping[str, str],
+    sent: Mapping[str, list[str]],
+    there: Mapping[str, str | None],
+    gone: Sequence[str],
 ) -> Plan:
     """Compares.
 
@@ -49,11 +52,12 @@ def make_plan(
         wanted: Identities by path, as they shall be.
         sent: What was sent before, by path: all identities that the remote may have got.
         there: Identities by path on the remote.
+        gone: Paths that may be deleted: they are not here any more.
     """
-    gone = [path for path in sent if path not in wanted and there.get(path) is not None] if delete else []
+    left = [path for path in gone if path in sent and there.get(path) is not None]
     return Plan(
         send=[path for path, identity in wanted.items() if there.get(path) != identity],
-        delete={path: sent[path] for path in gone if there[path] in sent[path]},
-        kept=[path for path in gone if there[path] not in sent[path]],
+        delete={path: sent[path] for path in left if there[path] in sent[path]},
+        kept=[path for path in left if there[path] not in sent[path]],
         num_known=len(sent),
     )

@@ -20,6 +20,13 @@ _BOOTSTRAP = 'import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline()
 _NOT_FOUND = 127
 _LOST = 255
 _KEPT_LINES = 200
+_ANSWERS = {
+    "look": {"dir", "rsync", "record", "identities"},
+    "begin": {"deleted", "kept"},
+    "finish": {"wrong"},
+    "deps": {"failed", "code"},
+}
+"""Keys of the answer to each request."""
 
 
 class Remote:
@@ -47,24 +54,30 @@ class Remote:
             answer = _exchange(process, b"%d\n%b%b" % (len(program), program, request))
             reader.join()
             code = process.wait()
-        return self._checked(answer, lines, code)
+        return self._checked(_ANSWERS[what], answer, lines, code)
 
-    def _checked(self, answer: bytes, lines: list[str], code: int) -> dict[str, Any]:
+    def _checked(self, keys: set[str], answer: bytes, lines: list[str], code: int) -> dict[str, Any]:
         name = f"{self.preset.name} ({self.preset.target})"
         if code == _NOT_FOUND:
             raise CommandError(f"{name} has no python3; install it there (apt-get install python3)")
         if code != 0:
             raise lost(self.preset, lines, code)
-        try:
-            value = json.loads(answer)
-        except ValueError as error:
+        value = _json(answer)
+        if not isinstance(value, dict) or value.keys() not in (keys, {"error"}):
             raise CommandError(
                 f"{name}: its shell writes {printable(answer[:80].decode(errors='replace'))!r} before "
                 "commands; silence its start files (.bashrc) for shells without a terminal"
-            ) from error
+            )
         if "error" in value:
             raise CommandError(f"{name}: {printable(str(value['error']))}")
-        return dict(value)
+        return value
+
+
+def _json(answer: bytes) -> Any:
+    try:
+        return json.loads(answer)
+    except ValueError:
+        return None
 
 
 def _exchange(process: subprocess.Popen[bytes], question: bytes) -> bytes:

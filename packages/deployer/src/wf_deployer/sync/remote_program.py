@@ -5,7 +5,8 @@ so it imports the standard library alone. It reads one JSON request from its sta
 JSON answer; uv's words go to its standard error:
 
     look     identities of the named paths, and the record; changes nothing
-    begin    makes the folder, says in the record that a sync is on its way, deletes
+    begin    makes the folder, drops half files that nobody will complete, says in the record that a sync is
+             on its way, deletes
     finish   writes the files that differ from the checkout's (path_fix), compares all that was sent, and
              completes the record
     deps     `uv sync` in projects
@@ -30,6 +31,8 @@ import sys
 from typing import Any
 
 RECORD = ".wf-sync.json"
+PARTIAL_FOLDER = ".wf-sync-partial"
+"""Where rsync keeps what has arrived of a file, beside it."""
 FORMAT = 1
 _MAX_RECORD_BYTES = 1 << 20
 _UV_FOLDERS = ("~/.local/bin", "~/.cargo/bin")
@@ -71,16 +74,21 @@ class Tree:
     def identity(self, path: str) -> str | None:
         """`f` (file), `x` (executable file) or `l` (link), and the SHA-256 of content or target; None for
         nothing and for anything else, a path through a link too."""
-        place = self.at(path)
-        if not self.is_reached(path):
-            return None
+        mode = self.mode(path)
         try:
-            mode = os.lstat(place).st_mode
             if stat.S_ISLNK(mode):
-                return link_identity(os.readlink(place))
-            return _file_identity(place) if stat.S_ISREG(mode) else None
-        except (FileNotFoundError, NotADirectoryError):
+                return link_identity(os.readlink(self.at(path)))
+            return _file_identity(self.at(path)) if stat.S_ISREG(mode) else None
+        except FileNotFoundError:  # it has just gone
             return None
+
+    def mode(self, path: str) -> int:
+        """Type and permissions, of a link itself; 0 for nothing, and for a path through a link."""
+        place = self.at(path)
+        try:
+            return os.lstat(place).st_mode if self.is_reached(path) else 0
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
 
     def _is_real(self, folder: bytes) -> bool:
         if folder not in self._real:
@@ -172,8 +180,9 @@ def _replace(place: bytes, content: bytes, mode: int) -> None:
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         os.replace(temporary, place)
-    except BaseException:
+    except OSError as error:
         os.unlink(temporary)
+        error.filename = place
         raise
 
 
@@ -193,8 +202,10 @@ def begin(request: dict[str, Any]) -> dict[str, Any]:
     """{"deleted": [...], "kept": [...]}; a file is deleted only if it is one of those that were sent."""
     root = target_folder(request["dir"])
     os.makedirs(root, exist_ok=True)
-    write_record(root, None, None, (read_record(root) or {"deps": {}})["deps"])
     tree = Tree(root)
+    for path in request["abandoned"]:
+        _drop_partial(tree, path)
+    write_record(root, None, None, (read_record(root) or {"deps": {}})["deps"])
     deleted, kept = [], []
     for path, ours in request["delete"].items():
         identity = tree.identity(path)
@@ -205,6 +216,14 @@ def begin(request: dict[str, Any]) -> dict[str, Any]:
         elif identity is not None:
             kept.append(path)
     return {"deleted": deleted, "kept": kept}
+
+
+def _drop_partial(tree: Tree, path: str) -> None:
+    folder, _, name = path.rpartition("/")
+    partial = f"{folder}/{PARTIAL_FOLDER}/{name}".lstrip("/")
+    if tree.identity(partial) is not None:
+        os.unlink(tree.at(partial))
+        _remove_empty_folders(tree.root, os.path.dirname(raw(partial)))
 
 
 def _remove_empty_folders(root: bytes, folder: bytes) -> None:

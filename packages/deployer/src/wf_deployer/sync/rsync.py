@@ -15,8 +15,7 @@ from pathlib import Path
 from wf_deployer.errors import CommandError
 from wf_deployer.sync.children import child
 from wf_deployer.sync.config import Preset
-from wf_deployer.sync.excludes import PARTIAL_FOLDER
-from wf_deployer.sync.remote_program import raw
+from wf_deployer.sync.remote_program import PARTIAL_FOLDER, raw
 from wf_deployer.sync.ssh import lost, quoted, rsync_host, ssh_options
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable

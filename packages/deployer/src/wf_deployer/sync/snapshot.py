@@ -6,7 +6,8 @@ Cost: git's list and one read of every file; 500 files of 3 MB take 0.1 s.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,13 @@ class Snapshot:
     @property
     def checksum(self) -> str:
         return checksum(self.identities)
+
+    def gone(self, paths: Iterable[str]) -> list[str]:
+        """Those of which no file or link is here any more; ignored and excluded ones are here."""
+        tree = Tree(os.fsencode(self.root))
+        return [
+            path for path in paths if path not in self.identities and not _is_file_or_link(tree.mode(path))
+        ]
 
     def num_bytes(self, paths: Sequence[str]) -> int:
         """Sizes of files, links as nothing."""
@@ -105,9 +113,13 @@ def _secret_lines(excluded: dict[str, list[str]]) -> list[str]:
 
 
 def _is_special(tree: Tree, path: str) -> bool:
-    """There, and neither file nor link: a pipe, a socket, a device."""
-    place = tree.at(path)
-    return tree.is_reached(path) and os.path.lexists(place) and not os.path.isdir(place)
+    """There, and neither file, link nor folder: a pipe, a socket, a device."""
+    mode = tree.mode(path)
+    return mode != 0 and not _is_file_or_link(mode) and not stat.S_ISDIR(mode)
+
+
+def _is_file_or_link(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
 def _fixed_files(tree: Tree, fixes: Sequence[PathFix], identities: dict[str, str]) -> dict[str, FixedFile]:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -66,13 +66,16 @@ class StateFolder:
         path = self.folder / "state.json"
         if not path.is_file():
             return State()
-        return _checked(read_value(path, CommandError), path)
+        try:
+            return _checked(read_value(path, CommandError), path)
+        except CommandError as error:
+            raise CommandError(f"{error}; remove it: what was sent before is then forgotten") from error
 
     def write(self, state: State) -> None:
         atomic_write_json(self.folder / "state.json", asdict(state))
 
     @contextmanager
-    def locked(self) -> Iterator[int]:
+    def locked(self, say: Callable[[str], None]) -> Iterator[int]:
         """Keeps other syncs to the target off; yields the lock's descriptor, for children to hold.
 
         Raises:
@@ -81,16 +84,21 @@ class StateFolder:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            deadline_s = time.monotonic() + LOCK_WAIT_S
-            while not try_lock(descriptor):
-                if time.monotonic() > deadline_s:
-                    raise CommandError(f"another sync to {self.target} is on its way ({_holder(descriptor)})")
-                time.sleep(0.1)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(identify(os.getpid()))).encode(), 0)
+            self._wait(descriptor, say)
+            write_lock(self.folder / "lock", descriptor, json.dumps(asdict(identify(os.getpid()))))
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _wait(self, descriptor: int, say: Callable[[str], None]) -> None:
+        if try_lock(descriptor):
+            return
+        say(f"waiting for another sync to {self.target}")
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        while not try_lock(descriptor):
+            if time.monotonic() > deadline_s:
+                raise CommandError(f"another sync to {self.target} is on its way ({_holder(descriptor)})")
+            time.sleep(0.1)
 
 
 def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
@@ -100,6 +108,16 @@ def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def write_lock(path: Path, descriptor: int, text: str) -> None:
+    """Says in a lock's file who holds it. Raises: OSError with the path."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _holder(descriptor: int) -> str:
@@ -122,14 +140,13 @@ def _state_home() -> Path:
 
 
 def _checked(value: Any, path: Path) -> State:
-    fix = "remove the file: what was sent before is then forgotten, and nothing of it is deleted"
     if not isinstance(value, dict) or value.keys() != {field.name for field in fields(State)}:
-        raise CommandError(f"{path} is damaged: it has other keys than it was written with; {fix}")
+        raise CommandError(f"{path} is damaged: it has other keys than it was written with")
     for name, kinds in _KINDS.items():
         if type(value[name]) not in kinds:
-            raise CommandError(f"{path} is damaged: {name} is {value[name]!r:.60}; {fix}")
+            raise CommandError(f"{path} is damaged: {name} is {value[name]!r:.60}")
     if value["format"] != FORMAT or not all(_is_sent(item) for item in value["sent"].values()):
-        raise CommandError(f"{path} is damaged or of another version; {fix}")
+        raise CommandError(f"{path} is damaged or of another version")
     return State(**value)
 
 

@@ -87,7 +87,7 @@ class Sync:
             RequestError: nothing was changed anywhere.
             CommandError: no connection, files that could not be sent, a failed `uv sync`.
         """
-        with self.folder.locked() as lock:
+        with self.folder.locked(self._say) as lock:
             state = self.folder.read()
             try:
                 self._run(state, lock)
@@ -152,8 +152,7 @@ class Sync:
         return watch.pid if self._ask_look([]).is_of(state) else None
 
     def _look(self, snapshot: Snapshot, state: State) -> Look:
-        gone = [path for path in state.sent if path not in snapshot.identities] if self.options.delete else []
-        return self._ask_look([*snapshot.identities, *gone])
+        return self._ask_look([*snapshot.identities, *self._gone(snapshot, state)])
 
     def _ask_look(self, paths: list[str]) -> Look:
         answer = self._remote.ask("look", paths=paths)
@@ -167,7 +166,11 @@ class Sync:
     def _plan(self, snapshot: Snapshot, state: State, look: Look) -> Plan:
         """A machine without a record has nothing of ours, whatever is remembered of another one."""
         sent = {} if look.record is None else state.sent
-        return make_plan(snapshot.identities, sent, look.identities, self.options.delete)
+        gone = self._gone(snapshot, state)
+        return make_plan(snapshot.identities, sent, look.identities, gone)
+
+    def _gone(self, snapshot: Snapshot, state: State) -> list[str]:
+        return snapshot.gone(state.sent) if self.options.delete else []
 
     def _send(self, snapshot: Snapshot, state: State, look: Look, plan: Plan, lock: int) -> None:
         started_s = time.monotonic()
@@ -177,7 +180,8 @@ class Sync:
         }
         state.nonce = state.checksum = None
         self.folder.write(state)
-        deleted = self._remote.ask("begin", delete=plan.delete)["deleted"]
+        abandoned = snapshot.gone(before)
+        deleted = self._remote.ask("begin", delete=plan.delete, abandoned=abandoned)["deleted"]
         copied = [path for path in plan.send if path not in snapshot.fixed]
         if copied:
             send(self.preset, snapshot.root, look.dir, copied, self.options.rsync, pass_fds=(lock,))

@@ -20,7 +20,7 @@ from pathlib import Path
 from wf_deployer.backends.local.fields import from_json
 from wf_deployer.backends.local.identity import ProcessIdentity, identify, is_alive
 from wf_deployer.errors import CommandError
-from wf_deployer.sync.state import StateFolder, try_lock
+from wf_deployer.sync.state import StateFolder, try_lock, write_lock
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
 
@@ -135,8 +135,7 @@ def watching(target: StateFolder) -> Iterator[Heart]:
     try:
         _take(descriptor, target)
         token = secrets.token_hex(16)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, token.encode(), 0)
+        write_lock(target.folder / "watch.lock", descriptor, token)
         heart = Heart(target.folder / "watch.json", token)
         heart.start()
         try:
