@@ -20,6 +20,7 @@ from wf_deployer.sync.main import app
 _SBIN = "/usr/sbin:/usr/local/sbin"
 _THERE = "/usr/local/bin:/usr/bin:/bin"
 """PATH of commands over ssh."""
+FOLDERS = ("home", "bin", "client")
 FAKE_UV = """#!/bin/sh
 echo "fake uv $* in $PWD"
 echo run >> "$HOME/uv-runs"
@@ -60,6 +61,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Sshd:
     """A server that lets one key in. Attributes: home is what commands there see as HOME."""
 
+    pid: int
     port: int
     key: Path
     home: Path
@@ -81,12 +83,14 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     folder = tmp_path_factory.mktemp("sshd it's")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    made = _server(folder, _free_port())
+    port = _free_port()
+    _write_files(folder, port)
     command = [program, "-D", "-e", "-f", str(folder / "sshd_config")]
     sockets = Path(tempfile.mkdtemp(prefix="wf", dir="/tmp"))  # short: a socket's path has 107 characters
     with (folder / "log.txt").open("w") as log, subprocess.Popen(command, stderr=log) as server:
         try:
-            _wait_for(made.port, server, folder / "log.txt")
+            _wait_for(port, server, folder / "log.txt")
+            made = Sshd(server.pid, port, folder / "user key", *(folder / name for name in FOLDERS))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("PATH", f"{made.client}:{os.environ['PATH']}")
                 patch.setenv("XDG_RUNTIME_DIR", str(sockets))
@@ -100,8 +104,8 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
             shutil.rmtree(sockets)
 
 
-def _server(folder: Path, port: int) -> Sshd:
-    home, programs, client = folder / "home", folder / "bin", folder / "client"
+def _write_files(folder: Path, port: int) -> None:
+    home, programs, client = (folder / name for name in FOLDERS)
     for made in (home, programs, client):
         made.mkdir()
     for name in ("host_key", "user key"):
@@ -124,7 +128,6 @@ def _server(folder: Path, port: int) -> Sshd:
     real = shutil.which("ssh")
     _program(client / "ssh", f'#!/bin/sh\nexec {real} -F {plain}/ssh_config "$@"\n')
     _program(programs / "uv", FAKE_UV)
-    return Sshd(port, folder / "user key", home, programs, client)
 
 
 def _program(path: Path, source: str) -> None:

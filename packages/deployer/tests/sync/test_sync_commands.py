@@ -167,11 +167,14 @@ def test_rsync_splits_our_quotes_back(tmp_path: Path) -> None:
         (["me@box: Permission denied (publickey)."], "Permission denied (publickey).; check user and key"),
         (["@@@ WARNING @@@", "Host key verification failed."], "failed.; connect once by hand, `ssh box`"),
         (["evil \x1b[2J"], "evil \\x1b[2J"),
-        ([], "ssh ended with exit code 255 and said nothing"),
+        (
+            ["rsync: [sender] write error: Broken pipe (32)"],
+            "the connection was lost; ssh gives no reason; nothing",
+        ),
     ],
 )
 def test_a_lost_connection_is_one_line_with_ssh_s_reason(lines: list[str], message: str) -> None:
-    error = str(lost(Preset("box", "box", "x"), lines, 255))
+    error = str(lost(Preset("box", "box", "x"), lines))
     assert message in error
     assert "\n" not in error
 

@@ -60,8 +60,11 @@ class Remote:
         name = f"{self.preset.name} ({self.preset.target})"
         if code == _NOT_FOUND:
             raise CommandError(f"{name} has no python3; install it there (apt-get install python3)")
+        if code == _LOST:
+            raise lost(self.preset, lines)
         if code != 0:
-            raise lost(self.preset, lines, code)
+            reason = lines[-1] if lines else "no reason given"
+            raise CommandError(f"{name}: python3 there ended with exit code {code}: {printable(reason)}")
         value = _json(answer)
         if not isinstance(value, dict) or value.keys() not in (keys, {"error"}):
             raise CommandError(

@@ -34,8 +34,8 @@ _OPTIONS = (
     "--delay-updates",
 )
 _RATE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?[KMGkmg]?")
-_OF_CONNECTION = (12, 30, 35, 255)
-"""rsync's exit codes for a stream that broke, a time-out, and ssh's own."""
+_SSH_FAILED = 255
+_LOST = re.compile(r"Broken pipe|Connection reset|connection unexpectedly closed|connection timed out", re.I)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def send(
     if code == 0:
         return
     lines = said.decode(errors="replace").splitlines()
-    if code in _OF_CONNECTION and any(not line.startswith("rsync") for line in lines if line.strip()):
-        raise lost(preset, lines, code)
-    reason = next((line for line in lines if line.strip()), f"exit code {code}")
+    if code == _SSH_FAILED or any(_LOST.search(line) for line in lines):
+        raise lost(preset, lines)
+    reason = next((line for line in lines if line.strip()), f"rsync ended with exit code {code}")
     raise CommandError(f"{preset.name} ({preset.target}): {printable(reason)}; nothing is lost, run it again")

@@ -90,10 +90,14 @@ def rsync_host(host: str) -> str:
     return f"{user}{at}[{name}]" if ":" in name else host
 
 
-def lost(preset: Preset, lines: Sequence[str], code: int) -> CommandError:
-    """The error of a command that ended with 255, or without an answer. Args: lines is its standard error."""
+def lost(preset: Preset, lines: Sequence[str]) -> CommandError:
+    """The error of a connection that could not be made or broke.
+
+    Args:
+        lines: Standard error of ssh, or of rsync with ssh's in it.
+    """
     said = [line.strip() for line in lines if line.strip() and not line.startswith("rsync")]
-    reason = said[-1] if said else f"ssh ended with exit code {code} and said nothing"
+    reason = said[-1] if said else "the connection was lost; ssh gives no reason"
     hint = next((text for words, text in _HINTS.items() if any(words in line for line in said)), None)
-    fix = "" if hint is None else "; " + hint.format(host=preset.host)
-    return CommandError(f"{preset.name} ({preset.target}): {printable(reason)}{fix}")
+    fix = "nothing is lost, run it again" if hint is None else hint.format(host=preset.host)
+    return CommandError(f"{preset.name} ({preset.target}): {printable(reason)}; {fix}")
