@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,27 @@ def test_without_git_it_says_so(checkout: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RequestError, match="git is not installed"):
         snapshot_of(checkout)
+
+
+def test_what_git_cannot_read_is_told(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git warns of folders that it may not open, and goes on without their files."""
+    real = shutil.which("git")
+    (tmp_path / "git").write_text(f'#!/bin/sh\necho "warning: could not open x" >&2\nexec {real} "$@"\n')
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert snapshot_of(checkout).left_out == ("git: warning: could not open x",)
+
+
+def test_a_file_that_cannot_be_read_is_named(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: bytes) -> str:
+        raise PermissionError(13, "Permission denied", place)
+
+    monkeypatch.setattr("wf_deployer.sync.remote_program._file_identity", refuse)
+    with pytest.raises(PermissionError) as caught:
+        snapshot_of(checkout)
+    assert caught.value.filename == ".gitignore"
 
 
 @pytest.mark.parametrize(

@@ -22,31 +22,31 @@ _FOREIGN = frozenset(
 
 
 def listed_files(root: Path) -> tuple[list[str], list[str]]:
-    """Paths below `root` in the order of their bytes (see `remote_program.text`), and the submodules that
-    were not checked out.
+    """Paths below `root` in the order of their bytes (see `remote_program.text`), and lines for the user:
+    what git warns of, and submodules that were not checked out.
 
     Raises:
         RequestError: git is missing, `root` is in no work tree, or git refuses; with git's reason.
     """
     files: list[str] = []
-    empty: list[str] = []
-    _collect(os.fsencode(root), b"", files, empty)
-    return sorted(set(files), key=raw), empty
+    notes: list[str] = []
+    _collect(os.fsencode(root), b"", files, notes)
+    return sorted(set(files), key=raw), notes
 
 
-def _collect(root: bytes, below: bytes, files: list[str], empty: list[str]) -> None:
-    for name in _listed(os.path.join(root, below)):
+def _collect(root: bytes, below: bytes, files: list[str], notes: list[str]) -> None:
+    for name in _listed(os.path.join(root, below), notes):
         path = os.path.join(below, name.rstrip(b"/"))
         place = os.path.join(root, path)
         if os.path.islink(place) or not os.path.isdir(place):
             files.append(text(path))
         elif os.path.lexists(os.path.join(place, b".git")):
-            _collect(root, path, files, empty)
+            _collect(root, path, files, notes)
         else:
-            empty.append(text(path))
+            notes.append(f"left out, not checked out: submodule {printable(text(path))}")
 
 
-def _listed(folder: bytes) -> list[bytes]:
+def _listed(folder: bytes, notes: list[str]) -> list[bytes]:
     environment = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     try:
         done = subprocess.run(
@@ -60,6 +60,7 @@ def _listed(folder: bytes) -> list[bytes]:
         raise RequestError("git is not installed: install your system's git package") from error
     if done.returncode != 0:
         raise RequestError(_refusal(text(folder).rstrip("/"), text(done.stderr)))
+    notes += [f"git: {printable(text(line))}" for line in done.stderr.splitlines()]
     return list(filter(None, done.stdout.split(b"\0")))
 
 

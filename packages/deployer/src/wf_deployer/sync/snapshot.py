@@ -37,7 +37,7 @@ class Snapshot:
     Attributes:
         identities: By path, as they are to be on the remote (see `remote_program.Tree.identity`).
         fixed: The files that path_fix changes.
-        left_out: Lines for the user: secrets and others that are never sent.
+        left_out: Lines for the user: secrets and others that are not sent.
     """
 
     root: Path
@@ -69,10 +69,10 @@ def take_snapshot(config: Config) -> Snapshot:
         RequestError: no git repository; a path_fix or uv project names nothing that is sent.
         OSError: a file cannot be read.
     """
-    files, empty_submodules = listed_files(config.root)
+    files, notes = listed_files(config.root)
     sent, excluded = _sorted_out(config.root, files)
     tree = Tree(os.fsencode(config.root))
-    found = {path: tree.identity(path) for path in sent}
+    found = {path: _identity(tree, path) for path in sent}
     identities = {path: identity for path, identity in found.items() if identity is not None}
     special = [path for path in sent if path not in identities and _is_special(tree, path)]
     fixed = _fixed_files(tree, config.path_fixes, identities)
@@ -82,9 +82,17 @@ def take_snapshot(config: Config) -> Snapshot:
     left_out = [
         *_secret_lines(excluded),
         *(f"left out, no file or link: {printable(path)}" for path in special),
-        *(f"left out, not checked out: submodule {printable(path)}" for path in empty_submodules),
+        *notes,
     ]
     return Snapshot(config.root, identities, fixed, tuple(left_out))
+
+
+def _identity(tree: Tree, path: str) -> str | None:
+    try:
+        return tree.identity(path)
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _sorted_out(root: Path, files: list[str]) -> tuple[list[str], dict[str, list[str]]]:

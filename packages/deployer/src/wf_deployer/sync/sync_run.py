@@ -29,6 +29,7 @@ from wf_deployer.sync.rsync import RsyncOptions, send
 from wf_deployer.sync.snapshot import Snapshot, take_snapshot
 from wf_deployer.sync.state import State, StateFolder
 from wf_deployer.sync.watch_record import active_watch
+from wf_formats.boundary import explained
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable
 
@@ -92,7 +93,7 @@ class Sync:
             try:
                 self._run(state, lock)
             except (CommandError, OSError) as error:
-                state.last_error = str(error)
+                state.last_error = explained(error) if isinstance(error, OSError) else str(error)
                 with suppress(OSError):  # the disk may be what is full
                     self.folder.write(state)
                 raise
