@@ -88,6 +88,16 @@ def test_submodules_and_repositories_inside(checkout: Path, git: Git, tmp_path: 
     assert "left out, not checked out: submodule vendor/lib" in snapshot_of(checkout).left_out
 
 
+def test_a_file_that_became_a_folder_is_no_submodule(checkout: Path, git: Git) -> None:
+    git(checkout, "add", ".")
+    (checkout / "a.txt").unlink()
+    (checkout / "a.txt").mkdir()
+    (checkout / "a.txt" / "b").touch()
+    found = snapshot_of(checkout)
+    assert found.identities.keys() == {".gitignore", "a.txt/b", "tools/run"}
+    assert found.left_out == ()
+
+
 def test_a_folder_below_the_repository_is_a_checkout_too(checkout: Path) -> None:
     assert snapshot_of(checkout / "tools").identities.keys() == {"run"}
 

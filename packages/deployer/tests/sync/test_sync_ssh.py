@@ -198,6 +198,7 @@ def test_path_fix_and_uv_sync_where_its_files_changed(
     assert "fake uv sync in " in failed.output
     assert "uv sync failed in . on " in failed.output
     assert "exit code 3" in str(status(gcd)["last_error"])
+    assert "box: last error: uv sync failed in . on " in ok(gcd("status"))
     (home / "uv-exit").write_text("0")
     assert ok(gcd("sync-ssh", "box", "--smart")).count("fake uv sync in ") == 2
     assert status(gcd)["last_error"] is None

@@ -35,14 +35,15 @@ def listed_files(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _collect(root: bytes, below: bytes, files: list[str], notes: list[str]) -> None:
-    for name in _listed(os.path.join(root, below), notes):
+    names = _listed(os.path.join(root, below), notes)
+    for name in names:
         path = os.path.join(below, name.rstrip(b"/"))
         place = os.path.join(root, path)
         if os.path.islink(place) or not os.path.isdir(place):
             files.append(text(path))
         elif os.path.lexists(os.path.join(place, b".git")):
             _collect(root, path, files, notes)
-        else:
+        elif not any(other.startswith(name + b"/") for other in names):  # else a file that became a folder
             notes.append(f"left out, not checked out: submodule {printable(text(path))}")
 
 

@@ -125,16 +125,20 @@ def _print_table(rows: list[Status]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from wf_formats.printable import legible
+
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("preset", "target", "files", "in sync", "watch", "last sync", "last error"):
-        table.add_column(name, overflow="fold")
+    for name in ("preset", "files", "in sync", "watch", "last sync", "target"):
+        table.add_column(name, overflow="fold", no_wrap=name != "target")
     for row in rows:
         in_sync = {True: "yes", False: "no", None: "unknown"}[row.in_sync]
         watch = f"pid {row.watch_pid}" if row.watch_active else "no"
-        last = (row.last_sync or "never", row.last_error or "-")
-        values = (row.preset, f"{row.host}:{row.dir}", row.files, in_sync, watch, *last)
+        values = (row.preset, row.files, in_sync, watch, row.last_sync or "never", f"{row.host}:{row.dir}")
         table.add_row(*(Text(str(value)) for value in values))
     Console().print(table)
+    for row in rows:
+        if row.last_error is not None and row.in_sync is not None:  # else it is told as this command's
+            typer.echo(f"{row.preset}: last error: {legible(row.last_error)}")
 
 
 app.command("sync", short_help="Send the checkout; the same as sync-ssh.")(sync)

@@ -57,9 +57,9 @@ class Snapshot:
         ]
 
     def num_bytes(self, paths: Sequence[str]) -> int:
-        """Sizes of files, links as nothing."""
+        """Sizes of files and of links' targets' names; what has gone since counts nothing."""
         places = [os.path.join(os.fsencode(self.root), raw(path)) for path in paths]
-        return sum(os.path.getsize(place) for place in places if os.path.isfile(place))
+        return sum(os.lstat(place).st_size for place in places if os.path.isfile(place))
 
 
 def take_snapshot(config: Config) -> Snapshot:

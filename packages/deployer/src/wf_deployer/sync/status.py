@@ -66,7 +66,7 @@ def read_status(config: Config, preset: Preset, snapshot: Snapshot) -> tuple[Sta
         watch_active=watch is not None,
         watch_pid=None if watch is None else watch.pid,
         last_sync=None if state.last_sync_s is None else _utc(state.last_sync_s),
-        last_error=state.last_error if problem is None else str(problem),
+        last_error=str(problem) if problem else (watch and watch.last_error) or state.last_error,
     )
     return status, problem
 

@@ -30,7 +30,7 @@ from wf_deployer.sync.snapshot import Snapshot, take_snapshot
 from wf_deployer.sync.state import State, StateFolder
 from wf_deployer.sync.watch_record import active_watch
 from wf_formats.boundary import explained
-from wf_formats.errors import RequestError
+from wf_formats.errors import RequestError, UserError
 from wf_formats.printable import printable
 
 
@@ -93,7 +93,7 @@ class Sync:
             try:
                 self._run(state, lock)
             except (CommandError, OSError) as error:
-                state.last_error = explained(error) if isinstance(error, OSError) else str(error)
+                state.last_error = reason_of(error)
                 with suppress(OSError):  # the disk may be what is full
                     self.folder.write(state)
                 raise
@@ -235,6 +235,11 @@ class Sync:
     def _amount(self, snapshot: Snapshot, plan: Plan) -> str:
         deleted = f", delete {len(plan.delete)}" if plan.delete else ""
         return f"{_files(len(plan.send))} ({_size(snapshot.num_bytes(plan.send))}){deleted}"
+
+
+def reason_of(error: UserError | OSError) -> str:
+    """One line."""
+    return explained(error) if isinstance(error, OSError) else str(error)
 
 
 def _files(count: int) -> str:

@@ -20,11 +20,11 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from wf_deployer.errors import CommandError
 from wf_deployer.sync.git_files import listed_files
-from wf_deployer.sync.sync_run import Sync
+from wf_deployer.sync.sync_run import Sync, reason_of
 from wf_deployer.sync.watch_record import Heart, watching
 from wf_formats.boundary import explained
 from wf_formats.errors import UserError
-from wf_formats.printable import legible
+from wf_formats.printable import legible, printable
 
 TICK_MS = 500
 FIRST_DELAY_S = 2.0
@@ -69,7 +69,7 @@ def watch(sync: Sync, say: Callable[[str], None]) -> None:
     polling = needs_polling(root)
     with watching(sync.folder) as heart:
         how = " by polling, since its file system is another machine's" if polling else ""
-        say(f"watching {root}{how} for {sync.preset.target}; Ctrl-C ends it")
+        say(f"watching {printable(str(root))}{how} for {sync.preset.target}; Ctrl-C ends it")
         try:
             with _ended_by_signals():
                 _follow(sync, heart, Retries(), polling, say)
@@ -94,7 +94,7 @@ def _try(sync: Sync, heart: Heart, retries: Retries, say: Callable[[str], None])
     try:
         sync.run()
     except (UserError, OSError) as error:
-        reason = explained(error) if isinstance(error, OSError) else str(error)
+        reason = reason_of(error)
         delay_s = retries.failed()
         heart.failed(reason)
         say(f"not synced: {legible(reason)}; next try in {delay_s:.0f} s")
@@ -121,8 +121,8 @@ def _batches(root: Path, polling: bool) -> Iterator[set[str] | None]:
             time.sleep(TICK_MS / 1000)
         except OSError as error:
             raise CommandError(
-                f"{root} cannot be watched: {error}; raise fs.inotify.max_user_watches, or set "
-                "WATCHFILES_FORCE_POLLING=1"
+                f"{printable(str(root))} cannot be watched: {error}; raise fs.inotify.max_user_watches, "
+                "or set WATCHFILES_FORCE_POLLING=1"
             ) from error
 
 
