@@ -11,6 +11,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import pytest
@@ -62,6 +63,32 @@ def test_other_machines_file_systems_are_polled(
     ]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
     assert needs_polling(Path(path)) is expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("max_inotify_watches", "OS file watch limit reached"),
+        ("max_inotify_instances", "Too many open files"),
+    ],
+)
+def test_limits_of_inotify_end_a_watch_with_the_fix(
+    limit: str, words: str, checkout: Path, tmp_path: Path
+) -> None:
+    """Limits of a user namespace, so that nobody else feels them."""
+    (checkout / ".sync.conf").write_text("[box]\nhost=127.0.0.1\nport=1\n")
+    namespace = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    set_limit = f"echo 1 > /proc/sys/user/{limit}; echo 0 > /proc/sys/user/{limit}"
+    try:
+        subprocess.run([*namespace, set_limit], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"user namespaces are not allowed here: {error}")
+    command = f"{set_limit}; exec {quote(sys.executable)} -m wf_deployer.sync.main sync box --watch"
+    done = subprocess.run([*namespace, command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "raise fs.inotify.max_user_watches" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 class Watcher:

@@ -45,7 +45,7 @@ def sync(
 ) -> None:
     """Send what git knows of the checkout, secrets left out, and run uv sync where its files changed.
 
-    A path_fix line in [project] of .sync.conf, FILE:OLD=>NEW, makes the remote's FILE hold the path NEW
+    A path_fix line of .sync.conf, FILE:OLD=>NEW, makes the remote's FILE hold the path NEW
     wherever it holds OLD here: path_fix=pyproject.toml:/home/me/libs=>/data/libs.
 
     Examples:

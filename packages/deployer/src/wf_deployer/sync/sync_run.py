@@ -13,6 +13,7 @@ A sync that is killed at any point is completed by the next one.
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -146,9 +147,11 @@ class Sync:
         return snapshot
 
     def _watcher(self, state: State, snapshot: Snapshot) -> int | None:
-        """The pid of a watch that has sent just this, to the machine that is still there."""
+        """The pid of another process that watches and has sent just this to the same machine."""
         watch = active_watch(self.folder)
-        if watch is None or watch.last_error or state.checksum != snapshot.checksum:
+        if watch is None or watch.pid == os.getpid() or watch.last_error:
+            return None
+        if state.checksum != snapshot.checksum:
             return None
         return watch.pid if self._ask_look([]).is_of(state) else None
 

@@ -29,6 +29,8 @@ from wf_formats.printable import legible, printable
 TICK_MS = 500
 FIRST_DELAY_S = 2.0
 LONGEST_DELAY_S = 60.0
+_UNNAMED = "Unable to decode path"
+"""In watchfiles' error for a changed file whose name is no UTF-8."""
 _REMOTE_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.")
 
 
@@ -104,8 +106,13 @@ def _try(sync: Sync, heart: Heart, retries: Retries, say: Callable[[str], None])
 
 
 def _batches(root: Path, polling: bool) -> Iterator[set[str] | None]:
-    """Paths below root that changed, nothing at a tick; None where they cannot be named (no UTF-8)."""
+    """Paths below root that changed, nothing at a tick.
+
+    None stands for changes that were not named: of files whose names are no UTF-8, or after the watcher
+    failed on its way. It is begun anew then; one that fails at its beginning is an error.
+    """
     while True:
+        has_begun = False
         try:
             for changes in watchfiles.watch(
                 root,
@@ -113,17 +120,18 @@ def _batches(root: Path, polling: bool) -> Iterator[set[str] | None]:
                 rust_timeout=TICK_MS,
                 yield_on_timeout=True,
                 force_polling=polling or None,
-                ignore_permission_denied=True,
+                # ignore_permission_denied=True would pass over inotify's limits too
             ):
+                has_begun = True
                 yield {os.path.relpath(path, root) for _, path in changes}
-        except WatchfilesRustInternalError:
+        except (WatchfilesRustInternalError, OSError) as error:
+            if not has_begun and _UNNAMED not in str(error):
+                raise CommandError(
+                    f"{printable(str(root))} cannot be watched: {printable(str(error))}; make its folders "
+                    "readable, raise fs.inotify.max_user_watches or max_user_instances, or set "
+                    "WATCHFILES_FORCE_POLLING=1"
+                ) from error
             yield None
-            time.sleep(TICK_MS / 1000)
-        except OSError as error:
-            raise CommandError(
-                f"{printable(str(root))} cannot be watched: {error}; raise fs.inotify.max_user_watches, "
-                "or set WATCHFILES_FORCE_POLLING=1"
-            ) from error
 
 
 def _is_of_git(path: str, root: Path) -> bool:
