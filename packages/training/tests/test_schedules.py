@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from wrinklefree.callbacks.lambda_warmup import lambda_at
@@ -29,6 +31,31 @@ def test_wsd() -> None:
 
 def test_constant() -> None:
     assert _factors(4, kind=ScheduleKind.constant, warmup=1) == [0.5, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [ScheduleKind.cosine, ScheduleKind.wsd])
+@pytest.mark.parametrize("plans", [(345, 230, 300), (100, 400, 150), (200, 190, 191)], ids=str)
+def test_a_new_plan_does_not_let_the_rate_jump(kind: ScheduleKind, plans: tuple[int, ...]) -> None:
+    """Plans come after 80 and 140 updates; it only falls after the warmup, by small steps, to its end."""
+    first, *later = (
+        make_schedule(ScheduleConfig(kind, warmup=0.02, decay=0.4), Lengths(1, n)) for n in plans
+    )
+    schedule, factors = first, []
+    for step in range(plans[-1]):
+        if step in (80, 140):
+            schedule = schedule.planned_anew(later.pop(0), step - 1)
+        factors.append(schedule(step))
+    falls = [before - after for before, after in pairwise(factors[first.warmup_steps :])]
+    assert min(falls) >= 0
+    assert max(falls) < (0.05 if plans[1] < 400 else 0.15)
+    assert factors[-1] == pytest.approx(first.min_ratio)
+
+
+def test_a_new_plan_before_the_fall_is_that_of_its_length() -> None:
+    first, second = (
+        make_schedule(ScheduleConfig(ScheduleKind.wsd, warmup=5, decay=0.2), Lengths(1, n)) for n in (100, 60)
+    )
+    assert first.planned_anew(second, 20) == second
 
 
 def test_tokens_are_rounded_up_to_steps() -> None:

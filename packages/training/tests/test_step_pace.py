@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,20 @@ OPTIONS = ["training.schedule.kind=cosine", "training.learning_rate=1e-2", "trai
 MINUTES = [*OPTIONS, "training.max_steps=null", "training.minutes=0.25"]
 
 
+@contextmanager
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    original = cb.StepLog.on_step_end
+
+    def stop(self: cb.StepLog, trainer: Any, module: Any, done: int) -> None:
+        original(self, trainer, module, done)
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cb.StepLog, "on_step_end", stop)
+        yield
+
+
 def test_a_planned_run_is_that_of_as_many_steps_stopped_or_not(
     cli_from_stage1: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,15 +263,7 @@ def test_a_planned_run_is_that_of_as_many_steps_stopped_or_not(
     assert len(planned.losses) == 15
     assert planned.losses == fixed.losses
     assert planned.weights == fixed.weights
-    original = cb.StepLog.on_step_end
-
-    def stop(self: cb.StepLog, trainer: Any, module: Any, done: int) -> None:
-        original(self, trainer, module, done)
-        if done == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cb.StepLog, "on_step_end", stop)
+    with stopped_at(6, monkeypatch):
         assert start(*MINUTES, experiment="stopped").code == 128 + signal.SIGTERM
     clock.now_s += 3600
     resumed = start(*MINUTES, experiment="stopped")
@@ -265,16 +272,28 @@ def test_a_planned_run_is_that_of_as_many_steps_stopped_or_not(
     assert resumed.weights == planned.weights
 
 
+@pytest.mark.parametrize("stops_at", [None, 9])
 def test_a_run_on_a_machine_that_slows_down_ends_in_time(
-    cli_from_stage1: Any, clock: Clock, caplog: pytest.LogCaptureFixture
+    cli_from_stage1: Any,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    stops_at: int | None,
 ) -> None:
+    """And its learning rate only falls, also where it was stopped after the plan became another."""
     clock.slow = 2.0  # type: ignore[attr-defined]
+    start = partial(cli_from_stage1, "stage2_pretrain", *MINUTES, "training.schedule.warmup=0.1")
     with caplog.at_level("INFO", "wrinklefree"):
-        run = cli_from_stage1("stage2_pretrain", *MINUTES, "training.schedule.warmup=0.1")
+        if stops_at is not None:
+            with stopped_at(stops_at, monkeypatch):
+                assert start().code == 128 + signal.SIGTERM
+        run = start()
     assert run.code == 0
     assert 10 <= len(run.losses) <= 12
     assert clock.now_s <= 15 + 2
     assert rates(run)[-1] == pytest.approx(1e-3)
     assert max(rates(run)) <= 1e-2
+    after_warmup = rates(run)[3:]  # the first plan comes after three steps
+    assert after_warmup == sorted(after_warmup, reverse=True)
     assert "15 steps fit into training.minutes=0.25" in caplog.text
     assert "0:00 left" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,8 @@ from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.step_pace import StepPace
 
+_FALLEN = "fallen"
+
 
 class Pacing(StepCallback):
     """Everybody else asks the trainer for `max_steps`."""
@@ -23,14 +26,21 @@ class Pacing(StepCallback):
         self._training, self._tokens_per_step = training, tokens_per_step
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, WrinkleFreeLightningModule)
         self._trainer, self._module = trainer, pl_module
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.pace.load_state_dict(state_dict)
+        fallen = state_dict[_FALLEN]
         self._follow()
+        self._module.schedule = replace(
+            self._module.schedule, fallen=None if fallen is None else tuple(fallen)
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        return self.pace.state_dict()
+        """Empty without minutes."""
+        state = self.pace.state_dict()
+        return state and state | {_FALLEN: self._module.schedule.fallen}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -38,10 +48,13 @@ class Pacing(StepCallback):
         self.pace.loaded()
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
+        before = module.schedule if self.pace.is_planned else None
         self.pace.stepped(step)
         if self.pace.num_steps == trainer.max_steps:
             return
         self._follow()
+        if before is not None:
+            module.schedule = before.planned_anew(module.schedule, step - 1)
         # Lightning has set the next step's learning rate already, by the plan before.
         (config,) = trainer.lr_scheduler_configs
         factor, scheduler = module.schedule(step), config.scheduler
@@ -54,7 +67,6 @@ class Pacing(StepCallback):
         self._trainer.fit_loop.epoch_loop.max_steps = num_steps
         self._set_batches()
         module = self._module
-        assert isinstance(module, WrinkleFreeLightningModule)
         module.schedule = make_schedule(training.schedule, Lengths(self._tokens_per_step, num_steps))
         module.objectives.weights = weight_schedule(training.objectives, training.curriculum, num_steps)
 

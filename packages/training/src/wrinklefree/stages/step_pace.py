@@ -38,6 +38,11 @@ class StepPace:
         self._end_s = self._save_s = 0.0
         self._next_plan = FIRST_STEPS
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether `num_steps` comes of measured steps."""
+        return self._next_plan != FIRST_STEPS
+
     def loaded(self) -> None:
         """Models and text are there, the first step begins."""
         self._end_s = self._save_s = SAVING_OVER_LOADING * self._watch.lap()
@@ -81,7 +86,7 @@ class StepPace:
 
     def _plan(self, num_done: int) -> None:
         """Raises: RunError where what is configured in steps needs more of them than there is time for."""
-        is_first = self._next_plan == FIRST_STEPS
+        is_first = not self.is_planned
         steps = gather_from_ranks(self._fitting(num_done))[0]  # all ranks go by the first one's clock
         if is_first and steps < self._least:
             raise RunError(
