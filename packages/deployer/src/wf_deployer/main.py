@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from wf_deployer.commands import applications, cancel, logs, runs, train
+from wf_deployer.commands import applications, cancel, doctor, logs, runs, train
 from wf_deployer.framed import FramedGroup
 
 app = typer.Typer(
@@ -25,3 +25,4 @@ app.command("train")(train.train)
 app.command("runs")(runs.runs)
 app.command("logs")(logs.logs)
 app.command("cancel")(cancel.cancel)
+app.command("doctor")(doctor.doctor)

@@ -1,0 +1,45 @@
+"""Runs checks beside each other: most of them wait for a child process."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from wf_deployer.doctor.base import Check, Finding, Row, Status, UnreadableError
+from wf_formats.boundary import BUG_NOTE
+from wf_formats.errors import UserError
+
+_THREADS = 8
+
+
+def run(checks: Sequence[Check], subject: Any) -> list[Row]:
+    """The findings of all checks of the subject's type, in the order of `checks`."""
+    chosen = [check for check in checks if isinstance(subject, check.subject)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [row for rows in pool.map(lambda check: _rows(check, subject), chosen) for row in rows]
+
+
+def _rows(check: Check, subject: Any) -> list[Row]:
+    """A check that breaks does not end the others: what it had found stays, and its end is a failure."""
+    rows: list[Row] = []
+    try:
+        for finding in check.find(subject):
+            rows.append(Row(f"{check.id}.{finding.part}" if finding.part else check.id, finding))
+        if not rows:
+            raise AssertionError(f"{check.id} said nothing")
+    except UnreadableError as error:
+        rows.append(Row(check.id, Finding(Status.skip, str(error))))
+    except (UserError, OSError) as error:
+        rows.append(Row(check.id, Finding(Status.fail, str(error), fix="mend what the line names")))
+    except Exception as error:  # noqa: BLE001  # whatever it is, it becomes a failure that is shown
+        rows.append(
+            Row(check.id, Finding(Status.fail, _crash(error), "an answer", BUG_NOTE, "the check itself"))
+        )
+    return rows
+
+
+def _crash(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the check broke: {type(error).__name__}: {error} ({last.filename}:{last.lineno})"

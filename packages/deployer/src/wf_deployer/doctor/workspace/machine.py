@@ -1,0 +1,59 @@
+"""The processor and the kernels that it runs, GPUs and their driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wf_deployer.doctor.base import Finding, Status
+from wf_deployer.doctor.children import output_of
+from wf_deployer.doctor.tools import find_tool
+from wf_deployer.doctor.workspace.checkout import Workspace
+from wf_formats.environment import cpu_name
+
+_REBUILD = "`uv sync --reinstall-package ternary-kernels` (needs g++)"
+
+
+def kernels(workspace: Workspace) -> Iterator[Finding]:
+    """The C++ extension loads; which of its instruction sets runs, and why no better one."""
+    facts = workspace.facts["kernels"]
+    source = "ternary_kernels.info()"
+    if facts is None or "error" in facts:
+        found = "not installed" if facts is None else facts["error"]
+        yield Finding(Status.fail, found, "the native engine's kernels", _REBUILD, source)
+        return
+    better = [f"{name}: {why}" for name, why in facts["instruction_sets"].items() if why != "available"]
+    found = f"{facts['isa']} on {cpu_name()}, {facts['num_threads']} threads"
+    if facts["isa"] == "scalar":
+        fix = "run on a processor with AVX2 or NEON: plain C++ is many times slower"
+        yield Finding(Status.warn, found, "; ".join(better), fix, source)
+    else:
+        yield Finding(Status.ok, f"{found} ({'; '.join(better)})" if better else found, source=source)
+
+
+def gpu(workspace: Workspace) -> Iterator[Finding]:
+    """NVIDIA GPUs; the driver has to know the CUDA release that PyTorch was built for."""
+    path = find_tool("nvidia-smi")
+    if path is None:
+        yield Finding(Status.skip, "no NVIDIA driver (nvidia-smi)")
+        return
+    query = [path, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    done = output_of(query, cwd=workspace.root)
+    cards = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode != 0 or not cards:
+        found = (done.stdout + done.stderr).strip().splitlines()
+        fix = "reboot, or install the driver again: nvidia-smi must list the GPU"
+        yield Finding(Status.warn, found[0] if found else "no GPU", "a GPU", fix, "nvidia-smi")
+        return
+    torch = workspace.facts["torch"] or {}
+    found_text = "; ".join(cards)
+    if torch.get("cuda") and not torch.get("sees_gpu"):
+        fix = f"install a driver for CUDA {torch['cuda']}, or a PyTorch for the driver's CUDA"
+        yield Finding(
+            Status.fail,
+            f"{found_text}: PyTorch sees none",
+            f"CUDA {torch['cuda']}",
+            fix,
+            "nvidia-smi, torch.cuda",
+        )
+    else:
+        yield Finding(Status.ok, found_text, source="nvidia-smi")
