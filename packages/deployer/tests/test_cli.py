@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from wf_deployer.commands.applications import APPLICATIONS
 from wf_deployer.main import app
 
-OWN = ["train", "runs", "logs", "cancel"]
+OWN = ["train", "runs", "logs", "cancel", "doctor"]
 COMMANDS = [*OWN, "quickstart", "export", "serve", "chat", "eval", "bench"]
 
 

@@ -16,7 +16,7 @@ class FileError(RequestError):
     """A file that cannot be read as what it should be; the line names it."""
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int = MAX_BYTES) -> str:
     """A UTF-8 text, with or without a byte order mark.
 
     Raises:
@@ -26,11 +26,11 @@ def read_text(path: Path) -> str:
         if not path.is_file():
             raise FileError(f"{path} is {'no file' if path.exists() else 'missing'}")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}; change its permissions") from error
-    if len(data) > MAX_BYTES:
-        raise FileError(f"{path} has more than {MAX_BYTES} bytes: that is no file of its kind")
+    if len(data) > most_bytes:
+        raise FileError(f"{path} has more than {most_bytes} bytes: that is no file of its kind")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -28,6 +28,7 @@ _MARKS = {
     Status.fail: ("✗", "red"),
     Status.skip: ("-", "dim"),
 }
+_PLAIN = str.maketrans({"✓": "+", "✗": "x", "→": "->"})
 _WORST = (Status.fail, Status.warn, Status.ok, Status.skip)
 
 
@@ -101,7 +102,17 @@ def show(report: Report, console: Console) -> None:
     with console.capture() as text:  # rich fills lines up with spaces
         console.print(table)
         console.print(Text(_summary(report), _MARKS[report.verdict][1]))
-    console.file.write("\n".join(line.rstrip() for line in text.get().split("\n")))
+    shown = "\n".join(line.rstrip() for line in text.get().split("\n"))
+    console.file.write(_encodable(shown, console.encoding))
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """With plain marks where the terminal's encoding has no others."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    return text
 
 
 def _worst(rows: Sequence[Row]) -> Status:

@@ -35,7 +35,8 @@ def ask(python: Path, name: str, question: Any = None, *, cwd: Path, timeout_s: 
             return json.loads(last)
     except json.JSONDecodeError:
         pass
-    reason = (done.stderr.strip() or done.stdout.strip())[-_MAX_CHARS:] or f"exit code {done.returncode}"
+    words = (done.stderr.strip() or done.stdout.strip()).rpartition("\n")[2]  # of a traceback its error
+    reason = words[:_MAX_CHARS] or f"exit code {done.returncode}"
     raise CommandError(f"{name} in {python}: {reason}")
 
 

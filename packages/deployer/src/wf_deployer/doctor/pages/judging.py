@@ -25,7 +25,7 @@ def problems(surface: Surface, words: Sequence[str]) -> Iterator[str]:
             num_arguments += len(left)
             break
         if not word.startswith("-") or word == "-" or _NUMBER.fullmatch(word):
-            num_arguments += not _is_placeholder(word) or num_arguments < (surface.most_arguments or 0)
+            num_arguments += not _is_placeholder(word)
             continue
         name, has_value, value = word.partition("=")
         option = _option(surface, name)

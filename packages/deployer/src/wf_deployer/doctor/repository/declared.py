@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from wf_formats.secrets import redacted
 
 _COMMIT = re.compile(r"@[0-9a-f]{7,40}(?:$|[#&?])")
+_MOST_CHARS = 10_000
+_MOST_REQUIREMENTS = 20_000
 _VCS = re.compile(r"(?:git|hg|svn|bzr)\+")
 
 
@@ -97,10 +99,14 @@ class Declarations:
 
     def add(self, text: str, file: Path, kind: Kind, part: str = "") -> None:
         """A line of PEP 508, or a URL as pip takes it; what it is not becomes a problem."""
+        if len(self.wanted) >= _MOST_REQUIREMENTS:
+            told = f"more than {_MOST_REQUIREMENTS} requirements: those behind are not read"
+            self.problems += [] if told in self.problems else [told]
+            return
         try:
             wanted = parse(text, file, kind, part)
         except ValueError as error:
-            self.problems.append(f"{file}: {redacted(text)!r} is no requirement: {error}")
+            self.problems.append(f"{file}: {redacted(text[:200])!r} is no requirement: {error}")
             return
         if wanted is not None:
             self.wanted.append(wanted)
@@ -109,6 +115,8 @@ class Declarations:
 def parse(text: str, file: Path, kind: Kind, part: str = "") -> Wanted | None:
     """None for a path of the same machine. Raises: ValueError for what is neither."""
     text = text.strip()
+    if len(text) > _MOST_CHARS:
+        raise ValueError(f"it has {len(text)} characters")
     if re.match(r"[\w.+-]+://|(?:git|hg|svn|bzr)\+", text):
         return Wanted(canonicalize_name(_name_of_url(text)), file, kind, url=text, part=part)
     if text.startswith((".", "/", "~", "file:")) or text.endswith((".whl", ".tar.gz", ".zip")):

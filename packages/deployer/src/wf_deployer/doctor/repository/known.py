@@ -11,15 +11,14 @@ ENDED = {
     "pynvml": "goes on as nvidia-ml-py",
     "autoawq": "ended with 0.2.9 (May 2025): llm-compressor or gptqmodel",
     "auto-gptq": "ended: gptqmodel goes on from it",
-    "optimum-quanto": "no longer developed: torchao",
+    "optimum-quanto": "in maintenance alone: torchao",
     "torchtext": "ended with 0.18 (torch 2.3)",
     "toml": "TOML 0.5 only: tomllib is in Python 3.11",
-    "pkg-resources": "part of setuptools, which has dropped it: importlib.metadata",
+    "pkg-resources": "part of setuptools and deprecated there: importlib.metadata",
     "nose": "ended, breaks on Python 3.10: pytest",
     "pycrypto": "ended, with known holes: pycryptodome",
     "tensorflow-gpu": "ended: tensorflow",
     "dataclasses": "part of Python since 3.7",
-    "huggingface": "a placeholder: the package is huggingface-hub",
     "apex": "another project on the index: NVIDIA's is installed from its repository; torch.amp replaces it",
 }
 """Abandoned, renamed or not what it seems, and what to take."""
@@ -48,7 +47,7 @@ CXX11_ABI_SINCE = Version("2.7")
 
 HUB_OF_TRANSFORMERS = (
     (SpecifierSet("<5"), "huggingface-hub<1.0"),
-    (SpecifierSet(">=5"), "huggingface-hub>=1.3"),
+    (SpecifierSet(">=5"), "huggingface-hub>=1.0"),
 )
 """What transformers' releases require of huggingface-hub."""
 

@@ -27,14 +27,15 @@ def read_pyproject(root: Path, file: Path, into: Declarations) -> None:
     for extra, lines in _table(project, "optional-dependencies").items():
         add_all(lines, file, Kind.optional, into, extra)
     for group, lines in _table(settings, "dependency-groups").items():
-        add_all([line for line in lines if isinstance(line, str)], file, Kind.optional, into, group)
+        named = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else lines
+        add_all(named, file, Kind.optional, into, group)
     add_all(_table(settings, "build-system").get("requires"), file, Kind.build, into)
     if "requires-python" in project:
         add_python(project["requires-python"], file, into)
-    dynamic = project.get("dynamic", ())
-    into.computed += [
-        f"{file}: {name} is dynamic" for name in dynamic if name in ("dependencies", "requires-python")
-    ]
+    dynamic = project.get("dynamic")
+    for name in ("dependencies", "requires-python"):
+        if isinstance(dynamic, list) and name in dynamic:
+            into.computed.append(f"{file}: {name} is dynamic")
     poetry = _table(_table(settings, "tool"), "poetry")
     _read_poetry(_table(poetry, "dependencies"), file, Kind.needed, into)
     _read_poetry(_table(poetry, "dev-dependencies"), file, Kind.optional, into)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_deployer.doctor.files import FileError
+from wf_deployer.doctor.files import FileError, read_text
 from wf_deployer.doctor.pages.markdown import command_lines
 from wf_deployer.doctor.repository.declared import Declarations, Kind, parse
 from wf_deployer.doctor.repository.pyproject import read_pyproject, read_setup_cfg
@@ -23,7 +23,10 @@ _MOST_DEPTH = 6
 _MOST_ENTRIES = 100_000
 _MOST_FILES = 300
 _MOST_PAGES = 60
-_MOST_PAGE_BYTES = 1 << 20
+_MOST_PAGE_BYTES = 200_000
+_MOST_BLOCK_CHARS = 10_000
+"""Of a paragraph; Markdown takes time with the square of it."""
+_MOST_PAGES_BYTES = 1_000_000
 
 _REQUIREMENTS = re.compile(r"(?:.*[-_.])?requirements?(?:[-_.].*)?\.(?:txt|in)")
 _READERS: dict[str, Callable[[Path, Path, Declarations], None]] = {
@@ -46,8 +49,9 @@ class Repository:
 
 
 def is_repository(root: Path) -> bool:
-    """Whether its top, or a folder below it, declares Python packages."""
-    return any(_is_declaration(file) for file in _files(root, Declarations()))
+    """Whether its top or a folder there declares Python packages; with git any folder."""
+    depth = _MOST_DEPTH + 1 if (root / ".git").exists() else 2
+    return any(_is_declaration(file) and len(file.parts) <= depth for file in _files(root, Declarations()))
 
 
 def read_repository(root: Path, ours: Workspace) -> Repository:
@@ -62,8 +66,9 @@ def read_repository(root: Path, ours: Workspace) -> Repository:
     for file in declaring[:_MOST_FILES]:
         reader = _READERS.get(file.name, read_requirements)
         reader(root, file, found)
+    left_bytes = _MOST_PAGES_BYTES
     for page in [file for file in files if file.suffix == ".md"][:_MOST_PAGES]:
-        _read_page(root, page, found)
+        left_bytes -= _read_page(root, page, left_bytes, found)
     return Repository(root, found, [file for file in files if file.name in LOCKS], ours)
 
 
@@ -95,15 +100,15 @@ def _files(root: Path, into: Declarations) -> Iterator[Path]:
             return
 
 
-def _read_page(root: Path, page: Path, into: Declarations) -> None:
-    """Packages that a page tells to install."""
-    path = root / page
+def _read_page(root: Path, page: Path, most_bytes: int, into: Declarations) -> int:
+    """Adds packages that a page tells to install. Returns its size; 0 for one that is not searched."""
     try:
-        if path.stat().st_size > _MOST_PAGE_BYTES:
-            return
-        lines = list(command_lines(path))
-    except (FileError, OSError):
-        return  # a page is no declaration
+        text = read_text(root / page, min(_MOST_PAGE_BYTES, most_bytes))
+    except FileError:
+        return 0  # a page is no declaration
+    if "install" not in text or max(map(len, re.split(r"\n\s*\n", text))) > _MOST_BLOCK_CHARS:
+        return 0
+    lines = list(command_lines(root / page))
     for line in lines:
         words = list(line.words)
         if "install" not in words[1:4] or not {"pip", "pip3"} & set(words[:3]):
@@ -115,6 +120,7 @@ def _read_page(root: Path, page: Path, into: Declarations) -> None:
                 continue
             if wanted is not None and wanted not in into.wanted:
                 into.wanted.append(wanted)
+    return len(text)
 
 
 def _packages(words: list[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from wf_deployer.doctor.repository.declared import Declarations, Kind
 from wf_formats.secrets import redacted
 
 _DEVELOPMENT = re.compile(r"dev|test|doc|lint|optional|extra", re.IGNORECASE)
-_OPTION = re.compile(r"(--?[\w-]+)(?:[ =]+(.*))?")
+_OPTION = re.compile(r"(--[a-z][\w-]*|-[a-zA-Z])[ =]*(.*)", re.DOTALL)
 _OF_A_LINE = re.compile(r"\s--(?:hash|config-settings?|global-option|install-option)[ =].*")
 _MOST_LINES = 20_000
 
@@ -48,16 +49,25 @@ def read_requirements(root: Path, file: Path, into: Declarations, seen: set[Path
 
 def _option(root: Path, file: Path, line: str, into: Declarations, seen: set[Path], kind: Kind) -> None:
     match = _OPTION.match(line)
-    option, value = (match[1], (match[2] or "").strip()) if match else (line, "")
-    if option.startswith("-r") and not option.startswith("--"):
-        option, value = "-r", value or option[2:]
+    if match is None:
+        into.problems.append(f"{file}: {redacted(line)!r} is no option of pip's")
+        return
+    option, value = match[1], match[2].strip()
     if option in ("-r", "--requirement", "-c", "--constraint"):
-        named = (root / file).parent / value
-        if not named.resolve().is_relative_to(root.resolve()):
-            into.problems.append(f"{file}: {value} lies outside of the repository and is not read")
+        named = _inside(root, (root / file).parent / value)
+        if named is None:
+            into.problems.append(f"{file}: {value!r} lies outside of the repository and is not read")
         else:
-            read_requirements(root, named.resolve().relative_to(root.resolve()), into, seen)
+            read_requirements(root, named, into, seen)
     elif option in ("-e", "--editable"):
         into.add(value, file, kind)
-    elif option in ("--extra-index-url", "-i", "--index-url", "-f", "--find-links"):
+    elif option in ("-i", "--index-url", "--extra-index-url", "-f", "--find-links"):
         into.indexes.append((file, f"{option} {redacted(value)}"))
+
+
+def _inside(root: Path, path: Path) -> Path | None:
+    """Relative to the repository, if it lies there, links followed."""
+    if "\0" in str(path):
+        return None
+    real, top = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    return real.relative_to(top) if real.is_relative_to(top) else None

@@ -56,7 +56,11 @@ def python(repository: Repository) -> Iterator[Finding]:
 def unpinned(repository: Repository) -> Iterator[Finding]:
     """Requirements without a bound get whatever is newest on the day of the installation."""
     by_file: dict[Path, list[Wanted]] = {}
+    is_ours = repository.root.is_relative_to(repository.ours.root)
+    members = {member.name for member in repository.ours.members} if is_ours else set()
     for wanted in repository.declarations.without(Kind.documented):
+        if wanted.name in members:
+            continue
         by_file.setdefault(wanted.file, []).append(wanted)
     for file, all_wanted in by_file.items():
         free = sorted({wanted.name for wanted in all_wanted if wanted.is_unpinned})

@@ -10,11 +10,17 @@ from collections.abc import Sequence
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+_MOST_ENDS = 300
+"""Each is tried against each; more are no honest declaration."""
+
 
 def is_satisfiable(bounds: Sequence[SpecifierSet]) -> bool:
     """True where it is not certain: versions that cannot be compared (`===`) exclude nothing."""
     candidates = ["0"]
-    for specifier in (one for several in bounds for one in several):
+    ends = [one for several in bounds for one in several]
+    if len(ends) > _MOST_ENDS:
+        return True
+    for specifier in ends:
         end = specifier.version.removesuffix(".*")
         candidates += [end, f"{end}.0.0.1"]
         if specifier.operator == "===":

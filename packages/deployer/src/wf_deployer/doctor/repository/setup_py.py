@@ -12,6 +12,8 @@ from wf_deployer.doctor.repository.declared import Declarations, Extension, Kind
 from wf_deployer.doctor.repository.pyproject import add_all, add_python
 
 _EXTENSIONS = ("CUDAExtension", "CppExtension", "SyclExtension", "Extension", "CMakeExtension", "cythonize")
+_MOST_BYTES = 1 << 20
+_MOST_STEPS = 100_000
 _LISTS = (("install_requires", Kind.needed), ("setup_requires", Kind.build), ("tests_require", Kind.optional))
 
 
@@ -19,7 +21,7 @@ def read_setup_py(root: Path, file: Path, into: Declarations) -> None:
     """Adds the arguments of `setup(...)`, extensions, and whether it imports PyTorch."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of strings in others' code
-            tree = ast.parse(read_text(root / file))
+            tree = ast.parse(read_text(root / file, _MOST_BYTES))
     except FileError as error:
         into.problems.append(str(error))
         return
@@ -27,7 +29,7 @@ def read_setup_py(root: Path, file: Path, into: Declarations) -> None:
         into.problems.append(f"{file} is no Python that can be read: {error}")
         return
     into.files.append(file)
-    names = _constants(tree)
+    names = _Names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             _call(node, file, names, into)
@@ -39,7 +41,7 @@ def read_setup_py(root: Path, file: Path, into: Declarations) -> None:
             into.imports_torch.append(file)
 
 
-def _call(call: ast.Call, file: Path, names: dict[str, ast.expr], into: Declarations) -> None:
+def _call(call: ast.Call, file: Path, names: _Names, into: Declarations) -> None:
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     settings = {keyword.arg: keyword.value for keyword in call.keywords}
@@ -50,24 +52,22 @@ def _call(call: ast.Call, file: Path, names: dict[str, ast.expr], into: Declarat
         _setup(settings, file, names, into)
 
 
-def _setup(
-    settings: dict[str | None, ast.expr], file: Path, names: dict[str, ast.expr], into: Declarations
-) -> None:
+def _setup(settings: dict[str | None, ast.expr], file: Path, names: _Names, into: Declarations) -> None:
     if None in settings:
         into.computed.append(f"{file}: setup(**...) is known only when it runs")
     for key, kind in _LISTS:
         if key in settings:
             _read(settings[key], key, file, kind, names, into)
     if "extras_require" in settings:
-        extras = _resolved(settings["extras_require"], names)
+        extras = names.resolved(settings["extras_require"])
         if isinstance(extras, ast.Dict):
             for name, value in zip(extras.keys, extras.values, strict=True):
-                part = str(_literal(name, names)) if name is not None else "?"
+                part = str(names.literal(name)) if name is not None else "?"
                 _read(value, f"extra {part}", file, Kind.optional, names, into, part)
         else:
             into.computed.append(f"{file}: extras_require is known only when it runs")
     if "python_requires" in settings:
-        value = _literal(settings["python_requires"], names)
+        value = names.literal(settings["python_requires"])
         if isinstance(value, str):
             add_python(value, file, into)
         else:
@@ -79,11 +79,11 @@ def _read(
     key: str,
     file: Path,
     kind: Kind,
-    names: dict[str, ast.expr],
+    names: _Names,
     into: Declarations,
     part: str = "",
 ) -> None:
-    value = _literal(node, names)
+    value = names.literal(node)
     if isinstance(value, str):
         value = value.splitlines()
     if isinstance(value, list | tuple):
@@ -92,39 +92,45 @@ def _read(
         into.computed.append(f"{file}: {key} is known only when it runs")
 
 
-def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """Names of the module and what they are first set to, if only once."""
-    found: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    found.setdefault(target.id, []).append(node.value)
-        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            found.setdefault(node.target.id, []).extend([node.value, node.value])
-    return {name: values[0] for name, values in found.items() if len(values) == 1}
+class _Names:
+    """Names of a module that are set once, and values of expressions of them that are written out."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        found: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        found.setdefault(target.id, []).append(node.value)
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                found.setdefault(node.target.id, []).extend([node.value, node.value])
+        self._set_once = {name: values[0] for name, values in found.items() if len(values) == 1}
+        self._left = _MOST_STEPS
+
+    def resolved(self, node: ast.expr) -> ast.expr:
+        """What a name stands for."""
+        while isinstance(node, ast.Name) and node.id in self._set_once and self._left > 0:
+            self._left -= 1
+            node = self._set_once[node.id]
+        return node
+
+    def literal(self, node: ast.expr) -> Any:
+        """The value of constants, lists of them and their sums; None for anything else."""
+        self._left -= 1
+        if self._left < 0:  # names that name each other a million times
+            return None
+        node = self.resolved(node)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left, right = self.literal(node.left), self.literal(node.right)
+            return left + right if type(left) is type(right) and isinstance(left, list | str) else None
+        if isinstance(node, ast.List | ast.Tuple):
+            values = [self.literal(element) for element in node.elts]
+            return None if any(value is None for value in values) else values
+        return node.value if isinstance(node, ast.Constant) else None
 
 
-def _resolved(node: ast.expr, names: dict[str, ast.expr], depth: int = 10) -> ast.expr:
-    while isinstance(node, ast.Name) and node.id in names and depth:
-        node, depth = names[node.id], depth - 1
-    return node
-
-
-def _literal(node: ast.expr, names: dict[str, ast.expr], depth: int = 10) -> Any:
-    """The value of constants, lists of them and their sums; None for anything else."""
-    node = _resolved(node, names)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and depth:
-        left, right = _literal(node.left, names, depth - 1), _literal(node.right, names, depth - 1)
-        return left + right if type(left) is type(right) and isinstance(left, list | str) else None
-    if isinstance(node, ast.List | ast.Tuple) and depth:
-        values = [_literal(element, names, depth - 1) for element in node.elts]
-        return None if any(value is None for value in values) else values
-    return node.value if isinstance(node, ast.Constant) else None
-
-
-def _strings(node: ast.expr | None, names: dict[str, ast.expr]) -> list[str]:
-    value = _literal(node, names) if node is not None else None
+def _strings(node: ast.expr | None, names: _Names) -> list[str]:
+    value = names.literal(node) if node is not None else None
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 

@@ -18,6 +18,34 @@ from wf_deployer.doctor.environment import Environment
 from wf_deployer.doctor.files import FileError, read_toml
 
 ROOT_PROJECT = "wrinklefree-workspace"
+_STRINGS = [str]
+_SHAPE: dict[str, Any] = {
+    "project": {
+        "name": str,
+        "version": str,
+        "requires-python": str,
+        "dependencies": _STRINGS,
+        "optional-dependencies": {"*": _STRINGS},
+    },
+    "dependency-groups": {"*": list},
+    "tool": {
+        "uv": {"conflicts": [[dict]], "workspace": {"members": _STRINGS}},
+        "wf-doctor": {"imports": {"*": {"*": _STRINGS}}},
+    },
+}
+"""What is read of a pyproject.toml; `*` is any key."""
+_EDGES = [{"name": str, "version": str, "marker": str}]
+_LOCK_SHAPE: dict[str, Any] = {
+    "package": [
+        {
+            "name": str,
+            "version": str,
+            "dependencies": _EDGES,
+            "optional-dependencies": {"*": _EDGES},
+            "dev-dependencies": {"*": _EDGES},
+        }
+    ]
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +105,32 @@ class Member:
                 raise FileError(f"{path}: {line!r} is no requirement: {reason}") from error
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """A pyproject.toml whose tables are what they should be.
+
+    Raises:
+        FileError: it cannot be read, or one of them is something else.
+    """
+    settings = read_toml(path)
+    if (wrong := _misshapen(settings, _SHAPE)) is not None:
+        raise FileError(f"{path}: {wrong}; mend it")
+    return settings
+
+
+def _misshapen(value: Any, shape: Any, where: str = "") -> str | None:
+    """What of a TOML value is of another type than in `shape`, in words."""
+    kind: type[Any] = shape if isinstance(shape, type) else type(shape)
+    if not isinstance(value, kind):
+        return f"{where} is a {type(value).__name__}, not a {kind.__name__}"
+    inside: list[tuple[Any, Any, str]] = []
+    if isinstance(shape, dict):
+        inside = [(value[key], shape.get(key, shape.get("*")), key) for key in value]
+    elif isinstance(shape, list):
+        inside = [(element, shape[0], "[]") for element in value]
+    found = (_misshapen(v, s, f"{where}.{key}".lstrip(".")) for v, s, key in inside if s is not None)
+    return next(filter(None, found), None)
+
+
 class Workspace:
     """The subject of the workspace's checks."""
 
@@ -88,10 +142,15 @@ class Workspace:
         is_own: whether this `wf` belongs to it: code of another checkout is not run.
 
         Raises:
-            FileError: its pyproject.toml cannot be read.
+            FileError: its pyproject.toml cannot be read, or names members elsewhere.
         """
         self.root = root
-        self.settings = read_toml(root / "pyproject.toml")
+        self.settings = read_settings(root / "pyproject.toml")
+        for pattern in self._patterns:
+            if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+                raise FileError(
+                    f"{root / 'pyproject.toml'}: the member {pattern!r} lies elsewhere; name a folder here"
+                )
         self.is_own = is_own
         self._environment = environment
         self._facts: Any = None
@@ -121,18 +180,21 @@ class Workspace:
 
     @property
     def member_folders(self) -> list[Path]:
-        patterns = self.uv.get("workspace", {}).get("members", ())
-        return [folder for pattern in patterns for folder in sorted(self.root.glob(pattern))]
+        return [folder for pattern in self._patterns for folder in sorted(self.root.glob(pattern))]
 
     @property
     def missing_members(self) -> list[str]:
         """Members that the root names and that are not there."""
-        return [p for p in self.uv.get("workspace", {}).get("members", ()) if not any(self.root.glob(p))]
+        return [pattern for pattern in self._patterns if not any(self.root.glob(pattern))]
+
+    @property
+    def _patterns(self) -> list[str]:
+        return list(self.uv.get("workspace", {}).get("members", ()))
 
     @staticmethod
     def _member(folder: Path) -> Member | None:
         try:
-            member = Member(folder, read_toml(folder / "pyproject.toml"))
+            member = Member(folder, read_settings(folder / "pyproject.toml"))
             assert member.declared is not None
             return member
         except FileError:
@@ -143,11 +205,13 @@ class Workspace:
         """Entries of uv.lock by name. Raises: UnreadableError."""
         try:
             contents = read_toml(self.root / "uv.lock")
-            entries: dict[str, list[dict[str, Any]]] = {}
-            for entry in contents["package"]:
-                entries.setdefault(entry["name"], []).append(entry)
-        except (FileError, KeyError, TypeError, AttributeError) as error:
-            raise UnreadableError(f"uv.lock cannot be read: {error}") from error
+        except FileError as error:
+            raise UnreadableError(str(error)) from error
+        if (wrong := _misshapen(contents, _LOCK_SHAPE)) is not None:
+            raise UnreadableError(f"{self.root / 'uv.lock'}: {wrong}")
+        entries: dict[str, list[dict[str, Any]]] = {}
+        for entry in contents.get("package", ()):
+            entries.setdefault(entry.get("name", ""), []).append(entry)
         return entries
 
     @property

@@ -72,7 +72,7 @@ def services(workspace: Workspace) -> Iterator[Finding]:
     """Whether there are keys, and where; nothing of their contents is kept."""
     for service in SERVICES:
         sources = [name for name in service.variables if os.environ.get(name)]
-        sources += [f"~/{name}" for name in service.files if _is_there(Path.home() / name)]
+        sources += [f"~/{name}" for name in service.files if _is_there(_home() / name)]
         if service.host is not None and service.host in _netrc_hosts():
             sources.append("~/.netrc")
         if sources:
@@ -86,7 +86,7 @@ def services(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _ssh_keys() -> Iterator[Finding]:
-    folder = Path.home() / ".ssh"
+    folder = _home() / ".ssh"
     try:
         keys = sorted(path for path in folder.glob("id_*") if path.suffix != ".pub" and path.is_file())
         exposed = [path.name for path in keys if stat.S_IMODE(path.stat().st_mode) & 0o077]
@@ -107,6 +107,11 @@ def _ssh_keys() -> Iterator[Finding]:
         )
 
 
+def _home() -> Path:
+    """A user without one has no files there."""
+    return Path(os.path.expanduser("~"))
+
+
 def _is_there(path: Path) -> bool:
     try:
         return path.is_file() and path.stat().st_size > 0
@@ -116,6 +121,6 @@ def _is_there(path: Path) -> bool:
 
 def _netrc_hosts() -> list[str]:
     try:
-        return list(netrc.netrc(str(Path.home() / ".netrc")).hosts)
+        return list(netrc.netrc(str(_home() / ".netrc")).hosts)
     except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
         return []

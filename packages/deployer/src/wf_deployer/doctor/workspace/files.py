@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from wf_deployer.doctor.base import Finding, Status, UnreadableError
-from wf_deployer.doctor.files import FileError, read_toml
-from wf_deployer.doctor.workspace.checkout import Member, Workspace
+from wf_deployer.doctor.files import FileError
+from wf_deployer.doctor.workspace.checkout import Member, Workspace, read_settings
 
 
 def readable(workspace: Workspace) -> Iterator[Finding]:
@@ -16,11 +16,12 @@ def readable(workspace: Workspace) -> Iterator[Finding]:
     problems = [f"{workspace.root / name} is missing" for name in workspace.missing_members]
     for folder in [*workspace.member_folders, workspace.root]:
         try:
-            assert Member(folder, read_toml(folder / "pyproject.toml")).declared is not None
+            assert Member(folder, read_settings(folder / "pyproject.toml")).declared is not None
         except FileError as error:
             problems.append(str(error))
     try:
-        assert workspace.lock
+        if not workspace.lock:
+            problems.append(f"{workspace.root / 'uv.lock'} names no packages")
     except UnreadableError as error:
         problems.append(str(error))
     fix = "mend the file that the line names, or `git checkout` it"
@@ -35,6 +36,10 @@ def readable(workspace: Workspace) -> Iterator[Finding]:
 
 def python(workspace: Workspace) -> Iterator[Finding]:
     """The interpreter against every member's `requires-python`."""
+    if not workspace.has_environment:
+        fix = f"`uv sync` in {workspace.root}"
+        yield Finding(Status.fail, "no environment", str(workspace.root / ".venv"), fix, part="interpreter")
+        return
     version, source = workspace.environment.python_version, str(workspace.environment.python)
     for member in workspace.members:
         wanted = str(member.project.get("requires-python", ""))

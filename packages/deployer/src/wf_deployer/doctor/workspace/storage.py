@@ -26,7 +26,7 @@ class Place:
 
 def places(workspace: Workspace) -> list[Place]:
     """Folders that commands write into."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")
     hub = Path(os.environ.get("HF_HOME") or home / "huggingface")
     return [
         Place("cache", cache_folder(), CACHE_VARIABLE),

@@ -111,7 +111,8 @@ def _thrice(workspace: Workspace, member: Member) -> str:
 
 
 def broken(workspace: Workspace) -> Iterator[Finding]:
-    """What installed packages require of each other, by uv."""
+    """What installed packages require of each other, by uv, which starts the interpreter."""
+    workspace.require_own("asks uv")
     uv = find_tool("uv")
     if uv is None:
         yield Finding(Status.skip, "uv is not on the PATH", "uv", "install uv to have requirements checked")
