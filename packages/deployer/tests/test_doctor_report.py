@@ -97,7 +97,7 @@ def test_a_problem_is_one_line_and_its_fix_the_next() -> None:
     rows = [
         Row("tools.git", Finding(Status.ok, "there", fix="not shown")),
         Row("tools.nvcc", Finding(Status.fail, "nvcc 12.4 " * 30, "13", "`apt-get install it`")),
-        Row("files", Finding(Status.skip, "[red]\x1b[2J\u202e")),
+        Row("files", Finding(Status.skip, "[red]\x1b[2J\u202e", fix="install it")),
     ]
     lines = shown(Report("workspace", Path("/x"), rows)).splitlines()
     assert lines[0] == "✗ tools"
@@ -105,7 +105,7 @@ def test_a_problem_is_one_line_and_its_fix_the_next() -> None:
     assert lines[2].startswith("  ✗ nvcc  nvcc 12.4")
     assert lines[2].endswith("(expected: 13)")
     assert lines[3].strip() == "→ `apt-get install it`"
-    assert lines[5] == r"  - files  [red]\x1b[2J\u202e"
+    assert lines[5] == r"  - files  [red]\x1b[2J\u202e → install it"
     assert lines[6] == "Something must be mended: 1 ok, 0 warnings, 1 failures, 1 not looked at (/x)"
 
 
@@ -155,6 +155,7 @@ def test_the_doctors_own_process_imports_no_torch(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("torch==2.3.0\nflash-attn\n")
     source = (
         "import sys; from pathlib import Path; from wf_deployer.doctor.diagnosis import diagnose;"
+        "from wf_deployer.doctor.workspace.checkout import Workspace; Workspace.facts = {'torch': None};"
         f"report = diagnose(Path({str(tmp_path)!r}), False);"
         "print(report.verdict, {'torch', 'ternary_kernels'} & set(sys.modules))"
     )

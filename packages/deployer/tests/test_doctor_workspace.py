@@ -454,13 +454,17 @@ def test_kernels(facts: Any, status: str, found: str, workspace: Callable[..., W
     assert bool(finding.fix) == (status != "ok")
 
 
-@pytest.mark.parametrize(("sees_gpu", "status"), [(True, "ok"), (False, "fail")])
-def test_gpu_that_torch_does_not_see(
-    sees_gpu: bool, status: str, workspace: Callable[..., Workspace], path: Callable[..., None]
+@pytest.mark.parametrize(
+    ("torch", "status"),
+    [({}, "ok"), ({"sees_gpu": False}, "fail"), ({"sees_gpu": False, "cuda": None}, "warn")],
+)
+def test_gpu_and_the_torch_beside_it(
+    torch: dict[str, Any], status: str, workspace: Callable[..., Workspace], path: Callable[..., None]
 ) -> None:
-    path(nvidia_smi="NVIDIA H100, 550.1, 81559 MiB")
-    made = workspace(facts={"torch": TORCH | {"sees_gpu": sees_gpu}})
-    assert str(only(machine.gpu(made)).status) == status
+    path(nvidia_smi="NVIDIA H100, 580.1, 81559 MiB; CUDA Version : 13.0")
+    finding = only(machine.gpu(workspace(facts={"torch": TORCH | torch})))
+    assert str(finding.status) == status
+    assert "driver for CUDA 13.0" in finding.found
 
 
 def test_folders_that_cannot_be_written(
@@ -469,9 +473,11 @@ def test_folders_that_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("WRINKLEFREE_CACHE", str(tmp_path / "file" / "below"))
     monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "not" / "yet"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "not"))
     found = said(storage.writable(workspace()))
     assert found["cache"] == ("fail", f"{tmp_path / 'file'} is no folder")
     assert found["runs"][0] == "ok"
+    assert found["temporary"] == ("fail", f"{tmp_path / 'not'} is missing")
     assert not (tmp_path / "not").exists()
 
 
@@ -519,6 +525,27 @@ def test_facts_of_this_environment(tmp_path: Path) -> None:
     environment = own_environment()
     assert facts["torch"]["version"].startswith(environment.version("torch").public)  # type: ignore[union-attr]
     assert facts["kernels"]["isa"] in facts["kernels"]["instruction_sets"]
+
+
+def test_a_child_that_fails_is_asked_once(
+    workspace: Callable[..., Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every check that needs it fails with its reason."""
+    made = workspace()
+    made._facts = None
+    count = tmp_path / "count"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho asked >> {count}\necho no memory >&2\nexit 1\n")
+    python.chmod(0o755)
+    made._environment = Environment(python, "3.11.7", (), True)
+    chosen = [check for check in CHECKS if check.id in ("couplings.torch", "features.kernels")]
+    rows = run(chosen, made)
+    assert [(row.id, str(row.finding.status)) for row in rows] == [
+        ("couplings.torch", "fail"),
+        ("features.kernels", "fail"),
+    ]
+    assert all("no memory" in row.finding.found for row in rows)
+    assert count.read_text() == "asked\n"
 
 
 def test_the_lock_of_this_checkout(workspace_root: Path) -> None:

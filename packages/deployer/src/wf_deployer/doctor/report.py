@@ -97,7 +97,7 @@ def show(report: Report, console: Console) -> None:
             mark, style = _MARKS[row.finding.status]
             name = printable(row.id.partition(".")[2] or row.id)
             table.add_row("", Text.assemble((f"{mark} {name}", style), f"  {_line(row.finding)}"))
-            if row.finding.fix and row.finding.status is not Status.ok:
+            if row.finding.fix and row.finding.status.is_problem:
                 table.add_row("", Text(f"    → {printable(row.finding.fix, None)}", "cyan"))
     with console.capture() as text:  # rich fills lines up with spaces
         console.print(table)
@@ -121,9 +121,10 @@ def _worst(rows: Sequence[Row]) -> Status:
 
 
 def _line(finding: Finding) -> str:
-    found = printable(finding.found, None)
-    is_short = finding.status.is_problem and finding.expected
-    return f"{found} (expected: {printable(finding.expected, None)})" if is_short else found
+    found, expected, fix = (printable(text, None) for text in (finding.found, finding.expected, finding.fix))
+    if finding.status.is_problem and expected:
+        return f"{found} (expected: {expected})"
+    return f"{found} → {fix}" if finding.status is Status.skip and fix else found
 
 
 def _summary(report: Report) -> str:

@@ -19,8 +19,11 @@ _MOST_FINDINGS = 200
 def run(checks: Sequence[Check], subject: Any) -> list[Row]:
     """The findings of all checks of the subject's type, in the order of `checks`."""
     chosen = [check for check in checks if isinstance(subject, check.subject)]
-    with ThreadPoolExecutor(_THREADS) as pool:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
         return [row for rows in pool.map(lambda check: _rows(check, subject), chosen) for row in rows]
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C the others do not begin
 
 
 def _rows(check: Check, subject: Any) -> list[Row]:

@@ -16,6 +16,7 @@ from wf_deployer.doctor.base import UnreadableError
 from wf_deployer.doctor.children import ask
 from wf_deployer.doctor.environment import Environment
 from wf_deployer.doctor.files import FileError, read_toml
+from wf_deployer.errors import CommandError
 
 ROOT_PROJECT = "wrinklefree-workspace"
 _STRINGS = [str]
@@ -220,7 +221,12 @@ class Workspace:
         self.require_own("asks PyTorch and the kernels")
         with self._lock_of_facts:
             if self._facts is None:
-                self._facts = ask(self.environment.python, "facts", cwd=self.root)
+                try:
+                    self._facts = ask(self.environment.python, "facts", cwd=self.root)
+                except CommandError as error:
+                    self._facts = error  # nobody asks again
+        if isinstance(self._facts, CommandError):
+            raise self._facts
         return dict(self._facts)
 
     def require_own(self, what: str) -> None:

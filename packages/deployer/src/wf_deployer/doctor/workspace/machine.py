@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from wf_deployer.doctor.base import Finding, Status
 from wf_deployer.doctor.children import output_of
-from wf_deployer.doctor.tools import find_tool
+from wf_deployer.doctor.tools import find_tool, tool_version
 from wf_deployer.doctor.workspace.checkout import Workspace
 from wf_formats.environment import cpu_name
 
@@ -45,15 +45,14 @@ def gpu(workspace: Workspace) -> Iterator[Finding]:
         yield Finding(Status.warn, found[0] if found else "no GPU", "a GPU", fix, "nvidia-smi")
         return
     torch = workspace.facts["torch"] or {}
-    found_text = "; ".join(cards)
+    cuda = tool_version("nvidia-smi", r"CUDA Version *: *(\d+\.\d+)", option="-q")
+    told = f"{'; '.join(cards)}; driver for CUDA {cuda or 'unknown'}"
+    source = "nvidia-smi, torch.cuda"
     if torch.get("cuda") and not torch.get("sees_gpu"):
         fix = f"install a driver for CUDA {torch['cuda']}, or a PyTorch for the driver's CUDA"
-        yield Finding(
-            Status.fail,
-            f"{found_text}: PyTorch sees none",
-            f"CUDA {torch['cuda']}",
-            fix,
-            "nvidia-smi, torch.cuda",
-        )
+        yield Finding(Status.fail, f"{told}: PyTorch sees no GPU", f"CUDA {torch['cuda']}", fix, source)
+    elif torch.get("cuda"):
+        yield Finding(Status.ok, f"{told}, PyTorch for CUDA {torch['cuda']}", source=source)
     else:
-        yield Finding(Status.ok, found_text, source="nvidia-smi")
+        fix = "nothing, if the CPU is meant; else a PyTorch with CUDA"
+        yield Finding(Status.warn, f"{told}: PyTorch is for the CPU alone", "PyTorch with CUDA", fix, source)

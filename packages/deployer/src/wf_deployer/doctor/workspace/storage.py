@@ -17,11 +17,12 @@ _FEW_BYTES, _LOW_BYTES = 1 << 30, 10 << 30
 
 @dataclass(frozen=True)
 class Place:
-    """Attributes: variables are those that move it."""
+    """Attributes: variable is what moves it; is_made, whether who writes there makes it first."""
 
     name: str
     folder: Path
     variable: str
+    is_made: bool = True
 
 
 def places(workspace: Workspace) -> list[Place]:
@@ -34,7 +35,7 @@ def places(workspace: Workspace) -> list[Place]:
         Place("uv", Path(os.environ.get("UV_CACHE_DIR") or home / "uv"), "UV_CACHE_DIR"),
         Place("outputs", workspace.root / "outputs", "output_dir"),
         Place("runs", Path(os.environ.get("WF_RUNS_DIR") or workspace.root / "runs"), "WF_RUNS_DIR"),
-        Place("temporary", Path(os.environ.get("TMPDIR") or "/tmp"), "TMPDIR"),
+        Place("temporary", Path(os.environ.get("TMPDIR") or "/tmp"), "TMPDIR", is_made=False),
     ]
 
 
@@ -45,7 +46,11 @@ def writable(workspace: Workspace) -> Iterator[Finding]:
             path for path in (place.folder, *place.folder.absolute().parents) if os.path.lexists(path)
         )
         fix = f"change its permissions, or set {place.variable} to another folder"
-        if not existing.is_dir():
+        if not place.is_made and existing != place.folder:
+            yield Finding(
+                Status.fail, f"{place.folder} is missing", "a folder", fix, place.variable, place.name
+            )
+        elif not existing.is_dir():
             yield Finding(
                 Status.fail, f"{existing} is no folder", "a folder", fix, place.variable, place.name
             )
