@@ -79,6 +79,16 @@ def test_a_check_that_breaks_is_its_own_failure_and_ends_no_other() -> None:
     assert "said nothing" in rows[2].finding.found
 
 
+def test_ids_of_rows_are_unique() -> None:
+    findings = [
+        Finding(Status.ok, "x", part="p"),
+        Finding(Status.warn, "y", part="p"),
+        Finding(Status.ok, "z"),
+    ]
+    rows = run([Check("a.twice", Subject, lambda _subject: findings)], Subject())
+    assert [row.id for row in rows] == ["a.twice.p", "a.twice.p#2", "a.twice"]
+
+
 def test_a_check_without_end_is_cut() -> None:
     endless = Check("a.endless", Subject, lambda _subject: iter(lambda: Finding(Status.ok, "again"), None))
     rows = run([endless], Subject())

@@ -173,7 +173,7 @@ def test_requirements_as_pip_reads_them(tmp_path: Path) -> None:
     report = diagnose(tmp_path, strict=False)
     texts = dict(found(report, "files.read").values())
     assert set(texts) == {"ok"}
-    assert "6 requirements in list-requirements.txt" in texts["ok"].replace(", requirements.txt", "")
+    assert "5 requirements in list-requirements.txt" in texts["ok"].replace(", requirements.txt", "")
     assert set(found(report, "requirements.source")) == {"tool"}
 
 
@@ -181,6 +181,8 @@ def test_requirements_as_pip_reads_them(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"requirements.txt": "numpy >= two\n"}, "requirements.txt: 'numpy >= two' is no requirement"),
+        ({"requirements.txt": "numpy ; python_version ~= 'x'\n"}, "is no requirement"),
+        ({"requirements.txt": "numpy ; os_name > 'a' and odd == '1'\n"}, "is no requirement"),
         ({"requirements.txt": "-r ../../outside.txt\n"}, "lies outside of the repository"),
         ({"requirements.txt": "-r missing.txt\n"}, "missing.txt is missing"),
         ({"requirements.txt": b"caf\xe9==1\n"}, "requirements.txt is no UTF-8 text (byte 3)"),
@@ -216,6 +218,25 @@ def test_setup_py_by_its_syntax(tmp_path: Path) -> None:
     assert found(report, "python.bounds")["setup.py"][0] == "fail"
     assert "pytest, six" in found(report, "requirements.unpinned")["setup.py"][1]
     assert "numpy==1.0" in found(report, "requirements.conflict")["numpy"][1]
+
+
+def test_setup_py_with_common_arguments(tmp_path: Path) -> None:
+    source = (
+        "common = {'python_requires': '<3.10', 'name': 'flash_attn', [1]: 2}\n"
+        "setup(install_requires=['flash-attn', 'xformers'], **common)\n"
+    )
+    report = diagnose(write(tmp_path, {"setup.py": source}), strict=False)
+    assert found(report, "python.bounds")["setup.py"][0] == "fail"
+    assert set(found(report, "couplings.compiled")) == {"xformers"}  # the other is the repository itself
+
+
+def test_markers_that_do_not_hold_here(tmp_path: Path) -> None:
+    text = (
+        "torch==2.0 ; sys_platform == 'win32'\ntorch>=2.11 ; sys_platform == 'linux'\nsix>=1 ; extra == 'x'\n"
+    )
+    report = diagnose(write(tmp_path, {"requirements.txt": text}), strict=False)
+    assert set(found(report, "requirements.conflict")) == {""}
+    assert "1 requirements in" in found(report, "files.read")["files"][1]
 
 
 def test_poetry_and_setup_cfg(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def _rows(check: Check, subject: Any) -> list[Row]:
             if len(rows) == _MOST_FINDINGS:
                 rows.append(Row(check.id, Finding(Status.warn, "there is more", fix="mend the others first")))
                 break
-            rows.append(Row(f"{check.id}.{finding.part}" if finding.part else check.id, finding))
+            rows.append(Row(_new_id(check, finding, rows), finding))
         if not rows:
             raise AssertionError(f"{check.id} said nothing")
     except UnreadableError as error:
@@ -46,6 +46,13 @@ def _rows(check: Check, subject: Any) -> list[Row]:
             Row(check.id, Finding(Status.fail, _crash(error), "an answer", BUG_NOTE, "the check itself"))
         )
     return rows
+
+
+def _new_id(check: Check, finding: Finding, rows: Sequence[Row]) -> str:
+    """A second finding of one part has a number."""
+    name = f"{check.id}.{finding.part}" if finding.part else check.id
+    number = sum(row.id == name or row.id.startswith(f"{name}#") for row in rows)
+    return f"{name}#{number + 1}" if number else name
 
 
 def _crash(error: Exception) -> str:

@@ -44,7 +44,7 @@ def _beside_torch(all_torch: list[Wanted], other: Wanted) -> Finding:
     source, part = str(other.file), other.name
     if pinned is None or other.pin is None:
         fix = "pin both, as their releases go together"
-        told = f"{', '.join(map(str, [*all_torch, other]))}: not both pinned"
+        told = f"{', '.join(dict.fromkeys(map(str, [*all_torch, other])))}: not both pinned"
         return Finding(Status.warn, told, "a pair of releases", fix, source, part)
     version = _version(pinned.pin or "")
     wanted = torchvision_of(version) if other.name == "torchvision" and version else None
@@ -107,7 +107,8 @@ def _old(repository: Repository, wanted: Wanted) -> Finding:
 
 def compiled(repository: Repository) -> Iterator[Finding]:
     """Packages whose binaries are made for one PyTorch, CUDA release and C++ ABI."""
-    named = [wanted for wanted in repository.declarations.wanted if wanted.name in COMPILED_FOR_TORCH]
+    own = repository.declarations.names
+    named = [w for w in repository.declarations.wanted if w.name in COMPILED_FOR_TORCH - own]
     by_name = {wanted.name: wanted for wanted in reversed(named)}
     for name, wanted in by_name.items():
         where = f"{wanted.file}:{wanted.part}" if wanted.kind is Kind.documented else str(wanted.file)
@@ -148,7 +149,7 @@ def extensions(repository: Repository) -> Iterator[Finding]:
 def _against_torch(repository: Repository, file: Path, what: str, is_cuda: bool) -> Iterator[Finding]:
     theirs, here = _pinned_torch(repository.declarations), torch_here(repository.ours)
     found = f"{what}, tied to the torch, CUDA and C++ ABI that it is compiled with; {theirs}, {here}"
-    compile_it = f"`{_COMPILE} ./{file.parent}`"
+    compile_it = f"`{_COMPILE} {_folder(file)}`"
     fix = f"compile it where it runs, again after each change of torch: {compile_it}"
     yield Finding(Status.warn, found, "one torch for building and running", fix, str(file), f"abi-{file}")
     names = [
@@ -180,6 +181,10 @@ def _compiler(repository: Repository, file: Path) -> Finding:
         )
     found = f"nvcc {nvcc}; it must be of the major release of torch.version.cuda, here {cuda or 'unknown'}"
     return Finding(Status.ok, found, f"nvcc of {wanted}", source="nvcc", part=part)
+
+
+def _folder(file: Path) -> str:
+    return "." if file.parent == Path() else f"./{file.parent}"
 
 
 def _pinned_torch(declarations: Declarations) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -77,6 +78,7 @@ class Declarations:
     problems: Lines that name a file, and what of it cannot be read.
     computed: What is known only when setup.py runs.
     python: (file, bounds).
+    names: What the repository's own packages are called.
     imports_torch: Files whose build imports PyTorch.
     indexes: (file, option) of further package indexes.
     """
@@ -86,6 +88,7 @@ class Declarations:
     computed: list[str] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
     python: list[tuple[Path, SpecifierSet]] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     extensions: list[Extension] = field(default_factory=list)
     imports_torch: list[Path] = field(default_factory=list)
     indexes: list[tuple[Path, str]] = field(default_factory=list)
@@ -113,7 +116,11 @@ class Declarations:
 
 
 def parse(text: str, file: Path, kind: Kind, part: str = "") -> Wanted | None:
-    """None for a path of the same machine. Raises: ValueError for what is neither."""
+    """None for a path of the same machine, and where its marker does not hold here.
+
+    Raises:
+        ValueError: it is neither.
+    """
     text = text.strip()
     if len(text) > _MOST_CHARS:
         raise ValueError(f"it has {len(text)} characters")
@@ -123,8 +130,11 @@ def parse(text: str, file: Path, kind: Kind, part: str = "") -> Wanted | None:
         return None
     try:
         found = Requirement(text)
-    except InvalidRequirement as error:
+        holds = found.marker is None or found.marker.evaluate({"extra": part})
+    except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName) as error:
         raise ValueError(str(error).splitlines()[0]) from error
+    if not holds:
+        return None
     return Wanted(canonicalize_name(found.name), file, kind, found.specifier, found.url, part)
 
 

@@ -30,6 +30,8 @@ def read_pyproject(root: Path, file: Path, into: Declarations) -> None:
         named = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else lines
         add_all(named, file, Kind.optional, into, group)
     add_all(_table(settings, "build-system").get("requires"), file, Kind.build, into)
+    if isinstance(project.get("name"), str):
+        into.names.add(canonicalize_name(project["name"]))
     if "requires-python" in project:
         add_python(project["requires-python"], file, into)
     dynamic = project.get("dynamic")

@@ -123,21 +123,21 @@ def _with_ours(repository: Repository, name: str, all_wanted: list[Wanted]) -> F
 def sources(repository: Repository) -> Iterator[Finding]:
     """Code that may change under its name: repositories without a commit, further indexes, http."""
     declarations = repository.declarations
-    for wanted in declarations.wanted:
-        told = f"{redacted(wanted.url or '')} ({wanted.file})"
+    urls = {wanted.url: wanted for wanted in declarations.wanted if wanted.url is not None}
+    problems = 0
+    for url, wanted in urls.items():
+        told, source = f"{redacted(url)} ({wanted.file})", str(wanted.file)
         if wanted.is_moving:
+            problems += 1
             fix = "add the commit: `@<40 hex digits>`"
-            yield Finding(Status.warn, told, "a commit", fix, str(wanted.file), wanted.name)
-        elif wanted.url is not None and wanted.url.startswith(("http://", "git+http://")):
-            yield Finding(Status.warn, told, "https", "use https", str(wanted.file), wanted.name)
+            yield Finding(Status.warn, told, "a commit", fix, source, wanted.name)
+        elif url.startswith(("http://", "git+http://")):
+            problems += 1
+            yield Finding(Status.warn, told, "https", "use https", source, wanted.name)
     for number, (file, option) in enumerate(declarations.indexes, 1):
         fix = "bind its packages to it (uv: `explicit = true`): else any index may answer for any name"
         yield Finding(Status.warn, f"{option} ({file})", "one index", fix, str(file), f"index-{number}")
-    urls = [wanted for wanted in declarations.wanted if wanted.url is not None]
-    if (
-        not any(wanted.is_moving or "http://" in (wanted.url or "") for wanted in urls)
-        and not declarations.indexes
-    ):
+    if not problems and not declarations.indexes:
         yield Finding(Status.ok, f"{len(urls)} URLs, each with a commit or an archive")
 
 

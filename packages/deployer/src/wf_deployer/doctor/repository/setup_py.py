@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from wf_deployer.doctor.files import FileError, read_text
 from wf_deployer.doctor.repository.declared import Declarations, Extension, Kind
 from wf_deployer.doctor.repository.pyproject import add_all, add_python
@@ -49,12 +51,24 @@ def _call(call: ast.Call, file: Path, names: _Names, into: Declarations) -> None
         sources = _strings(settings.get("sources", call.args[1] if len(call.args) > 1 else None), names)
         into.extensions.append(Extension(file, name, len(sources), sum(s.endswith(".cu") for s in sources)))
     elif name == "setup":
-        _setup(settings, file, names, into)
+        _setup(call, file, names, into)
 
 
-def _setup(settings: dict[str | None, ast.expr], file: Path, names: _Names, into: Declarations) -> None:
-    if None in settings:
-        into.computed.append(f"{file}: setup(**...) is known only when it runs")
+def _setup(call: ast.Call, file: Path, names: _Names, into: Declarations) -> None:
+    settings: dict[str, ast.expr] = {}
+    for keyword in call.keywords:
+        common = names.resolved(keyword.value)
+        if keyword.arg is not None:
+            settings[keyword.arg] = keyword.value
+        elif isinstance(common, ast.Dict):  # **common
+            for word, value in zip(common.keys, common.values, strict=True):
+                if isinstance(word, ast.Constant) and isinstance(word.value, str):
+                    settings[word.value] = value
+        else:
+            into.computed.append(f"{file}: setup(**...) is known only when it runs")
+    name = names.literal(settings["name"]) if "name" in settings else None
+    if isinstance(name, str):
+        into.names.add(canonicalize_name(name))
     for key, kind in _LISTS:
         if key in settings:
             _read(settings[key], key, file, kind, names, into)
