@@ -255,6 +255,10 @@ def test_python_outside_of_requires_python(workspace: Callable[..., Workspace]) 
 def test_another_checkout_is_read_and_not_run(workspace: Callable[..., Workspace], tmp_path: Path) -> None:
     workspace()
     mark = tmp_path / "ran"
+    (tmp_path / "README.md").write_text("`wf logs --nope`, `python packages/alpha/scripts/own.py --x`\n")
+    evil = tmp_path / "packages" / "alpha" / "scripts" / "own.py"
+    evil.parent.mkdir()
+    evil.write_text(f"open({str(mark)!r}, 'w')\n")
     for name in ("scripts/lock", ".venv/bin/python"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +271,14 @@ def test_another_checkout_is_read_and_not_run(workspace: Callable[..., Workspace
     statuses = {row.id: str(row.finding.status) for row in report.rows}
     assert not mark.exists()
     assert statuses["packages.member.alpha"] == "ok"
-    assert statuses["packages.imports"] == statuses["pages.commands"] == statuses["couplings.torch"] == "skip"
+    assert (
+        statuses["packages.lock"]
+        == statuses["packages.requirements"]
+        == statuses["couplings.torch"]
+        == "skip"
+    )
+    assert "there is no --nope" in next(r.finding.found for r in report.rows if r.id == "pages.commands.1")
+    assert statuses["packages.imports.alpha-DEP002"] == "warn"
     assert {
         "name": "numpy",
         "declared": ">=2.0",
@@ -280,11 +291,14 @@ def test_another_checkout_is_read_and_not_run(workspace: Callable[..., Workspace
 def test_a_checkout_without_environment_says_what_makes_one(
     workspace: Callable[..., Workspace], tmp_path: Path
 ) -> None:
-    workspace()
+    """What is declared is compared with the lock all the same."""
+    workspace(alpha=ALPHA.replace("numpy>=2.0", "numpy>=9"))
     rows = {row.id: row.finding for row in diagnose(tmp_path, strict=False).rows}
     assert str(rows["python.version.interpreter"].status) == "fail"
     assert "uv sync" in rows["python.version.interpreter"].fix
-    assert str(rows["packages.member"].status) == "skip"
+    assert rows["packages.member.alpha"].found == "numpy: declared >=9, locked 2.4.6"
+    assert str(rows["packages.member.wrinklefree-workspace"].status) == "ok"
+    assert str(rows["packages.extras"].status) == "skip"
 
 
 def test_unpinned_requirements_are_listed(workspace: Callable[..., Workspace]) -> None:

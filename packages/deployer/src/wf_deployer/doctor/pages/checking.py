@@ -53,8 +53,17 @@ class Judgement:
     num_pages: int
 
 
-def judge_pages(root: Path, python: Path) -> Judgement:
-    """Raises: CommandError if the programs could not be asked."""
+def judge_pages(root: Path, python: Path, code: Path | None = None) -> Judgement:
+    """Judges the pages of a checkout.
+
+    Args:
+        python: the interpreter whose applications are asked.
+        code: the checkout whose scripts may run to be asked; `root` if left out. Of another one, only
+            pages and sources are read.
+
+    Raises:
+        CommandError: the programs could not be asked.
+    """
     pages = markdown_pages(root)
     found: list[Problem] = []
     lines: list[CommandLine] = []
@@ -64,7 +73,7 @@ def judge_pages(root: Path, python: Path) -> Judgement:
         except FileError as error:
             found.append(Problem(page.relative_to(root), 1, "", str(error)))
     known = [(line, program, words) for line in lines for program, words in _programs(line.words, root)]
-    learned = _learn(root, python, [(program, words) for _line, program, words in known])
+    learned = _learn(root, code or root, python, [(program, words) for _line, program, words in known])
     judged = {line for line, _program, _words in known}
     for line in lines:
         own = [(program, words) for other, program, words in known if other is line]
@@ -82,7 +91,7 @@ def judge_pages(root: Path, python: Path) -> Judgement:
 def markdown_pages(root: Path) -> list[Path]:
     """Those that git tracks; without git, those in the checkout's own folders."""
     if find_tool("git") is not None and (root / ".git").exists():
-        done = output_of(["git", "ls-files", "-z", "*.md"], cwd=root)
+        done = output_of(["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "*.md"], cwd=root)
         return [root / name for name in done.stdout.split("\0") if name and (root / name).is_file()]
     folders = [root / name.rstrip("/") for name in _OWN_FOLDERS]
     return [*root.glob("*.md"), *(page for folder in folders for page in sorted(folder.rglob("*.md")))]
@@ -94,7 +103,9 @@ class _Learned:
     refusals: dict[tuple[str, ...], str]
 
     def reasons(self, program: Program, words: Sequence[str]) -> Iterator[str]:
-        surface = self.surfaces[program]
+        surface = self.surfaces.get(program)
+        if surface is None:  # a script of another checkout
+            return
         if isinstance(surface, str):
             yield f"{' '.join(program)} cannot be asked: {surface}"
             return
@@ -104,20 +115,24 @@ class _Learned:
             yield refusal
 
 
-def _learn(root: Path, python: Path, wanted: Sequence[tuple[Program, Sequence[str]]]) -> _Learned:
+def _learn(root: Path, code: Path, python: Path, wanted: Sequence[tuple[Program, Sequence[str]]]) -> _Learned:
     programs = list(dict.fromkeys(program for program, _words in wanted))
     surfaces: dict[Program, Surface | str] = {}
     for program in programs:
         of_source = surface_of_source(root / program[0], root) if program[0].endswith(".py") else None
         if of_source is not None:
             surfaces[program] = of_source
-    asked = [program for program in programs if program not in surfaces]
+    asked = [program for program in programs if program not in surfaces and _can_be_asked(program, code)]
     configurations = {_configuration(program, words) for program, words in wanted if program in asked}
     unique = sorted(filter(None, configurations))
-    answers = ask(python, "surface", {"programs": asked, "configurations": unique}, cwd=root)
+    answers = ask(python, "surface", {"programs": asked, "configurations": unique}, cwd=code)
     for program, answer in zip(asked, answers["programs"], strict=True):
         surfaces[program] = answer["error"] if "error" in answer else Surface.from_json(answer)
     return _Learned(surfaces, dict(zip(unique, map(_last_line, answers["configurations"]), strict=True)))
+
+
+def _can_be_asked(program: Program, code: Path) -> bool:
+    return not program[0].endswith(".py") or (code / program[0]).is_file()
 
 
 def _last_line(text: str) -> str:

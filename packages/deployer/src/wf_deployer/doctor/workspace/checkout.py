@@ -11,10 +11,11 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from wf_deployer.doctor.base import UnreadableError
 from wf_deployer.doctor.children import ask
-from wf_deployer.doctor.environment import Environment
+from wf_deployer.doctor.environment import Environment, own_environment
 from wf_deployer.doctor.files import FileError, read_toml
 from wf_deployer.errors import CommandError
 
@@ -167,6 +168,14 @@ class Workspace:
     @property
     def has_environment(self) -> bool:
         return self._environment is not None
+
+    def version(self, name: str) -> Version | None:
+        """Of an installed package; None without an environment, too."""
+        return None if self._environment is None else self._environment.version(name)
+
+    def markers(self, extra: str = "") -> dict[str, str]:
+        """Those of its environment, or of this process where it has none."""
+        return (self._environment or own_environment()).markers(extra)
 
     @property
     def uv(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
@@ -44,8 +46,10 @@ def unpinned(workspace: Workspace) -> Iterator[Finding]:
 
 
 def imports(workspace: Workspace) -> Iterator[Finding]:
-    """deptry's rules, for each member; exceptions stand in the root's [tool.wf-doctor.imports]."""
-    workspace.require_own("runs deptry")
+    """deptry's rules, for each member; exceptions stand in the root's [tool.wf-doctor.imports].
+
+    deptry reads sources without running them, and knows packages by the environment it runs in: this one.
+    """
     members = [member for member in workspace.members if member.folder != workspace.root]
     question = {
         "members": {member.name: str(member.folder) for member in members},
@@ -53,7 +57,7 @@ def imports(workspace: Workspace) -> Iterator[Finding]:
         "ignores": workspace.settings.get("tool", {}).get("wf-doctor", {}).get("imports", {}),
     }
     answers: dict[str, list[dict[str, str]]] = ask(
-        workspace.environment.python, "imports", question, cwd=workspace.root
+        Path(sys.executable), "imports", question, cwd=workspace.root
     )
     num_problems = 0
     for member in members:

@@ -12,6 +12,7 @@ from wf_deployer.doctor.workspace.checkout import Workspace
 
 def conflicts(workspace: Workspace) -> Iterator[Finding]:
     """Of each conflict set at most one may be installed."""
+    assert workspace.environment  # else there is nothing to say
     for number, choices in enumerate(workspace.uv.get("conflicts", ()), 1):
         part = str(number)
         names = [_label(choice) for choice in choices]
@@ -28,10 +29,14 @@ def conflicts(workspace: Workspace) -> Iterator[Finding]:
 
 
 def active_choices(workspace: Workspace) -> str:
-    """The extra or group of a conflict set that is installed, as uv.lock's markers spell it; "" for none."""
+    """The extra or group of a conflict set that is installed, as uv.lock's markers spell it; "" for none.
+
+    Without an environment it is the group, which `uv sync` installs.
+    """
     for choices in workspace.uv.get("conflicts", ()):
         for choice in reversed(choices):
-            if _is_present(workspace, choice):
+            is_default = not workspace.has_environment and "group" in choice
+            if is_default or _is_present(workspace, choice):
                 kind = "extra" if "extra" in choice else "group"
                 package, name = canonicalize_name(choice["package"]), choice[kind]
                 return f"{kind}-{len(package)}-{package}-{name}"
@@ -54,7 +59,7 @@ def _is_present(workspace: Workspace, choice: dict[str, str]) -> bool:
         for declared in member.declared
         if (declared.extra, declared.group) == (choice.get("extra"), choice.get("group"))
     ]
-    versions = [(wanted, workspace.environment.version(wanted.name)) for wanted in requirements]
+    versions = [(wanted, workspace.version(wanted.name)) for wanted in requirements]
     return bool(versions) and all(
         found is not None and wanted.specifier.contains(found, prereleases=True) for wanted, found in versions
     )

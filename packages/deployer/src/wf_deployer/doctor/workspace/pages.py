@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from wf_deployer.doctor.base import Finding, Status
 from wf_deployer.doctor.pages.checking import judge_pages
 from wf_deployer.doctor.workspace.checkout import Workspace
+from wf_deployer.workspace import workspace_root
 
 _MOST = 20
 
 
 def commands(workspace: Workspace) -> Iterator[Finding]:
-    """Each that does not exist as it is written."""
-    workspace.require_own("asks the command lines")
-    judgement = judge_pages(workspace.root, workspace.environment.python)
+    """Each that does not exist as it is written, in the command lines of this `wf`."""
+    code = workspace.root if workspace.is_own else workspace_root()
+    judgement = judge_pages(workspace.root, Path(sys.executable), code)
     for number, problem in enumerate(judgement.problems[:_MOST], 1):
         fix = f"mend {problem.page}:{problem.line}"
         yield Finding(Status.warn, str(problem), "a command that exists", fix, str(problem.page), str(number))

@@ -30,6 +30,7 @@ class Versions:
     declared: Declared
     locked: Version | None
     installed: Version | None
+    has_environment: bool = True
 
     @property
     def name(self) -> str:
@@ -47,6 +48,8 @@ class Versions:
             return Status.fail, f"{self.name} is declared and not in uv.lock"
         if not specifier.contains(self.locked, prereleases=True):
             return Status.fail, f"{self.name}: declared {specifier}, locked {self.locked}"
+        if not self.has_environment:
+            return None
         if self.installed is None:
             return None if self.is_optional else (Status.fail, f"{self.name} {self.locked} is not installed")
         if not specifier.contains(self.installed, prereleases=True):
@@ -68,16 +71,15 @@ class Versions:
 
 def versions(workspace: Workspace) -> list[Versions]:
     """Of all that members declare and that holds here. Raises: UnreadableError."""
-    environment = workspace.environment
     active = active_choices(workspace)
     rows = []
     for member in workspace.members:
         for declared in member.declared:
             marker = declared.requirement.marker
-            if marker is None or marker.evaluate(environment.markers()):
+            if marker is None or marker.evaluate(workspace.markers()):
                 locked = _locked(workspace, member, declared, active)
-                installed = environment.version(declared.requirement.name)
-                rows.append(Versions(member.name, declared, locked, installed))
+                installed = workspace.version(declared.requirement.name)
+                rows.append(Versions(member.name, declared, locked, installed, workspace.has_environment))
     return rows
 
 
@@ -105,7 +107,7 @@ def members(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _thrice(workspace: Workspace, member: Member) -> str:
-    installed = workspace.environment.version(member.name)
+    installed = workspace.version(member.name)
     told = f"declared {member.version}, locked {_own_locked(workspace, member)}"
     return told if installed is None else f"{told}, installed {installed}"
 
@@ -150,8 +152,8 @@ def _editable_folder(workspace: Workspace, member: Member) -> Path | None:
 
 
 def _own_problem(workspace: Workspace, member: Member) -> tuple[Status, str] | None:
-    locked, installed = _own_locked(workspace, member), workspace.environment.version(member.name)
-    is_installed = member.folder != workspace.root  # the root is no package
+    locked, installed = _own_locked(workspace, member), workspace.version(member.name)
+    is_installed = workspace.has_environment and member.folder != workspace.root  # which is no package
     if locked is None:
         return Status.fail, f"{member.name} is not in uv.lock"
     if locked != member.version:
@@ -198,7 +200,7 @@ def _holds(marker: str | None, workspace: Workspace, active: str) -> bool:
     if marker is None:
         return True
     try:
-        return bool(Marker(marker).evaluate(workspace.environment.markers(active)))
+        return bool(Marker(marker).evaluate(workspace.markers(active)))
     except InvalidMarker:
         return False
 
