@@ -34,8 +34,8 @@ class Package:
 TOOLS = (
     Tool("uv", "environments", "install uv (its documentation has a line for each system)"),
     Tool("git", "commits in reports, the lock's filter", "`apt-get install git`"),
-    Tool("rsync", "`scripts/sync`", "`apt-get install rsync`"),
-    Tool("ssh", "`scripts/sync` and machines of others", "`apt-get install openssh-client`"),
+    Tool("rsync", "`gcd`", "`apt-get install rsync`"),
+    Tool("ssh", "`gcd` and machines of others", "`apt-get install openssh-client`"),
 )
 _EXTRA = "`uv sync --no-default-groups --package {} --extra {}` in an environment of its own"
 PACKAGES = (
