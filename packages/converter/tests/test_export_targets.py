@@ -71,7 +71,8 @@ def test_an_export_replaces_an_export_when_asked(folder, tmp_path):
     assert "pass --overwrite" in refused(run("export", *arguments))
     assert run("export", *arguments, "--overwrite").exit_code == 0
     record = json.loads((tmp_path / "out" / "wrinklefree.json").read_text())
-    assert {*record["export"]["files"], "wrinklefree.json"} == {p.name for p in (tmp_path / "out").iterdir()}
+    files = {*record["export"]["files"], "wrinklefree.json", "README.md"}
+    assert files == {path.name for path in (tmp_path / "out").iterdir()}
     (tmp_path / "out" / "thesis.txt").write_text("keep")
     assert "thesis.txt" in refused(run("export", *arguments, "--overwrite"))
     assert "export already" in refused(
@@ -119,18 +120,21 @@ def test_a_report_replaces_reports_only(folder, tmp_path, target):
     [
         ("hf", "--type", "q8_0", "--format gguf"),
         ("hf", "--embeddings", "f16", "--format gguf"),
-        ("hf", "--license", "mit", "--format gguf"),
         ("gguf", "--linear-class", "bitlinear", "--format hf"),
         ("gguf", "--dtype", "bfloat16", "--format hf"),
         ("gguf", "--tokens", "128", "--verify"),
         ("gguf", "--tolerance", "0.1", "--verify"),
         ("hf", "--json", "x.json", "--verify"),
+        ("hf", "--private", None, "--push-to-hub"),
+        ("gguf", "--revision", "main", "--push-to-hub"),
+        ("gguf", "--commit-message", "x", "--push-to-hub"),
+        ("gguf", "--overwrite-card", None, "--push-to-hub"),
+        ("gguf", "--dry-run", None, "--push-to-hub"),
     ],
 )
 def test_options_without_effect_are_refused(folder, tmp_path, format, option, value, owner):
-    done = run(
-        "export", "--checkpoint", folder, "--output", tmp_path / "x", "--format", format, option, value
-    )
+    arguments = ["--checkpoint", folder, "--output", tmp_path / "x", "--format", format, option]
+    done = run("export", *arguments, *([] if value is None else [value]))
     assert f"{option} belongs to {owner}" in refused(done)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,12 +1,17 @@
-"""`python -m wf_converter export ARGS`, `... verify ARGS` and `... inspect ARGS`."""
+"""`python -m wf_converter COMMAND ARGS`, each of `COMMANDS`."""
 
 from __future__ import annotations
 
 import sys
 
-from wf_converter import export, inspect, prove
+from wf_converter import export, inspect, prove, publish
 
-COMMANDS = {"export": export.main, "verify": prove.main, "inspect": inspect.main}
+COMMANDS = {
+    "export": export.main,
+    "verify": prove.main,
+    "inspect": inspect.main,
+    "publish": publish.main,
+}
 
 
 def run() -> None:

@@ -7,7 +7,6 @@ weights: on disk already in stock bitnet folders (see bitnet_arch), else where t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 import bitnet_arch
+from wf_converter.base_model import PACKAGED_LICENSE
 from wf_converter.errors import ExportError
+from wf_formats.digests import model_sha256
 from wf_formats.families import FAMILIES, family_of
 from wf_formats.families.block import HF_STEMS, OWN_NORMS, producer
 from wf_formats.families.layers import rope_parameters
@@ -34,7 +35,6 @@ from wf_formats.packaged import PACKAGED_MODEL
 from wf_formats.safetensors_file import open_folder
 from wf_formats.schemes import GROUP_SIZES, LOW_RANK_FACTORS
 
-PACKAGED_LICENSE = "apache-2.0"
 TERNARY_SUFFIXES = tuple(
     dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
 )
@@ -104,7 +104,7 @@ class ConvertedCheckpoint:
     @property
     def name(self) -> str:
         """A human name: the record's, that of the model it was made from, or the folder's."""
-        origin = self._origin
+        origin = self.origin
         packaged = PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
         return f"{Path(named).name} 1.58-bit" if named else self.folder.resolve().name
@@ -112,11 +112,11 @@ class ConvertedCheckpoint:
     @property
     def license(self) -> str | None:
         """SPDX name, where the record or the packaged model tells it."""
-        packaged = PACKAGED_LICENSE if self._origin.get("source") == "packaged" else None
+        packaged = PACKAGED_LICENSE if self.origin.get("source") == "packaged" else None
         return self.meta.get("license") or packaged
 
     @property
-    def _origin(self) -> dict[str, Any]:
+    def origin(self) -> dict[str, Any]:
         """The trainer's record of the model source: {"source": "hub", "name": ...}."""
         origin = self.meta.get("source")
         return origin if isinstance(origin, dict) else {}
@@ -124,12 +124,7 @@ class ConvertedCheckpoint:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the config and the weight files."""
-        digest = hashlib.sha256((self.folder / CONFIG_FILE).read_bytes())
-        for path in sorted(set(self.files.values())):
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return model_sha256(self.folder)
 
     @property
     def names(self) -> list[str]:

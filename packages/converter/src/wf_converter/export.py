@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +15,29 @@ from rich.table import Table
 from wf_converter.command import console, run
 from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE
 from wf_converter.prove import Proof
+from wf_converter.publish import (
+    DEFAULT_MESSAGE,
+    DEFAULT_REVISION,
+    Baseline,
+    CommitMessage,
+    DryRun,
+    License,
+    OverwriteCard,
+    Private,
+    Reports,
+    Revision,
+    read_wishes,
+)
 from wf_formats.errors import RequestError
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 from wf_formats.printable import printable
 from wf_formats.targets import EXPORT, check_apart, check_file, check_folder, check_way
 
 if TYPE_CHECKING:
+    from wf_converter.card import Wishes
     from wf_converter.gguf_export import GgufExport
     from wf_converter.hf_export import HfExport
+    from wf_converter.publication import Publication
 
 EXPORT_TYPE_NAMES = ", ".join(kind.label for kind in EXPORT_TYPES)
 EMBEDDING_TYPE_NAMES = " or ".join(EMBEDDING_TYPES)
@@ -35,9 +51,10 @@ class Format(StrEnum):
 
 
 ONLY_FOR = {
-    "--format gguf": ("type", "embeddings", "license", "adapter"),
+    "--format gguf": ("type", "embeddings", "adapter"),
     "--format hf": ("linear_class", "dtype"),
     "--verify": ("text", "tokens", "tolerance", "json_output"),
+    "--push-to-hub": ("private", "revision", "commit_message", "overwrite_card", "dry_run"),
 }
 """What an option belongs to; without it the option would be ignored, so it is refused."""
 
@@ -57,7 +74,7 @@ def export(
         str, typer.Option(help="hf, SubLN models: bitlinear or autobitlinear.")
     ] = "bitlinear",
     dtype: Annotated[str, typer.Option(help="hf: float32 or bfloat16 of the other tensors.")] = "float32",
-    license: Annotated[str | None, typer.Option(help="gguf: SPDX name for general.license.")] = None,
+    license: License = None,
     adapter: Annotated[
         Path | None,
         typer.Option(help="gguf: file for low-rank corrections (a LoRA adapter), if the model has some."),
@@ -65,7 +82,14 @@ def export(
     overwrite: Annotated[
         bool, typer.Option(help="Replace an earlier export (hf) or the file of that name (gguf).")
     ] = False,
-    verify: Annotated[bool, typer.Option(help="Prove the export when written.")] = False,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Prove the export when written; --push-to-hub does unless told not to.",
+            show_default=False,
+        ),
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(
@@ -79,22 +103,41 @@ def export(
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write the findings of --verify there.")
     ] = None,
+    report: Reports = None,
+    baseline: Baseline = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="ORG/NAME: publish it there, as wf publish does.")
+    ] = None,
+    private: Private = False,
+    revision: Revision = DEFAULT_REVISION,
+    commit_message: CommitMessage = DEFAULT_MESSAGE,
+    overwrite_card: OverwriteCard = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Exports a checkpoint; what would lose information is refused, with the tensor's name.
+    """Exports a checkpoint, with a model card; what would lose information is refused by the tensor's name.
 
     Examples:
 
       wf export --checkpoint runs/x/stage2/final --output x.gguf --embeddings q8_0 --verify
 
       wf export --checkpoint runs/x/stage2/final --format hf --output x-bitnet
+
+      wf export --checkpoint runs/x/stage2/final --output x.gguf --push-to-hub my-name/x
     """
-    _refuse_ignored(ctx, {f"--format {format}"} | ({"--verify"} if verify else set()))
+    proves = push_to_hub is not None if verify is None else verify
+    chosen = {"--verify": proves, "--push-to-hub": push_to_hub is not None}
+    _refuse_ignored(ctx, {f"--format {format}"} | {option for option, is_it in chosen.items() if is_it})
     _check_target("--output", output, checkpoint, format, overwrite)
     if adapter is not None:
         _check_target("--adapter", adapter, checkpoint, Format.GGUF, overwrite)
         check_apart(adapter, output)
+    _check_card(output, format, overwrite)
+    wishes, publication = read_wishes(license, report, baseline), None
+    if push_to_hub is not None:
+        destination = (push_to_hub, private, revision, commit_message, overwrite_card)
+        publication = _prepare_publication(destination, dry_run, proves, checkpoint, wishes)
     proof = None
-    if verify:
+    if proves:
         proof = Proof.prepare(checkpoint, text, tokens, tolerance, json_output, output, adapter)
     if format is Format.GGUF:
         _export_gguf(checkpoint, output, type, embeddings, license, adapter)
@@ -103,8 +146,62 @@ def export(
     written = str(output) if adapter is None else f"{output} and {adapter}"
     console.print(f"wrote {written}", soft_wrap=True)
     _warn_of_template(checkpoint)
+    _finish(checkpoint, output, adapter, wishes, proof, publication)
+
+
+def _prepare_publication(
+    destination: tuple[str, bool, str, str, bool],
+    dry_run: bool,
+    proves: bool,
+    checkpoint: Path,
+    wishes: Wishes,
+) -> Publication:
+    """Raises: UserError for what would be refused when all is made."""
+    from wf_converter.checkpoint import open_checkpoint
+    from wf_converter.hub import Destination
+    from wf_converter.publication import Publication
+
+    publication = Publication(Destination(*destination), dry_run, needs_proof=proves)
+    publication.check_token()
+    publication.check_license(open_checkpoint(checkpoint), wishes)
+    return publication
+
+
+def _finish(
+    checkpoint: Path,
+    output: Path,
+    adapter: Path | None,
+    wishes: Wishes,
+    proof: Proof | None,
+    publication: Publication | None,
+) -> None:
+    """The card, the proof in it, and the way to the hub."""
+    from wf_converter.card import Card, card_path, make_record
+    from wf_converter.checkpoint import open_checkpoint
+    from wf_converter.measured import proof_of
+
+    asks_hub = publication is not None and not publication.dry_run
+    record = wishes.applied(make_record(open_checkpoint(checkpoint), output, adapter, ask_hub=asks_hub))
+    card = Card.of(record, card_path(output))
+    card.write()
     if proof is not None:
-        proof.run(output, adapter)
+        card = Card.of(replace(record, proof=proof_of(proof.run(output, adapter))), card.path)
+        card.write()
+    console.print(f"wrote {card.path}", soft_wrap=True)
+    if publication is not None:
+        publication.send(output, Card.of(publication.addressed(card.record), card.path))
+
+
+def _check_card(output: Path, format: Format, overwrite: bool) -> None:
+    """Raises: RequestError where the card of a GGUF file would replace something."""
+    from wf_converter.card import check_card, gguf_card_path
+
+    if format is Format.HF:
+        return  # the card is inside the folder, which has been checked
+    path = gguf_card_path(output)
+    check_card(path)
+    if path.exists() and not overwrite:
+        raise RequestError(f"the card {path} exists; pass --overwrite, or choose another --output")
 
 
 def _warn_of_template(checkpoint: Path) -> None:

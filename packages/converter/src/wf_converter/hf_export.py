@@ -38,6 +38,7 @@ from wf_formats.file_names import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
+from wf_formats.packaged import ModelSource
 from wf_formats.schemes import PACKED_METHOD
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import EXPORT
@@ -119,17 +120,29 @@ class HfExport:
             return bitnet_config(self.checkpoint, self.linear_class, self.dtype)
         return packed_config(self.checkpoint, self.dtype)
 
+    @property
+    def _source(self) -> dict[str, Any]:
+        """The record of the source, without the way to a folder: exports are for others."""
+        origin = self.checkpoint.origin
+        if origin.get("source") != ModelSource.path or not origin.get("name"):
+            return {}
+        return {"source": origin | {"name": Path(origin["name"]).resolve().name}}
+
     def _record(self, files: list[str]) -> dict[str, Any]:
         """Args: files: everything else in the folder, by which an earlier export is recognised."""
-        return self.checkpoint.meta | {
-            "conversion": None,  # no master weights to convert or train any more
-            "export": {
-                "layout": self.layout,
-                "scheme": self.checkpoint.scheme,
-                "source_sha256": self.checkpoint.fingerprint,
-                "files": files,
-            },
-        }
+        return (
+            self.checkpoint.meta
+            | self._source
+            | {
+                "conversion": None,  # no master weights to convert or train any more
+                "export": {
+                    "layout": self.layout,
+                    "scheme": self.checkpoint.scheme,
+                    "source_sha256": self.checkpoint.fingerprint,
+                    "files": files,
+                },
+            }
+        )
 
     @staticmethod
     def _write_json(path: Path, contents: dict[str, Any]) -> None:

@@ -22,9 +22,11 @@ from wf_formats.packed_codes import CODES_PER_BYTE
 if TYPE_CHECKING:
     from wf_formats.safetensors_file import SafetensorsFolder
 
-_EMBEDDINGS = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
+_EMBEDDING_NAMES = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
 _DENSE = "Hugging Face folder (dense)"
-_ROLES = ("embeddings and head", "matrices of the blocks", "norms, scales, biases")
+EMBEDDINGS, BLOCK_MATRICES = "embeddings and head", "matrices of the blocks"
+_ROLES = (EMBEDDINGS, BLOCK_MATRICES, "norms, scales, biases")
+"""Of tensors."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _num_weights(stored: SafetensorsFolder, name: str) -> int:
 
 
 def _role(name: str, shape: tuple[int, ...]) -> str:
-    if name in _EMBEDDINGS:
+    if name in _EMBEDDING_NAMES:
         return _ROLES[0]
     return _ROLES[1] if len(shape) == 2 and not name.endswith("scale") else _ROLES[2]
 

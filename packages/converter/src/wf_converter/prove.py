@@ -94,7 +94,7 @@ class Proof:
             )
         return cls(checkpoint, ids, tolerance, json_output)
 
-    def run(self, export: Path, adapter: Path | None = None) -> None:
+    def run(self, export: Path, adapter: Path | None = None) -> Verification:
         """Verifies, prints the findings as JSON and exits with 1 where they are beyond the tolerance."""
         from wf_converter.verify import verify
 
@@ -103,6 +103,7 @@ class Proof:
         _report(found, self.json_output)
         if not found.passed:
             raise typer.Exit(1)
+        return found
 
 
 def _report(found: Verification, json_output: Path | None) -> None:

@@ -54,6 +54,7 @@ from wf_converter.readback import (
 )
 from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
 from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
+from wf_formats.digests import model_sha256
 from wf_formats.errors import LoadError
 from wf_formats.families import family_of
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
@@ -68,6 +69,9 @@ class Verification:
     """Everything `verify` found; `passed` is the verdict."""
 
     export: str
+    export_sha256: str
+    """`wf_formats.digests.model_sha256` of it, by which a report is told from that of another model."""
+    checkpoint_sha256: str
     runtime: str
     tokens: int
     tolerance: float
@@ -155,6 +159,8 @@ def verify(
         judged = torch_scores(emulate_llamacpp(model, tensor_types(model, opened.file)), ids)
     return Verification(
         export=str(export),
+        export_sha256=model_sha256(export),
+        checkpoint_sha256=checkpoint.fingerprint,
         runtime=runtime,
         tokens=len(ids),
         tolerance=tolerance,

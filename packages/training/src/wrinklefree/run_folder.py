@@ -27,11 +27,11 @@ from typing import Any
 from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_text
 from wf_formats.json_file import read_json, read_value
-from wf_formats.run_files import FINAL, is_complete
+from wf_formats.run_files import FIGURES_FILE, FINAL, RUN_FILE, is_complete
 from wf_formats.targets import check_folder, check_way
 from wrinklefree.changed_data import decide
 from wrinklefree.checkpoints.lightning_io import CHECKPOINT
-from wrinklefree.checkpoints.manifest import FIGURES_FILE, DamagedCheckpointError
+from wrinklefree.checkpoints.manifest import DamagedCheckpointError
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.config.root import ChangedData
@@ -41,7 +41,6 @@ from wrinklefree.finite import figures_text
 from wrinklefree.identity import RunIdentity
 
 LOG = logging.getLogger("wrinklefree")
-RUN_FILE = "run.json"
 
 
 class RunFolder:

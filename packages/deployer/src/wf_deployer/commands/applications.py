@@ -29,6 +29,7 @@ APPLICATIONS = (
     Application("quickstart", "Make and measure a 1.58-bit model in 10 minutes.", ("wf_quickstart",)),
     Application("export", "Write a checkpoint as GGUF or Hugging Face folder.", ("wf_converter", "export")),
     Application("verify", "Prove an export against its checkpoint.", ("wf_converter", "verify")),
+    Application("publish", "Put an export on the Hugging Face hub.", ("wf_converter", "publish")),
     Application("inspect", "Show what a model file holds.", ("wf_converter.inspect",)),
     Application("chat", "Talk to a model in the terminal.", ("wrinklefree_inference", "chat")),
     Application("serve", "Serve a model to OpenAI clients.", ("wrinklefree_inference", "serve")),

@@ -25,9 +25,10 @@ from torch import Tensor
 import bitnet_arch
 from bitnet_arch.tensor_files import load_tensors
 from wf_formats.atomic import atomic_folder
+from wf_formats.run_files import FIGURES_FILE, MANIFEST_FILE
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import checkpoint_kind
-from wrinklefree.checkpoints.manifest import FIGURES_FILE, MANIFEST_FILE, verify_manifest, write_manifest
+from wrinklefree.checkpoints.manifest import verify_manifest, write_manifest
 from wrinklefree.checkpoints.tree import join_tensors, split_tensors
 from wrinklefree.finite import figures_text
 

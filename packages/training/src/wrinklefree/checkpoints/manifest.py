@@ -6,18 +6,16 @@ read of the folder (SHA-256 runs at about 1.5 GB/s here).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wf_formats.digests import file_sha256
 from wf_formats.errors import UserError
+from wf_formats.run_files import FIGURES_FILE, MANIFEST_FILE
 
-MANIFEST_FILE = "manifest.json"
-FIGURES_FILE = "figures.json"
-"""Of a result, written after its manifest, whose digest must not depend on how long the run took."""
 _UNLISTED = (MANIFEST_FILE, FIGURES_FILE)
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -31,9 +29,7 @@ class DamagedCheckpointError(UserError, ValueError):
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _files(folder: Path) -> set[str]:
@@ -86,7 +82,7 @@ def _verify(folder: Path, name: str, expected: dict[str, Any]) -> None:
 
 def manifest_digest(folder: Path) -> str:
     """SHA-256 of the manifest: names the exact contents of a folder."""
-    return hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    return file_sha256(folder / MANIFEST_FILE)
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:

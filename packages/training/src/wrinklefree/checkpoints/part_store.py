@@ -21,14 +21,10 @@ from torch import Tensor
 
 from bitnet_arch.tensor_files import load_tensors
 from wf_formats.atomic import atomic_folder
+from wf_formats.run_files import MANIFEST_FILE
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import FolderKind
-from wrinklefree.checkpoints.manifest import (
-    MANIFEST_FILE,
-    DamagedCheckpointError,
-    verify_manifest,
-    write_manifest,
-)
+from wrinklefree.checkpoints.manifest import DamagedCheckpointError, verify_manifest, write_manifest
 from wrinklefree.finite import figures_text
 
 _TENSORS, _REPORT = "tensors.safetensors", "report.json"

@@ -1,0 +1,315 @@
+"""The model card of a record: YAML front matter as the hub reads it, and Markdown for people.
+
+Everything is computed from the record and nothing else, so that `card_of(read_card(text)) == text` for a
+card that nobody changed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from wf_converter.card_record import CardRecord, StagePassed, TaskScore, TextScore, plain
+from wf_converter.measured import EXPORT
+from wf_formats.model_card import RECORD_KEY
+from wf_formats.packaged import PACKAGE, ModelSource
+from wf_formats.printable import printable
+from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
+
+GGUF, HF = "gguf", "hf"
+_PURPOSES = {
+    "stage1": "conversion of the dense model",
+    "stage1_5": "codes and scales chosen on text",
+    "stage1_9": "hidden states aligned with the dense model's",
+    "stage2": "training with quantization",
+    "stage2_5": "low-rank corrections",
+    "stage3": "distillation from a teacher",
+}
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$!])")
+
+
+def card_of(record: CardRecord) -> str:
+    """The whole file."""
+    return f"---\n{_front_matter(record)}\n---\n\n{_body(record)}"
+
+
+def _front_matter(record: CardRecord) -> str:
+    license, results = record.license, _eval_results(record) or None
+    values: dict[str, Any] = {
+        "license": license and license.id,
+        "license_name": license and license.name,
+        "license_link": license and license.link,
+        "language": record.languages or None,
+        "base_model": record.base and record.base.repository,
+        "base_model_relation": "quantized" if record.base and record.base.repository else None,
+        "datasets": record.datasets or None,
+        "library_name": "gguf" if record.format == GGUF else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["wrinklefree", "ternary", "1.58-bit", "bitnet"],
+        "model_name": record.name if results else None,
+        "eval_results": results,
+        RECORD_KEY: plain(record),
+    }
+    return ModelCardData(**values).to_yaml(line_break="\n")
+
+
+def _eval_results(record: CardRecord) -> list[EvalResult]:
+    texts = [
+        EvalResult("text-generation", _slug(one.text), one.text, "perplexity", one.perplexity)
+        for one in record.texts
+    ]
+    tasks = [
+        EvalResult("text-generation", _slug(one.task), one.task, one.metric, one.value)
+        for one in record.tasks
+    ]
+    return texts + tasks
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-")
+
+
+def _body(record: CardRecord) -> str:
+    parts = [
+        f"# {_escaped(record.name)}",
+        _introduction(record),
+        "## Conversion",
+        _conversion(record),
+        *_training(record),
+        *_figures(record),
+        "## How to run it",
+        _run(record),
+        "## Limits",
+        _limits(record),
+        *_license(record),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(record: CardRecord) -> str:
+    what = "GGUF file" if record.format == GGUF else "Hugging Face folder"
+    return (
+        f"{_base(record)} with weights of -1, 0 and 1 (1.58 bits) in the matrices of its blocks, made by "
+        f"WrinkleFree, as a {what}. Embeddings and norms are not ternary.{_packaged(record)}"
+    )
+
+
+def _packaged(record: CardRecord) -> str:
+    if record.base is None or record.base.source != ModelSource.packaged:
+        return ""
+    return f" It was made from that model in 4 bits (Q4\\_1), as the Python package `{PACKAGE}` has it."
+
+
+def _base(record: CardRecord) -> str:
+    base = record.base
+    if base is None:
+        return "A language model"
+    at = f", revision `{_code(base.revision)}`," if base.revision else ""
+    link = f"[{base.repository}](https://huggingface.co/{base.repository})" if base.repository else None
+    return f"{link or _escaped(base.name)}{at}"
+
+
+def _conversion(record: CardRecord) -> str:
+    sizes = record.sizes
+    group = GROUP_SIZES.get(record.scheme)
+    scale = f"one for each group of {group} weights of a row" if group else "one for each matrix"
+    rows = [
+        ("scales", f"{scale} (scheme `{_code(record.scheme)}`)"),
+        ("SubLN before the output projections", "yes" if record.sub_norm else "no"),
+        ("low-rank corrections", f"rank {record.low_rank}" if record.low_rank else None),
+        ("activations", "int8, a scale for each token"),
+        ("layout", f"{_escaped(record.layout)}, matrices as {', '.join(map(_escaped, sizes.types))}"),
+        ("ternary weights", f"{sizes.num_weights:,}"),
+        ("other weights in embeddings", f"{sizes.num_embedding_weights:,}"),
+        ("size", f"{sizes.total_bytes / 1e6:,.1f} MB"),
+        ("size without embeddings", f"{(sizes.total_bytes - sizes.embedding_bytes) / 1e6:,.1f} MB"),
+        ("bits per weight, without embeddings", f"{sizes.bits_per_weight:.2f}"),
+    ]
+    table = _table(["", ""], [[name, value] for name, value in rows if value is not None])
+    note = (
+        "Bits per weight are the size without embeddings over the ternary weights: above 1.58, since formats "
+        "store a ternary weight in two bits or four, beside scales, norms and the tokenizer."
+    )
+    return f"{table}\n\n{note}"
+
+
+def _training(record: CardRecord) -> list[str]:
+    if not record.stages:
+        return []
+    rows = [_stage(stage) for stage in record.stages]
+    table = _table(["stage", "what", "steps", "tokens", "minutes"], rows)
+    note = "" if record.has_all_stages else "\n\nWhat came before the first line is not recorded."
+    return ["## Training", table + note]
+
+
+def _stage(stage: StagePassed) -> list[str]:
+    numbers = ["" if value is None else f"{value:,}" for value in (stage.steps, stage.tokens)]
+    minutes = "" if stage.seconds is None else f"{stage.seconds / 60:,.1f}"
+    return [f"`{_code(stage.stage)}`", _PURPOSES.get(stage.stage, ""), *numbers, minutes]
+
+
+def _figures(record: CardRecord) -> list[str]:
+    parts = [part for part in (_texts(record.texts), _tasks(record.tasks), _proof(record)) if part]
+    return ["## Figures", *parts] if parts else []
+
+
+def _texts(scores: Sequence[TextScore]) -> str:
+    if not scores:
+        return ""
+    rows = [
+        [
+            _escaped(score.text),
+            _of(score.measured_on),
+            f"{score.perplexity:,.3f}",
+            _number(score.full_precision_perplexity, ",.3f"),
+            f"{score.bits_per_byte:.4f}",
+            _number(score.full_precision_bits_per_byte, ".4f"),
+            f"{score.num_tokens:,}",
+            _windows(score),
+        ]
+        for score in scores
+    ]
+    header = ["text", "measured on", "perplexity", "full precision's", "bits per byte", "full precision's"]
+    return _table([*header, "tokens", "windows"], rows)
+
+
+def _windows(score: TextScore) -> str:
+    stride = "" if score.stride_tokens is None else f", every {score.stride_tokens:,}"
+    return f"{score.context_tokens:,} tokens{stride}"
+
+
+def _tasks(scores: Sequence[TaskScore]) -> str:
+    if not scores:
+        return ""
+    rows = [
+        [
+            _escaped(score.task),
+            _escaped(score.metric),
+            _of(score.measured_on),
+            f"{score.value:.4f}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}"),
+            _number(score.full_precision_value, ".4f"),
+            f"{score.num_samples:,}",
+        ]
+        for score in scores
+    ]
+    return _table(["task", "metric", "measured on", "value", "full precision's", "samples"], rows)
+
+
+def _of(measured_on: str) -> str:
+    return "these files" if measured_on == EXPORT else "the checkpoint, in PyTorch"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _proof(record: CardRecord) -> str:
+    proof = record.proof
+    if proof is None:
+        return ""
+    return (
+        f"Proof of the export: codes and scales of all {proof.num_matrices} ternary matrices, read back from "
+        f"these files, are those of the trained checkpoint. Over {proof.tokens:,} tokens of text "
+        f"{_escaped(proof.runtime)} differs from PyTorch with the same roundings by "
+        f"{proof.mean_abs_delta:.5f} nats (mean |difference of log-probabilities|), with the same likeliest "
+        f"token at {proof.top1_agreement:.1%} of the places; from the model as it was trained by "
+        f"{proof.as_trained_mean_abs_delta:.5f} nats and {proof.as_trained_top1_agreement:.1%}."
+    )
+
+
+def _run(record: CardRecord) -> str:
+    return _run_gguf(record) if record.format == GGUF else _run_hf(record)
+
+
+def _run_gguf(record: CardRecord) -> str:
+    model, *adapters = (shlex.quote(file.name) for file in record.model_files)
+    lora = "".join(f" --lora {adapter}" for adapter in adapters)
+    beside = "".join(f" --adapter {adapter}" for adapter in adapters)
+    fetch = []
+    if record.repository:
+        fetch = [f"hf download {record.repository} {' '.join((model, *adapters))} --local-dir ."]
+    llamacpp = [f"llama-cli -m {model}{lora}", f"llama-server -m {model}{lora}"]
+    here = [f"uv run wf chat --model {model}{beside}", f"uv run wf serve --model {model}{beside}"]
+    parts = [_block(fetch)] if fetch else []
+    parts += ["In llama.cpp:", _block(llamacpp), "In WrinkleFree, whose engine is for ternary weights:"]
+    parts += [_block(here)]
+    return "\n\n".join(parts)
+
+
+def _run_hf(record: CardRecord) -> str:
+    name = record.repository or "FOLDER"
+    fetch = [f"hf download {name} --local-dir model"] if record.repository else []
+    folder = "model" if record.repository else name
+    loader = ["import wf_converter.hf_packed  # WrinkleFree's reader of the packed weights"]
+    code = [
+        *(loader if record.layout == PACKED_METHOD else []),
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        'ids = tokenizer("The sky is", return_tensors="pt").input_ids',
+        "print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))",
+    ]
+    here = [*fetch, f"uv run wf chat --model {folder}", f"uv run wf serve --model {folder}"]
+    return "\n\n".join(
+        [
+            "In transformers:",
+            _block(code, "python"),
+            "In WrinkleFree, whose engine is for ternary weights:",
+            _block(here),
+        ]
+    )
+
+
+def _block(lines: Sequence[str], language: str = "sh") -> str:
+    return "\n".join([f"```{language}", *(printable(line, None) for line in lines), "```"])
+
+
+def _limits(record: CardRecord) -> str:
+    lines = [
+        "Rounding to three values loses knowledge that training wins back in part only: measure it on your "
+        "own task before you rely on it. The base model's limits are this one's too.",
+    ]
+    if not record.texts and not record.tasks:
+        lines.append("Its quality beside the full-precision model has not been measured for this card.")
+    if record.proof is None:
+        lines.append("The export has not been proved against its checkpoint.")
+    if record.low_rank:
+        lines.append("Without the adapter the GGUF file is another, worse model: always load both.")
+    if record.context_tokens:
+        lines.append(
+            f"Contexts up to {record.context_tokens:,} tokens, as the base model's configuration says."
+        )
+    if not record.has_chat_template:
+        lines.append("There is no chat template: it continues text.")
+    if record.format == GGUF:
+        lines.append("The file is for llama.cpp and WrinkleFree, not for transformers.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _license(record: CardRecord) -> list[str]:
+    if record.license is None:
+        return []
+    name = _escaped(record.license.name or record.license.id)
+    link = record.license.link
+    told = f"{name} ({_escaped(link)})" if link else name
+    return ["## Licence", f"{told}."]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Text of others, on one line and without a meaning in Markdown or HTML."""
+    return _MARKDOWN.sub(r"\\\1", printable(text).replace("&", "&amp;"))
+
+
+def _code(text: str) -> str:
+    """Text of others between backticks."""
+    return printable(text).replace("`", "'")

@@ -1,0 +1,286 @@
+"""Publishing on the Hugging Face hub: one commit with all files, and what goes wrong in a line.
+
+1. The repository is made where it is not there yet; a branch likewise.
+2. What it holds is looked at: a card of another author stays unless it was said to go.
+3. One commit adds model files, card and checksums. It names the commit that was looked at as its parent:
+   whoever wrote meanwhile is not written over.
+
+Requests that are answered with "not now" (429, 5xx) are sent again, files that have arrived are not: the same
+command goes on after a connection that was cut. The token is the hub's own affair: HF_TOKEN, or
+what `hf auth login` stored. It is never shown: errors are told by status and reason, not by URL.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any, TypeVar
+
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # of its client, whichever that is
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # re-exported, unsaid
+
+from wf_converter.repository import id_fault
+from wf_formats.errors import RequestError, UserError
+from wf_formats.file_names import CARD_FILE
+from wf_formats.model_card import has_record
+from wf_formats.printable import printable
+from wf_formats.secrets import redacted
+
+CHECKSUMS_FILE = "SHA256SUMS"
+_STALLED_S = 300.0
+"""Without a byte of an answer; the hub's client would wait for ever."""
+_WAITS_S = (1.0, 2.0, 4.0, 8.0)
+_PASSING = (429, 500, 502, 503, 504)
+_NO_ROOM = (402, 413, 507)
+_ROOM_WORDS = ("quota", "storage", "limit reached", "exceed")
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+_MAKE_ROOM = "remove something there, or ask for more room in the hub's settings"
+_STORAGE_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})")
+"""In the words of the storage's client."""
+_Answer = TypeVar("_Answer")
+
+
+class PublishError(UserError):
+    """Nothing was published, for a reason that is the hub's or the network's."""
+
+
+class PublishRefusedError(RequestError):
+    """Nothing was published, for a reason that the user can mend."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an export goes, and how."""
+
+    repository: str
+    private: bool
+    revision: str
+    commit_message: str
+    overwrite_card: bool
+
+    def __post_init__(self) -> None:
+        """Raises: RequestError for a name that the hub does not take."""
+        if (fault := id_fault(self.repository)) is not None:
+            raise RequestError(f"{self.repository!r:.120} is no repository of the hub: {fault}")
+        if "/" not in self.repository:
+            raise RequestError(f"{self.repository!r} names no owner: give ORG/{self.repository}")
+        if not _is_branch(self.revision):
+            raise RequestError(f"--revision {self.revision!r:.120} is no name of a branch; give one, as main")
+        if not self.commit_message.strip() or not self.commit_message.isprintable():
+            raise RequestError(
+                f"--commit-message {self.commit_message!r:.120} is no line of text; give a few words"
+            )
+
+
+def _is_branch(name: str) -> bool:
+    """As `git check-ref-format --branch`, but for what nobody calls a branch."""
+    parts = name.split("/")
+    return (
+        name.isascii()
+        and all(
+            part and part[0] not in ".-" and not part.endswith((".", ".lock")) and ".." not in part
+            for part in parts
+        )
+        and all(char.isalnum() or char in "._-/" for char in name)
+    )
+
+
+def check_token() -> None:
+    """Raises: PublishRefusedError where there is no token, or none that the hub takes; PublishError."""
+    token = huggingface_hub.get_token()
+    if token is None:
+        raise PublishRefusedError(f"there is no token for the hub: {_LOG_IN}")
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise PublishRefusedError(f"the token for the hub has characters that no token has: {_LOG_IN}")
+    with _told("the hub"):
+        _patiently(lambda: HfApi().whoami())
+
+
+def publish(destination: Destination, files: Mapping[str, Path], card: str, checksums: str) -> str:
+    """Sends everything in one commit.
+
+    Args:
+        files: name in the repository -> file.
+        card: text of README.md.
+        checksums: text of SHA256SUMS.
+
+    Returns:
+        Address of the commit; that of the newest one where all is there already.
+
+    Raises:
+        PublishRefusedError, PublishError: nothing was published.
+        OSError: a file cannot be read.
+    """
+    api, repository = HfApi(), destination.repository
+    get_session().timeout = _STALLED_S
+    with _told(repository):
+        _patiently(lambda: api.create_repo(repository, private=destination.private or None, exist_ok=True))
+        head = _head(api, destination)
+        _check_card(api, destination, head)
+        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+        texts = {CARD_FILE: card, CHECKSUMS_FILE: checksums}
+        operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+        done = _patiently(
+            lambda: api.create_commit(
+                repository,
+                operations,
+                commit_message=destination.commit_message,
+                revision=destination.revision,
+                parent_commit=head,
+            )
+        )
+    return str(done.commit_url)
+
+
+def _head(api: HfApi, destination: Destination) -> str | None:
+    """The newest commit of the branch, which is made where it is missing.
+
+    Raises: PublishRefusedError for a public repository that was to be private.
+    """
+    repository, revision = destination.repository, destination.revision
+
+    def ask() -> Any:
+        return _patiently(lambda: api.model_info(repository, revision=revision))
+
+    try:
+        info = ask()
+    except RevisionNotFoundError:
+        _patiently(lambda: api.create_branch(repository, branch=revision, exist_ok=True))
+        info = ask()
+    if destination.private and not info.private:
+        raise PublishRefusedError(
+            f"{repository} is public, and --private was asked for: make it private in its settings, choose "
+            "another name, or leave --private out"
+        )
+    head: str | None = info.sha
+    return head
+
+
+def _check_card(api: HfApi, destination: Destination, head: str | None) -> None:
+    """Raises: PublishRefusedError where somebody's own README.md would be written over."""
+    if destination.overwrite_card:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = _patiently(
+                lambda: api.hf_hub_download(
+                    destination.repository, CARD_FILE, revision=head, local_dir=folder
+                )
+            )
+        except RemoteEntryNotFoundError:  # the hub says so; a hub that cannot be asked is another error
+            return
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    if text.strip() and not has_record(text):
+        raise PublishRefusedError(
+            f"{destination.repository} has a README.md that WrinkleFree did not write: pass --overwrite-card "
+            "to replace it (git keeps the old one), or choose another repository"
+        )
+
+
+def _patiently(ask: Callable[[], _Answer]) -> _Answer:
+    """Asks again after answers that say "not now"."""
+    for wait_s in _WAITS_S:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _PASSING:
+                raise
+        except JSONDecodeError:  # the page of a proxy
+            pass
+        time.sleep(wait_s)
+    return ask()
+
+
+@contextmanager
+def _told(repository: str) -> Iterator[None]:
+    """What goes wrong with the hub, in a line: what it is, and what to do."""
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, RuntimeError, KeyError) as error:
+        found = _user_error(error, repository)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _user_error(error: BaseException, repository: str) -> UserError | None:
+    """None for what is told already, or is not the hub's: the error of a local file."""
+    if isinstance(error, UserError):
+        return None
+    if isinstance(error, OfflineModeIsEnabled):
+        return PublishRefusedError("HF_HUB_OFFLINE forbids to ask the hub: unset it")
+    if isinstance(error, HfHubHTTPError):
+        return _of_status(error.response.status_code, _reason(error.server_message), repository)
+    if isinstance(error, OSError) and error.filename is not None:
+        return None
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # of the thread that sent a file
+        return _user_error(error.__cause__, repository)
+    if isinstance(error, PermissionError):  # of the storage
+        return PublishRefusedError(f"the hub's storage does not take the token: {_LOG_IN}")
+    if isinstance(error, JSONDecodeError | KeyError):
+        return PublishError(
+            f"{_endpoint()} does not answer as a hub does: check HF_ENDPOINT, try again later"
+        )
+    if isinstance(error, ValueError):  # the card's front matter, or the storage's answer
+        return _of_refusal(_reason(str(error)))
+    if found := _STORAGE_STATUS.search(str(error)):
+        return _of_status(int(found[1]), "", repository)
+    reason = _reason(str(error)) or type(error).__name__
+    return PublishError(f"the connection to {_endpoint()} broke ({reason}): try again, it goes on from there")
+
+
+def _of_status(status: int, reason: str, repository: str) -> UserError:
+    told = f"{status}: {reason}" if reason else str(status)
+    if status in _NO_ROOM or (status == 403 and _is_of_room(reason)):
+        return PublishRefusedError(f"there is no room for {repository} ({told}): {_MAKE_ROOM}")
+    if status == 401:
+        return PublishRefusedError(f"the hub does not take the token ({told}): {_LOG_IN}")
+    if status == 403:
+        return PublishRefusedError(
+            f"the token may not write to {repository} ({told}): take a repository of yours or of an "
+            "organization that you are in, and a token that may write"
+        )
+    if status == 404:
+        return PublishRefusedError(
+            f"{repository} is not there, or hidden from this token ({told}): check the name and the token"
+        )
+    if status in (409, 412):
+        return PublishError(f"{repository} was changed by somebody else meanwhile ({told}): try again")
+    if status in _PASSING:
+        return PublishError(f"{_endpoint()} does not serve this now ({told}): try again later")
+    return PublishRefusedError(f"the hub refuses {repository} ({told})")
+
+
+def _of_refusal(reason: str) -> UserError:
+    if _is_of_room(reason):
+        return PublishRefusedError(f"there is no room on the hub ({reason}): {_MAKE_ROOM}")
+    return PublishRefusedError(
+        f"the hub refuses this: {reason}; a licence of its list is given with --license"
+    )
+
+
+def _is_of_room(reason: str) -> bool:
+    return any(word in reason.lower() for word in _ROOM_WORDS)
+
+
+def _reason(text: str | None) -> str:
+    """Words of a server, fit for a line of ours."""
+    return printable(redacted(" ".join((text or "").split())))
+
+
+def _endpoint() -> str:
+    return redacted(huggingface_hub.constants.ENDPOINT)
