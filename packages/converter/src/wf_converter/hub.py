@@ -218,7 +218,7 @@ def _told(repository: str) -> Iterator[None]:
 
 
 def _user_error(error: BaseException, repository: str) -> UserError | None:
-    """None for what is told already, or is not the hub's: the error of a local file."""
+    """None for what is told already, or is not the hub's: the error of a local file, a bug."""
     if isinstance(error, UserError):
         return None
     if isinstance(error, OfflineModeIsEnabled):
@@ -237,6 +237,8 @@ def _user_error(error: BaseException, repository: str) -> UserError | None:
         )
     if isinstance(error, ValueError):  # the card's front matter, or the storage's answer
         return _of_refusal(_reason(str(error)))
+    if not isinstance(error, HTTPError | OSError | RuntimeError):
+        return None
     if found := _STORAGE_STATUS.search(str(error)):
         return _of_status(int(found[1]), "", repository)
     reason = _reason(str(error)) or type(error).__name__

@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self._answer(404, {"error": f"{request} is not served"})
 
-    do_GET = do_HEAD = do_POST = do_PUT = _handle
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815  # as the base class calls them
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
