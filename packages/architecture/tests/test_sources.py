@@ -433,7 +433,8 @@ def cached_hub(tmp_path, monkeypatch):
 def test_hub_models_are_read_as_folders(cached_hub, make_dense) -> None:
     shutil.copytree(make_dense(), cached_hub)
     assert snapshot("org/name") == cached_hub
-    assert bitnet_arch.open_dense("hub", "org/name").settings["model_type"] == "llama"
+    source = bitnet_arch.open_dense("hub", "org/name")
+    assert (source.settings["model_type"], source.revision) == ("llama", "0" * 40)
     model, tokenizer = bitnet_arch.load_dense("hub", "org/name")
     assert torch.equal(model.model.norm.weight, opened(cached_hub)[0].model.norm.weight)
     assert tokenizer.eos_token == "</s>"

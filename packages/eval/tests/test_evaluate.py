@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from wf_formats.digests import model_sha256
 from wrinklefree_eval.evaluate import app
 from wrinklefree_eval.results import show
 
@@ -32,6 +33,7 @@ def test_every_kind_gives_the_same_report(
     assert result.exit_code == 0, result.output
     found = json.loads(output.read_text())
     assert found["model"]["kind"] == kind
+    assert found["model"]["sha256"] == model_sha256(path)
     assert found["model"]["num_parameters"] > 30e6
     assert found["model"]["size_bytes"] > 1e8
     assert [row["num_tokens"] for row in found["perplexity"]] == [40, 40]

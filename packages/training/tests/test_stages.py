@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 import bitnet_arch
@@ -19,7 +20,9 @@ from wrinklefree import train
 from wrinklefree.checkpoints import lightning_io
 from wrinklefree.checkpoints.manifest import manifest_digest
 from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.config.root import TrainConfig
 from wrinklefree.run_folder import RunFolder
+from wrinklefree.stages.conversion import DenseModel, run_conversion
 
 STEPS = ["training.max_steps=3", "training.checkpoint.every_steps=1"]
 STAGE2 = [*STEPS, "training.schedule.decay=1"]
@@ -43,6 +46,14 @@ def test_stages_hand_over(cli: Any, dense_dir: Path, capsys: pytest.CaptureFixtu
     assert type(stock).__name__ == "BitNetForCausalLM"
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("summary: ")]
     assert json.loads(lines[-1].removeprefix("summary: "))["stage"] == "stage2"
+
+
+def test_the_revision_of_a_model_of_the_hub_is_recorded(dense_dir: Path, tmp_path: Path) -> None:
+    model, tokenizer = bitnet_arch.load_dense("path", str(dense_dir))
+    nothing, meta = torch.zeros((0, 8), dtype=torch.long), {"source": {"source": "hub", "name": "org/name"}}
+    dense = DenseModel(None, model, tokenizer, nothing, nothing, 0.0, revision="a" * 40)
+    run_conversion(TrainConfig(), dense, tmp_path / "final", meta)
+    assert bitnet_arch.read_meta(tmp_path / "final")["source"] == meta["source"] | {"revision": "a" * 40}
 
 
 def test_stage1_reports_what_conversion_costs(stage1_run: Any) -> None:

@@ -58,6 +58,8 @@ class DenseSource:
     """Contents of config.json."""
     is_converted: bool = False
     """Whether the folder is a converted checkpoint (which may teach, but not be converted again)."""
+    revision: str | None = None
+    """Commit of the repository on the hub."""
 
     def check_convertible(self) -> None:
         """Raises also UnsupportedModelError (a build or a family that cannot be converted)."""
@@ -137,7 +139,8 @@ def open_dense(source: ModelSource | str, name: str | None = None) -> DenseSourc
         settings, is_converted = read_settings(folder), _is_converted(folder)
         if not is_converted:
             check_dense(settings, name)
-    return DenseSource(source, name, settings, is_converted)
+    revision = folder.name if source is ModelSource.hub else None  # as the hub's cache names snapshots
+    return DenseSource(source, name, settings, is_converted, revision)
 
 
 def _is_converted(folder: Path) -> bool:

@@ -32,8 +32,8 @@ _DENSE = {"scheme": FULL_PRECISION, "sub_norm": False}
 class StartPoint:
     """folder: verified checkpoint to start from, None for the dense model; digest names its contents.
 
-    origin: the dense model that the weights come from, {"source": ..., "name": ...}, as every
-    checkpoint records it under "source"; None where the checkpoint does not say.
+    origin: the dense model that the weights come from, {"source": ..., "name": ...} and of the hub its
+    "revision", as every checkpoint records it under "source"; None where the checkpoint does not say.
     """
 
     folder: Path | None

@@ -51,6 +51,8 @@ class DenseModel:
     held_out: Tensor
     seconds: float
     """How long it took."""
+    revision: str | None = None
+    """Of the source, on the hub."""
 
 
 def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
@@ -79,7 +81,7 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
         raise ConfigError(
             f"training.fit.tokens={fit.tokens} is too small: SubLN is fitted on at least {MIN_FIT_TOKENS}"
         )
-    return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start)
+    return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start, source.revision)
 
 
 def _tokenizer(source: bitnet_arch.DenseSource) -> Any:
@@ -121,7 +123,10 @@ def run_conversion(
         "tokens": dense.fit_ids.numel(),
         "seconds": dense.seconds + time.perf_counter() - start,
     }
-    save_model_folder(model, dense.tokenizer, target, meta | {"step": 0}, figures)
+    meta = meta | {"step": 0}
+    if dense.revision is not None:
+        meta["source"] = meta["source"] | {"revision": dense.revision}
+    save_model_folder(model, dense.tokenizer, target, meta, figures)
     return figures
 
 
