@@ -159,6 +159,25 @@ def test_a_folder_s_place_is_nobody_s_business(pair: tuple[Path, Path], tmp_path
     assert read_card(folder).record.license == License("apache-2.0")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"source": "hub", "name": "../../etc"},
+        {"source": "hub", "name": 3},
+        {"source": "path", "name": ["x"]},
+        {"source": "hub"},
+        {"source": "elsewhere", "name": "x"},
+        "packaged x.gguf",
+        None,
+    ],
+)
+def test_a_source_that_says_nothing_is_left_out(pair: tuple[Path, Path], source: Any) -> None:
+    change_meta(pair[0], source=source, license=3)
+    record = make_record(open_checkpoint(pair[0]), pair[1])
+    assert (record.base, record.license) == (None, None)
+    assert "A language model with weights" in card_of(record)
+
+
 def test_the_packaged_model_is_known(pair: tuple[Path, Path], tmp_path: Path) -> None:
     source, model = pair
     change_meta(source, source={"source": "packaged", "name": None})

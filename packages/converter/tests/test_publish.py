@@ -404,6 +404,35 @@ def test_a_name_that_no_repository_holds_is_refused(hub: Hub, checkpoint: Any, t
     assert hub.repositories == {}
 
 
+def test_an_adapter_elsewhere_is_refused_before_the_export(hub: Hub, checkpoint: Any, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", checkpoint("llama-group64"), "--output", tmp_path / "new.gguf"]
+    arguments += ["--license", "mit", "--adapter", tmp_path / "other" / "adapter.gguf"]
+    done = run("export", *arguments, "--push-to-hub", NAME)
+    assert done.exit_code == 2
+    assert "has to lie beside" in line(done)
+    assert not (tmp_path / "new.gguf").exists()
+
+
+def test_a_file_without_a_suffix_is_published(hub: Hub, model: Path, checkpoint: Any) -> None:
+    plain = model.with_name("model-q4")
+    arguments = ["--checkpoint", checkpoint("llama-group64"), "--output", plain, "--license", "mit"]
+    done = run("export", *arguments, "--push-to-hub", NAME, "--no-verify")
+    assert done.exit_code == 0, done.output
+    assert committed(hub)["model-q4"] == plain.read_bytes()
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://127.0.0.1:1", "http://user:secret@127.0.0.1:1"])
+def test_an_endpoint_that_leads_nowhere_is_named(
+    hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    done = run("publish", model, NAME, "--no-verify")
+    assert done.exit_code == 1
+    assert "the connection to" in line(done)
+    assert endpoint.rpartition("@")[2] in line(done)
+    assert "secret" not in done.output
+
+
 def test_the_token_goes_to_the_hub_alone(hub: Hub, model: Path) -> None:
     done = run("publish", model, NAME, "--no-verify")
     assert hub.authorizations == {f"Bearer {TOKEN}"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_converter.card_record import BaseModel, License
+from wf_converter.repository import id_fault
 from wf_formats.file_names import CARD_FILE
 from wf_formats.packaged import PACKAGED_MODEL, PACKAGED_REPOSITORY, ModelSource
 
@@ -39,7 +40,7 @@ def origin_of(record: dict[str, Any], ask_hub: bool) -> Origin:
         return Origin(base, License(PACKAGED_LICENSE), list(_PACKAGED_LANGUAGES))
     if not isinstance(name, str):
         return Origin()
-    if source == ModelSource.hub:
+    if source == ModelSource.hub and id_fault(name) is None:
         revision = revision if isinstance(revision, str) else None
         card = _hub_card(name, revision, ask_hub)
         return Origin(BaseModel(source, name, name, revision), *_told_by(card))

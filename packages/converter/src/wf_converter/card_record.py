@@ -7,7 +7,6 @@ anew. A value that is not known is None (or an empty list) and stands neither in
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any
 
 BITS = 8
@@ -133,6 +132,7 @@ class CardRecord:
     scheme: str
     sub_norm: bool
     files: list[FileEntry]
+    """The GGUF file and its adapter, or everything in the folder but the card."""
     sizes: Sizes
     low_rank: int = 0
     context_tokens: int | None = None
@@ -150,11 +150,6 @@ class CardRecord:
     tasks: list[TaskScore] = field(default_factory=list)
     repository: str | None = None
     """Where it is published."""
-
-    @cached_property
-    def model_files(self) -> list[FileEntry]:
-        """Those that are named to a program: the GGUF file and its adapter."""
-        return [file for file in self.files if file.name.endswith(".gguf")]
 
 
 def plain(record: CardRecord) -> dict[str, Any]:

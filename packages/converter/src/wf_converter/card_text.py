@@ -226,7 +226,7 @@ def _run(record: CardRecord) -> str:
 
 
 def _run_gguf(record: CardRecord) -> str:
-    model, *adapters = (shlex.quote(file.name) for file in record.model_files)
+    model, *adapters = (shlex.quote(file.name) for file in record.files)
     lora = "".join(f" --lora {adapter}" for adapter in adapters)
     beside = "".join(f" --adapter {adapter}" for adapter in adapters)
     fetch = []

@@ -107,13 +107,15 @@ class ConvertedCheckpoint:
         origin = self.origin
         packaged = PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
-        return f"{Path(named).name} 1.58-bit" if named else self.folder.resolve().name
+        is_named = isinstance(named, str) and named
+        return f"{Path(named).name} 1.58-bit" if is_named else self.folder.resolve().name
 
     @property
     def license(self) -> str | None:
         """SPDX name, where the record or the packaged model tells it."""
         packaged = PACKAGED_LICENSE if self.origin.get("source") == "packaged" else None
-        return self.meta.get("license") or packaged
+        recorded = self.meta.get("license")
+        return recorded if isinstance(recorded, str) and recorded else packaged
 
     @property
     def origin(self) -> dict[str, Any]:

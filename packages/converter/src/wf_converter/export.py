@@ -136,6 +136,8 @@ def export(
     if push_to_hub is not None:
         destination = (push_to_hub, private, revision, commit_message, overwrite_card)
         publication = _prepare_publication(destination, dry_run, proves, checkpoint, wishes)
+        if adapter is not None and adapter.resolve().parent != output.resolve().parent:
+            raise RequestError(f"--adapter {adapter} has to lie beside {output} to be published with it")
     proof = None
     if proves:
         proof = Proof.prepare(checkpoint, text, tokens, tolerance, json_output, output, adapter)

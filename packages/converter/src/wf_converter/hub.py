@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is its client's, unsaid
     HfHubHTTPError,
-    HTTPError,  # type: ignore[attr-defined]  # of its client, whichever that is
+    HTTPError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RevisionNotFoundError,

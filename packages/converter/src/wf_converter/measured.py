@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from wf_converter.card_record import CardRecord, Proof, TaskScore, TextScore
 from wf_formats.errors import RequestError
-from wf_formats.json_file import read_json
+from wf_formats.json_file import read_value
 
 EXPORT, CHECKPOINT = "export", "checkpoint"
 QUICKSTART_TEXT = "held-out part of the quickstart's text"
@@ -131,7 +131,9 @@ class Report:
 
 def read_report(path: Path) -> Report:
     """Raises: RequestError for a file that is missing, damaged or something else; it names the value."""
-    values = read_json(path, RequestError)
+    values = read_value(path, RequestError)
+    if not isinstance(values, dict):
+        raise RequestError(f"{path} is no report of a measurement; give {_KNOWN}")
     kinds: dict[type[Any], bool] = {
         _Quickstart: isinstance(values.get("perplexity"), dict) and "proof" in values,
         _Evaluation: {"model", "perplexity", "tasks"} <= values.keys(),
@@ -139,7 +141,7 @@ def read_report(path: Path) -> Report:
     }
     kind = next((kind for kind, is_it in kinds.items() if is_it), None)
     if kind is None:
-        raise RequestError(f"--report {path} is no report of a measurement; give {_KNOWN}")
+        raise RequestError(f"{path} is no report of a measurement; give {_KNOWN}")
     try:
         return Report(path, TypeAdapter(kind).validate_python(values))
     except ValidationError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from wf_converter.base_model import front_matter_of, origin_of
-from wf_converter.card import Card, Wishes, local_files
+from wf_converter.card import Card, Wishes, check_files, local_files
 from wf_converter.card_record import CardRecord
 from wf_converter.command import console
 from wf_converter.hub import (
@@ -66,8 +66,8 @@ class Publication:
         if card.is_changed and not self.destination.overwrite_card:
             if not wishes.are_none:
                 raise RequestError(
-                    f"{card.path} was changed by hand: put figures and licence in by hand too, or pass "
-                    "--overwrite-card to write it anew"
+                    f"{card.path} was changed by hand, or written by another version: pass --overwrite-card "
+                    "to write it anew, or put figures and licence in by hand too"
                 )
             return card
         return Card.of(wishes.applied(self.addressed(card.record)), card.path)
@@ -84,6 +84,7 @@ class Publication:
             PublishError, PublishRefusedError: it did not arrive; the message says how to send it again.
         """
         self._check(export, card)
+        check_files(card.record, export)
         files = local_files(card.record, export)
         if self.dry_run:
             self._show(card)
