@@ -25,6 +25,7 @@ from wf_converter.export import export
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.hf_export import prepare_hf
 from wf_converter.inspect import inspect_model
+from wf_converter.publish import publish
 from wf_converter.reference import reference_model
 from wf_converter.scores import Difference, llamacpp_scores, torch_scores
 from wf_converter.verify import verify
@@ -235,6 +236,12 @@ def test_the_commands(corrected: Any, tmp_path: Path) -> None:
     assert f"corrections of rank {RANK}: {bits:.2f} bits a weight more, in {adapter}" in done.output
     proof = json.loads(done.output[done.output.index("{") : done.output.rindex("}") + 1])
     assert proof["passed"] is True
+    shown = run(publish, model, "me/model", "--license", "mit", "--dry-run").stdout
+    assert "hf download me/model model.gguf adapter.gguf --local-dir ." in shown
+    assert f"{adapter.stat().st_size:,}  adapter.gguf" in shown
+    adapter.rename(tmp_path / "moved.gguf")
+    assert run(publish, model, "me/model", "--license", "mit", "--dry-run").exit_code == 2
+    (tmp_path / "moved.gguf").rename(adapter)
     assert run(export, *request, "--adapter", adapter, "--overwrite", "--format", "hf").exit_code == 2
     assert run(export, *request, "--adapter", model, "--overwrite").exit_code == 2
 

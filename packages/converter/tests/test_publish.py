@@ -232,9 +232,14 @@ def test_a_repository_of_somebody_else_is_not_touched(hub: Hub, model: Path) -> 
     assert len(hub.repositories[NAME].messages) == 1
 
 
-def test_a_card_of_another_author_stays(hub: Hub, model: Path) -> None:
+@pytest.mark.parametrize("whose", ["another author's", "ours, changed", "damaged"])
+def test_a_card_that_somebody_wrote_stays(hub: Hub, model: Path, whose: str) -> None:
     assert run("publish", model, NAME, "--no-verify").exit_code == 0
-    theirs = b"---\nlicense: mit\n---\n# My model\n\nwrinklefree: no\n"
+    theirs = {
+        "another author's": b"---\nlicense: mit\n---\n# My model\n\nwrinklefree: no\n",
+        "ours, changed": committed(hub)["README.md"] + b"\nThanks to all.\n",
+        "damaged": b"---\nwrinklefree: [\n---\n\xff",
+    }[whose]
     hub.repositories[NAME].commit("main", {"README.md": theirs}, "by hand")
     done = run("publish", model, NAME, "--no-verify")
     assert done.exit_code == 2
@@ -247,13 +252,14 @@ def test_a_card_of_another_author_stays(hub: Hub, model: Path) -> None:
 def test_a_commit_meanwhile_is_not_written_over(
     hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = hub_module._check_card
+    look = hub_module._card_there
 
-    def check_and_wait(*arguments: Any) -> None:
-        check(*arguments)
+    def look_and_wait(*arguments: Any) -> str | None:
+        found = look(*arguments)
         hub.repositories[NAME].commit("main", {"README.md": b"# Mine"}, "meanwhile")
+        return found
 
-    monkeypatch.setattr(hub_module, "_check_card", check_and_wait)
+    monkeypatch.setattr(hub_module, "_card_there", look_and_wait)
     done = run("publish", model, NAME, "--no-verify")
     assert done.exit_code == 1
     assert "was changed by somebody else meanwhile" in line(done)

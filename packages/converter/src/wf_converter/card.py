@@ -186,7 +186,7 @@ class Card:
 
     @property
     def is_changed(self) -> bool:
-        """By hand, or since another version wrote it."""
+        """By hand, or another version wrote it."""
         return card_of(self.record) != self.text
 
 
@@ -209,13 +209,25 @@ def read_card(export: Path) -> Card:
     except UnicodeDecodeError as error:
         raise RequestError(f"{path} is not UTF-8 ({error.reason}): {again}") from error
     try:
-        record = TypeAdapter(CardRecord).validate_python(front_matter_of(text).get(RECORD_KEY))
+        record = _record_in(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, (RECORD_KEY, *first["loc"])))
         raise RequestError(f"{path} is damaged: {where}: {printable(first['msg'])}; {again}") from error
     check_files(record, export)
     return Card(path, text, record)
+
+
+def is_as_written(text: str) -> bool:
+    """Whether a card, of whatever model, is as this version writes it: nobody has changed it by hand."""
+    try:
+        return card_of(_record_in(text)) == text
+    except ValidationError:
+        return False
+
+
+def _record_in(text: str) -> CardRecord:
+    return TypeAdapter(CardRecord).validate_python(front_matter_of(text).get(RECORD_KEY))
 
 
 def local_files(record: CardRecord, export: Path) -> dict[str, Path]:

@@ -107,8 +107,9 @@ class ConvertedCheckpoint:
         origin = self.origin
         packaged = PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
-        is_named = isinstance(named, str) and named
-        return f"{Path(named).name} 1.58-bit" if is_named else self.folder.resolve().name
+        if isinstance(named, str) and named:
+            return f"{Path(named).name} 1.58-bit"
+        return self.folder.resolve().name
 
     @property
     def license(self) -> str | None:

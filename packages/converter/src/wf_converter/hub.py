@@ -1,7 +1,7 @@
 """Publishing on the Hugging Face hub: one commit with all files, and what goes wrong in a line.
 
 1. The repository is made where it is not there yet; a branch likewise.
-2. What it holds is looked at: a card of another author stays unless it was said to go.
+2. What it holds is looked at: a card of another author, or changed by hand, stays unless it was said to go.
 3. One commit adds model files, card and checksums. It names the commit that was looked at as its parent:
    whoever wrote meanwhile is not written over.
 
@@ -36,7 +36,6 @@ from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # r
 from wf_converter.repository import id_fault
 from wf_formats.errors import RequestError, UserError
 from wf_formats.file_names import CARD_FILE
-from wf_formats.model_card import has_record
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 
@@ -110,13 +109,20 @@ def check_token() -> None:
         _patiently(lambda: HfApi().whoami())
 
 
-def publish(destination: Destination, files: Mapping[str, Path], card: str, checksums: str) -> str:
+def publish(
+    destination: Destination,
+    files: Mapping[str, Path],
+    card: str,
+    checksums: str,
+    is_replaceable: Callable[[str], bool],
+) -> str:
     """Sends everything in one commit.
 
     Args:
         files: name in the repository -> file.
         card: text of README.md.
         checksums: text of SHA256SUMS.
+        is_replaceable: whether a card of that text, which is there already, has nothing of anybody's own.
 
     Returns:
         Address of the commit; that of the newest one where all is there already.
@@ -130,7 +136,12 @@ def publish(destination: Destination, files: Mapping[str, Path], card: str, chec
     with _told(repository):
         _patiently(lambda: api.create_repo(repository, private=destination.private or None, exist_ok=True))
         head = _head(api, destination)
-        _check_card(api, destination, head)
+        theirs = _card_there(api, repository, head)
+        if not (destination.overwrite_card or theirs in (None, "", card) or is_replaceable(str(theirs))):
+            raise PublishRefusedError(
+                f"{repository} has a README.md that WrinkleFree did not write, or that was changed since: "
+                "pass --overwrite-card to replace it (git keeps the old one), or choose another repository"
+            )
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
         texts = {CARD_FILE: card, CHECKSUMS_FILE: checksums}
         operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
@@ -170,25 +181,16 @@ def _head(api: HfApi, destination: Destination) -> str | None:
     return head
 
 
-def _check_card(api: HfApi, destination: Destination, head: str | None) -> None:
-    """Raises: PublishRefusedError where somebody's own README.md would be written over."""
-    if destination.overwrite_card:
-        return
+def _card_there(api: HfApi, repository: str, head: str | None) -> str | None:
+    """Text of the README.md of a commit; None where the hub says that there is none."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = _patiently(
-                lambda: api.hf_hub_download(
-                    destination.repository, CARD_FILE, revision=head, local_dir=folder
-                )
+                lambda: api.hf_hub_download(repository, CARD_FILE, revision=head, local_dir=folder)
             )
-        except RemoteEntryNotFoundError:  # the hub says so; a hub that cannot be asked is another error
-            return
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    if text.strip() and not has_record(text):
-        raise PublishRefusedError(
-            f"{destination.repository} has a README.md that WrinkleFree did not write: pass --overwrite-card "
-            "to replace it (git keeps the old one), or choose another repository"
-        )
+        except RemoteEntryNotFoundError:  # a hub that cannot be asked is another error
+            return None
+        return Path(path).read_bytes().decode(errors="replace")
 
 
 def _patiently(ask: Callable[[], _Answer]) -> _Answer:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from wf_converter.base_model import front_matter_of, origin_of
-from wf_converter.card import Card, Wishes, check_files, local_files
+from wf_converter.card import Card, Wishes, check_files, is_as_written, local_files
 from wf_converter.card_record import CardRecord
 from wf_converter.command import console
 from wf_converter.hub import (
@@ -63,11 +63,11 @@ class Publication:
 
         Raises: RequestError for one that was changed by hand and is to be changed again.
         """
-        if card.is_changed and not self.destination.overwrite_card:
+        if card.is_changed:
             if not wishes.are_none:
                 raise RequestError(
-                    f"{card.path} was changed by hand, or written by another version: pass --overwrite-card "
-                    "to write it anew, or put figures and licence in by hand too"
+                    f"{card.path} was changed by hand, or written by another version: put figures and "
+                    "licence in by hand too, or write it anew with --checkpoint FOLDER"
                 )
             return card
         return Card.of(wishes.applied(self.addressed(card.record)), card.path)
@@ -92,7 +92,7 @@ class Publication:
         card.write()
         repository = self.destination.repository
         try:
-            address = publish(self.destination, files, card.text, checksums(card.record))
+            address = publish(self.destination, files, card.text, checksums(card.record), is_as_written)
         except (PublishError, PublishRefusedError) as error:
             again = f"`wf publish {shlex.quote(str(export))} {repository}` sends it"
             raise type(error)(f"{error}; {export} stays as it is, {again}") from error

@@ -31,7 +31,8 @@ Private = Annotated[bool, typer.Option("--private", help="The repository has to 
 Revision = Annotated[str, typer.Option(help="Branch of the repository, made where it is missing.")]
 CommitMessage = Annotated[str, typer.Option(help="First line of the commit.")]
 OverwriteCard = Annotated[
-    bool, typer.Option("--overwrite-card", help="Replace a card that WrinkleFree did not write as it is.")
+    bool,
+    typer.Option("--overwrite-card", help="Replace a README.md there that was written or changed by hand."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the card and the files; send nothing.")]
 DEFAULT_REVISION = "main"
