@@ -387,6 +387,10 @@ def test_a_card_changed_by_hand_is_published_as_it_is(pair: tuple[Path, Path], t
     assert "To all." not in anew.stdout
 
 
+def card_text(model: Path) -> str:
+    return model.with_name("model.card.md").read_text()
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no card": (lambda model: model.with_name("model.card.md").unlink(), "has no card"),
     "a card of somebody": (
@@ -399,9 +403,25 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a value": (
         lambda model: model.with_name("model.card.md").write_text(
-            model.with_name("model.card.md").read_text().replace("num_weights: ", "num_weights: x", 1)
+            card_text(model).replace("num_weights: ", "num_weights: x", 1)
         ),
         "is damaged: wrinklefree.sizes.num_weights",
+    ),
+    "no weights": (
+        lambda model: model.with_name("model.card.md").write_text(
+            re.sub(r"num_weights: \d+", "num_weights: 0", card_text(model), count=1)
+        ),
+        "is damaged: wrinklefree.sizes.num_weights",
+    ),
+    "no files": (
+        lambda model: model.with_name("model.card.md").write_text(
+            re.sub(r"files:\n.*?  sizes", "files: []\n  sizes", card_text(model), count=1, flags=re.DOTALL)
+        ),
+        "is damaged: wrinklefree.files",
+    ),
+    "a deep card": (
+        lambda model: model.with_name("model.card.md").write_text(f"---\nx: {'[' * 5000}\n---\n"),
+        "is damaged: wrinklefree: ",
     ),
     "bytes": (lambda model: model.with_name("model.card.md").write_bytes(b"\xff\xfe"), "is not UTF-8"),
     "a huge card": (

@@ -85,6 +85,6 @@ def front_matter_of(card: str) -> dict[str, Any]:
     block = REGEX_YAML_BLOCK.search(card)
     try:
         values = safe_load(block[2]) if block else None
-    except YAMLError:  # of others, and nothing depends on it: the licence is then asked for
+    except (YAMLError, RecursionError):  # of others, and nothing depends on it: the licence is then asked for
         return {}
     return values if isinstance(values, dict) else {}

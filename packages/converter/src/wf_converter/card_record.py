@@ -7,7 +7,9 @@ anew. A value that is not known is None (or an empty list) and stands neither in
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 BITS = 8
 
@@ -60,7 +62,7 @@ class Sizes:
 
     total_bytes: int
     embedding_bytes: int
-    num_weights: int
+    num_weights: Annotated[int, Field(gt=0)]
     """Of the blocks' matrices."""
     num_embedding_weights: int
     types: list[str]
@@ -131,7 +133,7 @@ class CardRecord:
     checkpoint_sha256: str
     scheme: str
     sub_norm: bool
-    files: list[FileEntry]
+    files: Annotated[list[FileEntry], Field(min_length=1)]
     """The GGUF file and its adapter, or everything in the folder but the card."""
     sizes: Sizes
     low_rank: int = 0

@@ -109,8 +109,7 @@ def _base(record: CardRecord) -> str:
     if base is None:
         return "A language model"
     at = f", revision `{_code(base.revision)}`," if base.revision else ""
-    link = f"[{base.repository}](https://huggingface.co/{base.repository})" if base.repository else None
-    return f"{link or _escaped(base.name)}{at}"
+    return f"{base.repository or _escaped(base.name)}{at}"
 
 
 def _conversion(record: CardRecord) -> str:

@@ -16,8 +16,6 @@ from wf_converter.command import console, run
 from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE
 from wf_converter.prove import Proof
 from wf_converter.publish import (
-    DEFAULT_MESSAGE,
-    DEFAULT_REVISION,
     Baseline,
     CommitMessage,
     DryRun,
@@ -28,6 +26,7 @@ from wf_converter.publish import (
     Revision,
     read_wishes,
 )
+from wf_converter.publish_defaults import COMMIT_MESSAGE, REVISION
 from wf_formats.errors import RequestError
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 from wf_formats.printable import printable
@@ -109,8 +108,8 @@ def export(
         str | None, typer.Option(help="ORG/NAME: publish it there, as wf publish does.")
     ] = None,
     private: Private = False,
-    revision: Revision = DEFAULT_REVISION,
-    commit_message: CommitMessage = DEFAULT_MESSAGE,
+    revision: Revision = REVISION,
+    commit_message: CommitMessage = COMMIT_MESSAGE,
     overwrite_card: OverwriteCard = False,
     dry_run: DryRun = False,
 ) -> None:

@@ -29,6 +29,7 @@ from wf_converter.hub import (
     check_token,
     publish,
 )
+from wf_converter.publish_defaults import COMMIT_MESSAGE, REVISION
 from wf_formats.errors import RequestError
 from wf_formats.file_names import CARD_FILE
 from wf_formats.printable import legible
@@ -94,9 +95,21 @@ class Publication:
         try:
             address = publish(self.destination, files, card.text, checksums(card.record), is_as_written)
         except (PublishError, PublishRefusedError) as error:
-            again = f"`wf publish {shlex.quote(str(export))} {repository}` sends it"
-            raise type(error)(f"{error}; {export} stays as it is, {again}") from error
+            again = shlex.join(["wf", "publish", str(export), repository, *self._flags()])
+            raise type(error)(f"{error}; {export} stays as it is, `{again}` sends it") from error
         console.print(f"published {address}", soft_wrap=True)
+
+    def _flags(self) -> list[str]:
+        """What has to be said again to send the same once more."""
+        asked = self.destination
+        flags = {"--no-verify": not self.needs_proof, "--private": asked.private}
+        flags |= {"--overwrite-card": asked.overwrite_card}
+        said = [flag for flag, is_said in flags.items() if is_said]
+        if asked.revision != REVISION:
+            said += ["--revision", asked.revision]
+        if asked.commit_message != COMMIT_MESSAGE:
+            said += ["--commit-message", asked.commit_message]
+        return said
 
     def _check(self, export: Path, card: Card) -> None:
         """Raises: RequestError for what a published model has to have, and this has not."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wf_converter.command import run
+from wf_converter.publish_defaults import COMMIT_MESSAGE, REVISION
 from wf_formats.errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ OverwriteCard = Annotated[
     typer.Option("--overwrite-card", help="Replace a README.md there that was written or changed by hand."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the card and the files; send nothing.")]
-DEFAULT_REVISION = "main"
-DEFAULT_MESSAGE = "Add a 1.58-bit model"
 
 
 def publish(
@@ -53,8 +52,8 @@ def publish(
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Publish without a proof.")] = False,
     private: Private = False,
-    revision: Revision = DEFAULT_REVISION,
-    commit_message: CommitMessage = DEFAULT_MESSAGE,
+    revision: Revision = REVISION,
+    commit_message: CommitMessage = COMMIT_MESSAGE,
     overwrite_card: OverwriteCard = False,
     dry_run: DryRun = False,
 ) -> None:
