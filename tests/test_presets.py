@@ -50,7 +50,7 @@ def test_the_recipe_for_an_h100_is_taken_by_its_name():
         training = config.training
         assert config.experiment == "h100_25min"
         assert config.data.sources[0].name == "fineweb_edu"
-        assert training.batch_size * training.accumulate_steps * training.sequence_length_tokens == 131_072
+        assert training.batch_size * training.accumulate_steps * training.sequence_length_tokens == 32_768
         assert training.objectives.keys() == {"logits_distill"}
         assert training.learning_rate == 1e-4, "the command line goes over a recipe"
 
