@@ -35,6 +35,7 @@ APPLICATIONS = (
     Application("serve", "Serve a model to OpenAI clients.", ("wrinklefree_inference", "serve")),
     Application("bench", "Measure a model's speed beside llama.cpp.", ("wrinklefree_inference", "bench")),
     Application("eval", "Measure perplexity and tasks of a model.", ("wrinklefree_eval.evaluate",)),
+    Application("store", "Folders in gs://, s3:// or a path: ls, get, put, rm, check.", ("wf_stores.main",)),
     Application("compare", "Test whether two models' answers differ.", ("wrinklefree_eval.compare",)),
 )
 

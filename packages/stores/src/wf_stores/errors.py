@@ -1,0 +1,37 @@
+"""What can go wrong with a store: one line that names the URL, the reason and the remedy."""
+
+from __future__ import annotations
+
+from wf_formats.errors import RequestError, UserError
+
+
+class StoreError(UserError, RuntimeError):
+    """The store did not do what was asked."""
+
+
+class UnavailableError(StoreError):
+    """No answer, or an overloaded server's, after retries too; a write may be done or not."""
+
+
+class RefusedError(StoreError):
+    """Credentials are missing, wrong, or do not allow it."""
+
+
+class AnotherUploadError(StoreError):
+    """Under this name something else is complete already."""
+
+
+class DamagedUploadError(StoreError):
+    """What is stored is not what was uploaded; the message names the file."""
+
+
+class NotThereError(RequestError):
+    """There is no such bucket, folder or upload."""
+
+
+class ObjectMissingError(LookupError):
+    """Of a backend, for the code above it: there is no object with this key."""
+
+
+class ObjectExistsError(LookupError):
+    """Of a backend, for the code above it: an exclusive create found an object with this key."""

@@ -1,0 +1,127 @@
+"""A folder as a store: on a disk, a network file system, or a bucket that is mounted.
+
+Files are copied to a temporary name, synced and renamed. An exclusive create is a hard link, which comes with
+its contents or not at all; mounts of buckets have none, there the file is opened exclusively and written at
+once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wf_formats.atomic import atomic_file
+from wf_formats.targets import check_way
+from wf_stores.errors import ObjectExistsError, ObjectMissingError
+from wf_stores.location import Location
+from wf_stores.store import PART_BYTES, Advance, Stored
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class LocalStore:
+    keeps_crc32c = False
+
+    def __init__(self, location: Location) -> None:
+        self.url = str(location)
+        self._root = Path(location.prefix)
+        check_way(self._root / "name")
+
+    def put_file(self, key: str, path: Path, advance: Advance) -> None:
+        with (
+            atomic_file(self._root / key) as temporary,
+            path.open("rb") as source,
+            temporary.open("wb") as target,
+        ):
+            while data := source.read(PART_BYTES):
+                target.write(data)
+                advance(len(data))
+
+    def create(self, key: str, data: bytes) -> None:
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._link(target, data)
+        except FileExistsError as error:
+            raise ObjectExistsError(key) from error
+
+    def _link(self, target: Path, data: bytes) -> None:
+        whole = target.with_name(f".{target.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            _write_new(whole, data)
+            os.link(whole, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _write_new(target, data)
+        finally:
+            whole.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+    def read(self, key: str, start: int, num_bytes: int) -> bytes:
+        try:
+            with (self._root / key).open("rb") as file:
+                return os.pread(file.fileno(), num_bytes, start)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectMissingError(key) from error
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        for folder, folders, files in os.walk(self._root / prefix, onerror=_raise):
+            folders.sort()
+            for name in sorted(files):
+                path = Path(folder, name)
+                try:
+                    facts = path.stat()
+                except FileNotFoundError:  # removed meanwhile, or a link to nothing
+                    continue
+                modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+                yield Stored(path.relative_to(self._root).as_posix(), facts.st_size, modified)
+
+    def holds(self, stored: Stored, path: Path) -> bool:
+        with (self._root / stored.key).open("rb") as there, path.open("rb") as here:
+            while (data := here.read(PART_BYTES)) == there.read(PART_BYTES):
+                if not data:
+                    return True
+        return False
+
+    def delete(self, key: str) -> None:
+        path = self._root / key
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self._root or not _removed_if_empty(folder):
+                return
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _removed_if_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+        return error.errno == errno.ENOENT
+    return True
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
