@@ -136,13 +136,13 @@ class _Arriving:
     def fetch(self, start: int, advance: Advance) -> None:
         data = self.source.read(start)
         _write_at(self._part, start, data)
-        advance(len(data))
         with self._lock:
             self._left -= 1
             is_last = self._left == 0
         if is_last:
             self.source.check(entry_of(self._part, with_crc32c=False).sha256)
             self._part.rename(self._path)
+        advance(len(data))
 
 
 def _fetch(

@@ -31,6 +31,7 @@ from wf_stores.errors import (
     UnavailableError,
 )
 from wf_stores.location import Location
+from wf_stores.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, patiently
 from wf_stores.reading import CountedFile
 from wf_stores.store import PART_BYTES, Advance, Patience, Stored
 
@@ -46,19 +47,26 @@ class GcsStore:
         self.url = str(location)
         self._prefix = f"{location.prefix}/" if location.prefix else ""
         self._name = location.bucket
+        self._patience = patience
         self._how: dict[str, Any] = {
             "timeout": (min(_CONNECT_S, patience.answer_s), patience.answer_s),
-            "retry": DEFAULT_RETRY.with_timeout(patience.total_s),
+            "retry": DEFAULT_RETRY.with_timeout(patience.total_s).with_delay(
+                initial=FIRST_PAUSE_S, maximum=LONGEST_PAUSE_S, multiplier=2
+            ),
         }
         with self._told():
             self._bucket = storage.Client(project=None).bucket(location.bucket)
 
     def put_file(self, key: str, path: Path, advance: Advance) -> None:
         size = path.stat().st_size
-        with path.open("rb") as file, self._told():
-            counted: Any = CountedFile(file, advance)
+        with path.open("rb") as file:
+            counted = CountedFile(file, advance)
+            patiently(lambda: self._put(key, counted, size), self._patience)
+
+    def _put(self, key: str, file: CountedFile, size: int) -> None:
+        with self._told():
             blob = self._bucket.blob(self._prefix + key, chunk_size=PART_BYTES)
-            blob.upload_from_file(counted, size=size, checksum="crc32c", **self._how)
+            blob.upload_from_file(file, rewind=True, size=size, checksum="crc32c", **self._how)
 
     def create(self, key: str, data: bytes) -> None:
         try:
@@ -69,6 +77,9 @@ class GcsStore:
             raise ObjectExistsError(key) from error
 
     def read(self, key: str, start: int, num_bytes: int) -> bytes:
+        return patiently(lambda: self._read(key, start, num_bytes), self._patience)
+
+    def _read(self, key: str, start: int, num_bytes: int) -> bytes:
         try:
             with self._told(ObjectMissingError(key)):
                 blob = self._bucket.blob(self._prefix + key)
@@ -79,11 +90,16 @@ class GcsStore:
         except api.RequestRangeNotSatisfiable:
             return b""
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        yield from patiently(lambda: self._objects(prefix), self._patience)
+
+    def _objects(self, prefix: str) -> list[Stored]:
         with self._told():
-            for blob in self._bucket.list_blobs(prefix=self._prefix + prefix, fields=_FIELDS, **self._how):
-                key = blob.name.removeprefix(self._prefix)
-                yield Stored(key, int(blob.size), blob.updated, blob.crc32c)
+            blobs = self._bucket.list_blobs(prefix=self._prefix + prefix, fields=_FIELDS, **self._how)
+            return [
+                Stored(blob.name.removeprefix(self._prefix), int(blob.size), blob.updated, blob.crc32c)
+                for blob in blobs
+            ]
 
     def holds(self, stored: Stored, path: Path) -> bool:
         return stored.checksum == crc32c_of(path)
@@ -120,9 +136,9 @@ class GcsStore:
             raise RefusedError(f"{self.url}: no credentials ({_words(error)}); {_CREDENTIALS}") from error
         except (api.RetryError, api.ServerError, api.TooManyRequests) as error:
             raise UnavailableError(f"{self.url}: no answer ({_words(error)}); try again later") from error
-        except requests.RequestException as error:
+        except (requests.RequestException, DataCorruption) as error:  # the latter of what was on its way
             raise UnavailableError(f"{self.url}: no answer ({_words(error)}); try again later") from error
-        except (api.GoogleAPICallError, DataCorruption, InvalidResponse) as error:
+        except (api.GoogleAPICallError, InvalidResponse) as error:
             raise StoreError(f"{self.url}: {_words(error)}") from error
 
 

@@ -32,7 +32,7 @@ class Upload:
 def complete_names(store: Store, under: str = "") -> list[str]:
     """Names of the complete uploads, sorted, below a name; by COMPLETE alone, which vouches for the rest."""
     prefix = f"{under}/" if under else ""
-    places = (place_of(stored.key) for stored in store.list(prefix))
+    places = (place_of(stored.key) for stored in store.objects(prefix))
     return sorted(place.name for place in places if place is not None and place.digest is None)
 
 
@@ -40,7 +40,7 @@ def list_uploads(store: Store, under: str = "") -> list[Upload]:
     """All of them, complete or not, sorted by name. Cost: a listing, and a small object a name."""
     groups: dict[tuple[str, str], list[Stored]] = {}
     marked: set[str] = set()
-    for stored in store.list(f"{under}/" if under else ""):
+    for stored in store.objects(f"{under}/" if under else ""):
         place = place_of(stored.key)
         if place is not None and place.digest is None:
             marked.add(place.name)
@@ -79,7 +79,7 @@ def remove_upload(store: Store, name: str, advance: Advance = nothing) -> None:
     Raises: NotThereError where there is none.
     """
     check_name(name)
-    places = [(stored, place_of(stored.key)) for stored in store.list(f"{name}/")]
+    places = [(stored, place_of(stored.key)) for stored in store.objects(f"{name}/")]
     own = [stored for stored, place in places if place is not None and place.name == name]
     if not own:
         raise NotThereError(f"there is no upload at {store.url}/{name}; wf store ls shows what there is")
@@ -91,7 +91,7 @@ def remove_incomplete(store: Store, upload: Upload, advance: Advance = nothing) 
     """Removes the data of an upload that is not complete, unless it has become so."""
     if _digest(store, upload.name) == upload.digest:
         return
-    _delete(store, store.list(f"{upload.name}/{upload.digest}/"), advance)
+    _delete(store, store.objects(f"{upload.name}/{upload.digest}/"), advance)
 
 
 def _delete(store: Store, objects: Iterable[Stored], advance: Advance) -> None:

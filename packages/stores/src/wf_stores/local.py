@@ -26,7 +26,7 @@ class LocalStore:
     keeps_crc32c = False
 
     def __init__(self, location: Location) -> None:
-        self.url = str(location)
+        self.url = str(location).rstrip("/")  # names follow it with a `/`
         self._root = Path(location.prefix)
         check_way(self._root / "name")
 
@@ -68,7 +68,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectMissingError(key) from error
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def objects(self, prefix: str) -> Iterator[Stored]:
         for folder, folders, files in os.walk(self._root / prefix, onerror=_raise):
             folders.sort()
             for name in sorted(files):

@@ -99,7 +99,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
 def _not_there(store: Store, name: str) -> NotThereError:
     """With what is there instead; a missing bucket is told by the listing."""
     shown = f"{store.url}/{name}"
-    if next(iter(store.list(f"{name}/")), None) is None:
+    if next(iter(store.objects(f"{name}/")), None) is None:
         return NotThereError(f"there is nothing at {shown}; wf store ls shows what there is")
     return NotThereError(
         f"there is no complete upload at {shown}; wf store ls shows those below it, and with "

@@ -32,6 +32,7 @@ from wf_stores.errors import (
     UnavailableError,
 )
 from wf_stores.location import Location
+from wf_stores.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, patiently
 from wf_stores.reading import CountedFile
 from wf_stores.store import PART_BYTES, Advance, Patience, Stored
 
@@ -40,7 +41,6 @@ _MAX_PARTS = 10_000
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE of ~/.aws/credentials"
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
-_FIRST_BACKOFF = timedelta(milliseconds=200)
 
 
 class S3Store:
@@ -50,6 +50,7 @@ class S3Store:
         self.url = str(location)
         self._prefix = f"{location.prefix}/" if location.prefix else ""
         self._name = location.bucket
+        self._patience = patience
         self._server = endpoint()
         with self._told():
             settings: Any = s3_settings()
@@ -65,23 +66,40 @@ class S3Store:
                 retry_config={
                     "max_retries": 10,
                     "retry_timeout": timedelta(seconds=patience.total_s),
-                    "backoff": {"init_backoff": _FIRST_BACKOFF, "base": 2},
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
+                        "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
+                        "base": 2,
+                    },
                 },
             )
 
     def put_file(self, key: str, path: Path, advance: Advance) -> None:
         size = path.stat().st_size
         with path.open("rb") as file:
-            counted: Any = CountedFile(file, advance)
-            with self._told(reading=counted):
-                obstore.put(
-                    self._store,
-                    self._prefix + key,
-                    counted,
-                    use_multipart=size > PART_BYTES,
-                    chunk_size=_part_bytes(size),
-                    max_concurrency=_PARTS_AT_ONCE,
-                )
+            if size <= PART_BYTES:
+                data = file.read()
+                patiently(lambda: self._put_whole(key, data), self._patience)
+                advance(len(data))
+            else:
+                counted = CountedFile(file, advance)
+                patiently(lambda: self._put_parts(key, counted, _part_bytes(size)), self._patience)
+
+    def _put_whole(self, key: str, data: bytes) -> None:
+        with self._told():
+            obstore.put(self._store, self._prefix + key, data, use_multipart=False)
+
+    def _put_parts(self, key: str, file: Any, part_bytes: int) -> None:
+        file.seek(0)
+        with self._told(reading=file):
+            obstore.put(
+                self._store,
+                self._prefix + key,
+                file,
+                use_multipart=True,
+                chunk_size=part_bytes,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
 
     def create(self, key: str, data: bytes) -> None:
         try:
@@ -91,6 +109,9 @@ class S3Store:
             raise ObjectExistsError(key) from error
 
     def read(self, key: str, start: int, num_bytes: int) -> bytes:
+        return patiently(lambda: self._read(key, start, num_bytes), self._patience)
+
+    def _read(self, key: str, start: int, num_bytes: int) -> bytes:
         try:
             with self._told(ObjectMissingError(key)):
                 found = obstore.get_range(self._store, self._prefix + key, start=start, length=num_bytes)
@@ -98,12 +119,17 @@ class S3Store:
         except _RangeError:
             return b""
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        yield from patiently(lambda: self._objects(prefix), self._patience)
+
+    def _objects(self, prefix: str) -> list[Stored]:
         with self._told():
-            for page in obstore.list(self._store, self._prefix + prefix):
-                for found in page:
-                    key = found["path"].removeprefix(self._prefix)
-                    yield Stored(key, found["size"], found["last_modified"], found["e_tag"])
+            pages = obstore.list(self._store, self._prefix + prefix)
+            return [self._stored(found) for page in pages for found in page]
+
+    def _stored(self, found: Any) -> Stored:
+        key = found["path"].removeprefix(self._prefix)
+        return Stored(key, found["size"], found["last_modified"], found["e_tag"])
 
     def holds(self, stored: Stored, path: Path) -> bool:
         return (stored.checksum or "").strip('"') == etag_of(path)
@@ -144,7 +170,7 @@ class S3Store:
         if status == "416":
             return _RangeError()
         what = printable(" ".join(filter(None, (status, code))) or _words(text), 200)
-        if "/latest/" in text or "credential" in text.lower():  # of the machine's metadata, the last resort
+        if "/latest/" in text:  # of the machine's metadata, the last resort
             return RefusedError(f"{self.url}: no credentials; {_CREDENTIALS}")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in ("401", "403"):
             return RefusedError(

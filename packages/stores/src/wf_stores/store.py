@@ -61,7 +61,7 @@ class Store(Protocol):
     def read(self, key: str, start: int, num_bytes: int) -> bytes:
         """Bytes of an object from `start` on, fewer where it ends. Raises: ObjectMissingError."""
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def objects(self, prefix: str) -> Iterator[Stored]:
         """All objects whose key begins with `prefix`, which is empty or ends with `/`."""
 
     def holds(self, stored: Stored, path: Path) -> bool:

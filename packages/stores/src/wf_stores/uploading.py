@@ -63,7 +63,7 @@ def upload_folder(folder: Path | str, store: Store, name: str, advance: Advance 
 
 def _send(files: Mapping[str, Path], manifest: Manifest, store: Store, name: str, advance: Advance) -> int:
     """Returns: bytes of the files that were sent."""
-    there = {stored.key: stored for stored in store.list(data_prefix(name, manifest.digest))}
+    there = {stored.key: stored for stored in store.objects(data_prefix(name, manifest.digest))}
     sent: list[int] = []
 
     def one(file: str, advance: Advance) -> None:
