@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from wrinklefree.auto_setup import StartPoint
     from wrinklefree.identity import RunIdentity
     from wrinklefree.run_folder import RunFolder
+    from wrinklefree.uploads.run_uploads import RunUploads
 
 LOG = logging.getLogger("wrinklefree")
 
@@ -75,6 +77,7 @@ def run_stage(config: TrainConfig) -> int:
     from wrinklefree.optimizers import check_device
     from wrinklefree.run_folder import RunFolder
     from wrinklefree.strategies import check_devices
+    from wrinklefree.uploads.run_uploads import RunUploads, upload_url
 
     _prepare_process(config)
     stage = stage_of(config)
@@ -87,7 +90,10 @@ def run_stage(config: TrainConfig) -> int:
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
     opened = None if run.is_complete and not config.force else stage.open(config)
     context = StageContext(config, run, start.folder, _meta(config, identity, start), opened)
+    uploads = RunUploads(config, run, identity) if upload_url(config) else None
     if not _is_first_process():
+        if uploads is not None:
+            uploads.wait_for_restored()
         if not (stage.needs_one_process or (run.is_complete and not config.force)):
             stage.run(context)
         return 0
@@ -95,13 +101,28 @@ def run_stage(config: TrainConfig) -> int:
         if config.force:
             run.move_aside()
         run.check(identity, config.resume.data)
+        if uploads is not None:
+            _open_uploads(uploads, run, identity)
         if run.is_complete:
             return _report_complete(config, run)
         if identity.git.dirty:
             LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
         run.store_identity(identity)
         run.remove_leftovers()
-        return _report(context, stage.run(context))
+        return _report(context, stage.run(dataclasses.replace(context, uploads=uploads)))
+
+
+def _open_uploads(uploads: RunUploads, run: RunFolder, identity: RunIdentity) -> None:
+    """Where the run has nothing it takes what is uploaded; a result that is not uploaded yet is."""
+    from wrinklefree.uploads.uploader import upload
+
+    uploads.prepare()
+    if run.is_complete:
+        upload(uploads, run.final)
+    elif not run.has_progress:
+        uploads.restore()
+        run.store_identity(identity)
+    uploads.record()
 
 
 def _prepare_process(config: TrainConfig) -> None:

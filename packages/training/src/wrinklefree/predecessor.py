@@ -24,6 +24,7 @@ from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
 from wrinklefree.stages.registry import stage_by_name, stages
+from wrinklefree.uploads.start import check_upload_is_there, fetched, is_upload
 
 _QUANTIZERS = "bitnet_arch.quantizers"
 
@@ -34,7 +35,11 @@ def check_start(config: TrainConfig) -> None:
     Raises: RunError, ConfigError, PluginError.
     """
     if isinstance(config.training, ContinuingConfig):
-        previous_folder(config, config.training)
+        start_from = config.training.start_from
+        if start_from is not None and is_upload(start_from):
+            check_upload_is_there(start_from)
+        else:
+            previous_folder(config, config.training)
         return
     built_in = [*GROUP_SIZES, FULL_PRECISION]
     known = [*built_in, *entries(_QUANTIZERS, built_in)]
@@ -50,7 +55,12 @@ def check_start(config: TrainConfig) -> None:
 
 
 def previous_folder(config: TrainConfig, training: ContinuingConfig) -> Path:
-    """Raises: RunError when there is none, with what was looked for; ConfigError."""
+    """The checkpoint's folder; one that is uploaded is fetched.
+
+    Raises: RunError when there is none, with what was looked for; ConfigError.
+    """
+    if training.start_from is not None and is_upload(training.start_from):
+        return _named_folder(str(fetched(config, training.start_from)))
     if training.start_from is not None:
         return _named_folder(training.start_from)
     for stage in training.accept_from:

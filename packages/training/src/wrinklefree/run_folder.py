@@ -88,7 +88,7 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Remove what a killed process left behind: unfinished writes and removals. Needs the lock."""
         for folder in (self.path, self.store.folder, self.parts.folder):
-            for pattern in (".*.tmp-*", ".*.old-*"):
+            for pattern in (".*.tmp-*", ".*.old-*", ".*.get-*"):
                 for leftover in folder.glob(pattern):
                     LOG.info("removing %s (left by an interrupted run)", leftover)
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -13,6 +13,7 @@ import lightning as L
 from wrinklefree.callbacks.base import StepCallback
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.module import WrinkleFreeLightningModule
+from wrinklefree.uploads.uploader import Uploader
 
 LOG = logging.getLogger("wrinklefree")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -23,15 +24,22 @@ class Checkpointing(StepCallback):
 
     Args:
         saved: called after each.
+        uploader: gets each, in the first process.
     """
 
     def __init__(
-        self, store: CheckpointStore, every_steps: int, keep_last: int, saved: Callable[[], None]
+        self,
+        store: CheckpointStore,
+        every_steps: int,
+        keep_last: int,
+        saved: Callable[[], None],
+        uploader: Uploader | None = None,
     ) -> None:
         self.store = store
         self.every_steps = every_steps
         self.keep_last = keep_last
         self._saved = saved
+        self._uploader = uploader
         self._saved_step = -1
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
@@ -48,9 +56,15 @@ class Checkpointing(StepCallback):
         trainer.save_checkpoint(self.store.path(step))
         self._saved_step = step
         if trainer.is_global_zero:
-            self.store.prune(self.keep_last)
+            if self._uploader is not None:
+                self._uploader.offer(self.store.path(step))
+            self.prune()
             LOG.info("saved %s", self.store.path(step))
         self._saved()
+
+    def prune(self) -> None:
+        """Remove what is not kept, unless it is being uploaded."""
+        self.store.prune(self.keep_last, () if self._uploader is None else self._uploader.in_use)
 
 
 class GracefulStop(StepCallback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from wrinklefree.checkpoints.manifest import DamagedCheckpointError, verify_manifest
@@ -54,9 +55,12 @@ class CheckpointStore:
             "or force=true to start the run again."
         )
 
-    def prune(self, keep_last: int) -> None:
-        """Remove all but the newest `keep_last`; each is renamed first, so none is ever half there."""
+    def prune(self, keep_last: int, in_use: Collection[Path] = ()) -> None:
+        """Remove all but the newest `keep_last` and those in use; each is renamed first, so none is ever half
+        there."""
         for step in self.steps()[:-keep_last]:
+            if self.path(step) in in_use:
+                continue
             doomed = self.folder / f".{self.path(step).name}.old-pruned"
             self.path(step).rename(doomed)
             shutil.rmtree(doomed)

@@ -80,6 +80,11 @@ class CheckpointConfig:
     every_steps: int = number(500, least=0)
     """Optimizer steps between checkpoints; 0: only on a signal."""
     keep_last: int = number(2, least=1)
+    upload: str = ""
+    """Where checkpoints and the result are uploaded: gs://BUCKET/PREFIX, s3://BUCKET/PREFIX or a path
+    (wf_stores); empty: nowhere. A run folder without a checkpoint goes on from the newest one there."""
+    upload_keep_last: int | None = number(None, least=1)
+    """Checkpoints to keep there; null: all. The result stays."""
 
 
 @dataclass
@@ -97,7 +102,8 @@ class ContinuingConfig(StageConfig):
     accept_from: list[str] = field(default_factory=list)
     """Previous stages to start from, best first."""
     start_from: str | None = None
-    """A checkpoint folder to start from instead of the same experiment's previous stage."""
+    """A checkpoint to start from instead of the same experiment's previous stage: a folder, or an upload
+    (gs://BUCKET/PREFIX/NAME, s3://BUCKET/PREFIX/NAME)."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from wrinklefree.config.training import ContinuingConfig, StageConfig
 
 if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
+    from wrinklefree.uploads.run_uploads import RunUploads
 
 WITHOUT_GRADIENTS = (
     "optimizer",
@@ -38,6 +39,7 @@ class StageContext:
     start: verified checkpoint to go on from; None: a stage that starts from the dense model.
     meta: entries of wrinklefree.json that every checkpoint of the run gets.
     opened: what the stage's `open` gave.
+    uploads: where its checkpoints go besides, of the first process; None: nowhere.
     """
 
     config: TrainConfig
@@ -45,6 +47,7 @@ class StageContext:
     start: Path | None
     meta: dict[str, Any]
     opened: Any = None
+    uploads: RunUploads | None = None
 
     @property
     def checkpoint(self) -> Path:

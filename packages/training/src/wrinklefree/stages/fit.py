@@ -35,6 +35,7 @@ from wrinklefree.stages.step_pace import StepPace
 from wrinklefree.stages.watch import Watch
 from wrinklefree.strategies import build_strategy, cluster_environment, runs_on_cpu
 from wrinklefree.teachers.registry import load_teacher
+from wrinklefree.uploads.uploader import Uploader, uploading
 
 LOG = logging.getLogger("wrinklefree")
 _LEAST_GROWTH = 1.0
@@ -45,6 +46,11 @@ _SLOW = 2.0
 
 def run_training(context: StageContext) -> Outcome:
     """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
+    with uploading(context.uploads) as uploader:
+        return _run_training(context, uploader)
+
+
+def _run_training(context: StageContext, uploader: Uploader | None) -> Outcome:
     keep_freed_memory()
     config, run, meta = context.config, context.run, context.meta
     training = gradient_options(config)
@@ -59,7 +65,7 @@ def run_training(context: StageContext) -> Outcome:
     io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
     checkpointing = cb.Checkpointing(
-        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved
+        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved, uploader
     )
     stop = cb.GracefulStop(checkpointing)
     with _quiet_lightning():
@@ -72,7 +78,23 @@ def run_training(context: StageContext) -> Outcome:
     pace.finished()
     if outcome.signal is None:
         _warn_of_ruin(training, outcome.figures)
+    if uploader is not None:
+        _finish_uploads(uploader, checkpointing, run, outcome)
     return outcome
+
+
+def _finish_uploads(
+    uploader: Uploader, checkpointing: cb.Checkpointing, run: RunFolder, outcome: Outcome
+) -> None:
+    """Raises: UploadError where the result, or the checkpoint of a run that was stopped, is not uploaded."""
+    last = run.store.path(outcome.figures["steps"])
+    if outcome.signal is None:
+        last = run.final
+        uploader.offer(last)
+    try:
+        uploader.finish(last)
+    finally:
+        checkpointing.prune()
 
 
 def _warn_of_ruin(training: GradientConfig, figures: dict[str, Any]) -> None:

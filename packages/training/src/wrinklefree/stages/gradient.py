@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wf_formats.errors import RequestError
+from wf_stores import parse_location
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import check_lengths, gradient_options, run_lengths
@@ -29,6 +31,7 @@ class GradientStage(Stage):
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
         _check_optimizer(config)
+        _check_upload(training)
         _check_length(training)
         if training.trained is Trained.low_rank and isinstance(config.optimizer, MuonConfig):
             raise ConfigError(
@@ -47,6 +50,21 @@ class GradientStage(Stage):
         from wrinklefree.stages.fit import run_training
 
         return run_training(context)
+
+
+def _check_upload(training: GradientConfig) -> None:
+    """Raises: ConfigError for what is no URL of a store."""
+    options = training.checkpoint
+    if not options.upload and options.upload_keep_last is not None:
+        raise ConfigError(
+            f"training.checkpoint.upload_keep_last={options.upload_keep_last} without training.checkpoint."
+            "upload: give that too, or leave it out"
+        )
+    try:
+        if options.upload:
+            parse_location(options.upload)
+    except RequestError as error:
+        raise ConfigError(f"training.checkpoint.upload: {error}") from error
 
 
 def _check_length(training: GradientConfig) -> None:

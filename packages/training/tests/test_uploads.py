@@ -1,0 +1,396 @@
+"""Checkpoints that go into a store while a run trains, and runs that go on from there on another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wf_stores import check_upload, complete_names, open_store, remove_upload, upload_folder
+from wf_stores.errors import UnavailableError
+from wf_stores.layout import file_key
+from wrinklefree.callbacks import StepLog
+from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.uploads import run_uploads, uploader
+
+OPTIONS = ["training.max_steps=6", "training.schedule.decay=2", "training.checkpoint.every_steps=2"]
+
+
+def upload_to(url: Path | str, *more: str) -> list[str]:
+    return [*OPTIONS, f"training.checkpoint.upload={url}", *more]
+
+
+def names_in(url: Path | str) -> list[str]:
+    """Last parts of the complete uploads' names."""
+    return sorted(name.rpartition("/")[2] for name in complete_names(open_store(url)))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(make_cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_cli(tmp_path_factory.mktemp("whole"))("stage2_pretrain", *OPTIONS)
+
+
+def kill_at_step_5() -> None:
+    """When the checkpoint of step 4 is uploaded."""
+    finished, original = threading.Event(), uploader.upload
+
+    def upload(uploads: Any, folder: Path, *arguments: Any) -> int:
+        sent = original(uploads, folder, *arguments)
+        if folder.name == "step_00000004":
+            finished.set()
+        return sent
+
+    def on_step_end(self: StepLog, trainer: Any, module: Any, done: int) -> None:
+        log(self, trainer, module, done)
+        if done == 5:
+            assert finished.wait(60)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    log = StepLog.on_step_end
+    StepLog.on_step_end = on_step_end  # type: ignore[method-assign]
+    uploader.upload = upload
+
+
+def kill_in_the_upload_of_step_4() -> None:
+    original = uploader.upload_folder
+
+    def upload(folder: Path, store: Any, name: str, advance: Callable[[int], None]) -> Any:
+        def kill(num_bytes: int) -> None:
+            if name.endswith("4"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return original(folder, store, name, kill)
+
+    uploader.upload_folder = upload  # type: ignore[assignment]
+
+
+@pytest.fixture
+def s3_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    import store_servers  # not at the top: children of the zygote read this file too
+
+    if not store_servers.is_installed(store_servers.S3_WHEEL):
+        pytest.skip("moto is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with store_servers.s3_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+        yield f"s3://{store_servers.BUCKET}/runs"
+
+
+def test_a_run_goes_on_from_a_bucket_to_the_bit(
+    cli_from_stage1: Any,
+    uninterrupted: Any,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def offer_and_wait(self: uploader.Uploader, folder: Path) -> None:
+        offer(self, folder)
+        self._open[folder].result(60)
+
+    offer = uploader.Uploader.offer
+    monkeypatch.setattr(uploader.Uploader, "offer", offer_and_wait)
+    options, store = upload_to(s3_url), open_store(s3_url)
+    with caplog.at_level("INFO", "wrinklefree"):
+        run = cli_from_stage1("stage2_pretrain", *options)
+    assert names_in(s3_url)[0] == "final"
+    assert f"uploads to {s3_url}/default/stage2/" in caplog.text
+    assert " passed over, 0 failed" in caplog.text
+    for name in complete_names(store):
+        if not name.endswith("step_00000004"):
+            remove_upload(store, name)
+    shutil.rmtree(run.folder)
+    resumed = cli_from_stage1("stage2_pretrain", *options)
+    assert resumed.losses == {step: uninterrupted.losses[step] for step in (5, 6)}
+    assert resumed.weights == uninterrupted.weights
+
+
+def test_a_killed_run_goes_on_in_an_empty_folder_to_the_bit(
+    cli_from_stage1: Any, uninterrupted: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = tmp_path / "store"
+    killed = cli_from_stage1.in_child(
+        "stage2_pretrain", *upload_to(url), experiment="x", before=kill_at_step_5
+    )
+    assert killed.code == -signal.SIGKILL
+    assert names_in(url) == ["step_00000002", "step_00000004"]
+    shutil.rmtree(killed.folder)
+    with caplog.at_level("INFO", "wrinklefree"):
+        resumed = cli_from_stage1("stage2_pretrain", *upload_to(url), experiment="x")
+    assert resumed.code == 0
+    assert f"resuming from {CheckpointStore(resumed.folder / 'checkpoints').path(4)}" in caplog.text
+    assert resumed.weights == uninterrupted.weights
+    assert resumed.losses == {step: uninterrupted.losses[step] for step in (5, 6)}
+    figures = ("tokens", "first_loss", "last_loss")
+    assert [resumed.summary[f] for f in figures] == [uninterrupted.summary[f] for f in figures]
+    assert names_in(url) == ["final", "step_00000002", "step_00000004", "step_00000006"]
+
+
+def test_a_run_killed_in_an_upload_takes_the_one_before(
+    cli_from_stage1: Any, uninterrupted: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = tmp_path / "store"
+    run = cli_from_stage1.in_child
+    killed = run("stage2_pretrain", *upload_to(url), experiment="x", before=kill_in_the_upload_of_step_4)
+    assert killed.code == -signal.SIGKILL
+    shutil.rmtree(killed.folder)
+    assert names_in(url) == ["step_00000002"]
+    with caplog.at_level("INFO", "wrinklefree"):
+        resumed = cli_from_stage1("stage2_pretrain", *upload_to(url), experiment="x")
+    assert "step_00000002" in caplog.text.partition("resuming from")[2]
+    assert resumed.weights == uninterrupted.weights
+
+
+def test_another_configuration_does_not_take_it(cli_from_stage1: Any, tmp_path: Path) -> None:
+    url = tmp_path / "store"
+    short = "training.max_steps=2", "training.schedule.decay=0"
+    first = cli_from_stage1("stage2_pretrain", *upload_to(url), *short)
+    shutil.rmtree(first.folder)
+    other = cli_from_stage1("stage2_pretrain", *upload_to(url), *short, "seed=1")
+    assert other.losses.keys() == {1, 2}
+    assert names_in(url) == ["final", "final", "step_00000002", "step_00000002"]
+
+
+def test_a_complete_run_is_complete_elsewhere_too(
+    cli_from_stage1: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = tmp_path / "store"
+    options = upload_to(url, "training.max_steps=2", "training.schedule.decay=0")
+    first = cli_from_stage1("stage2_pretrain", *options)
+    weights, summary = first.weights, first.summary
+    shutil.rmtree(first.folder)
+    capsys.readouterr()
+    again = cli_from_stage1("stage2_pretrain", *options)
+    assert '"status": "already complete"' in capsys.readouterr().out
+    assert again.weights == weights
+    assert again.summary == summary
+    assert not (again.folder / "metrics.csv").exists()
+    assert cli_from_stage1("stage2_pretrain", *options, "force=true").losses.keys() == {1, 2}
+    places = {name.rpartition("/")[0] for name in complete_names(open_store(url))}
+    assert len(places) == 2
+    assert {place.rpartition("-")[2] for place in places if "-" in place} == {"2"}
+
+
+def test_the_store_keeps_as_many_as_it_should(cli_from_stage1: Any, tmp_path: Path) -> None:
+    url = tmp_path / "store"
+    options = upload_to(url, "training.checkpoint.upload_keep_last=1", "training.checkpoint.keep_last=1")
+    run = cli_from_stage1("stage2_pretrain", *options)
+    assert names_in(url) == ["final", "step_00000006"]
+    assert CheckpointStore(run.folder / "checkpoints").steps() == [6]
+
+
+class Hold:
+    """Stands for `upload_folder`: holds the first upload until a later step has been saved."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.names: list[str] = []
+
+    def __call__(self, folder: Path, store: Any, name: str, advance: Any) -> Any:
+        self.names.append(folder.name)
+        self.began.set()
+        assert self.go_on.wait(60)
+        assert folder.is_dir(), "a checkpoint is not removed while it is uploaded"
+        return upload_folder(folder, store, name, advance)
+
+
+def test_training_goes_on_meanwhile_and_the_newest_goes_next(
+    cli_from_stage1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold, log = Hold(), StepLog.on_step_end
+
+    def on_step_end(self: StepLog, trainer: Any, module: Any, done: int) -> None:
+        log(self, trainer, module, done)
+        if done == 3:
+            assert hold.began.wait(60)
+
+    def offering(self: uploader.Uploader, folder: Path) -> None:
+        offer(self, folder)
+        if folder.name == "step_00000006":
+            hold.go_on.set()
+
+    offer = uploader.Uploader.offer
+    monkeypatch.setattr(uploader.Uploader, "offer", offering)
+    monkeypatch.setattr(StepLog, "on_step_end", on_step_end)
+    monkeypatch.setattr(uploader, "upload_folder", hold)
+    url = tmp_path / "store"
+    options = upload_to(url, "training.max_steps=6", "training.checkpoint.keep_last=1")
+    with caplog.at_level("INFO", "wrinklefree"):
+        run = cli_from_stage1("stage2_pretrain", *options)
+    assert run.code == 0
+    assert hold.names[0] == "step_00000002"
+    assert hold.names[-1] == "final"
+    assert "step_00000004" not in hold.names
+    assert " passed over, 0 failed" in caplog.text
+    assert CheckpointStore(run.folder / "checkpoints").steps() == [6]
+
+
+def test_a_failed_upload_is_a_warning_and_the_next_one_a_try(
+    cli_from_stage1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_once(folder: Path, *arguments: Any) -> Any:
+        if folder.name == "step_00000002":
+            raise UnavailableError("s3://there: no answer (503)")
+        return upload_folder(folder, *arguments)
+
+    monkeypatch.setattr(uploader, "upload_folder", fail_once)
+    with caplog.at_level("INFO", "wrinklefree"):
+        run = cli_from_stage1("stage2_pretrain", *upload_to(tmp_path / "store"))
+    assert run.code == 0
+    assert "the upload of step_00000002 failed: s3://there: no answer (503); the next" in caplog.text
+    assert " 1 failed" in caplog.text
+    assert "final" in names_in(tmp_path / "store")
+
+
+def test_a_result_that_cannot_be_uploaded_is_an_error_and_kept(
+    cli_from_stage1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: Any) -> Any:
+        raise UnavailableError("s3://there: no answer (503)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploader, "upload_folder", fail)
+        run = cli_from_stage1("stage2_pretrain", *upload_to(tmp_path / "store"))
+    printed = capsys.readouterr().err
+    assert run.code == 1
+    assert "error: the upload of final failed: s3://there: no answer (503). " in printed
+    assert f"{run.folder / 'final'} is kept on this machine; the same command uploads it" in printed
+    assert run.weights
+    assert names_in(tmp_path / "store") == []
+    assert cli_from_stage1("stage2_pretrain", *upload_to(tmp_path / "store")).code == 0
+    assert names_in(tmp_path / "store") == ["final"]
+
+
+def test_a_stopped_run_has_uploaded_its_last_checkpoint(cli_from_stage1: Any, tmp_path: Path) -> None:
+    run = cli_from_stage1.in_child
+    stopped = run(
+        "stage2_pretrain", *upload_to(tmp_path / "store"), experiment="x", before=terminate_at_step_3
+    )
+    assert stopped.code == 128 + signal.SIGTERM
+    assert names_in(tmp_path / "store") == ["step_00000002", "step_00000003"]
+
+
+def terminate_at_step_3() -> None:
+    log = StepLog.on_step_end
+
+    def on_step_end(self: StepLog, trainer: Any, module: Any, done: int) -> None:
+        log(self, trainer, module, done)
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    StepLog.on_step_end = on_step_end  # type: ignore[method-assign]
+
+
+def _damage(url: Path, name: str) -> None:
+    full = next(found for found in complete_names(open_store(url)) if found.endswith(name))
+    store = open_store(url)
+    digest = check_upload(store, full).digest
+    path = url / file_key(full, digest, "model.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_upload_is_refused_or_passed_by(
+    cli_from_stage1: Any, uninterrupted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = tmp_path / "store"
+    run = cli_from_stage1.in_child
+    killed = run("stage2_pretrain", *upload_to(url), experiment="x", before=kill_at_step_5)
+    shutil.rmtree(killed.folder)
+    _damage(url, "step_00000004")
+    refused = cli_from_stage1("stage2_pretrain", *upload_to(url), experiment="x")
+    assert refused.code == 1
+    printed = capsys.readouterr().err
+    assert "model.safetensors has other contents (SHA-256 differs)" in printed
+    assert "Set resume.allow_previous=true" in printed
+    allowed = upload_to(url, "resume.allow_previous=true")
+    resumed = cli_from_stage1("stage2_pretrain", *allowed, experiment="x")
+    assert resumed.losses.keys() == {3, 4, 5, 6}
+    assert resumed.weights == uninterrupted.weights
+
+
+def test_a_run_starts_from_an_upload(
+    cli: Any,
+    cli_from_stage1: Any,
+    stage1_run: Any,
+    uninterrupted: Any,
+    tmp_path: Path,
+    main: Any,
+    capsys: Any,
+) -> None:
+    url = tmp_path / "store" / "models" / "start"
+    upload_folder(stage1_run.folder / "final", open_store(url.parent), url.name)
+    start = f"training.start_from={url}"
+    run = cli("stage2_pretrain", *OPTIONS, start)
+    assert run.code == 0
+    assert run.weights == uninterrupted.weights
+    run_json = [json.loads((r.folder / "run.json").read_text()) for r in (run, uninterrupted)]
+    assert run_json[0]["fingerprint"] == run_json[1]["fingerprint"]
+    shutil.rmtree(url.parent)
+    capsys.readouterr()
+    gone = cli("stage2_pretrain", *OPTIONS, start)
+    assert gone.code == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        (
+            "training.checkpoint.upload=http://there/x",
+            2,
+            "training.checkpoint.upload: http://there/x: unknown kind",
+        ),
+        ("training.checkpoint.upload=s3://id:key@bucket/x", 2, "credentials do not belong in a URL"),
+        (
+            "training.checkpoint.upload_keep_last=2",
+            2,
+            "upload_keep_last=2 without training.checkpoint.upload",
+        ),
+        ("training.checkpoint.upload=s3://missing-bucket/x", 1, "s3://missing-bucket/x: no answer"),
+        (
+            "training.start_from=s3://missing-bucket/x",
+            1,
+            "training.start_from: s3://missing-bucket: no answer",
+        ),
+        (
+            "training.start_from=s3://missing-bucket",
+            1,
+            "training.start_from: s3://missing-bucket has no name",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_the_first_step(
+    cli_from_stage1: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    code: int,
+    message: str,
+) -> None:
+    from wf_stores import Patience, opening
+    from wrinklefree.uploads import start
+
+    def impatient(url: Any) -> Any:
+        return opening.open_store(url, Patience(answer_s=0.5, total_s=0.5))
+
+    monkeypatch.setattr(start, "open_store", impatient)
+    monkeypatch.setattr(run_uploads, "open_store", impatient)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    run = cli_from_stage1("stage2_pretrain", *OPTIONS, override)
+    printed = capsys.readouterr().err
+    assert run.code == code
+    assert message in printed
+    assert "id:key" not in printed
+    assert "Traceback" not in printed
+    assert not (run.folder / "run.json").exists()
