@@ -3,8 +3,8 @@
     uv run python packages/stores/benchmarks/transfer.py --megabytes 500
 
 Ours hashes, verifies and syncs; the plain call moves bytes: obstore.put and get, upload_from_filename and
-download_to_filename, shutil.copytree. Servers run on this machine (moto, fake-gcs-server), so figures say what
-we add, not how fast a cloud is. Correctness first: what came back is compared with what went.
+download_to_filename, shutil.copytree. The servers are moto and fake-gcs-server on this machine, so figures
+say what we add, not how fast a cloud is. Correctness first: what came back is compared with what went.
 """
 
 from __future__ import annotations

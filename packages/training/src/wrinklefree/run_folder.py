@@ -5,6 +5,7 @@
     parts/         finished parts of a stage without steps (part_store.py)
     metrics.csv    one row per step
     progress.json  where it stands, while it works
+    upload.json    where its uploads are (uploads/run_uploads.py)
     final/         the result with its figures; its presence says that the run is complete
     summary.json   the same figures, or those at which the run was stopped
 
