@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
 )
 WRITES = ("PUT", "POST")
-IMPATIENT = Patience(answer_s=1, total_s=2)
+IMPATIENT = Patience(answer_s=0.7, total_s=1)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def first_of(*methods: str, fate: str, how_many: int = 2) -> Callable[[str, str,
 @pytest.mark.parametrize("fate", ["503", "429", "cut", "lost", "slow"])
 def test_writing_survives(server: Any, folder: Path, fate: str) -> None:
     store = server.open()
-    server.proxy.delay_s = 0.5
+    server.proxy.delay_s = 0.3
     server.proxy.reset(first_of(*WRITES, fate=fate))
     if fate == "429" and server.url.startswith("s3"):
         pytest.skip("S3 says 503 where others say 429")
@@ -77,7 +77,7 @@ def test_parts_of_a_large_file_are_sent_again(server: Any, large: Path, fate: st
 def test_reading_survives(server: Any, folder: Path, tmp_path: Path, fate: str) -> None:
     store = server.open()
     upload_folder(folder, store, "one")
-    server.proxy.delay_s = 0.5
+    server.proxy.delay_s = 0.3
     server.proxy.reset(first_of("GET", fate=fate, how_many=3))
     assert complete_names(store) == ["one"]
     server.proxy.reset(first_of("GET", fate=fate, how_many=3))
@@ -86,7 +86,7 @@ def test_reading_survives(server: Any, folder: Path, tmp_path: Path, fate: str) 
 
 
 def test_a_server_that_does_not_answer_is_left_in_time(server: Any, folder: Path) -> None:
-    server.proxy.delay_s = 3
+    server.proxy.delay_s = 2
     server.proxy.reset(lambda *_: "slow")
     start_s = time.monotonic()
     with pytest.raises(UnavailableError, match=rf"{server.url}: no answer \(.+\); try again later"):
@@ -114,7 +114,7 @@ def _is_create(method: str, path: str) -> bool:
 
 
 def test_a_create_whose_answer_is_lost_is_settled_by_reading(server: Any, folder: Path) -> None:
-    store = server.open(Patience(answer_s=2, total_s=4))
+    store = server.open(Patience(answer_s=1, total_s=1.5))
     server.proxy.reset(lambda method, path, _number: "lost" if _is_create(method, path) else None)
     digest = upload_folder(folder, store, "one").digest
     server.proxy.reset(lambda *_: None)

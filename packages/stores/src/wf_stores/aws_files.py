@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from wf_formats.errors import RequestError
+from wf_stores.location import check_server
 
 _KEYS = {
     "access_key_id": "aws_access_key_id",
@@ -27,8 +28,14 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 def endpoint() -> str | None:
-    """The server to ask instead of Amazon's: of the environment, else of the profile."""
-    return _variable(_ENDPOINTS) or _profile().get("endpoint_url")
+    """The server to ask instead of Amazon's: of the environment, else of the profile.
+
+    Raises: RequestError for what is no server.
+    """
+    found = _variable(_ENDPOINTS) or _profile().get("endpoint_url")
+    if found is not None:
+        check_server(found, next((name for name in _ENDPOINTS if os.environ.get(name)), "endpoint_url"))
+    return found
 
 
 def s3_settings() -> dict[str, str]:

@@ -7,6 +7,7 @@ the server reports is compared. Several files go at once (uploading.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +31,13 @@ from wf_stores.errors import (
     StoreError,
     UnavailableError,
 )
-from wf_stores.location import Location
+from wf_stores.location import Location, check_server
 from wf_stores.patience import FIRST_PAUSE_S, LONGEST_PAUSE_S, patiently
 from wf_stores.reading import CountedFile
 from wf_stores.store import PART_BYTES, Advance, Patience, Stored
 
 _CONNECT_S = 10.0
+_SERVER = "STORAGE_EMULATOR_HOST"
 _CREDENTIALS = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 _FIELDS = "items(name,size,updated,crc32c),nextPageToken"
 
@@ -54,6 +56,8 @@ class GcsStore:
                 initial=FIRST_PAUSE_S, maximum=LONGEST_PAUSE_S, multiplier=2
             ),
         }
+        if server := os.environ.get(_SERVER):
+            check_server(server, _SERVER)
         with self._told():
             self._bucket = storage.Client(project=None).bucket(location.bucket)
 

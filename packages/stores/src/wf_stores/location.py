@@ -13,6 +13,9 @@ from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_SERVER = re.compile(
+    r"https?://[A-Za-z0-9._-]+(:\d{1,5})?(/[^\s?#]*)?|https?://\[[0-9A-Fa-f:.]+\](:\d{1,5})?/?"
+)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,221}")
 BUCKET_SCHEMES = ("gs", "s3")
 MAX_KEY_BYTES = 1024
@@ -74,6 +77,14 @@ def parse_location(url: str | Path) -> Location:
     if prefix:
         check_key(prefix, shown)
     return Location(scheme, bucket, prefix)
+
+
+def check_server(url: str, where: str) -> None:
+    """Raises: RequestError for what is no address of a server; `where` says who gave it."""
+    if _SERVER.fullmatch(url) is None:
+        raise RequestError(
+            f"{where}={printable(redacted(url))} is no server: give http://HOST:PORT or https://HOST"
+        )
 
 
 def check_key(key: str, shown: str) -> None:

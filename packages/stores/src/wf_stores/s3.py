@@ -52,8 +52,8 @@ class S3Store:
         self._name = location.bucket
         self._patience = patience
         self._server = endpoint()
+        settings: Any = s3_settings()
         with self._told():
-            settings: Any = s3_settings()
             self._store: Any = obstore.store.S3Store(
                 location.bucket,
                 **settings,
@@ -178,7 +178,7 @@ class S3Store:
             )
         if "redirect" in text.lower() or status == "301":
             return StoreError(f"{self.url}: the bucket is in another region; set AWS_REGION to it")
-        if status is None or status[0] == "5" or status == "429":
+        if "HTTP error" in text or (status is not None and (status[0] == "5" or status == "429")):
             return UnavailableError(f"{self.url}: no answer ({what}); try again later")
         return StoreError(f"{self.url}: {what}")
 

@@ -13,7 +13,8 @@ from wf_stores.location import Location, parse_location
 from wf_stores.store import Advance, Patience, Store
 
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.1, help="Seconds to try each request, before giving up.")
+    float,
+    typer.Option("--timeout", min=0.1, max=86_400, help="Seconds to try each request."),
 ]
 DEFAULT_TIMEOUT_S = Patience.total_s
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from wf_formats.targets import check_apart
 from wf_stores.commands.common import DEFAULT_TIMEOUT_S, Timeout, megabytes, open_upload, progress_bar
+from wf_stores.location import parse_location
 
 
 def put(
@@ -27,6 +29,9 @@ def put(
     """
     from wf_stores.uploading import upload_folder
 
+    location = parse_location(url)
+    if not location.scheme:
+        check_apart(Path(location.prefix), source)
     store, name = open_upload(url, timeout)
     with progress_bar("uploading") as advance:
         done = upload_folder(source, store, name, advance)

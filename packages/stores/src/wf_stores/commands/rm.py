@@ -23,7 +23,10 @@ def rm(
     older_than_hours: Annotated[
         float | None,
         typer.Option(
-            min=0, help="With --incomplete: last added to so long ago.", show_default=f"{DAY_HOURS:g}"
+            min=0,
+            max=1e6,
+            help="With --incomplete: since they grew.",
+            show_default=f"{DAY_HOURS:g}",
         ),
     ] = None,
     keep_last: Annotated[
