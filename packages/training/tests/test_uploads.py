@@ -16,8 +16,14 @@ import pytest
 from wf_stores import check_upload, complete_names, open_store, remove_upload, upload_folder
 from wf_stores.errors import UnavailableError
 from wf_stores.layout import file_key
+from wrinklefree import application
+from wrinklefree.auto_setup import find_start
 from wrinklefree.callbacks import StepLog
 from wrinklefree.checkpoints.store import CheckpointStore
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.identity import identify
+from wrinklefree.run_folder import RunFolder
+from wrinklefree.stages.registry import stage_of
 from wrinklefree.uploads import run_uploads, uploader
 
 OPTIONS = ["training.max_steps=6", "training.schedule.decay=2", "training.checkpoint.every_steps=2"]
@@ -185,6 +191,26 @@ def test_the_store_keeps_as_many_as_it_should(cli_from_stage1: Any, tmp_path: Pa
     run = cli_from_stage1("stage2_pretrain", *options)
     assert names_in(url) == ["final", "step_00000006"]
     assert CheckpointStore(run.folder / "checkpoints").steps() == [6]
+
+
+def test_other_processes_wait_for_what_the_first_one_fetches(cli_from_stage1: Any, tmp_path: Path) -> None:
+    options = upload_to(tmp_path / "store", "training.max_steps=2", "training.schedule.decay=0")
+    run = cli_from_stage1("stage2_pretrain", *options)
+    shutil.rmtree(run.folder)
+    config = compose_config(cli_from_stage1.arguments("stage2_pretrain", "experiment=default", *options))
+    stage = stage_of(config)
+    start = find_start(config).digest
+    identity = identify(config, start, Path(application.__file__).parent, stage.infrastructure_keys)
+    first, other = (run_uploads.RunUploads(config, RunFolder(run.folder), identity) for _ in range(2))
+    waiting = threading.Thread(target=other.wait_for_restored)
+    waiting.start()
+    waiting.join(1)
+    assert waiting.is_alive()
+    first.prepare()
+    first.restore()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert RunFolder(run.folder).is_complete
 
 
 class Hold:

@@ -96,10 +96,8 @@ class Uploader:
         start_s = time.monotonic()
         try:
             self._sent_bytes += upload(self._uploads, folder, self._advance)
-            self._uploads.prune()
         except (UserError, OSError) as error:
-            reason = explained(error) if isinstance(error, OSError) else str(error)
-            self._failure = f"the upload of {folder.name} failed: {reason}"
+            self._failure = f"the upload of {folder.name} failed: {_reason(error)}"
             self._failed += 1
             LOG.warning("%s; the next checkpoint is the next try", self._failure)
         except _StoppedError:
@@ -107,11 +105,22 @@ class Uploader:
         else:
             self._failure = None
             self._sent += 1
+            self._prune()
         self._seconds += time.monotonic() - start_s
+
+    def _prune(self) -> None:
+        try:
+            self._uploads.prune()
+        except (UserError, OSError) as error:
+            LOG.warning("older checkpoints at %s are still there: %s", self._uploads.url, _reason(error))
 
     def _advance(self, _num_bytes: int) -> None:
         if self._stopping.is_set():
             raise _StoppedError
+
+
+def _reason(error: UserError | OSError) -> str:
+    return explained(error) if isinstance(error, OSError) else str(error)
 
 
 def upload(uploads: RunUploads, folder: Path, advance: Callable[[int], None] = lambda _: None) -> int:
