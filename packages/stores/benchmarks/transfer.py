@@ -4,7 +4,8 @@
 
 Ours hashes, verifies and syncs; the plain call moves bytes: obstore.put and get, upload_from_filename and
 download_to_filename, shutil.copytree. The servers are moto and fake-gcs-server on this machine, so figures
-say what we add, not how fast a cloud is. Correctness first: what came back is compared with what went.
+say what we add, not how fast a cloud is. moto reads a whole object for each range, so for S3 there is also
+plain_ranges, the same ranges by obstore alone. Correctness first: what came back is compared with what went.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from store_servers import BUCKET
 
 from wf_formats.environment import OtherProcesses, environment
 from wf_stores import download_folder, open_store, remove_upload, upload_folder
+from wf_stores.store import PART_BYTES
 
 SMALL = ("config.json", "tokenizer.json", "trainer.json", "manifest.json")
 
@@ -48,7 +50,7 @@ def same(a: Path, b: Path) -> bool:
     return files[0] == files[1] and all((a / n).read_bytes() == (b / n).read_bytes() for n in files[0])
 
 
-def plain_s3(source: Path, target: Path) -> tuple[Callable[[], None], Callable[[], None]]:
+def plain_s3(source: Path, target: Path) -> tuple[Callable[[], None], ...]:
     import obstore
     from obstore.store import S3Store
 
@@ -65,7 +67,16 @@ def plain_s3(source: Path, target: Path) -> tuple[Callable[[], None], Callable[[
                 for part in obstore.get(store, f"plain/{path.name}").stream(min_chunk_size=8 << 20):
                     file.write(part)
 
-    return put, get
+    def get_ranges() -> None:
+        target.mkdir()
+        for path in source.iterdir():
+            size = path.stat().st_size
+            with (target / path.name).open("wb") as file:
+                for start in range(0, size, PART_BYTES):
+                    length = min(PART_BYTES, size - start)
+                    file.write(obstore.get_range(store, f"plain/{path.name}", start=start, length=length))
+
+    return put, get, get_ranges
 
 
 def plain_gcs(source: Path, target: Path) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -109,12 +120,14 @@ def timed(act: Callable[[], Any]) -> float:
 def measure(url: str, plain: Any, source: Path, work: Path, repeats: int) -> dict[str, Any]:
     """Medians in seconds and their ratios; ours and the plain call take turns."""
     store, target = open_store(url), work / "target"
-    put, get = plain(source, target)
-    times: dict[str, list[float]] = {"put": [], "plain_put": [], "get": [], "plain_get": []}
+    put, *gets = plain(source, target)
+    downloads = dict(zip(("plain_get", "plain_ranges"), gets, strict=False))
+    downloads["get"] = lambda: download_folder(store, "ours", target)
+    times: dict[str, list[float]] = {key: [] for key in ("put", "plain_put", *downloads)}
     for _ in range(repeats):
         times["plain_put"].append(timed(put))
         times["put"].append(timed(lambda: upload_folder(source, store, "ours")))
-        for key, act in (("plain_get", get), ("get", lambda: download_folder(store, "ours", target))):
+        for key, act in downloads.items():
             times[key].append(timed(act))
             if not same(source, target):
                 raise SystemExit(f"{url}: {key} gave other bytes")
