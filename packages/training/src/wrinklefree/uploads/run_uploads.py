@@ -28,7 +28,7 @@ from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig
 from wrinklefree.errors import RunError
 from wrinklefree.identity import RunIdentity
-from wrinklefree.run_folder import RUN_FILE, RunFolder
+from wrinklefree.run_folder import RunFolder
 
 LOG = logging.getLogger("wrinklefree")
 RECORD_FILE = "upload.json"
