@@ -18,7 +18,7 @@ from pathlib import Path
 
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_json
-from wf_formats.run_files import FINAL
+from wf_formats.run_files import FINAL, RUN_FILE
 from wf_stores import Keep, Store, complete_names, download_folder, open_store, retain
 from wf_stores.errors import DamagedUploadError
 from wf_stores.records import create_once
