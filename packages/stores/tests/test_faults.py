@@ -49,7 +49,9 @@ def first_of(*methods: str, fate: str, how_many: int = 2) -> Callable[[str, str,
     return lambda method, _path, number: fate if method in methods and number <= how_many else None
 
 
-@pytest.mark.parametrize("fate", ["503", "cut", "lost", "slow"])
+@pytest.mark.parametrize(
+    "fate", ["503", "cut", *(pytest.param(fate, marks=pytest.mark.slow) for fate in ("lost", "slow"))]
+)
 def test_writing_survives(server: Any, folder: Path, fate: str) -> None:
     store = server.open()
     server.proxy.delay_s = 0.3
@@ -77,7 +79,9 @@ def test_parts_of_a_large_file_are_sent_again(server: Any, large: Path, fate: st
     assert check_upload(server.open(), "one")
 
 
-@pytest.mark.parametrize("fate", ["503", "lost", "half", "slow"])
+@pytest.mark.parametrize(
+    "fate", ["503", "half", *(pytest.param(fate, marks=pytest.mark.slow) for fate in ("lost", "slow"))]
+)
 def test_reading_survives(server: Any, folder: Path, tmp_path: Path, fate: str) -> None:
     store = server.open()
     upload_folder(folder, store, "one")

@@ -331,7 +331,7 @@ def calibrated_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ("interruption", "blocks_left", "distilled_step"),
     [
         (kill_after_the_first_block, [1], None),
-        (kill_while_the_second_block_is_saved, [1], None),
+        pytest.param(kill_while_the_second_block_is_saved, [1], None, marks=pytest.mark.slow),
         (kill_in_the_distillation, [], 2),
         (kill_before_the_result_is_saved, [], 4),
     ],

@@ -50,7 +50,14 @@ def _stopped(cli: Any, source: str) -> Any:
     return run
 
 
-@pytest.mark.parametrize("change", [_mend, _append, _cut, _take_out_the_first])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _mend,
+        _take_out_the_first,
+        *(pytest.param(change, marks=pytest.mark.slow) for change in (_append, _cut)),
+    ],
+)
 def test_changed_data_is_refused_with_both_choices(
     cli_from_stage1: Any,
     text: Path,

@@ -67,7 +67,13 @@ def full_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "fill", [full_at_the_weights, full_at_the_optimizer, full_at_the_tokenizer, full_at_the_end]
+    "fill",
+    [
+        full_at_the_weights,
+        pytest.param(full_at_the_optimizer, marks=pytest.mark.slow),
+        pytest.param(full_at_the_tokenizer, marks=pytest.mark.slow),
+        full_at_the_end,
+    ],
 )
 def test_a_run_that_filled_the_disk_is_resumed(cli_from_stage1: Any, fill: Callable[[], None]) -> None:
     run = cli_from_stage1.in_child("stage2_pretrain", *OPTIONS, experiment="full", before=fill)

@@ -86,7 +86,7 @@ def uninterrupted(make_cli: Any, tmp_path_factory: pytest.TempPathFactory) -> An
     ("interruption", "code", "resumed_step"),
     [
         (kill_between_checkpoints, -signal.SIGKILL, 4),
-        (kill_before_the_manifest_is_written, -signal.SIGKILL, 2),
+        pytest.param(kill_before_the_manifest_is_written, -signal.SIGKILL, 2, marks=pytest.mark.slow),
         (kill_before_the_rename, -signal.SIGKILL, 2),
         (kill_while_removing_an_old_checkpoint, -signal.SIGKILL, 6),
         (terminate, 128 + signal.SIGTERM, 3),

@@ -91,6 +91,11 @@ def test_limits_of_inotify_end_a_watch_with_the_fix(
     assert done.stderr.count("\n") == 1
 
 
+def _hears_ctrl_c() -> None:
+    """Also where these tests run in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Watcher:
     """A `gcd sync-ssh box --watch` of its own."""
 
@@ -98,7 +103,7 @@ class Watcher:
         self._log = log
         command = [sys.executable, "-m", "wf_deployer.sync.main", "sync-ssh", "box", "--watch"]
         with log.open("w") as stream:
-            self.process = subprocess.Popen(command, stdout=stream, stderr=stream)
+            self.process = subprocess.Popen(command, stdout=stream, stderr=stream, preexec_fn=_hears_ctrl_c)
 
     @property
     def output(self) -> str:
