@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from wf_deployer.backends.base import JobSpec, JobState, new_job_id
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.launch import launch
-from wf_deployer.backends.local.record import JobFolder, list_jobs
+from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.record import job_ids
 from wf_deployer.errors import CommandError
 
 
@@ -27,17 +28,17 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "runs"
     monkeypatch.setenv("WF_RUNS_DIR", str(folder))
     yield folder
-    for job in list_jobs():
+    for job in map(LocalJob.of, job_ids()):
         with suppress(CommandError):  # a record that the test has damaged
             if job.state is JobState.running:
                 cancel(job, timeout_s=0, kill=True)
 
 
 @pytest.fixture
-def start(runs_dir: Path, tmp_path: Path) -> Callable[..., JobFolder]:
+def start(runs_dir: Path, tmp_path: Path) -> Callable[..., LocalJob]:
     """Starts a background job that runs Python source."""
 
-    def start_source(source: str, run_folder: Path | None = None) -> JobFolder:
+    def start_source(source: str, run_folder: Path | None = None) -> LocalJob:
         spec = JobSpec(
             id=new_job_id("stage2"),
             kind="train",

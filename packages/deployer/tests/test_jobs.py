@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from wf_deployer.backends.base import JobState
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.identity import identify
-from wf_deployer.backends.local.record import JobFolder
+from wf_deployer.backends.local.record import LocalJob
 from wf_deployer.backends.registry import find_job
 from wf_deployer.commands.runs import age
 from wf_deployer.errors import CommandError
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 15) -> None:
         time.sleep(0.02)
 
 
-def at_work(job: JobFolder) -> bool:
+def at_work(job: LocalJob) -> bool:
     return "at work" in job.log.read_text()
 
 
@@ -58,7 +58,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_job_ends_and_its_exit_code_is_recorded(start: Callable[..., JobFolder], runner: CliRunner) -> None:
+def test_a_job_ends_and_its_exit_code_is_recorded(start: Callable[..., LocalJob], runner: CliRunner) -> None:
     job = start("print('hello'); raise SystemExit(5)")
     wait_for(lambda: job.exit)
     assert job.state is JobState.failed
@@ -68,24 +68,22 @@ def test_a_job_ends_and_its_exit_code_is_recorded(start: Callable[..., JobFolder
     assert "failed (5)" in runner.invoke(app, ["runs"]).output
 
 
-def test_a_job_leads_a_session_of_its_own(start: Callable[..., JobFolder]) -> None:
+def test_a_job_leads_a_session_of_its_own(start: Callable[..., LocalJob]) -> None:
     job = start(SLEEP)
     assert job.child is not None
     assert job.supervisor is not None
     assert os.getsid(job.child.pid) == job.supervisor.pid != os.getsid(0)
 
 
-def test_runs_shows_state_and_step(
-    start: Callable[..., JobFolder], runner: CliRunner, tmp_path: Path
-) -> None:
+def test_runs_shows_state_and_step(start: Callable[..., LocalJob], runner: CliRunner, tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,train/loss\n1,5.5\n7,4.5\n8")
     job = start(SLEEP, run_folder=tmp_path)
     rows = json.loads(runner.invoke(app, ["runs", "--json"]).output)
     assert [(row["id"], row["state"], row["step"]) for row in rows] == [(job.folder.name, "running", 8)]
-    assert job.spec.token not in runner.invoke(app, ["runs", "--json"]).output
+    assert job.record.token not in runner.invoke(app, ["runs", "--json"]).output
 
 
-def test_logs_follow_until_the_end(start: Callable[..., JobFolder], runner: CliRunner) -> None:
+def test_logs_follow_until_the_end(start: Callable[..., LocalJob], runner: CliRunner) -> None:
     job = start("import time; print('first', flush=True); time.sleep(0.7); print('second')")
     result = runner.invoke(app, ["logs", "-f", job.folder.name])
     assert result.exit_code == 0
@@ -94,13 +92,13 @@ def test_logs_follow_until_the_end(start: Callable[..., JobFolder], runner: CliR
     assert "finished, exit code 0" in result.output
 
 
-def test_logs_last_lines(start: Callable[..., JobFolder], runner: CliRunner) -> None:
+def test_logs_last_lines(start: Callable[..., LocalJob], runner: CliRunner) -> None:
     job = start("print('one'); print('two'); print('three')")
     wait_for(lambda: job.exit)
     assert runner.invoke(app, ["logs", "-n", "2"]).output.split() == ["two", "three"]
 
 
-def test_cancel_lets_the_job_stop_by_itself(start: Callable[..., JobFolder], runner: CliRunner) -> None:
+def test_cancel_lets_the_job_stop_by_itself(start: Callable[..., LocalJob], runner: CliRunner) -> None:
     job = start(GRACEFUL)
     wait_for(lambda: at_work(job))
     result = runner.invoke(app, ["cancel", job.folder.name, "--timeout", "15"])
@@ -114,7 +112,7 @@ def test_cancel_lets_the_job_stop_by_itself(start: Callable[..., JobFolder], run
     assert "not running: it is cancelled" in again.output
 
 
-def test_cancel_kills_only_when_asked(start: Callable[..., JobFolder]) -> None:
+def test_cancel_kills_only_when_asked(start: Callable[..., LocalJob]) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('at work', flush=True); "
     )
@@ -127,7 +125,7 @@ def test_cancel_kills_only_when_asked(start: Callable[..., JobFolder]) -> None:
 
 
 def test_cancel_refuses_a_recycled_pid(
-    start: Callable[..., JobFolder], stranger: subprocess.Popen[bytes]
+    start: Callable[..., LocalJob], stranger: subprocess.Popen[bytes]
 ) -> None:
     """The record's pid now belongs to a process that was created at another time."""
     job = start(SLEEP)
@@ -141,7 +139,7 @@ def test_cancel_refuses_a_recycled_pid(
 
 
 def test_cancel_refuses_a_foreign_process(
-    start: Callable[..., JobFolder], stranger: subprocess.Popen[bytes]
+    start: Callable[..., LocalJob], stranger: subprocess.Popen[bytes]
 ) -> None:
     """Pid and creation time are right (a made-up record), but the process has no token of ours."""
     job = start(SLEEP)
@@ -153,16 +151,16 @@ def test_cancel_refuses_a_foreign_process(
     assert stranger.poll() is None
 
 
-def test_cancel_refuses_another_machines_job(start: Callable[..., JobFolder]) -> None:
+def test_cancel_refuses_another_machines_job(start: Callable[..., LocalJob]) -> None:
     job = start(SLEEP)
-    spec = job.spec
-    atomic_write_json(job.folder / "job.json", vars(replace(spec, host="elsewhere")))
+    spec = job.record
+    atomic_write_json(job.folder / "job.json", asdict(replace(spec, host="elsewhere")))
     with pytest.raises(CommandError, match="runs on the machine 'elsewhere'"):
         cancel(job, timeout_s=1)
-    atomic_write_json(job.folder / "job.json", vars(spec))
+    atomic_write_json(job.folder / "job.json", asdict(spec))
 
 
-def test_cancel_reaches_the_job_when_its_supervisor_is_gone(start: Callable[..., JobFolder]) -> None:
+def test_cancel_reaches_the_job_when_its_supervisor_is_gone(start: Callable[..., LocalJob]) -> None:
     job = start(SLEEP)
     assert job.supervisor is not None
     assert job.child is not None
@@ -181,11 +179,17 @@ def _status(pid: int) -> bytes:
         return b"Z"
 
 
-def test_a_command_that_cannot_start_is_recorded(start: Callable[..., JobFolder]) -> None:
+def test_a_command_that_cannot_start_is_recorded(start: Callable[..., LocalJob]) -> None:
     job = start("pass")
     wait_for(lambda: job.exit)
     (job.folder / "exit.json").unlink()
-    command = [sys.executable, "-m", "wf_deployer.backends.local.supervise", str(job.folder), job.spec.token]
+    command = [
+        sys.executable,
+        "-m",
+        "wf_deployer.backends.local.supervise",
+        str(job.folder),
+        job.record.token,
+    ]
     given = json.dumps(["/no/such/program"])
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 127
@@ -193,7 +197,7 @@ def test_a_command_that_cannot_start_is_recorded(start: Callable[..., JobFolder]
     assert job.state is JobState.failed
 
 
-def test_find_job_by_prefix(start: Callable[..., JobFolder]) -> None:
+def test_find_job_by_prefix(start: Callable[..., LocalJob]) -> None:
     first, second = start("pass"), start("pass")
     assert find_job(None).id in (first.folder.name, second.folder.name)
     assert find_job(first.folder.name).id == first.folder.name
@@ -203,15 +207,15 @@ def test_find_job_by_prefix(start: Callable[..., JobFolder]) -> None:
         find_job("x")
 
 
-def test_a_damaged_record_is_named(start: Callable[..., JobFolder]) -> None:
+def test_a_damaged_record_is_named(start: Callable[..., LocalJob]) -> None:
     job = start("pass")
     wait_for(lambda: job.exit)
     (job.folder / "job.json").write_text("{")
     with pytest.raises(CommandError, match=r"job\.json is damaged"):
-        _ = job.spec
+        _ = job.record
     (job.folder / "job.json").write_text('{"format": 99}')
     with pytest.raises(CommandError, match="not a job record of format 1"):
-        _ = job.spec
+        _ = job.record
 
 
 FAKE_TRAINER = """
@@ -239,11 +243,11 @@ def test_train_starts_a_job(
     overrides = ["output_dir=it's, {here}", "training.max_steps=3"]
     result = runner.invoke(app, ["train", "-s", "1.9", "-e", "mine", *overrides])
     assert result.exit_code == 0, result.output
-    spec = find_job(None).spec
+    spec = find_job(None).record
     assert spec.stage == "stage1_9"
     assert spec.experiment == "mine"
     assert spec.run_folder == str(tmp_path / "elsewhere" / "mine" / "stage1_9")
-    job = JobFolder(runs_dir / spec.id)
+    job = LocalJob(runs_dir / spec.id)
     wait_for(lambda: job.exit)
     assert "trained" in job.log.read_text()
 

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from wf_deployer.backends.base import JobSpec, JobState, new_job_id
 from wf_deployer.backends.local.cancel import cancel
-from wf_deployer.backends.local.identity import TOKEN_VARIABLE, carries_token, identify, is_alive
+from wf_deployer.backends.local.identity import carries_token, identify, is_alive
 from wf_deployer.backends.local.launch import launch
-from wf_deployer.backends.local.record import JobFolder, LocalSpec
+from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.record import TOKEN_VARIABLE, JobRecord
 from wf_deployer.errors import CommandError
 from wf_deployer.main import app
 
@@ -36,18 +37,18 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 15) -> None:
 
 
 @pytest.fixture
-def record(runs_dir: Path) -> Callable[..., JobFolder]:
+def record(runs_dir: Path) -> Callable[..., LocalJob]:
     """Factory: the folder of a job that never ran, with changes to job.json."""
 
-    def make(**changes: Any) -> JobFolder:
-        spec = LocalSpec(
+    def make(**changes: Any) -> LocalJob:
+        spec = JobRecord(
             id=new_job_id("stage1"), kind="train", stage="stage1", experiment="x", command=["true"], cwd="/"
         )
         folder = runs_dir / spec.id
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps(asdict(spec) | {"created_s": 1.0} | changes))
         (folder / "log.txt").touch()
-        return JobFolder(folder)
+        return LocalJob(folder)
 
     return make
 
@@ -73,7 +74,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     "token", [None, "", 0, True, [], {}, "python", sys.executable, "-c", "0" * 31, "G" * 32]
 )
 def test_cancel_signals_nobody_whatever_the_token(
-    record: Callable[..., JobFolder], stranger: subprocess.Popen[bytes], token: object
+    record: Callable[..., LocalJob], stranger: subprocess.Popen[bytes], token: object
 ) -> None:
     """Pid, time and process group are right; the token is one that any process would have."""
     job = record(token=token)
@@ -96,7 +97,7 @@ def test_a_token_is_the_last_argument_or_in_the_environment(stranger: subprocess
 
 
 def test_a_step_of_the_clock_changes_nothing(
-    start: Callable[..., JobFolder], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., LocalJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Boot time and creation times as psutil derives them move with the clock; ours do not."""
     import psutil
@@ -143,7 +144,7 @@ FIELDS = {
 
 @pytest.mark.parametrize(("field", "value"), [(name, value) for name in FIELDS for value in FIELDS[name]])
 def test_one_bad_record_is_shown_and_the_others_go_on(
-    record: Callable[..., JobFolder], runner: CliRunner, field: str, value: object
+    record: Callable[..., LocalJob], runner: CliRunner, field: str, value: object
 ) -> None:
     good, bad = record(), record(**{field: value})
     done = runner.invoke(app, ["runs", "--json"])
@@ -163,7 +164,7 @@ TEXTS = ["", "{", "[]", "null", "5", '"x"', "{}", "[" * 100_000, '{"a": 1}', "\u
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", ["job.json", "process.json", "exit.json"])
 def test_files_of_any_shape_are_damaged_records(
-    record: Callable[..., JobFolder], runner: CliRunner, name: str, text: str
+    record: Callable[..., LocalJob], runner: CliRunner, name: str, text: str
 ) -> None:
     good, bad = record(), record()
     (bad.folder / name).write_text(text, errors="surrogateescape")
@@ -176,16 +177,16 @@ def test_files_of_any_shape_are_damaged_records(
         assert runner.invoke(app, command).exit_code == 1
 
 
-def test_missing_and_further_fields_are_named(record: Callable[..., JobFolder]) -> None:
+def test_missing_and_further_fields_are_named(record: Callable[..., LocalJob]) -> None:
     job = record(extra=1)
     with pytest.raises(CommandError, match="'extra' is unknown"):
-        _ = job.spec
+        _ = job.record
     job = record()
     values = json.loads((job.folder / "job.json").read_text())
     del values["command"]
     (job.folder / "job.json").write_text(json.dumps(values))
     with pytest.raises(CommandError, match="command is missing"):
-        _ = job.spec
+        _ = job.record
     for process in (5, [], {}, {"pid": "1", "start_ticks": 1, "boot_id": ""}):
         (job.folder / "process.json").write_text(json.dumps({"supervisor": process, "child": None}))
         with pytest.raises(CommandError, match=r"process\.json is damaged"):
@@ -194,14 +195,14 @@ def test_missing_and_further_fields_are_named(record: Callable[..., JobFolder]) 
 
 @pytest.mark.parametrize("experiment", ["[red]", "[/x]", "\x1b[31m", "ü" * 300])
 def test_names_are_shown_as_they_are(
-    record: Callable[..., JobFolder], runner: CliRunner, experiment: str
+    record: Callable[..., LocalJob], runner: CliRunner, experiment: str
 ) -> None:
     record(experiment=experiment)
     assert runner.invoke(app, ["runs"]).exit_code == 0
 
 
 def test_a_job_whose_supervisor_was_killed_is_finished_if_its_result_is_there(
-    start: Callable[..., JobFolder], tmp_path: Path
+    start: Callable[..., LocalJob], tmp_path: Path
 ) -> None:
     source = (
         "import os, pathlib, time\n"
@@ -236,7 +237,7 @@ CUTS = {
 
 @pytest.mark.parametrize("text", CUTS)
 def test_metrics_cut_by_hand_are_told(
-    record: Callable[..., JobFolder], runner: CliRunner, tmp_path: Path, text: str
+    record: Callable[..., LocalJob], runner: CliRunner, tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "metrics.csv").write_text(text, errors="surrogateescape")
     job = record(run_folder=str(tmp_path))
@@ -247,7 +248,7 @@ def test_metrics_cut_by_hand_are_told(
     assert f"{job.folder.name}: " in runner.invoke(app, ["runs"]).stderr
 
 
-def test_job_folders_are_their_users_alone(start: Callable[..., JobFolder]) -> None:
+def test_job_folders_are_their_users_alone(start: Callable[..., LocalJob]) -> None:
     old = os.umask(0)
     try:
         job = start("pass")
@@ -275,7 +276,7 @@ def test_secrets_reach_the_job_and_nothing_that_is_written(runs_dir: Path, tmp_p
     assert (tmp_path / "seen").read_text() == " ".join(arguments)
     written = "".join(path.read_text() for path in job.folder.iterdir())
     assert not [secret for secret in SECRETS if secret in written]
-    assert "training.max_steps=3" in job.spec.command
+    assert "training.max_steps=3" in job.record.command
 
 
 @pytest.mark.parametrize("name", ["1e5", "true", "null", "a=b", "a,b", "(x", "it's", "~x", "übung", "${x}"])
@@ -295,7 +296,7 @@ def test_experiments_are_names(name: str, runner: CliRunner, monkeypatch: pytest
     assert override.value() == name.replace("${", r"\${")
 
 
-def test_wrong_requests_have_their_own_exit_code(record: Callable[..., JobFolder], runner: CliRunner) -> None:
+def test_wrong_requests_have_their_own_exit_code(record: Callable[..., LocalJob], runner: CliRunner) -> None:
     record()
     for arguments in (["train", "-s", "2", "--cloud", "moon"], ["cancel", "nothing"], ["logs", "nothing"]):
         done = runner.invoke(app, arguments)

@@ -5,25 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
-from wf_deployer.backends.base import Backend, JobSpec, JobStatus
+from wf_deployer.backends.base import Backend, JobStatus
+from wf_deployer.backends.record import JobFolder, JobRecord, job_ids, runs_folder
 from wf_deployer.errors import CommandError, CommandRequestError
 
 BACKENDS = {
     "local": "wf_deployer.backends.local.backend:LocalBackend",
+    "slurm": "wf_deployer.backends.slurm.backend:SlurmBackend",
 }
 """Name of `--cloud` -> module and class, imported when it is used."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job and the back end that runs it."""
+    """A job, and the back end that its record names."""
 
-    backend: Backend
     id: str
 
     @property
-    def spec(self) -> JobSpec:
-        return self.backend.spec(self.id)
+    def record(self) -> JobRecord:
+        """What was asked for. Raises: CommandError if the record is damaged."""
+        return JobFolder.of(self.id).record
+
+    @property
+    def backend(self) -> Backend:
+        """Raises: CommandError if the record is damaged."""
+        name = self.record.cloud
+        if name not in BACKENDS:
+            path = JobFolder.of(self.id).folder / "job.json"
+            raise CommandError(f"{path} is damaged: cloud is {name!r:.60}, not one of {', '.join(BACKENDS)}")
+        return open_backend(name)
 
     @property
     def status(self) -> JobStatus:
@@ -41,9 +52,8 @@ def open_backend(name: str) -> Backend:
 
 
 def list_jobs() -> list[Job]:
-    """The jobs of all back ends, oldest first."""
-    jobs = [Job(backend, job_id) for backend in map(open_backend, BACKENDS) for job_id in backend.job_ids()]
-    return sorted(jobs, key=lambda job: job.id)
+    """All jobs, oldest first."""
+    return [Job(job_id) for job_id in job_ids()]
 
 
 def find_job(name: str | None) -> Job:
@@ -54,9 +64,8 @@ def find_job(name: str | None) -> Job:
         CommandRequestError: none or several match.
     """
     jobs = list_jobs()
-    places = ", ".join(open_backend(backend).place for backend in BACKENDS)
     if not jobs:
-        raise CommandError(f"no jobs in {places}; `wf train -s 1` starts one")
+        raise CommandError(f"no jobs in {runs_folder()}; `wf train -s 1` starts one")
     if name is None:
         return jobs[-1]
     matches = [job for job in jobs if job.id.startswith(name)]
@@ -64,5 +73,5 @@ def find_job(name: str | None) -> Job:
     if len(exact or matches) == 1:
         return (exact or matches)[0]
     if not matches:
-        raise CommandRequestError(f"no job {name!r} in {places}; `wf runs` lists them")
+        raise CommandRequestError(f"no job {name!r} in {runs_folder()}; `wf runs` lists them")
     raise CommandRequestError(f"{name!r} fits {', '.join(job.id for job in matches)}; give more of the id")

@@ -11,7 +11,19 @@ import typer
 if TYPE_CHECKING:
     from wf_deployer.backends.registry import Job
 
-COLUMNS = ("id", "state", "kind", "experiment", "stage", "step", "exit_code", "age_s", "duration_s", "log")
+COLUMNS = (
+    "id",
+    "state",
+    "kind",
+    "cloud",
+    "experiment",
+    "stage",
+    "step",
+    "exit_code",
+    "age_s",
+    "duration_s",
+    "log",
+)
 """Keys of a row, besides `problem`."""
 
 
@@ -50,17 +62,18 @@ def _row(job: Job) -> dict[str, Any]:
 
 
 def _readable_row(job: Job) -> dict[str, Any]:
-    spec, status = job.spec, job.status
+    record, status = job.record, job.status
     return {
         "id": job.id,
         "state": str(status.state),
-        "kind": spec.kind,
-        "experiment": spec.experiment,
-        "stage": spec.stage,
+        "kind": record.kind,
+        "cloud": record.cloud,
+        "experiment": record.experiment,
+        "stage": record.stage,
         "step": status.step,
         "exit_code": status.exit_code,
-        "age_s": round(time.time() - spec.created_s),
-        "duration_s": round((status.ended_s or time.time()) - spec.created_s),
+        "age_s": round(time.time() - record.created_s),
+        "duration_s": round((status.ended_s or time.time()) - record.created_s),
         "log": status.log,
         "problem": status.problem,
     }
@@ -72,6 +85,7 @@ _COLORS = {
     "failed": "red",
     "lost": "red",
     "damaged": "red",
+    "unknown": "red",
     "cancelled": "yellow",
 }
 
@@ -82,13 +96,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "state", "experiment", "stage", "step", "age"):
+    for name in ("run", "state", "cloud", "experiment", "stage", "step", "age"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("step", "age") else "left")
     for row in rows:
         state = row["state"] + (f" ({row['exit_code']})" if row["state"] == "failed" else "")
         styled = Text(state, _COLORS.get(row["state"], "white"))
         since = None if row["age_s"] is None else age(row["age_s"])
-        others = (row["experiment"], row["stage"], row["step"], since)
+        others = (row["cloud"], row["experiment"], row["stage"], row["step"], since)
         table.add_row(Text(row["id"]), styled, *(Text("-" if x is None else str(x)) for x in others))
     Console().print(table)
 

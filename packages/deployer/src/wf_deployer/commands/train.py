@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from wf_deployer.backends.base import JobSpec
+    from wf_deployer.backends.base import JobSpec, Resources
 
 TRAINER = [sys.executable, "-m", "wrinklefree.train"]
 
@@ -22,7 +22,14 @@ def train(
     experiment: Annotated[
         str | None, typer.Option("-e", "--experiment", help="Name that the stages share.")
     ] = None,
-    cloud: Annotated[str, typer.Option(help="Back end that runs the job.")] = "local",
+    cloud: Annotated[str, typer.Option(help="Back end that runs the job: local, slurm.")] = "local",
+    gpu: Annotated[str | None, typer.Option(help="GPUs of each node: H100:8, or 8 of any kind.")] = None,
+    num_nodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
+    cpus: Annotated[int | None, typer.Option(help="Cores of each node.")] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="Cheaper machines that may be taken away.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, print what would be submitted, and submit nothing.")
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="In this terminal, not as a job.")] = False,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, key=value.")] = None,
 ) -> None:
@@ -39,17 +46,31 @@ def train(
     wf train -s 2 -e mine model=smollm2_135m training.max_steps=200
 
     wf train -s 2 -e mine --foreground training.learning_rate=1e-4
+
+    wf train -s 2 -e mine --cloud slurm --gpu H100:8 --num-nodes 2 --dry-run
     """
+    from wf_deployer.backends.base import Resources
+    from wf_deployer.backends.processes import distributed_overrides
     from wf_deployer.backends.registry import open_backend
+    from wf_deployer.errors import CommandRequestError
     from wf_deployer.processes import become
     from wf_formats.overrides import override
 
     backend = open_backend(cloud)
+    resources = Resources(gpu, num_nodes, spot, cpus)
+    if foreground and (cloud != "local" or dry_run):
+        other = "--dry-run" if dry_run else f"--cloud {cloud}"
+        raise CommandRequestError(f"--foreground is this terminal, and {other} is not; leave one of them out")
+    backend.check(resources)
     named = [] if experiment is None else [override("experiment", experiment)]
-    arguments = ["-s", stage, *named, *(overrides or ())]
+    given = [*named, *(overrides or ())]
+    arguments = ["-s", stage, *given, *distributed_overrides(resources, given)]
     if foreground:
         become([*TRAINER, *arguments])
-    job = job_spec(describe(arguments), [*TRAINER, *arguments])
+    job = job_spec(describe(arguments), [*TRAINER, *arguments], cloud, resources)
+    if dry_run:
+        typer.echo(backend.preview(job), nl=False)
+        return
     backend.submit(job)
     typer.echo(f"started {job.id}")
     typer.echo(f"  results  {job.run_folder}")
@@ -75,7 +96,7 @@ def describe(arguments: list[str]) -> dict[str, Any]:
     return described
 
 
-def job_spec(described: dict[str, Any], command: list[str]) -> JobSpec:
+def job_spec(described: dict[str, Any], command: list[str], cloud: str, resources: Resources) -> JobSpec:
     """The job of a described run, in this folder."""
     from wf_deployer.backends.base import JobSpec, new_job_id
 
@@ -87,4 +108,6 @@ def job_spec(described: dict[str, Any], command: list[str]) -> JobSpec:
         command=command,
         cwd=str(Path.cwd()),
         run_folder=described["run_folder"],
+        cloud=cloud,
+        resources=resources,
     )

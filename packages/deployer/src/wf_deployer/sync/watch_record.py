@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from wf_deployer.backends.local.fields import from_json
+from wf_deployer.backends.fields import from_json
 from wf_deployer.backends.local.identity import ProcessIdentity, identify, is_alive
 from wf_deployer.errors import CommandError
 from wf_deployer.sync.state import StateFolder, try_lock, write_lock

@@ -16,13 +16,14 @@ from contextlib import suppress
 
 from wf_deployer.backends.base import JobState
 from wf_deployer.backends.local.identity import ProcessIdentity, carries_token, is_alive
-from wf_deployer.backends.local.record import Exit, JobFolder
+from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.record import Exit
 from wf_deployer.errors import CommandError
 
 _POLL_S = 0.1
 
 
-def cancel(job: JobFolder, timeout_s: float, kill: bool = False) -> JobState:
+def cancel(job: LocalJob, timeout_s: float, kill: bool = False) -> JobState:
     """Asks the job to stop and waits; returns its state afterwards (`running`: it takes longer).
 
     Args:
@@ -43,12 +44,12 @@ def cancel(job: JobFolder, timeout_s: float, kill: bool = False) -> JobState:
     return job.state
 
 
-def _signal_group(job: JobFolder, number: signal.Signals) -> None:
+def _signal_group(job: LocalJob, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it ended in between
         os.killpg(_verified_group(job), number)
 
 
-def _why_lost(job: JobFolder) -> str:
+def _why_lost(job: LocalJob) -> str:
     supervisor = job.supervisor
     if supervisor is None:
         return f"{job.folder.name} never recorded a process"
@@ -57,7 +58,7 @@ def _why_lost(job: JobFolder) -> str:
     return f"the process {supervisor.pid} of {job.folder.name} is gone without having recorded its end"
 
 
-def _wait_for_end(job: JobFolder, timeout_s: float) -> bool:
+def _wait_for_end(job: LocalJob, timeout_s: float) -> bool:
     deadline_s = time.monotonic() + timeout_s
     while not job.state.is_over:
         if time.monotonic() > deadline_s:
@@ -66,27 +67,27 @@ def _wait_for_end(job: JobFolder, timeout_s: float) -> bool:
     return True
 
 
-def _verified_group(job: JobFolder) -> int:
+def _verified_group(job: LocalJob) -> int:
     """Process group of the job.
 
     The supervisor leads it; if the supervisor is gone, the job's own process still belongs to it.
     """
-    spec = job.spec
-    if spec.host != socket.gethostname():
-        raise CommandError(f"{spec.id} runs on the machine {spec.host!r}; cancel it there")
+    record = job.record
+    if record.host != socket.gethostname():
+        raise CommandError(f"{record.id} runs on the machine {record.host!r}; cancel it there")
     supervisor = job.supervisor
     if supervisor is None:
-        raise CommandError(f"{spec.id} has not recorded its process yet; try again")
-    for process in _ours(job, spec.token):
+        raise CommandError(f"{record.id} has not recorded its process yet; try again")
+    for process in _ours(job, record.token):
         if os.getpgid(process.pid) == supervisor.pid:
             return supervisor.pid
     raise CommandError(
-        f"refused: the process {supervisor.pid} that runs now is not the one that wf started for {spec.id} "
+        f"refused: the process {supervisor.pid} that runs now is not the one that wf started for {record.id} "
         "(token or process group differ); nothing was signalled"
     )
 
 
-def _ours(job: JobFolder, token: str) -> Iterator[ProcessIdentity]:
+def _ours(job: LocalJob, token: str) -> Iterator[ProcessIdentity]:
     for process in (job.supervisor, job.child):
         if process is not None and is_alive(process) and carries_token(process.pid, token):
             yield process

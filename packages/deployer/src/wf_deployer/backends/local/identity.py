@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # no stubs in the development group
 
-TOKEN_VARIABLE = "WF_JOB_TOKEN"
+from wf_deployer.backends.record import TOKEN_VARIABLE
+
 _PROC = Path("/proc")
 _ZOMBIES = ("Z", "X")
 

@@ -8,14 +8,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
 
 from wf_deployer.backends.base import JobSpec
-from wf_deployer.backends.local.record import JobFolder, LocalSpec, runs_folder
+from wf_deployer.backends.local.record import LocalJob
 from wf_deployer.errors import CommandError
-from wf_formats.atomic import atomic_write_json
 from wf_formats.run_files import last_lines
-from wf_formats.secrets import redacted_arguments
 
 START_TIMEOUT_S = 30.0
 _SUPERVISOR = "wf_deployer.backends.local.supervise"
@@ -23,7 +20,7 @@ _detached: list[subprocess.Popen[bytes]] = []
 """Supervisors outlive this process; kept, since Popen warns when collected before its process ends."""
 
 
-def launch(spec: JobSpec) -> JobFolder:
+def launch(spec: JobSpec) -> LocalJob:
     """Writes the record and starts the supervisor in a session of its own.
 
     Returns once the supervisor has recorded itself, so that the job can be found and cancelled. The
@@ -32,15 +29,11 @@ def launch(spec: JobSpec) -> JobFolder:
     Raises:
         CommandError: the supervisor did not start.
     """
-    record = replace(LocalSpec(**vars(spec)), command=redacted_arguments(spec.command))
-    folder = runs_folder() / record.id
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700)
-    job = JobFolder(folder)
-    atomic_write_json(folder / "job.json", asdict(record))
+    job = LocalJob.create(spec)
+    record = job.record
     with job.log.open("ab") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", _SUPERVISOR, str(folder.resolve()), record.token],
+            [sys.executable, "-m", _SUPERVISOR, str(job.folder.resolve()), record.token],
             cwd=record.cwd,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
@@ -60,7 +53,7 @@ def _hand_over(supervisor: subprocess.Popen[bytes], command: list[str]) -> None:
         pipe.write(json.dumps(command).encode())
 
 
-def _wait_until_recorded(job: JobFolder, supervisor: subprocess.Popen[bytes]) -> None:
+def _wait_until_recorded(job: LocalJob, supervisor: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while job.child is None and job.exit is None:
         if supervisor.poll() is not None and job.exit is None:

@@ -17,14 +17,15 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from wf_deployer.backends.local.identity import TOKEN_VARIABLE, identify
-from wf_deployer.backends.local.record import Exit, JobFolder
+from wf_deployer.backends.local.identity import identify
+from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.record import TOKEN_VARIABLE, Exit
 
 
 def supervise(folder: Path, command: list[str]) -> int:
     """Runs the command of the job of `folder`; returns its exit code."""
-    job = JobFolder(folder)
-    spec = job.spec
+    job = LocalJob(folder)
+    record = job.record
     signals: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -34,9 +35,9 @@ def supervise(folder: Path, command: list[str]) -> int:
         signal.signal(number, note)
     me = identify(os.getpid())
     job.write_processes(me, None)
-    environment = os.environ | {TOKEN_VARIABLE: spec.token}
+    environment = os.environ | {TOKEN_VARIABLE: record.token}
     try:
-        child = subprocess.Popen(command, cwd=spec.cwd, env=environment, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(command, cwd=record.cwd, env=environment, stdin=subprocess.DEVNULL)
     except OSError as error:
         sys.stderr.write(f"cannot start {command[0]}: {error}\n")
         job.write_exit(Exit(127, False, time.time()))

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wf_deployer.backends.base import Resources
 from wf_deployer.errors import CommandError
 
 T = TypeVar("T")
@@ -27,8 +28,10 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int": (_is_int, "a whole number"),
     "float": (_is_number, "a number"),
     "bool": (lambda value: type(value) is bool, "true or false"),
+    "int | None": (lambda value: value is None or _is_int(value), "a whole number or null"),
     "str": (lambda value: type(value) is str and "\0" not in value, "text"),
     "str | None": (lambda value: value is None or (type(value) is str and "\0" not in value), "text or null"),
+    "Resources": (lambda value: type(value) is Resources, "an object"),
     "list[str]": (
         lambda value: type(value) is list and all(type(item) is str for item in value),
         "a list of texts",

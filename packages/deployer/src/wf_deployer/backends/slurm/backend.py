@@ -1,0 +1,263 @@
+"""Slurm as a back end of `wf train`.
+
+Besides what every job has, the folder of a job holds `job.sh` (the batch script), `submitted.json` (whose job
+it is), `cancel.json` (`wf cancel` was asked) and `started` (its processes have begun).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.follow import follow_log
+from wf_deployer.backends.ownership import (
+    Ownership,
+    differences,
+    read_ownership,
+    require_ours,
+    write_ownership,
+)
+from wf_deployer.backends.record import TOKEN_VARIABLE, JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.slurm import client
+from wf_deployer.backends.slurm.client import SlurmError, SlurmJob
+from wf_deployer.backends.slurm.script import GRACE_S, batch_script
+from wf_deployer.errors import CommandError, CommandRequestError
+from wf_formats.atomic import atomic_write_json, atomic_write_text
+from wf_formats.run_files import is_complete
+from wf_formats.secrets import redacted_arguments
+
+_POLL_S = 1.0
+_LOG_POLL_S = 5.0
+_STARTING_S = 60.0
+"""A job younger than this that Slurm does not know is being submitted, an older one is lost."""
+_STATES = {
+    JobState.pending: "PENDING REQUEUED REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT RESV_DEL_HOLD",
+    JobState.running: "CONFIGURING RUNNING COMPLETING RESIZING SIGNALING STAGE_OUT STOPPED SUSPENDED",
+    JobState.finished: "COMPLETED",
+    JobState.cancelled: "CANCELLED",
+    JobState.failed: "BOOT_FAIL DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT",
+}
+_STATE_OF = {name: state for state, names in _STATES.items() for name in names.split()}
+
+
+class SlurmBackend:
+    """Implements `Backend`."""
+
+    def check(self, resources: Resources) -> None:
+        if resources.spot:
+            raise CommandRequestError("--spot: Slurm has none; leave it out (a QOS: SBATCH_QOS)")
+        client.require_programs()
+
+    def preview(self, spec: JobSpec) -> str:
+        _refuse_secrets(spec)
+        record = JobRecord(**vars(spec))
+        folder = runs_folder().absolute() / spec.id
+        options = _sbatch_options(record, folder)
+        script = batch_script(spec.id, folder, spec.command, spec.resources)
+        try:
+            client.check_submission(options, script)
+        except SlurmError as error:
+            raise CommandRequestError(f"Slurm would refuse it: {error}") from error
+        return f"{shlex.join(['sbatch', *options])} <<'JOB'\n{script}JOB\n"
+
+    def submit(self, spec: JobSpec) -> None:
+        _refuse_secrets(spec)
+        job = JobFolder.create(spec)
+        folder, record = job.folder.absolute(), job.record
+        script = batch_script(spec.id, folder, spec.command, spec.resources)
+        atomic_write_text(folder / "job.sh", script)
+        variables = {TOKEN_VARIABLE: record.token, "PYTHONUNBUFFERED": "1"}
+        try:
+            slurm_id = client.submit(_sbatch_options(record, folder), script, variables)
+        except SlurmError as error:
+            _after_failed_submission(job, error)
+            return
+        if (found := client.job_by_id(slurm_id)) is None:
+            raise CommandError(f"Slurm took job {slurm_id} and does not know it any more; see `wf runs`")
+        _adopt(job, found)
+
+    def status(self, job_id: str) -> JobStatus:
+        job = JobFolder.of(job_id)
+        step, problem = job.last_step
+        end = job.exit
+        if end is not None:
+            return JobStatus(end.state, str(job.log), step, end.returncode, end.ended_s, problem)
+        try:
+            state, told = _state(job)
+        except SlurmError as error:
+            state, told = JobState.unknown, str(error)
+        if (end := job.exit) is not None:  # it ended between the two looks
+            return JobStatus(end.state, str(job.log), step, end.returncode, end.ended_s, problem)
+        return JobStatus(state, str(job.log), step, problem=problem or told)
+
+    def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
+        log = JobFolder.of(job_id).log
+        return follow_log(log, last, follow, lambda: self.status(job_id).state.is_over, _LOG_POLL_S)
+
+    def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
+        job = JobFolder.of(job_id)
+        if (end := job.exit) is not None:
+            raise CommandError(f"{job_id} is not running: it is {end.state}")
+        if (ownership := _ownership(job)) is None:
+            raise CommandError(f"refused: Slurm has no job with the token of {job_id}; nothing was touched")
+        if (state := _state_of(_fetch_ours(ownership))).is_over:
+            raise CommandError(f"{job_id} is not running: it is {state}")
+        atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
+        if not _stop(job, ownership, timeout_s) and kill:
+            _fetch_ours(ownership)
+            client.kill(ownership.id)
+            _wait_for_end(self, job_id, timeout_s)
+        return self.status(job_id).state
+
+
+def _refuse_secrets(spec: JobSpec) -> None:
+    shown = redacted_arguments(spec.command)
+    for argument, given in zip(shown, spec.command, strict=True):
+        if argument != given:
+            raise CommandRequestError(
+                f"{argument}: Slurm stores a job's command, and this has a secret; give it by environment"
+            )
+
+
+def _sbatch_options(record: JobRecord, folder: Path) -> list[str]:
+    """On the command line, since variables of the user (SBATCH_JOB_NAME) go before lines of the script."""
+    resources = record.resources
+    options = [
+        f"--job-name={_name(record.id)}",
+        f"--comment={client.comment_with(record.token)}",
+        f"--nodes={resources.num_nodes}",
+        f"--ntasks={resources.num_nodes}",
+        "--ntasks-per-node=1",
+        f"--chdir={record.cwd}",
+        f"--output={str(folder / 'log.txt').replace('%', '%%')}",
+        "--open-mode=append",
+        "--export=ALL",
+        "--requeue",
+        f"--signal=B:USR1@{GRACE_S}",
+    ]
+    if resources.cpus is not None:
+        options.append(f"--cpus-per-task={resources.cpus}")
+    if (gpus := resources.gpus) is not None:
+        kind = "" if gpus.kind is None else f"{gpus.kind}:"
+        options.append(f"--gpus-per-node={kind}{gpus.count}")
+    return options
+
+
+def _name(job_id: str) -> str:
+    return f"wf-{job_id}"
+
+
+def _after_failed_submission(job: JobFolder, error: SlurmError) -> None:
+    """Keeps the record of a job that is there all the same; removes it if Slurm has none."""
+    try:
+        found = client.job_by_token(_name(job.record.id), job.record.token)
+    except SlurmError as second:
+        raise CommandError(
+            f"{error}; then {second}; `wf runs` tells later whether the job is there"
+        ) from error
+    if found is None:
+        shutil.rmtree(job.folder)
+        raise CommandRequestError(f"nothing was submitted: {error}") from error
+    _adopt(job, found)
+
+
+def _adopt(job: JobFolder, found: SlurmJob) -> Ownership:
+    """Writes down whose job it is, if what Slurm shows has the name, user and token of the record."""
+    expected = replace(found.ownership, name=_name(job.record.id), user=_user_name(), token=job.record.token)
+    require_ours(expected, found.ownership)
+    write_ownership(job.folder, expected)
+    return expected
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # an account that this machine does not know; Slurm shows its number too
+        return str(os.getuid())
+
+
+def _ownership(job: JobFolder) -> Ownership | None:
+    """As it was written down; else (`wf` was killed right after submitting) by the token of the job."""
+    record, recorded = job.record, read_ownership(job.folder)
+    if recorded is None:
+        found = client.job_by_token(_name(record.id), record.token)
+        return None if found is None else _adopt(job, found)
+    if (recorded.name, recorded.token) != (_name(record.id), record.token):
+        raise CommandError(f"{job.folder / 'submitted.json'} is damaged: it is of another job")
+    return recorded
+
+
+def _fetch_ours(ownership: Ownership) -> SlurmJob:
+    """The job of that id, now. Raises: CommandError unless all agrees."""
+    found = client.job_by_id(ownership.id)
+    if found is None:
+        raise CommandError(f"refused: Slurm knows no job {ownership.id} any more; nothing was touched")
+    require_ours(ownership, found.ownership)
+    return found
+
+
+def _state_of(found: SlurmJob) -> JobState:
+    if found.state not in _STATE_OF:
+        raise SlurmError(
+            f"Slurm says {found.state!r:.60} of job {found.ownership.id}, which wf does not know"
+        )
+    return _STATE_OF[found.state]
+
+
+def _state(job: JobFolder) -> tuple[JobState, str | None]:
+    """State of a job without `exit.json`, and what there is to say. Raises: SlurmError."""
+    ownership = _ownership(job)
+    found = None if ownership is None else client.job_by_id(ownership.id)
+    if found is not None and ownership is not None and not differences(ownership, found.ownership):
+        return _known_state(job, found)
+    record = job.record
+    if ownership is None and time.time() - record.created_s < _STARTING_S:
+        return JobState.starting, None
+    if record.run_folder is not None and is_complete(Path(record.run_folder)):
+        return JobState.finished, None
+    return JobState.lost, "Slurm does not know the job any more, and it has not recorded its end"
+
+
+def _known_state(job: JobFolder, found: SlurmJob) -> tuple[JobState, str | None]:
+    state = _state_of(found)
+    if state is JobState.failed and (job.folder / "cancel.json").exists():
+        return JobState.cancelled, None
+    if state in (JobState.pending, JobState.failed):
+        return state, f"Slurm: {found.state}, {found.reason}"
+    return state, None
+
+
+def _stop(job: JobFolder, ownership: Ownership, timeout_s: float) -> bool:
+    """Asks until it has an effect, and waits for the end; False: it takes longer."""
+    deadline_s = time.monotonic() + timeout_s
+    asked = False
+    while job.exit is None:
+        found = client.job_by_id(ownership.id)
+        if found is None:
+            return True
+        require_ours(ownership, found.ownership)
+        state = _state_of(found)
+        if state.is_over:
+            return True
+        if state is JobState.pending:
+            client.cancel_if_pending(ownership.id)
+        elif found.state == "RUNNING" and not asked:
+            client.signal_batch_script(ownership.id, "USR1")
+            asked = True
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _wait_for_end(backend: SlurmBackend, job_id: str, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not backend.status(job_id).state.is_over and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
