@@ -1,7 +1,7 @@
 """A Slurm cluster of two nodes on this machine: munged, slurmctld and two slurmd in namespaces of their own.
 
-Nothing of it can be reached from outside, it does not see the network, and all of it ends with its first process.
-It needs root, `unshare`, `ip` and Debian's slurm-wlm and munge.
+Nothing of it can be reached from outside, it does not see the network, and all of it ends with its first
+process. It needs root, `unshare`, `ip` and Debian's slurm-wlm and munge.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-PROGRAMS = ("unshare", "nsenter", "runuser", "ip", "munged", "slurmctld", "slurmd", "sbatch")
+PROGRAMS = ("setpriv", "unshare", "nsenter", "runuser", "ip", "munged", "slurmctld", "slurmd", "sbatch")
 START_TIMEOUT_S = 60.0
 
 HOSTS = """\
@@ -153,12 +153,18 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         )
     try:
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not (folder / "ready").exists():
-            assert outside.poll() is None, (folder / "inside.log").read_text()
-            assert time.monotonic() < deadline_s, (folder / "inside.log").read_text()
-            time.sleep(0.1)
+
+        def wait_for(is_so: Callable[[], bool]) -> None:
+            while not is_so():
+                assert outside.poll() is None, (folder / "inside.log").read_text()
+                assert time.monotonic() < deadline_s, (folder / "inside.log").read_text()
+                time.sleep(0.1)
+
+        wait_for((folder / "ready").exists)
         children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
-        yield Cluster(int(children[0]))
+        started = Cluster(int(children[0]))
+        wait_for(lambda: started.run("sinfo", "-h", "-N", "-o", "%t").stdout.split() == ["idle", "idle"])
+        yield started
     finally:
         outside.kill()  # and with it, by --kill-child, the first process of the namespace
         outside.wait()

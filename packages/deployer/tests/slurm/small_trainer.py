@@ -1,7 +1,7 @@
 """A trainer with the manners of the real one: steps, a checkpoint at SIGTERM (exit code 143), resumption.
 
-A second SIGTERM ends it at once. Ranks agree at each step, as the real one does. Its run is a folder `run` where
-it was started; it needs `steps=N` and may be told the number of processes.
+A second SIGTERM ends it at once. Ranks agree at each step. Its run is the folder `run` where it was started;
+it takes `steps=N`, and `$SAVE_S` says how long it saves.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ STEP_S = 0.2
 FOLDER = Path("run").absolute()
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def describe() -> None:
-    print(json.dumps({"stage": "stage2", "experiment": "small", "run_folder": str(FOLDER)}))
+    say(json.dumps({"stage": "stage2", "experiment": "small", "run_folder": str(FOLDER)}))
 
 
 def all_reduced(value: int) -> int:
@@ -48,7 +53,7 @@ def train(num_steps: int) -> int:
     num_processes = all_reduced(1)
     signal.signal(signal.SIGTERM, note)
     host = os.uname().nodename
-    print(f"{num_processes} processes, {host} starts at step {step}", flush=True)
+    say(f"{num_processes} processes, {host} starts at step {step}")
     while step < num_steps:
         time.sleep(STEP_S)
         step += 1
@@ -57,9 +62,9 @@ def train(num_steps: int) -> int:
             if is_first:
                 checkpoint.write_text(str(step))
             all_reduced(0)
-            print(f"{host} saved at step {step}", flush=True)
+            say(f"{host} saved at step {step}")
             return 143
-    print(f"{host} done at step {step}", flush=True)
+    say(f"{host} done at step {step}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Slurm as a back end of `wf train`.
 
 Besides what every job has, the folder of a job holds `job.sh` (the batch script), `submitted.json` (whose job
-it is), `cancel.json` (`wf cancel` was asked) and `started` (its processes have begun).
+it is), `cancel.json` (`wf cancel` was asked), `started` (its processes have begun), `ended` (by Slurm).
 """
 
 from __future__ import annotations
@@ -222,6 +222,8 @@ def _state(job: JobFolder) -> tuple[JobState, str | None]:
         return JobState.starting, None
     if record.run_folder is not None and is_complete(Path(record.run_folder)):
         return JobState.finished, None
+    if (job.folder / "ended").exists():
+        return JobState.cancelled, None
     return JobState.lost, "Slurm does not know the job any more, and it has not recorded its end"
 
 

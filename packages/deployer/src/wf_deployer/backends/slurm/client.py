@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 
 from wf_deployer.backends.ownership import Ownership
 from wf_deployer.errors import CommandError, CommandRequestError
@@ -87,8 +88,9 @@ def check_submission(options: Sequence[str], script: str) -> None:
     _run(["sbatch", "--test-only", *options], script, _clean_environment())
 
 
+@cache
 def cluster_name() -> str:
-    """Raises: SlurmError if the controller does not answer."""
+    """Asked once in a process. Raises: SlurmError if the controller does not answer."""
     match = re.search(r"^ClusterName\s*=\s*(\S+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
     if match is None:
         raise SlurmError("scontrol show config names no ClusterName")

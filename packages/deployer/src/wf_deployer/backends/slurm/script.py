@@ -5,11 +5,11 @@
    ends. torchrun ignores TERM; it would pass it on a second time, which the trainer takes for "at once", and
    kill after 30 s.
 3. After `wf cancel` (`cancel.json`) the job ends; otherwise it asks Slurm to queue it again, under the same
-   id, and training goes on from its checkpoint. A job that was asked in its first `GRACE_S` is not queued again:
-   its time limit is too short to make any progress.
+   id, and training goes on from its checkpoint. A job that was asked in its first `GRACE_S` is not queued
+   again: its time limit is too short to make any progress.
 
-TERM for the script itself (preemption, plain `scancel`) is ignored: Slurm sends it to the step too, and kills
-what is left after its KillWait.
+TERM for the script itself is a plain `scancel`, or preemption: Slurm sends it to the step too, and kills what
+is left after its KillWait. Slurm alone knows whether the job begins again, so no end is recorded (`ended`).
 
 Several processes find each other by torchrun's c10d rendezvous on the first node. Its store is not that of
 the processes (TORCH_DISABLE_SHARE_RDZV_TCP_STORE), where addresses of an earlier start would be found.
@@ -30,9 +30,9 @@ GRACE_S = 300
 _SCRIPT = """\
 #!/bin/bash
 # wf job {job_id}
-asked= stopping= SECONDS=0
+asked= stopping= ended= SECONDS=0
 trap 'asked=yes' USR1
-trap : TERM
+trap 'ended=yes' TERM
 folder={folder}
 
 finish() {{
@@ -47,7 +47,7 @@ if [ ! -d "$folder" ]; then
     echo "wf: $folder is not on this node; the workspace must be on a file system that all nodes share" >&2
     exit 2
 fi
-rm -f "$folder/exit.json" "$folder/started"
+rm -f "$folder/exit.json" "$folder/started" "$folder/ended"
 [ -e "$folder/cancel.json" ] && finish 143
 echo "wf: job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
 {setup}
@@ -74,6 +74,10 @@ while :; do
     fi
 done
 
+if [ "$code" -ne 0 ] && [ -n "$ended" ] && [ ! -e "$folder/cancel.json" ]; then
+    touch "$folder/ended"
+    exit "$code"
+fi
 if [ "$code" -ne 0 ] && [ -n "$asked" ] && [ ! -e "$folder/cancel.json" ]; then
     if [ "$SECONDS" -lt {grace_s} ]; then
         echo "wf: the time limit leaves less than {grace_s} s; give a longer one (SBATCH_TIMELIMIT)" >&2
