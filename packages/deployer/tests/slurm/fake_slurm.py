@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """sbatch, squeue, scontrol and scancel on a table of jobs, by the name it is called by.
 
-`$FAKE/table.json` is {"cluster", "user", "next", "now", "jobs", and what goes wrong}; `$FAKE/calls` gets a
-line of JSON per call. Like Slurm for root, scancel asks for no permission and takes a name, a user or nothing
-as "all of those": jobs of others live only if nobody asks for them.
+`$FAKE/table.json` is {"cluster", "user", "next", "now", "jobs", and what goes wrong}. A line per call goes to
+`$FAKE/calls` (JSON) and `$FAKE/environments` (names of variables). Like Slurm for root, scancel asks for no
+permission and takes a name, a user or nothing as "all of those": jobs of others live only if nobody asks for
+them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def main() -> None:
     program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     with (FOLDER / "calls").open("a") as calls:
         calls.write(json.dumps([program, *arguments]) + "\n")
+    with (FOLDER / "environments").open("a") as environments:
+        environments.write(" ".join(os.environ) + "\n")
     table = json.loads((FOLDER / "table.json").read_text())
     if table.get("down"):
         fail("Unable to contact slurm controller (connect failure)")
@@ -55,6 +58,8 @@ def sbatch(table: dict[str, Any], options: dict[str, str], positional: list[str]
         "Comment": options["--comment"],
         "Name": options["--job-name"],
     }
+    if table.get("goes_down"):
+        table["down"] = True
     if table.get("sbatch_loses_answer"):
         (FOLDER / "table.json").write_text(json.dumps(table))
         fail("Batch job submission failed: Socket timed out on send/recv operation")

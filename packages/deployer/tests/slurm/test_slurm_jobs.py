@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -261,6 +262,41 @@ def test_a_lost_answer_is_found_again(slurm: Slurm) -> None:
     job_id = slurm.submitted()
     assert slurm.wf("cancel", job_id).exit_code == 0
     assert slurm.state() == "FAILED"
+
+
+def test_a_controller_that_goes_down_after_the_submission_is_told(slurm: Slurm) -> None:
+    slurm.set(goes_down=True)
+    done = slurm.train()
+    assert done.exit_code == 1
+    assert "was submitted (job 17), but then squeue: Unable to contact" in done.output
+    assert slurm.rows()[0]["state"] == "unknown"
+    slurm.set(down=False)
+    assert slurm.rows()[0]["state"] == "running"
+
+
+def test_a_full_disk_submits_nothing_and_leaves_nothing(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("wf_deployer.backends.slurm.backend.atomic_write_text", full)
+    done = slurm.train()
+    assert done.exit_code == 1
+    assert "No space left on device; free some space" in done.output
+    assert not slurm.calls("sbatch")
+    assert not list(slurm.runs.iterdir())
+
+
+def test_variables_of_the_user_and_of_a_job_around_us_change_nothing(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SBATCH_ERROR", "SQUEUE_FORMAT", "SCANCEL_NAME", "SLURM_CLUSTERS", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "other")
+    job_id = slurm.submitted()
+    assert slurm.wf("cancel", job_id).exit_code == 0
+    seen = (slurm.folder / "environments").read_text()
+    assert not [name for name in ("SBATCH_ERROR", "SQUEUE_", "SCANCEL_", "SLURM_") if name in seen]
 
 
 def test_a_job_whose_id_could_not_be_written_down_is_found_by_its_token(slurm: Slurm) -> None:

@@ -72,15 +72,28 @@ class SlurmBackend:
         job = JobFolder.create(spec)
         folder, record = job.folder.absolute(), job.record
         script = batch_script(spec.id, folder, spec.command, spec.resources)
-        atomic_write_text(folder / "job.sh", script)
+        try:
+            atomic_write_text(folder / "job.sh", script)
+        except OSError:
+            shutil.rmtree(folder)
+            raise
         variables = {TOKEN_VARIABLE: record.token, "PYTHONUNBUFFERED": "1"}
         try:
             slurm_id = client.submit(_sbatch_options(record, folder), script, variables)
         except SlurmError as error:
             _after_failed_submission(job, error)
             return
-        if (found := client.job_by_id(slurm_id)) is None:
-            raise CommandError(f"Slurm took job {slurm_id} and does not know it any more; see `wf runs`")
+        try:
+            found = client.job_by_id(slurm_id)
+        except SlurmError as error:
+            raise CommandError(
+                f"{spec.id} was submitted (job {slurm_id}), but then {error}; do not submit it again: "
+                "`wf runs` finds it"
+            ) from error
+        if found is None:
+            raise CommandError(
+                f"{spec.id} was submitted, and Slurm does not know its job {slurm_id} any more"
+            )
         _adopt(job, found)
 
     def status(self, job_id: str) -> JobStatus:

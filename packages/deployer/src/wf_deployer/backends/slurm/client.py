@@ -22,7 +22,7 @@ from wf_formats.printable import printable
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
 TIMEOUT_S = 60.0
 _KEPT = ("SLURM_CONF", "SLURM_JWT")
-_CHANGES_ANSWERS = re.compile(r"(SLURM|SQUEUE|SCANCEL|SCONTROL|SRUN|SLURMD)_\w*")
+_CHANGES_ANSWERS = re.compile(r"(SLURM|SQUEUE|SCANCEL|SCONTROL|SRUN|SLURMD)_\w*|SBATCH_(ERROR|INPUT)")
 _MOVES_JOBS = ("SBATCH_ARRAY_INX", "SBATCH_CLUSTERS", "SBATCH_WAIT", "SBATCH_HETJOB")
 _COMMENT = re.compile(r"wf:([0-9a-f]{32})")
 _COLUMNS = {
