@@ -107,22 +107,45 @@ def test_arguments_arrive_as_they_are(script: Script) -> None:
     assert "".join(f"[{argument}]" for argument in arguments) in output
 
 
-def test_a_cancelled_job_saves_and_ends(script: Script) -> None:
+def test_a_job_that_was_cancelled_before_it_began_does_not_begin(script: Script) -> None:
     (script.job / "cancel.json").touch()
     returncode, output = script.run("bash", "-c", "echo ran")
-    assert (returncode, "ran" in output) == (143, False)  # asked before it began
-    (script.job / "cancel.json").unlink()
-    process = script.start("bash", "-c", STOPS)
+    assert (returncode, "ran" in output) == (143, False)
+
+
+def at_work(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     while "at work" not in process.stdout.readline():
         pass
+
+
+def test_a_cancelled_job_saves_and_is_not_queued_again(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked twice (`wf cancel` just before the time limit), training gets one TERM."""
+    monkeypatch.setattr(script_module, "GRACE_S", 0)
+    process = script.start("bash", "-c", STOPS)
+    at_work(process)
     (script.job / "cancel.json").touch()
     process.send_signal(signal.SIGUSR1)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate(timeout=20)
-    assert "saved" in output
+    assert output.count("saved") == 1
     assert script.exit is not None
     assert (script.exit["returncode"], script.exit["cancelled"]) == (143, True)
     assert script.calls == ["scancel --signal=TERM 17"]
+
+
+def test_a_job_that_wf_cancel_killed_is_cancelled(script: Script) -> None:
+    """`wf cancel --kill`: TERM for the script as well, and no doubt about whose wish it was."""
+    process = script.start("bash", "-c", "echo at work; sleep 0.5; exit 5")
+    at_work(process)
+    (script.job / "cancel.json").touch()
+    process.terminate()
+    process.communicate(timeout=20)
+    assert script.exit is not None
+    assert (script.exit["returncode"], script.exit["cancelled"]) == (5, True)
 
 
 def test_before_the_time_limit_it_saves_and_is_queued_again(
@@ -162,9 +185,7 @@ def test_training_that_ends_when_asked_is_finished(script: Script, monkeypatch: 
 
 def test_term_for_the_script_waits_for_the_step(script: Script) -> None:
     process = script.start("bash", "-c", "echo at work; sleep 0.5; exit 5")
-    assert process.stdout is not None
-    while "at work" not in process.stdout.readline():
-        pass
+    at_work(process)
     for _ in range(3):
         process.terminate()
         time.sleep(0.05)
