@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from wrinklefree import callbacks as cb
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*", "ignore:.*num_workers.*")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*isinstance.treespec, LeafSpec.*",
+    "ignore:.*num_workers.*",
+    "ignore:.*`srun` command is available",  # on a login node, with which this has nothing to do
+)
 
 
 class Pulled(L.LightningModule):
