@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from wf_deployer.commands.applications import APPLICATIONS
 from wf_deployer.doctor.children import ask, output_of
@@ -182,14 +186,32 @@ def _module(name: str, words: Sequence[str]) -> Iterator[tuple[Program, Sequence
 
 def _without_own(words: Sequence[str]) -> list[str]:
     """Without what `wf train` keeps for itself."""
+    own = _own_options()
     kept, left = [], list(words)
     while left:
         word = left.pop(0)
-        if word in ("-e", "--experiment", "--cloud"):
-            left[:1] = []
-        elif word != "--foreground":
+        if word not in own:
             kept.append(word)
+        elif own[word]:
+            left[:1] = []
     return kept
+
+
+@cache
+def _own_options() -> dict[str, bool]:
+    """Options of `wf train` that do not go to the trainer, and whether a value follows."""
+    from wf_deployer.main import app  # which has the doctor's command too
+
+    command: Any = typer.main.get_command(app)
+    options = command.commands["train"].params
+    handed_on = {"-s", "--stage"}
+    return {
+        name: not option.is_flag
+        for option in options
+        if option.param_type_name == "option"
+        for name in (*option.opts, *option.secondary_opts)
+        if name not in handed_on
+    }
 
 
 def _is_asked(name: str) -> bool:
