@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -320,6 +321,29 @@ def test_a_file_that_changes_meanwhile_is_no_upload(
 
     with pytest.raises(StoreError, match="empty was changed while"):
         upload_folder(folder, store, "one", change)
+    assert complete_names(store) == []
+
+
+def test_a_file_that_is_emptied_between_size_and_contents_is_no_upload(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, original = folder / "model.safetensors", Path.open
+
+    def opened(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if self == path and is_sent:
+            os.truncate(path, 0)
+        return original(self, mode, *args, **options)
+
+    def put(key: str, file: Path, advance: Any) -> None:
+        is_sent.append(True)
+        put_file(key, file, advance)
+
+    is_sent: list[bool] = []
+    put_file = store.put_file
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(store, "put_file", put)
+    with pytest.raises(StoreError, match="was changed while"):
+        upload_folder(folder, store, "one")
     assert complete_names(store) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wf_formats.errors import RequestError, UserError
 
 
@@ -23,6 +25,13 @@ class AnotherUploadError(StoreError):
 
 class DamagedUploadError(StoreError):
     """What is stored is not what was uploaded; the message names the file."""
+
+
+class ChangedFileError(StoreError):
+    """A file was written to while it was read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} was changed while it was uploaded; upload it again")
 
 
 class NotThereError(RequestError):

@@ -24,6 +24,7 @@ from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 from wf_stores.crc32c import crc32c_of
 from wf_stores.errors import (
+    ChangedFileError,
     NotThereError,
     ObjectExistsError,
     ObjectMissingError,
@@ -40,6 +41,8 @@ _CONNECT_S = 10.0
 _SERVER = "STORAGE_EMULATOR_HOST"
 _CREDENTIALS = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
 _FIELDS = "items(name,size,updated,crc32c),nextPageToken"
+_TOO_SHORT = "bytes remaining"
+"""In what the library says of a file that ended before its size."""
 
 
 class GcsStore:
@@ -65,7 +68,12 @@ class GcsStore:
         size = path.stat().st_size
         with path.open("rb") as file:
             counted = CountedFile(file, advance)
-            patiently(lambda: self._put(key, counted, size), self._patience)
+            try:
+                patiently(lambda: self._put(key, counted, size), self._patience)
+            except ValueError as error:
+                if _TOO_SHORT not in str(error):
+                    raise
+                raise ChangedFileError(path) from error
 
     def _put(self, key: str, file: CountedFile, size: int) -> None:
         with self._told():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_stores.errors import StoreError
+from wf_stores.errors import ChangedFileError
 from wf_stores.layout import check_name, data_prefix, file_key, manifest_key
 from wf_stores.manifest import Manifest, describe, files_of
 from wf_stores.parallel import in_parallel, nothing
@@ -51,8 +51,7 @@ def upload_folder(folder: Path | str, store: Store, name: str, advance: Advance 
         raise another(store, name, manifest.digest)
     sent_bytes = _send(files, manifest, store, name, advance)
     if (changed := _states(files)) != before:
-        path = next(files[file] for file in files if changed[file] != before[file])
-        raise StoreError(f"{path} was changed while it was uploaded; upload it again")
+        raise ChangedFileError(next(files[file] for file in files if changed[file] != before[file]))
     key = manifest_key(name, manifest.digest)
     if not create_once(store, key, manifest.data):
         store.delete(key)  # damaged: under its digest nothing else can be meant

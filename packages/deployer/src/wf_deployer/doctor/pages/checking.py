@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from wf_deployer.commands.applications import APPLICATIONS
+from wf_deployer.commands.train import train
 from wf_deployer.doctor.children import ask, output_of
 from wf_deployer.doctor.files import FileError
 from wf_deployer.doctor.pages.judging import problems
@@ -200,14 +201,13 @@ def _without_own(words: Sequence[str]) -> list[str]:
 @cache
 def _own_options() -> dict[str, bool]:
     """Options of `wf train` that do not go to the trainer, and whether a value follows."""
-    from wf_deployer.main import app  # which has the doctor's command too
-
+    app = typer.Typer()
+    app.command()(train)
     command: Any = typer.main.get_command(app)
-    options = command.commands["train"].params
     handed_on = {"-s", "--stage"}
     return {
         name: not option.is_flag
-        for option in options
+        for option in command.params
         if option.param_type_name == "option"
         for name in (*option.opts, *option.secondary_opts)
         if name not in handed_on
