@@ -47,6 +47,7 @@ def theirs(small_gguf: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_equals_transformers_on_the_same_file(small: GgufScorer, theirs: Any):
     """f32 weights: what is left is the f16 KV cache (mean 1e-3); a scale off by 1 % shows."""
     import torch
