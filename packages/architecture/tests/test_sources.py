@@ -11,10 +11,12 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 
 import bitnet_arch
 from bitnet_arch.families import check_settings
 from bitnet_arch.hub import snapshot
+from bitnet_arch.sources import make_smollm
 
 SMALL = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 FAMILIES = ("tiny_llama", "tiny_qwen2", "tiny_qwen3", "tiny_mistral")
@@ -445,3 +447,16 @@ def test_what_the_hub_does_not_give_is_one_line(name, cached_hub) -> None:
     with pytest.raises(bitnet_arch.SourceError, match=r"^hub model .*model\.source=path") as error:
         bitnet_arch.load_dense("hub", name)
     assert "\n" not in str(error.value)
+
+
+def test_the_packaged_tokenizer_is_the_same_whichever_transformers_reads_it(packaged_model_dir: Path) -> None:
+    written = (packaged_model_dir / "tokenizer.json").read_text()
+    expected, read = (Tokenizer.from_str(written) for _ in range(2))
+    read.model.byte_fallback = read.model.fuse_unk = True
+    read.model.unk_token = "<unk>"
+    read.normalizer = normalizers.Sequence([])
+    read.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    read.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")])
+    assert read.to_str() != expected.to_str()
+    make_smollm(read)
+    assert read.to_str() == expected.to_str()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from bitnet_arch.checkpoint import read_config, read_meta, read_model, read_settings, save_checkpoint
 from bitnet_arch.errors import CheckpointError, SourceError
@@ -177,12 +177,7 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         gguf.parent, gguf_file=gguf.name, trust_remote_code=False
     )
-    # SmolLM splits numbers into digits (tokenizer.ggml.pre "smollm"), which transformers' reading of a
-    # GGUF tokenizer leaves out; without it numbers get tokens that the model was not trained on.
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
-    )
+    make_smollm(tokenizer.backend_tokenizer)
     config: Any = copy.deepcopy(loaded.config)
     config._name_or_path = PACKAGED_MODEL
     del config.quantization_config  # it says "gguf", which transformers does not write
@@ -190,6 +185,25 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     dense.load_state_dict(loaded.state_dict())
     dense.generation_config = loaded.generation_config
     save_checkpoint(dense, tokenizer, folder, {"stage": "dense", "source": f"packaged {gguf.name}"})
+
+
+def make_smollm(backend: Tokenizer) -> None:
+    """Makes of transformers' reading of the packaged GGUF tokenizer the one that the model was trained with.
+
+    SmolLM splits numbers into digits (tokenizer.ggml.pre "smollm"), which is left out there; without it
+    numbers get tokens that the model does not know. transformers 5.17 adds a byte fallback and an unknown
+    token.
+    """
+    model = backend.model
+    model.unk_token = None
+    model.continuing_subword_prefix = model.end_of_word_suffix = ""
+    model.fuse_unk = model.byte_fallback = False
+    backend.normalizer = None
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
 
 
 def _parse_source(source: ModelSource | str) -> ModelSource:
