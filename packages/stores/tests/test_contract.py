@@ -18,6 +18,7 @@ import wf_stores.downloading
 import wf_stores.local
 from wf_formats.errors import RequestError
 from wf_stores import (
+    Keep,
     Store,
     check_upload,
     complete_names,
@@ -26,6 +27,7 @@ from wf_stores import (
     list_uploads,
     remove_incomplete,
     remove_upload,
+    retain,
     upload_folder,
 )
 from wf_stores.errors import (
@@ -152,18 +154,131 @@ def test_an_upload_that_was_cut_short_is_none_and_goes_on(
     assert check_upload(store, "one").digest == done.digest
 
 
-def test_what_is_left_of_an_upload_can_be_removed(store: Store, folder: Path, overwrite: Overwrite) -> None:
+def begin(store: Store, name: str, data: bytes) -> str:
+    """What an upload of a file has written when it is killed before its end; returns the digest."""
+    entry = {"bytes": len(data) + 1, "sha256": hashlib.sha256(data + b"!").hexdigest()}
+    manifest = json.dumps({"format": 1, "files": {"file": entry}}).encode()
+    digest = hashlib.sha256(manifest).hexdigest()
+    store.create(manifest_key(name, digest), manifest)
+    store.create(file_key(name, digest, "file"), data)
+    return digest
+
+
+def test_what_is_left_of_an_upload_can_be_removed(store: Store, folder: Path) -> None:
     upload_folder(folder, store, "whole")
-    store.create(file_key("begun", "a" * 64, "file"), b"part")
-    store.create(file_key("whole", "b" * 64, "file"), b"of another writer")
+    begun, lost = begin(store, "begun", b"part"), begin(store, "whole", b"of another writer")
     store.create("foreign", b"mine")
     left = incomplete_uploads(store)
-    assert [(upload.name, upload.digest) for upload in left] == [("begun", "a" * 64), ("whole", "b" * 64)]
-    for upload in (*left, *list_uploads(store, "whole")):
-        remove_incomplete(store, upload)
+    assert [(upload.name, upload.digest) for upload in left] == [("begun", begun), ("whole", lost)]
+    removed: list[int] = []
+    for upload in list_uploads(store):
+        remove_incomplete(store, upload, removed.append)
+    assert len(removed) == 4
     assert incomplete_uploads(store) == []
     assert check_upload(store, "whole")
     assert "foreign" in keys(store)
+
+
+FOREIGN = {
+    f"registry/blobs/sha256/ab/{'ab' * 32}/data": b"layer",
+    f"models--x/blobs/{'cd' * 32}": b"weights",
+    f"models--x/blobs/{'ef' * 32}.incomplete": b"part",
+    f"assets/{'01' * 32}/files/logo.png": b"folders like ours, without a manifest",
+    f"assets/{'23' * 32}/files/logo.png": b"and with another one",
+    f"assets/{'23' * 32}/manifest.json": b'{"format": 1, "files": {}}',
+    f"assets/{'45' * 32}/manifest.json": b"{}",
+    f"assets/{'67' * 32}/files": b"a file",
+    f"assets/{'67' * 32}/files.txt": b"a file",
+    f"assets/{'67' * 32}/COMPLETE": b"01" * 32 + b"\n",
+    f"{'89' * 32}/files/a": b"at the top",
+    "job/part-0000.parquet": b"rows",
+    "job/COMPLETE": b"",
+    "table/COMPLETE": b"2024-01-01T00:00:00Z done\n",
+    "step_00000100/COMPLETE": b"yes",
+    "step_00000100/weights.bin": b"of another framework",
+    "sums/COMPLETE": b"01" * 32 + b" *archive.tar\n",
+    "COMPLETE": b"01" * 32 + b"\n",
+}
+
+
+def test_what_is_not_ours_is_neither_listed_nor_removed(store: Store, folder: Path) -> None:
+    for key, data in FOREIGN.items():
+        store.create(key, data)
+    assert complete_names(store) == []
+    assert list_uploads(store) == []
+    for name in ("registry/blobs/sha256/ab", "assets", "job", "table", "step_00000100", "sums", "models--x"):
+        with pytest.raises(NotThereError, match="no upload"):
+            remove_upload(store, name)
+    assert retain(store, "", Keep(1)) == []
+    for name in ("assets", "step_00000200", "step_00000300"):
+        upload_folder(folder, store, name)
+    begin(store, "models--x/blobs", b"part")
+    foreign_beside = {f"assets/{list_uploads(store, 'assets')[0].digest}/notes.txt": b"beside our files"}
+    for key, data in foreign_beside.items():
+        store.create(key, data)
+    assert complete_names(store) == ["assets", "step_00000200", "step_00000300"]
+    assert [upload.name for upload in list_uploads(store) if not upload.is_complete] == ["models--x/blobs"]
+    assert retain(store, "", Keep(1)) == ["step_00000200"]
+    for upload in incomplete_uploads(store):
+        remove_incomplete(store, upload)
+    for name in ("assets", "step_00000300"):
+        remove_upload(store, name)
+    assert {key: store.read(key, 0, 100) for key in keys(store)} == FOREIGN | foreign_beside
+
+
+@pytest.mark.parametrize("text", [b"", b"0" * 64 + b"x"])
+def test_a_complete_that_is_damaged_is_told_and_frees_nothing(
+    store: Store, folder: Path, overwrite: Overwrite, text: bytes
+) -> None:
+    upload_folder(folder, store, "one")
+    overwrite(store, complete_key("one"), text)
+    assert complete_names(store) == ["one"]
+    with pytest.raises(DamagedUploadError, match=r"COMPLETE holds .* remove it yourself"):
+        check_upload(store, "one")
+    removed: list[int] = []
+    for upload in incomplete_uploads(store):
+        remove_incomplete(store, upload, removed.append)
+    assert removed == []
+    store.delete(complete_key("one"))
+    assert upload_folder(folder, store, "one").sent_bytes == 0
+    assert check_upload(store, "one")
+
+
+def test_a_removal_that_was_stopped_leaves_what_is_known_as_ours(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_folder(folder, store, "one")
+    deleted = 0
+
+    def stop(num_bytes: int) -> None:
+        nonlocal deleted
+        deleted += 1
+        if deleted == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remove_upload(store, "one", stop)
+    assert [upload.name for upload in incomplete_uploads(store)] == ["one"]
+    remove_upload(store, "one")
+    assert keys(store) == []
+
+
+def test_an_upload_whose_files_are_removed_meanwhile_is_none(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = store.put_file
+
+    def put_and_lose(key: str, path: Path, advance: Any) -> None:
+        put(key, path, advance)
+        if path.name == "model.safetensors":
+            store.delete(key)
+
+    monkeypatch.setattr(store, "put_file", put_and_lose)
+    with pytest.raises(StoreError, match=r"model\.safetensors was removed while one was uploaded"):
+        upload_folder(folder, store, "one")
+    assert complete_names(store) == []
+    monkeypatch.undo()
+    assert upload_folder(folder, store, "one").sent_bytes == 102_400
 
 
 def test_a_file_that_is_damaged_is_sent_again(store: Store, folder: Path, overwrite: Overwrite) -> None:
@@ -231,15 +346,12 @@ def test_a_hostile_manifest_is_refused(set_up: Any, tmp_path: Path, manifest: by
     assert not (tmp_path / "target").exists()
 
 
-def test_a_changed_manifest_and_a_damaged_complete_are_refused(
+def test_a_changed_manifest_is_refused(
     store: Store, folder: Path, tmp_path: Path, overwrite: Overwrite
 ) -> None:
     digest = upload_folder(folder, store, "one").digest
     overwrite(store, manifest_key("one", digest), store.read(manifest_key("one", digest), 0, 1 << 20) + b" ")
     with pytest.raises(DamagedUploadError, match="SHA-256 differs"):
-        download_folder(store, "one", tmp_path / "target")
-    overwrite(store, complete_key("one"), b"")
-    with pytest.raises(DamagedUploadError, match=r"wf store rm"):
         download_folder(store, "one", tmp_path / "target")
     remove_upload(store, "one")
     assert keys(store) == []

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from store_servers import BUCKET, files_in
 
+import wf_stores.uploading
 from wf_formats.errors import RequestError
 from wf_stores import (
     Patience,
@@ -133,12 +134,20 @@ def test_a_create_whose_answer_is_lost_is_settled_by_reading(server: Any, folder
         upload_folder(folder, store, "one")
 
 
-def test_a_create_that_never_arrives_is_no_upload(server: Any, folder: Path) -> None:
+def test_a_create_that_never_arrives_is_no_upload(
+    server: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mark(*arguments: Any) -> None:
+        server.proxy.reset(lambda method, path, _number: "503" if _is_create(method, path) else None)
+        mark_complete(*arguments)
+
+    mark_complete = wf_stores.uploading.mark_complete
+    monkeypatch.setattr(wf_stores.uploading, "mark_complete", mark)
     store = server.open(IMPATIENT)
-    server.proxy.reset(lambda method, path, _number: "503" if _is_create(method, path) else None)
     with pytest.raises(UnavailableError):
         upload_folder(folder, store, "one")
     server.proxy.reset(lambda *_: None)
+    monkeypatch.undo()
     assert complete_names(store) == []
     assert upload_folder(folder, store, "one").sent_bytes == 0
 

@@ -1,21 +1,24 @@
-"""What a store holds: complete uploads, and what was left of others; removing either.
+"""What a store holds of ours: complete uploads, and what was left of others; removing either.
 
-An upload is removed in the order opposite to its making: COMPLETE first, then the data, so no reader ever
-takes half of one for whole.
+Whatever else lies there is neither listed nor removed, whatever it is called; layout.py says what tells ours
+from others'. An upload is removed in the order opposite to its making: COMPLETE first, then the files, last
+the manifest. So no reader takes half of one for whole, and what a stopped removal leaves is known as ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from wf_stores.errors import DamagedUploadError, NotThereError
-from wf_stores.layout import check_name, complete_key, place_of
+from wf_stores.layout import check_name, complete_key, manifest_key, place_of
 from wf_stores.parallel import in_parallel, nothing
-from wf_stores.records import complete_digest
+from wf_stores.records import MARKER_BYTES, complete_digest, vouches
 from wf_stores.store import Advance, Store, Stored
+
+_Data = Mapping[tuple[str, str], Sequence[Stored]]
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,34 @@ class Upload:
     modified: datetime
 
 
+@dataclass(frozen=True)
+class _Own:
+    """digests: by name what COMPLETE holds, None where that is damaged; data: by name and digest."""
+
+    digests: Mapping[str, str | None]
+    data: _Data
+
+
 def complete_names(store: Store, under: str = "") -> list[str]:
-    """Names of the complete uploads, sorted, below a name; by COMPLETE alone, which vouches for the rest."""
-    prefix = f"{under}/" if under else ""
-    places = (place_of(stored.key) for stored in store.objects(prefix))
-    return sorted(place.name for place in places if place is not None and place.digest is None)
+    """Names of the complete uploads, sorted, below a name; by COMPLETE alone, which vouches for the rest.
+
+    One whose COMPLETE is damaged is among them: who reads it is told.
+    """
+    return sorted(_own(store, under).digests)
 
 
 def list_uploads(store: Store, under: str = "") -> list[Upload]:
-    """All of them, complete or not, sorted by name. Cost: a listing, and a small object a name."""
-    groups: dict[tuple[str, str], list[Stored]] = {}
-    marked: set[str] = set()
-    for stored in store.objects(f"{under}/" if under else ""):
-        place = place_of(stored.key)
-        if place is not None and place.digest is None:
-            marked.add(place.name)
-        elif place is not None and place.digest is not None:
-            groups.setdefault((place.name, place.digest), []).append(stored)
-    whole = {name: _digest(store, name) for name in sorted(marked)}
+    """All of them, complete or not, sorted by name. Cost: a listing, and a small object each."""
+    own = _own(store, under)
     found = [
         Upload(
             name,
             digest,
-            whole.get(name) == digest,
+            own.digests.get(name) == digest,
             sum(stored.num_bytes for stored in objects),
             max(stored.modified for stored in objects),
         )
-        for (name, digest), objects in groups.items()
+        for (name, digest), objects in own.data.items()
     ]
     return sorted(found, key=lambda upload: (upload.name, not upload.is_complete, upload.digest))
 
@@ -79,31 +83,80 @@ def remove_upload(store: Store, name: str, advance: Advance = nothing) -> None:
     Raises: NotThereError where there is none.
     """
     check_name(name)
-    places = [(stored, place_of(stored.key)) for stored in store.objects(f"{name}/")]
-    own = [stored for stored, place in places if place is not None and place.name == name]
-    if not own:
+    own = _own(store, name, only=name)
+    is_marked = own.digests.get(name) is not None
+    if not is_marked and not own.data:
         raise NotThereError(f"there is no upload at {store.url}/{name}; wf store ls shows what there is")
-    store.delete(complete_key(name))
-    _delete(store, (stored for stored in own if stored.key != complete_key(name)), advance)
+    if is_marked:
+        store.delete(complete_key(name))
+    for digest_of, objects in own.data.items():
+        _delete(store, manifest_key(*digest_of), objects, advance)
 
 
 def remove_incomplete(store: Store, upload: Upload, advance: Advance = nothing) -> None:
-    """Removes the data of an upload that is not complete, unless it has become so."""
-    if _digest(store, upload.name) == upload.digest:
+    """Removes the data of an upload that is not complete.
+
+    It stays where it has become so since it was listed, or where COMPLETE is damaged, so that nobody can say.
+
+    Args:
+        advance: called with the size of each object that is gone.
+    """
+    own = _own(store, upload.name, only=upload.name)
+    if own.digests.get(upload.name, "") in (None, upload.digest):
         return
-    _delete(store, store.objects(f"{upload.name}/{upload.digest}/"), advance)
+    objects = own.data.get((upload.name, upload.digest), ())
+    _delete(store, manifest_key(upload.name, upload.digest), objects, advance)
 
 
-def _delete(store: Store, objects: Iterable[Stored], advance: Advance) -> None:
+def _own(store: Store, under: str, only: str | None = None) -> _Own:
+    """What is ours below a name; with `only`, of that name alone."""
+    markers: dict[str, Stored] = {}
+    data: dict[tuple[str, str], list[Stored]] = {}
+    for stored in store.objects(f"{under}/" if under else ""):
+        place = place_of(stored.key)
+        if place is None or only not in (None, place.name):
+            continue
+        if place.digest is None:
+            markers[place.name] = stored
+        else:
+            data.setdefault((place.name, place.digest), []).append(stored)
+    digests = _digests(store, markers)
+    own = _vouched(store, digests, data)
+    with_data = {name for name, _ in own}
+    return _Own({name: digests[name] for name in digests if digests[name] or name in with_data}, own)
+
+
+def _digests(store: Store, markers: Mapping[str, Stored]) -> dict[str, str | None]:
+    """By name what COMPLETE holds; None for anything but a digest."""
+    found: dict[str, str | None] = {}
+
+    def one(name: str, _advance: Advance) -> None:
+        found[name] = None
+        if markers[name].num_bytes in (MARKER_BYTES - 1, MARKER_BYTES):
+            with suppress(DamagedUploadError):
+                found[name] = complete_digest(store, name)
+
+    in_parallel(one, markers, nothing)
+    return found
+
+
+def _vouched(store: Store, digests: Mapping[str, str | None], data: _Data) -> _Data:
+    """The data that COMPLETE or the manifest says is ours."""
+    own = {key for key in data if digests.get(key[0]) == key[1]}
+
+    def one(key: tuple[str, str], _advance: Advance) -> None:
+        has_manifest = any(stored.key == manifest_key(*key) for stored in data[key])
+        if has_manifest and vouches(store, *key):
+            own.add(key)
+
+    in_parallel(one, data.keys() - own, nothing)
+    return {key: objects for key, objects in data.items() if key in own}
+
+
+def _delete(store: Store, manifest: str, objects: Sequence[Stored], advance: Advance) -> None:
     def one(stored: Stored, advance: Advance) -> None:
         store.delete(stored.key)
         advance(stored.num_bytes)
 
-    in_parallel(one, list(objects), advance)
-
-
-def _digest(store: Store, name: str) -> str | None:
-    """None where COMPLETE is damaged: then nothing under the name is complete."""
-    with suppress(DamagedUploadError):
-        return complete_digest(store, name)
-    return None
+    in_parallel(one, [stored for stored in objects if stored.key != manifest], advance)
+    in_parallel(one, [stored for stored in objects if stored.key == manifest], advance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,12 @@ from pathlib import Path
 from wf_formats.atomic import atomic_file
 from wf_formats.targets import check_way
 from wf_stores.errors import ObjectExistsError, ObjectMissingError
+from wf_stores.layout import place_of
 from wf_stores.location import Location
 from wf_stores.store import PART_BYTES, Advance, Stored
 
+_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY, errno.EACCES, errno.EPERM)
+"""Of a folder that is not empty, was removed by another, is a mount, or is of a folder of somebody else's."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -74,8 +78,10 @@ class LocalStore:
             for name in sorted(files):
                 path = Path(folder, name)
                 try:
-                    facts = path.stat()
-                except FileNotFoundError:  # removed meanwhile, or a link to nothing
+                    facts = path.lstat()
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                if not stat.S_ISREG(facts.st_mode):  # a link, a pipe: nothing that was stored
                     continue
                 modified = datetime.fromtimestamp(facts.st_mtime, UTC)
                 yield Stored(path.relative_to(self._root).as_posix(), facts.st_size, modified)
@@ -88,20 +94,27 @@ class LocalStore:
         return False
 
     def delete(self, key: str) -> None:
+        """The folders that an upload made go when they are empty, up to the one of its name."""
         path = self._root / key
         path.unlink(missing_ok=True)
+        place = place_of(key)
+        if place is None:
+            return
         for folder in path.parents:
-            if folder == self._root or not _removed_if_empty(folder):
+            if not _removed_if_empty(folder) or folder == self._root / place.name:
                 return
 
 
 def _write_new(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -116,7 +129,7 @@ def _removed_if_empty(folder: Path) -> bool:
     try:
         folder.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+        if error.errno not in _STAYS:
             raise
         return error.errno == errno.ENOENT
     return True

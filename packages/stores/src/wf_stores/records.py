@@ -17,8 +17,8 @@ from wf_stores.layout import DIGEST, complete_key, manifest_key
 from wf_stores.manifest import MAX_BYTES, Manifest, parse_manifest
 from wf_stores.store import PART_BYTES, Store
 
-_DIGEST_BYTES = 65
-"""With the end of the line."""
+MARKER_BYTES = 65
+"""Of COMPLETE: the digest and the end of the line."""
 
 
 def read_whole(store: Store, key: str, most_bytes: int = MAX_BYTES) -> bytes:
@@ -50,15 +50,25 @@ def create_once(store: Store, key: str, data: bytes) -> bool:
 def complete_digest(store: Store, name: str) -> str | None:
     """The digest in COMPLETE; None without one. Raises: DamagedUploadError for something else in it."""
     try:
-        text = store.read(complete_key(name), 0, _DIGEST_BYTES + 1).decode(errors="replace")
+        text = store.read(complete_key(name), 0, MARKER_BYTES + 1).decode(errors="replace")
     except ObjectMissingError:
         return None
-    if not DIGEST.fullmatch(text.strip()):
+    if not DIGEST.fullmatch(text.removesuffix("\n")):
         raise DamagedUploadError(
-            f"{store.url}/{complete_key(name)} is damaged: it holds {printable(repr(text), 80)}, no "
-            "digest; remove the upload with wf store rm"
+            f"{store.url}/{complete_key(name)} holds {printable(repr(text), 80)}, no digest: it is damaged, "
+            "or somebody else's; remove it yourself if nobody needs it, wf store does not"
         )
-    return text.strip()
+    return text.removesuffix("\n")
+
+
+def vouches(store: Store, name: str, digest: str) -> bool:
+    """Whether the manifest below a digest is the one that has it, so that what lies there is an upload's."""
+    try:
+        data = read_whole(store, manifest_key(name, digest))
+        parse_manifest(data, manifest_key(name, digest))
+    except (ObjectMissingError, DamagedUploadError):
+        return False
+    return hashlib.sha256(data).hexdigest() == digest
 
 
 def mark_complete(store: Store, name: str, digest: str) -> None:

@@ -1,7 +1,7 @@
-"""Which of a row of uploads to keep: the last few, every so many steps, the best, and those in use.
+"""Which of a run's checkpoints to keep: the last few, every so many steps, the best, and those in use.
 
-Uploads are numbered by the last digits in their names (`step_00000500` is 500). One without digits (`final`)
-is none of the row and is never removed.
+A checkpoint is an upload called `step_<number>` (`step_00000500`), and a run's lie in one folder. Others
+(`final`, `llama3`, `mine_v2`) are none, whatever digits they have, and are never removed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from wf_stores.inventory import complete_names, remove_upload
+from wf_stores.inventory import list_uploads, remove_upload
 from wf_stores.store import Store
 
-_NUMBER = re.compile(r"(\d+)\D*$")
+_STEP = re.compile(r"step_([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Keep:
 
 
 def number_of(name: str) -> int | None:
-    """`run/step_00000500` is 500; None for the last part without digits."""
-    found = _NUMBER.search(name.rpartition("/")[2])
+    """`run/step_00000500` is 500; None for what is called otherwise."""
+    found = _STEP.fullmatch(name.rpartition("/")[2])
     return int(found[1]) if found else None
 
 
@@ -46,8 +46,15 @@ def superfluous(names: Sequence[str], keep: Keep) -> list[str]:
     ]
 
 
+def numbered(store: Store, under: str) -> list[str]:
+    """Names of the complete checkpoints directly below a name."""
+    prefix = f"{under}/" if under else ""
+    names = [upload.name for upload in list_uploads(store, under) if upload.is_complete]
+    return [name for name in names if "/" not in name.removeprefix(prefix) and number_of(name) is not None]
+
+
 def retain(store: Store, under: str, keep: Keep, in_use: Collection[str] = ()) -> list[str]:
-    """Removes the superfluous ones of the complete uploads directly below a name.
+    """Removes the superfluous ones of the complete checkpoints directly below a name.
 
     Args:
         in_use: names that somebody reads now.
@@ -55,9 +62,7 @@ def retain(store: Store, under: str, keep: Keep, in_use: Collection[str] = ()) -
     Returns:
         names of those that were removed.
     """
-    prefix = f"{under}/" if under else ""
-    direct = [name for name in complete_names(store, under) if "/" not in name.removeprefix(prefix)]
-    removed = [name for name in superfluous(direct, keep) if name not in in_use]
+    removed = [name for name in superfluous(numbered(store, under), keep) if name not in in_use]
     for name in removed:
         remove_upload(store, name)
     return removed

@@ -1,7 +1,8 @@
-"""A folder to a store: its files, several at once; then the manifest; last COMPLETE, exclusively.
+"""A folder to a store: the manifest; its files, several at once; last COMPLETE, exclusively.
 
-A reader looks for COMPLETE, so an upload that was cut short, however, is none. Repeated it goes on: what the
-store holds under this digest is compared by the checksum that the store keeps and not sent again.
+A reader looks for COMPLETE, so an upload that was cut short, however, is none; its manifest says that what
+lies there is ours. Repeated it goes on: what the store holds under this digest is compared by the checksum
+that the store keeps and not sent again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wf_stores.errors import ChangedFileError
+from wf_stores.errors import ChangedFileError, StoreError
 from wf_stores.layout import check_name, data_prefix, file_key, manifest_key
 from wf_stores.manifest import Manifest, describe, files_of
 from wf_stores.parallel import in_parallel, nothing
@@ -49,13 +50,14 @@ def upload_folder(folder: Path | str, store: Store, name: str, advance: Advance 
     manifest = describe(files, store.keeps_crc32c)
     if complete_digest(store, name) not in (None, manifest.digest):
         raise another(store, name, manifest.digest)
-    sent_bytes = _send(files, manifest, store, name, advance)
-    if (changed := _states(files)) != before:
-        raise ChangedFileError(next(files[file] for file in files if changed[file] != before[file]))
     key = manifest_key(name, manifest.digest)
     if not create_once(store, key, manifest.data):
         store.delete(key)  # damaged: under its digest nothing else can be meant
         create_once(store, key, manifest.data)
+    sent_bytes = _send(files, manifest, store, name, advance)
+    if (changed := _states(files)) != before:
+        raise ChangedFileError(next(files[file] for file in files if changed[file] != before[file]))
+    _check_all_there(manifest, store, name)
     mark_complete(store, name, manifest.digest)
     return Uploaded(manifest.digest, len(files), manifest.num_bytes, sent_bytes)
 
@@ -76,6 +78,18 @@ def _send(files: Mapping[str, Path], manifest: Manifest, store: Store, name: str
     largest_first = sorted(files, key=lambda file: -manifest.files[file].num_bytes)
     in_parallel(one, largest_first, advance)
     return sum(sent)
+
+
+def _check_all_there(manifest: Manifest, store: Store, name: str) -> None:
+    """Raises: StoreError where somebody has removed some of it meanwhile."""
+    digest = manifest.digest
+    there = {stored.key: stored.num_bytes for stored in store.objects(data_prefix(name, digest))}
+    wanted = {file_key(name, digest, file): entry.num_bytes for file, entry in manifest.files.items()}
+    wanted[manifest_key(name, digest)] = len(manifest.data)
+    if missing := [key for key, size in wanted.items() if there.get(key) != size]:
+        raise StoreError(
+            f"{store.url}/{missing[0]} was removed while {name} was uploaded; run the same command again"
+        )
 
 
 def _holds(store: Store, stored: Stored | None, path: Path, size: int) -> bool:

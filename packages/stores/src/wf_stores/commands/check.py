@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from wf_formats.printable import printable
-from wf_stores.commands.common import DEFAULT_TIMEOUT_S, Timeout, megabytes, open_around, progress_bar
+from wf_stores.commands.common import (
+    DEFAULT_TIMEOUT_S,
+    Timeout,
+    megabytes,
+    open_around,
+    progress_bar,
+    shown_place,
+)
 from wf_stores.errors import DamagedUploadError, NotThereError
 
 
@@ -31,9 +38,7 @@ def check(
     store, under = open_around(url, timeout)
     names, damaged = complete_names(store, under), 0
     if not names:
-        raise NotThereError(
-            f"there is no complete upload at or below {'/'.join(filter(None, (store.url, under)))}"
-        )
+        raise NotThereError(f"there is no complete upload at or below {shown_place(store, under)}")
     for name in names:
         try:
             with progress_bar("reading") as advance:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wf_formats.printable import printable
 from wf_stores.layout import check_name
 from wf_stores.location import Location, parse_location
 from wf_stores.store import Advance, Patience, Store
@@ -39,6 +40,11 @@ def open_around(url: str, timeout_s: float) -> tuple[Store, str]:
     if not location.prefix or location.prefix == "/":
         return open_at(location, timeout_s), ""
     return open_upload(url, timeout_s)
+
+
+def shown_place(store: Store, under: str) -> str:
+    """The URL that `open_around` was given, without secrets."""
+    return printable("/".join(filter(None, (store.url, under))), None)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from wf_formats.printable import printable
-from wf_stores.commands.common import DEFAULT_TIMEOUT_S, Timeout, megabytes, open_around
+from wf_stores.commands.common import DEFAULT_TIMEOUT_S, Timeout, megabytes, open_around, shown_place
 from wf_stores.errors import NotThereError
 
 
@@ -38,9 +38,7 @@ def ls(
     shown = [upload for upload in uploads if upload.is_complete is not only_incomplete]
     if not shown and not only_incomplete:
         begun = "; --incomplete shows what was not finished" if uploads else ""
-        raise NotThereError(
-            f"there is no complete upload at or below {'/'.join(filter(None, (store.url, under)))}{begun}"
-        )
+        raise NotThereError(f"there is no complete upload at or below {shown_place(store, under)}{begun}")
     if as_json:
         rows = [
             dataclasses.asdict(upload)

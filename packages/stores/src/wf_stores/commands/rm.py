@@ -9,7 +9,16 @@ import typer
 
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable
-from wf_stores.commands.common import DEFAULT_TIMEOUT_S, Timeout, megabytes, open_around, open_upload
+from wf_stores.commands.common import (
+    DEFAULT_TIMEOUT_S,
+    Timeout,
+    megabytes,
+    open_around,
+    open_upload,
+    shown_place,
+)
+from wf_stores.errors import NotThereError
+from wf_stores.retention import Keep
 from wf_stores.store import Store
 
 DAY_HOURS = 24.0
@@ -32,7 +41,9 @@ def rm(
     keep_last: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Remove the older ones of the numbered uploads right below the URL (step_00000500)."
+            min=1,
+            help="Remove the older checkpoints of a run: of the uploads right below the URL those that are "
+            "called step_NUMBER (step_00000500), and no others.",
         ),
     ] = None,
     keep_every: Annotated[
@@ -41,6 +52,8 @@ def rm(
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Remove an upload: its COMPLETE first, then its data, so nobody takes half of it for whole.
+
+    Only what an upload wrote is removed; anything else at or below the URL stays.
 
     Examples:
 
@@ -62,11 +75,8 @@ def rm(
             store, under, timedelta(hours=DAY_HOURS if older_than_hours is None else older_than_hours)
         )
     elif keep_last is not None:
-        from wf_stores.retention import Keep, retain
-
         store, under = open_around(url, timeout)
-        for name in retain(store, under, Keep(keep_last, keep_every)):
-            typer.echo(f"removed {printable(f'{store.url}/{name}', None)}")
+        _rm_older(store, under, Keep(keep_last, keep_every))
     else:
         from wf_stores.inventory import remove_upload
 
@@ -79,6 +89,24 @@ def _rm_incomplete(store: Store, under: str, older_than: timedelta) -> None:
     from wf_stores.inventory import incomplete_uploads, remove_incomplete
 
     for upload in incomplete_uploads(store, under, older_than):
-        remove_incomplete(store, upload)
+        removed: list[int] = []
+        remove_incomplete(store, upload, removed.append)
         shown = printable(f"{store.url}/{upload.name}", None)
-        typer.echo(f"removed {megabytes(upload.num_bytes)} of an unfinished {shown}")
+        if removed:
+            typer.echo(f"removed {megabytes(sum(removed))} of an unfinished {shown}")
+        else:
+            typer.echo(f"left {shown}: it is complete by now, or its COMPLETE is damaged")
+
+
+def _rm_older(store: Store, under: str, keep: Keep) -> None:
+    from wf_stores.inventory import remove_upload
+    from wf_stores.retention import numbered, superfluous
+
+    names = numbered(store, under)
+    if not names:
+        raise NotThereError(
+            f"there is no complete upload called step_NUMBER right below {shown_place(store, under)}"
+        )
+    for name in superfluous(names, keep):
+        remove_upload(store, name)
+        typer.echo(f"removed {printable(f'{store.url}/{name}', None)}")
