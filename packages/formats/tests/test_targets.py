@@ -210,6 +210,19 @@ def test_what_is_no_folder_on_the_way_is_named(way: str, tmp_path: Path) -> None
             check(tmp_path / way / "target")
 
 
+@pytest.mark.parametrize("top", ["/", "//", "/..", "/tmp/../"])
+def test_the_top_of_the_file_system_is_no_target(top: str) -> None:
+    with pytest.raises(RequestError, match="is the top of the file system; give a path"):
+        check_way(Path(top))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x.gguf", "gs:bucket", "S3:/bucket/x", "https://host/x"])
+def test_a_url_is_no_target_on_this_machine(url: str) -> None:
+    with pytest.raises(RequestError, match=r"(s3|gs)://bucket.* is a URL|https://host/x is a URL"):
+        check_way(Path(url))
+    check_way(Path("./s3"))
+
+
 def test_a_rust_librarys_error_is_the_systems(tmp_path: Path) -> None:
     source = (
         "import resource, numpy\n"

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from wf_formats.errors import RequestError
-from wf_stores import Keep, complete_names, open_store, parse_location, retain
+from wf_stores import (
+    Keep,
+    complete_names,
+    is_bucket_url,
+    open_store,
+    parse_location,
+    retain,
+    upload_folder,
+)
 from wf_stores.layout import Place, check_name, file_key, place_of
 from wf_stores.manifest import files_of
 from wf_stores.retention import number_of, superfluous
@@ -24,7 +32,10 @@ STEPS = [f"step_{number:08d}" for number in (100, 200, 250, 300, 400, 500)]
     [
         ("gs://bucket", "gs://bucket"),
         ("gs://bucket/", "gs://bucket"),
-        ("S3://bucket/a/b c#?%/", "s3://bucket/a/b c#?%"),
+        ("s3://bucket/a/b c#?%/", "s3://bucket/a/b c#?%"),
+        ("./s3:/bucket", str(Path("s3:/bucket").absolute())),
+        ("runs:1/x", str(Path("runs:1/x").absolute())),
+        ("s3/bucket", str(Path("s3/bucket").absolute())),
         ("/a/../b/", "/b"),
         ("~/x", str(Path.home() / "x")),
     ],
@@ -40,6 +51,7 @@ def test_places(url: str, shown: str) -> None:
         ("gs://", "names no bucket"),
         ("gs:///x", "names no bucket"),
         ("http://bucket/x", "unknown kind of store"),
+        ("file:/bucket/x", "unknown kind of store"),
         ("s3://bucket//x", "empty part"),
         ("s3://bucket/../x", "empty part, or `.` or `..`"),
         ("s3://bucket/a\nb", "control characters"),
@@ -51,6 +63,35 @@ def test_no_places(url: str, message: str) -> None:
         parse_location(url)
     assert "secretkey" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("gs:bucket/x", "gs://bucket/x"),
+        ("S3://bucket/x", "s3://bucket/x"),
+        ("GS:/bucket", "gs://bucket"),
+        ("s3a://bucket/x", "s3://bucket/x"),
+        ("gcs://bucket/x", "gs://bucket/x"),
+        ("s3//bucket/x", "s3://bucket/x"),
+        ("s3;//bucket/x", "s3://bucket/x"),
+        ("s3:\\\\bucket/x", "s3://bucket/x"),
+        (" s3://bucket/x", "s3://bucket/x"),
+        ("'gs://bucket/x'", "gs://bucket/x"),
+        (Path("s3://bucket/x"), "s3://bucket/x"),
+    ],
+)
+def test_what_is_almost_a_url_is_refused_with_the_one_that_was_meant(text: Any, meant: str) -> None:
+    with pytest.raises(RequestError, match=f"is no URL: write {meant}, or ./NAME"):
+        parse_location(text)
+    assert is_bucket_url(str(text))
+
+
+def test_a_url_that_is_almost_right_shows_no_password() -> None:
+    with pytest.raises(RequestError, match=r"write s3://\*\*\*@bucket/x") as caught:
+        parse_location("s3:/id:secretkey@bucket/x")
+    assert "secretkey" not in str(caught.value)
 
 
 def test_the_last_part_is_the_name() -> None:
@@ -76,6 +117,19 @@ def test_every_key_says_what_it_is_of() -> None:
     assert place_of("run/notes.txt") is None
     assert place_of("COMPLETE") is None
     assert place_of(f"{digest}/files/x") is None
+    assert place_of(f"run/{digest}/manifest.json") == Place("run", digest)
+    for foreign in (
+        "",
+        "/files",
+        "/files.txt",
+        "/manifest.json/x",
+        "/data",
+        "/COMPLETE",
+        f"/{digest}/files/x",
+    ):
+        assert place_of(f"run/{digest}{foreign}") is None
+    for name in ("", "a//b", "../a", "a/COMPLETE"):
+        assert place_of(f"{name}/{digest}/files/x") is None
 
 
 @pytest.mark.parametrize("leads_to", [".", "nothing", "link"])
@@ -90,21 +144,26 @@ def test_which_uploads_are_kept() -> None:
     assert superfluous([*STEPS, "final"], Keep(2)) == STEPS[:4]
     assert superfluous(STEPS[::-1], Keep(1, every=200)) == [STEPS[0], STEPS[2], STEPS[3]]
     assert superfluous(STEPS, Keep(2, best=[STEPS[1]])) == [STEPS[0], STEPS[2], STEPS[3]]
-    assert superfluous(["run2/final", "final"], Keep(1)) == []
-    assert number_of("run-7/step_00000500.ckpt") == 500
+    unrelated = ["run2/final", "final", "llama3", "mine_v2", "mine_v3", "step_2.ckpt", "my_step_1", "step_٣"]
+    assert superfluous(unrelated, Keep(1)) == []
+    assert number_of("run-7/step_00000500") == 500
     with pytest.raises(ValueError, match="last=0"):
         Keep(0)
 
 
 def test_what_is_in_use_stays(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
-    for step in STEPS:
-        store.create(f"run/{step}/COMPLETE", b"")
-        store.create(f"run/{step}/below/COMPLETE", b"")
-    store.create("other/step_1/COMPLETE", b"")
+    source, store = tmp_path / "source", open_store(tmp_path / "store")
+    source.mkdir()
+    (source / "file").write_text("x")
+    below = [f"run/{step}/below" for step in STEPS]
+    for name in (*(f"run/{step}" for step in STEPS), *below, "other/step_1", "run/mine_v2", "run/mine_v3"):
+        upload_folder(source, store, name)
     assert retain(store, "run", Keep(2), in_use=[f"run/{STEPS[0]}"]) == [f"run/{step}" for step in STEPS[1:4]]
-    kept = [name for name in complete_names(store) if not name.endswith("below")]
-    assert kept == ["other/step_1", *(f"run/{step}" for step in (STEPS[0], *STEPS[4:]))]
+    kept = [name for name in complete_names(store) if name not in below]
+    assert kept == [
+        *("other/step_1", "run/mine_v2", "run/mine_v3"),
+        *(f"run/{step}" for step in (STEPS[0], *STEPS[4:])),
+    ]
 
 
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"])
@@ -173,16 +232,55 @@ def test_a_folder_through_the_command_line(run: Any, tmp_path: Path, folder: Pat
         assert err.count("\n") == 1
 
 
-def test_what_was_not_finished_through_the_command_line(run: Any, tmp_path: Path) -> None:
+def test_what_was_not_finished_through_the_command_line(
+    run: Any, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(tmp_path / "store")
-    store.create(file_key("begun", "a" * 64, "file"), b"part")
+    with monkeypatch.context() as patch:
+        patch.setattr("wf_stores.uploading.mark_complete", lambda *_: None)
+        upload_folder(folder, store, "begun")
+    store.create(f"begun/{'a' * 64}", b"a blob of a cache")
     assert "begun" in run("ls", str(tmp_path / "store"), "--incomplete")[1]
     assert "--incomplete shows what was not finished" in run("ls", str(tmp_path / "store"))[2]
     assert run("rm", str(tmp_path / "store"), "--incomplete") == (0, "", "")
-    assert (
-        "of an unfinished" in run("rm", str(tmp_path / "store"), "--incomplete", "--older-than-hours", "0")[1]
-    )
-    assert list(store.objects("")) == []
+    now = ("rm", str(tmp_path / "store"), "--incomplete", "--older-than-hours", "0")
+    assert run(*now)[1] == f"removed 0.1 MB of an unfinished {tmp_path}/store/begun\n"
+    assert run(*now) == (0, "", "")
+    assert [stored.key for stored in store.objects("")] == [f"begun/{'a' * 64}"]
+
+
+def test_unrelated_uploads_are_not_pruned_through_the_command_line(
+    run: Any, tmp_path: Path, folder: Path
+) -> None:
+    for name in ("llama3", "mine_v2", "mine_v3"):
+        upload_folder(folder, open_store(tmp_path / "store"), name)
+    code, out, err = run("rm", str(tmp_path / "store"), "--keep-last", "1")
+    assert (code, out) == (2, "")
+    assert "there is no complete upload called step_NUMBER right below" in err
+    assert len(complete_names(open_store(tmp_path / "store"))) == 3
+    assert "step_NUMBER" in run("rm", "--help")[1]
+
+
+def test_urls_with_a_typo_make_no_folders(
+    run: Any, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    upload_folder(folder, open_store(tmp_path / "store"), "one")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for arguments in (
+        ("put", str(folder), "s3:/bucket/x"),
+        ("get", "gs:bucket/x", "target"),
+        ("get", "store/one", "s3://bucket/x"),
+        ("ls", "S3://bucket"),
+        ("rm", "s3:bucket/x"),
+        ("check", "gs:/bucket/x"),
+    ):
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "s3://bucket" in err or "gs://bucket" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    code, _, err = run("get", "store/one", "/")
+    assert (code, err) == (2, "error: / is the top of the file system; give a path with a name of its own\n")
 
 
 @pytest.mark.parametrize("options", ["--keep-every 2", "--older-than-hours 1", "--incomplete --keep-last 1"])

@@ -22,6 +22,9 @@ from wf_formats.errors import RequestError
 from wf_formats.file_names import CARD_FILE, META_FILE, MODEL_FILES
 from wf_formats.json_file import read_value
 from wf_formats.model_card import is_own_card
+from wf_formats.printable import printable
+from wf_formats.secrets import redacted
+from wf_formats.urls import meant_url
 
 _KINDS = (
     (stat.S_ISLNK, "a link; give the path that it leads to"),
@@ -100,8 +103,19 @@ def _is_match(name: str, pattern: str) -> bool:
 
 
 def check_way(target: Path) -> None:
-    """Raises: RequestError where a folder is wanted on the way to the target and something else is there."""
-    there = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    """What every target on this machine has to be, before anything is computed.
+
+    Raises: RequestError for a URL, for `/`, and where something else than a folder is on the way to it.
+    """
+    if (url := meant_url(str(target))) is not None:
+        raise RequestError(
+            f"{printable(redacted(url))} is a URL, and this is written on this machine: give a path, and "
+            "upload it with wf store put"
+        )
+    path = target.absolute()
+    if not Path(os.path.abspath(path)).name:
+        raise RequestError(f"{target} is the top of the file system; give a path with a name of its own")
+    there = next(parent for parent in path.parents if os.path.lexists(parent))
     if not there.is_dir():
         raise RequestError(f"{there} is no folder, so {target} cannot be made; check the path")
 

@@ -55,8 +55,8 @@ def download_folder(store: Store, name: str, target: Path | str, advance: Advanc
         OSError: of writing.
     """
     check_name(name)
+    check_way(Path(target))
     target = Path(os.path.abspath(target))
-    check_way(target)
     manifest = read_manifest(store, name)
     with _named(target), _working_folder(target, manifest.digest) as folder:
         same = _same_files(target, manifest)

@@ -1,4 +1,7 @@
-"""URLs of stores: `gs://bucket/prefix`, `s3://bucket/prefix` (S3, R2 and what imitates them), or a path."""
+"""URLs of stores: `gs://bucket/prefix`, `s3://bucket/prefix` (S3, R2 and what imitates them), or a path.
+
+What is almost a URL is refused with the one that was probably meant: it is a path too, of a folder `s3:`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from pathlib import Path
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
+from wf_formats.urls import meant_url
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SERVER = re.compile(
     r"https?://[A-Za-z0-9._-]+(:\d{1,5})?(/[^\s?#]*)?|https?://\[[0-9A-Fa-f:.]+\](:\d{1,5})?/?"
 )
@@ -50,22 +53,25 @@ class Location:
 
 
 def is_bucket_url(text: str) -> bool:
-    """Whether `text` is meant to be in a bucket, not a path."""
-    return _URL.fullmatch(text) is not None
+    """Whether `text` is meant to be in a bucket, not a path; `parse_location` says whether it is right."""
+    return meant_url(text) is not None
 
 
 def parse_location(url: str | Path) -> Location:
     """Raises: RequestError for what is neither a bucket's URL nor a path; a password in it is not shown."""
     text = os.fspath(url)
-    found = _URL.fullmatch(text)
-    if found is None:
+    meant = meant_url(text)
+    if meant is None:
         return Location("", "", _path(text))
-    scheme, rest = found[1].lower(), found[2]
-    shown = printable(redacted(text))
+    scheme, _, rest = meant.partition("://")
+    shown = printable(redacted(meant))
     if scheme not in BUCKET_SCHEMES:
         raise RequestError(
             f"{shown}: unknown kind of store; give gs://BUCKET/PREFIX, s3://BUCKET/PREFIX or a path"
         )
+    if meant != text:
+        given = "this" if "@" in text else printable(text)
+        raise RequestError(f"{given} is no URL: write {shown}, or ./NAME for a path of such a name")
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:
         raise RequestError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from wf_formats.secrets import redacted
+from wf_formats.urls import meant_url
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig
 
@@ -22,6 +23,11 @@ def check_names(config: TrainConfig) -> None:
     if not config.output_dir.strip() or "\0" in config.output_dir:
         raise ConfigError(
             f"output_dir={config.output_dir!r} is no folder: give one, such as output_dir=outputs"
+        )
+    if (url := meant_url(config.output_dir)) is not None:
+        raise ConfigError(
+            f"output_dir={redacted(url)} is a URL, and runs are on this machine: give a folder; "
+            "training.checkpoint.upload=URL uploads what a run saves"
         )
 
 
