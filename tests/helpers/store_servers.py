@@ -106,6 +106,8 @@ class Proxy:
         self.refusal = b""
         self.seen: list[str] = []
         """`METHOD path` of every request."""
+        self.headers: dict[str, str] = {}
+        """Of the last request, their names in small letters."""
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -137,6 +139,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
 
         def handle_any(self) -> None:
             self.close_connection = True
+            proxy.headers = {name.lower(): value for name, value in self.headers.items()}
             fate = proxy.decide(self.command, self.path)
             size = int(self.headers.get("Content-Length", 0))
             if fate == "cut":

@@ -253,6 +253,27 @@ def test_keys_of_the_default_files_are_used(
     assert "secret" not in str(caught.value)
 
 
+def test_empty_variables_are_unset_ones(
+    set_up: Any, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = set_up("s3")
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(
+        "[default]\naws_access_key_id = of-file\naws_secret_access_key = secret\n"
+    )
+    (tmp_path / ".aws" / "config").write_text(f"[default]\nendpoint_url = {place.proxy.url}\n")
+    empty = ("PROFILE", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION")
+    for name in (*empty, "ENDPOINT_URL", "ENDPOINT_URL_S3", "CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", "")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
+    assert upload_folder(folder, place.open(), "one")
+    signed = place.proxy.headers["authorization"]
+    assert "Credential=of-file/" in signed
+    assert "/us-east-1/s3/" in signed
+    assert "x-amz-security-token" not in place.proxy.headers
+    assert os.environ["AWS_PROFILE"] == ""
+
+
 _UPLOADING = """
 import sys
 from wf_stores import open_store, upload_folder

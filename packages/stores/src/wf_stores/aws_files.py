@@ -1,13 +1,16 @@
 """What ~/.aws/credentials and ~/.aws/config say for the profile in use; obstore reads the environment alone.
 
 The environment's keys come first, as in Amazon's own tools. Web identities, containers and the machine's own
-role are obstore's to find.
+role are obstore's to find. A variable that is empty counts as unset, as scripts and containers mean it;
+botocore and obstore take it for a value: a profile, a region or a session token of no letters.
 """
 
 from __future__ import annotations
 
 import configparser
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wf_formats.errors import RequestError
@@ -54,16 +57,29 @@ def s3_settings() -> dict[str, str]:
     return settings
 
 
+@contextmanager
+def without_empty_variables() -> Iterator[None]:
+    """For obstore, which reads the environment when a store is made."""
+    empty = [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]
+    for name in empty:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(dict.fromkeys(empty, ""))
+
+
 def _variable(names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _profile() -> dict[str, str]:
     """Values of both files; empty where there are none."""
-    name = os.environ.get("AWS_PROFILE", "default")
+    chosen = os.environ.get("AWS_PROFILE")
+    name = chosen or "default"
     credentials = _section("AWS_SHARED_CREDENTIALS_FILE", "credentials", name)
     config = _section("AWS_CONFIG_FILE", "config", name if name == "default" else f"profile {name}")
-    if "AWS_PROFILE" in os.environ and credentials is None and config is None:
+    if chosen and credentials is None and config is None:
         raise RequestError(f"AWS_PROFILE={name}: ~/.aws has no such profile; check the name, or unset it")
     return (config or {}) | (credentials or {})
 

@@ -22,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
-from wf_stores.aws_files import endpoint, s3_settings
+from wf_stores.aws_files import endpoint, s3_settings, without_empty_variables
 from wf_stores.errors import (
     NotThereError,
     ObjectExistsError,
@@ -53,7 +53,7 @@ class S3Store:
         self._patience = patience
         self._server = endpoint()
         settings: Any = s3_settings()
-        with self._told():
+        with self._told(), without_empty_variables():
             self._store: Any = obstore.store.S3Store(
                 location.bucket,
                 **settings,
