@@ -470,6 +470,29 @@ def test_files_that_are_there_are_not_fetched_again(store: Store, folder: Path, 
     assert files_in(target) == files_in(folder)
 
 
+def test_what_is_in_a_target_stays_as_it_is(store: Store, folder: Path, tmp_path: Path) -> None:
+    upload_folder(folder, store, "one")
+    target = tmp_path / "target"
+    (target / "sub" / "mine").mkdir(parents=True)
+    (target / "logs").mkdir()
+    (target / "empty").touch()
+    target.chmod(0o700)
+    before = [target.stat().st_ino, target.stat().st_mode, (target / "empty").stat().st_ino]
+    download_folder(store, "one", target)
+    assert files_in(target) == files_in(folder)
+    assert (target / "sub" / "mine").is_dir()
+    assert (target / "logs").is_dir()
+    assert before == [target.stat().st_ino, target.stat().st_mode, (target / "empty").stat().st_ino]
+
+
+def test_a_folder_in_the_place_of_a_file_stays(store: Store, folder: Path, tmp_path: Path) -> None:
+    upload_folder(folder, store, "one")
+    (tmp_path / "target" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(RequestError, match=r"model\.safetensors is where the upload has a file"):
+        download_folder(store, "one", tmp_path / "target")
+    assert [path.name for path in (tmp_path / "target").rglob("*")] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize("name", ["empty", "mine.txt"])
 def test_something_else_at_the_target_stays(store: Store, folder: Path, tmp_path: Path, name: str) -> None:
     upload_folder(folder, store, "one")

@@ -46,8 +46,8 @@ def atomic_folder(target: Path | str, kind: FolderKind | None = None) -> Iterato
             yield temporary
             _let_umask_decide(temporary)
             for path in sorted(temporary.rglob("*")):
-                _sync(path)
-            _sync(temporary)
+                sync(path)
+            sync(temporary)
             _check_folder(target, kind)
             _replace_folder(temporary, target)
         finally:
@@ -74,10 +74,10 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(mode)
-            _sync(temporary)
+            sync(temporary)
             check_file(target)
             temporary.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -141,12 +141,13 @@ def _replace_folder(source: Path, target: Path) -> None:
         old.mkdir()
         os.replace(target, old / target.name)
     os.replace(source, target)
-    _sync(target.parent)
+    sync(target.parent)
     if old is not None:
         shutil.rmtree(old)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Has a file, or a folder's names, written to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,7 +2,8 @@
 
 Files are fetched in ranges, several at once, into a hidden folder beside the target, each verified by its
 SHA-256 and kept there; a download that was stopped, however, goes on with what is in it. Then all of them are
-renamed into the target. Files that are at the target already and are the same are not fetched again.
+renamed into the target: a new one appears whole, to one that is there the files are added that it lacks, and
+nothing else in it is touched. Files that are there already and are the same are not fetched again.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import IO
 
-from wf_formats.atomic import atomic_folder
+from wf_formats.atomic import atomic_folder, sync
+from wf_formats.errors import RequestError
 from wf_formats.targets import FolderKind, check_folder, check_way
 from wf_stores.errors import DamagedUploadError, ObjectMissingError
 from wf_stores.layout import check_name, file_key
@@ -49,7 +51,7 @@ def download_folder(store: Store, name: str, target: Path | str, advance: Advanc
 
     Raises:
         NotThereError: no complete upload.
-        RequestError: something else is at `target`, which is left as it is.
+        RequestError: something else is at `target`, which is left as it is; or it is a mount.
         DamagedUploadError: what is stored is not what was uploaded; names the file.
         StoreError: the store failed; repeated it goes on.
         OSError: of writing.
@@ -63,10 +65,11 @@ def download_folder(store: Store, name: str, target: Path | str, advance: Advanc
         kind = FolderKind(f"{store.url}/{name}", lambda _folder: [escape(file) for file in same])
         check_folder(target, kind)
         missing = [file for file in manifest.files if file not in same]
+        _check_free(target, missing)
         advance(sum(manifest.files[file].num_bytes for file in same))
         fetched_bytes = _fetch(store, name, manifest, missing, folder, advance)
         if missing:
-            _assemble(target, folder, missing, same, kind)
+            _assemble(target, folder / _FILES, missing)
     return Downloaded(manifest.digest, len(manifest.files), manifest.num_bytes, fetched_bytes)
 
 
@@ -166,16 +169,34 @@ def _fetch(
     return sum(file.source.entry.num_bytes for file in arriving)
 
 
-def _assemble(
-    target: Path, folder: Path, missing: Sequence[str], same: Collection[str], kind: FolderKind
-) -> None:
-    with atomic_folder(target, kind) as temporary:
-        for file in (*missing, *same):
-            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-        for file in same:
-            shutil.copy2(target / file, temporary / file)
-        for file in missing:
-            (folder / _FILES / file).rename(temporary / file)
+def _check_free(target: Path, missing: Sequence[str]) -> None:
+    """Raises: RequestError where a folder stands in a file's place, or files cannot be renamed to."""
+    if os.path.ismount(target):
+        raise RequestError(f"{target} is a mount; give a folder in it, such as {target / 'download'}")
+    for file in missing:
+        if os.path.lexists(target / file):
+            raise RequestError(
+                f"{target / file} is where the upload has a file; move it away, or choose another path"
+            )
+
+
+def _assemble(target: Path, files: Path, missing: Sequence[str]) -> None:
+    if not target.is_dir():
+        with atomic_folder(target, FolderKind("a download", lambda _folder: ())) as temporary:
+            _move(missing, files, temporary)
+        return
+    for file in missing:
+        sync(files / file)
+    _check_free(target, missing)
+    _move(missing, files, target)
+    for folder in {(target / file).parent for file in missing}:
+        sync(folder)
+
+
+def _move(names: Sequence[str], source: Path, target: Path) -> None:
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).rename(target / name)
 
 
 def _same_files(folder: Path, manifest: Manifest) -> set[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wf_formats.atomic import atomic_file
+from wf_formats.atomic import atomic_file, sync
 from wf_formats.targets import check_way
 from wf_stores.errors import ObjectExistsError, ObjectMissingError
 from wf_stores.layout import place_of
@@ -63,7 +63,7 @@ class LocalStore:
             _write_new(target, data)
         finally:
             whole.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        sync(target.parent)
 
     def read(self, key: str, start: int, num_bytes: int) -> bytes:
         try:
@@ -115,14 +115,6 @@ def _write_new(path: Path, data: bytes) -> None:
     except BaseException:
         path.unlink()
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _removed_if_empty(folder: Path) -> bool:
