@@ -8,7 +8,9 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +23,12 @@ from wrinklefree.auto_setup import find_start
 from wrinklefree.callbacks import StepLog
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.compose.composing import compose_config
+from wrinklefree.errors import RunError
 from wrinklefree.identity import identify
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.stages.registry import stage_of
 from wrinklefree.uploads import run_uploads, uploader
+from wrinklefree.uploads.start import fetched_folder, holding_start
 
 OPTIONS = ["training.max_steps=6", "training.schedule.decay=2", "training.checkpoint.every_steps=2"]
 
@@ -361,10 +365,98 @@ def test_a_run_starts_from_an_upload(
     assert run.weights == uninterrupted.weights
     run_json = [json.loads((r.folder / "run.json").read_text()) for r in (run, uninterrupted)]
     assert run_json[0]["fingerprint"] == run_json[1]["fingerprint"]
+    assert starts_in(run) == []
+    capsys.readouterr()
+    assert cli("stage2_pretrain", *OPTIONS, start).code == 0
+    assert '"status": "already complete"' in capsys.readouterr().out
+    assert starts_in(run) == []
     shutil.rmtree(url.parent)
     capsys.readouterr()
     gone = cli("stage2_pretrain", *OPTIONS, start)
     assert gone.code == 1
+
+
+def starts_in(run: Any) -> list[Path]:
+    """What was fetched to start from and is still there."""
+    return list(run.folder.parent.glob(".start-*"))
+
+
+def test_a_start_that_is_damaged_leaves_nothing(
+    cli: Any, stage1_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload_folder(stage1_run.folder / "final", open_store(tmp_path / "store"), "start")
+    _damage(tmp_path / "store", "start")
+    run = cli("stage2_pretrain", *OPTIONS, f"training.start_from={tmp_path / 'store' / 'start'}")
+    assert run.code == 1
+    assert "model.safetensors has other contents (SHA-256 differs)" in capsys.readouterr().err
+    assert starts_in(run) == []
+
+
+@pytest.fixture
+def hold(cli: Any, tmp_path: Path) -> Callable[..., Any]:
+    """hold(is_complete=, has_progress=): has an upload as a run in that state does at its end."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_text("weights")
+    upload_folder(tmp_path / "source", open_store(tmp_path / "store"), "start")
+    start = f"training.start_from={tmp_path / 'store' / 'start'}"
+    config = compose_config(cli.arguments("stage2_pretrain", "experiment=default", *OPTIONS, start))
+
+    @contextmanager
+    def holding(is_complete: bool = False, has_progress: bool = False) -> Iterator[Path]:
+        state = SimpleNamespace(is_complete=False, has_progress=has_progress)
+        with holding_start(config, state):  # type: ignore[arg-type]  # of a run's folder all that is asked
+            folder = fetched_folder(config, str(tmp_path / "store" / "start"))
+            assert (folder / "file").read_text() == "weights"
+            state.is_complete = is_complete
+            yield folder
+
+    return holding
+
+
+def test_runs_share_what_they_start_from_and_the_last_one_removes_it(hold: Any) -> None:
+    with hold(is_complete=True) as folder:
+        with hold(is_complete=True) as other:
+            assert other == folder
+        with pytest.raises(RunError), hold():
+            raise RunError("another process is training there")
+        assert (folder / "file").is_file()
+    assert not folder.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "has_progress", "stays"),
+    [
+        (None, False, True),  # a signal
+        (KeyboardInterrupt(), False, True),
+        (MemoryError(), False, True),
+        (RunError("refused"), False, False),
+        (RunError("the disk is full"), True, True),
+    ],
+)
+def test_what_a_run_starts_from_stays_where_it_goes_on(
+    hold: Any, error: BaseException | None, has_progress: bool, stays: bool
+) -> None:
+    with suppress(type(error or RunError())), hold(has_progress=has_progress) as folder:
+        if error is not None:
+            raise error
+    assert folder.parent.exists() is stays
+    with hold(is_complete=True):
+        pass
+    assert not folder.parent.exists()
+
+
+def test_a_start_whose_fetching_is_cut_goes_on(
+    hold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(store: Any, name: str, target: Path) -> None:
+        (target.parent / "part").write_text("fetched so far")
+        raise UnavailableError("s3://there: no answer (503)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wrinklefree.uploads.start.download_folder", cut)
+        with pytest.raises(RunError, match="no answer"), hold():
+            pass
+    assert [path.name for path in tmp_path.rglob(".start-*/part")] == ["part"]
 
 
 @pytest.mark.parametrize(
@@ -389,9 +481,15 @@ def test_a_run_starts_from_an_upload(
         ),
         (
             "training.start_from=s3://missing-bucket",
-            1,
+            2,
             "training.start_from: s3://missing-bucket has no name",
         ),
+        (
+            "training.start_from=s3:/bucket/x",
+            2,
+            "training.start_from: s3:/bucket/x is no URL: write s3://bucket/x",
+        ),
+        ("training.checkpoint.upload=gs:bucket/x", 2, "gs:bucket/x is no URL: write gs://bucket/x"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_the_first_step(

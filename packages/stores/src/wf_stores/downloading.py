@@ -8,29 +8,28 @@ nothing else in it is touched. Files that are there already and are the same are
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import IO
 
 from wf_formats.atomic import atomic_folder, sync
 from wf_formats.errors import RequestError
 from wf_formats.targets import FolderKind, check_folder, check_way
 from wf_stores.errors import DamagedUploadError, ObjectMissingError
+from wf_stores.held import held, remove_held
 from wf_stores.layout import check_name, file_key
 from wf_stores.manifest import Entry, Manifest, entry_of
 from wf_stores.parallel import in_parallel, nothing
 from wf_stores.records import read_manifest
 from wf_stores.store import PART_BYTES, Advance, Store
 
-_FILES, _PARTS, _LOCK = "files", "parts", "lock"
+_FILES, _PARTS = "files", "parts"
 
 
 @dataclass(frozen=True)
@@ -219,43 +218,14 @@ def _working_folder(target: Path, digest: str) -> Iterator[Path]:
     """The hidden folder of this download, held by one process at a time; removed at its end, kept after an
     error where there is something in it to go on from."""
     folder = target.with_name(f".{target.name}.get-{digest[:16]}")
-    with _held(folder):
+    with held(folder) as lock:
         try:
             yield folder
         except BaseException:
-            if any(path.is_file() for path in (folder / _FILES).rglob("*")):
-                raise
-            shutil.rmtree(folder)
+            if not any(path.is_file() for path in (folder / _FILES).rglob("*")):
+                remove_held(folder, lock)
             raise
-        shutil.rmtree(folder)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Waits for a process that has the folder, which removes it when it is done."""
-    file = _locked(folder)
-    while not _is_at(folder / _LOCK, file):
-        file.close()
-        file = _locked(folder)
-    with file:
-        yield
-
-
-def _locked(folder: Path) -> IO[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):  # removed since
-        file = (folder / _LOCK).open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return file
-    return _locked(folder)
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    """Whether an open file is still the one at `path`."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+        remove_held(folder, lock)
 
 
 def _write_at(path: Path, start: int, data: bytes) -> None:

@@ -72,12 +72,10 @@ def _names(config: TrainConfig) -> dict[str, str]:
 
 def run_stage(config: TrainConfig) -> int:
     """Run one stage in its folder, unless it is complete there. Returns the exit code."""
-    from wrinklefree.auto_setup import find_start
-    from wrinklefree.identity import identify
     from wrinklefree.optimizers import check_device
     from wrinklefree.run_folder import RunFolder
     from wrinklefree.strategies import check_devices
-    from wrinklefree.uploads.run_uploads import RunUploads, upload_url
+    from wrinklefree.uploads.start import holding_start
 
     _prepare_process(config)
     stage = stage_of(config)
@@ -86,7 +84,16 @@ def run_stage(config: TrainConfig) -> int:
         check_device(config.optimizer, config.distributed)
     run = RunFolder(run_path(config, stage.name))
     run.check_place()
-    start = find_start(config)
+    with holding_start(config, run):
+        return _run_in(run, config)
+
+
+def _run_in(run: RunFolder, config: TrainConfig) -> int:
+    from wrinklefree.auto_setup import find_start
+    from wrinklefree.identity import identify
+    from wrinklefree.uploads.run_uploads import RunUploads, upload_url
+
+    stage, start = stage_of(config), find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
     opened = None if run.is_complete and not config.force else stage.open(config)
     context = StageContext(config, run, start.folder, _meta(config, identity, start), opened)

@@ -14,14 +14,16 @@ from typing import Any
 import bitnet_arch
 from wf_formats.overrides import shown
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
+from wf_formats.run_files import is_complete
 from wf_formats.schemes import FULL_PRECISION
 from wrinklefree.checkpoints.manifest import manifest_digest, verify_manifest
 from wrinklefree.config.errors import ConfigError
-from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import ContinuingConfig, Trained
 from wrinklefree.errors import RunError
 from wrinklefree.predecessor import previous_folder
 from wrinklefree.stages.registry import stage_of, stages
+from wrinklefree.uploads.start import is_upload, uploaded_digest
 
 LOG = logging.getLogger("wrinklefree")
 _DENSE = {"scheme": FULL_PRECISION, "sub_norm": False}
@@ -31,6 +33,8 @@ _DENSE = {"scheme": FULL_PRECISION, "sub_norm": False}
 @dataclass(frozen=True)
 class StartPoint:
     """folder: verified checkpoint to start from, None for the dense model; digest names its contents.
+
+    A run that is complete needs the digest alone: of an upload, folder and origin are None then.
 
     origin: the dense model that the weights come from, {"source": ..., "name": ...} and of the hub its
     "revision", as every checkpoint records it under "source"; None where the checkpoint does not say.
@@ -47,12 +51,18 @@ def find_start(config: TrainConfig) -> StartPoint:
     training = config.training
     if not isinstance(training, ContinuingConfig):
         return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
+    if training.start_from is not None and is_upload(training.start_from) and _is_done(config):
+        return StartPoint(None, uploaded_digest(training.start_from), None)
     folder = previous_folder(config, training)
     verify_manifest(folder)
     meta = bitnet_arch.read_meta(folder)
     _refuse_another_model(config, folder, meta)
     _check_corrections(config, folder, meta)
     return StartPoint(folder, manifest_digest(folder), meta.get("source"))
+
+
+def _is_done(config: TrainConfig) -> bool:
+    return is_complete(run_path(config, config.training.stage)) and not config.force
 
 
 def _refuse_another_model(config: TrainConfig, folder: Path, meta: dict[str, Any]) -> None:

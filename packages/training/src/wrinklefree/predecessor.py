@@ -24,7 +24,7 @@ from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
 from wrinklefree.stages.registry import stage_by_name, stages
-from wrinklefree.uploads.start import check_upload_is_there, fetched, is_upload
+from wrinklefree.uploads.start import check_upload_is_there, fetched_folder, is_upload
 
 _QUANTIZERS = "bitnet_arch.quantizers"
 
@@ -55,12 +55,12 @@ def check_start(config: TrainConfig) -> None:
 
 
 def previous_folder(config: TrainConfig, training: ContinuingConfig) -> Path:
-    """The checkpoint's folder; one that is uploaded is fetched.
+    """The checkpoint's folder; of one that is uploaded, where `holding_start` has it.
 
     Raises: RunError when there is none, with what was looked for; ConfigError.
     """
     if training.start_from is not None and is_upload(training.start_from):
-        return _named_folder(str(fetched(config, training.start_from)))
+        return _named_folder(str(fetched_folder(config, training.start_from)))
     if training.start_from is not None:
         return _named_folder(training.start_from)
     for stage in training.accept_from:

@@ -1,6 +1,9 @@
-"""`training.start_from` that names an upload: a URL of a bucket, or a path below which COMPLETE is.
+"""`training.start_from` that names an upload: a URL of a bucket, or a path below which its COMPLETE is.
 
-It is fetched into a hidden folder of the experiment, named by its contents, and verified each time.
+It is fetched into a hidden folder of the experiment, `.start-<digest>/checkpoint`, and verified each time.
+Runs of one experiment that start from the same upload share it. It goes when a run that has it is complete,
+or was refused, and no other has it; it stays after a signal, a crash, a connection that broke, from which the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -8,34 +11,87 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wf_formats.errors import RequestError
+from wf_formats.errors import RequestError, UserError
+from wf_formats.run_files import MANIFEST_FILE
 from wf_stores import Store, download_folder, is_bucket_url, open_store, parse_location
-from wf_stores.errors import StoreError
-from wf_stores.layout import COMPLETE
-from wf_stores.records import read_manifest
+from wf_stores.errors import DamagedUploadError, NotThereError, StoreError, UnavailableError
+from wf_stores.held import held, remove_held
+from wf_stores.manifest import Manifest
+from wf_stores.records import complete_digest, read_manifest
+from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.root import TrainConfig, run_path
+from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.errors import RunError
+
+if TYPE_CHECKING:
+    from wrinklefree.run_folder import RunFolder
 
 
 def is_upload(start_from: str) -> bool:
-    return is_bucket_url(start_from) or (Path(start_from) / COMPLETE).is_file()
+    if is_bucket_url(start_from):
+        return True
+    try:
+        store, name = _opened(start_from)
+        return complete_digest(store, name) is not None
+    except (RequestError, DamagedUploadError):  # no such path, or another file of that name
+        return False
 
 
 def check_upload_is_there(start_from: str) -> None:
-    """Raises: RunError where there is no complete upload, or no access."""
-    with _about_the_start():
-        read_manifest(*_opened(start_from))
+    """Raises: ConfigError for no URL, RunError where there is no complete upload, or no access."""
+    _manifest(start_from)
 
 
-def fetched(config: TrainConfig, start_from: str) -> Path:
-    """The folder that the upload was fetched into. Raises: RunError."""
-    with _about_the_start():
-        store, name = _opened(start_from)
-        digest = read_manifest(store, name).digest
-        folder = run_path(config, config.training.stage).with_name(f".start-{digest[:16]}")
-        download_folder(store, name, folder)
-    return folder
+def fetched_folder(config: TrainConfig, start_from: str) -> Path:
+    """Where `holding_start` puts the upload. Raises: ConfigError, RunError."""
+    digest = _manifest(start_from).digest
+    return run_path(config, config.training.stage).with_name(f".start-{digest[:16]}") / "checkpoint"
+
+
+def uploaded_digest(start_from: str) -> str:
+    """What checkpoints/manifest.py gives for the folder that was uploaded, without fetching it.
+
+    Raises: ConfigError; RunError where it is no checkpoint.
+    """
+    files = _manifest(start_from).files
+    if MANIFEST_FILE not in files:
+        raise RunError(f"training.start_from: {start_from} is no checkpoint: it has no {MANIFEST_FILE}")
+    return files[MANIFEST_FILE].sha256
+
+
+@contextmanager
+def holding_start(config: TrainConfig, run: RunFolder) -> Iterator[None]:
+    """Has the upload that a run starts from, if it does, on this machine as long as the run goes.
+
+    Raises: ConfigError, RunError.
+    """
+    training = config.training
+    start_from = training.start_from if isinstance(training, ContinuingConfig) else None
+    if start_from is None or not is_upload(start_from) or (run.is_complete and not config.force):
+        yield
+        return
+    target = fetched_folder(config, start_from)
+    with held(target.parent, is_shared=True) as lock:
+        try:
+            with _about_the_start():
+                download_folder(*_opened(start_from), target)
+            yield
+        except BaseException as error:
+            if _is_useless_after(error, run):
+                remove_held(target.parent, lock)
+            raise
+        if run.is_complete:
+            remove_held(target.parent, lock)
+
+
+def _is_useless_after(error: BaseException, run: RunFolder) -> bool:
+    """Whether the same command would not go on with it."""
+    if run.is_complete:
+        return True
+    is_refused = isinstance(error, UserError) and not isinstance(error.__cause__, UnavailableError)
+    return is_refused and not run.has_progress
 
 
 def _opened(start_from: str) -> tuple[Store, str]:
@@ -43,9 +99,16 @@ def _opened(start_from: str) -> tuple[Store, str]:
     return open_store(location), name
 
 
+def _manifest(start_from: str) -> Manifest:
+    with _about_the_start():
+        return read_manifest(*_opened(start_from))
+
+
 @contextmanager
 def _about_the_start() -> Iterator[None]:
     try:
         yield
-    except (StoreError, RequestError) as error:
+    except (StoreError, NotThereError) as error:
         raise RunError(f"training.start_from: {error}") from error
+    except RequestError as error:
+        raise ConfigError(f"training.start_from: {error}") from error
