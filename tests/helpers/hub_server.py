@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_" + "t" * 30
 CUT = -1
@@ -47,7 +47,8 @@ class Repository:
 @dataclass
 class Hub:
     """Attributes: faults are answered, in their order, to requests whose `METHOD path` has the key in it:
-    a status, a status with a reason, or CUT. writable are owners whose repositories the token may write."""
+    a status, a status with a reason, or CUT. writable are owners whose repositories the token may write.
+    tells_oids: whether it says before a commit what it has, as not every hub does."""
 
     url: str = ""
     writable: tuple[str, ...] = ("me",)
@@ -57,6 +58,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     authorizations: set[str | None] = field(default_factory=set)
     stored_bytes: int = 0
+    tells_oids: bool = True
 
     def fault(self, request: str) -> int | tuple[int, str] | None:
         for key, faults in self.faults.items():
@@ -192,6 +194,24 @@ class _Handler(BaseHTTPRequestHandler):
         errors = [] if has_license else [{"message": '"license" must be one of a list'}]
         self._answer(400 if errors else 200, {"errors": errors, "warnings": []})
 
+    def paths_info(self, body: bytes, name: str, revision: str) -> None:
+        found = self.hub.repositories[name]
+        files = found.commits[found.branches.get(revision, revision)]
+        rows = []
+        for path in parse_qs(body.decode())["paths"]:
+            if path in files:
+                row = {
+                    "type": "file",
+                    "path": path,
+                    "oid": _oid(files[path], False),
+                    "size": len(files[path]),
+                }
+                if _is_large(path):
+                    lfs = {"oid": _oid(files[path], True), "size": len(files[path]), "pointerSize": 134}
+                    row |= {"lfs": lfs, "oid": "0" * 40}
+                rows.append(row)
+        self._answer(200, rows)
+
     def preupload(self, body: bytes, name: str, revision: str) -> None:
         if not self._may_write(name):
             return
@@ -199,8 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         files = []
         for file in json.loads(body)["files"]:
             path = file["path"]
-            is_large = path.endswith((".gguf", ".safetensors"))
-            oid = _oid(there[path], is_large) if path in there else None
+            is_large = _is_large(path)
+            oid = _oid(there[path], is_large) if self.hub.tells_oids and path in there else None
             mode = "lfs" if is_large else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self._answer(200, {"files": files})
@@ -260,6 +280,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"commitUrl": url, "commitOid": oid, "success": True})
 
 
+def _is_large(path: str) -> bool:
+    return path.endswith((".gguf", ".safetensors"))
+
+
 def _oid(data: bytes, is_large: bool) -> str:
     """As huggingface_hub compares it: SHA-256 of large files, git's of others."""
     if is_large:
@@ -274,6 +298,7 @@ _ROUTES = (
     (r"POST /api/validate-yaml", _Handler.validate),
     (rf"GET /api/models/{_REPOSITORY}/revision/(.+)", _Handler.info),
     (rf"POST /api/models/{_REPOSITORY}/branch/(.+)", _Handler.branch),
+    (rf"POST /api/models/{_REPOSITORY}/paths-info/(.+)", _Handler.paths_info),
     (rf"POST /api/models/{_REPOSITORY}/preupload/(.+)", _Handler.preupload),
     (rf"POST /api/models/{_REPOSITORY}/commit/(.+)", _Handler.commit),
     (rf"GET /api/models/{_REPOSITORY}/xet-write-token/(.+)", _Handler.write_token),

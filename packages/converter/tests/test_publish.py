@@ -96,11 +96,25 @@ def test_an_export_is_one_commit_with_card_and_checksums(hub: Hub, model: Path, 
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=fetched, check=True)
 
 
-def test_what_is_there_already_is_not_sent_again(hub: Hub, model: Path) -> None:
-    for _ in range(2):
-        assert run("publish", model, NAME, "--no-verify").exit_code == 0
+@pytest.mark.parametrize("tells_oids", [True, False])
+def test_what_is_there_already_is_no_commit(hub: Hub, model: Path, tells_oids: bool) -> None:
+    hub.tells_oids = tells_oids
+    first = run("publish", model, NAME, "--no-verify")
+    second = run("publish", model, NAME, "--no-verify", "--commit-message", "Again")
+    assert second.exit_code == 0, second.output
+    assert second.stderr.split() == ["unchanged:", first.stderr.split()[-1]]
     assert len(hub.repositories[NAME].messages) == 1
     assert len([request for request in hub.requests if request.startswith("PUT")]) == 1
+    hub.repositories[NAME].commit("main", {"model.gguf": bytes(model.stat().st_size)}, "by somebody")
+    assert "published " in run("publish", model, NAME, "--no-verify").stderr
+    assert committed(hub)["model.gguf"] == model.read_bytes()
+
+
+def test_a_folder_with_a_gguf_file_is_told_which_file_to_give(hub: Hub, model: Path) -> None:
+    for more in ([], ["--checkpoint", model.parent]):
+        done = run("publish", model.parent, NAME, *more)
+        assert done.exit_code == 2
+        assert line(done) == f"error: {model.parent} is a folder; give its file, {model}"
 
 
 def test_the_content_store_takes_large_files(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +220,10 @@ def test_a_fault_is_one_line_and_leaves_everything_as_it_was(hub: Hub, model: Pa
 
 @pytest.mark.parametrize(
     "request_",
-    ["whoami", "repos/create", "GET /api/models", "HEAD", "validate", "preupload", "batch", "PUT", "commit"],
+    [
+        *("whoami", "repos/create", "GET /api/models", "HEAD", "paths-info", "validate", "preupload"),
+        *("batch", "PUT", "commit"),
+    ],
 )
 def test_a_hub_that_is_down_for_a_moment_is_asked_again(hub: Hub, model: Path, request_: str) -> None:
     hub.faults[request_] = [503, 503]

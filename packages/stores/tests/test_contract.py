@@ -263,6 +263,35 @@ def test_a_removal_that_was_stopped_leaves_what_is_known_as_ours(
     assert keys(store) == []
 
 
+def test_an_upload_that_becomes_complete_while_it_is_removed_is_gone(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("wf_stores.uploading.mark_complete", lambda *_: None)
+        digest = upload_folder(folder, store, "one").digest
+    marks = iter([lambda: store.create(complete_key("one"), f"{digest}\n".encode())])
+    remove_upload(store, "one", lambda _num_bytes: next(marks, lambda: None)())
+    assert keys(store) == []
+
+
+def test_two_uploads_that_are_fetched_to_one_folder_are_not_mixed(
+    store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_folder(folder, store, "one")
+    upload_folder(folder / "sub", store, "other")
+    target, assemble = tmp_path / "target", wf_stores.downloading._assemble
+
+    def after_the_other(*arguments: Any) -> None:
+        monkeypatch.setattr(wf_stores.downloading, "_assemble", assemble)
+        download_folder(store, "other", target)
+        assemble(*arguments)
+
+    monkeypatch.setattr(wf_stores.downloading, "_assemble", after_the_other)
+    with pytest.raises(RequestError, match=r"is not replaced: .* in it is not of"):
+        download_folder(store, "one", target)
+    assert files_in(target) == files_in(folder / "sub")
+
+
 def test_an_upload_whose_files_are_removed_meanwhile_is_none(
     store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,14 @@ def upload_to(url: Path | str, *more: str) -> list[str]:
     return [*OPTIONS, f"training.checkpoint.upload={url}", *more]
 
 
+def test_uploads_are_apart_from_the_run(
+    cli_from_stage1: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for inside in (tmp_path, tmp_path / "default" / "stage2"):
+        assert cli_from_stage1("stage2_pretrain", *upload_to(inside)).code == 2
+        assert "is in the folder of the run itself" in capsys.readouterr().err
+
+
 def names_in(url: Path | str) -> list[str]:
     """Last parts of the complete uploads' names."""
     return sorted(name.rpartition("/")[2] for name in complete_names(open_store(url)))

@@ -190,16 +190,26 @@ class Card:
         return card_of(self.record) != self.text
 
 
+def check_export(export: Path) -> None:
+    """Raises: RequestError for a path where no export is; names the GGUF files of a folder."""
+    if not export.exists():
+        raise RequestError(f"there is no file or folder {export}; check the path")
+    if not export.is_dir() or EXPORT.known_files(export):
+        return
+    if files := sorted(path for path in export.glob("*.gguf") if path.is_file()):
+        raise RequestError(f"{export} is a folder; give its file, {' or '.join(map(str, files))}")
+    raise RequestError(f"{export} is no export: make one of a checkpoint with wf export")
+
+
 def read_card(export: Path) -> Card:
     """The card of an export, which has to be of the files as they are now.
 
     Raises:
         RequestError: there is no card, none of ours, or one of other files; the message says what to do.
     """
+    check_export(export)
     path = card_path(export)
     again = f"write it anew with --checkpoint FOLDER, the checkpoint that {export} was made from"
-    if export.is_dir() and not EXPORT.known_files(export):
-        raise RequestError(f"{export} is no export: make one of a checkpoint with wf export")
     if not path.is_file():
         raise RequestError(f"{export} has no card ({path} is missing): {again}")
     if path.stat().st_size > MAX_CARD_BYTES:

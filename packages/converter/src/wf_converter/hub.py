@@ -2,6 +2,7 @@
 
 1. The repository is made where it is not there yet; a branch likewise.
 2. What it holds is looked at: a card of another author, or changed by hand, stays unless it was said to go.
+   Where everything is there as it is, by the hashes of git and of its large files, that is all.
 3. One commit adds model files, card and checksums. It names the commit that was looked at as its parent:
    whoever wrote meanwhile is not written over.
 
@@ -12,6 +13,7 @@ what `hf auth login` stored. It is never shown: errors are told by status and re
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import time
@@ -31,9 +33,11 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # re-exported, unsaid
 
 from wf_converter.repository import id_fault
+from wf_formats.digests import file_sha256
 from wf_formats.errors import RequestError, UserError
 from wf_formats.file_names import CARD_FILE
 from wf_formats.printable import printable
@@ -85,6 +89,14 @@ class Destination:
             )
 
 
+@dataclass(frozen=True)
+class Published:
+    """address: of the commit that has everything; is_new: whether it was made for this."""
+
+    address: str
+    is_new: bool
+
+
 def _is_branch(name: str) -> bool:
     """As `git check-ref-format --branch`, but for what nobody calls a branch."""
     parts = name.split("/")
@@ -115,17 +127,14 @@ def publish(
     card: str,
     checksums: str,
     is_replaceable: Callable[[str], bool],
-) -> str:
-    """Sends everything in one commit.
+) -> Published:
+    """Sends everything in one commit, unless it is all there.
 
     Args:
         files: name in the repository -> file.
         card: text of README.md.
         checksums: text of SHA256SUMS.
         is_replaceable: whether a card of that text, which is there already, has nothing of anybody's own.
-
-    Returns:
-        Address of the commit; that of the newest one where all is there already.
 
     Raises:
         PublishRefusedError, PublishError: nothing was published.
@@ -142,9 +151,11 @@ def publish(
                 f"{repository} has a README.md that WrinkleFree did not write, or that was changed since: "
                 "pass --overwrite-card to replace it (git keeps the old one), or choose another repository"
             )
+        texts = {CARD_FILE: card.encode(), CHECKSUMS_FILE: checksums.encode()}
+        if _are_there(api, repository, head, files, texts):
+            return Published(f"{_endpoint()}/{repository}/commit/{head}", is_new=False)
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        texts = {CARD_FILE: card, CHECKSUMS_FILE: checksums}
-        operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+        operations += [CommitOperationAdd(name, text) for name, text in texts.items()]
         done = _patiently(
             lambda: api.create_commit(
                 repository,
@@ -154,7 +165,7 @@ def publish(
                 parent_commit=head,
             )
         )
-    return str(done.commit_url)
+    return Published(str(done.commit_url), is_new=done.oid != head)
 
 
 def _head(api: HfApi, destination: Destination) -> str | None:
@@ -191,6 +202,31 @@ def _card_there(api: HfApi, repository: str, head: str | None) -> str | None:
         except RemoteEntryNotFoundError:  # a hub that cannot be asked is another error
             return None
         return Path(path).read_bytes().decode(errors="replace")
+
+
+def _are_there(
+    api: HfApi, repository: str, head: str | None, files: Mapping[str, Path], texts: Mapping[str, bytes]
+) -> bool:
+    """Whether a commit has all of it, byte for byte."""
+    names = [*files, *texts]
+    found = _patiently(lambda: api.get_paths_info(repository, names, revision=head))
+    there = {file.path: file for file in found if isinstance(file, RepoFile)}
+    if there.keys() != set(names):
+        return False
+    return all(_is_same(there[name], text) for name, text in texts.items()) and all(
+        _is_same(there[name], path) for name, path in files.items()
+    )
+
+
+def _is_same(there: RepoFile, here: Path | bytes) -> bool:
+    """By the SHA-256 of a large file, by git's own hash of another."""
+    size = len(here) if isinstance(here, bytes) else here.stat().st_size
+    if there.size != size:
+        return False
+    if there.lfs is not None and isinstance(here, Path):
+        return there.lfs.sha256 == file_sha256(here)
+    data = here if isinstance(here, bytes) else here.read_bytes()
+    return there.blob_id == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
 
 
 def _patiently(ask: Callable[[], _Answer]) -> _Answer:

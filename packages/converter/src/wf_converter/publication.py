@@ -93,11 +93,11 @@ class Publication:
         card.write()
         repository = self.destination.repository
         try:
-            address = publish(self.destination, files, card.text, checksums(card.record), is_as_written)
+            done = publish(self.destination, files, card.text, checksums(card.record), is_as_written)
         except (PublishError, PublishRefusedError) as error:
             again = shlex.join(["wf", "publish", str(export), repository, *self._flags()])
             raise type(error)(f"{error}; {export} stays as it is, `{again}` sends it") from error
-        console.print(f"published {address}", soft_wrap=True)
+        console.print(f"{'published' if done.is_new else 'unchanged:'} {done.address}", soft_wrap=True)
 
     def _flags(self) -> list[str]:
         """What has to be said again to send the same once more."""

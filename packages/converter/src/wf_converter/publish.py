@@ -59,6 +59,8 @@ def publish(
 ) -> None:
     """Publish an export on the Hugging Face hub, with the card beside it, in one commit.
 
+    Nothing is committed where the repository has all of it as it is.
+
     The token is HF_TOKEN, or what `hf auth login` stored.
 
     Examples:
@@ -88,10 +90,9 @@ def read_wishes(license: str | None, reports: list[Path] | None, baseline: Path 
 
 
 def _card(export: Path, checkpoint: Path | None, adapter: Path | None, ask_hub: bool) -> Card:
-    from wf_converter.card import Card, card_path, make_record, read_card
+    from wf_converter.card import Card, card_path, check_export, make_record, read_card
 
-    if not export.exists():
-        raise RequestError(f"there is no file or folder {export}; check the path")
+    check_export(export)
     if checkpoint is None:
         if adapter is not None:
             raise RequestError(

@@ -68,7 +68,7 @@ def download_folder(store: Store, name: str, target: Path | str, advance: Advanc
         advance(sum(manifest.files[file].num_bytes for file in same))
         fetched_bytes = _fetch(store, name, manifest, missing, folder, advance)
         if missing:
-            _assemble(target, folder / _FILES, missing)
+            _assemble(target, folder / _FILES, missing, kind)
     return Downloaded(manifest.digest, len(manifest.files), manifest.num_bytes, fetched_bytes)
 
 
@@ -179,13 +179,15 @@ def _check_free(target: Path, missing: Sequence[str]) -> None:
             )
 
 
-def _assemble(target: Path, files: Path, missing: Sequence[str]) -> None:
+def _assemble(target: Path, files: Path, missing: Sequence[str], kind: FolderKind) -> None:
+    """Raises: RequestError where somebody has put something there since it was looked at."""
     if not target.is_dir():
-        with atomic_folder(target, FolderKind("a download", lambda _folder: ())) as temporary:
+        with atomic_folder(target, kind) as temporary:
             _move(missing, files, temporary)
         return
     for file in missing:
         sync(files / file)
+    check_folder(target, kind)
     _check_free(target, missing)
     _move(missing, files, target)
     for folder in {(target / file).parent for file in missing}:

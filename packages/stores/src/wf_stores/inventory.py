@@ -89,8 +89,11 @@ def remove_upload(store: Store, name: str, advance: Advance = nothing) -> None:
         raise NotThereError(f"there is no upload at {store.url}/{name}; wf store ls shows what there is")
     if is_marked:
         store.delete(complete_key(name))
-    for digest_of, objects in own.data.items():
-        _delete(store, manifest_key(*digest_of), objects, advance)
+    for key, objects in own.data.items():
+        _delete(store, manifest_key(*key), objects, advance)
+    with suppress(DamagedUploadError):
+        if (name, complete_digest(store, name)) in own.data:  # a writer was done meanwhile
+            store.delete(complete_key(name))
 
 
 def remove_incomplete(store: Store, upload: Upload, advance: Advance = nothing) -> None:

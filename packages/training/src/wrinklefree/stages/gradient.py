@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wf_formats.errors import RequestError
 from wf_stores import parse_location
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import check_lengths, gradient_options, run_lengths
 from wrinklefree.config.optimizer import AdamWConfig, MomentKind, MuonConfig
-from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
@@ -31,7 +33,7 @@ class GradientStage(Stage):
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
         _check_optimizer(config)
-        _check_upload(training)
+        _check_upload(config)
         _check_length(training)
         if training.trained is Trained.low_rank and isinstance(config.optimizer, MuonConfig):
             raise ConfigError(
@@ -52,19 +54,25 @@ class GradientStage(Stage):
         return run_training(context)
 
 
-def _check_upload(training: GradientConfig) -> None:
-    """Raises: ConfigError for what is no URL of a store."""
-    options = training.checkpoint
+def _check_upload(config: TrainConfig) -> None:
+    """Raises: ConfigError for what is no URL of a store, or a path that leads into the run's own folder."""
+    options = gradient_options(config).checkpoint
     if not options.upload and options.upload_keep_last is not None:
         raise ConfigError(
             f"training.checkpoint.upload_keep_last={options.upload_keep_last} without training.checkpoint."
             "upload: give that too, or leave it out"
         )
     try:
-        if options.upload:
-            parse_location(options.upload)
+        location = parse_location(options.upload) if options.upload else None
     except RequestError as error:
         raise ConfigError(f"training.checkpoint.upload: {error}") from error
+    if location is not None and not location.scheme:
+        place = Path(location.prefix, config.experiment, config.training.stage).resolve()
+        if place.is_relative_to(run_path(config, config.training.stage).resolve()):
+            raise ConfigError(
+                f"training.checkpoint.upload={options.upload} is in the folder of the run itself ({place}): "
+                "choose a folder apart from output_dir"
+            )
 
 
 def _check_length(training: GradientConfig) -> None:
