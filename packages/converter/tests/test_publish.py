@@ -421,8 +421,11 @@ def test_a_dry_run_shows_everything_and_sends_nothing(
     assert (model.parent / "model.card.md").read_text() == card
 
 
-def test_a_name_that_no_repository_holds_is_refused(hub: Hub, checkpoint: Any, tmp_path: Path) -> None:
-    output = tmp_path / "my model`.gguf"
+@pytest.mark.parametrize("name", ["my model`.gguf", "SHA256SUMS"])
+def test_a_name_that_no_repository_holds_is_refused(
+    hub: Hub, checkpoint: Any, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / name
     arguments = ["--checkpoint", checkpoint("llama-group64"), "--output", output, "--license", "mit"]
     assert run("export", *arguments).exit_code == 0
     done = run("publish", output, NAME, "--no-verify")

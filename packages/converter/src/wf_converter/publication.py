@@ -121,10 +121,10 @@ class Publication:
                 "proof.json and give --report proof.json, or pass --no-verify"
             )
         for file in card.record.files:
-            if not _NAME.fullmatch(file.name):
+            if not _NAME.fullmatch(file.name) or file.name in (CARD_FILE, CHECKSUMS_FILE):
                 raise RequestError(
                     f"{file.name!r:.80} is no name for a file of a repository: export it under one of "
-                    "letters, digits, '.', '_', '+' and '-'"
+                    f"letters, digits, '.', '_', '+' and '-', not {CARD_FILE} or {CHECKSUMS_FILE}"
                 )
 
     def _show(self, card: Card) -> None:
