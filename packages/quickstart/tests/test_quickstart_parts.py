@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from wf_formats.errors import RequestError
 from wf_formats.packaged import ModelSource
 from wf_quickstart import answers, fetch_model, speed, steps
 from wf_quickstart.children import Child, run_child, started, stop
@@ -56,6 +57,12 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
         parse_options("packaged", 1, tmp_path, [tmp_path / "none.txt"])
     with pytest.raises(QuickstartError, match="at most 525600"):
         parse_options("packaged", None, tmp_path, [], minutes=1e308)
+
+
+@pytest.mark.parametrize("output", ["/", "s3://bucket/x", "gs:bucket"])
+def test_an_output_that_is_no_folder_here_is_refused(output: str) -> None:
+    with pytest.raises(RequestError, match="give a path"):
+        parse_options("packaged", 1, Path(output), [])
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])

@@ -11,7 +11,7 @@ from typing import Any
 from data_handler.config import SUFFIXES
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
-from wf_formats.targets import check_apart
+from wf_formats.targets import check_apart, check_way
 from wf_quickstart.errors import QuickstartRequestError
 
 DEFAULT_MINUTES = 10.0
@@ -80,8 +80,9 @@ def parse_options(
         QuickstartRequestError: both steps and minutes; too few minutes to distil.
         QuickstartRequestError: a model that is not named as it should be; a text that is missing or of no
             known kind.
-        RequestError: the output is in the model's folder or around it.
+        RequestError: the output is in the model's folder or around it, or no place for a folder.
     """
+    check_way(output.expanduser())
     if minutes is not None and not (math.isfinite(minutes) and minutes <= MAX_MINUTES):
         raise QuickstartRequestError(f"--minutes {minutes}: give a number of minutes, at most {MAX_MINUTES}")
     if steps is None:
