@@ -10,6 +10,7 @@ import pytest
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.curriculum import PhaseConfig, Transition
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.course import Course
 from wrinklefree.objectives.weights import Curriculum
 
 PHASES = (
@@ -26,10 +27,10 @@ def test_weights_step_and_go_linearly() -> None:
         PhaseConfig(0.5, {"b": 1.0}, Transition.linear),
         PhaseConfig(0.25, {"a": 0.5, "b": 1.0}),
     ]
-    curriculum = Curriculum(phases, max_steps=8)
-    course = [curriculum(step) for step in range(9)]
-    assert [weights.get("a", 0.0) for weights in course] == [2, 2, 1.5, 1, 0.5, 0, 0.5, 0.5, 0.5]
-    assert [weights.get("b", 0.0) for weights in course] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    curriculum = Curriculum(phases, Course(8))
+    found = [curriculum(step) for step in range(9)]
+    assert [weights.get("a", 0.0) for weights in found] == [2, 2, 1.5, 1, 0.5, 0, 0.5, 0.5, 0.5]
+    assert [weights.get("b", 0.0) for weights in found] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
     assert curriculum.ever_active() == {"a", "b"}
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wrinklefree import callbacks as cb
+from wrinklefree.course import Course
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*isinstance.treespec, LeafSpec.*",
@@ -22,8 +23,9 @@ pytestmark = pytest.mark.filterwarnings(
 class Pulled(L.LightningModule):
     """One weight that each step moves from 0 by 1; keeps what it was and the weight decay after each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_steps: int) -> None:
         super().__init__()
+        self.course = Course(num_steps)
         self.weight = nn.Parameter(torch.zeros(2))
         self.decays: list[float] = []
 
@@ -41,7 +43,7 @@ def fitted(callback: L.Callback, max_steps: int, folder: Path, stop_at: int | No
         def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
             trainer.should_stop |= trainer.global_step == stop_at
 
-    module = Pulled()
+    module = Pulled(max_steps)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=max_steps,
@@ -59,7 +61,8 @@ def fitted(callback: L.Callback, max_steps: int, folder: Path, stop_at: int | No
 
 @pytest.fixture(autouse=True)
 def accept_plain_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrinklefree.callbacks.base.WrinkleFreeLightningModule", L.LightningModule)
+    for name in ("base", "weight_decay"):
+        monkeypatch.setattr(f"wrinklefree.callbacks.{name}.WrinkleFreeLightningModule", L.LightningModule)
 
 
 @pytest.mark.parametrize(("share", "steps_with"), [(1.0, 6), (0.5, 3), (0.4, 3), (0.0, 0)])

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import bitnet_arch
 from wrinklefree.capture import View
 from wrinklefree.config.optimizer import OptimizerConfig
+from wrinklefree.course import Course
 from wrinklefree.forward import run_forward
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.optimizers import build_optimizer
@@ -29,6 +30,8 @@ class WrinkleFreeLightningModule(L.LightningModule):
         teacher: None when no objective ever needs one. It is not a submodule: it is neither trained
             nor saved, nor sharded.
         learning_rate: peak; `schedule` gives the factor per step.
+
+    `course` is as long as `schedule` is; callbacks.Pacing sets both.
 
     `step_metrics` collects the metrics of the running optimizer step: the module adds losses,
     callbacks add theirs, and callbacks.StepLog hands them to the loggers.
@@ -50,6 +53,7 @@ class WrinkleFreeLightningModule(L.LightningModule):
         self.optimizer_config = optimizer_config
         self.learning_rate = learning_rate
         self.schedule = schedule
+        self.course = Course(schedule.total_steps)
         self.micro_metrics: list[dict[str, Tensor]] = []
         self.step_metrics: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""Lets the run be as long as stages/step_pace.py says: the trainer, learning rate, weights of objectives."""
+"""Lets the run be as long as stages/step_pace.py says: the trainer, learning rate and what goes by shares."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import lightning as L
 from wrinklefree.callbacks.base import StepCallback
 from wrinklefree.config.lengths import Lengths
 from wrinklefree.config.training import GradientConfig
+from wrinklefree.course import Course
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.weights import weight_schedule
-from wrinklefree.schedules import make_schedule
+from wrinklefree.schedules import START, Schedule, make_schedule
 from wrinklefree.stages.step_pace import StepPace
 
-_FALLEN = "fallen"
+_RISEN, _FALLEN, _DONE = "risen", "fallen", "done"
+"""Of a checkpoint: where schedule and course go on from. Those from before planned by `fallen` alone."""
 
 
 class Pacing(StepCallback):
@@ -31,16 +33,15 @@ class Pacing(StepCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.pace.load_state_dict(state_dict)
-        fallen = state_dict[_FALLEN]
-        self._follow()
-        self._module.schedule = replace(
-            self._module.schedule, fallen=None if fallen is None else tuple(fallen)
-        )
+        risen, fallen = (tuple(state_dict.get(key) or START) for key in (_RISEN, _FALLEN))
+        done = tuple(state_dict.get(_DONE) or Course(1).done)
+        self._follow(replace(self._plan(), risen=risen, fallen=fallen), Course(self.pace.num_steps, done))
 
     def state_dict(self) -> dict[str, Any]:
         """Empty without minutes."""
-        state = self.pace.state_dict()
-        return state and state | {_FALLEN: self._module.schedule.fallen}
+        state, schedule = self.pace.state_dict(), self._module.schedule
+        places = {_RISEN: schedule.risen, _FALLEN: schedule.fallen, _DONE: self._module.course.done}
+        return state and state | places
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -48,27 +49,28 @@ class Pacing(StepCallback):
         self.pace.loaded()
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
-        before = module.schedule if self.pace.is_planned else None
         self.pace.stepped(step)
         if self.pace.num_steps == trainer.max_steps:
             return
-        self._follow()
-        if before is not None:
-            module.schedule = before.planned_anew(module.schedule, step - 1)
+        schedule = module.schedule.planned_anew(self._plan(), step - 1)
+        self._follow(schedule, module.course.planned_anew(self.pace.num_steps, step))
         # Lightning has set the next step's learning rate already, by the plan before.
         (config,) = trainer.lr_scheduler_configs
-        factor, scheduler = module.schedule(step), config.scheduler
+        factor, scheduler = schedule(step), config.scheduler
         rates = [base * factor for base in scheduler.base_lrs]
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def _follow(self) -> None:
-        training, num_steps = self._training, self.pace.num_steps
-        self._trainer.fit_loop.epoch_loop.max_steps = num_steps
+    def _plan(self) -> Schedule:
+        """Of a run that is as long from its beginning."""
+        return make_schedule(self._training.schedule, Lengths(self._tokens_per_step, self.pace.num_steps))
+
+    def _follow(self, schedule: Schedule, course: Course) -> None:
+        self._trainer.fit_loop.epoch_loop.max_steps = self.pace.num_steps
         self._set_batches()
-        module = self._module
-        module.schedule = make_schedule(training.schedule, Lengths(self._tokens_per_step, num_steps))
-        module.objectives.weights = weight_schedule(training.objectives, training.curriculum, num_steps)
+        training, module = self._training, self._module
+        module.schedule, module.course = schedule, course
+        module.objectives.weights = weight_schedule(training.objectives, training.curriculum, course)
 
     def _set_batches(self) -> None:
         """What progress bars take for the whole; the loader does not know its length."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning as L
+
+from wrinklefree.module import WrinkleFreeLightningModule
 
 INITIAL = "initial_weight_decay"
 """Key of a parameter group: its weight decay while that is on."""
 
 
 class WeightDecay(L.Callback):
-    """A function of the step, so it needs no saved state.
+    """A function of the run's course, so it needs no saved state.
 
     Args:
-        share: of the run's steps with weight decay.
+        share: of the run with weight decay.
     """
 
     def __init__(self, share: float) -> None:
@@ -24,7 +25,8 @@ class WeightDecay(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        on = trainer.global_step < math.ceil(self.share * trainer.max_steps)
+        assert isinstance(pl_module, WrinkleFreeLightningModule)
+        on = pl_module.course.share(trainer.global_step) < self.share
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 initial = group.setdefault(INITIAL, group["weight_decay"])

@@ -16,6 +16,7 @@ from enum import StrEnum
 from omegaconf import MISSING
 
 from wrinklefree.config.ranges import number
+from wrinklefree.course import Course
 
 KEY = "training.curriculum"
 
@@ -45,7 +46,7 @@ def check_phases(phases: Sequence[PhaseConfig], objectives: Collection[str], max
             f"{KEY}[0].transition=linear: the first phase has no weights to come from; give step"
         )
     if phases:
-        phase_ends(phases, max_steps)
+        _check_shares(phases, max_steps)
 
 
 def _check_weights(where: str, weights: Mapping[str, float], objectives: Collection[str]) -> None:
@@ -61,19 +62,25 @@ def _check_weights(where: str, weights: Mapping[str, float], objectives: Collect
         raise ValueError(f"{where}.weights={dict(weights)}: no objective has a weight above 0")
 
 
-def phase_ends(phases: Sequence[PhaseConfig], max_steps: int) -> list[int]:
-    """The first step after each phase.
+def phase_ends(phases: Sequence[PhaseConfig], course: Course) -> list[int]:
+    """The first step after each phase; of phases that are over, where it would be by the pace of now."""
+    return [round(course.steps(share)) for share in itertools.accumulate(phase.share for phase in phases)]
 
-    Raises: ValueError for shares that do not sum to 1, and for a phase without a step.
-    """
+
+def least_steps(phases: Sequence[PhaseConfig]) -> int:
+    """From so many steps on each phase has one, however its ends are rounded."""
+    return max((math.floor(1 / phase.share) + 1 for phase in phases), default=1)
+
+
+def _check_shares(phases: Sequence[PhaseConfig], max_steps: int) -> None:
+    """Raises: ValueError for shares that do not sum to 1, and for a phase without a step."""
     shares = [phase.share for phase in phases]
     if not math.isclose(total := math.fsum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"{KEY}: the shares {shares} sum to {total:g}; they have to sum to 1")
-    ends = [round(share * max_steps) for share in itertools.accumulate(shares)]
+    ends = phase_ends(phases, Course(max_steps))
     for index, (start, end) in enumerate(itertools.pairwise([0, *ends])):
         if start == end:
             raise ValueError(
                 f"{KEY}[{index}].share={shares[index]:g} of {max_steps} steps is no step: give it a larger "
                 "share, or the run more steps"
             )
-    return ends

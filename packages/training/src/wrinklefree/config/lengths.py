@@ -14,7 +14,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from wrinklefree.config.curriculum import check_phases
+from wrinklefree.config import curriculum
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig, ScheduleConfig, ScheduleKind, StepUnit
 
@@ -57,7 +57,7 @@ def run_lengths(config: TrainConfig) -> Lengths:
 
 
 def least_steps(training: GradientConfig, tokens_per_step: int) -> int:
-    """Steps of the shortest planned run that schedule and curriculum fit into; MOST_STEPS where none is."""
+    """Steps from which on schedule and curriculum fit into a run; MOST_STEPS where they never do."""
 
     def fit(num_steps: int) -> bool:
         try:
@@ -66,13 +66,14 @@ def least_steps(training: GradientConfig, tokens_per_step: int) -> int:
             return False
         return True
 
-    return LEAST_STEPS + bisect_left(range(LEAST_STEPS, MOST_STEPS), True, key=fit)
+    from_steps = min(MOST_STEPS, max(LEAST_STEPS, curriculum.least_steps(training.curriculum)))
+    return from_steps + bisect_left(range(from_steps, MOST_STEPS), True, key=fit)
 
 
 def check_lengths(training: GradientConfig, lengths: Lengths) -> None:
     """Raises: ValueError as `schedule_phases` and `check_phases` do, or where quantization never fades in."""
     schedule_phases(training.schedule, lengths)
-    check_phases(training.curriculum, training.objectives, lengths.max_steps)
+    curriculum.check_phases(training.curriculum, training.objectives, lengths.max_steps)
     if training.lambda_warmup_steps >= lengths.max_steps:
         raise ValueError(
             f"training.lambda_warmup_steps={training.lambda_warmup_steps}: the run has {lengths.max_steps} "

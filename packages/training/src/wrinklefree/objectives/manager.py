@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.curriculum import PhaseConfig
+from wrinklefree.course import Course
 from wrinklefree.errors import RunError
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
 from wrinklefree.objectives.registry import build_objective
@@ -41,7 +42,7 @@ class ObjectiveManager:
         max_steps: int = 1,
     ) -> ObjectiveManager:
         objectives = {name: build_objective(name, config) for name, config in configs.items()}
-        return cls(objectives, weight_schedule(configs, curriculum, max_steps))
+        return cls(objectives, weight_schedule(configs, curriculum, Course(max_steps)))
 
     def teacher_wishes(self) -> dict[str, Capture]:
         """What each objective that is ever active wants of the teacher; empty: none has to be loaded."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wrinklefree.config.curriculum import PhaseConfig, Transition, phase_ends
+from wrinklefree.course import Course
 from wrinklefree.objectives.base import ObjectiveConfig
 
 
@@ -37,9 +38,9 @@ class ConstantWeights:
 class Curriculum:
     """Weights by phase. In a linear one of n steps the last step is the first with its own weights."""
 
-    def __init__(self, phases: Sequence[PhaseConfig], max_steps: int) -> None:
+    def __init__(self, phases: Sequence[PhaseConfig], course: Course) -> None:
         self.phases = list(phases)
-        self.ends = phase_ends(phases, max_steps)
+        self.ends = phase_ends(phases, course)
 
     def __call__(self, step: int) -> Mapping[str, float]:
         index = min(bisect_right(self.ends, step), len(self.phases) - 1)
@@ -59,9 +60,9 @@ class Curriculum:
 
 
 def weight_schedule(
-    objectives: Mapping[str, ObjectiveConfig], curriculum: Sequence[PhaseConfig], max_steps: int
+    objectives: Mapping[str, ObjectiveConfig], curriculum: Sequence[PhaseConfig], course: Course
 ) -> WeightSchedule:
     """The weights of the curriculum, where there is one; else each objective's own."""
     if curriculum:
-        return Curriculum(curriculum, max_steps)
+        return Curriculum(curriculum, course)
     return ConstantWeights({name: options.weight for name, options in objectives.items()})
