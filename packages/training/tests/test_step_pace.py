@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from wrinklefree import callbacks as cb
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.lengths import Lengths, check_lengths, gradient_options, least_steps, run_lengths
 from wrinklefree.errors import RunError
-from wrinklefree.stages import fit
+from wrinklefree.stages import fit, step_pace
 from wrinklefree.stages.step_pace import StepPace
 from wrinklefree.stages.watch import Watch, clock_time
 
@@ -37,6 +38,7 @@ class Machine:
     folder: Path
     minutes: float | None = 8.0
     slow: Callable[[float], float] = lambda _: 1.0
+    load_s: float = 7.0
     step_s: float = 1.3
     save_every_steps: int = 100
     save_s: float = 9.0
@@ -57,7 +59,7 @@ class Machine:
         pace = StepPace(watch, 1000, self.least, self.save_every_steps)
         if self.state:
             pace.load_state_dict(self.state)
-        self.work(7.0)
+        self.work(self.load_s)
         pace.loaded()
         while done < pace.num_steps:
             self.work(self.step_s)
@@ -114,6 +116,14 @@ def test_the_time_left_is_held(kind: str, tmp_path: Path) -> None:
     machine.run()
     for at_s, left_s in machine.said[3:]:
         assert left_s == pytest.approx(machine.now_s - at_s, rel=0.2, abs=10.0)
+
+
+@pytest.mark.parametrize("at_s", [5, 20, 25, 29])
+def test_a_sharp_slowdown_costs_one_step(at_s: float, tmp_path: Path) -> None:
+    """Ten times slower at once: twenty steps, a plan apart before, would take 10 s of the 36."""
+    machine = Machine(tmp_path, 0.6, load_s=0.25, step_s=0.05, save_every_steps=10_000, save_s=0.5)
+    machine.slow = lambda now_s: 1.0 if now_s < at_s else 10.0
+    assert 0.8 * 36 < machine.run() <= 36 + 10 * 0.05
 
 
 def test_one_late_step_near_the_end_does_not_cut_the_run_off(tmp_path: Path) -> None:
@@ -211,6 +221,30 @@ def test_from_the_least_steps_on_a_curriculum_fits_into_any_number(first: float)
     least = least_steps(training, 1)
     for num_steps in range(least, least + 1000):
         check_lengths(training, Lengths(1, num_steps))
+
+
+def test_all_ranks_plan_when_the_first_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clocks differ; they would wait for each other without end if one planned alone."""
+    barrier, values = threading.Barrier(2, timeout=20), [None, None]
+    ranks = {name: Machine(tmp_path / name, 1.0) for name in ("0", "1")}
+    ranks["1"].slow = lambda now_s: 3.0 if now_s > 20 else 0.1
+
+    def gather(value: Any) -> list[Any]:
+        values[int(threading.current_thread().name)] = value
+        barrier.wait()
+        gathered = list(values)
+        barrier.wait()
+        return gathered
+
+    monkeypatch.setattr(step_pace, "gather_from_ranks", gather)
+    threads = [threading.Thread(target=machine.run, name=name) for name, machine in ranks.items()]
+    for name, thread in zip(ranks, threads, strict=True):
+        (tmp_path / name).mkdir()
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ranks["0"].plans == ranks["1"].plans
+    assert len(ranks["0"].plans) == ranks["0"].plans[-1]
 
 
 def test_times_for_people() -> None:

@@ -8,10 +8,16 @@ from wrinklefree.stages.budget import Costs, likely_distil_step_s
 
 _RECENT_BLOCKS, _RECENT_STEPS = 3, 10
 """So few that a machine that slows down is noticed, so many that one hiccup among them can be left out."""
+_SURE_STEPS = 3
+"""So many slow ones are no hiccups."""
 
 
 class StepTimes:
-    """Of steps of one kind in this run; the very first is slower and does not count beside others."""
+    """Of steps of one kind in this run; the very first is slower and does not count beside others.
+
+    What a step takes now is the mean of the last ten, without the longest, or the shortest of the last three
+    where that is longer: a machine that slows down sharply is believed after three steps.
+    """
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
@@ -25,12 +31,13 @@ class StepTimes:
     @property
     def step_s(self) -> float:
         """What a step takes now; needs one."""
-        return _usual((self._seconds[1:] or self._seconds)[-_RECENT_STEPS:])
+        return _now(self._seconds[1:] or self._seconds)
 
     @property
     def slowdown(self) -> float:
         """How many times slower they have become."""
-        return _growth(self._seconds[1:], _RECENT_STEPS)
+        counted = self._seconds[1:]
+        return max(1.0, _now(counted) / _usual(counted[:_RECENT_STEPS])) if counted else 1.0
 
 
 class Measured:
@@ -71,12 +78,14 @@ class Measured:
 
     def slowdown(self) -> float:
         """How many times slower the machine has become."""
-        return _growth(self._rests_s, _RECENT_BLOCKS) * self.distil_steps.slowdown
+        rests_s, num_recent = self._rests_s, _RECENT_BLOCKS
+        growth = _usual(rests_s[-num_recent:]) / _usual(rests_s[:num_recent]) if rests_s else 1.0
+        return max(1.0, growth) * self.distil_steps.slowdown
 
 
-def _growth(seconds: list[float], num_recent: int) -> float:
-    """The last of these times over the first; 1 where they did not grow."""
-    return max(1.0, _usual(seconds[-num_recent:]) / _usual(seconds[:num_recent])) if seconds else 1.0
+def _now(seconds: list[float]) -> float:
+    """What the next step will take, by those before it."""
+    return max(_usual(seconds[-_RECENT_STEPS:]), min(seconds[-_SURE_STEPS:]))
 
 
 def _usual(seconds: list[float]) -> float:

@@ -1,11 +1,12 @@
 """How a stage with gradients keeps time: what its steps take, how many there are to be, what is left.
 
 With `training.minutes` the number of steps is planned after the first few, then again each time that a tenth
-of what was left has been done (every 20 steps at most, at last each step), by budget.plan_steps and what was
-measured last: a machine that slows down midway still ends in time, with its learning rate at the end. The
-plan and the time that was spent are in every checkpoint. A resumed run goes on with them, and plans again
-when it has measured steps of its own. Without minutes the steps are those configured, and only what is left
-is estimated. progress.json says it all.
+of the steps that were left has been done (20 at most, at last each) or a tenth of the time has passed, by
+budget.plan_steps and what was measured last: a machine that slows down midway still ends in time, with its
+learning rate at the end. All ranks go by the first one's clock, and ask it after each step: a plan is a
+collective. The plan and the time that was spent are in every checkpoint. A resumed run goes on with them, and
+plans again when it has measured steps of its own. Without minutes the steps are those configured, and only
+what is left is estimated. progress.json says it all.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class StepPace:
         self._watch, self._least, self._save_every_steps = watch, least, save_every_steps
         self._times = StepTimes()
         self._end_s = self._save_s = 0.0
-        self._next_plan = FIRST_STEPS
+        self._next_plan, self._next_plan_s = FIRST_STEPS, 0.0
 
     @property
     def is_planned(self) -> bool:
@@ -71,18 +72,21 @@ class StepPace:
         """Empty without minutes."""
         if self._watch.minutes is None:
             return {}
-        names = {"num_steps": self.num_steps, "next_plan": self._next_plan}
-        return names | {"spent_s": self._watch.spent_s}
+        plan = {"num_steps": self.num_steps, "next_plan": self._next_plan, "next_plan_s": self._next_plan_s}
+        return plan | {"spent_s": self._watch.spent_s}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.num_steps, self._next_plan = state["num_steps"], state["next_plan"]
+        self._next_plan_s = state.get("next_plan_s", 0.0)  # of before: at once
         self._watch.count(state["spent_s"])
 
     def _is_due(self, num_done: int) -> bool:
         is_measured = len(self._times) >= FIRST_STEPS
-        return (
-            self._watch.minutes is not None and is_measured and self._next_plan <= num_done < self.num_steps
-        )
+        if self._watch.minutes is None or not is_measured or num_done >= self.num_steps:
+            return False
+        if num_done >= self._next_plan:
+            return True
+        return self.is_planned and gather_from_ranks(self._watch.spent_s >= self._next_plan_s)[0]
 
     def _plan(self, num_done: int) -> None:
         """Raises: RunError where what is configured in steps needs more of them than there is time for."""
@@ -101,6 +105,7 @@ class StepPace:
             LOG.info("%d steps fit into training.minutes=%g", self.num_steps, self._watch.minutes)
         stretch = (self.num_steps - num_done) // _PLANS_A_STRETCH
         self._next_plan = num_done + max(1, min(_MOST_BETWEEN, stretch))
+        self._next_plan_s = self._watch.spent_s + self._watch.left_s(self._end()) / _PLANS_A_STRETCH
 
     def _fitting(self, num_done: int) -> int:
         """Steps of the whole, those done included, that there is time for."""
