@@ -1,0 +1,149 @@
+"""A program of ours in an environment of its own, for libraries that do not fit beside ours.
+
+`uv tool run` makes the environment once and keeps it in uv's cache (a start takes about 1 s longer than the
+import; what a program leaves running keeps its files). It sees neither the folder it is called from nor
+PYTHONPATH. `isolated_child.py` loads the program and calls its `answers(request)`:
+
+    request     one JSON value on standard input, so secrets stand on no command line
+    answers     a line of JSON each on standard output, in the order in which they are yielded
+    error       an exception of the program: the names of its classes, and its text
+
+What the program or its library print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from wf_deployer.errors import CommandError, CommandRequestError
+from wf_formats.printable import printable
+from wf_formats.secrets import redacted
+
+_CHILD = Path(__file__).with_name("isolated_child.py")
+_GRACE_S = 5.0
+_TAIL_BYTES = 8192
+
+
+class ProgramError(CommandError):
+    """An exception of the program.
+
+    Attributes:
+        kinds: Its class and their bases, such as "modal.exception.AuthError", the most special first.
+        reason: Its text, in one line.
+    """
+
+    def __init__(self, kinds: Sequence[str], reason: str) -> None:
+        super().__init__(f"{kinds[0]}: {reason}")
+        self.kinds, self.reason = list(kinds), reason
+
+
+@dataclass(frozen=True)
+class IsolatedProgram:
+    """A Python file with `answers(request)`, and what it needs.
+
+    Attributes:
+        requirement: As pip takes it, such as "modal>=1.6,<2"; the only one.
+        path: Of the file; it imports that requirement and the standard library.
+    """
+
+    requirement: str
+    path: Path
+
+    def ask(self, request: Any, *, shown: bool = False) -> Any:
+        """The one answer to a request. Raises: as `stream`."""
+        (answer,) = list(self.stream(request, shown=shown))
+        return answer
+
+    def stream(self, request: Any, *, shown: bool = False) -> Iterator[Any]:
+        """The answers as they come; who stops reading ends the program.
+
+        Args:
+            request: What JSON can hold.
+            shown: What is printed goes to our standard error at once, else it is left out.
+
+        Raises:
+            ProgramError: the program ended by an exception.
+            CommandRequestError: there is no uv, or it cannot give the requirement; in its words.
+            CommandError: the program ended in another way.
+        """
+        with tempfile.TemporaryFile() as printed:
+            process = _start(self._command, None if shown else printed)
+            try:
+                _hand_over(process, request)
+                assert process.stdout is not None
+                begun = process.stdout.readline() == b'{"begun": true}\n'
+                for line in process.stdout if begun else ():
+                    message = json.loads(line)
+                    if (error := message.get("error")) is not None:
+                        raise ProgramError(error["kinds"], _one_line(error["reason"]))
+                    yield message["answer"]
+                if process.wait() == 0 and begun:
+                    return
+                words = "" if shown else _tail(printed)
+                if begun:
+                    raise CommandError(f"{self.path.name} ended with exit code {process.returncode}: {words}")
+                raise CommandRequestError(
+                    f"uv cannot give {self.requirement}: {words or 'its words are above'}"
+                )
+            finally:
+                _end(process)
+
+    @property
+    def _command(self) -> list[str]:
+        """`-I`: neither PYTHONPATH nor the user's own packages take the requirement's place."""
+        options = ["--isolated", "--quiet", "--python", sys.executable, "--from", self.requirement]
+        return ["uv", "tool", "run", *options, "python", "-I", str(_CHILD), str(self.path)]
+
+
+def _start(command: list[str], printed: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    """In a process group of its own, so that all of it can be ended."""
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise CommandRequestError("there is no uv on PATH: install it, or call wf by `uv run wf`") from error
+
+
+def _hand_over(process: subprocess.Popen[bytes], request: Any) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:  # uv has given up; it says why
+        process.stdin.write(json.dumps(request).encode())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """uv passes TERM on to the program; what is still there after a while is killed."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def _tail(printed: IO[bytes]) -> str:
+    size = printed.seek(0, os.SEEK_END)
+    printed.seek(max(0, size - _TAIL_BYTES))
+    return _one_line(printed.read().decode(errors="replace"))
+
+
+def _one_line(text: str) -> str:
+    return printable(redacted(" ".join(text.split())).removeprefix("error: "), most_chars=600)

@@ -1,0 +1,39 @@
+"""Runs in an environment of its own: loads a program and hands on what its `answers(request)` yields.
+
+See isolated.py. It imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+
+def main(path: str) -> None:
+    """Standard output is for answers; whatever else is printed goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        traceback.print_exception(kind, error, trace)
+        kinds = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
+        say({"error": {"kinds": kinds, "reason": str(error)}})
+
+    sys.excepthook = tell
+    say({"begun": True})
+    request = json.load(sys.stdin)
+    for answer in runpy.run_path(path)["answers"](request):
+        say({"answer": answer})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
