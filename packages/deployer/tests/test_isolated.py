@@ -78,6 +78,11 @@ def test_who_stops_reading_ends_the_program(program: IsolatedProgram) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_program_that_takes_too_long_is_ended(program: IsolatedProgram) -> None:
+    with pytest.raises(CommandError, match=r"program\.py has not answered within 1 s"):
+        program.ask("wait", timeout_s=1)
+
+
 def test_what_uv_says_is_one_line(program: IsolatedProgram, tmp_path: Path) -> None:
     uv = tmp_path / "bin" / "uv"
     uv.write_text("#!/bin/sh\necho 'error: No solution found\n  cause: because' >&2\nexit 1\n")

@@ -16,8 +16,11 @@ from wf_formats.printable import printable
 _GPU = re.compile(
     r"(?P<kind>[A-Za-z][\w.-]{0,63})(:(?P<count>[1-9]\d{0,2}))?|(?P<any>[1-9]\d{0,2})", re.ASCII
 )
+_TIME = re.compile(r"(?P<number>[1-9]\d{0,6})(?P<unit>s|m|min|h|d)", re.ASCII)
+_UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _MOST_NODES = 10_000
 _MOST_CPUS = 4096
+_MOST_S = 365 * 86400
 
 
 class JobState(StrEnum):
@@ -52,10 +55,12 @@ class Resources:
     """What a job asks of machines.
 
     Attributes:
-        gpu: Of each node: `H100:8`, `H100` (one), `8` (of any kind); None: CPUs.
+        gpu: Of each node: `H100:8`, `H100` (one), `8` (of any kind), or several of them as a list, the most
+            wanted first (`H100:8,A100-80GB:8`); None: CPUs.
         num_nodes: Machines.
         cpus: Cores of each node; None: what the back end gives by default.
         spot: Machines that may be taken away at any time.
+        time_s: Seconds after which the job is stopped; None: what the back end gives by default.
 
     Raises:
         CommandRequestError: a value that cannot be; names it.
@@ -65,24 +70,29 @@ class Resources:
     num_nodes: int = 1
     spot: bool = False
     cpus: int | None = None
+    time_s: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_nodes <= _MOST_NODES:
             raise CommandRequestError(f"--num-nodes {self.num_nodes}: give 1 to {_MOST_NODES}")
         if self.cpus is not None and not 1 <= self.cpus <= _MOST_CPUS:
             raise CommandRequestError(f"--cpus {self.cpus}: give 1 to {_MOST_CPUS}, or leave it out")
-        _ = self.gpus
+        if self.time_s is not None and not 1 <= self.time_s <= _MOST_S:
+            raise CommandRequestError(f"--time of {self.time_s} s: give 1 s to 365 d, or leave it out")
+        if len({gpus.count for gpus in self.gpu_choices}) > 1:
+            raise CommandRequestError(
+                f"--gpu {self.gpu}: as many of each, since a process is started for each (H100:8,A100-80GB:8)"
+            )
+
+    @property
+    def gpu_choices(self) -> list[Gpus]:
+        """Of each node: any of these, the most wanted first; as many of each."""
+        return [] if self.gpu is None else [_gpus(choice) for choice in self.gpu.split(",")]
 
     @property
     def gpus(self) -> Gpus | None:
-        """Of each node."""
-        if self.gpu is None:
-            return None
-        if (match := _GPU.fullmatch(self.gpu)) is None:
-            raise CommandRequestError(
-                f"--gpu {printable(self.gpu)!r} is no GPU; write KIND:NUMBER (H100:8, up to 999), or NUMBER"
-            )
-        return Gpus(match["kind"], int(match["count"] or match["any"] or 1))
+        """Of each node: the most wanted."""
+        return next(iter(self.gpu_choices), None)
 
     @property
     def processes_per_node(self) -> int:
@@ -92,6 +102,23 @@ class Resources:
     @property
     def num_processes(self) -> int:
         return self.num_nodes * self.processes_per_node
+
+
+def _gpus(text: str) -> Gpus:
+    if (match := _GPU.fullmatch(text)) is None:
+        raise CommandRequestError(
+            f"--gpu {printable(text)!r} is no GPU; write KIND:NUMBER (H100:8, up to 999), or NUMBER"
+        )
+    return Gpus(match["kind"], int(match["count"] or match["any"] or 1))
+
+
+def seconds_of(time_limit: str) -> int:
+    """`90s`, `30m`, `8h`, `2d` in seconds. Raises: CommandRequestError for anything else."""
+    if (match := _TIME.fullmatch(time_limit)) is None:
+        raise CommandRequestError(
+            f"--time {printable(time_limit)!r} is no time; write a number with s, m, h or d, such as 8h"
+        )
+    return int(match["number"]) * _UNIT_S[match["unit"]]
 
 
 @dataclass(frozen=True)
@@ -150,6 +177,9 @@ class Backend(Protocol):
         Raises:
             CommandRequestError: it would be refused.
         """
+
+    def results(self, spec: JobSpec) -> str | None:
+        """Where the job's results will be, in words for its user."""
 
     def submit(self, spec: JobSpec) -> None:
         """Starts a job; returns when it can be found and cancelled.

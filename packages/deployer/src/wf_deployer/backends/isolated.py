@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,17 +60,18 @@ class IsolatedProgram:
     requirement: str
     path: Path
 
-    def ask(self, request: Any, *, shown: bool = False) -> Any:
-        """The one answer to a request. Raises: as `stream`."""
-        (answer,) = list(self.stream(request, shown=shown))
+    def ask(self, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Any:
+        """The one answer to a request. Raises: as `stream`; CommandError after `timeout_s`."""
+        (answer,) = list(self.stream(request, shown=shown, timeout_s=timeout_s))
         return answer
 
-    def stream(self, request: Any, *, shown: bool = False) -> Iterator[Any]:
+    def stream(self, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Iterator[Any]:
         """The answers as they come; who stops reading ends the program.
 
         Args:
             request: What JSON can hold.
             shown: What is printed goes to our standard error at once, else it is left out.
+            timeout_s: Of the whole program; None: as long as it takes.
 
         Raises:
             ProgramError: the program ended by an exception.
@@ -78,6 +80,10 @@ class IsolatedProgram:
         """
         with tempfile.TemporaryFile() as printed:
             process = _start(self._command, None if shown else printed)
+            is_late = threading.Event()
+            timer = threading.Timer(timeout_s or 0, _end_late, (process, is_late))
+            if timeout_s is not None:
+                timer.start()
             try:
                 _hand_over(process, request)
                 assert process.stdout is not None
@@ -89,6 +95,10 @@ class IsolatedProgram:
                     yield message["answer"]
                 if process.wait() == 0 and begun:
                     return
+                if is_late.is_set():
+                    raise CommandError(
+                        f"{self.path.name} has not answered within {timeout_s:.0f} s; try again"
+                    )
                 words = "" if shown else _tail(printed)
                 if begun:
                     raise CommandError(f"{self.path.name} ended with exit code {process.returncode}: {words}")
@@ -96,6 +106,7 @@ class IsolatedProgram:
                     f"uv cannot give {self.requirement}: {words or 'its words are above'}"
                 )
             finally:
+                timer.cancel()
                 _end(process)
 
     @property
@@ -137,6 +148,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
     assert process.stdout is not None
     process.stdout.close()
+
+
+def _end_late(process: subprocess.Popen[bytes], is_late: threading.Event) -> None:
+    is_late.set()
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _tail(printed: IO[bytes]) -> str:

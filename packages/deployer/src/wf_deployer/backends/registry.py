@@ -11,6 +11,7 @@ from wf_deployer.errors import CommandError, CommandRequestError
 
 BACKENDS = {
     "local": "wf_deployer.backends.local.backend:LocalBackend",
+    "modal": "wf_deployer.backends.modal.backend:ModalBackend",
     "slurm": "wf_deployer.backends.slurm.backend:SlurmBackend",
 }
 """Name of `--cloud` -> module and class, imported when it is used."""

@@ -22,10 +22,13 @@ def train(
     experiment: Annotated[
         str | None, typer.Option("-e", "--experiment", help="Name that the stages share.")
     ] = None,
-    cloud: Annotated[str, typer.Option(help="Back end that runs the job: local, slurm.")] = "local",
-    gpu: Annotated[str | None, typer.Option(help="GPUs of each node: H100:8, or 8 of any kind.")] = None,
+    cloud: Annotated[str, typer.Option(help="Back end that runs the job: local, slurm, modal.")] = "local",
+    gpu: Annotated[
+        str | None, typer.Option(help="GPUs of each node: H100:8, 8 (any kind), H100:8,H200:8.")
+    ] = None,
     num_nodes: Annotated[int, typer.Option(help="Machines that train together.")] = 1,
     cpus: Annotated[int | None, typer.Option(help="Cores of each node.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit: 90m, 8h, 2d.")] = None,
     spot: Annotated[bool, typer.Option("--spot", help="Cheaper machines that may be taken away.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, print what would be submitted, and submit nothing.")
@@ -48,8 +51,10 @@ def train(
     wf train -s 2 -e mine --foreground training.learning_rate=1e-4
 
     wf train -s 2 -e mine --cloud slurm --gpu H100:8 --num-nodes 2 --dry-run
+
+    wf train -s 2 -e mine --cloud modal --gpu H100:8 --time 12h
     """
-    from wf_deployer.backends.base import Resources
+    from wf_deployer.backends.base import Resources, seconds_of
     from wf_deployer.backends.processes import distributed_overrides
     from wf_deployer.backends.registry import open_backend
     from wf_deployer.errors import CommandRequestError
@@ -57,7 +62,7 @@ def train(
     from wf_formats.overrides import override
 
     backend = open_backend(cloud)
-    resources = Resources(gpu, num_nodes, spot, cpus)
+    resources = Resources(gpu, num_nodes, spot, cpus, None if time is None else seconds_of(time))
     if foreground and (cloud != "local" or dry_run):
         other = "--dry-run" if dry_run else f"--cloud {cloud}"
         raise CommandRequestError(f"--foreground is this terminal, and {other} is not; leave one of them out")
@@ -73,7 +78,7 @@ def train(
         return
     backend.submit(job)
     typer.echo(f"started {job.id}")
-    typer.echo(f"  results  {job.run_folder}")
+    typer.echo(f"  results  {backend.results(job)}")
     typer.echo(f"  follow   wf logs -f {job.id}")
     typer.echo(f"  stop     wf cancel {job.id}")
 

@@ -36,9 +36,14 @@ class LocalBackend:
             raise CommandRequestError(
                 "--spot: local is this machine; leave it out, or choose another --cloud"
             )
+        if resources.time_s is not None:
+            raise CommandRequestError("--time: a local job has no limit; leave it out")
 
     def preview(self, spec: JobSpec) -> str:
         return f"cd {shlex.quote(spec.cwd)} && {shlex.join(redacted_arguments(spec.command))}\n"
+
+    def results(self, spec: JobSpec) -> str | None:
+        return spec.run_folder
 
     def submit(self, spec: JobSpec) -> None:
         launch(spec)

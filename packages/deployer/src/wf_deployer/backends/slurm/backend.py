@@ -53,6 +53,8 @@ class SlurmBackend:
     def check(self, resources: Resources) -> None:
         if resources.spot:
             raise CommandRequestError("--spot: Slurm has none; leave it out (a QOS: SBATCH_QOS)")
+        if len(resources.gpu_choices) > 1:
+            raise CommandRequestError(f"--gpu {resources.gpu}: Slurm takes one kind; leave the others out")
         client.require_programs()
 
     def preview(self, spec: JobSpec) -> str:
@@ -66,6 +68,9 @@ class SlurmBackend:
         except SlurmError as error:
             raise CommandRequestError(f"Slurm would refuse it: {error}") from error
         return f"{shlex.join(['sbatch', *options])} <<'JOB'\n{script}JOB\n"
+
+    def results(self, spec: JobSpec) -> str | None:
+        return spec.run_folder
 
     def submit(self, spec: JobSpec) -> None:
         _refuse_secrets(spec)
@@ -155,6 +160,8 @@ def _sbatch_options(record: JobRecord, folder: Path) -> list[str]:
         "--requeue",
         f"--signal=B:USR1@{GRACE_S}",
     ]
+    if resources.time_s is not None:
+        options.append(f"--time={-(-resources.time_s // 60)}")  # minutes
     if resources.cpus is not None:
         options.append(f"--cpus-per-task={resources.cpus}")
     if (gpus := resources.gpus) is not None:

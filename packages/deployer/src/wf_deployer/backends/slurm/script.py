@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wf_deployer.backends.base import Resources
+from wf_deployer.backends.torchrun import torchrun
 
 GRACE_S = 300
 """Seconds before the time limit at which training is asked for its checkpoint."""
@@ -95,6 +96,7 @@ nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || finish 1
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 endpoint=${nodes%%$'\\n'*}:$((10000 + SLURM_JOB_ID % 20000))
 """
+_MEETING = '--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$endpoint"'
 
 
 def batch_script(job_id: str, folder: Path, command: Sequence[str], resources: Resources) -> str:
@@ -110,26 +112,14 @@ def batch_script(job_id: str, folder: Path, command: Sequence[str], resources: R
     options.append("--kill-on-bad-exit=1")
     several = resources.num_processes > 1
     program = shlex.join(command)
+    if several:
+        program = f"{torchrun(shlex.quote(sys.executable), resources, _MEETING)} {program}"
     return _SCRIPT.format(
         job_id=job_id,
         folder=shlex.quote(str(folder)),
         setup=_RENDEZVOUS if several else "",
         srun_options=shlex.join(options),
         before='trap "" TERM; ' if several else "",
-        command=f"{_torchrun(resources)} {program}" if several else program,
+        command=program,
         grace_s=GRACE_S,
     )
-
-
-def _torchrun(resources: Resources) -> str:
-    """One agent per node; a process that fails ends the job, since its peers cannot go on without it."""
-    options = [
-        f"--nnodes={resources.num_nodes}",
-        f"--nproc-per-node={resources.processes_per_node}",
-        "--max-restarts=0",
-        "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
-        "--rdzv-backend=c10d",
-    ]
-    agent = shlex.join([sys.executable, "-m", "torch.distributed.run", *options])
-    rendezvous = '--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$endpoint"'
-    return f"{agent} {rendezvous} --no-python env --default-signal=TERM"

@@ -50,7 +50,7 @@ SERVICES = (
         (".config/gcloud/application_default_credentials.json",),
         "`gcloud auth application-default login`",
     ),
-    Service("modal", "Modal", ("MODAL_TOKEN_ID",), (".modal.toml",), "`modal setup`"),
+    Service("modal", "Modal", ("MODAL_TOKEN_ID",), (".modal.toml",), "`uv tool run modal setup`"),
     Service(
         "runpod",
         "RunPod",

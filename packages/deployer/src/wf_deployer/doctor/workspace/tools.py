@@ -43,7 +43,6 @@ PACKAGES = (
     Package("skypilot", "back ends of SkyPilot", _EXTRA.format("wrinklefree-deployer", "sky")),
     Package("sglang", "serving with SGLang", _EXTRA.format("wrinklefree-inference", "sglang")),
     Package("vllm", "serving with vLLM", _EXTRA.format("wrinklefree-inference", "vllm")),
-    Package("modal", "Modal's machines", "`uv pip install modal`"),
 )
 
 

@@ -1,0 +1,260 @@
+"""Modal as a back end of `wf train`.
+
+Besides what every job has, the folder of a job holds `app.py` (the app), `modal.json` (ids that Modal gave,
+written by program.py as soon as it has them), `submitted.json` (whose job it is), `cancel.json` (`wf cancel`
+was asked). What it prints stays with Modal; how it ended is written down when it is first seen.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.modal import client
+from wf_deployer.backends.modal.client import (
+    Found,
+    ModalError,
+    RefusedError,
+    Submitted,
+    UnknownToModalError,
+)
+from wf_deployer.backends.modal.generate import (
+    app_name,
+    copy_checkout,
+    files_to_send,
+    job_values,
+    run_in_volume,
+    write_app,
+)
+from wf_deployer.backends.modal.settings import settings_of
+from wf_deployer.backends.ownership import (
+    Ownership,
+    differences,
+    read_ownership,
+    require_ours,
+    write_ownership,
+)
+from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
+from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.workspace import workspace_root
+from wf_formats.atomic import atomic_write_json
+from wf_formats.printable import printable
+
+_POLL_S = 5.0
+_STARTING_S = 3600.0
+"""The first image takes minutes; a job that has no app after this time was not submitted."""
+
+
+class ModalBackend:
+    """Implements `Backend`."""
+
+    def check(self, resources: Resources) -> None:
+        settings_of(resources)
+
+    def preview(self, spec: JobSpec) -> str:
+        files = files_to_send(workspace_root())
+        values = job_values(spec, settings_of(spec.resources), JobRecord(**vars(spec)).token)
+        with tempfile.TemporaryDirectory() as folder:
+            app = write_app(Path(folder), values)
+            read = client.inspect(app)
+            source = app.read_text()
+        num_bytes = sum((workspace_root() / path).stat().st_size for path in files)
+        return (
+            f"{source}\n# read by modal {read['version']}; with it go {len(files)} files of the checkout "
+            f"({num_bytes / 1e6:.1f} MB)\n"
+        )
+
+    def results(self, spec: JobSpec) -> str | None:
+        volume, run = settings_of(spec.resources).volume, run_in_volume(spec)
+        return f"uv tool run modal volume get {volume} {run} (a volume of Modal)"
+
+    def submit(self, spec: JobSpec) -> None:
+        client.require_token()
+        settings = settings_of(spec.resources)
+        files = files_to_send(workspace_root())
+        values = job_values(spec, settings, "")
+        _require_one_writer(spec)
+        job = JobFolder.create(replace(spec, run_folder=None))
+        values["tags"]["wf-token"] = job.record.token
+        try:
+            app = write_app(job.folder, values)
+            copy_checkout(workspace_root(), files, job.folder)
+        except BaseException:
+            shutil.rmtree(job.folder)
+            raise
+        try:
+            client.submit(app, job.folder / "modal.json")
+        except CommandError as error:
+            _after_failed_submission(job, error)
+        finally:
+            shutil.rmtree(job.folder / "checkout", ignore_errors=True)
+        try:
+            _require_ours_of(job)
+        except ModalError as error:
+            raise CommandError(_submitted_all_the_same(job, error)) from error
+
+    def status(self, job_id: str) -> JobStatus:
+        job = JobFolder.of(job_id)
+        if (end := job.exit) is not None:
+            return _status(job, end.state, end=end)
+        try:
+            return _status_by_modal(job)
+        except UnknownToModalError as error:
+            return _status(job, JobState.lost, str(error))
+        except (ModalError, CommandRequestError) as error:  # no network, no uv
+            return _status(job, JobState.unknown, str(error))
+
+    def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
+        job = JobFolder.of(job_id)
+        submitted, found = _require_ours_of(job)
+        return client.logs(found.ownership.id, submitted.created_s, last, follow)
+
+    def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
+        job = JobFolder.of(job_id)
+        if (end := job.exit) is not None:
+            raise CommandError(f"{job_id} is not running: it is {end.state}")
+        submitted, found = _require_ours_of(job)
+        state, _ = _judged(job, found)
+        if state.is_over:
+            raise CommandError(f"{job_id} is not running: it is {state}")
+        atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
+        if state is JobState.pending:  # nothing to save
+            client.kill(found.ownership.id)
+        else:
+            client.ask_to_stop(submitted.app_id)
+        state = self._wait_for_end(job_id, timeout_s)
+        if not state.is_over and kill:
+            _, found = _require_ours_of(job)
+            client.kill(found.ownership.id)
+            state = self._wait_for_end(job_id, timeout_s)
+        return state
+
+    def _wait_for_end(self, job_id: str, timeout_s: float) -> JobState:
+        deadline_s = time.monotonic() + timeout_s
+        while not (state := self.status(job_id).state).is_over and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+        return state
+
+
+def _require_one_writer(spec: JobSpec) -> None:
+    """Two jobs that write one run folder would spoil it: containers do not see each other's locks.
+
+    Raises: CommandRequestError, naming the other.
+    """
+    backend = ModalBackend()
+    for job_id in job_ids():
+        with suppress(CommandError):  # a record that is damaged
+            record = JobFolder.of(job_id).record
+            is_same = (record.experiment, record.stage) == (spec.experiment, spec.stage)
+            if record.cloud == "modal" and is_same and not (status := backend.status(job_id)).state.is_over:
+                break
+    else:
+        return
+    raise CommandRequestError(
+        f"{job_id} is {status.state} and writes {run_in_volume(spec)}; wait for its end, `wf cancel` it, "
+        "or choose another experiment"
+    )
+
+
+def _after_failed_submission(job: JobFolder, error: CommandError) -> None:
+    """Removes the record of a job that Modal has not; keeps it where that is not known."""
+    submitted = client.read_submitted(job.folder / "modal.json")
+    if submitted is not None and submitted.call_id is not None:
+        raise CommandError(_submitted_all_the_same(job, error)) from error
+    if submitted is not None and not isinstance(error, RefusedError):
+        raise CommandError(
+            f"{error}; whether Modal has made the call is not known: look at its app {submitted.app_id} "
+            "(`uv tool run modal app list`)"
+        ) from error
+    shutil.rmtree(job.folder)
+    raise CommandRequestError(f"nothing was submitted: {error}") from error
+
+
+def _submitted_all_the_same(job: JobFolder, error: CommandError) -> str:
+    return f"{job.folder.name} was submitted, but then: {error}; do not submit it again: `wf runs` finds it"
+
+
+def _ownership(job: JobFolder, submitted: Submitted, found: Found) -> Ownership:
+    """As it was written down; first from what program.py wrote down, the call else from the app's own tag."""
+    recorded, record = read_ownership(job.folder), job.record
+    if recorded is None:
+        return Ownership(
+            id=submitted.call_id or found.ownership.id,
+            name=app_name(record.id),
+            user=submitted.user,
+            endpoint=submitted.workspace,
+            submitted_s=submitted.created_s,
+            token=record.token,
+        )
+    call_id = submitted.call_id or recorded.id
+    if (recorded.name, recorded.token, recorded.id) != (app_name(record.id), record.token, call_id):
+        raise CommandError(f"{job.folder / 'submitted.json'} is damaged: it is of another job")
+    return recorded
+
+
+def _require_ours_of(job: JobFolder) -> tuple[Submitted, Found]:
+    """The job as Modal shows it now. Raises: CommandError unless all agrees with what was written down."""
+    submitted = client.read_submitted(job.folder / "modal.json")
+    if submitted is None:
+        raise CommandError(
+            f"refused: {job.folder.name} has no app that was written down; nothing was touched"
+        )
+    found = client.look(submitted.app_id)
+    ownership = _ownership(job, submitted, found)
+    require_ours(ownership, found.ownership)
+    if not ownership.id:
+        raise CommandError(f"refused: the app {submitted.app_id} has no call; nothing was touched")
+    if read_ownership(job.folder) is None:
+        write_ownership(job.folder, ownership)
+    return submitted, found
+
+
+def _status_by_modal(job: JobFolder) -> JobStatus:
+    submitted = client.read_submitted(job.folder / "modal.json")
+    if submitted is None:
+        is_young = time.time() - job.record.created_s < _STARTING_S
+        return _status(job, JobState.starting if is_young else JobState.lost)
+    found = client.look(submitted.app_id)
+    if told := differences(_ownership(job, submitted, found), found.ownership):
+        return _status(job, JobState.lost, f"Modal's app {submitted.app_id}: {'; '.join(told)}")
+    if not found.ownership.id:
+        return _status(job, JobState.lost, f"Modal's app {submitted.app_id} has no call")
+    state, problem = _judged(job, found)
+    return _status(job, state, problem, job.exit)
+
+
+def _judged(job: JobFolder, found: Found) -> tuple[JobState, str | None]:
+    """State of a job that is ours, and what there is to say; an end is written down."""
+    is_cancelled = (job.folder / "cancel.json").exists()
+    if found.state in ("pending", "running"):
+        return JobState(found.state), None
+    if found.state == "ended":
+        end = _exit(found.exit, job)
+        job.write_exit(end)
+        return end.state, None
+    if found.state == "failed":
+        return (
+            (JobState.cancelled, None) if is_cancelled else (JobState.failed, printable(found.reason or ""))
+        )
+    return JobState.lost, "Modal keeps results for 7 days, and nobody looked at this one's"
+
+
+def _exit(values: Any, job: JobFolder) -> Exit:
+    return from_json(Exit, values, Path(f"what Modal returned of {job.folder.name}"))
+
+
+def _status(
+    job: JobFolder, state: JobState, problem: str | None = None, end: Exit | None = None
+) -> JobStatus:
+    log = f"wf logs {job.folder.name}"
+    if end is None:
+        return JobStatus(state, log, problem=problem)
+    return JobStatus(state, log, exit_code=end.returncode, ended_s=end.ended_s, problem=problem)

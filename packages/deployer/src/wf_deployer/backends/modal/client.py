@@ -1,0 +1,162 @@
+"""Modal as the back end asks it: requests to `program.py`, and its errors in words for the user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.isolated import IsolatedProgram, ProgramError
+from wf_deployer.backends.ownership import Ownership
+from wf_deployer.errors import CommandError, CommandRequestError
+from wf_formats.json_file import read_value
+
+REQUIREMENT = "modal>=1.6.4,<2"
+_PROGRAM = IsolatedProgram(REQUIREMENT, Path(__file__).with_name("program.py"))
+_TIMEOUT_S = 90.0
+"""Of a question; Modal's client itself would go on for minutes when there is no network."""
+_TOKEN_VARIABLES = ("MODAL_TOKEN_ID", "MODAL_OAUTH_REFRESH_TOKEN")
+
+
+class ModalError(CommandError):
+    """Modal cannot be asked, or says no."""
+
+
+class RefusedError(ModalError):
+    """Modal's own no: nothing was done."""
+
+
+class UnknownToModalError(RefusedError):
+    """Modal has no such app or call (any more)."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What `program.py` writes down while it submits.
+
+    Attributes:
+        call_id: None: the call was not made, or it is not known whether it was.
+        created_s: Seconds since 1970, by Modal's clock.
+    """
+
+    app_id: str
+    call_id: str | None
+    name: str
+    user: str
+    workspace: str
+    created_s: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job as Modal shows it.
+
+    Attributes:
+        state: pending, running, ended, failed, forgotten (results are kept for 7 days), or unknown.
+        exit: What the function returned, of an ended call; from a container, so nobody vouches for it.
+        reason: Why it failed, in Modal's words.
+    """
+
+    ownership: Ownership
+    state: str
+    exit: Any = None
+    reason: str | None = None
+
+
+def require_token() -> None:
+    """Raises: CommandRequestError if there is certainly no token."""
+    file = Path(os.environ.get("MODAL_CONFIG_PATH") or Path.home() / ".modal.toml")
+    if not any(os.environ.get(name) for name in _TOKEN_VARIABLES) and not file.is_file():
+        raise CommandRequestError(
+            f"--cloud modal: neither MODAL_TOKEN_ID nor {file} is there; `uv tool run modal setup` makes one"
+        )
+
+
+def inspect(app: Path) -> dict[str, Any]:
+    """What Modal's client reads in an app, without asking Modal."""
+    answer: dict[str, Any] = _ask({"do": "inspect", "app": str(app)})
+    return answer
+
+
+def submit(app: Path, record: Path) -> None:
+    """Makes the image, which may take minutes and is shown, and calls the function; `read_submitted` then.
+
+    Raises:
+        CommandError: `record` tells how far it came.
+    """
+    _ask({"do": "submit", "app": str(app), "record": str(record)}, shown=True)
+
+
+def read_submitted(record: Path) -> Submitted | None:
+    """None: no app was made (yet). Raises: CommandError if the file is damaged."""
+    return from_json(Submitted, read_value(record, CommandError), record) if record.is_file() else None
+
+
+def look(app_id: str) -> Found:
+    """The job of an app, now. Raises: UnknownToModalError, ModalError."""
+    values = _ask({"do": "look", "app_id": app_id}, timeout_s=_TIMEOUT_S)
+    ownership = Ownership(
+        id=values["call_id"] or "",
+        name=values["name"],
+        user=values["user"],
+        endpoint=values["workspace"],
+        submitted_s=values["created_s"],
+        token=values["token"],
+    )
+    return Found(ownership, values["state"], values.get("exit"), values.get("reason"))
+
+
+def ask_to_stop(app_id: str) -> None:
+    _ask({"do": "ask_to_stop", "app_id": app_id}, timeout_s=_TIMEOUT_S)
+
+
+def kill(call_id: str) -> None:
+    """Ends this call and its container at once."""
+    _ask({"do": "kill", "call_id": call_id}, timeout_s=_TIMEOUT_S)
+
+
+def logs(call_id: str, created_s: int, last: int | None, follow: bool) -> Iterator[str]:
+    """Pieces of what the call printed. Raises: ModalError."""
+    request = {"do": "logs", "call_id": call_id, "created_s": created_s}
+    try:
+        yield from _PROGRAM.stream(request | {"last": last, "follow": follow})
+    except ProgramError as error:
+        raise _explained(error) from error
+
+
+def _ask(request: dict[str, Any], *, shown: bool = False, timeout_s: float | None = None) -> Any:
+    try:
+        return _PROGRAM.ask(request, shown=shown, timeout_s=timeout_s)
+    except ProgramError as error:
+        raise _explained(error) from error
+
+
+_REFUSALS = {
+    "AlreadyExistsError",
+    "ConflictError",
+    "ImageBuildError",
+    "InvalidError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "UnimplementedError",
+    "VersionError",
+}
+"""Classes of modal.exception, besides those that `_explained` names."""
+
+
+def _explained(error: ProgramError) -> CommandError:
+    kinds = {kind.rpartition(".")[2] for kind in error.kinds if kind.startswith("modal.")}
+    if "AuthError" in kinds:
+        return RefusedError(
+            f"Modal does not take the token: {error.reason}; `uv tool run modal setup` makes a new one"
+        )
+    if "ConnectionError" in kinds:
+        return ModalError("Modal does not answer; look at the network, and try again")
+    if "NotFoundError" in kinds:
+        return UnknownToModalError(f"Modal: {error.reason}")
+    if kinds & _REFUSALS:
+        return RefusedError(f"Modal: {error.reason}")
+    return ModalError(f"Modal: {error.reason}") if "Error" in kinds else error

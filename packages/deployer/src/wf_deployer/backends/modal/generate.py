@@ -1,0 +1,130 @@
+"""The app of a job: its file, and the checkout that goes into its image.
+
+The file is `job_app.py` with this job's values in it; both lie in the job's folder, where Modal's client
+reads them. The checkout there is a copy, of what `gcd` would send, and is removed when Modal has it.
+"""
+
+from __future__ import annotations
+
+import os
+import pprint
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wf_deployer.backends.base import JobSpec
+from wf_deployer.backends.modal.settings import GRACE_S, ModalSettings
+from wf_deployer.backends.torchrun import torchrun
+from wf_deployer.errors import CommandRequestError
+from wf_deployer.sync.excludes import exclude_of
+from wf_deployer.sync.git_files import listed_files
+from wf_formats.atomic import atomic_write_text
+from wf_formats.printable import printable
+from wf_formats.secrets import redacted_arguments
+
+_TEMPLATE = Path(__file__).with_name("job_app.py")
+_NO_VALUES = "JOB: dict[str, Any] = {}"
+_PYTHON = "/wf/.venv/bin/python"
+_OUTPUTS = "/outputs"
+_VALUE = re.compile(r"[+~]*(?P<key>[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
+_OF_THIS_MACHINE = re.compile(r"""['"]?(?:~|/(?!outputs/|wf/)|\.\.?/|(?:outputs|runs)(?:/|$))""")
+
+
+def app_name(job_id: str) -> str:
+    return f"wf-{job_id}"
+
+
+def job_values(spec: JobSpec, settings: ModalSettings, token: str) -> dict[str, Any]:
+    """What `job_app.py` calls `JOB`.
+
+    Raises:
+        CommandRequestError: the command has a secret, or names files of this machine.
+    """
+    _check_command(spec.command)
+    return {
+        "name": app_name(spec.id),
+        "tags": {"wf-run": spec.id, "wf-token": token},
+        **asdict(settings),
+        "grace_s": GRACE_S,
+        "run": run_in_volume(spec),
+        "several": spec.resources.num_processes > 1,
+        "command": _command(spec),
+    }
+
+
+def run_in_volume(spec: JobSpec) -> str:
+    """The run's folder, as a path in the volume."""
+    return f"{spec.experiment}/{spec.stage}"
+
+
+def app_source(values: dict[str, Any]) -> str:
+    """Python; `checkout` lies beside it when Modal's client reads it."""
+    source = _TEMPLATE.read_text()
+    assert source.count(_NO_VALUES) == 1
+    return source.replace(
+        _NO_VALUES, f"JOB: dict[str, Any] = {pprint.pformat(values, width=110, sort_dicts=False)}"
+    )
+
+
+def write_app(folder: Path, values: dict[str, Any]) -> Path:
+    """`app.py` in the job's folder."""
+    path = folder / "app.py"
+    atomic_write_text(path, app_source(values))
+    return path
+
+
+def files_to_send(root: Path) -> list[str]:
+    """Paths of the checkout that go into the image: git's, without secrets, results and links that lead out.
+
+    Raises:
+        CommandRequestError: no git repository, or a name that Modal cannot have.
+    """
+    files, _ = listed_files(root)
+    sent = [path for path in files if exclude_of(path, (root / path).is_symlink()) is None]
+    for path in sent:
+        if not path.isprintable():
+            raise CommandRequestError(
+                f"{printable(path)}: Modal takes no such name; rename it, or name it in .gitignore"
+            )
+    places = {os.path.realpath(root / path) for path in sent if not (root / path).is_symlink()}
+    return [path for path in sent if os.path.realpath(root / path) in places and (root / path).is_file()]
+
+
+def copy_checkout(root: Path, files: Sequence[str], folder: Path) -> Path:
+    """`checkout` in the job's folder, links as what they lead to."""
+    checkout = folder / "checkout"
+    for path in files:
+        target = checkout / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / path, target)
+    return checkout
+
+
+def _command(spec: JobSpec) -> list[str]:
+    program = [_PYTHON, *spec.command[1:], f"output_dir={_OUTPUTS}"]
+    if spec.resources.num_processes == 1:
+        return program
+    agent = torchrun(_PYTHON, spec.resources, "--rdzv-endpoint=localhost:0")
+    return ["bash", "-c", f'trap "" TERM; exec {agent} {shlex.join(program)}']
+
+
+def _check_command(command: Sequence[str]) -> None:
+    for argument, shown in zip(command, redacted_arguments(command), strict=True):
+        if argument != shown:
+            raise CommandRequestError(
+                f"{shown}: the command is written into the app, and this has a secret; give it as a "
+                "secret of Modal (WF_MODAL_SECRETS)"
+            )
+        if (match := _VALUE.fullmatch(argument)) is None or argument.startswith("-"):
+            continue
+        if match["key"] == "output_dir":
+            raise CommandRequestError(f"{argument}: leave it out; results go to a volume (WF_MODAL_VOLUME)")
+        if _OF_THIS_MACHINE.match(match["value"]):
+            raise CommandRequestError(
+                f"{argument}: a path of this machine, and the job has the checkout's files alone; name an "
+                f"upload (gs://, s3://) or a path below {_OUTPUTS}/"
+            )

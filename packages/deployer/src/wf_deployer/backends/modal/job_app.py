@@ -1,0 +1,188 @@
+"""The Modal app of one job of WrinkleFree, written by `wf train --cloud modal`.
+
+1. The image is Debian with uv, g++ and the checkout, whose environment `uv sync` makes as anywhere else.
+2. `train` starts the training processes on the volume, and watches them: each saved checkpoint (its manifest
+   is there) is committed, since other containers see of a volume what was committed, no more.
+3. Training is asked for a checkpoint (SIGTERM) `grace_s` before the time limit, when `wf cancel` asks (a tag
+   of the app), and when Modal takes the machine away (SIGINT).
+4. A start that got somewhere fails by an exception, so that Modal starts the next one (`retries`), in a new
+   container, where training goes on from its checkpoint. One that saved nothing would fail again: it ends.
+
+One container at a time writes, below its own run folder.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import modal
+
+JOB: dict[str, Any] = {}
+
+HERE = Path(__file__).parent
+CHECKOUT = "/wf"
+OUTPUTS = "/outputs"
+LOOK_EVERY_S = 1.0
+ASK_EVERY_S = 10.0
+INTERRUPTED_S = 25.0
+"""Modal kills a container 30 s after its SIGINT."""
+SYNC = f"cd {CHECKOUT} && UV_PYTHON=/usr/local/bin/python uv sync --no-group dev"
+STRIPPED = "python3 scripts/lock strip <uv.lock >/tmp/uv.lock && mv /tmp/uv.lock uv.lock"
+"""uv completes the lock from the index that it sees there: the same versions."""
+
+
+def is_not_of_the_lock(path: Path) -> bool:
+    """Whether the third-party packages can be installed without it."""
+    return path.name not in ("pyproject.toml", "uv.lock") and PurePosixPath(path).parts != ("scripts", "lock")
+
+
+def has_the_lock(path: Path) -> bool:
+    return path.name == "uv.lock"
+
+
+def image() -> modal.Image:
+    """Two layers: third-party packages, made anew when the lock changes; and the checkout."""
+    checkout = HERE / "checkout"
+    packages = (
+        modal.Image.debian_slim(python_version="3.11")
+        .apt_install("git", "g++")
+        .pip_install("uv>=0.9,<0.14")
+        .add_local_dir(checkout, CHECKOUT, copy=True, ignore=is_not_of_the_lock)
+        .run_commands(f"cd {CHECKOUT} && {STRIPPED}", f"{SYNC} --no-install-workspace")
+    )
+    return packages.add_local_dir(checkout, CHECKOUT, copy=True, ignore=has_the_lock).run_commands(SYNC)
+
+
+app = modal.App(JOB["name"], tags=JOB["tags"])
+volume = modal.Volume.from_name(JOB["volume"], create_if_missing=True)
+
+
+@app.function(
+    image=image(),
+    gpu=JOB["gpu"] or None,
+    cpu=JOB["cpus"],
+    timeout=JOB["timeout_s"],
+    retries=modal.Retries(max_retries=JOB["retries"], initial_delay=0.0),
+    single_use_containers=True,
+    max_containers=1,
+    volumes={OUTPUTS: volume},
+    secrets=[modal.Secret.from_name(name, required_keys=keys) for name, keys in JOB["secrets"].items()],
+)
+def train() -> dict[str, Any]:
+    """Runs training once. Returns: its exit code (as of subprocess), whether it was cancelled, when it ended.
+
+    Raises: RuntimeError to be started again.
+    """
+    start_s = time.monotonic()
+    if is_cancelled():
+        return ended(signal.SIGTERM + 128, cancelled=True)
+    before = saved()
+    say(f"starts with {len(before)} saved parts in {JOB['run']} of the volume {JOB['volume']}")
+    process = subprocess.Popen(JOB["command"], cwd=CHECKOUT, start_new_session=True)
+    try:
+        asked = watch(process, start_s + JOB["timeout_s"] - JOB["grace_s"])
+    except BaseException:  # SIGINT: the machine is taken away; the call was cancelled by force
+        say("interrupted; asking training for its checkpoint")
+        stop(process)
+        commit()
+        raise
+    volume.commit()
+    code = process.returncode
+    say(f"training ended with exit code {code}")
+    if code == 0 or asked == "cancel" or JOB["retries"] == 0:
+        return ended(code, cancelled=asked == "cancel")
+    if asked == "time" or saved() - before:
+        raise RuntimeError(f"training ended with exit code {code} after it had saved; it goes on from there")
+    return ended(code, cancelled=False)
+
+
+def watch(process: subprocess.Popen[bytes], deadline_s: float) -> str | None:
+    """Until training ends. Returns: why it was asked to ("cancel", "time"), if it was."""
+    asked: str | None = None
+    committed, looked_s = saved(), time.monotonic()
+    while process.poll() is None:
+        time.sleep(LOOK_EVERY_S)
+        if (now := saved()) != committed:
+            committed = now if commit() else committed
+        if asked is None and time.monotonic() >= deadline_s:
+            asked = "time"
+            say("the time limit is near; asking training for its checkpoint")
+            ask(process)
+        if asked is None and time.monotonic() - looked_s >= ASK_EVERY_S:
+            looked_s = time.monotonic()
+            if is_cancelled():
+                asked = "cancel"
+                say("asked to stop; asking training for its checkpoint")
+                ask(process)
+    return asked
+
+
+def saved() -> set[tuple[str, int]]:
+    """What a further start would go on from: manifests of checkpoints, of finished parts, of the result."""
+    run = Path(OUTPUTS, JOB["run"])
+    patterns = ("checkpoints/[!.]*/manifest.json", "parts/[!.]*/manifest.json", "final/manifest.json")
+    found = set()
+    for path in (path for pattern in patterns for path in run.glob(pattern)):
+        with suppress(FileNotFoundError):  # an old checkpoint that was removed meanwhile
+            found.add((str(path), path.stat().st_mtime_ns))
+    return found
+
+
+def commit() -> bool:
+    """False: not now; the commit at the end of `train` has to succeed."""
+    try:
+        volume.commit()
+    except (modal.exception.Error, RuntimeError) as error:
+        say(f"the volume was not committed, which is tried again: {error}")
+        return False
+    return True
+
+
+def is_cancelled() -> bool:
+    try:
+        return "wf-cancel" in app.get_tags()
+    except modal.exception.Error as error:
+        say(f"cannot see whether the job was cancelled, which is tried again: {error}")
+        return False
+
+
+def ask(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, once, to each training process: torchrun ignores it, its children save and end."""
+    for pid in children(process.pid) if JOB["several"] else [process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            after_name = stat.read_text(errors="replace").rpartition(")")[2]
+            if int(after_name.split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks, and waits for as long as Modal lets us."""
+    if process.poll() is None:
+        ask(process)
+        try:
+            process.wait(INTERRUPTED_S)
+        except subprocess.TimeoutExpired:
+            say(f"training has not ended within {INTERRUPTED_S:.0f} s")
+            process.kill()
+
+
+def ended(code: int, cancelled: bool) -> dict[str, Any]:
+    return {"returncode": code, "cancelled": cancelled, "ended_s": time.time()}
+
+
+def say(text: str) -> None:
+    print(f"wf: {text}", flush=True)  # noqa: T201  # its log

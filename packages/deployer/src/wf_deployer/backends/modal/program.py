@@ -1,0 +1,154 @@
+"""Speaks to Modal; runs in an environment that has Modal's client and nothing of ours (isolated.py).
+
+A request is {"do": one of `_REQUESTS`, ...}. Everything is chosen by the ids that were written down when the
+job was submitted. Whether they are ours is not decided here: `look` says what Modal knows, and ownership.py
+compares. Neither apps nor other calls are ever stopped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import modal
+
+_MANY_LINES = 10_000
+_CANCEL_TAG = "wf-cancel"
+
+
+def answers(request: dict[str, Any]) -> Iterator[Any]:
+    """What isolated_child.py calls."""
+    yield from _REQUESTS[request.pop("do")](**request)
+
+
+def inspect(app: str) -> Iterator[dict[str, Any]]:
+    """Imports an app, as submitting it does; asks nobody. Answers: the client's version."""
+    _load(app)
+    yield {"version": modal.__version__}
+
+
+def submit(app: str, record: str) -> Iterator[dict[str, Any]]:
+    """Makes the image and calls the function. Answers: as is written to `record`, first without the call.
+
+    The app ends when its call does; that this process ends, or is killed, does it no harm.
+    """
+    os.environ["MODAL_LOGS_TIMEOUT"] = "0"  # `wf logs` shows what the call prints
+    loaded = _load(app)
+    modal.Client.from_env().hello()
+    with modal.enable_output(), loaded.app.run(detach=True) as running:
+        found = {"app_id": running.app_id, "call_id": None, **_owner(running)}
+        _write(record, found)
+        found["call_id"] = loaded.train.spawn().object_id
+        running.set_tags({**running.get_tags(), "wf-call": found["call_id"]})
+        _write(record, found)
+    yield found
+
+
+def look(app_id: str) -> Iterator[dict[str, Any]]:
+    """Answers: whose app it is, and how its call is."""
+    app = modal.App.lookup(app_id)
+    tags = app.get_tags()
+    found = {
+        "app_id": app_id,
+        "call_id": tags.get("wf-call"),
+        "run": tags.get("wf-run"),
+        "token": tags.get("wf-token"),
+        **_owner(app),
+    }
+    yield found | (_result(found["call_id"]) if found["call_id"] else {"state": "unknown"})
+
+
+def ask_to_stop(app_id: str) -> Iterator[None]:
+    """Marks the app; its function sees it, lets training save and ends."""
+    app = modal.App.lookup(app_id)
+    app.set_tags({**app.get_tags(), _CANCEL_TAG: "asked"})
+    yield None
+
+
+def kill(call_id: str) -> Iterator[None]:
+    """Ends this call and the container that runs it."""
+    modal.FunctionCall.from_id(call_id).cancel(terminate_containers=True)
+    yield None
+
+
+def logs(call_id: str, created_s: float, last: int | None, follow: bool) -> Iterator[str]:
+    """Answers: pieces of what the call printed."""
+    call = modal.FunctionCall.from_id(call_id)
+    newest = None
+    for entry in _printed(call, created_s, last):
+        newest = max(newest or entry.timestamp, entry.timestamp)
+        yield entry.message
+    if follow and _result(call_id)["state"] in ("pending", "running"):
+        for entry in call.logs.stream():
+            if newest is None or entry.timestamp > newest:  # it may begin with what we have
+                yield entry.message
+
+
+def _printed(call: Any, created_s: float, last: int | None) -> Iterator[Any]:
+    if last is not None:
+        return call.logs.tail(min(last, _MANY_LINES))
+    since = datetime.fromtimestamp(created_s, UTC) - timedelta(minutes=1)
+    return call.logs.fetch(since=since)
+
+
+def _owner(app: Any) -> dict[str, Any]:
+    workspace = modal.Workspace.from_context()
+    workspace.hydrate()
+    info = app.info()
+    return {
+        "name": info.description,
+        "user": info.lifecycle.created_by,
+        "workspace": workspace.name or "",
+        "created_s": int(info.lifecycle.created_at.timestamp()),
+    }
+
+
+def _result(call_id: str) -> dict[str, Any]:
+    """How a call is: pending, running, ended (`exit` is what the function returned), failed or forgotten."""
+    call = modal.FunctionCall.from_id(call_id)
+    try:
+        exit_values = call.get(timeout=0)
+    except TimeoutError:
+        return {"state": "running" if list(call.logs.tail(1)) else "pending"}
+    except modal.exception.OutputExpiredError:
+        return {"state": "forgotten"}
+    except (modal.exception.ConnectionError, modal.exception.AuthError, modal.exception.NotFoundError):
+        raise
+    except (modal.exception.Error, RuntimeError) as error:  # what the call ended by
+        return {"state": "failed", "reason": f"{type(error).__name__}: {error}"}
+    return {"state": "ended", "exit": exit_values}
+
+
+def _load(app: str) -> ModuleType:
+    """The file as a module, as Modal's own command does."""
+    spec = importlib.util.spec_from_file_location(Path(app).stem, app)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(Path(app).parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _write(path: str, value: Any) -> None:
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(value) + "\n")
+    os.replace(temporary, path)
+
+
+_REQUESTS = {
+    "inspect": inspect,
+    "submit": submit,
+    "look": look,
+    "ask_to_stop": ask_to_stop,
+    "kill": kill,
+    "logs": logs,
+}
