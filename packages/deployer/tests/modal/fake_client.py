@@ -35,10 +35,20 @@ EXCEPTION = SimpleNamespace(
     Error=Error,
     **{
         name: error_class(name)
-        for name in ("AuthError", "ConnectionError", "InvalidError", "NotFoundError", "RemoteError")
+        for name in (
+            "AuthError",
+            "ConnectionError",
+            "ExecutionError",
+            "InternalFailure",
+            "InvalidError",
+            "NotFoundError",
+            "RemoteError",
+            "ServiceError",
+        )
     },
     OutputExpiredError=error_class("OutputExpiredError"),
     FunctionTimeoutError=error_class("FunctionTimeoutError"),
+    InputCancellation=error_class("InputCancellation", BaseException),
 )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +17,8 @@ from wf_deployer.backends.modal.generate import job_values, write_app
 from wf_deployer.backends.modal.settings import settings_of
 
 SAVE = 'mkdir -p "$RUN/checkpoints/step_1" && echo "{}" >"$RUN/checkpoints/step_1/manifest.json"'
-UNTIL_TERM = (
-    f"trap 'echo term >>\"$RUN/terms\"; {SAVE}; exit 143' TERM; "
-    'touch "$RUN/started"; while :; do sleep 0.02; done'
-)
+UNTIL_TERM = f"""trap 'echo term >>"$RUN/terms"; {SAVE}; exit 143' TERM
+touch "$RUN/${{1-started}}"; while :; do sleep 0.02; done"""
 
 
 class Container:
@@ -137,8 +137,13 @@ def test_a_start_that_saved_is_started_again(container: Container) -> None:
 
 
 def test_training_is_asked_once_for_its_checkpoint_before_the_time_limit(container: Container) -> None:
+    later_s = [0.0]
+    container.module.time = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + later_s[0], sleep=time.sleep, time=time.time
+    )
+    container.when_started(lambda: later_s.append(later_s.pop() + 7200 - 299))
     with pytest.raises(RuntimeError, match="exit code 143"):
-        container.train(UNTIL_TERM, timeout_s=300.5)
+        container.train(UNTIL_TERM)
     assert container.terms == 1
 
 
@@ -167,10 +172,14 @@ def test_a_machine_that_is_taken_away_lets_training_save(container: Container) -
 
 
 def test_each_of_several_processes_is_asked_and_their_agent_is_not(container: Container) -> None:
-    script = container.run / "rank.sh"
-    script.write_text(UNTIL_TERM)
+    rank = container.run / "rank.sh"
+    rank.write_text(UNTIL_TERM)
     container.when_started(lambda: container.modal.apps["ap-1"].tags.update({"wf-cancel": "asked"}))
-    agent = f'trap "" TERM; for rank in 1 2; do env --default-signal=TERM sh {script} & done; wait'
+    agent = f"""trap "" TERM
+    for rank in 1 2; do env --default-signal=TERM sh {rank} up$rank & done
+    until [ -e "$RUN/up1" ] && [ -e "$RUN/up2" ]; do sleep 0.02; done
+    touch "$RUN/started"
+    wait"""
     returned = container.train(agent, several=True)
     assert returned["cancelled"]
     assert container.terms == 2

@@ -308,6 +308,8 @@ STATES: list[tuple[str, Any, str]] = [
     ("ended", None, "damaged"),
     ("FunctionTimeoutError", "after 4 starts", "failed"),
     ("RemoteError", "out of memory", "failed"),
+    ("InputCancellation", "by the dashboard", "failed"),
+    ("ServiceError", "try again", "unknown"),
     ("OutputExpiredError", None, "lost"),
 ]
 

@@ -21,6 +21,15 @@ import modal
 
 _MANY_LINES = 10_000
 _CANCEL_TAG = "wf-cancel"
+_ENDS = (
+    modal.exception.ExecutionError,
+    modal.exception.FunctionTimeoutError,
+    modal.exception.InputCancellation,
+    modal.exception.InternalFailure,
+    modal.exception.RemoteError,
+    RuntimeError,
+)
+"""What a call ends by, as against what an answer of Modal's fails by; the last is of job_app.py."""
 
 
 def answers(request: dict[str, Any]) -> Iterator[Any]:
@@ -119,9 +128,7 @@ def _result(call_id: str) -> dict[str, Any]:
         return {"state": "running" if list(call.logs.tail(1)) else "pending"}
     except modal.exception.OutputExpiredError:
         return {"state": "forgotten"}
-    except (modal.exception.ConnectionError, modal.exception.AuthError, modal.exception.NotFoundError):
-        raise
-    except (modal.exception.Error, RuntimeError) as error:  # what the call ended by
+    except _ENDS as error:
         return {"state": "failed", "reason": f"{type(error).__name__}: {error}"}
     return {"state": "ended", "exit": exit_values}
 
