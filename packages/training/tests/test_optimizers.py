@@ -24,7 +24,7 @@ from wrinklefree.forward import run_forward
 from wrinklefree.optimizers import MuonWithAdamW, build_optimizer, check_device, parameter_kinds
 
 NARROW = {"hidden_size": 64, "intermediate_size": 128}
-"""Muon's products in bfloat16 take seconds for larger matrices, where a processor has no instructions for them."""
+"""Where a processor has no bfloat16, Muon takes seconds for larger matrices."""
 CONFIGS = [
     AdamWConfig(),
     AdamWConfig(state=MomentKind.bf16),
