@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -40,6 +41,7 @@ from wf_stores.errors import (
     UnavailableError,
 )
 from wf_stores.layout import complete_key, file_key, manifest_key
+from wf_stores.records import create_once
 from wf_stores.store import PART_BYTES
 
 Overwrite = Callable[[Store, str, bytes], None]
@@ -261,6 +263,30 @@ def test_a_removal_that_was_stopped_leaves_what_is_known_as_ours(
     assert [upload.name for upload in incomplete_uploads(store)] == ["one"]
     remove_upload(store, "one")
     assert keys(store) == []
+
+
+def test_what_is_removed_between_a_create_and_its_reading_is_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, removals = store.read, iter(range(3))
+
+    def remove_and_read(key: str, start: int, num_bytes: int) -> bytes:
+        if next(removals, None) is not None:
+            store.delete(key)
+        return read(key, start, num_bytes)
+
+    monkeypatch.setattr(store, "read", remove_and_read)
+    store.create("a", b"of somebody")
+    assert create_once(store, "a", b"1")
+    assert read("a", 0, 9) == b"1"
+    removals = itertools.count()
+    monkeypatch.setattr(store, "create", raise_exists)
+    with pytest.raises(StoreError, match="made and removed by others all the time"):
+        create_once(store, "a", b"1")
+
+
+def raise_exists(key: str, data: bytes) -> None:
+    raise ObjectExistsError(key)
 
 
 def test_an_upload_that_becomes_complete_while_it_is_removed_is_gone(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from wf_stores.errors import DamagedUploadError, NotThereError
 from wf_stores.layout import check_name, complete_key, manifest_key, place_of
 from wf_stores.parallel import in_parallel, nothing
-from wf_stores.records import MARKER_BYTES, complete_digest, vouches
+from wf_stores.records import MARKER_BYTES, complete_digest, unmark, vouches
 from wf_stores.store import Advance, Store, Stored
 
 _Data = Mapping[tuple[str, str], Sequence[Stored]]
@@ -89,11 +89,8 @@ def remove_upload(store: Store, name: str, advance: Advance = nothing) -> None:
         raise NotThereError(f"there is no upload at {store.url}/{name}; wf store ls shows what there is")
     if is_marked:
         store.delete(complete_key(name))
-    for key, objects in own.data.items():
-        _delete(store, manifest_key(*key), objects, advance)
-    with suppress(DamagedUploadError):
-        if (name, complete_digest(store, name)) in own.data:  # a writer was done meanwhile
-            store.delete(complete_key(name))
+    for (_, digest), objects in own.data.items():
+        _delete(store, name, digest, objects, advance)
 
 
 def remove_incomplete(store: Store, upload: Upload, advance: Advance = nothing) -> None:
@@ -108,7 +105,7 @@ def remove_incomplete(store: Store, upload: Upload, advance: Advance = nothing) 
     if own.digests.get(upload.name, "") in (None, upload.digest):
         return
     objects = own.data.get((upload.name, upload.digest), ())
-    _delete(store, manifest_key(upload.name, upload.digest), objects, advance)
+    _delete(store, upload.name, upload.digest, objects, advance)
 
 
 def _own(store: Store, under: str, only: str | None = None) -> _Own:
@@ -156,10 +153,14 @@ def _vouched(store: Store, digests: Mapping[str, str | None], data: _Data) -> _D
     return {key: objects for key, objects in data.items() if key in own}
 
 
-def _delete(store: Store, manifest: str, objects: Sequence[Stored], advance: Advance) -> None:
+def _delete(store: Store, name: str, digest: str, objects: Sequence[Stored], advance: Advance) -> None:
+    """The manifest last; and COMPLETE, where a writer was done meanwhile."""
+
     def one(stored: Stored, advance: Advance) -> None:
         store.delete(stored.key)
         advance(stored.num_bytes)
 
+    manifest = manifest_key(name, digest)
     in_parallel(one, [stored for stored in objects if stored.key != manifest], advance)
     in_parallel(one, [stored for stored in objects if stored.key == manifest], advance)
+    unmark(store, name, digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 from wf_formats.printable import printable
 from wf_stores.errors import (
@@ -11,6 +12,7 @@ from wf_stores.errors import (
     NotThereError,
     ObjectExistsError,
     ObjectMissingError,
+    StoreError,
     UnavailableError,
 )
 from wf_stores.layout import DIGEST, complete_key, manifest_key
@@ -19,6 +21,7 @@ from wf_stores.store import PART_BYTES, Store
 
 MARKER_BYTES = 65
 """Of COMPLETE: the digest and the end of the line."""
+_MOST_TRIES = 10
 
 
 def read_whole(store: Store, key: str, most_bytes: int = MAX_BYTES) -> bytes:
@@ -35,16 +38,22 @@ def create_once(store: Store, key: str, data: bytes) -> bool:
     """Whether an object with exactly these bytes is there now; False: it has others.
 
     An answer that was lost, or a retry of the library's that found what the first try had written, is settled
-    by reading.
+    by reading. What somebody removes before it is read is made again.
+
+    Raises: StoreError where that never ends.
     """
-    try:
-        store.create(key, data)
-    except (ObjectExistsError, UnavailableError) as error:
+    for _ in range(_MOST_TRIES):
         try:
-            return read_whole(store, key) == data
-        except ObjectMissingError:
-            raise error from None
-    return True
+            store.create(key, data)
+        except (ObjectExistsError, UnavailableError) as error:
+            try:
+                return read_whole(store, key) == data
+            except ObjectMissingError:
+                if isinstance(error, UnavailableError):
+                    raise error from None
+        else:
+            return True
+    raise StoreError(f"{store.url}/{key} is made and removed by others all the time; try again later")
 
 
 def complete_digest(store: Store, name: str) -> str | None:
@@ -75,6 +84,13 @@ def mark_complete(store: Store, name: str, digest: str) -> None:
     """Raises: AnotherUploadError where another upload was first."""
     if not create_once(store, complete_key(name), f"{digest}\n".encode()):
         raise another(store, name, digest)
+
+
+def unmark(store: Store, name: str, digest: str) -> None:
+    """Removes COMPLETE where it is of these data, some of which are gone."""
+    with suppress(DamagedUploadError):
+        if complete_digest(store, name) == digest:
+            store.delete(complete_key(name))
 
 
 def another(store: Store, name: str, digest: str) -> AnotherUploadError:

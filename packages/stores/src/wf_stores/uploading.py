@@ -15,7 +15,7 @@ from wf_stores.errors import ChangedFileError, StoreError
 from wf_stores.layout import check_name, data_prefix, file_key, manifest_key
 from wf_stores.manifest import Manifest, describe, files_of
 from wf_stores.parallel import in_parallel, nothing
-from wf_stores.records import another, complete_digest, create_once, mark_complete
+from wf_stores.records import another, complete_digest, create_once, mark_complete, unmark
 from wf_stores.store import Advance, Store, Stored
 
 
@@ -57,8 +57,8 @@ def upload_folder(folder: Path | str, store: Store, name: str, advance: Advance 
     sent_bytes = _send(files, manifest, store, name, advance)
     if (changed := _states(files)) != before:
         raise ChangedFileError(next(files[file] for file in files if changed[file] != before[file]))
-    _check_all_there(manifest, store, name)
     mark_complete(store, name, manifest.digest)
+    _check_all_there(manifest, store, name)
     return Uploaded(manifest.digest, len(files), manifest.num_bytes, sent_bytes)
 
 
@@ -81,12 +81,16 @@ def _send(files: Mapping[str, Path], manifest: Manifest, store: Store, name: str
 
 
 def _check_all_there(manifest: Manifest, store: Store, name: str) -> None:
-    """Raises: StoreError where somebody has removed some of it meanwhile."""
+    """After COMPLETE: who removes data looks for it afterwards (inventory.py), so one of both sees the other.
+
+    Raises: StoreError where somebody has removed some of it meanwhile; COMPLETE goes too.
+    """
     digest = manifest.digest
     there = {stored.key: stored.num_bytes for stored in store.objects(data_prefix(name, digest))}
     wanted = {file_key(name, digest, file): entry.num_bytes for file, entry in manifest.files.items()}
     wanted[manifest_key(name, digest)] = len(manifest.data)
     if missing := [key for key, size in wanted.items() if there.get(key) != size]:
+        unmark(store, name, digest)
         raise StoreError(
             f"{store.url}/{missing[0]} was removed while {name} was uploaded; run the same command again"
         )
