@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wf_deployer.doctor.workspace.credentials import SERVICES, Service
 from wf_deployer.sync.config import Config, Preset
 from wf_deployer.sync.excludes import exclude_of
 from wf_deployer.sync.path_fix import parse_path_fix
@@ -145,23 +146,46 @@ def test_a_file_that_cannot_be_read_is_named(checkout: Path, monkeypatch: pytest
     assert caught.value.filename == ".gitignore"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(".env", "x/.env.local", "certs/Server.PEM", "id_rsa", "a/id_ed25519.pub", "x.key", ".netrc"),
-        *("a/credentials.json", ".sync.conf", "a/.sync.conf", "outputs/x", "a/runs/b/c", ".venv/bin/x"),
-        *(".env/lib/x", ".wf-sync.json", "a/.wf-sync-partial/x"),
-    ],
-)
+EXCLUDED = """
+.env x/.env.local prod.env .envrc .env/lib/x .secrets .streamlit/secrets.toml a/secrets.yaml
+certs/Server.PEM x.key store.p12 a/b.pfx app.jks my.kdbx office.ovpn id_rsa a/id_ed25519.pub .ssh/config
+.gnupg/x/y .npmrc .pypirc .netrc _netrc .git-credentials .pgpass .htpasswd home/.docker/config.json
+.cargo/credentials.toml a/credentials.json gcp-credentials-prod.json service-account.json
+service-account-ci.json client_secret_1.json .aws/credentials .azure/x .kube/config kubeconfig
+.config/gcloud/application_default_credentials.json .config/gh/hosts.yml rclone.conf prod.tfvars
+terraform.tfstate .sky/config.yaml .sky.yaml modal.toml .modal.toml .huggingface/token
+.cache/huggingface/token .wandb/settings kaggle.json .aws/config.example .env.example/x .sync.conf
+a/.sync.conf outputs/x a/runs/b/c .venv/bin/x .wf-sync.json a/.wf-sync-partial/x
+"""
+SENT = """
+env environment.py pem keys.py runs.py a/runs outputs environment.yaml .env.example a/.env.sample
+.env.template prod.env.example .npmrc.template docker/config.json .docker/Dockerfile config/gcloud.py
+secrets.py credentials.py tests/test_credentials.py src/huggingface/token.py token.py modal_app.py
+aws/main.tf sky.yaml service_account.py wandb/settings.py .sync.conf.example public_key.txt monkey
+keyboard.json
+"""
+
+
+@pytest.mark.parametrize("path", EXCLUDED.split())
 def test_excluded(path: str) -> None:
     assert exclude_of(path, is_link=False)
 
 
-@pytest.mark.parametrize(
-    "path", ["env", "environment.py", "my.env", "pem", "keys.py", "runs.py", "a/runs", "outputs"]
-)
+@pytest.mark.parametrize("path", SENT.split())
 def test_not_excluded(path: str) -> None:
     assert exclude_of(path, is_link=False) is None
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_where_the_doctor_looks_for_keys_nothing_is_sent(service: Service) -> None:
+    assert [path for path in service.files if exclude_of(f"home/{path}", is_link=False) is None] == []
+
+
+def test_all_of_this_project_is_sent(workspace_root: Path) -> None:
+    places = (workspace_root / name for name in ("packages", "configs", "docs", "scripts"))
+    files = (path for place in places for path in place.rglob("*") if "__pycache__" not in path.parts)
+    paths = [path.relative_to(workspace_root).as_posix() for path in files]
+    assert [path for path in paths if exclude_of(path, is_link=False)] == []
 
 
 def test_a_link_to_results_stays_here() -> None:
