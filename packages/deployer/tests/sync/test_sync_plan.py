@@ -46,5 +46,13 @@ def test_projects_are_pending_when_their_files_for_uv_change() -> None:
     assert list(first) == [".", "a"]
     assert pending_projects((".", "a"), identities, first) == {}
     assert pending_projects((".", "a"), identities | {"a/x.py": "f5"}, first) == {}
-    assert list(pending_projects((".", "a"), identities | {"a/pyproject.toml": "f5"}, first)) == ["a"]
     assert list(pending_projects((".", "a"), identities | {"uv.lock": "f5"}, first)) == [".", "a"]
+
+
+def test_members_count_for_their_workspace_and_neighbours_do_not() -> None:
+    """A script that a member gains is no change of the lock."""
+    identities = {"pyproject.toml": "f1", "a/pyproject.toml": "f3", "ab/pyproject.toml": "f4"}
+    projects = (".", "a", "ab")
+    first = pending_projects(projects, identities, {})
+    assert list(pending_projects(projects, identities | {"a/pyproject.toml": "f5"}, first)) == [".", "a"]
+    assert list(pending_projects(projects, identities | {"ab/pyproject.toml": "f5"}, first)) == [".", "ab"]

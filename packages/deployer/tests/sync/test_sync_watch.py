@@ -50,7 +50,10 @@ def test_batches_count_if_they_touch_a_file_or_its_folder(changed: str, expected
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("/home/me/x", True), ("/home/other", False), ("/homes/me", False), ("/mnt/s/x", True)],
+    [
+        *(("/home/me/x", True), ("/home/other", False), ("/homes/me", False), ("/mnt/s/x", True)),
+        *(("/net/x", True), ("/local/x", False)),
+    ],
 )
 def test_other_machines_file_systems_are_polled(
     path: str, expected: bool, monkeypatch: pytest.MonkeyPatch
@@ -60,6 +63,7 @@ def test_other_machines_file_systems_are_polled(
         Mount("/home/me", "nfs4"),
         Mount("/home", "xfs"),
         Mount("/mnt/s", "fuse.sshfs"),
+        *(Mount("/net", "autofs"), Mount("/net", "9p"), Mount("/local", "nfs4"), Mount("/local", "ext4")),
     ]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
     assert needs_polling(Path(path)) is expected
@@ -182,7 +186,15 @@ def test_a_watch_that_was_killed_or_stopped_is_none(
     assert (found["watch_active"], found["watch_pid"]) == (False, None)
 
 
-def test_sigterm_ends_a_watch_too(watcher: Watcher) -> None:
+def test_a_watch_sends_what_git_lists_anew_and_sigterm_ends_it(
+    watcher: Watcher, checkout: Path, there: Path, git: Callable[..., None]
+) -> None:
+    """An ignored file that is added does not change itself."""
+    (checkout / "x.log").write_text("x")
+    time.sleep(1)
+    assert not (there / "x.log").exists()
+    git(checkout, "add", "--force", "x.log")
+    watcher.wait_for(lambda: (there / "x.log").exists())
     watcher.process.terminate()
     assert watcher.process.wait(timeout=20) == 0
     assert watcher.output.endswith("watch ended\n")

@@ -23,7 +23,12 @@ def pending_projects(
 
 
 def _digest(project: str, identities: Mapping[str, str]) -> str:
-    """Of the project and of the folders around it, since a workspace's lock stands at its top."""
+    """Of the project, of the folders around it, since a workspace's lock stands at its top, and of those in
+    it, since scripts and entry points of a workspace's members change without its lock."""
     folder = PurePosixPath(project)
-    paths = [str(place / name) for place in (folder, *folder.parents) for name in _FILES]
-    return checksum({path: identities[path] for path in paths if path in identities})
+    around = {str(place) for place in (folder, *folder.parents)}
+
+    def counts(path: PurePosixPath) -> bool:
+        return path.name in _FILES and (str(path.parent) in around or path.is_relative_to(folder))
+
+    return checksum({path: identity for path, identity in identities.items() if counts(PurePosixPath(path))})

@@ -38,12 +38,14 @@ class Snapshot:
         identities: By path, as they are to be on the remote (see `remote_program.Tree.identity`).
         fixed: The files that path_fix changes.
         left_out: Lines for the user: secrets and others that are not sent.
+        listed: What git lists, those that are not sent too.
     """
 
     root: Path
     identities: dict[str, str]
     fixed: dict[str, FixedFile] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    listed: frozenset[str] = frozenset()
 
     @property
     def checksum(self) -> str:
@@ -84,7 +86,7 @@ def take_snapshot(config: Config) -> Snapshot:
         *(f"left out, no file or link: {printable(path)}" for path in special),
         *notes,
     ]
-    return Snapshot(config.root, identities, fixed, tuple(left_out))
+    return Snapshot(config.root, identities, fixed, tuple(left_out), frozenset(files))
 
 
 def _identity(tree: Tree, path: str) -> str | None:

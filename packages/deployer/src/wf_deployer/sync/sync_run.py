@@ -68,6 +68,7 @@ class Sync:
 
     Attributes:
         files: Paths of the last snapshot.
+        listed: What git listed then, those that are not sent too.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Sync:
         self.options = options
         self.folder = StateFolder(preset, config.root)
         self.files: frozenset[str] = frozenset()
+        self.listed: frozenset[str] = frozenset()
         self._say = say
         self._remote = Remote(preset)
         self._told: tuple[str, ...] = ()
@@ -135,6 +137,7 @@ class Sync:
 
     def _snapshot(self) -> Snapshot:
         snapshot = take_snapshot(self.config)
+        self.listed = snapshot.listed
         if snapshot.left_out != self._told:
             for line in snapshot.left_out:
                 self._say(line)

@@ -1,8 +1,9 @@
 """Sends changes as they happen, until Ctrl-C.
 
 Changes come in batches from watchfiles (inotify; polling on file systems of other machines, where it sees
-nothing). A batch that touches no file that is sent is passed over. A sync that fails is said, and tried again
-after 2, 4, ... at most 60 s; changes meanwhile go with it.
+nothing). A batch that touches no file that is sent is passed over; of git's own files the index counts, if
+git lists others by it (`git add --force`). A sync that fails is said, and tried again after 2, 4, ... at most
+60 s; changes meanwhile go with it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,8 @@ LONGEST_DELAY_S = 60.0
 _UNNAMED = "Unable to decode path"
 """In watchfiles' error for a changed file whose name is no UTF-8."""
 _REMOTE_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.")
+_REMOTE_FILE_SYSTEMS += ("gpfs", "beegfs", "virtiofs", "vboxsf")
+_INDEX = os.path.join(".git", "index")
 
 
 class Retries:
@@ -135,16 +138,19 @@ def _batches(root: Path, polling: bool) -> Iterator[set[str] | None]:
 
 
 def _is_of_git(path: str, root: Path) -> bool:
-    return ".git" in Path(path).relative_to(root).parts
+    """But for the index, by which a file may be sent that did not change."""
+    inside = Path(path).relative_to(root)
+    return ".git" in inside.parts and str(inside) != _INDEX
 
 
-def _concerns(changed: Iterable[str], sync: Sync) -> bool:
-    """Whether a path is one that was sent, would be sent, or a folder of such."""
+def _concerns(changed: Collection[str], sync: Sync) -> bool:
+    """Whether a path is one that was sent, would be sent, or a folder of such, or git lists others."""
     try:
         listed, _ = listed_files(sync.config.root)
     except UserError:  # the sync will say it
         return True
-    return concerns(changed, {*listed, *sync.files})
+    is_other = _INDEX in changed and sync.listed != set(listed)
+    return is_other or concerns(changed, {*listed, *sync.files})
 
 
 def concerns(changed: Iterable[str], files: Iterable[str]) -> bool:
@@ -158,11 +164,11 @@ def needs_polling(path: Path) -> bool:
     """Whether the path is on a file system whose changes inotify does not see."""
     place = str(path.resolve())
     mounts = [
-        (len(mount.mountpoint), mount.fstype)
-        for mount in psutil.disk_partitions(all=True)
+        (len(mount.mountpoint), order, mount.fstype)
+        for order, mount in enumerate(psutil.disk_partitions(all=True))  # the last one of a place covers it
         if place == mount.mountpoint or place.startswith(mount.mountpoint.rstrip("/") + "/")
     ]
-    return max(mounts, default=(0, ""))[1].startswith(_REMOTE_FILE_SYSTEMS)
+    return max(mounts, default=(0, 0, ""))[2].startswith(_REMOTE_FILE_SYSTEMS)
 
 
 @contextmanager
