@@ -52,8 +52,9 @@ def test_what_was_sent_is_deleted_with_folders_that_become_empty(folder: Path) -
         folder,
         abandoned=[],
         delete={"a/b/ours": ["f0", ours], "a/result": ["f0"], "nothing": ["f0"]},
+        send=[],
     )
-    assert done == {"deleted": ["a/b/ours"], "kept": ["a/result"]}
+    assert done == {"deleted": ["a/b/ours"], "kept": ["a/result"], "obstacles": {}}
     assert not (folder / "a" / "b").exists()
     assert (folder / "a" / "result").read_text() == "result"
 
@@ -65,8 +66,9 @@ def test_no_path_leads_out_by_its_name(folder: Path, path: str) -> None:
     mine = identity(folder.parent, "outside/mine")
     for request in (
         {"ask": "look", "paths": [path]},
-        {"ask": "begin", "abandoned": [], "delete": {path: [mine]}},
-        {"ask": "begin", "abandoned": ["../outside/mine"], "delete": {}},
+        {"ask": "begin", "abandoned": [], "delete": {path: [mine]}, "send": []},
+        {"ask": "begin", "abandoned": ["../outside/mine"], "delete": {}, "send": []},
+        {"ask": "begin", "abandoned": [], "delete": {}, "send": [path]},
         {"ask": "finish", "write": {path: {"content": "", "mode": 0o644}}, "expected": {}},
     ):
         assert "does not stay in the folder" in answer({"dir": str(folder), **request})["error"]
@@ -80,15 +82,25 @@ def test_no_path_leads_out_through_a_link(folder: Path) -> None:
         "way/mine": None,
         "way": link_identity(str(folder.parent / "outside").encode()),
     }
-    assert ask("begin", folder, abandoned=[], delete={"way/mine": [mine]})["deleted"] == []
+    assert ask("begin", folder, abandoned=[], delete={"way/mine": [mine]}, send=[])["deleted"] == []
     write = {"way/new": {"content": "", "mode": 0o644}}
     assert "is a link on that machine" in ask("finish", folder, write=write, expected={})["error"]
     assert sorted(path.name for path in (folder.parent / "outside").iterdir()) == ["mine"]
 
 
+def test_what_is_in_the_way_is_named_once_and_stays(folder: Path) -> None:
+    outside = folder.parent / "outside"
+    (folder / "way").symlink_to(outside)
+    (folder / "a" / "broken").symlink_to("nowhere")
+    paths = ["way/x/y", "way/mine", "a/result/z", "a/broken/b/c", "a/b/new", "new/folder/x", "way"]
+    expected = {"way": f"a link to {outside}", "a/result": "a file", "a/broken": "a link to nowhere"}
+    assert ask("look", folder, paths=paths)["obstacles"] == expected
+    assert ask("begin", folder, abandoned=[], delete={}, send=paths)["obstacles"] == expected
+
+
 def test_the_record_is_completed_only_when_all_has_arrived(folder: Path) -> None:
     ours = {"a/b/ours": identity(folder, "a/b/ours")}
-    ask("begin", folder, abandoned=[], delete={})
+    ask("begin", folder, abandoned=[], delete={}, send=[])
     assert ask("look", folder, paths=[])["record"]["nonce"] is None
     final = {"write": {}, "nonce": "n", "checksum": "c"}
     assert ask("finish", folder, expected=ours | {"missing": "f1"}, **final) == {"wrong": ["missing"]}
@@ -118,7 +130,7 @@ def test_a_record_that_is_not_ours_is_none(folder: Path, content: str) -> None:
 def test_a_record_that_is_a_link_is_none_and_is_replaced(folder: Path) -> None:
     (folder / RECORD).symlink_to(folder.parent / "outside" / "mine")
     assert ask("look", folder, paths=[])["record"] is None
-    ask("begin", folder, abandoned=[], delete={})
+    ask("begin", folder, abandoned=[], delete={}, send=[])
     assert (folder.parent / "outside" / "mine").read_text() == "mine"
 
 

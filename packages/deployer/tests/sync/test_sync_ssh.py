@@ -55,6 +55,7 @@ def test_files_arrive_and_strangers_stay(
     (checkout / ".env").write_text("secret")
     (checkout / "x.log").write_text("ignored")
     git(checkout, "add", "--force", ".env")
+    assert "left out (.env, secrets are never sent): .env" in ok(gcd("sync", "box", "--dry-run"))
     there.mkdir()
     (there / "result.json").write_text("{}")
     said = ok(gcd("sync", "box"))
@@ -178,6 +179,68 @@ def test_a_folder_becomes_a_file(checkout: Path, there: Path, gcd: Gcd) -> None:
     assert "tools" in blocked.output
     ok(gcd("sync", "box", "--delete"))
     assert (there / "tools").read_text() == "a file now"
+
+
+def test_what_is_in_the_way_there_is_neither_followed_nor_replaced(
+    checkout: Path, there: Path, gcd: Gcd, tmp_path: Path
+) -> None:
+    """rsync would put a folder in the place of a link, or of a file, without a word."""
+    data = there.parent / "data"
+    data.mkdir()
+    (data / "mine").write_text("mine")
+    there.mkdir()
+    (there / "tools").symlink_to(data)
+    for arguments in (("--dry-run",), (), ("--smart",), ("--delete",)):
+        refused = gcd("sync", "box", *arguments)
+        assert refused.exit_code == 2
+        assert f"tools is a link to {data} on that machine, and tools/run belongs below it" in refused.output
+        assert "; remove or rename it there\n" in refused.output
+    assert [path.name for path in there.iterdir()] == ["tools"]
+    assert [path.name for path in data.iterdir()] == ["mine"]
+    (there / "tools").unlink()
+    (there / "tools").write_text("result")
+    assert "tools is a file on that machine" in gcd("sync", "box").output
+    assert (there / "tools").read_text() == "result"
+    (there / "tools").unlink()
+    ok(gcd("sync", "box"))
+    assert tree(there).keys() == {".gitignore", "a.txt", "tools/run"}
+
+
+def test_a_link_that_was_sent_and_is_a_folder_now_goes_with_delete_alone(
+    checkout: Path, there: Path, gcd: Gcd
+) -> None:
+    (checkout / "l").symlink_to("tools")
+    ok(gcd("sync", "box"))
+    (checkout / "l").unlink()
+    (checkout / "l").mkdir()
+    (checkout / "l" / "new").write_text("new")
+    refused = gcd("sync", "box")
+    assert refused.exit_code == 2
+    assert "l is a link to tools on that machine" in refused.output
+    assert "use --delete: it was sent from here, and goes if it is unchanged" in refused.output
+    assert (there / "l").is_symlink()
+    assert "delete: l\n" in ok(gcd("sync", "box", "--delete", "--dry-run"))
+    ok(gcd("sync", "box", "--delete"))
+    assert (there / "l" / "new").read_text() == "new"
+    assert sorted(path.name for path in (there / "tools").iterdir()) == ["run"]
+
+
+def test_a_link_that_comes_into_the_way_after_the_look_is_told(
+    checkout: Path, there: Path, gcd: Gcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wf_deployer.sync import sync_run
+
+    def make_plan_late(*arguments: Any) -> Any:
+        there.mkdir()
+        (there / "tools").symlink_to("/etc")
+        return original(*arguments)
+
+    original = sync_run.make_plan
+    monkeypatch.setattr(sync_run, "make_plan", make_plan_late)
+    blocked = gcd("sync", "box")
+    assert blocked.exit_code == 1
+    assert "tools is a link to /etc on that machine" in blocked.output
+    assert (there / "tools").is_symlink()
 
 
 def test_path_fix_and_uv_sync_where_its_files_changed(

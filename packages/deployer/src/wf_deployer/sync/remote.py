@@ -21,8 +21,8 @@ _NOT_FOUND = 127
 _LOST = 255
 _KEPT_LINES = 200
 _ANSWERS = {
-    "look": {"dir", "rsync", "record", "identities"},
-    "begin": {"deleted", "kept"},
+    "look": {"dir", "rsync", "record", "identities", "obstacles"},
+    "begin": {"deleted", "kept", "obstacles"},
     "finish": {"wrong"},
     "deps": {"failed", "code"},
 }

@@ -4,9 +4,9 @@ The text of this module goes over ssh to the remote's `python3` (3.7 or newer) a
 so it imports the standard library alone. It reads one JSON request from its standard input and writes one
 JSON answer; uv's words go to its standard error:
 
-    look     identities of the named paths, and the record; changes nothing
+    look     identities of the named paths, what is in their way, and the record; changes nothing
     begin    makes the folder, drops half files that nobody will complete, says in the record that a sync is
-             on its way, deletes
+             on its way, deletes; then what is in the way of what will be sent
     finish   writes the files that differ from the checkout's (path_fix), compares all that was sent, and
              completes the record
     deps     `uv sync` in projects
@@ -70,6 +70,17 @@ class Tree:
     def is_reached(self, path: str) -> bool:
         """Whether all folders on the way are folders, not links."""
         return self._is_real(os.path.dirname(raw(path)))
+
+    def obstacle(self, path: str) -> str | None:
+        """The first part of the way to a path that is there and is no folder: rsync would replace it."""
+        self.at(path)  # stays in the folder
+        folder = os.path.dirname(raw(path))
+        if self._is_real(folder):
+            return None
+        above = self.obstacle(text(folder))
+        if above is None and os.path.lexists(os.path.join(self.root, folder)):
+            return text(folder)
+        return above
 
     def identity(self, path: str) -> str | None:
         """`f` (file), `x` (executable file) or `l` (link), and the SHA-256 of content or target; None for
@@ -186,11 +197,25 @@ def _replace(place: bytes, content: bytes, mode: int) -> None:
         raise
 
 
+def _obstacles(tree: Tree, paths: list[str]) -> dict[str, str]:
+    """What is in the way of paths, and what it is, in words."""
+    found = {tree.obstacle(path) for path in paths}
+    return {path: _kind(tree.at(path)) for path in found if path is not None}
+
+
+def _kind(place: bytes) -> str:
+    mode = os.lstat(place).st_mode
+    if stat.S_ISLNK(mode):
+        return "a link to " + text(os.readlink(place))
+    return "a file" if stat.S_ISREG(mode) else "neither folder nor file"
+
+
 def look(request: dict[str, Any]) -> dict[str, Any]:
-    """{"dir", "rsync", "record", "identities"}."""
+    """{"dir", "rsync", "record", "identities", "obstacles"}."""
     root = target_folder(request["dir"])
     tree = Tree(root)
     return {
+        "obstacles": _obstacles(tree, request["paths"]),
         "dir": text(root),
         "rsync": shutil.which("rsync") is not None,
         "record": read_record(root),
@@ -199,7 +224,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def begin(request: dict[str, Any]) -> dict[str, Any]:
-    """{"deleted": [...], "kept": [...]}; a file is deleted only if it is one of those that were sent."""
+    """{"deleted": [...], "kept": [...], "obstacles"}; a file is deleted only if it is one of those that were
+    sent."""
     root = target_folder(request["dir"])
     os.makedirs(root, exist_ok=True)
     tree = Tree(root)
@@ -215,7 +241,7 @@ def begin(request: dict[str, Any]) -> dict[str, Any]:
             deleted.append(path)
         elif identity is not None:
             kept.append(path)
-    return {"deleted": deleted, "kept": kept}
+    return {"deleted": deleted, "kept": kept, "obstacles": _obstacles(Tree(root), request["send"])}
 
 
 def _drop_partial(tree: Tree, path: str) -> None:

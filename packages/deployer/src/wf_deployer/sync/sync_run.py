@@ -16,7 +16,7 @@ import base64
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,11 +48,17 @@ class SyncOptions:
 
 @dataclass(frozen=True)
 class Look:
-    """What the remote has. Attributes: dir is the folder's whole path there."""
+    """What the remote has.
+
+    Attributes:
+        dir: The folder's whole path there.
+        obstacles: What it has, in words, where folders would have to be.
+    """
 
     dir: str
     record: dict[str, Any] | None
     identities: dict[str, str | None]
+    obstacles: dict[str, str]
 
     @property
     def done_deps(self) -> dict[str, str]:
@@ -168,13 +174,34 @@ class Sync:
                 f"{self.preset.name} ({self.preset.target}) has no rsync; install it there (apt-get install "
                 "rsync)"
             )
-        return Look(answer["dir"], answer["record"], answer["identities"])
+        return Look(answer["dir"], answer["record"], answer["identities"], answer["obstacles"])
 
     def _plan(self, snapshot: Snapshot, state: State, look: Look) -> Plan:
         """A machine without a record has nothing of ours, whatever is remembered of another one."""
         sent = {} if look.record is None else state.sent
         gone = self._gone(snapshot, state)
-        return make_plan(snapshot.identities, sent, look.identities, gone)
+        plan = make_plan(snapshot.identities, sent, look.identities, gone)
+        left = {path: what for path, what in look.obstacles.items() if path not in plan.delete}
+        if (blocked := self._blocked(plan, left, sent)) is not None:
+            raise RequestError(blocked)
+        return plan
+
+    def _blocked(self, plan: Plan, obstacles: Mapping[str, str], sent: Collection[str]) -> str | None:
+        """Why nothing can be sent: a link, or a file, in the way, which rsync would take away unasked."""
+        for path, what in obstacles.items():
+            below = next((name for name in plan.send if name.startswith(f"{path}/")), None)
+            if below is not None:
+                was_sent = path in sent and not self.options.delete
+                fix = (
+                    ", or use --delete: it was sent from here, and goes if it is unchanged"
+                    if was_sent
+                    else ""
+                )
+                return (
+                    f"{self.preset.name} ({self.preset.target}): {printable(path)} is {printable(what)} on "
+                    f"that machine, and {printable(below)} belongs below it; remove or rename it there{fix}"
+                )
+        return None
 
     def _gone(self, snapshot: Snapshot, state: State) -> list[str]:
         return snapshot.gone(state.sent) if self.options.delete else []
@@ -188,7 +215,10 @@ class Sync:
         state.nonce = state.checksum = None
         self.folder.write(state)
         abandoned = snapshot.gone(before)
-        deleted = self._remote.ask("begin", delete=plan.delete, abandoned=abandoned)["deleted"]
+        begun = self._remote.ask("begin", delete=plan.delete, abandoned=abandoned, send=plan.send)
+        if (blocked := self._blocked(plan, begun["obstacles"], ())) is not None:  # since the look
+            raise CommandError(blocked)
+        deleted = begun["deleted"]
         copied = [path for path in plan.send if path not in snapshot.fixed]
         if copied:
             send(self.preset, snapshot.root, look.dir, copied, self.options.rsync, pass_fds=(lock,))
