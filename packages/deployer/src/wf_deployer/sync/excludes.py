@@ -12,8 +12,10 @@ import re
 
 from wf_deployer.sync.remote_program import PARTIAL_FOLDER, RECORD
 
-_SETTINGS = (".env", ".env.*", "*.env", ".envrc", ".secrets", ".streamlit/secrets.toml")
-_SETTINGS += tuple(f"secrets.{ending}" for ending in ("toml", "yaml", "yml", "json"))
+_SETTINGS = (
+    *(".env", ".env.*", "*.env", ".envrc", ".secrets"),
+    *("secrets.toml", "secrets.yaml", "secrets.yml", "secrets.json"),
+)
 _KEYS = (
     *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx", "*.ovpn"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh", ".gnupg"),

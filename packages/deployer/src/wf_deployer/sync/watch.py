@@ -32,8 +32,10 @@ FIRST_DELAY_S = 2.0
 LONGEST_DELAY_S = 60.0
 _UNNAMED = "Unable to decode path"
 """In watchfiles' error for a changed file whose name is no UTF-8."""
-_REMOTE_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.")
-_REMOTE_FILE_SYSTEMS += ("gpfs", "beegfs", "virtiofs", "vboxsf")
+_REMOTE_FILE_SYSTEMS = (
+    *("nfs", "cifs", "smb", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse."),
+    *("gpfs", "beegfs", "virtiofs", "vboxsf"),
+)
 _INDEX = os.path.join(".git", "index")
 
 
