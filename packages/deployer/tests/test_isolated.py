@@ -53,13 +53,17 @@ def test_what_is_printed_is_no_answer(program: IsolatedProgram, tmp_path: Path) 
     assert program.ask(request) == request
     arguments = (tmp_path / "arguments").read_text()
     assert arguments.startswith("tool run --isolated")
-    assert "--from some>=1,<2 python -I" in arguments
+    assert "--from some>=1,<2 python -u -I" in arguments
     assert "text" not in arguments  # requests may hold secrets
 
 
-def test_an_exception_is_told_with_its_kinds_in_one_line(program: IsolatedProgram) -> None:
+def test_an_exception_is_told_with_its_kinds_in_one_line(
+    program: IsolatedProgram, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ProgramError) as raised:
-        program.ask("raise")
+        program.ask("raise", shown=True)
+    assert capfd.readouterr().err == "printed\nto stderr\n"
+    assert "in answers" in raised.value.trace
     assert raised.value.reason == r"no token *** \x1b[2J"
     assert raised.value.kinds[:2] == ["<run_path>.TokenError", "builtins.ValueError"]
 

@@ -7,6 +7,7 @@ Cancelling a call does so, whosever it is, and stopping an app too: calls of oth
 from __future__ import annotations
 
 import importlib.util
+import logging
 import runpy
 import sys
 from collections.abc import Iterator
@@ -244,6 +245,7 @@ class Modal:
             from_context=lambda: SimpleNamespace(name=table.workspace, hydrate=lambda: table.ask("workspace"))
         )
         module.enable_output = Manager
+        module.config = SimpleNamespace(logger=logging.getLogger("fake-modal"))
         module.exception = EXCEPTION
         module.__version__ = "1.6.4"
         return module

@@ -126,7 +126,8 @@ class Answers:
         return Empty()
 
     def MountBatchedCheckExistence(self, table, request):
-        return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex=request.sha256_hex)
+        hashes = request.sha256_hex_hashes
+        return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=hashes)
 
     def MountPutFile(self, table, request):
         table["uploaded"].append(request.sha256_hex)
@@ -167,9 +168,16 @@ class Answers:
 
     def FunctionCreate(self, table, request):
         function_id = request.existing_function_id or new_id("fu", table)
-        table["functions"][function_id] = {"app": request.app_id, "spec": MessageToDict(_definition(request))}
-        metadata = api_pb2.FunctionHandleMetadata(function_name=_definition(request).function_name)
-        return api_pb2.FunctionCreateResponse(function_id=function_id, handle_metadata=metadata)
+        has_choices = not request.HasField("function")
+        definition = request.function_data if has_choices else request.function
+        table["functions"][function_id] = {"app": request.app_id, "spec": MessageToDict(definition)}
+        metadata = api_pb2.FunctionHandleMetadata(function_name=definition.function_name)
+        answer = api_pb2.FunctionCreateResponse(function_id=function_id, handle_metadata=metadata)
+        if has_choices:
+            answer.function_data.CopyFrom(definition)
+        else:
+            answer.function_data.ranked_functions.add(rank=0, function=definition)
+        return answer
 
     def FunctionMap(self, table, request):
         if table.get("spawn_fails"):
@@ -226,17 +234,13 @@ class Answers:
         return api_pb2.AppFetchLogsResponse(batches=[api_pb2.TaskLogsBatch(items=lines)])
 
     def AppGetLogs(self, table, request):
-        return api_pb2.TaskLogsBatch(
-            entry_id="1-0", items=[] if request.last_entry_id else _lines(table, request.function_call_id)
-        )
+        is_new = request.function_call_id and not request.last_entry_id
+        lines = _lines(table, request.function_call_id) if is_new else []
+        return api_pb2.TaskLogsBatch(entry_id="1-0", items=lines)
 
 
 def _app(app_id: str) -> Any:
     return api_pb2.AppGetInfoRequest(app_id=app_id)
-
-
-def _definition(request: Any) -> Any:
-    return request.function if request.HasField("function") else request.function_data
 
 
 def _lines(table: dict[str, Any], call_id: str) -> list[Any]:

@@ -41,11 +41,12 @@ class ProgramError(CommandError):
     Attributes:
         kinds: Its class and their bases, such as "modal.exception.AuthError", the most special first.
         reason: Its text, in one line.
+        trace: Where it was, for whoever looks for a fault of the program.
     """
 
-    def __init__(self, kinds: Sequence[str], reason: str) -> None:
+    def __init__(self, kinds: Sequence[str], reason: str, trace: str = "") -> None:
         super().__init__(f"{kinds[0]}: {reason}")
-        self.kinds, self.reason = list(kinds), reason
+        self.kinds, self.reason, self.trace = list(kinds), reason, trace
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class IsolatedProgram:
                 for line in process.stdout if begun else ():
                     message = json.loads(line)
                     if (error := message.get("error")) is not None:
-                        raise ProgramError(error["kinds"], _one_line(error["reason"]))
+                        raise ProgramError(error["kinds"], _one_line(error["reason"]), error["trace"])
                     yield message["answer"]
                 if process.wait() == 0 and begun:
                     return
@@ -113,7 +114,7 @@ class IsolatedProgram:
     def _command(self) -> list[str]:
         """`-I`: neither PYTHONPATH nor the user's own packages take the requirement's place."""
         options = ["--isolated", "--quiet", "--python", sys.executable, "--from", self.requirement]
-        return ["uv", "tool", "run", *options, "python", "-I", str(_CHILD), str(self.path)]
+        return ["uv", "tool", "run", *options, "python", "-u", "-I", str(_CHILD), str(self.path)]
 
 
 def _start(command: list[str], printed: IO[bytes] | None) -> subprocess.Popen[bytes]:
@@ -124,7 +125,6 @@ def _start(command: list[str], printed: IO[bytes] | None) -> subprocess.Popen[by
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
     except FileNotFoundError as error:

@@ -24,9 +24,9 @@ def main(path: str) -> None:
         answers.flush()
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        traceback.print_exception(kind, error, trace)
         kinds = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
-        say({"error": {"kinds": kinds, "reason": str(error)}})
+        lines = traceback.format_exception(kind, error, trace)
+        say({"error": {"kinds": kinds, "reason": str(error), "trace": "".join(lines)}})
 
     sys.excepthook = tell
     say({"begun": True})

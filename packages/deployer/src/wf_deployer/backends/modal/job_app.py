@@ -63,7 +63,7 @@ app = modal.App(JOB["name"], tags=JOB["tags"])
 volume = modal.Volume.from_name(JOB["volume"], create_if_missing=True)
 
 
-@app.function(
+@app.function(  # type: ignore[untyped-decorator]  # modal is not beside our checkers
     image=image(),
     gpu=JOB["gpu"] or None,
     cpu=JOB["cpus"],

@@ -11,7 +11,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -49,14 +50,18 @@ def submit(app: str, record: str) -> Iterator[dict[str, Any]]:
     The app ends when its call does; that this process ends, or is killed, does it no harm.
     """
     os.environ["MODAL_LOGS_TIMEOUT"] = "0"  # `wf logs` shows what the call prints
+    modal.config.logger.setLevel("ERROR")
     loaded = _load(app)
     modal.Client.from_env().hello()
-    with modal.enable_output(), loaded.app.run(detach=True) as running:
-        found = {"app_id": running.app_id, "call_id": None, **_owner(running)}
-        _write(record, found)
-        found["call_id"] = loaded.train.spawn().object_id
-        running.set_tags({**running.get_tags(), "wf-call": found["call_id"]})
-        _write(record, found)
+    with ExitStack() as shown:
+        shown.enter_context(modal.enable_output())
+        with loaded.app.run(detach=True) as running:
+            shown.close()  # the image is made
+            found = {"app_id": running.app_id, "call_id": None, **_owner(running)}
+            _write(record, found)
+            found["call_id"] = loaded.train.spawn().object_id
+            running.set_tags({**running.get_tags(), "wf-call": found["call_id"]})
+            _write(record, found)
     yield found
 
 
@@ -151,7 +156,7 @@ def _write(path: str, value: Any) -> None:
     os.replace(temporary, path)
 
 
-_REQUESTS = {
+_REQUESTS: dict[str, Callable[..., Iterator[Any]]] = {
     "inspect": inspect,
     "submit": submit,
     "look": look,
