@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import shutil
@@ -77,6 +78,32 @@ def test_two_processes_equal_one_and_resume(
     assert f"resuming from {folder / 'checkpoints' / 'step_00000002'}" in _start(arguments)
     assert together.losses == losses
     assert together.weights == weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_clip_logits_as_one(cli: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Each sees half of the logits, and under fsdp holds half of the rows that are scaled."""
+    group = ["model.scheme=group64", "training.accept_from=[stage1]", "training.qk_clip.threshold=1e-3"]
+    for experiment in ("alone", "both"):
+        assert cli("stage1_subln", "model.scheme=group64", experiment=experiment).code == 0
+    monkeypatch.setattr(datamodule, "make_loader", _Interleaved)
+    alone = cli("stage2_pretrain", *OPTIONS, *group, "training.accumulate_steps=2", experiment="alone")
+    assert alone.code == 0
+    both = [*OPTIONS, *group, f"distributed={kind}", "distributed.devices=2"]
+    _start(cli.arguments("stage2_pretrain", *both, "experiment=both"))
+    rows = [_rows(cli.folder("stage2_pretrain", experiment)) for experiment in ("alone", "both")]
+    for one, two in zip(*rows, strict=True):
+        assert int(one["train/clipped_heads"]) == int(two["train/clipped_heads"]) > 0
+        for key in ("train/tokens", "train/label_tokens"):
+            assert int(one[key]) == int(two[key]) > 0
+        for key in ("train/loss", "train/largest_logit"):
+            assert math.isclose(float(one[key]), float(two[key]), rel_tol=1e-3), (one["step"], key)
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

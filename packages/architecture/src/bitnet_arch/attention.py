@@ -19,6 +19,9 @@ from bitnet_arch.kernels import kernel_for
 NAME = "wrinklefree"
 MAX_TOKENS = 1024
 """Longest sequence whose score matrices are kept."""
+WATCH = "watch_logits"
+"""Attribute of an attention module: called with query, key, mask and scale of each pass
+(attention_logits.py)."""
 
 
 def attention_forward(
@@ -32,6 +35,9 @@ def attention_forward(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """transformers' interface: [batches, heads, tokens, size] each -> [batches, tokens, heads, size]."""
+    scale = scaling or query.shape[-1] ** -0.5
+    if (watch := getattr(module, WATCH, None)) is not None:
+        watch(query, key, attention_mask, scale)
     dtype = torch.get_autocast_dtype("cpu")
     attend = kernel_for("attention", dtype)
     if attend is None or not _fits(query, key, value, attention_mask, dropout):
@@ -40,9 +46,7 @@ def attention_forward(
         )
     mask = None if attention_mask is None else _mask_of(attention_mask, query)
     with torch.autocast("cpu", enabled=False):
-        found: Tensor = attend(
-            query.to(dtype), key.to(dtype), value.to(dtype), mask, scaling or query.shape[-1] ** -0.5
-        )
+        found: Tensor = attend(query.to(dtype), key.to(dtype), value.to(dtype), mask, scale)
     return found.transpose(1, 2).contiguous(), None
 
 

@@ -8,6 +8,7 @@ from wrinklefree.callbacks.objective_states import ObjectiveStates
 from wrinklefree.callbacks.objective_weights import ObjectiveWeights
 from wrinklefree.callbacks.pacing import Pacing
 from wrinklefree.callbacks.progress import Progress
+from wrinklefree.callbacks.qk_clip import QkClip
 from wrinklefree.callbacks.random_state import RandomState
 from wrinklefree.callbacks.step_log import StepLog
 from wrinklefree.callbacks.weight_decay import WeightDecay
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectiveWeights",
     "Pacing",
     "Progress",
+    "QkClip",
     "RandomState",
     "StepLog",
     "WeightDecay",

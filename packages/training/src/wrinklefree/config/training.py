@@ -76,6 +76,17 @@ class ZClipConfig:
 
 
 @dataclass
+class QkClipConfig:
+    """Bound on attention logits (QK-clip of MuonClip; Kimi K2, arXiv 2507.20534): qk_clip.py."""
+
+    threshold: float | None = number(None, above=0)
+    """Largest logit of a head; where a step shows a larger one, queries and keys of the head shrink. null:
+    off."""
+    every_steps: int = number(1, least=1)
+    """Steps from one look at the logits to the next."""
+
+
+@dataclass
 class CheckpointConfig:
     every_steps: int = number(500, least=0)
     """Optimizer steps between checkpoints; 0: only on a signal."""
@@ -135,6 +146,7 @@ class GradientConfig(ContinuingConfig):
     ema_decay: float | None = number(None, above=0, below=1)
     """The result is a moving average of the weights with this decay a step; null: the last weights."""
     zclip: ZClipConfig = field(default_factory=ZClipConfig)
+    qk_clip: QkClipConfig = field(default_factory=QkClipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     precision: Precision = Precision.float32
     gradient_checkpointing: bool = False

@@ -28,6 +28,7 @@ from wrinklefree.forward import check_context, recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
+from wrinklefree.qk_clip import check_model
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
@@ -146,6 +147,8 @@ def _build_module(
     if training.trained is Trained.low_rank:
         bitnet_arch.train_corrections_alone(model)
     bitnet_arch.use_kernels(model)
+    if training.qk_clip.threshold is not None:
+        check_model(model)
     if not config.model.is_dense:
         bitnet_arch.set_precision(model, training.precision.value)
         _warn_of_slow_products(config)
@@ -223,6 +226,7 @@ def _build_trainer(
             *weights,
             cb.ZClip(training.zclip),
             cb.RandomState(),
+            *([cb.QkClip(training.qk_clip)] if training.qk_clip.threshold is not None else []),
             *([cb.Ema(training.ema_decay)] if training.ema_decay is not None else []),
             cb.ObjectiveStates(),
             progress,

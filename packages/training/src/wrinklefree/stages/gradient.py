@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wf_formats.errors import RequestError
+from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
 from wf_stores import parse_location
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
@@ -33,6 +34,7 @@ class GradientStage(Stage):
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
         _check_optimizer(config)
+        _check_qk_clip(config)
         _check_upload(config)
         _check_length(training)
         if training.trained is Trained.low_rank and isinstance(config.optimizer, MuonConfig):
@@ -52,6 +54,25 @@ class GradientStage(Stage):
         from wrinklefree.stages.fit import run_training
 
         return run_training(context)
+
+
+def _check_qk_clip(config: TrainConfig) -> None:
+    """Raises: ConfigError for weights whose rows cannot be scaled one by one, or are not to change."""
+    training, scheme = gradient_options(config), config.model.scheme
+    if training.qk_clip.threshold is None:
+        return
+    by_row = [name for name, size in GROUP_SIZES.items() if size is not None]
+    if not config.model.is_dense and scheme not in by_row:
+        raise ConfigError(
+            f"training.qk_clip.threshold={training.qk_clip.threshold:g} scales rows of single heads, which "
+            f"model.scheme={scheme} may not be able to hold (one scale of a whole matrix is not): choose "
+            f"{', '.join(by_row)} or {FULL_PRECISION}, or set training.qk_clip.threshold=null"
+        )
+    if training.trained is Trained.low_rank:
+        raise ConfigError(
+            f"training.qk_clip.threshold={training.qk_clip.threshold:g} scales weights, and training.trained="
+            "low_rank leaves all but the corrections as they are: set training.qk_clip.threshold=null"
+        )
 
 
 def _check_upload(config: TrainConfig) -> None:
