@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from wf_formats.plugins import PluginError
 from wf_formats.secrets import redacted_value
+from wrinklefree.audit.log import SUMMARY_KEY, read_trail
 from wrinklefree.command_line import parse
 from wrinklefree.compose.composing import compose_config, compose_dictconfig
 from wrinklefree.compose.roots import TRAIN, Root
@@ -89,6 +90,7 @@ def run_stage(config: TrainConfig) -> int:
 
 
 def _run_in(run: RunFolder, config: TrainConfig) -> int:
+    from wrinklefree.audit.events import audited
     from wrinklefree.auto_setup import find_start
     from wrinklefree.identity import identify
     from wrinklefree.uploads.run_uploads import RunUploads, upload_url
@@ -116,7 +118,8 @@ def _run_in(run: RunFolder, config: TrainConfig) -> int:
             LOG.warning("training with uncommitted changes: the commit alone cannot reproduce this")
         run.store_identity(identity)
         run.remove_leftovers()
-        return _report(context, stage.run(dataclasses.replace(context, uploads=uploads)))
+        context = dataclasses.replace(context, uploads=uploads)
+        return _report(context, audited(run, config, identity, lambda: stage.run(context)))
 
 
 def _open_uploads(uploads: RunUploads, run: RunFolder, identity: RunIdentity) -> None:
@@ -185,7 +188,8 @@ def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict
 
 
 def _summary(config: TrainConfig, run: RunFolder, status: str, figures: dict[str, Any]) -> dict[str, Any]:
-    return {**_names(config), "status": status, **figures, "run_folder": str(run.path)}
+    own = {"run_folder": str(run.path), SUMMARY_KEY: read_trail(run.path).head}
+    return {**_names(config), "status": status, **figures, **own}
 
 
 def _is_first_process() -> bool:

@@ -37,6 +37,7 @@ APPLICATIONS = (
     Application("bench", "Measure a model's speed beside llama.cpp.", ("wrinklefree_inference", "bench")),
     Application("eval", "Measure perplexity and tasks of a model.", ("wrinklefree_eval.evaluate",)),
     Application("store", "Folders in gs://, s3:// or a path: ls, get, put, rm, check.", ("wf_stores.main",)),
+    Application("audit", "Show and check who ran what: the audit log of a run.", ("wrinklefree.audit",)),
     Application("compare", "Test whether two models' answers differ.", ("wrinklefree_eval.compare",)),
 )
 
