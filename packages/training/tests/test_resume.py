@@ -113,7 +113,7 @@ def test_resumed_run_is_bit_equal(
     assert resumed.losses == uninterrupted.losses
     assert resumed.weights == uninterrupted.weights
     assert not list(store.folder.glob(".*")), "leftovers of the killed process are removed"
-    figures = ("tokens", "first_loss", "last_loss")
+    figures = ("tokens", "label_tokens", "first_loss", "last_loss")
     assert [resumed.summary[f] for f in figures] == [uninterrupted.summary[f] for f in figures]
 
 

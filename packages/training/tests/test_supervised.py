@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from data_handler import SourceConfig, make_loader
 from wrinklefree import datamodule
+from wrinklefree.compose.composing import compose_config
 from wrinklefree.datamodule import num_labels, weighted
 
 TEMPLATE = (
@@ -67,12 +70,23 @@ def source(path: Path, **fields: Any) -> str:
     return f"data.sources=[{{kind: path, name: chat, location: {path}, format: chat{more}}}]"
 
 
-def test_stage_2_learns_answers(chatting: Any, records: Path) -> None:
+def test_stage_2_learns_answers(chatting: Any, start: Path, records: Path) -> None:
     run = chatting("stage2_pretrain", *STEPS, source(records), "training.learning_rate=1e-3")
     assert run.code == 0
     losses = [float(loss) for loss in run.losses.values()]
     assert losses[-1] < losses[0]
     assert run.summary["last_loss"] == pytest.approx(losses[-1])
+    assert run.summary["tokens"] == 3 * 2 * 64
+    assert run.summary["label_tokens"] == sum(labels_of_steps(chatting, start, records, 3))
+
+
+def labels_of_steps(chatting: Any, start: Path, records: Path, count: int) -> list[int]:
+    """Labels of the first batches of the run, by the records' own loader."""
+    config = compose_config(chatting.arguments("stage2_pretrain", *STEPS, source(records)))
+    (text,) = config.data.sources
+    tokenizer = transformers.AutoTokenizer.from_pretrained(start)
+    batches = make_loader([text], tokenizer, 64, 2, seed=config.seed)
+    return [int((batch["labels"][:, 1:] >= 0).sum()) for batch in islice(batches, count)]
 
 
 def test_accumulated_passes_weigh_as_much_as_their_labels(chatting: Any, records: Path) -> None:
