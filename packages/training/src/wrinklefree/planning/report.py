@@ -79,11 +79,15 @@ def _layout(found: Layout) -> dict[str, Any]:
 def command(plan: Plan, request: Request) -> str:
     """What starts the chosen layout."""
     chosen = plan.chosen
-    own = [f"distributed={chosen.kind}"] if plan.machine.num_ranks > 1 else []
+    given = request.overrides
+    own: list[str] = []
     if plan.machine.num_ranks > 1:
-        own += [f"distributed.devices={plan.machine.num_ranks // plan.machine.num_nodes}"]
-        own += [f"distributed.num_nodes={plan.machine.num_nodes}"] if plan.machine.num_nodes > 1 else []
-    given = [text for text in request.overrides if not text.lstrip("+").startswith("distributed=")]
+        given = [text for text in given if not text.lstrip("+").startswith("distributed=")]
+        own = [
+            f"distributed={chosen.kind}",
+            f"distributed.devices={plan.machine.num_ranks // plan.machine.num_nodes}",
+            f"distributed.num_nodes={plan.machine.num_nodes}",
+        ]
     if chosen.recomputes and not gradient_options(plan.config).gradient_checkpointing:
         own.append("training.gradient_checkpointing=true")
     return shlex.join(["wf", "train", "-s", request.stage, *given, *own])

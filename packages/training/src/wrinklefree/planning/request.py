@@ -30,6 +30,8 @@ from wrinklefree.stages.registry import stage_by_number, stage_of, stages
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kKmMbBtT]?)")
 _GIB = 1 << 30
+_LEAST, _MOST = 1e-6, 1e6
+"""Of prices, memory and utilization; anything else is a slip."""
 _OURS = {
     "training": "--stage",
     "model": "--model",
@@ -117,8 +119,8 @@ def _positive(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not _LEAST <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {_LEAST:g} to {_MOST:g}")
     return value
 
 
@@ -177,13 +179,12 @@ def _precision(options: argparse.Namespace, machine: Machine) -> list[str]:
 
 def _distributed(machine: Machine, overrides: Sequence[str]) -> list[str]:
     """Overrides for as many ranks, with DDP unless the strategy is said."""
-    if machine.num_ranks == 1:
-        return [f"distributed.accelerator={'cpu' if machine.on_cpu else 'gpu'}"]
+    alone = machine.num_ranks == 1 or _says_strategy(overrides)
     return [
-        *([] if _says_strategy(overrides) else ["distributed=ddp"]),
+        *([] if alone else ["distributed=ddp"]),
         f"distributed.devices={machine.num_ranks // machine.num_nodes}",
         f"distributed.num_nodes={machine.num_nodes}",
-        "distributed.accelerator=gpu",
+        f"distributed.accelerator={'cpu' if machine.on_cpu else 'gpu'}",
     ]
 
 

@@ -28,6 +28,8 @@ from wrinklefree.planning.published import PUBLISHED
 Shape = tuple[int, ...]
 _BIASES = {"attention_bias": ATTENTION_BIASES, "mlp_bias": MLP_BIASES}
 """Settings that say whether an optional group of parts is there."""
+_MOST_PARAMETERS = 10**15
+"""More is a slip in a config.json."""
 _TIED_BY_DEFAULT = ("gemma3_text", "smollm3")
 """Model types whose head is the embeddings where config.json does not say (transformers' defaults)."""
 
@@ -120,6 +122,8 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
     for group, parts in zip(optional, family.optional, strict=True):
         if any(settings.get(key) for key, its in _BIASES.items() if set(parts) <= set(its)):
             shapes |= group
+    if count(shapes) > _MOST_PARAMETERS:
+        raise LoadError(f"sizes of more than {_MOST_PARAMETERS:.0e} parameters: check its config.json")
     return ModelShape(name, decoder, family, scheme, has_sub_norms, shapes)
 
 
