@@ -114,7 +114,8 @@ class Run:
 
     @property
     def weights(self) -> bytes:
-        return (self.folder / "final" / "model.safetensors").read_bytes()
+        """Of all files."""
+        return b"".join(path.read_bytes() for path in sorted((self.folder / "final").glob("*.safetensors")))
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -134,19 +135,21 @@ class Zygote:
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def run(self, arguments: list[str], log: Path, before: Callable[[], None] | None) -> int:
-        """The child's exit code, or minus the signal that ended it."""
+    def run(
+        self, arguments: list[str], log: Path, before: Callable[[], None] | None, ranks: int = 1
+    ) -> list[int]:
+        """Exit codes of the ranks, or minus the signals that ended them."""
         called = [before.__code__.co_filename, before.__name__] if before is not None else None
-        request = {"arguments": arguments, "log": str(log), "before": called}
+        request = {"arguments": arguments, "log": str(log), "before": called, "ranks": ranks}
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
         requests.write(f"{json.dumps(request)}\n")
         requests.flush()
-        code = int(answers.readline())
-        if code > 0:
+        codes: list[int] = json.loads(answers.readline())
+        if max(codes) > 0:
             sys.stderr.write(log.read_text()[-3000:])
-        return code
+        return codes
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
@@ -200,9 +203,26 @@ class CommandLine:
 
         The code is minus the signal if one ended it.
         """
+        return self.in_ranks(training, *overrides, experiment=experiment, before=before, ranks=1)
+
+    def in_ranks(
+        self,
+        training: str,
+        *overrides: str,
+        experiment: str,
+        before: Callable[[], None] | None = None,
+        ranks: int = 2,
+    ) -> Run:
+        """The same in children that train together, each a rank; the code is that of the first one that
+        failed."""
         arguments = self.arguments(training, f"experiment={experiment}", *overrides)
-        code = self.zygote.run(arguments, self.output_dir / f"{experiment}.log", before)
-        return Run(code, self.folder(training, experiment))
+        arguments += [f"distributed.devices={ranks}"] if ranks > 1 else []
+        codes = self.zygote.run(arguments, self.log(experiment), before, ranks)
+        return Run(next(filter(None, codes), 0), self.folder(training, experiment))
+
+    def log(self, experiment: str) -> Path:
+        """What its children have written."""
+        return self.output_dir / f"{experiment}.log"
 
 
 def tiny_overrides(dense: Path, text: Path) -> list[str]:

@@ -8,13 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wrinklefree import datamodule
 from wrinklefree.distributed import own_share
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -25,24 +23,6 @@ OPTIONS = [
     "training.batch_size=1",
     "training.zclip.warmup_steps=2",
 ]
-
-
-class _Interleaved:
-    """Batches of rank 0 and rank 1 in turn, for one process that accumulates two."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        ranks = [dict(options, rank=rank, world_size=2) for rank in (0, 1)]
-        self._loaders = [datamodule_make_loader(*args, **each) for each in ranks]
-
-    def __iter__(self) -> Iterator[Any]:
-        for pair in zip(*self._loaders, strict=True):
-            yield from pair
-
-    def state_dict(self, after: Any = None) -> dict[str, Any]:
-        return {}
-
-
-datamodule_make_loader = datamodule.make_loader
 
 
 def _start(arguments: list[str]) -> str:
@@ -58,12 +38,10 @@ def _start(arguments: list[str]) -> str:
     ("kind", "optimizer"),
     [("ddp", "adamw"), ("ddp", "adamw optimizer.state=int8"), ("fsdp", "adamw"), ("fsdp", "muon")],
 )
-def test_two_processes_equal_one_and_resume(
-    cli_from_stage1: Any, monkeypatch: pytest.MonkeyPatch, kind: str, optimizer: str
-) -> None:
+def test_two_processes_equal_one_and_resume(cli_from_stage1: Any, kind: str, optimizer: str) -> None:
     options = [*OPTIONS, *f"optimizer={optimizer}".split()]
-    monkeypatch.setattr(datamodule, "make_loader", _Interleaved)
-    alone = cli_from_stage1("stage2_pretrain", *options, "training.accumulate_steps=2", experiment="alone")
+    one = ["training.accumulate_steps=2", "data.num_shares=2"]
+    alone = cli_from_stage1("stage2_pretrain", *options, *one, experiment="alone")
     assert alone.code == 0
     both = [*options, f"distributed={kind}", "distributed.accelerator=cpu", "experiment=both"]
     arguments = cli_from_stage1.arguments("stage2_pretrain", *both)
@@ -82,13 +60,13 @@ def test_two_processes_equal_one_and_resume(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_clip_logits_as_one(cli: Any, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_two_processes_clip_logits_as_one(cli: Any, kind: str) -> None:
     """Each sees half of the logits, and under fsdp holds half of the rows that are scaled."""
     group = ["model.scheme=group64", "training.accept_from=[stage1]", "training.qk_clip.threshold=1e-3"]
     for experiment in ("alone", "both"):
         assert cli("stage1_subln", "model.scheme=group64", experiment=experiment).code == 0
-    monkeypatch.setattr(datamodule, "make_loader", _Interleaved)
-    alone = cli("stage2_pretrain", *OPTIONS, *group, "training.accumulate_steps=2", experiment="alone")
+    one = ["training.accumulate_steps=2", "data.num_shares=2"]
+    alone = cli("stage2_pretrain", *OPTIONS, *group, *one, experiment="alone")
     assert alone.code == 0
     both = [*OPTIONS, *group, f"distributed={kind}", "distributed.devices=2"]
     _start(cli.arguments("stage2_pretrain", *both, "experiment=both"))

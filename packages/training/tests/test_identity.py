@@ -86,3 +86,27 @@ def test_what_changes_the_rounding_is_recorded() -> None:
         "distributed.kind: 'single' there, 'ddp' now",
     ]
     assert changed.rounding["num_threads"] == torch.get_num_threads()
+
+
+def test_who_makes_the_passes_of_a_step_does_not_count() -> None:
+    two = _identity("distributed=ddp", "distributed.devices=2", "training.accumulate_steps=3")
+    one = _identity("data.num_shares=2", "training.accumulate_steps=6")
+    assert one.fingerprint == two.fingerprint
+    assert "training.accumulate_steps: 3 there, 6 now" in one.rounding_differences(two.rounding)
+    other_data = _identity("training.accumulate_steps=6")
+    assert list(other_data.differences(two.values)) == ["data.num_shares"]
+    assert other_data.in_shares_of(two.values).fingerprint == two.fingerprint
+    other_step = _identity("training.accumulate_steps=3", "data.num_shares=2").differences(two.values)
+    assert list(other_step.values()) == ["training.accumulate_steps x processes: 6 there, 3 now"]
+
+
+def test_runs_of_before_shares_are_the_same() -> None:
+    """run.json then had the numbers as they were given."""
+    one, two = _identity(), _identity("distributed=ddp", "distributed.devices=2")
+    assert "data.num_shares" not in one.values
+    of_two = {k: v for k, v in two.values.items() if k != "data.num_shares"}
+    of_two |= {"distributed.devices": 2, "training.accumulate_steps": 1}
+    assert not two.differences(of_two)
+    assert not one.differences(one.values)
+    assert list(one.differences(of_two)) == ["data.num_shares", "training.accumulate_steps"]
+    assert one.differences({**of_two, "distributed.devices": "2"}), "a damaged file is a difference"

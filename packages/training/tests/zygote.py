@@ -3,8 +3,9 @@
 The pytest process itself must not fork: other tests leave threads there (OpenMP, servers), and a
 lock that one of them holds stays locked in the child. This process has one thread, checked before
 every fork. Requests are JSON lines on stdin, {"arguments": [...], "log": file, "before": null or
-[test module's path, function]}; `before` is called in the child first. The answer is a line with
-the exit code, or minus the signal that ended the child.
+[test module's path, function], "ranks": number}; `before` is called in the child first. Several ranks are
+children as torchrun starts them; when one has failed the others get a while to end. The answer is a line
+with the exit code of each, or minus the signal that ended it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +29,7 @@ from wrinklefree import application, auto_setup
 from wrinklefree.stages import conversion, fit
 from wrinklefree.train import main
 
+_WHILE_S = 20.0
 IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, application, auto_setup, conversion, fit)
 
 
@@ -70,16 +75,50 @@ def _other_threads() -> list[str]:
     return [name for name in names if name != "jemalloc_bg_thd"]
 
 
+def _environments(num_ranks: int) -> list[dict[str, str]]:
+    """What torchrun gives each rank; nothing for one alone."""
+    if num_ranks == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    size = str(num_ranks)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    shared |= {"TORCHELASTIC_RUN_ID": "tests", "GROUP_RANK": "0"}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+
+
+def _ended(pids: list[int]) -> list[int]:
+    """Exit codes, in order."""
+    codes: dict[int, int] = {}
+    end_s: float | None = None
+    while len(codes) < len(pids):
+        for pid in set(pids) - codes.keys():
+            found, status = os.waitpid(pid, 0 if len(pids) == 1 else os.WNOHANG)
+            if found:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+            elif end_s is not None and time.monotonic() > end_s:
+                os.kill(pid, signal.SIGKILL)
+        if any(codes.values()) and end_s is None:
+            end_s = time.monotonic() + _WHILE_S
+        time.sleep(0 if len(pids) == 1 else 0.01)
+    return [codes[pid] for pid in pids]
+
+
 def serve() -> None:
     """Until stdin ends."""
     torch.set_num_threads(1)
     for line in sys.stdin:
+        request = json.loads(line)
         assert not _other_threads(), "a process with threads must not fork"
-        pid = os.fork()
-        if pid == 0:
-            _run_and_end(json.loads(line))
-        status = os.waitpid(pid, 0)[1]
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        pids = []
+        for environment in _environments(request["ranks"]):
+            pid = os.fork()
+            if pid == 0:
+                os.environ.update(environment)
+                _run_and_end(request)
+            pids.append(pid)
+        sys.stdout.write(f"{json.dumps(_ended(pids))}\n")
         sys.stdout.flush()
 
 

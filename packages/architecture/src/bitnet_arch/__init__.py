@@ -4,9 +4,13 @@ from bitnet_arch.activations import Int8PerToken, Int8Tokens, KeepActivations
 from bitnet_arch.checkpoint import (
     Checkpoint,
     load_checkpoint,
+    load_rows,
     read_meta,
     save_checkpoint,
+    tensors_on_disk,
     write_checkpoint,
+    write_description,
+    write_index,
 )
 from bitnet_arch.convert import ConversionConfig, convert
 from bitnet_arch.errors import CheckpointError, SourceError, UnsupportedModelError
@@ -55,6 +59,7 @@ __all__ = [
     "int8_matmul",
     "load_checkpoint",
     "load_dense",
+    "load_rows",
     "log_kernels",
     "open_dense",
     "packaged_model_dir",
@@ -66,7 +71,10 @@ __all__ = [
     "set_lambda",
     "set_precision",
     "supported_families",
+    "tensors_on_disk",
     "train_corrections_alone",
     "use_kernels",
     "write_checkpoint",
+    "write_description",
+    "write_index",
 ]

@@ -10,7 +10,7 @@ Weights are safetensors; a folder is written atomically.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bitnet_arch.generation import generation_config, write_generation_config
 from bitnet_arch.model_tokenizer import check_vocabulary, save_tokenizer, tokenizer_of_folder
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.source_settings import check_config, check_dense, null_hint
-from bitnet_arch.stored_tensors import check_dense_tensors, read_state, untie_different_head
+from bitnet_arch.stored_tensors import check_dense_tensors, read_rows, read_state, untie_different_head
 from wf_formats.atomic import atomic_folder
 from wf_formats.families import FAMILIES
 from wf_formats.families.settings import rope_objects
@@ -83,12 +83,24 @@ def write_checkpoint(
 ) -> None:
     """`save_checkpoint` into an existing folder, for callers that hold the atomic_folder themselves."""
     config, state, conversion = to_disk(model)
+    _save_state(state, folder, max_shard_size)
+    _write_description(model, config, tokenizer, folder, {**meta, "conversion": conversion})
+
+
+def write_description(model: nn.Module, tokenizer: Any, folder: Path, meta: Mapping[str, Any]) -> None:
+    """All of a checkpoint but its weights, which others write. The model may be on the meta device."""
+    config, _, conversion = to_disk(model)
+    _write_description(model, config, tokenizer, folder, {**meta, "conversion": conversion})
+
+
+def _write_description(
+    model: nn.Module, config: Any, tokenizer: Any, folder: Path, meta: Mapping[str, Any]
+) -> None:
     config.save_pretrained(folder)
     write_generation_config(model, folder)
-    _save_state(state, folder, max_shard_size)
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
-    contents = {"format": FORMAT, **meta, "conversion": conversion}
+    contents = {"format": FORMAT, **meta}
     (folder / META_FILE).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
 
 
@@ -108,6 +120,22 @@ def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> C
     tokenizer = tokenizer_of_folder(folder)
     check_vocabulary(folder, tokenizer, model.config.vocab_size)
     return Checkpoint(model, tokenizer, meta)
+
+
+def load_rows(folder: Path, rows: Callable[[int], slice]) -> dict[str, Tensor]:
+    """Some rows of each weight of a checkpoint, by its name in the loaded model; nothing else is read.
+
+    Args: rows says for a tensor of n rows (its first dimension) which.
+    Raises: CheckpointError as `load_checkpoint`.
+    """
+    conversion = read_meta(folder).get("conversion")
+    return from_disk(read_config(folder), read_rows(folder, rows), conversion)[1]
+
+
+def tensors_on_disk(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors by name and value in its folder, without those on the meta device: of a model that
+    stands for a part of its weights, that part."""
+    return {name: tensor for name, tensor in to_disk(model)[1].items() if not tensor.is_meta}
 
 
 def read_model(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -189,8 +217,13 @@ def _save_state(state: dict[str, Tensor], folder: Path, max_shard_size: str) -> 
         with system_errors(folder / file_name, SafetensorError):
             save_file(tensors, folder / file_name, metadata={"format": "pt"})
     if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_index(folder, split.metadata, split.tensor_to_filename)
+
+
+def write_index(folder: Path, metadata: Mapping[str, Any], weight_map: Mapping[str, str]) -> None:
+    """Of weights in several files: tensor -> name of its file."""
+    index = {"metadata": metadata, "weight_map": weight_map}
+    (folder / WEIGHTS_INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _build(config: Any, state: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> Any:

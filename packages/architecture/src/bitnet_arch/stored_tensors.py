@@ -1,6 +1,7 @@
 """The weights of a model folder, taken by nobody's word: read, complete, finite, and each with its place.
 
     read_state(folder)              every tensor of the files, once, finite floats
+    read_rows(folder, rows)         the same, of each tensor some rows
     untie_different_head(...)       a stored output head that is not the embedding matrix is kept
     check_dense_tensors(...)        names and shapes are those of the model class, before the model is built
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from bitnet_arch.errors import CheckpointError
 from bitnet_arch.source_settings import null_hint
-from bitnet_arch.tensor_files import load_tensors
+from bitnet_arch.tensor_files import TensorFiles, load_tensors
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_EMBEDDING, HF_HEAD
 from wf_formats.models.completeness import check_tensors
@@ -44,18 +45,36 @@ def read_state(folder: Path) -> dict[str, Tensor]:
         CheckpointError: a file is missing or damaged, files and index disagree, or a tensor holds something
             else than finite floats.
     """
+    state: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        state |= load_tensors(path)
+    for name, tensor in state.items():
+        _check_finite(folder, name, tensor)
+    return state
+
+
+def read_rows(folder: Path, rows: Callable[[int], slice]) -> dict[str, Tensor]:
+    """Of every tensor the rows (first dimension) that `rows(how many it has)` says, copied; nothing else is
+    read.
+
+    Raises: CheckpointError as `read_state`.
+    """
+    files = TensorFiles(_weight_files(folder))
+    state = {name: files.rows(name, rows(files.shape(name)[0])) for name in files}
+    for name, tensor in state.items():
+        _check_finite(folder, name, tensor)
+    return state
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Structure and dtypes are as they have to be."""
     try:
         files = open_folder(folder)
     except LoadError as error:
         raise CheckpointError(str(error)) from error
     for name in files.shapes:
         _check_dtype(folder, name, files.dtype(name))
-    state: dict[str, Tensor] = {}
-    for path in sorted(set(files.paths.values())):
-        state |= load_tensors(path)
-    for name, tensor in state.items():
-        _check_finite(folder, name, tensor)
-    return state
+    return sorted(set(files.paths.values()))
 
 
 def _check_dtype(folder: Path, name: str, dtype: str) -> None:

@@ -38,7 +38,7 @@ def atomic_folder(target: Path | str, kind: FolderKind | None = None) -> Iterato
     """
     target = _absolute(target)
     _check_folder(target, kind)
-    with _named(target):
+    with errors_about(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
         temporary.mkdir()
@@ -66,7 +66,7 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
     """
     target = _absolute(target)
     check_file(target)
-    with _named(target):
+    with errors_about(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
         temporary.touch(exist_ok=False)
@@ -98,18 +98,10 @@ def atomic_write_json(target: Path | str, value: Any) -> None:
     atomic_write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _absolute(target: Path | str) -> Path:
-    """With a name of its own (`.` has none); a link at the end stays one."""
-    return Path(os.path.abspath(target))
-
-
-def _beside(target: Path, purpose: str) -> Path:
-    return target.with_name(f".{target.name}.{purpose}-{secrets.token_hex(4)}")
-
-
 @contextmanager
-def _named(target: Path) -> Iterator[None]:
-    """Errors about the temporary name, and those of writing (which have no name), are about the target."""
+def errors_about(target: Path) -> Iterator[None]:
+    """Errors about the temporary name, and those of writing (which have no name), are about the target. For
+    those who write into an `atomic_folder` of another process."""
     try:
         yield
     except OSError as error:
@@ -118,6 +110,24 @@ def _named(target: Path) -> Iterator[None]:
         if has_no_name or str(error.filename).startswith(hidden):
             error.filename, error.filename2 = str(target), None
         raise
+
+
+def sync(path: Path) -> None:
+    """Until a file's contents, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _absolute(target: Path | str) -> Path:
+    """With a name of its own (`.` has none); a link at the end stays one."""
+    return Path(os.path.abspath(target))
+
+
+def _beside(target: Path, purpose: str) -> Path:
+    return target.with_name(f".{target.name}.{purpose}-{secrets.token_hex(4)}")
 
 
 def _check_folder(target: Path, kind: FolderKind | None) -> None:
@@ -144,12 +154,3 @@ def _replace_folder(source: Path, target: Path) -> None:
     sync(target.parent)
     if old is not None:
         shutil.rmtree(old)
-
-
-def sync(path: Path) -> None:
-    """Has a file, or a folder's names, written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,29 +23,27 @@ from torch import Tensor
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
 from data_handler.packing import IGNORED_LABEL
-from data_handler.skipped import summed
 from wrinklefree.capture import View
 from wrinklefree.changed_data import changed_sources, decide
 from wrinklefree.config.root import ChangedData
-from wrinklefree.distributed import gather_from_ranks, own_share
+from wrinklefree.data_shares import InTurn, Place, all_skipped, in_order, numbers_of
+from wrinklefree.distributed import gather_from_ranks, num_ranks, rank
 
 _ANY_LENGTH = 2**40
 """Batches of a loader that gives as many as are asked for."""
 
 
 class TimedLoader:
-    """A PackedLoader with a length, a stopwatch for waiting and the state of the last batch."""
+    """The loaders of a process with a length, a stopwatch for waiting and the place of the last batch."""
 
-    def __init__(
-        self, loader: PackedLoader, num_batches: int | None, weighted_batches: int | None = None
-    ) -> None:
+    def __init__(self, loader: InTurn, num_batches: int | None, weighted_batches: int | None = None) -> None:
         """Args: num_batches is None where the run is planned into a time; weighted_batches are those of a
         step on this rank, to be weighted by their labels."""
         self._loader = loader
         self._num_batches = num_batches
         self._weighted_batches = weighted_batches
         self._waited_s = 0.0
-        self.last_state: dict[str, Any] | None = None
+        self.last_place: Place | None = None
 
     def __len__(self) -> int:
         return self._num_batches or _ANY_LENGTH
@@ -59,7 +57,7 @@ class TimedLoader:
             self._waited_s += time.perf_counter() - start
             if batch is None:
                 raise DataError(self._too_little())
-            self.last_state = batch.pop("state")
+            self.last_place = batch.pop("state")
             yield batch
 
     def _too_little(self) -> str:
@@ -109,7 +107,7 @@ def num_labels(labels: Tensor) -> Tensor:
 
 class WrinkleFreeDataModule(L.LightningDataModule):
     """Args: num_batches is the number of forward passes of the whole run on one rank (None: planned into a
-    time), accumulate_steps that of one step."""
+    time), accumulate_steps that of one step, num_shares that of the data's shares (None: one a process)."""
 
     def __init__(
         self,
@@ -122,6 +120,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         num_workers: int,
         resume_data: ChangedData | None = None,
         accumulate_steps: int = 1,
+        num_shares: int | None = None,
     ) -> None:
         super().__init__()
         self.sources = list(sources)
@@ -133,39 +132,55 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.resume_data = resume_data
         self.accumulate_steps = accumulate_steps
+        self.num_shares = num_shares
         self.changes: list[dict[str, Any]] = []
         """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
-        self._packed: PackedLoader | None = None
-        self._restored: dict[str, Any] | None = None
+        self._in_turn: InTurn | None = None
+        self._restored: list[dict[str, Any]] | None = None
+        """The states of all shares."""
+        self._passes = 0
+        """Of all processes, that the restored state comes after."""
 
     def train_dataloader(self) -> TimedLoader:
-        assert self.trainer is not None
-        self._packed = make_loader(
+        restored = self._restored
+        num_shares = len(restored) if restored is not None else self.num_shares or num_ranks()
+        numbers = numbers_of(rank(), num_ranks(), num_shares)
+        loaders = [self._loader_of(number, num_shares) for number in numbers]
+        if restored is not None:
+            self._resume(loaders, [restored[number] for number in numbers])
+        self._in_turn = InTurn(loaders, self._passes // num_ranks())
+        weighted_batches = self.accumulate_steps if self.is_supervised else None
+        self.loader = TimedLoader(self._in_turn, self.num_batches, weighted_batches)
+        return self.loader
+
+    def _loader_of(self, number: int, num_shares: int) -> PackedLoader:
+        return make_loader(
             self.sources,
             self.tokenizer,
             self.sequence_length_tokens,
             self.batch_size,
             seed=self.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=number,
+            world_size=num_shares,
             num_workers=self.num_workers,
         )
-        if self._restored is not None:
-            self._resume(self._packed, self._restored)
-        weighted_batches = self.accumulate_steps if self.is_supervised else None
-        self.loader = TimedLoader(self._packed, self.num_batches, weighted_batches)
-        return self.loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Positions of all ranks (called on every rank)."""
-        position = self._restored
-        if self._packed is not None and self.loader is not None:
-            position = self._packed.state_dict(after=self.loader.last_state)
-        return {"ranks": gather_from_ranks(position), "changes": self.changes}
+        """Positions of all shares (called on every rank)."""
+        states, passes = self._restored, self._passes
+        if self._in_turn is not None and self.loader is not None:
+            place = self._in_turn.place(self.loader.last_place)
+            states = in_order(gather_from_ranks(place.states))
+            passes = place.num_passes * num_ranks()
+        return {"ranks": states, "passes": passes, "changes": self.changes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = own_share(state_dict["ranks"], "data positions")
+        """Raises: RanksError for a number of processes that cannot divide the shares."""
+        self._restored = state_dict["ranks"]
+        numbers_of(rank(), num_ranks(), len(state_dict["ranks"]))
+        # Older states have a share a process, so the first one is next.
+        self._passes = state_dict.get("passes", 0)
         self.changes = list(state_dict.get("changes", []))
 
     def figures(self) -> dict[str, Any]:
@@ -185,25 +200,23 @@ class WrinkleFreeDataModule(L.LightningDataModule):
 
     def bad_records(self) -> dict[str, dict[str, Any]]:
         """By source, over all ranks: how many were passed over, and where the first were."""
-        assert self._packed is not None
-        after = self.loader.last_state if self.loader else None
-        ranks = gather_from_ranks(self._packed.skipped(after))
-        names = dict.fromkeys(name for rank in ranks for name in rank)
-        totals = {name: summed(rank[name] for rank in ranks if name in rank) for name in names}
+        assert self._in_turn is not None
+        after = self.loader.last_place if self.loader else None
+        totals = all_skipped(gather_from_ranks(self._in_turn.skipped(after)))
         return {
             name: {"records": total.records, "first": list(total.first)} for name, total in totals.items()
         }
 
-    def _resume(self, packed: PackedLoader, state: dict[str, Any]) -> None:
+    def _resume(self, loaders: list[PackedLoader], states: list[dict[str, Any]]) -> None:
         """Raises: RunError, DataError (other data, and no word how to go on; other settings)."""
-        now = packed.state_dict()["fingerprint"]
-        sources = changed_sources(state["fingerprint"], now)
-        if not sources:
-            packed.load_state_dict(state)
-            return
-        assert self.trainer is not None
-        step = self.trainer.global_step
-        choice = decide(self.resume_data, sources, f"the checkpoint of step {step}")
-        self.changes.append({"step": step, "data": choice.value, "sources": sources})
-        if choice is ChangedData.position:
-            packed.load_state_dict(state, accept_changed=True)
+        sources = changed_sources(states[0]["fingerprint"], loaders[0].state_dict()["fingerprint"])
+        accept_changed = bool(sources)
+        if sources:
+            assert self.trainer is not None
+            step = self.trainer.global_step
+            choice = decide(self.resume_data, sources, f"the checkpoint of step {step}")
+            self.changes.append({"step": step, "data": choice.value, "sources": sources})
+            if choice is ChangedData.fresh:
+                return
+        for loader, state in zip(loaders, states, strict=True):
+            loader.load_state_dict(state, accept_changed=accept_changed)

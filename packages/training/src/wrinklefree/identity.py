@@ -45,12 +45,22 @@ INFRASTRUCTURE_KEYS = (
     "distributed.backend",
     "training.start_from",
 )
-"""Left out of the fingerprint, with those that the stage names. `distributed.devices` and `num_nodes`
-stay: they change the batch."""
+"""Left out of the fingerprint, with those that the stage names."""
+
+_RANK_KEYS = ("distributed.devices", "distributed.num_nodes")
+_PASSES = "training.accumulate_steps"
+_SHARES = "data.num_shares"
 
 _SOURCE_KEYS_THAT_MAY_CHANGE = ("on_bad_record", "max_record_bytes")
 
-ROUNDING_KEYS = ("num_threads", "distributed.kind", "distributed.accelerator", "distributed.backend")
+ROUNDING_KEYS = (
+    "num_threads",
+    "distributed.kind",
+    "distributed.accelerator",
+    "distributed.backend",
+    *_RANK_KEYS,
+    _PASSES,
+)
 """Of these, what changes the order of sums: the same run up to rounding, but not to the bit."""
 
 
@@ -77,11 +87,18 @@ class RunIdentity:
 
     def differences(self, other: dict[str, Any]) -> dict[str, str]:
         """`key` -> `key: there, here` for every value that differs from those of another run."""
-        return _differences(self.values, other)
+        return _differences(self.values, by_step(other))
+
+    def in_shares_of(self, other: dict[str, Any]) -> RunIdentity:
+        """With the data in as many shares as another run's."""
+        shares = {key: value for key, value in by_step(other).items() if key == _SHARES}
+        values = {key: value for key, value in self.values.items() if key != _SHARES}
+        return dataclasses.replace(self, values=values | shares)
 
     def rounding_differences(self, other: dict[str, Any]) -> list[str]:
-        """The same for `rounding`."""
-        return list(_differences(self.rounding, other).values())
+        """The same for those of `rounding` that the other one has recorded."""
+        known = {key: value for key, value in self.rounding.items() if key in other}
+        return list(_differences(known, other).values())
 
 
 def _differences(here: dict[str, Any], there: dict[str, Any]) -> dict[str, str]:
@@ -99,7 +116,24 @@ def _difference(key: str, there: Any, here: Any) -> str:
         return (
             f"{key}: the files are others than those that the run was made with ({there} there, {here} now)"
         )
-    return f"{key}: {shown(there)} there, {shown(here)} now"
+    name = f"{key} x processes" if key == _PASSES else key
+    return f"{name}: {shown(there)} there, {shown(here)} now"
+
+
+def by_step(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with those of processes as if one made all forward passes of a step: who makes them changes
+    the rounding alone, as long as the data is in as many shares. One share, as one process has it, is not
+    named."""
+    counts = [values.get(key, 1) for key in (*_RANK_KEYS, _PASSES)]
+    if any(type(count) is not int for count in counts):
+        return values
+    num_ranks = counts[0] * counts[1]
+    found = {key: value for key, value in values.items() if key != _SHARES}
+    found |= {key: 1 for key in _RANK_KEYS if key in values}
+    if _PASSES in values:
+        found[_PASSES] = counts[2] * num_ranks
+    num_shares = values.get(_SHARES) or num_ranks
+    return found if num_shares == 1 else found | {_SHARES: num_shares}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -125,8 +159,10 @@ def identify(
         for key in _SOURCE_KEYS_THAT_MAY_CHANGE:
             source.pop(key, None)
     left_out = (*INFRASTRUCTURE_KEYS, *stage_keys)
-    values = {key: value for key, value in flat.items() if not _is_one_of(key, left_out)}
-    rounding = {key: flat[key] for key in ROUNDING_KEYS} | {"num_threads": torch.get_num_threads()}
+    values = by_step({key: value for key, value in flat.items() if not _is_one_of(key, left_out)})
+    rounding = {key: flat[key] for key in ROUNDING_KEYS if key in flat} | {
+        "num_threads": torch.get_num_threads()
+    }
     return RunIdentity(values | {"parent": parent} | contents_of(config), git_state(work_tree), rounding)
 
 

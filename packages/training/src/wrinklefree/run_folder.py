@@ -32,7 +32,7 @@ from wf_formats.json_file import read_json, read_value
 from wf_formats.run_files import FIGURES_FILE, FINAL, RUN_FILE, is_complete
 from wf_formats.targets import check_folder, check_way
 from wrinklefree.changed_data import decide
-from wrinklefree.checkpoints.lightning_io import CHECKPOINT
+from wrinklefree.checkpoints.files import CHECKPOINT
 from wrinklefree.checkpoints.manifest import DamagedCheckpointError
 from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.checkpoints.store import CheckpointStore
@@ -94,6 +94,13 @@ class RunFolder:
                 for leftover in folder.glob(pattern):
                     LOG.info("removing %s (left by an interrupted run)", leftover)
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def in_its_shares(self, identity: RunIdentity) -> RunIdentity:
+        """That of a run which goes on here with its data in as many shares as before. Raises: RunError."""
+        stored = self.stored_identity()
+        if stored is None or self.is_complete or not self.has_progress:
+            return identity
+        return identity.in_shares_of(stored["values"])
 
     def check(self, identity: RunIdentity, data: ChangedData | None) -> None:
         """Raises: RunError when the run in the folder is another one, naming the differing keys; RequestError

@@ -1,4 +1,4 @@
-"""Lightning strategies by configuration; FSDP2 with whole (not sharded) checkpoint folders."""
+"""Lightning strategies by configuration."""
 
 from __future__ import annotations
 
@@ -10,32 +10,29 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import (
     DDPStrategy,
     ModelParallelStrategy,
     Strategy,
 )
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.checkpoints.sharded_io import ShardedCheckpointIO
 from wrinklefree.config.distributed import Accelerator, Backend, DistributedConfig, DistributedKind
-from wrinklefree.distributed import full_tensor
 from wrinklefree.errors import RunError
 
 
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 whose checkpoints are the same folders as those of one process.
 
-    Lightning's own version writes torch.distributed.checkpoint folders with pickle. Here weights
-    and optimizer moments are gathered tensor by tensor and rank 0 writes them through the
-    CheckpointIO; on loading each rank reads the folder and keeps its shards. So a run may change
-    between ddp and fsdp at a checkpoint. Cost: gathering is collective and every rank gets the full
-    tensors, so each holds the full weights and moments once while a checkpoint is written or read.
+    Lightning's own version writes torch.distributed.checkpoint folders with pickle. Here each rank writes
+    its share of weights and optimizer moments and reads its rows (checkpoints/sharded_io.py), so a run may
+    change between ddp and fsdp at a checkpoint, and no rank holds the whole.
     """
 
-    def __init__(self, checkpoint_io: CheckpointIO, num_processes: int, backend: str | None) -> None:
+    def __init__(self, checkpoint_io: ShardedCheckpointIO, num_processes: int, backend: str | None) -> None:
         super().__init__(
             data_parallel_size=num_processes, tensor_parallel_size=1, process_group_backend=backend
         )
@@ -46,57 +43,45 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Sharded tensors; of a tied weight one."""
         assert self.lightning_module is not None
+        once = {name for name, _ in self.lightning_module.named_parameters()}
         state = self.lightning_module.state_dict()
-        return {name: full_tensor(value.detach()) for name, value in state.items()}
+        return {name: value.detach() for name, value in state.items() if name in once}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        assert self.lightning_module is not None
-        own = self.lightning_module.state_dict()
-        given = checkpoint["state_dict"]
+        own, given = self.lightning_module_state_dict(), checkpoint["state_dict"]
         if own.keys() != given.keys():
             different = sorted(own.keys() ^ given.keys())
             raise ValueError(f"the checkpoint's tensors differ from the model's: {different[:5]}")
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(_like(given[name], value))
+        for name, value in own.items():
+            value.to_local().copy_(given[name])
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         plain: Optimizer = getattr(optimizer, "_optimizer", optimizer)
-        state = plain.state_dict()
-        full = {
-            index: {key: full_tensor(value) for key, value in entry.items()}
-            for index, entry in state["state"].items()
-        }
-        return state | {"state": full}
+        return plain.state_dict()
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            sharded = {
-                index: {key: _like(value, parameters[index]) for key, value in entry.items()}
-                for index, entry in state["state"].items()
-            }
-            optimizer.load_state_dict(state | {"state": sharded})
+            optimizer.load_state_dict(state)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
-        if self.is_global_zero:
-            self._folder_io.save_checkpoint(checkpoint, filepath)
+        self._folder_io.save_checkpoint(checkpoint, filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return self._folder_io.load_checkpoint(checkpoint_path)
+        return self._folder_io.load_checkpoint(checkpoint_path, like=self._sharded_parameters())
 
-
-def _like(value: Any, reference: Tensor) -> Any:
-    """`value` sharded as `reference` is, if it has its shape; anything else as it is."""
-    if not isinstance(value, Tensor) or not isinstance(reference, DTensor):
-        return value
-    if value.shape != reference.shape:
-        return value
-    local = value.to(reference.to_local().device)
-    return distribute_tensor(local, reference.device_mesh, reference.placements)
+    def _sharded_parameters(self) -> dict[str, DTensor]:
+        """Where in a checkpoint the moments of a parameter are -> the parameter."""
+        found = {}
+        for number, optimizer in enumerate(self.optimizers):
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            for index, parameter in enumerate(parameters):
+                assert isinstance(parameter, DTensor)
+                found[f"optimizer_states.{number}.state.{index}"] = parameter
+        return found
 
 
 def cluster_environment() -> ClusterEnvironment:
@@ -144,7 +129,7 @@ def _without(asked: str, found: str) -> str:
     return f"distributed.{asked}: PyTorch finds {found} here; set distributed.accelerator=cpu or auto"
 
 
-def build_strategy(config: DistributedConfig, checkpoint_io: CheckpointIO) -> Strategy | str:
+def build_strategy(config: DistributedConfig, checkpoint_io: FolderCheckpointIO) -> Strategy | str:
     """Strategy of `distributed.kind`."""
     num_processes = config.devices * config.num_nodes
     if config.kind is DistributedKind.ddp:
@@ -153,6 +138,6 @@ def build_strategy(config: DistributedConfig, checkpoint_io: CheckpointIO) -> St
             process_group_backend=config.backend,
             gradient_as_bucket_view=True,
         )
-    if config.kind is DistributedKind.fsdp:
+    if isinstance(checkpoint_io, ShardedCheckpointIO):
         return ShardedStrategy(checkpoint_io, num_processes, config.backend)
     return "auto"

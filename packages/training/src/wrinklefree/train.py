@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None, root: Root | None = None) -> int:
         # Imported here, so that Ctrl-C meanwhile ends in one line too.
         from wrinklefree.application import run
         from wrinklefree.compose.roots import TRAIN
+        from wrinklefree.lifeline import end_with_the_starter
 
+        end_with_the_starter()
         return run(argv, root or TRAIN)
 
 

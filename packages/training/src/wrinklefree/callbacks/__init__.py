@@ -7,6 +7,7 @@ from wrinklefree.callbacks.lambda_warmup import LambdaWarmup
 from wrinklefree.callbacks.objective_states import ObjectiveStates
 from wrinklefree.callbacks.objective_weights import ObjectiveWeights
 from wrinklefree.callbacks.pacing import Pacing
+from wrinklefree.callbacks.pass_count import PassCount
 from wrinklefree.callbacks.progress import Progress
 from wrinklefree.callbacks.qk_clip import QkClip
 from wrinklefree.callbacks.random_state import RandomState
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectiveStates",
     "ObjectiveWeights",
     "Pacing",
+    "PassCount",
     "Progress",
     "QkClip",
     "RandomState",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 
 from wrinklefree.callbacks.base import StepCallback
+from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.uploads.uploader import Uploader
@@ -22,14 +24,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Checkpointing(StepCallback):
     """Writes `checkpoints/step_XXXXXXXX` through the trainer; removes older ones afterwards.
 
+    One that is written in the background is finished, with its errors, after the first step that finds it
+    done on all ranks, before the next one and at the end.
+
     Args:
-        saved: called after each.
+        io: what writes them.
+        saved: called after each, when the training may go on.
         uploader: gets each, in the first process.
     """
 
     def __init__(
         self,
         store: CheckpointStore,
+        io: FolderCheckpointIO,
         every_steps: int,
         keep_last: int,
         saved: Callable[[], None],
@@ -38,33 +45,57 @@ class Checkpointing(StepCallback):
         self.store = store
         self.every_steps = every_steps
         self.keep_last = keep_last
+        self._io = io
         self._saved = saved
         self._uploader = uploader
         self._saved_step = -1
+        self._unfinished: Path | None = None
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
+        if self._unfinished is not None and _of_all(trainer, self._io.is_done):
+            self._finish(trainer)
         if self.every_steps and step % self.every_steps == 0:
             self.save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._finish(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         """Save the current step, unless it has just been saved. Every rank has to call it."""
         step = trainer.global_step
         if step == self._saved_step:
             return
+        self._finish(trainer)
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.store.path(step))
-        self._saved_step = step
+        self._saved_step, self._unfinished = step, self.store.path(step)
+        if _of_all(trainer, self._io.is_done):
+            self._finish(trainer)
+        self._saved()
+
+    def _finish(self, trainer: L.Trainer) -> None:
+        """Waits for what is being written. Raises: what has kept it from being."""
+        if self._unfinished is None:
+            return
+        folder, self._unfinished = self._unfinished, None
+        self._io.wait()
         if trainer.is_global_zero:
             if self._uploader is not None:
-                self._uploader.offer(self.store.path(step))
+                self._uploader.offer(folder)
             self.prune()
-            LOG.info("saved %s", self.store.path(step))
-        self._saved()
+            LOG.info("saved %s", folder)
 
     def prune(self) -> None:
         """Remove what is not kept, unless it is being uploaded."""
         self.store.prune(self.keep_last, () if self._uploader is None else self._uploader.in_use)
+
+
+def _of_all(trainer: L.Trainer, answer: bool) -> bool:
+    """Whether it is the answer of all ranks."""
+    if trainer.world_size == 1:
+        return answer
+    return trainer.strategy.reduce_boolean_decision(answer, all=True)
 
 
 class GracefulStop(StepCallback):

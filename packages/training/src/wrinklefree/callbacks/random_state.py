@@ -1,4 +1,7 @@
-"""Saves and restores the random state of every rank (Python, NumPy, torch, CUDA)."""
+"""Saves and restores the random state of every rank (Python, NumPy, torch, CUDA).
+
+Of another number of ranks each takes one of those that are there: all begin with the same.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from wrinklefree.distributed import gather_from_ranks, own_share
+from wrinklefree.distributed import gather_from_ranks, rank
 
 
 def random_state() -> dict[str, Any]:
@@ -28,8 +31,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, of_device in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(of_device, device)
 
 
 class RandomState(L.Callback):
@@ -42,7 +45,8 @@ class RandomState(L.Callback):
         return {"ranks": gather_from_ranks(random_state())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = own_share(state_dict["ranks"], "random states")
+        ranks = state_dict["ranks"]
+        self._restored = ranks[rank() % len(ranks)]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._restored is not None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from wf_formats.digests import file_sha256
@@ -28,7 +29,8 @@ class DamagedCheckpointError(UserError, ValueError):
     """A checkpoint is not what was written; the message names folder, file and finding."""
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
+    """A file's entry."""
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
@@ -42,30 +44,35 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def write_manifest(folder: Path) -> None:
-    """Describe all files that are in the folder now."""
-    entries = {name: _describe(folder / name) for name in sorted(_files(folder))}
+def write_manifest(folder: Path, described: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+    """Describe all files that are in the folder now, and those that other processes have described."""
+    names = sorted(_files(folder) | described.keys())
+    entries = {name: described.get(name) or describe(folder / name) for name in names}
     (folder / MANIFEST_FILE).write_text(json.dumps({"files": entries}, indent=2) + "\n")
 
 
-def verify_manifest(folder: Path, needed: Collection[str] = ()) -> None:
+def verify_manifest(
+    folder: Path, needed: Collection[str] = (), number: int = 0, num_readers: int = 1
+) -> None:
     """Every file is listed, and every listed one is there as it was written.
 
-    Args: needed are names that the folder has to have.
+    Args:
+        needed: names that the folder has to have.
+        number: of this reader, where several read a share of the contents each.
     Raises: DamagedCheckpointError naming the first file that is missing, differs or is not listed.
     """
     entries = _read(folder)
     if missing := [name for name in needed if name not in entries]:
         raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} does not list {missing[0]}")
-    for name, expected in entries.items():
-        _verify(folder, name, expected)
+    for place, (name, expected) in enumerate(entries.items()):
+        _verify(folder, name, expected, with_contents=place % num_readers == number)
     if foreign := sorted(_files(folder) - entries.keys()):
         raise DamagedCheckpointError(
             f"{folder} is damaged: {foreign[0]} is not listed in {MANIFEST_FILE}; remove it if it is yours"
         )
 
 
-def _verify(folder: Path, name: str, expected: dict[str, Any]) -> None:
+def _verify(folder: Path, name: str, expected: dict[str, Any], *, with_contents: bool) -> None:
     path = folder / name
     if not path.is_file():
         raise DamagedCheckpointError(f"{folder} is damaged: {name} is missing")
@@ -74,7 +81,7 @@ def _verify(folder: Path, name: str, expected: dict[str, Any]) -> None:
         raise DamagedCheckpointError(
             f"{folder} is damaged: {name} has {size} bytes instead of {expected['bytes']}"
         )
-    if _describe(path)["sha256"] != expected["sha256"]:
+    if with_contents and describe(path)["sha256"] != expected["sha256"]:
         raise DamagedCheckpointError(
             f"{folder} is damaged: the contents of {name} have changed (SHA-256 differs)"
         )

@@ -10,16 +10,20 @@ Anything else is refused with its place in the tree.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 _TENSOR, _TUPLE, _ITEMS, _FLOAT = "__tensor__", "__tuple__", "__items__", "__float__"
 
 
 def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """JSON values and the tensors taken out of them. Raises: TypeError with the path."""
+    """JSON values and the tensors taken out of them: copies in host memory, and sharded ones as they are.
+
+    Raises: TypeError with the path.
+    """
     tensors: dict[str, Tensor] = {}
     return _encode(tree, "", tensors), tensors
 
@@ -30,7 +34,8 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        is_sharded = isinstance(value, DTensor)
+        tensors[path] = value.detach() if is_sharded else value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
     if isinstance(value, list):
         return [_encode(v, f"{path}.{i}", tensors) for i, v in enumerate(value)]
@@ -44,7 +49,13 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{path}: a {type(value).__name__} cannot be saved without pickle")
 
 
-def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+class Tensors(Protocol):
+    """By name."""
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+
+
+def join_tensors(tree: Any, tensors: Tensors) -> Any:
     """Inverse of `split_tensors`. Raises: KeyError for a tensor that is missing."""
     if isinstance(tree, list):
         return [join_tensors(v, tensors) for v in tree]

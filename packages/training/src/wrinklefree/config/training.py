@@ -91,6 +91,8 @@ class CheckpointConfig:
     every_steps: int = number(500, least=0)
     """Optimizer steps between checkpoints; 0: only on a signal."""
     keep_last: int = number(2, least=1)
+    in_background: bool = False
+    """Training goes on while a checkpoint is written, from a copy in host memory; with distributed=fsdp."""
     upload: str = ""
     """Where checkpoints and the result are uploaded: gs://BUCKET/PREFIX, s3://BUCKET/PREFIX or a path
     (wf_stores); empty: nowhere. A run folder without a checkpoint goes on from the newest one there."""

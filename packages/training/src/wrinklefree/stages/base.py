@@ -24,6 +24,7 @@ WITHOUT_GRADIENTS = (
     "distributed",
     "resume",
     "data.num_workers",
+    "data.num_shares",
     "model.teacher",
     "logging.every_steps",
     "logging.console_every_steps",

@@ -17,6 +17,7 @@ from wf_formats.errors import NotFiniteError
 from wrinklefree import callbacks as cb
 from wrinklefree.allocator import keep_freed_memory
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.checkpoints.sharded_io import ShardedCheckpointIO
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.lengths import Lengths, gradient_options, least_steps, run_lengths
 from wrinklefree.config.root import TrainConfig
@@ -63,10 +64,10 @@ def _run_training(context: StageContext, uploader: Uploader | None) -> Outcome:
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     module = _build_module(config, checkpoint.model, checkpoint.tokenizer, lengths)
     data = _build_data(config, checkpoint.tokenizer, lengths)
-    io = FolderCheckpointIO(checkpoint.model, checkpoint.tokenizer, meta)
+    io = _build_io(config, checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
     checkpointing = cb.Checkpointing(
-        run.store, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved, uploader
+        run.store, io, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved, uploader
     )
     stop = cb.GracefulStop(checkpointing)
     with _quiet_lightning():
@@ -193,7 +194,15 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         config.data.num_workers,
         resume_data=config.resume.data,
         accumulate_steps=training.accumulate_steps,
+        num_shares=config.data.num_shares,
     )
+
+
+def _build_io(config: TrainConfig, model: Any, tokenizer: Any, meta: dict[str, Any]) -> FolderCheckpointIO:
+    if config.distributed.kind is not DistributedKind.fsdp:
+        return FolderCheckpointIO(model, tokenizer, meta)
+    in_background = gradient_options(config).checkpoint.in_background
+    return ShardedCheckpointIO(model, tokenizer, meta, in_background=in_background)
 
 
 def _build_trainer(
@@ -227,6 +236,7 @@ def _build_trainer(
             cb.ZClip(training.zclip),
             cb.RandomState(),
             *([cb.QkClip(training.qk_clip)] if training.qk_clip.threshold is not None else []),
+            cb.PassCount(),
             *([cb.Ema(training.ema_decay)] if training.ema_decay is not None else []),
             cb.ObjectiveStates(),
             progress,
@@ -276,7 +286,7 @@ def _finish(
     if step < trainer.max_steps:
         return Outcome(summary, stop.received)
     state = trainer.strategy.lightning_module_state_dict()
-    if trainer.is_global_zero:
+    if trainer.is_global_zero or io.is_collective:
         io.save_model(state, run.final, step, summary)
     trainer.strategy.barrier()
     return Outcome(summary)

@@ -10,7 +10,7 @@ from wf_stores import parse_location
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import check_lengths, gradient_options, run_lengths
-from wrinklefree.config.optimizer import AdamWConfig, MomentKind, MuonConfig
+from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MomentKind, MuonConfig
 from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.objectives.base import ObjectiveConfig
@@ -28,6 +28,17 @@ class GradientStage(Stage):
         training, where = gradient_options(config), config.distributed
         if where.kind is DistributedKind.single and where.devices * where.num_nodes != 1:
             raise ConfigError("several devices with distributed=single: choose distributed=ddp or fsdp")
+        num_ranks, num_shares = where.devices * where.num_nodes, config.data.num_shares
+        if num_shares is not None and num_shares % num_ranks:
+            raise ConfigError(
+                f"data.num_shares={num_shares} cannot be divided between {num_ranks} processes "
+                "(distributed.devices x distributed.num_nodes): give a multiple"
+            )
+        if training.checkpoint.in_background and where.kind is not DistributedKind.fsdp:
+            raise ConfigError(
+                f"training.checkpoint.in_background=true with distributed={where.kind}: the shards of "
+                "distributed=fsdp alone are written so; choose that, or leave it out"
+            )
         if training.ema_decay is not None and where.kind is DistributedKind.fsdp:
             raise ConfigError(
                 f"training.ema_decay={training.ema_decay} averages whole weights, and distributed=fsdp "
@@ -133,6 +144,12 @@ def _check_optimizer(config: TrainConfig) -> None:
             f"training.learning_rate={rate:g} times optimizer.weight_decay={options.weight_decay:g} is the "
             "share of a weight that a step takes away, and has to be below 1: lower optimizer.weight_decay"
         )
+    is_sharded = config.distributed.kind is DistributedKind.fsdp
+    if is_sharded and isinstance(options, AdamW8bitConfig):
+        raise ConfigError(
+            "optimizer=adamw_8bit has blocks of whole weights, and distributed=fsdp shards them: choose "
+            "distributed=ddp, or optimizer=adamw"
+        )
     if not isinstance(options, AdamWConfig) or options.state is MomentKind.float32:
         return
     if options.fused:
@@ -140,7 +157,7 @@ def _check_optimizer(config: TrainConfig) -> None:
             "optimizer.fused=true is PyTorch's kernel for float32 moments, and optimizer.state="
             f"{options.state} has one of its own: leave optimizer.fused out, or set optimizer.state=float32"
         )
-    if config.distributed.kind is DistributedKind.fsdp:
+    if is_sharded:
         raise ConfigError(
             f"optimizer.state={options.state} has blocks of whole weights, and distributed=fsdp shards them: "
             "choose distributed=ddp, or optimizer.state=float32"
