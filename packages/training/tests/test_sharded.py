@@ -87,7 +87,8 @@ def test_every_rank_writes_a_share_of_an_ordinary_folder(undisturbed: Any) -> No
         assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("kind", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fsdp", "ddp"])
 def test_two_ranks_go_on(cli_from_stage1: Any, undisturbed: Any, kind: str) -> None:
     _copy(undisturbed, cli_from_stage1.folder("stage2_pretrain", "on"))
     options = [*OPTIONS, f"distributed={kind}"]
@@ -142,7 +143,7 @@ BACKGROUND = "training.checkpoint.in_background=true"
     ("harm", "options"),
     [
         (full_disk_of_the_second, []),
-        (full_disk_of_the_second, [BACKGROUND]),
+        pytest.param(full_disk_of_the_second, [BACKGROUND], marks=pytest.mark.slow),
         pytest.param(kill_the_second_while_it_writes, [], marks=pytest.mark.slow),
         pytest.param(kill_the_second_while_it_writes, [BACKGROUND], marks=pytest.mark.slow),
     ],
@@ -192,6 +193,7 @@ def slow_writing() -> None:
     StepLog.on_step_end = notes  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(cli_from_stage1: Any, undisturbed: Any) -> None:
     run = cli_from_stage1.in_ranks(
         "stage2_pretrain", *FSDP, BACKGROUND, experiment="behind", before=slow_writing
@@ -247,6 +249,7 @@ def test_one_process_goes_on_from_two(
         assert math.isclose(float(loss), float(resumed.losses[step]), rel_tol=1e-4), step
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_one(cli_from_stage1: Any, undisturbed: Any) -> None:
     """That began in two shares, so its steps were those of two."""
     shares = "data.num_shares=2"

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import _dynamo  # sharded tensors import it, for seconds
+from torch.distributed import fsdp
 from transformers.models.bitnet import modeling_bitnet
 from transformers.models.llama import modeling_llama
 
@@ -30,7 +32,16 @@ from wrinklefree.stages import conversion, fit
 from wrinklefree.train import main
 
 _WHILE_S = 20.0
-IMPORTED_FOR_THE_CHILDREN = (modeling_bitnet, modeling_llama, application, auto_setup, conversion, fit)
+IMPORTED_FOR_THE_CHILDREN = (
+    _dynamo,
+    fsdp,
+    modeling_bitnet,
+    modeling_llama,
+    application,
+    auto_setup,
+    conversion,
+    fit,
+)
 
 
 def _call(path: str, function: str) -> None:

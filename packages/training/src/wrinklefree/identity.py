@@ -87,7 +87,10 @@ class RunIdentity:
 
     def differences(self, other: dict[str, Any]) -> dict[str, str]:
         """`key` -> `key: there, here` for every value that differs from those of another run."""
-        return _differences(self.values, by_step(other))
+        found = _differences(self.values, by_step(other))
+        if _PASSES in found:  # of all processes together
+            found[_PASSES] = found[_PASSES].replace(_PASSES, f"{_PASSES} x processes", 1)
+        return found
 
     def in_shares_of(self, other: dict[str, Any]) -> RunIdentity:
         """With the data in as many shares as another run's."""
@@ -116,8 +119,7 @@ def _difference(key: str, there: Any, here: Any) -> str:
         return (
             f"{key}: the files are others than those that the run was made with ({there} there, {here} now)"
         )
-    name = f"{key} x processes" if key == _PASSES else key
-    return f"{name}: {shown(there)} there, {shown(here)} now"
+    return f"{key}: {shown(there)} there, {shown(here)} now"
 
 
 def by_step(values: dict[str, Any]) -> dict[str, Any]:
