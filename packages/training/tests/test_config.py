@@ -288,8 +288,26 @@ def test_the_stage_is_chosen_by_its_number(
     (tmp_path / "mine" / "stage1" / "final").mkdir(parents=True)
     assert main(["-s", "1.5", "--describe", "experiment=mine", f"output_dir={tmp_path}"]) == 0
     line = capsys.readouterr().out
-    described = {"stage": "stage1_5", "experiment": "mine", "run_folder": f"{tmp_path}/mine/stage1_5"}
-    assert json.loads(line) == described
+    assert json.loads(line) == {
+        "stage": "stage1_5",
+        "experiment": "mine",
+        "run_folder": f"{tmp_path}/mine/stage1_5",
+        "upload": None,
+        "start_from": f"{tmp_path}/mine/stage1/final",
+    }
+
+
+def test_uploads_are_described_without_looking_at_them(
+    main: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "stage1_5" / "final").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["-s", "2", "--describe", "experiment=mine", f"output_dir={tmp_path}"]
+    for url, described in (("gs://bucket/runs/", "gs://bucket/runs"), ("here", f"{tmp_path}/here")):
+        assert main([*arguments, f"training.checkpoint.upload={url}"]) == 0
+        assert json.loads(capsys.readouterr().out)["upload"] == described
+    assert main([*arguments, "training.checkpoint.upload=gx://bucket"]) == 2
+    assert "training.checkpoint.upload: gx://bucket: unknown kind of store" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,23 @@ def test_other_processes_wait_for_what_the_first_one_fetches(cli_from_stage1: An
     assert RunFolder(run.folder).is_complete
 
 
+def test_a_node_with_a_disk_of_its_own_fetches_for_itself(
+    cli_from_stage1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = upload_to(tmp_path / "store", "training.max_steps=2", "training.schedule.decay=0")
+    run = cli_from_stage1("stage2_pretrain", *options)
+    options.append("distributed.shared_output=false")
+    config = compose_config(cli_from_stage1.arguments("stage2_pretrain", "experiment=default", *options))
+    start = find_start(config).digest
+    infrastructure = stage_of(config).infrastructure_keys
+    identity = identify(config, start, Path(application.__file__).parent, infrastructure)
+    assert identity.fingerprint == RunFolder(run.folder).stored_identity()["fingerprint"]  # type: ignore[index]
+    node = RunFolder(tmp_path / "node")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    run_uploads.RunUploads(config, node, identity).wait_for_restored()
+    assert node.is_complete
+
+
 class Hold:
     """Stands for `upload_folder`: holds the first upload until a later step has been saved."""
 

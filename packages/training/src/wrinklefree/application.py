@@ -24,6 +24,7 @@ from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.predecessor import check_start
 from wrinklefree.stages.base import Outcome, StageContext
 from wrinklefree.stages.registry import stage_of
+from wrinklefree.uploads.place import described_upload, upload_url
 
 if TYPE_CHECKING:
     from wrinklefree.auto_setup import StartPoint
@@ -60,11 +61,11 @@ def _shown(overrides: Sequence[str], root: Root) -> str:
     return OmegaConf.to_yaml(redacted_value("", values))
 
 
-def _description(config: TrainConfig) -> dict[str, str]:
+def _description(config: TrainConfig) -> dict[str, str | None]:
     """What a run of this configuration would be, and where. Raises: RunError for one that cannot begin."""
-    check_start(config)
+    upload, start_from = described_upload(config), check_start(config)
     folder = run_path(config, config.training.stage)
-    return {**_names(config), "run_folder": str(folder)}
+    return {**_names(config), "run_folder": str(folder), "upload": upload, "start_from": start_from}
 
 
 def _names(config: TrainConfig) -> dict[str, str]:
@@ -93,7 +94,7 @@ def _run_in(run: RunFolder, config: TrainConfig) -> int:
     from wrinklefree.audit.events import audited
     from wrinklefree.auto_setup import find_start
     from wrinklefree.identity import identify
-    from wrinklefree.uploads.run_uploads import RunUploads, upload_url
+    from wrinklefree.uploads.run_uploads import RunUploads
 
     stage, start = stage_of(config), find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)

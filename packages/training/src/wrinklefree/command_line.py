@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--describe",
         action="store_true",
-        help="check the configuration, print stage, experiment and run folder as JSON, and leave",
+        help="check the configuration, print what the run would be and where as JSON, and leave",
     )
     return parser
 

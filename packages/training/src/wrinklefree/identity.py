@@ -43,6 +43,7 @@ INFRASTRUCTURE_KEYS = (
     "distributed.kind",
     "distributed.accelerator",
     "distributed.backend",
+    "distributed.shared_output",
     "training.start_from",
 )
 """Left out of the fingerprint, with those that the stage names."""

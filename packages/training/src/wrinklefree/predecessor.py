@@ -29,8 +29,10 @@ from wrinklefree.uploads.start import check_upload_is_there, fetched_folder, is_
 _QUANTIZERS = "bitnet_arch.quantizers"
 
 
-def check_start(config: TrainConfig) -> None:
+def check_start(config: TrainConfig) -> str | None:
     """What can be seen at once: the previous stage, else the weight scheme and the model's folder.
+
+    Returns: the checkpoint's folder, or the URL of its upload; None for the dense model.
 
     Raises: RunError, ConfigError, PluginError.
     """
@@ -38,9 +40,8 @@ def check_start(config: TrainConfig) -> None:
         start_from = config.training.start_from
         if start_from is not None and is_upload(start_from):
             check_upload_is_there(start_from)
-        else:
-            previous_folder(config, config.training)
-        return
+            return start_from
+        return str(previous_folder(config, config.training))
     built_in = [*GROUP_SIZES, FULL_PRECISION]
     known = [*built_in, *entries(_QUANTIZERS, built_in)]
     if config.model.scheme not in known:
@@ -52,6 +53,7 @@ def check_start(config: TrainConfig) -> None:
         raise RunError(f"model.source={config.model.source} needs a name: model.name=NAME")
     if config.model.source is ModelSource.path and not Path(config.model.name or "").is_dir():
         raise RunError(f"model.name={config.model.name}: there is no such folder (in {Path.cwd()})")
+    return None
 
 
 def previous_folder(config: TrainConfig, training: ContinuingConfig) -> Path:

@@ -39,5 +39,8 @@ class DistributedConfig:
     devices: int = number(1, least=1)
     """Processes per node."""
     num_nodes: int = number(1, least=1)
+    shared_output: bool = True
+    """Whether all nodes see one output_dir. If not, the first process of each further node fetches the
+    checkpoint from training.checkpoint.upload too, and output_dir has to be empty on all of them."""
     backend: Backend | None = None
     """Process group backend; null: nccl on GPUs, gloo on CPUs."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -29,17 +30,12 @@ from wrinklefree.config.training import GradientConfig
 from wrinklefree.errors import RunError
 from wrinklefree.identity import RunIdentity
 from wrinklefree.run_folder import RunFolder
+from wrinklefree.uploads.place import upload_url
 
 LOG = logging.getLogger("wrinklefree")
 RECORD_FILE = "upload.json"
 _DIGITS = 16
 _WAIT_S, _LOOK_AGAIN_S = 3600.0, 0.2
-
-
-def upload_url(config: TrainConfig) -> str:
-    """Empty where nothing is uploaded."""
-    training = config.training
-    return training.checkpoint.upload if isinstance(training, GradientConfig) else ""
 
 
 class RunUploads:
@@ -55,6 +51,7 @@ class RunUploads:
         self._keep_last = config.training.checkpoint.upload_keep_last
         self._allow_previous = config.resume.allow_previous
         self._is_anew = config.force
+        self._shares_output = config.distributed.shared_output
         self._base = f"{config.experiment}/{config.training.stage}"
         self._folder = ""
 
@@ -99,9 +96,15 @@ class RunUploads:
                 return
 
     def wait_for_restored(self) -> None:
-        """In a process that is not the first: until that one has restored what there is."""
+        """In a process that is not the first: until that one has restored what there is.
+
+        The first one of a node with an output folder of its own restores there.
+        """
         self._folder = self._recorded() or self._found(is_anew=self._is_anew)
         if self._is_anew or self._run.has_progress or not self._names():
+            return
+        if not self._shares_output and os.environ.get("LOCAL_RANK") == "0":
+            self.restore()
             return
         end_s = time.monotonic() + _WAIT_S
         while not (self._run.is_complete or self._run.store.steps()):
