@@ -51,8 +51,8 @@ MpiDefault=none
 ReturnToService=2
 KillWait=5
 SlurmctldPort=26817
-NodeName=n1 NodeHostname=n1 NodeAddr=10.99.0.11 Port=26821 CPUs=2 RealMemory=1000 State=UNKNOWN
-NodeName=n2 NodeHostname=n2 NodeAddr=10.99.0.12 Port=26822 CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName=n1 NodeHostname=n1 NodeAddr=10.99.0.11 Port=26821 CPUs=2 RealMemory=16000 State=UNKNOWN
+NodeName=n2 NodeHostname=n2 NodeAddr=10.99.0.12 Port=26822 CPUs=2 RealMemory=16000 State=UNKNOWN
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -77,10 +77,11 @@ chmod 700 /etc/munge /var/lib/munge /var/log/munge
 chmod 400 /etc/munge/munge.key
 chmod 755 /run/munge
 runuser -u munge -- munged
+{login}
 slurmctld
 for node in n1 n2; do
     mkdir -p /var/spool/slurmd.$node
-    unshare --uts bash -c "hostname $node; exec slurmd -N $node"
+    unshare --mount --uts bash -c "hostname $node; {node}exec slurmd -N $node"
 done
 touch {folder}/ready
 while sleep 1; do :; done
@@ -128,10 +129,17 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Starts it with its files in `folder`, and ends it."""
+def cluster(folder: Path, configuration: str = "", login: str = "", node: str = "") -> Iterator[Cluster]:
+    """Starts it with its files in `folder`, and ends it.
+
+    Args:
+        configuration: further lines of slurm.conf.
+        login: bash that prepares the login node before Slurm starts.
+        node: commands of bash, each with a `;`, that prepare a node; $node is its name.
+    """
     (folder / "hosts").write_text(HOSTS)
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder))
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder) + configuration)
+    inside = INSIDE.format(folder=folder, login=login, node=node)
     command = [
         "unshare",
         "--mount",
@@ -145,7 +153,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     ]
     with (folder / "inside.log").open("wb") as log:
         outside = subprocess.Popen(
-            [*command, "bash", "-c", INSIDE.format(folder=folder)],
+            [*command, "bash", "-c", inside],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

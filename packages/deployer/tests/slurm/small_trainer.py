@@ -23,7 +23,10 @@ def say(text: str) -> None:
 
 
 def describe() -> None:
-    say(json.dumps({"stage": "stage2", "experiment": "small", "run_folder": str(FOLDER)}))
+    given = dict(argument.partition("=")[::2] for argument in sys.argv)
+    run = {"stage": "stage2", "experiment": "small", "run_folder": str(FOLDER)}
+    upload, start_from = given.get("training.checkpoint.upload"), given.get("training.start_from")
+    say(json.dumps({**run, "upload": upload, "start_from": start_from}))
 
 
 def all_reduced(value: int) -> int:

@@ -61,6 +61,7 @@ class Resources:
         cpus: Cores of each node; None: what the back end gives by default.
         spot: Machines that may be taken away at any time.
         time_s: Seconds after which the job is stopped; None: what the back end gives by default.
+        allow_gcp_gpu: GPUs may be rented on GCP.
 
     Raises:
         CommandRequestError: a value that cannot be; names it.
@@ -71,6 +72,7 @@ class Resources:
     spot: bool = False
     cpus: int | None = None
     time_s: int | None = None
+    allow_gcp_gpu: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_nodes <= _MOST_NODES:
@@ -130,6 +132,8 @@ class JobSpec:
         command: Program and arguments.
         cwd: Folder that the command runs in.
         run_folder: Where the job writes its results, if known (training's run folder).
+        upload: URL below which it uploads its checkpoints and its result, if it does.
+        start_from: The checkpoint that it starts from, if it does: a folder, or the URL of an upload.
         cloud: Back end that runs it.
         resources: What it asks of machines.
         created_s: Seconds since 1970.
@@ -142,6 +146,8 @@ class JobSpec:
     command: list[str]
     cwd: str
     run_folder: str | None = None
+    upload: str | None = None
+    start_from: str | None = None
     cloud: str = "local"
     resources: Resources = Resources()
     created_s: float = field(default_factory=time.time)

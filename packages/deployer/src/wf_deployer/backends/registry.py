@@ -7,6 +7,7 @@ from importlib import import_module
 
 from wf_deployer.backends.base import Backend, JobStatus
 from wf_deployer.backends.record import JobFolder, JobRecord, job_ids, runs_folder
+from wf_deployer.backends.sky.infra import CLOUDS, infra_of
 from wf_deployer.errors import CommandError, CommandRequestError
 
 BACKENDS = {
@@ -14,7 +15,7 @@ BACKENDS = {
     "modal": "wf_deployer.backends.modal.backend:ModalBackend",
     "slurm": "wf_deployer.backends.slurm.backend:SlurmBackend",
 }
-"""Name of `--cloud` -> module and class, imported when it is used."""
+"""Name of `--cloud` -> module and class, imported when it is used; other names: sky/infra.py."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class Job:
     def backend(self) -> Backend:
         """Raises: CommandError if the record is damaged."""
         name = self.record.cloud
-        if name not in BACKENDS:
+        try:
+            return open_backend(name)
+        except CommandRequestError as error:
             path = JobFolder.of(self.id).folder / "job.json"
-            raise CommandError(f"{path} is damaged: cloud is {name!r:.60}, not one of {', '.join(BACKENDS)}")
-        return open_backend(name)
+            told = f"cloud is {name!r:.60}, not one of {', '.join(BACKENDS)}"
+            raise CommandError(f"{path} is damaged: {told}") from error
 
     @property
     def status(self) -> JobStatus:
@@ -45,11 +48,18 @@ class Job:
 
 def open_backend(name: str) -> Backend:
     """Raises: CommandRequestError for an unknown name."""
-    if name not in BACKENDS:
-        raise CommandRequestError(f"--cloud {name!r} is not a back end; there is {', '.join(BACKENDS)}")
-    module, _, attribute = BACKENDS[name].partition(":")
-    backend: Backend = getattr(import_module(module), attribute)()
-    return backend
+    if name in BACKENDS:
+        module, _, attribute = BACKENDS[name].partition(":")
+        backend: Backend = getattr(import_module(module), attribute)()
+        return backend
+    if (infra := infra_of(name)) is not None:
+        from wf_deployer.backends.sky.backend import SkyBackend
+
+        return SkyBackend(infra)
+    raise CommandRequestError(
+        f"--cloud {name!r} is not a back end; there is {', '.join(BACKENDS)}, sky (SkyPilot chooses) and "
+        f"its clouds: {', '.join(cloud for cloud in CLOUDS if cloud not in BACKENDS)}, sky:slurm"
+    )
 
 
 def list_jobs() -> list[Job]:

@@ -8,7 +8,7 @@ from wf_deployer.backends.base import Resources
 
 
 def torchrun(python: str, resources: Resources, rendezvous: str) -> str:
-    """A command of bash to put before the trainer's; a process that fails ends the job, since its peers
+    """A command of bash to put before the trainer's. A process that fails ends the job, since its peers
     cannot go on without it.
 
     TERM is not the agent's to pass on: the trainer gets it from whoever asks, and takes a second one for "at

@@ -22,7 +22,9 @@ def train(
     experiment: Annotated[
         str | None, typer.Option("-e", "--experiment", help="Name that the stages share.")
     ] = None,
-    cloud: Annotated[str, typer.Option(help="Back end that runs the job: local, slurm, modal.")] = "local",
+    cloud: Annotated[
+        str, typer.Option(help="Back end that runs the job: local, slurm, modal, sky, nebius, runpod, ...")
+    ] = "local",
     gpu: Annotated[
         str | None, typer.Option(help="GPUs of each node: H100:8, 8 (any kind), H100:8,H200:8.")
     ] = None,
@@ -30,6 +32,7 @@ def train(
     cpus: Annotated[int | None, typer.Option(help="Cores of each node.")] = None,
     time: Annotated[str | None, typer.Option(help="Time limit: 90m, 8h, 2d.")] = None,
     spot: Annotated[bool, typer.Option("--spot", help="Cheaper machines that may be taken away.")] = False,
+    allow_gcp_gpu: Annotated[bool, typer.Option("--allow-gcp-gpu", help="GPUs on GCP too.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, print what would be submitted, and submit nothing.")
     ] = False,
@@ -53,6 +56,7 @@ def train(
     wf train -s 2 -e mine --cloud slurm --gpu H100:8 --num-nodes 2 --dry-run
 
     wf train -s 2 -e mine --cloud modal --gpu H100:8 --time 12h
+    wf train -s 2 -e mine --cloud nebius --gpu H100:8 --spot training.checkpoint.upload=gs://my-bucket/runs
     """
     from wf_deployer.backends.base import Resources, seconds_of
     from wf_deployer.backends.processes import distributed_overrides
@@ -62,7 +66,8 @@ def train(
     from wf_formats.overrides import override
 
     backend = open_backend(cloud)
-    resources = Resources(gpu, num_nodes, spot, cpus, None if time is None else seconds_of(time))
+    time_s = None if time is None else seconds_of(time)
+    resources = Resources(gpu, num_nodes, spot, cpus, time_s, allow_gcp_gpu)
     if foreground and (cloud != "local" or dry_run):
         other = "--dry-run" if dry_run else f"--cloud {cloud}"
         raise CommandRequestError(f"--foreground is this terminal, and {other} is not; leave one of them out")
@@ -84,7 +89,7 @@ def train(
 
 
 def describe(arguments: list[str]) -> dict[str, Any]:
-    """What the trainer makes of these arguments: {"stage", "experiment", "run_folder"}.
+    """What the trainer makes of these arguments: stage, experiment, run_folder, upload, start_from.
 
     Raises:
         typer.Exit: the configuration is wrong; the trainer has said so, and its exit code is ours.
@@ -113,6 +118,8 @@ def job_spec(described: dict[str, Any], command: list[str], cloud: str, resource
         command=command,
         cwd=str(Path.cwd()),
         run_folder=described["run_folder"],
+        upload=described["upload"],
+        start_from=described["start_from"],
         cloud=cloud,
         resources=resources,
     )

@@ -1,0 +1,252 @@
+"""SkyPilot as a back end of `wf train`.
+
+`--spot` is a managed job: SkyPilot's controller begins it again when its machines are taken away. Otherwise
+the job gets a cluster of its own, which ends when it has been idle; on Slurm the job itself gives it back.
+
+Besides what every job has, its folder holds `task.yaml`, `submitted.json` (whose job it is) and `cancel.json`
+(`wf cancel` was asked). Machines keep nothing: how the job ended, and its log, lie beside its uploads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.follow import follow_log
+from wf_deployer.backends.ownership import differences, read_ownership, require_ours
+from wf_deployer.backends.record import Exit, JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
+from wf_deployer.backends.sky.end import fetch_end
+from wf_deployer.backends.sky.infra import Infra
+from wf_deployer.backends.sky.ours import adopt, expected, known_state, name_of, own_job, state_of
+from wf_deployer.backends.sky.planning import places, plan
+from wf_deployer.backends.sky.script import STOPPED_BY_TERM
+from wf_deployer.backends.sky.settings import SETTINGS_FILE, read_settings
+from wf_deployer.backends.sky.task import SkyTask
+from wf_deployer.backends.sky.workdir import copy_checkout
+from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.workspace import workspace_root
+from wf_formats.atomic import atomic_write_json, atomic_write_text
+from wf_formats.printable import printable
+
+GRACE_S = 35.0
+"""A cancelled job has 30 s between TERM and KILL; its machines are given back after that."""
+_POLL_S = 5.0
+_STARTING_S = 600.0
+"""A job younger than this that SkyPilot does not know is being launched, an older one is lost."""
+
+
+class InterruptedLaunchError(CommandError):
+    """Ctrl-C while SkyPilot launches, which goes on."""
+
+    exit_code = 130
+
+
+class SkyBackend:
+    """Implements `Backend`."""
+
+    def __init__(self, infra: Infra) -> None:
+        self.infra = infra
+        self.client = SkyClient(infra)
+
+    def check(self, resources: Resources) -> None:
+        settings = read_settings(workspace_root())
+        places(self.infra, resources, settings)
+        for name in settings.secrets:
+            if not os.environ.get(name):
+                raise CommandRequestError(
+                    f"{name}: a secret in {SETTINGS_FILE} that is not set; export it, or remove it there"
+                )
+
+    def preview(self, spec: JobSpec) -> str:
+        task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
+        try:
+            told = f"valid to SkyPilot {self._check(task)}"
+        except SkyError as error:
+            raise CommandRequestError(str(error)) from error
+        except CommandRequestError as error:
+            told = f"not checked by SkyPilot: {error}"
+        return f"# {told}; nothing was launched\n{task}"
+
+    def results(self, spec: JobSpec) -> str | None:
+        return spec.upload
+
+    def submit(self, spec: JobSpec) -> None:
+        spec = replace(spec, cloud=str(self.infra), run_folder=None)
+        try:
+            self._check(self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml())
+        except SkyError as error:
+            raise CommandRequestError(str(error)) from error
+        job = JobFolder.create(spec)
+        folder = job.folder.absolute()
+        try:
+            task = self._task(job.record, folder).to_yaml()
+            atomic_write_text(folder / "task.yaml", task)
+            copy_checkout(workspace_root(), folder / "workdir")
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        try:
+            found = self._launch(job, task)
+        except KeyboardInterrupt as error:
+            raise InterruptedLaunchError(
+                f"SkyPilot goes on launching {spec.id}: `wf runs` shows it, `wf cancel {spec.id}` ends it"
+            ) from error
+        except CommandError as error:
+            self._after_failed_launch(job, error)
+            return
+        if found is None:
+            raise CommandError(f"{spec.id} was launched, and SkyPilot does not know it any more")
+        adopt(job, found)
+        shutil.rmtree(folder / "workdir")
+
+    def status(self, job_id: str) -> JobStatus:
+        job = JobFolder.of(job_id)
+        state, problem = (JobState.unknown, None) if job.exit is not None else self._asked_state(job)
+        if (end := job.exit) is not None:
+            return JobStatus(end.state, str(job.log), None, end.returncode, end.ended_s)
+        return JobStatus(state, str(job.log), problem=problem)
+
+    def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
+        job = JobFolder.of(job_id)
+        if job.exit is None and (found := self._fetch(job)) is not None:
+            require_ours(expected(job, found), found.ownership)
+            try:
+                yield from self._stream(job, found, last, follow)
+            except SkyError:
+                if not self.status(job_id).state.is_over:  # else its machines went while we read
+                    raise
+            return
+        if job.log.stat().st_size == 0 and (missing := fetch_end(job)) is not None:
+            raise CommandError(f"{job_id} has no machines any more, and left no log: {missing.reason}")
+        yield from follow_log(job.log, last, False, lambda: True)
+
+    def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
+        job = JobFolder.of(job_id)
+        if (end := job.exit) is not None:
+            raise CommandError(f"{job_id} is not running: it is {end.state}")
+        found = self._require(job)
+        if job.record.resources.spot and (state := state_of(job, found)).is_over:
+            raise CommandError(f"{job_id} is not running: it is {state}")
+        atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
+        if job.record.resources.spot:
+            self.client.cancel_job(int(found.ownership.id))
+            self._wait_for_end(job_id, timeout_s)
+        else:
+            self._give_back(job, found, min(timeout_s, GRACE_S))
+        return self.status(job_id).state
+
+    def _give_back(self, job: JobFolder, found: SkyJob, grace_s: float) -> None:
+        """Ends our job on its cluster, and then the cluster, unless somebody else is at work on it."""
+        own = own_job(job, found)
+        if own is not None and not known_state(own.state).is_over:
+            self.client.cancel_cluster_job(found.ownership.name, own.id)
+            time.sleep(grace_s)
+            found = self._require(job)
+            own = own_job(job, found)
+        others = [other for other in found.jobs if other != own and not known_state(other.state).is_over]
+        if others:
+            shown = ", ".join(f"job {other.id} of {printable(other.user)}" for other in others)
+            raise CommandError(
+                f"cluster {found.ownership.name} stays: it also runs {shown}; nothing else was touched"
+            )
+        self.client.down(found.ownership.name)
+
+    def _wait_for_end(self, job_id: str, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not self.status(job_id).state.is_over and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+
+    def _task(self, record: JobRecord, folder: Path) -> SkyTask:
+        return plan(self.infra, record, folder / "workdir", read_settings(workspace_root()))
+
+    def _check(self, task: str) -> str:
+        return self.client.check_task(task)
+
+    def _launch(self, job: JobFolder, task: str) -> SkyJob | None:
+        name = name_of(job.record.id)
+        if job.record.resources.spot:
+            return self.client.job(self.client.launch_job(task, name))
+        self.client.launch_cluster(task, name)
+        return self.client.cluster(name)
+
+    def _after_failed_launch(self, job: JobFolder, error: CommandError) -> None:
+        """Gives back machines that are there all the same; keeps a managed job that is."""
+        record = job.record
+        try:
+            found = self._find(job)
+            if found is not None and record.resources.spot:
+                adopt(job, found)
+                return
+            if found is not None:
+                require_ours(expected(job, found), found.ownership)
+                self.client.down(found.ownership.name)
+        except CommandError as second:
+            raise CommandError(
+                f"{error}; then {second}; look at `wf runs` whether {record.id} has machines (`wf cancel`)"
+            ) from error
+        shutil.rmtree(job.folder)
+        raise CommandRequestError(f"nothing was launched: {error}") from error
+
+    def _find(self, job: JobFolder) -> SkyJob | None:
+        """By name, and of managed jobs by token, where the id was not written down."""
+        record = job.record
+        if record.resources.spot:
+            return self.client.job_by_token(name_of(record.id), record.token)
+        return self.client.cluster(name_of(record.id))
+
+    def _fetch(self, job: JobFolder) -> SkyJob | None:
+        """The job or cluster of the record as it is now; whose it is has to be compared."""
+        recorded = read_ownership(job.folder)
+        if recorded is None or not job.record.resources.spot:
+            return self._find(job)
+        return self.client.job(int(recorded.id))
+
+    def _require(self, job: JobFolder) -> SkyJob:
+        """Raises: CommandError unless it is there and ours."""
+        if (found := self._fetch(job)) is None:
+            raise CommandError(
+                f"refused: SkyPilot has no {name_of(job.record.id)} (any more); nothing was touched"
+            )
+        adopt(job, found)
+        return found
+
+    def _asked_state(self, job: JobFolder) -> tuple[JobState, str | None]:
+        """Of a job without `exit.json`, which it may get."""
+        try:
+            found = self._fetch(job)
+            if found is None or differences(expected(job, found), found.ownership):
+                return self._state_without_machines(job)
+            adopt(job, found)
+            state = state_of(job, found)
+        except (SkyError, CommandRequestError) as error:
+            return JobState.unknown, str(error)
+        if state.is_over and fetch_end(job) is not None:
+            was_asked = (job.folder / "cancel.json").exists()
+            returncode = {JobState.finished: 0, JobState.cancelled: STOPPED_BY_TERM}.get(state, 1)
+            job.write_exit(Exit(returncode, was_asked or state is JobState.cancelled, time.time()))
+        if state.is_over and self.infra.is_slurm:  # where the job could not give its machines back
+            self._give_back(job, found, 0.0)
+        return state, found.reason
+
+    def _state_without_machines(self, job: JobFolder) -> tuple[JobState, str | None]:
+        if (missing := fetch_end(job)) is None:
+            return JobState.unknown, None  # exit.json says it
+        if (job.folder / "cancel.json").exists():
+            return JobState.cancelled, None
+        if read_ownership(job.folder) is None and time.time() - job.record.created_s < _STARTING_S:
+            return JobState.starting, None
+        state = JobState.lost if missing.is_missing else JobState.unknown
+        return state, f"SkyPilot has no machines of it, and how it ended is not known: {missing.reason}"
+
+    def _stream(self, job: JobFolder, found: SkyJob, last: int | None, follow: bool) -> Iterator[str]:
+        if job.record.resources.spot:
+            return self.client.job_logs(int(found.ownership.id), last, follow)
+        if (own := own_job(job, found)) is None:
+            raise CommandError(f"{job.record.id} has no log yet: its cluster is {found.state}; try again")
+        return self.client.cluster_logs(found.ownership.name, own.id, last, follow)

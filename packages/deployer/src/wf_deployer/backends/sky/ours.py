@@ -1,0 +1,74 @@
+"""Which job or cluster of SkyPilot is the one of a record, and how it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wf_deployer.backends.base import JobState
+from wf_deployer.backends.ownership import Ownership, read_ownership, require_ours, write_ownership
+from wf_deployer.backends.record import JobFolder
+from wf_deployer.backends.sky.client import ClusterJob, SkyError, SkyJob
+from wf_deployer.errors import CommandError
+
+_STATES = {
+    JobState.pending: "PENDING",
+    JobState.starting: "INIT SUBMITTED STARTING SETTING_UP",
+    JobState.running: "RUNNING WINDING_DOWN RECOVERING CANCELLING",
+    JobState.finished: "SUCCEEDED",
+    JobState.cancelled: "CANCELLED",
+    JobState.failed: (
+        "FAILED FAILED_DRIVER FAILED_SETUP FAILED_PRECHECKS FAILED_NO_RESOURCE FAILED_CONTROLLER"
+    ),
+}
+_STATE_OF = {name: state for state, names in _STATES.items() for name in names.split()}
+
+
+def name_of(job_id: str) -> str:
+    """Of the task, the managed job and the cluster."""
+    return f"wf-{job_id}"
+
+
+def expected(job: JobFolder, found: SkyJob) -> Ownership:
+    """What `found` has to be: as written down, else with the name, user and token of the record.
+
+    A time that was not known yet is taken from `found`: a managed job gets one when its turn has come.
+
+    Raises:
+        CommandError: what was written down is of another job.
+    """
+    record, recorded = job.record, read_ownership(job.folder)
+    if recorded is None:
+        return replace(found.ownership, name=name_of(record.id), user=found.me, token=record.token)
+    if (recorded.name, recorded.token) != (name_of(record.id), record.token):
+        raise CommandError(f"{job.folder / 'submitted.json'} is damaged: it is of another job")
+    return recorded if recorded.submitted_s else replace(recorded, submitted_s=found.ownership.submitted_s)
+
+
+def adopt(job: JobFolder, found: SkyJob) -> None:
+    """Writes down whose job it is, once it is settled. Raises: CommandError if `found` is not ours."""
+    ownership = expected(job, found)
+    require_ours(ownership, found.ownership)
+    is_settled = job.record.resources.spot or found.state == "UP"  # a cluster's time is of its last start
+    if is_settled and read_ownership(job.folder) != ownership:
+        write_ownership(job.folder, ownership)
+
+
+def own_job(job: JobFolder, found: SkyJob) -> ClusterJob | None:
+    """The newest of our name and user in the cluster's queue."""
+    name = name_of(job.record.id)
+    own = [other for other in found.jobs if (other.name, other.user) == (name, found.ownership.user)]
+    return max(own, key=lambda other: other.id, default=None)
+
+
+def state_of(job: JobFolder, found: SkyJob) -> JobState:
+    """Raises: SkyError for a state that is not known."""
+    if job.record.resources.spot:
+        return known_state(found.state)
+    own = own_job(job, found)
+    return JobState.starting if own is None else known_state(own.state)
+
+
+def known_state(state: str) -> JobState:
+    if state not in _STATE_OF:
+        raise SkyError(f"SkyPilot says {state!r:.60} of a job, which wf does not know")
+    return _STATE_OF[state]

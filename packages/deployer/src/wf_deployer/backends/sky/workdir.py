@@ -1,0 +1,42 @@
+"""The copy of the checkout that machines get: what `gcd` would send, without results and secrets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from wf_deployer.sync.excludes import exclude_of
+from wf_deployer.sync.git_files import listed_files
+from wf_deployer.sync.remote_program import raw
+from wf_formats.errors import RequestError
+
+_AS_IT_IS = ".skyignore"
+"""SkyPilot leaves out what .gitignore names, even if git has it, unless this file is there."""
+
+
+def copy_checkout(root: Path, target: Path) -> None:
+    """Makes `target` a new folder with the checkout's files: contents, executable bits and links as they are.
+
+    Raises:
+        RequestError: `root` is in no git repository.
+        OSError: a file cannot be read, or the disk is full.
+    """
+    files, _ = listed_files(root)
+    if not files:
+        raise RequestError(f"git lists no files in {root}: there is nothing to send; add some")
+    target.mkdir()
+    source, copy = os.fsencode(root), os.fsencode(target)
+    for path in files:
+        place = os.path.join(source, raw(path))
+        if exclude_of(path, os.path.islink(place)) is not None or not _is_file_or_link(place):
+            continue
+        there = os.path.join(copy, raw(path))
+        os.makedirs(os.path.dirname(there), exist_ok=True)
+        shutil.copy2(place, there, follow_symlinks=False)
+    (target / _AS_IT_IS).touch()
+
+
+def _is_file_or_link(place: bytes) -> bool:
+    """What git lists may be gone from the disk, and pipes and folders are not for copying."""
+    return os.path.islink(place) or os.path.isfile(place)
