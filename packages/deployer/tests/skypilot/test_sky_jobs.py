@@ -179,11 +179,13 @@ def test_what_skypilots_schemas_refuse_is_refused(sky: Sky, monkeypatch: pytest.
 REFUSED = {
     ("--gpu", "8"): "--gpu 8: SkyPilot rents GPUs by kind; write for example H100:8",
     ("--gpu", "H100:0"): "--gpu 'H100:0' is no GPU",
+    ("--gpu", "H100:8,H200:8"): "--gpu H100:8,H200:8: SkyPilot is asked for one kind",
+    ("--time", "8h"): "--time: SkyPilot's jobs have no limit",
     ("--cloud", "gcp", "--gpu", "A100:8"): "--gpu A100:8: GPUs on GCP are rented only with --allow-gcp-gpu",
     ("--cloud", "gcp"): "--cloud gcp: say how many cores of n2-standard your quota allows: gcp_cpus = 24",
     ("--cloud", "kubernetes", "--spot"): "--spot: sky:kubernetes has no such machines",
     ("--cloud", "sky:slurm", "--spot"): "--spot: sky:slurm has no such machines",
-    ("--cloud", "mars"): "--cloud 'mars' is not a back end; there is local, slurm, sky (SkyPilot chooses)",
+    ("--cloud", "mars"): "--cloud 'mars' is not a back end; there is local, slurm, modal, sky (SkyPilot chooses)",
     ("--cloud", "sky:mars"): "--cloud 'sky:mars': SkyPilot has no 'mars'; write sky:CLOUD",
     ("--cloud", "sky:"): "--cloud 'sky:': SkyPilot has no ''; write sky:CLOUD",
     ("--cloud", "nebius/a b"): "--cloud 'nebius/a b' is not a back end",
@@ -587,6 +589,25 @@ def test_damaged_records_are_told_and_nothing_is_cancelled(sky: Sky, name: str, 
     assert name in row["problem"]
     assert sky.wf("cancel", job_id).exit_code == 1
     assert f"wf-{job_id}" in sky.fake.clusters
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("job.json", {"upload": None}, "job.json is damaged: a job of SkyPilot has an upload"),
+        ("submitted.json", {"id": "c17"}, "id is 'c17', not a managed job's number"),
+        ("submitted.json", {"id": "-1"}, "id is '-1', not a managed job's number"),
+    ],
+)
+def test_records_that_were_changed_by_hand(sky: Sky, name: str, changes: dict[str, Any], told: str) -> None:
+    job_id = sky.submitted(*SPOT)
+    del sky.fake.jobs[17]
+    path = sky.runs / job_id / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (row,) = sky.rows()
+    assert row["state"] == "damaged"
+    assert told in row["problem"]
+    assert sky.wf("cancel", job_id).exit_code == 1
 
 
 def test_a_damaged_end_is_told(sky: Sky) -> None:

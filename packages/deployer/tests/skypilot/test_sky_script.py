@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from wf_deployer.backends.base import Resources
+from wf_deployer.backends.sky import script
 from wf_deployer.backends.sky.script import Program, run_script
 
 PYTHON = r"""#!/bin/bash
@@ -94,7 +95,8 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(script, "RELEASE_S", 0)
     return Node(tmp_path)
 
 

@@ -132,7 +132,8 @@ def test_a_job_is_submitted_once_with_what_it_asks_for(slurm: Slurm) -> None:
     assert f"--job-name=wf-{job_id}" in options
     assert f"--output={slurm.runs / job_id / 'log.txt'}" in options
     record = json.loads((slurm.runs / job_id / "job.json").read_text())
-    assert record["resources"] == {"gpu": "H100:8", "num_nodes": 2, "spot": False, "cpus": 16, "time_s": None}
+    given = {"gpu": "H100:8", "num_nodes": 2, "spot": False, "cpus": 16}
+    assert record["resources"] == given | {"time_s": None, "allow_gcp_gpu": False}
     given = {"distributed=ddp", "distributed.devices=8", "distributed.num_nodes=2"}
     assert given | {"distributed.accelerator=gpu"} <= set(record["command"])
     script = (slurm.runs / job_id / "job.sh").read_text()

@@ -23,7 +23,15 @@ from wf_deployer.backends.record import Exit, JobFolder, JobRecord, runs_folder
 from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
 from wf_deployer.backends.sky.end import fetch_end
 from wf_deployer.backends.sky.infra import Infra
-from wf_deployer.backends.sky.ours import adopt, expected, known_state, name_of, own_job, state_of
+from wf_deployer.backends.sky.ours import (
+    adopt,
+    expected,
+    known_state,
+    managed_id,
+    name_of,
+    own_job,
+    state_of,
+)
 from wf_deployer.backends.sky.planning import places, plan
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM
 from wf_deployer.backends.sky.settings import SETTINGS_FILE, read_settings
@@ -135,7 +143,7 @@ class SkyBackend:
             raise CommandError(f"{job_id} is not running: it is {state}")
         atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
         if job.record.resources.spot:
-            self.client.cancel_job(int(found.ownership.id))
+            self.client.cancel_job(managed_id(job, found.ownership))
             self._wait_for_end(job_id, timeout_s)
         else:
             self._give_back(job, found, min(timeout_s, GRACE_S))
@@ -205,7 +213,7 @@ class SkyBackend:
         recorded = read_ownership(job.folder)
         if recorded is None or not job.record.resources.spot:
             return self._find(job)
-        return self.client.job(int(recorded.id))
+        return self.client.job(managed_id(job, recorded))
 
     def _require(self, job: JobFolder) -> SkyJob:
         """Raises: CommandError unless it is there and ours."""
@@ -246,7 +254,7 @@ class SkyBackend:
 
     def _stream(self, job: JobFolder, found: SkyJob, last: int | None, follow: bool) -> Iterator[str]:
         if job.record.resources.spot:
-            return self.client.job_logs(int(found.ownership.id), last, follow)
+            return self.client.job_logs(managed_id(job, found.ownership), last, follow)
         if (own := own_job(job, found)) is None:
             raise CommandError(f"{job.record.id} has no log yet: its cluster is {found.state}; try again")
         return self.client.cluster_logs(found.ownership.name, own.id, last, follow)

@@ -39,7 +39,8 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
         CommandError: what lies there is damaged.
     """
     record, there = job.record, job.folder / "end"
-    assert record.upload is not None
+    if record.upload is None:
+        raise CommandError(f"{job.folder / 'job.json'} is damaged: a job of SkyPilot has an upload")
     if (missing := _get(end_url(record.upload, record.id), there)) is not None:
         return missing
     end = from_json(Exit, read_value(there / "exit.json", CommandError), there / "exit.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from wf_deployer.backends.base import JobState
@@ -51,6 +52,14 @@ def adopt(job: JobFolder, found: SkyJob) -> None:
     is_settled = job.record.resources.spot or found.state == "UP"  # a cluster's time is of its last start
     if is_settled and read_ownership(job.folder) != ownership:
         write_ownership(job.folder, ownership)
+
+
+def managed_id(job: JobFolder, ownership: Ownership) -> int:
+    """Raises: CommandError for what is no id of a managed job."""
+    if not re.fullmatch(r"[1-9]\d{0,17}", ownership.id, re.ASCII):
+        path = job.folder / "submitted.json"
+        raise CommandError(f"{path} is damaged: id is {ownership.id!r:.60}, not a managed job's number")
+    return int(ownership.id)
 
 
 def own_job(job: JobFolder, found: SkyJob) -> ClusterJob | None:
