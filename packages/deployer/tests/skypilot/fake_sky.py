@@ -180,11 +180,8 @@ class FakeSky:
         )
         server = _module("sky.server", common=_module("sky.server.common", get_server_url=lambda: self.url))
         common_utils = _module("sky.utils.common_utils", get_user_hash=lambda: self.me)
-        sky = _module(
-            "sky",
-            __version__="0.14.1",
-            StatusRefreshMode=StatusRefreshMode,
-            Task=SimpleNamespace(from_yaml_config=self.task),
+        sdk = _module(
+            "sky.client.sdk",
             launch=self.launch,
             status=self.status,
             queue=self.queue,
@@ -196,11 +193,20 @@ class FakeSky:
             tail_logs=lambda name, job_id, follow, tail, preload_content: self.tail(tail),
             get=lambda request: request(),
             stream_and_get=lambda request: request(),
+        )
+        client = _module("sky.client", sdk=sdk)
+        utils = _module("sky.utils", common_utils=common_utils)
+        sky = _module(
+            "sky",
+            __version__="0.14.1",
+            StatusRefreshMode=StatusRefreshMode,
+            Task=SimpleNamespace(from_yaml_config=self.task),
+            client=client,
             jobs=jobs,
             server=server,
-            utils=_module("sky.utils", common_utils=common_utils),
+            utils=utils,
         )
-        every = (sky, jobs, server, server.common, sky.utils, common_utils)
+        every = (sky, client, sdk, jobs, server, server.common, utils, common_utils)
         return {module.__name__: module for module in every}
 
 

@@ -56,6 +56,7 @@ class Login:
         shutil.copy(TRAINER, checkout)
         self.environment = {
             "HOME": "/root",
+            "PATH": f"{folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "CHECKOUT": str(checkout),
             "WF_RUNS_DIR": str(folder / "runs"),
             "COLUMNS": "160",
@@ -71,6 +72,7 @@ class Login:
         done = cluster.run(*command, "--job-name=wf-train", "--wrap=sleep 10000", user="nobody")
         assert done.returncode == 0, done.stderr
         self.foreign = done.stdout.strip()
+        self.wait_for(lambda: cluster.state(self.foreign) == "RUNNING", "nobody's job does not start")
 
     def wf(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.cluster.run(sys.executable, "-c", WF, *arguments, environment=self.environment)

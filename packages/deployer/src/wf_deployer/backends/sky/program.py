@@ -44,32 +44,33 @@ def check_task(task: str) -> Iterator[Any]:
 
 def launch_cluster(task: str, name: str, cloud: str) -> Iterator[Any]:
     """Waits until the machines are there and the job is submitted to them."""
-    import sky
+    from sky.client import sdk
 
     _require_access(cloud)
-    sky.stream_and_get(sky.launch(_task(task), cluster_name=name))
+    sdk.stream_and_get(sdk.launch(_task(task), cluster_name=name))
     yield None
 
 
 def launch_job(task: str, name: str, cloud: str) -> Iterator[Any]:
     """A managed job. Answers its id."""
-    import sky
     from sky import jobs
+    from sky.client import sdk
 
     _require_access(cloud)
-    job_ids, _ = sky.stream_and_get(jobs.launch(_task(task), name=name, job_group=None))
+    job_ids, _ = sdk.stream_and_get(jobs.launch(_task(task), name=name, job_group=None))
     yield job_ids[0]
 
 
 def cluster(name: str) -> Iterator[Any]:
     """A cluster of this very name as its cloud shows it now, with its jobs if it is up; or null."""
     import sky
+    from sky.client import sdk
 
-    found = sky.get(sky.status([name], refresh=sky.StatusRefreshMode.FORCE, all_users=True))
+    found = sdk.get(sdk.status([name], refresh=sky.StatusRefreshMode.FORCE, all_users=True))
     for record in found:
         if record.name == name:
             state = record.status.value
-            jobs = sky.get(sky.queue(name, all_users=True)) if state == "UP" else []
+            jobs = sdk.get(sdk.queue(name, all_users=True)) if state == "UP" else []
             yield _cluster(record, state, jobs)
             return
     yield None
@@ -88,32 +89,32 @@ def job_by_token(name: str, token: str) -> Iterator[Any]:
 
 
 def cancel_job(job_id: int) -> Iterator[Any]:
-    import sky
     from sky import jobs
+    from sky.client import sdk
 
-    sky.stream_and_get(jobs.cancel(job_ids=[job_id]))
+    sdk.stream_and_get(jobs.cancel(job_ids=[job_id]))
     yield None
 
 
 def cancel_cluster_job(name: str, job_id: int) -> Iterator[Any]:
-    import sky
+    from sky.client import sdk
 
-    sky.stream_and_get(sky.cancel(name, job_ids=[job_id]))
+    sdk.stream_and_get(sdk.cancel(name, job_ids=[job_id]))
     yield None
 
 
 def down(name: str) -> Iterator[Any]:
     """Gives a cluster's machines back."""
-    import sky
+    from sky.client import sdk
 
-    sky.stream_and_get(sky.down(name))
+    sdk.stream_and_get(sdk.down(name))
     yield None
 
 
 def cluster_logs(name: str, job_id: int, last: int | None, follow: bool) -> Iterator[Any]:
-    import sky
+    from sky.client import sdk
 
-    yield from _pieces(sky.tail_logs(name, job_id, follow, tail=last or 0, preload_content=False))
+    yield from _pieces(sdk.tail_logs(name, job_id, follow, tail=last or 0, preload_content=False))
 
 
 def job_logs(job_id: int, last: int | None, follow: bool) -> Iterator[Any]:
@@ -140,12 +141,12 @@ def _task(text: str) -> Any:
 
 def _require_access(cloud: str) -> None:
     """What SkyPilot remembers is enough; otherwise it looks again. Raises: NoAccessError."""
-    import sky
+    from sky.client import sdk
 
-    if _is_enabled(cloud, sky.get(sky.enabled_clouds())):
+    if _is_enabled(cloud, sdk.get(sdk.enabled_clouds())):
         return
-    sky.stream_and_get(sky.check((cloud,) if cloud else None, verbose=False))
-    if not _is_enabled(cloud, sky.get(sky.enabled_clouds())):
+    sdk.stream_and_get(sdk.check((cloud,) if cloud else None, verbose=False))
+    if not _is_enabled(cloud, sdk.get(sdk.enabled_clouds())):
         raise NoAccessError(cloud)
 
 
@@ -155,10 +156,10 @@ def _is_enabled(cloud: str, enabled: list[Any]) -> bool:
 
 
 def _jobs(**choice: Any) -> list[Any]:
-    import sky
     from sky import jobs
+    from sky.client import sdk
 
-    found, *_ = sky.get(jobs.queue_v2(refresh=False, all_users=True, fields=JOB_FIELDS, **choice))
+    found, *_ = sdk.get(jobs.queue_v2(refresh=False, all_users=True, fields=JOB_FIELDS, **choice))
     return list(found)
 
 
@@ -209,10 +210,10 @@ def _token(task: str | None) -> str | None:
 
 def _me() -> str:
     """Who we are to the server: where it asks who its users are, it knows better than this machine."""
-    import sky
+    from sky.client import sdk
     from sky.utils import common_utils
 
-    user = sky.api_info().user
+    user = sdk.api_info().user
     return str(user.id if user is not None else common_utils.get_user_hash())
 
 
