@@ -185,7 +185,10 @@ REFUSED = {
     ("--cloud", "gcp"): "--cloud gcp: say how many cores of n2-standard your quota allows: gcp_cpus = 24",
     ("--cloud", "kubernetes", "--spot"): "--spot: sky:kubernetes has no such machines",
     ("--cloud", "sky:slurm", "--spot"): "--spot: sky:slurm has no such machines",
-    ("--cloud", "mars"): "--cloud 'mars' is not a back end; there is local, slurm, modal, sky (SkyPilot chooses)",
+    (
+        "--cloud",
+        "mars",
+    ): "--cloud 'mars' is not a back end; there is local, modal, slurm, sky (SkyPilot chooses)",
     ("--cloud", "sky:mars"): "--cloud 'sky:mars': SkyPilot has no 'mars'; write sky:CLOUD",
     ("--cloud", "sky:"): "--cloud 'sky:': SkyPilot has no ''; write sky:CLOUD",
     ("--cloud", "nebius/a b"): "--cloud 'nebius/a b' is not a back end",
