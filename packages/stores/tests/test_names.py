@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -259,6 +260,19 @@ def test_unrelated_uploads_are_not_pruned_through_the_command_line(
     assert "there is no complete upload called step_NUMBER right below" in err
     assert len(complete_names(open_store(tmp_path / "store"))) == 3
     assert "step_NUMBER" in run("rm", "--help")[1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing"])
+def test_what_is_no_file_in_the_place_of_one_is_named(
+    run: Any, tmp_path: Path, folder: Path, kind: str
+) -> None:
+    (tmp_path / "store" / "one").mkdir(parents=True)
+    place = tmp_path / "store" / "one" / "COMPLETE"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "link to nothing": lambda path: path.symlink_to("x")}[kind](place)
+    code, _, err = run("put", str(folder), str(tmp_path / "store" / "one"))
+    assert code == 2
+    assert err == f"error: {place} is no regular file, and what is stored is; move it away\n"
+    assert run("ls", str(tmp_path / "store"))[0] == 2
 
 
 def test_urls_with_a_typo_make_no_folders(

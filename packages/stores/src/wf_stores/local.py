@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from wf_formats.atomic import atomic_file, sync
+from wf_formats.errors import RequestError
 from wf_formats.targets import check_way
 from wf_stores.errors import ObjectExistsError, ObjectMissingError
 from wf_stores.layout import place_of
@@ -50,6 +51,8 @@ class LocalStore:
         try:
             self._link(target, data)
         except FileExistsError as error:
+            if not target.is_file():
+                raise _no_file(target) from error
             raise ObjectExistsError(key) from error
 
     def _link(self, target: Path, data: bytes) -> None:
@@ -66,9 +69,16 @@ class LocalStore:
         sync(target.parent)
 
     def read(self, key: str, start: int, num_bytes: int) -> bytes:
+        path = self._root / key
         try:
-            with (self._root / key).open("rb") as file:
-                return os.pread(file.fileno(), num_bytes, start)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
+            try:
+                mode = os.fstat(descriptor).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise _no_file(path)
+                return os.pread(descriptor, num_bytes, start)
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectMissingError(key) from error
 
@@ -103,6 +113,10 @@ class LocalStore:
         for folder in path.parents:
             if not _removed_if_empty(folder) or folder == self._root / place.name:
                 return
+
+
+def _no_file(path: Path) -> RequestError:
+    return RequestError(f"{path} is no regular file, and what is stored is; move it away")
 
 
 def _write_new(path: Path, data: bytes) -> None:
