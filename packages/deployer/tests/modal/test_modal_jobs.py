@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -231,6 +234,19 @@ def test_without_a_token_nothing_is_asked(wf: Wf, monkeypatch: pytest.MonkeyPatc
     assert not wf.runs.exists()
 
 
+def test_a_full_disk_leaves_no_job(wf: Wf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr("wf_deployer.backends.modal.generate.shutil.copy2", copy)
+    done = wf.train()
+    assert done.exit_code == 1
+    assert done.output.startswith(f"error: {wf.runs}")
+    assert "No space left on device" in done.output
+    assert list(wf.runs.iterdir()) == []
+    assert not wf.modal.asked
+
+
 REFUSALS = {
     ("hello", "AuthError"): "nothing was submitted: Modal does not take the token: words; `uv tool run modal",
     ("run", "ConnectionError"): "nothing was submitted: Modal does not answer",
@@ -282,6 +298,22 @@ def test_a_connection_that_is_lost_after_the_call_does_no_harm(wf: Wf) -> None:
     assert row["state"] == "running"
     assert wf("cancel", row["id"]).exit_code == 0
     assert (wf.runs / row["id"] / "submitted.json").is_file()
+
+
+def test_a_submission_that_was_killed_before_there_was_an_app_is_lost(wf: Wf) -> None:
+    job_id = wf.submitted()
+    folder = wf.runs / job_id
+    for name in ("modal.json", "submitted.json"):
+        (folder / name).unlink()
+    assert wf.row()["state"] == "starting"
+    record = folder / "job.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"created_s": time.time() - 100}))
+    with (folder / "modal.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert wf.row()["state"] == "starting"  # the first image takes minutes
+    assert wf.row()["state"] == "lost"
+    assert wf("cancel", job_id).exit_code == 1
+    assert wf.train().exit_code == 0
 
 
 def test_two_jobs_do_not_write_one_run_folder(wf: Wf) -> None:

@@ -54,6 +54,7 @@ def modal_environment() -> None:
         pytest.skip(f"uv has no {client.REQUIREMENT}: {done.stderr.strip()[-300:]}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("modal_environment")
 def test_modals_client_reads_a_generated_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WF_MODAL_SECRETS", "huggingface:HF_TOKEN wandb:WANDB_API_KEY")

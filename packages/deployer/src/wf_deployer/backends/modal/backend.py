@@ -7,6 +7,7 @@ was asked). What it prints stays with Modal; how it ended is written down when i
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 import time
@@ -44,13 +45,14 @@ from wf_deployer.backends.ownership import (
 )
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
 from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.sync.state import try_lock
 from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_json
 from wf_formats.printable import printable
 
 _POLL_S = 5.0
-_STARTING_S = 3600.0
-"""The first image takes minutes; a job that has no app after this time was not submitted."""
+_STARTING_S = 60.0
+"""A job younger than this, or whose program.py is at work, is being submitted; an older one was not."""
 
 
 class ModalBackend:
@@ -221,7 +223,9 @@ def _status_by_modal(job: JobFolder) -> JobStatus:
     submitted = client.read_submitted(job.folder / "modal.json")
     if submitted is None:
         is_young = time.time() - job.record.created_s < _STARTING_S
-        return _status(job, JobState.starting if is_young else JobState.lost)
+        if is_young or _is_locked(job.folder / "modal.json.lock"):
+            return _status(job, JobState.starting)
+        return _status(job, JobState.lost, "wf was ended before Modal had made its app; submit it again")
     found = client.look(submitted.app_id)
     if told := differences(_ownership(job, submitted, found), found.ownership):
         return _status(job, JobState.lost, f"Modal's app {submitted.app_id}: {'; '.join(told)}")
@@ -229,6 +233,14 @@ def _status_by_modal(job: JobFolder) -> JobStatus:
         return _status(job, JobState.lost, f"Modal's app {submitted.app_id} has no call")
     state, problem = _judged(job, found)
     return _status(job, state, problem, job.exit)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a program holds it (flock): the system frees it when that ends, however."""
+    if not path.is_file():
+        return False
+    with path.open() as lock:
+        return not try_lock(lock.fileno(), fcntl.LOCK_SH)
 
 
 def _judged(job: JobFolder, found: Found) -> tuple[JobState, str | None]:

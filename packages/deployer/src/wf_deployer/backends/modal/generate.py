@@ -6,6 +6,7 @@ reads them. The checkout there is a copy, of what `gcd` would send, and is remov
 
 from __future__ import annotations
 
+import errno
 import os
 import pprint
 import re
@@ -100,7 +101,12 @@ def copy_checkout(root: Path, files: Sequence[str], folder: Path) -> Path:
     for path in files:
         target = checkout / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / path, target)
+        try:
+            shutil.copy2(root / path, target)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # shutil names what it reads
+                error.filename = str(target)
+            raise
     return checkout
 
 

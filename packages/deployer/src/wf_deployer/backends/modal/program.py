@@ -7,9 +7,11 @@ compares. Neither apps nor other calls are ever stopped.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -53,10 +55,12 @@ def submit(app: str, record: str) -> Iterator[dict[str, Any]]:
     modal.config.logger.setLevel("ERROR")
     loaded = _load(app)
     modal.Client.from_env().hello()
-    with ExitStack() as shown:
+    with Path(f"{record}.lock").open("w") as lock, ExitStack() as shown:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends: it is still submitting
         shown.enter_context(modal.enable_output())
         with loaded.app.run(detach=True) as running:
             shown.close()  # the image is made
+            shutil.rmtree(Path(app).with_name("checkout"), ignore_errors=True)
             found = {"app_id": running.app_id, "call_id": None, **_owner(running)}
             _write(record, found)
             found["call_id"] = loaded.train.spawn().object_id
@@ -140,6 +144,7 @@ def _result(call_id: str) -> dict[str, Any]:
 
 def _load(app: str) -> ModuleType:
     """The file as a module, as Modal's own command does."""
+    sys.dont_write_bytecode = True
     spec = importlib.util.spec_from_file_location(Path(app).stem, app)
     assert spec is not None
     assert spec.loader is not None
