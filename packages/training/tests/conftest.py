@@ -215,8 +215,8 @@ class CommandLine:
     ) -> Run:
         """The same in children that train together, each a rank; the code is that of the first one that
         failed."""
-        arguments = self.arguments(training, f"experiment={experiment}", *overrides)
-        arguments += [f"distributed.devices={ranks}"] if ranks > 1 else []
+        devices = [f"distributed.devices={ranks}"] if ranks > 1 else []
+        arguments = self.arguments(training, f"experiment={experiment}", *devices, *overrides)
         codes = self.zygote.run(arguments, self.log(experiment), before, ranks)
         return Run(next(filter(None, codes), 0), self.folder(training, experiment))
 

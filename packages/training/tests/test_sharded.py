@@ -102,6 +102,25 @@ def test_two_ranks_go_on(cli_from_stage1: Any, undisturbed: Any, kind: str) -> N
         assert math.isclose(float(loss), float(resumed.losses[step]), rel_tol=1e-4)
 
 
+def on_a_node_of_its_own() -> None:
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": os.environ["RANK"]}
+
+
+@pytest.mark.slow
+def test_ranks_of_nodes_with_disks_of_their_own_leave_writing_to_the_first_node(
+    cli_from_stage1: Any, undisturbed: Any
+) -> None:
+    nodes = ["distributed.devices=1", "distributed.num_nodes=2", "distributed.shared_output=false"]
+    run = cli_from_stage1.in_ranks(
+        "stage2_pretrain", *FSDP, *nodes, experiment="nodes", before=on_a_node_of_its_own
+    )
+    assert run.code == 0
+    saved = run.folder / "checkpoints" / "step_00000004"
+    for stem in ("model", "optimizer"):
+        assert [path.name for path in saved.glob(f"{stem}*.safetensors")] == [f"{stem}.safetensors"]
+    assert run.weights == undisturbed.weights
+
+
 def full_disk_of_the_second() -> None:
     """After the first checkpoint, when a part of a file was written."""
     from safetensors import SafetensorError

@@ -73,16 +73,25 @@ class _Written:
 class ShardedCheckpointIO(FolderCheckpointIO):
     """Every rank has to call each of the methods.
 
-    Args: in_background has checkpoints written by a thread, from a copy in host memory (a share of weights
-        and moments), while the caller goes on; one at a time, `wait` before the next.
+    Args:
+        in_background: has checkpoints written by a thread, from a copy in host memory (a share of weights and
+            moments), while the caller goes on; one at a time, `wait` before the next.
+        num_writers: so many of the first ranks see the folder, and own the tensors; None: all.
     """
 
     is_collective = True
 
     def __init__(
-        self, model: Any, tokenizer: Any, meta: Mapping[str, Any], *, in_background: bool = False
+        self,
+        model: Any,
+        tokenizer: Any,
+        meta: Mapping[str, Any],
+        *,
+        in_background: bool = False,
+        num_writers: int | None = None,
     ) -> None:
         super().__init__(model, tokenizer, meta)
+        self._num_writers = num_writers
         self._pool = ThreadPoolExecutor(1, "checkpoints") if in_background else None
         self._group: dist.ProcessGroup | None = None
         self._open: Future[None] | None = None
@@ -141,14 +150,16 @@ class ShardedCheckpointIO(FolderCheckpointIO):
 
     def _group_of_thread(self) -> dist.ProcessGroup | None:
         if self._pool is not None and self._group is None and is_distributed():
-            self._group = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
         return self._group
 
     def _take_share(
         self, state: Mapping[str, Tensor], others: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weights that this rank owns, as they are stored, and its other tensors."""
-        share = take_share({**state, **others})
+        share = take_share({**state, **others}, self._num_writers)
         with self._filled({name: share.pop(name) for name in state if name in share}, strict=False) as model:
             return bitnet_arch.tensors_on_disk(model), share
 

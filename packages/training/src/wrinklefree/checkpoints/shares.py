@@ -43,13 +43,16 @@ def owners(num_bytes: Mapping[str, int], num_ranks: int) -> dict[str, int]:
     return found
 
 
-def take_share(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def take_share(tensors: Mapping[str, Tensor], num_owners: int | None = None) -> dict[str, Tensor]:
     """The tensors that this rank owns, whole and in host memory; those that are not sharded are the first
-    one's. Every rank has to call it, with the same sharded tensors in the same order."""
+    one's. Every rank has to call it, with the same sharded tensors in the same order.
+
+    Args: num_owners of the first ranks own tensors; None: all.
+    """
     sharded = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
     share = {name: tensor for name, tensor in tensors.items() if name not in sharded} if rank() == 0 else {}
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in sharded.items()}
-    owner_of = owners(sizes, dist.get_world_size()) if sharded else {}
+    owner_of = owners(sizes, num_owners or dist.get_world_size()) if sharded else {}
     for name, tensor in sharded.items():
         whole = _gathered(tensor, owner_of[name])
         if whole is not None:

@@ -11,6 +11,7 @@ from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.lengths import gradient_options, run_lengths
 from wrinklefree.config.ranges import MAX_SEQUENCES
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.course import Course
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree.planning.machines import PRICES_OF, PRICES_READ, Machine
@@ -188,7 +189,8 @@ def make_plan(
 def active_objectives(config: TrainConfig) -> list[str]:
     """Those that ever have a weight above 0, in the configuration's order."""
     training = gradient_options(config)
-    weights = weight_schedule(training.objectives, training.curriculum, run_lengths(config).max_steps)
+    course = Course(run_lengths(config).max_steps)
+    weights = weight_schedule(training.objectives, training.curriculum, course)
     return [name for name in training.objectives if name in weights.ever_active()]
 
 

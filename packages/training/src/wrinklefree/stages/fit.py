@@ -199,10 +199,16 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
 
 
 def _build_io(config: TrainConfig, model: Any, tokenizer: Any, meta: dict[str, Any]) -> FolderCheckpointIO:
-    if config.distributed.kind is not DistributedKind.fsdp:
+    where = config.distributed
+    if where.kind is not DistributedKind.fsdp:
         return FolderCheckpointIO(model, tokenizer, meta)
-    in_background = gradient_options(config).checkpoint.in_background
-    return ShardedCheckpointIO(model, tokenizer, meta, in_background=in_background)
+    return ShardedCheckpointIO(
+        model,
+        tokenizer,
+        meta,
+        in_background=gradient_options(config).checkpoint.in_background,
+        num_writers=None if where.shared_output else where.devices,
+    )
 
 
 def _build_trainer(
