@@ -442,18 +442,21 @@ def test_a_job_on_slurm_that_left_its_machines_gives_them_back_when_it_is_seen(s
     assert "wf-train" in sky.fake.clusters
 
 
-def test_machines_that_go_while_their_log_is_followed(sky: Sky, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("pieces", "shown"), [(["one\n"], "one\n"), ([], "from the store\n")])
+def test_machines_that_go_while_their_log_is_followed(
+    sky: Sky, monkeypatch: pytest.MonkeyPatch, pieces: list[str], shown: str
+) -> None:
     job_id = sky.submitted()
 
     def breaks(tail: int | None) -> Iterator[str]:
-        yield "one\n"
+        yield from pieces
         sky.leaves(job_id, 0)
         sky.fake.down(f"wf-{job_id}")()
         raise ConnectionError("connection closed")
 
     monkeypatch.setattr(sky.fake, "tail", breaks)
     done = sky.wf("logs", "-f", job_id)
-    assert (done.exit_code, done.stdout) == (0, "one\n")
+    assert (done.exit_code, done.stdout) == (0, shown)
     assert f"{job_id}: finished, exit code 0" in done.stderr
 
 

@@ -124,12 +124,17 @@ class SkyBackend:
         job = JobFolder.of(job_id)
         if job.exit is None and (found := self._fetch(job)) is not None:
             require_ours(expected(job, found), found.ownership)
+            is_empty = True
             try:
-                yield from self._stream(job, found, last, follow)
+                for piece in self._stream(job, found, last, follow):
+                    is_empty = False
+                    yield piece
+                return
             except SkyError:
-                if not self.status(job_id).state.is_over:  # else its machines went while we read
+                if not self.status(job_id).state.is_over:
                     raise
-            return
+            if not is_empty:  # its machines went while we read
+                return
         if job.log.stat().st_size == 0 and (missing := fetch_end(job)) is not None:
             raise CommandError(f"{job_id} has no machines any more, and left no log: {missing.reason}")
         yield from follow_log(job.log, last, False, lambda: True)

@@ -32,6 +32,7 @@ RELEASE_S = 10
 _SCRIPT = """\
 # wf job {job_id}
 trap : TERM
+unset VIRTUAL_ENV  # of SkyPilot
 export PATH="$HOME/.local/bin:$PATH" PYTHONUNBUFFERED=1
 root=$PWD
 python=$root/.venv/bin/python
