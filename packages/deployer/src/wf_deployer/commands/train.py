@@ -89,7 +89,7 @@ def train(
 
 
 def describe(arguments: list[str]) -> dict[str, Any]:
-    """What the trainer makes of these arguments: stage, experiment, run_folder, upload, start_from.
+    """What the trainer makes of these arguments: stage, experiment, run_folder; upload, start_from if any.
 
     Raises:
         typer.Exit: the configuration is wrong; the trainer has said so, and its exit code is ours.
@@ -118,8 +118,8 @@ def job_spec(described: dict[str, Any], command: list[str], cloud: str, resource
         command=command,
         cwd=str(Path.cwd()),
         run_folder=described["run_folder"],
-        upload=described["upload"],
-        start_from=described["start_from"],
+        upload=described.get("upload"),
+        start_from=described.get("start_from"),
         cloud=cloud,
         resources=resources,
     )
