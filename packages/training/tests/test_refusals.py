@@ -238,6 +238,16 @@ def test_a_job_that_cannot_begin_is_not_described(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_job_of_another_machine_is_described_without_its_files(
+    main: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-s", "2", "training.start_from=/outputs/mine/stage1/final", f"output_dir={tmp_path}"]
+    assert main(["--describe", *arguments]) == 1
+    assert main(["--describe", "--elsewhere", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["stage"] == "stage2"
+    assert main(["--describe", "--elsewhere", "-s", "2", "training.max_step=1"]) == 2
+
+
 @pytest.mark.parametrize("signal_at", ["omegaconf", "torch"])
 def test_ctrl_c_while_modules_are_imported_is_one_line(signal_at: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(_INTERRUPT.format(name=signal_at))

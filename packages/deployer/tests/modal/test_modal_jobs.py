@@ -84,7 +84,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkout
 
 
-def described(arguments: list[str]) -> dict[str, str]:
+def described(arguments: list[str], elsewhere: bool) -> dict[str, str]:
+    assert elsewhere  # what a stage starts from lies in the volume
     return {"stage": "stage2", "experiment": "small", "run_folder": "/here/outputs/small/stage2"}
 
 

@@ -135,7 +135,7 @@ def loopback(
     described = {"stage": "stage2", "experiment": "small", "run_folder": "/outputs"}
     monkeypatch.setattr("wf_deployer.backends.modal.backend.workspace_root", lambda: checkout)
     monkeypatch.setattr("wf_deployer.backends.modal.backend._POLL_S", 0.1)
-    monkeypatch.setattr("wf_deployer.commands.train.describe", lambda arguments: described)
+    monkeypatch.setattr("wf_deployer.commands.train.describe", lambda *_: described)
     monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("WF_MODAL_SECRETS", "huggingface:HF_TOKEN")
     monkeypatch.setenv("MODAL_TOKEN_ID", "ak-me")

@@ -196,6 +196,8 @@ REFUSED = {
     ("--gpu", "a b"): "--gpu 'a b' is no GPU",
     ("--gpu", "H100:1\n--array=1-9"): r"--gpu 'H100:1\\n--array=1-9' is no GPU",
     ("--gpu", "٣"): "--gpu '٣' is no GPU",
+    ("--gpu", "H100:8,H200:8"): "--gpu H100:8,H200:8: Slurm takes one kind",
+    ("--time", "1w"): "--time '1w' is no time",
     ("--spot",): "--spot: Slurm has none",
     ("--num-nodes", "2", "distributed.devices=4"): "distributed.devices=4: leave it out",
     ("data.token=abcdef",): "data.token=***: Slurm stores a job's command",
@@ -222,6 +224,14 @@ def test_local_has_no_such_thing(slurm: Slurm, arguments: list[str]) -> None:
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {' '.join(arguments)}: ")
     assert not slurm.runs.exists()
+
+
+def test_a_time_limit_is_slurms_in_minutes_and_local_has_none(slurm: Slurm) -> None:
+    slurm.submitted("--time", "3601s")
+    assert "--time=61" in slurm.calls("sbatch")[0]
+    done = slurm.wf("train", "-s", "2", "steps=1", "--time", "8h")
+    assert done.exit_code == 2
+    assert done.output.startswith("error: --time: a local job has no limit")
 
 
 def test_a_local_dry_run_shows_the_command(slurm: Slurm) -> None:

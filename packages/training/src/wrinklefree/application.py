@@ -50,7 +50,7 @@ def run(argv: Sequence[str] | None, root: Root = TRAIN) -> int:
     except PluginError as error:
         raise ConfigError(str(error)) from error
     if arguments.describe:
-        sys.stdout.write(json.dumps(_description(config)) + "\n")
+        sys.stdout.write(json.dumps(_description(config, arguments.elsewhere)) + "\n")
         return 0
     return run_stage(config)
 
@@ -61,9 +61,9 @@ def _shown(overrides: Sequence[str], root: Root) -> str:
     return OmegaConf.to_yaml(redacted_value("", values))
 
 
-def _description(config: TrainConfig) -> dict[str, str | None]:
+def _description(config: TrainConfig, elsewhere: bool) -> dict[str, str | None]:
     """What a run of this configuration would be, and where. Raises: RunError for one that cannot begin."""
-    upload, start_from = described_upload(config), check_start(config)
+    upload, start_from = described_upload(config), None if elsewhere else check_start(config)
     folder = run_path(config, config.training.stage)
     return {**_names(config), "run_folder": str(folder), "upload": upload, "start_from": start_from}
 

@@ -24,11 +24,12 @@ Exit codes: 0 done (or done before), 1 the run failed or cannot start, 2 the con
 
 @dataclass(frozen=True)
 class Arguments:
-    """overrides: of the configuration, the stage's option among them."""
+    """overrides: of the configuration, the stage's option among them; elsewhere: not on this machine."""
 
     overrides: list[str]
     print_configuration: bool
     describe: bool
+    elsewhere: bool
 
 
 def refuse_below_one(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> Arguments:
     """Raises: ConfigError (an unknown stage, or one that is given twice)."""
     found = _parser().parse_intermixed_args(argv)
     overrides = [*_stage_override(found.stage, found.overrides), *found.overrides]
-    return Arguments(overrides, found.cfg, found.describe)
+    return Arguments(overrides, found.cfg, found.describe, found.elsewhere)
 
 
 def _stage_override(number: str | None, overrides: Sequence[str]) -> list[str]:
@@ -70,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         "--describe",
         action="store_true",
         help="check the configuration, print what the run would be and where as JSON, and leave",
+    )
+    parser.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="with --describe: of a run on another machine, so no file of this one is looked for",
     )
     return parser
 

@@ -17,6 +17,9 @@ BACKENDS = {
 }
 """Name of `--cloud` -> module and class, imported when it is used; other names: sky/infra.py."""
 
+ELSEWHERE = frozenset({"modal"})
+"""Those whose jobs see no file of this machine."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -60,7 +60,7 @@ def train(
     """
     from wf_deployer.backends.base import Resources, seconds_of
     from wf_deployer.backends.processes import distributed_overrides
-    from wf_deployer.backends.registry import open_backend
+    from wf_deployer.backends.registry import ELSEWHERE, open_backend
     from wf_deployer.errors import CommandRequestError
     from wf_deployer.processes import become
     from wf_formats.overrides import override
@@ -77,7 +77,7 @@ def train(
     arguments = ["-s", stage, *given, *distributed_overrides(resources, given)]
     if foreground:
         become([*TRAINER, *arguments])
-    job = job_spec(describe(arguments), [*TRAINER, *arguments], cloud, resources)
+    job = job_spec(describe(arguments, cloud in ELSEWHERE), [*TRAINER, *arguments], cloud, resources)
     if dry_run:
         typer.echo(backend.preview(job), nl=False)
         return
@@ -88,9 +88,11 @@ def train(
     typer.echo(f"  stop     wf cancel {job.id}")
 
 
-def describe(arguments: list[str]) -> dict[str, Any]:
+def describe(arguments: list[str], elsewhere: bool) -> dict[str, Any]:
     """What the trainer makes of these arguments: stage, experiment, run_folder; upload, start_from if any.
 
+    Args:
+        elsewhere: The job sees no file of this machine, so what it starts from is not looked for.
     Raises:
         typer.Exit: the configuration is wrong; the trainer has said so, and its exit code is ours.
     """
@@ -98,7 +100,10 @@ def describe(arguments: list[str]) -> dict[str, Any]:
     import subprocess
 
     done = subprocess.run(
-        [*TRAINER, "--describe", *arguments], stdout=subprocess.PIPE, text=True, check=False
+        [*TRAINER, "--describe", *(["--elsewhere"] if elsewhere else []), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise typer.Exit(done.returncode)
