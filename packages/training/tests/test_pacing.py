@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wrinklefree import callbacks as cb
@@ -106,6 +106,7 @@ def possible(plans: dict[int, int]) -> dict[int, int]:
     return {0: 200} | {done: max(steps, done + 1) for done, steps in plans.items()}
 
 
+@settings(deadline=None)
 @given(PLANS)
 def test_phases_and_weight_decay_do_not_come_twice(plans: dict[int, int]) -> None:
     run = Run(possible(plans))
@@ -126,6 +127,7 @@ def test_a_linear_phase_goes_on_from_where_it_was() -> None:
     assert max(changes) < 0.03
 
 
+@settings(deadline=None)
 @given(PLANS, st.integers(1, 80))
 def test_a_resumed_run_goes_on_to_the_bit(plans: dict[int, int], stop_at: int) -> None:
     whole, stopped = Run(possible(plans)), Run(possible(plans))

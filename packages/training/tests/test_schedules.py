@@ -102,6 +102,7 @@ def test_new_plans_keep_the_place_on_the_way_up_and_down(
         assert factors[-1] == pytest.approx(config.min_ratio)
 
 
+@settings(deadline=None)
 @given(KINDS, st.integers(0, 20), st.lists(st.integers(60, 300), min_size=1, max_size=4))
 def test_a_warmup_in_steps_is_that_of_any_plan(kind: ScheduleKind, warmup: int, totals: list[int]) -> None:
     config = ScheduleConfig(kind, StepUnit.steps, warmup, 20)
