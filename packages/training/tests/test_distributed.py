@@ -8,11 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wf_stores import complete_names, open_store, upload_folder
 from wrinklefree.distributed import own_share
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -23,11 +25,12 @@ OPTIONS = [
     "training.batch_size=1",
     "training.zclip.warmup_steps=2",
 ]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
-def _start(arguments: list[str]) -> str:
+def _start(arguments: list[str], launcher: Sequence[str] = ()) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), *arguments]
+    command = [sys.executable, *launcher, str(SCRIPT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
@@ -56,6 +59,29 @@ def test_two_processes_equal_one_and_resume(cli_from_stage1: Any, kind: str, opt
     assert f"resuming from {folder / 'checkpoints' / 'step_00000002'}" in _start(arguments)
     assert together.losses == losses
     assert together.weights == weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]]
+)
+def test_two_processes_start_from_an_upload_and_upload(
+    cli: Any, stage1_run: Any, tmp_path: Path, launcher: list[str]
+) -> None:
+    upload_folder(stage1_run.folder / "final", open_store(tmp_path / "store"), "start")
+    start = f"training.start_from={tmp_path / 'store' / 'start'}"
+    uploads = f"training.checkpoint.upload={tmp_path / 'uploads'}"
+    ddp = ["distributed=ddp", "distributed.accelerator=cpu", "distributed.devices=2", "experiment=both"]
+    arguments = cli.arguments("stage2_pretrain", *OPTIONS, start, uploads, *ddp)
+    folder = cli.folder("stage2_pretrain", "both")
+    _start(arguments, launcher)
+    names = [name.rpartition("/")[2] for name in complete_names(open_store(tmp_path / "uploads"))]
+    assert names == ["final", "step_00000002", "step_00000004"]
+    weights = (folder / "final" / "model.safetensors").read_bytes()
+    shutil.rmtree(folder)
+    _start(arguments, launcher)
+    assert (folder / "final" / "model.safetensors").read_bytes() == weights
+    assert list(folder.parent.glob(".start-*")) == []
 
 
 @pytest.mark.slow
