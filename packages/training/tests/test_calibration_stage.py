@@ -24,6 +24,7 @@ import transformers
 import bitnet_arch
 import wf_ptq
 from wf_ptq.inputs import SHARED_INPUTS
+from wrinklefree.audit.log import AUDIT_FILE
 from wrinklefree.checkpoints import part_store
 from wrinklefree.checkpoints.manifest import manifest_digest, write_manifest
 from wrinklefree.checkpoints.part_store import PartStore
@@ -357,7 +358,7 @@ def test_resumed_run_is_bit_equal(
     assert [resumed.summary[f] for f in figures] == [whole_group.summary[f] for f in figures]
     assert block_reports(resumed) == block_reports(whole_group)
     assert _metrics(resumed) == _metrics(whole_group)
-    kept = {"run.json", "final", "summary.json", "metrics.csv", calibration.BLOCKS_FILE}
+    kept = {"run.json", "final", "summary.json", "metrics.csv", AUDIT_FILE, calibration.BLOCKS_FILE}
     assert {path.name for path in resumed.folder.iterdir()} == kept
 
 
@@ -594,8 +595,8 @@ def test_a_damaged_part_is_refused(
 
 
 def _assert_nothing_was_made(folder: Path) -> None:
-    """run.json says that a run was started; there is neither a part nor a result."""
-    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    """run.json and the log say that a run was started; there is neither a part nor a result."""
+    assert {path.name for path in folder.iterdir()} == {"run.json", AUDIT_FILE}
 
 
 @pytest.mark.parametrize(
