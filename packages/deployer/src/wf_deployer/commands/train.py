@@ -60,7 +60,7 @@ def train(
     """
     from wf_deployer.backends.base import Resources, seconds_of
     from wf_deployer.backends.processes import distributed_overrides
-    from wf_deployer.backends.registry import ELSEWHERE, open_backend
+    from wf_deployer.backends.registry import BACKENDS, ELSEWHERE, open_backend
     from wf_deployer.errors import CommandRequestError
     from wf_deployer.processes import become
     from wf_formats.overrides import override
@@ -71,6 +71,8 @@ def train(
     if foreground and (cloud != "local" or dry_run):
         other = "--dry-run" if dry_run else f"--cloud {cloud}"
         raise CommandRequestError(f"--foreground is this terminal, and {other} is not; leave one of them out")
+    if allow_gcp_gpu and cloud in BACKENDS:
+        raise CommandRequestError(f"--allow-gcp-gpu is SkyPilot's, not for --cloud {cloud}; leave it out")
     backend.check(resources)
     named = [] if experiment is None else [override("experiment", experiment)]
     given = [*named, *(overrides or ())]
