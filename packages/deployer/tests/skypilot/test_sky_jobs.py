@@ -630,4 +630,4 @@ def test_a_record_names_a_cloud_that_there_is(sky: Sky) -> None:
     job_id = sky.submitted()
     path = sky.runs / job_id / "job.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cloud": "sky:moon"}))
-    assert "cloud is 'sky:moon', not one of local, slurm" in sky.rows()[0]["problem"]
+    assert "cloud is 'sky:moon', not one of local, modal, slurm" in sky.rows()[0]["problem"]
