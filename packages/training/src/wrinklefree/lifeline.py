@@ -13,16 +13,15 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_FIRST = "WRINKLEFREE_FIRST_PROCESS"
-"""Number of the process that starts the others where nobody else has."""
+_STARTER = "WRINKLEFREE_STARTER"
+"""Number of the process that starts other ranks, where torchrun does not."""
 
 
 def end_with_the_starter() -> None:
-    """Has an effect in a rank that torchrun or the first rank has started; another process tells its children
-    that it is the first."""
-    is_second = os.environ.get(_FIRST) == str(os.getppid())
-    if not is_second:
-        os.environ[_FIRST] = str(os.getpid())
+    """Has an effect in a process that torchrun or another one of the trainer has started; each tells its
+    children who it is."""
+    is_second = os.environ.get(_STARTER) == str(os.getppid())
+    os.environ[_STARTER] = str(os.getpid())
     if sys.platform != "linux" or not (is_second or "TORCHELASTIC_RUN_ID" in os.environ):
         return
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
