@@ -297,6 +297,6 @@ def test_no_rank_holds_the_model() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     most = {name: arm["most_memory_of_model"] for name, arm in json.loads(done.stdout)["arms"].items()}
     assert most["gather"] > 0.9
-    assert most["save"] < 0.5
-    assert most["background"] < 0.5
+    assert most["save"] < 0.7
+    assert most["background"] < 0.7
     assert most["load"] < 0.5
