@@ -78,6 +78,17 @@ def test_every_operation(operation_id: str, mode: schemathesis.GenerationMode, p
     try_it()
 
 
+@pytest.mark.parametrize("nothing", [None, [], {}], ids=str)
+def test_the_page_has_what_stands_for_nothing(nothing: Any, page: Any, server: HttpApp) -> None:
+    """Clients send it for what they do not use."""
+    fields = page.raw_schema["components"]["schemas"]["ChatRequest"]["properties"]
+    allowed = fields["verbosity"]["anyOf"]
+    kinds = {type(None): "null", list: "array", dict: "object"}
+    assert kinds[type(nothing)] in [each["type"] for each in allowed]
+    body = {"model": "org/toy", "messages": [{"role": "user", "content": "x"}], "verbosity": nothing}
+    assert asyncio.run(_post(server, "/v1/chat/completions", body))[0] == 200
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

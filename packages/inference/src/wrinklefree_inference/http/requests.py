@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from wrinklefree_inference.native.request import MAX_STOP_CHARS
@@ -59,7 +67,8 @@ def _is_unicode(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_is_unicode)]
-Unsupported = Annotated[None, BeforeValidator(_is_absent)]
+_ABSENT = [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object", "maxProperties": 0}]
+Unsupported = Annotated[None, BeforeValidator(_is_absent), WithJsonSchema({"anyOf": _ABSENT})]
 ZeroOnly = Annotated[Literal[0] | None, BeforeValidator(_is_zero)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
