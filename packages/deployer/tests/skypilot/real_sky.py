@@ -18,9 +18,7 @@ import real_cluster
 from real_cluster import Cluster
 
 PROGRAMS = ("sshd", "ssh-keygen", "rsync", "uv", "/usr/bin/python3.11")
-# A cancelled job has as long as KillWait for its checkpoint.
 CONFIGURATION = """\
-KillWait=30
 PrologFlags=Alloc
 Prolog=/etc/slurm/prolog.sh
 """

@@ -6,7 +6,8 @@
    On Slurm it gives the machines back too, which SkyPilot does not when they are idle.
 
 SkyPilot ends a job by TERM for every process, and by KILL 30 s later: the trainer writes and uploads a
-checkpoint meanwhile. Shell, log and torchrun's agent stay for it (see torchrun.py).
+checkpoint meanwhile. Shell, log and torchrun's agent stay for it (see torchrun.py). Not on Slurm: there
+nothing of a cancelled job was left to do so.
 
 Several nodes meet at the first address that SkyPilot gives. Hostnames of clouds are often unknown to the
 other nodes, so each agent is told its own address. The agents' store is not that of the processes
