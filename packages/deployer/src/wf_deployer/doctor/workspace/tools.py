@@ -40,7 +40,6 @@ TOOLS = (
 _EXTRA = "`uv sync --no-default-groups --package {} --extra {}` in an environment of its own"
 PACKAGES = (
     Package("xllamacpp", "the engine llamacpp, proofs and comparisons of speed", "`uv sync`"),
-    Package("skypilot", "back ends of SkyPilot", _EXTRA.format("wrinklefree-deployer", "sky")),
     Package("sglang", "serving with SGLang", _EXTRA.format("wrinklefree-inference", "sglang")),
     Package("vllm", "serving with vLLM", _EXTRA.format("wrinklefree-inference", "vllm")),
 )
