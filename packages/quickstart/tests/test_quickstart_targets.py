@@ -37,11 +37,17 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path: Path, kind: str, f
     assert {name: kept for name, kept in snapshot(tmp_path).items() if name != "p/.lock"} == before
 
 
-@pytest.mark.parametrize("output", ["/proc/x", "/dev/null/x"])
-def test_an_output_that_cannot_be_made_is_one_line(output: str) -> None:
+@pytest.mark.parametrize(
+    ("output", "code", "told"),
+    [
+        ("/proc/x", 1, "/proc/x: "),
+        ("/dev/null/x", 2, "/dev/null is no folder, so /dev/null/x cannot be made"),
+    ],
+)
+def test_an_output_that_cannot_be_made_is_one_line(output: str, code: int, told: str) -> None:
     done = CliRunner().invoke(app, ["--output", output])
-    assert done.exit_code == 1
-    assert done.output.startswith(f"error: {output}: ")
+    assert done.exit_code == code
+    assert done.output.startswith(f"error: {told}")
     assert len(done.output.splitlines()) == 1
 
 
