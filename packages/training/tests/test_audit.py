@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -134,6 +135,36 @@ def test_something_else_in_its_place_is_left_alone(tmp_path: Path) -> None:
 def test_no_log_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(tmp_path) == 2
     assert f"{tmp_path}: there is no audit.jsonl" in capsys.readouterr().err
+
+
+def test_a_removed_log_shows_by_the_summary(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = cli("stage1_subln")
+    (run.folder / AUDIT_FILE).unlink()
+    assert exit_code(run.folder) == 1
+    assert "that is not there" in capsys.readouterr().err
+
+
+def test_no_further_start_hides_that_lines_were_cut_off(
+    cli: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = cli("stage1_subln")
+    log = run.folder / AUDIT_FILE
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    assert cli("stage1_subln").code == 0, "complete already"
+    assert exit_code(run.folder) == 1
+    shutil.rmtree(run.folder / "final")
+    assert cli("stage1_subln").code == 0
+    assert "the audit log" in caplog.text
+    assert exit_code(run.folder) == 1
+    assert "before line 2 was added lines were changed or cut off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["", "12ab", "g" * 64])
+def test_what_is_no_hash_is_a_wrong_request(cli: Any, head: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = cli("stage1_subln")
+    assert exit_code(run.folder, "--head", head) == 2
+    assert "is no SHA-256" in capsys.readouterr().err
+    assert exit_code(run.folder, "--head", str(read_trail(run.folder).head).upper()) == 0
 
 
 def test_a_run_says_who_what_and_with_which_data(cli: Any, text_file: Path) -> None:

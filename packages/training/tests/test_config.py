@@ -294,6 +294,7 @@ def test_the_stage_is_chosen_by_its_number(
         "run_folder": f"{tmp_path}/mine/stage1_5",
         "upload": None,
         "start_from": f"{tmp_path}/mine/stage1/final",
+        "force": False,
     }
 
 

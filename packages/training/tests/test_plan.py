@@ -204,6 +204,12 @@ def test_a_folder_is_read_without_weights(
         (["-m", "qwen3_4b", "--gpu", "H100", "--seq", "0"], "training.sequence_length_tokens=0"),
         (["-m", "qwen3_4b", "--gpu", "H100", "--price", "nan"], "'nan' is no number from"),
         (["-m", "qwen3_4b", "--gpu", "H100", "model=qwen3_0_6b"], "leave it out; --model gives it"),
+        (["-m", "qwen3_4b", "--gpu", "H100", "--utilization", "40"], "--utilization 40 is more than all of"),
+        (["-m", "qwen3_4b", "--gpu", "H100", "distributed.accelerator=cpu"], "--gpu or --cpu gives it"),
+        (
+            ["-m", "qwen3_4b", "--gpu", "H100", "--seq", "8", "training.sequence_length_tokens=9"],
+            "--seq gives",
+        ),
         (["-m", "qwen3_4b", "--gpu", "H100", "training.batch_sise=3"], "batch_sise"),
         (["-m", "qwen3_4b", "--gpu", "H100", "optimizer.state=int8"], "kernels for the CPU alone"),
     ],

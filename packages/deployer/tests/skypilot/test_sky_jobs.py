@@ -193,7 +193,7 @@ REFUSED = {
     ("--cloud", "sky:"): "--cloud 'sky:': SkyPilot has no ''; write sky:CLOUD",
     ("--cloud", "nebius/a b"): "--cloud 'nebius/a b' is not a back end",
     ("data.token=abcdef",): "data.token=***: SkyPilot stores a job's command",
-    ("force=true",): "force=true: a job that begins again would begin from nothing",
+    ("force=true",): "force=true with --cloud nebius: a job that begins again would begin from nothing",
     ("training.checkpoint.upload=here",): "training.checkpoint.upload=here is a disk of this machine; give",
     (
         "training.start_from=outputs/a",

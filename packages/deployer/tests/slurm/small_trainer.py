@@ -26,7 +26,7 @@ def describe() -> None:
     given = dict(argument.partition("=")[::2] for argument in sys.argv)
     run = {"stage": "stage2", "experiment": "small", "run_folder": str(FOLDER)}
     upload, start_from = given.get("training.checkpoint.upload"), given.get("training.start_from")
-    say(json.dumps({**run, "upload": upload, "start_from": start_from}))
+    say(json.dumps({**run, "upload": upload, "start_from": start_from, "force": "force=true" in sys.argv}))
 
 
 def all_reduced(value: int) -> int:

@@ -199,6 +199,7 @@ REFUSED = {
     ("--gpu", "H100:8,H200:8"): "--gpu H100:8,H200:8: Slurm takes one kind",
     ("--time", "1w"): "--time '1w' is no time",
     ("--spot",): "--spot: Slurm has none",
+    ("force=true",): "force=true with --cloud slurm: a job that begins again would begin from nothing",
     ("--allow-gcp-gpu",): "--allow-gcp-gpu is SkyPilot's, not for --cloud slurm",
     ("--num-nodes", "2", "distributed.devices=4"): "distributed.devices=4: leave it out",
     ("data.token=abcdef",): "data.token=***: Slurm stores a job's command",

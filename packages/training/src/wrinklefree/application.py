@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from wf_formats.plugins import PluginError
 from wf_formats.secrets import redacted_value
-from wrinklefree.audit.log import SUMMARY_KEY, read_trail
+from wrinklefree.audit.log import SUMMARY_KEY, read_trail, summary_head
 from wrinklefree.command_line import parse
 from wrinklefree.compose.composing import compose_config, compose_dictconfig
 from wrinklefree.compose.roots import TRAIN, Root
@@ -61,11 +61,12 @@ def _shown(overrides: Sequence[str], root: Root) -> str:
     return OmegaConf.to_yaml(redacted_value("", values))
 
 
-def _description(config: TrainConfig, elsewhere: bool) -> dict[str, str | None]:
+def _description(config: TrainConfig, elsewhere: bool) -> dict[str, Any]:
     """What a run of this configuration would be, and where. Raises: RunError for one that cannot begin."""
     upload, start_from = described_upload(config), None if elsewhere else check_start(config)
     folder = run_path(config, config.training.stage)
-    return {**_names(config), "run_folder": str(folder), "upload": upload, "start_from": start_from}
+    where = {"run_folder": str(folder), "upload": upload, "start_from": start_from}
+    return {**_names(config), **where, "force": config.force}
 
 
 def _names(config: TrainConfig) -> dict[str, str]:
@@ -163,6 +164,8 @@ def _report_complete(config: TrainConfig, run: RunFolder) -> int:
     if config.resume.data is not None:
         LOG.warning(run.nothing_to_resume(config.resume.data))
     summary = _summary(config, run, "complete", run.figures())
+    if (seen := summary_head(run.path)) is not None:
+        summary |= {SUMMARY_KEY: seen}  # nothing was added to the log since
     run.write_summary(summary)
     _print_summary(summary | {"status": "already complete"})
     return 0

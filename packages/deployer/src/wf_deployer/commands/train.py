@@ -79,7 +79,13 @@ def train(
     arguments = ["-s", stage, *given, *distributed_overrides(resources, given)]
     if foreground:
         become([*TRAINER, *arguments])
-    job = job_spec(describe(arguments, cloud in ELSEWHERE), [*TRAINER, *arguments], cloud, resources)
+    described = describe(arguments, cloud in ELSEWHERE)
+    if described.get("force") and cloud != "local":
+        raise CommandRequestError(
+            f"force=true with --cloud {cloud}: a job that begins again would begin from nothing; leave "
+            "it out, or give another experiment=NAME"
+        )
+    job = job_spec(described, [*TRAINER, *arguments], cloud, resources)
     if dry_run:
         typer.echo(backend.preview(job), nl=False)
         return

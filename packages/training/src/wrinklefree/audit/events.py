@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from wf_formats.errors import RequestError
 from wf_formats.secrets import redacted
-from wrinklefree.audit.log import append
+from wrinklefree.audit.log import LOST, append, lost_line
 from wrinklefree.contents import CONTENT
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ def audited(
     Raises: what `work` raises; OSError where the log cannot be written.
     """
     began = "resumed" if run.has_progress else "started"
-    append(run.path, began, _who() | _code(identity) | _run(run, config, identity))
+    details = _who() | _code(identity) | _run(run, config, identity)
+    if (lost := lost_line(run.path)) is not None:
+        LOG.warning("the audit log of %s was changed: wf audit shows it", run.path)
+        details |= {LOST: lost}
+    append(run.path, began, details)
     try:
         outcome = work()
     except BaseException as error:

@@ -21,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.errors import LoadError
+from wf_formats.json_file import read_json
 from wf_formats.targets import check_file
 
 AUDIT_FILE = "audit.jsonl"
 SUMMARY_KEY = "audit_sha256"
 """Of summary.json: the hash of the last line when it was written."""
+LOST = "lost"
+"""Of an event: the hash of a line that was missing when it was added."""
+_SUMMARY_FILE = "summary.json"
 _MAX_BYTES = 1 << 26
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -58,6 +62,8 @@ class Trail:
                 yield f"line {number} does not follow from line {number - 1}: one was changed or removed"
             elif event.get("number") != number:
                 yield f"line {number} says that it is line {event.get('number')!r:.40}"
+            if LOST in event:
+                yield f"before line {number} was added lines were changed or cut off at the end"
             before = digest(line)
         if self.rest:
             yield f"the last line is not whole ({len(self.rest)} bytes): the next start cuts it off"
@@ -84,6 +90,19 @@ def read_trail(folder: Path) -> Trail:
     if path.stat().st_size > _MAX_BYTES:
         raise LoadError(f"{path} has {path.stat().st_size} bytes; allowed are {_MAX_BYTES}")
     return _trail(path.read_bytes())
+
+
+def summary_head(folder: Path) -> str | None:
+    """The last line that the run's summary.json has seen; None: it has seen none. Raises: LoadError."""
+    path = folder / _SUMMARY_FILE
+    value = read_json(path, LoadError).get(SUMMARY_KEY) if path.is_file() else None
+    return None if value is None else str(value)
+
+
+def lost_line(folder: Path) -> str | None:
+    """The hash of a line that summary.json has seen and that is not there any more; None: none is missing."""
+    seen = summary_head(folder)
+    return None if seen in {None, *map(digest, read_trail(folder).lines)} else seen
 
 
 def _trail(data: bytes) -> Trail:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wf_formats.boundary import boundary
-from wf_formats.errors import LoadError, RequestError
-from wf_formats.json_file import read_json
+from wf_formats.errors import RequestError
 from wf_formats.printable import printable
-from wrinklefree.audit.log import AUDIT_FILE, SUMMARY_KEY, Trail, digest, read_trail
+from wrinklefree.audit.log import AUDIT_FILE, Trail, digest, read_trail, summary_head
 
 _DESCRIPTION = """Show the audit log of a run, and check that it is as it was written.
 
@@ -22,7 +22,7 @@ _DESCRIPTION = """Show the audit log of a run, and check that it is as it was wr
 
 Each line holds the hash of the one before it. The hash of the last one is printed: kept elsewhere, it shows
 later whether lines were cut off at the end. Exit codes: 0 unbroken, 1 changed, 2 a wrong request."""
-_SUMMARY_FILE = "summary.json"
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _shown(folder: Path, as_json: bool, head: str | None) -> int:
-    if not (folder / AUDIT_FILE).is_file():
+    if head is not None and not _HASH.fullmatch(head := head.lower()):
+        raise RequestError(
+            f"--head {printable(head)!r} is no SHA-256: give the 64 hexadecimal digits printed"
+        )
+    if not (folder / AUDIT_FILE).is_file() and summary_head(folder) is None:
         raise RequestError(
             f"{folder}: there is no {AUDIT_FILE}; give the folder of a run, OUTPUT/EXPERIMENT/STAGE"
         )
@@ -65,18 +69,12 @@ def _shown(folder: Path, as_json: bool, head: str | None) -> int:
 def _missing(folder: Path, trail: Trail, head: str | None) -> list[str]:
     """What was seen at the end once and is not there any more."""
     hashes = {digest(line) for line in trail.lines}
-    told = {"--head": head, _SUMMARY_FILE: _of_summary(folder)}
+    told = {"--head": head, "summary.json": summary_head(folder)}
     return [
         f"{source} has seen a last line {value} that is not there: lines were changed or cut off"
         for source, value in told.items()
         if value is not None and value not in hashes
     ]
-
-
-def _of_summary(folder: Path) -> str | None:
-    path = folder / _SUMMARY_FILE
-    value = read_json(path, LoadError).get(SUMMARY_KEY) if path.is_file() else None
-    return None if value is None else str(value)
 
 
 def _line(event: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ _OURS = {
     "training": "--stage",
     "model": "--model",
     "distributed.devices": "--gpu",
+    "distributed.accelerator": "--gpu or --cpu",
     "distributed.num_nodes": "--num-nodes",
 }
 """Overrides that an option gives."""
@@ -64,6 +65,11 @@ def read(argv: Sequence[str] | None) -> Request:
     """Raises: ConfigError, RequestError."""
     options = _parser().parse_intermixed_args(argv)
     _check_overrides(options.overrides)
+    _check_lengths(options)
+    if options.utilization is not None and options.gpu is not None and options.utilization > 1:
+        raise RequestError(
+            f"--utilization {options.utilization:g} is more than all of a GPU: give 0.4 for 40 %"
+        )
     machine = _machine(options)
     given = [*_model(options.model), *_lengths(options), *_precision(options, machine), *options.overrides]
     names = [f"training={_stage(options.stage)}", *given]
@@ -130,6 +136,15 @@ def _check_overrides(overrides: Sequence[str]) -> None:
         key = text.lstrip("+").partition("=")[0]
         if key in _OURS:
             raise ConfigError(f"{text}: leave it out; {_OURS[key]} gives it")
+
+
+def _check_lengths(options: argparse.Namespace) -> None:
+    """Raises: ConfigError for a length that an option and an override give."""
+    names = {"max_tokens": "tokens", "sequence_length_tokens": "seq", "batch_size": "batch"}
+    for text in options.overrides:
+        option = names.get(text.lstrip("+").partition("=")[0].removeprefix("training."))
+        if option is not None and getattr(options, option) is not None:
+            raise ConfigError(f"{text}: --{option} gives it; leave one of them out")
 
 
 def _model(asked: str) -> list[str]:

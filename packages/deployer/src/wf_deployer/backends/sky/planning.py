@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +30,6 @@ def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> 
     """Raises: CommandRequestError for a job that cannot run on machines of others."""
     resources = record.resources
     _refuse_secrets(record)
-    _refuse_force(record)
     _refuse_local_start(infra, record)
     upload = _upload(infra, record)
     program = Program(
@@ -137,15 +135,6 @@ def _refuse_secrets(record: JobRecord) -> None:
             raise CommandRequestError(
                 f"{argument}: SkyPilot stores a job's command, and this has a secret; name its variable in "
                 f"secrets of {SETTINGS_FILE}"
-            )
-
-
-def _refuse_force(record: JobRecord) -> None:
-    for argument in record.command:
-        if re.fullmatch(r"\+{0,2}force=(?!false)\w+", argument):
-            raise CommandRequestError(
-                f"{argument}: a job that begins again would begin from nothing; leave it out, give another "
-                "experiment=NAME"
             )
 
 
