@@ -152,6 +152,11 @@ class JobSpec:
     resources: Resources = Resources()
     created_s: float = field(default_factory=time.time)
 
+    @property
+    def name(self) -> str:
+        """Unique; what those who run it call it."""
+        return f"wf-{self.id}"
+
 
 @dataclass(frozen=True)
 class JobStatus:

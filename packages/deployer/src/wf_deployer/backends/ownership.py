@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.record import JobRecord
 from wf_deployer.errors import CommandError
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
@@ -68,6 +69,19 @@ def require_ours(recorded: Ownership, found: Ownership) -> None:
             f"refused: job {recorded.id} of {found.endpoint} is not the one that wf submitted: "
             f"{'; '.join(told)}; nothing was touched"
         )
+
+
+def require_recorded_of(
+    record: JobRecord, recorded: Ownership, folder: Path, its_id: str | None = None
+) -> None:
+    """Raises: CommandError if what was written down is of another job.
+
+    Args:
+        its_id: Where it is known from elsewhere too.
+    """
+    is_its = (recorded.name, recorded.token) == (record.name, record.token)
+    if not is_its or its_id not in (None, recorded.id):
+        raise CommandError(f"{folder / _FILE} is damaged: it is of another job")
 
 
 def write_ownership(folder: Path, ownership: Ownership) -> None:

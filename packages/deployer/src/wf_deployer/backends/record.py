@@ -2,6 +2,7 @@
 
 - `job.json`: what was asked for, secrets left out; written by `wf` before the start, never changed.
 - `exit.json`: how it ended; written by whoever watches it where it runs.
+- `cancel.json`: `wf cancel` was asked, of a job on machines of others.
 - `log.txt`: its output.
 
 Each back end adds files of its own. The folder is its user's alone. Records are read as what anybody may
@@ -15,6 +16,8 @@ import re
 import secrets
 import shutil
 import socket
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +36,7 @@ FORMAT = 1
 TOKEN_VARIABLE = "WF_JOB_TOKEN"
 """Holds the token in a job's environment."""
 TOKEN = re.compile(r"[0-9a-f]{32}")
+_CANCEL_FILE = "cancel.json"
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,15 @@ class JobFolder:
         atomic_write_json(self.folder / "exit.json", asdict(end))
 
     @property
+    def was_cancelled(self) -> bool:
+        """Whether `wf cancel` has asked for its end."""
+        return (self.folder / _CANCEL_FILE).exists()
+
+    def write_cancelled(self) -> None:
+        """For those who see the job's folder or ask whether it was; before anything is done to the job."""
+        atomic_write_json(self.folder / _CANCEL_FILE, {"asked_s": time.time()})
+
+    @property
     def last_step(self) -> tuple[int | None, str | None]:
         """Last step in the metrics of its run (None: no metrics yet), and what is wrong with them."""
         run_folder = self.record.run_folder
@@ -129,6 +142,16 @@ def _resources(values: dict[str, Any], path: Path) -> dict[str, Any]:
         return {"resources": from_json(Resources, values["resources"], path)}
     except CommandRequestError as error:
         raise CommandError(f"{path} is damaged: {error}") from error
+
+
+def refuse_secrets(command: Sequence[str], kept: str, fix: str) -> None:
+    """For back ends that let others read a job's command. Args: kept says so, fix what to do instead.
+
+    Raises: CommandRequestError for an argument with a secret.
+    """
+    for shown, given in zip(redacted_arguments(command), command, strict=True):
+        if shown != given:
+            raise CommandRequestError(f"{shown}: {kept}, and this has a secret; {fix}")
 
 
 def runs_folder() -> Path:

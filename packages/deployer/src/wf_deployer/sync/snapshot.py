@@ -72,7 +72,7 @@ def take_snapshot(config: Config) -> Snapshot:
         OSError: a file cannot be read.
     """
     files, notes = listed_files(config.root)
-    sent, excluded = _sorted_out(config.root, files)
+    sent, excluded = sorted_out(config.root, files)
     tree = Tree(os.fsencode(config.root))
     found = {path: _identity(tree, path) for path in sent}
     identities = {path: identity for path, identity in found.items() if identity is not None}
@@ -97,7 +97,8 @@ def _identity(tree: Tree, path: str) -> str | None:
         raise
 
 
-def _sorted_out(root: Path, files: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+def sorted_out(root: Path, files: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Of the files that git lists those that may leave this machine; the others by what names them."""
     sent: list[str] = []
     excluded: dict[str, list[str]] = {}
     for path in files:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from wf_deployer.backends.base import JobState
+from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.local.identity import ProcessIdentity, carries_token, is_alive
 from wf_deployer.backends.local.record import LocalJob
 from wf_deployer.backends.record import Exit
@@ -35,10 +36,9 @@ def cancel(job: LocalJob, timeout_s: float, kill: bool = False) -> JobState:
     state = job.state
     if state is JobState.lost:
         raise CommandError(f"refused: {_why_lost(job)}; nothing was signalled")
-    if state.is_over:
-        raise CommandError(f"{job.folder.name} is not running: it is {state}")
+    require_running(job.folder.name, state)
     _signal_group(job, signal.SIGTERM)
-    if not _wait_for_end(job, timeout_s) and kill:
+    if not wait_for_end(lambda: job.state, timeout_s, _POLL_S).is_over and kill:
         _signal_group(job, signal.SIGKILL)
         job.write_exit(Exit(-signal.SIGKILL, True, time.time()))  # the supervisor is dead as well
     return job.state
@@ -56,15 +56,6 @@ def _why_lost(job: LocalJob) -> str:
     if os.path.exists(f"/proc/{supervisor.pid}"):
         return f"the job of {job.folder.name} is gone and its pid {supervisor.pid} is another process now"
     return f"the process {supervisor.pid} of {job.folder.name} is gone without having recorded its end"
-
-
-def _wait_for_end(job: LocalJob, timeout_s: float) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not job.state.is_over:
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(_POLL_S)
-    return True
 
 
 def _verified_group(job: LocalJob) -> int:

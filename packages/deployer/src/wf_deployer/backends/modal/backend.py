@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.fields import from_json
 from wf_deployer.backends.modal import client
 from wf_deployer.backends.modal.client import (
@@ -28,7 +29,6 @@ from wf_deployer.backends.modal.client import (
     UnknownToModalError,
 )
 from wf_deployer.backends.modal.generate import (
-    app_name,
     copy_checkout,
     files_to_send,
     job_values,
@@ -41,13 +41,13 @@ from wf_deployer.backends.ownership import (
     differences,
     read_ownership,
     require_ours,
+    require_recorded_of,
     write_ownership,
 )
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.sync.state import try_lock
 from wf_deployer.workspace import workspace_root
-from wf_formats.atomic import atomic_write_json
 from wf_formats.printable import printable
 
 _POLL_S = 5.0
@@ -122,27 +122,20 @@ class ModalBackend:
     def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
         job = JobFolder.of(job_id)
         if (end := job.exit) is not None:
-            raise CommandError(f"{job_id} is not running: it is {end.state}")
+            require_running(job_id, end.state)
         submitted, found = _require_ours_of(job)
         state, _ = _judged(job, found)
-        if state.is_over:
-            raise CommandError(f"{job_id} is not running: it is {state}")
-        atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
+        require_running(job_id, state)
+        job.write_cancelled()
         if state is JobState.pending:  # nothing to save
             client.kill(found.ownership.id)
         else:
             client.ask_to_stop(submitted.app_id)
-        state = self._wait_for_end(job_id, timeout_s)
+        state = wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         if not state.is_over and kill:
             _, found = _require_ours_of(job)
             client.kill(found.ownership.id)
-            state = self._wait_for_end(job_id, timeout_s)
-        return state
-
-    def _wait_for_end(self, job_id: str, timeout_s: float) -> JobState:
-        deadline_s = time.monotonic() + timeout_s
-        while not (state := self.status(job_id).state).is_over and time.monotonic() < deadline_s:
-            time.sleep(_POLL_S)
+            state = wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         return state
 
 
@@ -190,15 +183,13 @@ def _ownership(job: JobFolder, submitted: Submitted, found: Found) -> Ownership:
     if recorded is None:
         return Ownership(
             id=submitted.call_id or found.ownership.id,
-            name=app_name(record.id),
+            name=record.name,
             user=submitted.user,
             endpoint=submitted.workspace,
             submitted_s=submitted.created_s,
             token=record.token,
         )
-    call_id = submitted.call_id or recorded.id
-    if (recorded.name, recorded.token, recorded.id) != (app_name(record.id), record.token, call_id):
-        raise CommandError(f"{job.folder / 'submitted.json'} is damaged: it is of another job")
+    require_recorded_of(record, recorded, job.folder, submitted.call_id or None)
     return recorded
 
 
@@ -245,17 +236,16 @@ def _is_locked(path: Path) -> bool:
 
 def _judged(job: JobFolder, found: Found) -> tuple[JobState, str | None]:
     """State of a job that is ours, and what there is to say; an end is written down."""
-    is_cancelled = (job.folder / "cancel.json").exists()
     if found.state in ("pending", "running"):
         return JobState(found.state), None
     if found.state == "ended":
         end = _exit(found.exit, job)
         job.write_exit(end)
         return end.state, None
+    if found.state == "failed" and job.was_cancelled:
+        return JobState.cancelled, None
     if found.state == "failed":
-        return (
-            (JobState.cancelled, None) if is_cancelled else (JobState.failed, printable(found.reason or ""))
-        )
+        return JobState.failed, printable(found.reason or "")
     return JobState.lost, "Modal keeps results for 7 days, and nobody looked at this one's"
 
 

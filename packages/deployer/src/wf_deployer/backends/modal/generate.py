@@ -19,13 +19,13 @@ from typing import Any
 
 from wf_deployer.backends.base import JobSpec
 from wf_deployer.backends.modal.settings import GRACE_S, ModalSettings
+from wf_deployer.backends.record import refuse_secrets
 from wf_deployer.backends.torchrun import torchrun
 from wf_deployer.errors import CommandRequestError
-from wf_deployer.sync.excludes import exclude_of
 from wf_deployer.sync.git_files import listed_files
+from wf_deployer.sync.snapshot import sorted_out
 from wf_formats.atomic import atomic_write_text
 from wf_formats.printable import printable
-from wf_formats.secrets import redacted_arguments
 
 _TEMPLATE = Path(__file__).with_name("job_app.py")
 _NO_VALUES = "JOB: dict[str, Any] = {}"
@@ -33,10 +33,6 @@ _PYTHON = "/wf/.venv/bin/python"
 _OUTPUTS = "/outputs"
 _VALUE = re.compile(r"[+~]*(?P<key>[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
 _OF_THIS_MACHINE = re.compile(r"""['"]?(?:~|/(?!outputs/|wf/)|\.\.?/|(?:outputs|runs)(?:/|$))""")
-
-
-def app_name(job_id: str) -> str:
-    return f"wf-{job_id}"
 
 
 def job_values(spec: JobSpec, settings: ModalSettings, token: str) -> dict[str, Any]:
@@ -47,7 +43,7 @@ def job_values(spec: JobSpec, settings: ModalSettings, token: str) -> dict[str, 
     """
     _check_command(spec.command)
     return {
-        "name": app_name(spec.id),
+        "name": spec.name,
         "tags": {"wf-run": spec.id, "wf-token": token},
         **asdict(settings),
         "grace_s": GRACE_S,
@@ -85,7 +81,7 @@ def files_to_send(root: Path) -> list[str]:
         CommandRequestError: no git repository, or a name that Modal cannot have.
     """
     files, _ = listed_files(root)
-    sent = [path for path in files if exclude_of(path, (root / path).is_symlink()) is None]
+    sent, _ = sorted_out(root, files)
     for path in sent:
         if not path.isprintable():
             raise CommandRequestError(
@@ -119,12 +115,9 @@ def _command(spec: JobSpec) -> list[str]:
 
 
 def _check_command(command: Sequence[str]) -> None:
-    for argument, shown in zip(command, redacted_arguments(command), strict=True):
-        if argument != shown:
-            raise CommandRequestError(
-                f"{shown}: the command is written into the app, and this has a secret; give it as a "
-                "secret of Modal (WF_MODAL_SECRETS)"
-            )
+    fix = "give it as a secret of Modal (WF_MODAL_SECRETS)"
+    refuse_secrets(command, "the command is written into the app", fix)
+    for argument in command:
         if (match := _VALUE.fullmatch(argument)) is None or argument.startswith("-"):
             continue
         if match["key"] == "output_dir":

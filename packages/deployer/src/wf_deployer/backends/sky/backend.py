@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.ownership import differences, read_ownership, require_ours
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, runs_folder
@@ -28,7 +29,6 @@ from wf_deployer.backends.sky.ours import (
     expected,
     known_state,
     managed_id,
-    name_of,
     own_job,
     state_of,
 )
@@ -39,7 +39,7 @@ from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import copy_checkout
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
-from wf_formats.atomic import atomic_write_json, atomic_write_text
+from wf_formats.atomic import atomic_write_text
 from wf_formats.printable import printable
 
 GRACE_S = 35.0
@@ -142,14 +142,14 @@ class SkyBackend:
     def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
         job = JobFolder.of(job_id)
         if (end := job.exit) is not None:
-            raise CommandError(f"{job_id} is not running: it is {end.state}")
+            require_running(job_id, end.state)
         found = self._require(job)
-        if job.record.resources.spot and (state := state_of(job, found)).is_over:
-            raise CommandError(f"{job_id} is not running: it is {state}")
-        atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
+        if job.record.resources.spot:
+            require_running(job_id, state_of(job, found))
+        job.write_cancelled()
         if job.record.resources.spot:
             self.client.cancel_job(managed_id(job, found.ownership))
-            self._wait_for_end(job_id, timeout_s)
+            wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         else:
             self._give_back(job, found, min(timeout_s, GRACE_S))
         return self.status(job_id).state
@@ -170,11 +170,6 @@ class SkyBackend:
             )
         self.client.down(found.ownership.name)
 
-    def _wait_for_end(self, job_id: str, timeout_s: float) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not self.status(job_id).state.is_over and time.monotonic() < deadline_s:
-            time.sleep(_POLL_S)
-
     def _task(self, record: JobRecord, folder: Path) -> SkyTask:
         return plan(self.infra, record, folder / "workdir", read_settings(workspace_root()))
 
@@ -182,7 +177,7 @@ class SkyBackend:
         return self.client.check_task(task)
 
     def _launch(self, job: JobFolder, task: str) -> SkyJob | None:
-        name = name_of(job.record.id)
+        name = job.record.name
         if job.record.resources.spot:
             return self.client.job(self.client.launch_job(task, name))
         self.client.launch_cluster(task, name)
@@ -210,8 +205,8 @@ class SkyBackend:
         """By name, and of managed jobs by token, where the id was not written down."""
         record = job.record
         if record.resources.spot:
-            return self.client.job_by_token(name_of(record.id), record.token)
-        return self.client.cluster(name_of(record.id))
+            return self.client.job_by_token(record.name, record.token)
+        return self.client.cluster(record.name)
 
     def _fetch(self, job: JobFolder) -> SkyJob | None:
         """The job or cluster of the record as it is now; whose it is has to be compared."""
@@ -223,9 +218,7 @@ class SkyBackend:
     def _require(self, job: JobFolder) -> SkyJob:
         """Raises: CommandError unless it is there and ours."""
         if (found := self._fetch(job)) is None:
-            raise CommandError(
-                f"refused: SkyPilot has no {name_of(job.record.id)} (any more); nothing was touched"
-            )
+            raise CommandError(f"refused: SkyPilot has no {job.record.name} (any more); nothing was touched")
         adopt(job, found)
         return found
 
@@ -240,7 +233,7 @@ class SkyBackend:
         except (SkyError, CommandRequestError) as error:
             return JobState.unknown, str(error)
         if state.is_over and fetch_end(job) is not None:
-            was_asked = (job.folder / "cancel.json").exists()
+            was_asked = job.was_cancelled
             returncode = {JobState.finished: 0, JobState.cancelled: STOPPED_BY_TERM}.get(state, 1)
             job.write_exit(Exit(returncode, was_asked or state is JobState.cancelled, time.time()))
         if state.is_over and self.infra.is_slurm:  # where the job could not give its machines back
@@ -250,7 +243,7 @@ class SkyBackend:
     def _state_without_machines(self, job: JobFolder) -> tuple[JobState, str | None]:
         if (missing := fetch_end(job)) is None:
             return JobState.unknown, None  # exit.json says it
-        if (job.folder / "cancel.json").exists():
+        if job.was_cancelled:
             return JobState.cancelled, None
         if read_ownership(job.folder) is None and time.time() - job.record.created_s < _STARTING_S:
             return JobState.starting, None

@@ -45,7 +45,7 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
         return missing
     end = from_json(Exit, read_value(there / "exit.json", CommandError), there / "exit.json")
     os.replace(there / "log.txt", job.log)
-    was_asked = end.returncode != 0 and (job.folder / "cancel.json").exists()
+    was_asked = end.returncode != 0 and job.was_cancelled
     job.write_exit(replace(end, cancelled=was_asked))
     shutil.rmtree(there)
     return None

@@ -6,7 +6,13 @@ import re
 from dataclasses import replace
 
 from wf_deployer.backends.base import JobState
-from wf_deployer.backends.ownership import Ownership, read_ownership, require_ours, write_ownership
+from wf_deployer.backends.ownership import (
+    Ownership,
+    read_ownership,
+    require_ours,
+    require_recorded_of,
+    write_ownership,
+)
 from wf_deployer.backends.record import JobFolder
 from wf_deployer.backends.sky.client import ClusterJob, SkyError, SkyJob
 from wf_deployer.errors import CommandError
@@ -24,11 +30,6 @@ _STATES = {
 _STATE_OF = {name: state for state, names in _STATES.items() for name in names.split()}
 
 
-def name_of(job_id: str) -> str:
-    """Of the task, the managed job and the cluster."""
-    return f"wf-{job_id}"
-
-
 def expected(job: JobFolder, found: SkyJob) -> Ownership:
     """What `found` has to be: as written down, else with the name, user and token of the record.
 
@@ -39,9 +40,8 @@ def expected(job: JobFolder, found: SkyJob) -> Ownership:
     """
     record, recorded = job.record, read_ownership(job.folder)
     if recorded is None:
-        return replace(found.ownership, name=name_of(record.id), user=found.me, token=record.token)
-    if (recorded.name, recorded.token) != (name_of(record.id), record.token):
-        raise CommandError(f"{job.folder / 'submitted.json'} is damaged: it is of another job")
+        return replace(found.ownership, name=record.name, user=found.me, token=record.token)
+    require_recorded_of(record, recorded, job.folder)
     return recorded if recorded.submitted_s else replace(recorded, submitted_s=found.ownership.submitted_s)
 
 
@@ -64,7 +64,7 @@ def managed_id(job: JobFolder, ownership: Ownership) -> int:
 
 def own_job(job: JobFolder, found: SkyJob) -> ClusterJob | None:
     """The newest of our name and user in the cluster's queue."""
-    name = name_of(job.record.id)
+    name = job.record.name
     own = [other for other in found.jobs if (other.name, other.user) == (name, found.ownership.user)]
     return max(own, key=lambda other: other.id, default=None)
 

@@ -6,18 +6,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wf_deployer.backends.base import Resources
-from wf_deployer.backends.record import TOKEN_VARIABLE, JobRecord
+from wf_deployer.backends.record import TOKEN_VARIABLE, JobRecord, refuse_secrets
 from wf_deployer.backends.sky.end import end_url
 from wf_deployer.backends.sky.gcp import gcp_resources
 from wf_deployer.backends.sky.infra import CHOSEN_BY_SKY, Infra
-from wf_deployer.backends.sky.ours import name_of
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM, Program, run_script
 from wf_deployer.backends.sky.settings import SETTINGS_FILE, Settings
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.errors import CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.overrides import override
-from wf_formats.secrets import redacted_arguments
 
 _UPLOAD = "training.checkpoint.upload"
 IDLE_MINUTES = 10
@@ -29,7 +27,8 @@ _RECOVERY = {"strategy": "EAGER_NEXT_REGION", "recover_on_exit_codes": [STOPPED_
 def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> SkyTask:
     """Raises: CommandRequestError for a job that cannot run on machines of others."""
     resources = record.resources
-    _refuse_secrets(record)
+    fix = f"name its variable in secrets of {SETTINGS_FILE}"
+    refuse_secrets(record.command, "SkyPilot stores a job's command", fix)
     _refuse_local_start(infra, record)
     upload = _upload(infra, record)
     program = Program(
@@ -42,7 +41,7 @@ def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> 
         is_slurm=infra.is_slurm,
     )
     return SkyTask(
-        name=name_of(record.id),
+        name=record.name,
         num_nodes=resources.num_nodes,
         workdir=str(workdir),
         places=tuple(place | _anywhere(infra, record) for place in places(infra, resources, settings)),
@@ -127,15 +126,6 @@ def _refuse_local_start(infra: Infra, record: JobRecord) -> None:
             f"{record.stage} starts from {start}, which only this machine has; upload it (`wf store put "
             f"{start} URL/NAME`) and give training.start_from=URL/NAME"
         )
-
-
-def _refuse_secrets(record: JobRecord) -> None:
-    for argument, given in zip(redacted_arguments(record.command), record.command, strict=True):
-        if argument != given:
-            raise CommandRequestError(
-                f"{argument}: SkyPilot stores a job's command, and this has a secret; name its variable in "
-                f"secrets of {SETTINGS_FILE}"
-            )
 
 
 def _folder_in_checkout(record: JobRecord) -> PurePosixPath:

@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from wf_deployer.sync.excludes import exclude_of
 from wf_deployer.sync.git_files import listed_files
 from wf_deployer.sync.remote_program import raw
+from wf_deployer.sync.snapshot import sorted_out
 from wf_formats.errors import RequestError
 
 _AS_IT_IS = ".skyignore"
@@ -27,9 +27,9 @@ def copy_checkout(root: Path, target: Path) -> None:
         raise RequestError(f"git lists no files in {root}: there is nothing to send; add some")
     target.mkdir()
     source, copy = os.fsencode(root), os.fsencode(target)
-    for path in files:
+    for path in sorted_out(root, files)[0]:
         place = os.path.join(source, raw(path))
-        if exclude_of(path, os.path.islink(place)) is not None or not _is_file_or_link(place):
+        if not _is_file_or_link(place):
             continue
         there = os.path.join(copy, raw(path))
         os.makedirs(os.path.dirname(there), exist_ok=True)

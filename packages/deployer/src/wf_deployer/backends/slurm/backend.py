@@ -16,22 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.ownership import (
     Ownership,
     differences,
     read_ownership,
     require_ours,
+    require_recorded_of,
     write_ownership,
 )
-from wf_deployer.backends.record import TOKEN_VARIABLE, JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.record import TOKEN_VARIABLE, JobFolder, JobRecord, refuse_secrets, runs_folder
 from wf_deployer.backends.slurm import client
 from wf_deployer.backends.slurm.client import SlurmError, SlurmJob
 from wf_deployer.backends.slurm.script import GRACE_S, batch_script
 from wf_deployer.errors import CommandError, CommandRequestError
-from wf_formats.atomic import atomic_write_json, atomic_write_text
+from wf_formats.atomic import atomic_write_text
 from wf_formats.run_files import is_complete
-from wf_formats.secrets import redacted_arguments
 
 _POLL_S = 1.0
 _LOG_POLL_S = 5.0
@@ -122,33 +123,27 @@ class SlurmBackend:
     def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
         job = JobFolder.of(job_id)
         if (end := job.exit) is not None:
-            raise CommandError(f"{job_id} is not running: it is {end.state}")
+            require_running(job_id, end.state)
         if (ownership := _ownership(job)) is None:
             raise CommandError(f"refused: Slurm has no job with the token of {job_id}; nothing was touched")
-        if (state := _state_of(_fetch_ours(ownership))).is_over:
-            raise CommandError(f"{job_id} is not running: it is {state}")
-        atomic_write_json(job.folder / "cancel.json", {"asked_s": time.time()})
+        require_running(job_id, _state_of(_fetch_ours(ownership)))
+        job.write_cancelled()
         if not _stop(job, ownership, timeout_s) and kill:
             _fetch_ours(ownership)
             client.kill(ownership.id)
-            _wait_for_end(self, job_id, timeout_s)
+            wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         return self.status(job_id).state
 
 
 def _refuse_secrets(spec: JobSpec) -> None:
-    shown = redacted_arguments(spec.command)
-    for argument, given in zip(shown, spec.command, strict=True):
-        if argument != given:
-            raise CommandRequestError(
-                f"{argument}: Slurm stores a job's command, and this has a secret; give it by environment"
-            )
+    refuse_secrets(spec.command, "Slurm stores a job's command", "give it by environment")
 
 
 def _sbatch_options(record: JobRecord, folder: Path) -> list[str]:
     """On the command line, since variables of the user (SBATCH_JOB_NAME) go before lines of the script."""
     resources = record.resources
     options = [
-        f"--job-name={_name(record.id)}",
+        f"--job-name={record.name}",
         f"--comment={client.comment_with(record.token)}",
         f"--nodes={resources.num_nodes}",
         f"--ntasks={resources.num_nodes}",
@@ -170,14 +165,10 @@ def _sbatch_options(record: JobRecord, folder: Path) -> list[str]:
     return options
 
 
-def _name(job_id: str) -> str:
-    return f"wf-{job_id}"
-
-
 def _after_failed_submission(job: JobFolder, error: SlurmError) -> None:
     """Keeps the record of a job that is there all the same; removes it if Slurm has none."""
     try:
-        found = client.job_by_token(_name(job.record.id), job.record.token)
+        found = client.job_by_token(job.record.name, job.record.token)
     except SlurmError as second:
         raise CommandError(
             f"{error}; then {second}; `wf runs` tells later whether the job is there"
@@ -190,7 +181,7 @@ def _after_failed_submission(job: JobFolder, error: SlurmError) -> None:
 
 def _adopt(job: JobFolder, found: SlurmJob) -> Ownership:
     """Writes down whose job it is, if what Slurm shows has the name, user and token of the record."""
-    expected = replace(found.ownership, name=_name(job.record.id), user=_user_name(), token=job.record.token)
+    expected = replace(found.ownership, name=job.record.name, user=_user_name(), token=job.record.token)
     require_ours(expected, found.ownership)
     write_ownership(job.folder, expected)
     return expected
@@ -207,10 +198,9 @@ def _ownership(job: JobFolder) -> Ownership | None:
     """As it was written down; else (`wf` was killed right after submitting) by the token of the job."""
     record, recorded = job.record, read_ownership(job.folder)
     if recorded is None:
-        found = client.job_by_token(_name(record.id), record.token)
+        found = client.job_by_token(record.name, record.token)
         return None if found is None else _adopt(job, found)
-    if (recorded.name, recorded.token) != (_name(record.id), record.token):
-        raise CommandError(f"{job.folder / 'submitted.json'} is damaged: it is of another job")
+    require_recorded_of(record, recorded, job.folder)
     return recorded
 
 
@@ -249,7 +239,7 @@ def _state(job: JobFolder) -> tuple[JobState, str | None]:
 
 def _known_state(job: JobFolder, found: SlurmJob) -> tuple[JobState, str | None]:
     state = _state_of(found)
-    if state is JobState.failed and (job.folder / "cancel.json").exists():
+    if state is JobState.failed and job.was_cancelled:
         return JobState.cancelled, None
     if state in (JobState.pending, JobState.failed):
         return state, f"Slurm: {found.state}, {found.reason}"
@@ -277,9 +267,3 @@ def _stop(job: JobFolder, ownership: Ownership, timeout_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
-
-
-def _wait_for_end(backend: SlurmBackend, job_id: str, timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not backend.status(job_id).state.is_over and time.monotonic() < deadline_s:
-        time.sleep(_POLL_S)
