@@ -163,9 +163,8 @@ def _report_complete(config: TrainConfig, run: RunFolder) -> int:
     LOG.info("this run is complete: %s (force=true runs it again)", run.final)
     if config.resume.data is not None:
         LOG.warning(run.nothing_to_resume(config.resume.data))
-    summary = _summary(config, run, "complete", run.figures())
-    if (seen := summary_head(run.path)) is not None:
-        summary |= {SUMMARY_KEY: seen}  # nothing was added to the log since
+    head = summary_head(run.path) or read_trail(run.path).head  # nothing is added to the log
+    summary = _summary(config, run, "complete", run.figures(), head)
     run.write_summary(summary)
     _print_summary(summary | {"status": "already complete"})
     return 0
@@ -173,7 +172,8 @@ def _report_complete(config: TrainConfig, run: RunFolder) -> int:
 
 def _report(context: StageContext, outcome: Outcome) -> int:
     status = "complete" if outcome.signal is None else "stopped"
-    summary = _summary(context.config, context.run, status, outcome.figures)
+    head = read_trail(context.run.path).head
+    summary = _summary(context.config, context.run, status, outcome.figures, head)
     context.run.write_summary(summary)
     _print_summary(summary)
     return 0 if outcome.signal is None else 128 + outcome.signal
@@ -193,8 +193,10 @@ def _meta(config: TrainConfig, identity: RunIdentity, start: StartPoint) -> dict
     }
 
 
-def _summary(config: TrainConfig, run: RunFolder, status: str, figures: dict[str, Any]) -> dict[str, Any]:
-    own = {"run_folder": str(run.path), SUMMARY_KEY: read_trail(run.path).head}
+def _summary(
+    config: TrainConfig, run: RunFolder, status: str, figures: dict[str, Any], audit_head: str | None
+) -> dict[str, Any]:
+    own = {"run_folder": str(run.path), SUMMARY_KEY: audit_head}
     return {**_names(config), "status": status, **figures, **own}
 
 

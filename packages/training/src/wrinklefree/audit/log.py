@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from wf_formats.atomic import sync
 from wf_formats.errors import LoadError
 from wf_formats.json_file import read_json
 from wf_formats.targets import check_file
@@ -129,7 +130,7 @@ def append(folder: Path, event: str, details: Mapping[str, Any]) -> str:
         error.filename = str(path)
         raise
     finally:
-        _sync(folder)
+        sync(folder)
 
 
 def _append(descriptor: int, event: str, details: Mapping[str, Any]) -> str:
@@ -153,11 +154,3 @@ def _append(descriptor: int, event: str, details: Mapping[str, Any]) -> str:
 def _write(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

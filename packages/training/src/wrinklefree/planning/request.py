@@ -40,6 +40,12 @@ _OURS = {
     "distributed.num_nodes": "--num-nodes",
 }
 """Overrides that an option gives."""
+_LENGTHS = {
+    "training.max_tokens": "tokens",
+    "training.sequence_length_tokens": "seq",
+    "training.batch_size": "batch",
+}
+"""Overrides that an option gives where it is there."""
 _DESCRIPTION = """Memory, speed, time and cost of a training run, before there is one.
 
     {prog} -m qwen3_4b --gpu H100:8 --tokens 10B
@@ -64,8 +70,7 @@ class Request:
 def read(argv: Sequence[str] | None) -> Request:
     """Raises: ConfigError, RequestError."""
     options = _parser().parse_intermixed_args(argv)
-    _check_overrides(options.overrides)
-    _check_lengths(options)
+    _check_overrides(options)
     if options.utilization is not None and options.gpu is not None and options.utilization > 1:
         raise RequestError(
             f"--utilization {options.utilization:g} is more than all of a GPU: give 0.4 for 40 %"
@@ -130,21 +135,14 @@ def _positive(text: str) -> float:
     return value
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
+def _check_overrides(options: argparse.Namespace) -> None:
     """Raises: ConfigError for one that an option of this command gives."""
-    for text in overrides:
-        key = text.lstrip("+").partition("=")[0]
-        if key in _OURS:
-            raise ConfigError(f"{text}: leave it out; {_OURS[key]} gives it")
-
-
-def _check_lengths(options: argparse.Namespace) -> None:
-    """Raises: ConfigError for a length that an option and an override give."""
-    names = {"max_tokens": "tokens", "sequence_length_tokens": "seq", "batch_size": "batch"}
+    lengths = {key: f"--{name}" for key, name in _LENGTHS.items() if getattr(options, name) is not None}
+    ours = _OURS | lengths
     for text in options.overrides:
-        option = names.get(text.lstrip("+").partition("=")[0].removeprefix("training."))
-        if option is not None and getattr(options, option) is not None:
-            raise ConfigError(f"{text}: --{option} gives it; leave one of them out")
+        key = text.lstrip("+").partition("=")[0]
+        if key in ours:
+            raise ConfigError(f"{text}: leave it out; {ours[key]} gives it")
 
 
 def _model(asked: str) -> list[str]:
