@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from json_table import JsonTable
 from typer.testing import CliRunner
 
 from wf_deployer.backends.base import JobSpec, Resources
@@ -74,11 +75,12 @@ def test_modals_client_reads_a_generated_app(tmp_path: Path, monkeypatch: pytest
     }
 
 
-class Loopback:
+class Loopback(JsonTable):
     """The table of the server, and `wf` with it."""
 
     def __init__(self, folder: Path, runner: CliRunner) -> None:
-        self.folder, self.runner = folder, runner
+        super().__init__(folder)
+        self.runner = runner
         self.runs = folder / "runs"
         bob = {"name": "wf-train", "user": "bob", "created_s": 5.0, "tags": {}, "state": "detached"}
         self.write(
@@ -97,16 +99,6 @@ class Loopback:
     @staticmethod
     def call(user: str, state: str) -> dict[str, Any]:
         return {"app": f"ap-{1:022d}", "user": user, "state": state, "log": ["secret of bob\n"]}
-
-    def read(self) -> dict[str, Any]:
-        table: dict[str, Any] = json.loads((self.folder / "table.json").read_text())
-        return table
-
-    def write(self, table: dict[str, Any]) -> None:
-        (self.folder / "table.json").write_text(json.dumps(table))
-
-    def set(self, **values: Any) -> None:
-        self.write(self.read() | values)
 
     def change_ours(self, **values: Any) -> None:
         table = self.read()

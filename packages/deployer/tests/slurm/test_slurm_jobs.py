@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from json_table import JsonTable
 from typer.testing import CliRunner
 
 from wf_deployer.backends.slurm.client import cluster_name
@@ -30,26 +31,16 @@ def stamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-class Slurm:
+class Slurm(JsonTable):
     """The table, and `wf` on it."""
 
     def __init__(self, folder: Path, runner: CliRunner) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.runner = runner
         self.runs = folder / "runs"
         self.write({"cluster": "loop", "user": ME, "next": 17, "now": stamp(NOW), "jobs": {}})
         for number, state in enumerate(("RUNNING", "PENDING", "SUSPENDED"), start=1):
             self.add_foreign(str(number), State=state)
-
-    def read(self) -> dict[str, Any]:
-        table: dict[str, Any] = json.loads((self.folder / "table.json").read_text())
-        return table
-
-    def write(self, table: dict[str, Any]) -> None:
-        (self.folder / "table.json").write_text(json.dumps(table))
-
-    def set(self, **values: Any) -> None:
-        self.write(self.read() | values)
 
     def add_foreign(self, job_id: str, **changes: str) -> None:
         job = {
