@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
 
 #if defined(__aarch64__)
@@ -11,7 +12,9 @@ namespace tk {
 
 extern const KernelTable kScalar;
 #if defined(__x86_64__)
-extern const KernelTable kAvx2, kAvx2Vnni, kAvx512, kAvx512Vbmi;
+extern const KernelTable kAvx2, kAvx512;
+extern const IntegerProducts kVnniProducts;
+extern const MatmulFn kVbmiT5;
 #elif defined(__aarch64__)
 extern const KernelTable kNeon;
 #endif
@@ -31,7 +34,22 @@ IsaInfo entry(const char* name, const KernelTable& table, const std::vector<Feat
     return {name, &table, missing.empty(), missing.empty() ? "" : "the processor lacks " + missing};
 }
 
+KernelTable with_vnni() {
+    KernelTable table = kAvx2;
+    std::copy(std::begin(kVnniProducts.matmul), std::end(kVnniProducts.matmul), table.matmul);
+    table.training.floats.group_product = kVnniProducts.of_floats;
+    table.training.halves.group_product = kVnniProducts.of_halves;
+    return table;
+}
+
+KernelTable with_vbmi() {
+    KernelTable table = kAvx512;
+    table.matmul[static_cast<int>(Format::t5)] = kVbmiT5;
+    return table;
+}
+
 std::vector<IsaInfo> find() {
+    static const KernelTable avx2_vnni_table = with_vnni(), vbmi_table = with_vbmi();
     __builtin_cpu_init();
     std::vector<Feature> avx2 = {{"AVX2", __builtin_cpu_supports("avx2") != 0},
                                  {"FMA", __builtin_cpu_supports("fma") != 0},
@@ -48,9 +66,9 @@ std::vector<IsaInfo> find() {
     vbmi.push_back({"AVX512_VBMI", __builtin_cpu_supports("avx512vbmi") != 0});
     return {{"scalar", &kScalar, true, ""},
             entry("avx2", kAvx2, avx2),
-            entry("avx2_vnni", kAvx2Vnni, avx2_vnni),
+            entry("avx2_vnni", avx2_vnni_table, avx2_vnni),
             entry("avx512_vnni", kAvx512, avx512),
-            entry("avx512_vbmi", kAvx512Vbmi, vbmi)};
+            entry("avx512_vbmi", vbmi_table, vbmi)};
 }
 #elif defined(__aarch64__)
 std::vector<IsaInfo> find() {

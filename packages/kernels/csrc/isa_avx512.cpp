@@ -1,3 +1,9 @@
-// AVX-512 VNNI, without VBMI (Cascade Lake, Cooper Lake).
+// AVX-512 VNNI (Cascade Lake and later, Zen 4 and later).
+#include "float_kernels.inl"
+#include "int_avx512.inl"
+#include "training/group_avx512.inl"
+
 #define TK_TABLE kAvx512
-#include "isa_avx512.inl"
+#define TK_MATMULS \
+    matmul<PlainKernel<UnpackT2>>, matmul<T5Kernel>, matmul<PlainKernel<UnpackQ4>>, matmul<PlainKernel<UnpackQ6>>, matmul<PlainKernel<UnpackQ8>>
+#include "table.inl"

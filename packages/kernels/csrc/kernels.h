@@ -59,4 +59,11 @@ struct KernelTable {
     TrainingTable training;
 };
 
+// What an extension of an instruction set makes faster: constants, because code compiled for it may not run without it.
+struct IntegerProducts {
+    MatmulFn matmul[kNumFormats];
+    GroupProductFn<float> of_floats;
+    GroupProductFn<Bf16> of_halves;
+};
+
 }  // namespace tk

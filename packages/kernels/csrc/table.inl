@@ -1,4 +1,8 @@
 // Fills an instruction set's table: TK_TABLE names it, TK_MATMULS lists its products in the order of Format.
+#include "training/adamw.inl"
+#include "training/chosen.inl"
+#include "training/turned.inl"
+
 namespace tk {
 namespace {
 template <typename T>

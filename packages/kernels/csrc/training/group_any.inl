@@ -1,8 +1,6 @@
 // Products of scale groups in plain C++, which compilers vectorise for what the including file is compiled for.
 
-#include "training/adamw.inl"
-#include "training/chosen.inl"
-#include "training/turned.inl"
+#include "training/lanes.inl"
 
 namespace tk {
 namespace {

@@ -1,10 +1,9 @@
 // Weights of products of scale groups in the order in which vectors take them: 16 rows x 4 inputs are a step.
 
 #include <algorithm>
+#include <cstring>
 
-#include "training/adamw.inl"
-#include "training/chosen.inl"
-#include "training/turned.inl"
+#include "training/lanes.inl"
 
 namespace tk {
 namespace {

@@ -63,6 +63,12 @@ struct Angles {
     bool bf16;
 };
 
+// out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
+// group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing.
+template <typename T>
+using GroupProductFn = void (*)(const GroupWeights&, const GroupTokens&, int64_t first, int64_t last, uint8_t* scratch, T* out,
+                                int64_t stride);
+
 template <typename T>
 struct TypedRows {
     // codes = round(x * inverse), inverse = 127 / max(max|x|, smallest); returns inverse, or 0 where x is not finite.
@@ -93,9 +99,7 @@ struct TypedRows {
     void (*softmax)(T* scores, const uint8_t* allowed, int64_t size, int64_t visible, float scale, float* scratch);
     // The gradient of the shares becomes that of the scores.
     void (*softmax_backward)(const T* shares, T* grad, int64_t size, int64_t visible, float scale);
-    // out[token * stride + row] for the rows [first, last), first a multiple of 16: the sum over groups of (int32 sum of the
-    // group) * scale, groups in order, over the token's inverse scale. `scratch` is for packing.
-    void (*group_product)(const GroupWeights&, const GroupTokens&, int64_t first, int64_t last, uint8_t* scratch, T* out, int64_t stride);
+    GroupProductFn<T> group_product;
     // Updates `size` weights from number `index` of their tensor on, and their moments, which are rounded by chance.
     void (*adamw)(const AdamStep&, int64_t index, int64_t size, float* weight, const float* grad, T* first, T* second);
 };
