@@ -40,7 +40,7 @@ class WrinkleFreeConfig(QuantizationConfigMixin):
         low_rank: int = 0,
         **ignored: Any,
     ):
-        self.quant_method = MASTER_METHOD  # type: ignore[assignment]
+        self.quant_method = MASTER_METHOD
         self.scheme = quantizer(scheme).name
         self.sub_norm = sub_norm
         self.sub_norm_log2_floor = dict(sub_norm_log2_floor or {})

@@ -67,7 +67,7 @@ class PackedConfig(QuantizationConfigMixin):
     """quantization_config of a packed folder."""
 
     def __init__(self, scheme: str, **ignored: Any):
-        self.quant_method = PACKED_METHOD  # type: ignore[assignment]  # a registered name
+        self.quant_method = PACKED_METHOD  # a registered name
         self.scheme = scheme
 
     @property

@@ -20,14 +20,23 @@ TEACHER_KEY = "model.teacher"
 _OPTIMIZERS = {"adamw": AdamWConfig, "adamw_8bit": AdamW8bitConfig, "muon": MuonConfig}
 
 
+_stored: dict[tuple[str | None, str], type] = {}
+
+
 def register_schemas(root: Root = TRAIN) -> None:
     """Name the schemas for the defaults lists; each stage's is an option of `training` as it is."""
-    store = ConfigStore.instance()
-    store.store(name=f"{root.name}_schema", node=root.schema)
-    for name, node in _OPTIMIZERS.items():
-        store.store(group="optimizer", name=f"{name}_schema", node=node)
+    _store(None, f"{root.name}_schema", root.schema)
+    for name, schema in _OPTIMIZERS.items():
+        _store("optimizer", f"{name}_schema", schema)
     for stage in stages():
-        store.store(group="training", name=stage.option, node=stage.config)
+        _store("training", stage.option, stage.config)
+
+
+def _store(group: str | None, name: str, schema: type) -> None:
+    """Once: storing takes a quarter of the time of composing."""
+    if _stored.get((group, name)) is not schema:
+        ConfigStore.instance().store(group=group, name=name, node=schema)
+        _stored[group, name] = schema
 
 
 def group_options(group: str) -> list[str]:
