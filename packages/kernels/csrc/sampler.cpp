@@ -4,6 +4,8 @@
 // choice looks into one block, top-k takes the k-th largest block maximum as a safe cut-off (at least k
 // logits reach it), top-p gathers what lies above a cut-off and lowers it at most twice, then finds its
 // last token by a histogram of masses instead of sorting.
+// A mask is never written out: the passes over a row read its bits beside the logits (a block that is all allowed
+// or all forbidden costs less), everybody else asks for one block at a time (`Logits::block`).
 // Vectors are GCC/Clang vector types of 8 floats, which any target can lower, and the three passes are
 // cloned for AVX2. The build compiles without contraction of multiply-adds (-ffp-contract=off); there is no AVX-512
 // clone because two passes over 0.5 MB in the cache gain nothing by it.
@@ -18,6 +20,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__)
 #define SAMPLER_CLONES __attribute__((target_clones("avx2", "default"), noinline))
@@ -71,43 +74,100 @@ SAMPLER_INLINE Masses mass_of(Floats logits, float max, float inverse_temperatur
             (__builtin_convertvector(high, Doubles) + kGrid) - kGrid};
 }
 
-// Maximum of each block of x[0 .. n); n is a multiple of kBlock. False if there is a NaN.
-SAMPLER_CLONES bool block_maxima(const float* x, std::size_t n, float* maxima) {
+enum class Allowed { kNone, kSome, kAll };
+
+// How much of a block its 4 words of mask allow.
+SAMPLER_INLINE Allowed allowed_of(const std::uint32_t* words) {
+    if ((words[0] & words[1] & words[2] & words[3]) == ~std::uint32_t{0}) return Allowed::kAll;
+    return (words[0] | words[1] | words[2] | words[3]) == 0 ? Allowed::kNone : Allowed::kSome;
+}
+
+// Logits i .. i + 8 of a block; where they are forbidden -inf.
+SAMPLER_INLINE Floats masked(Floats logits, const std::uint32_t* words, std::size_t i) {
+    constexpr Ints kBits = {1, 2, 4, 8, 16, 32, 64, 128};
+    const Ints is_allowed = (kBits & static_cast<std::int32_t>(words[i / 32] >> (i % 32))) != 0;
+    return is_allowed ? logits : Floats{} - kInf;
+}
+
+SAMPLER_INLINE Floats load(const float* x) { return *reinterpret_cast<const Floats*>(x); }
+
+SAMPLER_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+SAMPLER_INLINE float largest(Floats v) {
+    float best = v[0];
+    for (std::size_t lane = 1; lane < kLanes; ++lane) best = v[lane] > best ? v[lane] : best;
+    return best;
+}
+
+// Maximum of each block of x[0 .. n), n a multiple of kBlock: of all its logits, and with a mask (4 words a block)
+// of those that are allowed. False if there is a NaN, forbidden ones included.
+SAMPLER_CLONES bool block_maxima(const float* x, const std::uint32_t* mask, std::size_t n, float* maxima,
+                                 float* allowed_maxima) {
     Ints nan{};
     for (std::size_t begin = 0; begin < n; begin += kBlock) {
-        Floats max = *reinterpret_cast<const Floats*>(x + begin);
+        const std::uint32_t* words = mask == nullptr ? nullptr : mask + begin / 32;
+        const Allowed allowed = words == nullptr ? Allowed::kAll : allowed_of(words);
+        Floats max = load(x + begin);
         nan |= max != max;
-        for (std::size_t i = begin + kLanes; i < begin + kBlock; i += kLanes) {
-            const Floats v = *reinterpret_cast<const Floats*>(x + i);
-            nan |= v != v;
-            max = v > max ? v : max;
+        if (allowed == Allowed::kSome) {
+            Floats allowed_max = masked(max, words, 0);
+            for (std::size_t i = kLanes; i < kBlock; i += kLanes) {
+                const Floats v = load(x + begin + i);
+                nan |= v != v;
+                max = larger(v, max);
+                allowed_max = larger(masked(v, words, i), allowed_max);
+            }
+            allowed_maxima[begin / kBlock] = largest(allowed_max);
+        } else {
+            for (std::size_t i = kLanes; i < kBlock; i += kLanes) {
+                const Floats v = load(x + begin + i);
+                nan |= v != v;
+                max = larger(v, max);
+            }
         }
-        float best = max[0];
-        for (std::size_t lane = 1; lane < kLanes; ++lane) best = max[lane] > best ? max[lane] : best;
-        maxima[begin / kBlock] = best;
+        maxima[begin / kBlock] = largest(max);
+        if (words != nullptr && allowed != Allowed::kSome) {
+            allowed_maxima[begin / kBlock] = allowed == Allowed::kAll ? maxima[begin / kBlock] : -kInf;
+        }
     }
     std::int32_t any = 0;
     for (std::size_t lane = 0; lane < kLanes; ++lane) any |= nan[lane];
     return any == 0;
 }
 
-// Sum of the masses of each block; n is a multiple of kBlock. Exact, so lanes do not matter.
-SAMPLER_CLONES void block_masses(const float* x, std::size_t n, float max, float inverse_temperature,
-                                 double* masses) {
+// Sum of the masses of what is allowed in each block; n is a multiple of kBlock. Exact, so lanes do not matter.
+SAMPLER_CLONES void block_masses(const float* x, const std::uint32_t* mask, std::size_t n, float max,
+                                 float inverse_temperature, double* masses) {
     for (std::size_t begin = 0; begin < n; begin += kBlock) {
+        const std::uint32_t* words = mask == nullptr ? nullptr : mask + begin / 32;
+        const Allowed allowed = words == nullptr ? Allowed::kAll : allowed_of(words);
         Doubles sum{};
-        for (std::size_t i = begin; i < begin + kBlock; i += kLanes) {
-            const Masses mass = mass_of(*reinterpret_cast<const Floats*>(x + i), max, inverse_temperature);
-            sum += mass.low + mass.high;
+        if (allowed == Allowed::kAll) {
+            for (std::size_t i = 0; i < kBlock; i += kLanes) {
+                const Masses mass = mass_of(load(x + begin + i), max, inverse_temperature);
+                sum += mass.low + mass.high;
+            }
+        } else if (allowed == Allowed::kSome) {
+            for (std::size_t i = 0; i < kBlock; i += kLanes) {
+                const Masses mass = mass_of(masked(load(x + begin + i), words, i), max, inverse_temperature);
+                sum += mass.low + mass.high;
+            }
         }
         masses[begin / kBlock] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+}
+
+SAMPLER_CLONES void mask_block(const float* x, const std::uint32_t* words, float* out) {
+    for (std::size_t i = 0; i < kBlock; i += kLanes) {
+        const Floats v = masked(load(x + i), words, i);
+        std::memcpy(out + i, &v, sizeof v);
     }
 }
 
 // The mass of each logit; n is a multiple of kLanes.
 SAMPLER_CLONES void masses(const float* x, std::size_t n, float max, float inverse_temperature, double* out) {
     for (std::size_t i = 0; i < n; i += kLanes) {
-        const Masses mass = mass_of(*reinterpret_cast<const Floats*>(x + i), max, inverse_temperature);
+        const Masses mass = mass_of(load(x + i), max, inverse_temperature);
         std::memcpy(out + i, &mass.low, sizeof mass.low);
         std::memcpy(out + i + kLanes / 2, &mass.high, sizeof mass.high);
     }
@@ -125,44 +185,64 @@ bool ranks_before(const Candidate& a, const Candidate& b) {
 
 // Memory of one thread, kept from row to row: fresh pages would cost more than the arithmetic.
 struct Scratch {
-    std::vector<float> maxima, penalized, gathered;
+    std::vector<float> maxima, allowed_maxima;  // of each block: of all logits, of those that may be drawn
+    std::vector<float> adjusted, gathered;
     std::vector<double> masses;
     std::vector<Candidate> candidates, selection;
-    std::vector<std::uint64_t> seen;
+    std::vector<std::uint32_t> counts;  // [vocab], all zero between two uses
 };
 
-// The logits of a row as whole blocks: the tail is padded with -inf in a copy of its own.
+// The logits of a row, and which of them are allowed, as whole blocks: the tail is padded with -inf in a copy of
+// its own. Null allows all.
 class Logits {
 public:
-    Logits(const float* data, std::size_t vocab) : data_(data), vocab_(vocab), whole_(vocab / kBlock * kBlock) {
+    Logits(const float* data, std::size_t vocab, const std::uint32_t* mask = nullptr)
+        : data_(data), mask_(mask), vocab_(vocab), whole_(vocab / kBlock * kBlock) {
         if (whole_ == vocab_) return;
         std::fill(tail_, tail_ + kBlock, -kInf);
         std::copy(data_ + whole_, data_ + vocab_, tail_);
+        if (mask_ != nullptr) std::copy(mask_ + whole_ / 32, mask_ + (vocab_ + 31) / 32, tail_mask_);
     }
     std::size_t vocab() const { return vocab_; }
     std::size_t num_blocks() const { return (vocab_ + kBlock - 1) / kBlock; }
-    const float* block(std::size_t b) const { return b * kBlock < whole_ ? data_ + b * kBlock : tail_; }
-    float operator[](std::size_t id) const { return data_[id]; }
+    // Block b with -inf for what is forbidden, in `copy` [kBlock] if anything is.
+    const float* block(std::size_t b, float* copy) const {
+        const float* x = b * kBlock < whole_ ? data_ + b * kBlock : tail_;
+        if (mask_ == nullptr) return x;
+        const std::uint32_t* words = b * kBlock < whole_ ? mask_ + b * kBlock / 32 : tail_mask_;
+        if (allowed_of(words) == Allowed::kAll) return x;
+        mask_block(x, words, copy);
+        return copy;
+    }
 
-    bool find_maxima(std::vector<float>& maxima) const {
+    // Of all logits and of the allowed ones. False if there is a NaN.
+    bool find_maxima(Scratch& scratch) const {
+        std::vector<float>&maxima = scratch.maxima, &allowed = scratch.allowed_maxima;
         maxima.resize(num_blocks());
-        bool valid = block_maxima(data_, whole_, maxima.data());
-        if (whole_ != vocab_) valid &= block_maxima(tail_, kBlock, &maxima.back());
+        allowed.resize(num_blocks());
+        bool valid = block_maxima(data_, mask_, whole_, maxima.data(), allowed.data());
+        if (whole_ != vocab_) valid &= block_maxima(tail_, tail_mask(), kBlock, &maxima.back(), &allowed.back());
+        if (mask_ == nullptr) allowed = maxima;
         return valid;
     }
+    // Of what is allowed.
     double find_masses(float max, float inverse_temperature, std::vector<double>& masses) const {
         masses.resize(num_blocks());
-        block_masses(data_, whole_, max, inverse_temperature, masses.data());
-        if (whole_ != vocab_) block_masses(tail_, kBlock, max, inverse_temperature, &masses.back());
+        block_masses(data_, mask_, whole_, max, inverse_temperature, masses.data());
+        if (whole_ != vocab_) block_masses(tail_, tail_mask(), kBlock, max, inverse_temperature, &masses.back());
         double total = 0.0;
         for (double mass : masses) total += mass;
         return total;
     }
 
 private:
+    const std::uint32_t* tail_mask() const { return mask_ == nullptr ? nullptr : tail_mask_; }
+
     const float* data_;
+    const std::uint32_t* mask_;
     std::size_t vocab_, whole_;
     float tail_[kBlock];
+    std::uint32_t tail_mask_[kBlock / 32] = {};
 };
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
@@ -171,6 +251,19 @@ std::string number(float value) {
     char text[32];
     std::snprintf(text, sizeof text, "%g", static_cast<double>(value));
     return text;
+}
+
+void check_finite(const char* name, float value) {
+    if (!std::isfinite(value)) fail(std::string(name) + " must be a finite number, got " + number(value));
+}
+
+void check_ids(const char* name, std::span<const std::int32_t> ids, std::size_t vocab) {
+    for (std::int32_t id : ids) {
+        if (id < 0 || static_cast<std::size_t>(id) >= vocab) {
+            fail(std::string(name) + " has token " + std::to_string(id) + ", the vocabulary only " +
+                 std::to_string(vocab));
+        }
+    }
 }
 
 void check(const SampleRow& row, std::size_t vocab) {
@@ -186,19 +279,25 @@ void check(const SampleRow& row, std::size_t vocab) {
     if (row.num_logprobs < -1) {
         fail("num_logprobs must be >= 0, or -1 for none, got " + std::to_string(row.num_logprobs));
     }
-    for (std::int32_t id : row.history) {
-        if (id < 0 || static_cast<std::size_t>(id) >= vocab) {
-            fail("history has token " + std::to_string(id) + ", the vocabulary only " + std::to_string(vocab));
-        }
+    check_finite("presence_penalty", row.presence_penalty);
+    check_finite("frequency_penalty", row.frequency_penalty);
+    for (float value : row.bias_values) check_finite("bias", value);
+    if (row.bias_ids.size() != row.bias_values.size()) {
+        fail("bias has " + std::to_string(row.bias_ids.size()) + " ids and " +
+             std::to_string(row.bias_values.size()) + " values");
     }
+    check_ids("history", row.history, vocab);
+    check_ids("answer", row.answer, vocab);
+    check_ids("bias", row.bias_ids, vocab);
 }
 
 // Appends the logits >= cut in ascending id; only blocks whose maximum reaches it are read.
 void gather(const Logits& logits, const std::vector<float>& maxima, float cut, std::vector<Candidate>& out) {
     out.clear();
+    float copy[kBlock];
     for (std::size_t b = 0; b < maxima.size(); ++b) {
         if (!(maxima[b] >= cut)) continue;
-        const float* x = logits.block(b);
+        const float* x = logits.block(b, copy);
         const std::size_t begin = b * kBlock, count = std::min(kBlock, logits.vocab() - begin);
         const std::size_t used = out.size();
         out.resize(used + count);
@@ -215,16 +314,15 @@ void keep_through(const Candidate& last, std::vector<Candidate>& candidates) {
     std::erase_if(candidates, [&](const Candidate& c) { return ranks_before(last, c); });
 }
 
-// The first k of the ranking, in ascending id. 1 <= k < vocab.
-void gather_top_k(const Logits& logits, std::size_t k, Scratch& scratch) {
-    float cut = -kInf;
-    if (k <= scratch.maxima.size()) {  // k block maxima reach the k-th largest of them
-        scratch.gathered = scratch.maxima;
+// The first k of the ranking that reach `cut`, in ascending id. 1 <= k < vocab.
+void gather_top_k(const Logits& logits, const std::vector<float>& maxima, std::size_t k, float cut, Scratch& scratch) {
+    if (k <= maxima.size()) {  // k block maxima reach the k-th largest of them
+        scratch.gathered = maxima;
         const auto kth = scratch.gathered.begin() + static_cast<std::ptrdiff_t>(k - 1);
         std::nth_element(scratch.gathered.begin(), kth, scratch.gathered.end(), std::greater<>());
-        cut = *kth;
+        cut = std::max(cut, *kth);
     }
-    gather(logits, scratch.maxima, cut, scratch.candidates);
+    gather(logits, maxima, cut, scratch.candidates);
     if (scratch.candidates.size() <= k) return;
     scratch.selection = scratch.candidates;
     const auto kth = scratch.selection.begin() + static_cast<std::ptrdiff_t>(k - 1);
@@ -316,7 +414,7 @@ void gather_top_p(const Logits& logits, float max, float inverse_temperature, fl
     const double enough = 1.0 - std::log((1.0 - top_p) * total / static_cast<double>(logits.vocab()));
     for (double limit : {4.0, 9.0, 25.0}) {
         const double nats = enough < 2.0 * limit ? enough : limit;
-        gather(logits, scratch.maxima, cut_below(max, nats, inverse_temperature), scratch.candidates);
+        gather(logits, scratch.allowed_maxima, cut_below(max, nats, inverse_temperature), scratch.candidates);
         if (find_candidate_masses(max, inverse_temperature, scratch) >= wanted) break;
     }
     keep_top_p(wanted, max, scratch);
@@ -332,42 +430,56 @@ std::int32_t draw_candidate(const Scratch& scratch, double uniform) {
     fail("no token could be drawn");  // not reached: uniform < 1, so uniform * total < total
 }
 
-// Draws from the whole vocabulary: first the block, then the token in it.
+// Draws from the whole vocabulary: first the block, then the token in it. What has no mass is passed over, so
+// that above 2^19 tokens, where sums may be off in the last bit, the last one that has some ends both loops.
 std::int32_t draw_any(const Logits& logits, float max, float inverse_temperature, double uniform,
                       Scratch& scratch) {
     const double target = uniform * logits.find_masses(max, inverse_temperature, scratch.masses);
-    double running = 0.0;
-    std::size_t b = 0;  // the bounds of both loops: above 2^19 tokens the sums may be off in the last bit
-    while (running + scratch.masses[b] <= target && b + 1 < scratch.masses.size()) running += scratch.masses[b++];
+    double running = 0.0, before = 0.0;
+    std::size_t block = 0, token = 0;
+    for (std::size_t b = 0; b < scratch.masses.size() && running <= target; ++b) {
+        if (scratch.masses[b] == 0.0) continue;
+        block = b;
+        before = running;
+        running += scratch.masses[b];
+    }
+    float copy[kBlock];
     double mass[kBlock];
-    masses(logits.block(b), kBlock, max, inverse_temperature, mass);
-    const std::size_t count = std::min(kBlock, logits.vocab() - b * kBlock);
-    std::size_t i = 0;
-    while ((running += mass[i]) <= target && i + 1 < count) ++i;
-    return static_cast<std::int32_t>(b * kBlock + i);
+    masses(logits.block(block, copy), kBlock, max, inverse_temperature, mass);
+    for (std::size_t i = 0; i < kBlock && before <= target; ++i) {
+        if (mass[i] == 0.0) continue;
+        token = i;
+        before += mass[i];
+    }
+    return static_cast<std::int32_t>(block * kBlock + token);
 }
 
 std::int32_t argmax(const Logits& logits, const std::vector<float>& maxima, float max) {
     const auto b = static_cast<std::size_t>(std::find(maxima.begin(), maxima.end(), max) - maxima.begin());
-    const float* x = logits.block(b);
+    float copy[kBlock];
+    const float* x = logits.block(b, copy);
     return static_cast<std::int32_t>(b * kBlock + static_cast<std::size_t>(std::find(x, x + kBlock, max) - x));
 }
 
 std::int32_t choose(const SampleRow& row, const Logits& logits, Scratch& scratch) {
-    const float max = *std::max_element(scratch.maxima.begin(), scratch.maxima.end());
-    if (row.temperature < kGreedyBelow || row.top_k == 1) return argmax(logits, scratch.maxima, max);
+    const float max = *std::max_element(scratch.allowed_maxima.begin(), scratch.allowed_maxima.end());
+    if (max == kInf) fail("bias or penalties make a logit +inf");
+    if (max == -kInf && row.mask != nullptr) fail("no token can be drawn: the mask forbids every one above -inf");
+    if (max == -kInf) fail("no token can be drawn: bias or penalties make every logit -inf");
+    if (row.temperature < kGreedyBelow || row.top_k == 1) return argmax(logits, scratch.allowed_maxima, max);
     const float inverse_temperature = 1.0f / row.temperature;
     const double uniform = sample_uniform(row.seed, row.counter);
     const bool has_top_k = row.top_k > 0 && static_cast<std::size_t>(row.top_k) < logits.vocab();
     if (has_top_k) {
-        gather_top_k(logits, static_cast<std::size_t>(row.top_k), scratch);
+        gather_top_k(logits, scratch.allowed_maxima, static_cast<std::size_t>(row.top_k),
+                     std::numeric_limits<float>::lowest(), scratch);
         const double total = find_candidate_masses(max, inverse_temperature, scratch);
         if (row.top_p < 1.0f) keep_top_p(row.top_p * total, max, scratch);
     } else if (row.top_p < 1.0f) {
         gather_top_p(logits, max, inverse_temperature, row.top_p, scratch);
     } else if (row.min_p > 0.0f) {
         const double nats = 1e-3 - std::log(static_cast<double>(row.min_p));
-        gather(logits, scratch.maxima, cut_below(max, nats, inverse_temperature), scratch.candidates);
+        gather(logits, scratch.allowed_maxima, cut_below(max, nats, inverse_temperature), scratch.candidates);
         find_candidate_masses(max, inverse_temperature, scratch);
     } else {
         return draw_any(logits, max, inverse_temperature, uniform, scratch);
@@ -376,19 +488,34 @@ std::int32_t choose(const SampleRow& row, const Logits& logits, Scratch& scratch
     return draw_candidate(scratch, uniform);
 }
 
-// The row's logits with the penalty, in scratch; each token of the history once.
-const float* penalize(const SampleRow& row, std::size_t vocab, Scratch& scratch) {
-    scratch.penalized.assign(row.logits, row.logits + vocab);
-    scratch.seen.assign((vocab + 63) / 64, 0);
-    for (std::int32_t id : row.history) {
-        std::uint64_t& word = scratch.seen[static_cast<std::size_t>(id) / 64];
-        const std::uint64_t bit = std::uint64_t{1} << (id % 64);
-        if (word & bit) continue;
-        word |= bit;
-        float& x = scratch.penalized[static_cast<std::size_t>(id)];
-        x = x > 0.0f ? x / row.repetition_penalty : x * row.repetition_penalty;
+bool is_adjusted(const SampleRow& row) {
+    const bool is_repeated = row.repetition_penalty != 1.0f && !row.history.empty();
+    const bool is_counted = (row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f) && !row.answer.empty();
+    return is_repeated || is_counted || !row.bias_ids.empty();
+}
+
+// The row's logits with bias and penalties, in scratch.
+const float* adjust(const SampleRow& row, std::size_t vocab, Scratch& scratch) {
+    scratch.adjusted.assign(row.logits, row.logits + vocab);
+    scratch.counts.resize(vocab);
+    float* x = scratch.adjusted.data();
+    std::uint32_t* counts = scratch.counts.data();
+    for (std::size_t i = 0; i < row.bias_ids.size(); ++i) x[row.bias_ids[i]] += row.bias_values[i];
+    if (row.repetition_penalty != 1.0f) {
+        for (std::int32_t id : row.history) {
+            if (counts[id]++ > 0) continue;
+            x[id] = x[id] > 0.0f ? x[id] / row.repetition_penalty : x[id] * row.repetition_penalty;
+        }
+        for (std::int32_t id : row.history) counts[id] = 0;
     }
-    return scratch.penalized.data();
+    for (std::int32_t id : row.answer) ++counts[id];
+    for (std::int32_t id : row.answer) {
+        if (const std::uint32_t count = std::exchange(counts[id], 0)) {
+            x[id] -= static_cast<float>(count) * row.frequency_penalty;
+            x[id] -= row.presence_penalty;
+        }
+    }
+    return x;
 }
 
 void check_logits(bool no_nan, float max) {
@@ -404,7 +531,7 @@ double report_alternatives(const SampleRow& row, const Logits& raw, float max, S
     const std::size_t count = std::min(static_cast<std::size_t>(row.num_logprobs), raw.vocab());
     if (count == 0) return log_sum;
     if (count < raw.vocab()) {
-        gather_top_k(raw, count, scratch);
+        gather_top_k(raw, scratch.maxima, count, -kInf, scratch);
     } else {
         gather(raw, scratch.maxima, -kInf, scratch.candidates);
     }
@@ -419,21 +546,21 @@ double report_alternatives(const SampleRow& row, const Logits& raw, float max, S
 SampleResult sample_row(const SampleRow& row, std::size_t vocab, Scratch& scratch) {
     check(row, vocab);
     SampleResult result;
-    const Logits raw(row.logits, vocab);
-    const bool no_nan = raw.find_maxima(scratch.maxima);
+    const Logits logits(row.logits, vocab, row.mask);
+    const bool no_nan = logits.find_maxima(scratch);
     const float max = *std::max_element(scratch.maxima.begin(), scratch.maxima.end());
     check_logits(no_nan, max);
     const bool reports = row.num_logprobs >= 0;
+    const Logits raw(row.logits, vocab);
     const double log_sum = reports ? report_alternatives(row, raw, max, result, scratch) : 0.0;
-    if (row.repetition_penalty != 1.0f && !row.history.empty()) {
-        const Logits penalized(penalize(row, vocab, scratch), vocab);
-        penalized.find_maxima(scratch.maxima);
-        check_logits(true, *std::max_element(scratch.maxima.begin(), scratch.maxima.end()));
-        result.token = choose(row, penalized, scratch);
+    if (is_adjusted(row)) {
+        const Logits adjusted(adjust(row, vocab, scratch), vocab, row.mask);
+        adjusted.find_maxima(scratch);
+        result.token = choose(row, adjusted, scratch);
     } else {
-        result.token = choose(row, raw, scratch);
+        result.token = choose(row, logits, scratch);
     }
-    const float logit = raw[static_cast<std::size_t>(result.token)];
+    const float logit = row.logits[result.token];
     result.logprob =
         reports ? static_cast<float>(logit - log_sum) : std::numeric_limits<float>::quiet_NaN();
     return result;

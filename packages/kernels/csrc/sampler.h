@@ -1,9 +1,14 @@
 // Chooses the next token of each sequence from its logits.
 //
-// Order of the steps, as in transformers: repetition penalty, temperature, top-k, top-p, min-p, draw.
+// Order of the steps, as in vLLM and transformers where they agree: mask, bias, repetition penalty, frequency
+// and presence penalty, temperature, top-k, top-p, min-p, draw.
 // Tokens are ranked by (logit descending, id ascending), so each filter keeps a prefix of one total
 // order and equal logits are never a matter of luck:
+//   mask     a token that it forbids has -inf: it is never drawn, whatever the steps below do
+//   bias     x + b for each of a few tokens (OpenAI's logit_bias; -100 as good as forbids, 100 forces)
 //   penalty  x > 0 ? x / p : x * p, once for every token that occurs in the history
+//   counts   x - n * frequency - presence for every token that occurs n > 0 times in the answer (the tokens
+//            drawn so far, as OpenAI and vLLM count; the prompt is no part of it)
 //   greedy   temperature < 1e-5: the first of the ranking
 //   top-k    the first k (0 = off)
 //   top-p    the shortest prefix whose share of what top-k left is at least p (>= 1 token; 1 = off)
@@ -17,7 +22,8 @@
 // choice. A token more than 24.3 nats below the most likely one is therefore never drawn.
 //
 // Cost per row: one pass for block maxima, one with exp() if something is drawn, one if log-probabilities
-// are asked for; the filters look only into blocks whose maximum reaches their cut-off.
+// are asked for; the filters look only into blocks whose maximum reaches their cut-off. A mask is read in the
+// same passes; bias and penalties work on a copy of the row.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +41,15 @@ struct SampleRow {
     float top_p = 1.0f;
     float min_p = 0.0f;
     float repetition_penalty = 1.0f;
-    std::span<const std::int32_t> history;  // tokens that the penalty sees, any order, repeats allowed
+    std::span<const std::int32_t> history;  // tokens that this penalty sees, any order, repeats allowed
+    float presence_penalty = 0.0f;
+    float frequency_penalty = 0.0f;
+    std::span<const std::int32_t> answer;  // tokens that these two see, any order
+    std::span<const std::int32_t> bias_ids;
+    std::span<const float> bias_values;  // one for each id
+    // [(vocab + 31) / 32]; bit i % 32 of word i / 32 is set if token i may be drawn. Null: all may. This is the
+    // layout of llguidance and xgrammar.
+    const std::uint32_t* mask = nullptr;
     std::uint64_t seed = 0;
     std::uint64_t counter = 0;        // index of the drawn token in its text
     std::int32_t num_logprobs = -1;  // alternatives to report; -1 = no log-probabilities at all
@@ -43,7 +57,8 @@ struct SampleRow {
 
 struct SampleResult {
     std::int32_t token = -1;
-    float logprob = 0.0f;  // of `token`, raw logits (before penalty and temperature); NaN if not asked for
+    // Of `token` under the raw logits (before mask, bias, penalties and temperature); NaN if not asked for.
+    float logprob = 0.0f;
     std::vector<std::int32_t> top_tokens;  // best first
     std::vector<float> top_logprobs;
 };
@@ -52,8 +67,8 @@ struct SampleResult {
 using ParallelFor = std::function<void(std::size_t, const std::function<void(std::size_t)>&)>;
 
 // Fills results[i] from rows[i]. An empty `parallel_for` works in this thread.
-// Throws std::invalid_argument naming row and value: NaN or +inf logits, no finite logit, parameters or
-// history out of range.
+// Throws std::invalid_argument naming row and value: NaN or +inf logits, no finite logit, a mask that leaves
+// none, parameters or tokens out of range.
 void sample(std::span<const SampleRow> rows, std::size_t vocab, std::span<SampleResult> results,
             const ParallelFor& parallel_for = {});
 

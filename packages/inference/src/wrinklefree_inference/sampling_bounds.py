@@ -16,11 +16,16 @@ from wf_formats.generation import SAMPLING_BOUNDS
 MAX_LOGPROBS = 20
 
 BOUNDS = SAMPLING_BOUNDS | {
+    "presence_penalty": Bounds(-2, 2, note="0 is off"),
+    "frequency_penalty": Bounds(-2, 2, note="0 is off"),
     "seed": Bounds(-(2**63), 2**64 - 1),
     "max_tokens": Bounds(1, INT32_MAX),
     "logprobs": Bounds(0, MAX_LOGPROBS),
 }
 """What the native engine's sampler takes."""
+
+BIAS_BOUNDS = Bounds(-100, 100)
+"""Of a value of `logit_bias`: OpenAI's."""
 
 API_BOUNDS = BOUNDS | {
     "temperature": Bounds(0, 2, note="0 is greedy"),

@@ -112,6 +112,7 @@ def sample(
     seeds,
     counters,
     num_logprobs,
+    **rules,
 ):
     """`ternary_kernels.sample` in plain numpy, one row at a time."""
     tokens, logprobs, top_ids, top_logprobs = [], [], [], []
@@ -119,8 +120,17 @@ def sample(
         raw = row - np.logaddexp.reduce(row)
         seen = np.unique(np.asarray(history[r], np.int64))
         row = row.copy()
+        rule = {name: value[r] for name, value in rules.items() if value[r] is not None}
+        if "bias_ids" in rule:
+            row[rule["bias_ids"]] += rule["bias_values"]
         penalty = float(repetition_penalty[r])
         row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+        if "answers" in rule:
+            counts = np.bincount(rule["answers"], minlength=len(row))
+            row -= counts * rule["frequency_penalty"] + (counts > 0) * rule["presence_penalty"]
+        if "masks" in rule:
+            bits = np.unpackbits(rule["masks"].view(np.uint8), bitorder="little")
+            row[bits[: len(row)] == 0] = -np.inf
         token = int(row.argmax())
         if temperature[r] > 0:
             row = row / float(temperature[r])
@@ -224,8 +234,8 @@ def make_model(num_pages=32, context_tokens=1024):
     return NativeModel("toy", ToyRunner(num_pages), ToyTokenizer(), ToyStream, sample, context_tokens, VOCAB)
 
 
-def make_request(prompt, client="", name="r", **sampling):
-    return GenerationRequest(tuple(prompt), SamplingParams(**sampling), name, client)
+def make_request(prompt, client="", name="r", constraint=None, **sampling):
+    return GenerationRequest(tuple(prompt), SamplingParams(**sampling), name, client, constraint)
 
 
 def run_alone(request):

@@ -127,10 +127,10 @@ def test_an_end_at_once_is_listed(answers, toy):
 def test_a_row_without_numbers_ends_that_answer_alone(answers, toy, monkeypatch):
     plain = toy.sample
 
-    def refusing(logits, *arguments):
+    def refusing(logits, *arguments, **named):
         if len(logits) > 2:
             raise ValueError("row 0: a logit is NaN")
-        return plain(logits, *arguments)
+        return plain(logits, *arguments, **named)
 
     monkeypatch.setattr(toy, "sample", refusing)
     good = toy.make_request([9, 10], max_tokens=2, seed=1, ignore_eos=True)

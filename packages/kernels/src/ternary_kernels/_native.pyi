@@ -127,6 +127,13 @@ def sample(
     seeds: NDArray[np.uint64],
     counters: NDArray[np.uint64],
     num_logprobs: NDArray[np.int32],
+    *,
+    masks: Sequence[NDArray[np.uint32] | None] | None = None,
+    bias_ids: Sequence[NDArray[np.int32] | None] | None = None,
+    bias_values: Sequence[NDArray[np.float32] | None] | None = None,
+    presence_penalty: NDArray[np.float32] | None = None,
+    frequency_penalty: NDArray[np.float32] | None = None,
+    answers: Sequence[NDArray[np.int32] | None] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], list[NDArray[np.int32]], list[NDArray[np.float32]]]: ...
 def sample_uniform(seed: int, counter: int) -> float: ...
 

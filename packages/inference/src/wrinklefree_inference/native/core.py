@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.constraint import ConstraintFailed, Words, accept, mask_of
+from wrinklefree_inference.native.draw_params import DrawParams
 from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
 from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.pages import pages_for
@@ -71,8 +73,7 @@ class TokenizerLike(Protocol):
 
 Draws = tuple[Ints, Floats, list[Ints], list[Floats]]
 Sampler = Callable[..., Draws]
-"""`ternary_kernels.sample`: (logits, temperature, top_k, top_p, min_p, repetition_penalty, history, seeds,
-counters, num_logprobs) -> (tokens, logprobs, top tokens, top logprobs)."""
+"""`ternary_kernels.sample`: logits and `DrawParams.arguments` -> tokens, logprobs, top ids, top logprobs."""
 
 StepEvent = tuple[Sequence, Delta | EngineError]
 """What was added to an answer, or the error that ends it."""
@@ -160,18 +161,33 @@ class Core:
 
     def _draw_next(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
         """One token for each that has not failed."""
+        masks, events = self._masks(drawn, logits.shape[1])
         if any(sequence.is_done for sequence in drawn):
             logits = logits[[not sequence.is_done for sequence in drawn]]
             drawn = [sequence for sequence in drawn if not sequence.is_done]
-        return self._draw(drawn, logits) if drawn else []
+        return events + self._draw(drawn, logits, masks) if drawn else events
 
-    def _draw(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
+    def _masks(self, drawn: list[Sequence], vocab: int) -> tuple[dict[Sequence, Words], list[StepEvent]]:
+        """Of the sequences whose next token is constrained; those that have none of it end."""
+        masks: dict[Sequence, Words] = {}
+        events: list[StepEvent] = []
+        for sequence in drawn:
+            constraint = sequence.request.constraint
+            if constraint is None or sequence.is_done:
+                continue
+            try:
+                masks[sequence] = mask_of(constraint, vocab)
+            except ConstraintFailed as error:
+                events.append((sequence, self._give_up(sequence, error)))
+        return masks, events
+
+    def _draw(self, drawn: list[Sequence], logits: Floats, masks: dict[Sequence, Words]) -> list[StepEvent]:
         start_s = time.perf_counter()
         if self._params.drawn != drawn:
             self._params = DrawParams(drawn)
-        arguments = self._params.arguments()
+        arguments = self._params.arguments(masks)
         try:
-            draws = self._sample(logits, *arguments)
+            draws = self._sample(logits, **arguments)
         except ValueError:
             return self._draw_each(drawn, logits, arguments)
         text_s = time.perf_counter()
@@ -180,9 +196,7 @@ class Core:
         self.counters.text_s += time.perf_counter() - text_s
         return events
 
-    def _draw_each(
-        self, drawn: list[Sequence], logits: Floats, arguments: tuple[Any, ...]
-    ) -> list[StepEvent]:
+    def _draw_each(self, drawn: list[Sequence], logits: Floats, arguments: dict[str, Any]) -> list[StepEvent]:
         """One row at a time, after the sampler has refused one (a NaN, a penalty that overflows).
 
         A draw depends on its row alone, so the other answers are those of a step without a refusal.
@@ -191,7 +205,7 @@ class Core:
         for i, sequence in enumerate(drawn):
             row = slice(i, i + 1)
             try:
-                draws = self._sample(logits[row], *(argument[row] for argument in arguments))
+                draws = self._sample(logits[row], **{name: value[row] for name, value in arguments.items()})
             except ValueError as error:
                 events.append((sequence, self._give_up(sequence, error)))
             else:
@@ -212,17 +226,24 @@ class Core:
             if sequence.request.sampling.logprobs is not None:
                 others = top_ids[i].tolist(), top_logprobs[i].tolist()
                 entry = self._entries.of(token_id, float(logprobs[i]), *others)
-            delta = self._append(sequence, token_id, entry)
-            if delta is not None:
-                events.append((sequence, delta))
+            event = self._append(sequence, token_id, entry)
+            if event is not None:
+                events.append((sequence, event))
         self.counters.generated_tokens += len(drawn)
         return events
 
-    def _append(self, sequence: Sequence, token_id: int, entry: TokenLogprob | None) -> Delta | None:
+    def _append(
+        self, sequence: Sequence, token_id: int, entry: TokenLogprob | None
+    ) -> Delta | AnswerFailed | None:
         """Add a drawn token to a sequence; None if there is nothing to show yet."""
+        constraint = sequence.request.constraint
+        try:
+            is_over = constraint is not None and accept(constraint, token_id)
+        except ConstraintFailed as error:
+            return self._give_up(sequence, error)
         sequence.tokens[sequence.num_tokens] = token_id
         sequence.num_tokens += 1
-        piece, reason = self._piece(sequence, token_id, entry)
+        piece, reason = self._piece(sequence, token_id, entry, is_over)
         if reason is not None:
             sequence.is_done = True
             self.scheduler.finish(sequence)
@@ -239,7 +260,7 @@ class Core:
         )
 
     def _piece(
-        self, sequence: Sequence, token_id: int, entry: TokenLogprob | None
+        self, sequence: Sequence, token_id: int, entry: TokenLogprob | None, is_over: bool
     ) -> tuple[Piece, FinishReason | None]:
         sampling, assembler = sequence.request.sampling, sequence.assembler
         if token_id in self._tokenizer.eos_ids and not sampling.ignore_eos:
@@ -249,10 +270,10 @@ class Core:
         piece = assembler.push(token_id, entry)
         if piece.is_stopped:
             return piece, "stop"
-        if sequence.num_generated < sampling.max_tokens:
+        if not is_over and sequence.num_generated < sampling.max_tokens:
             return piece, None
         last = assembler.finish()
-        return piece + last, "stop" if last.is_stopped else "length"
+        return piece + last, "stop" if is_over or last.is_stopped else "length"
 
 
 def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
@@ -271,31 +292,3 @@ def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     )
     is_drawn = np.fromiter((sequence.num_pending == count for sequence, count in plan), np.bool_, num)
     return tokens, starts, contexts, pages, starts[1:][is_drawn] - 1
-
-
-class DrawParams:
-    """Sampling parameters of the sequences drawn from, as arrays; they change only with the sequences."""
-
-    def __init__(self, drawn: list[Sequence]) -> None:
-        params = [sequence.request.sampling for sequence in drawn]
-        self.drawn = drawn
-        self._fixed = (
-            np.array([p.temperature for p in params], np.float32),
-            np.array([p.top_k for p in params], np.int32),
-            np.array([p.top_p for p in params], np.float32),
-            np.array([p.min_p for p in params], np.float32),
-            np.array([p.repetition_penalty for p in params], np.float32),
-        )
-        self._is_penalized = [p.repetition_penalty != 1 for p in params]
-        self._seeds = np.array([sequence.seed for sequence in drawn], np.uint64)
-        self._num_logprobs = np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32)
-
-    def arguments(self) -> tuple[Any, ...]:
-        """All arguments of the sampler behind the logits."""
-        nothing = np.empty(0, np.int32)
-        history = [
-            sequence.tokens[: sequence.num_tokens] if is_penalized else nothing
-            for sequence, is_penalized in zip(self.drawn, self._is_penalized, strict=True)
-        ]
-        counters = np.fromiter((s.num_generated for s in self.drawn), np.uint64, len(self.drawn))
-        return (*self._fixed, history, self._seeds, counters, self._num_logprobs)

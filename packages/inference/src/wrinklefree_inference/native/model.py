@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from wf_formats.errors import RequestError
 from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampler, TokenizerLike
 from wrinklefree_inference.native.pages import PageCache
-from wrinklefree_inference.native.request import GenerationRequest
+from wrinklefree_inference.native.request import BadField, GenerationRequest
 from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence, Sink
 from wrinklefree_inference.native.stops import TokenDecoder
@@ -70,8 +70,13 @@ class NativeModel:
 
         Raises:
             ValueError: The prompt is empty or has ids that the model does not know.
+            BadField: `logit_bias` has such ids.
         """
         self.check_ids(request.prompt_ids)
+        for token_id, _ in request.sampling.logit_bias:
+            if not 0 <= token_id < self.vocab_size:
+                reason = f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens"
+                raise BadField("logit_bias", reason)
         return Sequence(request, self.new_decoder(), sink, is_unread)
 
     def check_ids(self, ids: SequenceOf[int]) -> None:

@@ -7,11 +7,14 @@ Nothing here imports more than the standard library.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.sampling_bounds import BOUNDS, check_bounds
+from wrinklefree_inference.sampling_bounds import BIAS_BOUNDS, BOUNDS, check_bounds
+
+if TYPE_CHECKING:
+    from wrinklefree_inference.native.constraint import TokenConstraint
 
 FinishReason = Literal["stop", "length"]
 
@@ -35,6 +38,18 @@ class RequestTooLong(ValueError):  # noqa: N818
     """Prompt and answer cannot fit into the model's context or the cache, however long one waits."""
 
 
+class BadField(RequestError):  # noqa: N818 - beside the states above
+    """The model cannot do what one field of a request asks, other than its prompt.
+
+    Attributes:
+        field: Its name in `SamplingParams`.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
 class AnswerFailed(EngineError):  # noqa: N818 - beside the states above
     """One answer cannot go on, by what it asks of the model or of the server; the others do."""
 
@@ -47,6 +62,10 @@ class SamplingParams:
         top_k: The most probable tokens that are kept; 0 keeps all.
         min_p: Smallest probability kept, as a share of the greatest.
         repetition_penalty: Above 1 makes tokens of the prompt and the answer less probable.
+        presence_penalty: Taken from the logit of each token that the answer has already.
+        frequency_penalty: The same, times the number of its occurrences.
+        logit_bias: (token id, number) pairs; added to the logits before all else. -100 as good as forbids a
+            token, 100 forces it.
         seed: Same seed, same text, whatever else runs; None draws one.
         max_tokens: Longest answer.
         stop: Strings that end the answer; they are not part of it.
@@ -61,6 +80,9 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
@@ -70,6 +92,14 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         check_bounds({name: getattr(self, name) for name in BOUNDS})
+        for token_id, value in self.logit_bias:
+            _check(value in BIAS_BOUNDS, f"logit_bias of token {token_id}", value, str(BIAS_BOUNDS))
+        _check(
+            len(dict(self.logit_bias)) == len(self.logit_bias),
+            "logit_bias",
+            "one twice",
+            "of different tokens",
+        )
         _check(not isinstance(self.stop, str), "stop", self.stop, "a tuple of strings, not one string")
         _check(len(self.stop) <= MAX_STOPS, "stop", len(self.stop), f"at most {MAX_STOPS} strings")
         for text in self.stop:
@@ -88,12 +118,14 @@ class GenerationRequest:
     Attributes:
         id: Name in logs.
         client: Fairness key: clients take turns, whatever the number of their requests.
+        constraint: Decides which tokens may come next; of this answer alone, since it has a state.
     """
 
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     id: str
     client: str = ""
+    constraint: TokenConstraint | None = None
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,13 @@ class Sequence:
         cached_prompt_tokens: Found in the cache when it first ran; None before.
         num_echoed: Tokens of the prompt that were given out, where that was asked for; `echo_decoder` makes
             their text.
+        bias: Ids (int32) and values (float32) of the request's `logit_bias`, if it has one.
     """
 
     __slots__ = (
         "arrival",
         "assembler",
+        "bias",
         "cached_prompt_tokens",
         "digests",
         "echo_decoder",
@@ -73,6 +75,10 @@ class Sequence:
         self.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self.assembler = TextAssembler(decoder, sampling.stop)
         self.echo_decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.bias: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+        if sampling.logit_bias:
+            ids, values = zip(*sampling.logit_bias, strict=True)
+            self.bias = np.array(ids, np.int32), np.array(values, np.float32)
         self.num_prompt = self.num_tokens = len(request.prompt_ids)
         capacity = self.num_prompt + sampling.max_tokens
         self.tokens: NDArray[np.int32] = np.empty(capacity, np.int32)  # the system maps what is written
@@ -101,6 +107,11 @@ class Sequence:
     def num_generated(self) -> int:
         """Tokens drawn so far: the counter of the next draw."""
         return self.num_tokens - self.num_prompt
+
+    @property
+    def answer(self) -> NDArray[np.int32]:
+        """The tokens drawn so far."""
+        return self.tokens[self.num_prompt : self.num_tokens]
 
     def page_list(self) -> list[int]:
         """Its pages, in the order of the text."""

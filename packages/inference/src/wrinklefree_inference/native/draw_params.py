@@ -1,0 +1,63 @@
+"""Arguments of the sampler: the parameters of the sequences that are drawn from, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wrinklefree_inference.native.constraint import Words
+from wrinklefree_inference.native.sequence import Sequence
+
+
+class DrawParams:
+    """Of some sequences; most change only with the sequences.
+
+    What no sequence uses is left out: the sampler has a default for it.
+    """
+
+    def __init__(self, drawn: list[Sequence]) -> None:
+        params = [sequence.request.sampling for sequence in drawn]
+        self.drawn = drawn
+        self._fixed: dict[str, Any] = {
+            "temperature": np.array([p.temperature for p in params], np.float32),
+            "top_k": np.array([p.top_k for p in params], np.int32),
+            "top_p": np.array([p.top_p for p in params], np.float32),
+            "min_p": np.array([p.min_p for p in params], np.float32),
+            "repetition_penalty": np.array([p.repetition_penalty for p in params], np.float32),
+            "seeds": np.array([sequence.seed for sequence in drawn], np.uint64),
+            "num_logprobs": np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
+        }
+        self._is_penalized = [p.repetition_penalty != 1 for p in params]
+        self._is_counted = [bool(p.presence_penalty or p.frequency_penalty) for p in params]
+        if any(self._is_counted):
+            self._fixed["presence_penalty"] = np.array([p.presence_penalty for p in params], np.float32)
+            self._fixed["frequency_penalty"] = np.array([p.frequency_penalty for p in params], np.float32)
+        biases = [sequence.bias or (None, None) for sequence in drawn]
+        if any(sequence.bias for sequence in drawn):
+            self._fixed["bias_ids"] = [ids for ids, _ in biases]
+            self._fixed["bias_values"] = [values for _, values in biases]
+
+    def arguments(self, masks: Mapping[Sequence, Words]) -> dict[str, Any]:
+        """All arguments of the sampler but the logits, each with one item for each sequence.
+
+        Args:
+            masks: Of the sequences whose next token is constrained.
+        """
+        nothing = np.empty(0, np.int32)
+        arguments = self._fixed | {
+            "history": [
+                sequence.tokens[: sequence.num_tokens] if is_penalized else nothing
+                for sequence, is_penalized in zip(self.drawn, self._is_penalized, strict=True)
+            ],
+            "counters": np.fromiter((s.num_generated for s in self.drawn), np.uint64, len(self.drawn)),
+        }
+        if any(self._is_counted):
+            arguments["answers"] = [
+                sequence.answer if is_counted else None
+                for sequence, is_counted in zip(self.drawn, self._is_counted, strict=True)
+            ]
+        if masks:
+            arguments["masks"] = [masks.get(sequence) for sequence in self.drawn]
+        return arguments
