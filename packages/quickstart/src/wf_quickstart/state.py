@@ -6,14 +6,14 @@ and its outputs are there. A step that ran again makes those that need it run ag
 
 from __future__ import annotations
 
-import fcntl
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from wf_formats import locks
 from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
@@ -165,17 +165,10 @@ def _differences(stored: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     ]
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """One quickstart works in a folder at a time; the lock ends with the process.
 
     Raises:
         QuickstartError: another one does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise QuickstartError(f"another quickstart is working in {folder}") from error
-        yield
+    return locks.locked(folder / LOCK_NAME, QuickstartError(f"another quickstart is working in {folder}"))

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from wf_formats.locks import try_lock
+
 _LOCK = "lock"
 
 
@@ -38,9 +40,7 @@ def held(folder: Path, is_shared: bool = False) -> Iterator[IO[str]]:
 
 def remove_held(folder: Path, lock: IO[str]) -> bool:
     """Removes a folder that is held, unless another process has it too. Returns: whether it is gone."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(lock):
         return False
     for path in folder.iterdir():
         if path.name != _LOCK:

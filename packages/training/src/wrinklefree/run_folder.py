@@ -17,18 +17,17 @@ when the process ends, however it ends).
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_text
 from wf_formats.json_file import read_json, read_value
+from wf_formats.locks import locked, try_lock_of_process
 from wf_formats.run_files import FIGURES_FILE, FINAL, RUN_FILE, is_complete
 from wf_formats.targets import check_folder, check_way
 from wrinklefree.changed_data import decide
@@ -64,18 +63,13 @@ class RunFolder:
         """Whether an interrupted run left something to go on from."""
         return bool(self.store.steps()) or not self.parts.is_empty
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Raises: RunError when another process works in the folder."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, since `move_aside` renames the folder under the lock. And lockf, not flock:
-        # a killed process's data workers inherit its files and would keep an flock for seconds.
-        with self.path.with_name(f".{self.path.name}.lock").open("w") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"another process is training in {self.path}") from error
-            yield
+        # Beside the folder, since `move_aside` renames the folder under the lock. And not inherited: a killed
+        # process's data workers would keep it for seconds.
+        path = self.path.with_name(f".{self.path.name}.lock")
+        taken = RunError(f"another process is training in {self.path}")
+        return locked(path, taken, try_lock_of_process)
 
     def check_place(self) -> None:
         """Raises: RequestError where the folder cannot be, because of what is there."""

@@ -11,7 +11,6 @@ The folder is below $XDG_STATE_HOME, else ~/.local/state.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from wf_deployer.errors import CommandError
 from wf_deployer.sync.config import Preset
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
+from wf_formats.locks import try_lock
 
 FORMAT = 1
 LOCK_WAIT_S = 30.0
@@ -99,15 +99,6 @@ class StateFolder:
             if time.monotonic() > deadline_s:
                 raise CommandError(f"another sync to {self.target} is on its way ({_holder(descriptor)})")
             time.sleep(0.1)
-
-
-def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether the lock could be taken at once."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def write_lock(path: Path, descriptor: int, text: str) -> None:

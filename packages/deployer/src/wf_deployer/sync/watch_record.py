@@ -7,7 +7,6 @@ once. What was left by a watch that was killed or stopped (SIGSTOP) proves nothi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import threading
@@ -20,9 +19,10 @@ from pathlib import Path
 from wf_deployer.backends.fields import from_json
 from wf_deployer.backends.local.identity import ProcessIdentity, identify, is_alive
 from wf_deployer.errors import CommandError
-from wf_deployer.sync.state import StateFolder, try_lock, write_lock
+from wf_deployer.sync.state import StateFolder, write_lock
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
+from wf_formats.locks import try_lock
 
 HEARTBEAT_S = 5.0
 STALE_S = 20.0
@@ -75,7 +75,7 @@ def _held_token(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        is_free = try_lock(descriptor, fcntl.LOCK_SH)
+        is_free = try_lock(descriptor, is_shared=True)
         return None if is_free else os.read(descriptor, 100).decode(errors="replace")
     finally:
         os.close(descriptor)

@@ -7,7 +7,6 @@ was asked). What it prints stays with Modal; how it ended is written down when i
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 import time
@@ -46,8 +45,8 @@ from wf_deployer.backends.ownership import (
 )
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
 from wf_deployer.errors import CommandError, CommandRequestError
-from wf_deployer.sync.state import try_lock
 from wf_deployer.workspace import workspace_root
+from wf_formats.locks import try_lock
 from wf_formats.printable import printable
 
 _POLL_S = 5.0
@@ -231,7 +230,7 @@ def _is_locked(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open() as lock:
-        return not try_lock(lock.fileno(), fcntl.LOCK_SH)
+        return not try_lock(lock, is_shared=True)
 
 
 def _judged(job: JobFolder, found: Found) -> tuple[JobState, str | None]:

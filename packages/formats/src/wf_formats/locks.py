@@ -1,0 +1,67 @@
+"""Advisory locks between processes of this machine, taken at once or not at all.
+
+The system gives a lock back when its holder ends, however it ends. What a holder's children inherit differs:
+
+try_lock              flock: of the open file, so children that inherit it hold it too (an rsync that still
+                      sends keeps a sync's lock)
+try_lock_of_process   lockf: of this process alone (a killed run's data workers keep nothing); gone as soon as
+                      the process closes the file anywhere
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from wf_formats.errors import RequestError, UserError
+
+File = IO[Any] | int
+"""An open file, or its descriptor."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Of network file systems without a lock service."""
+
+
+def try_lock(file: File, *, is_shared: bool = False) -> bool:
+    """Whether the lock of an open file could be taken, for itself or with others that share it.
+
+    Raises: RequestError where the file system has no locks.
+    """
+    return _tried(fcntl.flock, file, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
+
+
+def try_lock_of_process(file: File) -> bool:
+    """The same for a lock that children do not inherit; the file is open for writing."""
+    return _tried(fcntl.lockf, file, fcntl.LOCK_EX)
+
+
+@contextmanager
+def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock) -> Iterator[None]:
+    """Holds the lock of the file at `path`, which is made, with its folder, where it is missing.
+
+    Args: taken is raised where another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        if not take(file):
+            raise taken
+        yield
+
+
+def _tried(lock: Callable[[File, int], None], file: File, kind: int) -> bool:
+    try:
+        lock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        name = getattr(file, "name", f"descriptor {file}")
+        raise RequestError(
+            f"{name}: its file system has no locks ({error.strerror}), which keep two processes apart: "
+            "choose a folder on another file system"
+        ) from error
+    return True
