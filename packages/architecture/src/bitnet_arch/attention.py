@@ -15,10 +15,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from bitnet_arch.kernels import kernel_for
+from wf_formats.kernel_sizes import ATTENTION_TOKENS
 
 NAME = "wrinklefree"
-MAX_TOKENS = 1024
-"""Longest sequence whose score matrices are kept."""
 WATCH = "watch_logits"
 """Attribute of an attention module: called with query, key, mask and scale of each pass
 (attention_logits.py)."""
@@ -54,7 +53,7 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropou
     return (
         torch.is_autocast_enabled("cpu")
         and query.device.type == "cpu"
-        and query.shape[2] == key.shape[2] <= MAX_TOKENS
+        and query.shape[2] == key.shape[2] <= ATTENTION_TOKENS
         and key.shape[:3] == value.shape[:3]
         and (mask is None or (mask.dtype is torch.bool and mask.shape[1] == 1))
         and dropout == 0.0

@@ -19,10 +19,9 @@ from torch.optim import Optimizer
 
 from bitnet_arch.kernels import kernel_for
 from wf_formats.errors import NotFiniteError, RequestError
-from wrinklefree.config.optimizer import MomentKind
+from wrinklefree.config.optimizer import COMPACT_LEAST_WEIGHTS, MomentKind
 
 _DTYPES = {MomentKind.bf16: torch.bfloat16, MomentKind.int8: torch.uint8}
-_LEAST_WEIGHTS = 4096
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -93,7 +92,7 @@ class CompactAdamW(Optimizer):
         ]
 
     def _new_state(self, parameter: nn.Parameter) -> dict[str, Any]:
-        dtype = _DTYPES[self._kind] if parameter.numel() >= _LEAST_WEIGHTS else torch.float32
+        dtype = _DTYPES[self._kind] if parameter.numel() >= COMPACT_LEAST_WEIGHTS else torch.float32
         return {"step": 0} | {key: self._kernels.new_moment(parameter, dtype) for key in _MOMENTS}
 
     def _update(self) -> None:

@@ -38,16 +38,15 @@ from torch import Tensor
 from ternary_kernels import _native
 from ternary_kernels.training.rows import address_of
 from wf_formats.errors import NotFiniteError
+from wf_formats.kernel_sizes import MOMENT_BLOCK
 
 MOMENTS = (torch.float32, torch.bfloat16, torch.uint8)
-BLOCK = 256
-"""Weights whose 8-bit moments share an exponent."""
 _LARGEST_GRADIENT = 1e19
 
 
 def moment_size(num_weights: int, dtype: torch.dtype) -> int:
     """Numbers in a moment of a tensor: uint8 has the codes, then the exponents of the blocks."""
-    return num_weights + -(-num_weights // BLOCK) if dtype is torch.uint8 else num_weights
+    return num_weights + -(-num_weights // MOMENT_BLOCK) if dtype is torch.uint8 else num_weights
 
 
 def new_moment(weight: Tensor, dtype: torch.dtype) -> Tensor:

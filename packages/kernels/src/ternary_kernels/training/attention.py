@@ -17,9 +17,7 @@ from torch import Tensor
 
 from ternary_kernels import _native
 from ternary_kernels.training.rows import FLOATS, address_of, matrix_of
-
-_QUERIES = 128
-"""Of one chunk."""
+from wf_formats.kernel_sizes import ATTENTION_QUERIES
 
 
 def softmax_rows(scores: Tensor, batches: int, queries: int, mask: Tensor | None, scale: float) -> None:
@@ -106,8 +104,8 @@ def _chunks(queries: int, keys: int, mask: Tensor | None) -> Iterator[Chunk]:
     if mask is not None and (queries != keys or mask.triu(1).any()):
         yield queries, keys, mask
         return
-    for start in range(0, queries, _QUERIES):
-        stop = min(start + _QUERIES, queries)
+    for start in range(0, queries, ATTENTION_QUERIES):
+        stop = min(start + ATTENTION_QUERIES, queries)
         seen = keys - queries + stop
         yield stop - start, seen, None if mask is None else mask[:, start:stop, :seen].contiguous()
 

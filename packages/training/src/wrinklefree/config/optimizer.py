@@ -19,6 +19,10 @@ class MomentKind(StrEnum):
     """2 bytes and 2 a block of 256 weights that share exponents, rounded by chance."""
 
 
+COMPACT_LEAST_WEIGHTS = 4096
+"""Smaller tensors keep float32 moments with both of the others."""
+
+
 @dataclass
 class OptimizerConfig:
     """Fields of every optimizer. The peak learning rate is `training.learning_rate`."""

@@ -16,35 +16,23 @@ norms of families whose norms have no kernel (Gemma), memory of the processes th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from wf_formats.kernel_sizes import ATTENTION_QUERIES, ATTENTION_TOKENS
 from wf_formats.schemes import GROUP_SIZES
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.optimizer import (
-    AdamW8bitConfig,
     AdamWConfig,
     MomentKind,
     MuonConfig,
     OptimizerConfig,
 )
 from wrinklefree.config.training import Precision
-from wrinklefree.planning.shapes import ModelShape, Shape, count, sizes
+from wrinklefree.planning.moments import moments
+from wrinklefree.planning.shapes import FLOAT, ModelShape, count, sizes
 
-FLOAT = 4
-"""Bytes of a master weight, its gradient, and what is float32 besides."""
 RESERVE_SHARE = 0.08
 """Of a GPU's memory: context, workspaces of cuBLAS and cuDNN, fragmentation. A guess, not a measurement."""
-_ATTENTION_KERNEL_TOKENS = 1024
-"""Sequences up to this length keep their score matrices on the CPU (bitnet_arch.attention.MAX_TOKENS)."""
-_QUERY_CHUNK = 128
-"""Queries of one chunk there (ternary_kernels.training.attention)."""
-_LEAST_COMPACT = 4096
-"""Smaller tensors keep float32 moments (compact_adamw)."""
-_MOMENT_BLOCK = 256
-"""Weights that share exponents or a scale, of 8-bit moments."""
-_QUANTILES = 2 * 256 * FLOAT
-"""The two tables of bitsandbytes' 8-bit moments, which all tensors share."""
 
 
 @dataclass(frozen=True)
@@ -141,41 +129,6 @@ def memory(
     )
 
 
-def moments(model: ModelShape, optimizer: OptimizerConfig) -> int:
-    """State of the optimizer. PyTorch's AdamW: two float32 a weight and a counter a tensor; ours and
-    bitsandbytes' with fewer bits count in Python. Muon: one float32 a weight of the matrices."""
-    if isinstance(optimizer, MuonConfig):
-        others = {**model.embeddings, **model.vectors}
-        return FLOAT * count(model.matrices) + _adamw(others)
-    if isinstance(optimizer, AdamW8bitConfig):
-        # Embeddings keep 32 bits; a head of its own does not.
-        rounded = {n: s for n, s in model.shapes.items() if not n.startswith("model.embed_tokens")}
-        return _QUANTILES + sum(
-            _bnb(size) if name in rounded and size >= optimizer.min_8bit_size else 2 * FLOAT * size
-            for name, size in sizes(model.shapes)
-        )
-    if isinstance(optimizer, AdamWConfig) and optimizer.state is not MomentKind.float32:
-        return sum(_compact(size, optimizer.state) for _, size in sizes(model.shapes))
-    return _adamw(model.shapes)
-
-
-def _adamw(shapes: Mapping[str, Shape]) -> int:
-    return 2 * FLOAT * count(shapes) + FLOAT * len(shapes)
-
-
-def _bnb(size: int) -> int:
-    """Two bytes a weight, and two float32 a block of 256."""
-    return 2 * size + 2 * FLOAT * math.ceil(size / _MOMENT_BLOCK)
-
-
-def _compact(size: int, kind: MomentKind) -> int:
-    if size < _LEAST_COMPACT:
-        return 2 * FLOAT * size
-    if kind is MomentKind.bf16:
-        return 2 * 2 * size
-    return 2 * (size + math.ceil(size / _MOMENT_BLOCK))
-
-
 def rounded_weights(model: ModelShape, step: Step) -> int:
     """What of the weights is kept from forward to backward pass: a byte a ternary weight and its scales; of a
     dense model under autocast its weights in bfloat16. With activation checkpointing one block's."""
@@ -242,7 +195,7 @@ def _inputs(model: ModelShape, step: Step) -> int:
 
 def _is_fused(step: Step) -> bool:
     """Whether PyTorch's attention computes; else our kernel, which keeps score matrices."""
-    is_short = step.sequence_tokens <= _ATTENTION_KERNEL_TOKENS
+    is_short = step.sequence_tokens <= ATTENTION_TOKENS
     return not (step.on_cpu and step.precision is not Precision.float32 and is_short)
 
 
@@ -257,8 +210,8 @@ def _attention(model: ModelShape, step: Step) -> int:
         mask = step.width * step.batch_size * length * length
         return step.width * tokens * 3 * queries + FLOAT * tokens * decoder.num_heads + mask
     pairs = sum(
-        min(_QUERY_CHUNK, length - start) * min(start + _QUERY_CHUNK, length)
-        for start in range(0, length, _QUERY_CHUNK)
+        min(ATTENTION_QUERIES, length - start) * min(start + ATTENTION_QUERIES, length)
+        for start in range(0, length, ATTENTION_QUERIES)
     )
     shares = step.width * step.batch_size * decoder.num_heads * pairs
     return step.width * tokens * (queries + 2 * keys) + shares

@@ -26,6 +26,8 @@ from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
 from wrinklefree.planning.published import PUBLISHED
 
 Shape = tuple[int, ...]
+FLOAT = 4
+"""Bytes of a master weight, its gradient, and what is float32 besides."""
 _BIASES = {"attention_bias": ATTENTION_BIASES, "mlp_bias": MLP_BIASES}
 """Settings that say whether an optional group of parts is there."""
 _MOST_PARAMETERS = 10**15
