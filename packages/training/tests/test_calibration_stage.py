@@ -641,7 +641,7 @@ def test_sequences_beyond_the_context_are_an_error(
     group: Calibration, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = group(sequence_length_tokens=512, refine_batch_size=1, moment_tokens=512)
-    assert run.code == 1
+    assert run.code == 2
     message = "training.ternarize.sequence_length_tokens=512, but the model's context is 256 tokens"
     assert message in capsys.readouterr().err
     _assert_nothing_was_made(run.folder)

@@ -33,6 +33,13 @@ STATED = {
 """Parameters, as the repositories state them."""
 
 
+LARGER_TEACHER = [
+    "model.teacher.source=hub",
+    "model.teacher.name=HuggingFaceTB/SmolLM2-360M-Instruct",
+]
+OWN_TEXT = ["training.objectives.on_policy_distill.share=0.5"]
+
+
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert main([*arguments, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -212,12 +219,33 @@ def test_a_folder_is_read_without_weights(
         ),
         (["-m", "qwen3_4b", "--gpu", "H100", "training.batch_sise=3"], "batch_sise"),
         (["-m", "qwen3_4b", "--gpu", "H100", "optimizer.state=int8"], "kernels for the CPU alone"),
+        (
+            ["-m", "smollm2_135m", "--gpu", "H100", "--seq", "8193"],
+            "training.sequence_length_tokens=8193, but the model's context is 8192 tokens",
+        ),
+        (
+            ["-m", "qwen3_4b", "--gpu", "H100", "model.scheme=group64", "training.qk_clip.threshold=100"],
+            "queries and keys of this model (qwen3) are normed (q_norm)",
+        ),
+        (
+            ["-m", "smollm2_135m", "--gpu", "H100", "-s", "1.9", *LARGER_TEACHER],
+            "the student has 30 blocks and the teacher 32",
+        ),
+        (
+            ["-m", "smollm2_135m", "--gpu", "H100:2", "-s", "3", *OWN_TEXT, "distributed=fsdp"],
+            "on_policy_distill': the student writes text between steps, which distributed=fsdp cannot do",
+        ),
     ],
 )
 def test_wrong_requests_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refusal(capsys, *arguments)
+
+
+def test_layouts_that_an_objective_cannot_have_are_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, "-m", "smollm2_135m", "--gpu", "H100:2", "-s", "3", *OWN_TEXT)
+    assert {each["distributed"] for each in found["layouts"]} == {"ddp"}
 
 
 def test_no_pytorch_is_imported() -> None:

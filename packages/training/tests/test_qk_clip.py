@@ -16,9 +16,10 @@ import bitnet_arch
 from bitnet_arch import ConversionConfig, convert, quantizer
 from bitnet_arch.attention_logits import LogitWatch
 from bitnet_arch.low_rank import install_low_rank
-from wf_formats.errors import RequestError
+from wf_formats.errors import NotFiniteError, RequestError
 from wrinklefree.forward import recompute_activations, run_forward
-from wrinklefree.qk_clip import check_model, head_factors, scale_heads
+from wrinklefree.model_checks import check_norms
+from wrinklefree.qk_clip import check_finite, check_watchable, head_factors, scale_heads
 
 HEADS, KEY_HEADS, TAU = 8, 2, 1.0
 SIZES = {
@@ -43,6 +44,16 @@ def test_a_group_shrinks_by_what_all_of_its_heads_need() -> None:
     assert bool((queries <= 1).all())
     of_one, of_its_key = head_factors(torch.tensor([400.0, 50.0]), 2, 100.0)
     assert of_one.tolist() == of_its_key.tolist() == [0.5, 1.0], "without sharing, both by the root"
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_logits_that_are_not_finite_are_refused_by_layer_and_head(value: float) -> None:
+    """Two infinite ones of a group made NaN of their keys, one alone weights of 0."""
+    largest = torch.full((3, 4), 50.0)
+    check_finite(largest)
+    largest[1, 2:] = value
+    with pytest.raises(NotFiniteError, match="an attention logit of layer 1, head 2 is not finite"):
+        check_finite(largest)
 
 
 def made(config_class: str, scheme: str, **options: Any) -> Any:
@@ -92,7 +103,8 @@ def test_logits_come_to_the_threshold_and_other_heads_stay(
         install_low_rank(model, 4)
         for name in ("lrc_u", "lrc_v"):
             getattr(attention.q_proj, name).data.normal_(0, 0.05)
-    check_model(model)
+    check_watchable(model)
+    check_norms(model.config.model_type)
     watch = LogitWatch(model)
     watch.begin()
     quiet = shown(model, watch)
@@ -135,15 +147,13 @@ def test_generation_and_the_end_are_not_watched() -> None:
 
 
 def test_models_that_cannot_be_clipped_are_refused_by_name(tiny_qwen3: Callable[..., Any]) -> None:
-    normed = tiny_qwen3()
-    bitnet_arch.use_kernels(normed)
     with pytest.raises(RequestError, match=r"this model \(qwen3\) are normed \(q_norm\)"):
-        check_model(normed)
+        check_norms(tiny_qwen3().config.model_type)
     eager = tiny_models.tiny_model("LlamaConfig")
     eager.set_attn_implementation("eager")
     bitnet_arch.use_kernels(eager)
     with pytest.raises(RequestError, match="attention is computed by 'eager'"):
-        check_model(eager)
+        check_watchable(eager)
 
 
 @pytest.mark.parametrize(

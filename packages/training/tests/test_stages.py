@@ -358,7 +358,7 @@ def test_sequences_longer_than_the_context_are_refused(
     cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = cli_from_stage1("stage2_pretrain", *STEPS, "training.sequence_length_tokens=257")
-    assert run.code == 1
+    assert run.code == 2
     assert "sequence_length_tokens=257, but the model's context is 256 tokens" in capsys.readouterr().err
     assert not (run.folder / "final").exists()
 

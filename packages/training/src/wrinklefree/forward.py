@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from bitnet_arch.families import blocks
 from wrinklefree.capture import LAST_HIDDEN_STATE, QKV, Capture, ForwardResult, Shape, View
 from wrinklefree.errors import RunError
+from wrinklefree.model_checks import ModelFacts
 from wrinklefree.predictions import DensePredictions
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -181,11 +182,6 @@ def head_weight(model: Any) -> Tensor:
     return head.weight
 
 
-def check_context(key: str, length_tokens: int, model: Any) -> None:
-    """Raises: RunError for sequences, as `key` asks for, that are longer than the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and length_tokens > context:
-        raise RunError(
-            f"{key}={length_tokens}, but the model's context is {context} tokens (max_position_embeddings); "
-            f"ask for {context} at most"
-        )
+def facts_of(model: Any) -> ModelFacts:
+    """What model_checks.py asks of a loaded model."""
+    return ModelFacts(model.config.model_type, getattr(model.config, "max_position_embeddings", None))

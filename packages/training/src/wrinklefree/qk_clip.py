@@ -20,8 +20,9 @@ rotary keys alone, is the special case that one head of the group needs nothing.
 Ternary weights. Codes and scales of groups along the inputs belong to one row: with a row its scales shrink
 and its codes stay (up to rounding at a boundary between codes), so the product shrinks by just the factor.
 One scale for a whole matrix cannot hold this: scaling some rows moves the mean that all rows are rounded by.
-So `tensor` is refused. Models whose queries and keys are normed (Qwen 3, Gemma 3) are refused too: the norm
-undoes a scaling of the weights, its gain is one for all heads, and it bounds the logits by itself.
+So `tensor` is refused. Models whose queries and keys are normed (Qwen 3, Gemma 3) are refused too
+(model_checks.py): the norm undoes a scaling of the weights, its gain is one for all heads, and it bounds the
+logits by itself.
 """
 
 from __future__ import annotations
@@ -34,32 +35,39 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bitnet_arch.attention_logits import LogitWatch
-from wf_formats.errors import RequestError
+from wf_formats.errors import NotFiniteError, RequestError
 from wf_formats.schemes import LOW_RANK_FACTORS
 
-_NORMS = ("q_norm", "k_norm")
 
-
-def check_model(model: Any) -> None:
-    """Raises: RequestError for a model whose norms undo a scaling, or whose logits cannot be watched."""
+def check_watchable(model: Any) -> None:
+    """Raises: RequestError for a model whose logits cannot be watched. Its norms: model_checks.py."""
     try:
         LogitWatch(model)
     except ValueError as error:
         raise RequestError(f"training.qk_clip.threshold: {error}") from error
-    if found := [name for name in _NORMS if hasattr(model.model.layers[0].self_attn, name)]:
-        kind = model.config.model_type
-        raise RequestError(
-            f"training.qk_clip.threshold: queries and keys of this model ({kind}) are normed ({found[0]}), "
-            "which undoes a scaling of their weights and bounds the logits by itself: set "
-            "training.qk_clip.threshold=null"
-        )
+
+
+def check_finite(largest: Tensor) -> None:
+    """Raises: NotFiniteError naming the first head whose largest logit no scaling can bound.
+
+    Args: largest are the logits [layers, heads] of all ranks; infinite where a rank has seen NaN.
+    """
+    if bool(largest.isfinite().all()):
+        return
+    layer, head = (~largest.isfinite()).nonzero()[0].tolist()
+    raise NotFiniteError(
+        f"an attention logit of layer {layer}, head {head} is not finite, which training.qk_clip.threshold "
+        "cannot bound"
+    )
 
 
 def head_factors(largest: Tensor, num_key_heads: int, threshold: float) -> tuple[Tensor, Tensor]:
     """What query heads [heads] and key heads [key heads] are to be multiplied by.
 
-    Args: largest are the logits S [heads]; the heads of a key head are neighbours.
+    Args: largest are the logits S [heads], finite (`check_finite`: one that is infinite would make weights
+        of NaN, or of 0); the heads of a key head are neighbours.
     """
+    assert largest.isfinite().all()
     gammas = torch.where(largest > threshold, threshold / largest, 1.0).view(num_key_heads, -1)
     keys = gammas.amax(1).sqrt()
     return (gammas / keys.unsqueeze(1)).flatten(), keys

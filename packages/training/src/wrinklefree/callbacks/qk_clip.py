@@ -13,7 +13,7 @@ from wrinklefree.callbacks.base import StepCallback
 from wrinklefree.config.training import QkClipConfig
 from wrinklefree.distributed import is_distributed
 from wrinklefree.module import WrinkleFreeLightningModule
-from wrinklefree.qk_clip import head_factors, scale_heads
+from wrinklefree.qk_clip import check_finite, head_factors, scale_heads
 
 
 class QkClip(StepCallback):
@@ -42,9 +42,10 @@ class QkClip(StepCallback):
         if step % self._every_steps:
             return
         assert self._watch is not None
-        largest = self._watch.take()
+        largest = self._watch.take().nan_to_num_(torch.inf, torch.inf)  # a maximum of ranks may lose a NaN
         if is_distributed():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
+        check_finite(largest)
         above = largest > self._threshold
         for attention, logits, over in zip(
             self._watch.attentions, largest, above.any(1).tolist(), strict=True

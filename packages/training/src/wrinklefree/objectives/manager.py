@@ -15,8 +15,8 @@ from torch import Tensor
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.course import Course
-from wrinklefree.errors import RunError
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.checking import check_objectives
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import WeightSchedule, weight_schedule
 
@@ -53,20 +53,8 @@ class ObjectiveManager:
         return found
 
     def check(self, student: Shape, teacher: Shape | None, is_sharded: bool = False) -> None:
-        """Refuse before the first step what no step could do.
-
-        Args: teacher is None where there is none, or none that says its shape; is_sharded: by FSDP.
-        Raises: RunError naming the objective and what cannot be met.
-        """
-        active = sorted(self.weights.ever_active())
-        for name in active:
-            try:
-                self.objectives[name].check_beside([other for other in active if other != name])
-                _check(self.objectives[name], student, teacher)
-                if is_sharded:
-                    self.objectives[name].check_sharded()
-            except ValueError as error:
-                raise RunError(f"objective '{name}': {error}") from error
+        """As `check_objectives`, of those that are ever active."""
+        check_objectives(self.objectives, self.weights.ever_active(), student, teacher, is_sharded)
 
     def attach(self, student: Any, seed: int) -> None:
         """Hand the model that is trained to those that ask it for more than passes."""
@@ -131,15 +119,6 @@ class ObjectiveManager:
                 made = objective.views(batch)
                 views |= {name: made[name] for name in objective.wishes if name in missing}
         return views
-
-
-def _check(objective: Objective, student: Shape, teacher: Shape | None) -> None:
-    for wish in objective.wishes.values():
-        wish.student.check(student.num_layers)
-        if teacher is not None:
-            wish.teacher.check(teacher.num_layers)
-    if teacher is not None and objective.needs_teacher:
-        objective.check(student, teacher)
 
 
 def united(captures: Iterable[Capture]) -> Capture:

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from wf_formats.errors import RequestError
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.lengths import gradient_options, run_lengths
 from wrinklefree.config.ranges import MAX_SEQUENCES
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.course import Course
+from wrinklefree.errors import RunError
+from wrinklefree.model_checks import ModelFacts, check_model
+from wrinklefree.objectives.checking import check_objectives
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree.planning.machines import PRICES_OF, PRICES_READ, Machine
@@ -180,10 +184,24 @@ class Plan:
 def make_plan(
     config: TrainConfig, machine: Machine, kinds: Sequence[DistributedKind], share: float | None = None
 ) -> Plan:
-    """Raises: RequestError, SourceError (a model whose config.json cannot be read)."""
+    """Raises: RequestError (also for what the trainer would refuse), SourceError (no config.json)."""
     of = config.model
-    model = model_shape(of.source, of.name, of.scheme, of.sub_norm)
-    return Plan(config, machine, model, _teacher(config), kinds, share)
+    model, teacher = model_shape(of.source, of.name, of.scheme, of.sub_norm), _teacher(config)
+    _check(config, model, teacher)
+    return Plan(config, machine, model, teacher, kinds, share)
+
+
+def _check(config: TrainConfig, model: ModelShape, teacher: ModelShape | None) -> None:
+    """Raises: RequestError for what the trainer would refuse of these models before its first step."""
+    check_model(config, ModelFacts(model.family.model_type, model.decoder.context_tokens))
+    options, active = gradient_options(config).objectives, active_objectives(config)
+    objectives = {name: build_objective(name, options[name]) for name in active}
+    is_sharded = config.distributed.kind is DistributedKind.fsdp
+    taught = None if teacher is None else teacher.outputs
+    try:
+        check_objectives(objectives, active, model.outputs, taught, is_sharded)
+    except RunError as error:
+        raise RequestError(str(error)) from error
 
 
 def active_objectives(config: TrainConfig) -> list[str]:

@@ -21,10 +21,13 @@ from wrinklefree.compose.composing import compose_config
 from wrinklefree.compose.schemas import group_options
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.lengths import gradient_options
 from wrinklefree.config.optimizer import AdamWConfig, MomentKind
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig, Trained
+from wrinklefree.objectives.registry import build_objective
 from wrinklefree.planning.machines import Machine, cpu_machine, gpu_machine
+from wrinklefree.planning.plan import active_objectives
 from wrinklefree.stages.registry import stage_by_number, stage_of, stages
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -210,9 +213,12 @@ def _others(config: TrainConfig, machine: Machine, overrides: Sequence[str]) -> 
     if machine.num_ranks == 1 or _says_strategy(overrides):
         return []
     sharded = replace(config, distributed=replace(config.distributed, kind=DistributedKind.fsdp))
+    options = gradient_options(config).objectives
     try:
         stage_of(config).check(sharded)
-    except ConfigError:
+        for name in active_objectives(config):
+            build_objective(name, options[name]).check_sharded()
+    except ValueError:  # also a ConfigError
         return []
     return [DistributedKind.fsdp]
 

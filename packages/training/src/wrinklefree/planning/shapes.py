@@ -23,6 +23,7 @@ from wf_formats.models.hf_config import Quantization, Storage, read_config
 from wf_formats.models.hf_tensors import expected_tensors
 from wf_formats.packaged import PACKAGED_REPOSITORY, ModelSource
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wrinklefree import capture
 from wrinklefree.planning.published import PUBLISHED
 
 Shape = tuple[int, ...]
@@ -69,6 +70,13 @@ class ModelShape:
     def vectors(self) -> dict[str, Shape]:
         """Norms and biases."""
         return {name: shape for name, shape in self.shapes.items() if len(shape) == 1}
+
+    @property
+    def outputs(self) -> capture.Shape:
+        """What objectives compare."""
+        of = self.decoder
+        sizes = (of.num_heads * of.head_dim, of.num_kv_heads * of.head_dim)
+        return capture.Shape(of.num_layers, of.hidden_size, of.vocab_size, *sizes)
 
     @property
     def num_parameters(self) -> int:

@@ -37,13 +37,15 @@ from wrinklefree.config.training import ContinuingConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite, figures_text
-from wrinklefree.forward import check_context
+from wrinklefree.forward import facts_of
 from wrinklefree.held_out import mean_loss, warn_if_worse
+from wrinklefree.model_checks import check_context
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens
 from wrinklefree.stages.blocks import calibrate_blocks
 from wrinklefree.stages.budget import distil_bounds
 from wrinklefree.stages.pace import Pace
+from wrinklefree.stages.saving import saving_s, weight_bytes
 from wrinklefree.stages.scales import distil_scales, open_loggers
 
 LOG = logging.getLogger("wrinklefree")
@@ -75,12 +77,16 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     _check_codes(context, options, checkpoint.meta)
     student = checkpoint.model.requires_grad_(False)
-    check_context("training.ternarize.sequence_length_tokens", options.sequence_length_tokens, student)
+    check_context(
+        "training.ternarize.sequence_length_tokens",
+        options.sequence_length_tokens,
+        facts_of(student),
+    )
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     precision = _precision(options.precision, run.parts)
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
-    pace.loaded()
+    pace.loaded(saving_s(run.path, weight_bytes(student)))
     first = "kept" if options.keep_codes else "rounded"
     losses = {"dense": mean_loss(teacher, text.held_out), first: mean_loss(student, text.held_out)}
     check_finite(losses, "losses_nats")

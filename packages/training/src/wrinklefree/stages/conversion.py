@@ -29,8 +29,9 @@ from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import open_dense_model
 from wrinklefree.errors import RunError
 from wrinklefree.finite import check_finite
-from wrinklefree.forward import check_context
+from wrinklefree.forward import facts_of
 from wrinklefree.held_out import mean_loss
+from wrinklefree.model_checks import check_context
 from wrinklefree.stages.prospects import Targets, check_prospects
 
 LOG = logging.getLogger("wrinklefree")
@@ -75,7 +76,7 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
     model, tokenizer = source.load()
     if options is not None:
         _check_rows(options, model)
-    check_context("training.fit.sequence_length_tokens", fit.sequence_length_tokens, model)
+    check_context("training.fit.sequence_length_tokens", fit.sequence_length_tokens, facts_of(model))
     blocks = _token_blocks(config, fit, tokenizer)
     if has_sub_norm and blocks[0].numel() < MIN_FIT_TOKENS:
         raise ConfigError(

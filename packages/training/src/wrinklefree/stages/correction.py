@@ -29,8 +29,9 @@ from wrinklefree.config.low_rank import LowRankConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import load_dense_model
 from wrinklefree.finite import check_finite, figures_text
-from wrinklefree.forward import check_context
+from wrinklefree.forward import facts_of
 from wrinklefree.held_out import mean_loss, warn_if_worse
+from wrinklefree.model_checks import check_context
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens, walk
 
@@ -58,7 +59,11 @@ def run_correction(context: StageContext, options: LowRankConfig) -> dict[str, A
     bitnet_arch.log_kernels(torch.device("cpu"))
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     student = checkpoint.model.requires_grad_(False)
-    check_context("training.low_rank.sequence_length_tokens", options.sequence_length_tokens, student)
+    check_context(
+        "training.low_rank.sequence_length_tokens",
+        options.sequence_length_tokens,
+        facts_of(student),
+    )
     calibration, held_out = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     teacher = load_dense_model(config.model.source, config.model.name)[0].requires_grad_(False)
     losses = {"dense": mean_loss(teacher, held_out), "quantized": mean_loss(student, held_out)}

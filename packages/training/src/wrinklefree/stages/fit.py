@@ -25,11 +25,12 @@ from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.datamodule import WrinkleFreeDataModule
 from wrinklefree.errors import DivergedError
 from wrinklefree.finite import remedy_for_divergence
-from wrinklefree.forward import check_context, recompute_activations, shape_of
+from wrinklefree.forward import facts_of, recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
+from wrinklefree.model_checks import check_model
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
-from wrinklefree.qk_clip import check_model
+from wrinklefree.qk_clip import check_watchable
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
@@ -139,7 +140,7 @@ def _build_module(
     config: TrainConfig, model: Any, tokenizer: Any, lengths: Lengths
 ) -> WrinkleFreeLightningModule:
     training = gradient_options(config)
-    check_context("training.sequence_length_tokens", training.sequence_length_tokens, model)
+    check_model(config, facts_of(model))
     objectives = ObjectiveManager.from_config(training.objectives, training.curriculum, lengths.max_steps)
     shape = shape_of(model)
     objectives.check(shape, None, config.distributed.kind is DistributedKind.fsdp)
@@ -149,7 +150,7 @@ def _build_module(
         bitnet_arch.train_corrections_alone(model)
     bitnet_arch.use_kernels(model)
     if training.qk_clip.threshold is not None:
-        check_model(model)
+        check_watchable(model)
     if not config.model.is_dense:
         bitnet_arch.set_precision(model, training.precision.value)
         _warn_of_slow_products(config)
