@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wrinklefree.compose.composing import compose_config
+from wrinklefree.fingerprint import expanded
 from wrinklefree.identity import GitState, RunIdentity, git_state, identify
 from wrinklefree.stages.registry import stage_of
 
@@ -42,9 +48,9 @@ def test_what_changes_the_result_counts() -> None:
 
 
 def test_differences_name_the_keys() -> None:
-    differences = _identity("seed=1").differences(_identity().values)
+    differences = _identity("seed=1").differences(_identity().record)
     assert list(differences.values()) == ["seed: 0 there, 1 now"]
-    differences = _identity("optimizer.state=bf16").differences(_identity("optimizer.state=int8").values)
+    differences = _identity("optimizer.state=bf16").differences(_identity("optimizer.state=int8").record)
     assert list(differences.values()) == ["optimizer.state: 'int8' there, 'bf16' now"]
 
 
@@ -94,9 +100,9 @@ def test_who_makes_the_passes_of_a_step_does_not_count() -> None:
     assert one.fingerprint == two.fingerprint
     assert "training.accumulate_steps: 3 there, 6 now" in one.rounding_differences(two.rounding)
     other_data = _identity("training.accumulate_steps=6")
-    assert list(other_data.differences(two.values)) == ["data.num_shares"]
+    assert list(other_data.differences(two.record)) == ["data.num_shares"]
     assert other_data.in_shares_of(two.values).fingerprint == two.fingerprint
-    other_step = _identity("training.accumulate_steps=3", "data.num_shares=2").differences(two.values)
+    other_step = _identity("training.accumulate_steps=3", "data.num_shares=2").differences(two.record)
     assert list(other_step.values()) == ["training.accumulate_steps x processes: 6 there, 3 now"]
 
 
@@ -106,7 +112,105 @@ def test_runs_of_before_shares_are_the_same() -> None:
     assert "data.num_shares" not in one.values
     of_two = {k: v for k, v in two.values.items() if k != "data.num_shares"}
     of_two |= {"distributed.devices": 2, "training.accumulate_steps": 1}
-    assert not two.differences(of_two)
-    assert not one.differences(one.values)
-    assert list(one.differences(of_two)) == ["data.num_shares", "training.accumulate_steps"]
-    assert one.differences({**of_two, "distributed.devices": "2"}), "a damaged file is a difference"
+    assert not two.differences({"values": of_two})
+    assert not one.differences({"values": one.values})
+    assert list(one.differences({"values": of_two})) == ["data.num_shares", "training.accumulate_steps"]
+    damaged = {"values": {**of_two, "distributed.devices": "2"}}
+    assert one.differences(damaged), "a damaged file is a difference"
+
+
+# ---- keys that come later
+
+
+CHOICES = [
+    (),
+    ("seed=3",),
+    ("training.qk_clip.threshold=50", "model.scheme=group64"),
+    ("training.schedule.warmup=7", "training.objectives.continue_pretrain.weight=0.5"),
+    ("optimizer=muon",),
+    ("optimizer=adamw_8bit", "optimizer.beta2=0.9"),
+    ("training=stage1_9_layerwise",),
+    ("data.sources=[{kind: packaged, name: python_docs}]",),
+    ("data.sources=[{kind: packaged, name: python_docs, weight: 2.0}]",),
+    ("data.sources=[{kind: packaged, name: python_docs}, {kind: packaged, name: chat}]",),
+]
+chosen = st.sampled_from(CHOICES)
+
+
+@cache
+def _of(choice: tuple[str, ...]) -> RunIdentity:
+    return _identity(*choice)
+
+
+def _before(identity: RunIdentity, later: set[str]) -> dict[str, Any]:
+    """The record of code that did not know the keys `later` yet, as it was before records had defaults."""
+    sources = [
+        {key: value for key, value in source.items() if f"data.sources[{number}].{key}" not in later}
+        for number, source in enumerate(identity.values["data.sources"])
+    ]
+    values = {key: value for key, value in identity.values.items() if key not in later}
+    return {"values": values | {"data.sources": sources}, "fingerprint": "of before"}
+
+
+@settings(deadline=None, max_examples=40)
+@given(chosen, chosen, st.data())
+def test_a_key_that_came_later_is_no_difference_at_its_default(one: Any, other: Any, data: Any) -> None:
+    here, there = _of(one), _of(other)
+    neutral = sorted(here.defaults & there.defaults)
+    later = set(data.draw(st.lists(st.sampled_from(neutral), unique=True)))
+    of_before, of_later = _before(there, later), there.record
+    for record in (of_before, of_later):
+        assert bool(here.differences(record)) is (one != other), here.differences(record)
+    assert (here.fingerprint == there.fingerprint) is (one == other)
+    assert here.begun_like(of_before).fingerprint == ("of before" if one == other else here.fingerprint)
+
+
+@given(chosen, st.data())
+@settings(deadline=None, max_examples=20)
+def test_a_key_that_came_later_is_a_difference_elsewhere(choice: Any, data: Any) -> None:
+    """And one that went again, where it was not at its default."""
+    here = _of(choice)
+    given_keys = sorted(expanded(here.values).keys() - here.defaults)
+    key = data.draw(
+        st.sampled_from([k for k in given_keys if k != "parent" and not k.startswith("data.sour")])
+    )
+    less = {k: v for k, v in here.values.items() if k != key}
+    assert list(here.differences({**here.record, "values": less})) == [key]
+    without = dataclasses.replace(here, values=less)
+    assert list(without.differences(here.record)) == [key]
+    assert without.fingerprint != here.fingerprint
+
+
+def test_a_schema_that_gets_a_key_keeps_its_fingerprints() -> None:
+    config = compose_config(["training=stage2_pretrain"])
+    before = identify(config, "p", Path(__file__).parent)
+
+    def with_key(value: int) -> RunIdentity:
+        kind = type(config.training)
+        later = dataclasses.make_dataclass(kind.__name__, [("later", int, 4)], bases=(kind,))
+        fields = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(kind)}
+        return identify(dataclasses.replace(config, training=later(**fields, later=value)), "p", Path())
+
+    assert with_key(4).fingerprint == before.fingerprint
+    assert not with_key(4).differences(before.record)
+    assert not before.differences(with_key(4).record), "the older code goes on as well"
+    assert with_key(5).fingerprint != before.fingerprint
+    assert list(with_key(5).differences(before.record).values()) == ["training.later: 'unset' there, 5 now"]
+
+
+def test_a_default_that_became_another_is_a_difference() -> None:
+    here = _identity()
+    there = {**here.record, "values": here.values | {"training.learning_rate": 1e-3}}
+    assert list(here.differences(there)) == ["training.learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fingerprint"),
+    [
+        ([], "?"),
+        (["training=stage1_9_layerwise", "optimizer=muon"], "?"),
+    ],
+)
+def test_fingerprints_stay_what_they_are(overrides: list[str], fingerprint: str) -> None:
+    """Uploads are found by them. Another default of a key or name of a schema makes another run of them."""
+    assert _identity(*overrides).fingerprint[:16] == fingerprint

@@ -106,7 +106,7 @@ class Machine:
         run: Any = SimpleNamespace(path=self.folder, parts=self.parts)
         pace = Pace(self.options, run, lambda: self.now_s)
         self.work(7.0)
-        pace.loaded()
+        pace.loaded(2.0)
         self.work(6.0)
         pace.prepared(self.num_blocks, self.options.distil_steps)
         for index in range(self.num_blocks):

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wf_formats.run_files import PROGRESS_FILE, read_progress
 from wrinklefree import callbacks as cb
@@ -42,6 +44,9 @@ class Machine:
     step_s: float = 1.3
     save_every_steps: int = 100
     save_s: float = 9.0
+    result_share: float = 0.5
+    misjudged: float = 1.0
+    """What saving seems to take at first, over what it takes."""
     least: int = 10
     now_s: float = 1000.0
     plans: list[int] = field(default_factory=list)
@@ -60,7 +65,7 @@ class Machine:
         if self.state:
             pace.load_state_dict(self.state)
         self.work(self.load_s)
-        pace.loaded()
+        pace.loaded(self.save_s * self.result_share * self.misjudged)
         while done < pace.num_steps:
             self.work(self.step_s)
             done += 1
@@ -70,10 +75,10 @@ class Machine:
             if done % self.save_every_steps == 0 or done == stop_at_step:
                 self.state = pace.state_dict()
                 self.work(self.save_s)
-                pace.saved()
+                pace.saved(self.result_share)
             if done == stop_at_step:
                 return self.now_s - began_s
-        self.work(self.save_s)
+        self.work(self.save_s * self.result_share)
         pace.finished()
         return self.now_s - began_s
 
@@ -150,10 +155,35 @@ def test_without_minutes_steps_are_those_configured(tmp_path: Path) -> None:
     assert machine.said[500][1] == pytest.approx(machine.now_s - machine.said[500][0], rel=0.1)
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    load_s=st.floats(0.1, 60),
+    step_s=st.floats(0.3, 20),
+    save_s=st.floats(0.1, 60),
+    result_share=st.floats(0.3, 1),
+    misjudged=st.floats(0, 3),
+    save_every_steps=st.integers(10, 2000),
+)
+def test_no_run_ends_later_than_by_a_step_and_a_save(tmp_path: Path, **machine: Any) -> None:
+    """However long loading and saving take beside each other. Nor does it leave more than that unused."""
+    run = Machine(tmp_path, **machine)
+    took_s = run.run()
+    if len(run.plans) > 10:  # the least
+        assert took_s <= 480 + run.step_s + run.save_s
+    assert took_s > 480 - max(48, run.step_s + run.save_s * max(1, run.misjudged) * 2)
+
+
+def test_saving_is_not_taken_for_loading(tmp_path: Path) -> None:
+    """A machine that loads for a minute and saves in a second had two minutes left over."""
+    assert Machine(tmp_path, load_s=60.0, save_s=1.0).run() > 475
+
+
 def test_what_cannot_fit_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine(tmp_path, minutes=0.1)
-    machine.run()
+    with caplog.at_level("INFO", "wrinklefree"):
+        machine.run()
     assert len(machine.plans) == 10
+    assert "steps fit into" not in caplog.text
     assert caplog.text.count("the least steps do not fit into training.minutes=0.1") == 1
 
 

@@ -18,6 +18,7 @@ import pytest
 from wf_stores import check_upload, complete_names, open_store, remove_upload, upload_folder
 from wf_stores.errors import UnavailableError
 from wf_stores.layout import file_key
+from wf_stores.local import LocalStore
 from wrinklefree import application
 from wrinklefree.auto_setup import find_start
 from wrinklefree.callbacks import StepLog
@@ -404,6 +405,25 @@ def test_a_run_starts_from_an_upload(
 def starts_in(run: Any) -> list[Path]:
     """What was fetched to start from and is still there."""
     return list(run.folder.parent.glob(".start-*"))
+
+
+def test_the_manifest_of_a_start_is_read_once(
+    cli: Any, stage1_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_folder(stage1_run.folder / "final", open_store(tmp_path / "store"), "start")
+    read, original = list[str](), LocalStore.read
+
+    def noting(self: LocalStore, key: str, start: int, num_bytes: int) -> bytes:
+        if "/manifest" in key and start == 0:
+            read.append(key)
+        return original(self, key, start, num_bytes)
+
+    monkeypatch.setattr(LocalStore, "read", noting)
+    options = [f"training.start_from={tmp_path / 'store' / 'start'}", "training.max_steps=1"]
+    assert cli("stage2_pretrain", *options, "training.schedule.warmup=0").code == 0
+    assert len(read) == 1, read
+    assert cli("stage2_pretrain", *options, "training.schedule.warmup=0").code == 0
+    assert len(read) == 2, "a further start reads it anew"
 
 
 def test_a_start_that_is_damaged_leaves_nothing(

@@ -42,11 +42,18 @@ class Downloaded:
     fetched_bytes: int
 
 
-def download_folder(store: Store, name: str, target: Path | str, advance: Advance = nothing) -> Downloaded:
+def download_folder(
+    store: Store,
+    name: str,
+    target: Path | str,
+    advance: Advance = nothing,
+    manifest: Manifest | None = None,
+) -> Downloaded:
     """Makes `target` the folder that was uploaded as `name`.
 
     Args:
         advance: called with the bytes of each part that is there now.
+        manifest: of the upload, where it was read already.
 
     Raises:
         NotThereError: no complete upload.
@@ -58,7 +65,7 @@ def download_folder(store: Store, name: str, target: Path | str, advance: Advanc
     check_name(name)
     check_way(Path(target))
     target = Path(os.path.abspath(target))
-    manifest = read_manifest(store, name)
+    manifest = manifest or read_manifest(store, name)
     with _named(target), _working_folder(target, manifest.digest) as folder:
         same = _same_files(target, manifest)
         kind = FolderKind(f"{store.url}/{name}", lambda _folder: [escape(file) for file in same])

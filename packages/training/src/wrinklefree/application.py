@@ -99,11 +99,13 @@ def _run_in(run: RunFolder, config: TrainConfig) -> int:
 
     stage, start = stage_of(config), find_start(config)
     identity = identify(config, start.digest, Path(__file__).parent, stage.infrastructure_keys)
-    if config.data.num_shares is None and not config.force:
-        identity = run.in_its_shares(identity)
+    if not config.force:
+        identity = run.as_begun(identity, in_its_shares=config.data.num_shares is None)
+    uploads = RunUploads(config, run, identity) if upload_url(config) else None
+    if uploads is not None and not (run.is_complete or run.has_progress):
+        identity = uploads.as_begun()
     opened = None if run.is_complete and not config.force else stage.open(config)
     context = StageContext(config, run, start.folder, _meta(config, identity, start), opened)
-    uploads = RunUploads(config, run, identity) if upload_url(config) else None
     if not _is_first_process():
         if uploads is not None:
             uploads.wait_for_restored()

@@ -1,22 +1,21 @@
 """What makes a run this run: its fingerprint, and the state of the code.
 
-The fingerprint is the SHA-256 of everything in the configuration that changes the result, plus the
-exact checkpoint that the run starts from and the content of the local files that it reads (contents.py).
-Passwords and keys are left out. Where it runs, how it logs and how often it saves do not
-count. Recorded beside it, not hashed, are commit and dirty flag (after a commit that changes a README
-an unfinished run has to go on) and the settings that change the last bits only. A resumed run warns
-when these differ.
+The fingerprint (fingerprint.py) is of everything in the configuration that changes the result and is not at
+its default, plus the exact checkpoint that the run starts from and the content of the local files that it
+reads (contents.py). A run that goes on keeps the one that it began with. Passwords and keys are left out.
+Where it runs, how it logs and how often it saves do not count. Recorded beside it, not hashed, are commit and
+dirty flag (after a commit that changes a README an unfinished run has to go on) and the settings that change
+the last bits only. A resumed run warns when these differ.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from wf_formats.overrides import shown
 from wf_formats.secrets import redacted_value
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.contents import CONTENT, contents_of
+from wrinklefree.fingerprint import defaults_and_types, digest, expanded, flatten, pairs_that_differ
 
 LOG = logging.getLogger("wrinklefree")
 INFRASTRUCTURE_KEYS = (
@@ -80,18 +80,48 @@ class RunIdentity:
     git: GitState
     rounding: dict[str, Any]
     """`dotted.key` of ROUNDING_KEYS -> JSON value."""
+    defaults: frozenset[str]
+    types: dict[str, str]
+    """Both as fingerprint.py says."""
+    begun_as: str | None = None
+    """The fingerprint that the run began with, where its form was another."""
 
     @property
     def fingerprint(self) -> str:
-        canonical = json.dumps(self.values, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return self.begun_as or digest(self.values, self.defaults, self.types)
 
-    def differences(self, other: dict[str, Any]) -> dict[str, str]:
-        """`key` -> `key: there, here` for every value that differs from those of another run."""
-        found = _differences(self.values, by_step(other))
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The record that others are compared with."""
+        return {"values": self.values, "defaults": sorted(self.defaults), "types": self.types}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is written down."""
+        git = dataclasses.asdict(self.git)
+        return {"fingerprint": self.fingerprint, **self.compared, "git": git, "rounding": self.rounding}
+
+    def differences(self, record: Mapping[str, Any]) -> dict[str, str]:
+        """`key` -> `key: there, here` for every value that differs from those of another run's record.
+
+        Contents that only one of them knows are no difference.
+        """
+        other = {**record, "values": by_step(record["values"])}
+        found = {
+            key: _difference(key, *pair)
+            for key, pair in pairs_that_differ(self.compared, other).items()
+            if not (key.startswith(CONTENT) and _is_in_one(key, self.values, other["values"]))
+        }
         if _PASSES in found:  # of all processes together
             found[_PASSES] = found[_PASSES].replace(_PASSES, f"{_PASSES} x processes", 1)
         return found
+
+    def begun_like(self, record: Mapping[str, Any]) -> RunIdentity:
+        """With the fingerprint of a record of this run."""
+        begun_as = record.get("fingerprint")
+        if self.differences(record) or not isinstance(begun_as, str):
+            return self
+        return dataclasses.replace(self, begun_as=begun_as)
 
     def in_shares_of(self, other: dict[str, Any]) -> RunIdentity:
         """With the data in as many shares as another run's."""
@@ -101,18 +131,12 @@ class RunIdentity:
 
     def rounding_differences(self, other: dict[str, Any]) -> list[str]:
         """The same for those of `rounding` that the other one has recorded."""
-        known = {key: value for key, value in self.rounding.items() if key in other}
-        return list(_differences(known, other).values())
+        known = sorted(self.rounding.keys() & other.keys())
+        return [_difference(k, other[k], self.rounding[k]) for k in known if other[k] != self.rounding[k]]
 
 
-def _differences(here: dict[str, Any], there: dict[str, Any]) -> dict[str, str]:
-    """Contents that only one of them knows are no difference."""
-    return {
-        key: _difference(key, there.get(key, "unset"), here.get(key, "unset"))
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key, "unset") != there.get(key, "unset")
-        and not (key.startswith(CONTENT) and (key not in here or key not in there))
-    }
+def _is_in_one(key: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    return (key in here) is not (key in there)
 
 
 def _difference(key: str, there: Any, here: Any) -> str:
@@ -139,16 +163,6 @@ def by_step(values: dict[str, Any]) -> dict[str, Any]:
     return found if num_shares == 1 else found | {_SHARES: num_shares}
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dataclass dicts as dotted keys; lists stay values."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, child in value.items():
-        flat |= flatten(child, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
 def identify(
     config: TrainConfig, parent: str | None, work_tree: Path, stage_keys: Sequence[str] = ()
 ) -> RunIdentity:
@@ -166,7 +180,11 @@ def identify(
     rounding = {key: flat[key] for key in ROUNDING_KEYS if key in flat} | {
         "num_threads": torch.get_num_threads()
     }
-    return RunIdentity(values | {"parent": parent} | contents_of(config), git_state(work_tree), rounding)
+    values |= {"parent": parent} | contents_of(config)
+    known, types = defaults_and_types(config)
+    defaults = {key for key, value in expanded(values).items() if key in known and known[key] == value}
+    types = {key: name for key, name in types.items() if not _is_one_of(key, left_out)}
+    return RunIdentity(values, git_state(work_tree), rounding, frozenset(defaults), types)
 
 
 def _is_one_of(key: str, names: Sequence[str]) -> bool:

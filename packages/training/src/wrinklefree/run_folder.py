@@ -16,7 +16,6 @@ when the process ends, however it ends).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -38,6 +37,7 @@ from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.config.root import ChangedData
 from wrinklefree.contents import DATA_CONTENT
 from wrinklefree.errors import RunError
+from wrinklefree.fingerprint import is_record
 from wrinklefree.finite import figures_text
 from wrinklefree.identity import RunIdentity
 
@@ -89,12 +89,17 @@ class RunFolder:
                     LOG.info("removing %s (left by an interrupted run)", leftover)
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def in_its_shares(self, identity: RunIdentity) -> RunIdentity:
-        """That of a run which goes on here with its data in as many shares as before. Raises: RunError."""
+    def as_begun(self, identity: RunIdentity, *, in_its_shares: bool) -> RunIdentity:
+        """That of a run which goes on here as it was recorded. Raises: RunError.
+
+        Args: in_its_shares: with its data in as many shares as before.
+        """
         stored = self.stored_identity()
-        if stored is None or self.is_complete or not self.has_progress:
+        if stored is None or not (self.is_complete or self.has_progress):
             return identity
-        return identity.in_shares_of(stored["values"])
+        if in_its_shares and not self.is_complete:
+            identity = identity.in_shares_of(stored["values"])
+        return identity.begun_like(stored)
 
     def check(self, identity: RunIdentity, data: ChangedData | None) -> None:
         """Raises: RunError when the run in the folder is another one, naming the differing keys; RequestError
@@ -109,7 +114,7 @@ class RunFolder:
         stored = self.stored_identity()
         if stored is None or not (self.is_complete or self.has_progress):
             return
-        differences = identity.differences(stored["values"])
+        differences = identity.differences(stored)
         if (
             self.store.steps()
             and not self.is_complete
@@ -141,20 +146,21 @@ class RunFolder:
         if not path.is_file():
             return None
         stored = read_value(path, RunError)
-        if not (isinstance(stored, dict) and all(isinstance(stored.get(k), dict) for k in ("values", "git"))):
+        if not (is_record(stored) and isinstance(stored.get("git"), dict)):
             raise RunError(
                 f"{path} is damaged: no values and state of the code; force=true moves that run aside"
             )
-        return stored
+        record: dict[str, Any] = stored
+        return record
 
     def store_identity(self, identity: RunIdentity) -> None:
         """That of a new run; of one to resume the contents of its files, which `check` has allowed."""
         stored = self.stored_identity()
-        contents = {"fingerprint": identity.fingerprint, **dataclasses.asdict(identity)}
+        contents = identity.record
         if stored is not None and self.has_progress:
-            if not identity.differences(stored["values"]):
+            if not identity.differences(stored):
                 return
-            contents = stored | {"values": identity.values}
+            contents = stored | identity.compared
         atomic_write_text(self.path / RUN_FILE, json.dumps(contents, indent=2, sort_keys=True) + "\n")
 
     def figures(self) -> dict[str, Any]:

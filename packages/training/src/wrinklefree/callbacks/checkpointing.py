@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
 from wrinklefree.callbacks.base import StepCallback
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.module import WrinkleFreeLightningModule
+from wrinklefree.stages.saving import weight_bytes
 from wrinklefree.uploads.uploader import Uploader
 
 LOG = logging.getLogger("wrinklefree")
@@ -29,7 +31,8 @@ class Checkpointing(StepCallback):
 
     Args:
         io: what writes them.
-        saved: called after each, when the training may go on.
+        saved: called after each, when the training may go on, with the share of the weights in its bytes, or
+            None where it is still written.
         uploader: gets each, in the first process.
     """
 
@@ -39,7 +42,7 @@ class Checkpointing(StepCallback):
         io: FolderCheckpointIO,
         every_steps: int,
         keep_last: int,
-        saved: Callable[[], None],
+        saved: Callable[[float | None], None],
         uploader: Uploader | None = None,
     ) -> None:
         self.store = store
@@ -72,7 +75,7 @@ class Checkpointing(StepCallback):
         self._saved_step, self._unfinished = step, self.store.path(step)
         if _of_all(trainer, self._io.is_done):
             self._finish(trainer)
-        self._saved()
+        self._saved(_share_of_weights(trainer) if self._unfinished is None else None)
 
     def _finish(self, trainer: L.Trainer) -> None:
         """Waits for what is being written. Raises: what has kept it from being."""
@@ -89,6 +92,15 @@ class Checkpointing(StepCallback):
     def prune(self) -> None:
         """Remove what is not kept, unless it is being uploaded."""
         self.store.prune(self.keep_last, () if self._uploader is None else self._uploader.in_use)
+
+
+def _share_of_weights(trainer: L.Trainer) -> float:
+    """In the bytes of a checkpoint: the others are the optimizer's."""
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    others = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    weights = weight_bytes(trainer.lightning_module)
+    return weights / (weights + others)
 
 
 def _of_all(trainer: L.Trainer, answer: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from wrinklefree.course import Course
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree.schedules import START, Schedule, make_schedule
+from wrinklefree.stages.saving import saving_s, weight_bytes
 from wrinklefree.stages.step_pace import StepPace
 
 _RISEN, _FALLEN, _DONE = "risen", "fallen", "done"
@@ -46,7 +48,10 @@ class Pacing(StepCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._set_batches()
-        self.pace.loaded()
+        # All go by the clock of the first one.
+        is_first = trainer.is_global_zero
+        folder, num_bytes = Path(trainer.default_root_dir), weight_bytes(self._module.model)
+        self.pace.loaded(saving_s(folder, num_bytes) if is_first else 0.0)
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
         self.pace.stepped(step)

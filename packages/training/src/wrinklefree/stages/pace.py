@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from wrinklefree.config.ternarize import TernarizeConfig
 from wrinklefree.stages.budget import distil_bounds, plan_blocks, plan_steps, planned, refine_bounds
 from wrinklefree.stages.measured import Measured
-from wrinklefree.stages.watch import FIRST_STEPS, SAVING_OVER_LOADING, Watch
+from wrinklefree.stages.watch import FIRST_STEPS, Watch
 
 if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
@@ -56,9 +56,10 @@ class Pace:
     def spent_s(self) -> float:
         return self._watch.spent_s
 
-    def loaded(self) -> None:
-        """Models and text are there."""
-        self._end_s = SAVING_OVER_LOADING * self._watch.lap()
+    def loaded(self, save_s: float) -> None:
+        """Models and text are there. Args: save_s is what saving the result will take (saving.py)."""
+        self._end_s = save_s
+        self._watch.lap()
 
     def prepared(self, num_blocks: int, num_distil_steps: int) -> None:
         """The losses before are measured, as will be those after.
@@ -135,7 +136,7 @@ class Pace:
             return self._decisions.get(f"block.{self._num_passed - 1}", self._refine.usual)
         num_left = self._num_blocks - self._num_passed
         plan = plan_blocks(self._left_s(), num_left, self._measured.costs(), self._refine, self._distil)
-        self._watch.warn_if_late(plan.seconds, self._end())
+        self._watch.is_late(plan.seconds, self._end())
         return plan.refine_steps
 
     def _plan_distillation(self, num_done: int) -> int:
@@ -143,8 +144,8 @@ class Pace:
         if not step_s:  # a run that goes on: nothing is measured
             return self._num_distil_steps(num_done)
         steps = plan_steps(self._left_s(), num_done, step_s, self._distil)
-        self._watch.warn_if_late((steps - num_done) * step_s, self._end())
-        if steps != self._num_distil_steps(num_done):
+        is_late = self._watch.is_late((steps - num_done) * step_s, self._end())
+        if steps != self._num_distil_steps(num_done) and not is_late:
             LOG.info("%d distillation steps fit into the time", steps)
         return steps
 

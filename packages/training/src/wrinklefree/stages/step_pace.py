@@ -3,10 +3,12 @@
 With `training.minutes` the number of steps is planned after the first few, then again each time that a tenth
 of the steps that were left has been done (20 at most, at last each) or a tenth of the time has passed, by
 budget.plan_steps and what was measured last: a machine that slows down midway still ends in time, with its
-learning rate at the end. All ranks go by the first one's clock, and ask it after each step: a plan is a
-collective. The plan and the time that was spent are in every checkpoint. A resumed run goes on with them, and
-plans again when it has measured steps of its own. Without minutes the steps are those configured, and only
-what is left is estimated. progress.json says it all.
+learning rate at the end. What saving takes is measured before the first step (saving.py), then by each
+checkpoint. A run that has time for the least steps ends at most a step and a save late. All ranks go by the
+first one's clock, and ask it after each step: a plan is a collective. The plan and the time that was spent
+are in every checkpoint. A resumed run goes on with them, and plans again when it has measured steps of its
+own. Without minutes the steps are those configured, and only what is left is estimated. progress.json says it
+all.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from wrinklefree.distributed import gather_from_ranks
 from wrinklefree.errors import RunError
 from wrinklefree.stages.budget import Bounds, plan_steps
 from wrinklefree.stages.measured import StepTimes
-from wrinklefree.stages.watch import FIRST_STEPS, SAVING_OVER_LOADING, Watch
+from wrinklefree.stages.watch import FIRST_STEPS, Watch
 
 LOG = logging.getLogger("wrinklefree")
 _PLANS_A_STRETCH, _MOST_BETWEEN = 10, 20
+_CHECKPOINT_OVER_RESULT = 3.0
+"""Bytes, at most: two moments a weight. Holds until a checkpoint is measured."""
 
 
 class StepPace:
@@ -44,9 +48,11 @@ class StepPace:
         """Whether `num_steps` comes of measured steps."""
         return self._next_plan != FIRST_STEPS
 
-    def loaded(self) -> None:
-        """Models and text are there, the first step begins."""
-        self._end_s = self._save_s = SAVING_OVER_LOADING * self._watch.lap()
+    def loaded(self, save_s: float) -> None:
+        """Models and text are there, the first step begins. Args: save_s is what saving the result will take,
+        as it looks now (saving.py)."""
+        self._end_s, self._save_s = save_s, _CHECKPOINT_OVER_RESULT * save_s
+        self._watch.lap()
 
     def stepped(self, num_done: int) -> None:
         """A step is done."""
@@ -55,9 +61,12 @@ class StepPace:
             self._plan(num_done)
         self._watch.write("steps", num_done, self.num_steps, lambda: self.left_s(num_done))
 
-    def saved(self) -> None:
-        """A checkpoint was written."""
+    def saved(self, result_share: float | None) -> None:
+        """A checkpoint was written. Args: result_share are the weights' bytes over all of its; None: it is
+        still written, in the background."""
         self._save_s = self._watch.lap()
+        if result_share is not None:
+            self._end_s = self._save_s * result_share
 
     def finished(self) -> None:
         """The run has ended, or was stopped."""
@@ -99,9 +108,9 @@ class StepPace:
                 "warmup and decay as shares of the run (training.schedule.warmup=0.02)"
             )
         self.num_steps = max(num_done + 1, self._least, steps)
-        if steps <= self._least:
-            self._watch.warn_if_late(self.left_s(num_done) - self._end(), self._end())
-        if is_first:
+        needed_s = self.left_s(num_done) - self._end()
+        is_late = steps <= self._least and self._watch.is_late(needed_s, self._end())
+        if is_first and not is_late:
             LOG.info("%d steps fit into training.minutes=%g", self.num_steps, self._watch.minutes)
         stretch = (self.num_steps - num_done) // _PLANS_A_STRETCH
         self._next_plan = num_done + max(1, min(_MOST_BETWEEN, stretch))

@@ -12,8 +12,6 @@ from wf_formats.run_files import Progress, remove_progress, write_progress
 LOG = logging.getLogger("wrinklefree")
 FIRST_STEPS = 3
 """After so many the time of a step is known; the very first is slower and does not count."""
-SAVING_OVER_LOADING = 2.0
-"""Time to save the result over the time to load the models and the text."""
 _WRITE_EVERY_S = 1.0
 """Seconds between two states of progress.json."""
 
@@ -52,11 +50,14 @@ class Watch:
         assert self.minutes is not None
         return self.minutes * 60 - end_s - self.spent_s
 
-    def warn_if_late(self, needed_s: float, end_s: float) -> None:
-        """Once, where the work that has to be done, and the end's, do not fit."""
+    def is_late(self, needed_s: float, end_s: float) -> bool:
+        """Whether the work that has to be done, and the end's, do not fit; then it is said, once."""
         is_late = needed_s > 0 and needed_s - self.left_s(end_s) > 1
-        if not is_late or self._has_warned:
-            return
+        if is_late and not self._has_warned:
+            self._warn(needed_s, end_s)
+        return is_late
+
+    def _warn(self, needed_s: float, end_s: float) -> None:
         self._has_warned = True
         LOG.warning(
             "the least steps do not fit into %s=%g: it will take about %s",

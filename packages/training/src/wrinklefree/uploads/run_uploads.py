@@ -2,10 +2,12 @@
 
     <URL>/<experiment>/<stage>/<fingerprint>/step_XXXXXXXX   checkpoints
     <URL>/<experiment>/<stage>/<fingerprint>/final           the result
-    <URL>/<experiment>/<stage>/<fingerprint>/run.json        for people: the configuration
+    <URL>/<experiment>/<stage>/<fingerprint>/run.json        the configuration, to read and to compare
 
-<fingerprint> is the first digits of the run's (identity.py), so another configuration never finds these. A
-run that was done again (force=true) has `-2`, `-3` behind it; upload.json in the run folder keeps which one.
+<fingerprint> is the first digits of the run's (identity.py), so another configuration never finds these;
+where a default has become another, run.json tells. A run whose fingerprint had another form when it began is
+found by its run.json, and keeps it. A run that was done again (force=true) has `-2`, `-3` behind it;
+upload.json in the run folder keeps which one.
 """
 
 from __future__ import annotations
@@ -15,19 +17,23 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_json
 from wf_formats.run_files import FINAL, RUN_FILE
 from wf_stores import Keep, Store, complete_names, download_folder, open_store, retain
-from wf_stores.errors import DamagedUploadError
-from wf_stores.records import create_once
+from wf_stores.errors import DamagedUploadError, ObjectMissingError
+from wf_stores.records import create_once, read_whole
 from wf_stores.retention import number_of
 from wrinklefree.checkpoints.manifest import DamagedCheckpointError
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig
+from wrinklefree.contents import CONTENT
 from wrinklefree.errors import RunError
+from wrinklefree.fingerprint import is_record
 from wrinklefree.identity import RunIdentity
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.uploads.place import upload_url
@@ -66,9 +72,20 @@ class RunUploads:
     def prepare(self) -> None:
         """Finds the run's place and shows that it can be written. Needs the run folder's lock."""
         self._folder = self._recorded() or self._found(is_anew=self._is_anew)
-        record = {"fingerprint": self._identity.fingerprint, "values": self._identity.values}
+        record = {"fingerprint": self._identity.fingerprint, **self._identity.compared}
         text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-        create_once(self.store, f"{self._folder}/{RUN_FILE}", text.encode())
+        if not create_once(self.store, f"{self._folder}/{RUN_FILE}", text.encode()):
+            self._refuse_another()
+
+    def as_begun(self) -> RunIdentity:
+        """That of a run whose uploads are under a fingerprint of another form, which it began with."""
+        places = sorted({name.rpartition("/")[0] for name in complete_names(self.store, self._base)})
+        for place in () if self._numbers(places) or self._is_anew else places:
+            there = self._record_of(place)
+            if there is not None and not self._identity.differences(there):
+                self._identity = self._identity.begun_like(there)
+                break
+        return self._identity
 
     def record(self) -> None:
         """Keeps the place in the run folder, once that is this run's."""
@@ -135,10 +152,33 @@ class RunUploads:
     def _found(self, is_anew: bool) -> str:
         """The newest place that this run has in the store, or the next one."""
         places = {name.rpartition("/")[0] for name in complete_names(self.store, self._base)}
-        pattern = re.compile(re.escape(self._first) + r"(?:-(\d+))?")
-        numbers = [int(match[1] or 1) for place in places if (match := pattern.fullmatch(place))]
+        numbers = self._numbers(places)
         number = max(numbers, default=0) + 1 if is_anew else max(numbers, default=1)
         return self._first if number == 1 else f"{self._first}-{number}"
+
+    def _numbers(self, places: Iterable[str]) -> list[int]:
+        """Of those that are this run's."""
+        pattern = re.compile(re.escape(self._first) + r"(?:-(\d+))?")
+        return [int(match[1] or 1) for place in places if (match := pattern.fullmatch(place))]
+
+    def _record_of(self, place: str) -> dict[str, Any] | None:
+        """Its run.json; None where that is none of ours."""
+        try:
+            found = json.loads(read_whole(self.store, f"{place}/{RUN_FILE}"))
+        except (ObjectMissingError, DamagedUploadError, ValueError):
+            return None
+        return found if is_record(found) else None
+
+    def _refuse_another(self) -> None:
+        """Raises: RunError for a place whose run had another configuration, though the same fingerprint."""
+        there = self._record_of(self._folder)
+        differences = {} if there is None else self._identity.differences(there)
+        if told := [line for key, line in differences.items() if not key.startswith(CONTENT)]:
+            listed = "\n  ".join(told)
+            raise RunError(
+                f"{self.url} holds a different run:\n  {listed}\nUse another experiment=NAME, or force=true, "
+                "which takes another place beside it."
+            )
 
     def _names(self) -> list[str]:
         """The result, then checkpoints, the newest first."""

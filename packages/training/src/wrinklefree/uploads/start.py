@@ -1,9 +1,10 @@
 """`training.start_from` that names an upload: a URL of a bucket, or a path below which its COMPLETE is.
 
-It is fetched into a hidden folder of the experiment, `.start-<digest>/checkpoint`, and verified each time.
-Runs of one experiment that start from the same upload share it. It goes when a run that has it is complete,
-or was refused, and no other has it; it stays after a signal, a crash, a connection that broke, from which the
-same command goes on.
+It is fetched into a hidden folder of the experiment, `.start-<digest>/checkpoint`, and verified each time. Its
+manifest is read once; what is asked of it later, while the run goes, is answered from that. Runs of one
+experiment that start from the same upload share it. It goes when a run that has it is complete, or was
+refused, and no other has it; it stays after a signal, a crash, a connection that broke, from which the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
     from wrinklefree.run_folder import RunFolder
 
 
+_HELD: dict[str, Manifest] = {}
+"""By `training.start_from`, of runs that are going on in this process (`holding_start`)."""
+
+
 def is_upload(start_from: str) -> bool:
-    if is_bucket_url(start_from):
+    if is_bucket_url(start_from) or start_from in _HELD:
         return True
     try:
         store, name = _opened(start_from)
@@ -46,8 +51,11 @@ def check_upload_is_there(start_from: str) -> None:
 
 def fetched_folder(config: TrainConfig, start_from: str) -> Path:
     """Where `holding_start` puts the upload. Raises: ConfigError, RunError."""
-    digest = _manifest(start_from).digest
-    return run_path(config, config.training.stage).with_name(f".start-{digest[:16]}") / "checkpoint"
+    return _folder(config, _manifest(start_from)) / "checkpoint"
+
+
+def _folder(config: TrainConfig, manifest: Manifest) -> Path:
+    return run_path(config, config.training.stage).with_name(f".start-{manifest.digest[:16]}")
 
 
 def uploaded_digest(start_from: str) -> str:
@@ -72,11 +80,11 @@ def holding_start(config: TrainConfig, run: RunFolder) -> Iterator[None]:
     if start_from is None or not is_upload(start_from) or (run.is_complete and not config.force):
         yield
         return
-    target = fetched_folder(config, start_from)
-    with held(target.parent, is_shared=True) as lock:
+    with _read_once(start_from) as manifest, held(_folder(config, manifest), is_shared=True) as lock:
+        target = fetched_folder(config, start_from)
         try:
             with _about_the_start():
-                download_folder(*_opened(start_from), target)
+                download_folder(*_opened(start_from), target, manifest=manifest)
             yield
         except BaseException as error:
             if _is_useless_after(error, run):
@@ -100,8 +108,22 @@ def _opened(start_from: str) -> tuple[Store, str]:
 
 
 def _manifest(start_from: str) -> Manifest:
+    if start_from in _HELD:
+        return _HELD[start_from]
     with _about_the_start():
         return read_manifest(*_opened(start_from))
+
+
+@contextmanager
+def _read_once(start_from: str) -> Iterator[Manifest]:
+    """The manifest, for whoever asks for it meanwhile."""
+    manifest, is_first = _manifest(start_from), start_from not in _HELD
+    _HELD[start_from] = manifest
+    try:
+        yield manifest
+    finally:
+        if is_first:
+            del _HELD[start_from]
 
 
 @contextmanager

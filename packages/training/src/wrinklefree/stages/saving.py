@@ -1,0 +1,40 @@
+"""What it will take to save a result, measured before there is one.
+
+A file of the same size, or of PROBE_BYTES where that is less, is written beside the run's, synced, hashed and
+removed, as the files of a checkpoint are; a larger result takes as much more. How long models took to load
+says little: a fast GPU's machine reads at once what was read before, and converts nothing at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from wf_formats.atomic import errors_about, sync
+from wf_formats.digests import file_sha256
+
+PROBE_BYTES = 32 << 20
+_OTHERS = 1.5
+"""For the copy to host memory, tokenizer and configuration."""
+
+
+def weight_bytes(model: Any) -> int:
+    """Of a result of this model; a shared weight counts once, a sharded one whole."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def saving_s(folder: Path, num_bytes: int) -> float:
+    """Seconds to save a result of `num_bytes` in the folder of a run. Raises: OSError with the path."""
+    contents = os.urandom(min(num_bytes, PROBE_BYTES))  # which no file system stores in less
+    folder.mkdir(parents=True, exist_ok=True)
+    start_s = time.perf_counter()
+    with errors_about(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.tmp-") as file:
+        file.write(contents)
+        file.flush()
+        sync(Path(file.name))
+        file_sha256(Path(file.name))
+        took_s = time.perf_counter() - start_s
+    return _OTHERS * took_s * num_bytes / max(1, len(contents))
