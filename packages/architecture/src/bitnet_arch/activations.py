@@ -48,8 +48,17 @@ def round_tokens(x: Tensor, smallest: float, seed: int | None = None) -> Int8Tok
     if quantize is not None:
         return Int8Tokens(*quantize(x, smallest, seed))
     x = x.float()
-    peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
-    inverse_scale = 127 / peak.clamp(min=smallest)
+    return round_by(x, peaks(x), smallest, seed)
+
+
+def peaks(x: Tensor) -> Tensor:
+    """float32 [..., in] -> max |x| of each token [..., 1]."""
+    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+
+
+def round_by(x: Tensor, largest: Tensor, smallest: float, seed: int | None = None) -> Int8Tokens:
+    """`round_tokens` of float32 [..., in] with max |x| [..., 1] given."""
+    inverse_scale = 127 / largest.clamp(min=smallest)
     scaled = x * inverse_scale
     if seed is not None:
         generator = torch.Generator(x.device).manual_seed(seed)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -31,6 +31,9 @@ from wrinklefree.distributed import gather_from_ranks, num_ranks, rank
 
 _ANY_LENGTH = 2**40
 """Batches of a loader that gives as many as are asked for."""
+
+
+T = TypeVar("T")
 
 
 class TimedLoader:
@@ -107,7 +110,8 @@ def num_labels(labels: Tensor) -> Tensor:
 
 class WrinkleFreeDataModule(L.LightningDataModule):
     """Args: num_batches is the number of forward passes of the whole run on one rank (None: planned into a
-    time), accumulate_steps that of one step, num_shares that of the data's shares (None: one a process)."""
+    time), accumulate_steps that of one step, num_shares that of the data's shares (None: one a process),
+    num_readers that of processes which have batches of their own (None: all; 1: all have the same)."""
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         resume_data: ChangedData | None = None,
         accumulate_steps: int = 1,
         num_shares: int | None = None,
+        num_readers: int | None = None,
     ) -> None:
         super().__init__()
         self.sources = list(sources)
@@ -133,6 +138,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.resume_data = resume_data
         self.accumulate_steps = accumulate_steps
         self.num_shares = num_shares
+        self._num_readers = num_readers
         self.changes: list[dict[str, Any]] = []
         """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
@@ -142,14 +148,27 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self._passes = 0
         """Of all processes, that the restored state comes after."""
 
+    @property
+    def num_readers(self) -> int:
+        return self._num_readers or num_ranks()
+
+    @property
+    def _reader(self) -> int:
+        """This process's number among them."""
+        return rank() % self.num_readers
+
+    def _of_readers(self, value: T) -> list[T]:
+        """In order (called on every rank)."""
+        return gather_from_ranks(value)[: self.num_readers]
+
     def train_dataloader(self) -> TimedLoader:
         restored = self._restored
-        num_shares = len(restored) if restored is not None else self.num_shares or num_ranks()
-        numbers = numbers_of(rank(), num_ranks(), num_shares)
+        num_shares = len(restored) if restored is not None else self.num_shares or self.num_readers
+        numbers = numbers_of(self._reader, self.num_readers, num_shares)
         loaders = [self._loader_of(number, num_shares) for number in numbers]
         if restored is not None:
             self._resume(loaders, [restored[number] for number in numbers])
-        self._in_turn = InTurn(loaders, self._passes // num_ranks())
+        self._in_turn = InTurn(loaders, self._passes // self.num_readers)
         weighted_batches = self.accumulate_steps if self.is_supervised else None
         self.loader = TimedLoader(self._in_turn, self.num_batches, weighted_batches)
         return self.loader
@@ -171,14 +190,14 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         states, passes = self._restored, self._passes
         if self._in_turn is not None and self.loader is not None:
             place = self._in_turn.place(self.loader.last_place)
-            states = in_order(gather_from_ranks(place.states))
-            passes = place.num_passes * num_ranks()
+            states = in_order(self._of_readers(place.states))
+            passes = place.num_passes * self.num_readers
         return {"ranks": states, "passes": passes, "changes": self.changes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises: RanksError for a number of processes that cannot divide the shares."""
         self._restored = state_dict["ranks"]
-        numbers_of(rank(), num_ranks(), len(state_dict["ranks"]))
+        numbers_of(self._reader, self.num_readers, len(state_dict["ranks"]))
         # Older states have a share a process, so the first one is next.
         self._passes = state_dict.get("passes", 0)
         self.changes = list(state_dict.get("changes", []))
@@ -202,7 +221,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         """By source, over all ranks: how many were passed over, and where the first were."""
         assert self._in_turn is not None
         after = self.loader.last_place if self.loader else None
-        totals = all_skipped(gather_from_ranks(self._in_turn.skipped(after)))
+        totals = all_skipped(self._of_readers(self._in_turn.skipped(after)))
         return {
             name: {"records": total.records, "first": list(total.first)} for name, total in totals.items()
         }

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ INFRASTRUCTURE_KEYS = (
 )
 """Left out of the fingerprint, with those that the stage names."""
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 _RANK_KEYS = ("distributed.devices", "distributed.num_nodes")
 _PASSES = "training.accumulate_steps"
 _SHARES = "data.num_shares"
@@ -119,7 +121,7 @@ class RunIdentity:
     def begun_like(self, record: Mapping[str, Any]) -> RunIdentity:
         """With the fingerprint of a record of this run."""
         begun_as = record.get("fingerprint")
-        if self.differences(record) or not isinstance(begun_as, str):
+        if not isinstance(begun_as, str) or not _DIGEST.fullmatch(begun_as) or self.differences(record):
             return self
         return dataclasses.replace(self, begun_as=begun_as)
 
@@ -175,11 +177,12 @@ def identify(
         # The records of a run that goes on were good so far, or were left out already.
         for key in _SOURCE_KEYS_THAT_MAY_CHANGE:
             source.pop(key, None)
+    rounding = {key: flat[key] for key in ROUNDING_KEYS if key in flat}
+    if config.distributed.num_readers == 1:  # several may make its passes together
+        flat |= dict.fromkeys(_RANK_KEYS, 1)
     left_out = (*INFRASTRUCTURE_KEYS, *stage_keys)
     values = by_step({key: value for key, value in flat.items() if not _is_one_of(key, left_out)})
-    rounding = {key: flat[key] for key in ROUNDING_KEYS if key in flat} | {
-        "num_threads": torch.get_num_threads()
-    }
+    rounding["num_threads"] = torch.get_num_threads()
     values |= {"parent": parent} | contents_of(config)
     known, types = defaults_and_types(config)
     defaults = {key for key, value in expanded(values).items() if key in known and known[key] == value}

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LambdaLR
 
 import bitnet_arch
+from bitnet_arch.tensor_parallel import parallelize
 from wrinklefree.capture import View
 from wrinklefree.config.optimizer import OptimizerConfig
 from wrinklefree.course import Course
@@ -63,8 +64,13 @@ class WrinkleFreeLightningModule(L.LightningModule):
             self.teacher.to(self.device)
 
     def configure_model(self) -> None:
-        """Shard with FSDP2 where the strategy has a device mesh: each block, then the rest."""
+        """Where the strategy has a device mesh: cut for tensor parallelism, or shard with FSDP2, each block,
+        then the rest.
+        """
         if self.device_mesh is None:
+            return
+        if (mesh := self.device_mesh["tensor_parallel"]).size() > 1:
+            parallelize(self.model, mesh)
             return
         mesh = self.device_mesh["data_parallel"]
         for block in self.model.model.layers:

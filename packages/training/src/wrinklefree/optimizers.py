@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from bitnet_arch.tensor_parallel import mesh_of, sum_of_squares
 from wrinklefree.compact_adamw import CompactAdamW, moment_kernels
 from wrinklefree.config.distributed import DistributedConfig
 from wrinklefree.config.optimizer import (
@@ -153,8 +155,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, learning_rate: fl
 
 
 def total_grad_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """L2 norm over all gradients; for sharded ones over all ranks."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
-    full = getattr(norm, "full_tensor", None)
-    return full() if full is not None else norm
+    """L2 norm over all gradients; for sharded ones and parts over all ranks."""
+    trained = [(p, p.grad) for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([grad for p, grad in trained if mesh_of(p) is None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    parts = [(grad, mesh) for p, grad in trained if (mesh := mesh_of(p)) is not None]
+    if not parts:
+        return norm
+    return (norm.float().pow(2) + sum_of_squares([grad for grad, _ in parts], parts[0][1])).sqrt()

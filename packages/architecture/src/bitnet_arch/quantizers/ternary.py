@@ -65,6 +65,11 @@ class TernaryQuantizer(Quantizer):
         codes, scales = _round_to(_mean(scratch), grouped, scratch)
         return QuantizedMatrix(codes.view(weight.shape), scales.squeeze(-1))
 
+    def quantize_by(self, weight: Tensor, mean: Tensor) -> QuantizedMatrix[Tensor]:
+        """`quantize` of a part of a matrix with one scale. Args: mean is float32 [], of |w| of the whole."""
+        weight = weight.detach().float()
+        return QuantizedMatrix(*_round_to(mean, weight, weight.abs()))
+
     def storable(self, scales: Tensor) -> Tensor:
         """Group scales have float16 precision, as GGUF blocks and packed folders store them, are at
         least MIN_SCALE, and have passed through the reciprocal of the reciprocal that `quantize` takes.

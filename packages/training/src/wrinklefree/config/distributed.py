@@ -12,6 +12,13 @@ class DistributedKind(StrEnum):
     single = "single"
     ddp = "ddp"
     fsdp = "fsdp"
+    tensor_parallel_experimental = "tensor_parallel_experimental"
+    """Each process has a part of every matrix (bitnet_arch.tensor_parallel); all see the same batches."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has the whole model."""
+        return self in (DistributedKind.fsdp, DistributedKind.tensor_parallel_experimental)
 
 
 class Accelerator(StrEnum):
@@ -44,3 +51,10 @@ class DistributedConfig:
     checkpoint from training.checkpoint.upload too, and output_dir has to be empty on all of them."""
     backend: Backend | None = None
     """Process group backend; null: nccl on GPUs, gloo on CPUs."""
+
+    @property
+    def num_readers(self) -> int:
+        """Processes that each have batches of their own."""
+        if self.kind is DistributedKind.tensor_parallel_experimental:
+            return 1
+        return self.devices * self.num_nodes

@@ -46,7 +46,7 @@ def gradient_options(config: TrainConfig) -> GradientConfig:
 
 def run_lengths(config: TrainConfig) -> Lengths:
     training, where = gradient_options(config), config.distributed
-    sequences = training.batch_size * training.accumulate_steps * where.devices * where.num_nodes
+    sequences = training.batch_size * training.accumulate_steps * where.num_readers
     tokens_per_step = sequences * training.sequence_length_tokens
     if training.max_steps is not None:
         return Lengths(tokens_per_step, training.max_steps)

@@ -38,6 +38,8 @@ class Precision(StrEnum):
     """Head, attention and the backward pass of quantized layers in bfloat16."""
     int8 = "int8"
     """As bf16, and the backward pass of quantized layers in int8."""
+    fp8_experimental = "fp8_experimental"
+    """As bf16, and the backward pass of quantized layers in fp8; on GPUs that have it, or slowly on a CPU."""
 
 
 class Trained(StrEnum):
