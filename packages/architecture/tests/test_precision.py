@@ -26,12 +26,19 @@ from bitnet_arch import (
 )
 from bitnet_arch.attention import NAME, use_attention
 from bitnet_arch.convert import ConversionConfig
+from bitnet_arch.fp8 import Fp8Gradients, why_no_fp8
 from bitnet_arch.gradients import PRECISIONS, Bf16Gradients, Float32Gradients, Int8Gradients
 from bitnet_arch.products import _check_sums, filled_up, scaled_sums
 from wf_formats.errors import LoadError
 
 SCHEMES = ["tensor", "group64", "group128"]
-RELATIVE_ERRORS = {"float32": 1e-6, "bf16": 8e-3, "int8": 2e-2, "int8_stochastic": 4e-2}
+RELATIVE_ERRORS = {
+    "float32": 1e-6,
+    "bf16": 8e-3,
+    "int8": 2e-2,
+    "int8_stochastic": 4e-2,
+    "fp8_experimental": 5e-2,
+}
 """Of a gradient, in the Frobenius norm; gradients here spread over four orders of magnitude."""
 
 
@@ -149,7 +156,25 @@ def test_a_precision_that_is_not_there_is_refused() -> None:
         set_precision(layers, "fp8")
     with pytest.raises(ValueError, match="no BitLinear"):
         set_precision(nn.Linear(2, 2), "bf16")
-    assert {type(p) for p in PRECISIONS.values()} == {Float32Gradients, Bf16Gradients, Int8Gradients}
+    assert {type(p) for p in PRECISIONS.values()} == {
+        Float32Gradients,
+        Bf16Gradients,
+        Int8Gradients,
+        Fp8Gradients,
+    }
+
+
+def test_why_there_is_no_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert why_no_fp8(cpu) is None
+
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("torch._scaled_mm is only supported on newer devices\nmore of it")
+
+    monkeypatch.setattr(torch, "_scaled_mm", lacking)
+    assert why_no_fp8(cpu) == "torch._scaled_mm is only supported on newer devices"
+    monkeypatch.setattr(torch, "_scaled_mm", lambda x, y, **_: x.bfloat16() @ y.bfloat16())
+    assert why_no_fp8(cpu) == "its products of ones are wrong"
 
 
 def test_the_fastest_precision_is_one_that_there_is() -> None:

@@ -135,6 +135,7 @@ CHOICES = [
     ("data.sources=[{kind: packaged, name: python_docs}, {kind: packaged, name: chat}]",),
 ]
 chosen = st.sampled_from(CHOICES)
+OF_BEFORE = "b" * 64
 
 
 @cache
@@ -149,7 +150,7 @@ def _before(identity: RunIdentity, later: set[str]) -> dict[str, Any]:
         for number, source in enumerate(identity.values["data.sources"])
     ]
     values = {key: value for key, value in identity.values.items() if key not in later}
-    return {"values": values | {"data.sources": sources}, "fingerprint": "of before"}
+    return {"values": values | {"data.sources": sources}, "fingerprint": OF_BEFORE}
 
 
 @settings(deadline=None, max_examples=40)
@@ -162,7 +163,7 @@ def test_a_key_that_came_later_is_no_difference_at_its_default(one: Any, other: 
     for record in (of_before, of_later):
         assert bool(here.differences(record)) is (one != other), here.differences(record)
     assert (here.fingerprint == there.fingerprint) is (one == other)
-    assert here.begun_like(of_before).fingerprint == ("of before" if one == other else here.fingerprint)
+    assert here.begun_like(of_before).fingerprint == (OF_BEFORE if one == other else here.fingerprint)
 
 
 @given(chosen, st.data())
@@ -198,6 +199,13 @@ def test_a_schema_that_gets_a_key_keeps_its_fingerprints() -> None:
     assert list(with_key(5).differences(before.record).values()) == ["training.later: 'unset' there, 5 now"]
 
 
+def test_a_fingerprint_that_is_none_is_not_taken() -> None:
+    """Places in a store are named by it."""
+    here = _identity()
+    for damaged in ("../../other", None, 5, "b" * 63):
+        assert here.begun_like({**here.record, "fingerprint": damaged}) == here
+
+
 def test_a_default_that_became_another_is_a_difference() -> None:
     here = _identity()
     there = {**here.record, "values": here.values | {"training.learning_rate": 1e-3}}
@@ -207,8 +215,8 @@ def test_a_default_that_became_another_is_a_difference() -> None:
 @pytest.mark.parametrize(
     ("overrides", "fingerprint"),
     [
-        ([], "?"),
-        (["training=stage1_9_layerwise", "optimizer=muon"], "?"),
+        ([], "1c11379ddff5778b"),
+        (["training=stage1_9_layerwise", "optimizer=muon"], "56f02c252322b75d"),
     ],
 )
 def test_fingerprints_stay_what_they_are(overrides: list[str], fingerprint: str) -> None:

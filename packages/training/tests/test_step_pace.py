@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from wf_formats.run_files import PROGRESS_FILE, read_progress
 from wrinklefree import callbacks as cb
+from wrinklefree.callbacks import pacing
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.lengths import Lengths, check_lengths, gradient_options, least_steps, run_lengths
 from wrinklefree.errors import RunError
@@ -305,6 +306,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock.slow = 1.0  # type: ignore[attr-defined]
     monkeypatch.setattr(cb.Progress, "on_step_end", step)
     monkeypatch.setattr(fit, "Watch", partial(Watch, clock=clock))
+    monkeypatch.setattr(pacing, "saving_s", lambda *_: 0.0)  # that of the real clock
     return clock
 
 

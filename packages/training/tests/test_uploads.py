@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from bitnet_arch import read_meta
 from wf_stores import check_upload, complete_names, open_store, remove_upload, upload_folder
 from wf_stores.errors import UnavailableError
 from wf_stores.layout import file_key
 from wf_stores.local import LocalStore
-from wrinklefree import application
+from wrinklefree import application, identity
 from wrinklefree.auto_setup import find_start
 from wrinklefree.callbacks import StepLog
 from wrinklefree.checkpoints.store import CheckpointStore
@@ -226,6 +227,31 @@ def test_other_processes_wait_for_what_the_first_one_fetches(cli_from_stage1: An
     assert RunFolder(run.folder).is_complete
 
 
+def test_uploads_under_a_fingerprint_of_another_form_are_found(
+    cli_from_stage1: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By their run.json, which also tells runs apart whose fingerprints are one."""
+    before = "b" * 64
+    options = [*upload_to(tmp_path / "store"), "training.max_steps=1", "training.schedule.decay=0"]
+    options += ["training.schedule.warmup=0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "digest", lambda *_: before)
+        run = cli_from_stage1("stage2_pretrain", *options)
+        assert run.code == 0
+        shutil.rmtree(run.folder)
+        assert cli_from_stage1("stage2_pretrain", *options, "seed=1").code == 1
+        assert "holds a different run:\n  seed: 0 there, 1 now" in capsys.readouterr().err
+    again = cli_from_stage1("stage2_pretrain", *options)
+    assert again.code == 0
+    assert '"status": "complete"' in capsys.readouterr().out
+    assert read_meta(again.folder / "final")["fingerprint"] == before
+    assert RunFolder(again.folder).stored_identity()["fingerprint"] == before  # type: ignore[index]
+    assert [name.split("/")[2] for name in complete_names(open_store(tmp_path / "store"))] == ["b" * 16]
+
+
 def test_a_node_with_a_disk_of_its_own_fetches_for_itself(
     cli_from_stage1: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,11 +261,11 @@ def test_a_node_with_a_disk_of_its_own_fetches_for_itself(
     config = compose_config(cli_from_stage1.arguments("stage2_pretrain", "experiment=default", *options))
     start = find_start(config).digest
     infrastructure = stage_of(config).infrastructure_keys
-    identity = identify(config, start, Path(application.__file__).parent, infrastructure)
-    assert identity.fingerprint == RunFolder(run.folder).stored_identity()["fingerprint"]  # type: ignore[index]
+    found = identify(config, start, Path(application.__file__).parent, infrastructure)
+    assert found.fingerprint == RunFolder(run.folder).stored_identity()["fingerprint"]  # type: ignore[index]
     node = RunFolder(tmp_path / "node")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    run_uploads.RunUploads(config, node, identity).wait_for_restored()
+    run_uploads.RunUploads(config, node, found).wait_for_restored()
     assert node.is_complete
 
 

@@ -6,9 +6,9 @@ For y = x' W'^T with the quantized x' [tokens, in] and W' [out, in]:
 
 float32: as the values are. bf16: factors rounded to bfloat16, sums in float32. int8: g is rounded to int8
 as well, with a scale for each token in the first product and for each output in the second, so that both
-are exact integer products times scales, as the forward pass is. Master weights, their gradients and the
-optimizer stay in float32 with all three; with the latter two a layer's output is bfloat16, as under
-autocast.
+are exact integer products times scales, as the forward pass is. fp8_experimental: fp8.py. Master weights,
+their gradients and the optimizer stay in float32 with all; but with float32 a layer's output is bfloat16, as
+under autocast.
 
 Sources: int8 gradients with a scale for each token or channel: Wortsman et al. 2023 (SwitchBack, arXiv
 2304.13013); stochastic rounding of gradients: Chen et al. 2020 (StatQuant, arXiv 2010.14298).
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.activations import Int8Tokens, round_tokens
+from bitnet_arch.fp8 import Fp8Gradients
 from bitnet_arch.kernels import kernel_for
 from bitnet_arch.products import scaled_sums
 from bitnet_arch.rounding import Quantized
@@ -156,4 +157,5 @@ PRECISIONS: dict[str, GradientProducts] = {
     "bf16": Bf16Gradients(),
     "int8": Int8Gradients(),
     "int8_stochastic": Int8Gradients(stochastic=True),
+    "fp8_experimental": Fp8Gradients(),
 }

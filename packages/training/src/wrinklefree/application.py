@@ -77,13 +77,14 @@ def run_stage(config: TrainConfig) -> int:
     """Run one stage in its folder, unless it is complete there. Returns the exit code."""
     from wrinklefree.optimizers import check_device
     from wrinklefree.run_folder import RunFolder
-    from wrinklefree.strategies import check_devices
+    from wrinklefree.strategies import check_devices, check_precision
     from wrinklefree.uploads.start import holding_start
 
     _prepare_process(config)
     stage = stage_of(config)
     if not stage.needs_one_process:
         check_devices(config.distributed)
+        check_precision(config)
         check_device(config.optimizer, config.distributed)
     run = RunFolder(run_path(config, stage.name))
     run.check_place()

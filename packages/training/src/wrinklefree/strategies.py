@@ -18,10 +18,14 @@ from lightning.pytorch.strategies import (
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from bitnet_arch.fp8 import why_no_fp8
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.checkpoints.sharded_io import ShardedCheckpointIO
 from wrinklefree.config.distributed import Accelerator, Backend, DistributedConfig, DistributedKind
+from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import GradientConfig, Precision
 from wrinklefree.errors import RunError
+from wrinklefree.tensor_parallel import TensorParallelStrategy
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -125,6 +129,19 @@ def check_devices(config: DistributedConfig) -> None:
         raise RunError("distributed.backend=nccl is for GPUs: set distributed.backend=gloo, or leave it out")
 
 
+def check_precision(config: TrainConfig) -> None:
+    """Raises: RunError for products that the device of the run does not have."""
+    training, where = config.training, config.distributed
+    if not isinstance(training, GradientConfig) or training.precision is not Precision.fp8_experimental:
+        return
+    device = "cpu" if runs_on_cpu(where) else "mps" if torch.backends.mps.is_available() else "cuda"
+    if (reason := why_no_fp8(torch.device(device))) is not None:
+        raise RunError(
+            f"training.precision={training.precision}: this device ({device}) has no fp8 products "
+            f"({reason}); choose training.precision=int8 or bf16"
+        )
+
+
 def _without(asked: str, found: str) -> str:
     return f"distributed.{asked}: PyTorch finds {found} here; set distributed.accelerator=cpu or auto"
 
@@ -138,6 +155,8 @@ def build_strategy(config: DistributedConfig, checkpoint_io: FolderCheckpointIO)
             process_group_backend=config.backend,
             gradient_as_bucket_view=True,
         )
+    if config.kind is DistributedKind.tensor_parallel_experimental:
+        return TensorParallelStrategy(checkpoint_io, num_processes, config.backend)
     if isinstance(checkpoint_io, ShardedCheckpointIO):
         return ShardedStrategy(checkpoint_io, num_processes, config.backend)
     return "auto"

@@ -12,6 +12,7 @@ from wrinklefree.callbacks.base import StepCallback
 from wrinklefree.config.lengths import Lengths
 from wrinklefree.config.training import GradientConfig
 from wrinklefree.course import Course
+from wrinklefree.distributed import together
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree.schedules import START, Schedule, make_schedule
@@ -48,10 +49,9 @@ class Pacing(StepCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._set_batches()
-        # All go by the clock of the first one.
-        is_first = trainer.is_global_zero
         folder, num_bytes = Path(trainer.default_root_dir), weight_bytes(self._module.model)
-        self.pace.loaded(saving_s(folder, num_bytes) if is_first else 0.0)
+        measured = together(lambda: saving_s(folder, num_bytes) if trainer.is_global_zero else 0.0)
+        self.pace.loaded(measured[0])
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
         self.pace.stepped(step)

@@ -196,7 +196,7 @@ def _check(config: TrainConfig, model: ModelShape, teacher: ModelShape | None) -
     check_model(config, ModelFacts(model.family.model_type, model.decoder.context_tokens))
     options, active = gradient_options(config).objectives, active_objectives(config)
     objectives = {name: build_objective(name, options[name]) for name in active}
-    is_sharded = config.distributed.kind is DistributedKind.fsdp
+    is_sharded = config.distributed.kind.is_sharded
     taught = None if teacher is None else teacher.outputs
     try:
         check_objectives(objectives, active, model.outputs, taught, is_sharded)

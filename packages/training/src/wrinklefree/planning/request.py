@@ -238,6 +238,10 @@ def _check(config: TrainConfig, machine: Machine) -> None:
     """Raises: ConfigError for what a run would refuse on that machine, or what no plan can be made of."""
     training, optimizer = config.training, config.optimizer
     assert isinstance(training, GradientConfig)
+    if config.distributed.kind is DistributedKind.tensor_parallel_experimental:
+        raise ConfigError(
+            f"distributed={config.distributed.kind} is experimental and not planned: leave it out"
+        )
     if training.trained is not Trained.all:
         raise ConfigError(f"training.trained={training.trained}: only training.trained=all can be planned")
     if (

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +32,11 @@ from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
 from wrinklefree.stages.step_pace import StepPace
+from wrinklefree.stages.trainer import build_trainer, quiet_lightning
 from wrinklefree.stages.watch import Watch
-from wrinklefree.strategies import build_strategy, cluster_environment, runs_on_cpu
+from wrinklefree.strategies import runs_on_cpu
 from wrinklefree.teachers.registry import load_teacher
+from wrinklefree.tensor_parallel import check_parts
 from wrinklefree.uploads.uploader import Uploader, uploading
 
 LOG = logging.getLogger("wrinklefree")
@@ -71,8 +70,8 @@ def _run_training(context: StageContext, uploader: Uploader | None) -> Outcome:
         run.store, io, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved, uploader
     )
     stop = cb.GracefulStop(checkpointing)
-    with _quiet_lightning():
-        trainer = _build_trainer(config, lengths, io, run.path, pace, [progress, checkpointing, stop])
+    with quiet_lightning():
+        trainer = build_trainer(config, lengths, io, run.path, pace, [progress, checkpointing, stop])
     if resume_from:
         LOG.info("resuming from %s", resume_from)
     trainer.loggers = loggers
@@ -126,7 +125,7 @@ def _fit(
     KeyboardInterrupt: where Lightning makes an exit with code 1 of it.
     DivergedError: weights, activations or gradients are no numbers.
     """
-    with _quiet_lightning():
+    with quiet_lightning():
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except SystemExit as end:
@@ -143,7 +142,7 @@ def _build_module(
     check_model(config, facts_of(model))
     objectives = ObjectiveManager.from_config(training.objectives, training.curriculum, lengths.max_steps)
     shape = shape_of(model)
-    objectives.check(shape, None, config.distributed.kind is DistributedKind.fsdp)
+    objectives.check(shape, None, config.distributed.kind.is_sharded)
     teacher = load_teacher(config, tokenizer, objectives.teacher_wishes())
     objectives.check(shape, None if teacher is None else teacher.shape)
     if training.trained is Trained.low_rank:
@@ -156,6 +155,8 @@ def _build_module(
         _warn_of_slow_products(config)
     if training.gradient_checkpointing:
         recompute_activations(model)
+    if config.distributed.kind is DistributedKind.tensor_parallel_experimental:
+        check_parts(model, config.distributed.devices * config.distributed.num_nodes)
     objectives.attach(model, config.seed)
     return WrinkleFreeLightningModule(
         model,
@@ -171,6 +172,11 @@ def _warn_of_slow_products(config: TrainConfig) -> None:
     """Where this processor computes the chosen precision more slowly than float32."""
     precision = gradient_options(config).precision
     if precision is Precision.float32 or not runs_on_cpu(config.distributed):
+        return
+    if precision is Precision.fp8_experimental:
+        LOG.warning(
+            "training.precision=%s: its products are PyTorch's reference on a CPU, and slow", precision
+        )
         return
     times_s = bitnet_arch.product_times_s()
     slowdown = times_s[precision] / times_s["float32"]
@@ -196,6 +202,7 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         resume_data=config.resume.data,
         accumulate_steps=training.accumulate_steps,
         num_shares=config.data.num_shares,
+        num_readers=config.distributed.num_readers,
     )
 
 
@@ -210,73 +217,6 @@ def _build_io(config: TrainConfig, model: Any, tokenizer: Any, meta: dict[str, A
         in_background=gradient_options(config).checkpoint.in_background,
         num_writers=None if where.shared_output else where.devices,
     )
-
-
-def _build_trainer(
-    config: TrainConfig,
-    lengths: Lengths,
-    io: FolderCheckpointIO,
-    folder: Path,
-    pace: StepPace,
-    run_callbacks: list[L.Callback],
-) -> L.Trainer:
-    training, where = gradient_options(config), config.distributed
-    progress, *last = run_callbacks
-    weights = [cb.ObjectiveWeights()] if training.curriculum else []
-    fade = [] if config.model.is_dense else [cb.LambdaWarmup(training.lambda_warmup_steps)]
-    log = cb.StepLog(config.logging.every_steps, config.logging.console_every_steps, pace.left_s)
-    strategy = build_strategy(where, io)
-    bar = cb.progress_bars(config.logging.progress_bar)
-    return L.Trainer(
-        accelerator=where.accelerator,
-        strategy=strategy,
-        devices=where.devices,
-        num_nodes=where.num_nodes,
-        precision="32-true" if training.precision is Precision.float32 else "bf16-mixed",
-        plugins=[cluster_environment(), *([io] if strategy == "auto" else [])],
-        default_root_dir=folder,  # nothing is looked for in the working directory
-        # The order matters: metrics first, then who writes them, then who saves and stops.
-        callbacks=[
-            *fade,
-            cb.WeightDecay(config.optimizer.weight_decay_share),
-            *weights,
-            cb.ZClip(training.zclip),
-            cb.RandomState(),
-            *([cb.QkClip(training.qk_clip)] if training.qk_clip.threshold is not None else []),
-            cb.PassCount(),
-            *([cb.Ema(training.ema_decay)] if training.ema_decay is not None else []),
-            cb.ObjectiveStates(),
-            progress,
-            cb.Pacing(pace, training, lengths.tokens_per_step),
-            log,
-            *bar,
-            *last,
-        ],
-        max_steps=lengths.max_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=training.accumulate_steps,
-        deterministic=config.deterministic,
-        logger=False,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=bool(bar),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's advertisements and a deprecation inside it; its other warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        # On a login node `srun` is there, whether or not this run has to do with it.
-        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-        # FSDP warns of in-place operations on the model's outputs; nothing here does any.
-        warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view.*")
-        yield
 
 
 def _finish(

@@ -15,6 +15,7 @@ from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import GradientConfig, Precision, Trained
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
+from wrinklefree.stages.tensor_parallel import check_tensor_parallel
 
 
 class GradientStage(Stage):
@@ -28,7 +29,7 @@ class GradientStage(Stage):
         training, where = gradient_options(config), config.distributed
         if where.kind is DistributedKind.single and where.devices * where.num_nodes != 1:
             raise ConfigError("several devices with distributed=single: choose distributed=ddp or fsdp")
-        num_ranks, num_shares = where.devices * where.num_nodes, config.data.num_shares
+        num_ranks, num_shares = where.num_readers, config.data.num_shares
         if num_shares is not None and num_shares % num_ranks:
             raise ConfigError(
                 f"data.num_shares={num_shares} cannot be divided between {num_ranks} processes "
@@ -44,6 +45,8 @@ class GradientStage(Stage):
                 f"training.ema_decay={training.ema_decay} averages whole weights, and distributed=fsdp "
                 "shards them: choose distributed=ddp, or training.ema_decay=null"
             )
+        if where.kind is DistributedKind.tensor_parallel_experimental:
+            check_tensor_parallel(config)
         _check_optimizer(config)
         _check_qk_clip(config)
         _check_upload(config)
@@ -124,10 +127,10 @@ def _check_length(training: GradientConfig) -> None:
 def _check_dense(config: TrainConfig) -> None:
     """Raises: ConfigError for keys of quantized layers, of which a dense model has none."""
     training, scheme = gradient_options(config), config.model.scheme
-    if training.precision is Precision.int8:
+    if training.precision in (Precision.int8, Precision.fp8_experimental):
         raise ConfigError(
-            f"training.precision=int8 with model.scheme={scheme}: int8 products are those of quantized "
-            "layers, and the model has none; choose float32 or bf16"
+            f"training.precision={training.precision} with model.scheme={scheme}: its products are those of "
+            "quantized layers, and the model has none; choose float32 or bf16"
         )
     if training.lambda_warmup_steps:
         raise ConfigError(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bitnet_arch.tensor_parallel import mesh_of
 from wf_formats.atomic import errors_about, sync
 from wf_formats.digests import file_sha256
 
@@ -23,7 +24,12 @@ _OTHERS = 1.5
 
 def weight_bytes(model: Any) -> int:
     """Of a result of this model; a shared weight counts once, a sharded one whole."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return sum(p.numel() * p.element_size() * _num_parts(p) for p in model.parameters())
+
+
+def _num_parts(parameter: Any) -> int:
+    mesh = mesh_of(parameter)
+    return 1 if mesh is None else mesh.size()
 
 
 def saving_s(folder: Path, num_bytes: int) -> float:

@@ -165,7 +165,7 @@ class RunUploads:
         """Its run.json; None where that is none of ours."""
         try:
             found = json.loads(read_whole(self.store, f"{place}/{RUN_FILE}"))
-        except (ObjectMissingError, DamagedUploadError, ValueError):
+        except (ObjectMissingError, DamagedUploadError, ValueError, RecursionError):
             return None
         return found if is_record(found) else None
 

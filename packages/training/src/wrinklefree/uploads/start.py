@@ -1,7 +1,7 @@
 """`training.start_from` that names an upload: a URL of a bucket, or a path below which its COMPLETE is.
 
-It is fetched into a hidden folder of the experiment, `.start-<digest>/checkpoint`, and verified each time. Its
-manifest is read once; what is asked of it later, while the run goes, is answered from that. Runs of one
+It is fetched into a hidden folder of the experiment, `.start-<digest>/checkpoint`, and verified each time.
+Its manifest is read once; what is asked of it later, while the run goes, is answered from that. Runs of one
 experiment that start from the same upload share it. It goes when a run that has it is complete, or was
 refused, and no other has it; it stays after a signal, a crash, a connection that broke, from which the same
 command goes on.
