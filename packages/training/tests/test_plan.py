@@ -37,6 +37,7 @@ LARGER_TEACHER = [
     "model.teacher.source=hub",
     "model.teacher.name=HuggingFaceTB/SmolLM2-360M-Instruct",
 ]
+SERVER = ["model.teacher.url=http://127.0.0.1:1/v1", "model.teacher.model=any"]
 OWN_TEXT = ["training.objectives.on_policy_distill.share=0.5"]
 
 
@@ -230,6 +231,10 @@ def test_a_folder_is_read_without_weights(
         (
             ["-m", "smollm2_135m", "--gpu", "H100", "-s", "1.9", *LARGER_TEACHER],
             "the student has 30 blocks and the teacher 32",
+        ),
+        (
+            ["-m", "smollm2_135m", "--gpu", "H100", "-s", "1.9", "model.teacher.kind=openai", *SERVER],
+            "'layerwise' wants hidden states of its teacher, which model.teacher.kind=openai does not give",
         ),
         (
             ["-m", "smollm2_135m", "--gpu", "H100:2", "-s", "3", *OWN_TEXT, "distributed=fsdp"],

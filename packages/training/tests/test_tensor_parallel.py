@@ -90,6 +90,19 @@ def test_two_processes_with_parts_equal_one(
     torch.testing.assert_close(_weights(resumed.folder / "final"), two, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_with_parts_are_near_one_in_bf16(cli: Any) -> None:
+    """Their sums are rounded to bfloat16."""
+    for experiment in ("alone", "both"):
+        assert cli("stage1_subln", experiment=experiment).code == 0
+    options = ["training.accept_from=[stage1]", "training.precision=bf16"]
+    alone = cli("stage2_pretrain", *options, *OPTIONS, experiment="alone")
+    both = cli.in_ranks("stage2_pretrain", *options, *PARALLEL, experiment="both")
+    assert (alone.code, both.code) == (0, 0)
+    for step, loss in alone.losses.items():
+        assert math.isclose(float(loss), float(both.losses[step]), rel_tol=3e-3), step
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -94,7 +94,8 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
     Raises: UnsupportedModelError as `check_divisible`.
     """
     check_divisible(model, mesh.size())
-    for _, block in blocks(model):
+    for path, _ in blocks(model):
+        block: Any = model.get_submodule(path)
         for name, linear in _linears(block):
             is_row_wise = name.endswith(ROW_WISE)
             _cut(linear, mesh, is_row_wise=is_row_wise)
@@ -153,10 +154,10 @@ def _cut(linear: Any, mesh: DeviceMesh, *, is_row_wise: bool) -> None:
         linear.quantizer = PartOfTernary(None, mesh)
     if is_row_wise:
         linear.activation = PartOfTokens(mesh)
-        if linear.sub_norm is not None:
-            _take(linear.sub_norm.weight, mesh, 0)
-            linear.sub_norm.__class__ = _PartOfSubLN
-            linear.sub_norm.mesh = mesh
+        if (norm := linear.sub_norm) is not None:
+            _take(norm.weight, mesh, 0)
+            norm.__class__ = _PartOfSubLN
+            setattr(norm, "mesh", mesh)  # noqa: B010 (it is another class now)
 
 
 def _take(parameter: nn.Parameter, mesh: DeviceMesh, dim: int) -> None:

@@ -5,7 +5,7 @@ Wishes are united before a pass is made (`|`), so it captures what somebody aske
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -112,6 +112,14 @@ class Capture:
         """Raises: ValueError for a layer that a model of this depth does not have."""
         self.hidden_numbers(num_layers)
         self.qkv.within(num_layers)
+
+
+def united(captures: Iterable[Capture]) -> Capture:
+    """Everything that any of them asks for."""
+    total = Capture()
+    for capture in captures:
+        total |= capture
+    return total
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from wrinklefree.capture import Shape
+from wrinklefree.capture import Capture, Shape, united
 from wrinklefree.errors import RunError
 from wrinklefree.objectives.base import Objective
+
+
+def teacher_wishes(objectives: Mapping[str, Objective], active: Collection[str]) -> dict[str, Capture]:
+    """What each of the active objectives that need a teacher wants of it."""
+    return {
+        name: united(wish.teacher for wish in objective.wishes.values())
+        for name, objective in objectives.items()
+        if name in active and objective.needs_teacher
+    }
 
 
 def check_objectives(

@@ -6,17 +6,17 @@ forward for each view that somebody wants the teacher for, each with the capture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wrinklefree.capture import Capture, ForwardResult, Shape, View
+from wrinklefree.capture import Capture, ForwardResult, Shape, View, united
 from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.course import Course
 from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
-from wrinklefree.objectives.checking import check_objectives
+from wrinklefree.objectives.checking import check_objectives, teacher_wishes
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import WeightSchedule, weight_schedule
 
@@ -46,11 +46,7 @@ class ObjectiveManager:
 
     def teacher_wishes(self) -> dict[str, Capture]:
         """What each objective that is ever active wants of the teacher; empty: none has to be loaded."""
-        found = {}
-        for name in self.objectives:
-            if name in self.weights.ever_active() and self.objectives[name].needs_teacher:
-                found[name] = united(wish.teacher for wish in self.objectives[name].wishes.values())
-        return found
+        return teacher_wishes(self.objectives, self.weights.ever_active())
 
     def check(self, student: Shape, teacher: Shape | None, is_sharded: bool = False) -> None:
         """As `check_objectives`, of those that are ever active."""
@@ -119,14 +115,6 @@ class ObjectiveManager:
                 made = objective.views(batch)
                 views |= {name: made[name] for name in objective.wishes if name in missing}
         return views
-
-
-def united(captures: Iterable[Capture]) -> Capture:
-    """Everything that any of them asks for."""
-    total = Capture()
-    for capture in captures:
-        total |= capture
-    return total
 
 
 def _teach(view: View, wishes: Mapping[str, Wish], teacher: Forward | None) -> ForwardResult | None:

@@ -15,7 +15,7 @@ from wrinklefree.config.root import TrainConfig
 from wrinklefree.course import Course
 from wrinklefree.errors import RunError
 from wrinklefree.model_checks import ModelFacts, check_model
-from wrinklefree.objectives.checking import check_objectives
+from wrinklefree.objectives.checking import check_objectives, teacher_wishes
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree.planning.machines import PRICES_OF, PRICES_READ, Machine
@@ -23,6 +23,7 @@ from wrinklefree.planning.memory import RESERVE_SHARE, Memory, Sharding, Step, m
 from wrinklefree.planning.shapes import ModelShape, model_shape
 from wrinklefree.planning.work import Work, teacher_utilization, tokens_per_s, utilization, work
 from wrinklefree.teachers.local import Dtype, LocalTeacherConfig, dtype_beside
+from wrinklefree.teachers.registry import check_wishes
 
 _COUNTED = ("continue_pretrain", "logits_distill", "layerwise")
 """Objectives whose memory and work beyond a pass are known."""
@@ -199,6 +200,7 @@ def _check(config: TrainConfig, model: ModelShape, teacher: ModelShape | None) -
     is_sharded = config.distributed.kind.is_sharded
     taught = None if teacher is None else teacher.outputs
     try:
+        check_wishes(config.model.teacher.kind, teacher_wishes(objectives, active))
         check_objectives(objectives, active, model.outputs, taught, is_sharded)
     except RunError as error:
         raise RequestError(str(error)) from error

@@ -31,23 +31,28 @@ def check_teacher(run: TrainConfig) -> None:
     kind.check(run.model.teacher, run)
 
 
+def check_wishes(kind: str, wishes: Mapping[str, Capture]) -> None:
+    """Raises: RunError naming an objective that wants what this kind of teacher cannot give."""
+    teacher: type[Teacher] = lookup(GROUP, "teacher", kind)
+    for name, capture in wishes.items():
+        if lacking := capture.beyond(teacher.provides):
+            raise RunError(
+                f"objective '{name}' wants {' and '.join(lacking)} of its teacher, which "
+                f"model.teacher.kind={kind} does not give: choose another teacher or objective"
+            )
+
+
 def load_teacher(run: TrainConfig, tokenizer: Any, wishes: Mapping[str, Capture]) -> Teacher | None:
     """The teacher of `model.teacher`; None when no objective wishes for one.
 
     Args: tokenizer is the student's; wishes are by objective.
-    Raises: RunError naming an objective that wants what this kind of teacher cannot give, or a token that
-        has another id for the teacher.
+    Raises: RunError as `check_wishes`, or naming a token that has another id for the teacher.
     """
     if not wishes:
         return None
     options = run.model.teacher
+    check_wishes(options.kind, wishes)
     kind: type[Teacher] = lookup(GROUP, "teacher", options.kind)
-    for name, capture in wishes.items():
-        if lacking := capture.beyond(kind.provides):
-            raise RunError(
-                f"objective '{name}' wants {' and '.join(lacking)} of its teacher, which "
-                f"model.teacher.kind={options.kind} does not give: choose another teacher or objective"
-            )
     teacher = kind.load(options, run)
     teacher.check_tokenizer(tokenizer)
     return teacher
