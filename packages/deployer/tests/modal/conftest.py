@@ -6,3 +6,5 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
+
+from modal_table import checkout, wf  # noqa: F401  # fixtures

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,94 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from fake_client import EXCEPTION, NOW, Modal
-from typer.testing import CliRunner
-
-from wf_deployer.main import app
-
-
-class Wf:
-    """The table, and `wf` on it."""
-
-    def __init__(self, folder: Path, runner: CliRunner) -> None:
-        self.modal = Modal()
-        self.runner = runner
-        self.runs = folder / "runs"
-
-    def __call__(self, *arguments: str) -> Result:
-        return self.runner.invoke(app, list(arguments))
-
-    def train(self, *arguments: str) -> Result:
-        return self("train", "-s", "2", "--cloud", "modal", "steps=3", *arguments)
-
-    def submitted(self, *arguments: str) -> str:
-        done = self.train(*arguments)
-        assert done.exit_code == 0, done.output
-        return done.output.split()[1]
-
-    @property
-    def call(self) -> Any:
-        (call,) = [call for call in self.modal.calls.values() if call.user != "bob"]
-        return call
-
-    @property
-    def app(self) -> Any:
-        (found,) = [found for found in self.modal.apps.values() if found.user != "bob"]
-        return found
-
-    def row(self) -> dict[str, Any]:
-        row: dict[str, Any] = json.loads(self("runs", "--json").stdout)[0]
-        return row
-
-    def values(self, job_id: str) -> dict[str, Any]:
-        """JOB of the app that was written."""
-        namespace: dict[str, Any] = {"Any": Any}
-        source = (self.runs / job_id / "app.py").read_text()
-        start = source.index("JOB: dict")
-        exec(source[start : source.index("\n\n", start)], namespace)
-        values: dict[str, Any] = namespace["JOB"]
-        return values
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name, text in {
-        "pyproject.toml": "[tool.uv.workspace]",
-        "uv.lock": "",
-        ".env": "secret",
-        "outputs/big": "x",
-        "src/a.py": "1",
-        ".gitignore": "ignored\n",
-        "ignored": "",
-    }.items():
-        (checkout / name).parent.mkdir(exist_ok=True)
-        (checkout / name).write_text(text)
-    (checkout / "link").symlink_to("src/a.py")
-    (checkout / "outward").symlink_to("/etc/hostname")
-    subprocess.run(["git", "init", "-q", checkout], check=True)
-    return checkout
-
-
-def described(arguments: list[str], elsewhere: bool) -> dict[str, str]:
-    assert elsewhere  # what a stage starts from lies in the volume
-    return {"stage": "stage2", "experiment": "small", "run_folder": "/here/outputs/small/stage2"}
-
-
-@pytest.fixture
-def wf(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> Wf:
-    found = Wf(tmp_path, runner)
-    monkeypatch.setattr("wf_deployer.backends.modal.backend.workspace_root", lambda: checkout)
-    monkeypatch.setattr("wf_deployer.backends.modal.client._PROGRAM", found.modal.program())
-    monkeypatch.setattr("wf_deployer.backends.modal.backend._POLL_S", 0.01)
-    monkeypatch.setattr("wf_deployer.commands.train.describe", described)
-    monkeypatch.setenv("WF_RUNS_DIR", str(found.runs))
-    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-me")
-    for name in [name for name in os.environ if name.startswith("WF_MODAL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return found
+from fake_client import EXCEPTION, NOW
+from modal_table import Wf
 
 
 def test_a_job_is_called_once_with_what_it_asks_for(wf: Wf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +102,11 @@ REFUSED = {
     ("--spot",): "--spot: each machine of Modal may be taken away",
     ("data.token=abcdef",): "data.token=***: the command is written into the app",
     ("output_dir=/data",): "output_dir=/data: leave it out",
-    ("training.start_from=/home/me/final",): "training.start_from=/home/me/final: a path of this machine",
-    ("training.start_from='outputs/a'",): "training.start_from='outputs/a': a path of this machine",
-    ("data.path=../text",): "data.path=../text: a path of this machine",
+    ("training.start_from=models/mine",): "training.start_from=models/mine: 'models/mine' is a path of this",
+    ("data.path=../text",): "data.path=../text: '../text' is a path of this machine",
+    (
+        "data.sources=[{kind: path, name: a, location: [/x]}]",
+    ): "data.sources=[{kind: path, name: a, location: [/x]}]: '/x' is a path of this machine",
 }
 VARIABLES = {
     ("WF_MODAL_RETRIES", "11"): "WF_MODAL_RETRIES='11': give 0 to 10",
@@ -492,3 +406,39 @@ def test_a_wf_that_was_killed_right_after_the_call_left_a_job_that_can_be_cancel
     (wf.runs / job_id / "submitted.json").unlink()
     assert wf.row()["state"] == "running"
     assert wf("cancel", job_id).exit_code == 0
+
+
+@pytest.mark.parametrize("state", ["pending", "running"])
+def test_a_cancel_that_was_not_delivered_is_none(wf: Wf, state: str) -> None:
+    wf.modal.first_state = state
+    job_id = wf.submitted()
+    wf.modal.raises["cancel" if state == "pending" else "set_tags"] = EXCEPTION.ConnectionError("lost")
+    done = wf("cancel", job_id)
+    assert done.exit_code == 1
+    assert "Modal does not answer" in done.output
+    assert not (wf.runs / job_id / "cancel.json").exists()
+    wf.call.state, wf.call.returned = "RemoteError", "out of memory"
+    assert wf.row()["state"] == "failed"
+
+
+@pytest.mark.parametrize("step", ["run", "spawn"])
+def test_ctrl_c_while_it_is_submitted(wf: Wf, step: str) -> None:
+    """Before there is an app nothing is left; after it the command is told that ends it."""
+    wf.modal.raises[step] = KeyboardInterrupt()
+    done = wf.train()
+    assert done.exit_code == 130
+    found = list(wf.runs.iterdir())
+    assert [path.name for path in found] == ([] if step == "run" else [wf.row()["id"]])
+    assert all(f"`wf cancel {path.name}` ends it" in done.output for path in found)
+    assert not list(wf.runs.glob("*/checkout"))
+
+
+def test_the_files_of_a_submission_that_was_killed_are_removed(wf: Wf) -> None:
+    job_id = wf.submitted()
+    (wf.runs / job_id / "checkout").mkdir()
+    wf.row()
+    assert (wf.runs / job_id / "checkout").exists()  # it may be at work
+    path = wf.runs / job_id / "job.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created_s": time.time() - 100}))
+    wf.row()
+    assert not (wf.runs / job_id / "checkout").exists()

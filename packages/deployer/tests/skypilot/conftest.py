@@ -6,3 +6,5 @@ import sys
 from pathlib import Path
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "slurm")]
+
+from sky_table import sky  # noqa: F401  # a fixture

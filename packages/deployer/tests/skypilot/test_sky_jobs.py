@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,84 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from fake_sky import BOB, ME, NOW, FakeSky, InProcess, status
-from typer.testing import CliRunner
+from sky_table import Sky
 
-from wf_deployer.backends.sky import backend, client, end
+from wf_deployer.backends.sky import backend
 from wf_deployer.errors import CommandRequestError
-from wf_deployer.main import app
 
-TRAINER = Path(__file__).parents[1] / "slurm" / "small_trainer.py"
-UPLOAD = "training.checkpoint.upload=gs://bucket/runs"
 SPOT = ("--spot",)
-
-
-class Sky:
-    """The table, `wf` on it, and what lies in the store."""
-
-    def __init__(self, folder: Path, runner: CliRunner, fake: FakeSky) -> None:
-        self.folder, self.runner, self.fake = folder, runner, fake
-        self.runs, self.checkout = folder / "runs", folder / "checkout"
-        self.stored: dict[str, dict[str, Any]] = {}
-        self.store_reason, self.store_is_missing = "there is no complete upload", True
-        fake.add_cluster("wf-train", BOB)
-        fake.add_to_queue("wf-train", "wf-train", BOB)
-        for job_id in (1, 2):
-            fake.add_job(job_id, BOB)
-
-    def wf(self, *arguments: str) -> Result:
-        return self.runner.invoke(app, list(arguments))
-
-    def train(self, *arguments: str, cloud: str = "nebius") -> Result:
-        return self.wf("train", "-s", "2", "--cloud", cloud, "steps=3", UPLOAD, *arguments)
-
-    def submitted(self, *arguments: str, cloud: str = "nebius") -> str:
-        done = self.train(*arguments, cloud=cloud)
-        assert done.exit_code == 0, done.output
-        return next(line for line in done.stdout.splitlines() if line.startswith("started ")).split()[1]
-
-    def rows(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = json.loads(self.wf("runs", "--json").stdout)
-        return rows
-
-    def record(self, job_id: str, name: str = "submitted.json") -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.runs / job_id / name).read_text())
-        return values
-
-    def leaves(self, job_id: str, returncode: int) -> None:
-        """The job's script has put how it ended beside the uploads."""
-        ended = {"returncode": returncode, "cancelled": False, "ended_s": NOW + 5}
-        self.stored[f"gs://bucket/runs/wf-jobs/{job_id}"] = ended
-
-    def get(self, url: str, there: Path) -> end.NoEnd | None:
-        if url not in self.stored:
-            return end.NoEnd(self.store_is_missing, self.store_reason)
-        there.mkdir()
-        (there / "exit.json").write_text(json.dumps(self.stored[url]))
-        (there / "log.txt").write_text("from the store\n")
-        return None
-
-
-@pytest.fixture
-def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> Sky:
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    subprocess.run(["git", "init", "-q", checkout], check=True)
-    (checkout / "code.py").write_text("print(1)\n")
-    (checkout / ".env").write_text("TOKEN=hunter2\n")
-    for name in ("backend", "planning"):
-        monkeypatch.setattr(f"wf_deployer.backends.sky.{name}.workspace_root", lambda: checkout)
-    fake = FakeSky()
-    monkeypatch.setattr(client, "IsolatedProgram", lambda requirement, path: InProcess(fake))
-    monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, str(TRAINER)])
-    monkeypatch.setattr(backend, "GRACE_S", 0.0)
-    monkeypatch.setattr(backend, "_POLL_S", 0.01)
-    monkeypatch.chdir(checkout)
-    sky = Sky(tmp_path, runner, fake)
-    monkeypatch.setattr(end, "_get", sky.get)
-    return sky
 
 
 def test_a_job_gets_a_cluster_of_its_own(sky: Sky) -> None:
@@ -310,9 +237,13 @@ def test_ctrl_c_while_it_launches_says_what_goes_on(sky: Sky) -> None:
     done = sky.train()
     assert done.exit_code == 130
     (job_id,) = os.listdir(sky.runs)
-    assert f"SkyPilot goes on launching {job_id}" in done.output
+    assert f"`wf cancel {job_id}` ends it" in done.output
+    sky.fake.on_launch = None
+    assert sky.rows()[0]["state"] == "starting"
+    assert (sky.runs / job_id / "workdir").exists()  # SkyPilot goes on, and needs it
     sky.fake.add_to_queue(f"wf-{job_id}", f"wf-{job_id}", ME)
     assert sky.rows()[0]["state"] == "running"
+    assert not (sky.runs / job_id / "workdir").exists()
     assert sky.wf("cancel", job_id).exit_code == 0
     assert f"wf-{job_id}" not in sky.fake.clusters
 
@@ -431,15 +362,6 @@ def test_a_cluster_on_which_others_work_stays(sky: Sky) -> None:
     assert done.exit_code == 1
     assert f"cluster {name} stays: it also runs job 3 of {BOB}" in done.output
     assert [job.status.value for job in sky.fake.queues[name]] == ["CANCELLED", "SUCCEEDED", "RUNNING"]
-
-
-def test_a_job_on_slurm_that_left_its_machines_gives_them_back_when_it_is_seen(sky: Sky) -> None:
-    """Its script was killed before it could."""
-    job_id = sky.submitted(cloud="sky:slurm")
-    sky.fake.queues[f"wf-{job_id}"][0].status = status("FAILED")
-    assert sky.rows()[0]["state"] == "failed"
-    assert f"wf-{job_id}" not in sky.fake.clusters
-    assert "wf-train" in sky.fake.clusters
 
 
 @pytest.mark.parametrize(("pieces", "shown"), [(["one\n"], "one\n"), ([], "from the store\n")])

@@ -238,6 +238,12 @@ def test_the_end_is_fetched_from_a_real_store(tmp_path: Path, monkeypatch: pytes
     job = JobFolder.create(JobRecord("j", "train", "s", "e", [], "/", upload=upload))
     missing = end.fetch_end(job)
     assert missing is not None
+    assert not missing.is_missing  # a disk that is not mounted says nothing
+    (tmp_path / "store").mkdir()
+    (job.folder / "end").mkdir()  # of a look that was killed
+    (job.folder / "end" / "log.txt").write_text("half")
+    missing = end.fetch_end(job)
+    assert missing is not None
     assert missing.is_missing
     left = tmp_path / "left"
     left.mkdir()

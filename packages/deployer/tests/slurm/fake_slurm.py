@@ -88,6 +88,8 @@ def scontrol(table: dict[str, Any], options: dict[str, str], positional: list[st
 
 
 def scancel(table: dict[str, Any], options: dict[str, str], positional: list[str]) -> None:
+    if table.get("scancel_fails"):
+        fail("Unable to contact slurm controller (connect failure)")
     chosen = [table["jobs"][job_id] for job_id in positional] or list(table["jobs"].values())
     for job in chosen:
         if "--state" in options:

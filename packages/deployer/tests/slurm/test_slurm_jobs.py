@@ -18,6 +18,7 @@ from click.testing import Result
 from json_table import JsonTable
 from typer.testing import CliRunner
 
+from wf_deployer.backends.slurm import client
 from wf_deployer.backends.slurm.client import cluster_name
 from wf_deployer.main import app
 
@@ -530,3 +531,40 @@ def test_a_job_that_slurm_ended_and_forgot_is_cancelled(slurm: Slurm) -> None:
     assert slurm.rows()[0]["state"] == "pending"
     slurm.set(jobs={})
     assert slurm.rows()[0]["state"] == "cancelled"
+
+
+def test_a_cancel_that_was_not_delivered_is_none(slurm: Slurm) -> None:
+    """The batch script would take the mark for one."""
+    job_id = slurm.submitted()
+    slurm.set(scancel_fails=True)
+    done = slurm.wf("cancel", job_id)
+    assert done.exit_code == 1
+    assert "Unable to contact slurm controller" in done.output
+    assert not (slurm.runs / job_id / "cancel.json").exists()
+
+
+def test_a_cancel_that_was_delivered_stays_though_slurm_answers_no_more(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = slurm.submitted()
+    signal = client.signal_batch_script
+
+    def then_goes_down(*arguments: str) -> None:
+        signal(*arguments)
+        slurm.set(down=True)
+
+    monkeypatch.setattr(client, "signal_batch_script", then_goes_down)
+    assert slurm.wf("cancel", job_id).exit_code == 1
+    assert json.loads((slurm.runs / job_id / "cancel.json").read_text())["is_delivered"] is True
+
+
+def test_nodes_without_a_common_disk_see_the_workspace_alone(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wf_deployer.backends.slurm.backend.workspace_root", lambda: slurm.folder)
+    paths = ("output_dir=/scratch", "data.path=/data/text", f"a={slurm.folder}/x")
+    assert slurm.train(*paths, "--dry-run").exit_code == 0
+    done = slurm.train("distributed.shared_output=false", *paths)
+    assert done.exit_code == 2
+    assert done.output.startswith("error: data.path=/data/text: '/data/text' is a path of this machine")
+    assert not slurm.read()["jobs"].keys() & {"17"}

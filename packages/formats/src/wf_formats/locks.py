@@ -1,4 +1,4 @@
-"""Advisory locks between processes of this machine, taken at once or not at all.
+"""Advisory locks between processes of this machine.
 
 The system gives a lock back when its holder ends, however it ends. What a holder's children inherit differs:
 
@@ -49,6 +49,22 @@ def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock
         if not take(file):
             raise taken
         yield
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Makes `is_locked` of a file true as long as this process is at it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # waits for nobody but those that look
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file, which may be missing."""
+    if not path.is_file():
+        return False
+    with path.open() as file:
+        return not try_lock(file, is_shared=True)
 
 
 def _tried(lock: Callable[[File, int], None], file: File, kind: int) -> bool:

@@ -38,6 +38,10 @@ class NotThereError(RequestError):
     """There is no such bucket, folder or upload."""
 
 
+class NoUploadError(NotThereError):
+    """The store answers, and has no complete upload of this name."""
+
+
 class ObjectMissingError(LookupError):
     """Of a backend, for the code above it: there is no object with this key."""
 

@@ -9,7 +9,7 @@ from wf_formats.printable import printable
 from wf_stores.errors import (
     AnotherUploadError,
     DamagedUploadError,
-    NotThereError,
+    NoUploadError,
     ObjectExistsError,
     ObjectMissingError,
     StoreError,
@@ -106,7 +106,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
     """The manifest of a complete upload, verified.
 
     Raises:
-        NotThereError: no upload, or an incomplete one.
+        NoUploadError: no upload, or an incomplete one.
         DamagedUploadError: COMPLETE or the manifest is not what was written.
     """
     digest = complete_digest(store, name)
@@ -122,12 +122,12 @@ def read_manifest(store: Store, name: str) -> Manifest:
     return parse_manifest(data, shown)
 
 
-def _not_there(store: Store, name: str) -> NotThereError:
+def _not_there(store: Store, name: str) -> NoUploadError:
     """With what is there instead; a missing bucket is told by the listing."""
     shown = f"{store.url}/{name}"
     if next(iter(store.objects(f"{name}/")), None) is None:
-        return NotThereError(f"there is nothing at {shown}; wf store ls shows what there is")
-    return NotThereError(
+        return NoUploadError(f"there is nothing at {shown}; wf store ls shows what there is")
+    return NoUploadError(
         f"there is no complete upload at {shown}; wf store ls shows those below it, and with "
         "--incomplete what was not finished"
     )

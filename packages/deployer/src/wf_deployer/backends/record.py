@@ -2,7 +2,8 @@
 
 - `job.json`: what was asked for, secrets left out; written by `wf` before the start, never changed.
 - `exit.json`: how it ended; written by whoever watches it where it runs.
-- `cancel.json`: `wf cancel` was asked, of a job on machines of others.
+- `cancel.json`: `wf cancel` has asked for its end, or is about to (`is_delivered` is false and `cancel.lock`
+  held), of a job on machines of others.
 - `log.txt`: its output.
 
 Each back end adds files of its own. The folder is its user's alone. Records are read as what anybody may
@@ -17,7 +18,8 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +31,7 @@ from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_json
 from wf_formats.errors import LoadError
 from wf_formats.json_file import read_value
+from wf_formats.locks import holding, is_locked
 from wf_formats.run_files import STEP, read_metrics
 from wf_formats.secrets import redacted_arguments
 
@@ -36,7 +39,7 @@ FORMAT = 1
 TOKEN_VARIABLE = "WF_JOB_TOKEN"
 """Holds the token in a job's environment."""
 TOKEN = re.compile(r"[0-9a-f]{32}")
-_CANCEL_FILE = "cancel.json"
+_CANCEL_FILE, _CANCEL_LOCK = "cancel.json", "cancel.lock"
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,38 @@ class JobFolder:
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether `wf cancel` has asked for its end."""
-        return (self.folder / _CANCEL_FILE).exists()
+        """Whether `wf cancel` has asked for its end, or is about to; not if it could not be asked."""
+        path = self.folder / _CANCEL_FILE
+        if not path.exists():
+            return False
+        mark = read_value(path, CommandError)
+        if not isinstance(mark, dict):
+            raise CommandError(f"{path} is damaged: it is {mark!r:.60}, not an object")
+        return mark.get("is_delivered", True) is True or is_locked(self.folder / _CANCEL_LOCK)
 
-    def write_cancelled(self) -> None:
-        """For those who see the job's folder or ask whether it was; before anything is done to the job."""
-        atomic_write_json(self.folder / _CANCEL_FILE, {"asked_s": time.time()})
+    @contextmanager
+    def asking_for_its_end(self) -> Iterator[Callable[[], None]]:
+        """Around what ends the job: the mark is there before it, and goes again if that fails.
+
+        A mark that a killed `wf` left in between does not count either.
+
+        Yields: what to call when the job has been asked, if more is done that may fail.
+        """
+        path, asked_s = self.folder / _CANCEL_FILE, time.time()
+        was_asked_before = self.was_cancelled
+
+        def mark(is_delivered: bool) -> None:
+            atomic_write_json(path, {"asked_s": asked_s, "is_delivered": is_delivered})
+
+        with holding(self.folder / _CANCEL_LOCK):
+            mark(was_asked_before)
+            try:
+                yield lambda: mark(True)
+            except BaseException:
+                if read_value(path, CommandError)["is_delivered"] is False:
+                    path.unlink()
+                raise
+            mark(True)
 
     @property
     def last_step(self) -> tuple[int | None, str | None]:

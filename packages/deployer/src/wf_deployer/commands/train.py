@@ -61,6 +61,7 @@ def train(
     from wf_deployer.backends.base import Resources, seconds_of
     from wf_deployer.backends.processes import distributed_overrides
     from wf_deployer.backends.registry import BACKENDS, ELSEWHERE, open_backend
+    from wf_deployer.backends.submitting import submit
     from wf_deployer.errors import CommandRequestError
     from wf_deployer.processes import become
     from wf_formats.overrides import override
@@ -89,7 +90,7 @@ def train(
     if dry_run:
         typer.echo(backend.preview(job), nl=False)
         return
-    backend.submit(job)
+    submit(backend, job)
     typer.echo(f"started {job.id}")
     typer.echo(f"  results  {backend.results(job)}")
     typer.echo(f"  follow   wf logs -f {job.id}")

@@ -28,6 +28,7 @@ from wf_deployer.backends.modal.client import (
     UnknownToModalError,
 )
 from wf_deployer.backends.modal.generate import (
+    check_command,
     copy_checkout,
     files_to_send,
     job_values,
@@ -46,7 +47,7 @@ from wf_deployer.backends.ownership import (
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
-from wf_formats.locks import try_lock
+from wf_formats.locks import is_locked
 from wf_formats.printable import printable
 
 _POLL_S = 5.0
@@ -62,6 +63,7 @@ class ModalBackend:
 
     def preview(self, spec: JobSpec) -> str:
         files = files_to_send(workspace_root())
+        check_command(spec, workspace_root())
         values = job_values(spec, settings_of(spec.resources), JobRecord(**vars(spec)).token)
         with tempfile.TemporaryDirectory() as folder:
             app = write_app(Path(folder), values)
@@ -81,6 +83,7 @@ class ModalBackend:
         client.require_token()
         settings = settings_of(spec.resources)
         files = files_to_send(workspace_root())
+        check_command(spec, workspace_root())
         values = job_values(spec, settings, "")
         _require_one_writer(spec)
         job = JobFolder.create(replace(spec, run_folder=None))
@@ -95,6 +98,10 @@ class ModalBackend:
             client.submit(app, job.folder / "modal.json")
         except CommandError as error:
             _after_failed_submission(job, error)
+        except KeyboardInterrupt:
+            if client.read_submitted(job.folder / "modal.json") is None:  # Modal has made no app
+                shutil.rmtree(job.folder)
+            raise
         finally:
             shutil.rmtree(job.folder / "checkout", ignore_errors=True)
         try:
@@ -104,6 +111,8 @@ class ModalBackend:
 
     def status(self, job_id: str) -> JobStatus:
         job = JobFolder.of(job_id)
+        if not _is_young(job) and not is_locked(job.folder / "modal.json.lock"):
+            shutil.rmtree(job.folder / "checkout", ignore_errors=True)  # of a submission that was killed
         if (end := job.exit) is not None:
             return _status(job, end.state, end=end)
         try:
@@ -125,11 +134,11 @@ class ModalBackend:
         submitted, found = _require_ours_of(job)
         state, _ = _judged(job, found)
         require_running(job_id, state)
-        job.write_cancelled()
-        if state is JobState.pending:  # nothing to save
-            client.kill(found.ownership.id)
-        else:
-            client.ask_to_stop(submitted.app_id)
+        with job.asking_for_its_end():
+            if state is JobState.pending:  # nothing to save
+                client.kill(found.ownership.id)
+            else:
+                client.ask_to_stop(submitted.app_id)
         state = wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         if not state.is_over and kill:
             _, found = _require_ours_of(job)
@@ -212,8 +221,7 @@ def _require_ours_of(job: JobFolder) -> tuple[Submitted, Found]:
 def _status_by_modal(job: JobFolder) -> JobStatus:
     submitted = client.read_submitted(job.folder / "modal.json")
     if submitted is None:
-        is_young = time.time() - job.record.created_s < _STARTING_S
-        if is_young or _is_locked(job.folder / "modal.json.lock"):
+        if _is_young(job) or is_locked(job.folder / "modal.json.lock"):
             return _status(job, JobState.starting)
         return _status(job, JobState.lost, "wf was ended before Modal had made its app; submit it again")
     found = client.look(submitted.app_id)
@@ -225,12 +233,8 @@ def _status_by_modal(job: JobFolder) -> JobStatus:
     return _status(job, state, problem, job.exit)
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether a program holds it (flock): the system frees it when that ends, however."""
-    if not path.is_file():
-        return False
-    with path.open() as lock:
-        return not try_lock(lock, is_shared=True)
+def _is_young(job: JobFolder) -> bool:
+    return time.time() - job.record.created_s < _STARTING_S
 
 
 def _judged(job: JobFolder, found: Found) -> tuple[JobState, str | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import pprint
-import re
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -21,6 +20,12 @@ from wf_deployer.backends.base import JobSpec
 from wf_deployer.backends.modal.settings import GRACE_S, ModalSettings
 from wf_deployer.backends.record import refuse_secrets
 from wf_deployer.backends.torchrun import torchrun
+from wf_deployer.backends.travelling import (
+    Checkout,
+    Destination,
+    override_values,
+    refuse_files_that_stay,
+)
 from wf_deployer.errors import CommandRequestError
 from wf_deployer.sync.git_files import listed_files
 from wf_deployer.sync.snapshot import sorted_out
@@ -31,17 +36,10 @@ _TEMPLATE = Path(__file__).with_name("job_app.py")
 _NO_VALUES = "JOB: dict[str, Any] = {}"
 _PYTHON = "/wf/.venv/bin/python"
 _OUTPUTS = "/outputs"
-_VALUE = re.compile(r"[+~]*(?P<key>[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
-_OF_THIS_MACHINE = re.compile(r"""['"]?(?:~|/(?!outputs/|wf/)|\.\.?/|(?:outputs|runs)(?:/|$))""")
 
 
 def job_values(spec: JobSpec, settings: ModalSettings, token: str) -> dict[str, Any]:
-    """What `job_app.py` calls `JOB`.
-
-    Raises:
-        CommandRequestError: the command has a secret, or names files of this machine.
-    """
-    _check_command(spec.command)
+    """What `job_app.py` calls `JOB`."""
     return {
         "name": spec.name,
         "tags": {"wf-run": spec.id, "wf-token": token},
@@ -51,6 +49,27 @@ def job_values(spec: JobSpec, settings: ModalSettings, token: str) -> dict[str, 
         "several": spec.resources.num_processes > 1,
         "command": _command(spec),
     }
+
+
+def check_command(spec: JobSpec, root: Path) -> None:
+    """Raises: CommandRequestError for a command with a secret, or with a file that only this machine has."""
+    refuse_secrets(
+        spec.command,
+        "the command is written into the app",
+        "give it as a secret of Modal (WF_MODAL_SECRETS)",
+    )
+    for argument, key, _ in override_values(spec.command):
+        if key == "output_dir":
+            raise CommandRequestError(f"{argument}: leave it out; results go to a volume (WF_MODAL_VOLUME)")
+    destination = Destination(
+        called_from=Path(spec.cwd),
+        folder=root,
+        has=Checkout(root, files_to_send).has,
+        knows=lambda path: path.startswith((f"{_OUTPUTS}/", "/wf/")),
+        fix=f"name an upload (gs://, s3://), a path below {_OUTPUTS}/, or a file that git has, from the "
+        "checkout's top",
+    )
+    refuse_files_that_stay(spec.command, destination)
 
 
 def run_in_volume(spec: JobSpec) -> str:
@@ -112,18 +131,3 @@ def _command(spec: JobSpec) -> list[str]:
         return program
     agent = torchrun(_PYTHON, spec.resources, "--rdzv-endpoint=localhost:0")
     return ["bash", "-c", f'trap "" TERM; exec {agent} {shlex.join(program)}']
-
-
-def _check_command(command: Sequence[str]) -> None:
-    fix = "give it as a secret of Modal (WF_MODAL_SECRETS)"
-    refuse_secrets(command, "the command is written into the app", fix)
-    for argument in command:
-        if (match := _VALUE.fullmatch(argument)) is None or argument.startswith("-"):
-            continue
-        if match["key"] == "output_dir":
-            raise CommandRequestError(f"{argument}: leave it out; results go to a volume (WF_MODAL_VOLUME)")
-        if _OF_THIS_MACHINE.match(match["value"]):
-            raise CommandRequestError(
-                f"{argument}: a path of this machine, and the job has the checkout's files alone; name an "
-                f"upload (gs://, s3://) or a path below {_OUTPUTS}/"
-            )

@@ -3,8 +3,9 @@
 `--spot` is a managed job: SkyPilot's controller begins it again when its machines are taken away. Otherwise
 the job gets a cluster of its own, which ends when it has been idle; on Slurm the job itself gives it back.
 
-Besides what every job has, its folder holds `task.yaml`, `submitted.json` (whose job it is) and `cancel.json`
-(`wf cancel` was asked). Machines keep nothing: how the job ended, and its log, lie beside its uploads.
+Besides what every job has, its folder holds `task.yaml`, `submitted.json` (whose job it is), `launch.lock`
+(held while it is launched), `last_state.json` (end.py) and `given_back` (its machines were). Machines keep
+nothing: how the job ended, and its log, lie beside its uploads.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.ownership import differences, read_ownership, require_ours
-from wf_deployer.backends.record import Exit, JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.record import JobFolder, JobRecord, runs_folder
 from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
-from wf_deployer.backends.sky.end import fetch_end
+from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.backends.sky.ours import (
     adopt,
@@ -33,13 +34,13 @@ from wf_deployer.backends.sky.ours import (
     state_of,
 )
 from wf_deployer.backends.sky.planning import places, plan
-from wf_deployer.backends.sky.script import STOPPED_BY_TERM
 from wf_deployer.backends.sky.settings import SETTINGS_FILE, read_settings
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import copy_checkout
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_text
+from wf_formats.locks import holding, is_locked
 from wf_formats.printable import printable
 
 GRACE_S = 35.0
@@ -47,12 +48,9 @@ GRACE_S = 35.0
 _POLL_S = 5.0
 _STARTING_S = 600.0
 """A job younger than this that SkyPilot does not know is being launched, an older one is lost."""
-
-
-class InterruptedLaunchError(CommandError):
-    """Ctrl-C while SkyPilot launches, which goes on."""
-
-    exit_code = 130
+_LAUNCHING_S = 3600.0
+"""After this SkyPilot launches nothing any more for a `wf` that was interrupted."""
+_LAUNCH_LOCK, _GIVEN_BACK = "launch.lock", "given_back"
 
 
 class SkyBackend:
@@ -99,25 +97,27 @@ class SkyBackend:
         except BaseException:
             shutil.rmtree(folder)
             raise
-        try:
-            found = self._launch(job, task)
-        except KeyboardInterrupt as error:
-            raise InterruptedLaunchError(
-                f"SkyPilot goes on launching {spec.id}: `wf runs` shows it, `wf cancel {spec.id}` ends it"
-            ) from error
-        except CommandError as error:
-            self._after_failed_launch(job, error)
-            return
+        with holding(folder / _LAUNCH_LOCK):
+            try:
+                found = self._launch(job, task)
+            except CommandError as error:
+                self._after_failed_launch(job, error)
+                return
         if found is None:
             raise CommandError(f"{spec.id} was launched, and SkyPilot does not know it any more")
         adopt(job, found)
-        shutil.rmtree(folder / "workdir")
+        shutil.rmtree(folder / "workdir", ignore_errors=True)
 
     def status(self, job_id: str) -> JobStatus:
         job = JobFolder.of(job_id)
         state, problem = (JobState.unknown, None) if job.exit is not None else self._asked_state(job)
         if (end := job.exit) is not None:
-            return JobStatus(end.state, str(job.log), None, end.returncode, end.ended_s)
+            state = end.state
+        if state.is_over:
+            problem = self._return_machines(job) or problem
+            self._clear(job)
+        if end is not None:
+            return JobStatus(state, str(job.log), None, end.returncode, end.ended_s, problem)
         return JobStatus(state, str(job.log), problem=problem)
 
     def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
@@ -146,19 +146,44 @@ class SkyBackend:
         found = self._require(job)
         if job.record.resources.spot:
             require_running(job_id, state_of(job, found))
-        job.write_cancelled()
-        if job.record.resources.spot:
-            self.client.cancel_job(managed_id(job, found.ownership))
-            wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
-        else:
-            self._give_back(job, found, min(timeout_s, GRACE_S))
-        return self.status(job_id).state
+        with job.asking_for_its_end() as delivered:
+            if job.record.resources.spot:
+                self.client.cancel_job(managed_id(job, found.ownership))
+            else:
+                self._give_back(job, found, min(timeout_s, GRACE_S), delivered)
+        return wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
 
-    def _give_back(self, job: JobFolder, found: SkyJob, grace_s: float) -> None:
+    def _return_machines(self, job: JobFolder) -> str | None:
+        """On Slurm nobody else does, where the job itself could not. Tried at each look until it is done.
+
+        Returns: why it is not done yet.
+        """
+        mark = job.folder / _GIVEN_BACK
+        if not self.infra.is_slurm or mark.exists():
+            return None
+        try:
+            found = self._fetch(job)
+            if found is not None and not differences(expected(job, found), found.ownership):
+                self._give_back(job, found, 0.0, lambda: None)
+        except CommandError as error:
+            return f"ended, machines not yet given back: {error}"
+        mark.touch()
+        return None
+
+    def _clear(self, job: JobFolder) -> None:
+        """Of a launch that was interrupted; while SkyPilot may be at it, it needs the files."""
+        is_old = time.time() - job.record.created_s > _LAUNCHING_S
+        if read_ownership(job.folder) is not None or is_old:
+            shutil.rmtree(job.folder / "workdir", ignore_errors=True)
+
+    def _give_back(
+        self, job: JobFolder, found: SkyJob, grace_s: float, delivered: Callable[[], None]
+    ) -> None:
         """Ends our job on its cluster, and then the cluster, unless somebody else is at work on it."""
         own = own_job(job, found)
         if own is not None and not known_state(own.state).is_over:
             self.client.cancel_cluster_job(found.ownership.name, own.id)
+            delivered()
             time.sleep(grace_s)
             found = self._require(job)
             own = own_job(job, found)
@@ -232,19 +257,31 @@ class SkyBackend:
             state = state_of(job, found)
         except (SkyError, CommandRequestError) as error:
             return JobState.unknown, str(error)
-        if state.is_over and fetch_end(job) is not None:
-            was_asked = job.was_cancelled
-            returncode = {JobState.finished: 0, JobState.cancelled: STOPPED_BY_TERM}.get(state, 1)
-            job.write_exit(Exit(returncode, was_asked or state is JobState.cancelled, time.time()))
-        if state.is_over and self.infra.is_slurm:  # where the job could not give its machines back
-            self._give_back(job, found, 0.0)
-        return state, found.reason
+        if own_job(job, found) is not None or job.record.resources.spot:  # its files are there
+            self._clear(job)
+        if not state.is_over or (missing := fetch_end(job)) is None:
+            return state, found.reason
+        return self._settled(job, state, missing, found.reason)
+
+    def _settled(
+        self, job: JobFolder, state: JobState, missing: NoEnd, reason: str | None
+    ) -> tuple[JobState, str | None]:
+        """Of a job that is over by SkyPilot's word; the word is final if there will be no other."""
+        if missing.is_missing:
+            job.write_exit(guessed_exit(job, state))
+            return state, reason
+        remember(job, state)
+        return state, reason or f"how it ended is not known yet: {missing.reason}"
 
     def _state_without_machines(self, job: JobFolder) -> tuple[JobState, str | None]:
+        if is_locked(job.folder / _LAUNCH_LOCK):
+            return JobState.starting, None
         if (missing := fetch_end(job)) is None:
             return JobState.unknown, None  # exit.json says it
         if job.was_cancelled:
             return JobState.cancelled, None
+        if (seen := remembered(job)) is not None:
+            return self._settled(job, seen, missing, None)
         if read_ownership(job.folder) is None and time.time() - job.record.created_s < _STARTING_S:
             return JobState.starting, None
         state = JobState.lost if missing.is_missing else JobState.unknown

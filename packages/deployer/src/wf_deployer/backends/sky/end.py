@@ -6,25 +6,51 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wf_deployer.backends.base import JobState
 from wf_deployer.backends.fields import from_json
 from wf_deployer.backends.record import Exit, JobFolder
+from wf_deployer.backends.sky.script import STOPPED_BY_TERM
 from wf_deployer.errors import CommandError
+from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
 from wf_formats.printable import printable
 
 _TIMEOUT_S = 60.0
-_WRONG_REQUEST = 2
+_LAST_STATE = "last_state.json"
 
 
 @dataclass(frozen=True)
 class NoEnd:
-    """Attributes: is_missing: it is not there, else it could not be asked for; reason: the store's words."""
+    """Attributes: is_missing: the store says so, else it did not answer; reason: its words."""
 
     is_missing: bool
     reason: str
+
+
+def guessed_exit(job: JobFolder, state: JobState) -> Exit:
+    """Of a job that left nothing, by what SkyPilot says of it."""
+    returncode = {JobState.finished: 0, JobState.cancelled: STOPPED_BY_TERM}.get(state, 1)
+    return Exit(returncode, job.was_cancelled or state is JobState.cancelled, time.time())
+
+
+def remember(job: JobFolder, state: JobState) -> None:
+    """Keeps SkyPilot's word of an end while the store does not answer; it forgets it with the machines."""
+    atomic_write_json(job.folder / _LAST_STATE, state)
+
+
+def remembered(job: JobFolder) -> JobState | None:
+    """Raises: CommandError if the file is damaged."""
+    path = job.folder / _LAST_STATE
+    if not path.is_file():
+        return None
+    value = read_value(path, CommandError)
+    if value not in list(JobState):
+        raise CommandError(f"{path} is damaged: it is {value!r:.60}, not a state")
+    return JobState(value)
 
 
 def end_url(upload: str, job_id: str) -> str:
@@ -41,6 +67,8 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
     record, there = job.record, job.folder / "end"
     if record.upload is None:
         raise CommandError(f"{job.folder / 'job.json'} is damaged: a job of SkyPilot has an upload")
+    if "://" not in record.upload and not Path(record.upload).is_dir():
+        return NoEnd(False, f"there is no folder {record.upload} on this machine")
     if (missing := _get(end_url(record.upload, record.id), there)) is not None:
         return missing
     end = from_json(Exit, read_value(there / "exit.json", CommandError), there / "exit.json")
@@ -53,14 +81,16 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
 
 def _get(url: str, there: Path) -> NoEnd | None:
     """Downloads an upload; by the application, since stores are a library of applications."""
-    command = [sys.executable, "-m", "wf_stores.main", "get", url, str(there), "--timeout", "20"]
+    shutil.rmtree(there, ignore_errors=True)  # of a look that was interrupted
+    get = ["get", url, str(there), "--timeout", "20", "--if-there"]
+    command = [sys.executable, "-m", "wf_stores.main", *get]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return NoEnd(False, f"{url} did not answer within {_TIMEOUT_S:.0f} s")
-    if done.returncode != 0:
-        words = printable(" ".join(done.stderr.split())).removeprefix("error: ")
-        return NoEnd(done.returncode == _WRONG_REQUEST, words)
-    return None
+    if done.returncode == 0 and there.is_dir():
+        return None
+    words = printable(" ".join((done.stdout if done.returncode == 0 else done.stderr).split()))
+    return NoEnd(done.returncode == 0, words.removeprefix("error: "))

@@ -13,11 +13,14 @@ from wf_deployer.backends.sky.infra import CHOSEN_BY_SKY, Infra
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM, Program, run_script
 from wf_deployer.backends.sky.settings import SETTINGS_FILE, Settings
 from wf_deployer.backends.sky.task import SkyTask
+from wf_deployer.backends.sky.workdir import files_to_send
+from wf_deployer.backends.travelling import Checkout, Destination, refuse_files_that_stay
 from wf_deployer.errors import CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.overrides import override
 
 _UPLOAD = "training.checkpoint.upload"
+_START = "training.start_from"
 IDLE_MINUTES = 10
 """After its job, until a cluster ends: time for `wf logs`."""
 _RECOVERY = {"strategy": "EAGER_NEXT_REGION", "recover_on_exit_codes": [STOPPED_BY_TERM]}
@@ -31,10 +34,12 @@ def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> 
     refuse_secrets(record.command, "SkyPilot stores a job's command", fix)
     _refuse_local_start(infra, record)
     upload = _upload(infra, record)
+    folder = _folder_in_checkout(record)
+    _refuse_files_that_stay(infra, record)
     program = Program(
         record.id,
         _command(record, upload),
-        _folder_in_checkout(record),
+        folder,
         end_url(upload, record.id),
         resources,
         is_managed=resources.spot,
@@ -103,8 +108,13 @@ def _anywhere(infra: Infra, record: JobRecord) -> dict[str, Any]:
 
 
 def _command(record: JobRecord, upload: str) -> list[str]:
-    """A path is from where `wf` was called, which is elsewhere on the machines."""
-    return record.command if "://" in upload else [*record.command, override(_UPLOAD, upload)]
+    """A path of one's own machines is from where `wf` was called, which is elsewhere on them."""
+    command = list(record.command)
+    if "://" not in upload:
+        command.append(override(_UPLOAD, upload))
+    if (start := record.start_from) is not None and "://" not in start:
+        command.append(override(_START, str(Path(record.cwd, start))))
+    return command
 
 
 def _upload(infra: Infra, record: JobRecord) -> str:
@@ -124,8 +134,21 @@ def _refuse_local_start(infra: Infra, record: JobRecord) -> None:
     if start is not None and "://" not in start and not infra.is_own:
         raise CommandRequestError(
             f"{record.stage} starts from {start}, which only this machine has; upload it (`wf store put "
-            f"{start} URL/NAME`) and give training.start_from=URL/NAME"
+            f"{start} URL/NAME`) and give {_START}=URL/NAME"
         )
+
+
+def _refuse_files_that_stay(infra: Infra, record: JobRecord) -> None:
+    root = workspace_root()
+    destination = Destination(
+        called_from=Path(record.cwd),
+        folder=Path(record.cwd),
+        has=Checkout(root, files_to_send).has,
+        knows=lambda path: infra.is_own,
+        fix="name an upload (gs://, s3://), or a file that git has in the checkout",
+        other_keys=(_UPLOAD, _START),
+    )
+    refuse_files_that_stay(record.command, destination)
 
 
 def _folder_in_checkout(record: JobRecord) -> PurePosixPath:

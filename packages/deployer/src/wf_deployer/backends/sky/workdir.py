@@ -15,6 +15,14 @@ _AS_IT_IS = ".skyignore"
 """SkyPilot leaves out what .gitignore names, even if git has it, unless this file is there."""
 
 
+def files_to_send(root: Path) -> list[str]:
+    """Paths of the checkout that machines get. Raises: RequestError where `root` is in no git repository."""
+    files, _ = listed_files(root)
+    if not files:
+        raise RequestError(f"git lists no files in {root}: there is nothing to send; add some")
+    return sorted_out(root, files)[0]
+
+
 def copy_checkout(root: Path, target: Path) -> None:
     """Makes `target` a new folder with the checkout's files: contents, executable bits and links as they are.
 
@@ -22,12 +30,10 @@ def copy_checkout(root: Path, target: Path) -> None:
         RequestError: `root` is in no git repository.
         OSError: a file cannot be read, or the disk is full.
     """
-    files, _ = listed_files(root)
-    if not files:
-        raise RequestError(f"git lists no files in {root}: there is nothing to send; add some")
+    files = files_to_send(root)
     target.mkdir()
     source, copy = os.fsencode(root), os.fsencode(target)
-    for path in sorted_out(root, files)[0]:
+    for path in files:
         place = os.path.join(source, raw(path))
         if not _is_file_or_link(place):
             continue

@@ -11,7 +11,7 @@ import pwd
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,12 +30,15 @@ from wf_deployer.backends.record import TOKEN_VARIABLE, JobFolder, JobRecord, re
 from wf_deployer.backends.slurm import client
 from wf_deployer.backends.slurm.client import SlurmError, SlurmJob
 from wf_deployer.backends.slurm.script import GRACE_S, batch_script
+from wf_deployer.backends.travelling import Destination, override_values, refuse_files_that_stay
 from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_text
 from wf_formats.run_files import is_complete
 
 _POLL_S = 1.0
 _LOG_POLL_S = 5.0
+_SHARED_OUTPUT = "distributed.shared_output"
 _STARTING_S = 60.0
 """A job younger than this that Slurm does not know is being submitted, an older one is lost."""
 _STATES = {
@@ -59,7 +62,7 @@ class SlurmBackend:
         client.require_programs()
 
     def preview(self, spec: JobSpec) -> str:
-        _refuse_secrets(spec)
+        _check_command(spec)
         record = JobRecord(**vars(spec))
         folder = runs_folder().absolute() / spec.id
         options = _sbatch_options(record, folder)
@@ -74,7 +77,7 @@ class SlurmBackend:
         return spec.run_folder
 
     def submit(self, spec: JobSpec) -> None:
-        _refuse_secrets(spec)
+        _check_command(spec)
         job = JobFolder.create(spec)
         folder, record = job.folder.absolute(), job.record
         script = batch_script(spec.id, folder, spec.command, spec.resources)
@@ -127,16 +130,30 @@ class SlurmBackend:
         if (ownership := _ownership(job)) is None:
             raise CommandError(f"refused: Slurm has no job with the token of {job_id}; nothing was touched")
         require_running(job_id, _state_of(_fetch_ours(ownership)))
-        job.write_cancelled()
-        if not _stop(job, ownership, timeout_s) and kill:
+        with job.asking_for_its_end() as delivered:  # the batch script looks for the mark
+            is_over = _stop(job, ownership, timeout_s, delivered)
+        if not is_over and kill:
             _fetch_ours(ownership)
             client.kill(ownership.id)
             wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         return self.status(job_id).state
 
 
-def _refuse_secrets(spec: JobSpec) -> None:
+def _check_command(spec: JobSpec) -> None:
+    """Raises: CommandRequestError for secrets, and for files that nodes without a common disk do not see."""
     refuse_secrets(spec.command, "Slurm stores a job's command", "give it by environment")
+    named = [argument for argument in spec.command if _SHARED_OUTPUT in argument]
+    if any(key == _SHARED_OUTPUT and value is False for _, key, value in override_values(named)):
+        root = workspace_root()
+        destination = Destination(
+            called_from=Path(spec.cwd),
+            folder=Path(spec.cwd),
+            has=lambda path: path.is_relative_to(root),
+            knows=lambda path: Path(os.path.normpath(path)).is_relative_to(root),
+            fix=f"with {_SHARED_OUTPUT}=false name an upload (gs://, s3://) or a file of {root}",
+            other_keys=("output_dir",),
+        )
+        refuse_files_that_stay(spec.command, destination)
 
 
 def _sbatch_options(record: JobRecord, folder: Path) -> list[str]:
@@ -246,7 +263,7 @@ def _known_state(job: JobFolder, found: SlurmJob) -> tuple[JobState, str | None]
     return state, None
 
 
-def _stop(job: JobFolder, ownership: Ownership, timeout_s: float) -> bool:
+def _stop(job: JobFolder, ownership: Ownership, timeout_s: float, delivered: Callable[[], None]) -> bool:
     """Asks until it has an effect, and waits for the end; False: it takes longer."""
     deadline_s = time.monotonic() + timeout_s
     asked = False
@@ -260,8 +277,10 @@ def _stop(job: JobFolder, ownership: Ownership, timeout_s: float) -> bool:
             return True
         if state is JobState.pending:
             client.cancel_if_pending(ownership.id)
+            delivered()
         elif found.state == "RUNNING" and not asked:
             client.signal_batch_script(ownership.id, "USR1")
+            delivered()
             asked = True
         if time.monotonic() > deadline_s:
             return False

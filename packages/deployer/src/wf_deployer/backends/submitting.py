@@ -1,0 +1,36 @@
+"""Submitting a job so that, whatever ends it in the middle, its user knows what may be running."""
+
+from __future__ import annotations
+
+from wf_deployer.backends.base import Backend, JobSpec
+from wf_deployer.backends.record import runs_folder
+from wf_deployer.errors import CommandError
+from wf_formats.boundary import explained
+
+
+class InterruptedLaunchError(CommandError):
+    """Ctrl-C in the middle of a submission."""
+
+    exit_code = 130
+
+
+def submit(backend: Backend, spec: JobSpec) -> None:
+    """`Backend.submit`; what it has not settled itself is told with the command that frees the machines.
+
+    Raises:
+        CommandError: as `Backend.submit`; or it was interrupted after the job had got its folder.
+    """
+    try:
+        backend.submit(spec)
+    except CommandError:
+        raise
+    except BaseException as error:
+        if not (runs_folder() / spec.id / "job.json").is_file():
+            raise
+        told = f"{spec.id} may have machines: `wf runs` shows it, `wf cancel {spec.id}` ends it"
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedLaunchError(f"stopped while it was submitted; {told}") from error
+        if isinstance(error, OSError):
+            raise CommandError(f"{explained(error)}; {told}") from error
+        error.add_note(told)
+        raise
