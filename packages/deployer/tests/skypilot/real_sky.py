@@ -7,6 +7,7 @@ puts uv and a Python where SkyPilot would install its own.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,11 @@ def fetch_wheels(folder: Path, version: str) -> None:
         )
 
 
+def _line(path: str) -> str:
+    """Of a .pth file; editable packages need those of their own folder."""
+    return f"import site; site.addsitedir({path!r})" if path.endswith("site-packages") else path
+
+
 @contextmanager
 def sky_cluster(folder: Path, wheels: Path) -> Iterator[Cluster]:
     """The cluster, with SkyPilot's configuration for it as "loop"."""
@@ -119,7 +125,7 @@ def sky_cluster(folder: Path, wheels: Path) -> Iterator[Cluster]:
     real_uv = str(uv) if uv.exists() else shutil.which("uv")
     for name in ("bin", "root", "rt-n1", "rt-n2"):
         (folder / name).mkdir()
-    paths = " ".join(f"'{path}'" for path in sys.path if path and Path(path).is_dir())
+    paths = " ".join(shlex.quote(_line(path)) for path in sys.path if path and Path(path).is_dir())
     (folder / "bin" / "uv").write_text(UV.format(uv=real_uv, paths=paths))
     (folder / "bin" / "uv").chmod(0o755)
     (folder / "prolog.sh").write_text(PROLOG.format(folder=folder, uv=real_uv))

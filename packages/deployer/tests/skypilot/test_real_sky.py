@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import real_sky
@@ -28,7 +29,7 @@ os.chdir(root)
 from wf_deployer.backends.sky import backend, planning
 backend.workspace_root = planning.workspace_root = lambda: root
 from wf_deployer.commands import train
-train.TRAINER = [sys.executable, "small_trainer.py"]
+train.TRAINER = [sys.executable, *os.environ["TRAINER"].split()]
 from wf_deployer.main import app
 app()
 """
@@ -58,6 +59,7 @@ class Login:
             "HOME": "/root",
             "PATH": f"{folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "CHECKOUT": str(checkout),
+            "TRAINER": "small_trainer.py",
             "WF_RUNS_DIR": str(folder / "runs"),
             "COLUMNS": "160",
             "NO_COLOR": "1",
@@ -74,11 +76,15 @@ class Login:
         self.foreign = done.stdout.strip()
         self.wait_for(lambda: cluster.state(self.foreign) == "RUNNING", "nobody's job does not start")
 
-    def wf(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.cluster.run(sys.executable, "-c", WF, *arguments, environment=self.environment)
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.cluster.run(sys.executable, *arguments, environment=self.environment)
 
-    def submit(self, *arguments: str) -> str:
-        done = self.wf(*TRAIN, "--cpus", "1", f"training.checkpoint.upload={self.folder}/store", *arguments)
+    def wf(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.python("-c", WF, *arguments)
+
+    def submit(self, *arguments: str, upload: str | None = None) -> str:
+        where = f"training.checkpoint.upload={upload or self.folder / 'store'}"
+        done = self.wf(*TRAIN, "--cpus", "1", where, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.split("started ")[1].split()[0]
 
@@ -90,6 +96,9 @@ class Login:
     def queue(self) -> list[str]:
         """Names of Slurm's jobs that are there."""
         return self.cluster.run("squeue", "-h", "-o", "%j").stdout.split()
+
+    def slurm_id(self, job_id: str) -> str:
+        return self.cluster.run("squeue", "-h", "-n", f"wf-{job_id}", "-o", "%i").stdout.strip()
 
     def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -144,4 +153,117 @@ def test_cancel_ends_ours_alone(login: Login) -> None:
     path.write_text(json.dumps(submitted))
     done = login.wf("cancel", job_id)
     assert done.stdout == f"{job_id}: cancelled\n", done.stderr
+    login.wait_for(lambda: login.queue() == ["wf-train"], str(login.queue()))
+
+
+MODEL = """
+import json, sys
+from pathlib import Path
+
+folder, helpers = sys.argv[1:]
+sys.path.append(helpers)
+import tiny_models
+
+tokenizer = tiny_models.byte_tokenizer()
+sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
+tiny_models.tiny_model("LlamaConfig", vocab_size=len(tokenizer), **sizes).save_pretrained(f"{folder}/dense")
+tokenizer.save_pretrained(f"{folder}/dense")
+lines = [json.dumps({"text": f"Document {i}: {i} squared is {i * i}. " * (1 + i % 3)}) for i in range(200)]
+Path(folder, "text.jsonl").write_text("\\n".join(lines) + "\\n")
+"""
+BUCKET = """
+import sys
+
+sys.path.append(sys.argv[1])
+import store_servers
+
+with store_servers.s3_server() as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+UPLOADS = "s3://bucket/runs"
+
+
+@pytest.fixture
+def trainer(login: Login, workspace_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The real trainer and a bucket on loopback, which both nodes see. Yields: overrides of a tiny run."""
+    pytest.importorskip("moto")
+    helpers, folder = str(workspace_root / "tests" / "helpers"), login.folder
+    server = login.cluster.start(sys.executable, "-c", BUCKET, helpers)
+    try:
+        assert server.stdout is not None
+        access = {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": server.stdout.readline().strip(),
+        }
+        settings = folder / "checkout" / ".wf.toml"
+        settings.write_text(f"[sky]\nsecrets = {json.dumps(list(access))}\n")
+        for name, value in ({"TRAINER": "-m wrinklefree.train", "OMP_NUM_THREADS": "1"} | access).items():
+            monkeypatch.setitem(login.environment, name, value)
+        done = login.python("-c", MODEL, str(folder), helpers)
+        assert done.returncode == 0, done.stderr
+        common = [
+            "model.source=path",
+            f"model.name={folder}/dense",
+            f"data.sources=[{{kind: path, name: text, location: {folder}/text.jsonl}}]",
+            *("num_threads=1", "logging.progress_bar=none"),
+        ]
+        fit = ("fit.tokens=512", "fit.sequence_length_tokens=32", "fit.evaluation_tokens=64")
+        stage1 = [*common, *(f"training.{name}" for name in fit), f"output_dir={folder}/outputs"]
+        done = login.python("-m", "wrinklefree.train", "-s", "1", *stage1)
+        assert done.returncode == 0, done.stderr
+        yield [
+            *common,
+            *("distributed.accelerator=cpu", "training.sequence_length_tokens=32", "training.batch_size=2"),
+            *("training.schedule.warmup=2", "training.max_steps=300", "training.checkpoint.every_steps=20"),
+            f"training.start_from={folder}/outputs/default/stage1/final",
+        ]
+        settings.unlink()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def uploaded(login: Login) -> list[str]:
+    """Names of the complete checkpoints in the bucket."""
+    done = login.python("-m", "wf_stores.main", "ls", UPLOADS)
+    return sorted(part for part in done.stdout.split() if "step_" in part)
+
+
+def summary(text: str) -> dict[str, Any]:
+    (line,) = [line for line in text.splitlines() if line.startswith("summary: ")]
+    found: dict[str, Any] = json.loads(line.removeprefix("summary: "))
+    return found
+
+
+def test_a_run_whose_machines_are_taken_goes_on_from_the_bucket_to_the_bit(
+    login: Login, trainer: list[str]
+) -> None:
+    first = login.submit(*trainer, upload=UPLOADS)
+    login.wait_for(lambda: bool(uploaded(login)), "nothing is uploaded", 600)
+    login.cluster.run("scancel", login.slurm_id(first))
+    login.wait_for(lambda: login.state(first).split()[0] in ("lost", "failed", "cancelled"), "it goes on")
+    done = login.python(
+        "-m", "wf_stores.main", "get", f"{UPLOADS}/default/stage2/final", f"{login.folder}/no"
+    )
+    assert done.returncode == 2, "it was over before its machines were taken"
+
+    second = login.submit(*trainer, upload=UPLOADS)
+    login.wait_for(lambda: login.state(second) == "finished", "it does not end", 900)
+    log = login.wf("logs", second).stdout
+    assert "resuming from" in log, log
+    resumed = login.folder / "resumed"
+    done = login.python("-m", "wf_stores.main", "get", f"{UPLOADS}/default/stage2/final", str(resumed))
+    assert done.returncode == 0, done.stderr
+
+    whole = login.python("-m", "wrinklefree.train", "-s", "2", *trainer, f"output_dir={login.folder}/whole")
+    assert whole.returncode == 0, whole.stderr
+    undisturbed = login.folder / "whole" / "default" / "stage2" / "final"
+    name = "model.safetensors"
+    assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
+    figures = ("first_loss", "last_loss", "tokens", "steps")
+    ended, expected = summary(log), summary(whole.stdout)
+    assert [ended[figure] for figure in figures] == [expected[figure] for figure in figures]
     login.wait_for(lambda: login.queue() == ["wf-train"], str(login.queue()))

@@ -109,15 +109,23 @@ class Cluster:
         self, *command: str, user: str = "root", environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program as a user, with this process's environment and more."""
-        enter = ["nsenter", "-t", str(self.init_pid), "-m", "-p", "-n", "-u", "-i", "--wd=/"]
         as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
         return subprocess.run(
-            [*enter, *as_user, *command],
+            [*self._enter, *as_user, *command],
             capture_output=True,
             text=True,
             check=False,
             env=os.environ | dict(environment or {}),
         )
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """A program that runs on; it reads its standard input, and ends with it."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen([*self._enter, *command], text=True, **pipes)
+
+    @property
+    def _enter(self) -> list[str]:
+        return ["nsenter", "-t", str(self.init_pid), "-m", "-p", "-n", "-u", "-i", "--wd=/"]
 
     def wf(self, *arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         source = "from wf_deployer.main import app; app()"
