@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from wf_deployer.commands import applications, cancel, doctor, logs, runs, train
+from wf_deployer.commands import applications, cancel, doctor, logs, runs, serve, train
 from wf_deployer.framed import FramedGroup
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-applications.register(app)
+applications.register(app, {"serve": (serve.HereOrElsewhere, serve.serve)})
 app.command("train")(train.train)
 app.command("runs")(runs.runs)
 app.command("logs")(logs.logs)

@@ -1,27 +1,33 @@
-"""SkyPilot's package, as far as program.py calls it, on a table of clusters and managed jobs of two users.
+"""SkyPilot's package, as far as program.py calls it, on a table of clusters, managed jobs and services of two
+users.
 
-Like SkyPilot it asks for no permission: a cluster goes down for whoever names it, `jobs.cancel` takes a name,
-or nothing as "all". Jobs of others live only if nobody asks for them.
+Like SkyPilot it asks for no permission: a cluster or a service goes down for whoever names it, `jobs.cancel`
+takes a name, or nothing as "all". Those of others live only if nobody asks for them.
 """
 
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import yaml
 
 from wf_deployer.backends.isolated import ProgramError
-from wf_deployer.backends.sky import program
 
 ME, BOB = "1a2b3c4d", "b0bb0bb0"
 NOW = 1_800_000_000
+
+
+class ClusterNotUpError(RuntimeError):
+    """Of sky.exceptions."""
 
 
 def record(**values: Any) -> SimpleNamespace:
@@ -41,6 +47,7 @@ class FakeSky:
     clusters: dict[str, SimpleNamespace] = field(default_factory=dict)
     queues: dict[str, list[SimpleNamespace]] = field(default_factory=dict)
     jobs: dict[int, SimpleNamespace] = field(default_factory=dict)
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
     enabled: list[str] = field(default_factory=lambda: ["Nebius", "GCP", "Slurm", "Kubernetes"])
     logs: list[str] = field(default_factory=lambda: ["one\n", "two\n"])
     calls: list[str] = field(default_factory=list)
@@ -79,11 +86,32 @@ class FakeSky:
             user_yaml=task,
         )
 
+    def add_service(self, name: str, user: str, task: str = "name: x", hash: str = "h0") -> dict[str, Any]:
+        self.services[name] = {
+            "name": name,
+            "hash": hash,
+            "controller_job_id": 1,
+            "user_hash": user,
+            "yaml_content": task,
+            "status": status("READY"),
+            "endpoint": f"http://10.0.0.1:3000{len(self.services)}",
+            "replica_info": [
+                {"replica_id": number, "status": status(state)}
+                for number, state in ((1, "READY"), (2, "PROVISIONING"))
+            ],
+        }
+        return self.services[name]
+
     def states(self, user: str) -> dict[Any, str]:
         """Of everything that a user has."""
         queued = {(name, job.job_id): job for name, queue in self.queues.items() for job in queue}
         everything = {**self.clusters, **queued, **self.jobs}
-        return {key: entry.status.value for key, entry in everything.items() if entry.user_hash == user}
+        found = {key: entry.status.value for key, entry in everything.items() if entry.user_hash == user}
+        return found | {
+            f"service {name}": service["status"].value
+            for name, service in self.services.items()
+            if service["user_hash"] == user
+        }
 
     def launch(self, task: Any, cluster_name: str) -> Callable[[], Any]:
         def launched() -> Any:
@@ -156,6 +184,44 @@ class FakeSky:
 
         return cancelled
 
+    def serve_up(self, task: Any, service_name: str) -> Callable[[], Any]:
+        def launched() -> Any:
+            self.calls.append("serve.up")
+            self.add_service(service_name, self.me, task.text, hash=f"h{self.next_job}")
+            self.next_job += 1
+            if self.on_launch is not None:
+                self.on_launch()
+            return service_name, self.services[service_name]["endpoint"]
+
+        return launched
+
+    def serve_status(self, names: list[str] | None) -> Callable[[], Any]:
+        if self.on_status is not None:
+            self.on_status()
+
+        def found() -> Any:
+            if not self.services:
+                raise ClusterNotUpError("no controller")
+            return [one for name, one in self.services.items() if names is None or name in names]
+
+        return found
+
+    def serve_down(self, names: list[str] | None, all: bool = False) -> Callable[[], Any]:
+        self.calls.append(f"serve.down {names}")
+
+        def gone() -> None:
+            for name in list(self.services) if all or names is None else names:
+                del self.services[name]
+
+        return gone
+
+    def serve_logs(
+        self, name: str, target: str, replica_id: int, follow: bool, output_stream: Any, tail: int | None
+    ) -> None:
+        assert target == "replica"
+        for line in self.logs[-tail:] if tail else self.logs:
+            output_stream.write(f"{name} {replica_id} {line}")
+
     def tail(self, tail: int | None) -> Iterator[str | None]:
         yield from self.logs[-tail:] if tail else self.logs
         yield None
@@ -206,7 +272,15 @@ class FakeSky:
             server=server,
             utils=utils,
         )
-        every = (sky, client, sdk, jobs, server, server.common, utils, common_utils)
+        serve = _module(
+            "sky.serve",
+            up=self.serve_up,
+            status=self.serve_status,
+            down=self.serve_down,
+            tail_logs=self.serve_logs,
+        )
+        sky.serve, sky.exceptions = serve, _module("sky.exceptions", ClusterNotUpError=ClusterNotUpError)
+        every = (sky, serve, sky.exceptions, client, sdk, jobs, server, server.common, utils, common_utils)
         return {module.__name__: module for module in every}
 
 
@@ -219,8 +293,9 @@ def _module(name: str, **values: Any) -> Any:
 class InProcess:
     """Stands for `IsolatedProgram`: program.py here, with the fake for SkyPilot; everything as JSON."""
 
-    def __init__(self, fake: FakeSky) -> None:
+    def __init__(self, fake: FakeSky, path: Path) -> None:
         self.fake = fake
+        self.answers = runpy.run_path(str(path))["answers"]
 
     def ask(self, request: Any, *, shown: bool = False) -> Any:
         (answer,) = self.stream(request, shown=shown)
@@ -229,7 +304,7 @@ class InProcess:
     def stream(self, request: Any, *, shown: bool = False) -> Iterator[Any]:
         with _installed(self.fake.modules):
             try:
-                for answer in program.answers(json.loads(json.dumps(request))):
+                for answer in self.answers(json.loads(json.dumps(request))):
                     yield json.loads(json.dumps(answer))
             except Exception as error:
                 kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]

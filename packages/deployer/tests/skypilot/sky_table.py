@@ -14,7 +14,7 @@ from click.testing import Result
 from fake_sky import BOB, NOW, FakeSky, InProcess
 from typer.testing import CliRunner
 
-from wf_deployer.backends.sky import backend, client, end
+from wf_deployer.backends.sky import backend, client, end, service
 from wf_deployer.main import app
 
 TRAINER = Path(__file__).parents[1] / "slurm" / "small_trainer.py"
@@ -31,6 +31,7 @@ class Sky:
         self.store_reason, self.store_is_missing = "there is no complete upload", True
         fake.add_cluster("wf-train", BOB)
         fake.add_to_queue("wf-train", "wf-train", BOB)
+        fake.add_service("wf-serve", BOB)
         for job_id in (1, 2):
             fake.add_job(job_id, BOB)
 
@@ -74,14 +75,15 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> S
     subprocess.run(["git", "init", "-q", checkout], check=True)
     (checkout / "code.py").write_text("print(1)\n")
     (checkout / ".env").write_text("TOKEN=hunter2\n")
-    for name in ("backend", "planning"):
+    for name in ("backend", "planning", "service"):
         monkeypatch.setattr(f"wf_deployer.backends.sky.{name}.workspace_root", lambda: checkout)
     fake = FakeSky()
-    monkeypatch.setattr(client, "IsolatedProgram", lambda requirement, path: InProcess(fake))
+    monkeypatch.setattr(client, "IsolatedProgram", lambda requirement, path: InProcess(fake, path))
     monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, str(TRAINER)])
     monkeypatch.setattr(backend, "GRACE_S", 0.0)
     monkeypatch.setattr(backend, "_POLL_S", 0.01)
+    monkeypatch.setattr(service, "_POLL_S", 0.01)
     monkeypatch.chdir(checkout)
     if (path := os.environ.get("PYTHONPATH")) is not None:  # program.py takes it away, from its own process
         monkeypatch.setenv("PYTHONPATH", path)

@@ -232,6 +232,11 @@ def uploaded(login: Login) -> list[str]:
     return sorted(part for part in done.stdout.split() if "step_" in part)
 
 
+def fetch(login: Login, target: Path) -> subprocess.CompletedProcess[str]:
+    """The result of the run in the bucket."""
+    return login.python("-m", "wf_stores.main", "get", f"{UPLOADS}/default/stage2/final", str(target))
+
+
 def summary(text: str) -> dict[str, Any]:
     (line,) = [line for line in text.splitlines() if line.startswith("summary: ")]
     found: dict[str, Any] = json.loads(line.removeprefix("summary: "))
@@ -245,18 +250,14 @@ def test_a_run_whose_machines_are_taken_goes_on_from_the_bucket_to_the_bit(
     login.wait_for(lambda: bool(uploaded(login)), "nothing is uploaded", 600)
     login.cluster.run("scancel", login.slurm_id(first))
     login.wait_for(lambda: login.state(first).split()[0] in ("lost", "failed", "cancelled"), "it goes on")
-    done = login.python(
-        "-m", "wf_stores.main", "get", f"{UPLOADS}/default/stage2/final", f"{login.folder}/no"
-    )
-    assert done.returncode == 2, "it was over before its machines were taken"
+    assert fetch(login, login.folder / "none").returncode == 2, "it was over before its machines were taken"
 
     second = login.submit(*trainer, upload=UPLOADS)
     login.wait_for(lambda: login.state(second) == "finished", "it does not end", 900)
     log = login.wf("logs", second).stdout
     assert "resuming from" in log, log
     resumed = login.folder / "resumed"
-    done = login.python("-m", "wf_stores.main", "get", f"{UPLOADS}/default/stage2/final", str(resumed))
-    assert done.returncode == 0, done.stderr
+    assert fetch(login, resumed).returncode == 0
 
     whole = login.python("-m", "wrinklefree.train", "-s", "2", *trainer, f"output_dir={login.folder}/whole")
     assert whole.returncode == 0, whole.stderr

@@ -338,7 +338,7 @@ def test_every_command_leaves_what_is_others_alone(
     sky: Sky, spot: tuple[str, ...], options: tuple[str, ...]
 ) -> None:
     before = sky.fake.states(BOB)
-    assert len(before) == 4
+    assert len(before) == 5
     job_id = sky.submitted(*spot)
     assert sky.wf("runs").exit_code == 0
     assert sky.wf("logs", job_id).exit_code == 0

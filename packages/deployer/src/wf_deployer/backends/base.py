@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
 
@@ -114,11 +115,11 @@ def _gpus(text: str) -> Gpus:
     return Gpus(match["kind"], int(match["count"] or match["any"] or 1))
 
 
-def seconds_of(time_limit: str) -> int:
+def seconds_of(time_limit: str, option: str = "--time") -> int:
     """`90s`, `30m`, `8h`, `2d` in seconds. Raises: CommandRequestError for anything else."""
     if (match := _TIME.fullmatch(time_limit)) is None:
         raise CommandRequestError(
-            f"--time {printable(time_limit)!r} is no time; write a number with s, m, h or d, such as 8h"
+            f"{option} {printable(time_limit)!r} is no time; write a number with s, m, h or d, such as 8h"
         )
     return int(match["number"]) * _UNIT_S[match["unit"]]
 
@@ -136,6 +137,7 @@ class JobSpec:
         start_from: The checkpoint that it starts from, if it does: a folder, or the URL of an upload.
         cloud: Back end that runs it.
         resources: What it asks of machines.
+        service: Of a server that goes on until it is cancelled: what it serves, in how many copies.
         created_s: Seconds since 1970.
     """
 
@@ -150,6 +152,7 @@ class JobSpec:
     start_from: str | None = None
     cloud: str = "local"
     resources: Resources = Resources()
+    service: Service | None = None
     created_s: float = field(default_factory=time.time)
 
     @property
@@ -166,6 +169,7 @@ class JobStatus:
         step: The last optimizer step.
         log: Where its output is kept.
         problem: What its user should know of its files, in one line.
+        url: Where a service answers.
     """
 
     state: JobState
@@ -174,6 +178,7 @@ class JobStatus:
     exit_code: int | None = None
     ended_s: float | None = None
     problem: str | None = None
+    url: str | None = None
 
 
 class Backend(Protocol):

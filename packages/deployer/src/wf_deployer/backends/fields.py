@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wf_deployer.backends.base import Resources
+from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandError
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int | None": (lambda value: value is None or _is_int(value), "a whole number or null"),
     "str": (lambda value: type(value) is str and "\0" not in value, "text"),
     "str | None": (lambda value: value is None or (type(value) is str and "\0" not in value), "text or null"),
+    "float | None": (lambda value: value is None or _is_number(value), "a number or null"),
+    "Service | None": (lambda value: value is None or type(value) is Service, "an object or null"),
     "Resources": (lambda value: type(value) is Resources, "an object"),
     "list[str]": (
         lambda value: type(value) is list and all(type(item) is str for item in value),

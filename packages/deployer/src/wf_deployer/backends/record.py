@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from wf_deployer.backends.base import JobSpec, JobState, Resources
 from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_json
@@ -104,7 +105,7 @@ class JobFolder:
         values = read_value(path, CommandError)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise CommandError(f"{path} is not a job record of format {FORMAT}")
-        record = from_json(JobRecord, values | _resources(values, path), path)
+        record = from_json(JobRecord, values | _nested(values, path), path)
         if not TOKEN.fullmatch(record.token):  # anything shorter or likelier may be another job's
             raise CommandError(f"{path} is damaged: token is not 32 hexadecimal digits")
         return record
@@ -163,14 +164,16 @@ class JobFolder:
             return None, str(error)
 
 
-def _resources(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Records from before there were resources have none."""
-    if "resources" not in values:
-        return {}
+def _nested(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Records from before there were resources or services have none."""
+    found: dict[str, Any] = {}
     try:
-        return {"resources": from_json(Resources, values["resources"], path)}
+        for name, kind in (("resources", Resources), ("service", Service)):
+            if values.get(name) is not None:
+                found[name] = from_json(kind, values[name], path)
     except CommandRequestError as error:
         raise CommandError(f"{path} is damaged: {error}") from error
+    return found
 
 
 def refuse_secrets(command: Sequence[str], kept: str, fix: str) -> None:

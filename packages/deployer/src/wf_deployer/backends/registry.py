@@ -35,9 +35,10 @@ class Job:
     @property
     def backend(self) -> Backend:
         """Raises: CommandError if the record is damaged."""
-        name = self.record.cloud
+        record = self.record
+        name = record.cloud
         try:
-            return open_backend(name)
+            return open_backend(name) if record.service is None else open_service_backend(name)
         except CommandRequestError as error:
             path = JobFolder.of(self.id).folder / "job.json"
             told = f"cloud is {name!r:.60}, not one of {', '.join(BACKENDS)}"
@@ -62,6 +63,22 @@ def open_backend(name: str) -> Backend:
     raise CommandRequestError(
         f"--cloud {name!r} is not a back end; there is {', '.join(BACKENDS)}, sky (SkyPilot chooses) and "
         f"its clouds: {', '.join(cloud for cloud in CLOUDS if cloud not in BACKENDS)}, sky:slurm"
+    )
+
+
+def open_service_backend(name: str) -> Backend:
+    """Of `wf serve --cloud`. Raises: CommandRequestError for one that cannot serve."""
+    if name == "modal":
+        from wf_deployer.backends.modal.service import ModalServiceBackend
+
+        return ModalServiceBackend()
+    if name not in BACKENDS and (infra := infra_of(name)) is not None:
+        from wf_deployer.backends.sky.service import SkyServiceBackend
+
+        return SkyServiceBackend(infra)
+    raise CommandRequestError(
+        f"--cloud {name!r} serves nothing; there is modal, sky (SkyPilot chooses) and its clouds: "
+        f"{', '.join(cloud for cloud in CLOUDS if cloud != 'slurm')}; on this machine leave --cloud out"
     )
 
 

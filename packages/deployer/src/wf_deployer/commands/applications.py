@@ -7,6 +7,7 @@ options and defaults stand in the application alone. WF_PROG tells it by which n
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +51,31 @@ class _HandingOn(TyperCommand):
         return ctx.args
 
 
-def register(app: typer.Typer) -> None:
-    """Makes a command of every application."""
+def register(app: typer.Typer, own: Mapping[str, tuple[type[TyperCommand], Any]]) -> None:
+    """Makes a command of every application.
+
+    Args:
+        own: Class and function of those that `wf` itself takes a part of.
+    """
     for application in APPLICATIONS:
-        app.command(application.name, cls=_HandingOn, help=application.help)(_starting(application))
+        kind, function = own.get(application.name, (_HandingOn, starting(application)))
+        app.command(application.name, cls=kind, short_help=application.help, **_help(application, own))(
+            function
+        )
 
 
-def _starting(application: Application) -> Any:
+def _help(application: Application, own: Mapping[str, Any]) -> dict[str, str]:
+    """An own function has a docstring."""
+    return {} if application.name in own else {"help": application.help}
+
+
+def application_of(name: str) -> Application:
+    return next(application for application in APPLICATIONS if application.name == name)
+
+
+def starting(application: Application) -> Any:
+    """A command's function that becomes the application."""
+
     def start(ctx: typer.Context) -> None:
         from wf_deployer.processes import become
 

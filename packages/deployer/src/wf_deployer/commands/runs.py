@@ -23,6 +23,7 @@ COLUMNS = (
     "age_s",
     "duration_s",
     "log",
+    "url",
 )
 """Keys of a row, besides `problem`."""
 
@@ -75,6 +76,7 @@ def _readable_row(job: Job) -> dict[str, Any]:
         "age_s": round(time.time() - record.created_s),
         "duration_s": round((status.ended_s or time.time()) - record.created_s),
         "log": status.log,
+        "url": status.url,
         "problem": status.problem,
     }
 
@@ -98,11 +100,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "cloud", "experiment", "stage", "step", "age"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("step", "age") else "left")
+    if has_services := any(row["url"] is not None for row in rows):
+        table.add_column("address", overflow="fold")
     for row in rows:
         state = row["state"] + (f" ({row['exit_code']})" if row["state"] == "failed" else "")
         styled = Text(state, _COLORS.get(row["state"], "white"))
         since = None if row["age_s"] is None else age(row["age_s"])
-        others = (row["cloud"], row["experiment"], row["stage"], row["step"], since)
+        others = [row["cloud"], row["experiment"], row["stage"], row["step"], since]
+        others += [row["url"]] if has_services else []
         table.add_row(Text(row["id"]), styled, *(Text("-" if x is None else str(x)) for x in others))
     Console().print(table)
 

@@ -10,7 +10,6 @@ nothing: how the job ended, and its log, lie beside its uploads.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,8 +32,8 @@ from wf_deployer.backends.sky.ours import (
     own_job,
     state_of,
 )
-from wf_deployer.backends.sky.planning import places, plan
-from wf_deployer.backends.sky.settings import SETTINGS_FILE, read_settings
+from wf_deployer.backends.sky.planning import places, plan, require_secrets
+from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import copy_checkout
 from wf_deployer.errors import CommandError, CommandRequestError
@@ -63,11 +62,7 @@ class SkyBackend:
     def check(self, resources: Resources) -> None:
         settings = read_settings(workspace_root())
         places(self.infra, resources, settings)
-        for name in settings.secrets:
-            if not os.environ.get(name):
-                raise CommandRequestError(
-                    f"{name}: a secret in {SETTINGS_FILE} that is not set; export it, or remove it there"
-                )
+        require_secrets(settings.secrets)
 
     def preview(self, spec: JobSpec) -> str:
         task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()

@@ -12,8 +12,7 @@ from wf_deployer.backends.ownership import Ownership
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.errors import CommandError, CommandRequestError
 
-_PROGRAM = Path(__file__).with_name("program.py")
-_OWNERSHIP = ("id", "name", "user", "endpoint", "submitted_s", "token", "restarts")
+OWNERSHIP_FIELDS = ("id", "name", "user", "endpoint", "submitted_s", "token", "restarts")
 
 
 class SkyError(CommandError):
@@ -51,9 +50,11 @@ class SkyJob:
 class SkyClient:
     """Raises, in all methods: CommandRequestError where uv or SkyPilot cannot be had; SkyError."""
 
+    path = Path(__file__).with_name("program.py")
+
     def __init__(self, infra: Infra) -> None:
         self._infra = infra
-        self._program = IsolatedProgram(infra.requirement, _PROGRAM)
+        self._program = IsolatedProgram(infra.requirement, self.path)
 
     def check_task(self, task: str) -> str:
         """Holds a task's YAML against SkyPilot's schemas. Returns its version."""
@@ -118,6 +119,6 @@ class SkyClient:
 def _sky_job(found: dict[str, Any] | None) -> SkyJob | None:
     if found is None:
         return None
-    ownership = Ownership(**{name: found[name] for name in _OWNERSHIP})
+    ownership = Ownership(**{name: found[name] for name in OWNERSHIP_FIELDS})
     jobs = tuple(ClusterJob(**job) for job in found["jobs"])
     return SkyJob(ownership, found["me"], found["state"], jobs, found["reason"])

@@ -49,7 +49,8 @@ def adopt(job: JobFolder, found: SkyJob) -> None:
     """Writes down whose job it is, once it is settled. Raises: CommandError if `found` is not ours."""
     ownership = expected(job, found)
     require_ours(ownership, found.ownership)
-    is_settled = job.record.resources.spot or found.state == "UP"  # a cluster's time is of its last start
+    is_cluster = not job.record.resources.spot and job.record.service is None
+    is_settled = not is_cluster or found.state == "UP"  # a cluster's time is of its last start
     if is_settled and read_ownership(job.folder) != ownership:
         write_ownership(job.folder, ownership)
 

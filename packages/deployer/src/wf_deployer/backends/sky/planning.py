@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wf_deployer.backends.base import Resources
 from wf_deployer.backends.record import TOKEN_VARIABLE, JobRecord, refuse_secrets
+from wf_deployer.backends.service import KEY_VARIABLE
 from wf_deployer.backends.sky.end import end_url
 from wf_deployer.backends.sky.gcp import gcp_resources
 from wf_deployer.backends.sky.infra import CHOSEN_BY_SKY, Infra
@@ -54,6 +57,17 @@ def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> 
         envs={TOKEN_VARIABLE: record.token, "WF_JOB_ID": record.id},
         secrets=settings.secrets,
     )
+
+
+def require_secrets(names: Iterable[str]) -> None:
+    """Raises: CommandRequestError for a variable that has no value here."""
+    for name in names:
+        if not os.environ.get(name):
+            raise CommandRequestError(
+                f"{name}: a secret in {SETTINGS_FILE} that is not set; export it, or remove it there"
+                if name != KEY_VARIABLE
+                else f"{name}: export the key that clients of the server have to give"
+            )
 
 
 def places(infra: Infra, resources: Resources, settings: Settings) -> list[dict[str, Any]]:

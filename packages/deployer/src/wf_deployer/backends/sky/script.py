@@ -30,21 +30,23 @@ STOPPED_BY_TERM = 143
 """Exit code of training that saved and stopped when asked."""
 
 RELEASE_S = 10
-_SCRIPT = """\
-# wf job {job_id}
-trap : TERM
+_PREPARE = """\
 unset VIRTUAL_ENV  # of SkyPilot
 export PATH="$HOME/.local/bin:$PATH" PYTHONUNBUFFERED=1
 root=$PWD
 python=$root/.venv/bin/python
-end=$(mktemp -d)
 
-environment() {{
+environment() {
     command -v c++ >/dev/null ||
-        {{ $(command -v sudo) apt-get -qq update && $(command -v sudo) apt-get -qq install g++; }} || return
+        { $(command -v sudo) apt-get -qq update && $(command -v sudo) apt-get -qq install g++; } || return
     uv sync --no-dev
-}}
-
+}
+"""
+_SCRIPT = """\
+# wf job {job_id}
+trap : TERM
+end=$(mktemp -d)
+{prepare}
 job() (
 {environment}
     cd {folder} || exit 2
@@ -111,6 +113,7 @@ def run_script(program: Program) -> str:
     is_shared = program.is_slurm and resources.num_nodes > 1
     return _SCRIPT.format(
         job_id=program.job_id,
+        prepare=_PREPARE,
         environment=_COMMON_ENVIRONMENT if is_shared else _OWN_ENVIRONMENT,
         folder=shlex.quote(str(program.folder)),
         rendezvous=_RENDEZVOUS if resources.num_processes > 1 else "",
@@ -119,6 +122,11 @@ def run_script(program: Program) -> str:
         end_url=shlex.quote(program.end_url),
         release=_RELEASE.format(seconds=RELEASE_S) if program.is_slurm else "",
     )
+
+
+def service_script(job_id: str, start: str) -> str:
+    """Bash for the task of a service. Args: start: what becomes the server (service.py)."""
+    return f"# wf service {job_id}\n{_PREPARE}environment || exit\n{start}"
 
 
 def _command(program: Program) -> str:

@@ -38,6 +38,7 @@ class SkyTask:
         run: Bash, run on each node in the copy of `workdir`.
         envs: Variables with their values.
         secrets: Names of variables whose values are those of `wf`'s environment.
+        service: How SkyServe keeps copies of it, if it is a service.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SkyTask:
     run: str
     envs: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    service: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert _NAME.fullmatch(self.name), self.name
@@ -67,6 +69,7 @@ class SkyTask:
             "resources": places[0] if len(places) == 1 else {"any_of": places},
             "envs": dict(self.envs),
             "secrets": dict.fromkeys(self.secrets),
+            "service": dict(self.service),
             "run": self.run,
         }
         kept = {key: value for key, value in values.items() if value not in ({}, None)}

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from wf_deployer.commands.applications import APPLICATIONS
+from wf_deployer.commands.serve import ELSEWHERE_OPTION
 from wf_deployer.commands.train import train
 from wf_deployer.doctor.children import ask, output_of
 from wf_deployer.doctor.files import FileError
@@ -162,7 +163,7 @@ def _programs(words: Sequence[str], root: Path) -> Iterator[tuple[Program, Seque
     if not words:
         return
     if words[0] == "wf":
-        if len(words) > 1 and words[1] in _APPLICATIONS:
+        if len(words) > 1 and words[1] in _APPLICATIONS and ELSEWHERE_OPTION not in words:
             yield _APPLICATIONS[words[1]], words[2:]
             return
         yield ("wf",), words[1:]

@@ -1,0 +1,155 @@
+"""What `wf serve --cloud` is asked to keep running: a model, behind a server of `wf serve`, in some copies.
+
+A copy (SkyServe: replica, Modal: container) has the checkout and its environment. It gets the model from
+
+    a file or folder of this machine    sent along
+    gs://, s3://                         a store, by `wf store get`
+    hub:OWNER/NAME[/FILE][@REVISION]     the Hugging Face hub
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wf_deployer.errors import CommandRequestError
+from wf_formats.printable import printable
+from wf_formats.urls import meant_url
+
+PORT = 8080
+KEY_VARIABLE = "WF_API_KEY"
+_HUB = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?", re.ASCII)
+_REPLICAS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?", re.ASCII)
+_OURS = ("--model", "--host", "--port", "--api-key", "--api-key-file")
+
+_FETCH_URL = '"$python" -m wf_stores.main get {url} "$model"'
+_FETCH_HUB = '"${{python%/*}}/hf" download {words} --local-dir "$model"'
+_SCRIPT = """\
+model={model}
+{fetch}files=("$model"/*.gguf)
+[ ${{#files[@]}} = 1 ] && [ -f "${{files[0]}}" ] && model=${{files[0]}}
+exec "$python" -m wrinklefree_inference serve --model "$model" --host 0.0.0.0 --port {port}{options}
+"""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Attributes:
+    model: As it was given; a path is absolute.
+    min_replicas, max_replicas: Copies; 0 at least: none while nobody asks.
+    qps: Requests a second for which there is a further copy, where their number varies on SkyServe.
+    idle_s: Seconds without requests after which one too many ends; None: what the back end does by default.
+    """
+
+    model: str
+    min_replicas: int
+    max_replicas: int
+    qps: float | None = None
+    idle_s: int | None = None
+
+    @property
+    def varies(self) -> bool:
+        return self.min_replicas != self.max_replicas
+
+    @property
+    def local_model(self) -> Path | None:
+        """The file or folder of this machine, if it is one."""
+        is_elsewhere = "://" in self.model or self.model.startswith("hub:")
+        return None if is_elsewhere else Path(self.model)
+
+    @property
+    def label(self) -> str:
+        """The model's own name, for people."""
+        return re.split(r"[/:]", self.model.rstrip("/"))[-1][:64] or "model"
+
+
+def service_of(
+    model: str, replicas: str | None, qps: float | None, idle_s: int | None, default_replicas: str
+) -> Service:
+    """Of the options of `wf serve --cloud`. Raises: CommandRequestError for one that cannot be; names it."""
+    if (match := _REPLICAS.fullmatch(replicas or default_replicas)) is None:
+        raise CommandRequestError(
+            f"--replicas {printable(replicas or '')!r}: give a number (2), or two of them (0-4)"
+        )
+    least, most = int(match[1]), int(match[2] or match[1])
+    if most < max(1, least):
+        raise CommandRequestError(f"--replicas {replicas}: the second number is at least 1 and the first")
+    if qps is not None and not 0 < qps < 1e6:
+        raise CommandRequestError(f"--qps {qps}: give the requests a second of one replica, such as 2")
+    service = Service(_checked_model(model), least, most, qps, idle_s)
+    if not service.varies and (qps is not None or idle_s is not None):
+        option = "--qps" if qps is not None else "--idle"
+        raise CommandRequestError(
+            f"{option}: {least} replicas are always {least}; leave it out, or give --replicas 0-{most}"
+        )
+    return service
+
+
+def _checked_model(model: str) -> str:
+    if model.startswith("hub:"):
+        if _HUB.fullmatch(model) is None:
+            raise CommandRequestError(
+                f"--model {printable(model)}: write hub:OWNER/NAME, hub:OWNER/NAME/FILE.gguf, or either with "
+                "@REVISION"
+            )
+        return model
+    if (url := meant_url(model)) is not None:
+        if not url.startswith(("gs://", "s3://")) or url != model:
+            raise CommandRequestError(
+                f"--model {printable(model)}: a server elsewhere fetches gs://, s3:// and hub:OWNER/NAME"
+            )
+        return model
+    path = Path(model).expanduser().absolute()
+    if not path.exists():
+        raise CommandRequestError(f"--model {printable(model)}: there is no such file or folder here")
+    if path.is_dir() and not any(path.iterdir()):
+        raise CommandRequestError(f"--model {printable(model)}: the folder is empty; name an export")
+    if path.is_file() and path.suffix != ".gguf":
+        raise CommandRequestError(f"--model {printable(model)}: it is no GGUF file and no exported folder")
+    return str(path)
+
+
+def check_server_options(options: Sequence[str], folder: Path) -> None:
+    """Raises: CommandRequestError for one that the back end gives itself, and for a file of this machine.
+
+    Args:
+        folder: That `wf` was called in.
+    """
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name in _OURS:
+            fix = f"the key is {KEY_VARIABLE}, a secret" if "key" in name else "it is given there"
+            raise CommandRequestError(f"{name}: leave it out; {fix}")
+        value = value if equals else name
+        if value.startswith(("/", "~", "./", "../")) or (
+            not value.startswith("-") and (folder / value).exists()
+        ):
+            raise CommandRequestError(
+                f"{printable(shlex.join(options))}: {printable(value)} is a path of this machine, which the "
+                "server does not see; put it into the exported folder that --model names"
+            )
+
+
+def start_script(service: Service, command: Sequence[str], sent_model: str, fetched_model: str) -> str:
+    """Bash that gets the model and becomes the server; `$python` is the interpreter of its environment.
+
+    Args:
+        command: Options of `wf serve`.
+        sent_model: Where a model of this machine is there, as bash writes it.
+        fetched_model: A folder there for one that is fetched, as bash writes it.
+    """
+    fetch = ""
+    if (match := _HUB.fullmatch(service.model)) is not None:
+        words = [match[1], *([match[2]] if match[2] else []), *(["--revision", match[3]] if match[3] else [])]
+        fetch = _FETCH_HUB.format(words=shlex.join(words))
+    elif service.local_model is None:
+        fetch = _FETCH_URL.format(url=shlex.quote(service.model))
+    return _SCRIPT.format(
+        model=fetched_model if fetch else sent_model,
+        fetch=f"{fetch} || exit\n" if fetch else "",
+        port=PORT,
+        options="".join(f" {shlex.quote(option)}" for option in command),
+    )

@@ -1,0 +1,222 @@
+"""SkyServe as the back end of `wf serve --cloud`: a service of a name of its own, replicas behind one address.
+
+Its folder holds what a job's does; `exit.json` is written when it is gone after `wf cancel`. Replicas have no
+autostop: SkyServe ends those that are too many, all of them with --replicas 0-N, and `wf cancel` the service.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.ending import require_running, wait_for_end
+from wf_deployer.backends.ownership import differences, read_ownership
+from wf_deployer.backends.record import TOKEN_VARIABLE, Exit, JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.service import KEY_VARIABLE, PORT, Service, start_script
+from wf_deployer.backends.sky.client import SkyError
+from wf_deployer.backends.sky.infra import Infra
+from wf_deployer.backends.sky.ours import adopt, expected
+from wf_deployer.backends.sky.planning import places, require_secrets
+from wf_deployer.backends.sky.script import STOPPED_BY_TERM, service_script
+from wf_deployer.backends.sky.service_client import SkyServeClient, SkyService
+from wf_deployer.backends.sky.settings import read_settings
+from wf_deployer.backends.sky.task import SkyTask
+from wf_deployer.backends.sky.workdir import copy_checkout, copy_model
+from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.locks import holding, is_locked
+from wf_deployer.workspace import workspace_root
+from wf_formats.atomic import atomic_write_text
+
+_POLL_S = 5.0
+_STARTING_S = 600.0
+"""A service younger than this that SkyServe does not know is being launched, an older one is lost."""
+_LAUNCH_LOCK = "launch.lock"
+_MODEL = "wf-model"
+_READY_WITHIN_S = 3600
+"""Environment, model and loading, before a replica that does not answer counts as failed."""
+_STATES = {
+    JobState.starting: "CONTROLLER_INIT REPLICA_INIT",
+    JobState.running: "READY SHUTTING_DOWN NO_REPLICA",
+    JobState.failed: "CONTROLLER_FAILED FAILED FAILED_CLEANUP",
+}
+_STATE_OF = {name: state for state, names in _STATES.items() for name in names.split()}
+
+
+class SkyServiceBackend:
+    """Implements `Backend`."""
+
+    def __init__(self, infra: Infra) -> None:
+        self.infra = infra
+        self.client = SkyServeClient(infra)
+
+    def check(self, resources: Resources) -> None:
+        if self.infra.is_slurm:
+            raise CommandRequestError(f"--cloud {self.infra}: Slurm has no ports for servers; choose another")
+        settings = read_settings(workspace_root())
+        places(self.infra, resources, settings)
+        require_secrets((KEY_VARIABLE, *settings.secrets))
+
+    def preview(self, spec: JobSpec) -> str:
+        task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
+        try:
+            told = f"valid to SkyPilot {self.client.check_task(task)}"
+        except SkyError as error:
+            raise CommandRequestError(str(error)) from error
+        except CommandRequestError as error:
+            told = f"not checked by SkyPilot: {error}"
+        return f"# {told}; nothing was launched\n{task}"
+
+    def results(self, spec: JobSpec) -> str | None:
+        return None
+
+    def submit(self, spec: JobSpec) -> None:
+        spec = replace(spec, cloud=str(self.infra))
+        try:
+            self.client.check_task(self._task(JobRecord(**vars(spec)), runs_folder().absolute()).to_yaml())
+        except SkyError as error:
+            raise CommandRequestError(str(error)) from error
+        job = JobFolder.create(spec)
+        folder = job.folder.absolute()
+        try:
+            task = self._task(job.record, folder).to_yaml()
+            atomic_write_text(folder / "task.yaml", task)
+            copy_checkout(workspace_root(), folder / "workdir")
+            if (model := _service(job.record).local_model) is not None:
+                copy_model(model, folder / "workdir" / _MODEL)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        with holding(folder / _LAUNCH_LOCK):
+            try:
+                self.client.serve_up(task, job.record.name)
+                found = self.client.service(job.record.name)
+            except CommandError as error:
+                self._after_failed_launch(job, error)
+                return
+        if found is None:
+            raise CommandError(f"{spec.id} was launched, and SkyServe does not know it any more")
+        adopt(job, found)
+        shutil.rmtree(folder / "workdir", ignore_errors=True)
+
+    def status(self, job_id: str) -> JobStatus:
+        job = JobFolder.of(job_id)
+        if (end := job.exit) is not None:
+            return JobStatus(end.state, str(job.log), None, end.returncode, end.ended_s)
+        try:
+            status = self._asked_status(job)
+        except (SkyError, CommandRequestError) as error:
+            return JobStatus(JobState.unknown, str(job.log), problem=str(error))
+        if read_ownership(job.folder) is not None:
+            shutil.rmtree(job.folder / "workdir", ignore_errors=True)  # of a launch that was interrupted
+        return status
+
+    def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
+        job = JobFolder.of(job_id)
+        found = self._require(job)
+        if not found.replicas:
+            raise CommandError(f"{job_id} has no log: no replica runs (its service is {found.state})")
+        replica, _ = max(found.replicas, key=lambda one: (one[1] == "READY", one[0]))
+        return self.client.service_logs(found.ownership.name, replica, last, follow)
+
+    def cancel(self, job_id: str, timeout_s: float, kill: bool) -> JobState:
+        job = JobFolder.of(job_id)
+        if (end := job.exit) is not None:
+            require_running(job_id, end.state)
+        found = self._require(job)
+        with job.asking_for_its_end():
+            self.client.serve_down(found.ownership.name)
+        return wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
+
+    def _asked_status(self, job: JobFolder) -> JobStatus:
+        found = self.client.service(job.record.name)
+        told = [] if found is None else differences(expected(job, found), found.ownership)
+        if found is not None and not told:
+            adopt(job, found)
+            return _shown(job, found)
+        if job.was_cancelled:
+            job.write_exit(end := Exit(STOPPED_BY_TERM, True, time.time()))
+            return JobStatus(end.state, str(job.log), None, end.returncode, end.ended_s)
+        is_young = time.time() - job.record.created_s < _STARTING_S
+        if is_locked(job.folder / _LAUNCH_LOCK) or (is_young and read_ownership(job.folder) is None):
+            return JobStatus(JobState.starting, str(job.log))
+        problem = f"SkyServe has no such service (any more){': ' if told else ''}{'; '.join(told)}"
+        return JobStatus(JobState.lost, str(job.log), problem=problem)
+
+    def _require(self, job: JobFolder) -> SkyService:
+        """Raises: CommandError unless it is there and ours."""
+        if (found := self.client.service(job.record.name)) is None:
+            raise CommandError(f"refused: SkyServe has no {job.record.name} (any more); nothing was touched")
+        adopt(job, found)
+        return found
+
+    def _after_failed_launch(self, job: JobFolder, error: CommandError) -> None:
+        """Keeps the record of a service that is there all the same."""
+        try:
+            found = self.client.service(job.record.name)
+        except CommandError as second:
+            raise CommandError(
+                f"{error}; then {second}; `wf cancel {job.record.id}` ends it if it is there"
+            ) from error
+        if found is not None:
+            adopt(job, found)
+            return
+        shutil.rmtree(job.folder)
+        raise CommandRequestError(f"nothing was launched: {error}") from error
+
+    def _task(self, record: JobRecord, folder: Path) -> SkyTask:
+        settings = read_settings(workspace_root())
+        service = _service(record)
+        start = start_script(service, record.command, f'"$root/{_MODEL}"', '"$root/wf-fetched-model"')
+        return SkyTask(
+            name=record.name,
+            num_nodes=1,
+            workdir=str(folder / "workdir"),
+            places=tuple(
+                place | {"labels": {"wf-job": record.id}}
+                for place in places(self.infra, record.resources, settings)
+            ),
+            run=service_script(record.id, start),
+            envs={TOKEN_VARIABLE: record.token, "WF_JOB_ID": record.id},
+            secrets=tuple(dict.fromkeys((KEY_VARIABLE, *settings.secrets))),
+            service=_policy(service),
+        )
+
+
+def _service(record: JobRecord) -> Service:
+    assert record.service is not None
+    return record.service
+
+
+def _policy(service: Service) -> dict[str, object]:
+    """SkyPilot's `service:`. Raises: CommandRequestError without --qps where the number varies."""
+    replicas: dict[str, object] = {"min_replicas": service.min_replicas}
+    if service.varies:
+        if service.qps is None:
+            raise CommandRequestError(
+                f"--replicas {service.min_replicas}-{service.max_replicas}: give --qps, the requests a second "
+                "for which SkyServe adds a replica"
+            )
+        replicas |= {"max_replicas": service.max_replicas, "target_qps_per_replica": service.qps}
+        if service.idle_s is not None:
+            replicas["downscale_delay_seconds"] = service.idle_s
+    return {
+        "readiness_probe": {"path": "/health", "initial_delay_seconds": _READY_WITHIN_S},
+        "replica_policy": replicas,
+        "ports": PORT,
+    }
+
+
+def _shown(job: JobFolder, found: SkyService) -> JobStatus:
+    """Raises: SkyError for a state that is not known."""
+    if found.state not in _STATE_OF:
+        raise SkyError(f"SkyServe says {found.state!r:.60} of a service, which wf does not know")
+    state, problem = _STATE_OF[found.state], None
+    if state is JobState.failed:
+        problem = f"SkyServe: {found.state}; `wf cancel {job.record.id}` gives its machines back"
+    elif found.state != "READY":
+        problem = f"SkyServe: {found.state}"
+    return JobStatus(state, str(job.log), problem=problem, url=found.url)
