@@ -62,6 +62,7 @@ class App:
     created_at: datetime = NOW
     tags: dict[str, str] = field(default_factory=dict)
     is_stopped: bool = False
+    is_deployed: bool = False
 
 
 @dataclass
@@ -92,6 +93,9 @@ class Modal:
         self.asked: list[str] = []
         self.raises: dict[str, BaseException] = {}
         self.first_state = "running"
+        self.volumes: dict[str, dict[str, bytes]] = {"wf-models": {"/bob/a.gguf": b"bob's"}}
+        self.notes: list[tuple[Any, ...]] = []
+        self.apps["ap-bob9"] = App("wf-serve", "bob", is_deployed=True)
         for number, state in enumerate(("running", "pending"), start=1):
             self.apps[f"ap-bob{number}"] = App("wf-train", "bob")
             self.calls[f"fc-bob{number}"] = Call(f"ap-bob{number}", "bob", state)
@@ -100,6 +104,11 @@ class Modal:
         self.asked.append(name)
         if (error := self.raises.get(name)) is not None:
             raise error
+
+    def noted(self, *what: Any) -> Any:
+        """A decorator."""
+        self.notes.append(what)
+        return lambda decorated: decorated
 
     def foreign(self) -> dict[str, Any]:
         calls = {key: call.state for key, call in self.calls.items() if call.user == "bob"}
@@ -144,6 +153,16 @@ class Modal:
             def function(self, **options: Any) -> Any:
                 return lambda call: FakeFunction(self, call, options)
 
+            def deploy(self) -> FakeApp:
+                table.ask("deploy")
+                self.app_id = f"ap-{len(table.apps) + 10}"
+                table.apps[self.app_id] = App(self.name, table.user, tags=dict(self.tags), is_deployed=True)
+                return self
+
+            @property
+            def logs(self) -> FakeLogs:
+                return FakeLogs(Call(self.app_id or "", table.user, log=["serving\n", "asked\n"]))
+
             def run(self, detach: bool) -> Any:
                 assert detach
                 return self
@@ -159,7 +178,10 @@ class Modal:
 
             @staticmethod
             def lookup(app_id: str) -> FakeApp:
+                """By id, whatever its state, or by the name of a deployed one."""
                 table.ask("lookup")
+                named = [key for key, app in table.apps.items() if app.is_deployed and app.name == app_id]
+                app_id = named[0] if named else app_id
                 if app_id not in table.apps:
                     raise EXCEPTION.NotFoundError(f"no app {app_id}")
                 app = FakeApp(table.apps[app_id].name)
@@ -180,10 +202,12 @@ class Modal:
 
             def info(self) -> Any:
                 app = table.apps[self.app_id or ""]
-                lifecycle = SimpleNamespace(created_by=app.user, created_at=app.created_at)
+                state = "stopped" if app.is_stopped else "deployed"
+                lifecycle = SimpleNamespace(created_by=app.user, created_at=app.created_at, state=state)
                 return SimpleNamespace(description=app.name, lifecycle=lifecycle)
 
             def stop(self) -> None:
+                table.ask("stop")
                 table.apps[self.app_id or ""].is_stopped = True
 
         class FakeLogs:
@@ -225,6 +249,41 @@ class Modal:
                 assert terminate_containers
                 self.call.state, self.call.returned = "RemoteError", "Input was cancelled by user"
 
+        class FakeVolume:
+            """Its files are in `table.volumes`; options of its mount are noted."""
+
+            def __init__(self, name: str, **options: Any) -> None:
+                self.name, self.options = name, options
+
+            def with_mount_options(self, **options: Any) -> FakeVolume:
+                return FakeVolume(self.name, **options)
+
+            def commit(self) -> None:
+                table.ask("commit")
+
+            def batch_upload(self) -> FakeVolume:
+                return self
+
+            def __enter__(self) -> FakeVolume:
+                return self
+
+            def __exit__(self, *raised: object) -> None: ...
+
+            def put_file(self, source: Path, path: str) -> None:
+                table.ask("put")
+                table.volumes.setdefault(self.name, {})[path] = source.read_bytes()
+
+            def put_directory(self, source: Path, path: str) -> None:
+                for file in source.iterdir():
+                    self.put_file(file, f"{path}/{file.name}")
+
+            def remove_file(self, path: str, recursive: bool) -> None:
+                table.ask("remove")
+                assert recursive
+                files = table.volumes.get(self.name, {})
+                for name in [name for name in files if name.startswith(f"{path}/")]:
+                    del files[name]
+
         class Manager:
             def __enter__(self) -> None: ...
 
@@ -233,11 +292,12 @@ class Modal:
         module.App = FakeApp
         module.Image = FakeImage()
         module.FunctionCall = FakeCall
-        module.Volume = SimpleNamespace(
-            from_name=lambda name, create_if_missing: SimpleNamespace(
-                name=name, commit=lambda: table.ask("commit")
-            )
+        module.Volume = SimpleNamespace(from_name=lambda name, create_if_missing=False: FakeVolume(name))
+        module.Function = SimpleNamespace(
+            from_name=lambda app, name: SimpleNamespace(get_web_url=lambda: f"https://lab--{app}-{name}.run")
         )
+        module.concurrent = lambda max_inputs: table.noted("concurrent", max_inputs)
+        module.web_server = lambda port, startup_timeout: table.noted("web_server", port, startup_timeout)
         module.Secret = SimpleNamespace(from_name=lambda name, required_keys: (name, required_keys))
         module.Retries = lambda **options: options
         module.Client = SimpleNamespace(from_env=lambda: SimpleNamespace(hello=lambda: table.ask("hello")))

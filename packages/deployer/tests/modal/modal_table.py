@@ -87,9 +87,10 @@ def described(arguments: list[str], elsewhere: bool) -> dict[str, str]:
 @pytest.fixture
 def wf(tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> Wf:
     found = Wf(tmp_path, runner)
-    monkeypatch.setattr("wf_deployer.backends.modal.backend.workspace_root", lambda: checkout)
+    for name in ("backend", "service"):
+        monkeypatch.setattr(f"wf_deployer.backends.modal.{name}.workspace_root", lambda: checkout)
+        monkeypatch.setattr(f"wf_deployer.backends.modal.{name}._POLL_S", 0.01)
     monkeypatch.setattr("wf_deployer.backends.modal.client._PROGRAM", found.modal.program())
-    monkeypatch.setattr("wf_deployer.backends.modal.backend._POLL_S", 0.01)
     monkeypatch.setattr("wf_deployer.commands.train.describe", described)
     monkeypatch.setenv("WF_RUNS_DIR", str(found.runs))
     monkeypatch.setenv("MODAL_TOKEN_ID", "ak-me")

@@ -124,12 +124,11 @@ def check_server_options(options: Sequence[str], folder: Path) -> None:
             fix = f"the key is {KEY_VARIABLE}, a secret" if "key" in name else "it is given there"
             raise CommandRequestError(f"{name}: leave it out; {fix}")
         value = value if equals else name
-        if value.startswith(("/", "~", "./", "../")) or (
-            not value.startswith("-") and (folder / value).exists()
-        ):
+        is_file = not value.startswith("-") and (folder / value).exists()
+        if is_file or value.startswith(("/", "~", "./", "../")):
             raise CommandRequestError(
                 f"{printable(shlex.join(options))}: {printable(value)} is a path of this machine, which the "
-                "server does not see; put it into the exported folder that --model names"
+                "server does not see; export a model that has it in itself"
             )
 
 

@@ -58,15 +58,11 @@ def register(app: typer.Typer, own: Mapping[str, tuple[type[TyperCommand], Any]]
         own: Class and function of those that `wf` itself takes a part of.
     """
     for application in APPLICATIONS:
-        kind, function = own.get(application.name, (_HandingOn, starting(application)))
-        app.command(application.name, cls=kind, short_help=application.help, **_help(application, own))(
-            function
-        )
-
-
-def _help(application: Application, own: Mapping[str, Any]) -> dict[str, str]:
-    """An own function has a docstring."""
-    return {} if application.name in own else {"help": application.help}
+        if application.name in own:
+            kind, function = own[application.name]
+            app.command(application.name, cls=kind, short_help=application.help)(function)
+        else:
+            app.command(application.name, cls=_HandingOn, help=application.help)(starting(application))
 
 
 def application_of(name: str) -> Application:

@@ -1,4 +1,4 @@
-"""`wf serve --cloud`: a server on machines of others; without `--cloud` all arguments are the application's."""
+"""`wf serve --cloud`: a server on machines of others; without it all arguments are the application's."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ def serve(
     check_server_options(given, Path.cwd())
     resources = Resources(gpu, 1, spot, cpus, None, allow_gcp_gpu)
     idle_s = None if idle is None else seconds_of(idle, "--idle")
-    refuse_secrets(
-        [*given, model], "whoever runs the machines stores this", "give it by environment, by name"
-    )
+    refuse_secrets([*given, model], "whoever runs the machines stores this", "give it by environment")
     service = service_of(model, replicas, qps, idle_s, "0-1" if cloud == "modal" else "1")
     backend.check(resources)
     spec = JobSpec(

@@ -16,7 +16,7 @@ from wf_formats.json_file import read_value
 
 REQUIREMENT = "modal>=1.6.4,<2"
 _PROGRAM = IsolatedProgram(REQUIREMENT, Path(__file__).with_name("program.py"))
-_TIMEOUT_S = 90.0
+ASKING_TIMEOUT_S = 90.0
 """Of a question; Modal's client itself would go on for minutes when there is no network."""
 _TOKEN_VARIABLES = ("MODAL_TOKEN_ID", "MODAL_OAUTH_REFRESH_TOKEN")
 
@@ -77,7 +77,7 @@ def require_token() -> None:
 
 def inspect(app: Path) -> dict[str, Any]:
     """What Modal's client reads in an app, without asking Modal."""
-    answer: dict[str, Any] = _ask({"do": "inspect", "app": str(app)})
+    answer: dict[str, Any] = ask({"do": "inspect", "app": str(app)})
     return answer
 
 
@@ -87,7 +87,7 @@ def submit(app: Path, record: Path) -> None:
     Raises:
         CommandError: `record` tells how far it came.
     """
-    _ask({"do": "submit", "app": str(app), "record": str(record)}, shown=True)
+    ask({"do": "submit", "app": str(app), "record": str(record)}, shown=True)
 
 
 def read_submitted(record: Path) -> Submitted | None:
@@ -97,7 +97,7 @@ def read_submitted(record: Path) -> Submitted | None:
 
 def look(app_id: str) -> Found:
     """The job of an app, now. Raises: UnknownToModalError, ModalError."""
-    values = _ask({"do": "look", "app_id": app_id}, timeout_s=_TIMEOUT_S)
+    values = ask({"do": "look", "app_id": app_id}, timeout_s=ASKING_TIMEOUT_S)
     ownership = Ownership(
         id=values["call_id"] or "",
         name=values["name"],
@@ -110,24 +110,30 @@ def look(app_id: str) -> Found:
 
 
 def ask_to_stop(app_id: str) -> None:
-    _ask({"do": "ask_to_stop", "app_id": app_id}, timeout_s=_TIMEOUT_S)
+    ask({"do": "ask_to_stop", "app_id": app_id}, timeout_s=ASKING_TIMEOUT_S)
 
 
 def kill(call_id: str) -> None:
     """Ends this call and its container at once."""
-    _ask({"do": "kill", "call_id": call_id}, timeout_s=_TIMEOUT_S)
+    ask({"do": "kill", "call_id": call_id}, timeout_s=ASKING_TIMEOUT_S)
 
 
 def logs(call_id: str, created_s: int, last: int | None, follow: bool) -> Iterator[str]:
     """Pieces of what the call printed. Raises: ModalError."""
     request = {"do": "logs", "call_id": call_id, "created_s": created_s}
+    yield from stream(request | {"last": last, "follow": follow})
+
+
+def stream(request: dict[str, Any]) -> Iterator[Any]:
+    """The answers to a request as they come. Raises: ModalError."""
     try:
-        yield from _PROGRAM.stream(request | {"last": last, "follow": follow})
+        yield from _PROGRAM.stream(request)
     except ProgramError as error:
         raise _explained(error) from error
 
 
-def _ask(request: dict[str, Any], *, shown: bool = False, timeout_s: float | None = None) -> Any:
+def ask(request: dict[str, Any], *, shown: bool = False, timeout_s: float | None = None) -> Any:
+    """The one answer to a request. Raises: ModalError; after `timeout_s` CommandError."""
     try:
         return _PROGRAM.ask(request, shown=shown, timeout_s=timeout_s)
     except ProgramError as error:

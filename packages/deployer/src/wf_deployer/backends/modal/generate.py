@@ -32,9 +32,14 @@ from wf_deployer.sync.snapshot import sorted_out
 from wf_formats.atomic import atomic_write_text
 from wf_formats.printable import printable
 
-_TEMPLATE = Path(__file__).with_name("job_app.py")
+_TEMPLATES = {
+    kind: Path(__file__).with_name(name)
+    for kind, name in (("train", "job_app.py"), ("serve", "service_app.py"))
+}
+_IMPORTED = "from wf_deployer.backends.modal.image_part import CHECKOUT, image\n"
+_IMAGE = Path(__file__).with_name("image_part.py")
 _NO_VALUES = "JOB: dict[str, Any] = {}"
-_PYTHON = "/wf/.venv/bin/python"
+PYTHON = "/wf/.venv/bin/python"
 _OUTPUTS = "/outputs"
 
 
@@ -77,19 +82,25 @@ def run_in_volume(spec: JobSpec) -> str:
     return f"{spec.experiment}/{spec.stage}"
 
 
-def app_source(values: dict[str, Any]) -> str:
+def app_source(values: dict[str, Any], kind: str = "train") -> str:
     """Python; `checkout` lies beside it when Modal's client reads it."""
-    source = _TEMPLATE.read_text()
-    assert source.count(_NO_VALUES) == 1
-    return source.replace(
-        _NO_VALUES, f"JOB: dict[str, Any] = {pprint.pformat(values, width=110, sort_dicts=False)}"
-    )
+    source = _TEMPLATES[kind].read_text()
+    given = f"JOB: dict[str, Any] = {pprint.pformat(values, width=110, sort_dicts=False)}"
+    for before, after in ((_NO_VALUES, given), (_IMPORTED, _image_source())):
+        assert source.count(before) == 1
+        source = source.replace(before, after)
+    return source
 
 
-def write_app(folder: Path, values: dict[str, Any]) -> Path:
+def _image_source() -> str:
+    """What follows the docstring and the line about annotations, which the app has itself."""
+    return _IMAGE.read_text().partition("annotations\n\n")[2]
+
+
+def write_app(folder: Path, values: dict[str, Any], kind: str = "train") -> Path:
     """`app.py` in the job's folder."""
     path = folder / "app.py"
-    atomic_write_text(path, app_source(values))
+    atomic_write_text(path, app_source(values, kind))
     return path
 
 
@@ -126,8 +137,8 @@ def copy_checkout(root: Path, files: Sequence[str], folder: Path) -> Path:
 
 
 def _command(spec: JobSpec) -> list[str]:
-    program = [_PYTHON, *spec.command[1:], f"output_dir={_OUTPUTS}"]
+    program = [PYTHON, *spec.command[1:], f"output_dir={_OUTPUTS}"]
     if spec.resources.num_processes == 1:
         return program
-    agent = torchrun(_PYTHON, spec.resources, "--rdzv-endpoint=localhost:0")
+    agent = torchrun(PYTHON, spec.resources, "--rdzv-endpoint=localhost:0")
     return ["bash", "-c", f'trap "" TERM; exec {agent} {shlex.join(program)}']

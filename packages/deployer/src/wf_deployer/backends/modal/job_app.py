@@ -18,46 +18,19 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import modal
+from wf_deployer.backends.modal.image_part import CHECKOUT, image
 
 JOB: dict[str, Any] = {}
 
-HERE = Path(__file__).parent
-CHECKOUT = "/wf"
 OUTPUTS = "/outputs"
 LOOK_EVERY_S = 1.0
 ASK_EVERY_S = 10.0
 INTERRUPTED_S = 25.0
 """Modal kills a container 30 s after its SIGINT."""
-SYNC = f"cd {CHECKOUT} && UV_PYTHON=/usr/local/bin/python uv sync --no-group dev"
-STRIPPED = "python3 scripts/lock strip <uv.lock >/tmp/uv.lock && mv /tmp/uv.lock uv.lock"
-"""uv completes the lock from the index that it sees there: the same versions."""
-
-
-def is_not_of_the_lock(path: Path) -> bool:
-    """Whether the third-party packages can be installed without it."""
-    return path.name not in ("pyproject.toml", "uv.lock") and PurePosixPath(path).parts != ("scripts", "lock")
-
-
-def has_the_lock(path: Path) -> bool:
-    return path.name == "uv.lock"
-
-
-def image() -> modal.Image:
-    """Two layers: third-party packages, made anew when the lock changes; and the checkout."""
-    checkout = HERE / "checkout"
-    packages = (
-        modal.Image.debian_slim(python_version="3.11")
-        .apt_install("git", "g++")
-        .pip_install("uv>=0.9,<0.14")
-        .add_local_dir(checkout, CHECKOUT, copy=True, ignore=is_not_of_the_lock)
-        .run_commands(f"cd {CHECKOUT} && {STRIPPED}", f"{SYNC} --no-install-workspace")
-    )
-    return packages.add_local_dir(checkout, CHECKOUT, copy=True, ignore=has_the_lock).run_commands(SYNC)
-
 
 app = modal.App(JOB["name"], tags=JOB["tags"])
 volume = modal.Volume.from_name(JOB["volume"], create_if_missing=True)

@@ -2,7 +2,7 @@
 
 A request is {"do": one of `_REQUESTS`, ...}. Everything is chosen by the ids that were written down when the
 job was submitted. Whether they are ours is not decided here: `look` says what Modal knows, and ownership.py
-compares. Neither apps nor other calls are ever stopped.
+compares. Neither apps of jobs nor other calls are ever stopped; a service is an app of its own, which is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +69,62 @@ def submit(app: str, record: str) -> Iterator[dict[str, Any]]:
     yield found
 
 
+def deploy(app: str, record: str, model: str | None, volume: str, folder: str) -> Iterator[dict[str, Any]]:
+    """Sends the model, makes the image and deploys the app. Answers: as is written to `record`."""
+    modal.config.logger.setLevel("ERROR")
+    loaded = _load(app)
+    modal.Client.from_env().hello()
+    with Path(f"{record}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with modal.enable_output():
+            if model is not None:
+                _send(Path(model), volume, folder)
+            running = loaded.app.deploy()
+        found = {"app_id": running.app_id, "call_id": None, **_owner(running)}
+        _write(record, found)
+    yield found
+
+
+def _send(model: Path, volume: str, folder: str) -> None:
+    """Into a folder of a volume of models, of this service alone."""
+    with modal.Volume.from_name(volume, create_if_missing=True).batch_upload() as batch:
+        if model.is_dir():
+            batch.put_directory(model, f"/{folder}")
+        else:
+            batch.put_file(model, f"/{folder}/{model.name}")
+
+
+def look_service(app_id: str) -> Iterator[dict[str, Any]]:
+    """Answers: whose app it is, whether it is there, and where it answers. Args: app_id: or its name."""
+    app = modal.App.lookup(app_id)
+    owner, state = _owner(app), app.info().lifecycle.state
+    is_there = state not in ("stopped", "stopping")
+    url = modal.Function.from_name(owner["name"], "serve").get_web_url() if is_there else None
+    token = app.get_tags().get("wf-token")
+    yield {"app_id": app.app_id, "token": token, **owner, "is_stopped": not is_there, "url": url}
+
+
+def stop_service(app_id: str, volume: str | None, folder: str) -> Iterator[None]:
+    """Ends the app of one service, and its containers; then the model that was sent for it goes."""
+    modal.App.lookup(app_id).stop()
+    if volume is not None:
+        with suppress(modal.exception.NotFoundError):  # it was gone already
+            modal.Volume.from_name(volume).remove_file(f"/{folder}", recursive=True)
+    yield None
+
+
+def service_logs(app_id: str, created_s: float, last: int | None, follow: bool) -> Iterator[str]:
+    app = modal.App.lookup(app_id)
+    newest = None
+    for entry in _printed(app, created_s, last):
+        newest = max(newest or entry.timestamp, entry.timestamp)
+        yield entry.message
+    if follow:
+        for entry in app.logs.stream():
+            if newest is None or entry.timestamp > newest:
+                yield entry.message
+
+
 def look(app_id: str) -> Iterator[dict[str, Any]]:
     """Answers: whose app it is, and how its call is."""
     app = modal.App.lookup(app_id)
@@ -109,11 +165,11 @@ def logs(call_id: str, created_s: float, last: int | None, follow: bool) -> Iter
                 yield entry.message
 
 
-def _printed(call: Any, created_s: float, last: int | None) -> Iterator[Any]:
+def _printed(printer: Any, created_s: float, last: int | None) -> Iterator[Any]:
     if last is not None:
-        return call.logs.tail(min(last, _MANY_LINES))
+        return printer.logs.tail(min(last, _MANY_LINES))
     since = datetime.fromtimestamp(created_s, UTC) - timedelta(minutes=1)
-    return call.logs.fetch(since=since)
+    return printer.logs.fetch(since=since)
 
 
 def _owner(app: Any) -> dict[str, Any]:
@@ -168,4 +224,8 @@ _REQUESTS: dict[str, Callable[..., Iterator[Any]]] = {
     "ask_to_stop": ask_to_stop,
     "kill": kill,
     "logs": logs,
+    "deploy": deploy,
+    "look_service": look_service,
+    "stop_service": stop_service,
+    "service_logs": service_logs,
 }

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from wf_deployer.backends.base import Gpus, Resources
+from wf_deployer.backends.service import KEY_VARIABLE
 from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
 
@@ -33,6 +34,7 @@ _DEFAULT_TIME_S = 8 * 3600
 _MOST_TIME_S = 24 * 3600
 _DEFAULT_RETRIES, _MOST_RETRIES = 3, 10
 _DEFAULT_VOLUME = "wf-outputs"
+_DEFAULT_IDLE_S, _MOST_IDLE_S = 300, 3600
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,63}")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -58,6 +60,41 @@ class ModalSettings:
     secrets: dict[str, list[str]]
 
 
+@dataclass(frozen=True)
+class ModalServiceSettings:
+    """As above, of a service; idle_s as `scaledown_window`."""
+
+    gpu: list[str]
+    cpus: int | None
+    scaledown_window_s: int
+    secrets: dict[str, list[str]]
+
+
+def service_settings_of(resources: Resources, idle_s: int | None) -> ModalServiceSettings:
+    """Raises: CommandRequestError for what Modal cannot give; names it."""
+    _refuse_spot(resources)
+    secrets = _secrets(os.environ.get("WF_MODAL_SECRETS", ""))
+    if not any(KEY_VARIABLE in keys for keys in secrets.values()):
+        raise CommandRequestError(
+            f"WF_MODAL_SECRETS names no secret with {KEY_VARIABLE}, the key of clients: `uv tool run modal "
+            f"secret create wf-serve {KEY_VARIABLE}=...`, then WF_MODAL_SECRETS=wf-serve:{KEY_VARIABLE}"
+        )
+    window_s = _DEFAULT_IDLE_S if idle_s is None else idle_s
+    if not 2 <= window_s <= _MOST_IDLE_S:
+        raise CommandRequestError(f"--idle of {window_s} s: Modal takes 2s to 60m")
+    return ModalServiceSettings(
+        gpu=[_gpu(choice) for choice in resources.gpu_choices],
+        cpus=resources.cpus,
+        scaledown_window_s=window_s,
+        secrets=secrets,
+    )
+
+
+def _refuse_spot(resources: Resources) -> None:
+    if resources.spot:
+        raise CommandRequestError("--spot: each machine of Modal may be taken away; leave it out")
+
+
 def settings_of(resources: Resources) -> ModalSettings:
     """Raises: CommandRequestError for what Modal cannot give; names it."""
     if resources.num_nodes != 1:
@@ -65,8 +102,7 @@ def settings_of(resources: Resources) -> ModalSettings:
             f"--num-nodes {resources.num_nodes}: on Modal a job is one machine, since others do not see the "
             "files of a run while it goes on; leave it out (up to --gpu H100:8), or use --cloud slurm"
         )
-    if resources.spot:
-        raise CommandRequestError("--spot: each machine of Modal may be taken away; leave it out")
+    _refuse_spot(resources)
     return ModalSettings(
         gpu=[_gpu(choice) for choice in resources.gpu_choices],
         cpus=resources.cpus,

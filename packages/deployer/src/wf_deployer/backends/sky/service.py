@@ -1,4 +1,4 @@
-"""SkyServe as the back end of `wf serve --cloud`: a service of a name of its own, replicas behind one address.
+"""SkyServe as the back end of `wf serve --cloud`: a service of its own name, replicas behind one address.
 
 Its folder holds what a job's does; `exit.json` is written when it is gone after `wf cancel`. Replicas have no
 autostop: SkyServe ends those that are too many, all of them with --replicas 0-N, and `wf cancel` the service.
@@ -197,8 +197,8 @@ def _policy(service: Service) -> dict[str, object]:
     if service.varies:
         if service.qps is None:
             raise CommandRequestError(
-                f"--replicas {service.min_replicas}-{service.max_replicas}: give --qps, the requests a second "
-                "for which SkyServe adds a replica"
+                f"--replicas {service.min_replicas}-{service.max_replicas}: give --qps, the requests a "
+                "second for which SkyServe adds a replica"
             )
         replicas |= {"max_replicas": service.max_replicas, "target_qps_per_replica": service.qps}
         if service.idle_s is not None:
