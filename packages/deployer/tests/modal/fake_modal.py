@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from grpclib import GRPCError, Status
 from grpclib.server import Server
 from modal_proto import api_grpc, api_pb2
@@ -31,7 +31,11 @@ RESULTS = {
     "terminated": STATUS.GENERIC_STATUS_TERMINATED,
     "timeout": STATUS.GENERIC_STATUS_TIMEOUT,
 }
-APP_STATES = {"detached": api_pb2.APP_STATE_DETACHED, "stopped": api_pb2.APP_STATE_STOPPED}
+APP_STATES = {
+    "detached": api_pb2.APP_STATE_DETACHED,
+    "deployed": api_pb2.APP_STATE_DEPLOYED,
+    "stopped": api_pb2.APP_STATE_STOPPED,
+}
 
 
 class Table:
@@ -109,7 +113,13 @@ class Answers:
         found(table, "apps", request.app_id)["tags"] = dict(request.tags)
         return Empty()
 
+    def AppGetByDeploymentName(self, table, request):
+        names = {app["name"]: key for key, app in table["apps"].items() if app["state"] == "deployed"}
+        return api_pb2.AppGetByDeploymentNameResponse(app_id=names.get(request.name, ""))
+
     def AppPublish(self, table, request):
+        if request.app_state == api_pb2.APP_STATE_DEPLOYED:
+            found(table, "apps", request.app_id)["state"] = "deployed"
         return api_pb2.AppPublishResponse(url="https://nowhere")
 
     def AppHeartbeat(self, table, request):
@@ -178,6 +188,25 @@ class Answers:
         else:
             answer.function_data.ranked_functions.add(rank=0, function=definition)
         return answer
+
+    def FunctionGet(self, table, request):
+        app = next(key for key, app in table["apps"].items() if app["name"] == request.app_name)
+        key, entry = next((key, one) for key, one in table["functions"].items() if one["app"] == app)
+        metadata = api_pb2.FunctionHandleMetadata(
+            function_name=request.object_tag, web_url=f"https://{request.app_name}.nowhere"
+        )
+        answer = api_pb2.FunctionGetResponse(function_id=key, handle_metadata=metadata)
+        ParseDict({"ranked_functions": [{"function": entry["spec"]}]}, answer.function)
+        return answer
+
+    def VolumePutFiles(self, table, request):
+        for file in request.files:
+            table["sent"].append(file.filename)
+        return Empty()
+
+    def VolumeRemoveFile(self, table, request):
+        table["removed"].append(request.path)
+        return Empty()
 
     def FunctionMap(self, table, request):
         if table.get("spawn_fails"):

@@ -192,9 +192,10 @@ def test_a_cancel_that_was_not_delivered_is_none(served: Wf) -> None:
 
 
 @pytest.mark.parametrize("error", ["AuthError", "InvalidError"])
-def test_what_modal_refuses_leaves_no_service(served: Wf, error: str) -> None:
+def test_what_modal_refuses_leaves_no_service(served: Wf, tmp_path: Path, error: str) -> None:
     served.modal.raises["deploy"] = getattr(EXCEPTION, error)("words")
-    done = serve(served)
+    done = serve(served, model=str(tmp_path / "mine.gguf"))
+    assert served.modal.volumes["wf-models"] == {"/bob/a.gguf": b"bob's"}
     assert done.exit_code == 2, done.output
     assert "nothing was deployed: Modal" in done.output
     assert list(served.runs.iterdir()) == []

@@ -92,7 +92,7 @@ class Loopback(JsonTable):
                 "apps": {f"ap-{1:022d}": bob},
                 "calls": {"fc-1": self.call("bob", "running")},
                 **{name: {} for name in ("functions", "images", "mounts", "secrets")},
-                **{name: [] for name in ("volumes", "requests", "uploaded")},
+                **{name: [] for name in ("volumes", "requests", "uploaded", "sent", "removed")},
             }
         )
 
@@ -125,8 +125,9 @@ def loopback(
         (checkout / name).write_text(name)
     subprocess.run(["git", "init", "-q", checkout], check=True)
     described = {"stage": "stage2", "experiment": "small", "run_folder": "/outputs"}
-    monkeypatch.setattr("wf_deployer.backends.modal.backend.workspace_root", lambda: checkout)
-    monkeypatch.setattr("wf_deployer.backends.modal.backend._POLL_S", 0.1)
+    for name in ("backend", "service"):
+        monkeypatch.setattr(f"wf_deployer.backends.modal.{name}.workspace_root", lambda: checkout)
+        monkeypatch.setattr(f"wf_deployer.backends.modal.{name}._POLL_S", 0.1)
     monkeypatch.setattr("wf_deployer.commands.train.describe", lambda *_: described)
     monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("WF_MODAL_SECRETS", "huggingface:HF_TOKEN")
@@ -224,3 +225,36 @@ def test_ends_and_refusals(loopback: Loopback) -> None:
     assert (row["state"], row["problem"]) == ("failed", "FunctionTimeoutError: too long")
     loopback.change_ours(state="success", exit={"returncode": 0, "cancelled": False, "ended_s": 5.0})
     assert loopback.row()["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_service_from_its_deployment_to_its_end(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WF_MODAL_SECRETS", "wf-serve:WF_API_KEY")
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF")
+    before = loopback.read()["apps"][f"ap-{1:022d}"]
+    model = str(tmp_path / "mine.gguf")
+    machine = ("--cpus", "4", "--replicas", "0-2", "--idle", "2m")
+    done = loopback.wf("serve", "--cloud", "modal", "--model", model, *machine)
+    assert done.exit_code == 0, done.output
+    job_id = done.stdout.split()[1]
+    table = loopback.read()
+    (function,) = (function["spec"] for function in table["functions"].values())
+    assert function["webhookConfig"]["type"] == "WEBHOOK_TYPE_WEB_SERVER"
+    assert function["webhookConfig"]["webServerPort"] == 8080
+    assert function["autoscalerSettings"] == {"minContainers": 0, "maxContainers": 2, "scaledownWindow": 120}
+    assert function["maxConcurrentInputs"] == 64
+    (mount,) = function["volumeMounts"]
+    assert (mount["mountPath"], mount["readOnly"], mount["subPath"]) == ("/model", True, job_id)
+    assert table["secrets"] == {"wf-serve": ["WF_API_KEY"]}
+    assert [name.strip("/") for name in table["sent"]] == [f"{job_id}/mine.gguf"]
+    row = loopback.row()
+    assert (row["state"], row["url"]) == ("running", f"https://wf-{job_id}.nowhere")
+    done = loopback.wf("cancel", job_id)
+    assert f"{job_id}: cancelled" in done.output
+    table = loopback.read()
+    (ours,) = (app for app in table["apps"].values() if app["user"] == "alice")
+    assert (ours["state"], ours["tags"]["wf-run"]) == ("stopped", job_id)
+    assert table["apps"][f"ap-{1:022d}"] == before
+    assert [name.strip("/") for name in table["removed"]] == [job_id]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import real_sky
+import store_servers
 from real_cluster import Cluster
 
 from wf_deployer.backends.sky.client import SkyClient
@@ -100,11 +101,13 @@ class Login:
     def slurm_id(self, job_id: str) -> str:
         return self.cluster.run("squeue", "-h", "-n", f"wf-{job_id}", "-o", "%i").stdout.strip()
 
-    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 300) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 300, every_s: float = 2
+    ) -> None:
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline_s, what
-            time.sleep(2)
+            time.sleep(every_s)
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +192,7 @@ def trainer(login: Login, workspace_root: Path, monkeypatch: pytest.MonkeyPatch)
     """The real trainer and a bucket on loopback, which both nodes see. Yields: overrides of a tiny run."""
     pytest.importorskip("moto")
     helpers, folder = str(workspace_root / "tests" / "helpers"), login.folder
-    server = login.cluster.start(sys.executable, "-c", BUCKET, helpers)
-    try:
+    with login.cluster.start(sys.executable, "-c", BUCKET, helpers) as server:
         assert server.stdout is not None
         access = {
             "AWS_ACCESS_KEY_ID": "test",
@@ -217,24 +219,29 @@ def trainer(login: Login, workspace_root: Path, monkeypatch: pytest.MonkeyPatch)
         yield [
             *common,
             *("distributed.accelerator=cpu", "training.sequence_length_tokens=32", "training.batch_size=2"),
-            *("training.schedule.warmup=2", "training.max_steps=300", "training.checkpoint.every_steps=20"),
+            *("training.schedule.warmup=2", "training.max_steps=1000", "training.checkpoint.every_steps=20"),
             f"training.start_from={folder}/outputs/default/stage1/final",
         ]
         settings.unlink()
-    finally:
-        server.kill()
-        server.wait()
 
 
-def uploaded(login: Login) -> list[str]:
-    """Names of the complete checkpoints in the bucket."""
-    done = login.python("-m", "wf_stores.main", "ls", UPLOADS)
-    return sorted(part for part in done.stdout.split() if "step_" in part)
+LIST = """
+import re, sys, urllib.request
+
+request = urllib.request.Request(f"{sys.argv[1]}/bucket?list-type=2&prefix=runs/default/")
+request.add_header("Authorization", sys.argv[2])
+with urllib.request.urlopen(request, timeout=10) as answer:
+    print("\\n".join(re.findall("<Key>runs/(.*?)/COMPLETE</Key>", answer.read().decode())))
+"""
 
 
-def fetch(login: Login, target: Path) -> subprocess.CompletedProcess[str]:
-    """The result of the run in the bucket."""
-    return login.python("-m", "wf_stores.main", "get", f"{UPLOADS}/default/stage2/final", str(target))
+def uploads(login: Login) -> list[str]:
+    """Names of what is complete in the bucket; quick, since the run goes on meanwhile."""
+    done = login.python(
+        "-S", "-c", LIST, login.environment["AWS_ENDPOINT_URL"], store_servers.S3_AUTHORIZATION
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
 def summary(text: str) -> dict[str, Any]:
@@ -247,17 +254,20 @@ def test_a_run_whose_machines_are_taken_goes_on_from_the_bucket_to_the_bit(
     login: Login, trainer: list[str]
 ) -> None:
     first = login.submit(*trainer, upload=UPLOADS)
-    login.wait_for(lambda: bool(uploaded(login)), "nothing is uploaded", 600)
-    login.cluster.run("scancel", login.slurm_id(first))
+    slurm_id = login.slurm_id(first)
+    login.wait_for(lambda: bool(uploads(login)), "nothing is uploaded", 600, every_s=0)
+    login.cluster.run("scancel", slurm_id)
     login.wait_for(lambda: login.state(first).split()[0] in ("lost", "failed", "cancelled"), "it goes on")
-    assert fetch(login, login.folder / "none").returncode == 2, "it was over before its machines were taken"
+    assert not [name for name in uploads(login) if name.endswith("/final")], "it had ended before"
 
     second = login.submit(*trainer, upload=UPLOADS)
     login.wait_for(lambda: login.state(second) == "finished", "it does not end", 900)
     log = login.wf("logs", second).stdout
     assert "resuming from" in log, log
+    (final,) = [name for name in uploads(login) if name.endswith("/final")]
     resumed = login.folder / "resumed"
-    assert fetch(login, resumed).returncode == 0
+    done = login.python("-m", "wf_stores.main", "get", f"{UPLOADS}/{final}", str(resumed))
+    assert done.returncode == 0, done.stderr
 
     whole = login.python("-m", "wrinklefree.train", "-s", "2", *trainer, f"output_dir={login.folder}/whole")
     assert whole.returncode == 0, whole.stderr

@@ -79,7 +79,11 @@ def deploy(app: str, record: str, model: str | None, volume: str, folder: str) -
         with modal.enable_output():
             if model is not None:
                 _send(Path(model), volume, folder)
-            running = loaded.app.deploy()
+            try:
+                running = loaded.app.deploy()
+            except Exception:
+                _remove(volume if model is not None else None, folder)
+                raise
         found = {"app_id": running.app_id, "call_id": None, **_owner(running)}
         _write(record, found)
     yield found
@@ -107,10 +111,15 @@ def look_service(app_id: str) -> Iterator[dict[str, Any]]:
 def stop_service(app_id: str, volume: str | None, folder: str) -> Iterator[None]:
     """Ends the app of one service, and its containers; then the model that was sent for it goes."""
     modal.App.lookup(app_id).stop()
+    _remove(volume, folder)
+    yield None
+
+
+def _remove(volume: str | None, folder: str) -> None:
+    """The model of a service that is gone, if one was sent."""
     if volume is not None:
         with suppress(modal.exception.NotFoundError):  # it was gone already
             modal.Volume.from_name(volume).remove_file(f"/{folder}", recursive=True)
-    yield None
 
 
 def service_logs(app_id: str, created_s: float, last: int | None, follow: bool) -> Iterator[str]:
