@@ -172,7 +172,7 @@ def test_whatever_ends_a_launch_the_command_that_frees_its_machines_is_told(
     (job_id,) = os.listdir(sky.runs)
     assert done.exit_code == code
     assert told in done.output
-    assert f"{job_id} may have machines: `wf runs` shows it, `wf cancel {job_id}` ends it" in done.output
+    assert f"{job_id} may be running: `wf runs` shows it, `wf cancel {job_id}` ends it" in done.output
     assert len(done.output.strip().splitlines()) == 1
 
 

@@ -17,6 +17,9 @@ BACKENDS = {
 }
 """Name of `--cloud` -> module and class, imported when it is used; other names: sky/infra.py."""
 
+SERVICE_BACKENDS = {"modal": "wf_deployer.backends.modal.service:ModalServiceBackend"}
+"""The same of `wf serve --cloud`."""
+
 ELSEWHERE = frozenset({"modal"})
 """Those whose jobs see no file of this machine."""
 
@@ -53,9 +56,7 @@ class Job:
 def open_backend(name: str) -> Backend:
     """Raises: CommandRequestError for an unknown name."""
     if name in BACKENDS:
-        module, _, attribute = BACKENDS[name].partition(":")
-        backend: Backend = getattr(import_module(module), attribute)()
-        return backend
+        return _opened(BACKENDS[name])
     if (infra := infra_of(name)) is not None:
         from wf_deployer.backends.sky.backend import SkyBackend
 
@@ -66,19 +67,24 @@ def open_backend(name: str) -> Backend:
     )
 
 
+def _opened(path: str) -> Backend:
+    module, _, attribute = path.partition(":")
+    backend: Backend = getattr(import_module(module), attribute)()
+    return backend
+
+
 def open_service_backend(name: str) -> Backend:
     """Of `wf serve --cloud`. Raises: CommandRequestError for one that cannot serve."""
-    if name == "modal":
-        from wf_deployer.backends.modal.service import ModalServiceBackend
-
-        return ModalServiceBackend()
+    if name in SERVICE_BACKENDS:
+        return _opened(SERVICE_BACKENDS[name])
     if name not in BACKENDS and (infra := infra_of(name)) is not None:
         from wf_deployer.backends.sky.service import SkyServiceBackend
 
         return SkyServiceBackend(infra)
     raise CommandRequestError(
-        f"--cloud {name!r} serves nothing; there is modal, sky (SkyPilot chooses) and its clouds: "
-        f"{', '.join(cloud for cloud in CLOUDS if cloud != 'slurm')}; on this machine leave --cloud out"
+        f"--cloud {name!r} serves nothing; there is {', '.join(SERVICE_BACKENDS)}, sky (SkyPilot chooses) and "
+        f"its clouds: {', '.join(cloud for cloud in CLOUDS if cloud != 'slurm')}; on this machine leave "
+        "--cloud out"
     )
 
 

@@ -27,7 +27,7 @@ def submit(backend: Backend, spec: JobSpec) -> None:
     except BaseException as error:
         if not (runs_folder() / spec.id / "job.json").is_file():
             raise
-        told = f"{spec.id} may have machines: `wf runs` shows it, `wf cancel {spec.id}` ends it"
+        told = f"{spec.id} may be running: `wf runs` shows it, `wf cancel {spec.id}` ends it"
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedLaunchError(f"stopped while it was submitted; {told}") from error
         if isinstance(error, OSError):

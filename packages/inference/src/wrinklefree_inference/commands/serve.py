@@ -59,6 +59,8 @@ def serve(
       wf serve --engine llamacpp --model model.gguf --parallel 4
 
       wf serve --engine openai --model http://127.0.0.1:30000 --api-key-file keys.txt
+
+    On machines of others: wf serve --cloud modal --help
     """
     if engine not in SERVERS:
         raise RequestError(f"unknown engine {engine!r} (known: {', '.join(SERVERS)})")
