@@ -205,6 +205,26 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return call
 
 
+def test_get_if_there_takes_only_the_stores_own_no_for_an_answer(
+    run: Any, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, target = f"{tmp_path}/store/step_1", tmp_path / "target"
+    assert run("get", url, str(target))[0] == 2
+    code, out, _ = run("get", url, str(target), "--if-there")
+    assert (code, out) == (
+        0,
+        f"there is nothing at {url}; wf store ls shows what there is; nothing was written\n",
+    )
+    assert not target.exists()
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    assert run("get", "s3://bucket/step_1", str(target), "--if-there")[0] == 2
+    run("put", str(folder), url)
+    assert run("get", url, str(target), "--if-there")[0] == 0
+    (target / "notes.txt").write_text("mine")
+    code, _, err = run("get", url, str(target), "--if-there")
+    assert (code, "notes.txt in it is not of" in err) == (2, True)
+
+
 def test_a_folder_through_the_command_line(run: Any, tmp_path: Path, folder: Path) -> None:
     url = f"{tmp_path}/store/runs/step_1"
     assert run("put", str(folder), url)[0] == 0

@@ -108,6 +108,7 @@ def test_a_model_of_this_machine_is_sent_along(served: Sky, model: str, sent: st
 
 REFUSED = {
     ("--model", "none.gguf"): "--model none.gguf: there is no such file or folder here",
+    ("--model", "."): "--model .: the folder has neither config.json nor a GGUF file",
     ("--model", "code.py"): "--model code.py: it is no GGUF file and no exported folder",
     ("--model", "hub:mine"): "--model hub:mine: write hub:OWNER/NAME",
     ("--model", "https://x/y"): "--model https://x/y: a server elsewhere fetches gs://, s3:// and hub:",
@@ -267,12 +268,16 @@ def test_ctrl_c_and_a_killed_launch_leave_what_wf_cancel_ends(served: Sky) -> No
     assert not (served.runs / job_id / "workdir").exists()
     assert served.wf("cancel", job_id).exit_code == 0
     served.fake.services.clear()
+    (served.runs / job_id / "submitted.json").rename(served.runs / "kept")
     path = served.runs / job_id / "job.json"
     (path.parent / "exit.json").unlink()
     (path.parent / "cancel.json").unlink()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"created_s": time.time() - 1000}))
     (row,) = served.rows()
     assert (row["state"], row["problem"]) == ("lost", "SkyServe has no such service (any more)")
+    assert "it may appear in some minutes: `wf runs` shows it then" in served.wf("cancel", job_id).output
+    (served.runs / "kept").rename(served.runs / job_id / "submitted.json")
+    assert "it may appear" not in served.wf("cancel", job_id).output
 
 
 @pytest.mark.parametrize(

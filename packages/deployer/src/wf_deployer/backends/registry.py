@@ -82,8 +82,8 @@ def open_service_backend(name: str) -> Backend:
 
         return SkyServiceBackend(infra)
     raise CommandRequestError(
-        f"--cloud {name!r} serves nothing; there is {', '.join(SERVICE_BACKENDS)}, sky (SkyPilot chooses) and "
-        f"its clouds: {', '.join(cloud for cloud in CLOUDS if cloud != 'slurm')}; on this machine leave "
+        f"--cloud {name!r} serves nothing; there is {', '.join(SERVICE_BACKENDS)}, sky (SkyPilot chooses) "
+        f"and its clouds: {', '.join(cloud for cloud in CLOUDS if cloud != 'slurm')}; on this machine leave "
         "--cloud out"
     )
 

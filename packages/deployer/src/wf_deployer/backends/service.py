@@ -63,7 +63,7 @@ class Service:
     @property
     def label(self) -> str:
         """The model's own name, for people."""
-        return re.split(r"[/:]", self.model.rstrip("/"))[-1][:64] or "model"
+        return printable(re.split(r"[/:]", self.model.rstrip("/"))[-1])[:64] or "model"
 
 
 def service_of(
@@ -105,8 +105,10 @@ def _checked_model(model: str) -> str:
     path = Path(model).expanduser().absolute()
     if not path.exists():
         raise CommandRequestError(f"--model {printable(model)}: there is no such file or folder here")
-    if path.is_dir() and not any(path.iterdir()):
-        raise CommandRequestError(f"--model {printable(model)}: the folder is empty; name an export")
+    if path.is_dir() and not ((path / "config.json").is_file() or any(path.glob("*.gguf"))):
+        raise CommandRequestError(
+            f"--model {printable(model)}: the folder has neither config.json nor a GGUF file; name an export"
+        )
     if path.is_file() and path.suffix != ".gguf":
         raise CommandRequestError(f"--model {printable(model)}: it is no GGUF file and no exported folder")
     return str(path)

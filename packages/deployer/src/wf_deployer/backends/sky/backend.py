@@ -25,6 +25,7 @@ from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
 from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.backends.sky.ours import (
+    UNSETTLED,
     adopt,
     expected,
     known_state,
@@ -238,7 +239,10 @@ class SkyBackend:
     def _require(self, job: JobFolder) -> SkyJob:
         """Raises: CommandError unless it is there and ours."""
         if (found := self._fetch(job)) is None:
-            raise CommandError(f"refused: SkyPilot has no {job.record.name} (any more); nothing was touched")
+            later = "" if read_ownership(job.folder) is not None else UNSETTLED
+            raise CommandError(
+                f"refused: SkyPilot has no {job.record.name} (any more); nothing was touched{later}"
+            )
         adopt(job, found)
         return found
 

@@ -17,6 +17,8 @@ from wf_deployer.backends.record import JobFolder
 from wf_deployer.backends.sky.client import ClusterJob, SkyError, SkyJob
 from wf_deployer.errors import CommandError
 
+UNSETTLED = "; if its launch was interrupted, it may appear in some minutes: `wf runs` shows it then"
+"""Of what SkyPilot never has confirmed."""
 _STATES = {
     JobState.pending: "PENDING",
     JobState.starting: "INIT SUBMITTED STARTING SETTING_UP",

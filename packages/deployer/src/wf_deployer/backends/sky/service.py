@@ -19,7 +19,7 @@ from wf_deployer.backends.record import TOKEN_VARIABLE, Exit, JobFolder, JobReco
 from wf_deployer.backends.service import KEY_VARIABLE, PORT, Service, start_script
 from wf_deployer.backends.sky.client import SkyError
 from wf_deployer.backends.sky.infra import Infra
-from wf_deployer.backends.sky.ours import adopt, expected
+from wf_deployer.backends.sky.ours import UNSETTLED, adopt, expected
 from wf_deployer.backends.sky.planning import places, require_secrets
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM, service_script
 from wf_deployer.backends.sky.service_client import SkyServeClient, SkyService
@@ -149,7 +149,10 @@ class SkyServiceBackend:
     def _require(self, job: JobFolder) -> SkyService:
         """Raises: CommandError unless it is there and ours."""
         if (found := self.client.service(job.record.name)) is None:
-            raise CommandError(f"refused: SkyServe has no {job.record.name} (any more); nothing was touched")
+            later = "" if read_ownership(job.folder) is not None else UNSETTLED
+            raise CommandError(
+                f"refused: SkyServe has no {job.record.name} (any more); nothing was touched{later}"
+            )
         adopt(job, found)
         return found
 
