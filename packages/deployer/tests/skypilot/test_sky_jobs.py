@@ -125,8 +125,17 @@ REFUSED = {
     (
         "training.start_from=outputs/a",
     ): "stage2 starts from outputs/a, which only this machine has; upload it",
+    ("data.sources=[{location: [/x]}]",): "data.sources=[{location: [/x]}]: '/x' is a path of this machine",
+    ("--cloud", "sky:slurm", "data.path=../x"): "data.path=../x: '../x' is a path of this machine, which the",
     ("--foreground",): "--foreground is this terminal",
 }
+
+
+@pytest.mark.parametrize(
+    ("cloud", "path"), [("nebius", "code.py"), ("sky:slurm", "/shared/text"), ("kubernetes", "code.py")]
+)
+def test_files_that_travel_and_disks_of_ones_own_machines_are_taken(sky: Sky, cloud: str, path: str) -> None:
+    assert sky.train("--dry-run", f"data.path={path}", cloud=cloud).exit_code == 0
 
 
 @pytest.mark.parametrize("arguments", REFUSED)

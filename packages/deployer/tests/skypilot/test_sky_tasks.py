@@ -154,6 +154,8 @@ def test_slurm_has_no_autostop_and_may_share_disks(checkout: Path) -> None:
     assert task["resources"]["infra"] == "slurm/mine"
     assert "scancel" in task["run"]
     assert r"training.checkpoint.upload=" in task["run"]
+    task = task_of(checkout, "sky:slurm/mine", start_from="models/mine")  # elsewhere it runs in a copy
+    assert f"training.start_from='{checkout}/sub/models/mine'" in task["run"].replace("""'"'"'""", "'")
 
 
 def test_skypilot_may_choose_among_rented_clouds(checkout: Path) -> None:
