@@ -33,7 +33,7 @@ from wf_deployer.backends.ownership import (
 from wf_deployer.backends.record import Exit, JobFolder
 from wf_deployer.backends.service import PORT, Service, start_script
 from wf_deployer.errors import CommandError, CommandRequestError
-from wf_deployer.locks import is_locked
+from wf_formats.locks import is_locked
 from wf_deployer.workspace import workspace_root
 
 _POLL_S = 5.0
