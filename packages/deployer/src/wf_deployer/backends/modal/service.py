@@ -33,8 +33,8 @@ from wf_deployer.backends.ownership import (
 from wf_deployer.backends.record import Exit, JobFolder
 from wf_deployer.backends.service import PORT, Service, start_script
 from wf_deployer.errors import CommandError, CommandRequestError
-from wf_formats.locks import is_locked
 from wf_deployer.workspace import workspace_root
+from wf_formats.locks import is_locked
 
 _POLL_S = 5.0
 _STARTING_S = 60.0

@@ -27,9 +27,9 @@ from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import copy_checkout, copy_model
 from wf_deployer.errors import CommandError, CommandRequestError
-from wf_formats.locks import holding, is_locked
 from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_text
+from wf_formats.locks import holding, is_locked
 
 _POLL_S = 5.0
 _STARTING_S = 600.0
