@@ -34,6 +34,7 @@ namespace {
 
 constexpr std::size_t kBlock = 128;
 constexpr std::size_t kLanes = 8;
+constexpr std::size_t kWords = kBlock / 32;  // of a block's mask
 constexpr std::size_t kBins = 512;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kGreedyBelow = 1e-5f;
@@ -82,11 +83,10 @@ SAMPLER_INLINE Allowed allowed_of(const std::uint32_t* words) {
     return (words[0] | words[1] | words[2] | words[3]) == 0 ? Allowed::kNone : Allowed::kSome;
 }
 
-// Logits i .. i + 8 of a block; where they are forbidden -inf.
-SAMPLER_INLINE Floats masked(Floats logits, const std::uint32_t* words, std::size_t i) {
-    constexpr Ints kBits = {1, 2, 4, 8, 16, 32, 64, 128};
-    const Ints is_allowed = (kBits & static_cast<std::int32_t>(words[i / 32] >> (i % 32))) != 0;
-    return is_allowed ? logits : Floats{} - kInf;
+// 8 logits, those that are forbidden -inf; they belong to byte `byte` of a word of mask that fills all lanes.
+SAMPLER_INLINE Floats masked(Floats logits, Ints word, std::size_t byte) {
+    const Ints bits = Ints{1, 2, 4, 8, 16, 32, 64, 128} << static_cast<std::int32_t>(8 * byte);
+    return (word & bits) == 0 ? Floats{} - kInf : logits;
 }
 
 SAMPLER_INLINE Floats load(const float* x) { return *reinterpret_cast<const Floats*>(x); }
@@ -110,12 +110,15 @@ SAMPLER_CLONES bool block_maxima(const float* x, const std::uint32_t* mask, std:
         Floats max = load(x + begin);
         nan |= max != max;
         if (allowed == Allowed::kSome) {
-            Floats allowed_max = masked(max, words, 0);
-            for (std::size_t i = kLanes; i < kBlock; i += kLanes) {
-                const Floats v = load(x + begin + i);
-                nan |= v != v;
-                max = larger(v, max);
-                allowed_max = larger(masked(v, words, i), allowed_max);
+            Floats allowed_max = Floats{} - kInf;
+            for (std::size_t w = 0; w < kWords; ++w) {
+                const Ints word = Ints{} + static_cast<std::int32_t>(words[w]);
+                for (std::size_t byte = 0; byte < 4; ++byte) {
+                    const Floats v = load(x + begin + 32 * w + kLanes * byte);
+                    nan |= v != v;
+                    max = larger(v, max);
+                    allowed_max = larger(masked(v, word, byte), allowed_max);
+                }
             }
             allowed_maxima[begin / kBlock] = largest(allowed_max);
         } else {
@@ -148,9 +151,13 @@ SAMPLER_CLONES void block_masses(const float* x, const std::uint32_t* mask, std:
                 sum += mass.low + mass.high;
             }
         } else if (allowed == Allowed::kSome) {
-            for (std::size_t i = 0; i < kBlock; i += kLanes) {
-                const Masses mass = mass_of(masked(load(x + begin + i), words, i), max, inverse_temperature);
-                sum += mass.low + mass.high;
+            for (std::size_t w = 0; w < kWords; ++w) {
+                const Ints word = Ints{} + static_cast<std::int32_t>(words[w]);
+                for (std::size_t byte = 0; byte < 4; ++byte) {
+                    const Floats v = masked(load(x + begin + 32 * w + kLanes * byte), word, byte);
+                    const Masses mass = mass_of(v, max, inverse_temperature);
+                    sum += mass.low + mass.high;
+                }
             }
         }
         masses[begin / kBlock] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
@@ -158,9 +165,13 @@ SAMPLER_CLONES void block_masses(const float* x, const std::uint32_t* mask, std:
 }
 
 SAMPLER_CLONES void mask_block(const float* x, const std::uint32_t* words, float* out) {
-    for (std::size_t i = 0; i < kBlock; i += kLanes) {
-        const Floats v = masked(load(x + i), words, i);
-        std::memcpy(out + i, &v, sizeof v);
+    for (std::size_t w = 0; w < kWords; ++w) {
+        const Ints word = Ints{} + static_cast<std::int32_t>(words[w]);
+        for (std::size_t byte = 0; byte < 4; ++byte) {
+            const std::size_t i = 32 * w + kLanes * byte;
+            const Floats v = masked(load(x + i), word, byte);
+            std::memcpy(out + i, &v, sizeof v);
+        }
     }
 }
 
@@ -209,7 +220,7 @@ public:
     const float* block(std::size_t b, float* copy) const {
         const float* x = b * kBlock < whole_ ? data_ + b * kBlock : tail_;
         if (mask_ == nullptr) return x;
-        const std::uint32_t* words = b * kBlock < whole_ ? mask_ + b * kBlock / 32 : tail_mask_;
+        const std::uint32_t* words = b * kBlock < whole_ ? mask_ + b * kWords : tail_mask_;
         if (allowed_of(words) == Allowed::kAll) return x;
         mask_block(x, words, copy);
         return copy;
@@ -242,7 +253,7 @@ private:
     const std::uint32_t* mask_;
     std::size_t vocab_, whole_;
     float tail_[kBlock];
-    std::uint32_t tail_mask_[kBlock / 32] = {};
+    std::uint32_t tail_mask_[kWords] = {};
 };
 
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
