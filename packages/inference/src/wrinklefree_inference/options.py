@@ -273,19 +273,28 @@ class HttpOptions:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How much one client may ask for; max_output_tokens None leaves it to the context."""
+    """What one client may ask for, and as which model; max_output_tokens None leaves it to the context."""
 
     max_output_tokens: Annotated[
         int | None,
         Flag(
             "--max-output-tokens",
-            "Longest answer that may be asked for; all that fits if not given.",
+            "Longest answer, whatever is asked for; all that fits if not given.",
             minimum=1,
         ),
     ] = None
     max_choices: Annotated[
-        int, Flag("--max-choices", "Most answers (n x prompts) of a request.", minimum=1)
+        int, Flag("--max-choices", "Most answers (n or best_of x prompts) of a request.", minimum=1)
     ] = 16
+    aliases: Annotated[
+        list[str] | None, Flag("--alias", "Another name of the model for clients; several may be given.")
+    ] = None
+    is_strict: Annotated[bool, Flag("--strict", "Refuse fields of requests that are not known.")] = False
+
+    def __post_init__(self) -> None:
+        for alias in self.aliases or ():
+            if not (alias.strip() and alias.isprintable()):
+                raise RequestError(f"--alias must be a name, got {alias!r}")
 
 
 @dataclass(frozen=True)

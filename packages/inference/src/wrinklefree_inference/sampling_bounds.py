@@ -29,12 +29,14 @@ BIAS_BOUNDS = Bounds(-100, 100)
 
 API_BOUNDS = BOUNDS | {
     "temperature": Bounds(0, 2, note="0 is greedy"),
+    "top_k": Bounds(-1, INT32_MAX, note="0 and -1 are off"),
     "seed": Bounds(-(2**63), 2**63 - 1),
-    "max_completion_tokens": BOUNDS["max_tokens"],
+    "max_tokens": Bounds(-1, INT32_MAX, note="-1 is all that fits"),
+    "max_completion_tokens": Bounds(-1, INT32_MAX, note="-1 is all that fits"),
     "top_logprobs": BOUNDS["logprobs"],
     "logprobs": Bounds(0, 5),
 }
-"""By the fields of OpenAI's API, which is narrower here and there."""
+"""By the fields of OpenAI's API, which is narrower here and there; -1 is what other servers understand."""
 
 
 def check_bounds(values: dict[str, float | None]) -> None:

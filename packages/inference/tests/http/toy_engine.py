@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.request import (
+    BadField,
     Delta,
     EngineBusy,
     EngineStats,
@@ -56,7 +58,10 @@ class ToyEngine:
             raise ValueError("the tokenizer refuses it")
         return [ord(character) for character in text]
 
-    def tokenize_chat(self, messages: list[dict[str, str]]) -> list[int]:
+    def tokenize_chat(
+        self, messages: list[dict[str, str]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        self.variables = variables
         if any(m["role"] == "system" for m in messages[1:]):
             raise ValueError("the chat template wants the system message first")
         for message in messages:
@@ -72,6 +77,9 @@ class ToyEngine:
             raise EngineError("it is shutting down")
         if max(request.prompt_ids) > sys.maxunicode:
             raise ValueError(f"prompt id {max(request.prompt_ids)} is not in the vocabulary")
+        for token_id, _ in request.sampling.logit_bias:
+            if token_id > sys.maxunicode:
+                raise BadField("logit_bias", f"token id {token_id} is not in the vocabulary")
         if len(request.prompt_ids) + request.sampling.max_tokens > self.context_tokens:
             raise RequestTooLong("prompt and answer exceed the context")
         if "defect" in self.detokenize(request.prompt_ids):
@@ -114,6 +122,8 @@ class ToyEngine:
         async with self._places:
             num_prompt, cached = len(request.prompt_ids), len(request.prompt_ids) // 32 * 32
             text, held = "", []
+            if not sampling.max_tokens:
+                yield self._delta([], sampling.logprobs, "length", (cached, num_prompt, 0))
             for position in range(sampling.max_tokens):
                 await asyncio.sleep(self._delay_s)
                 if stream.is_cut or ("crash" in prompt and position == 3):

@@ -168,7 +168,7 @@ class ToyTokenizer:
     def token_bytes(self, token_id):
         return TOKEN_BYTES[token_id]
 
-    def apply_chat_template(self, messages, *, max_tokens=None):
+    def apply_chat_template(self, messages, *, max_tokens=None, variables=None):
         return [5, *(token for message in messages for token in self.encode(message["content"])), 6]
 
 

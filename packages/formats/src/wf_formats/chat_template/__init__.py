@@ -22,8 +22,20 @@ from typing import Any
 from wf_formats.chat_template.process import RENDERER
 from wf_formats.chat_template.replies import ChatTemplateError, TemplateTooCostlyError, TemplateUnfitError
 
-__all__ = ["ChatTemplate", "ChatTemplateError", "TemplateTooCostlyError", "stop_rendering"]
+__all__ = [
+    "RESERVED_VARIABLES",
+    "ChatTemplate",
+    "ChatTemplateError",
+    "TemplateTooCostlyError",
+    "stop_rendering",
+]
 
+RESERVED_VARIABLES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"}
+    | {f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")}
+    | {"raise_exception", "strftime_now", "namespace", "range", "dict", "lipsum", "cycler", "joiner"}
+)
+"""Names with a meaning of their own in templates: no variable of a request may stand in their place."""
 _TRIAL = [{"role": "user", "content": "Hello"}]
 
 
@@ -42,19 +54,31 @@ class ChatTemplate:
         with suppress(TemplateUnfitError):  # it may want a system message: that is for the request to say
             self.render(_TRIAL)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text of a conversation.
 
         Args:
             messages: JSON-like: {"role": ..., "content": ...}.
             add_generation_prompt: append what begins the assistant's turn.
+            variables: what the template may know besides (`enable_thinking`), JSON-like; none of
+                `RESERVED_VARIABLES`.
 
         Raises:
             ChatTemplateError: the template refuses the messages or fails on them.
             TemplateTooCostlyError: it computes too long, or wants too much memory or text.
         """
-        values = {**self._special_tokens, "add_generation_prompt": add_generation_prompt}
-        return RENDERER.render(self._source, {**values, "messages": list(messages)})
+        variables = variables or {}
+        if taken := RESERVED_VARIABLES & variables.keys():
+            raise ChatTemplateError(
+                f"{min(taken)} is no variable to be set: the chat template has it already"
+            )
+        own = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return RENDERER.render(self._source, {**variables, **self._special_tokens, **own})
 
 
 def stop_rendering() -> None:

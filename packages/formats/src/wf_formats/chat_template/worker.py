@@ -52,7 +52,7 @@ def _answer(line: bytes, computing_s: float) -> bytes:
 
 
 def _render(source: str, values: dict[str, Any]) -> str:
-    text = _compiled(source).render(tools=None, documents=None, **values)
+    text = _compiled(source).render({"tools": None, "documents": None, **values})
     text.encode()
     if len(text) > TEXT_CHARS:
         raise TemplateTooCostlyError(

@@ -16,6 +16,7 @@ from wrinklefree_inference.http.guard import Guard
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.service import Service
+from wrinklefree_inference.http.unknown_fields import HEADER, Strict
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.options import AnswerOptions, HttpOptions
 
@@ -46,14 +47,14 @@ def create_server(
     metrics.watch(engine.stats)
     lifecycle = Lifecycle(http.max_inflight)
     service = Service(engine, answers, metrics)
-    app = new_app("WrinkleFree")
+    app = new_app("WrinkleFree", answers.is_strict)
     for routes in (chat.router(service), completions.router(service), models.router(service, lifecycle)):
         app.include_router(routes)
     return protect(app, http, keys, lifecycle, metrics)
 
 
-def new_app(title: str) -> FastAPI:
-    """A FastAPI application whose errors are OpenAI's.
+def new_app(title: str, is_strict: bool = False) -> FastAPI:
+    """A FastAPI application whose errors are OpenAI's, and which says so if it refuses unknown fields.
 
     Its page is /openapi.json; there is no /docs, which would load scripts from elsewhere.
     """
@@ -68,10 +69,19 @@ def new_app(title: str) -> FastAPI:
                 operation["responses"].pop("422", None)  # FastAPI's own form of errors, never sent
         for name in ("HTTPValidationError", "ValidationError"):
             page.get("components", {}).get("schemas", {}).pop(name, None)
+        if is_strict:
+            for schema in page["components"]["schemas"].values():
+                if schema["title"] in _request_kinds(Strict):
+                    schema["additionalProperties"] = False
         return page
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def _request_kinds(kind: type[Strict]) -> set[str]:
+    """Names of all kinds of objects in requests."""
+    return {kind.__name__}.union(*(_request_kinds(each) for each in kind.__subclasses__()))
 
 
 def protect(
@@ -88,6 +98,6 @@ def protect(
             allow_origins=http.allow_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "Retry-After", HEADER],
         )
     return HttpApp(Boundary(layers, metrics), lifecycle, metrics, http)

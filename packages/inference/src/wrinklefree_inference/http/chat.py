@@ -43,13 +43,14 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
         """The assistant's next turn, whole or as server-sent events (`stream`)."""
         service.check_model(body.model)
-        service.check_choices(body.n or 1, 1)
+        service.check_choices(body.num_choices, 1)
         messages = [message.for_template() for message in body.messages]
-        ids = await unless_client_leaves(http.receive, service.tokenized_chat(http, messages))
+        tokenizing = service.tokenized_chat(http, messages, body.template_variables)
+        ids = await unless_client_leaves(http.receive, tokenizing)
         longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         generation = await service.generation(http, body, [(ids, longest)], logprobs, "messages")
-        return await respond(http, body, generation, ChatForm(service.engine.model_id, body))
+        return await respond(http, body, generation, ChatForm(body))
 
     return routes
 
@@ -57,10 +58,10 @@ def router(service: Service) -> APIRouter:
 class ChatForm:
     """Chunks and the whole of a chat completion; see `service.AnswerForm`."""
 
-    def __init__(self, model: str, body: ChatRequest) -> None:
-        self._envelope = Envelope("chatcmpl", "chat.completion.chunk", model, body.includes_usage)
+    def __init__(self, body: ChatRequest) -> None:
+        self._envelope = Envelope("chatcmpl", "chat.completion.chunk", body.model, body.includes_usage)
         self._has_logprobs = bool(body.logprobs)
-        num_choices = body.n or 1
+        num_choices = body.num_choices
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
         self._logprobs: list[list[bytes]] = [[] for _ in range(num_choices)]
         self._reasons: list[FinishReason] = ["stop"] * num_choices

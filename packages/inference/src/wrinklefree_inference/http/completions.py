@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -49,14 +50,18 @@ def router(service: Service) -> APIRouter:
         service.check_model(body.model)
         prompts = []
         given = _prompts(body)
-        service.check_choices(body.n or 1, len(given))
+        service.check_choices(body.num_drawn, len(given), "n" if body.best_of is None else "best_of")
         for prompt in given:
             ids = await unless_client_leaves(http.receive, _ids(service, http, prompt))
             prompts.append(
                 (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
             )
-        generation = await service.generation(http, body, prompts, body.logprobs, "prompt", bool(body.echo))
-        form = CompletionForm(service.engine.model_id, body, (body.n or 1) * len(prompts))
+        is_ranked = body.num_drawn > body.num_choices
+        logprobs = 0 if is_ranked and body.logprobs is None else body.logprobs
+        generation = await service.generation(
+            http, body, prompts, logprobs, "prompt", bool(body.echo), body.num_drawn
+        )
+        form = CompletionForm(body, len(prompts))
         return await respond(http, body, generation, form)
 
     return routes
@@ -74,10 +79,17 @@ async def _ids(service: Service, http: Request, prompt: str | list[int]) -> Sequ
 
 
 class CompletionForm:
-    """Chunks and the whole of a text completion; see `service.AnswerForm`."""
+    """Chunks and the whole of a text completion; see `service.AnswerForm`.
 
-    def __init__(self, model: str, body: CompletionRequest, num_choices: int) -> None:
-        self._envelope = Envelope("cmpl", "text_completion", model, body.includes_usage)
+    With `best_of` above `n` it gives out, best first, those of each prompt's answers whose tokens have the
+    greatest log-probability on average; an empty answer is the last.
+    """
+
+    def __init__(self, body: CompletionRequest, num_prompts: int) -> None:
+        self._envelope = Envelope("cmpl", "text_completion", body.model, body.includes_usage)
+        self._num_choices, self._num_drawn = body.num_choices, body.num_drawn
+        num_choices = num_prompts * body.num_drawn
+        self._scores: list[list[float]] = [[] for _ in range(num_choices)]
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
         self._logprobs = [_Logprobs() if body.logprobs is not None else None for _ in range(num_choices)]
         self._whole_logprobs = [_WholeLogprobs() for _ in range(num_choices)]
@@ -87,6 +99,10 @@ class CompletionForm:
         """Take what came."""
         for index, delta in batch:
             self._texts[index].append(delta.text)
+            if delta.completion_tokens:  # else it is of the prompt
+                self._scores[index] += [
+                    token.logprob for token in delta.logprobs if token.logprob is not None
+                ]
             logprobs = self._logprobs[index]
             if logprobs is not None:
                 self._whole_logprobs[index].add(logprobs.of_delta(delta))
@@ -94,11 +110,15 @@ class CompletionForm:
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """The response body."""
+        given_out = self._given_out()
         choices = [
             CompletionChoice(
-                index=index, text="".join(texts), logprobs=None, finish_reason=self._reasons[index]
+                index=index,
+                text="".join(self._texts[drawn]),
+                logprobs=None,
+                finish_reason=self._reasons[drawn],
             )
-            for index, texts in enumerate(self._texts)
+            for index, drawn in enumerate(given_out)
         ]
         body = Completion(
             id=self._envelope.id,
@@ -107,10 +127,23 @@ class CompletionForm:
             choices=choices,
             usage=generation.usage,
         ).model_dump()
-        for index, choice in enumerate(body["choices"]):
-            if self._logprobs[index] is not None:
-                choice["logprobs"] = self._whole_logprobs[index].fields()
+        for drawn, choice in zip(given_out, body["choices"], strict=True):
+            if self._logprobs[drawn] is not None:
+                choice["logprobs"] = self._whole_logprobs[drawn].fields()
         return body
+
+    def _given_out(self) -> list[int]:
+        """Numbers of the answers that are."""
+        if self._num_drawn == self._num_choices:
+            return list(range(len(self._texts)))
+        firsts = range(0, len(self._texts), self._num_drawn)
+        ranked = [sorted(range(i, i + self._num_drawn), key=self._mean, reverse=True) for i in firsts]
+        return [drawn for answers in ranked for drawn in answers[: self._num_choices]]
+
+    def _mean(self, drawn: int) -> float:
+        """Log-probability for each token."""
+        scores = self._scores[drawn]
+        return sum(scores) / len(scores) if scores else -math.inf
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
         """Text with, at last, the reason of the end."""

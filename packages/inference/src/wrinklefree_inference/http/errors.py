@@ -183,6 +183,8 @@ def _message(error: Any, param: str | None) -> str:
     if param is not None and param.partition("[")[0] == "prompt" and kind.endswith("_type"):
         return f"{_PROMPTS}, but this is {_shown(error['input'])}"
     message: str = error["msg"]
+    if kind == "literal_error":
+        return f"{message}, got {_shown(error['input'])}"
     return message.removeprefix("Value error, ")
 
 

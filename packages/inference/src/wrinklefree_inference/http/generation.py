@@ -14,7 +14,7 @@ from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.http.responses import CompletionUsage, PromptDetails
 from wrinklefree_inference.native.inbox import MAX_TAKEN, Inbox, InboxEvent
 from wrinklefree_inference.native.interface import AsyncEngine
-from wrinklefree_inference.native.request import Delta, GenerationRequest, RequestTooLong
+from wrinklefree_inference.native.request import BadField, Delta, GenerationRequest, RequestTooLong
 
 Arrivals = list[tuple[int, Delta]]  # number of the choice, what was added to it
 
@@ -66,6 +66,8 @@ class Generation:
                 self._cancels.append(self._engine.submit_to(self._inbox, index, request))
         except BaseException as error:
             await self.aclose()
+            if isinstance(error, BadField):
+                raise invalid(str(error), error.field) from error
             if isinstance(error, ValueError) and not isinstance(error, RequestTooLong):
                 raise invalid(f"{self._param}: {error}", self._param) from error
             raise

@@ -23,14 +23,14 @@ def router(service: Service, lifecycle: Lifecycle) -> APIRouter:
 
     @routes.get("/v1/models", operation_id="listModels", responses=_REFUSALS)
     async def models() -> ModelList:
-        """The one model that is served."""
-        return ModelList(data=[_model(service)])
+        """The one model that is served, under each of its names."""
+        return ModelList(data=[_model(service, name) for name in service.model_names])
 
     @routes.get("/v1/models/{model:path}", operation_id="retrieveModel", responses=_REFUSALS)
     async def model(model: str) -> Model:
-        """The same by its id."""
+        """The same by one of them."""
         service.check_model(model)
-        return _model(service)
+        return _model(service, model)
 
     @routes.get("/health", operation_id="health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
@@ -57,6 +57,6 @@ def router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     return routes
 
 
-def _model(service: Service) -> Model:
+def _model(service: Service, name: str) -> Model:
     engine = service.engine
-    return Model(id=engine.model_id, created=engine.created, max_model_len=engine.context_tokens)
+    return Model(id=name, created=engine.created, max_model_len=engine.context_tokens)

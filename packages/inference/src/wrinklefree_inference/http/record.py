@@ -27,6 +27,7 @@ class RequestRecord:
         outcome: `ok`, `error`, or `client_left`.
         key_index: Which of the server's keys was used, counted from 0.
         client: Fairness key for the engine.
+        ignored: Names of fields that the server does not know (`unknown_fields.py`).
         started: `time.perf_counter()` when the request line was read.
         first_token_s: Time from there to the first token.
     """
@@ -39,6 +40,7 @@ class RequestRecord:
     is_stream: bool = False
     key_index: int | None = None
     client: str = ""
+    ignored: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -65,7 +67,7 @@ class RequestRecord:
             "first_token_s": None if first is None else round(first, 4),
             "duration_s": round(self.duration_s, 4),
         }
-        return fields
+        return fields | {"ignored": self.ignored} if self.ignored else fields
 
 
 def begin(scope: Scope) -> RequestRecord:

@@ -1,55 +1,38 @@
 """Bodies of requests, as OpenAI defines them, with a few fields more for sampling.
 
-Everything is strict: an unknown field, a number as a string, or a feature that this server does not have
-gives an error that names the field. A list stops at its first bad item and an object at its first unknown
-name, because pydantic would otherwise describe each of a million.
+Everything is strict: a number as a string, or a feature that this server does not have gives an error that
+names the field; fields that it does not know are another matter (`unknown_fields.py`). A list stops at its
+first bad item, because pydantic would otherwise describe each of a million.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from wf_formats.bounds import is_number
+from wf_formats.chat_template import RESERVED_VARIABLES
+from wrinklefree_inference.http.unknown_fields import Strict
 from wrinklefree_inference.native.request import MAX_STOP_CHARS
-from wrinklefree_inference.sampling_bounds import API_BOUNDS
+from wrinklefree_inference.sampling_bounds import API_BOUNDS, BIAS_BOUNDS
 
 _MAX_STOPS = 4
 _MAX_MESSAGES = 2048  # OpenAI's limit
+_TOKEN_ID = r"(0|[1-9][0-9]{0,8})"  # below 2^31
 
 
 def _is_absent(value: Any) -> Any:
-    if value not in (None, [], {}):
+    if _or_none(value) is not None:
         raise PydanticCustomError("unsupported", "this server does not support it", {"code": "unsupported"})
     return None
 
 
-def _is_zero(value: Any) -> Any:
-    if value is not None and (isinstance(value, bool) or value != 0):
-        raise PydanticCustomError(
-            "unsupported", "this server supports 0 alone; see repetition_penalty", {"code": "unsupported"}
-        )
-    return 0
-
-
-def _only(wanted: bool | int) -> BeforeValidator:
-    """That value itself: to Python 1, 1.0 and True are equal."""
-
-    def check(value: Any) -> Any:
-        if value is not None and (type(value) is not type(wanted) or value != wanted):
-            raise PydanticCustomError("only", "must be {wanted}", {"wanted": str(wanted).lower()})
-        return value
-
-    return BeforeValidator(check)
+def _or_none(value: Any) -> Any:
+    """Clients send an empty list or object for what they do not use."""
+    return None if value in ([], {}) else value
 
 
 def _is_small(value: Any) -> Any:
@@ -66,10 +49,45 @@ def _is_unicode(text: str) -> str:
     return text
 
 
+def _biases(value: Any) -> Any:
+    """OpenAI's object of token ids, which JSON has as texts, and numbers; what is no such thing is named."""
+    if not isinstance(value, dict):
+        return value
+    for name, number in value.items():
+        if not re.fullmatch(_TOKEN_ID, name):
+            raise ValueError(f'{name[:40]!r} is not a token id: send {{"id": number, ...}}')
+        if not is_number(number, BIAS_BOUNDS):
+            raise ValueError(f"the value of token {name} must be a number {BIAS_BOUNDS}, got {number!r:.40}")
+    return value
+
+
+def _are_no_values_of_ours(value: Any) -> Any:
+    taken = sorted(RESERVED_VARIABLES & value.keys()) if isinstance(value, dict) else []
+    if taken:
+        raise ValueError(f"{taken[0]} is the server's to set")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_is_unicode)]
 _ABSENT = [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object", "maxProperties": 0}]
 Unsupported = Annotated[None, BeforeValidator(_is_absent), WithJsonSchema({"anyOf": _ABSENT})]
-ZeroOnly = Annotated[Literal[0] | None, BeforeValidator(_is_zero)]
+_BIASES = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^{_TOKEN_ID}$"},
+    "additionalProperties": {
+        "type": "number",
+        "minimum": BIAS_BOUNDS.minimum,
+        "maximum": BIAS_BOUNDS.maximum,
+    },
+}
+Biases = Annotated[
+    dict[str, float] | None,
+    BeforeValidator(_biases),
+    BeforeValidator(_or_none),
+    WithJsonSchema({"anyOf": [_BIASES, *_ABSENT[:2]]}),
+]
+TemplateVariables = Annotated[dict[str, Any], BeforeValidator(_are_no_values_of_ours)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Stop = Annotated[Text, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -81,29 +99,10 @@ def _bounds(field: str) -> Any:
     return Field(gt=low, le=high) if bounds.is_open else Field(ge=low, le=high)
 
 
-class Strict(BaseModel):
-    """A JSON object without unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _knows_all_fields(cls, data: Any) -> Any:
-        unknown = (
-            next((name for name in data if name not in cls.model_fields), None)
-            if isinstance(data, dict)
-            else None
-        )
-        if unknown is not None:
-            name = str(unknown)[:100].encode("utf-8", "replace").decode()
-            context = {"field": name, "code": "unknown_parameter"}
-            raise PydanticCustomError("unknown_field", "there is no such parameter", context)
-        return data
-
-
 class TextPart(Strict):
     """A piece of a message; only text is supported."""
 
+    place: ClassVar[str] = "messages[].content[]."
     type: Literal["text"]
     text: Text
 
@@ -114,6 +113,7 @@ class ChatMessage(Strict):
     `name` has no effect. What OpenAI's client sends back with an assistant's turn may be there, but empty.
     """
 
+    place: ClassVar[str] = "messages[]."
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
     name: str | None = None
@@ -135,6 +135,7 @@ class ChatMessage(Strict):
 class StreamOptions(Strict):
     """`include_obfuscation` has no effect."""
 
+    place: ClassVar[str] = "stream_options."
     include_usage: bool = False
     include_obfuscation: bool | None = None
 
@@ -142,6 +143,7 @@ class StreamOptions(Strict):
 class ResponseFormat(Strict):
     """Plain text is the only one."""
 
+    place: ClassVar[str] = "response_format."
     type: Literal["text"]
 
 
@@ -161,9 +163,9 @@ class SamplingFields(Strict):
     top_p: Annotated[float, _bounds("top_p")] | None = None
     seed: Annotated[int, _bounds("seed")] | None = None
     stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=_MAX_STOPS)] | None = None
-    presence_penalty: ZeroOnly = None
-    frequency_penalty: ZeroOnly = None
-    logit_bias: Unsupported = None
+    presence_penalty: Annotated[float, _bounds("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, _bounds("frequency_penalty")] | None = None
+    logit_bias: Biases = None
 
     top_k: Annotated[int, _bounds("top_k")] | None = None
     min_p: Annotated[float, _bounds("min_p")] | None = None
@@ -177,6 +179,16 @@ class SamplingFields(Strict):
         if self.stream_options is not None and not self.stream:
             raise _misused("stream_options", "only with stream: true")
         return self
+
+    @property
+    def num_choices(self) -> int:
+        """Answers for each prompt."""
+        return self.n or 1
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """(token id, number) pairs."""
+        return tuple((int(name), number) for name, number in (self.logit_bias or {}).items())
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -204,7 +216,8 @@ class ChatRequest(SamplingFields):
     function_call: Unsupported = None
     audio: Unsupported = None
     prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
+    reasoning_effort: Annotated[Effort | None, BeforeValidator(_or_none)] = None
+    chat_template_kwargs: TemplateVariables | None = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
@@ -222,7 +235,24 @@ class ChatRequest(SamplingFields):
             raise _misused("top_logprobs", "only with logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise _misused("max_tokens", "give either it or max_completion_tokens")
+        for field in ("max_tokens", "max_completion_tokens"):
+            if getattr(self, field) == 0:
+                raise _misused(field, "must be at least 1, or -1 for all that fits, got 0")
         return self
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the chat template gets beside the messages.
+
+        `reasoning_effort` under its name, for templates that know it; none and minimal also as
+        `enable_thinking: false`, which Qwen 3's know. What `chat_template_kwargs` says counts first.
+        """
+        variables: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            variables["reasoning_effort"] = self.reasoning_effort
+        if self.reasoning_effort in ("none", "minimal"):
+            variables["enable_thinking"] = False
+        return variables | (self.chat_template_kwargs or {})
 
 
 class CompletionRequest(SamplingFields):
@@ -237,7 +267,22 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, _bounds("logprobs")] | None = None
     echo: bool | None = None
     suffix: Unsupported = None
-    best_of: Annotated[Literal[1] | None, _only(1)] = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise _misused("max_tokens", "must be at least 1 without echo, or -1 for all that fits, got 0")
+        if self.best_of is not None and self.best_of < self.num_choices:
+            raise _misused("best_of", f"must be at least n ({self.num_choices}), got {self.best_of}")
+        if self.num_drawn > self.num_choices and self.stream:
+            raise _misused("best_of", "not with stream: true, since the best are known at the end")
+        return self
+
+    @property
+    def num_drawn(self) -> int:
+        """Answers that are drawn for each prompt, of which the best `num_choices` are given out."""
+        return self.best_of or self.num_choices
 
 
 def _misused(field: str, rule: str) -> PydanticCustomError:

@@ -53,12 +53,19 @@ class Service:
     @cached_property
     def bodies(self) -> Bodies:
         """Reads what is asked."""
-        return Bodies(JsonBounds.of(self.engine.context_tokens, self.answers.max_choices))
+        bounds = JsonBounds.of(self.engine.context_tokens, self.answers.max_choices)
+        return Bodies(bounds, self.answers.is_strict)
+
+    @cached_property
+    def model_names(self) -> tuple[str, ...]:
+        """What the model may be called, its id first."""
+        return tuple(dict.fromkeys((self.engine.model_id, *(self.answers.aliases or ()))))
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 for a model that is not served."""
-        if name != self.engine.model_id:
-            reason = f"the model {name[:100]!r} is not served here; {self.engine.model_id!r} is"
+        if name not in self.model_names:
+            served = " or ".join(map(repr, self.model_names))
+            reason = f"the model {name[:100]!r} is not served here; {served} is"
             raise ApiError(404, reason, param="model", code="model_not_found")
 
     async def tokenized(self, http: Request, text: str) -> list[int]:
@@ -77,15 +84,20 @@ class Service:
                 ids = await self.tokenizing.run(record_of(http.scope).client, tokenize)
         return _some(ids, "prompt")
 
-    async def tokenized_chat(self, http: Request, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    async def tokenized_chat(
+        self, http: Request, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> list[int]:
         """Token ids of a conversation; always in a thread, since the template may take its time.
+
+        Args:
+            variables: What the template may know besides.
 
         Raises:
             ApiError: As `tokenized`.
         """
         self._check_length(sum(len(message["content"]) for message in messages), "messages")
         with _refusals_of("messages"):
-            tokenize = partial(self.engine.tokenize_chat, messages)
+            tokenize = partial(self.engine.tokenize_chat, messages, variables)
             ids = await self.rendering.run(record_of(http.scope).client, tokenize)
         return _some(ids, "messages")
 
@@ -97,30 +109,32 @@ class Service:
             )
             raise invalid(reason, param, "context_length_exceeded")
 
-    def check_choices(self, n: int, num_prompts: int) -> None:
-        """Raises ApiError 400 for more answers than the server gives at a time."""
-        if n * num_prompts > self.answers.max_choices:
-            reason = f"n: {n} x {num_prompts} answers asked for, at most {self.answers.max_choices} at a time"
-            raise invalid(reason, "n" if n > 1 else "prompt")
+    def check_choices(self, num: int, num_prompts: int, field: str = "n") -> None:
+        """Raises ApiError 400 for more answers than the server gives at a time; `field` asks for `num`."""
+        if num * num_prompts > self.answers.max_choices:
+            asked = f"{num} x {num_prompts} answers asked for"
+            reason = f"{field}: {asked}, at most {self.answers.max_choices} at a time"
+            raise invalid(reason, field if num > 1 else "prompt")
 
     def max_tokens(
         self, asked: int | None, prompt_tokens: int, param: str, default: int | None = None
     ) -> int:
-        """Longest answer: what was asked for, else `default`, or all that fits.
+        """Longest answer: what was asked for, else `default`, at most what fits and the server allows.
+
+        Args:
+            asked: -1 is all that fits.
 
         Raises:
-            ApiError: It is beyond the server's limit, or the prompt alone fills the context.
+            ApiError: The prompt alone fills the context.
         """
-        room, most = self.engine.context_tokens - prompt_tokens, self.answers.max_output_tokens
-        if asked is not None and most is not None and asked > most:
-            raise invalid(f"max_tokens: at most {most} on this server, got {asked}", "max_tokens")
-        if room < (asked or 1):
-            context = self.engine.context_tokens
-            reason = (
-                f"{prompt_tokens} prompt tokens and {asked or 1} to generate exceed the context of {context}"
-            )
+        context = self.engine.context_tokens
+        room, most = context - prompt_tokens, self.answers.max_output_tokens
+        if room < (0 if asked == 0 else 1):
+            reason = f"{prompt_tokens} prompt tokens and an answer exceed the context of {context} tokens"
             raise invalid(reason, param, "context_length_exceeded")
-        return asked if asked is not None else min(room, most or room, default or room)
+        wanted = default if asked is None else asked
+        longest = min(room, most or room)
+        return longest if wanted is None or wanted == -1 else min(wanted, longest)
 
     async def generation(
         self,
@@ -130,16 +144,18 @@ class Service:
         logprobs: int | None,
         param: str,
         echo: bool = False,
+        num_drawn: int | None = None,
     ) -> Generation:
         """Submit `n` requests for each (prompt ids, max_tokens), which the field `param` has become.
 
         Args:
             echo: Each answer begins with its prompt.
+            num_drawn: In the place of `n`.
 
         Raises:
             ApiError, EngineBusy, EngineError: Nothing was submitted.
         """
-        num = body.n or 1
+        num = num_drawn or body.num_choices
         record = record_of(http.scope)
         record.is_stream = bool(body.stream)
         requests = [
@@ -232,11 +248,14 @@ def _sampling(
     given = {
         "temperature": body.temperature,
         "top_p": body.top_p,
-        "top_k": body.top_k,
+        "top_k": None if body.top_k == -1 else body.top_k,
         "min_p": body.min_p,
         "repetition_penalty": body.repetition_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
         "ignore_eos": body.ignore_eos,
         "seed": None if body.seed is None else body.seed + number,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return SamplingParams(max_tokens=max_tokens, stop=body.stops, logprobs=logprobs, echo=echo, **chosen)
+    chosen |= {"logit_bias": body.biases, "stop": body.stops}
+    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, echo=echo, **chosen)

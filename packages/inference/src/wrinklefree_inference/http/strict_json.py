@@ -25,6 +25,7 @@ from wrinklefree_inference.http.json_bounds import JsonBounds
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.turns import Turns
+from wrinklefree_inference.http.unknown_fields import HEADER, noting
 
 _IN_LOOP_BYTES = 16 << 10  # at most 600 small messages, 10 ms
 _MOST_DIGITS = 64
@@ -34,10 +35,14 @@ Check = Callable[[Any], tuple[Any, list[Any]]]
 
 
 class Bodies:
-    """Reads the bodies of one server."""
+    """Reads the bodies of one server.
 
-    def __init__(self, bounds: JsonBounds) -> None:
-        self._bounds = bounds
+    Args:
+        is_strict: Unknown fields are refused (`unknown_fields.py`).
+    """
+
+    def __init__(self, bounds: JsonBounds, is_strict: bool = False) -> None:
+        self._bounds, self._is_strict = bounds, is_strict
         self._turns = Turns("reading of large bodies")
 
     async def read(self, request: Request, check: Check) -> Any:
@@ -50,17 +55,22 @@ class Bodies:
         """
         body = await request.body()
         work = partial(self._checked, body, check)
+        record = record_of(request.scope)
         if len(body) <= _IN_LOOP_BYTES:
-            return work()
-        turn = self._turns.run(record_of(request.scope).client, work)
-        return await unless_client_leaves(request.receive, turn)
+            value, record.ignored = work()
+        else:
+            turn = self._turns.run(record.client, work)
+            value, record.ignored = await unless_client_leaves(request.receive, turn)
+        return value
 
-    def _checked(self, body: bytes, check: Check) -> Any:
+    def _checked(self, body: bytes, check: Check) -> tuple[Any, str]:
+        """With the names of the fields that are ignored."""
         self._bounds.check(body)
-        value, errors = check(_strict(body))
+        with noting(self._is_strict) as unknown:
+            value, errors = check(_strict(body))
         if errors:
             raise RequestValidationError(errors)
-        return value
+        return value, unknown.header
 
 
 class CheckedRequest(Request):
@@ -88,7 +98,10 @@ class StrictRoute(APIRoute):
             read = CheckedRequest(request.scope, request.receive)
             if await read.body():
                 read.checked = await self.bodies.read(read, check)
-            return await handle(read)
+            response = await handle(read)
+            if ignored := record_of(request.scope).ignored:
+                response.headers[HEADER] = ignored
+            return response
 
         return strict
 

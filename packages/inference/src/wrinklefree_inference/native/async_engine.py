@@ -67,9 +67,11 @@ class AsyncNativeEngine:
         """
         return cls(load_native_model(path, engine, cache), queue, engine.model_id)
 
-    def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
-        """Ids of a conversation in the model's chat template."""
-        return self._model.tokenize_chat(messages)
+    def tokenize_chat(
+        self, messages: SequenceOf[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Ids of a conversation in the model's chat template, which may know `variables` besides."""
+        return self._model.tokenize_chat(messages, variables)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the model expects before it."""
@@ -85,6 +87,7 @@ class AsyncNativeEngine:
             EngineBusy: The queue is full.
             RequestTooLong: Prompt and answer can never fit.
             ValueError: The prompt is empty or has ids that the model does not know.
+            BadField: Another field of the request has.
             EngineError: The engine is draining, closed or broken.
         """
         self._bind(asyncio.get_running_loop())

@@ -19,7 +19,7 @@ from wrinklefree_inference.native.constraint import ConstraintFailed, Words, acc
 from wrinklefree_inference.native.draw_params import DrawParams
 from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
 from wrinklefree_inference.native.entries import Entries
-from wrinklefree_inference.native.pages import pages_for
+from wrinklefree_inference.native.forward import forward_arrays
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
@@ -129,7 +129,7 @@ class Core:
         plan = self.scheduler.plan()
         if not plan:  # all readers are behind
             return []
-        drawn = [sequence for sequence, count in plan if count == sequence.num_pending]
+        drawn = [sequence for sequence, count in plan if sequence.is_drawn_after(count)]
         tokens, starts, contexts, pages, outputs = forward_arrays(plan)
         echoed = echo_parts(plan, starts)
         outputs = np.concatenate([outputs, *(part.rows for part in echoed)])
@@ -142,6 +142,7 @@ class Core:
         )
         self.scheduler.advance(plan)
         events = self._give_out(echoed, logits[len(drawn) :])
+        events += self._end_without_answer(plan)
         events += self._draw_next(drawn, logits[: len(drawn)])
         counters.steps += 1
         counters.last_step_s = time.perf_counter() - start_s
@@ -158,6 +159,14 @@ class Core:
             except ValueError as error:
                 events.append((part.sequence, self._give_up(part.sequence, error)))
         return events
+
+    def _end_without_answer(self, plan: StepPlan) -> list[StepEvent]:
+        """The last delta of prompts that are complete and alone wanted."""
+        ended = [sequence for sequence, _ in plan if sequence.num_pending == 0 and not sequence.is_done]
+        for sequence in ended:
+            sequence.is_done = True
+            self.scheduler.finish(sequence)
+        return [(sequence, _delta(sequence, Piece(), "length")) for sequence in ended]
 
     def _draw_next(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
         """One token for each that has not failed."""
@@ -249,15 +258,7 @@ class Core:
             self.scheduler.finish(sequence)
         elif not piece.text and not piece.token_ids:
             return None
-        return Delta(
-            text=piece.text,
-            token_ids=piece.token_ids,
-            logprobs=piece.logprobs,
-            finish_reason=reason,
-            cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
-            prompt_tokens=sequence.num_prompt,
-            completion_tokens=sequence.num_generated,
-        )
+        return _delta(sequence, piece, reason)
 
     def _piece(
         self, sequence: Sequence, token_id: int, entry: TokenLogprob | None, is_over: bool
@@ -276,19 +277,13 @@ class Core:
         return piece + last, "stop" if is_over or last.is_stopped else "length"
 
 
-def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """The arguments of `ModelRunner.forward`."""
-    num = len(plan)
-    counts = np.fromiter((count for _, count in plan), np.int32, num)
-    contexts = np.fromiter((sequence.num_computed for sequence, _ in plan), np.int32, num)
-    starts = np.zeros(num + 1, np.int32)
-    np.cumsum(counts, out=starts[1:])
-    widths = [pages_for(sequence.num_computed + count) for sequence, count in plan]
-    pages = np.zeros((num, max(widths)), np.int32)
-    for row, width, (sequence, _) in zip(pages, widths, plan, strict=True):
-        row[:width] = sequence.pages[:width]
-    tokens = np.concatenate(
-        [sequence.tokens[sequence.num_computed : sequence.num_computed + count] for sequence, count in plan]
+def _delta(sequence: Sequence, piece: Piece, reason: FinishReason | None) -> Delta:
+    return Delta(
+        text=piece.text,
+        token_ids=piece.token_ids,
+        logprobs=piece.logprobs,
+        finish_reason=reason,
+        cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
+        prompt_tokens=sequence.num_prompt,
+        completion_tokens=sequence.num_generated,
     )
-    is_drawn = np.fromiter((sequence.num_pending == count for sequence, count in plan), np.bool_, num)
-    return tokens, starts, contexts, pages, starts[1:][is_drawn] - 1

@@ -24,8 +24,10 @@ class AsyncEngine(Protocol):
     def created(self) -> int:
         """Unix time of the start."""
 
-    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Ids of a conversation in the model's chat template.
+    def tokenize_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Ids of a conversation in the model's chat template, which may know `variables` besides.
 
         Raises:
             ValueError: The model has no template, or it refuses the messages.
@@ -43,6 +45,7 @@ class AsyncEngine(Protocol):
         Raises:
             EngineBusy: The queue is full.
             RequestTooLong: Prompt and answer can never fit.
+            BadField: The model cannot do what a field of the request asks.
             EngineError: The engine is closed, draining or broken.
         """
 

@@ -30,7 +30,11 @@ class TextTokenizer(TokenizerLike, Protocol):
         """Text of ids."""
 
     def apply_chat_template(
-        self, messages: list[dict[str, Any]], *, max_tokens: int | None = ...
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        max_tokens: int | None = ...,
+        variables: Mapping[str, Any] | None = ...,
     ) -> list[int]:
         """Ids of a conversation and of the beginning of the assistant's turn."""
 
@@ -93,7 +97,13 @@ class NativeModel:
         """Ids of plain text, with the special tokens that the model expects before it."""
         return self.tokenizer.encode(text, True, self.context_tokens)
 
-    def tokenize_chat(self, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
-        """Ids of a conversation in the model's chat template, up to the assistant's turn."""
+    def tokenize_chat(
+        self, messages: SequenceOf[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Ids of a conversation in the model's chat template, up to the assistant's turn.
+
+        Args:
+            variables: What the template may know besides.
+        """
         turns = [dict(message) for message in messages]
-        return self.tokenizer.apply_chat_template(turns, max_tokens=self.context_tokens)
+        return self.tokenizer.apply_chat_template(turns, max_tokens=self.context_tokens, variables=variables)

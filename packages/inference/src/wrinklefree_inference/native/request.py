@@ -67,7 +67,7 @@ class SamplingParams:
         logit_bias: (token id, number) pairs; added to the logits before all else. -100 as good as forbids a
             token, 100 forces it.
         seed: Same seed, same text, whatever else runs; None draws one.
-        max_tokens: Longest answer.
+        max_tokens: Longest answer; 0 with `echo` alone.
         stop: Strings that end the answer; they are not part of it.
         logprobs: Alternatives reported per token (0: the chosen token's alone); None reports nothing.
         echo: Give the prompt out before the answer, with the log-probabilities of its tokens if `logprobs` is
@@ -91,7 +91,9 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        check_bounds({name: getattr(self, name) for name in BOUNDS})
+        is_prompt_alone = self.echo and self.max_tokens == 0
+        names = BOUNDS.keys() - {"max_tokens"} if is_prompt_alone else BOUNDS
+        check_bounds({name: getattr(self, name) for name in names})
         for token_id, value in self.logit_bias:
             _check(value in BIAS_BOUNDS, f"logit_bias of token {token_id}", value, str(BIAS_BOUNDS))
         _check(

@@ -95,6 +95,10 @@ class Sequence:
         """Known tokens that are not computed; the last one is where the next is drawn."""
         return self.num_tokens - self.num_computed
 
+    def is_drawn_after(self, count: int) -> bool:
+        """Whether a token is drawn once `count` pending ones are computed."""
+        return count == self.num_pending and self.request.sampling.max_tokens > 0
+
     @property
     def num_reusable(self) -> int:
         """First tokens that need not be computed if the cache has them: nobody wants logits after them."""

@@ -113,21 +113,27 @@ class Tokenizer:
         """Exact bytes of a token; none for an id without token (spare rows of the embedding matrix)."""
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation in the model's template.
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The text of a conversation in the model's template, which may know `variables` besides.
 
         Raises:
             ValueError: the model has no template, or it refuses the messages.
         """
         if self._chat_template is None:
             raise TokenizerError("the model has no chat template: send plain prompts instead")
-        return self._chat_template.render(messages, add_generation_prompt)
+        return self._chat_template.render(messages, add_generation_prompt, variables)
 
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         max_tokens: int | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Ids of a conversation; the template itself writes bos where the model wants it.
 
@@ -135,7 +141,7 @@ class Tokenizer:
             ValueError: as `render_chat`.
             RequestTooLong: as `encode`.
         """
-        return self.encode(self.render_chat(messages, add_generation_prompt), False, max_tokens)
+        return self.encode(self.render_chat(messages, add_generation_prompt, variables), False, max_tokens)
 
 
 class StreamDecoder:
