@@ -109,6 +109,28 @@ def test_the_text_alone_comes_from_the_cache_too(answers, toy):
         assert not any(delta.logprobs for delta in deltas)
 
 
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_prompts_without_an_answer(answers, toy, logprobs):
+    """They end with their last token, and answers beside them are what they are alone."""
+    options = {"max_tokens": 0, "echo": True, "logprobs": logprobs}
+    prompts = [[*range(9, 60)] * 3, [9], list(range(9, 41))]
+    requests = [toy.make_request(prompt, **options) for prompt in prompts]
+    other = toy.make_request([9, 10, 11], max_tokens=12, seed=1, ignore_eos=True)
+    (*found, beside), stats = answers([*requests, other], max_batch_tokens=40)
+    for prompt, deltas in zip(prompts, found, strict=True):
+        assert deltas[-1].finish_reason == "length"
+        assert (deltas[-1].completion_tokens, deltas[-1].prompt_tokens) == (0, len(prompt))
+        text = b"".join(toy.TOKEN_BYTES[i] for i in prompt).decode("utf-8", "replace")
+        assert "".join(delta.text for delta in deltas) == text
+        entries = [entry for delta in deltas for entry in delta.logprobs]
+        assert [entry.token_id for entry in entries] == (prompt if logprobs else [])
+        rows = expected_logprobs(toy, prompt)
+        for entry, row in zip(entries[1:], rows, strict=bool(logprobs)):
+            assert entry.logprob == pytest.approx(row[entry.token_id], abs=1e-5)
+    assert [i for delta in beside for i in delta.token_ids] == toy.run_alone(other)[0]
+    assert (stats.generated_tokens_total, stats.kv_pages_used, stats.running) == (12, 0, 0)
+
+
 def test_an_end_at_once_is_listed(answers, toy):
     """Readers take the last entry for the token that they asked for (lm-eval)."""
     seeds = iter(range(1000))

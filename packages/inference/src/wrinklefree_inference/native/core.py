@@ -162,7 +162,11 @@ class Core:
 
     def _end_without_answer(self, plan: StepPlan) -> list[StepEvent]:
         """The last delta of prompts that are complete and alone wanted."""
-        ended = [sequence for sequence, _ in plan if sequence.num_pending == 0 and not sequence.is_done]
+        ended = [
+            sequence
+            for sequence, _ in plan
+            if not (sequence.wants_answer or sequence.num_pending or sequence.is_done)
+        ]
         for sequence in ended:
             sequence.is_done = True
             self.scheduler.finish(sequence)

@@ -95,9 +95,14 @@ class Sequence:
         """Known tokens that are not computed; the last one is where the next is drawn."""
         return self.num_tokens - self.num_computed
 
+    @property
+    def wants_answer(self) -> bool:
+        """Whether tokens are drawn, or the prompt alone is wanted."""
+        return self.request.sampling.max_tokens > 0
+
     def is_drawn_after(self, count: int) -> bool:
         """Whether a token is drawn once `count` pending ones are computed."""
-        return count == self.num_pending and self.request.sampling.max_tokens > 0
+        return count == self.num_pending and self.wants_answer
 
     @property
     def num_reusable(self) -> int:
