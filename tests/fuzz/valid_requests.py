@@ -23,7 +23,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "max_tokens": (1, 2, 9),
     "temperature": (None, 0, 1e-320, 1e-46, 0.7, 2),
     "top_p": (None, 1e-320, 1e-46, 0.5, 1),
-    "top_k": (None, 0, 1, 2**31 - 1),
+    "top_k": (None, -1, 0, 1, 2**31 - 1),
     "min_p": (None, 0, 1e-46, 0.3, 1),
     "repetition_penalty": (None, 0.01, 1, 1.1, 10),
     "seed": (None, -(2**63), 0, 2**63 - 1),
@@ -31,9 +31,12 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "stop": STOPS,
     "stream": (None, False, True),
     "ignore_eos": (None, False, True),
-    "presence_penalty": (None, 0, 0.0),
-    "frequency_penalty": (None, 0),
-    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0, 0.0, -2, 2, 1e-46),
+    "frequency_penalty": (None, 0, -2, 2, 0.3),
+    "logit_bias": (None, {}, {"0": -100}, {"7": 100, "8": 100.0}, {str(i): -100 for i in range(90)}),
+    "num_ctx": (None, 4096),
+    "options": (None, {"num_predict": [[[]]]}),
+    "\x1b[2J": (None, 1),
     "user": (None, *TEXTS),
 }
 CHAT_OPTIONS: dict[str, tuple[Any, ...]] = OPTIONS | {
@@ -43,11 +46,13 @@ CHAT_OPTIONS: dict[str, tuple[Any, ...]] = OPTIONS | {
     "modalities": (None, ["text"]),
     "metadata": (None, {}, {"a": [1, {"b": None}], "": "\0"}),
     "store": (None, True),
+    "reasoning_effort": (None, [], "none", "high"),
+    "chat_template_kwargs": (None, {}, {"enable_thinking": False, "": "\0", "self": [{"a": None}]}),
 }
 COMPLETION_OPTIONS: dict[str, tuple[Any, ...]] = OPTIONS | {
     "logprobs": (None, 0, 1, 5),
     "echo": (None, False),
-    "best_of": (None, 1),
+    "best_of": (None, 16),
     "suffix": (None,),
 }
 
@@ -58,6 +63,8 @@ def request(rng: random.Random) -> tuple[str, dict[str, Any]]:
         body: dict[str, Any] = {"model": MODEL, "prompt": _prompt(rng)} | _some(COMPLETION_OPTIONS, rng)
         if isinstance(body["prompt"], list):
             body["n"] = 1
+        if isinstance(body["prompt"], list) or body.get("stream"):
+            body.pop("best_of", None)
         path = "/v1/completions"
     else:
         body = {"model": MODEL, "messages": [_turn(rng) for _ in range(rng.randint(1, 3))]}

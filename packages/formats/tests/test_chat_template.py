@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 import wf_formats.chat_template
-from wf_formats.chat_template import ChatTemplate, ChatTemplateError, TemplateTooCostlyError
+from wf_formats.chat_template import (
+    RESERVED_VARIABLES,
+    ChatTemplate,
+    ChatTemplateError,
+    TemplateTooCostlyError,
+)
 from wf_formats.chat_template.process import Renderer
 
 TALK = [{"role": "user", "content": "Hi"}]
@@ -254,3 +259,22 @@ def test_a_module_in_the_working_folder_does_not_get_in(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
     assert ChatTemplate("{{ messages[0].content }}", {}).render(TALK) == "Hi"
+
+
+def test_variables_of_a_request():
+    """What Qwen 3's templates ask for, values of any kind, and names that Jinja's own functions have."""
+    template = ChatTemplate(
+        "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+        "{{ reasoning_effort | default('medium') }}{{ more | tojson }}{{ bos_token }}",
+        {"bos_token": "<s>"},
+    )
+    assert template.render(TALK, True, {"more": [1, {"a": None}]}) == 'medium[1, {"a": null}]<s>'
+    low = {"enable_thinking": False, "reasoning_effort": "low", "more": 0, "self": 1, "context": 2, "": 3}
+    assert template.render(TALK, True, low) == "<think></think>low0<s>"
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_VARIABLES))
+def test_variables_in_the_place_of_the_templates_own_are_refused(name: str):
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    with pytest.raises(ChatTemplateError, match=f"^{name} is no variable to be set"):
+        template.render(TALK, True, {"other": 1, name: "x"})
