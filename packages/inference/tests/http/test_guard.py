@@ -210,7 +210,7 @@ def test_origins(engine, talk):
         ("GET", TEXT, {}, 405),
         ("POST", TEXT, {"json": ASK | {"prompt": "x" * 2000}}, 413),
         ("POST", TEXT, {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
-        ("POST", TEXT, {"json": ASK | {"max_tokens": -1}}, 400),
+        ("POST", TEXT, {"json": ASK | {"max_tokens": -2}}, 400),
         ("POST", TEXT, {"json": ASK | {"prompt": ["x"] * 16}}, 429),
         ("POST", TEXT, {"json": ASK | {"prompt": "defect"}}, 500),
         ("POST", TEXT, {"json": ASK | {"prompt": "crash"}}, 503),

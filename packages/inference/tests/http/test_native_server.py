@@ -68,8 +68,31 @@ def test_refusals(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="not in the vocabulary"):
         client.completions.create(model="two-layers", prompt=[10**6])
     with pytest.raises(openai.BadRequestError) as error:
-        client.completions.create(model="two-layers", prompt="x", max_tokens=600)
+        client.completions.create(model="two-layers", prompt=[5] * 512)
     assert error.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="token id 999999999 is not in the vocabulary") as error:
+        client.chat.completions.create(**ASK, logit_bias={"999999999": 1})
+    assert error.value.param == "logit_bias"
+
+
+def test_rules_for_single_tokens(client: openai.OpenAI):
+    """What is told of the forced token is the model's own opinion."""
+    ask = ASK | {"max_tokens": 6, "logprobs": True, "temperature": 0}
+    forced = client.chat.completions.create(**ask, logit_bias={"500": 100}).choices[0].logprobs.content
+    assert len(forced) == 6
+    assert len({token.token for token in forced}) == 1
+    assert max(token.logprob for token in forced) < -1
+    rules = {"presence_penalty": 2, "frequency_penalty": 2, "logit_bias": {"500": 3.0}}
+    found = client.chat.completions.create(**ask, **rules).choices[0].logprobs.content
+    assert [token.token for token in found].count(forced[0].token) < 6
+
+
+def test_what_other_servers_know(client: openai.OpenAI):
+    extra = {"num_ctx": 2048, "chat_template_kwargs": {"enable_thinking": True}}
+    ask = ASK | {"max_tokens": 2, "reasoning_effort": "none", "extra_body": extra}
+    reply = client.chat.completions.with_raw_response.create(**ask)
+    assert reply.headers["x-wf-ignored"] == "num_ctx"
+    assert reply.parse().usage.completion_tokens == 2
 
 
 def test_metrics_then_shutdown_in_mid_stream(
