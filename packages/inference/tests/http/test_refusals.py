@@ -136,6 +136,7 @@ def test_bad_fields(path, fields, param, code, server, talk, engine):
         ("presence_penalty", 2.1, "must be in [-2, 2] (0 is off), got 2.1"),
         ("frequency_penalty", -1e39, "must be in [-2, 2] (0 is off), got -1e+39"),
         ("logit_bias", {"5": 1, "x7": 1}, "'x7' is not a token id"),
+        ("logit_bias", {str(i): 1 for i in range(1025)}, "logit_bias: at most 1024 tokens, got 1025"),
         ("logit_bias", {"05": 1}, "'05' is not a token id"),
         ("logit_bias", {"5": 100.5}, "the value of token 5 must be a number in [-100, 100], got 100.5"),
         ("logit_bias", {"5": True}, "the value of token 5 must be a number in [-100, 100], got True"),

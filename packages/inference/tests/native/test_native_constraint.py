@@ -237,6 +237,7 @@ def test_a_bias_for_no_token_is_named(toy, token_id):
         ({"logit_bias": ((5, 100.5),)}, r"logit_bias of token 5 must be in \[-100, 100\], got 100.5"),
         ({"logit_bias": ((5, float("nan")),)}, "logit_bias of token 5"),
         ({"logit_bias": ((5, 1.0), (5, 2.0))}, "different tokens"),
+        ({"logit_bias": tuple((i, 1.0) for i in range(1025))}, "at most 1024 tokens, got 1025"),
         ({"presence_penalty": 2.1}, r"presence_penalty must be in \[-2, 2\]"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty must be"),
     ],

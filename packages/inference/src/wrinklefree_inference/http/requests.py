@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from wf_formats.bounds import is_number
 from wf_formats.chat_template import RESERVED_VARIABLES
 from wrinklefree_inference.http.unknown_fields import Strict
-from wrinklefree_inference.native.request import MAX_STOP_CHARS
+from wrinklefree_inference.native.request import MAX_BIASES, MAX_STOP_CHARS
 from wrinklefree_inference.sampling_bounds import API_BOUNDS, BIAS_BOUNDS
 
 _MAX_STOPS = 4
@@ -53,6 +53,8 @@ def _biases(value: Any) -> Any:
     """OpenAI's object of token ids, which JSON has as texts, and numbers; what is no such thing is named."""
     if not isinstance(value, dict):
         return value
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens, got {len(value)}")
     for name, number in value.items():
         if not re.fullmatch(_TOKEN_ID, name):
             raise ValueError(f'{name[:40]!r} is not a token id: send {{"id": number, ...}}')
@@ -73,6 +75,7 @@ _ABSENT = [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object"
 Unsupported = Annotated[None, BeforeValidator(_is_absent), WithJsonSchema({"anyOf": _ABSENT})]
 _BIASES = {
     "type": "object",
+    "maxProperties": MAX_BIASES,
     "propertyNames": {"pattern": f"^{_TOKEN_ID}$"},
     "additionalProperties": {
         "type": "number",

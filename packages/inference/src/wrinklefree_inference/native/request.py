@@ -20,6 +20,7 @@ FinishReason = Literal["stop", "length"]
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_BIASES = 1024
 
 
 class EngineBusy(Exception):  # noqa: N818 - a state, not a fault
@@ -94,14 +95,12 @@ class SamplingParams:
         is_prompt_alone = self.echo and self.max_tokens == 0
         names = BOUNDS.keys() - {"max_tokens"} if is_prompt_alone else BOUNDS
         check_bounds({name: getattr(self, name) for name in names})
+        ids = {token_id for token_id, _ in self.logit_bias}
+        _check(len(ids) == len(self.logit_bias), "logit_bias", "one twice", "of different tokens")
+        _check(len(ids) <= MAX_BIASES, "logit_bias", len(ids), f"of at most {MAX_BIASES} tokens")
         for token_id, value in self.logit_bias:
-            _check(value in BIAS_BOUNDS, f"logit_bias of token {token_id}", value, str(BIAS_BOUNDS))
-        _check(
-            len(dict(self.logit_bias)) == len(self.logit_bias),
-            "logit_bias",
-            "one twice",
-            "of different tokens",
-        )
+            if value not in BIAS_BOUNDS:
+                _check(False, f"logit_bias of token {token_id}", value, str(BIAS_BOUNDS))
         _check(not isinstance(self.stop, str), "stop", self.stop, "a tuple of strings, not one string")
         _check(len(self.stop) <= MAX_STOPS, "stop", len(self.stop), f"at most {MAX_STOPS} strings")
         for text in self.stop:
