@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import httpx
 import openai
 import pytest
 
@@ -69,15 +68,50 @@ def test_echo_of_text_alone(client: openai.OpenAI):
     assert reply.choices[0].logprobs is None
 
 
-@pytest.mark.slow
-def test_likelihoods_as_lm_eval_asks_for_and_reads_them(url: str, scored: tuple[list[int], TokenScores]):
-    """Its own request and its own reading; its client wants a package that is not here."""
-    from lm_eval.models.openai_completions import LocalCompletionsAPI as Api
-
+def test_the_prompt_alone(client: openai.OpenAI, scored: tuple[list[int], TokenScores]):
+    """As evaluations ask for it that want no answer: nothing is drawn, and a full context is no fault."""
     ids, scores = scored
-    payload = Api._create_payload(SimpleNamespace(model="two-layers"), [ids[:40], ids[:9]], seed=1)
-    answer = httpx.post(f"{url}/completions", json=payload, trust_env=False).json()
-    found = Api.parse_logprobs(answer, ctxlens=[30, 4])
-    for (value, is_greedy), (start, stop) in zip(found, [(30, 40), (4, 9)], strict=True):
-        assert value == pytest.approx(scores.logprobs[start - 1 : stop - 1].sum(), abs=1e-3)
-        assert is_greedy == bool(scores.is_greedy[start - 1 : stop - 1].all())
+    prompts = [ids[:40], (ids * 4)[:512]]
+    ask = {"model": "two-layers", "prompt": prompts, "max_tokens": 0, "echo": True, "logprobs": 1}
+    reply = client.completions.create(**ask)
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (552, 0)
+    assert [choice.finish_reason for choice in reply.choices] == ["length"] * 2
+    found = [choice.logprobs.token_logprobs for choice in reply.choices]
+    assert [len(each) for each in found] == [40, 512]
+    assert found[0][1:] == pytest.approx(scores.logprobs[:39].tolist(), abs=1e-4)
+    pieces = [chunk.choices[0] for chunk in client.completions.create(**ask, stream=True)]
+    assert [x for piece in pieces if piece.index == 1 for x in piece.logprobs.token_logprobs] == found[1]
+
+
+@pytest.mark.slow
+def test_a_likelihood_task_of_lm_eval(url: str, ternary_gguf: Path, packaged_model_dir: Path, tmp_path: Path):
+    """lm-eval's own client, `local-completions`: the scores that it reads are the engine's."""
+    import lm_eval
+
+    data, choices = tmp_path / "data.jsonl", [" mat", " the sofa", " Zürich"]
+    questions = ["The cat sat on the", "Die Katze saß auf", "A long text." * 20]
+    rows = [{"question": text, "choices": choices, "gold": number} for number, text in enumerate(questions)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "sofa",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}],
+    }
+    model = {"base_url": f"{url}/completions", "model": "two-layers", "tokenizer": str(packaged_model_dir)}
+    outcome = lm_eval.simple_evaluate("local-completions", model, tasks=[task], batch_size=2)
+    samples = sorted(outcome["samples"]["sofa"], key=lambda sample: sample["doc"]["gold"])
+    assert len(samples) == 3
+    with open_engine(str(ternary_gguf)) as engine:
+        for sample, question in zip(samples, questions, strict=True):
+            for (value, is_greedy), choice in zip(sample["filtered_resps"], choices, strict=True):
+                ids = engine.tokenize(question + choice)
+                scores = engine.score(ids, len(engine.tokenize(question)))
+                assert value == pytest.approx(float(scores.logprobs.sum()), abs=1e-3)
+                assert is_greedy == bool(scores.is_greedy.all())

@@ -42,7 +42,9 @@ def test_answers_pass_unchanged(proxied, toy):
             proxied() as (url, _),
             openai.AsyncOpenAI(api_key="outer-key", base_url=f"{url}/v1", max_retries=0) as client,
         ):
-            whole = await client.completions.create(**ASK)
+            raw = await client.completions.with_raw_response.create(**ASK, extra_body={"num_ctx": 5})
+            assert raw.headers["x-wf-ignored"] == "num_ctx"
+            whole = raw.parse()
             stream = await client.completions.create(**ASK, stream=True)
             texts = [chunk.choices[0].text async for chunk in stream]
             chat = await client.chat.completions.create(
@@ -51,7 +53,7 @@ def test_answers_pass_unchanged(proxied, toy):
             models = [m.id async for m in client.models.list()]
             one = await client.models.retrieve("org/toy")
             with pytest.raises(openai.BadRequestError) as refused:
-                await client.completions.create(**ASK, best_of=2)
+                await client.completions.create(**ASK, best_of=17)
             return whole, texts, chat, models, one, refused.value
 
     whole, texts, chat, models, one, refused = asyncio.run(main())

@@ -20,10 +20,11 @@ import httpx
 from fastapi import Request
 
 from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.unknown_fields import HEADER
 from wrinklefree_inference.upstreams import UNCOMPRESSED, bearer, encoding_of, server_of
 
 _PASSED_ON = (b"content-type", b"accept")
-_PASSED_BACK = ("content-type", "retry-after", "cache-control")
+_PASSED_BACK = ("content-type", "retry-after", "cache-control", HEADER)
 _STREAM = "text/event-stream"
 _STATUSES = (range(200, 300), range(400, 600))
 _HEALTH_S = 5.0
