@@ -519,7 +519,7 @@ def test_what_a_run_starts_from_stays_where_it_goes_on(
 def test_a_start_whose_fetching_is_cut_goes_on(
     hold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(store: Any, name: str, target: Path) -> None:
+    def cut(store: Any, name: str, target: Path, **_: Any) -> None:
         (target.parent / "part").write_text("fetched so far")
         raise UnavailableError("s3://there: no answer (503)")
 
