@@ -99,7 +99,10 @@ class Login:
         return self.cluster.run("squeue", "-h", "-o", "%j").stdout.split()
 
     def slurm_id(self, job_id: str) -> str:
-        return self.cluster.run("squeue", "-h", "-n", f"wf-{job_id}", "-o", "%i").stdout.strip()
+        """SkyPilot puts the user behind a cluster's name."""
+        jobs = self.cluster.run("squeue", "-h", "-o", "%i %j").stdout.splitlines()
+        (found,) = [line.split()[0] for line in jobs if line.split()[1].startswith(f"wf-{job_id}")]
+        return found
 
     def wait_for(
         self, condition: Callable[[], bool], what: str, timeout_s: float = 300, every_s: float = 2
@@ -219,7 +222,7 @@ def trainer(login: Login, workspace_root: Path, monkeypatch: pytest.MonkeyPatch)
         yield [
             *common,
             *("distributed.accelerator=cpu", "training.sequence_length_tokens=32", "training.batch_size=2"),
-            *("training.schedule.warmup=2", "training.max_steps=1000", "training.checkpoint.every_steps=20"),
+            *("training.schedule.warmup=2", "training.max_steps=800", "training.checkpoint.every_steps=20"),
             f"training.start_from={folder}/outputs/default/stage1/final",
         ]
         settings.unlink()
@@ -231,7 +234,7 @@ import re, sys, urllib.request
 request = urllib.request.Request(f"{sys.argv[1]}/bucket?list-type=2&prefix=runs/default/")
 request.add_header("Authorization", sys.argv[2])
 with urllib.request.urlopen(request, timeout=10) as answer:
-    print("\\n".join(re.findall("<Key>runs/(.*?)/COMPLETE</Key>", answer.read().decode())))
+    print("\\n".join(re.findall("<Key>runs/([^<]*)/COMPLETE</Key>", answer.read().decode())))
 """
 
 
@@ -256,7 +259,7 @@ def test_a_run_whose_machines_are_taken_goes_on_from_the_bucket_to_the_bit(
     first = login.submit(*trainer, upload=UPLOADS)
     slurm_id = login.slurm_id(first)
     login.wait_for(lambda: bool(uploads(login)), "nothing is uploaded", 600, every_s=0)
-    login.cluster.run("scancel", slurm_id)
+    assert login.cluster.run("scancel", slurm_id).returncode == 0
     login.wait_for(lambda: login.state(first).split()[0] in ("lost", "failed", "cancelled"), "it goes on")
     assert not [name for name in uploads(login) if name.endswith("/final")], "it had ended before"
 
