@@ -106,6 +106,29 @@ def test_arguments_are_handed_on_as_they_are(
     assert seen == [([sys.executable, "-m", *application.command, *ARGUMENTS], {"WF_PROG": f"wf {name}"})]
 
 
+def test_serve_parses_its_arguments_only_with_cloud(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before `--`: what follows it is the application's in any case."""
+    handed_on: list[list[str]] = []
+
+    def run(command: list[str], environment: dict[str, str]) -> NoReturn:
+        handed_on.append(command[4:])
+        raise SystemExit(0)
+
+    monkeypatch.setattr("wf_deployer.processes.become", run)
+    for arguments in (["--model", "--cloudy"], ["--model=x", "--", "--cloud", "y"]):
+        assert runner.invoke(app, ["serve", *arguments]).exit_code == 0
+        assert handed_on.pop() == arguments
+    for cloud in (["--cloud", "modal"], ["--cloud=modal"]):
+        shown = runner.invoke(app, ["serve", *cloud, "--help"])
+        assert shown.exit_code == 0
+        assert "wf serve --cloud nebius --model exports/mine.gguf" in " ".join(shown.output.split())
+        refused = runner.invoke(app, ["serve", *cloud])
+        assert (refused.exit_code, "--model is missing" in refused.output) == (2, True)
+    assert not handed_on
+
+
 def wf(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from wf_deployer.main import app; app()", *arguments]
     given = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"} | (environment or {})
