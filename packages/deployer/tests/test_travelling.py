@@ -141,7 +141,11 @@ def test_relative_paths_count_from_where_the_command_runs(
 
 @pytest.mark.parametrize(
     ("argument", "told"),
-    [("a=[1,", "a=[1, is no override: "), ("a=choice(/x,/y)", "a=choice(/x,/y) is a sweep; give one value")],
+    [
+        ("a=[1,", "a=[1, is no override: "),
+        ("a=" + "[" * 900 + "]" * 900, "a=[[[[[["),
+        ("a=choice(/x,/y)", "a=choice(/x,/y) is a sweep; give one value"),
+    ],
 )
 def test_what_hydra_does_not_take_as_one_value_is_refused(checkout: Path, argument: str, told: str) -> None:
     with pytest.raises(CommandRequestError) as raised:

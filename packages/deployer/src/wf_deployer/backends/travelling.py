@@ -117,6 +117,8 @@ def override_values(command: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
         except HydraException as error:
             reason = next(iter(str(error).splitlines()), "")
             raise CommandRequestError(f"{printable(argument)} is no override: {printable(reason)}") from error
+        except RecursionError as error:
+            raise CommandRequestError(f"{printable(argument)[:60]}... is nested too deeply") from error
         if found.is_sweep_override():
             raise CommandRequestError(f"{printable(argument)} is a sweep; give one value, and a job for each")
         yield argument, found.key_or_group, found.value()
