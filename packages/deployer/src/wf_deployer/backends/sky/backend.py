@@ -67,23 +67,16 @@ class SkyBackend:
 
     def preview(self, spec: JobSpec) -> str:
         task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
-        try:
-            told = f"valid to SkyPilot {self._check(task)}"
-        except SkyError as error:
-            raise CommandRequestError(str(error)) from error
-        except CommandRequestError as error:
-            told = f"not checked by SkyPilot: {error}"
-        return f"# {told}; nothing was launched\n{task}"
+        return self.client.preview(task)
 
     def results(self, spec: JobSpec) -> str | None:
         return spec.upload
 
     def submit(self, spec: JobSpec) -> None:
         spec = replace(spec, cloud=str(self.infra), run_folder=None)
-        try:
-            self._check(self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml())
-        except SkyError as error:
-            raise CommandRequestError(str(error)) from error
+        self.client.require_valid(
+            self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
+        )
         job = JobFolder.create(spec)
         folder = job.folder.absolute()
         try:
@@ -193,9 +186,6 @@ class SkyBackend:
 
     def _task(self, record: JobRecord, folder: Path) -> SkyTask:
         return plan(self.infra, record, folder / "workdir", read_settings(workspace_root()))
-
-    def _check(self, task: str) -> str:
-        return self.client.check_task(task)
 
     def _launch(self, job: JobFolder, task: str) -> SkyJob | None:
         name = job.record.name

@@ -61,6 +61,23 @@ class SkyClient:
         version: str = self._ask("check_task", task=task)
         return version
 
+    def require_valid(self, task: str) -> None:
+        """Raises: CommandRequestError for a task that SkyPilot's schemas refuse."""
+        try:
+            self.check_task(task)
+        except SkyError as error:
+            raise CommandRequestError(str(error)) from error
+
+    def preview(self, task: str) -> str:
+        """The task, with what its check has said. Raises: CommandRequestError if it is refused."""
+        try:
+            told = f"valid to SkyPilot {self.check_task(task)}"
+        except SkyError as error:
+            raise CommandRequestError(str(error)) from error
+        except CommandRequestError as error:
+            told = f"not checked by SkyPilot: {error}"
+        return f"# {told}; nothing was launched\n{task}"
+
     def launch_cluster(self, task: str, name: str) -> None:
         """Returns when its machines run and its job is submitted; progress goes to standard error."""
         self._ask("launch_cluster", shown=True, task=task, name=name, cloud=self._infra.cloud)

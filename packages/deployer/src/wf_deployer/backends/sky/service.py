@@ -62,23 +62,16 @@ class SkyServiceBackend:
 
     def preview(self, spec: JobSpec) -> str:
         task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
-        try:
-            told = f"valid to SkyPilot {self.client.check_task(task)}"
-        except SkyError as error:
-            raise CommandRequestError(str(error)) from error
-        except CommandRequestError as error:
-            told = f"not checked by SkyPilot: {error}"
-        return f"# {told}; nothing was launched\n{task}"
+        return self.client.preview(task)
 
     def results(self, spec: JobSpec) -> str | None:
         return None
 
     def submit(self, spec: JobSpec) -> None:
         spec = replace(spec, cloud=str(self.infra))
-        try:
-            self.client.check_task(self._task(JobRecord(**vars(spec)), runs_folder().absolute()).to_yaml())
-        except SkyError as error:
-            raise CommandRequestError(str(error)) from error
+        self.client.require_valid(
+            self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
+        )
         job = JobFolder.create(spec)
         folder = job.folder.absolute()
         try:
