@@ -27,9 +27,9 @@ import ternary_kernels as tk
 from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.hf_export import prepare_hf
-from wf_converter.reference import emulate_llamacpp, reference_model
+from wf_converter.reference import emulate, reference_model
+from wf_converter.runtimes import tensor_types
 from wf_converter.scores import Difference, llamacpp_scores, torch_scores
-from wf_converter.verify import tensor_types
 from wf_formats.families import family_of
 from wf_formats.families.support import support
 from wf_formats.gguf import open_gguf
@@ -160,7 +160,7 @@ def test_gguf_files_answer_alike(name, converted, ids, tmp_path):
     as_trained = torch_scores(model, ids)
     native = Difference.between(as_trained, native_scores(path, ids))
     assert agree(native, NATIVE_TOLERANCE), native
-    reference = torch_scores(emulate_llamacpp(model, tensor_types(model, open_gguf(path))), ids)
+    reference = torch_scores(emulate(model, tensor_types(model, open_gguf(path))), ids)
     found = Difference.between(reference, llamacpp_scores(path, ids))
     assert agree(found, GEMMA_TOLERANCE if "gemma" in name else TOLERANCE), found
 
@@ -171,7 +171,7 @@ def test_one_scale_for_a_matrix_reaches_llamacpp_in_every_architecture(name, con
     folder, path = converted(name, "tensor"), tmp_path / "model.gguf"
     prepare_gguf(folder).write(path)
     model = reference_model(folder)
-    reference = torch_scores(emulate_llamacpp(model, tensor_types(model, open_gguf(path))), ids)
+    reference = torch_scores(emulate(model, tensor_types(model, open_gguf(path))), ids)
     found = Difference.between(reference, llamacpp_scores(path, ids))
     assert agree(found, 2 * TOLERANCE), found
 
@@ -219,6 +219,6 @@ def test_an_architecture_of_windows_holds_models_without_any(case, converted, id
     assert ended.returncode == 0, ended.stderr[-2000:]
     logprobs, best = json.loads(ended.stdout.splitlines()[-1])
     model = reference_model(folder)
-    reference = torch_scores(emulate_llamacpp(model, tensor_types(model, open_gguf(path))), ids)
+    reference = torch_scores(emulate(model, tensor_types(model, open_gguf(path))), ids)
     scores = TokenScores(np.asarray(ids[1:]), np.asarray(logprobs), np.asarray(best))
     assert agree(found := Difference.between(reference, scores)), found

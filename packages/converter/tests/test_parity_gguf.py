@@ -20,9 +20,9 @@ import dataclasses
 import pytest
 
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.reference import emulate_llamacpp, reference_model
+from wf_converter.reference import emulate, reference_model
+from wf_converter.runtimes import tensor_types
 from wf_converter.scores import Difference, llamacpp_scores, torch_scores
-from wf_converter.verify import tensor_types
 from wf_formats.gguf import open_gguf
 
 TOLERANCE = 0.02
@@ -54,7 +54,7 @@ EXPORTS = [
 def llamacpp_reference(folder, file, ids):
     """Scores of the checkpoint in PyTorch with the roundings that llama.cpp makes for this file."""
     model = reference_model(folder)
-    return torch_scores(emulate_llamacpp(model, tensor_types(model, file)), ids)
+    return torch_scores(emulate(model, tensor_types(model, file)), ids)
 
 
 @pytest.mark.parametrize(("case", "kind", "embeddings"), EXPORTS)

@@ -18,7 +18,7 @@ from wf_converter.measured import EXPORT
 from wf_formats.model_card import RECORD_KEY
 from wf_formats.packaged import PACKAGE, ModelSource
 from wf_formats.printable import printable
-from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
+from wf_formats.schemes import COMPRESSED_METHOD, GROUP_SIZES, PACKED_METHOD
 
 GGUF, HF = "gguf", "hf"
 _PURPOSES = {
@@ -256,12 +256,28 @@ def _run_hf(record: CardRecord) -> str:
     here = [*fetch, f"uv run wf chat --model {folder}", f"uv run wf serve --model {folder}"]
     return "\n\n".join(
         [
+            *_run_vllm(record, name),
             "In transformers:",
             _block(code, "python"),
             "In WrinkleFree, whose engine is for ternary weights:",
             _block(here),
         ]
     )
+
+
+def _run_vllm(record: CardRecord, name: str) -> list[str]:
+    if record.layout != COMPRESSED_METHOD:
+        return []
+    command = [f"vllm serve {name} --max-model-len {min(record.context_tokens or 4096, 4096)}"]
+    needs = (
+        "On an NVIDIA GPU of compute capability 7.5 or more, in vLLM 0.32 or newer (whose kernels for weights of "
+        "2 bits and activations of 8 are the package humming-kernels; not tried for this card):"
+    )
+    return [
+        needs,
+        _block(command),
+        "transformers needs the package `compressed-tensors`, and gets no faster.",
+    ]
 
 
 def _block(lines: Sequence[str], language: str = "sh") -> str:

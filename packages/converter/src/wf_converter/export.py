@@ -47,22 +47,27 @@ class Format(StrEnum):
 
     GGUF = "gguf"
     HF = "hf"
+    COMPRESSED = "compressed-tensors"
 
 
-ONLY_FOR = {
-    "--format gguf": ("type", "embeddings", "adapter"),
-    "--format hf": ("linear_class", "dtype"),
-    "--verify": ("text", "tokens", "tolerance", "json_output"),
-    "--push-to-hub": ("private", "revision", "commit_message", "overwrite_card", "dry_run"),
+ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("--format gguf",): ("type", "embeddings", "adapter"),
+    ("--format hf",): ("linear_class",),
+    ("--format hf", "--format compressed-tensors"): ("dtype",),
+    ("--verify",): ("text", "tokens", "tolerance", "json_output"),
+    ("--push-to-hub",): ("private", "revision", "commit_message", "overwrite_card", "dry_run"),
 }
-"""What an option belongs to; without it the option would be ignored, so it is refused."""
+"""What options belong to, one of these; without it they would be ignored, so they are refused."""
 
 
 def export(
     ctx: typer.Context,
     checkpoint: Annotated[Path, typer.Option(help="Converted checkpoint folder.")],
     output: Annotated[Path, typer.Option(help="GGUF file or folder to write.")],
-    format: Annotated[Format, typer.Option(help="gguf (llama.cpp) or hf (transformers).")] = Format.GGUF,
+    format: Annotated[
+        Format,
+        typer.Option(help="gguf (llama.cpp), hf (transformers) or compressed-tensors (vLLM, no SubLN)."),
+    ] = Format.GGUF,
     type: Annotated[
         str, typer.Option(help=f"gguf: auto or {EXPORT_TYPE_NAMES} for ternary matrices.")
     ] = "auto",
@@ -72,14 +77,16 @@ def export(
     linear_class: Annotated[
         str, typer.Option(help="hf, SubLN models: bitlinear or autobitlinear.")
     ] = "bitlinear",
-    dtype: Annotated[str, typer.Option(help="hf: float32 or bfloat16 of the other tensors.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="hf, compressed-tensors: float32 or bfloat16 of the other tensors.")
+    ] = "float32",
     license: License = None,
     adapter: Annotated[
         Path | None,
         typer.Option(help="gguf: file for low-rank corrections (a LoRA adapter), if the model has some."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Replace an earlier export (hf) or the file of that name (gguf).")
+        bool, typer.Option(help="Replace an earlier export (a folder) or the file of that name (gguf).")
     ] = False,
     verify: Annotated[
         bool | None,
@@ -121,6 +128,8 @@ def export(
 
       wf export --checkpoint runs/x/stage2/final --format hf --output x-bitnet
 
+      wf export --checkpoint runs/x/stage2/final --format compressed-tensors --output x-w2a8 --dtype bfloat16
+
       wf export --checkpoint runs/x/stage2/final --output x.gguf --push-to-hub my-name/x
     """
     proves = push_to_hub is not None if verify is None else verify
@@ -143,7 +152,7 @@ def export(
     if format is Format.GGUF:
         _export_gguf(checkpoint, output, type, embeddings, license, adapter)
     else:
-        _export_hf(checkpoint, output, linear_class, dtype)
+        _export_folder(checkpoint, output, format, linear_class, dtype)
     written = str(output) if adapter is None else f"{output} and {adapter}"
     console.print(f"wrote {written}", soft_wrap=True)
     _warn_of_template(checkpoint)
@@ -197,7 +206,7 @@ def _check_card(output: Path, format: Format, overwrite: bool) -> None:
     """Raises: RequestError where the card of a GGUF file would replace something."""
     from wf_converter.card import check_card, gguf_card_path
 
-    if format is Format.HF:
+    if format is not Format.GGUF:
         return  # the card is inside the folder, which has been checked
     path = gguf_card_path(output)
     check_card(path)
@@ -216,9 +225,10 @@ def _warn_of_template(checkpoint: Path) -> None:
 def _refuse_ignored(ctx: typer.Context, chosen: set[str]) -> None:
     """Raises: RequestError for an option that was given and would have no effect."""
     names = {str(option.name): option.opts[0] for option in ctx.command.params}
-    for owner, options in ONLY_FOR.items():
+    for owners, options in ONLY_FOR.items():
         given = [names[option] for option in options if _is_given(ctx, option)]
-        if given and owner not in chosen:
+        if given and chosen.isdisjoint(owners):
+            owner = " or ".join(owners)
             raise RequestError(f"{given[0]} belongs to {owner}; leave it out, or add {owner}")
 
 
@@ -262,10 +272,14 @@ def _export_gguf(
         prepared.write(output, lambda tensor: progress.advance(task, tensor.num_bytes), adapter)
 
 
-def _export_hf(checkpoint: Path, output: Path, linear_class: str, dtype: str) -> None:
-    from wf_converter.hf_export import prepare_hf
+def _export_folder(checkpoint: Path, output: Path, format: Format, linear_class: str, dtype: str) -> None:
+    from wf_converter.hf_export import prepare_compressed, prepare_hf
 
-    prepared: HfExport = prepare_hf(checkpoint, linear_class, dtype)
+    prepared: HfExport
+    if format is Format.COMPRESSED:
+        prepared = prepare_compressed(checkpoint, dtype)
+    else:
+        prepared = prepare_hf(checkpoint, linear_class, dtype)
     console.print(f"layout {prepared.layout}, {len(prepared.names)} tensors, others {dtype}")
     with Progress(console=console) as progress:
         task = progress.add_task("writing", total=len(prepared.names))

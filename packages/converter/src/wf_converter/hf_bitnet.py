@@ -13,6 +13,7 @@ Swapping them changes the logits by whole nats, so the parity tests cover both.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -31,30 +32,32 @@ class LinearClass(StrEnum):
     AUTOBITLINEAR = "autobitlinear"
 
 
-def bitnet_config(
-    checkpoint: ConvertedCheckpoint, linear_class: LinearClass, dtype: torch.dtype
-) -> dict[str, Any]:
-    """config.json of the exported folder."""
-    quantization = {
-        "quant_method": "bitnet",
-        "linear_class": str(linear_class),
-        "quantization_mode": "offline",
-        "modules_to_not_convert": ["lm_head"],
-        "use_rms_norm": False,
-    }
-    name = str(dtype).removeprefix("torch.")
-    return checkpoint.config | {"quantization_config": quantization, "dtype": name}
+@dataclass(frozen=True)
+class BitnetLayout:
+    """A `Layout`."""
 
+    checkpoint: ConvertedCheckpoint
+    linear_class: LinearClass
 
-def bitnet_tensors(
-    checkpoint: ConvertedCheckpoint, name: str, linear_class: LinearClass
-) -> dict[str, Tensor]:
-    """`weight` and `weight_scale` of one ternary matrix."""
-    matrix = checkpoint.ternary(name)
-    scale = torch.from_numpy(matrix.scales).reshape(1)
-    try:
-        packed = torch.from_numpy(pack_rows(matrix.codes))
-    except ValueError as error:
-        raise ExportError(f"{name}: {error}; alternative: --format gguf") from error
-    inverse = linear_class is LinearClass.BITLINEAR
-    return {name: packed, f"{name}_scale": 1 / scale if inverse else scale}
+    @property
+    def name(self) -> str:
+        return f"bitnet ({self.linear_class})"
+
+    def quantization(self) -> dict[str, Any]:
+        return {
+            "quant_method": "bitnet",
+            "linear_class": str(self.linear_class),
+            "quantization_mode": "offline",
+            "modules_to_not_convert": ["lm_head"],
+            "use_rms_norm": False,
+        }
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        matrix = self.checkpoint.ternary(name)
+        scale = torch.from_numpy(matrix.scales).reshape(1)
+        try:
+            packed = torch.from_numpy(pack_rows(matrix.codes))
+        except ValueError as error:
+            raise ExportError(f"{name}: {error}; alternative: --format gguf") from error
+        inverse = self.linear_class is LinearClass.BITLINEAR
+        return {name: packed, f"{name}_scale": 1 / scale if inverse else scale}

@@ -1,8 +1,9 @@
 """Checkpoint folder -> Hugging Face folder with packed ternary weights, written atomically.
 
-Llama-like with SubLN goes to stock `bitnet` (hf_bitnet.py), group scales to our packed layout
-(hf_packed.py). The tokenizer and generation settings are copied; wrinklefree.json says where the
-weights come from.
+How the weights lie in it is a `Layout`: Llama-like with SubLN goes to stock `bitnet` (hf_bitnet.py), group
+scales to our packed layout (hf_packed.py), and what has no SubLN also to compressed-tensors for stock vLLM
+(hf_compressed.py), if that is asked for. The tokenizer and generation settings are copied; wrinklefree.json
+says where the weights come from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -21,12 +22,13 @@ from torch import Tensor
 
 from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
-from wf_converter.hf_bitnet import LinearClass, bitnet_config, bitnet_tensors
-from wf_converter.hf_packed import packed_config, packed_tensors
+from wf_converter.hf_bitnet import BitnetLayout, LinearClass
+from wf_converter.hf_compressed import CompressedLayout
+from wf_converter.hf_packed import PackedLayout
 from wf_formats.atomic import atomic_folder
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_HEAD
-from wf_formats.families.support import check_hf
+from wf_formats.families.support import check_compressed, check_hf
 from wf_formats.file_names import (
     CHAT_TEMPLATE_FILE,
     CONFIG_FILE,
@@ -39,7 +41,7 @@ from wf_formats.file_names import (
     WEIGHTS_FILE,
 )
 from wf_formats.packaged import ModelSource
-from wf_formats.schemes import PACKED_METHOD
+from wf_formats.packed_codes import CODES_PER_WORD
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import EXPORT
 
@@ -55,23 +57,32 @@ COPIED = (
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+class Layout(Protocol):
+    """How the ternary weights of a checkpoint lie in a folder."""
+
+    @property
+    def name(self) -> str:
+        """What users are told of it."""
+
+    def quantization(self) -> dict[str, Any]:
+        """quantization_config of config.json."""
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one ternary matrix, by their names in the folder."""
+
+
 @dataclass(frozen=True)
 class HfExport:
     """A checked export: everything that can be refused has been, nothing is written yet."""
 
     checkpoint: ConvertedCheckpoint
-    linear_class: LinearClass
+    packing: Layout
     dtype: torch.dtype
-
-    @property
-    def is_bitnet(self) -> bool:
-        """Whether it becomes stock `BitNetForCausalLM` (else our packed layout)."""
-        return self.checkpoint.model_type == "bitnet"
 
     @property
     def layout(self) -> str:
         """What the folder's quantization is called."""
-        return f"bitnet ({self.linear_class})" if self.is_bitnet else PACKED_METHOD
+        return self.packing.name
 
     @property
     def names(self) -> list[str]:
@@ -111,14 +122,11 @@ class HfExport:
     def _tensors(self, name: str) -> dict[str, Tensor]:
         if not self.checkpoint.is_ternary(name):
             return {name: self.checkpoint.torch_tensor(name).to(self.dtype).contiguous()}
-        if self.is_bitnet:
-            return bitnet_tensors(self.checkpoint, name, self.linear_class)
-        return packed_tensors(self.checkpoint, name)
+        return self.packing.tensors(name)
 
     def _config(self) -> dict[str, Any]:
-        if self.is_bitnet:
-            return bitnet_config(self.checkpoint, self.linear_class, self.dtype)
-        return packed_config(self.checkpoint, self.dtype)
+        dtype = str(self.dtype).removeprefix("torch.")
+        return self.checkpoint.config | {"quantization_config": self.packing.quantization(), "dtype": dtype}
 
     @property
     def _source(self) -> dict[str, Any]:
@@ -161,10 +169,39 @@ def prepare_hf(
     Raises:
         ExportError: the checkpoint has no packed Hugging Face form, or an option is unknown.
     """
-    if dtype not in DTYPES:
-        raise ExportError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if linear_class not in list(LinearClass):
         raise ExportError(f"unknown linear class {linear_class!r}; known: {', '.join(LinearClass)}")
+    checkpoint = _open(folder, dtype, check_hf)
+    is_bitnet = checkpoint.model_type == "bitnet"
+    layout = BitnetLayout(checkpoint, LinearClass(linear_class)) if is_bitnet else PackedLayout(checkpoint)
+    return HfExport(checkpoint, layout, DTYPES[dtype])
+
+
+def prepare_compressed(folder: Path | str, dtype: str = "float32") -> HfExport:
+    """Checks a checkpoint folder for the export to compressed-tensors.
+
+    Args:
+        dtype: "float32" or "bfloat16" of embeddings, norms and biases.
+
+    Raises:
+        ExportError: the checkpoint has no such form; the message says what to do instead.
+    """
+    checkpoint = _open(folder, dtype, check_compressed)
+    for name in filter(checkpoint.is_ternary, checkpoint.names):
+        if (columns := checkpoint.shape(name)[1]) % CODES_PER_WORD:
+            raise ExportError(
+                f"{name}: rows of {columns} weights do not fill whole words of {CODES_PER_WORD} codes; "
+                "alternative: --format gguf"
+            )
+    return HfExport(checkpoint, CompressedLayout(checkpoint), DTYPES[dtype])
+
+
+def _open(
+    folder: Path | str, dtype: str, check: Callable[[dict[str, Any], str, bool], None]
+) -> ConvertedCheckpoint:
+    """Args: check: raises LoadError for a configuration, scheme or SubLN that the layout cannot hold."""
+    if dtype not in DTYPES:
+        raise ExportError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(folder)
     if checkpoint.low_rank:
         raise ExportError(
@@ -173,7 +210,7 @@ def prepare_hf(
             "FILE), or serve the folder as it is (wf serve)"
         )
     try:
-        check_hf(checkpoint.config, checkpoint.scheme, checkpoint.sub_norm)
+        check(checkpoint.config, checkpoint.scheme, checkpoint.sub_norm)
     except LoadError as error:
         raise ExportError(str(error)) from error
-    return HfExport(checkpoint, LinearClass(linear_class), DTYPES[dtype])
+    return checkpoint

@@ -14,6 +14,7 @@ quant_method "wrinklefree_packed"; importing this module registers it, and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -108,15 +109,17 @@ class PackedQuantizer(HfQuantizer):
         return False
 
 
-def packed_config(checkpoint: ConvertedCheckpoint, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json of the exported folder."""
-    quantization = {"quant_method": PACKED_METHOD, "scheme": checkpoint.scheme}
-    name = str(dtype).removeprefix("torch.")
-    return checkpoint.config | {"quantization_config": quantization, "dtype": name}
+@dataclass(frozen=True)
+class PackedLayout:
+    """A `Layout`."""
 
+    checkpoint: ConvertedCheckpoint
+    name = PACKED_METHOD
 
-def packed_tensors(checkpoint: ConvertedCheckpoint, name: str) -> dict[str, Tensor]:
-    """`weight` and `weight_scale` of one ternary matrix."""
-    matrix = checkpoint.ternary(name)
-    codes = torch.from_numpy(pack_inputs(matrix.codes))
-    return {name: codes, f"{name}_scale": torch.from_numpy(matrix.scales)}
+    def quantization(self) -> dict[str, Any]:
+        return {"quant_method": PACKED_METHOD, "scheme": self.checkpoint.scheme}
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        matrix = self.checkpoint.ternary(name)
+        codes = torch.from_numpy(pack_inputs(matrix.codes))
+        return {name: codes, f"{name}_scale": torch.from_numpy(matrix.scales)}

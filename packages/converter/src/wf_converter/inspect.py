@@ -17,12 +17,14 @@ from wf_converter.command import run
 from wf_formats.errors import RequestError
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
 from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
-from wf_formats.packed_codes import CODES_PER_BYTE
+from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD
 
 if TYPE_CHECKING:
     from wf_formats.safetensors_file import SafetensorsFolder
 
 _EMBEDDING_NAMES = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
+_CODES_IN = {"U8": CODES_PER_BYTE, "I32": CODES_PER_WORD}
+"""Number of a type."""
 _DENSE = "Hugging Face folder (dense)"
 EMBEDDINGS, BLOCK_MATRICES = "embeddings and head", "matrices of the blocks"
 _ROLES = (EMBEDDINGS, BLOCK_MATRICES, "norms, scales, biases")
@@ -133,8 +135,8 @@ def _folder_kind(record: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def _num_weights(stored: SafetensorsFolder, name: str) -> int:
-    """Bytes hold packed codes, both in our folders and in transformers' bitnet ones."""
-    return stored.raw(name).size * (CODES_PER_BYTE if stored.dtype(name) == "U8" else 1)
+    """Bytes hold packed codes, both in our folders and in transformers' bitnet ones; words in others."""
+    return stored.raw(name).size * _CODES_IN.get(stored.dtype(name), 1)
 
 
 def _role(name: str, shape: tuple[int, ...]) -> str:

@@ -22,6 +22,7 @@ from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 from wf_formats.models.gguf_adapter import GgufAdapter
 from wf_formats.packed_codes import unpack_inputs, unpack_rows
+from wf_formats.schemes import COMPRESSED_METHOD
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,21 @@ class HfWeights:
         return matrix
 
     def values(self, name: str) -> np.ndarray:
+        if self.quantization["quant_method"] == COMPRESSED_METHOD:
+            return self._of_words(name)
         packed = self.file.get_tensor(name).numpy()
         scale = self.file.get_tensor(f"{name}_scale").float().numpy()
         if self.quantization["quant_method"] == "bitnet":
             inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
             return unpack_rows(packed).astype(np.float32) * (1 / scale if inverse else scale)
         return QuantizedMatrix(unpack_inputs(packed), scale).values()
+
+    def _of_words(self, name: str) -> np.ndarray:
+        """Bit by bit, apart from the packing that wrote them."""
+        words = self.file.get_tensor(f"{name}_packed").numpy()
+        scale = self.file.get_tensor(f"{name}_scale").float().numpy()
+        fields = [(words >> 2 * i & 3).astype(np.int8) - 2 for i in range(16)]
+        return QuantizedMatrix(np.stack(fields, axis=-1).reshape(words.shape[0], -1), scale).values()
 
 
 def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeights) -> WeightCheck:

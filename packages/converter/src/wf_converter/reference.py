@@ -9,7 +9,12 @@ makes the same roundings:
     Q2_0, Q4_0,   int8 per 32 inputs, scale max / 127 kept in fp16   Q8_0
     Q8_0
     F16           fp16
+    I2_S          int8 per token, scale max / 127, as training       of bitnet.cpp
+    compressed-   int8 per token, scale max / 127.5                  of the package
+    tensors
     head q8_0     as Q4_0, and its weights int8 per 32 with an fp16 scale; the same matrix embeds
+    head of the   its weights int8 per 32; the same matrix embeds
+    native engine
 
 Codes and scales come from the checkpoint by bitnet_arch, never from the exported file.
 """
@@ -33,6 +38,7 @@ from wf_converter.errors import ExportError
 from wf_converter.scores import torch_scores
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
+from wf_formats.models.groups import quantize_rows
 
 Rounding = Callable[[Tensor], Tensor]
 
@@ -57,15 +63,36 @@ def round_f16(x: Tensor) -> Tensor:
     return x.half().float()
 
 
+def round_tokens(x: Tensor) -> Tensor:
+    """[..., K] as training has it: the largest magnitude of a token becomes 127."""
+    return bitnet_arch.Int8PerToken().quantize(x).values()
+
+
+def round_compressed(x: Tensor) -> Tensor:
+    """[..., K] as compressed-tensors has it: a token's largest magnitude is 127.5, cut off at 127."""
+    scale = x.abs().amax(-1, keepdim=True) / 127.5
+    return torch.where(scale > 0, x / scale, 0).clamp(-128, 127).round() * scale
+
+
 def keep(x: Tensor) -> Tensor:
     return x
 
 
-_ROUNDING_TO = {TensorType.Q8_K: round_q8_k, TensorType.Q8_0: round_q8_0, TensorType.F16: round_f16}
-ROUNDINGS: Mapping[str, Rounding] = {"f32": keep, "q8_0": round_q8_0} | {
-    kind.label: _ROUNDING_TO[export.activations] for kind, export in EXPORT_TYPES.items()
+EXACT, COMPRESSED, ENGINE_GROUPS = "f32", "compressed-tensors", "8 bits of the native engine"
+"""Types beside those of GGUF."""
+_ROUNDING_TO = {
+    TensorType.Q8_K: round_q8_k,
+    TensorType.Q8_0: round_q8_0,
+    TensorType.F16: round_f16,
+    TensorType.I8: round_tokens,
 }
-"""What llama.cpp does to the inputs of a matrix, by the label of its type."""
+ROUNDINGS: Mapping[str, Rounding] = {
+    EXACT: keep,
+    COMPRESSED: round_compressed,
+    ENGINE_GROUPS: keep,
+    "q8_0": round_q8_0,
+} | {kind.label: _ROUNDING_TO[export.activations] for kind, export in EXPORT_TYPES.items()}
+"""What a runtime does to the inputs of a matrix, by the label of its type."""
 
 
 class RoundedLinear(nn.Module):
@@ -111,11 +138,11 @@ def reference_model(folder: Path | str) -> Any:
         raise ExportError(str(error)) from error
 
 
-def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bool = True) -> Any:
-    """Gives a loaded checkpoint the roundings of llama.cpp, in place.
+def emulate(model: Any, types: Mapping[str, str], group_scales_fp16: bool = True) -> Any:
+    """Gives a loaded checkpoint the roundings of a runtime, in place.
 
     Args:
-        types: tensor type by Hugging Face module name: every BitLinear, and "lm_head" (also the
+        types: label in ROUNDINGS by Hugging Face module name: every BitLinear, and "lm_head" (also the
             embedding's type where tied, see "model.embed_tokens").
         group_scales_fp16: group scales are fp16 in GGUF blocks.
     """
@@ -136,9 +163,12 @@ def emulate_llamacpp(model: Any, types: Mapping[str, str], group_scales_fp16: bo
 
 
 def _stored(weight: Tensor, kind: str) -> Tensor:
-    """An embedding matrix after a round trip through its GGUF type."""
-    if kind == "f32":
+    """An embedding matrix after a round trip through its type."""
+    if kind == EXACT:
         return weight
+    if kind == ENGINE_GROUPS:
+        rows = weight.detach().float().numpy()
+        return torch.from_numpy(quantize_rows("embeddings", lambda part: rows[part], rows.shape).values())
     quantized = GGMLQuantizationType(EMBEDDING_TYPES[kind])
     data = quants.quantize(weight.detach().float().numpy(), quantized)
     return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, quantized), np.float32))
@@ -148,7 +178,7 @@ def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.
     """d log-prob / d ln(scale) of each token but the first, all ternary scales moving together.
 
     A central difference without any activation rounding, since roundings that flip would drown it.
-    The model (of `emulate_llamacpp`) is left changed: without rounding and with another gain.
+    The model (of `emulate`) is left changed: without rounding and with another gain.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, RoundedLinear)]
     layers = [layer for layer in layers if layer is not model.lm_head]

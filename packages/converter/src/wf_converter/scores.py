@@ -45,6 +45,22 @@ def llamacpp_scores(path: Path, ids: Sequence[int], adapter: Path | None = None)
         raise ExportError(f"llama.cpp does not load {path}: {error}") from error
 
 
+def native_scores(path: Path, ids: Sequence[int]) -> TokenScores:
+    """Scores of `ids[1:]` by the native engine, on one thread.
+
+    Raises:
+        ExportError: it refuses the file.
+    """
+    from wrinklefree_inference.engines.native import NativeEngine
+    from wrinklefree_inference.options import EngineOptions
+
+    try:
+        with NativeEngine(path, EngineOptions(len(ids), num_threads=1)) as engine:
+            return engine.score(ids)
+    except EngineError as error:
+        raise ExportError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far two models' scores of the same tokens lie apart."""

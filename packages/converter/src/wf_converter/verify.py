@@ -29,36 +29,25 @@ keeps and a structural mistake (rotation, norms, a missing tensor: nats) does no
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import bitnet_arch
 from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
-from wf_converter.gguf_plan import gguf_name
 from wf_converter.proof_limits import (
     DEFAULT_TOLERANCE,
     MAX_SCALE_ERROR,
     MAX_STANDARD_ERROR,
     check_request,
 )
-from wf_converter.readback import (
-    GgufWeights,
-    HfWeights,
-    WeightCheck,
-    check_weights,
-    wrong_corrections,
-)
-from wf_converter.reference import emulate_llamacpp, reference_model, scale_sensitivity
-from wf_converter.scores import Difference, ScaleEstimate, llamacpp_scores, torch_scores
+from wf_converter.readback import GgufWeights, WeightCheck, check_weights, wrong_corrections
+from wf_converter.reference import EXACT, emulate, reference_model, scale_sensitivity
+from wf_converter.runtimes import run_export, types_of
+from wf_converter.scores import Difference, ScaleEstimate, torch_scores
 from wf_formats.digests import model_sha256
 from wf_formats.errors import LoadError
-from wf_formats.families import family_of
-from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
-from wf_formats.gguf import GgufError, GgufFile
+from wf_formats.gguf import GgufError
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
 from wf_formats.models import ModelFile, open_model
 from wf_formats.models.gguf_model import GgufModel
@@ -146,31 +135,29 @@ def verify(
     opened = open_export(checkpoint, export, adapter)
     model = reference_model(folder)
     as_trained = judged = torch_scores(model, ids)
+    run = run_export(checkpoint, export, opened, model, ids, adapter)
+    weights = check_weights(checkpoint, run.weights)
     wrong: list[str] = []
-    if not isinstance(opened, GgufModel):
-        runtime, weights = "transformers", check_weights(checkpoint, HfWeights(export))
-        scores = torch_scores(load_export(export), ids)
-        emulate_llamacpp(model, unrounded_types(model))
-    else:
-        runtime, weights = "llama.cpp", check_weights(checkpoint, GgufWeights(opened.file, checkpoint))
-        if opened.adapter is not None:
-            wrong = wrong_corrections(checkpoint, opened.adapter)
-        scores = llamacpp_scores(export, ids, adapter)
-        judged = torch_scores(emulate_llamacpp(model, tensor_types(model, opened.file)), ids)
+    if isinstance(opened, GgufModel) and opened.adapter is not None:
+        wrong = wrong_corrections(checkpoint, opened.adapter)
+    rounds_scales = isinstance(run.weights, GgufWeights)
+    emulate(model, run.types or types_of(model, EXACT), rounds_scales)
+    if run.types is not None:
+        judged = torch_scores(model, ids)
     return Verification(
         export=str(export),
         export_sha256=model_sha256(export),
         checkpoint_sha256=checkpoint.fingerprint,
-        runtime=runtime,
+        runtime=run.runtime,
         tokens=len(ids),
         tolerance=tolerance,
         weights=weights,
         wrong_corrections=wrong,
-        judged=Difference.between(judged, scores),
-        scales=ScaleEstimate.fit(judged, scores, scale_sensitivity(model, ids)),
-        as_trained=Difference.between(as_trained, scores),
+        judged=Difference.between(judged, run.scores),
+        scales=ScaleEstimate.fit(judged, run.scores, scale_sensitivity(model, ids)),
+        as_trained=Difference.between(as_trained, run.scores),
         checkpoint_perplexity=as_trained.perplexity,
-        export_perplexity=scores.perplexity,
+        export_perplexity=run.scores.perplexity,
     )
 
 
@@ -202,31 +189,3 @@ def open_export(checkpoint: ConvertedCheckpoint, export: Path, adapter: Path | N
             f"{checkpoint.low_rank}, and the export has {'no' if adapter is None else 'an'} adapter"
         )
     return model
-
-
-def unrounded_types(model: Any) -> Mapping[str, str]:
-    """Types for `emulate_llamacpp` that round nothing."""
-    names = [name for name, _ in bitnet_arch.bit_linears(model)]
-    return dict.fromkeys([*names, "model.embed_tokens", "lm_head"], "f32")
-
-
-def tensor_types(model: Any, file: GgufFile) -> Mapping[str, str]:
-    """GGUF type of every module that `emulate_llamacpp` replaces; parts of one module have the same."""
-    names = [name for name, _ in bitnet_arch.bit_linears(model)]
-    held = family_of(model.config.model_type).held
-    types = {}
-    for name in names:
-        block, stem = re.fullmatch(r"(model\.layers\.\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
-        target = gguf_name(f"{block}.{HF_STEMS[held[stem][0]]}.weight")
-        types[name] = file.tensors[target].type_name
-    embedding = file.tensors[GGUF_EMBEDDING]
-    head = file.tensors.get(GGUF_HEAD, embedding)
-    return types | {"model.embed_tokens": embedding.type_name, "lm_head": head.type_name}
-
-
-def load_export(folder: Path | str) -> Any:
-    """The model of an exported Hugging Face folder, by transformers."""
-    import transformers
-
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
-    return model.eval()

@@ -1,4 +1,4 @@
-"""Four ternary codes in a byte, in the two orders that Hugging Face folders know.
+"""Ternary codes in two bits each, in the orders that Hugging Face folders know.
 
 With levels u = q + 1 in {0, 1, 2} for codes q in {-1, 0, 1}, and i = 0..3:
 
@@ -7,8 +7,11 @@ With levels u = q + 1 in {0, 1, 2} for codes q in {-1, 0, 1}, and i = 0..3:
             can be cut for tensor parallelism without repacking. GGUF's Q2_0 has it within a block.
     rows    uint8 [out / 4, in]  byte [r, c] holds u[r + i R, c] at bit 2 i, R = out / 4
             quant_method "bitnet", that of transformers (`integrations.bitnet`), by blocks of rows.
+    words   int32 [out, in / 16] word [r, c] holds u[r, 16 c + i] + 1 at bits 2 i, i = 0..15
+            quant_method "compressed-tensors": 2-bit signed integers plus 2, little endian.
 
-The level 3 is not a code; unpacking makes 2 of it, which a reader of foreign files has to look for.
+What is left of the four levels is not a code; unpacking makes 2 of it (of words -2), which a reader of
+foreign files has to look for.
 Cost: one pass over the bytes.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 CODES_PER_BYTE = 4
+CODES_PER_WORD = 16
 SHIFTS = (0, 2, 4, 6)
 """Bits of the four codes."""
 
@@ -27,6 +31,8 @@ def _four_codes() -> np.ndarray:
     return np.ascontiguousarray(levels.astype(np.int8) - np.int8(1)).view(np.uint32).reshape(-1)
 
 
+_ONE_MORE = np.uint8(0b01010101)
+"""Added to a byte, it raises each of the four levels by one."""
 _FOUR_CODES = _four_codes()
 """Decodes a byte of four 2-bit codes, first code lowest, by one look-up."""
 
@@ -46,6 +52,27 @@ def pack_inputs(codes: np.ndarray) -> np.ndarray:
 def unpack_inputs(packed: np.ndarray) -> np.ndarray:
     """uint8 [out, in / 4] -> int8 [out, in]."""
     codes: np.ndarray = _FOUR_CODES[packed].view(np.int8).reshape(packed.shape[0], -1)
+    return codes
+
+
+def pack_words(codes: np.ndarray) -> np.ndarray:
+    """int8 [out, in] in {-1, 0, 1} -> int32 [out, in / 16].
+
+    Raises:
+        ValueError: the number of inputs is not a multiple of 16.
+    """
+    if (columns := codes.shape[1]) % CODES_PER_WORD:
+        raise ValueError(f"{columns} inputs are not a multiple of {CODES_PER_WORD}, the codes of a word")
+    packed = pack_inputs(codes) + _ONE_MORE  # never a carry: levels go up to 2
+    words: np.ndarray = packed.view("<i4")
+    return words.astype(np.int32, copy=False)
+
+
+def unpack_words(words: np.ndarray) -> np.ndarray:
+    """int32 [out, in / 16] -> int8 [out, in]."""
+    packed = np.ascontiguousarray(words, "<i4").view(np.uint8)
+    codes = unpack_inputs(packed)
+    codes -= 1
     return codes
 
 

@@ -11,5 +11,7 @@ MASTER_METHOD = "wrinklefree"
 """quant_method of a folder with float master weights (a training checkpoint)."""
 PACKED_METHOD = "wrinklefree_packed"
 """quant_method of a folder with packed codes (packed_codes.py) and group scales."""
+COMPRESSED_METHOD = "compressed-tensors"
+"""quant_method of a folder that stock vLLM and transformers load (models/hf_compressed.py)."""
 LOW_RANK_FACTORS = ("lrc_u", "lrc_v")
 """U [out, rank] and V [in, rank] of a linear with a low-rank correction, as tensors of a checkpoint end."""

@@ -124,6 +124,17 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     )
 
 
+def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """Raises LoadError for a model that no compressed-tensors folder can hold."""
+    _check_conversion(config, scheme, sub_norm)
+    family = _stored_family(config, scheme, sub_norm)
+    if sub_norm or family.has_sub_norms:
+        raise LoadError(
+            "model.layers.0.self_attn.o_proj: SubLN before the output projections, which no class has that "
+            f"vLLM or transformers load compressed-tensors into; {GROUPS_FIX}, or take another --format"
+        )
+
+
 def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """The native engine runs training checkpoints too, with SubLN in any family that can have it."""
     _check_conversion(config, scheme, sub_norm)

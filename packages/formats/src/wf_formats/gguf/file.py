@@ -71,6 +71,11 @@ class GgufFile:
     tensors: dict[str, GgufTensor]
     _map: mmap.mmap = field(repr=False)
 
+    @property
+    def is_for_bitnetcpp(self) -> bool:
+        """Whether it has a type that bitnet.cpp and the native engine read, and llama.cpp does not."""
+        return any(tensor.ggml_type == TensorType.I2_S for tensor in self.tensors.values())
+
     def tensor(self, name: str) -> GgufTensor:
         """Raises GgufError where the file has no tensor of that name."""
         if name not in self.tensors:

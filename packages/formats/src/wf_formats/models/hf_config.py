@@ -4,6 +4,7 @@
     wrinklefree                      float master weights (training checkpoints)
     wrinklefree_packed               uint8 [out, in / 4], 4 codes a byte along the inputs, scale per group
     bitnet, quantization_mode online float master weights, one scale per matrix (training checkpoints)
+    compressed-tensors               int32 [out, in / 16], 16 codes a word along the inputs
     bitnet, offline                  uint8 [out / 4, in], 4 codes a byte by row blocks; weight_scale is
                                      1 / s for linear_class bitlinear and s for autobitlinear
     none                             floats that are ternary already; anything else is refused
@@ -25,8 +26,9 @@ from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.families.layers import LayerKind, context_tokens, read_layers
 from wf_formats.families.settings import check_values, required
+from wf_formats.models.hf_compressed import scheme_of
 from wf_formats.rope import Rope, rope_of
-from wf_formats.schemes import GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
+from wf_formats.schemes import COMPRESSED_METHOD, GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
 
 ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
@@ -42,6 +44,7 @@ class Storage(Enum):
     MASTER = "float master weights"
     PACKED_INPUTS = PACKED_METHOD
     PACKED_ROWS = "bitnet, packed"
+    PACKED_WORDS = COMPRESSED_METHOD
     VALUES = "floats that are ternary already"
 
 
@@ -139,8 +142,10 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
     method = settings.get("quant_method")
     if method == "bitnet":
         return _bitnet(settings)
+    if method == COMPRESSED_METHOD:
+        return Quantization(Storage.PACKED_WORDS, scheme_of(settings))
     if method not in (MASTER_METHOD, PACKED_METHOD):
-        known = f"{MASTER_METHOD}, {PACKED_METHOD} and bitnet"
+        known = f"{MASTER_METHOD}, {PACKED_METHOD}, {COMPRESSED_METHOD} and bitnet"
         raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
     scheme = settings.get("scheme")
     if not isinstance(scheme, str) or scheme not in GROUP_SIZES:

@@ -45,7 +45,7 @@ from wf_formats.models.hf_config import (
 from wf_formats.models.hf_tensors import expected_tensors
 from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.models.source import MasterQuantizer
-from wf_formats.packed_codes import unpack_inputs, unpack_rows
+from wf_formats.packed_codes import unpack_inputs, unpack_rows, unpack_words
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
 from wf_formats.schemes import LOW_RANK_FACTORS
 
@@ -79,7 +79,7 @@ class HfModel:
         matrix = self._ternary(name, shape, self._folded(layer, part))
         if rows.size < num_rows:
             matrix = matrix.take_rows(rows)
-        self.tensors.release(name)
+        self.tensors.release(self._stored(name))
         floor = self._floor(layer, part) + self._folded(layer, part)
         return matrix.times(2.0**-floor) if floor else matrix
 
@@ -124,17 +124,23 @@ class HfModel:
         return self.folded.get(consumer(layer, part), 0)
 
     def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> NumpyMatrix:
-        described = f"{self.folder}: {name} ({self.tensors.dtype(name)})"
+        described = f"{self.folder}: {self._stored(name)} ({self.tensors.dtype(self._stored(name))})"
         match self.quantization.storage:
             case Storage.MASTER:
                 return self._quantized(described, name, folded)
             case Storage.PACKED_INPUTS:
                 return from_blocks(described, unpack_inputs(self._packed(name)), self._scales(name))
+            case Storage.PACKED_WORDS:
+                return from_blocks(described, self._words(name, shape), self._scales(name))
             case Storage.PACKED_ROWS:
                 scales = np.full((shape[0], 1), self._scales(name).reshape(()), np.float32)
                 return from_blocks(described, unpack_rows(self._packed(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
+
+    def _stored(self, name: str) -> str:
+        """The tensor with the codes (or values) of a matrix."""
+        return f"{name}_packed" if self.quantization.storage is Storage.PACKED_WORDS else name
 
     def _quantized(self, described: str, name: str, folded: int) -> NumpyMatrix:
         assert self.quantize_master is not None, "checked when the folder was opened"
@@ -147,6 +153,17 @@ class HfModel:
         if self.tensors.dtype(name) != "U8":
             raise LoadError(f"{self.folder}: {name} is {self.tensors.dtype(name)}, packed codes are U8")
         return self.tensors.raw(name)
+
+    def _words(self, name: str, shape: tuple[int, int]) -> np.ndarray:
+        """Codes int8 [out, in]."""
+        packed, told = f"{name}_packed", f"{name}_shape"
+        for stored, dtype in ((packed, "I32"), (told, "I64")):
+            if self.tensors.dtype(stored) != dtype:
+                raise LoadError(f"{self.folder}: {stored} is {self.tensors.dtype(stored)}, expected {dtype}")
+        if tuple(self.tensors.raw(told)) != shape:
+            stated = self.tensors.raw(told).tolist()
+            raise LoadError(f"{self.folder}: {told} says {stated}, the model has {list(shape)}")
+        return unpack_words(self.tensors.raw(packed))
 
     def _scales(self, name: str) -> np.ndarray:
         scales = self.tensors.rows(f"{name}_scale", slice(None))

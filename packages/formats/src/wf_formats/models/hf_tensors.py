@@ -16,6 +16,7 @@ from wf_formats.families.block import (
 )
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
+from wf_formats.packed_codes import CODES_PER_WORD
 from wf_formats.schemes import LOW_RANK_FACTORS
 
 
@@ -64,6 +65,15 @@ def _stored_shapes(
     if quantization.storage is Storage.PACKED_INPUTS:
         assert quantization.group_size is not None
         return {name: (rows, columns // 4), f"{name}_scale": (rows, columns // quantization.group_size)}
+    if quantization.storage is Storage.PACKED_WORDS:
+        if columns % CODES_PER_WORD:
+            raise LoadError(f"{name}: rows of {columns} do not fill whole words of {CODES_PER_WORD} codes")
+        groups = columns // quantization.group_size if quantization.group_size else 1
+        return {
+            f"{name}_packed": (rows, columns // CODES_PER_WORD),
+            f"{name}_scale": (rows, groups),
+            f"{name}_shape": (2,),
+        }
     if quantization.storage is Storage.PACKED_ROWS:
         if rows % 4:
             raise LoadError(f"{name}: {rows} rows are not a multiple of 4, as row blocks need")

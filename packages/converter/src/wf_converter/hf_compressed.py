@@ -1,0 +1,56 @@
+"""Checkpoint -> Hugging Face folder in the 2-bit `pack-quantized` format of compressed-tensors: W2A8.
+
+For stock vLLM, and for transformers with the package compressed-tensors; nothing of ours is needed to load
+it. A ternary linear [out, in] of a stock class without SubLN becomes
+
+    <name>.weight_packed  int32 [out, in / 16]  level q + 2 of input 16 c + i at bits 2 i of word [r, c]
+    <name>.weight_scale   fp32  [out, in / g]   of groups of g inputs; [out, 1], all equal, where one scale
+                                                covers the matrix (strategy `channel`)
+    <name>.weight_shape   int64 [2]             out, in
+
+Codes and scales are those of training, to the bit. Activations are int8 with a scale for each token, chosen
+while it runs. Embeddings, head, norms and biases are plain tensors. transformers unpacks the weights to
+floats at the first use, so that there the folder is a proof and no gain in speed.
+
+What a runtime makes of "int8 for each token" is its own: training and our engine divide by max / 127,
+compressed-tensors (0.20, `calculate_qparams`) by max / 127.5 and cuts 127.5 off at 127, which reference.py
+imitates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wf_converter.checkpoint import ConvertedCheckpoint
+from wf_formats.families.block import HF_HEAD
+from wf_formats.models.hf_compressed import COMPRESSED_FORMAT, quantization_config
+from wf_formats.packed_codes import pack_words
+from wf_formats.schemes import COMPRESSED_METHOD
+
+__all__ = ["COMPRESSED_FORMAT", "CompressedLayout"]
+
+
+@dataclass(frozen=True)
+class CompressedLayout:
+    """A `Layout`."""
+
+    checkpoint: ConvertedCheckpoint
+    name = COMPRESSED_METHOD
+
+    def quantization(self) -> dict[str, Any]:
+        return quantization_config(self.checkpoint.scheme, ignored=(HF_HEAD.removesuffix(".weight"),))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        matrix = self.checkpoint.ternary(name)
+        rows = matrix.shape[0]
+        scales = matrix.scales if matrix.scales.ndim else np.full((rows, 1), matrix.scales)
+        return {
+            f"{name}_packed": torch.from_numpy(pack_words(matrix.codes)),
+            f"{name}_scale": torch.from_numpy(scales),
+            f"{name}_shape": torch.tensor(matrix.shape),
+        }

@@ -1,0 +1,112 @@
+"""An export in the runtime that it is for, beside what PyTorch has to imitate to be comparable with it.
+
+    export                       runs in         reads weights    roundings that PyTorch imitates
+    Hugging Face folder          transformers    HfWeights        none: it rounds as training does
+    folder, compressed-tensors   transformers    HfWeights        its int8 of each token (max / 127.5)
+    GGUF                         llama.cpp       GgufWeights      those of the types in the file
+    GGUF, matrices of I2_S       native engine   GgufWeights      those of bitnet.cpp, whose format it is:
+                                                                  int8 of each token, as training
+
+llama.cpp has no I2_S, and bitnet.cpp is nobody's dependency (a build of the user's own runs the file with
+`wf chat --engine bitnetcpp`). The native engine keeps embeddings and head in 8 bits, which is imitated, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bitnet_arch
+from wf_converter.checkpoint import ConvertedCheckpoint
+from wf_converter.errors import ExportError
+from wf_converter.gguf_plan import gguf_name
+from wf_converter.readback import GgufWeights, HfWeights
+from wf_converter.reference import COMPRESSED, ENGINE_GROUPS, EXACT
+from wf_converter.scores import llamacpp_scores, native_scores, torch_scores
+from wf_formats.families import family_of
+from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
+from wf_formats.gguf import GgufFile
+from wf_formats.models import ModelFile
+from wf_formats.models.gguf_model import GgufModel
+from wf_formats.schemes import COMPRESSED_METHOD
+from wrinklefree_inference import TokenScores
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of an export in its runtime."""
+
+    runtime: str
+    scores: TokenScores
+    weights: GgufWeights | HfWeights
+    types: Mapping[str, str] | None
+    """For `reference.emulate`; None: the runtime computes as training does."""
+
+
+def run_export(
+    checkpoint: ConvertedCheckpoint,
+    export: Path,
+    opened: ModelFile,
+    model: Any,
+    ids: Sequence[int],
+    adapter: Path | None,
+) -> Run:
+    """Scores of an export.
+
+    Args:
+        opened: the export.
+        model: the checkpoint in PyTorch, whose modules are named.
+
+    Raises:
+        ExportError: the runtime refuses the export, or is not installed.
+    """
+    if not isinstance(opened, GgufModel):
+        weights = HfWeights(export)
+        is_compressed = weights.quantization["quant_method"] == COMPRESSED_METHOD
+        types = types_of(model, COMPRESSED) if is_compressed else None
+        return Run("transformers", torch_scores(load_export(export), ids), weights, types)
+    types, gguf_weights = tensor_types(model, opened.file), GgufWeights(opened.file, checkpoint)
+    if opened.file.is_for_bitnetcpp:
+        outer = dict.fromkeys(("model.embed_tokens", "lm_head"), ENGINE_GROUPS)
+        return Run("the native engine", native_scores(export, ids), gguf_weights, {**types, **outer})
+    return Run("llama.cpp", llamacpp_scores(export, ids, adapter), gguf_weights, types)
+
+
+def types_of(model: Any, kind: str) -> dict[str, str]:
+    """Types for `emulate`: one for the linears of the blocks, exact ones for embeddings and head."""
+    linears = dict.fromkeys([name for name, _ in bitnet_arch.bit_linears(model)], kind)
+    return linears | dict.fromkeys(["model.embed_tokens", "lm_head"], EXACT)
+
+
+def tensor_types(model: Any, file: GgufFile) -> dict[str, str]:
+    """GGUF type of every module that `emulate` replaces; parts of one module have the same."""
+    names = [name for name, _ in bitnet_arch.bit_linears(model)]
+    held = family_of(model.config.model_type).held
+    types = {}
+    for name in names:
+        block, stem = re.fullmatch(r"(model\.layers\.\d+)\.(.+)", name).groups()  # type: ignore[union-attr]
+        target = gguf_name(f"{block}.{HF_STEMS[held[stem][0]]}.weight")
+        types[name] = file.tensors[target].type_name
+    embedding = file.tensors[GGUF_EMBEDDING]
+    head = file.tensors.get(GGUF_HEAD, embedding)
+    return types | {"model.embed_tokens": embedding.type_name, "lm_head": head.type_name}
+
+
+def load_export(folder: Path | str) -> Any:
+    """The model of an exported Hugging Face folder, by transformers.
+
+    Raises:
+        ExportError: a package that the folder's format needs is not installed.
+    """
+    import transformers
+
+    try:
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+    except ImportError as error:
+        raise ExportError(
+            f"transformers needs a package more to load {folder}: {' '.join(str(error).split())}"
+        ) from error
+    return model.eval()
