@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import TypeAdapter, ValidationError
 
 from wf_converter.base_model import front_matter_of, origin_of
-from wf_converter.card_record import CardRecord, FileEntry, License, Sizes
-from wf_converter.card_text import GGUF, HF, card_of
+from wf_converter.card_record import GGUF, HF, CardRecord, FileEntry, License, Sizes
+from wf_converter.card_text import card_of
 from wf_converter.errors import ExportError
 from wf_converter.history import history_of
 from wf_converter.inspect import BLOCK_MATRICES, EMBEDDINGS, TensorGroup, inspect_model

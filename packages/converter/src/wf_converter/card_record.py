@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 BITS = 8
+GGUF, HF = "gguf", "hf"
+"""What `CardRecord.format` may be."""
 
 
 @dataclass(frozen=True)

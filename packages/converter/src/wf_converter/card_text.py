@@ -7,20 +7,19 @@ card that nobody changed by hand.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from wf_converter.card_record import CardRecord, StagePassed, TaskScore, TextScore, plain
+from wf_converter.card_record import GGUF, CardRecord, StagePassed, TaskScore, TextScore, plain
+from wf_converter.card_run import how_to_run, is_for_bitnetcpp
 from wf_converter.measured import EXPORT
 from wf_formats.model_card import RECORD_KEY
 from wf_formats.packaged import PACKAGE, ModelSource
 from wf_formats.printable import printable
-from wf_formats.schemes import COMPRESSED_METHOD, GROUP_SIZES, PACKED_METHOD
+from wf_formats.schemes import GROUP_SIZES
 
-GGUF, HF = "gguf", "hf"
 _PURPOSES = {
     "stage1": "conversion of the dense model",
     "stage1_5": "codes and scales chosen on text",
@@ -82,7 +81,7 @@ def _body(record: CardRecord) -> str:
         *_training(record),
         *_figures(record),
         "## How to run it",
-        _run(record),
+        how_to_run(record),
         "## Limits",
         _limits(record),
         *_license(record),
@@ -220,70 +219,6 @@ def _proof(record: CardRecord) -> str:
     )
 
 
-def _run(record: CardRecord) -> str:
-    return _run_gguf(record) if record.format == GGUF else _run_hf(record)
-
-
-def _run_gguf(record: CardRecord) -> str:
-    model, *adapters = (shlex.quote(file.name) for file in record.files)
-    lora = "".join(f" --lora {adapter}" for adapter in adapters)
-    beside = "".join(f" --adapter {adapter}" for adapter in adapters)
-    fetch = []
-    if record.repository:
-        fetch = [f"hf download {record.repository} {' '.join((model, *adapters))} --local-dir ."]
-    llamacpp = [f"llama-cli -m {model}{lora}", f"llama-server -m {model}{lora}"]
-    here = [f"uv run wf chat --model {model}{beside}", f"uv run wf serve --model {model}{beside}"]
-    parts = [_block(fetch)] if fetch else []
-    parts += ["In llama.cpp:", _block(llamacpp), "In WrinkleFree, whose engine is for ternary weights:"]
-    parts += [_block(here)]
-    return "\n\n".join(parts)
-
-
-def _run_hf(record: CardRecord) -> str:
-    name = record.repository or "FOLDER"
-    fetch = [f"hf download {name} --local-dir model"] if record.repository else []
-    folder = "model" if record.repository else name
-    loader = ["import wf_converter.hf_packed  # WrinkleFree's reader of the packed weights"]
-    code = [
-        *(loader if record.layout == PACKED_METHOD else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        'ids = tokenizer("The sky is", return_tensors="pt").input_ids',
-        "print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))",
-    ]
-    here = [*fetch, f"uv run wf chat --model {folder}", f"uv run wf serve --model {folder}"]
-    return "\n\n".join(
-        [
-            *_run_vllm(record, name),
-            "In transformers:",
-            _block(code, "python"),
-            "In WrinkleFree, whose engine is for ternary weights:",
-            _block(here),
-        ]
-    )
-
-
-def _run_vllm(record: CardRecord, name: str) -> list[str]:
-    if record.layout != COMPRESSED_METHOD:
-        return []
-    command = [f"vllm serve {name} --max-model-len {min(record.context_tokens or 4096, 4096)}"]
-    needs = (
-        "On an NVIDIA GPU of compute capability 7.5 or more, in vLLM 0.32 or newer (whose kernels for weights of "
-        "2 bits and activations of 8 are the package humming-kernels; not tried for this card):"
-    )
-    return [
-        needs,
-        _block(command),
-        "transformers needs the package `compressed-tensors`, and gets no faster.",
-    ]
-
-
-def _block(lines: Sequence[str], language: str = "sh") -> str:
-    return "\n".join([f"```{language}", *(printable(line, None) for line in lines), "```"])
-
-
 def _limits(record: CardRecord) -> str:
     lines = [
         "Rounding to three values loses knowledge that training wins back in part only: measure it on your "
@@ -301,7 +236,12 @@ def _limits(record: CardRecord) -> str:
         )
     if not record.has_chat_template:
         lines.append("There is no chat template: it continues text.")
-    if record.format == GGUF:
+    if is_for_bitnetcpp(record):
+        lines.append(
+            "The file is for bitnet.cpp on x86 and WrinkleFree: llama.cpp does not know its type, and "
+            "bitnet.cpp on ARM takes the weights in another order, so that it answers nonsense there."
+        )
+    elif record.format == GGUF:
         lines.append("The file is for llama.cpp and WrinkleFree, not for transformers.")
     return "\n".join(f"- {line}" for line in lines)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
 
 from wf_converter.command import console, run
 from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE
@@ -34,7 +32,6 @@ from wf_formats.targets import EXPORT, check_apart, check_file, check_folder, ch
 
 if TYPE_CHECKING:
     from wf_converter.card import Wishes
-    from wf_converter.gguf_export import GgufExport
     from wf_converter.hf_export import HfExport
     from wf_converter.publication import Publication
 
@@ -257,6 +254,7 @@ def _export_gguf(
     adapter: Path | None,
 ) -> None:
     from wf_converter.gguf_export import prepare_gguf
+    from wf_converter.gguf_table import gguf_table
 
     prepared = prepare_gguf(checkpoint, wanted, embeddings, license_name)
     prepared.check_adapter(adapter)
@@ -284,35 +282,6 @@ def _export_folder(checkpoint: Path, output: Path, format: Format, linear_class:
     with Progress(console=console) as progress:
         task = progress.add_task("writing", total=len(prepared.names))
         prepared.write(output, lambda name: progress.advance(task))
-
-
-def gguf_table(prepared: GgufExport) -> Table:
-    """One row per kind of tensor and type: count, bits, size and why."""
-    groups: dict[tuple[str, str, str], list[int]] = {}
-    for tensor in prepared.tensors:
-        kind = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else tensor.name
-        if tensor.type_name == "f32":
-            kind = "norms, scales, biases"
-        key = (kind, tensor.type_name, tensor.reason)
-        groups.setdefault(key, []).append(tensor.num_bytes)
-    table = Table(title=f"GGUF, architecture {prepared.architecture}")
-    for column in ("tensors", "type"):
-        table.add_column(column)
-    for column in ("number", "MB"):
-        table.add_column(column, justify="right")
-    table.add_column("why")
-    for (kind, type_name, reason), sizes in groups.items():
-        table.add_row(kind, type_name, *_totals(sizes), reason)
-    if prepared.corrections:
-        totals = _totals([tensor.num_bytes for tensor in prepared.corrections])
-        table.add_row("low-rank corrections", "f32", *totals, "the adapter")
-    table.add_section()
-    table.add_row("total", "", *_totals([tensor.num_bytes for tensor in prepared.written]), "")
-    return table
-
-
-def _totals(sizes: Sequence[int]) -> tuple[str, str]:
-    return str(len(sizes)), f"{sum(sizes) / 1e6:.2f}"
 
 
 def main() -> None:

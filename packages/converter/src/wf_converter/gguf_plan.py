@@ -6,7 +6,8 @@ The rule of `auto`, per ternary matrix (every type here is exact; they differ in
   2. otherwise Q4_0: any row that divides by 32, and five times as fast on x86 as Q2_0, which has no
      SIMD there yet, for twice its size. Ask for q2_0 where size matters more;
   3. otherwise (rows that no block fits) F16.
-TQ1_0 is smaller (1.69 bits) and slower than TQ2_0, so it is only taken when asked for.
+TQ1_0 is smaller (1.69 bits) and slower than TQ2_0, so it is only taken when asked for. So is I2_S, which
+llama.cpp does not read: it is for bitnet.cpp, in the architectures that this has.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from wf_converter.errors import ExportError
 from wf_converter.gguf_arch import permute_rows
 from wf_converter.gguf_layers import rope_divisors
 from wf_formats.errors import FormatError
-from wf_formats.families import GgufArch, family_of
+from wf_formats.families import ARCHS, GgufArch, family_of
 from wf_formats.families.block import (
     GGUF_ROPE_FREQS,
     HF_EMBEDDING,
@@ -41,6 +42,16 @@ from wf_formats.gguf.blocks import encode
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 
 AUTO = "auto"
+_OF_ONE_MODEL = (
+    "bitnet.cpp lays out its TL1 and TL2 in tiles that are compiled in for the matrix sizes of one model, so "
+    "that a file of them runs in that one build alone; take i2_s, which every build on x86 reads"
+)
+REFUSED_TYPES = {
+    "tl1": _OF_ONE_MODEL,
+    "tl2": _OF_ONE_MODEL,
+    "iq2_bn": "of ik_llama.cpp, whose llama-quantize makes it of a file of type i2_s; export that",
+}
+"""Types of others that users may ask for, and why they are not written."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ def export_type(label: str) -> TensorType:
     for kind in EXPORT_TYPES:
         if kind.label == label:
             return kind
+    if (reason := REFUSED_TYPES.get(label)) is not None:
+        raise ExportError(f"--type {label}: {reason}")
     known = ", ".join([AUTO, *(kind.label for kind in EXPORT_TYPES)])
     raise ExportError(f"unknown tensor type {label!r}; known: {known}")
 
@@ -100,6 +113,11 @@ def choose_type(name: str, num_columns: int, is_group_scaled: bool, wanted: str)
     kind = export_type(wanted)
     if kind in fitting:
         return kind, "asked for"
+    if kind.trailer_bytes and is_group_scaled:
+        raise ExportError(
+            f"{name}: {kind.label} has one scale for the whole matrix, the model has scales per group: "
+            "convert with model.scheme=tensor"
+        )
     why = (
         f"its scales per group are finer than the {kind.block}-weight blocks of {kind.label}"
         if is_group_scaled and num_columns % kind.block == 0
@@ -110,7 +128,7 @@ def choose_type(name: str, num_columns: int, is_group_scaled: bool, wanted: str)
 
 
 def _exact_types(num_columns: int, is_group_scaled: bool) -> list[TensorType]:
-    limit = 64 if is_group_scaled else max(num_columns, 1)  # smallest group in use
+    limit = 64 if is_group_scaled else max(num_columns, 1)  # smallest group in use; I2_S is beyond it
     return [kind for kind in EXPORT_TYPES if num_columns % kind.block == 0 and kind.block <= limit]
 
 
@@ -134,6 +152,8 @@ def plan_tensors(
     Raises:
         ExportError: a tensor has no place or would lose information.
     """
+    if wanted == TensorType.I2_S.label:
+        _check_bitnetcpp(checkpoint, arch)
     plans: list[TensorPlan] = []
     for name in sorted(checkpoint.names, key=_file_order):
         if name == HF_HEAD and checkpoint.is_tied:
@@ -151,6 +171,21 @@ def plan_tensors(
     if arch.has_sinks:
         plans.extend(_plan_sinks(checkpoint))
     return plans
+
+
+def _check_bitnetcpp(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> None:
+    """Raises: ExportError for a model that bitnet.cpp does not compute as it was trained."""
+    if not arch.in_bitnetcpp:
+        known = " and ".join(known.name for known in ARCHS.values() if known.in_bitnetcpp)
+        raise ExportError(
+            f"{checkpoint.folder} becomes architecture {arch.name}, bitnet.cpp computes {known} with i2_s: "
+            "take another --type, for llama.cpp and the native engine"
+        )
+    if checkpoint.low_rank:
+        raise ExportError(
+            f"{checkpoint.folder} has low-rank corrections (rank {checkpoint.low_rank}), which bitnet.cpp is "
+            "not known to add to products with i2_s: take another --type, for llama.cpp and the native engine"
+        )
 
 
 def _plan_sinks(checkpoint: ConvertedCheckpoint) -> Iterator[TensorPlan]:
@@ -204,7 +239,8 @@ def _plan_ternary(
     order = np.arange(num_rows)[part_rows]
     rows = order.size
     kind, reason = choose_type(name, columns, checkpoint.is_group_scaled, wanted)
-    target, has_scale_tensor = gguf_name(part), _has_scale_tensors(checkpoint, arch)
+    target = gguf_name(part)
+    has_scale_tensor = not kind.trailer_bytes and _has_scale_tensors(checkpoint, arch)
 
     def produce() -> np.ndarray:
         matrix = checkpoint.ternary(name).take_rows(order)
@@ -217,7 +253,7 @@ def _plan_ternary(
         except FormatError as error:
             raise ExportError(f"{name}: {error}") from error
 
-    num_bytes = rows * kind.row_bytes(columns)
+    num_bytes = kind.num_bytes(rows * columns)
     yield TensorPlan(target, (rows, columns), kind, num_bytes, reason, produce, is_ternary=True)
     if has_scale_tensor:
         yield plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.ternary(name).scales.reshape(1))

@@ -78,8 +78,10 @@ def keep(x: Tensor) -> Tensor:
     return x
 
 
-EXACT, COMPRESSED, ENGINE_GROUPS = "f32", "compressed-tensors", "8 bits of the native engine"
+EXACT, COMPRESSED = "f32", "compressed-tensors"
 """Types beside those of GGUF."""
+ENGINE_TYPES = {label: f"{label} in the native engine" for label in EMBEDDING_TYPES}
+"""Those of embeddings and head there."""
 _ROUNDING_TO = {
     TensorType.Q8_K: round_q8_k,
     TensorType.Q8_0: round_q8_0,
@@ -89,8 +91,8 @@ _ROUNDING_TO = {
 ROUNDINGS: Mapping[str, Rounding] = {
     EXACT: keep,
     COMPRESSED: round_compressed,
-    ENGINE_GROUPS: keep,
     "q8_0": round_q8_0,
+    **dict.fromkeys(ENGINE_TYPES.values(), keep),
 } | {kind.label: _ROUNDING_TO[export.activations] for kind, export in EXPORT_TYPES.items()}
 """What a runtime does to the inputs of a matrix, by the label of its type."""
 
@@ -166,12 +168,13 @@ def _stored(weight: Tensor, kind: str) -> Tensor:
     """An embedding matrix after a round trip through its type."""
     if kind == EXACT:
         return weight
-    if kind == ENGINE_GROUPS:
-        rows = weight.detach().float().numpy()
-        return torch.from_numpy(quantize_rows("embeddings", lambda part: rows[part], rows.shape).values())
-    quantized = GGMLQuantizationType(EMBEDDING_TYPES[kind])
+    label = next((label for label, there in ENGINE_TYPES.items() if there == kind), kind)
+    quantized = GGMLQuantizationType(EMBEDDING_TYPES[label])
     data = quants.quantize(weight.detach().float().numpy(), quantized)
-    return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, quantized), np.float32))
+    rows = np.ascontiguousarray(quants.dequantize(data, quantized), np.float32)
+    if kind == ENGINE_TYPES["f16"]:
+        rows = quantize_rows("embeddings", lambda part: rows[part], rows.shape).values()
+    return torch.from_numpy(rows)
 
 
 def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:

@@ -24,7 +24,7 @@ from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.readback import GgufWeights, HfWeights
-from wf_converter.reference import COMPRESSED, ENGINE_GROUPS, EXACT
+from wf_converter.reference import COMPRESSED, ENGINE_TYPES, EXACT
 from wf_converter.scores import llamacpp_scores, native_scores, torch_scores
 from wf_formats.families import family_of
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
@@ -70,7 +70,7 @@ def run_export(
         return Run("transformers", torch_scores(load_export(export), ids), weights, types)
     types, gguf_weights = tensor_types(model, opened.file), GgufWeights(opened.file, checkpoint)
     if opened.file.is_for_bitnetcpp:
-        outer = dict.fromkeys(("model.embed_tokens", "lm_head"), ENGINE_GROUPS)
+        outer = {name: ENGINE_TYPES[types[name]] for name in ("model.embed_tokens", "lm_head")}
         return Run("the native engine", native_scores(export, ids), gguf_weights, {**types, **outer})
     return Run("llama.cpp", llamacpp_scores(export, ids, adapter), gguf_weights, types)
 

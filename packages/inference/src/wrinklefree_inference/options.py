@@ -60,20 +60,25 @@ class Flag:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """How a model runs in this process; None: see the help."""
+ContextTokens = Annotated[
+    int | None,
+    Flag(
+        "--context",
+        f"Longest prompt and answer in tokens; if not given {DEFAULT_CONTEXT_TOKENS}, or the model's.",
+        minimum=16,
+    ),
+]
+NumThreads = Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)]
+ModelId = Annotated[str | None, Flag("--model-id", "Id in /v1/models; the file's name if not given.")]
+NumParallel = Annotated[int, Flag("--parallel", "Requests answered at the same time.", minimum=1)]
 
-    context_tokens: Annotated[
-        int | None,
-        Flag(
-            "--context",
-            f"Longest prompt and answer in tokens; if not given {DEFAULT_CONTEXT_TOKENS}, or the model's.",
-            minimum=16,
-        ),
-    ] = None
-    num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
-    adapter: Annotated[Path | None, Flag("--adapter", ADAPTER)] = None
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """How a model runs on this machine; None: see the help."""
+
+    context_tokens: ContextTokens = None
+    num_threads: NumThreads = None
 
     @property
     def context_tokens_or_default(self) -> int:
@@ -87,12 +92,29 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class EngineOptions(ComputeOptions):
+    """How a model runs in this process."""
+
+    adapter: Annotated[Path | None, Flag("--adapter", ADAPTER)] = None
+
+
+@dataclass(frozen=True)
 class ServedEngineOptions(EngineOptions):
     """How a served model runs."""
 
-    model_id: Annotated[str | None, Flag("--model-id", "Id in /v1/models; the file's name if not given.")] = (
-        None
-    )
+    model_id: ModelId = None
+
+
+@dataclass(frozen=True)
+class BitnetCppOptions(ComputeOptions):
+    """How a model runs in bitnet.cpp."""
+
+    build: Annotated[
+        Path | None,
+        Flag(
+            "--bitnetcpp", "Folder of your build of bitnet.cpp, or its llama-server.", envvar="WF_BITNETCPP"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -317,8 +339,19 @@ class LlamaCppServerOptions:
     model: str | Path
     listen: ListenOptions = field(default_factory=ListenOptions)
     engine: ServedEngineOptions = field(default_factory=ServedEngineOptions)
-    num_parallel: Annotated[int, Flag("--parallel", "Requests answered at the same time.", minimum=1)] = 2
+    num_parallel: NumParallel = 2
     web_ui: Annotated[bool, Flag("--web-ui", "Its own chat page at /.")] = False
+
+
+@dataclass(frozen=True)
+class BitnetCppServerOptions:
+    """`serve --engine bitnetcpp`; context tokens are those of each of `num_parallel` requests."""
+
+    model: str | Path
+    listen: ListenOptions = field(default_factory=ListenOptions)
+    engine: BitnetCppOptions = field(default_factory=BitnetCppOptions)
+    model_id: ModelId = None
+    num_parallel: NumParallel = 2
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class GgufArch:
     scales_embedding: bool = False
     """Embeddings are multiplied by sqrt(hidden size)."""
     attention_scale: Callable[[Shape], float] = _per_head
+    in_bitnetcpp: bool = False
+    """bitnet.cpp's own llama.cpp computes it with matrices of I2_S, of rows as here."""
     in_llamacpp: bool = True
     """False: the name of a fork, which is read and not written."""
     constants: Mapping[str, float] = field(default_factory=dict)

@@ -18,7 +18,9 @@ BITNET = Family(
     model_type="bitnet",
     names="BitNet b1.58, converted Llama-like models",
     archs=(
-        GgufArch("bitnet", extras=SUB_NORMS, has_matrix_scales=True, always_ties_head=True),
+        GgufArch(
+            "bitnet", extras=SUB_NORMS, has_matrix_scales=True, always_ties_head=True, in_bitnetcpp=True
+        ),
         _fork("bitnet-b1.58"),
         _fork("bitnet-25"),
     ),

@@ -15,6 +15,7 @@ LLAMA_ARCH = GgufArch(
     has_matrix_scales=True,
     optional=(QKV_BIASES, ("o_bias",), MLP_BIASES),
     has_rope_freqs=True,
+    in_bitnetcpp=True,
 )
 LAYERED_ARCH = GgufArch(
     "granite_swa",

@@ -6,7 +6,8 @@ one core.
 
 Writing (`encode`): ternary codes only, in types that hold {-d, 0, +d} exactly. Scales go to fp16
 (relative error at most 2**-11); a scale that fp16 holds less exactly (subnormal or overflow) is an
-error. Callers that need the exact fp32 scale store unit blocks and a `.scale` tensor.
+error. Callers that need the exact fp32 scale store unit blocks and a `.scale` tensor. I2_S has one fp32 scale
+for the matrix, behind its blocks.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def encode(codes: np.ndarray, scales: np.ndarray, kind: TensorType) -> np.ndarra
         kind: a type in EXPORT_TYPES.
 
     Returns:
-        uint8 [out, row bytes].
+        uint8 [out, row bytes]; [bytes] of a type with a trailer.
 
     Raises:
         FormatError: K is not a multiple of the block, a block would need two scales, or fp16 cannot
@@ -99,11 +100,23 @@ def encode(codes: np.ndarray, scales: np.ndarray, kind: TensorType) -> np.ndarra
     rows, columns = codes.shape
     if columns % kind.block:
         raise FormatError(f"rows of {columns} weights are not a multiple of the {kind.block} of {kind.label}")
+    if kind.trailer_bytes:
+        return _with_trailer(codes, scales, kind)
     used = codes.reshape(rows, -1, kind.block).any(axis=-1)  # a block of zeros needs no scale
     scale_of_block = to_fp16(_block_scales(scales, rows, columns, kind) * used)
     blocks = codes.reshape(-1, kind.block)
     encoded = EXPORT_TYPES[kind].encode(blocks, scale_of_block.reshape(-1, 1))
     return encoded.reshape(rows, -1)
+
+
+def _with_trailer(codes: np.ndarray, scales: np.ndarray, kind: TensorType) -> np.ndarray:
+    """Blocks, the fp32 scale of the matrix, zeros."""
+    if scales.ndim:
+        raise FormatError(f"{kind.label} has one scale for the whole matrix, this one has {scales.size}")
+    trailer = np.zeros(kind.trailer_bytes, np.uint8)
+    trailer[:4] = np.asarray(scales, "<f4").reshape(1).view(np.uint8)
+    blocks = EXPORT_TYPES[kind].encode(codes.reshape(-1, kind.block), scales)
+    return np.concatenate([blocks.reshape(-1), trailer])
 
 
 def to_fp16(scales: np.ndarray) -> np.ndarray:

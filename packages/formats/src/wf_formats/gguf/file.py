@@ -20,7 +20,7 @@ import numpy as np
 
 from wf_formats.gguf import blocks
 from wf_formats.gguf.header import GgufError, Header, TableEntry, parse_header
-from wf_formats.gguf.types import TensorType, ValueType
+from wf_formats.gguf.types import FOREIGN_TYPES, TL2, TL2_FILE_TYPE, TensorType, ValueType
 from wf_formats.mapping import map_file, release_pages
 
 _KNOWN_TYPES = {int(kind): kind for kind in TensorType}
@@ -41,7 +41,9 @@ class GgufTensor:
     def type(self) -> TensorType:
         """Raises GgufError for a type that has no name here."""
         if self.ggml_type not in _KNOWN_TYPES:
-            raise GgufError(f"tensor {self.name!r} has the unknown type {self.ggml_type}")
+            what = FOREIGN_TYPES.get(self.ggml_type)
+            told = f"the unknown type {self.ggml_type}" if what is None else f"type {self.ggml_type}, {what}"
+            raise GgufError(f"tensor {self.name!r} has {told}")
         return _KNOWN_TYPES[self.ggml_type]
 
     @property
@@ -121,6 +123,7 @@ def open_gguf(path: Path | str) -> GgufFile:
 
 
 def _tensors(header: Header, file_bytes: int) -> dict[str, GgufTensor]:
+    _check_tiles(header)
     tensors = {name: _checked(name, entry, header, file_bytes) for name, entry in header.table.items()}
     in_order = sorted(tensors.values(), key=lambda tensor: tensor.offset)
     for before, tensor in pairwise(in_order):
@@ -128,6 +131,16 @@ def _tensors(header: Header, file_bytes: int) -> dict[str, GgufTensor]:
             raise GgufError(f"tensor {tensor.name!r} overlaps {before.name!r} at byte {tensor.offset}")
     _check_gaps(header, in_order, file_bytes)
     return tensors
+
+
+def _check_tiles(header: Header) -> None:
+    """Raises GgufError for matrices of bitnet.cpp's TL2, which have the number of MXFP4 and another size."""
+    is_bitnet = str(header.keys.get("general.architecture")).startswith("bitnet")
+    if not (is_bitnet or header.keys.get("general.file_type") == TL2_FILE_TYPE):
+        return
+    for name, entry in header.table.items():
+        if entry.ggml_type == TensorType.MXFP4:
+            raise GgufError(f"tensor {name!r} has type {entry.ggml_type}, {TL2}")
 
 
 def _end(tensor: GgufTensor) -> int:

@@ -1,7 +1,8 @@
 """Tensor types of GGUF: their numbers, and how many weights share how many bytes.
 
 Source: ggml's `enum ggml_type` and block structs; type 36 is the I2_S of bitnet.cpp (mainline gave the
-number to a type that it has removed since).
+number to a type that it has removed since). Other forks have numbers of their own, which are known to be told
+what they are (FOREIGN_TYPES); bitnet.cpp's TL2 has that of mainline's MXFP4.
 """
 
 from __future__ import annotations
@@ -100,6 +101,18 @@ class TensorType(IntEnum):
         return self.row_bytes(num_weights) + self.trailer_bytes
 
 
+_TILES = "whose tiles are compiled into one build for one model, so that nobody else can read them"
+_IK = "its llama-quantize makes them of I2_S files, which are read here"
+FOREIGN_TYPES = {
+    38: f"TL1 of bitnet.cpp, {_TILES}",
+    134: f"IQ1_BN of ik_llama.cpp; {_IK}",
+    135: f"IQ2_BN of ik_llama.cpp; {_IK}",
+    335: f"IQ2_BN_R4 of ik_llama.cpp; {_IK}",
+}
+"""Numbers of forks -> what they are, and why they are not read."""
+TL2 = f"TL2 of bitnet.cpp, {_TILES}"
+TL2_FILE_TYPE = 39
+"""general.file_type of a file with matrices of TL2; files with MXFP4 have another."""
 _BLOCKS = {
     TensorType.F32: (1, 4),
     TensorType.F16: (1, 2),

@@ -87,12 +87,12 @@ class LlamaCppRunner:
         self, model: Path, adapter: Path | None, threads: int, context_tokens: int, num_sequences: int
     ) -> None:
         from wrinklefree_inference.llamacpp import api as llama
-        from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
+        from wrinklefree_inference.llamacpp.gguf_file import check_gguf, check_model
         from wrinklefree_inference.llamacpp.handles import ContextOptions, load_model, new_context
         from wrinklefree_inference.llamacpp.scorer import CONTEXT_GRANULARITY_TOKENS
 
         self._llama, self._api = llama, llama.library()
-        beside = check_adapter(check_gguf(model), adapter)
+        beside = check_model(check_gguf(model), adapter)
         self._model = load_model(model)
         rounded = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS
         room = rounded * num_sequences

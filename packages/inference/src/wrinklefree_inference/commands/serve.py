@@ -10,7 +10,12 @@ import typer
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
-from wrinklefree_inference.options import LlamaCppServerOptions, NativeServerOptions, ProxyOptions
+from wrinklefree_inference.options import (
+    BitnetCppServerOptions,
+    LlamaCppServerOptions,
+    NativeServerOptions,
+    ProxyOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class ServedEngine:
 SERVERS = {
     "native": ServedEngine(NativeServerOptions, "wrinklefree_inference.commands.serving:serve_native"),
     "llamacpp": ServedEngine(LlamaCppServerOptions, "wrinklefree_inference.commands.serving:serve_llamacpp"),
+    "bitnetcpp": ServedEngine(
+        BitnetCppServerOptions, "wrinklefree_inference.commands.serving:serve_bitnetcpp"
+    ),
     "openai": ServedEngine(ProxyOptions, "wrinklefree_inference.commands.serving:serve_openai"),
 }
 KINDS = {name: engine.options for name, engine in SERVERS.items()}
@@ -42,7 +50,10 @@ def serve(
     ],
     engine: Annotated[
         str,
-        typer.Option(help="native; llamacpp: llama.cpp's own server; openai: pass on to a URL."),
+        typer.Option(
+            help="native; llamacpp: llama.cpp's own server; bitnetcpp: that of your build of bitnet.cpp; "
+            "openai: pass on to a URL."
+        ),
     ] = "native",
     **given: Any,
 ) -> None:
@@ -57,6 +68,8 @@ def serve(
       WF_API_KEY=... wf serve --model model.gguf --host 0.0.0.0 --port 8080
 
       wf serve --engine llamacpp --model model.gguf --parallel 4
+
+      wf serve --engine bitnetcpp --bitnetcpp ~/BitNet --model model-i2_s.gguf
 
       wf serve --engine openai --model http://127.0.0.1:30000 --api-key-file keys.txt
 

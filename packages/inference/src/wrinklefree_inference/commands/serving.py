@@ -18,7 +18,15 @@ from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.run import Drain, DrainingServer, bind, url_of
 from wrinklefree_inference.keys import keys_of
-from wrinklefree_inference.options import LlamaCppServerOptions, NativeServerOptions, ProxyOptions
+from wrinklefree_inference.options import (
+    BitnetCppServerOptions,
+    LlamaCppServerOptions,
+    NativeServerOptions,
+    ProxyOptions,
+)
+
+_LOOK_S = 0.5
+"""Between two looks at a server that is a process of its own."""
 
 
 def serve_native(options: NativeServerOptions) -> None:
@@ -75,6 +83,24 @@ def serve_llamacpp(options: LlamaCppServerOptions) -> None:
     stop.wait()
     typer.echo("stopping", err=True)
     del server  # its destructor closes the connections and the port
+
+
+def serve_bitnetcpp(options: BitnetCppServerOptions) -> None:
+    """The llama-server of a build of bitnet.cpp, a process of its own that ends with this one."""
+    from wrinklefree_inference.bitnetcpp.server import start_server
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    server = start_server(options, stop)
+    try:
+        if not stop.is_set():
+            _announce(Path(options.model).name, server.url)
+        while not stop.wait(_LOOK_S):
+            server.check()
+        typer.echo("stopping", err=True)
+    finally:
+        server.close()
 
 
 async def _listen(

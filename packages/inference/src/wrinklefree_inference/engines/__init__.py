@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import Engine
-from wrinklefree_inference.options import ClientOptions, EngineOptions
+from wrinklefree_inference.options import BitnetCppOptions, ClientOptions, ComputeOptions, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class RegisteredEngine:
 ENGINES = {
     "native": RegisteredEngine("wrinklefree_inference.engines.native:NativeEngine", EngineOptions),
     "llamacpp": RegisteredEngine("wrinklefree_inference.llamacpp.engine:LlamaCppEngine", EngineOptions),
+    "bitnetcpp": RegisteredEngine("wrinklefree_inference.bitnetcpp.engine:BitnetCppEngine", BitnetCppOptions),
     "openai": RegisteredEngine("wrinklefree_inference.engines.openai:OpenAIEngine", ClientOptions),
 }
 
@@ -35,7 +36,7 @@ ENGINES = {
 def engine_for(model: str | Path) -> str:
     """Name of the engine for `model`: `openai` for a URL, `native` for a .gguf file or a folder.
 
-    `llamacpp` is never chosen for you: a file that `native` refuses is refused, with the reason.
+    Neither `llamacpp` nor `bitnetcpp` is chosen for you: what `native` refuses is refused, with the reason.
 
     Raises:
         RequestError: None of these; pass the engine's name yourself.
@@ -58,7 +59,7 @@ def check_engine(name: str) -> str:
 
 
 def open_engine(
-    model: str | Path, engine: str | None = None, options: EngineOptions | ClientOptions | None = None
+    model: str | Path, engine: str | None = None, options: ComputeOptions | ClientOptions | None = None
 ) -> Engine:
     """Make the engine for `model`.
 

@@ -33,17 +33,25 @@ def check_gguf(path: str | Path) -> Path:
     return path
 
 
-def check_adapter(model: Path, adapter: Path | None) -> Path | None:
-    """Return `adapter` if the model needs none, or if it is a file that begins like a GGUF.
+def check_model(model: Path, adapter: Path | None) -> Path | None:
+    """Return `adapter` if llama.cpp can be asked to run a file with it, or without one.
 
     Raises:
-        EngineError: It is no GGUF; or there is none, and the model's low-rank corrections are in one.
+        EngineError: The adapter is no GGUF; or there is none, and the model's low-rank corrections are in
+            one; or the model has a type that llama.cpp does not know.
     """
     if adapter is not None:
-        return check_gguf(adapter)
+        check_gguf(adapter)
     try:
         with suppress(GgufError):  # a file that llama.cpp may read; it is none of ours
-            check_adapter_given(open_gguf(model))
+            file = open_gguf(model)
+            if file.is_for_bitnetcpp:
+                raise EngineError(
+                    f"{model} has matrices of type i2_s, which bitnet.cpp reads and llama.cpp does not: take "
+                    "the native engine, or a build of bitnet.cpp of yours (--engine bitnetcpp)"
+                )
+            if adapter is None:
+                check_adapter_given(file)
     except LoadError as error:
         raise EngineError(f"{model}: {error}") from error
-    return None
+    return adapter

@@ -31,7 +31,7 @@ from wrinklefree_inference.engines.base import TokenScores, check_scored_range
 from wrinklefree_inference.engines.log_softmax import log_softmax_at
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.llamacpp import api as llama
-from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
+from wrinklefree_inference.llamacpp.gguf_file import check_gguf, check_model
 from wrinklefree_inference.llamacpp.handles import CacheNumbers, ContextOptions, load_model, new_context
 from wrinklefree_inference.options import EngineOptions
 
@@ -66,7 +66,7 @@ class GgufScorer:
         adapter: Path | None = None,
     ) -> None:
         self.path = check_gguf(path)
-        self.adapter = check_adapter(self.path, adapter)
+        self.adapter = check_model(self.path, adapter)
         self.context_tokens = context_tokens
         self._model = load_model(self.path)
         room = -(-context_tokens // CONTEXT_GRANULARITY_TOKENS) * CONTEXT_GRANULARITY_TOKENS

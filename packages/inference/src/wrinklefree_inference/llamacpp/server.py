@@ -12,7 +12,7 @@ from typing import Any
 from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.keys import keys_of
-from wrinklefree_inference.llamacpp.gguf_file import check_adapter, check_gguf
+from wrinklefree_inference.llamacpp.gguf_file import check_gguf, check_model
 from wrinklefree_inference.options import LlamaCppServerOptions
 
 
@@ -30,8 +30,8 @@ def start_server(options: LlamaCppServerOptions) -> Any:
     if len(keys) > 1:
         raise RequestError(f"llama.cpp's server takes one API key, {len(keys)} were given")
     model, listen = check_gguf(options.model), options.listen
-    adapter = check_adapter(model, options.engine.adapter)
-    _check_address(listen.host, listen.port)
+    adapter = check_model(model, options.engine.adapter)
+    check_address(listen.host, listen.port)
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     if adapter is not None:
@@ -53,7 +53,8 @@ def start_server(options: LlamaCppServerOptions) -> Any:
         raise EngineError(_reason(options)) from error
 
 
-def _check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int) -> None:
+    """Raises: EngineError: nothing can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -8,7 +8,7 @@
     F16        1     2    floats           16
     Q8_0      32    34    yes              8.5
     Q6_K     256   210    yes
-    I2_S     128    32    yes
+    I2_S     128    32    yes              2 (bitnet.cpp)
 
 Sources: ggml's block structs and dequantization. Checked against gguf-py, where it knows a type.
 """

@@ -12,7 +12,8 @@ from wf_formats.gguf.types import TensorType
 Decoder = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(uint8 [blocks, bytes], codes int8 [blocks, block] to fill, scales fp32 [blocks, groups] to fill)."""
 Encoder = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(ternary codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]."""
+"""(ternary codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]; of a type with a
+trailer, which holds the scale, without looking at the scales."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ExportType:
     file_type: int
     """`enum llama_ftype`, goes into general.file_type."""
     activations: TensorType
-    """What llama.cpp rounds the other factor of a product to."""
+    """What llama.cpp rounds the other factor of a product to; I8: bitnet.cpp does, each token for itself."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""Runs a command until it ends or stdin does: a server that ends with whoever started it, `kill -9` included.
+
+    python -m wrinklefree_inference.bitnetcpp.keeper COMMAND...
+
+Whoever starts it holds the other end of stdin and writes nothing. The exit code is the command's, 128 + N for
+one that signal N ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+
+GRACE_S = 5.0
+"""Between SIGTERM and SIGKILL."""
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Entry."""
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+    threading.Thread(target=_end_with_input, args=[child], daemon=True).start()
+    code = child.wait()
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def _end_with_parent() -> None:
+    """Of this process, should it be killed itself."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end_with_input(child: subprocess.Popen[bytes]) -> None:
+    sys.stdin.buffer.read()
+    child.terminate()
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+if __name__ == "__main__":
+    main()
