@@ -26,9 +26,9 @@ import bitnet_arch
 import ternary_kernels as tk
 from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.hf_export import prepare_hf
-from wf_converter.reference import emulate, reference_model
-from wf_converter.runtimes import tensor_types
+from wf_converter.hf_export import prepare_compressed, prepare_hf
+from wf_converter.reference import COMPRESSED, emulate, reference_model
+from wf_converter.runtimes import load_export, tensor_types, types_of
 from wf_converter.scores import Difference, llamacpp_scores, torch_scores
 from wf_formats.families import family_of
 from wf_formats.families.support import support
@@ -147,6 +147,19 @@ def test_checkpoints_and_packed_folders_answer_alike(name, converted, ids, tmp_p
     packed = Difference.between(expected, torch_scores(loaded, ids))
     assert packed.max_abs_delta < 1e-4, packed
     again = Difference.between(native_scores(folder, ids), native_scores(tmp_path / "packed", ids))
+    assert again.max_abs_delta < 1e-4, again
+
+
+@pytest.mark.parametrize("name", ["mistral_v0_1", "smollm3", "gemma3_1b"])
+def test_compressed_tensors_folders_answer_alike(name, converted, ids, tmp_path):
+    """Those of windows, layers without positions, scaled embeddings; other families have tests of their own."""
+    folder = converted(name)
+    prepare_compressed(folder).write(tmp_path / "compressed")
+    model = reference_model(folder)
+    expected = torch_scores(emulate(model, types_of(model, COMPRESSED), False), ids)
+    found = Difference.between(expected, torch_scores(load_export(tmp_path / "compressed"), ids))
+    assert found.max_abs_delta < 1e-4, found
+    again = Difference.between(native_scores(folder, ids), native_scores(tmp_path / "compressed", ids))
     assert again.max_abs_delta < 1e-4, again
 
 

@@ -9,6 +9,7 @@ one that signal N ended.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def _end_with_parent() -> None:
 
 
 def _end_with_input(child: subprocess.Popen[bytes]) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1 << 12):  # not of sys.stdin, whose lock would hold up the end of this process
+        pass
     child.terminate()
     try:
         child.wait(GRACE_S)

@@ -26,8 +26,8 @@ from wrinklefree_inference.options import BitnetCppServerOptions, ListenOptions
 _KEEPER = [sys.executable, "-P", "-m", "wrinklefree_inference.bitnetcpp.keeper"]
 _LOOK_S = 0.1
 _ASK_S = 5.0
-_SHOWN_BYTES = 600
-"""Of the end of its log, where it ends by itself."""
+_SHOWN_LINES = 3
+"""Of its log, where it ends by itself: those that speak of errors, else the last."""
 
 
 class BitnetCppServer:
@@ -46,8 +46,10 @@ class BitnetCppServer:
         if (code := self._process.poll()) is None:
             return
         self._log.seek(0)
-        end = printable(self._log.read()[-_SHOWN_BYTES:].decode(errors="replace").strip())
-        raise EngineError(f"the server of bitnet.cpp ended with exit code {code}: ...{end}")
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        told = [line for line in lines if "error" in line.lower()] or lines
+        reason = printable("; ".join(told[-_SHOWN_LINES:])) or "it said nothing"
+        raise EngineError(f"the server of bitnet.cpp ended with exit code {code}: {reason}")
 
     def close(self) -> None:
         """End it; calling it again does nothing."""
