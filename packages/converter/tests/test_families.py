@@ -152,7 +152,7 @@ def test_checkpoints_and_packed_folders_answer_alike(name, converted, ids, tmp_p
 
 @pytest.mark.parametrize("name", ["mistral_v0_1", "smollm3", "gemma3_1b"])
 def test_compressed_tensors_folders_answer_alike(name, converted, ids, tmp_path):
-    """Those of windows, layers without positions, scaled embeddings; other families have tests of their own."""
+    """Windows, layers without positions, scaled embeddings; other families have tests of their own."""
     folder = converted(name)
     prepare_compressed(folder).write(tmp_path / "compressed")
     model = reference_model(folder)

@@ -254,3 +254,36 @@ def test_random_bytes_decode_to_the_right_shape(kind):
     codes, scales = codes_and_scales(data, kind, 512)
     assert codes.shape == (4, 512)
     assert scales.shape == (4, 512 // SCALE_GROUPS[kind])
+
+
+@pytest.mark.parametrize(
+    ("arch", "file_type", "kind", "what"),
+    [
+        ("llama", 38, 38, "TL1 of bitnet.cpp, whose tiles are compiled into one build"),
+        ("bitnet-b1.58", 1, 39, "TL2 of bitnet.cpp"),
+        ("llama", 39, 39, "TL2 of bitnet.cpp"),
+        ("llama", 1, 134, "IQ1_BN of ik_llama.cpp"),
+        ("bitnet", 1, 135, "IQ2_BN of ik_llama.cpp; its llama-quantize makes them of I2_S files"),
+        ("bitnet", 1, 335, "IQ2_BN_R4 of ik_llama.cpp"),
+    ],
+)
+def test_types_of_forks_are_told_by_name(tmp_path, arch, file_type, kind, what):
+    """Of their sizes nothing is known: TL2's is not that of MXFP4, which has its number."""
+    keys = [
+        key("general.architecture", STRING, string(arch)),
+        key("general.file_type", U32, struct.pack("<I", file_type)),
+    ]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(assemble(keys, [entry("blk.0.ffn_up.weight", (6, 64), kind, 0)], bytes(1000)))
+    with pytest.raises(GgufError, match=f"tensor 'blk.0.ffn_up.weight' has type {kind}, {what}"):
+        _ = open_gguf(path).tensors["blk.0.ffn_up.weight"].type
+
+
+def test_mxfp4_of_llama_cpp_stays_what_it_is(tmp_path):
+    keys = [
+        key("general.architecture", STRING, string("llama")),
+        key("general.file_type", U32, struct.pack("<I", 38)),
+    ]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(assemble(keys, [entry("one", (2, 64), 39, 0)], bytes(4 * 17)))
+    assert open_gguf(path).tensors["one"].type is TensorType.MXFP4

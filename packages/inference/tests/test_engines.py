@@ -93,7 +93,7 @@ def test_sampling_is_checked(keywords, message):
 def test_registry(packaged_gguf: Path):
     assert engine_for(packaged_gguf) == engine_for(packaged_gguf.parent) == "native"
     assert engine_for("https://example.org/v1") == "openai"
-    with pytest.raises(ValueError, match=r"known engines: native, llamacpp, openai"):
+    with pytest.raises(ValueError, match=r"known engines: native, llamacpp, bitnetcpp, openai"):
         engine_for("model.bin")
     with pytest.raises(ValueError, match="unknown engine 'vllm'"):
         open_engine(packaged_gguf, "vllm")
