@@ -10,7 +10,7 @@ import transformers
 
 import bitnet_arch
 from wf_converter.gguf_export import prepare_gguf
-from wf_converter.hf_export import prepare_hf
+from wf_converter.hf_export import prepare_compressed, prepare_hf
 from wf_converter.prove import token_ids
 from wf_converter.verify import verify
 
@@ -57,6 +57,14 @@ def test_folder_of_the_converted_model(smollm2, tmp_path, linear_class):
     prepare_hf(smollm2, linear_class).write(tmp_path / "out")
     found = verify(smollm2, tmp_path / "out", token_ids(smollm2, None, TOKENS))
     assert found.passed, found.problems
+
+
+@pytest.mark.parametrize("smollm2", ["group64"], indirect=True)
+def test_compressed_tensors_of_the_converted_model(smollm2, tmp_path):
+    prepare_compressed(smollm2).write(tmp_path / "out")
+    found = verify(smollm2, tmp_path / "out", token_ids(smollm2, None, TOKENS))
+    assert found.passed, found.problems
+    assert found.judged.max_abs_delta < 1e-3, "its roundings are imitated"
 
 
 def test_chat_template_survives(smollm2, tmp_path):

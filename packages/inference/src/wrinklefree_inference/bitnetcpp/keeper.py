@@ -2,8 +2,9 @@
 
     python -m wrinklefree_inference.bitnetcpp.keeper COMMAND...
 
-Whoever starts it holds the other end of stdin and writes nothing. The exit code is the command's, 128 + N for
-one that signal N ended.
+Whoever starts it holds the other end of stdin and writes nothing. Of what the command prints the last lines
+are kept in memory, and given out when it ends: a log of months would fill a disk, and may have prompts in it.
+The exit code is the command's, 128 + N for one that signal N ended.
 """
 
 from __future__ import annotations
@@ -14,18 +15,30 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
+KEPT_LINES, LINE_BYTES = 100, 1000
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Entry."""
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+    child = subprocess.Popen(
+        sys.argv[1:],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_end_with_parent,
+    )
     threading.Thread(target=_end_with_input, args=[child], daemon=True).start()
+    assert child.stdout is not None
+    last = deque(iter(lambda: child.stdout.readline(LINE_BYTES), b""), KEPT_LINES)
     code = child.wait()
-    sys.exit(code if code >= 0 else 128 - code)
+    sys.stdout.buffer.write(b"".join(last))
+    sys.stdout.flush()
+    os._exit(code if code >= 0 else 128 - code)  # without waiting for the thread, which may read still
 
 
 def _end_with_parent() -> None:
@@ -34,7 +47,7 @@ def _end_with_parent() -> None:
 
 
 def _end_with_input(child: subprocess.Popen[bytes]) -> None:
-    while os.read(0, 1 << 12):  # not of sys.stdin, whose lock would hold up the end of this process
+    while os.read(0, 1 << 12):
         pass
     child.terminate()
     try:

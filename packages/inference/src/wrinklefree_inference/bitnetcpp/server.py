@@ -31,7 +31,7 @@ _SHOWN_LINES = 3
 
 
 class BitnetCppServer:
-    """A server that runs. What it prints goes to a file without a name, for the reason of its end.
+    """A server that runs. What it printed last goes to a file without a name, for the reason of its end.
 
     Attributes:
         url: Where it listens.
@@ -121,6 +121,7 @@ def _wait(server: BitnetCppServer, stop: threading.Event) -> None:
             server.check()
             try:
                 if client.get(f"{server.url}/health").status_code == httpx.codes.OK:
+                    server.check()  # or somebody else answers there
                     return
             except httpx.TransportError:
                 pass
