@@ -33,8 +33,9 @@ def main() -> None:
         preexec_fn=_end_with_parent,
     )
     threading.Thread(target=_end_with_input, args=[child], daemon=True).start()
-    assert child.stdout is not None
-    last = deque(iter(lambda: child.stdout.readline(LINE_BYTES), b""), KEPT_LINES)
+    printed = child.stdout
+    assert printed is not None
+    last = deque(iter(lambda: printed.readline(LINE_BYTES), b""), KEPT_LINES)
     code = child.wait()
     sys.stdout.buffer.write(b"".join(last))
     sys.stdout.flush()
