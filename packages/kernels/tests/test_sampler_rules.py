@@ -6,6 +6,10 @@ compares that one with a reference).
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -270,3 +274,14 @@ def test_choices_under_rules_are_pinned_to_the_bit():
 def test_bad_rules_are_named(change: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         sample(np.full((2, VOCAB), 3e38, np.float32), **change)
+
+
+def test_the_benchmark_checks_its_draws_and_reports_ratios():
+    script = Path(__file__).parent.parent / "benchmarks" / "sampler.py"
+    command = [sys.executable, str(script), "--vocab", "20000", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    times = json.loads(done.stdout)["times"]
+    assert {row["rule"] for row in times} == {"none", "half", "most", "few", "rules"}
+    assert all(row["ms"] > 0 for row in times)
+    assert {row["ratio"] for row in times if row["rule"] == "none"} == {1.0}
