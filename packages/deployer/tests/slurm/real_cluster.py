@@ -149,6 +149,7 @@ def cluster(folder: Path, configuration: str = "", login: str = "", node: str = 
     (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder) + configuration)
     inside = INSIDE.format(folder=folder, login=login, node=node)
     command = [
+        *("setpriv", "--pdeathsig", "KILL"),  # it ends with us, however we end
         "unshare",
         "--mount",
         "--pid",
