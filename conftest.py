@@ -21,6 +21,7 @@ from gguf_files import finish
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers compiles bitnet helpers: 8-18 s a process
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow a shared machine tenfold
+os.environ.setdefault("WF_PACKED_CACHE", "0")  # tests fill no cache of the user's
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Bytecode is kept, whatever the environment says: without it each of the tests' many processes compiles what
 # it imports, 7 s of processor time for PyTorch and transformers.

@@ -1,4 +1,5 @@
-// Matrices over memory that somebody else owns: what the PyTorch operators need (src/ternary_kernels/torch_ops.py).
+// Matrices and corrections over memory that somebody else owns: buffers of PyTorch (src/ternary_kernels/torch_ops.py),
+// mapped files (src/ternary_kernels/packed).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -6,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 
 #include "bindings.h"
+#include "low_rank.h"
 #include "matrix.h"
 
 namespace nb = nanobind;
@@ -14,21 +16,22 @@ using namespace nb::literals;
 namespace tk {
 namespace {
 
+// Of memory that may be read only: nothing but packing writes into a matrix, and that has memory of its own.
 template <typename T>
-using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 
 constexpr uintptr_t kAlignment = 64;  // kernels load whole vectors
 
 template <typename T>
 Buffer<T> borrow(const char* name, const Array<T>& array, int64_t size) {
     if (static_cast<int64_t>(array.size()) != size)
-        throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " values, the matrix needs " +
-                                    std::to_string(size));
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " values, " + std::to_string(size) +
+                                    " are needed");
     const auto past = reinterpret_cast<uintptr_t>(array.data()) % kAlignment;
     if (size && past)
         throw std::invalid_argument(std::string(name) + " begins " + std::to_string(past) + " bytes past a multiple of " +
                                     std::to_string(kAlignment) + "; copy it into memory of its own");
-    return Buffer<T>::borrow(array.data(), size);
+    return Buffer<T>::borrow(const_cast<T*>(array.data()), size);
 }
 
 std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales, Array<uint16_t> group_scales, int64_t rows, int64_t cols,
@@ -40,8 +43,19 @@ std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales,
     return matrix;
 }
 
+std::shared_ptr<LowRank> low_rank_from_parts(Array<float> down, Array<float> up, int64_t rows, int64_t cols, int64_t rank) {
+    constexpr int64_t most = int64_t{1} << 31;  // products of two do not overflow
+    if (rows < 1 || cols < 1 || rank < 1 || rows > most || cols > most || rank > most)
+        throw std::invalid_argument("a correction of " + std::to_string(rows) + " x " + std::to_string(cols) + " of rank " +
+                                    std::to_string(rank));
+    return std::make_shared<LowRank>(rows, cols, rank, borrow("down", down, rank * cols), borrow("up", up, rank * rows));
+}
+
+// Of borrowed memory, which may be read only, views are.
 template <typename T, size_t N>
 nb::object view(Buffer<T>& buffer, const size_t (&shape)[N], nb::handle owner) {
+    if (buffer.is_borrowed())
+        return nb::cast(nb::ndarray<nb::numpy, const T>(buffer.data(), N, shape, owner), nb::rv_policy::reference);
     return nb::cast(nb::ndarray<nb::numpy, T>(buffer.data(), N, shape, owner), nb::rv_policy::reference);
 }
 
@@ -53,6 +67,13 @@ nb::tuple parts(nb::handle self) {
                           view(matrix.group_scales, {blocks, static_cast<size_t>(matrix.num_groups), size_t{kRowBlock}}, self));
 }
 
+nb::tuple low_rank_parts(nb::handle self) {
+    auto& pair = nb::cast<LowRank&>(self);
+    const auto rank = static_cast<size_t>(pair.rank);
+    return nb::make_tuple(view(pair.down, {rank, static_cast<size_t>(pair.cols)}, self),
+                          view(pair.up, {rank, static_cast<size_t>(pair.rows)}, self));
+}
+
 std::tuple<int64_t, int64_t, int64_t> packed_shape(int64_t rows, int64_t cols, int64_t group, const std::string& format) {
     const Matrix matrix(parse_format(format), rows, cols, group, Matrix::LayoutOnly{});
     return {matrix.row_blocks, matrix.block_bytes, matrix.num_groups};
@@ -62,17 +83,28 @@ std::tuple<int64_t, int64_t, int64_t> packed_shape(int64_t rows, int64_t cols, i
 
 void bind_ops(nb::module_& module) {
     nb::borrow<nb::class_<Matrix>>(nb::type<Matrix>())
-        .def_static("from_parts", &from_parts, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(), "data"_a,
-                    "row_scales"_a, "group_scales"_a, "rows"_a, "cols"_a, "group_size"_a, "format"_a,
+        .def_static("from_parts", &from_parts, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(),
+                    "data"_a.noconvert(), "row_scales"_a.noconvert(), "group_scales"_a.noconvert(), "rows"_a, "cols"_a, "group_size"_a, "format"_a,
                     R"(A matrix over arrays as `parts` gives them, without copying; they stay alive with it.
 
 Raises:
     ValueError: a size does not fit, or an array does not begin at a multiple of 64 bytes.)")
-        .def("parts", &parts, R"(Views of the packed data, alive with the matrix.
+        .def("parts", &parts, R"(Views of the packed data, alive with the matrix; read only where it does not own them.
 
 Returns:
     data uint8 [row blocks, bytes of a block], row_scales float32 [row blocks * 16] and group_scales
     uint16 [row blocks, groups, 16], the bits of float16 (no groups: empty).)");
+    nb::borrow<nb::class_<LowRank>>(nb::type<LowRank>())
+        .def_static("from_parts", &low_rank_from_parts, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), "down"_a.noconvert(),
+                    "up"_a.noconvert(), "rows"_a, "cols"_a, "rank"_a,
+                    R"(A correction over arrays as `parts` gives them, without copying; they stay alive with it.
+
+Raises:
+    ValueError: a size does not fit, or an array does not begin at a multiple of 64 bytes.)")
+        .def("parts", &low_rank_parts, R"(Views of the factors, alive with the correction.
+
+Returns:
+    down float32 [rank, cols] and up float32 [rank, rows].)");
     module.def("packed_shape", &packed_shape, "rows"_a, "cols"_a, "group_size"_a, "format"_a,
                "(row blocks, bytes of a block, groups of a padded row) of a matrix; ValueError where the format has none.");
 }

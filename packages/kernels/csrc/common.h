@@ -61,6 +61,7 @@ public:
     T* data() { return data_.get(); }
     const T* data() const { return data_.get(); }
     int64_t size() const { return size_; }
+    bool is_borrowed() const { return data_.get_deleter().borrowed; }
     T& operator[](int64_t i) { return data_[i]; }
     const T& operator[](int64_t i) const { return data_[i]; }
 

@@ -14,6 +14,9 @@ LowRank::LowRank(int64_t rows, int64_t cols, int64_t rank, const float* up_value
         for (int64_t r = 0; r < rank; ++r) up[r * rows + row] = up_values[row * rank + r];
 }
 
+LowRank::LowRank(int64_t rows, int64_t cols, int64_t rank, Buffer<float> down, Buffer<float> up)
+    : rows(rows), cols(cols), rank(rank), down(std::move(down)), up(std::move(up)) {}
+
 namespace {
 
 // Small enough to share the work of one token, large enough to be worth sharing.

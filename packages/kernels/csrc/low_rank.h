@@ -12,6 +12,8 @@ struct LowRank {
 
     // up: [rows][rank]
     LowRank(int64_t rows, int64_t cols, int64_t rank, const float* up, const float* down);
+    // Factors as they are kept.
+    LowRank(int64_t rows, int64_t cols, int64_t rank, Buffer<float> down, Buffer<float> up);
     int64_t num_bytes() const { return static_cast<int64_t>(sizeof(float)) * (down.size() + up.size()); }
 };
 

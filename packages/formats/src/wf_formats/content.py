@@ -33,8 +33,15 @@ def file_digest(path: Path) -> str:
 
 def folder_digest(folder: Path) -> str:
     """Of the files that make a model (weights, configuration, tokenizer), with their names."""
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return joined(f"{path.name} {file_digest(path)}" for path in files if path.suffix in _MODEL_SUFFIXES)
+    return joined(f"{path.name} {file_digest(path)}" for path in model_files(folder))
+
+
+def model_files(path: Path) -> list[Path]:
+    """A model's own file; of a folder those with weights, configuration and tokenizer, by name."""
+    if not path.is_dir():
+        return [path]
+    files = (file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith("."))
+    return [file for file in files if file.suffix in _MODEL_SUFFIXES]
 
 
 def joined(parts: Iterable[str]) -> str:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +44,8 @@ def num_cores() -> int:
 
 def commit() -> str | None:
     """Commit of the checkout that this file is part of, short; None outside of one or without git."""
+    import subprocess  # here and below: who only counts cores need not wait for it
+
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -60,6 +60,8 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -99,6 +99,19 @@ class EngineOptions(ComputeOptions):
 
 
 @dataclass(frozen=True)
+class NativeOptions(EngineOptions):
+    """How our own decoder runs a model from the command line: its packed form is kept for the next start.
+
+    With plain `EngineOptions` (evaluation, proofs of exports) nothing is kept.
+    """
+
+    packs_afresh: Annotated[
+        bool,
+        Flag("--no-cache", "Pack the model anew and keep nothing on disk; $WF_PACKED_CACHE=0 for every start."),
+    ] = False
+
+
+@dataclass(frozen=True)
 class ServedEngineOptions(EngineOptions):
     """How a served model runs."""
 
@@ -115,6 +128,11 @@ class BitnetCppOptions(ComputeOptions):
             "--bitnetcpp", "Folder of your build of bitnet.cpp, or its llama-server.", envvar="WF_BITNETCPP"
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class ServedNativeOptions(NativeOptions, ServedEngineOptions):
+    """How our own decoder runs a served model."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +343,7 @@ class NativeServerOptions:
 
     model: str | Path
     listen: ListenOptions = field(default_factory=ListenOptions)
-    engine: ServedEngineOptions = field(default_factory=ServedEngineOptions)
+    engine: ServedNativeOptions = field(default_factory=ServedNativeOptions)
     cache: CacheOptions = field(default_factory=CacheOptions)
     queue: QueueOptions = field(default_factory=QueueOptions)
     answers: AnswerOptions = field(default_factory=AnswerOptions)

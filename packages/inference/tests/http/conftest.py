@@ -19,7 +19,8 @@ import pytest
 
 from wrinklefree_inference.http.app import HttpApp, create_server
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.run import Drain, DrainingServer, bind, url_of
+from wrinklefree_inference.http.listening import bind, url_of
+from wrinklefree_inference.http.run import Drain, DrainingServer
 from wrinklefree_inference.options import HttpOptions, ListenOptions
 
 TOY = Path(__file__).with_name("toy_engine.py")

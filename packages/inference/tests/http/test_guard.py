@@ -10,7 +10,7 @@ import pytest
 from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
-from wrinklefree_inference.http.run import bind
+from wrinklefree_inference.http.listening import bind
 from wrinklefree_inference.keys import read_keys
 from wrinklefree_inference.options import HttpOptions, ListenOptions
 

@@ -195,7 +195,8 @@ def _logprob(character: str, num_top: int) -> TokenLogprob:
 async def _main(delay_s: float, shutdown_timeout_s: float) -> None:
     from wrinklefree_inference.http import logs
     from wrinklefree_inference.http.app import create_server
-    from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+    from wrinklefree_inference.http.listening import bind, url_of
+    from wrinklefree_inference.http.run import DrainingServer
     from wrinklefree_inference.options import ListenOptions
 
     logs.configure("json")

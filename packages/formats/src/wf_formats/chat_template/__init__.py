@@ -42,15 +42,19 @@ _TRIAL = [{"role": "user", "content": "Hello"}]
 class ChatTemplate:
     """A template that is no program without end."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]):
+    def __init__(self, source: str, special_tokens: Mapping[str, str], is_tried: bool = False):
         """Args:
             special_tokens: what templates know as `bos_token`, `eos_token`, ...
+            is_tried: it was found good before; the process is started and not waited for.
 
         Raises:
             ChatTemplateError: `source` is not a Jinja template.
             TemplateTooCostlyError: a conversation of one word is beyond the limits already.
         """
         self._source, self._special_tokens = source, dict(special_tokens)
+        if is_tried:
+            RENDERER.start()
+            return
         with suppress(TemplateUnfitError):  # it may want a system message: that is for the request to say
             self.render(_TRIAL)
 

@@ -51,6 +51,11 @@ class Renderer:
             return text
         raise KINDS[reply["kind"]](reply["reason"])
 
+    def start(self) -> None:
+        """Have the worker get ready while others do something else."""
+        with self._lock:
+            self._running()
+
     def close(self) -> None:
         """End the worker and what it renders; the next rendering starts another."""
         worker = self._worker

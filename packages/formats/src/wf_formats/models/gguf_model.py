@@ -63,6 +63,10 @@ class GgufModel:
     adapter: GgufAdapter | None = None
     """The corrections of its matrices."""
 
+    @property
+    def has_master_weights(self) -> bool:
+        return False
+
     def embedding(self) -> NumpyMatrix:
         return self._groups(GGUF_EMBEDDING)
 

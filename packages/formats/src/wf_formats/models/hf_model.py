@@ -64,6 +64,10 @@ class HfModel:
     quantize_master: MasterQuantizer | None
     family: Family
 
+    @property
+    def has_master_weights(self) -> bool:
+        return self.quantization.storage is Storage.MASTER
+
     def embedding(self) -> NumpyMatrix:
         return self._groups(HF_EMBEDDING)
 

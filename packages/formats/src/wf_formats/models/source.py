@@ -28,6 +28,10 @@ class ModelFile(Protocol):
 
     @property
     def config(self) -> DecoderConfig: ...
+    @property
+    def has_master_weights(self) -> bool:
+        """Whether matrices are quantized when they are read: a training checkpoint."""
+
     def embedding(self) -> NumpyMatrix:
         """[vocab, hidden]"""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
@@ -45,6 +46,18 @@ class Pieces(Enum):
 
 
 @dataclass(frozen=True)
+class KnownTokens:
+    """What takes long to find out about a tokenizer."""
+
+    table: Sequence[bytes]
+    """`token_bytes` of it."""
+    num_model_tokens: int
+    """Highest id and one of the tokens that plain text may become."""
+    fits_rows: int
+    """Rows of an embedding that has one for every token that anything makes (`vocabulary.token_beyond`)."""
+
+
+@dataclass(frozen=True)
 class TokenizerSource:
     """What a tokenizer is made of."""
 
@@ -57,3 +70,5 @@ class TokenizerSource:
     pieces: Pieces = Pieces.BYTE_LEVEL
     puts_space_first: bool = False
     """Whether a space is put before a text on encoding, and taken away from the whole on decoding."""
+    known: KnownTokens | None = None
+    """What was found out about it before; None: nothing."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from wf_formats.tokenizer.sentencepiece import BYTE_TOKENS, SPACE
 from wf_formats.tokenizer.source import Pieces, TokenizerSource
 
 
-def token_bytes(source: TokenizerSource) -> list[bytes]:
+def token_bytes(source: TokenizerSource) -> Sequence[bytes]:
     """By id; an added token is its text, an id without token nothing.
 
     Put together they are the text's UTF-8; with SentencePiece, a space may have been put before it
     (`puts_space_first`).
     """
+    if source.known is not None:
+        return source.known.table
     added = {index: token.content for index, token in source.backend.get_added_tokens_decoder().items()}
     vocab = source.backend.get_vocab(with_added_tokens=True)
     spell = _byte_level if source.pieces is Pieces.BYTE_LEVEL else _sentencepiece

@@ -6,6 +6,24 @@ from collections.abc import Collection
 
 import tokenizers
 
+from wf_formats.tokenizer.source import TokenizerSource
+
+
+def num_model_tokens(source: TokenizerSource) -> int:
+    """Highest id and one of the tokens that plain text may become; added ones must be written out."""
+    if source.known is not None:
+        return source.known.num_model_tokens
+    return max(source.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+
+
+def source_beyond(source: TokenizerSource, num_rows: int) -> tuple[str, int] | None:
+    """`token_beyond` of a tokenizer with its own template."""
+    if source.known is not None and source.known.fits_rows == num_rows:
+        return None
+    template = source.chat_template or ""
+    written = [token for name, token in source.special_tokens.items() if name in template]
+    return token_beyond(source.backend, num_rows, template, written)
+
 
 def token_beyond(
     backend: tokenizers.Tokenizer, num_rows: int, template: str, special: Collection[str]

@@ -1,4 +1,7 @@
-"""How `serve` runs each engine; imported once its options are known to fit."""
+"""How `serve` runs each engine; imported once its options are known to fit.
+
+The HTTP server's modules are imported last: a model is loaded meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import gc
 import signal
 import socket
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from wf_formats.chat_template import stop_rendering
 from wf_formats.printable import printable
 from wrinklefree_inference.http import logs
-from wrinklefree_inference.http.app import HttpApp, create_server
-from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.run import Drain, DrainingServer, bind, url_of
+from wrinklefree_inference.http.listening import bind, url_of
 from wrinklefree_inference.keys import keys_of
 from wrinklefree_inference.options import (
     BitnetCppServerOptions,
@@ -28,30 +33,45 @@ from wrinklefree_inference.options import (
 _LOOK_S = 0.5
 """Between two looks at a server that is a process of its own."""
 
+if TYPE_CHECKING:
+    from wrinklefree_inference.http.app import HttpApp
+    from wrinklefree_inference.http.run import Drain
+    from wrinklefree_inference.native.model import NativeModel
+
+Made = TypeVar("Made")
+
 
 def serve_native(options: NativeServerOptions) -> None:
     """Load the model, then serve it."""
+    from wrinklefree_inference.native.loading import import_kernels, load_native_model
+
+    keys = keys_of(options.listen)
+    with bind(options.listen) as listener:
+        logs.configure(options.http.log_format)
+        import_kernels()
+        loading = _in_background(partial(load_native_model, options.model, options.engine, options.cache))
+        asyncio.run(_serve(options, keys, listener, loading))
+
+
+async def _serve(
+    options: NativeServerOptions, keys: list[str], listener: socket.socket, loading: Future[NativeModel]
+) -> None:
+    from wrinklefree_inference.http.app import create_server
+    from wrinklefree_inference.http.auth import ApiKeys
     from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 
-    keys = ApiKeys.of(keys_of(options.listen))
-    listener = bind(options.listen)
-    logs.configure(options.http.log_format)
-
-    async def run() -> None:
-        engine = AsyncNativeEngine.load(options.model, options.engine, options.cache, options.queue)
-        server = create_server(engine, options.http, options.answers, keys)
-        try:
-            await _listen(server, listener, options.http.shutdown_timeout_s, engine.model_id, engine.drain)
-        finally:
-            stop_rendering()  # what is left of it, of requests that were cut off
-            await engine.close()
-
-    with listener:
-        asyncio.run(run())
+    engine = AsyncNativeEngine(loading.result(), options.queue, options.engine.model_id)
+    server = create_server(engine, options.http, options.answers, ApiKeys.of(keys))
+    try:
+        await _listen(server, listener, options.http.shutdown_timeout_s, engine.model_id, engine.drain)
+    finally:
+        stop_rendering()  # what is left of it, of requests that were cut off
+        await engine.close()
 
 
 def serve_openai(options: ProxyOptions) -> None:
     """Pass requests on to another server."""
+    from wrinklefree_inference.http.auth import ApiKeys
     from wrinklefree_inference.http.proxy import create_proxy
     from wrinklefree_inference.http.upstream import Upstream
 
@@ -103,6 +123,20 @@ def serve_bitnetcpp(options: BitnetCppServerOptions) -> None:
         server.close()
 
 
+def _in_background(make: Callable[[], Made]) -> Future[Made]:
+    """What a thread makes, or why it could not; a program that ends does not wait for it."""
+    future: Future[Made] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:  # raised again by whoever asks
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return future
+
+
 async def _listen(
     server: HttpApp,
     listener: socket.socket,
@@ -110,6 +144,8 @@ async def _listen(
     name: str,
     drain: Drain | None = None,
 ) -> None:
+    from wrinklefree_inference.http.run import DrainingServer
+
     gc.freeze()  # model and modules stay: the collector need not look at them (`http/memory.py`)
     running = DrainingServer(server, drain, shutdown_timeout_s, lambda: _announce(name, url_of(listener)))
     await running.serve(sockets=[listener])

@@ -9,7 +9,13 @@ from typing import Any, cast
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import Engine
-from wrinklefree_inference.options import BitnetCppOptions, ClientOptions, ComputeOptions, EngineOptions
+from wrinklefree_inference.options import (
+    BitnetCppOptions,
+    ClientOptions,
+    ComputeOptions,
+    EngineOptions,
+    NativeOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class RegisteredEngine:
 
 
 ENGINES = {
-    "native": RegisteredEngine("wrinklefree_inference.engines.native:NativeEngine", EngineOptions),
+    "native": RegisteredEngine("wrinklefree_inference.engines.native:NativeEngine", NativeOptions),
     "llamacpp": RegisteredEngine("wrinklefree_inference.llamacpp.engine:LlamaCppEngine", EngineOptions),
     "bitnetcpp": RegisteredEngine("wrinklefree_inference.bitnetcpp.engine:BitnetCppEngine", BitnetCppOptions),
     "openai": RegisteredEngine("wrinklefree_inference.engines.openai:OpenAIEngine", ClientOptions),

@@ -22,45 +22,16 @@ from typing import cast
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
-from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.app import HttpApp
 from wrinklefree_inference.http.connections import ACCEPTED_AT_ONCE, ConnectionLimits, ConnectionTable
 from wrinklefree_inference.http.logs import log_loop_error
 from wrinklefree_inference.http.protocol import GuardedProtocol
-from wrinklefree_inference.options import ListenOptions
 
 _END_S = 0.3  # for answers to tell that the engine has ended
 _FLUSH_S = 2.0  # for the last bytes of what was cut off
 _CHECK_TICKS = 5  # of uvicorn's 0.1 s, between two looks at all connections
 _BACKLOG = 2048  # connections that the kernel holds until they are accepted
 _log = logging.getLogger(__name__)
-
-
-def bind(listen: ListenOptions) -> socket.socket:
-    """A listening address; port 0 takes a free one.
-
-    Raises:
-        EngineError: It is taken, or not this machine's.
-    """
-    host, port = listen.host, listen.port
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise EngineError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """`http://address:port`."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 Drain = Callable[[float], Awaitable[None]]

@@ -13,18 +13,16 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.inbox import Inbox, Slot
-from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
 from wrinklefree_inference.native.restarts import Restarts
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.worker import Delivery, Worker, is_last
-from wrinklefree_inference.options import CacheOptions, QueueOptions, ServedEngineOptions
+from wrinklefree_inference.options import QueueOptions
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +53,6 @@ class AsyncNativeEngine:
         self._unanswered: dict[Sequence, Inbox] = {}
         self._answered = asyncio.Event()
         self._worker = Worker(self._core, self._notify, restarts or Restarts())
-
-    @classmethod
-    def load(
-        cls, path: str | Path, engine: ServedEngineOptions, cache: CacheOptions, queue: QueueOptions
-    ) -> Self:
-        """Load a model.
-
-        Raises:
-            EngineError: The model cannot be loaded.
-        """
-        return cls(load_native_model(path, engine, cache), queue, engine.model_id)
 
     def tokenize_chat(
         self, messages: SequenceOf[Mapping[str, Any]], variables: Mapping[str, Any] | None = None

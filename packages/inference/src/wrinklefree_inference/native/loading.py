@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
-from wrinklefree_inference.options import DEFAULT_CONTEXT_TOKENS, CacheOptions, CacheType, EngineOptions
+from wrinklefree_inference.options import DEFAULT_CONTEXT_TOKENS, CacheOptions, CacheType, EngineOptions, NativeOptions
 
 if TYPE_CHECKING:
+    from ternary_kernels.packed.settings import CacheSettings
     from ternary_kernels.weights import ModelWeights
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
+_log = logging.getLogger(__name__)
 MIN_CONTEXT_TOKENS = 2
 OTHER_ENGINE = "; or let llama.cpp run the file as it is: --engine llamacpp"
 
@@ -26,21 +29,20 @@ def load_native_model(
 
     Args:
         path: GGUF file or Hugging Face folder.
-        options: Context, threads, and the adapter with low-rank corrections of a GGUF file.
+        options: Context, threads, and the adapter with low-rank corrections of a GGUF file. With
+            `NativeOptions` the packed model is kept, and taken from where it is kept (`ternary_kernels.packed`).
         cache: Size and numbers of the cache.
 
     Raises:
         EngineError: The file is missing or of a kind that the decoder does not run; the message says why.
     """
-    try:
-        import ternary_kernels
-    except ImportError as error:
-        raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
+    import_kernels()
+    import ternary_kernels
     from wrinklefree_inference.native.tokenizer import StreamDecoder
 
     path = Path(path)
     options, cache = options or EngineOptions(), cache or CacheOptions()
-    weights, tokenizer = _read(path, options.adapter)
+    weights, tokenizer = _read(path, options)
     config = weights.config
     faults = faults_of(config.context_tokens, config.vocab_size, tokenizer)
     if faults:
@@ -66,22 +68,52 @@ def load_native_model(
     )
 
 
-def _read(path: Path, adapter: Path | None) -> tuple[ModelWeights, Tokenizer]:
+def import_kernels() -> None:
+    """Import what loading a model needs, so that a thread can load while another imports something else.
+
+    Raises:
+        EngineError: The kernels are not installed.
+    """
+    try:
+        import ternary_kernels.packed
+        import wf_formats.models.gguf_adapter
+        import wrinklefree_inference.native.tokenizer  # noqa: F401
+    except ImportError as error:
+        raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
+
+
+def _read(path: Path, options: EngineOptions) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer; says what else could run a file that is fine but not for this engine."""
-    from ternary_kernels.loading import load_model
+    from ternary_kernels.packed import load_packed
     from wf_formats.errors import LoadError
     from wf_formats.models.gguf_adapter import AdapterError
-    from wrinklefree_inference.native.tokenizer import TokenizerError, load_tokenizer
+    from wrinklefree_inference.native.tokenizer import Tokenizer, TokenizerError
 
     if not path.exists():
         raise EngineError(f"there is no file or folder {path}")
+    settings = _cache_settings(options)
     try:
-        return load_model(path, quantize_master, adapter), load_tokenizer(path)
+        loaded = load_packed(path, quantize_master, options.adapter, settings)
+        return loaded.weights, Tokenizer(loaded.tokenizer)
     except (LoadError, TokenizerError) as error:
         has_other = path.is_file() and not isinstance(error, AdapterError)
         raise EngineError(_refusal(path, error) + (OTHER_ENGINE if has_other else "")) from error
     except (ValueError, OSError) as error:
         raise EngineError(_refusal(path, error)) from error
+
+
+def _cache_settings(options: EngineOptions) -> CacheSettings | None:
+    """Where packed models are kept; None: nowhere."""
+    from ternary_kernels.packed.settings import CacheSettings
+    from wf_formats.packaged import CacheError
+
+    if not isinstance(options, NativeOptions) or options.packs_afresh:
+        return None
+    try:
+        return CacheSettings.from_environment()
+    except CacheError as error:
+        _log.warning("packed models are not kept: %s", error)
+        return None
 
 
 def faults_of(context_tokens: int, vocab_size: int, tokenizer: Tokenizer) -> list[str]:

@@ -27,7 +27,7 @@ from wf_formats.tokenizer import (
     rust_panics,
     token_bytes,
 )
-from wf_formats.tokenizer.vocabulary import token_beyond
+from wf_formats.tokenizer.vocabulary import num_model_tokens, source_beyond
 from wrinklefree_inference.native.request import RequestTooLong
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
@@ -59,12 +59,13 @@ class Tokenizer:
         """`bos_token`, `eos_token`, ... as chat templates know them."""
         self._bytes = token_bytes(source)
         self._puts_space_first = source.puts_space_first
-        self.num_model_tokens = (
-            max(source.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        self.num_model_tokens = num_model_tokens(source)
+        self._source, template = source, source.chat_template
+        self._chat_template = (
+            None
+            if template is None
+            else ChatTemplate(template, source.special_tokens, is_tried=source.known is not None)
         )
-        """Highest id and one of the tokens that plain text may become; added ones must be written out."""
-        self._template = template = source.chat_template
-        self._chat_template = None if template is None else ChatTemplate(template, source.special_tokens)
 
     @property
     def num_tokens(self) -> int:
@@ -73,9 +74,7 @@ class Tokenizer:
 
     def token_beyond(self, num_rows: int) -> tuple[str, int] | None:
         """A token, and its id, that a prompt can have and a model of so many tokens has not."""
-        template = self._template or ""
-        written = [token for name, token in self.special_tokens.items() if name in template]
-        return token_beyond(self._backend, num_rows, template, written)
+        return source_beyond(self._source, num_rows)
 
     def encode(self, text: str, add_special: bool = True, max_tokens: int | None = None) -> list[int]:
         """Ids of a text; names of special tokens in it become those tokens, as in transformers.

@@ -1,0 +1,149 @@
+"""A model from the cache, or packed and kept there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ternary_kernels.loading import assemble
+from ternary_kernels.memory import trim_heap
+from ternary_kernels.packed.contents import facts_of, sections_of, weights_of
+from ternary_kernels.packed.key import Key
+from ternary_kernels.packed.layout import PackedFile, PackedFileError
+from ternary_kernels.packed.settings import CacheSettings
+from ternary_kernels.packed.store import NotKeptError, PackedStore
+from ternary_kernels.weights import ModelWeights
+from wf_formats.chat_template import ChatTemplate
+from wf_formats.content import model_files
+from wf_formats.content_records import ContentRecords, files_sha256, identity_of
+from wf_formats.models import MasterQuantizer, open_model
+from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
+from wf_formats.tokenizer.snapshot import NAMES, read_snapshot, snapshot
+from wf_formats.tokenizer.vocabulary import source_beyond
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a server needs of a model."""
+
+    weights: ModelWeights
+    tokenizer: TokenizerSource
+    is_mapped: bool
+    """Whether the weights lie in a kept file, which other processes share."""
+
+
+def load_packed(
+    path: Path,
+    quantize_master: MasterQuantizer | None = None,
+    adapter: Path | None = None,
+    settings: CacheSettings | None = None,
+) -> LoadedModel:
+    """Weights and tokenizer, from the cache where they are kept.
+
+    Args:
+        path, quantize_master, adapter: as `ternary_kernels.load_model`.
+        settings: of the cache; None packs afresh and keeps nothing.
+
+    Raises:
+        LoadError, GgufError, OSError: as `load_model`.
+        TokenizerError: as `wf_formats.tokenizer.read_tokenizer`.
+        ChatTemplateError: the chat template is none.
+    """
+    if settings is None:
+        model = _packed_afresh(path, quantize_master, adapter)
+    else:
+        files = [*model_files(path), *([] if adapter is None else [adapter])]
+        model = _Cached(settings, files).load(path, quantize_master, adapter)
+    trim_heap()
+    return model
+
+
+class _Cached:
+    """One model, and the cache."""
+
+    def __init__(self, settings: CacheSettings, files: Sequence[Path]) -> None:
+        self._files, self._folder = files, settings.folder
+        self._store, self._records = PackedStore(settings), ContentRecords(settings.folder / "contents")
+        self._begun_s, self._identity = time.time(), identity_of(files)
+
+    def load(self, path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
+        sha256 = self._records.known(self._identity)
+        if sha256 is not None and (found := self._find(Key.of(sha256))) is not None:
+            return found
+        if open_model(path, quantize_master, adapter).has_master_weights:
+            return _packed_afresh(path, quantize_master, adapter)
+        key = Key.of(self._hashed() if sha256 is None else sha256)
+        if sha256 is None and (found := self._find(key)) is not None:
+            return found
+        return self._kept(key, _packed_afresh(path, quantize_master, adapter))
+
+    def _hashed(self) -> str:
+        sha256 = files_sha256(self._files)
+        try:
+            self._records.add(self._identity, self._begun_s, sha256)
+        except OSError as error:
+            self._warn(error)
+        return sha256
+
+    def _find(self, key: Key) -> LoadedModel | None:
+        try:
+            file = self._store.find(key.file_name)
+            if file is None:
+                return None
+            try:
+                return _mapped(file, key)
+            except PackedFileError as error:
+                self._store.discard(file.path, error)
+        except OSError as error:
+            _log.warning("the packed model in %s cannot be used: %s", self._folder, error)
+        return None
+
+    def _kept(self, key: Key, model: LoadedModel) -> LoadedModel:
+        """The same model out of the cache, or as it is, with a warning."""
+        rows, start_s = model.weights.config.vocab_size, time.perf_counter()
+        if source_beyond(model.tokenizer, rows) is not None:
+            return model  # whoever asked for it says so
+        if (template := model.tokenizer.chat_template) is not None:
+            ChatTemplate(template, model.tokenizer.special_tokens)
+        if identity_of(self._files) != self._identity:
+            _log.warning("%s changed while it was read; its packed form is not kept", self._files[0])
+            return model
+        try:
+            sections = sections_of(model.weights) | snapshot(model.tokenizer, rows)
+            facts = {"key": key.facts} | facts_of(model.weights)
+            kept = _mapped(self._store.keep(key.file_name, facts, sections), key)
+        except (NotKeptError, PackedFileError, TokenizerError, OSError) as error:
+            self._warn(error)
+            return model
+        _log.info("packed model kept in %s (%.1f s)", self._folder, time.perf_counter() - start_s)
+        return kept
+
+    def _warn(self, error: Exception) -> None:
+        _log.warning(
+            "the packed model is not kept in %s, the next start packs it again: %s", self._folder, error
+        )
+
+
+def _packed_afresh(path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
+    weights = assemble(open_model(path, quantize_master, adapter))
+    return LoadedModel(weights, read_tokenizer(path), is_mapped=False)
+
+
+def _mapped(file: PackedFile, key: Key) -> LoadedModel:
+    """Raises PackedFileError."""
+    if file.facts.get("key") != key.facts:
+        raise PackedFileError("it is of another model, instruction set or version")
+    try:
+        tokenizer = read_snapshot({name: file.array(name, _dtype(name)) for name in NAMES})
+    except TokenizerError as error:
+        raise PackedFileError(str(error)) from error
+    return LoadedModel(weights_of(file), tokenizer, is_mapped=True)
+
+
+def _dtype(name: str) -> str:
+    return "<u4" if name.endswith("/ends") else "u1"
