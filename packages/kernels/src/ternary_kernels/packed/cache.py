@@ -24,6 +24,7 @@ from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
 from wf_formats.tokenizer.snapshot import NAMES, read_snapshot, snapshot
 from wf_formats.tokenizer.vocabulary import source_beyond
 
+_NOT_KEPT = "the packed model is not kept in %s, the next start packs it again: %s"
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +71,7 @@ class _Cached:
         self._files, self._folder = files, settings.folder
         self._store, self._records = PackedStore(settings), ContentRecords(settings.folder / "contents")
         self._begun_s, self._identity = time.time(), identity_of(files)
+        self._is_warned = False
 
     def load(self, path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
         sha256 = self._records.known(self._identity)
@@ -87,7 +89,7 @@ class _Cached:
         try:
             self._records.add(self._identity, self._begun_s, sha256)
         except OSError as error:
-            self._warn(error)
+            self._warn(_NOT_KEPT, error)
         return sha256
 
     def _find(self, key: Key) -> LoadedModel | None:
@@ -100,7 +102,7 @@ class _Cached:
             except PackedFileError as error:
                 self._store.discard(file.path, error)
         except OSError as error:
-            _log.warning("the packed model in %s cannot be used: %s", self._folder, error)
+            self._warn("the packed model in %s cannot be used and is packed again: %s", error)
         return None
 
     def _kept(self, key: Key, model: LoadedModel) -> LoadedModel:
@@ -118,15 +120,16 @@ class _Cached:
             facts = {"key": key.facts} | facts_of(model.weights)
             kept = _mapped(self._store.keep(key.file_name, facts, sections), key)
         except (NotKeptError, PackedFileError, TokenizerError, OSError) as error:
-            self._warn(error)
+            self._warn(_NOT_KEPT, error)
             return model
         _log.info("packed model kept in %s (%.1f s)", self._folder, time.perf_counter() - start_s)
         return kept
 
-    def _warn(self, error: Exception) -> None:
-        _log.warning(
-            "the packed model is not kept in %s, the next start packs it again: %s", self._folder, error
-        )
+    def _warn(self, words: str, error: Exception) -> None:
+        """Says once what hinders: the folder is the same for all that is tried."""
+        if not self._is_warned:
+            _log.warning(words, self._folder, error)
+        self._is_warned = True
 
 
 def _packed_afresh(path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:

@@ -49,7 +49,7 @@ class PackedStore:
             file = open_file(path)
             if self._settings.is_verified:
                 file.verify()
-        except (FileNotFoundError, BlockingIOError):
+        except (FileNotFoundError, NotADirectoryError, BlockingIOError):
             return None
         except PackedFileError as error:
             self.discard(path, error)
