@@ -13,7 +13,13 @@ from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
 from wf_formats.tokenizer.snapshot import TokenTable, read_snapshot, snapshot
 from wf_formats.tokenizer.vocabulary import num_model_tokens, source_beyond
 
-TEXTS = ["the", " Hello, world!  3.14", "naïve Привет 你好 \U0001f600", "<s>x</s> ▁▁ \n\n", "<|im_start|>user"]
+TEXTS = [
+    "the",
+    " Hello, world!  3.14",
+    "naïve Привет 你好 \U0001f600",
+    "<s>x</s> ▁▁ \n\n",
+    "<|im_start|>user",
+]
 
 
 def check_same(source: TokenizerSource, num_rows: int) -> None:

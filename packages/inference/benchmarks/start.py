@@ -2,11 +2,11 @@
 
     python packages/inference/benchmarks/start.py b.gguf s.gguf [--beside /other/checkout/.venv/bin/python]
 
-Each round starts one server after the other: with nothing kept (`afresh`), with an empty cache (`first`), and
-with the packed model kept (`kept`); with `--beside` also an older checkout's interpreter. The order turns from
+Each round starts one server after the other: with nothing kept (`afresh`), with an empty cache (`first`),
+and with the packed model kept (`kept`); with `--beside` also that of another checkout. The order turns from
 round to round, medians count, and of ratios the median over rounds. Beside them stand the floors: an
 interpreter that does nothing, one that imports numpy. Then two servers of the same kept model run at once:
-`shared` is what each of them pays for its pages of the file (Pss), and what it has of them (Rss).
+`shared_megabytes` is what each pays for its pages of the file (Pss), and what it has of them (Rss).
 
 Wall time is that of whoever has the machine; `processor_s` is what the process took until the first token.
 """

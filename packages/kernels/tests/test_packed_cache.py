@@ -112,7 +112,11 @@ def test_other_contents_of_equal_size_and_time_are_not_taken_for_it(path, models
         file.write(models["1"])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
-    assert (after.st_size, after.st_ino, after.st_mtime_ns) == (before.st_size, before.st_ino, before.st_mtime_ns)
+    assert (after.st_size, after.st_ino, after.st_mtime_ns) == (
+        before.st_size,
+        before.st_ino,
+        before.st_mtime_ns,
+    )
     second = load_packed(path, settings=settings)
     np.testing.assert_array_equal(logits(second), fresh(path))
     assert not np.array_equal(logits(second), first)
@@ -251,7 +255,9 @@ def test_what_cannot_be_kept_is_one_warning_and_the_model_runs(path, hindrance, 
     assert not [*settings.folder.glob(f"*{SUFFIX}*"), *settings.folder.glob(".*")]
 
 
-def test_the_oldest_is_removed_unless_somebody_has_it_mapped(path, models, settings, tmp_path, recorded, caplog):
+def test_the_oldest_is_removed_unless_somebody_has_it_mapped(
+    path, models, settings, tmp_path, recorded, caplog
+):
     paths = [path, tmp_path / "b.gguf", tmp_path / "c.gguf"]
     for other, name in zip(paths[1:], "12", strict=True):
         other.write_bytes(models[name])
@@ -299,7 +305,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 model = load_packed(path, settings=CacheSettings(folder, 10**9, False))
 print(int(model.is_mapped), flush=True)
-matrices = [model.weights.embedding, *(getattr(x, p) for x in model.weights.layers for p in ("gate", "up", "down"))]
+layers = [getattr(x, p) for x in model.weights.layers for p in ("gate", "up", "down")]
+matrices = [model.weights.embedding, *layers]
 print(sum(int(m.parts()[0].sum()) for m in matrices), flush=True)
 sys.stdin.readline()
 """
@@ -312,7 +319,9 @@ def child(path: Path, settings: CacheSettings) -> Iterator[Callable[[str], subpr
 
     def start(mode: str = "load") -> subprocess.Popen[str]:
         command = [sys.executable, "-c", CHILD, path, settings.folder, mode]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
         started.append(process)
         assert process.stdout.readline() == "ready\n"
         return process
@@ -393,7 +402,8 @@ def test_the_environment_names_folder_size_and_mode(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("WF_PACKED_CACHE", "off"), ("WF_PACKED_CACHE_GB", "-1"), ("WF_PACKED_CACHE_GB", "nan")]
+    ("name", "value"),
+    [("WF_PACKED_CACHE", "off"), ("WF_PACKED_CACHE_GB", "-1"), ("WF_PACKED_CACHE_GB", "nan")],
 )
 def test_other_values_of_the_variables_are_refused_by_name(monkeypatch, tmp_path, name, value):
     monkeypatch.setenv("WRINKLEFREE_CACHE", str(tmp_path))

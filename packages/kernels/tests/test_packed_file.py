@@ -1,4 +1,4 @@
-"""The file of a packed model: the same logits from it, to the bit, and no damage of its header goes unseen."""
+"""The file of a packed model: logits from it are equal to the bit, and damage of its header is seen."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def table(rng: np.random.Generator, bits: int) -> tk.Matrix:
     return tk.pack_groups(rng.integers(-half, half, shape).astype(np.int8), scales, bits)
 
 
-def model(format: str = "t2", bits: int = 8, scales: str = "group32", is_full: bool = True) -> tk.ModelWeights:
+def model(
+    format: str = "t2", bits: int = 8, scales: str = "group32", is_full: bool = True
+) -> tk.ModelWeights:
     """Random weights; full: with a head, every vector, and corrections."""
     rng = np.random.default_rng(0)
 
     def layer() -> tk.LayerWeights:
         matrices = {part: ternary(rng, part_shape(CONFIG, part), scales, format) for part in MATRICES}
         names = VECTORS if is_full else VECTORS[:2]
-        vectors = {
-            name: rng.uniform(0.9, 1.1, part_shape(CONFIG, name)).astype(np.float32) for name in names
-        }
+        vectors = {name: rng.uniform(0.9, 1.1, part_shape(CONFIG, name)).astype(np.float32) for name in names}
         corrections = {f"{part}_correction": correction(part) for part in MATRICES if is_full}
         return tk.LayerWeights(**matrices, **vectors, **corrections)
 
@@ -86,7 +86,7 @@ def kept(path: Path, weights: tk.ModelWeights) -> PackedFile:
     return open_file(path)
 
 
-@pytest.mark.parametrize("format, bits, scales, is_full", KINDS)
+@pytest.mark.parametrize(("format", "bits", "scales", "is_full"), KINDS)
 def test_logits_from_the_file_are_those_from_memory(tmp_path, format, bits, scales, is_full):
     weights = model(format, bits, scales, is_full)
     file = kept(tmp_path / "model", weights)
@@ -121,6 +121,14 @@ def damaged(data: bytes) -> dict[str, bytes]:
     return cuts | flips | others
 
 
+def is_refused(path: Path) -> bool:
+    try:
+        weights_of(open_file(path))
+    except PackedFileError:
+        return True
+    return False
+
+
 def test_every_damage_before_the_sections_is_seen(tmp_path):
     path = tmp_path / "model"
     kept(path, model(is_full=False))
@@ -128,9 +136,7 @@ def test_every_damage_before_the_sections_is_seen(tmp_path):
     assert len(cases) > 100
     for what, data in cases.items():
         path.write_bytes(data)
-        with pytest.raises(PackedFileError):
-            weights_of(open_file(path))
-            raise AssertionError(what)
+        assert is_refused(path), what
 
 
 def test_a_damaged_section_is_seen_by_who_verifies(tmp_path):

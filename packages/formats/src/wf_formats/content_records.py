@@ -1,8 +1,8 @@
 """SHA-256 of a model's files, found once and remembered by what the file system says of them.
 
-A record is a small file. Its name is the digest of every file's path, device, inode, size, time of last change
-of the contents (mtime) and of last change of anything (ctime), in nanoseconds; it holds the SHA-256 found then.
-Where any of these differs there is no record, and the files are read again: 0.6 s for a GB.
+A record is a small file. Its name is the digest of every file's path, device, inode, size, time of last
+change of the contents (mtime) and of last change of anything (ctime), in nanoseconds; it holds the SHA-256
+found then. Where any of these differs there is no record, and the files are read again: 0.6 s for a GB.
 
 What holds: programs can put back a file's mtime, not its ctime. So a file that was written again, replaced or
 renamed over is read again, whatever its size and times say. Times move in grains, so nothing is recorded of
@@ -96,5 +96,3 @@ class ContentRecords:
         records = [(entry.stat().st_mtime_ns, entry.path) for entry in os.scandir(self._folder)]
         for _, path in sorted(records)[: max(0, len(records) - MAX_RECORDS + 1)]:
             Path(path).unlink(missing_ok=True)
-
-

@@ -107,7 +107,7 @@ class NativeOptions(EngineOptions):
 
     packs_afresh: Annotated[
         bool,
-        Flag("--no-cache", "Pack the model anew and keep nothing on disk; $WF_PACKED_CACHE=0 for every start."),
+        Flag("--no-cache", "Pack the model anew and keep nothing on disk; as $WF_PACKED_CACHE=0."),
     ] = False
 
 

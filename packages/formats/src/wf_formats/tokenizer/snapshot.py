@@ -43,7 +43,7 @@ class TokenTable(Sequence[bytes]):
         bounds = np.concatenate([[0], ends.astype(np.int64)])
         if (np.diff(bounds) < 0).any() or bounds[-1] != data.size:
             raise TokenizerError(f"the table of tokens does not end at its {data.size} bytes")
-        self._data, self._bounds = memoryview(data), bounds.tolist()
+        self._data, self._bounds = data.data, bounds.tolist()
 
     def __len__(self) -> int:
         return len(self._bounds) - 1

@@ -130,7 +130,7 @@ def _in_background(make: Callable[[], Made]) -> Future[Made]:
     def run() -> None:
         try:
             future.set_result(make())
-        except BaseException as error:  # raised again by whoever asks
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever asks, a panic of Rust too
             future.set_exception(error)
 
     threading.Thread(target=run, name="loading", daemon=True).start()

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
-from wrinklefree_inference.options import DEFAULT_CONTEXT_TOKENS, CacheOptions, CacheType, EngineOptions, NativeOptions
+from wrinklefree_inference.options import (
+    DEFAULT_CONTEXT_TOKENS,
+    CacheOptions,
+    CacheType,
+    EngineOptions,
+    NativeOptions,
+)
 
 if TYPE_CHECKING:
     from ternary_kernels.packed.settings import CacheSettings
@@ -18,6 +25,11 @@ if TYPE_CHECKING:
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
+_NEEDED = (
+    "ternary_kernels.packed",
+    "wf_formats.models.gguf_adapter",
+    "wrinklefree_inference.native.tokenizer",
+)
 MIN_CONTEXT_TOKENS = 2
 OTHER_ENGINE = "; or let llama.cpp run the file as it is: --engine llamacpp"
 
@@ -30,7 +42,7 @@ def load_native_model(
     Args:
         path: GGUF file or Hugging Face folder.
         options: Context, threads, and the adapter with low-rank corrections of a GGUF file. With
-            `NativeOptions` the packed model is kept, and taken from where it is kept (`ternary_kernels.packed`).
+            `NativeOptions` the packed model is kept, and taken from there (`ternary_kernels.packed`).
         cache: Size and numbers of the cache.
 
     Raises:
@@ -75,9 +87,8 @@ def import_kernels() -> None:
         EngineError: The kernels are not installed.
     """
     try:
-        import ternary_kernels.packed
-        import wf_formats.models.gguf_adapter
-        import wrinklefree_inference.native.tokenizer  # noqa: F401
+        for module in _NEEDED:
+            import_module(module)
     except ImportError as error:
         raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
 

@@ -1,8 +1,8 @@
 """A packed model as facts and sections of a file, and back: nothing is computed, copied or rounded.
 
-Sections are named after the fields of `ModelWeights` and `LayerWeights`: `final_norm`, `3.q_bias`, and for what has
-several arrays `embedding/data`, `3.q/row_scales`, `3.q_correction/up`. Sizes are in the facts; shapes are checked
-against the configuration.
+Sections are named after the fields of `ModelWeights` and `LayerWeights`: `final_norm`, `3.q_bias`, and for
+what has several arrays `embedding/data`, `3.q/row_scales`, `3.q_correction/up`. Sizes are in the facts;
+shapes are checked against the configuration.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def _correction(file: PackedFile, name: str, sizes: Any, shape: tuple[int, ...])
     rows, cols, rank = sizes
     if (rows, cols) != shape:
         raise PackedFileError(f"{name} is {rows} x {cols}, the configuration wants {shape}")
-    return LowRank.from_parts(file.array(f"{name}/down", "<f4"), file.array(f"{name}/up", "<f4"), rows, cols, rank)
+    return LowRank.from_parts(
+        file.array(f"{name}/down", "<f4"), file.array(f"{name}/up", "<f4"), rows, cols, rank
+    )
 
 
 def _vector(file: PackedFile, name: str, sizes: Any, shape: tuple[int, ...]) -> np.ndarray:

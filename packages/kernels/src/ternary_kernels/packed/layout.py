@@ -1,9 +1,9 @@
 """The file that packed models are kept in: a header and named sections, mapped where it lies.
 
-Every byte is in packages/kernels/FORMATS.md. A file is written once, whole, and never changed. Opening checks the
-header against its SHA-256 and the length of the file against the header; sections begin where the header's
-sizes put them, so that none can lie outside, and none over another. Their own SHA-256 are checked by `verify`,
-which reads all of them (1 s a GB).
+Every byte is in packages/kernels/FORMATS.md. A file is written once, whole, and never changed. Opening checks
+the header against its SHA-256 and the length of the file against the header; sections begin where the
+header's sizes put them, so that none can lie outside, and none over another. Their own SHA-256 are checked by
+`verify`, which reads all of them (1 s a GB).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class PackedFile:
     def verify(self) -> None:
         """Raises PackedFileError for a section that is not what was written."""
         for name, section in self.sections.items():
-            if hashlib.sha256(self.array(name, "u1")).hexdigest() != section.sha256:
+            if hashlib.sha256(self.array(name, "u1").data).hexdigest() != section.sha256:
                 raise PackedFileError(f"section {name} is not what was written")
 
 
@@ -101,7 +101,7 @@ def write(path: Path, facts: Mapping[str, Any], sections: Sections) -> None:
             file.seek(offset := _aligned(end))
             file.write(data.data)
             end = offset + data.size
-            digests[name] = (data.size, hashlib.sha256(data).hexdigest())
+            digests[name] = (data.size, hashlib.sha256(data.data).hexdigest())
         header = _header(facts, digests)
         assert len(header) == len(blank)
         file.truncate(end)  # an empty section at the end writes nothing
@@ -118,7 +118,9 @@ def open_file(path: Path) -> PackedFile:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the mapping keeps a copy of the descriptor, so the lock
+        fcntl.flock(
+            file, fcntl.LOCK_SH | fcntl.LOCK_NB
+        )  # the mapping keeps a copy of the descriptor, so the lock
         num_bytes = os.fstat(file.fileno()).st_size
         if num_bytes <= _HEADER_AT:
             raise PackedFileError(f"it has {num_bytes} bytes")
@@ -172,8 +174,8 @@ def _sections(listed: Any, end: int) -> tuple[dict[str, Section], int]:
         raise PackedFileError("its header has no list of sections")
     for entry in listed:
         match entry:
-            case [str(name), int(size), str(sha256)] if (
-                name not in found and is_number(size, Bounds(0, _MAX_BYTES), is_whole=True)
+            case [str(name), int(size), str(sha256)] if name not in found and is_number(
+                size, Bounds(0, _MAX_BYTES), is_whole=True
             ):
                 found[name] = Section(_aligned(end), size, sha256)
                 end = _aligned(end) + size

@@ -1,7 +1,7 @@
 """The folder of kept models: finding, writing, and making room.
 
-One process writes at a time (a lock); another one that wants to meanwhile runs from memory this once. A file that
-somebody has mapped is locked by them (`layout.open_file`) and stays.
+One process writes at a time (a lock); another one that wants to meanwhile runs from memory this once. A file
+that somebody has mapped is locked by them (`layout.open_file`) and stays.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class PackedStore:
         """Removes what killed writers left, then models, those not used for longest first."""
         most = self._settings.max_bytes
         if num_bytes > most:
-            raise NotKeptError(f"it has {num_bytes / 1e9:.2f} GB, ${SIZE_VARIABLE} allows {most / 1e9:g}")
+            raise NotKeptError(f"it has {_gb(num_bytes)}, ${SIZE_VARIABLE} allows {most / 1e9:g}")
         self._remove_abandoned()
         kept = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         total = sum(path.stat().st_size for path in kept)
@@ -109,11 +109,10 @@ class PackedStore:
             if _is_removed(path):
                 total -= size
         if total + num_bytes > most:
-            raise NotKeptError(f"the kept models in use have {total / 1e9:.2f} of ${SIZE_VARIABLE}={most / 1e9:g}")
+            raise NotKeptError(f"the kept models in use have {_gb(total)} of ${SIZE_VARIABLE}={most / 1e9:g}")
         if (free := self._free_bytes()) < num_bytes + SPARE_BYTES:
             raise NotKeptError(
-                f"the disk has {free / 1e9:.2f} GB left, {num_bytes / 1e9:.2f} and {SPARE_BYTES / 1e9:.2f} to spare "
-                "are needed"
+                f"the disk has {_gb(free)} left, {_gb(num_bytes)} and {_gb(SPARE_BYTES)} to spare are needed"
             )
 
     def _free_bytes(self) -> int:
@@ -123,6 +122,10 @@ class PackedStore:
         for path in self._folder.glob(f".*{SUFFIX}.tmp-*"):
             if path.stat().st_mtime < time.time() - _ABANDONED_S:
                 path.unlink(missing_ok=True)
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB"
 
 
 def _is_removed(path: Path) -> bool:
