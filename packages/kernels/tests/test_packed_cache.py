@@ -122,6 +122,22 @@ def test_other_contents_of_equal_size_and_time_are_not_taken_for_it(path, models
     assert not np.array_equal(logits(second), first)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_something_else_in_its_place_is_said_and_the_model_runs(path, settings, recorded, caplog, make):
+    load_packed(path, settings=settings)
+    (file,) = kept_files(settings)
+    file.unlink()
+    make(file)
+    model = load_packed(path, settings=settings)
+    np.testing.assert_array_equal(logits(model), fresh(path))
+    assert str(file) in caplog.text
+
+
+def test_the_folder_is_for_its_owner_alone(path, settings, recorded):
+    load_packed(path, settings=settings)
+    assert settings.folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_copy_under_the_same_name_shares_the_file(path, settings, tmp_path):
     load_packed(path, settings=settings)
     copy = tmp_path / "elsewhere" / path.name

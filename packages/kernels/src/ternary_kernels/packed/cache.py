@@ -19,6 +19,7 @@ from ternary_kernels.weights import ModelWeights
 from wf_formats.chat_template import ChatTemplate
 from wf_formats.content import model_files
 from wf_formats.content_records import ContentRecords, files_sha256, identity_of
+from wf_formats.errors import RequestError
 from wf_formats.models import MasterQuantizer, open_model
 from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
 from wf_formats.tokenizer.snapshot import NAMES, read_snapshot, snapshot
@@ -87,6 +88,7 @@ class _Cached:
     def _hashed(self) -> str:
         sha256 = files_sha256(self._files)
         try:
+            self._store.prepare()
             self._records.add(self._identity, self._begun_s, sha256)
         except OSError as error:
             self._warn(_NOT_KEPT, error)
@@ -119,7 +121,7 @@ class _Cached:
             sections = sections_of(model.weights) | snapshot(model.tokenizer, rows)
             facts = {"key": key.facts} | facts_of(model.weights)
             kept = _mapped(self._store.keep(key.file_name, facts, sections), key)
-        except (NotKeptError, PackedFileError, TokenizerError, OSError) as error:
+        except (NotKeptError, PackedFileError, RequestError, TokenizerError, OSError) as error:
             self._warn(_NOT_KEPT, error)
             return model
         _log.info("packed model kept in %s (%.1f s)", self._folder, time.perf_counter() - start_s)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,10 +118,11 @@ def open_file(path: Path) -> PackedFile:
         BlockingIOError: somebody is about to remove it.
         OSError: it cannot be read.
     """
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise PackedFileError("it is no regular file")
     with path.open("rb") as file:
-        fcntl.flock(
-            file, fcntl.LOCK_SH | fcntl.LOCK_NB
-        )  # the mapping keeps a copy of the descriptor, so the lock
+        # The mapping keeps a copy of the descriptor, and so the lock.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         num_bytes = os.fstat(file.fileno()).st_size
         if num_bytes <= _HEADER_AT:
             raise PackedFileError(f"it has {num_bytes} bytes")

@@ -67,15 +67,20 @@ class PackedStore:
         _log.warning("%s is no packed model and is removed: %s", path, error)
         path.unlink(missing_ok=True)
 
+    def prepare(self) -> None:
+        """Makes the folder, for its owner alone: a model's file may be, too. Raises: OSError."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def keep(self, name: str, facts: Mapping[str, Any], sections: Sections) -> PackedFile:
         """Writes a model, checks what is on the disk, and opens it.
 
         Raises:
             NotKeptError: there is no room, or another process writes.
             PackedFileError: what was written reads back otherwise.
-            OSError: it cannot be written.
+            RequestError: something else than a file is in its place.
+        OSError: it cannot be written.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.prepare()
         with self._writing():
             if (file := self.find(name)) is not None:
                 return file
@@ -130,7 +135,7 @@ def _gb(num_bytes: int) -> str:
 
 def _is_removed(path: Path) -> bool:
     """Removes a model unless somebody has it mapped."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # NFS locks so only what may be written
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
