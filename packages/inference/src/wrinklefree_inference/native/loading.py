@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _NEEDED = (
+    "ternary_kernels",
     "ternary_kernels.packed",
     "wf_formats.models.gguf_adapter",
     "wrinklefree_inference.native.tokenizer",
