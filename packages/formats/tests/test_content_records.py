@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import time
@@ -14,8 +15,12 @@ from wf_formats import content_records
 from wf_formats.content_records import ContentRecords, files_sha256, identity_of
 
 SHA256 = hashlib.sha256(b"").hexdigest()
-LATER_S = time.time() + 3600
-"""Files of a test are young; this is when they were read, for their record."""
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may be as young as those of a test."""
+    monkeypatch.setattr(content_records, "GRAIN_S", -60.0)
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 def records(tmp_path: Path, file: Path) -> ContentRecords:
     """With one of the file."""
     found = ContentRecords(tmp_path / "records")
-    found.add(identity_of([file]), LATER_S, SHA256)
+    found.add(identity_of([file]), SHA256)
     assert found.known(identity_of([file])) == SHA256
     return found
 
@@ -80,12 +85,16 @@ def test_one_file_more_or_less_or_in_another_order_has_no_record(records, file, 
         assert records.known(identity_of(files)) is None
 
 
-def test_a_file_that_changed_just_before_is_not_recorded(file, tmp_path):
-    records, identity = ContentRecords(tmp_path / "records"), identity_of([file])
-    records.add(identity, identity.changed_s + content_records.GRAIN_S - 0.01, SHA256)
-    assert records.known(identity) is None
-    records.add(identity, identity.changed_s + content_records.GRAIN_S + 0.01, SHA256)
-    assert records.known(identity) == SHA256
+def test_what_changed_just_before_is_not_settled(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(content_records, "GRAIN_S", 2.0)
+    identity = identity_of([file])
+    assert not identity.is_settled
+    assert not dataclasses.replace(identity, seen_s=identity.changed_s + 1.99).is_settled
+    assert dataclasses.replace(identity, seen_s=identity.changed_s + 2.01).is_settled
+    os.utime(file, (1, 1))  # which changes the ctime
+    assert not identity_of([file]).is_settled
+    with pytest.raises(AssertionError):
+        ContentRecords(tmp_path / "records").add(identity, SHA256)
 
 
 @pytest.mark.parametrize("wrong", [b"", b"x" * 64, b"\xff" * 64, SHA256.encode() + b"\n", b"0" * 10_000])
@@ -99,7 +108,7 @@ def test_the_oldest_records_are_removed(records, file, tmp_path, monkeypatch):
     monkeypatch.setattr(content_records, "MAX_RECORDS", 3)
     for number in range(5):
         os.utime(file, (number, number))
-        records.add(identity_of([file]), LATER_S, SHA256)
+        records.add(identity_of([file]), SHA256)
         for record in (tmp_path / "records").iterdir():
             os.utime(record, (record.stat().st_mtime - 100,) * 2)
     assert len(list((tmp_path / "records").iterdir())) == 3

@@ -50,8 +50,8 @@ def settings(tmp_path: Path) -> CacheSettings:
     return CacheSettings(tmp_path / "packed", GB, is_verified=False)
 
 
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may be as young as those of a test."""
     monkeypatch.setattr(content_records, "GRAIN_S", -60.0)
 
@@ -85,7 +85,7 @@ def kept_files(settings: CacheSettings) -> list[Path]:
     return sorted(settings.folder.glob(f"*{SUFFIX}"))
 
 
-def test_the_second_start_reads_nothing_of_the_model(path, settings, recorded, no_packing):
+def test_the_second_start_reads_nothing_of_the_model(path, settings, no_packing):
     expected, first = fresh(path), load_packed(path, settings=settings)
     assert first.is_mapped
     no_packing()
@@ -98,14 +98,20 @@ def test_the_second_start_reads_nothing_of_the_model(path, settings, recorded, n
     assert len(kept_files(settings)) == 1
 
 
-def test_a_young_file_is_read_again_and_finds_its_packed_form(path, settings, monkeypatch):
+def test_a_young_file_is_not_kept(path, settings, monkeypatch):
+    monkeypatch.setattr(content_records, "GRAIN_S", 60.0)
+    assert not load_packed(path, settings=settings).is_mapped
+    assert not settings.folder.exists()
+
+
+def test_a_file_with_other_times_finds_its_packed_form(path, settings, monkeypatch):
     load_packed(path, settings=settings)
-    assert not list((settings.folder / "contents").glob("*"))
+    os.utime(path, (1, 1))
     monkeypatch.setattr(cache, "assemble", None)
     assert load_packed(path, settings=settings).is_mapped
 
 
-def test_other_contents_of_equal_size_and_time_are_not_taken_for_it(path, models, settings, recorded):
+def test_other_contents_of_equal_size_and_time_are_not_taken_for_it(path, models, settings):
     before = path.stat()
     first = logits(load_packed(path, settings=settings))
     with path.open("r+b") as file:  # in place: inode and size stay
@@ -123,7 +129,7 @@ def test_other_contents_of_equal_size_and_time_are_not_taken_for_it(path, models
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
-def test_something_else_in_its_place_is_said_and_the_model_runs(path, settings, recorded, caplog, make):
+def test_something_else_in_its_place_is_said_and_the_model_runs(path, settings, caplog, make):
     load_packed(path, settings=settings)
     (file,) = kept_files(settings)
     file.unlink()
@@ -133,7 +139,7 @@ def test_something_else_in_its_place_is_said_and_the_model_runs(path, settings, 
     assert str(file) in caplog.text
 
 
-def test_the_folder_is_for_its_owner_alone(path, settings, recorded):
+def test_the_folder_is_for_its_owner_alone(path, settings):
     load_packed(path, settings=settings)
     assert settings.folder.stat().st_mode & 0o777 == 0o700
 
@@ -163,7 +169,7 @@ def test_a_model_that_changes_while_it_is_packed_is_not_kept(path, settings, mod
 
 @pytest.mark.parametrize("how", ["cut", "header", "foreign", "empty", "renamed"])
 def test_a_damaged_file_is_removed_and_written_again(
-    path, models, settings, recorded, how, caplog, no_packing, tmp_path
+    path, models, settings, how, caplog, no_packing, tmp_path
 ):
     load_packed(path, settings=settings)
     (file,) = kept_files(settings)
@@ -189,7 +195,7 @@ def test_a_damaged_file_is_removed_and_written_again(
     assert load_packed(path, settings=settings).is_mapped
 
 
-def test_verify_finds_a_damaged_section(path, settings, recorded, caplog):
+def test_verify_finds_a_damaged_section(path, settings, caplog):
     load_packed(path, settings=settings)
     (file,) = kept_files(settings)
     data = file.read_bytes()
@@ -201,7 +207,7 @@ def test_verify_finds_a_damaged_section(path, settings, recorded, caplog):
     assert file.read_bytes() == data
 
 
-def test_another_instruction_set_has_a_file_of_its_own(path, settings, recorded):
+def test_another_instruction_set_has_a_file_of_its_own(path, settings):
     load_packed(path, settings=settings)
     here = tk.info()["isa"]
     try:
@@ -213,7 +219,7 @@ def test_another_instruction_set_has_a_file_of_its_own(path, settings, recorded)
     assert len(kept_files(settings)) == 2
 
 
-def test_other_code_packs_anew(path, settings, recorded, monkeypatch):
+def test_other_code_packs_anew(path, settings, monkeypatch):
     load_packed(path, settings=settings)
     monkeypatch.setattr("ternary_kernels.packed.key.code_sha256", lambda: "0" * 64)
     load_packed(path, settings=settings)
@@ -260,7 +266,7 @@ def hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         "another process is writing",
     ],
 )
-def test_what_cannot_be_kept_is_one_warning_and_the_model_runs(path, hindrance, reason, caplog, recorded):
+def test_what_cannot_be_kept_is_one_warning_and_the_model_runs(path, hindrance, reason, caplog):
     expected, settings = fresh(path), hindrance(reason)
     model = load_packed(path, settings=settings)
     assert not model.is_mapped
@@ -271,9 +277,7 @@ def test_what_cannot_be_kept_is_one_warning_and_the_model_runs(path, hindrance, 
     assert not [*settings.folder.glob(f"*{SUFFIX}*"), *settings.folder.glob(".*")]
 
 
-def test_the_oldest_is_removed_unless_somebody_has_it_mapped(
-    path, models, settings, tmp_path, recorded, caplog
-):
+def test_the_oldest_is_removed_unless_somebody_has_it_mapped(path, models, settings, tmp_path, caplog):
     paths = [path, tmp_path / "b.gguf", tmp_path / "c.gguf"]
     for other, name in zip(paths[1:], "12", strict=True):
         other.write_bytes(models[name])
@@ -307,6 +311,8 @@ from pathlib import Path
 import numpy as np
 from ternary_kernels.packed import cache, layout, load_packed
 from ternary_kernels.packed.settings import CacheSettings
+from wf_formats import content_records
+content_records.GRAIN_S = -60.0  # the model is as young as the test
 path, folder, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def stop(write):
     def half(target, facts, sections):
@@ -359,7 +365,7 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.write("\n")
 
 
-def test_two_processes_write_at_once_and_share_memory(path, settings, recorded, child):
+def test_two_processes_write_at_once_and_share_memory(path, settings, child):
     processes = [child(), child()]
     for process in processes:
         go(process)

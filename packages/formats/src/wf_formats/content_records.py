@@ -6,7 +6,8 @@ found then. Where any of these differs there is no record, and the files are rea
 
 What holds: programs can put back a file's mtime, not its ctime. So a file that was written again, replaced or
 renamed over is read again, whatever its size and times say. Times move in grains, so nothing is recorded of
-files that changed less than `GRAIN_S` before they were read: a change in the same grain would go unseen.
+files that changed less than `GRAIN_S` before (`Identity.is_settled`): a change in the same grain would go
+unseen.
 
 What does not: a clock (of this machine, or of a file server) that was set back by more than `GRAIN_S`; blocks
 changed below the file system; a file that somebody keeps writing through a mapping while it is read. And
@@ -18,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +41,24 @@ class Identity:
     digest: str
     changed_s: float
     """The last change of one of them, in seconds since the epoch."""
+    seen_s: float
+    """When the file system was asked."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every change since then gives another identity."""
+        return self.changed_s <= self.seen_s - GRAIN_S
 
 
 def identity_of(files: Sequence[Path]) -> Identity:
     """Of files in their order. Raises: OSError."""
-    digest, changed_ns = hashlib.sha256(), 0
+    digest, changed_ns, seen_s = hashlib.sha256(), 0, time.time()
     for file in files:
         facts = file.stat()
         numbers = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         digest.update(os.fsencode(os.path.realpath(file)) + f"\0{numbers}\n".encode())
         changed_ns = max(changed_ns, facts.st_mtime_ns, facts.st_ctime_ns)
-    return Identity(digest.hexdigest(), changed_ns / 1e9)
+    return Identity(digest.hexdigest(), changed_ns / 1e9, seen_s)
 
 
 def files_sha256(files: Sequence[Path]) -> str:
@@ -72,18 +81,16 @@ class ContentRecords:
             return None
         return found if _SHA256.fullmatch(found) else None
 
-    def add(self, identity: Identity, read_since_s: float, sha256: str) -> None:
-        """Records what was found, unless the files had changed just before.
+    def add(self, identity: Identity, sha256: str) -> None:
+        """Records what was found in files.
 
         Args:
-            identity: taken before they were read.
-            read_since_s: when that was, `time.time()`.
+            identity: settled, and from before they were read.
 
         Raises:
             OSError: the record cannot be written.
         """
-        if identity.changed_s > read_since_s - GRAIN_S:
-            return
+        assert identity.is_settled, identity
         self._remove_oldest()
         atomic_write_text(self._path(identity), sha256)
 

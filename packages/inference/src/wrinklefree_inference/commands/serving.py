@@ -36,7 +36,6 @@ _LOOK_S = 0.5
 if TYPE_CHECKING:
     from wrinklefree_inference.http.app import HttpApp
     from wrinklefree_inference.http.run import Drain
-    from wrinklefree_inference.native.model import NativeModel
 
 Made = TypeVar("Made")
 
@@ -50,23 +49,24 @@ def serve_native(options: NativeServerOptions) -> None:
         logs.configure(options.http.log_format)
         import_kernels()
         loading = _in_background(partial(load_native_model, options.model, options.engine, options.cache))
-        asyncio.run(_serve(options, keys, listener, loading))
+        from wrinklefree_inference.http.app import create_server
+        from wrinklefree_inference.http.auth import ApiKeys
+        from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 
+        model = loading.result()
 
-async def _serve(
-    options: NativeServerOptions, keys: list[str], listener: socket.socket, loading: Future[NativeModel]
-) -> None:
-    from wrinklefree_inference.http.app import create_server
-    from wrinklefree_inference.http.auth import ApiKeys
-    from wrinklefree_inference.native.async_engine import AsyncNativeEngine
+        async def run() -> None:
+            engine = AsyncNativeEngine(model, options.queue, options.engine.model_id)
+            server = create_server(engine, options.http, options.answers, ApiKeys.of(keys))
+            try:
+                await _listen(
+                    server, listener, options.http.shutdown_timeout_s, engine.model_id, engine.drain
+                )
+            finally:
+                stop_rendering()  # what is left of it, of requests that were cut off
+                await engine.close()
 
-    engine = AsyncNativeEngine(loading.result(), options.queue, options.engine.model_id)
-    server = create_server(engine, options.http, options.answers, ApiKeys.of(keys))
-    try:
-        await _listen(server, listener, options.http.shutdown_timeout_s, engine.model_id, engine.drain)
-    finally:
-        stop_rendering()  # what is left of it, of requests that were cut off
-        await engine.close()
+        asyncio.run(run())
 
 
 def serve_openai(options: ProxyOptions) -> None:

@@ -71,10 +71,12 @@ class _Cached:
     def __init__(self, settings: CacheSettings, files: Sequence[Path]) -> None:
         self._files, self._folder = files, settings.folder
         self._store, self._records = PackedStore(settings), ContentRecords(settings.folder / "contents")
-        self._begun_s, self._identity = time.time(), identity_of(files)
-        self._is_warned = False
+        self._identity, self._is_warned = identity_of(files), False
 
     def load(self, path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
+        if not self._identity.is_settled:
+            _log.info("%s changed just now: its packed form is kept at a later start", self._files[0])
+            return _packed_afresh(path, quantize_master, adapter)
         sha256 = self._records.known(self._identity)
         if sha256 is not None and (found := self._find(Key.of(sha256))) is not None:
             return found
@@ -89,7 +91,7 @@ class _Cached:
         sha256 = files_sha256(self._files)
         try:
             self._store.prepare()
-            self._records.add(self._identity, self._begun_s, sha256)
+            self._records.add(self._identity, sha256)
         except OSError as error:
             self._warn(_NOT_KEPT, error)
         return sha256
@@ -114,7 +116,7 @@ class _Cached:
             return model  # whoever asked for it says so
         if (template := model.tokenizer.chat_template) is not None:
             ChatTemplate(template, model.tokenizer.special_tokens)
-        if identity_of(self._files) != self._identity:
+        if identity_of(self._files).digest != self._identity.digest:
             _log.warning("%s changed while it was read; its packed form is not kept", self._files[0])
             return model
         try:
