@@ -278,3 +278,16 @@ def test_variables_in_the_place_of_the_templates_own_are_refused(name: str):
     template = ChatTemplate("{{ messages[0].content }}", {})
     with pytest.raises(ChatTemplateError, match=f"^{name} is no variable to be set"):
         template.render(TALK, True, {"other": 1, name: "x"})
+
+
+def test_a_template_that_was_tried_before_is_not_tried_again(monkeypatch):
+    renderer = Renderer()
+    monkeypatch.setattr(wf_formats.chat_template, "RENDERER", renderer)
+    template = ChatTemplate("{{ messages[0].content }}{{ 'a' * 10 ** (messages | length * 5) }}", {}, True)
+    ready = renderer._worker
+    assert ready is not None
+    with pytest.raises(TemplateTooCostlyError):  # on use its limits are what they were
+        template.render(TALK * 4)
+    assert renderer._worker is ready
+    assert ChatTemplate("{{ messages[0].content }}", {}, True).render(TALK) == "Hi"
+    renderer.close()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import tempfile
 from enum import StrEnum
@@ -39,6 +38,8 @@ def packaged_gguf() -> Path:
     Raises:
         FileNotFoundError: the package is installed without it.
     """
+    import importlib.metadata  # 20 ms, for nobody but those who ask
+
     name = f"{PACKAGED_MODEL}.Q4_1.gguf"
     for file in importlib.metadata.files(PACKAGE) or []:
         if file.name == name:
