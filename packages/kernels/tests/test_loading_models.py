@@ -571,3 +571,29 @@ def test_pages_of_the_file_are_given_back(exported, monkeypatch):
     for part in MATRICES:
         model.matrix(0, part)
     assert len(released) == len(MATRICES) + 1
+
+
+def test_an_exported_folder_is_kept_and_a_training_checkpoint_is_not(exported, tmp_path, monkeypatch):
+    from ternary_kernels.packed import load_packed
+    from ternary_kernels.packed.settings import CacheSettings
+
+    monkeypatch.setattr("wf_formats.content_records.GRAIN_S", -60.0)
+    settings = CacheSettings(tmp_path, 10**9, is_verified=True)
+    folder = exported("llama-tensor", "bitlinear")
+    expected = load_model(folder)
+    for _ in range(2):
+        model = load_packed(folder, settings=settings)
+        assert model.is_mapped
+        assert model.weights.config == expected.config
+        for part in MATRICES:
+            found, own = getattr(model.weights.layers[1], part), getattr(expected.layers[1], part)
+            for one, other in zip(found.parts(), own.parts(), strict=True):
+                np.testing.assert_array_equal(one, other)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    assert len(list(tmp_path.glob("*.wfpacked"))) == 1
+    assert load_packed(folder, settings=settings).is_mapped
+    assert len(list(tmp_path.glob("*.wfpacked"))) == 2
+    assert not load_packed(
+        exported("llama-tensor", "checkpoint"), quantize_master, settings=settings
+    ).is_mapped
+    assert len(list(tmp_path.glob("*.wfpacked"))) == 2
