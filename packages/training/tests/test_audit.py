@@ -191,7 +191,7 @@ def audit(folder: Path, work: Callable[[], Outcome]) -> list[dict[str, Any]]:
     config: Any = SimpleNamespace(
         training=SimpleNamespace(stage="stage2"), experiment="x", resume=SimpleNamespace(data=None)
     )
-    identity = RunIdentity({"parent": None}, GitState(None, dirty=None), {})
+    identity = RunIdentity({"parent": None}, GitState(None, dirty=None), {}, frozenset(), {})
     with suppress(RuntimeError, KeyboardInterrupt):
         audited(RunFolder(folder), config, identity, work)
     return read_trail(folder).events
