@@ -35,6 +35,9 @@ class NoDecoder:
     def forward(self, tokens: Any, starts: Any, contexts: Any, pages: Any, outputs: Any) -> Any:
         return np.empty((len(outputs), 1), np.float32)
 
+    def hidden_states(self, rows: Any) -> Any:
+        return np.ones((len(rows), 1), np.float32)
+
 
 class NoTokenizer:
     """Every token is one letter."""
@@ -59,7 +62,7 @@ def no_sample(logits: Any, *_params: Any) -> Any:
 
 def new_model(pages: int) -> NativeModel:
     tokenizer: Any = NoTokenizer()
-    return NativeModel("none", NoDecoder(pages), tokenizer, lambda: tokenizer, no_sample, 1 << 20, 1 << 20)
+    return NativeModel("none", NoDecoder(pages), tokenizer, lambda: tokenizer, no_sample, 1 << 20, 1 << 20, 1)
 
 
 def requests_of(args: argparse.Namespace) -> list[GenerationRequest]:

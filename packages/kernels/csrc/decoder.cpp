@@ -334,13 +334,18 @@ void Decoder::mlp_block(int64_t index) {
     });
 }
 
+void Decoder::final_norm(int64_t t, float* out) const {
+    const DecoderConfig& c = config();
+    kernels().rms_norm(x_.data() + t * c.hidden_size, weights_.final_norm.data(), c.hidden_size, c.rms_norm_eps, out);
+}
+
 void Decoder::head(const Batch& batch, float* logits) {
     const DecoderConfig& c = config();
     const Matrix& matrix = *weights_.head;
     const int64_t stride = padded_rows_of(matrix);
     if (batch.num_outputs == 0) return;
     fill(batch.num_outputs, {&matrix}, Precision::wide, [&](int64_t i, float* scratch) {
-        kernels().rms_norm(x_.data() + batch.outputs[i] * c.hidden_size, weights_.final_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
+        final_norm(batch.outputs[i], scratch);
         return scratch;
     });
     logits_.resize(activations_.padded_rows() * stride);
@@ -358,6 +363,14 @@ void Decoder::forward(const Batch& batch, float* logits) {
         mlp_block(layer);
     }
     head(batch, logits);
+}
+
+void Decoder::hidden_states(const int32_t* rows, int64_t num_rows, float* states) {
+    const auto num_tokens = static_cast<int64_t>(tokens_.size());
+    for (int64_t i = 0; i < num_rows; ++i)
+        if (rows[i] < 0 || rows[i] >= num_tokens)
+            fail("row " + std::to_string(rows[i]) + " is not one of the " + std::to_string(num_tokens) + " tokens of the latest forward");
+    pool_.run(num_rows, [&](int64_t i, int) { final_norm(rows[i], states + i * config().hidden_size); });
 }
 
 }  // namespace tk

@@ -82,6 +82,10 @@ public:
     // nothing was computed.
     void forward(const Batch& batch, float* logits);
 
+    // Hidden states after the final norm, what the head multiplies, of rows of the latest forward's tokens.
+    // states: [num_rows][hidden_size]. Raises std::invalid_argument on a row that it did not have.
+    void hidden_states(const int32_t* rows, int64_t num_rows, float* states);
+
     const DecoderConfig& config() const { return weights_.config; }
     const KvCache& cache() const { return cache_; }
     Pool& pool() { return pool_; }
@@ -111,6 +115,7 @@ private:
     void add_sum(int64_t token, const Matrix& matrix, const Vector& bias, const Vector& norm);
     void attend(const Batch& batch, int64_t layer, const Span& span, int64_t kv_head);
     void head(const Batch& batch, float* logits);
+    void final_norm(int64_t token, float* out) const;
     // A matrix of a layer, its correction (or null), and where their sum goes: [tokens][padded rows of the matrix].
     struct Linear {
         const Matrix* matrix;

@@ -121,6 +121,14 @@ public:
         return logits;
     }
 
+    nb::ndarray<nb::numpy, float> hidden_states(Ints1 rows) {
+        auto [states, data] = new_array<float>({rows.size(), static_cast<size_t>(decoder_.config().hidden_size)});
+        const WithoutGil without_gil;
+        const std::lock_guard lock(mutex_);
+        decoder_.hidden_states(rows.data(), static_cast<int64_t>(rows.size()), data);
+        return states;
+    }
+
     int64_t num_pages() const { return decoder_.cache().num_pages(); }
     int64_t page_bytes() const { return decoder_.cache().page_bytes(); }
     int num_threads() { return decoder_.pool().num_threads(); }
@@ -227,6 +235,7 @@ NB_MODULE(_native, m) {
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const ModelWeights&, int64_t, const std::string&, int>(), "weights"_a, "num_pages"_a, "cache_type"_a, "num_threads"_a)
         .def("forward", &PyDecoder::forward, "tokens"_a, "starts"_a, "contexts"_a, "pages"_a, "outputs"_a)
+        .def("hidden_states", &PyDecoder::hidden_states, "rows"_a)
         .def_prop_ro("num_pages", &PyDecoder::num_pages)
         .def_prop_ro("page_bytes", &PyDecoder::page_bytes)
         .def_prop_ro("num_threads", &PyDecoder::num_threads);

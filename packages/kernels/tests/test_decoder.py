@@ -318,6 +318,63 @@ def test_no_outputs_fill_the_cache_alone(case):
     assert decoder.forward(**arrays).shape == (0, 320)
 
 
+@pytest.mark.parametrize(
+    "name", ["llama-tensor", "qwen3-group128", "gemma3-group64", "bitnet-relu2", "qwen2-group64-corrected"]
+)
+def test_hidden_states_are_pytorchs_after_the_final_norm(name, case):
+    """Relative to their size, of each token; the same tokens flip as in the log-probabilities."""
+    import torch
+
+    given = case(name)
+    text = given.texts[0]
+    ids = torch.from_numpy(text).long()[None]
+    with torch.no_grad():
+        expected = given.model.reference(ids, output_hidden_states=True).hidden_states[-1][0].numpy()
+
+    def error_of(weights: tk.ModelWeights) -> np.ndarray:
+        decoder = tk.Decoder(weights, 4, "f32", 1)
+        decoder.forward(*batch_of(text, outputs=[len(text) - 1]))
+        found = decoder.hidden_states(np.arange(len(text), dtype=np.int32))
+        return np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+    assert agree(error_of(given.model.weights))
+    norm = given.model.weights.final_norm * np.float32(1.01)
+    assert not agree(error_of(dataclasses.replace(given.model.weights, final_norm=norm)))
+
+
+def batch_of(text: np.ndarray, outputs: list[int]) -> list[np.ndarray]:
+    """Arguments of `forward` for one text from an empty cache."""
+    pages = range(-(-len(text) // tk.PAGE_TOKENS))
+    arrays = (text, [0, len(text)], [0], [[*pages]], outputs)
+    return [np.asarray(array, np.int32) for array in arrays]
+
+
+def test_hidden_states_are_of_the_rows_that_are_asked_for(case):
+    """Of the latest pass, in any order, whether it gave logits or not; the logits stay what they are."""
+    decoder = tk.Decoder(case("llama-tensor").model.weights, 4, "f32", 2)
+    first, second = (np.arange(start, start + 40, dtype=np.int32) for start in (3, 100))
+    logits = decoder.forward(*batch_of(first, outputs=[39]))
+    states = decoder.hidden_states(np.arange(40, dtype=np.int32))
+    assert (states.shape, states.dtype) == ((40, 96), np.float32)
+    some = np.array([39, 0, 0], np.int32)
+    np.testing.assert_array_equal(decoder.hidden_states(some), states[some])
+    assert decoder.hidden_states(np.empty(0, np.int32)).shape == (0, 96)
+    decoder.forward(*batch_of(second, outputs=[]))
+    assert (decoder.hidden_states(some) != states[some]).any()
+    np.testing.assert_array_equal(decoder.forward(*batch_of(first, outputs=[39])), logits)
+    np.testing.assert_array_equal(decoder.hidden_states(some), states[some])
+
+
+def test_hidden_states_refuse_rows_that_there_are_not(case):
+    decoder = tk.Decoder(case("llama-tensor").model.weights, 4, "f32", 1)
+    with pytest.raises(ValueError, match="row 0 is not one of the 0 tokens of the latest forward"):
+        decoder.hidden_states(np.zeros(1, np.int32))
+    decoder.forward(**{name: np.asarray(values, np.int32) for name, values in BATCH.items()})
+    for row in (-1, 3):
+        with pytest.raises(ValueError, match=f"row {row} is not one of the 3 tokens of the latest forward"):
+            decoder.hidden_states(np.array([0, row], np.int32))
+
+
 def test_decoder_refuses_weights_that_do_not_fit(case):
     weights = case("llama-tensor").model.weights
     first, second = weights.layers

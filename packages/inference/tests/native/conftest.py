@@ -23,6 +23,7 @@ from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
 
 VOCAB = 64
+HIDDEN = 8
 EOS = 0
 POISON = np.uint64(0xDEADBEEF)
 ODD = np.arange(1, 2 * 4096, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -52,6 +53,12 @@ def logits_of(values):
     return (noise >> np.uint64(40)).astype(np.float32) / np.float32(2**24) * 6
 
 
+def state_of(value):
+    """The hidden state of a token that leaves `value` in the cache."""
+    noise = mix(np.uint64(value) ^ ODD[np.arange(HIDDEN) + 40])
+    return (noise >> np.uint64(40)).astype(np.float32) / np.float32(2**24) - np.float32(0.4)
+
+
 class ToyRunner:
     """`ternary_kernels.Decoder` for the little model."""
 
@@ -78,7 +85,7 @@ class ToyRunner:
             import time
 
             time.sleep(self.delay_s)
-        logits = {}
+        logits, self.states = {}, []
         written = set()
         wanted = set(outputs.tolist())
         for s, context in enumerate(contexts.tolist()):
@@ -88,10 +95,14 @@ class ToyRunner:
             assert not mine & written, "two sequences write one page"
             written |= mine
             for i in range(end - start):
-                self._token(tokens[start + i], context + i, pages[s])
+                self.states.append(self._token(tokens[start + i], context + i, pages[s]))
                 if start + i in wanted:
                     logits[int(start + i)] = logits_of(self._visible(context + i + 1, pages[s]))
         return np.array([logits[row] for row in outputs.tolist()], np.float32).reshape(len(outputs), VOCAB)
+
+    def hidden_states(self, rows):
+        assert rows.dtype == np.int32
+        return np.array([self.states[row] for row in rows.tolist()], np.float32).reshape(len(rows), HIDDEN)
 
     def _visible(self, count, table):
         return self.values[table[: -(-count // PAGE_TOKENS)]].reshape(-1)[:count]
@@ -99,6 +110,7 @@ class ToyRunner:
     def _token(self, token, position, table):
         value = value_of(token, self._visible(position, table))
         self.values[table[position // PAGE_TOKENS], position % PAGE_TOKENS] = value
+        return state_of(value)
 
 
 def sample(
@@ -231,11 +243,12 @@ def submit(engine: AsyncNativeEngine, request: GenerationRequest) -> TokenStream
 
 
 def make_model(num_pages=32, context_tokens=1024):
-    return NativeModel("toy", ToyRunner(num_pages), ToyTokenizer(), ToyStream, sample, context_tokens, VOCAB)
+    parts = ToyRunner(num_pages), ToyTokenizer(), ToyStream, sample
+    return NativeModel("toy", *parts, context_tokens, VOCAB, HIDDEN)
 
 
-def make_request(prompt, client="", name="r", constraint=None, **sampling):
-    return GenerationRequest(tuple(prompt), SamplingParams(**sampling), name, client, constraint)
+def make_request(prompt, client="", name="r", constraint=None, embeds=False, **sampling):
+    return GenerationRequest(tuple(prompt), SamplingParams(**sampling), name, client, constraint, embeds)
 
 
 def run_alone(request):

@@ -60,7 +60,8 @@ def random_weights():
 def make_model(toy):
     def make(num_pages):
         decoder = tk.Decoder(random_weights(), num_pages, num_threads=1)
-        return NativeModel("random", decoder, toy.ToyTokenizer(), toy.ToyStream, tk.sample, 512, VOCAB)
+        parts = decoder, toy.ToyTokenizer(), toy.ToyStream, tk.sample
+        return NativeModel("random", *parts, 512, VOCAB, HIDDEN)
 
     return make
 

@@ -76,6 +76,20 @@ class Decoder:
         """
         return self._native.forward(tokens, starts, contexts, pages, outputs)
 
+    def hidden_states(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The states of tokens of the latest `forward` after the final norm: what the head multiplies.
+
+        Args:
+            rows: [R] rows of its `tokens`, whether their logits were wanted or not.
+
+        Returns:
+            float32 [R, hidden].
+
+        Raises:
+            ValueError: a row that it did not have.
+        """
+        return self._native.hidden_states(rows)
+
 
 def _native_weights(weights: ModelWeights) -> _native.ModelWeights:
     return _native.ModelWeights(

@@ -7,6 +7,7 @@ share the cache of prefixes with them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -59,13 +60,7 @@ class NativeEngine:
     @property
     def facts(self) -> ModelFacts:
         """Name, size of the files, parameters, context and packed format."""
-        return ModelFacts(
-            self._model.name,
-            size_bytes=None if self.path is None else size_bytes_of(self.path),
-            num_parameters=self._model.num_parameters,
-            context_tokens=self.context_tokens,
-            weight_type=self._model.weight_type,
-        )
+        return replace(self._model.facts, context_tokens=self.context_tokens)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, through the model's own chat template."""
@@ -143,9 +138,3 @@ class NativeEngine:
             stop=sampling.stop,
         )
         return GenerationRequest(tuple(prompt_ids), params, id="local")
-
-
-def size_bytes_of(path: Path) -> int:
-    """Bytes of a model file, or of the weights in a folder."""
-    files = [path] if path.is_file() else path.glob("*.safetensors")
-    return sum(file.stat().st_size for file in files)

@@ -46,6 +46,7 @@ class AsyncNativeEngine:
         self.model_id = model_id or model.name
         self.created = int(time.time())
         self._model = model
+        self.embedding_size, self.facts = model.hidden_size, model.facts
         self._core = model.new_core(queue)
         self.context_tokens = self._core.scheduler.context_tokens
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,7 +81,7 @@ class AsyncNativeEngine:
         self._bind(asyncio.get_running_loop())
         if self._is_draining:
             raise EngineError("the engine is shutting down and takes no more requests")
-        self._core.scheduler.check_fits(len(request.prompt_ids), request.sampling.max_tokens)
+        self._core.scheduler.check_fits(len(request.prompt_ids), request.max_answer_tokens)
         slot = Slot(inbox, number, self._core.scheduler.queue.max_unread)
         sequence = self._model.new_sequence(request, slot, slot.is_full)
         self._worker.submit(sequence)

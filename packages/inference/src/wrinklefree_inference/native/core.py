@@ -12,52 +12,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.constraint import ConstraintFailed, Words, accept, mask_of
 from wrinklefree_inference.native.draw_params import DrawParams
 from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
+from wrinklefree_inference.native.embedding import PooledPart, pool, pooled_parts
 from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.forward import forward_arrays
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
-from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
+from wrinklefree_inference.native.runner import Floats, Ints, ModelRunner
+from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.stops import Piece
-
-Ints = NDArray[np.int32]
-Floats = NDArray[np.float32]
-
-
-class ModelRunner(Protocol):
-    """What computes logits: `ternary_kernels.Decoder`."""
-
-    @property
-    def num_pages(self) -> int:
-        """Pages of the key-value cache."""
-
-    def forward(self, tokens: Ints, starts: Ints, contexts: Ints, pages: Ints, outputs: Ints, /) -> Floats:
-        """Compute new tokens of several sequences.
-
-        Args:
-            tokens: int32 [T], the new tokens of all sequences.
-            starts: int32 [S + 1]; sequence s owns tokens[starts[s]:starts[s + 1]].
-            contexts: int32 [S], tokens of each sequence that are in the cache.
-            pages: int32 [S, B], the sequence's pages in order; unused entries are 0.
-            outputs: int32 [R], rows of `tokens` whose logits are wanted (R may be 0).
-
-        Returns:
-            float32 [R, vocabulary].
-        """
-
-
-class NoRunner:
-    """In the place of a decoder that was released."""
-
-    num_pages = 0
-
-    def forward(self, tokens: Ints, starts: Ints, contexts: Ints, pages: Ints, outputs: Ints, /) -> Floats:
-        raise EngineError("the engine is closed")
 
 
 class TokenizerLike(Protocol):
@@ -131,7 +98,7 @@ class Core:
             return []
         drawn = [sequence for sequence, count in plan if sequence.is_drawn_after(count)]
         tokens, starts, contexts, pages, outputs = forward_arrays(plan)
-        echoed = echo_parts(plan, starts)
+        echoed, pooled = echo_parts(plan, starts), pooled_parts(plan, starts)
         outputs = np.concatenate([outputs, *(part.rows for part in echoed)])
         forward_s = time.perf_counter()
         logits = self.runner.forward(tokens, starts, contexts, pages, outputs)
@@ -141,13 +108,28 @@ class Core:
             count for sequence, count in plan if sequence.num_computed < sequence.num_prompt
         )
         self.scheduler.advance(plan)
-        events = self._give_out(echoed, logits[len(drawn) :])
+        events = self._pool(pooled)
+        events += self._give_out(echoed, logits[len(drawn) :])
         events += self._end_without_answer(plan)
         events += self._draw_next(drawn, logits[: len(drawn)])
         counters.steps += 1
         counters.last_step_s = time.perf_counter() - start_s
         counters.step_s += counters.last_step_s
         return events
+
+    def _pool(self, parts: list[PooledPart]) -> list[StepEvent]:
+        """Embeddings whose prompts are complete."""
+        events: list[StepEvent] = []
+        for part in parts:
+            event = pool(part, self.runner.hidden_states(part.rows))
+            if event is not None:
+                self._finish(part.sequence)
+                events.append((part.sequence, event))
+        return events
+
+    def _finish(self, sequence: Sequence) -> None:
+        sequence.is_done = True
+        self.scheduler.finish(sequence)
 
     def _give_out(self, parts: list[EchoPart], logits: Floats) -> list[StepEvent]:
         """Prompts, as far as they are asked for and computed."""
@@ -168,8 +150,7 @@ class Core:
             if not (sequence.wants_answer or sequence.num_pending or sequence.is_done)
         ]
         for sequence in ended:
-            sequence.is_done = True
-            self.scheduler.finish(sequence)
+            self._finish(sequence)
         return [(sequence, _delta(sequence, Piece(), "length")) for sequence in ended]
 
     def _draw_next(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
@@ -226,8 +207,7 @@ class Core:
         return events
 
     def _give_up(self, sequence: Sequence, error: ValueError) -> AnswerFailed:
-        sequence.is_done = True
-        self.scheduler.finish(sequence)
+        self._finish(sequence)
         reason = str(error).removeprefix("row 0: ")
         return AnswerFailed(f"no token can be drawn after {sequence.num_generated} of the answer: {reason}")
 
@@ -258,8 +238,7 @@ class Core:
         sequence.num_tokens += 1
         piece, reason = self._piece(sequence, token_id, entry, is_over)
         if reason is not None:
-            sequence.is_done = True
-            self.scheduler.finish(sequence)
+            self._finish(sequence)
         elif not piece.text and not piece.token_ids:
             return None
         return _delta(sequence, piece, reason)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wrinklefree_inference.native.pages import pages_for
+from wrinklefree_inference.native.runner import Ints
 from wrinklefree_inference.native.scheduler import StepPlan
-
-Ints = NDArray[np.int32]
 
 
 def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:

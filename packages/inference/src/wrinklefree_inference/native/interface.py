@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from wrinklefree_inference.engines.base import ModelFacts
 from wrinklefree_inference.native.inbox import Inbox
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
 
@@ -17,8 +18,16 @@ class AsyncEngine(Protocol):
         """Name that clients use."""
 
     @property
+    def facts(self) -> ModelFacts:
+        """What is known of the model."""
+
+    @property
     def context_tokens(self) -> int:
         """Longest prompt and answer together."""
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of an embedding."""
 
     @property
     def created(self) -> int:
@@ -46,6 +55,7 @@ class AsyncEngine(Protocol):
             EngineBusy: The queue is full.
             RequestTooLong: Prompt and answer can never fit.
             BadField: The model cannot do what a field of the request asks.
+            ValueError: The prompt is empty or has ids that the model does not know.
             EngineError: The engine is closed, draining or broken.
         """
 

@@ -76,8 +76,10 @@ def load_native_model(
         sample=ternary_kernels.sample,
         context_tokens=context,
         vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
         num_parameters=num_parameters_of(weights),
         weight_type=weights.layers[0].down.format,
+        size_bytes=size_bytes_of(path),
     )
 
 
@@ -158,6 +160,12 @@ def num_parameters_of(weights: ModelWeights) -> int:
     return sum(
         part.rows * part.cols if isinstance(part, Matrix) else part.size for part in parts if part is not None
     )
+
+
+def size_bytes_of(path: Path) -> int:
+    """Bytes of a model file, or of the weights in a folder."""
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def token_bytes_of(config: Any, cache_type: CacheType) -> int:

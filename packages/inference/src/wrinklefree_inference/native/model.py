@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from wf_formats.errors import RequestError
-from wrinklefree_inference.native.core import Core, ModelRunner, NoRunner, Sampler, TokenizerLike
+from wrinklefree_inference.engines.base import ModelFacts
+from wrinklefree_inference.native.core import Core, Sampler, TokenizerLike
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import BadField, GenerationRequest
+from wrinklefree_inference.native.runner import ModelRunner, NoRunner
 from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence, Sink
 from wrinklefree_inference.native.stops import TokenDecoder
@@ -55,8 +57,21 @@ class NativeModel:
     sample: Sampler
     context_tokens: int
     vocab_size: int
+    hidden_size: int
     num_parameters: int | None = None
     weight_type: str | None = None
+    size_bytes: int | None = None
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known of it."""
+        return ModelFacts(
+            self.name,
+            size_bytes=self.size_bytes,
+            num_parameters=self.num_parameters,
+            context_tokens=self.context_tokens,
+            weight_type=self.weight_type,
+        )
 
     def released(self) -> NativeModel:
         """The same without its decoder, whose memory is free once nobody else holds it."""

@@ -120,6 +120,7 @@ class GenerationRequest:
         id: Name in logs.
         client: Fairness key: clients take turns, whatever the number of their requests.
         constraint: Decides which tokens may come next; of this answer alone, since it has a state.
+        embeds: The prompt's embedding is asked for (`embedding.py`), and no answer: nothing is drawn.
     """
 
     prompt_ids: tuple[int, ...]
@@ -127,6 +128,12 @@ class GenerationRequest:
     id: str
     client: str = ""
     constraint: TokenConstraint | None = None
+    embeds: bool = False
+
+    @property
+    def max_answer_tokens(self) -> int:
+        """Tokens that may come after the prompt."""
+        return 0 if self.embeds else self.sampling.max_tokens
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,7 @@ class Delta:
         finish_reason: Set on the last delta alone.
         cached_prompt_tokens: Prompt tokens that were found in the cache.
         completion_tokens: Tokens drawn so far, with those held back and the end-of-text token.
+        embedding: Of the prompt, where that was asked for: float32, little-endian, of length 1.
     """
 
     text: str
@@ -167,6 +175,7 @@ class Delta:
     cached_prompt_tokens: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    embedding: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from wrinklefree_inference.engines.base import TokenScores
 from wrinklefree_inference.engines.log_softmax import log_softmax_at
-from wrinklefree_inference.native.core import Core, Floats
+from wrinklefree_inference.native.core import Core
 from wrinklefree_inference.native.pages import PAGE_TOKENS, extend_digests, pages_for
+from wrinklefree_inference.native.runner import Floats
 
 CHUNK_TOKENS = 128
 """Tokens of one forward pass: its logits, 4 bytes each, are held at once (66 MB for 128256 of them)."""

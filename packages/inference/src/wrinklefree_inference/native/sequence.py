@@ -38,6 +38,8 @@ class Sequence:
         num_echoed: Tokens of the prompt that were given out, where that was asked for; `echo_decoder` makes
             their text.
         bias: Ids (int32) and values (float32) of the request's `logit_bias`, if it has one.
+        pooled: float64 [hidden], sum of the hidden states of the prompt's first `num_pooled` tokens, where
+            its embedding was asked for.
     """
 
     __slots__ = (
@@ -52,10 +54,12 @@ class Sequence:
         "num_computed",
         "num_echoed",
         "num_pages",
+        "num_pooled",
         "num_prompt",
         "num_published",
         "num_tokens",
         "pages",
+        "pooled",
         "request",
         "seed",
         "sink",
@@ -80,11 +84,12 @@ class Sequence:
             ids, values = zip(*sampling.logit_bias, strict=True)
             self.bias = np.array(ids, np.int32), np.array(values, np.float32)
         self.num_prompt = self.num_tokens = len(request.prompt_ids)
-        capacity = self.num_prompt + sampling.max_tokens
+        capacity = self.num_prompt + request.max_answer_tokens
         self.tokens: NDArray[np.int32] = np.empty(capacity, np.int32)  # the system maps what is written
         self.tokens[: self.num_prompt] = request.prompt_ids
         self.pages: NDArray[np.int32] = np.empty(pages_for(capacity), np.int32)
-        self.num_pages = self.num_computed = self.num_published = self.num_echoed = 0
+        self.num_pages = self.num_computed = self.num_published = self.num_echoed = self.num_pooled = 0
+        self.pooled: NDArray[np.float64] | None = None
         self.digests: list[bytes] = []
         self.arrival = 0
         self.cached_prompt_tokens: int | None = None
@@ -98,7 +103,7 @@ class Sequence:
     @property
     def wants_answer(self) -> bool:
         """Whether tokens are drawn, or the prompt alone is wanted."""
-        return self.request.sampling.max_tokens > 0
+        return self.request.max_answer_tokens > 0
 
     def is_drawn_after(self, count: int) -> bool:
         """Whether a token is drawn once `count` pending ones are computed."""
@@ -106,8 +111,10 @@ class Sequence:
 
     @property
     def num_reusable(self) -> int:
-        """First tokens that need not be computed if the cache has them: nobody wants logits after them."""
+        """First tokens that need not be computed if the cache has them: nobody wants what comes of them."""
         sampling = self.request.sampling
+        if self.request.embeds:
+            return min(self.num_pooled, self.num_tokens - 1)
         if sampling.echo and sampling.logprobs is not None and self.num_echoed < self.num_prompt:
             return max(self.num_echoed - 1, 0)
         return self.num_tokens - 1

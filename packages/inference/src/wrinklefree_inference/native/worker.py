@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.core import Core, NoRunner
+from wrinklefree_inference.native.core import Core
 from wrinklefree_inference.native.request import AnswerFailed, Delta, EngineBusy, EngineStats
 from wrinklefree_inference.native.restarts import Restarts
+from wrinklefree_inference.native.runner import NoRunner
 from wrinklefree_inference.native.sequence import Sequence
 
 logger = logging.getLogger(__name__)
