@@ -64,6 +64,39 @@ def test_offsets_and_prefix_cache(client: openai.OpenAI):
     assert "".join(rebuilt) == choice.text
 
 
+def test_other_paths_give_the_same_answer(served: tuple[subprocess.Popen[str], str], client: openai.OpenAI):
+    question = ASK["messages"][0]["content"]
+    chat = client.chat.completions.create(**ASK, max_tokens=12, temperature=0)
+    text, usage = chat.choices[0].message.content, chat.usage
+    response = client.responses.create(
+        model="two-layers", input=question, max_output_tokens=12, temperature=0
+    )
+    assert response.output_text == text
+    assert response.usage.input_tokens == usage.prompt_tokens
+    with httpx.Client(
+        base_url=served[1].removesuffix("/v1"), headers={"Authorization": "Bearer a-key"}
+    ) as http:
+        options = {"temperature": 0, "num_predict": 12}
+        body = ASK | {"model": "two-layers:latest", "options": options, "stream": False}
+        answer = http.post("/api/chat", json=body).json()
+        (model,) = http.get("/api/tags").json()["models"]
+    assert (answer["message"]["content"], answer["prompt_eval_count"]) == (text, usage.prompt_tokens)
+    assert (model["name"], model["size"] > 10**6) == ("two-layers:latest", True)
+
+
+def test_embeddings_alone_and_together(client: openai.OpenAI):
+    texts = ["Paris is the capital of France.", "x", "A long text about something else. " * 20]
+    ask = {"model": "two-layers", "encoding_format": "float"}
+    together = [item.embedding for item in client.embeddings.create(input=texts, **ask).data]
+    alone = [client.embeddings.create(input=text, **ask).data[0].embedding for text in texts]
+    assert together == alone
+    for vector in together:
+        assert len(vector) == 128
+        assert sum(x * x for x in vector) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(openai.BadRequestError, match="exceed the context of 512"):
+        client.embeddings.create(input="many words " * 600, **ask)
+
+
 def test_refusals(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="not in the vocabulary"):
         client.completions.create(model="two-layers", prompt=[10**6])

@@ -72,7 +72,7 @@ def test_the_door_s_own_rules(proxied):
                 "/v1/completions", json=ASK, headers={"Authorization": "Bearer inner-key"}
             )
             long = await client.post("/v1/completions", json=ASK | {"user": "x" * 10_000}, headers=headers)
-            other = await client.get("/v1/embeddings", headers=headers)
+            other = await client.get("/v1/images", headers=headers)
             health = await client.get("/health")
             metrics = await client.get("/metrics", headers=headers)
             return inner, long, other, health, metrics, len(engine.seen)
@@ -81,6 +81,25 @@ def test_the_door_s_own_rules(proxied):
     assert [reply.status_code for reply in (inner, long, other, health)] == [401, 413, 404, 200]
     assert "wf_http_requests_total" in metrics.text
     assert num_seen == 0
+
+
+def test_responses_and_embeddings_pass_too(proxied, toy):
+    """A stream of theirs has its own end, and no error event after it."""
+
+    async def main():
+        async with (
+            proxied() as (url, _),
+            openai.AsyncOpenAI(api_key="outer-key", base_url=f"{url}/v1", max_retries=0) as client,
+        ):
+            ask = {"model": "org/toy", "input": "x", "max_output_tokens": 3}
+            events = [event async for event in await client.responses.create(**ask, stream=True)]
+            vectors = await client.embeddings.create(model="org/toy", input=["ab"])
+            return events, vectors.data[0].embedding
+
+    events, vector = asyncio.run(main())
+    assert (events[0].type, events[-1].type) == ("response.created", "response.incomplete")
+    assert events[-1].response.output_text == toy.TEXT[:3]
+    assert vector == pytest.approx(toy.embedding_of((97, 98)), abs=1e-7)
 
 
 @pytest.mark.parametrize("stream", [False, True])

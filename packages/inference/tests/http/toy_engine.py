@@ -6,11 +6,14 @@ As a program it serves itself: `python toy_engine.py DELAY_S SHUTDOWN_TIMEOUT_S`
 from __future__ import annotations
 
 import asyncio
+import math
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from wrinklefree_inference.engines.base import ModelFacts
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.request import (
@@ -31,6 +34,13 @@ def logprob_of(character: str) -> float:
     return -(ord(character) % 7) / 10 - 0.01
 
 
+def embedding_of(ids: tuple[int, ...]) -> list[float]:
+    """Four numbers of length 1 that say what the prompt was."""
+    vector = [float(len(ids)), float(ids[0]), float(sum(ids)), -1.0]
+    length = math.sqrt(sum(x * x for x in vector))
+    return [x / length for x in vector]
+
+
 class ToyEngine:
     """A prompt with `crash` breaks off, `defect` shows a bug, `end` makes the answer stop by itself.
 
@@ -39,6 +49,8 @@ class ToyEngine:
 
     model_id = "org/toy"
     created = 1_700_000_000
+    embedding_size = 4
+    facts = ModelFacts("toy", 123_456, 2_400_000_000, 512, "ternary")
 
     def __init__(
         self, delay_s: float = 0.0, max_running: int = 8, max_waiting: int = 4, context_tokens: int = 512
@@ -80,7 +92,7 @@ class ToyEngine:
         for token_id, _ in request.sampling.logit_bias:
             if token_id > sys.maxunicode:
                 raise BadField("logit_bias", f"token id {token_id} is not in the vocabulary")
-        if len(request.prompt_ids) + request.sampling.max_tokens > self.context_tokens:
+        if len(request.prompt_ids) + request.max_answer_tokens > self.context_tokens:
             raise RequestTooLong("prompt and answer exceed the context")
         if "defect" in self.detokenize(request.prompt_ids):
             raise KeyError("a defect that quotes the prompt: private words")
@@ -121,6 +133,11 @@ class ToyEngine:
         prompt = self.detokenize(request.prompt_ids)
         async with self._places:
             num_prompt, cached = len(request.prompt_ids), len(request.prompt_ids) // 32 * 32
+            if request.embeds:
+                await asyncio.sleep(self._delay_s)
+                packed = struct.pack("<4f", *embedding_of(request.prompt_ids))
+                yield Delta("", finish_reason="stop", prompt_tokens=num_prompt, embedding=packed)
+                return
             text, held = "", []
             if not sampling.max_tokens:
                 yield self._delta([], sampling.logprobs, "length", (cached, num_prompt, 0))

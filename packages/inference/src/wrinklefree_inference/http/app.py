@@ -9,12 +9,21 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from wrinklefree_inference.http import chat, completions, errors, models
+from wrinklefree_inference.http import (
+    chat,
+    completions,
+    embeddings,
+    errors,
+    models,
+    ollama,
+    responses_api,
+)
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.boundary import Boundary, Refusals
 from wrinklefree_inference.http.guard import Guard
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
+from wrinklefree_inference.http.ollama_bodies import OllamaError
 from wrinklefree_inference.http.service import Service
 from wrinklefree_inference.http.unknown_fields import HEADER, Strict
 from wrinklefree_inference.native.interface import AsyncEngine
@@ -48,8 +57,9 @@ def create_server(
     lifecycle = Lifecycle(http.max_inflight)
     service = Service(engine, answers, metrics)
     app = new_app("WrinkleFree", answers.is_strict)
-    for routes in (chat.router(service), completions.router(service), models.router(service, lifecycle)):
-        app.include_router(routes)
+    for kind in (chat, completions, embeddings, responses_api, ollama):
+        app.include_router(kind.router(service))
+    app.include_router(models.router(service, lifecycle))
     return protect(app, http, keys, lifecycle, metrics)
 
 
@@ -67,10 +77,12 @@ def new_app(title: str, is_strict: bool = False) -> FastAPI:
         for path in page["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)  # FastAPI's own form of errors, never sent
+        schemas = page.setdefault("components", {}).setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
-            page.get("components", {}).get("schemas", {}).pop(name, None)
+            schemas.pop(name, None)
+        schemas |= errors.described(errors.ErrorResponse, OllamaError)
         if is_strict:
-            for schema in page["components"]["schemas"].values():
+            for schema in schemas.values():
                 if schema["title"] in _request_kinds(Strict):
                     schema["additionalProperties"] = False
         return page

@@ -63,11 +63,11 @@ class Refusals:
             if record.status:  # the server ends in the middle of an answer: its connection is broken off
                 record.outcome = "error"
                 raise
-            await error.response()(scope, receive, send)
+            await error.response(scope["path"])(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a 500 and the server goes on
             log_unexpected(error, record)
             if not record.status:
-                await internal_error().response()(scope, receive, send)
+                await internal_error().response(scope["path"])(scope, receive, send)
 
 
 def log_unexpected(error: BaseException, record: RequestRecord) -> None:

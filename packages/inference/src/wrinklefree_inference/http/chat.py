@@ -42,17 +42,28 @@ def router(service: Service) -> APIRouter:
     )
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
         """The assistant's next turn, whole or as server-sent events (`stream`)."""
-        service.check_model(body.model)
-        service.check_choices(body.num_choices, 1)
-        messages = [message.for_template() for message in body.messages]
-        tokenizing = service.tokenized_chat(http, messages, body.template_variables)
-        ids = await unless_client_leaves(http.receive, tokenizing)
-        longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), "messages")
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        generation = await service.generation(http, body, [(ids, longest)], logprobs, "messages")
+        generation = await chat_generation(service, http, body)
         return await respond(http, body, generation, ChatForm(body))
 
     return routes
+
+
+async def chat_generation(
+    service: Service, http: Request, body: ChatRequest, param: str = "messages"
+) -> Generation:
+    """Submit a conversation; `param` is the field that its messages came by.
+
+    Raises:
+        ApiError, EngineBusy, EngineError: Nothing was submitted.
+    """
+    service.check_model(body.model)
+    service.check_choices(body.num_choices, 1)
+    messages = [message.for_template() for message in body.messages]
+    tokenizing = service.tokenized_chat(http, messages, body.template_variables, param)
+    ids = await unless_client_leaves(http.receive, tokenizing)
+    longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), param)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return await service.generation(http, body, [(ids, longest)], logprobs, param)
 
 
 class ChatForm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -40,6 +40,26 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
+def refusals(
+    statuses: Iterable[int], form: type[BaseModel] = ErrorResponse
+) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its errors in the OpenAPI page, whose schemas are `described`.
+
+    By reference: FastAPI makes a validator of every model that it is given, for each status and route.
+    """
+    schema = {"$ref": f"#/components/schemas/{form.__name__}"}
+    return {status: {"content": {"application/json": {"schema": schema}}} for status in statuses}
+
+
+def described(*forms: type[BaseModel]) -> dict[str, Any]:
+    """Schemas of the OpenAPI page, by name."""
+    found: dict[str, Any] = {}
+    for form in forms:
+        schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
+        found |= schema.pop("$defs", {}) | {form.__name__: schema}
+    return found
+
+
 class ApiError(Exception):
     """An answer other than success.
 
@@ -73,9 +93,13 @@ class ApiError(Exception):
             message = f"{message[: _MAX_MESSAGE_CHARS - 1]}…"
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> Response:
+    def body_for(self, path: str) -> dict[str, Any]:
+        """The same for a path; Ollama's clients take `error` for a text."""
+        return {"error": self.body["error"]["message"]} if path.startswith("/api/") else self.body
+
+    def response(self, path: str = "") -> Response:
         """The HTTP response; what cannot be UTF-8 (half a surrogate pair in a field's name) becomes `?`."""
-        content = json.dumps(self.body, ensure_ascii=False).encode("utf-8", "replace")
+        content = json.dumps(self.body_for(path), ensure_ascii=False).encode("utf-8", "replace")
         return Response(content, self.status, self.headers, "application/json")
 
 
@@ -119,7 +143,7 @@ def install(app: FastAPI) -> None:
     """Let `app` answer all expected errors in OpenAI's form."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        return api_error(error).response()
+        return api_error(error).response(request.scope["path"])
 
     async def no_response(request: Request, error: Exception) -> Response:
         return _NoResponse()

@@ -33,7 +33,7 @@ class Guard:
         record = record_of(scope)
         record.key_index = self._keys.index_of(_headers(scope, b"authorization"))
         record.client = _client(scope, record.key_index)
-        if not scope["path"].startswith("/v1/"):
+        if not scope["path"].startswith(("/v1/", "/api/")):
             await self._app(scope, receive, send)
             return
         num_bytes = 0

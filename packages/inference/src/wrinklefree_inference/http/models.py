@@ -7,14 +7,12 @@ from http import HTTPStatus
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from wrinklefree_inference.http.errors import ErrorResponse
+from wrinklefree_inference.http.errors import refusals
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.responses import Health, Model, ModelList
 from wrinklefree_inference.http.service import Service
 
-_REFUSALS: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorResponse} for status in (401, 403, 404, 429, 500, 503)
-}
+_REFUSALS = refusals((401, 403, 404, 429, 500, 503))
 
 
 def router(service: Service, lifecycle: Lifecycle) -> APIRouter:

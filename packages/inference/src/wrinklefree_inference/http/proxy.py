@@ -7,7 +7,8 @@ tokenizer.
 
 An answer that is cut off never looks whole: one of up to 1 MiB becomes a 502, a stream of events gets an
 error event, and where there is no place for one (in the middle of a line, or of a longer body) the connection
-is closed before the end that HTTP/1.1 marks. A stream is whole if `[DONE]` or a reason of the end has come.
+is closed before the end that HTTP/1.1 marks. A stream is whole if `[DONE]`, a reason of the end or the last
+event of a response has come.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from wrinklefree_inference.http.upstream import Answer, Upstream, broken_off
 from wrinklefree_inference.options import HttpOptions
 
 _HELD_BYTES = 1 << 20
-# Within JSON neither can stand in a text: a line break and a quotation mark are escaped there.
-_END = re.compile(rb'[\r\n]data: ?\[DONE\]|"finish_reason"\s*:\s*"')
+# Within JSON none can stand in a text: a line break and a quotation mark are escaped there.
+_END = re.compile(
+    rb'[\r\n]data: ?\[DONE\]|"finish_reason"\s*:\s*"'
+    rb"|[\r\n]event: ?response\.(?:completed|incomplete|failed)[\r\n]"
+)
 _END_BYTES = 64
 _log = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ def create_proxy(
     async def forward(request: Request) -> Response:
         return await _forward(upstream, request)
 
-    for path in ("/v1/chat/completions", "/v1/completions"):
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"):
         app.add_api_route(path, forward, methods=["POST"])
     for path in ("/v1/models", "/v1/models/{model:path}"):
         app.add_api_route(path, forward, methods=["GET"])

@@ -13,7 +13,11 @@ CLIENT_LEFT = 499  # nginx's number; never sent, only logged and counted
 
 _SCOPE_KEY = "wrinklefree.record"
 _ENDPOINTS = frozenset(
-    {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/openapi.json"}
+    [
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models"),
+        *(f"/api/{name}" for name in ("chat", "generate", "embed", "show", "tags", "ps", "version")),
+        *("/health", "/metrics", "/openapi.json", "/"),
+    ]
 )
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from wf_formats.environment import num_cores
 from wrinklefree_inference.http.boundary import log_unexpected
-from wrinklefree_inference.http.errors import ApiError, ErrorResponse, api_error, invalid
+from wrinklefree_inference.http.errors import ApiError, api_error, invalid, refusals
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.json_bounds import JsonBounds
 from wrinklefree_inference.http.json_pieces import PiecewiseResponse
@@ -21,9 +21,10 @@ from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
 from wrinklefree_inference.http.responses import CompletionUsage
-from wrinklefree_inference.http.sse import DONE, KEEP_ALIVE, EventStream, frame, unless_client_leaves
+from wrinklefree_inference.http.sse import EventStream, unless_client_leaves
 from wrinklefree_inference.http.strict_json import Bodies
 from wrinklefree_inference.http.turns import Turns
+from wrinklefree_inference.http.wire import CHUNKS, Wire
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.native.request import GenerationRequest, RequestTooLong, SamplingParams
 from wrinklefree_inference.options import AnswerOptions
@@ -31,9 +32,8 @@ from wrinklefree_inference.options import AnswerOptions
 _IN_LOOP_CHARS = 1_000  # 1 ms of tokenization, 7 ms if they are digits; longer texts go to a thread
 _LONGEST_TOKEN_CHARS = 256  # a generous bound: the longest tokens in use are runs of 128 spaces
 
-GENERATION_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
-}
+GENERATION_STATUSES = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)
+GENERATION_ERRORS = refusals(GENERATION_STATUSES)
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 EVENT_STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}
 """OpenAPI 3.1 has the schema describe each event."""
@@ -68,24 +68,28 @@ class Service:
             reason = f"the model {name[:100]!r} is not served here; {served} is"
             raise ApiError(404, reason, param="model", code="model_not_found")
 
-    async def tokenized(self, http: Request, text: str) -> list[int]:
-        """Token ids of plain text; all but short ones are cut up in a thread.
+    async def tokenized(self, http: Request, text: str, param: str = "prompt") -> list[int]:
+        """Token ids of plain text, which the field `param` has; all but short ones are cut up in a thread.
 
         Raises:
             ApiError: 400 for text that the tokenizer refuses or that cannot fit, and for no tokens at all;
                 429 for too many at a time.
         """
-        self._check_length(len(text), "prompt")
+        self._check_length(len(text), param)
         tokenize = partial(self.engine.tokenize, text)
-        with _refusals_of("prompt"):
+        with _refusals_of(param):
             if len(text) <= _IN_LOOP_CHARS:
                 ids = tokenize()
             else:
                 ids = await self.tokenizing.run(record_of(http.scope).client, tokenize)
-        return _some(ids, "prompt")
+        return _some(ids, param)
 
     async def tokenized_chat(
-        self, http: Request, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+        self,
+        http: Request,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        param: str = "messages",
     ) -> list[int]:
         """Token ids of a conversation; always in a thread, since the template may take its time.
 
@@ -95,11 +99,11 @@ class Service:
         Raises:
             ApiError: As `tokenized`.
         """
-        self._check_length(sum(len(message["content"]) for message in messages), "messages")
-        with _refusals_of("messages"):
+        self._check_length(sum(len(message["content"]) for message in messages), param)
+        with _refusals_of(param):
             tokenize = partial(self.engine.tokenize_chat, messages, variables)
             ids = await self.rendering.run(record_of(http.scope).client, tokenize)
-        return _some(ids, "messages")
+        return _some(ids, param)
 
     def _check_length(self, num_chars: int, param: str) -> None:
         """Raises ApiError 400 for text that can never fit: it is not cut up at all."""
@@ -208,10 +212,13 @@ class AnswerForm(Protocol):
         """The event that closes a stream with `include_usage`."""
 
 
-async def respond(http: Request, body: SamplingFields, generation: Generation, form: AnswerForm) -> Response:
-    """The answer, streamed or not."""
+async def respond(
+    http: Request, body: SamplingFields, generation: Generation, form: AnswerForm, wire: Wire = CHUNKS
+) -> Response:
+    """The answer, streamed or not; `wire` writes a stream's events."""
     if body.stream:
-        return EventStream(_frames(http, body, generation, form), generation.aclose)
+        frames = _frames(http, body, generation, form, wire)
+        return EventStream(frames, generation.aclose, media_type=wire.media_type)
 
     async def collect() -> None:
         async for batch in generation.arrivals():
@@ -225,21 +232,23 @@ async def respond(http: Request, body: SamplingFields, generation: Generation, f
 
 
 async def _frames(
-    http: Request, body: SamplingFields, generation: Generation, form: AnswerForm
+    http: Request, body: SamplingFields, generation: Generation, form: AnswerForm, wire: Wire
 ) -> AsyncGenerator[Sequence[bytes], None]:
     try:
+        if opening := wire.opening():
+            yield [opening]
         async for batch in generation.arrivals():
-            yield [frame(chunk) for chunk in form.chunks(batch)] if batch else [KEEP_ALIVE]
+            yield [wire.frame(chunk) for chunk in form.chunks(batch)] if batch else [wire.keep_alive()]
     except Exception as error:  # noqa: BLE001 - the status is sent already: an event tells what happened
         told = api_error(error)
         record = record_of(http.scope)
         record.outcome = "error"
         if told.code == "internal_error":
             log_unexpected(error, record)
-        yield [frame(told.body)]
+        yield [wire.failure(told)]
         return
-    ending = [frame(form.usage_chunk(generation.usage))] if body.includes_usage else []
-    yield [*ending, DONE]
+    ending = [wire.frame(form.usage_chunk(generation.usage))] if body.includes_usage else []
+    yield [*ending, wire.end]
 
 
 def _sampling(

@@ -62,10 +62,8 @@ class EventStream(Response):
     Args:
         source: Frames, several in one go where they come together.
         release: Called at the end too: a generator that was never begun has no `finally` to run.
-        headers: Of another body in pieces.
+        headers, media_type: Of another body in pieces.
     """
-
-    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -73,8 +71,9 @@ class EventStream(Response):
         release: Callable[[], Awaitable[None]],
         status: int = 200,
         headers: Mapping[str, str] = _STREAM_HEADERS,
+        media_type: str = "text/event-stream",
     ) -> None:
-        super().__init__(status_code=status, headers=headers)
+        super().__init__(status_code=status, headers=headers, media_type=media_type)
         del self.headers["content-length"]
         self._source, self._release = source, release
 

@@ -22,7 +22,7 @@ from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.forward import forward_arrays
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.runner import Floats, Ints, ModelRunner
-from wrinklefree_inference.native.scheduler import Scheduler
+from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.stops import Piece
 

@@ -1,0 +1,205 @@
+"""POST /v1/responses: OpenAI's newer form of a chat, without its storage.
+
+Every request has the whole conversation: no response is kept, `store` in the answer says so, and
+`previous_response_id` is refused. A stream has the events that the official client's helpers read: the
+response begins, its one item and that item's one part are added, text comes, and all three are closed.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from wrinklefree_inference.http.chat import chat_generation
+from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.json_pieces import encoded
+from wrinklefree_inference.http.requests import ChatRequest
+from wrinklefree_inference.http.responses import CompletionUsage
+from wrinklefree_inference.http.responses_bodies import (
+    IncompleteDetails,
+    InputDetails,
+    OutputMessage,
+    OutputText,
+    ResponseError,
+    ResponseObject,
+    ResponseRequest,
+    ResponseUsage,
+)
+from wrinklefree_inference.http.service import EVENT_STREAM, GENERATION_ERRORS, Service, respond
+from wrinklefree_inference.http.sse import KEEP_ALIVE
+from wrinklefree_inference.http.strict_json import strict_router
+from wrinklefree_inference.http.translated import chat_request
+from wrinklefree_inference.native.request import FinishReason, SamplingParams
+
+_LIMIT = "max_output_tokens"
+_NAMES = {"messages": "input", "max_completion_tokens": _LIMIT, "response_format": "text.format"}
+_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "stream")
+
+
+def router(service: Service) -> APIRouter:
+    """The route."""
+    routes = strict_router(service.bodies)
+
+    @routes.post(
+        "/v1/responses",
+        operation_id="createResponse",
+        response_model=ResponseObject,
+        responses={200: EVENT_STREAM, **GENERATION_ERRORS},
+    )
+    async def responses(body: ResponseRequest, http: Request) -> Response:
+        """The assistant's next turn, whole or as server-sent events (`stream`)."""
+        chat = _as_chat(body)
+        generation = await chat_generation(service, http, chat, "input")
+        form = ResponseForm(body)
+        return await respond(http, chat, generation, form, form)
+
+    return routes
+
+
+def _as_chat(body: ResponseRequest) -> ChatRequest:
+    fields = {name: getattr(body, name) for name in _SAME}
+    fields |= {
+        "model": body.model,
+        "messages": body.messages(),
+        "max_completion_tokens": body.max_output_tokens,
+        "response_format": body.text.response_format() if body.text else None,
+        "stream_options": {"include_usage": True} if body.stream else None,
+    }
+    return chat_request(fields, _NAMES)
+
+
+class ResponseForm:
+    """The whole of a response, or its events; also the `Wire` that writes them, each under its name."""
+
+    media_type = "text/event-stream"
+    end = b""
+
+    def __init__(self, body: ResponseRequest) -> None:
+        defaults = SamplingParams()
+        self._body = body
+        self._temperature = defaults.temperature if body.temperature is None else body.temperature
+        self._top_p = defaults.top_p if body.top_p is None else body.top_p
+        self._id, self._item_id = (f"{kind}_{uuid.uuid4().hex}" for kind in ("resp", "msg"))
+        self._created_at = int(time.time())
+        self._texts: list[str] = []
+        self._reason: FinishReason = "stop"
+        self._has_begun = False
+        self._num_events = 0
+
+    def add(self, batch: Arrivals) -> None:
+        """Take what came."""
+        for _, delta in batch:
+            self._texts.append(delta.text)
+            self._reason = delta.finish_reason or self._reason
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """The response object."""
+        return self._ended(generation.usage)
+
+    def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
+        """The events of what came, with those around it."""
+        for arrival in batch:
+            self.add([arrival])
+            _, delta = arrival
+            if not self._has_begun:
+                self._has_begun = True
+                yield self._event("output_item.added", output_index=0, item=self._item("in_progress", []))
+                yield self._event("content_part.added", **self._place(), part=_part(""))
+            if delta.text:
+                yield self._event("output_text.delta", **self._place(), delta=delta.text, logprobs=[])
+            if delta.finish_reason:
+                yield from self._closing()
+
+    def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
+        """The response, which has ended."""
+        ended = self._ended(usage)
+        return self._event(ended["status"], response=ended)
+
+    def opening(self) -> bytes:
+        """The response, which has begun."""
+        begun = self._response("in_progress", [])
+        return b"".join(self.frame(self._event(name, response=begun)) for name in ("created", "in_progress"))
+
+    def frame(self, event: Mapping[str, Any]) -> bytes:
+        """An event under its name."""
+        return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encoded(event))
+
+    def keep_alive(self) -> bytes:
+        """A comment."""
+        return KEEP_ALIVE
+
+    def failure(self, error: ApiError) -> bytes:
+        """The response, which has failed, and an error: the official client raises that."""
+        told = error.body["error"]
+        output = [self._item("incomplete", ["".join(self._texts)])] if self._has_begun else []
+        reason = ResponseError(code=told["code"] or "server_error", message=told["message"])
+        failed = self._event("failed", response=self._response("failed", output, error=reason))
+        ending = {"type": "error", "sequence_number": self._num_events, "error": told}
+        return self.frame(failed) + self.frame(
+            ending | {name: told[name] for name in ("code", "message", "param")}
+        )
+
+    def _closing(self) -> Iterator[dict[str, Any]]:
+        text = "".join(self._texts)
+        yield self._event("output_text.done", **self._place(), text=text, logprobs=[])
+        yield self._event("content_part.done", **self._place(), part=_part(text))
+        yield self._event("output_item.done", output_index=0, item=self._item(self._status, [text]))
+
+    @property
+    def _status(self) -> Literal["completed", "incomplete"]:
+        return "incomplete" if self._reason == "length" else "completed"
+
+    def _ended(self, usage: CompletionUsage) -> dict[str, Any]:
+        status = self._status
+        return self._response(
+            status,
+            [self._item(status, ["".join(self._texts)])],
+            incomplete_details=IncompleteDetails() if status == "incomplete" else None,
+            usage=ResponseUsage(
+                input_tokens=usage.prompt_tokens,
+                input_tokens_details=InputDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
+                output_tokens=usage.completion_tokens,
+                total_tokens=usage.total_tokens,
+            ),
+        )
+
+    def _response(self, status: Any, output: list[Any], **more: Any) -> dict[str, Any]:
+        body = self._body
+        return ResponseObject(
+            id=self._id,
+            created_at=self._created_at,
+            status=status,
+            instructions=body.instructions,
+            max_output_tokens=body.max_output_tokens,
+            model=body.model,
+            output=output,
+            temperature=self._temperature,
+            top_p=self._top_p,
+            text={"format": (body.text and body.text.format) or {"type": "text"}},
+            tool_choice=body.tool_choice or "auto",
+            metadata=body.metadata or {},
+            user=body.user,
+            **more,
+        ).model_dump()
+
+    def _item(self, status: Any, texts: list[str]) -> dict[str, Any]:
+        content = [OutputText(text=text) for text in texts]
+        return OutputMessage(id=self._item_id, status=status, content=content).model_dump()
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+
+    def _event(self, name: str, **fields: Any) -> dict[str, Any]:
+        event = {"type": f"response.{name}", "sequence_number": self._num_events, **fields}
+        self._num_events += 1
+        return event
+
+
+def _part(text: str) -> dict[str, Any]:
+    return OutputText(text=text).model_dump()
