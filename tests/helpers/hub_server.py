@@ -1,4 +1,4 @@
-"""A hub on loopback: the few endpoints that publishing uses, with a memory, and faults on demand.
+"""A hub on loopback: the few endpoints that publishing and pulling use, with a memory, and faults on demand.
 
 What is committed is kept as the hub would keep it: files by commit, large ones by SHA-256. A large file
 counts as sent only when its bytes arrived, by Git LFS or by the content store (`store=True`, whose chunks
@@ -48,7 +48,9 @@ class Repository:
 class Hub:
     """Attributes: faults are answered, in their order, to requests whose `METHOD path` has the key in it:
     a status, a status with a reason, or CUT. writable are owners whose repositories the token may write.
-    tells_oids: whether it says before a commit what it has, as not every hub does."""
+    tells_oids: whether it says before a commit what it has, as not every hub does.
+    cut_bodies: how many bytes of a file are sent before the connection ends, each as often as it stands here.
+    sent_bytes: of files' bodies."""
 
     url: str = ""
     writable: tuple[str, ...] = ("me",)
@@ -59,6 +61,8 @@ class Hub:
     authorizations: set[str | None] = field(default_factory=set)
     stored_bytes: int = 0
     tells_oids: bool = True
+    cut_bodies: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    sent_bytes: int = 0
 
     def fault(self, request: str) -> int | tuple[int, str] | None:
         for key, faults in self.faults.items():
@@ -186,8 +190,30 @@ class _Handler(BaseHTTPRequestHandler):
         data = found.commits[commit].get(path)
         if data is None:
             self._answer(404, None, {"X-Error-Code": "EntryNotFound"})
+        elif self.command == "GET" and (cuts := self.hub.cut_bodies[path]):
+            self._cut_off(data[self._start() :], cuts.pop(0))
         else:
-            self._answer(200, data, {"ETag": hashlib.sha1(data).hexdigest(), "X-Repo-Commit": commit})
+            rest = data[self._start() :]
+            self.hub.sent_bytes += len(rest) if self.command == "GET" else 0
+            headers = {"ETag": _oid(data, _is_large(path)), "X-Repo-Commit": commit}
+            if len(rest) < len(data):
+                headers["Content-Range"] = f"bytes {self._start()}-{len(data) - 1}/{len(data)}"
+            self._answer(206 if len(rest) < len(data) else 200, rest, headers)
+
+    def _start(self) -> int:
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "bytes=0-")
+        assert found is not None
+        return int(found[1])
+
+    def _cut_off(self, data: bytes, num_bytes: int) -> None:
+        self.send_response(206 if self._start() else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:num_bytes])
+        self.wfile.flush()
+        self.hub.sent_bytes += num_bytes
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
 
     def validate(self, body: bytes) -> None:
         has_license = "\nlicense: made-up" not in json.loads(body)["content"]
@@ -195,22 +221,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(400 if errors else 200, {"errors": errors, "warnings": []})
 
     def paths_info(self, body: bytes, name: str, revision: str) -> None:
+        files = self._files(name, revision)
+        asked = parse_qs(body.decode())["paths"]
+        self._answer(200, [_row(path, files[path]) for path in asked if path in files])
+
+    def tree(self, _: bytes, name: str, revision: str) -> None:
+        self._answer(200, [_row(path, data) for path, data in self._files(name, revision).items()])
+
+    def _files(self, name: str, revision: str) -> dict[str, bytes]:
         found = self.hub.repositories[name]
-        files = found.commits[found.branches.get(revision, revision)]
-        rows = []
-        for path in parse_qs(body.decode())["paths"]:
-            if path in files:
-                row = {
-                    "type": "file",
-                    "path": path,
-                    "oid": _oid(files[path], False),
-                    "size": len(files[path]),
-                }
-                if _is_large(path):
-                    lfs = {"oid": _oid(files[path], True), "size": len(files[path]), "pointerSize": 134}
-                    row |= {"lfs": lfs, "oid": "0" * 40}
-                rows.append(row)
-        self._answer(200, rows)
+        return found.commits[found.branches.get(revision, revision)]
 
     def preupload(self, body: bytes, name: str, revision: str) -> None:
         if not self._may_write(name):
@@ -280,6 +300,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"commitUrl": url, "commitOid": oid, "success": True})
 
 
+def _row(path: str, data: bytes) -> dict[str, Any]:
+    """A file as the hub describes it."""
+    row = {"type": "file", "path": path, "oid": _oid(data, False), "size": len(data)}
+    if _is_large(path):
+        lfs = {"oid": _oid(data, True), "size": len(data), "pointerSize": 134}
+        row |= {"lfs": lfs, "oid": "0" * 40}
+    return row
+
+
 def _is_large(path: str) -> bool:
     return path.endswith((".gguf", ".safetensors"))
 
@@ -299,6 +328,7 @@ _ROUTES = (
     (rf"GET /api/models/{_REPOSITORY}/revision/(.+)", _Handler.info),
     (rf"POST /api/models/{_REPOSITORY}/branch/(.+)", _Handler.branch),
     (rf"POST /api/models/{_REPOSITORY}/paths-info/(.+)", _Handler.paths_info),
+    (rf"GET /api/models/{_REPOSITORY}/tree/(.+)", _Handler.tree),
     (rf"POST /api/models/{_REPOSITORY}/preupload/(.+)", _Handler.preupload),
     (rf"POST /api/models/{_REPOSITORY}/commit/(.+)", _Handler.commit),
     (rf"GET /api/models/{_REPOSITORY}/xet-write-token/(.+)", _Handler.write_token),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,3 +186,51 @@ def test_a_file_without_keys(content: bytes, tmp_path: Path):
     assert result.exit_code == 2
     assert "one key a line" in result.stderr or "write one a line" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["chat", "run", "serve"])
+def test_without_a_model_the_commands_that_make_one_are_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = run(app, command)
+    assert result.exit_code == 2
+    assert all(made in result.stderr for made in ("wf quickstart", "wf export", "wf pull"))
+
+
+def test_without_a_model_the_newest_export_answers(
+    ternary_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    newest = tmp_path / "outputs" / "mine" / "newest.gguf"
+    newest.parent.mkdir(parents=True)
+    newest.symlink_to(ternary_gguf)
+    (tmp_path / "older.gguf").write_bytes(b"never opened")
+    os.utime(tmp_path / "older.gguf", (1, 1))
+    monkeypatch.chdir(tmp_path)
+    result = run(app, f"chat {ONE_ANSWER}")
+    assert result.exit_code == 0, result.output
+    assert "model: outputs/mine/newest.gguf, the newest here (`wf list` shows all)" in result.stderr
+    assert "newest" not in result.stdout
+
+
+def test_run_takes_a_pulled_model_by_name_and_the_question(
+    ternary_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "outputs" / "models" / "me" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "model.gguf").symlink_to(ternary_gguf)
+    monkeypatch.chdir(tmp_path)
+    options = ["--max-tokens", "6", "--temperature", "0", "--threads", "1", "--context", "256"]
+    result = run(app, ["run", "me/mine", "Hello", *options])
+    assert result.exit_code == 0, result.output
+    assert (
+        result.stdout
+        == run(app, ["chat", "--model", str(ternary_gguf), "--prompt", "Hello", *options]).stdout
+    )
+
+
+def test_passing_on_needs_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(app, "serve --engine openai")
+    assert result.exit_code == 2
+    assert "give the server's URL with --model" in result.stderr

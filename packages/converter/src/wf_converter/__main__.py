@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from wf_converter import export, inspect, prove, publish
+from wf_converter import export, inspect, listing, prove, publish, pull
 
 COMMANDS = {
     "export": export.main,
     "verify": prove.main,
     "inspect": inspect.main,
     "publish": publish.main,
+    "list": listing.main,
+    "pull": pull.main,
 }
 
 

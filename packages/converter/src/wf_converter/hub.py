@@ -44,7 +44,7 @@ from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 
 CHECKSUMS_FILE = "SHA256SUMS"
-_STALLED_S = 300.0
+STALLED_S = 300.0
 """Without a byte of an answer; the hub's client would wait for ever."""
 _WAITS_S = (1.0, 2.0, 4.0, 8.0)
 _PASSING = (429, 500, 502, 503, 504)
@@ -117,8 +117,8 @@ def check_token() -> None:
         raise PublishRefusedError(f"there is no token for the hub: {_LOG_IN}")
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise PublishRefusedError(f"the token for the hub has characters that no token has: {_LOG_IN}")
-    with _told("the hub"):
-        _patiently(lambda: HfApi().whoami())
+    with told("the hub"):
+        patiently(lambda: HfApi().whoami())
 
 
 def publish(
@@ -141,9 +141,9 @@ def publish(
         OSError: a file cannot be read.
     """
     api, repository = HfApi(), destination.repository
-    get_session().timeout = _STALLED_S
-    with _told(repository):
-        _patiently(lambda: api.create_repo(repository, private=destination.private or None, exist_ok=True))
+    get_session().timeout = STALLED_S
+    with told(repository):
+        patiently(lambda: api.create_repo(repository, private=destination.private or None, exist_ok=True))
         head = _head(api, destination)
         theirs = _card_there(api, repository, head)
         if not (destination.overwrite_card or theirs in (None, "", card) or is_replaceable(str(theirs))):
@@ -153,10 +153,10 @@ def publish(
             )
         texts = {CARD_FILE: card.encode(), CHECKSUMS_FILE: checksums.encode()}
         if _are_there(api, repository, head, files, texts):
-            return Published(f"{_endpoint()}/{repository}/commit/{head}", is_new=False)
+            return Published(f"{endpoint()}/{repository}/commit/{head}", is_new=False)
         operations = [CommitOperationAdd(name, path) for name, path in files.items()]
         operations += [CommitOperationAdd(name, text) for name, text in texts.items()]
-        done = _patiently(
+        done = patiently(
             lambda: api.create_commit(
                 repository,
                 operations,
@@ -176,12 +176,12 @@ def _head(api: HfApi, destination: Destination) -> str | None:
     repository, revision = destination.repository, destination.revision
 
     def ask() -> Any:
-        return _patiently(lambda: api.model_info(repository, revision=revision))
+        return patiently(lambda: api.model_info(repository, revision=revision))
 
     try:
         info = ask()
     except RevisionNotFoundError:
-        _patiently(lambda: api.create_branch(repository, branch=revision, exist_ok=True))
+        patiently(lambda: api.create_branch(repository, branch=revision, exist_ok=True))
         info = ask()
     if destination.private and not info.private:
         raise PublishRefusedError(
@@ -196,7 +196,7 @@ def _card_there(api: HfApi, repository: str, head: str | None) -> str | None:
     """Text of the README.md of a commit; None where the hub says that there is none."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = _patiently(
+            path = patiently(
                 lambda: api.hf_hub_download(repository, CARD_FILE, revision=head, local_dir=folder)
             )
         except RemoteEntryNotFoundError:  # a hub that cannot be asked is another error
@@ -209,16 +209,16 @@ def _are_there(
 ) -> bool:
     """Whether a commit has all of it, byte for byte."""
     names = [*files, *texts]
-    found = _patiently(lambda: api.get_paths_info(repository, names, revision=head))
+    found = patiently(lambda: api.get_paths_info(repository, names, revision=head))
     there = {file.path: file for file in found if isinstance(file, RepoFile)}
     if there.keys() != set(names):
         return False
-    return all(_is_same(there[name], text) for name, text in texts.items()) and all(
-        _is_same(there[name], path) for name, path in files.items()
+    return all(is_same(there[name], text) for name, text in texts.items()) and all(
+        is_same(there[name], path) for name, path in files.items()
     )
 
 
-def _is_same(there: RepoFile, here: Path | bytes) -> bool:
+def is_same(there: RepoFile, here: Path | bytes) -> bool:
     """By the SHA-256 of a large file, by git's own hash of another."""
     size = len(here) if isinstance(here, bytes) else here.stat().st_size
     if there.size != size:
@@ -229,7 +229,7 @@ def _is_same(there: RepoFile, here: Path | bytes) -> bool:
     return there.blob_id == hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
 
 
-def _patiently(ask: Callable[[], _Answer]) -> _Answer:
+def patiently(ask: Callable[[], _Answer]) -> _Answer:
     """Asks again after answers that say "not now"."""
     for wait_s in _WAITS_S:
         try:
@@ -244,7 +244,7 @@ def _patiently(ask: Callable[[], _Answer]) -> _Answer:
 
 
 @contextmanager
-def _told(repository: str) -> Iterator[None]:
+def told(repository: str) -> Iterator[None]:
     """What goes wrong with the hub, in a line: what it is, and what to do."""
     try:
         yield
@@ -270,9 +270,7 @@ def _user_error(error: BaseException, repository: str) -> UserError | None:
     if isinstance(error, PermissionError):  # of the storage
         return PublishRefusedError(f"the hub's storage does not take the token: {_LOG_IN}")
     if isinstance(error, JSONDecodeError | KeyError):
-        return PublishError(
-            f"{_endpoint()} does not answer as a hub does: check HF_ENDPOINT, try again later"
-        )
+        return PublishError(f"{endpoint()} does not answer as a hub does: check HF_ENDPOINT, try again later")
     if isinstance(error, ValueError):  # the card's front matter, or the storage's answer
         return _of_refusal(_reason(str(error)))
     if not isinstance(error, HTTPError | OSError | RuntimeError):
@@ -280,7 +278,7 @@ def _user_error(error: BaseException, repository: str) -> UserError | None:
     if found := _STORAGE_STATUS.search(str(error)):
         return _of_status(int(found[1]), "", repository)
     reason = _reason(str(error)) or type(error).__name__
-    return PublishError(f"the connection to {_endpoint()} broke ({reason}): try again, it goes on from there")
+    return PublishError(f"the connection to {endpoint()} broke ({reason}): try again, it goes on from there")
 
 
 def _of_status(status: int, reason: str, repository: str) -> UserError:
@@ -301,7 +299,7 @@ def _of_status(status: int, reason: str, repository: str) -> UserError:
     if status in (409, 412):
         return PublishError(f"{repository} was changed by somebody else meanwhile ({told}): try again")
     if status in _PASSING:
-        return PublishError(f"{_endpoint()} does not serve this now ({told}): try again later")
+        return PublishError(f"{endpoint()} does not serve this now ({told}): try again later")
     return PublishRefusedError(f"the hub refuses {repository} ({told})")
 
 
@@ -322,5 +320,5 @@ def _reason(text: str | None) -> str:
     return printable(redacted(" ".join((text or "").split())))
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     return redacted(huggingface_hub.constants.ENDPOINT)

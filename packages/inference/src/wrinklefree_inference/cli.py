@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from wf_formats.boundary import Framed
-from wrinklefree_inference.commands import bench, chat, serve
+from wrinklefree_inference.commands import bench, chat, run, serve
 
 
 class Application(Framed, TyperGroup):
@@ -22,5 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("chat")(chat.chat)
+app.command("run")(run.run)
 app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)

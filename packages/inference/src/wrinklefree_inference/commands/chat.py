@@ -14,6 +14,7 @@ import typer
 from wf_formats.errors import RequestError
 from wf_formats.printable import legible, printable
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
+from wrinklefree_inference.commands.models import MODEL, chosen_model
 from wrinklefree_inference.engines import ENGINES, check_engine, engine_for, open_engine
 from wrinklefree_inference.engines.base import Engine, Message, Sampling
 from wrinklefree_inference.errors import EngineError
@@ -30,7 +31,7 @@ KINDS = {name: engine.options for name, engine in ENGINES.items()}
 @with_flags(KINDS, Sampling)
 def chat(
     ctx: typer.Context,
-    model: Annotated[str, typer.Option(help="A .gguf file, an exported folder, or the URL of a server.")],
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
     prompt: Annotated[str | None, typer.Option(help="Answer this once, print it to stdout and stop.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     engine: Annotated[
@@ -47,6 +48,8 @@ def chat(
 
     Examples:
 
+      wf chat
+
       wf chat --model outputs/quickstart/export/model.gguf
 
       wf chat --model model.gguf --prompt "Who are you?"
@@ -54,9 +57,10 @@ def chat(
       wf chat --model dense.gguf --engine llamacpp
     """
     start: list[Message] = [{"role": "system", "content": _utf8("--system", system)}] if system else []
+    sampling = build(Sampling, given)
+    model = chosen_model(model)
     name = check_engine(engine or engine_for(model))
     refuse_others(ctx, name, KINDS)
-    sampling = build(Sampling, given)
     opened = open_engine(model, name, build(KINDS[name], given))
     try:
         facts = ", ".join(text for _, text in opened.facts.rows())

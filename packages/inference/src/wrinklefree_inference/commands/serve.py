@@ -10,6 +10,7 @@ import typer
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.commands.flags import build, refuse_others, with_flags
+from wrinklefree_inference.commands.models import MODEL, chosen_model
 from wrinklefree_inference.options import (
     BitnetCppServerOptions,
     LlamaCppServerOptions,
@@ -46,8 +47,8 @@ KINDS = {name: engine.options for name, engine in SERVERS.items()}
 def serve(
     ctx: typer.Context,
     model: Annotated[
-        str, typer.Option(help="GGUF file or exported folder; with --engine openai a server's URL.")
-    ],
+        str | None, typer.Option(help=f"{MODEL} With --engine openai the URL of the server behind.")
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -57,9 +58,11 @@ def serve(
     ] = "native",
     **given: Any,
 ) -> None:
-    """Serve a model to OpenAI clients: chat and plain completions, /v1/models, /health, /metrics.
+    """Serve a model to OpenAI's clients and Ollama's: chat, completions, responses, embeddings.
 
     Examples:
+
+      wf serve
 
       wf serve --model model.gguf
 
@@ -78,6 +81,12 @@ def serve(
     if engine not in SERVERS:
         raise RequestError(f"unknown engine {engine!r} (known: {', '.join(SERVERS)})")
     refuse_others(ctx, engine, KINDS)
-    if engine != "openai" and model.startswith(("http://", "https://")):
+    if engine == "openai":
+        if model is None:
+            raise RequestError("--engine openai passes requests on: give the server's URL with --model")
+        SERVERS[engine].run(build(KINDS[engine], given, model=model))
+        return
+    model = chosen_model(model)
+    if model.startswith(("http://", "https://")):
         raise RequestError(f"{model} is a URL: say --engine openai to pass requests on to it")
     SERVERS[engine].run(build(KINDS[engine], given, model=model))

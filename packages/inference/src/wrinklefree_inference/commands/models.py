@@ -1,0 +1,25 @@
+"""Which model a command runs: the one that is given, or the newest export here."""
+
+from __future__ import annotations
+
+import typer
+
+from wf_formats.exports import named_model, newest_export
+from wf_formats.printable import printable
+
+MODEL = "A .gguf file, an exported folder, ORG/NAME that was pulled, or a server's URL; else the newest here."
+
+
+def chosen_model(given: str | None) -> str:
+    """The path or URL of a model; says on stderr which one it takes where none was given.
+
+    Raises:
+        RequestError: None was given and there is none, or a folder with several.
+    """
+    if given is not None:
+        return named_model(given)
+    newest = str(newest_export())
+    typer.echo(
+        f"model: {printable(newest, most_chars=None)}, the newest here (`wf list` shows all)", err=True
+    )
+    return newest
