@@ -324,6 +324,9 @@ def test_names_of_models(place: Path) -> None:
     assert named_model("one") == "one/x.gguf"
     with pytest.raises(RequestError, match=r"two has several models \(x.gguf, y.gguf\)"):
         named_model("two")
+    for empty in ("", " ", "hub:"):
+        with pytest.raises(RequestError, match="names no model"):
+            named_model(empty)
     for given in ("http://127.0.0.1:8080", "nothing/here", "one/x.gguf"):
         assert named_model(given) == given
     tiny_gguf(Path("outputs/models/one/x.gguf"))

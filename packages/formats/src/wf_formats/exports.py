@@ -61,8 +61,10 @@ def named_model(given: str, root: Path = Path()) -> str:
     A folder of one GGUF file, and no other model, stands for the file.
 
     Raises:
-        RequestError: the folder has several; what is of the hub was not pulled.
+        RequestError: it is empty; the folder has several; what is of the hub was not pulled.
     """
+    if not given.removeprefix(HUB_PREFIX).strip():
+        raise RequestError(f"{given!r} names no model: leave it out for the newest export, or give a path")
     if meant_url(given) is not None:
         return given
     name = given.removeprefix(HUB_PREFIX)
