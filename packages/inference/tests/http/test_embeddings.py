@@ -90,7 +90,7 @@ def test_numbers_say_each_float32():
         ({"input": "x", "dimensions": 5}, "dimensions", None),
         ({"input": "x", "dimensions": 0}, "dimensions", None),
         ({"input": "x", "encoding_format": "int8"}, "encoding_format", None),
-        ({"input": "x", "stream": True}, "stream", "unknown_parameter"),
+        ({"input": "x", "dimension": 3}, "dimension", "unknown_parameter"),
         ({"input": "x", "model": "other"}, "model", "model_not_found"),
     ],
     ids=str,

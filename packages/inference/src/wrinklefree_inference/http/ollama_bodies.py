@@ -47,6 +47,8 @@ class OllamaOptions(Strict):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     mirostat: Literal[0] | None = None
+    typical_p: Unsupported = None
+    tfs_z: Unsupported = None
 
     num_ctx: int | None = None
     repeat_last_n: int | None = None

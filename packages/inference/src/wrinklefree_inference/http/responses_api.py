@@ -66,7 +66,7 @@ def _as_chat(body: ResponseRequest) -> ChatRequest:
     fields = {name: getattr(body, name) for name in _SAME}
     fields |= {
         "model": body.model,
-        "messages": body.messages(),
+        "messages": body.conversation_messages(),
         "max_completion_tokens": body.max_output_tokens,
         "response_format": body.text.response_format() if body.text else None,
         "stream_options": {"include_usage": True} if body.stream else None,

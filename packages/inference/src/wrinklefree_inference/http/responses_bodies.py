@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from wrinklefree_inference.http.requests import StreamOptions, Strict, Text, Unsupported
+from wrinklefree_inference.http.requests import StreamOptions, Text, Unsupported
+from wrinklefree_inference.http.unknown_fields import Strict
 
 MAX_ITEMS = 2048
 _MAX_METADATA = 16  # OpenAI's limit
@@ -76,7 +77,8 @@ class ResponseRequest(Strict):
     """POST /v1/responses.
 
     `top_k`, `min_p`, `repetition_penalty`, `seed` and `ignore_eos` are extensions. Nothing is stored,
-    whatever `store` says. The last group is accepted without effect.
+    whatever `store` says. What chat completions have under another name, or this API has not, is refused
+    instead of ignored. The last group is accepted without effect.
     """
 
     model: str
@@ -110,6 +112,11 @@ class ResponseRequest(Strict):
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
     top_logprobs: Literal[0] | None = None
+    max_tokens: Unsupported = None
+    stop: Unsupported = None
+    n: Unsupported = None
+    messages: Unsupported = None
+    response_format: Unsupported = None
 
     user: str | None = None
     parallel_tool_calls: bool | None = None
@@ -119,7 +126,7 @@ class ResponseRequest(Strict):
     safety_identifier: str | None = None
     service_tier: str | None = None
 
-    def messages(self) -> list[dict[str, Any]]:
+    def conversation_messages(self) -> list[dict[str, Any]]:
         """The conversation as /v1/chat/completions has it."""
         first = [{"role": "system", "content": self.instructions}] if self.instructions else []
         if isinstance(self.input, str):
