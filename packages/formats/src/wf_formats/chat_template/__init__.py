@@ -27,6 +27,7 @@ __all__ = [
     "ChatTemplate",
     "ChatTemplateError",
     "TemplateTooCostlyError",
+    "TemplateUnfitError",
     "stop_rendering",
 ]
 
@@ -63,6 +64,7 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        tools: Mapping[str, Any] | None = None,
     ) -> str:
         """The text of a conversation.
 
@@ -71,6 +73,7 @@ class ChatTemplate:
             add_generation_prompt: append what begins the assistant's turn.
             variables: what the template may know besides (`enable_thinking`), JSON-like; none of
                 `RESERVED_VARIABLES`.
+            tools: what may be called, by the names under which the template looks for it (`tools`).
 
         Raises:
             ChatTemplateError: the template refuses the messages or fails on them.
@@ -82,7 +85,7 @@ class ChatTemplate:
                 f"{min(taken)} is no variable to be set: the chat template has it already"
             )
         own = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-        return RENDERER.render(self._source, {**variables, **self._special_tokens, **own})
+        return RENDERER.render(self._source, {**variables, **(tools or {}), **self._special_tokens, **own})
 
 
 def stop_rendering() -> None:

@@ -1,54 +1,41 @@
 """`python -m wf_formats.chat_template.worker SECONDS`: renders templates from stdin to stdout within limits.
 
 A line in: {"source": ..., "values": {...}}. A line out: {"text": ...} or {"kind": ..., "reason": ...} (the
-kinds of `replies.py`). Beyond the limit of memory Python raises MemoryError; beyond that of time (SECONDS of
-the processor for each line) the system's signal ends the process, in the middle of whatever it does.
+kinds of `replies.py`). The limits are those of `wf_formats.limited_worker`.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import signal
-import sys
 from functools import lru_cache
 from typing import Any
 
 import jinja2
 
 from wf_formats.chat_template.environment import new_environment
-from wf_formats.chat_template.limits import MEMORY_BYTES, TEXT_CHARS, WALL_S
+from wf_formats.chat_template.limits import TEXT_CHARS
 from wf_formats.chat_template.replies import (
     ChatTemplateError,
     TemplateDamagedError,
     TemplateTooCostlyError,
     TemplateUnfitError,
 )
+from wf_formats.limited_worker import MEMORY_BYTES, answer_lines
 
 
 def main() -> None:
     """Answer until stdin ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    computing_s = float(sys.argv[1])
-    for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(_answer(line, computing_s) + b"\n")
-        sys.stdout.buffer.flush()
+    answer_lines(_answer, _told(_fault(MemoryError())))
 
 
-def _answer(line: bytes, computing_s: float) -> bytes:
+def _answer(request: dict[str, Any]) -> dict[str, str]:
     try:
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, computing_s)
-        signal.setitimer(signal.ITIMER_REAL, WALL_S)
-        reply = {"text": _render(request["source"], request["values"])}
-        return json.dumps(reply, ensure_ascii=False).encode()
+        return {"text": _render(request["source"], request["values"])}
     except Exception as error:  # noqa: BLE001 - a template is anybody's program, whatever it raises is its own
-        fault = _fault(error)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return json.dumps({"kind": type(fault).__name__, "reason": str(fault)[:1000]}).encode()
+        return _told(_fault(error))
+
+
+def _told(fault: ChatTemplateError) -> dict[str, str]:
+    return {"kind": type(fault).__name__, "reason": str(fault)[:1000]}
 
 
 def _render(source: str, values: dict[str, Any]) -> str:
