@@ -39,10 +39,30 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "\x1b[2J": (None, 1),
     "user": (None, *TEXTS),
 }
+SCHEMAS = (
+    {},
+    {"type": "object"},
+    {"type": "object", "properties": {"a": {"enum": ["<|im_end|>", "\0", "é\u202e"]}}, "required": ["a"]},
+    {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(99)}},
+    {"properties": {"a": {"type": "array", "items": {"$ref": "#"}, "minItems": 2}}, "required": ["a"]},
+    {"properties": {"a": {"type": "string", "pattern": "^(a|b)*c{2,9}$"}}, "required": ["a"]},
+    {"type": "object", "properties": {"a": {"not": {}, "type": "integer", "minimum": -1e300}}},
+)
+FUNCTIONS = [
+    {"type": "function", "function": {"name": f"f-{i}", "description": "é\u202e", "parameters": schema}}
+    for i, schema in enumerate(SCHEMAS)
+]
+CALL = {"id": "call_\u202e", "type": "function", "function": {"name": "f-1", "arguments": '{"a": "}\\""}'}}
 CHAT_OPTIONS: dict[str, tuple[Any, ...]] = OPTIONS | {
-    "tools": (None, []),
-    "tool_choice": (None, "none"),
-    "response_format": (None, {"type": "text"}),
+    "tools": (None, [], FUNCTIONS[:1], FUNCTIONS[1:3], FUNCTIONS),
+    "tool_choice": (None, "none", "auto"),
+    "parallel_tool_calls": (None, False, True),
+    "response_format": (
+        None,
+        {"type": "text"},
+        {"type": "json_object"},
+        *({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}} for schema in SCHEMAS),
+    ),
     "modalities": (None, ["text"]),
     "metadata": (None, {}, {"a": [1, {"b": None}], "": "\0"}),
     "store": (None, True),
@@ -69,6 +89,9 @@ def request(rng: random.Random) -> tuple[str, dict[str, Any]]:
     else:
         body = {"model": MODEL, "messages": [_turn(rng) for _ in range(rng.randint(1, 3))]}
         body |= _some(CHAT_OPTIONS, rng)
+        if body.get("tools") and rng.random() < 0.5:
+            named = {"type": "function", "function": {"name": body["tools"][0]["function"]["name"]}}
+            body["tool_choice"] = rng.choice(("required", named))
         if rng.random() < 0.3:
             body |= {"logprobs": True, "top_logprobs": rng.choice((0, 1, 20))}
         path = "/v1/chat/completions"
@@ -83,6 +106,14 @@ def _some(options: dict[str, tuple[Any, ...]], rng: random.Random) -> dict[str, 
 
 
 def _turn(rng: random.Random) -> dict[str, Any]:
+    if rng.random() < 0.1:
+        return {
+            "role": "assistant",
+            "content": rng.choice((None, "x")),
+            "tool_calls": [CALL] * rng.randint(1, 2),
+        }
+    if rng.random() < 0.1:
+        return {"role": "tool", "tool_call_id": CALL["id"], "content": rng.choice(TEXTS)}
     content: Any = rng.choice(TEXTS)
     if rng.random() < 0.2:
         content = [{"type": "text", "text": rng.choice(TEXTS)} for _ in range(rng.randint(1, 3))]

@@ -118,7 +118,16 @@ FIELDS = [
     ),
     *("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "logit_bias", "user", "tools"),
     *("metadata", "response_format", "echo", "suffix", "best_of", "presence_penalty", "ignore_eos", "\ud800"),
-    *("frequency_penalty", "reasoning_effort", "chat_template_kwargs", "num_ctx", "options", "temprature"),
+    *(
+        "tool_choice",
+        "parallel_tool_calls",
+        "frequency_penalty",
+        "reasoning_effort",
+        "chat_template_kwargs",
+        "num_ctx",
+        "options",
+        "temprature",
+    ),
 ]
 
 

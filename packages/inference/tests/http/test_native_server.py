@@ -6,9 +6,11 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
 import httpx
 import openai
+import pydantic
 import pytest
 
 ASK = {"model": "two-layers", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
@@ -126,6 +128,70 @@ def test_what_other_servers_know(client: openai.OpenAI):
     reply = client.chat.completions.with_raw_response.create(**ask)
     assert reply.headers["x-wf-ignored"] == "num_ctx"
     assert reply.parse().usage.completion_tokens == 2
+
+
+class City(pydantic.BaseModel):
+    name: Literal["Bern", "Rome"]
+    people: Annotated[int, pydantic.Field(ge=0, le=999)]
+    is_capital: bool
+
+
+def test_json_of_a_pydantic_model(client: openai.OpenAI):
+    """The model is random: what is right about its answers is the grammar's doing."""
+    ask = ASK | {"response_format": City, "temperature": 1.0, "seed": 3}
+    reply = client.chat.completions.parse(**ask, n=4, logprobs=True)
+    assert all(isinstance(choice.message.parsed, City) for choice in reply.choices)
+    assert {choice.finish_reason for choice in reply.choices} == {"stop"}
+    assert len({choice.message.content for choice in reply.choices}) > 1
+    for choice in reply.choices:
+        assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+        assert all(
+            token.logprob < 0 for token in choice.logprobs.content
+        )  # the model's own, without the mask
+    with client.chat.completions.stream(**ask) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+    assert "".join(deltas) == reply.choices[0].message.content
+    assert len(deltas) > 3
+
+
+def test_json_that_is_cut_short_says_so(client: openai.OpenAI):
+    ask = ASK | {"response_format": {"type": "json_object"}, "temperature": 1.0, "seed": 3}
+    short = client.chat.completions.create(**ask, max_tokens=3)
+    assert short.choices[0].finish_reason == "length"
+    stopped = client.chat.completions.create(**ask, max_tokens=50, stop=["}", '"'])
+    assert stopped.choices[0].finish_reason == "stop"
+    assert stopped.choices[0].message.content.strip() == "{"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "City"}}])
+def test_a_random_model_calls_with_valid_arguments(choice: object, client: openai.OpenAI):
+    time_of_day = {"type": "function", "function": {"name": "time", "strict": True}}
+    tools = [openai.pydantic_function_tool(City), time_of_day]
+    ask = ASK | {"tools": tools, "tool_choice": choice, "temperature": 1.0}
+    for seed in range(4):
+        reply = client.chat.completions.parse(**ask, seed=seed, parallel_tool_calls=False).choices[0]
+        (call,) = reply.message.tool_calls
+        assert reply.finish_reason == "tool_calls"
+        assert reply.message.content is None
+        if call.function.name == "City":
+            assert isinstance(call.function.parsed_arguments, City)
+        else:
+            assert (call.function.name, call.function.arguments, choice) == ("time", "{}", "required")
+    chunks = list(client.chat.completions.create(**ask, seed=3, parallel_tool_calls=False, stream=True))
+    pieces = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or ()]
+    assert pieces[0].function.name == call.function.name
+    assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
+    history = [
+        *ASK["messages"],
+        reply.message.to_dict(),
+        {"role": "tool", "tool_call_id": call.id, "content": "done"},
+    ]
+    after = client.chat.completions.create(
+        model="two-layers", messages=history, tools=tools, tool_choice="none", max_tokens=4
+    )
+    assert after.choices[0].message.tool_calls is None
+    before = client.chat.completions.create(**ASK, max_tokens=4)
+    assert after.usage.prompt_tokens > before.usage.prompt_tokens + 20
 
 
 def test_metrics_then_shutdown_in_mid_stream(

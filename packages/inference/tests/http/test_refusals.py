@@ -29,9 +29,6 @@ def check(reply, status, param=None, code=None):
     ("path", "fields", "param", "code"),
     [
         (CHAT, {"messages": USER, "temprature": 1}, "temprature", "unknown_parameter"),
-        (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools", "unsupported"),
-        (CHAT, {"messages": USER, "tool_choice": "auto"}, "tool_choice", None),
-        (CHAT, {"messages": USER, "response_format": {"type": "json_object"}}, "response_format.type", None),
         (CHAT, {"messages": USER, "presence_penalty": 2.5}, "presence_penalty", None),
         (CHAT, {"messages": USER, "frequency_penalty": True}, "frequency_penalty", None),
         (CHAT, {"messages": USER, "logit_bias": {"five": 1}}, "logit_bias", None),
@@ -66,8 +63,8 @@ def check(reply, status, param=None, code=None):
         (CHAT, {}, "messages", None),
         (CHAT, {"messages": []}, "messages", None),
         (CHAT, {"messages": [1]}, "messages[0]", None),
-        (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", None),
-        (CHAT, {"messages": [*USER, {"role": "user"}]}, "messages[1].content", None),
+        (CHAT, {"messages": [{"role": "tools", "content": "x"}]}, "messages[0].role", None),
+        (CHAT, {"messages": [*USER, {"role": "user"}]}, "messages[1].content", "invalid_value"),
         (
             CHAT,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},

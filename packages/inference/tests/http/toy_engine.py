@@ -10,11 +10,12 @@ import math
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from wrinklefree_inference.engines.base import ModelFacts
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.grammar import Grammar, Grammars, Vocabulary
 from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.request import (
     BadField,
@@ -25,9 +26,16 @@ from wrinklefree_inference.native.request import (
     RequestTooLong,
     TokenLogprob,
 )
+from wrinklefree_inference.tool_calls.forms import HERMES, ToolForm
 
 TEXT = "The quick brown fox jumps over the lazy dog — señor 😀. "
 END = "\x03"  # the model's end-of-text token
+BYTES = Vocabulary(
+    tokens=[b"", *(bytes([byte]) for byte in range(256))],
+    special_ids=frozenset({0}),
+    eos_ids=frozenset({0}),
+    encode=lambda text: [byte + 1 for byte in text.encode()],
+)
 
 
 def logprob_of(character: str) -> float:
@@ -44,7 +52,8 @@ def embedding_of(ids: tuple[int, ...]) -> list[float]:
 class ToyEngine:
     """A prompt with `crash` breaks off, `defect` shows a bug, `end` makes the answer stop by itself.
 
-    A chat with `costly 0.5` takes half a second to render.
+    A chat with `costly 0.5` takes half a second to render. Grammars are compiled, but the answers are not
+    held to them: `script` is what every answer says, if it is set.
     """
 
     model_id = "org/toy"
@@ -64,14 +73,28 @@ class ToyEngine:
         self.seen: list[GenerationRequest] = []
         self.is_draining = False
         self.is_healthy = True
+        self.script: str | None = None
+        self.form = HERMES
+        self.compiled: list[str] = []
+        self.grammars = Grammars(BYTES)
 
     def tokenize(self, text: str) -> list[int]:
         if "untokenizable" in text:
             raise ValueError("the tokenizer refuses it")
         return [ord(character) for character in text]
 
+    def tool_form(self) -> ToolForm:
+        return self.form
+
+    def compile(self, grammar: str, parts: Mapping[str, str]) -> Grammar:
+        self.compiled.append(grammar)
+        return self.grammars.compile(grammar, parts)
+
     def tokenize_chat(
-        self, messages: list[dict[str, str]], variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         self.variables = variables
         if any(m["role"] == "system" for m in messages[1:]):
@@ -79,7 +102,8 @@ class ToyEngine:
         for message in messages:
             if message["content"].startswith("costly "):
                 time.sleep(float(message["content"].removeprefix("costly ")))
-        return self.tokenize("".join(f"{m['role']}:{m['content']}\n" for m in messages))
+        offered = "".join(f"tool:{tool['function']['name']}\n" for tool in tools)
+        return self.tokenize(offered + "".join(f"{m['role']}:{m['content']}\n" for m in messages))
 
     def detokenize(self, ids: list[int]) -> str:
         return "".join(map(chr, ids))
@@ -145,7 +169,7 @@ class ToyEngine:
                 await asyncio.sleep(self._delay_s)
                 if stream.is_cut or ("crash" in prompt and position == 3):
                     raise EngineError("the decoder failed" if not stream.is_cut else "closed")
-                character = TEXT[((sampling.seed or 0) + position) % len(TEXT)]
+                character = self._character((sampling.seed or 0) + position)
                 if "end" in prompt and position == 5 and not sampling.ignore_eos:
                     character = END
                 held.append(character)
@@ -166,6 +190,11 @@ class ToyEngine:
                 text += tail
                 yield self._delta(held, sampling.logprobs, "length" if is_last else None, facts)
                 held = []
+
+    def _character(self, index: int) -> str:
+        if self.script is not None:
+            return (self.script + END)[index]
+        return TEXT[index % len(TEXT)]
 
     @staticmethod
     def _delta(

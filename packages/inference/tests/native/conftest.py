@@ -180,14 +180,14 @@ class ToyTokenizer:
     def token_bytes(self, token_id):
         return TOKEN_BYTES[token_id]
 
-    def apply_chat_template(self, messages, *, max_tokens=None, variables=None):
+    def apply_chat_template(self, messages, *, max_tokens=None, variables=None, tools=None):
         return [5, *(token for message in messages for token in self.encode(message["content"])), 6]
 
 
 class ToyStream:
     """Gives out whole characters; a byte that cannot become one is replaced at once."""
 
-    def __init__(self):
+    def __init__(self, shows_special=False):
         import codecs
 
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -52,6 +52,7 @@ def serve_native(options: NativeServerOptions) -> None:
         from wrinklefree_inference.http.app import create_server
         from wrinklefree_inference.http.auth import ApiKeys
         from wrinklefree_inference.native.async_engine import AsyncNativeEngine
+        from wrinklefree_inference.native.grammar import stop_trials
 
         model = loading.result()
 
@@ -64,6 +65,7 @@ def serve_native(options: NativeServerOptions) -> None:
                 )
             finally:
                 stop_rendering()  # what is left of it, of requests that were cut off
+                stop_trials()
                 await engine.close()
 
         asyncio.run(run())

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from wrinklefree_inference.http.answer_rules import AnswerRules
+from wrinklefree_inference.http.chat_answers import ChatAnswer
+from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.json_pieces import Items, encoded
-from wrinklefree_inference.http.requests import ChatRequest
 from wrinklefree_inference.http.responses import (
     LOWEST_LOGPROB,
-    AssistantMessage,
     ChatChoice,
     ChatCompletion,
+    ChatFinishReason,
     CompletionUsage,
 )
 from wrinklefree_inference.http.service import (
@@ -27,7 +29,7 @@ from wrinklefree_inference.http.service import (
 )
 from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.strict_json import strict_router
-from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
+from wrinklefree_inference.native.request import Delta, TokenLogprob
 
 
 def router(service: Service) -> APIRouter:
@@ -42,59 +44,59 @@ def router(service: Service) -> APIRouter:
     )
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
         """The assistant's next turn, whole or as server-sent events (`stream`)."""
-        generation = await chat_generation(service, http, body)
-        return await respond(http, body, generation, ChatForm(body))
+        generation, answers = await chat_generation(service, http, body)
+        return await respond(http, body, generation, ChatForm(body, answers))
 
     return routes
 
 
 async def chat_generation(
     service: Service, http: Request, body: ChatRequest, param: str = "messages"
-) -> Generation:
+) -> tuple[Generation, list[ChatAnswer]]:
     """Submit a conversation; `param` is the field that its messages came by.
+
+    Returns:
+        What comes, and what makes content and calls of it: one for each answer.
 
     Raises:
         ApiError, EngineBusy, EngineError: Nothing was submitted.
     """
     service.check_model(body.model)
     service.check_choices(body.num_choices, 1)
+    rules = AnswerRules.of(body)
     messages = [message.for_template() for message in body.messages]
-    tokenizing = service.tokenized_chat(http, messages, body.template_variables, param)
+    tokenizing = service.tokenized_chat(http, messages, body.template_variables, rules.tools, param)
     ids = await unless_client_leaves(http.receive, tokenizing)
+    held_to = await unless_client_leaves(http.receive, service.held_to(http, rules))
     longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), param)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return await service.generation(http, body, [(ids, longest)], logprobs, param)
+    generation = await service.generation(
+        http, body, [(ids, longest)], logprobs, param, grammar=held_to.grammar
+    )
+    return generation, [ChatAnswer(held_to.form, rules.must_call) for _ in range(body.num_choices)]
 
 
 class ChatForm:
     """Chunks and the whole of a chat completion; see `service.AnswerForm`."""
 
-    def __init__(self, body: ChatRequest) -> None:
+    def __init__(self, body: ChatRequest, answers: Sequence[ChatAnswer]) -> None:
         self._envelope = Envelope("chatcmpl", "chat.completion.chunk", body.model, body.includes_usage)
         self._has_logprobs = bool(body.logprobs)
-        num_choices = body.num_choices
-        self._texts: list[list[str]] = [[] for _ in range(num_choices)]
-        self._logprobs: list[list[bytes]] = [[] for _ in range(num_choices)]
-        self._reasons: list[FinishReason] = ["stop"] * num_choices
-        self._begun = [False] * num_choices
+        self._answers = answers
+        self._logprobs: list[list[bytes]] = [[] for _ in answers]
+        self._begun = [False] * len(answers)
 
     def add(self, batch: Arrivals) -> None:
         """Take what came."""
         for index, delta in batch:
-            self._texts[index].append(delta.text)
+            self._answers[index].add(delta)
             self._logprobs[index] += [encoded(_logprobs(token)) for token in delta.logprobs]
-            self._reasons[index] = delta.finish_reason or self._reasons[index]
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """The response body."""
         choices = [
-            ChatChoice(
-                index=index,
-                message=AssistantMessage(content="".join(texts)),
-                logprobs=None,
-                finish_reason=self._reasons[index],
-            )
-            for index, texts in enumerate(self._texts)
+            ChatChoice(index=index, message=answer.message(), logprobs=None, finish_reason=answer.reason)
+            for index, answer in enumerate(self._answers)
         ]
         body = ChatCompletion(
             id=self._envelope.id,
@@ -103,21 +105,27 @@ class ChatForm:
             choices=choices,
             usage=generation.usage,
         ).model_dump()
+        for choice in body["choices"]:
+            if choice["message"]["tool_calls"] is None:
+                del choice["message"]["tool_calls"]
         if self._has_logprobs:
             for choice, tokens in zip(body["choices"], self._logprobs, strict=True):
                 choice["logprobs"] = {"content": Items(tokens), "refusal": None}
         return body
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
-        """Role first, then text, then the reason of the end."""
+        """Role first, then text and calls, then the reason of the end."""
         for index, delta in batch:
             if not self._begun[index]:
                 self._begun[index] = True
                 yield self._chunk(index, {"role": "assistant", "content": ""})
-            if delta.text or delta.logprobs:
-                yield self._chunk(index, {"content": delta.text}, delta)
+            changes = self._answers[index].changes(delta)
+            if delta.logprobs and not changes:
+                changes = [{"content": ""}]
+            for number, change in enumerate(changes):
+                yield self._chunk(index, change, None if number else delta)
             if delta.finish_reason:
-                yield self._chunk(index, {}, reason=delta.finish_reason)
+                yield self._chunk(index, {}, reason=self._answers[index].reason)
 
     def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """No choices, only tokens."""
@@ -126,9 +134,9 @@ class ChatForm:
     def _chunk(
         self,
         index: int,
-        added: dict[str, str],
+        added: dict[str, Any],
         delta: Delta | None = None,
-        reason: FinishReason | None = None,
+        reason: ChatFinishReason | None = None,
     ) -> dict[str, Any]:
         logprobs = None
         if self._has_logprobs and delta is not None:

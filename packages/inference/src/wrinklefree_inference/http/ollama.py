@@ -68,7 +68,7 @@ def router(service: Service) -> APIRouter:
             return _loaded(service, form)
         turns = [{"role": turn.role, "content": turn.content} for turn in body.messages]
         asked = body.as_chat(turns, "messages")
-        generation = await chat_generation(service, http, asked, "messages")
+        generation, _ = await chat_generation(service, http, asked, "messages")
         return await respond(http, asked, generation, form.queued(), form)
 
     @routes.post(
@@ -89,7 +89,7 @@ def router(service: Service) -> APIRouter:
             longest = service.max_tokens(asked.max_completion_tokens, len(ids), "prompt")
             generation = await service.generation(http, asked, [(ids, longest)], None, "prompt")
         else:
-            generation = await chat_generation(service, http, asked, "prompt")
+            generation, _ = await chat_generation(service, http, asked, "prompt")
         return await respond(http, asked, generation, form.queued(), form)
 
     @routes.post(

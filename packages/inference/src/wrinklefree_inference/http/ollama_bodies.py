@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from wrinklefree_inference.http.requests import ChatRequest, Text, Unsupported
+from wrinklefree_inference.http.chat_requests import ChatRequest
+from wrinklefree_inference.http.requests import Text, Unsupported
 from wrinklefree_inference.http.translated import chat_request
 from wrinklefree_inference.http.unknown_fields import Strict
 

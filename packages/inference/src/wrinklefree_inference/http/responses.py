@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from wrinklefree_inference.native.request import FinishReason
 
+ChatFinishReason = FinishReason | Literal["tool_calls"]
+
 LOWEST_LOGPROB = -9999.0
 """JSON has no minus infinity; OpenAI's number."""
 
@@ -48,12 +50,28 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
 
+class CallOfFunction(BaseModel):
+    """A function, with arguments as a text of JSON that fits its schema (unless the answer was cut short)."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call for the client to make."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CallOfFunction
+
+
 class AssistantMessage(BaseModel):
-    """The answer."""
+    """The answer; null beside calls where there is no text, and no `tool_calls` where there are none."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -62,7 +80,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(BaseModel):

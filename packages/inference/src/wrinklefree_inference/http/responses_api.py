@@ -16,10 +16,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.chat import chat_generation
+from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.json_pieces import encoded
-from wrinklefree_inference.http.requests import ChatRequest
 from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.responses_bodies import (
     IncompleteDetails,
@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
     async def responses(body: ResponseRequest, http: Request) -> Response:
         """The assistant's next turn, whole or as server-sent events (`stream`)."""
         chat = _as_chat(body)
-        generation = await chat_generation(service, http, chat, "input")
+        generation, _ = await chat_generation(service, http, chat, "input")
         form = ResponseForm(body)
         return await respond(http, chat, generation, form, form)
 

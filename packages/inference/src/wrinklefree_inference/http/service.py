@@ -12,11 +12,12 @@ from fastapi import Request
 from starlette.responses import Response
 
 from wf_formats.environment import num_cores
+from wrinklefree_inference.http.answer_rules import AnswerRules, HeldTo
 from wrinklefree_inference.http.boundary import log_unexpected
 from wrinklefree_inference.http.errors import ApiError, api_error, invalid, refusals
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.json_bounds import JsonBounds
-from wrinklefree_inference.http.json_pieces import PiecewiseResponse
+from wrinklefree_inference.http.json_pieces import PiecewiseResponse, encoded
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
@@ -25,7 +26,8 @@ from wrinklefree_inference.http.sse import EventStream, unless_client_leaves
 from wrinklefree_inference.http.strict_json import Bodies
 from wrinklefree_inference.http.turns import Turns
 from wrinklefree_inference.http.wire import CHUNKS, Wire
-from wrinklefree_inference.native.interface import AsyncEngine
+from wrinklefree_inference.native.grammar import GrammarError
+from wrinklefree_inference.native.interface import AnswerGrammar, AsyncEngine
 from wrinklefree_inference.native.request import GenerationRequest, RequestTooLong, SamplingParams
 from wrinklefree_inference.options import AnswerOptions
 
@@ -48,6 +50,7 @@ class Service:
     metrics: Metrics
     rendering: Turns = field(default_factory=lambda: Turns("rendering of chats"))
     """One at a time: templates share a process (`wf_formats.chat_template`)."""
+    compiling: Turns = field(default_factory=lambda: Turns("reading of schemas", num_cores()))
     tokenizing: Turns = field(default_factory=lambda: Turns("cutting up of long texts", num_cores()))
 
     @cached_property
@@ -89,6 +92,7 @@ class Service:
         http: Request,
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
         param: str = "messages",
     ) -> list[int]:
         """Token ids of a conversation; always in a thread, since the template may take its time.
@@ -99,11 +103,31 @@ class Service:
         Raises:
             ApiError: As `tokenized`.
         """
-        self._check_length(sum(len(message["content"]) for message in messages), param)
+        self._check_length(sum(map(_num_chars, messages)) + sum(map(_num_chars, tools)), param)
         with _refusals_of(param):
-            tokenize = partial(self.engine.tokenize_chat, messages, variables)
+            tokenize = partial(self.engine.tokenize_chat, messages, variables, tools)
             ids = await self.rendering.run(record_of(http.scope).client, tokenize)
         return _some(ids, param)
+
+    async def held_to(self, http: Request, rules: AnswerRules) -> HeldTo:
+        """What the rules of a request become for this model.
+
+        Raises:
+            ApiError: 400 for what no answer can be held to; 429 for too many at a time.
+        """
+        if rules.are_any:
+            return HeldTo()
+        client = record_of(http.scope).client
+        form = None
+        if rules.functions:
+            with _refusals_of("tools"):
+                form = await self.rendering.run(client, self.engine.tool_form)
+        compile_it = partial(self.engine.compile, rules.grammar(form), rules.parts())
+        try:
+            return HeldTo(await self.compiling.run(client, compile_it), form)
+        except GrammarError as error:
+            reason = f"{error.field}: {error}" if error.field else str(error)
+            raise invalid(reason, error.field, "unsupported_schema") from error
 
     def _check_length(self, num_chars: int, param: str) -> None:
         """Raises ApiError 400 for text that can never fit: it is not cut up at all."""
@@ -149,12 +173,14 @@ class Service:
         param: str,
         echo: bool = False,
         num_drawn: int | None = None,
+        grammar: AnswerGrammar | None = None,
     ) -> Generation:
         """Submit `n` requests for each (prompt ids, max_tokens), which the field `param` has become.
 
         Args:
             echo: Each answer begins with its prompt.
             num_drawn: In the place of `n`.
+            grammar: What each answer is held to.
 
         Raises:
             ApiError, EngineBusy, EngineError: Nothing was submitted.
@@ -170,6 +196,7 @@ class Service:
                 if num * len(prompts) == 1
                 else f"{record.request_id}-{i * num + number}",
                 client=record.client,
+                constraint=None if grammar is None else grammar.new(),
             )
             for i, (ids, longest) in enumerate(prompts)
             for number in range(num)
@@ -188,6 +215,12 @@ def _refusals_of(param: str) -> Iterator[None]:
         raise invalid(f"{param}: {error}", param, "context_length_exceeded") from error
     except ValueError as error:
         raise invalid(f"{param}: {error}", param) from error
+
+
+def _num_chars(message: Mapping[str, Any]) -> int:
+    """Of a message or a tool, about."""
+    is_plain = message.keys() == {"role", "content"}
+    return len(message["content"]) if is_plain else len(encoded(message))
 
 
 def _some(ids: Sequence[int], param: str) -> list[int]:

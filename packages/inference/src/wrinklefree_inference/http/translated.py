@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from wrinklefree_inference.http.requests import ChatRequest
+from wrinklefree_inference.http.chat_requests import ChatRequest
 
 
 def chat_request(fields: Mapping[str, Any], names: Mapping[str, str]) -> ChatRequest:

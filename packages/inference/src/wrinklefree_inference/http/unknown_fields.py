@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -75,7 +75,7 @@ class Strict(BaseModel):
     def _notes_unknown_fields(cls, data: Any) -> Any:
         if isinstance(data, dict):
             unknown = _noted.get() or UnknownFields(is_strict=True)
-            for name in islice((str(name) for name in data if name not in cls.model_fields), _MOST + 1):
+            for name in islice((str(name) for name in data if name not in _names(cls)), _MOST + 1):
                 _note(cls, name, data, unknown)
         return data
 
@@ -97,8 +97,14 @@ def _refused(name: str, reason: str) -> PydanticCustomError:
     return PydanticCustomError("unknown_field", "{reason}", context)
 
 
+@cache
+def _names(kind: type[Strict]) -> frozenset[str]:
+    """As requests write them."""
+    return frozenset(field.alias or name for name, field in kind.model_fields.items())
+
+
 @lru_cache(maxsize=1024)
 def _nearest(kind: type[Strict], name: str) -> str | None:
     """The field that is written nearly so, in whatever case."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
-    return next(iter(get_close_matches(words, kind.model_fields, 1, _NEAR)), None)
+    return next(iter(get_close_matches(words, _names(kind), 1, _NEAR)), None)

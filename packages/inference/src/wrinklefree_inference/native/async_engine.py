@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.grammar import Grammar
 from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
@@ -23,6 +24,7 @@ from wrinklefree_inference.native.restarts import Restarts
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.worker import Delivery, Worker, is_last
 from wrinklefree_inference.options import QueueOptions
+from wrinklefree_inference.tool_calls.forms import ToolForm
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +58,21 @@ class AsyncNativeEngine:
         self._worker = Worker(self._core, self._notify, restarts or Restarts())
 
     def tokenize_chat(
-        self, messages: SequenceOf[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+        self,
+        messages: SequenceOf[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        tools: SequenceOf[Mapping[str, Any]] = (),
     ) -> list[int]:
-        """Ids of a conversation in the model's chat template, which may know `variables` besides."""
-        return self._model.tokenize_chat(messages, variables)
+        """Ids of a conversation in the model's chat template, which may know `variables` and `tools`."""
+        return self._model.tokenize_chat(messages, variables, tools)
+
+    def tool_form(self) -> ToolForm:
+        """How the model writes calls."""
+        return self._model.template_tools.form
+
+    def compile(self, grammar: str, parts: Mapping[str, str]) -> Grammar:
+        """A grammar that answers are held to."""
+        return self._model.grammars.compile(grammar, parts)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text, with the special tokens that the model expects before it."""

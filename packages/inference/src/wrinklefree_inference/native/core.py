@@ -247,7 +247,7 @@ class Core:
         self, sequence: Sequence, token_id: int, entry: TokenLogprob | None, is_over: bool
     ) -> tuple[Piece, FinishReason | None]:
         sampling, assembler = sequence.request.sampling, sequence.assembler
-        if token_id in self._tokenizer.eos_ids and not sampling.ignore_eos:
+        if token_id in self._tokenizer.eos_ids and (is_over or not sampling.ignore_eos):
             # Who reads an echoed prompt tells it from the answer by the number of tokens, this one included.
             end = Piece("", (token_id,), (entry,)) if sampling.echo and entry else Piece()
             return assembler.finish() + end, "stop"

@@ -6,8 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from wrinklefree_inference.engines.base import ModelFacts
+from wrinklefree_inference.native.constraint import TokenConstraint
 from wrinklefree_inference.native.inbox import Inbox
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
+from wrinklefree_inference.tool_calls.forms import ToolForm
+
+
+class AnswerGrammar(Protocol):
+    """What answers are held to."""
+
+    def new(self) -> TokenConstraint:
+        """The state of one answer."""
 
 
 class AsyncEngine(Protocol):
@@ -34,12 +43,28 @@ class AsyncEngine(Protocol):
         """Unix time of the start."""
 
     def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
-        """Ids of a conversation in the model's chat template, which may know `variables` besides.
+        """Ids of a conversation in the model's chat template, which may know `variables` and `tools`.
 
         Raises:
             ValueError: The model has no template, or it refuses the messages.
+        """
+
+    def tool_form(self) -> ToolForm:
+        """How the model writes calls; found by trying the chat template, which takes its time at first."""
+
+    def compile(self, grammar: str, parts: Mapping[str, str]) -> AnswerGrammar:
+        """A grammar that answers are held to; it takes its time.
+
+        Args:
+            parts: What the grammar is made of, by the field of the request that an error is to name.
+
+        Raises:
+            GrammarError: Nothing can be held to it.
         """
 
     def tokenize(self, text: str) -> list[int]:

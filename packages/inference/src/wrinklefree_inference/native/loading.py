@@ -72,7 +72,7 @@ def load_native_model(
         name=path.stem if path.is_file() else path.resolve().name,
         runner=decoder,
         tokenizer=tokenizer,
-        new_decoder=lambda: StreamDecoder(tokenizer),
+        new_decoder=lambda shows_special=False: StreamDecoder(tokenizer, not shows_special),
         sample=ternary_kernels.sample,
         context_tokens=context,
         vocab_size=config.vocab_size,

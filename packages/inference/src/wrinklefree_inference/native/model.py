@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
+from wf_formats.chat_template import TemplateUnfitError
 from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import ModelFacts
 from wrinklefree_inference.native.core import Core, Sampler, TokenizerLike
+from wrinklefree_inference.native.grammar import Grammars, Vocabulary
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import BadField, GenerationRequest
 from wrinklefree_inference.native.runner import ModelRunner, NoRunner
@@ -20,6 +23,8 @@ from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence, Sink
 from wrinklefree_inference.native.stops import TokenDecoder
 from wrinklefree_inference.options import QueueOptions
+from wrinklefree_inference.tool_calls.history import for_template
+from wrinklefree_inference.tool_calls.template import TemplateTools
 
 
 class TextTokenizer(TokenizerLike, Protocol):
@@ -37,8 +42,18 @@ class TextTokenizer(TokenizerLike, Protocol):
         *,
         max_tokens: int | None = ...,
         variables: Mapping[str, Any] | None = ...,
+        tools: Mapping[str, Any] | None = ...,
     ) -> list[int]:
-        """Ids of a conversation and of the beginning of the assistant's turn."""
+        """Ids of a conversation and the beginning of the assistant's turn; the template finds `variables`."""
+
+    def render_chat(self, messages: list[dict[str, Any]], *, tools: Mapping[str, Any] | None = ...) -> str:
+        """The text of that."""
+
+    def special_id(self, text: str, /) -> int | None:
+        """Id of the special token of that text, if there is one."""
+
+    def vocabulary(self, num_rows: int, /) -> Vocabulary:
+        """The tokens of a model with so many rows."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +61,15 @@ class NativeModel:
     """What an engine runs.
 
     Attributes:
-        new_decoder: Makes what turns the tokens of one answer into text as they come.
+        new_decoder: Makes what turns the tokens of one answer into text as they come; called with True, it
+            shows special tokens too.
         context_tokens: Longest prompt and answer together.
     """
 
     name: str
     runner: ModelRunner
     tokenizer: TextTokenizer
-    new_decoder: Callable[[], TokenDecoder]
+    new_decoder: Callable[..., TokenDecoder]
     sample: Sampler
     context_tokens: int
     vocab_size: int
@@ -96,7 +112,9 @@ class NativeModel:
             if not 0 <= token_id < self.vocab_size:
                 reason = f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens"
                 raise BadField("logit_bias", reason)
-        return Sequence(request, self.new_decoder(), sink, is_unread)
+        # A grammar lets special tokens stand only where they say something (the beginning of a call).
+        decoder = self.new_decoder() if request.constraint is None else self.new_decoder(True)
+        return Sequence(request, decoder, sink, is_unread)
 
     def check_ids(self, ids: SequenceOf[int]) -> None:
         """Raise ValueError unless `ids` are a prompt."""
@@ -113,12 +131,44 @@ class NativeModel:
         return self.tokenizer.encode(text, True, self.context_tokens)
 
     def tokenize_chat(
-        self, messages: SequenceOf[Mapping[str, Any]], variables: Mapping[str, Any] | None = None
+        self,
+        messages: SequenceOf[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        tools: SequenceOf[Mapping[str, Any]] = (),
     ) -> list[int]:
         """Ids of a conversation in the model's chat template, up to the assistant's turn.
 
         Args:
+            messages: OpenAI's, with the arguments of calls as objects.
             variables: What the template may know besides.
+            tools: What the assistant may call, OpenAI's.
         """
         turns = [dict(message) for message in messages]
-        return self.tokenizer.apply_chat_template(turns, max_tokens=self.context_tokens, variables=variables)
+        of_tools: dict[str, Any] = {}
+        if tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
+            turns, of_tools = for_template(turns, tools, self.template_tools)
+        return self.tokenizer.apply_chat_template(
+            turns, max_tokens=self.context_tokens, variables=variables, tools=of_tools
+        )
+
+    @cached_property
+    def template_tools(self) -> TemplateTools:
+        """What the chat template knows of tools.
+
+        Raises:
+            ValueError: The model has no template, or it goes beyond its limits.
+        """
+
+        def render(messages: SequenceOf[Mapping[str, Any]], tools: Mapping[str, Any]) -> str | None:
+            turns = [dict(message) for message in messages]
+            try:
+                return self.tokenizer.render_chat(turns, tools=tools)
+            except TemplateUnfitError:
+                return None
+
+        return TemplateTools.of(render).with_special(self.tokenizer.special_id)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What answers can be held to."""
+        return Grammars(self.tokenizer.vocabulary(self.vocab_size))

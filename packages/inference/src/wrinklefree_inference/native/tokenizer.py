@@ -28,6 +28,7 @@ from wf_formats.tokenizer import (
     token_bytes,
 )
 from wf_formats.tokenizer.vocabulary import num_model_tokens, source_beyond
+from wrinklefree_inference.native.grammar import Vocabulary
 from wrinklefree_inference.native.request import RequestTooLong
 
 __all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
@@ -42,6 +43,9 @@ END_OF_TURN = (
     "<end_of_turn>",
 )
 """Special tokens that end an answer in the models that have them, whether or not the files say so."""
+
+_BEFORE = "\x02"
+"""A character that no token has in common with others."""
 
 
 class Tokenizer:
@@ -112,20 +116,44 @@ class Tokenizer:
         """Exact bytes of a token; none for an id without token (spare rows of the embedding matrix)."""
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
 
+    def special_id(self, text: str) -> int | None:
+        """Id of the special token of that text, if there is one."""
+        index = self._backend.token_to_id(text)
+        return index if index in self.special_ids else None
+
+    def vocabulary(self, num_rows: int) -> Vocabulary:
+        """What a grammar has to know of the tokens of a model with so many rows."""
+        return Vocabulary(
+            tokens=[self.token_bytes(index) for index in range(num_rows)],
+            special_ids=frozenset(index for index in self.special_ids if index < num_rows),
+            eos_ids=frozenset(index for index in self.eos_ids if index < num_rows),
+            encode=self._encode_inside,
+        )
+
+    def _encode_inside(self, text: str) -> list[int]:
+        """Ids of a text in the middle of another, before which no space is put."""
+        if not self._puts_space_first:
+            return self._cut(text)
+        ids, num_bytes = self._cut(_BEFORE + text), 0
+        while num_bytes < len(_BEFORE) + 1:
+            num_bytes += len(self.token_bytes(ids.pop(0)))
+        return ids
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        tools: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of a conversation in the model's template, which may know `variables` besides.
+        """The text of a conversation in the model's template, which may know `variables` and `tools` besides.
 
         Raises:
             ValueError: the model has no template, or it refuses the messages.
         """
         if self._chat_template is None:
             raise TokenizerError("the model has no chat template: send plain prompts instead")
-        return self._chat_template.render(messages, add_generation_prompt, variables)
+        return self._chat_template.render(messages, add_generation_prompt, variables, tools)
 
     def apply_chat_template(
         self,
@@ -133,6 +161,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         max_tokens: int | None = None,
         variables: Mapping[str, Any] | None = None,
+        tools: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Ids of a conversation; the template itself writes bos where the model wants it.
 
@@ -140,7 +169,8 @@ class Tokenizer:
             ValueError: as `render_chat`.
             RequestTooLong: as `encode`.
         """
-        return self.encode(self.render_chat(messages, add_generation_prompt, variables), False, max_tokens)
+        text = self.render_chat(messages, add_generation_prompt, variables, tools)
+        return self.encode(text, False, max_tokens)
 
 
 class StreamDecoder:

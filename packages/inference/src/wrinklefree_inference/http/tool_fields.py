@@ -1,0 +1,190 @@
+"""Fields of chat requests about calls and JSON: tools, the choice, calls of earlier turns, the answer's form.
+
+Each is one model, not a union: pydantic would name the branch in the place of an error.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from wrinklefree_inference.http.requests import Text, misused
+from wrinklefree_inference.http.unknown_fields import Strict
+from wrinklefree_inference.tool_calls.schemas import check_bounds, of_arguments
+
+MAX_TOOLS = 128  # OpenAI's limit
+
+
+def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    check_bounds(schema)
+    return schema
+
+
+def _check_arguments_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    of_arguments(_check_schema(schema))
+    return schema
+
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Schema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
+ArgumentsSchema = Annotated[dict[str, Any], AfterValidator(_check_arguments_schema)]
+
+
+class FunctionDefinition(Strict):
+    """A function of the client's; `parameters` is the JSON schema of its arguments, an object."""
+
+    place: ClassVar[str] = "tools[].function."
+    name: Name
+    description: Text | None = None
+    parameters: ArgumentsSchema | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """Something that may be called."""
+
+    place: ClassVar[str] = "tools[]."
+    type: Literal["function"]
+    function: FunctionDefinition
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates know it: what the client has left out is not there."""
+        function = self.function.model_dump(exclude_none=True, exclude={"strict"})
+        parameters = self.function.parameters or {"type": "object", "properties": {}}
+        return {"type": "function", "function": {"description": "", **function, "parameters": parameters}}
+
+
+def _unique(tools: list[Tool]) -> list[Tool]:
+    names = [tool.function.name for tool in tools]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two functions have the name {twice!r}")
+    return tools
+
+
+Tools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS), AfterValidator(_unique)]
+
+
+class NamedFunction(Strict):
+    """A function by its name."""
+
+    place: ClassVar[str] = "tool_choice.function."
+    name: Name
+
+
+_MODES = ("none", "auto", "required")
+
+
+def _choice(value: Any) -> Any:
+    """A word as an object, so that there is one kind."""
+    if value in _MODES and isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, dict) and value.get("type") == "function":
+        return value
+    words = ", ".join(json.dumps(mode) for mode in _MODES)
+    raise PydanticCustomError(
+        "choice", 'must be {words} or {"type": "function", "function": {"name": ...}}', {"words": words}
+    )
+
+
+class Choice(Strict):
+    """Which tool is called."""
+
+    place: ClassVar[str] = "tool_choice."
+    type: Literal["none", "auto", "required", "function"]
+    function: NamedFunction | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Choice:
+        if self.type == "function" and self.function is None:
+            raise misused("function", "name the function to call")
+        return self
+
+
+_NAMED_FUNCTION = {
+    "type": "object",
+    "properties": {"type": {"const": "function"}, "function": {"$ref": "#/components/schemas/NamedFunction"}},
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}
+ToolChoice = Annotated[
+    Choice | None,
+    BeforeValidator(lambda value: None if value is None else _choice(value)),
+    WithJsonSchema({"anyOf": [{"enum": [*_MODES]}, _NAMED_FUNCTION, {"type": "null"}]}),
+]
+
+
+class JsonSchemaFormat(Strict):
+    """A schema that the answer's JSON fits; `strict` refuses what of it cannot be held to."""
+
+    place: ClassVar[str] = "response_format.json_schema."
+    name: Name
+    description: Text | None = None
+    schema_: Annotated[Schema | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """Text, any object of JSON, or JSON of a schema."""
+
+    place: ClassVar[str] = "response_format."
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            rule = "needed" if self.json_schema is None else "only"
+            raise misused("json_schema", f"{rule} with type: json_schema")
+        return self
+
+
+class CalledFunction(Strict):
+    """What was called, with arguments as a text of JSON; the client's `parsed_arguments` has no effect."""
+
+    place: ClassVar[str] = "messages[].tool_calls[].function."
+    name: Name
+    arguments: Text
+    parsed_arguments: Any = None
+
+    def parsed(self) -> dict[str, Any]:
+        """The arguments; none may be an empty text.
+
+        Raises:
+            ValueError: They are no object of JSON.
+        """
+        if not self.arguments.strip():
+            return {}
+        try:
+            value = json.loads(self.arguments)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the arguments of a call are a text of JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise ValueError("the arguments of a call are an object of JSON")
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> CalledFunction:
+        try:
+            self.parsed()
+        except ValueError as error:
+            raise misused("arguments", str(error)) from error
+        return self
+
+
+class CallOfTurn(Strict):
+    """A call of an earlier turn; `index` is what streams number it with, and has no effect."""
+
+    place: ClassVar[str] = "messages[].tool_calls[]."
+    id: Annotated[Text, Field(min_length=1, max_length=256)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates know it."""
+        function = {"name": self.function.name, "arguments": self.function.parsed()}
+        return {"id": self.id, "type": "function", "function": function}

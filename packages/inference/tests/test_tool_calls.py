@@ -1,0 +1,194 @@
+"""Tools in the chat templates of real families, and schemas of their arguments."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from wf_formats.chat_template import ChatTemplate, TemplateTooCostlyError, TemplateUnfitError
+from wrinklefree_inference.tool_calls.forms import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_NEMO
+from wrinklefree_inference.tool_calls.history import for_template
+from wrinklefree_inference.tool_calls.schemas import check_bounds, closed, of_arguments
+from wrinklefree_inference.tool_calls.template import TemplateTools
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+ONE_CALL = "{% for c in m.tool_calls %}CALL{% endfor %}"
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+SPACED = (
+    "{%- if tools %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif -%}"
+    "{%- for m in messages -%}"
+    "{%- if m.tool_calls is defined -%}[TOOL_CALLS] ["
+    "{%- for c in m.tool_calls -%}"
+    "{%- if c.id | length != 9 -%}{{- raise_exception('an id has nine characters') -}}{%- endif -%}"
+    '{{- (c.function | tojson)[:-1] -}}, "id": "{{- c.id -}}"}{%- if not loop.last -%}, {% endif -%}'
+    "{%- endfor -%}]{%- elif m.role == 'tool' -%}"
+    "{%- if m.tool_call_id | length != 9 -%}{{- raise_exception('an id has nine characters') -}}{%- endif -%}"
+    "[TOOL_RESULTS] {{- m.content -}}{%- elif m.role in ('user', 'assistant') -%}{{- m.content -}}"
+    "{%- else -%}{{- raise_exception('no such role') -}}{%- endif -%}{%- endfor -%}"
+)
+ARGS = SPACED.replace("[TOOL_CALLS] [", "").replace(
+    '{{- (c.function | tojson)[:-1] -}}, "id": "{{- c.id -}}"}{%- if not loop.last -%}, {% endif -%}',
+    "[TOOL_CALLS]{{- c.function.name -}}[ARGS]{{- c.function.arguments | tojson -}}",
+)
+XML = (
+    "{%- if xml_tools -%}{%- for t in xml_tools[:] -%}{{- t.name -}}{%- endfor -%}{%- endif -%}"
+    "{%- for m in messages -%}{{- '<' + m.role + '>' + m.content -}}{%- endfor -%}"
+)
+
+
+def of_library(name: str) -> str:
+    """A family's own template, from a library that ships them."""
+    found = importlib.util.find_spec("trl")
+    return (Path(found.origin).parent / "chat_templates" / f"{name}.jinja").read_text()
+
+
+def tried(source: str) -> tuple[TemplateTools, ChatTemplate]:
+    template = ChatTemplate(source, TOKENS)
+
+    def render(messages, variables):
+        try:
+            return template.render(messages, True, tools=variables)
+        except TemplateUnfitError:
+            return None
+
+    return TemplateTools.of(render), template
+
+
+def history(call_id: str = "call_1") -> list[dict]:
+    call = {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    return [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call_id, "content": "rain"},
+        {"role": "user", "content": "And now?"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "variable", "shows_calls"),
+    [
+        ("llama3", HERMES, None, False),
+        ("llama3_1", LLAMA, "tools", True),
+        ("llama3_2", LLAMA, "tools", True),
+        ("qwen2_5", HERMES, "tools", True),
+        ("qwen3", HERMES, "tools", True),
+        ("phi3", HERMES, None, False),
+        ("gemma", HERMES, None, False),
+        ("gemma3", HERMES, None, False),
+    ],
+)
+def test_families(name, form, variable, shows_calls):
+    tools, template = tried(of_library(name))
+    assert (tools.form, tools.variable) == (form, variable)
+    assert (tools.shows_calls, tools.shows_results) == (shows_calls, shows_calls)
+    turns, variables = for_template(history(), [WEATHER], tools)
+    text = template.render(turns, True, tools=variables)
+    call = form.written("weather", json.dumps({"city": "Bern"}))
+    assert text.index('"name": "weather"') < text.index(call) < text.index("rain") < text.index("And now?")
+    assert [turn["role"] for turn in turns if turn["role"] != "system"][:2] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [(SPACED, MISTRAL), (SPACED.replace("CALLS] [", "CALLS]["), MISTRAL_NEMO), (ARGS, MISTRAL_ARGS)],
+    ids=["spaced", "unspaced", "args"],
+)
+@pytest.mark.parametrize("call_id", ["abcdef123", "call_of_another_server"])
+def test_mistral_s_ids_have_nine_characters(source, form, call_id):
+    tools, template = tried(source)
+    assert tools.form == form
+    turns, variables = for_template(history(call_id), [WEATHER], tools)
+    assert "rain" in template.render(turns, True, tools=variables)
+    ids = {turns[1]["tool_calls"][0]["id"], turns[2]["tool_call_id"]}
+    assert ids == {call_id} if call_id.isalnum() else len(ids) == 1
+
+
+def test_a_template_with_a_variable_of_its_own():
+    """SmolLM3's shows functions, neither calls nor results."""
+    tools, template = tried(XML)
+    assert (tools.variable, tools.shows_calls) == ("xml_tools", False)
+    turns, variables = for_template(history(), [WEATHER], tools)
+    assert variables == {"xml_tools": [WEATHER["function"]]}
+    text = template.render(turns, True, tools=variables)
+    assert text.startswith("weather<user>Hi<assistant><tool_call>\n")
+    assert text.endswith("<user><tool_response>\nrain\n</tool_response>\nAnd now?")
+
+
+def test_a_template_that_knows_nothing_gets_ordinary_turns():
+    tools, template = tried(TURNS)
+    assert tools.takes_system
+    turns, variables = for_template(
+        [{"role": "system", "content": "Be brief."}, *history()], [WEATHER], tools
+    )
+    assert variables == {}
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[0]["content"].startswith("Be brief.\n\nYou may call")
+    assert all(turn.keys() == {"role", "content"} for turn in turns)
+    assert '"name": "weather"' in template.render(turns)
+    words = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "So:"}]
+    words[1]["tool_calls"] = history()[1]["tool_calls"] * 2
+    assert for_template(words, [], tools)[0][1]["content"].startswith("So:\n<tool_call>\n")
+    assert for_template(words, [], tools)[0][1]["content"].count("<tool_call>") == 2
+
+
+def test_a_template_without_system_messages():
+    refused = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TURNS
+    tools, _ = tried(refused)
+    assert not tools.takes_system
+    turns, _ = for_template(history(), [WEATHER], tools)
+    assert turns[0]["role"] == "user"
+    assert turns[0]["content"].startswith("You may call")
+    assert turns[0]["content"].endswith("\n\nHi")
+
+
+def test_a_template_beyond_its_limits_is_not_taken_for_one_without_tools():
+    with pytest.raises(TemplateTooCostlyError):
+        tried("{% if tools %}{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}{% endif %}" + TURNS)
+
+
+def test_results_have_the_name_of_what_was_called():
+    tools, _ = tried(of_library("qwen3"))
+    turns, _ = for_template(history(), [], tools)
+    assert turns[2]["name"] == "weather"
+
+
+def test_objects_have_their_listed_properties_alone():
+    person = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}}
+    both = closed({"$defs": {"p": person}, "anyOf": [{"items": person}, {"$ref": "#/$defs/p"}]})
+    assert json.dumps(both).count('"additionalProperties": false') == 4
+    for open_one in (
+        {"properties": {"a": {}}, "additionalProperties": True},
+        {"properties": {"a": {}}, "patternProperties": {"x": {}}},
+        {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
+        {"type": "object"},
+        {"enum": [{"properties": {"a": 1}}]},
+        {"properties": {"properties": {"type": "string"}}, "additionalProperties": {"type": "integer"}},
+    ):
+        assert closed(open_one) == open_one
+
+
+def test_arguments_are_an_object():
+    none = {"type": "object", "properties": {}, "additionalProperties": False}
+    assert of_arguments(None) == of_arguments({}) == none
+    assert of_arguments({"properties": {"a": {}}})["type"] == "object"
+    for kind in ("array", ["object", "null"], None):
+        with pytest.raises(ValueError, match='"type" must be "object"'):
+            of_arguments({"type": kind})
+
+
+def test_bounds():
+    deep = {"type": "integer"}
+    for _ in range(47):
+        deep = {"items": deep}
+    check_bounds(deep)
+    with pytest.raises(ValueError, match="more than 48"):
+        check_bounds({"items": deep})
+    with pytest.raises(ValueError, match="at most 65536"):
+        check_bounds({"description": "x" * 65_536})
