@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from wf_formats.boundary import Framed
-from wrinklefree_inference.commands import bench, chat, run, serve
+from wrinklefree_inference.commands import bench, chat, gateway, run, serve
 
 
 class Application(Framed, TyperGroup):
@@ -24,4 +24,5 @@ app = typer.Typer(
 app.command("chat")(chat.chat)
 app.command("run")(run.run)
 app.command("serve")(serve.serve)
+app.command("gateway")(gateway.gateway)
 app.command("bench")(bench.bench)

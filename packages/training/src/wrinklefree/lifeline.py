@@ -2,17 +2,15 @@
 
 Ranks are in no process group that a kill -9 of their parent reaches, and would wait for each other, on
 devices that the next start needs, until a time limit of minutes. The kernel kills them instead
-(PR_SET_PDEATHSIG): what they were in the middle of is nothing to the checkpoints before. Linux only.
+(`wf_formats.lifeline`): what they were in the middle of is nothing to the checkpoints before. Linux only.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 
-_PR_SET_PDEATHSIG = 1
+from wf_formats.lifeline import end_with
+
 _STARTER = "WRINKLEFREE_STARTER"
 """Number of the process that starts other ranks, where torchrun does not."""
 
@@ -22,7 +20,5 @@ def end_with_the_starter() -> None:
     children who it is."""
     is_second = os.environ.get(_STARTER) == str(os.getppid())
     os.environ[_STARTER] = str(os.getpid())
-    if sys.platform != "linux" or not (is_second or "TORCHELASTIC_RUN_ID" in os.environ):
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "prctl")
+    if is_second or "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with(os.getppid())

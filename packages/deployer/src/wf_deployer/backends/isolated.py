@@ -1,8 +1,6 @@
-"""A program of ours in an environment of its own, for libraries that do not fit beside ours.
+"""A program of ours in an environment of its own (`wf_formats.isolated_python`).
 
-`uv tool run` makes the environment once and keeps it in uv's cache (a start takes about 1 s longer than the
-import; what a program leaves running keeps its files). It sees neither the folder it is called from nor
-PYTHONPATH. `isolated_child.py` loads the program and calls its `answers(request)`:
+`isolated_child.py` loads the program and calls its `answers(request)`:
 
     request     one JSON value on standard input, so secrets stand on no command line
     answers     a line of JSON each on standard output, in the order in which they are yielded
@@ -17,7 +15,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from wf_deployer.errors import CommandError, CommandRequestError
+from wf_formats.isolated_python import NO_UV, isolated_python
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 
@@ -112,9 +110,7 @@ class IsolatedProgram:
 
     @property
     def _command(self) -> list[str]:
-        """`-I`: neither PYTHONPATH nor the user's own packages take the requirement's place."""
-        options = ["--isolated", "--quiet", "--python", sys.executable, "--from", self.requirement]
-        return ["uv", "tool", "run", *options, "python", "-u", "-I", str(_CHILD), str(self.path)]
+        return isolated_python(self.requirement, str(_CHILD), str(self.path))
 
 
 def _start(command: list[str], printed: IO[bytes] | None) -> subprocess.Popen[bytes]:
@@ -128,7 +124,7 @@ def _start(command: list[str], printed: IO[bytes] | None) -> subprocess.Popen[by
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise CommandRequestError("there is no uv on PATH: install it, or call wf by `uv run wf`") from error
+        raise CommandRequestError(NO_UV) from error
 
 
 def _hand_over(process: subprocess.Popen[bytes], request: Any) -> None:

@@ -38,6 +38,11 @@ APPLICATIONS = (
     Application("run", "Talk to the newest model here, or to one by name.", ("wrinklefree_inference", "run")),
     Application("chat", "Talk to a model in the terminal.", ("wrinklefree_inference", "chat")),
     Application("serve", "Serve a model to OpenAI clients.", ("wrinklefree_inference", "serve")),
+    Application(
+        "gateway",
+        "Serve a model by several servers behind one address.",
+        ("wrinklefree_inference", "gateway"),
+    ),
     Application("bench", "Measure a model's speed beside llama.cpp.", ("wrinklefree_inference", "bench")),
     Application("eval", "Measure perplexity and tasks of a model.", ("wrinklefree_eval.evaluate",)),
     Application("store", "Folders in gs://, s3:// or a path: ls, get, put, rm, check.", ("wf_stores.main",)),

@@ -95,21 +95,40 @@ def build(kind: type[Options], given: Mapping[str, Any], **own: Any) -> Options:
         raise RequestError(str(error)) from error
 
 
-def refuse_others(ctx: typer.Context, engine: str, kinds: Mapping[str, type]) -> None:
+def arguments_of(options: Any) -> list[str]:
+    """The command line that makes these options again: `--flag=value` for what is not its default."""
+    found: list[str] = []
+    for name, part in parts_of(type(options)):
+        value = getattr(options, name)
+        if not isinstance(part, FlaggedField):
+            found += arguments_of(value)
+        elif value is True:
+            found.append(part.flag.flag)
+        elif value != part.default:
+            values = value if isinstance(value, list) else [value]
+            found += [f"{part.flag.flag}={one}" for one in values]
+    return found
+
+
+def refuse_others(
+    ctx: typer.Context, engine: str, kinds: Mapping[str, type], option: str = "--engine "
+) -> None:
     """Raise RequestError for flags of other engines: they would have no effect.
+
+    `option` is what goes before the names of `kinds` in a command line.
 
     What stands in the environment (a key) may stay there, whatever runs.
     """
     by_engine = {name: flags_of(kind) for name, kind in kinds.items()}
     known = {name: field for flags in by_engine.values() for name, field in flags.items()}
-    given = [field for name, field in known.items() if name not in by_engine[engine] and _is_typed(ctx, name)]
+    given = [field for name, field in known.items() if name not in by_engine[engine] and is_typed(ctx, name)]
     if given:
         takers = [name for name, flags in by_engine.items() if given[0].flag.name in flags]
         names, verb = " and ".join(field.flag.flag for field in given), "has" if len(given) == 1 else "have"
-        raise RequestError(f"{names} {verb} no effect with --engine {engine} (only with {', '.join(takers)})")
+        raise RequestError(f"{names} {verb} no effect with {option}{engine} (only with {', '.join(takers)})")
 
 
-def _is_typed(ctx: typer.Context, name: str) -> bool:
+def is_typed(ctx: typer.Context, name: str) -> bool:
     """Whether an option stands in the command line itself."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"  # its module differs between releases of typer

@@ -67,6 +67,11 @@ class OpenAIEngine:
             weight_type=meta.ftype,
         )
 
+    def models(self) -> list[ListedModel]:
+        """All that `/v1/models` lists."""
+        with self._asked("GET", "models") as answer:
+            return listed_models(answer.iter_raw())
+
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> AnswerStream:
         """The assistant's next turn, streamed."""
         return AnswerStream(self._pieces("chat/completions", {"messages": list(messages)}, sampling))

@@ -57,7 +57,13 @@ class Metrics:
 
     def response(self) -> Response:
         """The page in Prometheus' text format."""
-        return Response(generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        return page_of(self.registry)
+
+
+def page_of(*registries: CollectorRegistry) -> Response:
+    """Prometheus' text format; no two registries may have a family in common."""
+    page = b"".join(generate_latest(registry) for registry in registries)
+    return Response(page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 class _EngineCollector(Collector):

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -47,10 +47,13 @@ def create_proxy(
     upstream: Upstream,
     http: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
     keys: ApiKeys = NO_KEYS,
+    own_routes: Callable[[Lifecycle, Metrics], APIRouter] | None = None,
 ) -> HttpApp:
-    """The application."""
+    """The application; what `own_routes` makes goes before what is passed on."""
     metrics, lifecycle = Metrics(), Lifecycle(http.max_inflight)
     app = new_app("WrinkleFree proxy")
+    if own_routes is not None:
+        app.include_router(own_routes(lifecycle, metrics))
 
     async def forward(request: Request) -> Response:
         return await _forward(upstream, request)

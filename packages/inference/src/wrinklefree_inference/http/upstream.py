@@ -28,6 +28,7 @@ _PASSED_BACK = ("content-type", "retry-after", "cache-control", HEADER)
 _STREAM = "text/event-stream"
 _STATUSES = (range(200, 300), range(400, 600))
 _HEALTH_S = 5.0
+_KEPT_OPEN = 64  # connections without a request; how many have one is for `HttpOptions.max_inflight` to say
 
 
 class Answer:
@@ -80,6 +81,7 @@ class Upstream:
             base_url=self.url,
             headers=UNCOMPRESSED | (bearer(api_key) if api_key else {}),
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_OPEN),
             trust_env=False,
         )
 

@@ -1,0 +1,71 @@
+"""The gateway's HTTP: our proxy (`http/proxy.py`) in front of the router, and what it answers itself.
+
+/v1/models are the workers' (the router's list has no contexts), /health counts them, /metrics is everybody's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from http import HTTPStatus
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry
+from starlette.responses import JSONResponse, Response
+
+from wrinklefree_inference.gateway.fleet import Fleet
+from wrinklefree_inference.gateway.pages import FleetPage
+from wrinklefree_inference.http.app import HttpApp
+from wrinklefree_inference.http.auth import ApiKeys
+from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.lifecycle import Lifecycle
+from wrinklefree_inference.http.metrics import Metrics, page_of
+from wrinklefree_inference.http.proxy import create_proxy
+from wrinklefree_inference.http.upstream import Upstream
+from wrinklefree_inference.options import HttpOptions
+
+_MOST_INFLIGHT = 4096
+
+
+def create_gateway(fleet: Fleet, upstream: Upstream, http: HttpOptions, keys: ApiKeys) -> HttpApp:
+    """The application; it has room for as many requests as its workers together."""
+    inflight = min(_MOST_INFLIGHT, http.max_inflight * len(fleet.all_urls))
+
+    def own_routes(lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
+        return _routes(fleet, lifecycle, metrics)
+
+    return create_proxy(upstream, replace(http, max_inflight=inflight), keys, own_routes)
+
+
+def _routes(fleet: Fleet, lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health", operation_id="gatewayHealth")
+    async def health() -> Response:
+        """`ok` if any worker takes requests, and how many do."""
+        up = fleet.up()
+        num_up = sum(up.values())
+        state = "draining" if lifecycle.is_draining else "ok" if num_up else "failed"
+        status = HTTPStatus.OK if state == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse({"status": state, "workers": {"up": num_up, "of": len(up)}}, status)
+
+    @routes.get("/v1/models", operation_id="gatewayModels")
+    async def models() -> Response:
+        """What every worker serves."""
+        return JSONResponse({"object": "list", "data": list(fleet.models.cards.values())})
+
+    @routes.get("/v1/models/{model:path}", operation_id="gatewayModel")
+    async def model(model: str) -> Response:
+        """One of them."""
+        if model not in fleet.models.cards:
+            known = ", ".join(fleet.models.cards)
+            raise ApiError(404, f"there is no model of that name (there is: {known})", code="model_not_found")
+        return JSONResponse(fleet.models.cards[model])
+
+    @routes.get("/metrics", operation_id="gatewayMetrics")
+    async def page() -> Response:
+        """Ours, the router's and the workers'."""
+        others = CollectorRegistry()
+        others.register(await FleetPage.read(fleet))
+        return page_of(metrics.registry, others)
+
+    return routes
