@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +16,7 @@ from wrinklefree_inference.cli import app
 run = CliRunner().invoke
 
 
-@pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """`serve` sends the log of this process to an stderr that ends with the command."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
+pytestmark = pytest.mark.usefixtures("own_log")
 ONE_ANSWER = "--prompt Hello --max-tokens 6 --temperature 0 --threads 1 --context 256"
 
 

@@ -1,7 +1,8 @@
 """A child process: its lines as they come, and its end at once.
 
 asyncio's own `Process.wait` returns when the last process that holds the pipes has ended, which may be a
-grandchild much later; a pidfd tells of the child alone. Linux only.
+grandchild much later; a pidfd tells of the child alone. What is left of its process group is killed with it.
+Linux only.
 """
 
 from __future__ import annotations
@@ -83,14 +84,12 @@ class Child:
         return await asyncio.shield(self._code)
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM and the end of its input, SIGKILL for its whole group after `grace_s`."""
-        if self._process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._process.stdin.close()
+        """SIGTERM and the end of its input; SIGKILL for its whole group after `grace_s`."""
+        self._close_input()
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             await asyncio.wait([self._code], timeout=grace_s)
-        with suppress(ProcessLookupError):  # what is left of its group
+        if self._process.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
         await self.wait()
 
@@ -98,10 +97,13 @@ class Child:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
+        with suppress(ProcessLookupError):  # what it has started; its number is its own until the next line
+            os.killpg(self.pid, signal.SIGKILL)
         self._finishing = loop.create_task(self._finish(self._process.wait()))
 
     async def _finish(self, code: int) -> None:
         """A grandchild may hold the pipes: what it says later is nobody's last words."""
+        self._close_input()
         await asyncio.wait(self._reading, timeout=_LAST_WORDS_S)
         for task in self._reading:
             task.cancel()
@@ -109,6 +111,11 @@ class Child:
         if not self._first.done():
             self._first.set_result("")
         self._code.set_result(code)
+
+    def _close_input(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
 
     async def _read_out(self, pipe: IO[bytes]) -> None:
         def take(line: str) -> None:

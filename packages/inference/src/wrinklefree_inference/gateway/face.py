@@ -64,8 +64,8 @@ def _routes(fleet: Fleet, lifecycle: Lifecycle, metrics: Metrics) -> APIRouter:
     @routes.get("/metrics", operation_id="gatewayMetrics")
     async def page() -> Response:
         """Ours, the router's and the workers'."""
-        others = CollectorRegistry()
-        others.register(await FleetPage.read(fleet))
-        return page_of(metrics.registry, others)
+        page = CollectorRegistry(auto_describe=False)
+        page.register(await FleetPage.read(fleet, metrics.registry))
+        return page_of(page)
 
     return routes

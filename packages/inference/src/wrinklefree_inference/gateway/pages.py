@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import httpx
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from wrinklefree_inference.addresses import trusts_environment
 from wrinklefree_inference.gateway.fleet import Fleet
@@ -19,32 +21,32 @@ _PAGE_BYTES = 8 << 20
 
 
 class FleetPage(Collector):
-    """What is known of a fleet at one moment; made by `read`."""
+    """What is known of a fleet at one moment; made by `read`.
 
-    def __init__(self, fleet: Fleet, pages: dict[str, list[Metric] | None]) -> None:
-        self._fleet, self._pages = fleet, pages
+    Families that several have are one: samples with `worker` are that worker's, those without our own.
+    """
+
+    def __init__(self, fleet: Fleet, own: CollectorRegistry, pages: dict[str, list[Metric] | None]) -> None:
+        self._fleet, self._own, self._pages = fleet, own, pages
 
     @classmethod
-    async def read(cls, fleet: Fleet) -> FleetPage:
+    async def read(cls, fleet: Fleet, own: CollectorRegistry) -> FleetPage:
         """Ask all at the same time; a page that does not come in time is told as missing."""
         sources = [fleet.router.metrics_url, *(f"{url}/metrics" for url in fleet.all_urls)]
         found = await asyncio.gather(*(_page(source, fleet.key) for source in sources))
-        return cls(fleet, dict(zip(["", *fleet.all_urls], found, strict=True)))
+        return cls(fleet, own, dict(zip(["", *fleet.all_urls], found, strict=True)))
 
     def collect(self) -> Iterator[Metric]:
         """All families, each once."""
-        yield from self._own()
         merged: dict[str, Metric] = {}
-        for url, families in self._pages.items():
+        ours = [*self._of_fleet(), *_families(generate_latest(self._own).decode())]
+        for url, families in [("", ours), *self._pages.items()]:
             for family in families or ():
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-                whole.samples += [
-                    sample._replace(labels=sample.labels | ({"worker": url} if url else {}))
-                    for sample in family.samples
-                ]
+                whole.samples += [_of_worker(sample, url) for sample in family.samples]
         yield from merged.values()
 
-    def _own(self) -> Iterator[Metric]:
+    def _of_fleet(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("wf_gateway_worker_up", "1 while it takes requests", labels=["worker"])
         for url, is_up in self._fleet.up().items():
             up.add_metric([url], int(is_up))
@@ -66,6 +68,14 @@ class FleetPage(Collector):
         )
 
 
+def _of_worker(sample: Sample, url: str) -> Sample:
+    """With the worker's URL; a label of that name (of a gateway behind) is renamed as Prometheus does."""
+    if not url:
+        return sample
+    labels = {"exported_worker" if name == "worker" else name: text for name, text in sample.labels.items()}
+    return sample._replace(labels=labels | {"worker": url})
+
+
 async def _page(url: str, key: str) -> list[Metric] | None:
     """The families of a page in Prometheus' text format, None if there is no such page."""
     try:
@@ -82,13 +92,12 @@ async def _page(url: str, key: str) -> list[Metric] | None:
                 page += piece
                 if len(page) > _PAGE_BYTES:
                     return None
-        return list(_families(page.decode()))
+        return _families(page.decode())
     except (httpx.HTTPError, TimeoutError, ValueError):
         return None
 
 
-def _families(page: str) -> Iterable[Metric]:
+def _families(page: str) -> list[Metric]:
     """Without the creation times of counters, which would be families of their own."""
-    for family in text_string_to_metric_families(page):
-        if not family.name.endswith("_created"):
-            yield family
+    found = text_string_to_metric_families(page)
+    return [family for family in found if not family.name.endswith("_created")]

@@ -14,6 +14,7 @@ from wrinklefree_inference.http import (
     completions,
     embeddings,
     errors,
+    loads,
     models,
     ollama,
     responses_api,
@@ -57,7 +58,7 @@ def create_server(
     lifecycle = Lifecycle(http.max_inflight)
     service = Service(engine, answers, metrics)
     app = new_app("WrinkleFree", answers.is_strict)
-    for kind in (chat, completions, embeddings, responses_api, ollama):
+    for kind in (chat, completions, embeddings, responses_api, ollama, loads):
         app.include_router(kind.router(service))
     app.include_router(models.router(service, lifecycle))
     return protect(app, http, keys, lifecycle, metrics)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrinklefree_inference.http.errors import ApiError, ClientLeft, internal_error
 from wrinklefree_inference.http.metrics import Metrics
-from wrinklefree_inference.http.record import CLIENT_LEFT, RequestRecord, begin, record_of
+from wrinklefree_inference.http.record import CLIENT_LEFT, PROBES, RequestRecord, begin, record_of
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Boundary:
             elif record.status >= HTTPStatus.BAD_REQUEST:
                 record.outcome = "error"
             self._metrics.observe(record)
-            level = logging.DEBUG if record.endpoint in ("/health", "/metrics") else logging.INFO
+            level = logging.DEBUG if record.endpoint in PROBES else logging.INFO
             _log.log(level, "request", extra={"fields": record.log_fields()})
 
 

@@ -60,10 +60,9 @@ class Metrics:
         return page_of(self.registry)
 
 
-def page_of(*registries: CollectorRegistry) -> Response:
-    """Prometheus' text format; no two registries may have a family in common."""
-    page = b"".join(generate_latest(registry) for registry in registries)
-    return Response(page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+def page_of(registry: CollectorRegistry) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 class _EngineCollector(Collector):

@@ -12,19 +12,19 @@ from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.responses import Health, Model, ModelList
 from wrinklefree_inference.http.service import Service
 
-_REFUSALS = refusals((401, 403, 404, 429, 500, 503))
+REFUSALS = refusals((401, 403, 404, 429, 500, 503))
 
 
 def router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
-    @routes.get("/v1/models", operation_id="listModels", responses=_REFUSALS)
+    @routes.get("/v1/models", operation_id="listModels", responses=REFUSALS)
     async def models() -> ModelList:
         """The one model that is served, under each of its names."""
         return ModelList(data=[_model(service, name) for name in service.model_names])
 
-    @routes.get("/v1/models/{model:path}", operation_id="retrieveModel", responses=_REFUSALS)
+    @routes.get("/v1/models/{model:path}", operation_id="retrieveModel", responses=REFUSALS)
     async def model(model: str) -> Model:
         """The same by one of them."""
         service.check_model(model)
@@ -46,7 +46,7 @@ def router(service: Service, lifecycle: Lifecycle) -> APIRouter:
         "/metrics",
         operation_id="metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_REFUSALS},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **REFUSALS},
     )
     async def metrics() -> Response:
         """Prometheus' text format."""

@@ -12,12 +12,12 @@ from starlette.types import Scope
 CLIENT_LEFT = 499  # nginx's number; never sent, only logged and counted
 
 _SCOPE_KEY = "wrinklefree.record"
-_ENDPOINTS = frozenset(
-    [
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models"),
-        *(f"/api/{name}" for name in ("chat", "generate", "embed", "show", "tags", "ps", "version")),
-        *("/health", "/metrics", "/openapi.json", "/"),
-    ]
+PROBES = frozenset({"/health", "/metrics", "/v1/loads"})
+"""What monitors and routers ask every few seconds."""
+_ENDPOINTS = PROBES.union(
+    ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/models"),
+    (f"/api/{name}" for name in ("chat", "generate", "embed", "show", "tags", "ps", "version")),
+    ("/openapi.json", "/"),
 )
 
 
