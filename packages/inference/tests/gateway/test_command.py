@@ -41,7 +41,7 @@ URL = "--worker-url=http://127.0.0.1:9"
         ([URL, "--worker-api-key", "k\n"], "the API key must be printable ASCII"),
         ([URL, "--host", "0.0.0.0"], "host 0.0.0.0 can be reached from other machines"),
         ([URL, "--policy", "best"], "'best' is not one of 'cache_aware'"),
-        (["--model", "m", "--workers", "0"], "0 is not in the range 1<=x<=256"),
+        (["--model", "m", "--workers", "0"], "Invalid value for '--workers'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(arguments: list[str], message: str) -> None:
