@@ -60,6 +60,9 @@ class Router(Supervised):
         body_bytes: Longest request.
     """
 
+    balance = (1, 1.0)
+    """A worker is passed over if it has so many requests more than the mean, and so many times as many."""
+
     def __init__(
         self,
         policy: Policy,
@@ -147,8 +150,8 @@ class Router(Supervised):
             "--prometheus-port": self._metrics_port.number,
             "--api-key": self._key,
             "--policy": self._policy.value,
-            "--balance-abs-threshold": 1,
-            "--balance-rel-threshold": 1.0,
+            "--balance-abs-threshold": self.balance[0],
+            "--balance-rel-threshold": self.balance[1],
             "--health-check-interval-secs": 1,
             "--health-failure-threshold": 2,
             "--health-success-threshold": 1,
