@@ -3,7 +3,8 @@
 Requests a second, and the time between two tokens of streams that get one every 10 ms: from a worker itself,
 through the router (smg) alone, and through the router and our HTTP. Rounds take turns; medians count. Then
 conversations by both kinds of balance: how many requests each of four workers got, and how many turns stayed
-with the worker of the turn before. Prints JSON.
+with the worker of the turn before. Prints JSON, the processor time of our HTTP process too, which other work
+on the machine does not change.
 
     python packages/inference/benchmarks/gateway.py --rounds 5
 """
@@ -20,9 +21,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -193,7 +195,8 @@ async def router(urls: list[str], balance: tuple[int, float] = Router.balance) -
 
 
 @asynccontextmanager
-async def gateway(urls: list[str]) -> AsyncIterator[str]:
+async def gateway(urls: list[str]) -> AsyncIterator[tuple[str, int]]:
+    """Its URL and process id."""
     command = [sys.executable, "-m", "wrinklefree_inference", "gateway", "--port", "0"]
     own = {"WF_API_KEY": KEY, "WF_WORKER_API_KEY": KEY}
     child = subprocess.Popen(
@@ -205,7 +208,7 @@ async def gateway(urls: list[str]) -> AsyncIterator[str]:
     )
     try:
         assert child.stdout is not None
-        yield child.stdout.readline().split(" at ")[1].split("/v1")[0]
+        yield child.stdout.readline().split(" at ")[1].split("/v1")[0], child.pid
     finally:
         child.terminate()
         child.wait()
@@ -214,20 +217,37 @@ async def gateway(urls: list[str]) -> AsyncIterator[str]:
 async def costs(rounds: int, clients: int, seconds: float) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         urls = await stack.enter_async_context(workers(2))
-        doors = {
-            "worker": urls[0],
-            "router": await stack.enter_async_context(router(urls)),
-            "gateway": await stack.enter_async_context(gateway(urls)),
-        }
+        smg = await stack.enter_async_context(router(urls))
+        url, pid = await stack.enter_async_context(gateway(urls))
+        doors = {"worker": urls[0], "router": smg, "gateway": url}
         found: dict[str, list[dict[str, float]]] = {name: [] for name in doors}
         for _ in range(rounds):
             for name, url in doors.items():
                 rate = await requests_per_s(url, clients, seconds)
                 found[name].append({"requests_per_s": rate, **await stream_times(url, clients)})
+        cpu = {
+            "cpu_ms_per_request": await cpu_ms(
+                pid, requests_per_s(doors["gateway"], clients, seconds), seconds
+            ),
+            "cpu_ms_per_token": await cpu_ms(pid, stream_times(doors["gateway"], clients), clients * TOKENS),
+        }
     return {
         name: {key: round(statistics.median(one[key] for one in ones), 3) for key in ones[0]}
         for name, ones in found.items()
-    }
+    } | {"gateway_process": cpu}
+
+
+async def cpu_ms(pid: int, work: Awaitable[Any], number: float) -> float:
+    """Of a process, for one of `number` units; a float that `work` gives is units for each of them."""
+
+    def used_s() -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before_s = used_s()
+    given = await work
+    units = number * (given if isinstance(given, float) else 1)
+    return round(1000 * (used_s() - before_s) / units, 3)
 
 
 async def spread(balance: tuple[int, float], conversations: int, is_shared: bool) -> dict[str, Any]:
