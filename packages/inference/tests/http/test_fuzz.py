@@ -52,6 +52,7 @@ OPERATIONS = {
     "listModels": 10,
     "retrieveModel": 50,
     "health": 10,
+    "loads": 10,
     "metrics": 10,
 }
 

@@ -188,7 +188,7 @@ class Router(Supervised):
         return ChildFailedError(f"uv cannot give {REQUIREMENT}: {words or 'it wrote nothing'}", 2)
 
     def _log_line(self, line: str) -> None:
-        """Its lines are JSON; what else is printed (its banner, a traceback) is kept for its last words."""
+        """Its lines are JSON; what else is printed (a traceback) is kept for its last words."""
         try:
             said = json.loads(line)
             message, level = said["fields"]["message"], said["level"]

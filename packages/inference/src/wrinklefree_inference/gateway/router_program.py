@@ -14,15 +14,16 @@ import threading
 
 def main() -> None:
     """Until the end of standard input."""
-    from smg.launch_router import launch_router, parse_router_args  # type: ignore[import-not-found] # see above
+    from smg import launch_router  # type: ignore[import-not-found] # see above
 
+    launch_router.print_banner = lambda *_: None
     os.write(1, b"begun\n")
-    os.dup2(2, 1)  # its banner is for the log
+    os.dup2(2, 1)  # where it logs
     line = sys.stdin.readline()
     if not line:
         return
     threading.Thread(target=_end_with_input, daemon=True).start()
-    launch_router(parse_router_args(json.loads(line)))
+    launch_router.launch_router(launch_router.parse_router_args(json.loads(line)))
 
 
 def _end_with_input() -> None:
