@@ -107,12 +107,16 @@ def test_what_dies_is_replaced_and_nothing_is_left(
     assert not any(Path(f"/proc/{pid}").exists() for pid in seen)
 
 
-def test_every_path_but_health_asks_for_a_key(new_fleet: NewFleet) -> None:
+def test_every_path_but_health_asks_for_a_key_and_the_metrics_of_all_are_one_page(
+    new_fleet: NewFleet,
+) -> None:
+    fleet = new_fleet()
+
     async def work(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/health")).status_code == 200
         for path in ("/v1/models", "/v1/models/toy", "/metrics", "/openapi.json"):
             assert (await client.get(path)).status_code == 401
         assert (await client.post("/v1/completions", json=ASK)).status_code == 401
-        assert (await client.get("/health")).status_code == 200
         client.headers["Authorization"] = "Bearer key-of-a-client"
         answer = await client.post("/v1/completions", json=ASK)
         assert answer.json()["key"] == "Bearer key-of-the-fleet"  # the client's own stays here
@@ -121,36 +125,31 @@ def test_every_path_but_health_asks_for_a_key(new_fleet: NewFleet) -> None:
         assert (await client.get("/v1/models/toy")).json() == listed[0]
         refused = await client.get("/v1/models/other")
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
-
-    run(new_fleet(), work, keys=("key-of-a-client",))
-
-
-def test_the_metrics_of_all_are_one_page(new_fleet: NewFleet) -> None:
-    fleet = new_fleet()
-
-    async def work(client: httpx.AsyncClient) -> None:
-        await client.get("/health")
-        page = (await client.get("/metrics")).text
-        families = list(text_string_to_metric_families(page))
-        assert len({family.name for family in families}) == len(families)
-        found = {
-            (sample.name, sample.labels.get("worker")): sample
-            for family in families
-            for sample in family.samples
-        }
-        for url in fleet.all_urls:
-            assert found["wf_engine_running", url].value == 3
-            assert found["wf_gateway_worker_up", url].value == 1
-            assert found["wf_gateway_worker_restarts_total", url].value == 0
-            assert found["wf_http_requests_total", url].labels["exported_worker"] == "inner"
-        assert found["wf_http_requests_total", None].value == 1
-        assert found["smg_x_total", None].value == 1
-        assert found["wf_gateway_router_up", None].value == 1
+        check_page((await client.get("/metrics")).text, fleet.all_urls)
         await fleet.workers[0].stop(5)
         page = (await client.get("/metrics")).text
         assert f'wf_gateway_metrics_read{{source="{fleet.all_urls[0]}"}} 0.0' in page
 
-    run(fleet, work)
+    run(fleet, work, keys=("key-of-a-client",))
+
+
+def check_page(page: str, urls: list[str]) -> None:
+    """No family twice; of each worker and of the gateway what is theirs."""
+    families = list(text_string_to_metric_families(page))
+    assert len({family.name for family in families}) == len(families)
+    samples = [sample for family in families for sample in family.samples]
+    of_workers = {
+        (sample.name, sample.labels["worker"]): sample for sample in samples if "worker" in sample.labels
+    }
+    for url in urls:
+        assert of_workers["wf_engine_running", url].value == 3
+        assert of_workers["wf_gateway_worker_up", url].value == 1
+        assert of_workers["wf_gateway_worker_restarts_total", url].value == 0
+        assert of_workers["wf_http_requests_total", url].labels["exported_worker"] == "inner"
+    own = [sample for sample in samples if "worker" not in sample.labels]
+    health = {"endpoint": "/health", "status": "200"}
+    assert [one.value for one in own if one.name == "wf_http_requests_total" and one.labels == health] == [1]
+    assert [one.value for one in own if one.name in ("smg_x_total", "wf_gateway_router_up")] == [1, 1]
 
 
 def test_a_server_by_url_that_leaves_and_comes_back(
