@@ -27,9 +27,9 @@ def written() -> list[str]:
 def new_worker(written: list[str]) -> Callable[..., Worker]:
     """Makes a worker of the fake server."""
 
-    def make(model: str = "toy", first_pause_s: float = 0.05) -> Worker:
+    def make(model: str = "toy", first_pause_s: float = 0.05, key: str = KEY) -> Worker:
         program = [sys.executable, "-S", str(HERE / "fake_worker.py")]
-        return Worker("worker 1", [f"--model={model}"], KEY, written.append, first_pause_s, program)
+        return Worker("worker 1", [f"--model={model}"], key, written.append, first_pause_s, program)
 
     return make
 

@@ -182,6 +182,12 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_the_workers_reason(new_fleet
     assert not pids_of(fleet)
 
 
+def test_a_server_with_another_key_is_named(new_fleet: NewFleet, new_worker: Callable[..., Worker]) -> None:
+    other = new_worker(key="another-key")
+    with pytest.raises(EngineError, match=rf"{other.url} refused .* by \$WF_WORKER_API_KEY"):
+        run(new_fleet(urls=(other.url,)), beside=other)
+
+
 def test_a_server_that_does_not_answer_is_named(new_fleet: NewFleet) -> None:
     fleet = new_fleet(urls=("http://127.0.0.1:9",))
     with pytest.raises(EngineError, match=r"no server answers at http://127\.0\.0\.1:9 "):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable
 from wrinklefree_inference.engines.openai import OpenAIEngine
 from wrinklefree_inference.engines.openai_answers import ListedModel
+from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import ClientOptions
 
 _ANSWER_S = 10.0
@@ -56,6 +58,12 @@ def _listed(url: str, key: str) -> list[ListedModel]:
     client = OpenAIEngine(url, ClientOptions(key, timeout_s=_ANSWER_S))
     try:
         return client.models()
+    except EngineError as error:
+        if f"({HTTPStatus.UNAUTHORIZED} " not in str(error):
+            raise
+        raise EngineError(
+            f"{error}; give the key of the servers of --worker-url by $WF_WORKER_API_KEY"
+        ) from error
     finally:
         client.close()
 

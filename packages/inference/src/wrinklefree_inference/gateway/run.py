@@ -61,7 +61,8 @@ async def _run(
     upstream = Upstream(fleet.router.url, key, options.upstream_timeout_s)
     grace_s = 0.0
     try:
-        typer.echo(f"starting {len(workers)} workers and the router", err=True)
+        own = f"{len(workers)} x wf serve and " if workers else ""
+        typer.echo(f"starting {own}the router", err=True)
         await fleet.start()
         app = create_gateway(fleet, upstream, face.http, keys)
         running = DrainingServer(
