@@ -77,6 +77,7 @@ class Router(Supervised):
         self._policy, self._key, self._body_bytes = policy, key, body_bytes
         self._command = command or isolated_python(REQUIREMENT, str(_PROGRAM))
         self._urls: list[str] = []
+        self._has_begun = False
         self._client = httpx.AsyncClient(
             base_url=self.url, headers=UNCOMPRESSED | bearer(key), timeout=5.0, trust_env=False
         )
@@ -87,6 +88,7 @@ class Router(Supervised):
         Raises:
             RequestError: There is no uv.
         """
+        self._has_begun = False
         kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         direct = ",".join(filter(None, [kept.get("no_proxy") or kept.get("NO_PROXY"), "127.0.0.1"]))
         try:
