@@ -31,7 +31,8 @@ from wrinklefree_inference.gateway.router import Router
 from wrinklefree_inference.gateway.worker import Worker
 from wrinklefree_inference.http import logs
 from wrinklefree_inference.http.auth import ApiKeys
-from wrinklefree_inference.http.run import DrainingServer, bind, url_of
+from wrinklefree_inference.http.listening import bind, url_of
+from wrinklefree_inference.http.run import DrainingServer
 from wrinklefree_inference.http.upstream import Upstream
 from wrinklefree_inference.keys import keys_of
 from wrinklefree_inference.options import ListenOptions, LogForm, NativeServerOptions
