@@ -271,16 +271,11 @@ async def spread(balance: tuple[int, float], conversations: int, is_shared: bool
 
 
 async def main(args: argparse.Namespace) -> None:
-    spreads = {
-        f"{abs_threshold}, {rel_threshold}": {
-            f"{number} {'shared' if is_shared else 'own'}": await spread(
-                (abs_threshold, rel_threshold), number, is_shared
-            )
-            for number in (8, 32)
-            for is_shared in (False, True)
-        }
-        for abs_threshold, rel_threshold in ((64, 1.5), Router.balance)
-    }
+    spreads: dict[str, Any] = {}
+    for balance in ((64, 1.5), Router.balance):
+        for number, is_shared in ((8, False), (8, True), (32, False), (32, True)):
+            name = f"{balance}: {number} {'shared' if is_shared else 'own'}"
+            spreads[name] = await spread(balance, number, is_shared)
     report = {
         "clients": args.clients,
         "costs": await costs(args.rounds, args.clients, args.seconds),
