@@ -8,42 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-tk = pytest.importorskip("ternary_kernels")
-
-VOCAB = 1000  # not a multiple of the block of 128
-DEFAULTS: dict[str, tuple[Any, float]] = {
-    "temperature": (np.float32, 1.0),
-    "top_k": (np.int32, 0),
-    "top_p": (np.float32, 1.0),
-    "min_p": (np.float32, 0.0),
-    "repetition_penalty": (np.float32, 1.0),
-    "seeds": (np.uint64, 0),
-    "counters": (np.uint64, 0),
-    "num_logprobs": (np.int32, -1),
-}
-
-
-def sample(logits: np.ndarray, history: list[list[int]] | None = None, **options: Any) -> Any:
-    """tk.sample with defaults; a number stands for all rows."""
-    rows = len(logits)
-    columns = {
-        name: np.ascontiguousarray(np.broadcast_to(options.pop(name, default), rows), dtype)
-        for name, (dtype, default) in DEFAULTS.items()
-    }
-    assert not options
-    tokens = [np.array(row, np.int32) for row in history or [[]] * rows]
-    return tk.sample(np.ascontiguousarray(logits, np.float32), history=tokens, **columns)
-
-
-def draws(row: np.ndarray, num_draws: int, **options: Any) -> np.ndarray:
-    """Tokens drawn from one row with the counters 0 .. num_draws - 1."""
-    logits = np.broadcast_to(np.asarray(row, np.float32), (num_draws, len(row)))
-    return sample(logits, counters=np.arange(num_draws), **options)[0]
-
-
-def random_row(seed: int, vocab: int = VOCAB, scale: float = 3.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, scale, vocab).astype(np.float32)
+from sampler_rows import DEFAULTS, VOCAB, draws, random_row, sample, tk
 
 
 def reference_weights(

@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sampler_rows import VOCAB, draws, random_row, sample
 
-tk = pytest.importorskip("ternary_kernels")
-
-VOCAB = 1000  # not a multiple of the block of 128, nor of the 32 bits of a word
 WAYS: list[dict[str, float]] = [
     {},
     {"temperature": 0},
@@ -29,50 +27,6 @@ WAYS: list[dict[str, float]] = [
     {"min_p": 0.05},
     {"temperature": 2.0, "top_p": 0.3},
 ]
-DEFAULTS: dict[str, tuple[Any, float]] = {
-    "temperature": (np.float32, 1.0),
-    "top_k": (np.int32, 0),
-    "top_p": (np.float32, 1.0),
-    "min_p": (np.float32, 0.0),
-    "repetition_penalty": (np.float32, 1.0),
-    "seeds": (np.uint64, 0),
-    "counters": (np.uint64, 0),
-    "num_logprobs": (np.int32, -1),
-}
-
-
-def sample(logits: np.ndarray, **options: Any) -> Any:
-    """tk.sample with defaults; a number stands for all rows, lists of arrays go on as they are."""
-    rows = len(logits)
-    for name, (dtype, default) in DEFAULTS.items():
-        value = options.get(name, default)
-        options[name] = np.ascontiguousarray(np.broadcast_to(value, rows), dtype)
-    for name in ("presence_penalty", "frequency_penalty"):
-        if name in options:
-            options[name] = np.ascontiguousarray(np.broadcast_to(options[name], rows), np.float32)
-    for name, dtype in (
-        ("history", np.int32),
-        ("answers", np.int32),
-        ("bias_ids", np.int32),
-        ("bias_values", np.float32),
-    ):
-        if name in options:
-            options[name] = [None if row is None else np.array(row, dtype) for row in options[name]]
-    options.setdefault("history", [None] * rows)
-    return tk.sample(np.ascontiguousarray(logits, np.float32), **options)
-
-
-def draws(row: np.ndarray, num_draws: int, **options: Any) -> np.ndarray:
-    """Tokens drawn from one row with the counters 0 .. num_draws - 1; lists hold one array for all draws."""
-    logits = np.broadcast_to(np.asarray(row, np.float32), (num_draws, len(row)))
-    repeated = {
-        name: value * num_draws if isinstance(value, list) else value for name, value in options.items()
-    }
-    return sample(logits, counters=np.arange(num_draws), **repeated)[0]
-
-
-def random_row(seed: int, vocab: int = VOCAB, scale: float = 3.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, scale, vocab).astype(np.float32)
 
 
 def mask_of(allowed: np.ndarray) -> np.ndarray:
