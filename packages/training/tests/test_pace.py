@@ -75,6 +75,9 @@ class Parts(dict[str, Any]):
         return None, json.loads(self[name])
 
 
+_SAVING_S = 13.0
+
+
 @dataclass
 class Machine:
     """A stage 1.5 that only takes time.
@@ -106,7 +109,7 @@ class Machine:
         run: Any = SimpleNamespace(path=self.folder, parts=self.parts)
         pace = Pace(self.options, run, lambda: self.now_s)
         self.work(7.0)
-        pace.loaded(2.0)
+        pace.loaded(_SAVING_S * self.slow(self.now_s - 1000.0))
         self.work(6.0)
         pace.prepared(self.num_blocks, self.options.distil_steps)
         for index in range(self.num_blocks):
@@ -121,7 +124,7 @@ class Machine:
             self._listen()
             if done == stop_at_step:
                 return self.now_s - began_s
-        self.work(19.0)
+        self.work(6.0 + _SAVING_S)
         pace.finished()
         return self.now_s - began_s
 
