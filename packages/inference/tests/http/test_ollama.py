@@ -10,8 +10,12 @@ import pytest
 from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.ollama import _amount
+from wrinklefree_inference.tool_calls.forms import HERMES
 
+CALL = {"function": {"name": "f", "arguments": {}}}
+BAD = {"function": {"name": "f", "arguments": "{}"}}
 USER = [{"role": "user", "content": "Hi"}]
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("weather", "time")]
 COUNTS = ("total_duration", "prompt_eval_duration", "eval_duration")
 
 
@@ -110,6 +114,77 @@ def test_a_request_that_asks_nothing_finds_the_model_loaded(path, fields, ask, e
     assert ask(path, **fields, model="other")[0].status_code == 404
 
 
+def test_calls_come_as_objects_whole_and_in_a_line_of_their_own(ask, engine):
+    engine.script = "Let me see.\n" + HERMES.written("weather", '{"city":\n "B\\"}", "n": 1e400}')
+    engine.script = engine.script.removesuffix(HERMES.closing)
+    engine.script += f"{HERMES.between}time{HERMES.middle}{{}}{HERMES.closing}"
+    _, (whole,) = ask("/api/chat", messages=USER, tools=TOOLS, stream=False)
+    reply, lines = ask("/api/chat", messages=USER, tools=TOOLS)
+    calls = whole["message"]["tool_calls"]
+    weather = {"index": 0, "name": "weather", "arguments": {"city": 'B"}', "n": float("inf")}}
+    assert calls[0]["function"] == weather
+    assert calls[1]["function"] == {"index": 1, "name": "time", "arguments": {}}
+    assert '"n": 1e400' in reply.text  # as the model wrote it: JSON has no infinity
+    assert calls[0]["id"] != calls[1]["id"]
+    in_lines = [line["message"]["tool_calls"] for line in lines if "tool_calls" in line["message"]]
+    assert [[call["function"] for call in each] for each in in_lines] == [[c["function"]] for c in calls]
+    text = "".join(line["message"]["content"] for line in lines)
+    assert text == whole["message"]["content"] == "Let me see."
+    assert whole["done_reason"] == lines[-1]["done_reason"] == "stop"
+    assert engine.seen[0].constraint is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_is_cut_short_stays_text(stream, ask, engine):
+    engine.script = HERMES.written("weather", '{"city": "Berlin"}')
+    length = engine.script.index("Ber") + 3
+    options = {"num_predict": length}
+    _, lines = ask("/api/chat", messages=USER, tools=TOOLS, options=options, stream=stream)
+    assert "".join(line["message"]["content"] for line in lines) == engine.script[:length]
+    assert not any("tool_calls" in line["message"] for line in lines)
+    assert lines[-1]["done_reason"] == "length"
+
+
+def test_earlier_calls_and_results_find_each_other(ask, engine, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        engine, "tokenize_chat", lambda messages, variables=None, tools=(): seen.append(messages) or [1]
+    )
+    names = ("weather", "time", "weather")
+    calls = [{"function": {"name": name, "arguments": {"n": i}}} for i, name in enumerate(names)]
+    calls.append({"type": "function", "id": "mine", "function": {"name": "time", "index": 3}})
+    results = [
+        {"tool_name": "time"},
+        {},
+        {"tool_call_id": "mine"},
+        {"name": "weather"},
+        {"tool_name": "lost"},
+    ]
+    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": calls}]
+    messages += [{"role": "tool", "content": "r"} | result for result in results]
+    assert ask("/api/chat", messages=messages, options={"num_predict": 1})[0].status_code == 200
+    (turns,) = seen
+    ids = [call["id"] for call in turns[1]["tool_calls"]]
+    assert [call["function"]["arguments"] for call in turns[1]["tool_calls"]] == [
+        *({"n": i} for i in range(3)),
+        {},
+    ]
+    found = [turn["tool_call_id"] for turn in turns[2:]]
+    assert found[:4] == [ids[1], ids[0], "mine", ids[2]]
+    assert found[4] not in ids
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_format_holds_the_answer(raw, ask, engine):
+    fields = {"prompt": "x", "raw": raw, "stream": False, "options": {"num_predict": 1}}
+    for wanted in ("json", {"type": "object", "properties": {"a": {"type": "integer"}}}):
+        assert ask("/api/generate", **fields, format=wanted)[0].status_code == 200
+        assert engine.seen[-1].constraint is not None
+    assert '"a"' in engine.compiled[-1]
+    reply, (told,) = ask("/api/generate", **fields, format={"not": {}})
+    assert (reply.status_code, told["error"][:8]) == (400, "format: ")
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "words"),
     [
@@ -121,6 +196,10 @@ def test_a_request_that_asks_nothing_finds_the_model_loaded(path, fields, ask, e
         ("/api/chat", {"messages": USER, "options": {"typical_p": 0.5}}, "options.typical_p: this server"),
         ("/api/chat", {"messages": [{"role": "user", "content": "x" * 600}]}, "exceed the context of 512"),
         ("/api/chat", {"messages": USER, "think": True}, "think: "),
+        ("/api/chat", {"messages": USER, "tools": [{"type": "web"}]}, "tools[0].type: "),
+        ("/api/chat", {"messages": USER, "format": "xml"}, "format"),
+        ("/api/chat", {"messages": [{"role": "user", "tool_calls": [CALL]}]}, "only the assistant calls"),
+        ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": [BAD]}]}, "function.arguments: "),
         ("/api/chat", {"messages": [{"role": "user", "content": "x", "images": ["eA=="]}]}, "images: "),
         ("/api/generate", {"prompt": "x", "suffix": "y"}, "suffix: this server does not support it"),
         ("/api/generate", {"prompt": "x", "context": [1, 2]}, "context: this server does not support it"),
@@ -168,7 +247,7 @@ def test_what_tools_probe(get, ask):
         _, (shown,) = ask("/api/show", **{"model": None, field: "org/toy:latest"})
         info = shown["model_info"]
         assert info[f"{info['general.architecture']}.context_length"] == 512
-        assert shown["capabilities"] == ["completion", "embedding"]
+        assert shown["capabilities"] == ["completion", "tools", "embedding"]
     assert ask("/api/show", model="llama3")[0].status_code == 404
     assert _amount(134_515_008) == "134.5M"
 

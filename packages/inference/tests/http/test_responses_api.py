@@ -5,10 +5,130 @@ from __future__ import annotations
 from typing import Any
 
 import openai
+import pydantic
 import pytest
+
+from wrinklefree_inference.tool_calls.forms import HERMES
 
 ASK: dict[str, Any] = {"model": "org/toy", "input": "Hi"}
 PATH = "/v1/responses"
+WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+TIME: dict[str, Any] = {"type": "function", "name": "time"}
+CALL = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+CHOICE = {"type": "function", "name": "weather"}
+BAD_SCHEMA = {"strict": True, "parameters": {"properties": {"a": {"not": {}}}}}
+
+
+def _format(schema):
+    return {"text": {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}}
+
+
+class City(pydantic.BaseModel):
+    name: str
+    people: int
+
+
+def test_calls_are_items_whole_and_in_a_stream(server, talk, engine):
+    engine.script = "Let me see.\n" + HERMES.written("weather", '{"a": 1}').removesuffix(HERMES.closing)
+    engine.script += f"{HERMES.between}time{HERMES.middle}{{}}{HERMES.closing}"
+    ask = ASK | {"tools": [WEATHER, TIME], "tool_choice": "auto"}
+
+    async def work(http):
+        whole = await http.openai.responses.create(**ask)
+        stream = await http.openai.responses.create(**ask, stream=True)
+        return whole, [event async for event in stream]
+
+    whole, events = talk(server, work)
+    ended = events[-1].response
+    for reply in (whole, ended):
+        message, *calls = reply.output
+        assert message.content[0].text == "Let me see."
+        assert [(c.type, c.status, c.name, c.arguments) for c in calls] == [
+            ("function_call", "completed", "weather", '{"a": 1}'),
+            ("function_call", "completed", "time", "{}"),
+        ]
+        assert len({c.call_id for c in calls} | {c.id for c in calls}) == 4
+        assert (reply.status, reply.tools[0].name, reply.tools[0].strict) == ("completed", "weather", False)
+    kinds = [event.type.removeprefix("response.") for event in events]
+    call = ["output_item.added", "function_call_arguments.delta", "function_call_arguments.done"]
+    assert [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind] == [
+        *("created", "in_progress", "output_item.added", "content_part.added", "output_text.delta"),
+        *("output_text.done", "content_part.done", "output_item.done"),
+        *(*call, "output_item.done", *call, "output_item.done", "completed"),
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    for index, item in enumerate(ended.output[1:], 1):
+        mine = [event for event in events if getattr(event, "output_index", None) == index]
+        assert "".join(e.delta for e in mine if e.type.endswith("arguments.delta")) == item.arguments
+        assert {e.item_id for e in mine if hasattr(e, "item_id")} == {item.id}
+        assert (mine[0].item.arguments, mine[-1].item) == ("", item)
+
+
+def test_the_client_s_helpers(server, talk, engine):
+    """`parse` and `stream` of the official client, a model as format and as a tool, and a second turn."""
+    text = '{"name": "Berlin", "people": 3}'
+
+    async def work(http):
+        responses = http.openai.responses
+        engine.script = text
+        parsed = await responses.parse(**ASK, text_format=City)
+        async with responses.stream(**ASK, text_format=City) as stream:
+            streamed = await stream.get_final_response()
+        engine.script = HERMES.written("City", text)
+        ask = {"model": "org/toy", "tools": [openai.pydantic_function_tool(City)]}
+        called = await responses.parse(**ask, input="Hi")
+        async with responses.stream(**ask, input="Hi") as stream:
+            final = await stream.get_final_response()
+        result = {"type": "function_call_output", "call_id": called.output[0].call_id, "output": "done"}
+        history: list[Any] = [{"role": "user", "content": "Hi"}, *called.output, result]
+        after = await responses.create(**ask, input=history, tool_choice="none", max_output_tokens=1)
+        return parsed, streamed, called, final, after
+
+    parsed, streamed, called, final, after = talk(server, work)
+    berlin = City(name="Berlin", people=3)
+    assert parsed.output_parsed == streamed.output_parsed == berlin
+    assert parsed.to_dict()["text"]["format"]["schema"]["required"] == ["name", "people"]
+    assert called.output[0].parsed_arguments == final.output[0].parsed_arguments == berlin
+    assert after.tool_choice == "none"
+    assert all(request.constraint is not None for request in engine.seen[:4])
+    prompt = engine.detokenize(engine.seen[4].prompt_ids)
+    assert prompt == "user:Hi\nassistant:\ntool:done\n"
+    assert engine.seen[4].constraint is None
+
+
+def test_calls_at_once_are_one_turn(server, talk, engine, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        engine, "tokenize_chat", lambda messages, variables=None, tools=(): seen.append(messages) or [1]
+    )
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "See."}]}
+    parts = [{"type": "input_text", "text": text} for text in ("rain", "wind")]
+    output = {"type": "function_call_output", "call_id": "c", "output": parts}
+    items = [{"role": "user", "content": "x"}, said, CALL, CALL | {"call_id": "d"}, output, CALL]
+
+    async def work(http):
+        return await http.post(PATH, input=items, tools=[WEATHER], tool_choice=CHOICE, max_output_tokens=1)
+
+    reply = talk(server, work)
+    assert (reply.status_code, reply.json()["tool_choice"]) == (200, CHOICE)
+    (turns,) = seen
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant"]
+    assert turns[1]["content"] == "See."
+    assert [call["id"] for call in turns[1]["tool_calls"]] == ["c", "d"]
+    assert turns[2] == {"role": "tool", "content": "rain\nwind", "tool_call_id": "c"}
+
+
+def test_a_call_that_is_cut_short_is_incomplete(server, talk, engine):
+    engine.script = HERMES.written("weather", '{"city": "Berlin"}')
+    length = engine.script.index("Ber")
+
+    async def work(http):
+        return await http.openai.responses.create(**ASK, tools=[WEATHER], max_output_tokens=length)
+
+    reply = talk(server, work)
+    (call,) = reply.output
+    assert (reply.status, call.status, call.arguments) == ("incomplete", "incomplete", '{"city": "')
+    assert engine.seen[0].constraint is not None
 
 
 def test_whole_answer(server, talk, toy, engine):
@@ -133,7 +253,6 @@ def test_an_answer_that_breaks_off_is_an_error(server, talk):
         ({"input": None}, "input", None),
         ({"input": []}, "input", None),
         ({"input": [{"role": "user"}]}, "input[0].content", None),
-        ({"input": [{"type": "function_call", "name": "f"}]}, None, None),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported"),
         ({"conversation": "conv_1"}, "conversation", "unsupported"),
         ({"background": True}, "background", None),
@@ -144,7 +263,21 @@ def test_an_answer_that_breaks_off_is_an_error(server, talk):
         ({"max_output_token": 5}, "max_output_token", "unknown_parameter"),
         ({"max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
         ({"input": "x" * 600}, "input", "context_length_exceeded"),
-        ({"text": {"format": {"type": "grammar"}}}, "text.format", None),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type", None),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema", "invalid_value"),
+        (_format({"not": {}}), "text.format.schema", "unsupported_schema"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]", None),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id", None),
+        ({"input": [CALL | {"arguments": "{"}]}, "input[0].arguments", "invalid_value"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", None),
+        ({"tools": [WEATHER | {"parameters": {"type": "string"}}]}, "tools[0].parameters", None),
+        ({"tools": [WEATHER | BAD_SCHEMA]}, "tools[0].parameters", "unsupported_schema"),
+        ({"tools": [WEATHER, WEATHER]}, "tools", None),
+        ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice", None),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.name", "invalid_value"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice", None),
+        ({"tools": [WEATHER], "tool_choice": CHOICE | {"name": "f"}}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported"),
         ({"temperature": 3}, "temperature", None),
         ({"top_p": 0}, "top_p", None),

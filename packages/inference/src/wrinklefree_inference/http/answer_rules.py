@@ -13,8 +13,21 @@ from wrinklefree_inference.tool_calls.forms import ToolForm
 from wrinklefree_inference.tool_calls.grammars import Function, JsonContent, calls_grammar, json_grammar
 from wrinklefree_inference.tool_calls.schemas import closed, of_arguments
 
-_SCHEMA_FIELD = "response_format.json_schema.schema"
 _ANY_OBJECT = {"type": "object"}
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """What a client calls the fields of a chat request that an error is to name.
+
+    Attributes:
+        parameters: Of a tool, with `{}` for its number.
+    """
+
+    messages: str = "messages"
+    parameters: str = "tools[{}].function.parameters"
+    response_format: str = "response_format"
+    schema: str = "response_format.json_schema.schema"
 
 
 @dataclass(frozen=True)
@@ -32,15 +45,16 @@ class AnswerRules:
     content: JsonContent | None
     must_call: bool
     is_parallel: bool
+    names: FieldNames
 
     @classmethod
-    def of(cls, body: ChatRequest) -> AnswerRules:
+    def of(cls, body: ChatRequest, names: FieldNames) -> AnswerRules:
         """The rules of a body."""
         choice = body.tool_choice
         offered = () if choice is not None and choice.type == "none" else tuple(body.tools or ())
         named = choice.function.name if choice is not None and choice.function is not None else None
         functions = {
-            f"tools[{i}].function.parameters": Function(
+            names.parameters.format(i): Function(
                 tool.function.name, of_arguments(tool.function.parameters), bool(tool.function.strict)
             )
             for i, tool in enumerate(offered)
@@ -52,6 +66,7 @@ class AnswerRules:
             content=_content(body),
             must_call=choice is not None and choice.type in ("required", "function"),
             is_parallel=body.parallel_tool_calls is not False and named is None,
+            names=names,
         )
 
     @property
@@ -70,11 +85,12 @@ class AnswerRules:
             return json_grammar(self.content.schema, self.content.is_strict)
         assert form is not None
         if form.leads and self.content is not None and not self.must_call:
+            field = self.names.response_format
             reason = (
-                "response_format: this model's calls begin as JSON does, so the two cannot be told apart: "
-                "leave it out, or set tool_choice to required, none or a function"
+                f"{field}: this model's calls begin as JSON does, so the two cannot be told apart: leave out "
+                "it or tools, or (on OpenAI's paths) set tool_choice to required, none or a function"
             )
-            raise invalid(reason, "response_format", "unsupported")
+            raise invalid(reason, field, "unsupported")
         return calls_grammar(
             form,
             list(self.functions.values()),
@@ -90,7 +106,7 @@ class AnswerRules:
             for field, function in self.functions.items()
         }
         if self.content is not None:
-            parts[_SCHEMA_FIELD] = json_grammar(self.content.schema, self.content.is_strict)
+            parts[self.names.schema] = json_grammar(self.content.schema, self.content.is_strict)
         return parts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from wrinklefree_inference.http.answer_rules import AnswerRules
+from wrinklefree_inference.http.answer_rules import AnswerRules, FieldNames
 from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.envelope import Envelope
@@ -44,16 +44,16 @@ def router(service: Service) -> APIRouter:
     )
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
         """The assistant's next turn, whole or as server-sent events (`stream`)."""
-        generation, answers = await chat_generation(service, http, body)
+        generation, answers = await chat_generation(service, http, body, FieldNames())
         return await respond(http, body, generation, ChatForm(body, answers))
 
     return routes
 
 
 async def chat_generation(
-    service: Service, http: Request, body: ChatRequest, param: str = "messages"
+    service: Service, http: Request, body: ChatRequest, names: FieldNames
 ) -> tuple[Generation, list[ChatAnswer]]:
-    """Submit a conversation; `param` is the field that its messages came by.
+    """Submit a conversation; `names` are what the client calls its fields.
 
     Returns:
         What comes, and what makes content and calls of it: one for each answer.
@@ -63,7 +63,7 @@ async def chat_generation(
     """
     service.check_model(body.model)
     service.check_choices(body.num_choices, 1)
-    rules = AnswerRules.of(body)
+    rules, param = AnswerRules.of(body, names), names.messages
     messages = [message.for_template() for message in body.messages]
     tokenizing = service.tokenized_chat(http, messages, body.template_variables, rules.tools, param)
     ids = await unless_client_leaves(http.receive, tokenizing)

@@ -8,7 +8,14 @@ from typing import Any
 from wrinklefree_inference.http.responses import AssistantMessage, CallOfFunction, ChatFinishReason, ToolCall
 from wrinklefree_inference.native.request import Delta
 from wrinklefree_inference.tool_calls.forms import ToolForm
-from wrinklefree_inference.tool_calls.reading import CallBegun, CallGoesOn, CallReader, Content, Part
+from wrinklefree_inference.tool_calls.reading import (
+    CallBegun,
+    CallEnded,
+    CallGoesOn,
+    CallReader,
+    Content,
+    Part,
+)
 
 
 class ChatAnswer:
@@ -21,7 +28,7 @@ class ChatAnswer:
 
     def __init__(self, form: ToolForm | None, must_call: bool = False) -> None:
         self._reader = None if form is None else CallReader(form, must_call)
-        self._has_short_ids = form is not None and form.short_ids
+        self._form = form
         self._texts: list[str] = []
         self._calls: list[tuple[str, str, list[str]]] = []  # id, name, pieces of the arguments
         self.reason: ChatFinishReason = "stop"
@@ -44,15 +51,23 @@ class ChatAnswer:
 
     def changes(self, delta: Delta) -> list[dict[str, Any]]:
         """Take a delta; what it adds, as OpenAI's streams say it."""
-        return [self._change(part) for part in self.add(delta)]
+        return [self._change(part) for part in self.add(delta) if not isinstance(part, CallEnded)]
+
+    def call(self, index: int) -> ToolCall:
+        """Call number `index`, as far as it has come."""
+        call_id, name, arguments = self._calls[index]
+        return ToolCall(id=call_id, function=CallOfFunction(name=name, arguments="".join(arguments)))
+
+    def written(self, index: int) -> str:
+        """The text of a call that was cut short, as the model has written it."""
+        assert self._form is not None
+        function = self.call(index).function
+        return f"{self._form.opening}{function.name}{self._form.middle}{function.arguments}"
 
     def message(self) -> AssistantMessage:
         """The whole."""
         content = "".join(self._texts)
-        calls = [
-            ToolCall(id=call_id, function=CallOfFunction(name=name, arguments="".join(arguments)))
-            for call_id, name, arguments in self._calls
-        ]
+        calls = [self.call(index) for index in range(len(self._calls))]
         return AssistantMessage(content=content if content or not calls else None, tool_calls=calls or None)
 
     def _parts(self, delta: Delta) -> list[Part]:
@@ -61,7 +76,7 @@ class ChatAnswer:
         parts = self._reader.feed(delta.text)
         return parts + self._reader.finish() if delta.finish_reason is not None else parts
 
-    def _change(self, part: Part) -> dict[str, Any]:
+    def _change(self, part: Content | CallBegun | CallGoesOn) -> dict[str, Any]:
         match part:
             case Content(text):
                 return {"content": text}
@@ -72,4 +87,5 @@ class ChatAnswer:
                 return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
 
     def _new_id(self) -> str:
-        return secrets.token_hex(5)[:9] if self._has_short_ids else f"call_{secrets.token_hex(12)}"
+        has_short_ids = self._form is not None and self._form.short_ids
+        return secrets.token_hex(5)[:9] if has_short_ids else f"call_{secrets.token_hex(12)}"

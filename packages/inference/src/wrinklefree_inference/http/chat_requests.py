@@ -21,7 +21,7 @@ from wrinklefree_inference.http.tool_fields import CallOfTurn, ResponseFormat, T
 from wrinklefree_inference.http.unknown_fields import Strict
 
 _MAX_MESSAGES = 2048  # OpenAI's limit
-_MAX_CALLS = 128
+MAX_CALLS = 128
 
 
 def _is_small(value: Any) -> Any:
@@ -49,7 +49,7 @@ TemplateVariables = Annotated[dict[str, Any], BeforeValidator(_are_no_values_of_
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Superseded = Annotated[None, BeforeValidator(_is_superseded), WithJsonSchema({"anyOf": ABSENT})]
 Calls = Annotated[
-    Annotated[list[CallOfTurn], Field(fail_fast=True, max_length=_MAX_CALLS)] | None,
+    Annotated[list[CallOfTurn], Field(fail_fast=True, max_length=MAX_CALLS)] | None,
     BeforeValidator(none_if_empty),
 ]
 

@@ -31,13 +31,22 @@ class Items:
     encoded: Sequence[bytes]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A value that is JSON already."""
+
+    json: bytes
+
+
 def pieces(value: Any) -> Iterator[bytes]:
-    """The JSON of dicts and lists of dicts, in which there may be `Items`; all else is encoded in one go."""
+    """The JSON of dicts and lists of dicts, in which `Items` and `Encoded` may be; else in one go."""
     if isinstance(value, dict):
         for i, (name, item) in enumerate(value.items()):
             yield (b"," if i else b"{") + encoded(name) + b":"
             yield from pieces(item)
         yield b"}" if value else b"{}"
+    elif isinstance(value, Encoded):
+        yield value.json
     elif isinstance(value, Items):
         yield b"["
         for i, item in enumerate(value.encoded):

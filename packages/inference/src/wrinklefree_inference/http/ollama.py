@@ -9,19 +9,16 @@ pulls, copies or removes one.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from wrinklefree_inference.http.answer_rules import AnswerRules, FieldNames
 from wrinklefree_inference.http.chat import chat_generation
+from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.embeddings import EmbeddingInputs, numbers
-from wrinklefree_inference.http.errors import ApiError, invalid, refusals
-from wrinklefree_inference.http.generation import Arrivals, Generation
-from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse, encoded
+from wrinklefree_inference.http.errors import invalid, refusals
+from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse
 from wrinklefree_inference.http.ollama_bodies import (
     OllamaChatAnswer,
     OllamaChatRequest,
@@ -37,18 +34,17 @@ from wrinklefree_inference.http.ollama_bodies import (
     OllamaShowRequest,
     OllamaVersion,
 )
+from wrinklefree_inference.http.ollama_form import OllamaForm, nanoseconds, timestamp
+from wrinklefree_inference.http.ollama_messages import turns_of
 from wrinklefree_inference.http.record import record_of
-from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.service import GENERATION_ERRORS, GENERATION_STATUSES, Service, respond
 from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.strict_json import strict_router
-from wrinklefree_inference.native.request import FinishReason
 
 PROTOCOL_VERSION = "0.12.0"
 """Of the Ollama whose paths these are: tools ask for a version before they use what is newer."""
 _ERRORS = refusals(GENERATION_STATUSES, OllamaError)
 _LINES = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
-Kind = Literal["chat", "generate"]
 
 
 def router(service: Service) -> APIRouter:
@@ -66,10 +62,9 @@ def router(service: Service) -> APIRouter:
         form = OllamaForm("chat", body.model, http)
         if not body.messages:
             return _loaded(service, form)
-        turns = [{"role": turn.role, "content": turn.content} for turn in body.messages]
-        asked = body.as_chat(turns, "messages")
-        generation, _ = await chat_generation(service, http, asked, "messages")
-        return await respond(http, asked, generation, form.queued(), form)
+        asked = body.as_chat(turns_of(body.messages), "messages", body.tools)
+        generation, (answer,) = await chat_generation(service, http, asked, _names("messages"))
+        return await respond(http, asked, generation, form.queued(answer), form)
 
     @routes.post(
         "/api/generate",
@@ -86,11 +81,16 @@ def router(service: Service) -> APIRouter:
         if body.raw:
             service.check_model(asked.model)
             ids = await unless_client_leaves(http.receive, service.tokenized(http, body.prompt))
+            rules = AnswerRules.of(asked, _names("prompt"))
+            held_to = await unless_client_leaves(http.receive, service.held_to(http, rules))
             longest = service.max_tokens(asked.max_completion_tokens, len(ids), "prompt")
-            generation = await service.generation(http, asked, [(ids, longest)], None, "prompt")
+            generation = await service.generation(
+                http, asked, [(ids, longest)], None, "prompt", grammar=held_to.grammar
+            )
+            answer = ChatAnswer(form=None)
         else:
-            generation, _ = await chat_generation(service, http, asked, "prompt")
-        return await respond(http, asked, generation, form.queued(), form)
+            generation, (answer,) = await chat_generation(service, http, asked, _names("prompt"))
+        return await respond(http, asked, generation, form.queued(answer), form)
 
     @routes.post(
         "/api/embed", operation_id="ollamaEmbed", response_model=OllamaEmbedAnswer, responses=_ERRORS
@@ -101,7 +101,7 @@ def router(service: Service) -> APIRouter:
         inputs = EmbeddingInputs(service, body.input, body.dimensions)
         found = [numbers(vector) async for vector in inputs.vectors(service, http)]
         counts = {
-            "total_duration": _ns(record_of(http.scope).duration_s),
+            "total_duration": nanoseconds(record_of(http.scope).duration_s),
             "load_duration": 0,
             "prompt_eval_count": inputs.num_tokens,
         }
@@ -147,89 +147,8 @@ def _plain_router(service: Service) -> APIRouter:
     return routes
 
 
-class OllamaForm:
-    """The lines of an answer, or the whole; also the `Wire` that writes them."""
-
-    media_type = "application/x-ndjson"
-    end = b""
-
-    def __init__(self, kind: Kind, model: str, http: Request) -> None:
-        self.model = model
-        self._kind, self._record = kind, record_of(http.scope)
-        self._texts: list[str] = []
-        self._reason: FinishReason = "stop"
-        self._queued_s = time.perf_counter()
-        self._first_s: float | None = None
-
-    def queued(self) -> OllamaForm:
-        """The same, once the request has been given to the engine."""
-        self._queued_s = time.perf_counter()
-        return self
-
-    def add(self, batch: Arrivals) -> None:
-        """Take what came."""
-        for _, delta in batch:
-            self._note(delta.finish_reason)
-            self._texts.append(delta.text)
-
-    def whole(self, generation: Generation) -> dict[str, Any]:
-        """The response body."""
-        return self._line("".join(self._texts)) | self._counts(generation.usage)
-
-    def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
-        """A line for each piece of text."""
-        for _, delta in batch:
-            self._note(delta.finish_reason)
-            if delta.text:
-                yield self._line(delta.text)
-
-    def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
-        """The last line."""
-        return self._line("") | self._counts(usage)
-
-    def loaded(self) -> dict[str, Any]:
-        """The answer to a request that asks nothing."""
-        return self._line("") | {"done": True, "done_reason": "load"}
-
-    def opening(self) -> bytes:
-        """Nothing."""
-        return b""
-
-    def frame(self, event: Mapping[str, Any]) -> bytes:
-        """A line."""
-        return encoded(event) + b"\n"
-
-    def keep_alive(self) -> bytes:
-        """A line without text: clients read each line as JSON."""
-        return self.frame(self._line(""))
-
-    def failure(self, error: ApiError) -> bytes:
-        """A line with the error, which clients raise."""
-        return self.frame(error.body_for("/api/"))
-
-    def _note(self, reason: FinishReason | None) -> None:
-        self._first_s = self._first_s or time.perf_counter()
-        self._reason = reason or self._reason
-
-    def _line(self, text: str) -> dict[str, Any]:
-        line: dict[str, Any] = {"model": self.model, "created_at": _timestamp(time.time()), "done": False}
-        if self._kind == "chat":
-            return line | {"message": {"role": "assistant", "content": text}}
-        return line | {"response": text}
-
-    def _counts(self, usage: CompletionUsage) -> dict[str, Any]:
-        now_s = time.perf_counter()
-        first_s = self._first_s or now_s
-        return {
-            "done": True,
-            "done_reason": self._reason,
-            "total_duration": _ns(self._record.duration_s),
-            "load_duration": 0,
-            "prompt_eval_count": usage.prompt_tokens,
-            "prompt_eval_duration": _ns(first_s - self._queued_s),
-            "eval_count": usage.completion_tokens,
-            "eval_duration": _ns(now_s - first_s),
-        }
+def _names(messages: str) -> FieldNames:
+    return FieldNames(messages, response_format="format", schema="format")
 
 
 def _loaded(service: Service, form: OllamaForm) -> Response:
@@ -252,7 +171,7 @@ def _model(service: Service, id_: str) -> OllamaModel:
     return OllamaModel(
         name=name,
         model=name,
-        modified_at=_timestamp(engine.created),
+        modified_at=timestamp(engine.created),
         size=facts.size_bytes or 0,
         digest=hashlib.sha256(known.encode()).hexdigest(),
         details=_details(service),
@@ -278,19 +197,11 @@ def _shown(service: Service) -> OllamaShown:
     return OllamaShown(
         details=_details(service),
         model_info=info,
-        capabilities=["completion", "embedding"],
-        modified_at=_timestamp(engine.created),
+        capabilities=["completion", "tools", "embedding"],
+        modified_at=timestamp(engine.created),
     )
 
 
 def _amount(number: int) -> str:
     """`134.5M`, `2.4B`."""
     return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
-
-
-def _timestamp(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)

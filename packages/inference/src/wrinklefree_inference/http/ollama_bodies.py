@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from wrinklefree_inference.http.chat_requests import ChatRequest
+from wrinklefree_inference.http.ollama_messages import OllamaMessage
 from wrinklefree_inference.http.requests import Text, Unsupported
+from wrinklefree_inference.http.tool_fields import Tool, Tools
 from wrinklefree_inference.http.translated import chat_request
 from wrinklefree_inference.http.unknown_fields import Strict
 
@@ -78,16 +80,6 @@ class OllamaOptions(Strict):
         }
 
 
-class OllamaMessage(Strict):
-    """A turn."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Text = ""
-    images: Unsupported = None
-    tool_calls: Unsupported = None
-    thinking: Unsupported = None
-
-
 class OllamaFields(Strict):
     """What both generating paths have. Answers are streamed unless `stream` is false; `keep_alive` has no
     effect, because the model stays."""
@@ -101,7 +93,9 @@ class OllamaFields(Strict):
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
 
-    def as_chat(self, messages: list[dict[str, Any]], param: str) -> ChatRequest:
+    def as_chat(
+        self, messages: list[dict[str, Any]], param: str, tools: list[Tool] | None = None
+    ) -> ChatRequest:
         """The chat request that asks for the same.
 
         Args:
@@ -115,6 +109,7 @@ class OllamaFields(Strict):
             "model": self.model.removesuffix(":latest"),
             "messages": messages,
             "response_format": _response_format(self.format),
+            "tools": tools,
             "stream": is_stream,
             "stream_options": {"include_usage": True} if is_stream else None,
         }
@@ -135,7 +130,7 @@ class OllamaChatRequest(OllamaFields):
     messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)] = Field(
         default_factory=list
     )
-    tools: Unsupported = None
+    tools: Tools | None = None
 
 
 class OllamaGenerateRequest(OllamaFields):
@@ -183,11 +178,27 @@ class OllamaError(BaseModel):
     error: str
 
 
+class OllamaFunctionOfCall(BaseModel):
+    """What to call, with arguments as an object that fits its schema."""
+
+    index: int
+    name: str
+    arguments: dict[str, Any]
+
+
+class OllamaCallOfAnswer(BaseModel):
+    """A call for the client to make."""
+
+    id: str
+    function: OllamaFunctionOfCall
+
+
 class OllamaMessageText(BaseModel):
-    """What was added to the answer, or all of it."""
+    """What was added to the answer, or all of it; `tool_calls` is there where there are some."""
 
     role: Literal["assistant"] = "assistant"
     content: str
+    tool_calls: list[OllamaCallOfAnswer] = []
 
 
 class OllamaAnswer(BaseModel):

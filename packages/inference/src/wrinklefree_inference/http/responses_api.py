@@ -2,7 +2,7 @@
 
 Every request has the whole conversation: no response is kept, `store` in the answer says so, and
 `previous_response_id` is refused. A stream has the events that the official client's helpers read: the
-response begins, its one item and that item's one part are added, text comes, and all three are closed.
+response begins, items are added, text or arguments come, items are closed (`responses_output.py`), it ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from wrinklefree_inference.http.answer_rules import FieldNames
 from wrinklefree_inference.http.chat import chat_generation
+from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.generation import Arrivals, Generation
@@ -24,21 +26,21 @@ from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.responses_bodies import (
     IncompleteDetails,
     InputDetails,
-    OutputMessage,
-    OutputText,
     ResponseError,
     ResponseObject,
     ResponseRequest,
     ResponseUsage,
 )
+from wrinklefree_inference.http.responses_output import Event, Output
 from wrinklefree_inference.http.service import EVENT_STREAM, GENERATION_ERRORS, Service, respond
 from wrinklefree_inference.http.sse import KEEP_ALIVE
 from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.http.translated import chat_request
-from wrinklefree_inference.native.request import FinishReason, SamplingParams
+from wrinklefree_inference.native.request import Delta, FinishReason, SamplingParams
 
 _LIMIT = "max_output_tokens"
 _NAMES = {"messages": "input", "max_completion_tokens": _LIMIT, "response_format": "text.format"}
+_FIELDS = FieldNames("input", "tools[{}].parameters", "text.format", "text.format.schema")
 _SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "stream")
 
 
@@ -55,8 +57,8 @@ def router(service: Service) -> APIRouter:
     async def responses(body: ResponseRequest, http: Request) -> Response:
         """The assistant's next turn, whole or as server-sent events (`stream`)."""
         chat = _as_chat(body)
-        generation, _ = await chat_generation(service, http, chat, "input")
-        form = ResponseForm(body)
+        generation, (answer,) = await chat_generation(service, http, chat, _FIELDS)
+        form = ResponseForm(body, answer)
         return await respond(http, chat, generation, form, form)
 
     return routes
@@ -68,7 +70,10 @@ def _as_chat(body: ResponseRequest) -> ChatRequest:
         "model": body.model,
         "messages": body.conversation_messages(),
         "max_completion_tokens": body.max_output_tokens,
-        "response_format": body.text.response_format() if body.text else None,
+        "response_format": body.text.format.for_chat() if body.text and body.text.format else None,
+        "tools": [tool.for_chat() for tool in body.tools or ()] or None,
+        "tool_choice": body.tool_choice.for_chat() if body.tool_choice else None,
+        "parallel_tool_calls": body.parallel_tool_calls,
         "stream_options": {"include_usage": True} if body.stream else None,
     }
     return chat_request(fields, _NAMES)
@@ -80,23 +85,21 @@ class ResponseForm:
     media_type = "text/event-stream"
     end = b""
 
-    def __init__(self, body: ResponseRequest) -> None:
+    def __init__(self, body: ResponseRequest, answer: ChatAnswer) -> None:
         defaults = SamplingParams()
         self._body = body
         self._temperature = defaults.temperature if body.temperature is None else body.temperature
         self._top_p = defaults.top_p if body.top_p is None else body.top_p
-        self._id, self._item_id = (f"{kind}_{uuid.uuid4().hex}" for kind in ("resp", "msg"))
+        self._id = f"resp_{uuid.uuid4().hex}"
         self._created_at = int(time.time())
-        self._texts: list[str] = []
+        self._output = Output(answer)
         self._reason: FinishReason = "stop"
-        self._has_begun = False
         self._num_events = 0
 
     def add(self, batch: Arrivals) -> None:
         """Take what came."""
         for _, delta in batch:
-            self._texts.append(delta.text)
-            self._reason = delta.finish_reason or self._reason
+            self._take(delta)
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """The response object."""
@@ -104,17 +107,9 @@ class ResponseForm:
 
     def chunks(self, batch: Arrivals) -> Iterator[dict[str, Any]]:
         """The events of what came, with those around it."""
-        for arrival in batch:
-            self.add([arrival])
-            _, delta = arrival
-            if not self._has_begun:
-                self._has_begun = True
-                yield self._event("output_item.added", output_index=0, item=self._item("in_progress", []))
-                yield self._event("content_part.added", **self._place(), part=_part(""))
-            if delta.text:
-                yield self._event("output_text.delta", **self._place(), delta=delta.text, logprobs=[])
-            if delta.finish_reason:
-                yield from self._closing()
+        for _, delta in batch:
+            for name, fields in self._take(delta):
+                yield self._event(name, **fields)
 
     def usage_chunk(self, usage: CompletionUsage) -> dict[str, Any]:
         """The response, which has ended."""
@@ -123,7 +118,7 @@ class ResponseForm:
 
     def opening(self) -> bytes:
         """The response, which has begun."""
-        begun = self._response("in_progress", [])
+        begun = self._response("in_progress")
         return b"".join(self.frame(self._event(name, response=begun)) for name in ("created", "in_progress"))
 
     def frame(self, event: Mapping[str, Any]) -> bytes:
@@ -137,19 +132,17 @@ class ResponseForm:
     def failure(self, error: ApiError) -> bytes:
         """The response, which has failed, and an error: the official client raises that."""
         told = error.body["error"]
-        output = [self._item("incomplete", ["".join(self._texts)])] if self._has_begun else []
+        self._output.break_off()
         reason = ResponseError(code=told["code"] or "server_error", message=told["message"])
-        failed = self._event("failed", response=self._response("failed", output, error=reason))
+        failed = self._event("failed", response=self._response("failed", error=reason))
         ending = {"type": "error", "sequence_number": self._num_events, "error": told}
         return self.frame(failed) + self.frame(
             ending | {name: told[name] for name in ("code", "message", "param")}
         )
 
-    def _closing(self) -> Iterator[dict[str, Any]]:
-        text = "".join(self._texts)
-        yield self._event("output_text.done", **self._place(), text=text, logprobs=[])
-        yield self._event("content_part.done", **self._place(), part=_part(text))
-        yield self._event("output_item.done", output_index=0, item=self._item(self._status, [text]))
+    def _take(self, delta: Delta) -> list[Event]:
+        self._reason = delta.finish_reason or self._reason
+        return self._output.add(delta)
 
     @property
     def _status(self) -> Literal["completed", "incomplete"]:
@@ -159,7 +152,6 @@ class ResponseForm:
         status = self._status
         return self._response(
             status,
-            [self._item(status, ["".join(self._texts)])],
             incomplete_details=IncompleteDetails() if status == "incomplete" else None,
             usage=ResponseUsage(
                 input_tokens=usage.prompt_tokens,
@@ -169,7 +161,7 @@ class ResponseForm:
             ),
         )
 
-    def _response(self, status: Any, output: list[Any], **more: Any) -> dict[str, Any]:
+    def _response(self, status: Any, **more: Any) -> dict[str, Any]:
         body = self._body
         return ResponseObject(
             id=self._id,
@@ -178,28 +170,19 @@ class ResponseForm:
             instructions=body.instructions,
             max_output_tokens=body.max_output_tokens,
             model=body.model,
-            output=output,
+            output=self._output.bodies(),
             temperature=self._temperature,
             top_p=self._top_p,
-            text={"format": (body.text and body.text.format) or {"type": "text"}},
-            tool_choice=body.tool_choice or "auto",
+            text={"format": body.text.format.told() if body.text and body.text.format else {"type": "text"}},
+            tools=[tool.told() for tool in body.tools or ()],
+            tool_choice=body.tool_choice.told() if body.tool_choice else "auto",
+            parallel_tool_calls=body.parallel_tool_calls is not False,
             metadata=body.metadata or {},
             user=body.user,
             **more,
         ).model_dump()
 
-    def _item(self, status: Any, texts: list[str]) -> dict[str, Any]:
-        content = [OutputText(text=text) for text in texts]
-        return OutputMessage(id=self._item_id, status=status, content=content).model_dump()
-
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-
-    def _event(self, name: str, **fields: Any) -> dict[str, Any]:
+    def _event(self, name: str, /, **fields: Any) -> dict[str, Any]:
         event = {"type": f"response.{name}", "sequence_number": self._num_events, **fields}
         self._num_events += 1
         return event
-
-
-def _part(text: str) -> dict[str, Any]:
-    return OutputText(text=text).model_dump()

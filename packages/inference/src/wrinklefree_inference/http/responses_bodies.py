@@ -9,9 +9,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from wrinklefree_inference.http.requests import StreamOptions, Text, Unsupported
+from wrinklefree_inference.http.responses_fields import (
+    ResponseToolChoice,
+    ResponseTools,
+    TextOptions,
+)
+from wrinklefree_inference.http.responses_input import MAX_ITEMS, Item, Status, messages_of
 from wrinklefree_inference.http.unknown_fields import Strict
 
-MAX_ITEMS = 2048
 _MAX_METADATA = 16  # OpenAI's limit
 
 
@@ -31,48 +36,6 @@ def _is_small(value: dict[str, str] | None) -> dict[str, str] | None:
 NotKept = Annotated[None, BeforeValidator(_is_not_kept)]
 
 
-class ContentPart(Strict):
-    """Text of a message; what a response's own parts have besides may be there, but empty."""
-
-    type: Literal["input_text", "output_text"]
-    text: Text
-    annotations: Unsupported = None
-    logprobs: Unsupported = None
-
-
-class MessageItem(Strict):
-    """A turn: the client's own, or one that a response had. `id` and `status` have no effect."""
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[ContentPart], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
-    id: str | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
-    phase: str | None = None
-
-    def for_chat(self) -> dict[str, Any]:
-        """The turn as /v1/chat/completions has it."""
-        content = self.content
-        if not isinstance(content, str):
-            parts = [{"type": "text", "text": part.text} for part in content]
-            return {"role": self.role, "content": parts}
-        return {"role": self.role, "content": content}
-
-
-class TextOptions(Strict):
-    """How the text is to be: `format` is what `response_format` is to /v1/chat/completions."""
-
-    format: dict[str, Any] | None = None
-    verbosity: Unsupported = None
-
-    def response_format(self) -> dict[str, Any] | None:
-        """The same for a chat, where a schema is one level deeper."""
-        if self.format is None or self.format.get("type") != "json_schema":
-            return self.format
-        schema = {name: value for name, value in self.format.items() if name != "type"}
-        return {"type": "json_schema", "json_schema": schema}
-
-
 class ResponseRequest(Strict):
     """POST /v1/responses.
 
@@ -82,7 +45,7 @@ class ResponseRequest(Strict):
     """
 
     model: str
-    input: Text | Annotated[list[MessageItem], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
+    input: Text | Annotated[list[Item], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
     instructions: Text | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -101,8 +64,9 @@ class ResponseRequest(Strict):
 
     previous_response_id: NotKept = None
     conversation: NotKept = None
-    tools: Unsupported = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: ResponseTools | None = None
+    tool_choice: ResponseToolChoice = None
+    parallel_tool_calls: bool | None = None
     max_tool_calls: Unsupported = None
     include: Unsupported = None
     reasoning: Unsupported = None
@@ -119,7 +83,6 @@ class ResponseRequest(Strict):
     response_format: Unsupported = None
 
     user: str | None = None
-    parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
@@ -131,7 +94,7 @@ class ResponseRequest(Strict):
         first = [{"role": "system", "content": self.instructions}] if self.instructions else []
         if isinstance(self.input, str):
             return [*first, {"role": "user", "content": self.input}]
-        return first + [item.for_chat() for item in self.input]
+        return first + messages_of(self.input)
 
 
 class OutputText(BaseModel):
@@ -144,13 +107,24 @@ class OutputText(BaseModel):
 
 
 class OutputMessage(BaseModel):
-    """The one item of a response's output."""
+    """Text of a response's output."""
 
     id: str
     type: Literal["message"] = "message"
-    status: Literal["in_progress", "completed", "incomplete"]
+    status: Status
     role: Literal["assistant"] = "assistant"
     content: list[OutputText]
+
+
+class OutputFunctionCall(BaseModel):
+    """A call for the client to make; one that is `incomplete` was cut short within its arguments."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    status: Status
+    call_id: str
+    name: str
+    arguments: str
 
 
 class InputDetails(BaseModel):
@@ -201,14 +175,14 @@ class ResponseObject(BaseModel):
     instructions: str | None
     max_output_tokens: int | None
     model: str
-    output: list[OutputMessage]
+    output: list[OutputMessage | OutputFunctionCall]
     usage: ResponseUsage | None = None
     temperature: float
     top_p: float
     text: dict[str, Any]
-    tools: list[dict[str, Any]] = []
-    tool_choice: str
-    parallel_tool_calls: bool = True
+    tools: list[dict[str, Any]]
+    tool_choice: str | dict[str, Any]
+    parallel_tool_calls: bool
     truncation: Literal["disabled"] = "disabled"
     metadata: dict[str, str]
     store: Literal[False] = False

@@ -6,6 +6,7 @@ Each is one model, not a union: pydantic would name the branch in the place of a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -28,7 +29,8 @@ def _check_arguments_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+NAME_PATTERN = "^[a-zA-Z0-9_-]{1,64}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Schema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
 ArgumentsSchema = Annotated[dict[str, Any], AfterValidator(_check_arguments_schema)]
 
@@ -75,19 +77,21 @@ class NamedFunction(Strict):
     name: Name
 
 
-_MODES = ("none", "auto", "required")
+CHOICE_MODES = ("none", "auto", "required")
 
 
-def _choice(value: Any) -> Any:
-    """A word as an object, so that there is one kind."""
-    if value in _MODES and isinstance(value, str):
-        return {"type": value}
-    if isinstance(value, dict) and value.get("type") == "function":
-        return value
-    words = ", ".join(json.dumps(mode) for mode in _MODES)
-    raise PydanticCustomError(
-        "choice", 'must be {words} or {"type": "function", "function": {"name": ...}}', {"words": words}
-    )
+def choice_of(named: str) -> Callable[[Any], Any]:
+    """What makes an object of a word, so that there is one kind; `named` is how a function is named."""
+
+    def choice(value: Any) -> Any:
+        if value is None or (isinstance(value, dict) and value.get("type") == "function"):
+            return value
+        if value in CHOICE_MODES and isinstance(value, str):
+            return {"type": value}
+        words = ", ".join(json.dumps(mode) for mode in CHOICE_MODES)
+        raise PydanticCustomError("choice", "must be {words} or {named}", {"words": words, "named": named})
+
+    return choice
 
 
 class Choice(Strict):
@@ -112,8 +116,8 @@ _NAMED_FUNCTION = {
 }
 ToolChoice = Annotated[
     Choice | None,
-    BeforeValidator(lambda value: None if value is None else _choice(value)),
-    WithJsonSchema({"anyOf": [{"enum": [*_MODES]}, _NAMED_FUNCTION, {"type": "null"}]}),
+    BeforeValidator(choice_of('{"type": "function", "function": {"name": ...}}')),
+    WithJsonSchema({"anyOf": [{"enum": [*CHOICE_MODES]}, _NAMED_FUNCTION, {"type": "null"}]}),
 ]
 
 

@@ -38,7 +38,14 @@ class CallGoesOn:
     arguments: str
 
 
-Part = Content | CallBegun | CallGoesOn
+@dataclass(frozen=True)
+class CallEnded:
+    """Its arguments are whole."""
+
+    index: int
+
+
+Part = Content | CallBegun | CallGoesOn | CallEnded
 
 
 class _At(Enum):
@@ -152,10 +159,11 @@ class CallReader:
     def _arguments(self) -> Iterator[Part]:
         end = self._object.find(self._held)
         arguments, self._held = self._held[:end], "" if end is None else self._held[end:]
-        if end is not None:
-            self._at = _At.BEHIND
         if arguments:
             yield CallGoesOn(self._num_calls - 1, arguments)
+        if end is not None:
+            self._at = _At.BEHIND
+            yield CallEnded(self._num_calls - 1)
 
 
 class _ObjectEnd:
