@@ -194,6 +194,27 @@ def test_a_random_model_calls_with_valid_arguments(choice: object, client: opena
     assert after.usage.prompt_tokens > before.usage.prompt_tokens + 20
 
 
+def test_calls_on_other_paths_are_as_valid(served: tuple[subprocess.Popen[str], str], client: openai.OpenAI):
+    ask = {"model": "two-layers", "input": "Hello", "temperature": 1.0, "extra_body": {"seed": 3}}
+    ask |= {
+        "tools": [openai.pydantic_function_tool(City)],
+        "tool_choice": {"type": "function", "name": "City"},
+    }
+    called = client.responses.parse(**ask)
+    with client.responses.stream(**ask) as stream:
+        streamed = stream.get_final_response()
+    (call,) = called.output
+    assert isinstance(call.parsed_arguments, City)
+    assert (call.arguments, call.status) == (streamed.output[0].arguments, "completed")
+    with httpx.Client(
+        base_url=served[1].removesuffix("/v1"), headers={"Authorization": "Bearer a-key"}
+    ) as http:
+        options = {"temperature": 1.0, "seed": 3, "num_predict": 400}
+        body = ASK | {"model": "two-layers", "options": options, "format": City.model_json_schema()}
+        answer = http.post("/api/chat", json=body | {"stream": False}).json()
+    assert isinstance(City.model_validate_json(answer["message"]["content"]), City)
+
+
 def test_metrics_then_shutdown_in_mid_stream(
     served: tuple[subprocess.Popen[str], str], client: openai.OpenAI
 ):

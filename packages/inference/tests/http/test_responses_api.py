@@ -81,7 +81,7 @@ def test_the_client_s_helpers(server, talk, engine):
             final = await stream.get_final_response()
         result = {"type": "function_call_output", "call_id": called.output[0].call_id, "output": "done"}
         history: list[Any] = [{"role": "user", "content": "Hi"}, *called.output, result]
-        after = await responses.create(**ask, input=history, tool_choice="none", max_output_tokens=1)
+        after = await responses.parse(**ask, input=history, tool_choice="none", max_output_tokens=1)
         return parsed, streamed, called, final, after
 
     parsed, streamed, called, final, after = talk(server, work)
