@@ -128,18 +128,29 @@ FIELDS = [
         "num_ctx",
         "options",
         "temprature",
+        "input",
+        "text",
+        "format",
     ),
 ]
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x", "max_tokens": 4},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4},
+    "/v1/responses": {"input": "x", "max_output_tokens": 4},
+    "/api/chat": {"messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 4}},
+}
 
 
 @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@hypothesis.given(path=st.sampled_from(["chat/completions", "completions"]), data=st.data())
+@hypothesis.given(path=st.sampled_from(sorted(GOOD)), data=st.data())
 def test_one_wrong_field(path: str, data: Any, server: HttpApp) -> None:
     """A good request in which any fields hold anything."""
-    good: dict[str, Any] = {"model": "org/toy", "max_tokens": 4}
-    good |= {"prompt": "x"} if path == "completions" else {"messages": [{"role": "user", "content": "x"}]}
-    body = good | data.draw(st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3))
-    status, text = asyncio.run(_post(server, f"/v1/{path}", body))
+    body = (
+        {"model": "org/toy"}
+        | GOOD[path]
+        | data.draw(st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3))
+    )
+    status, text = asyncio.run(_post(server, path, body))
     assert status in (200, 400), text
     assert status == 400 or "temprature" not in body
     if status == 400:
