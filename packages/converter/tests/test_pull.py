@@ -327,8 +327,12 @@ def test_names_of_models(place: Path) -> None:
     for empty in ("", " ", "hub:"):
         with pytest.raises(RequestError, match="names no model"):
             named_model(empty)
-    for given in ("http://127.0.0.1:8080", "nothing/here", "one/x.gguf"):
+    for given in ("http://127.0.0.1:8080", "/nothing/here", "nothing/here.gguf", "one/x.gguf"):
         assert named_model(given) == given
+    with pytest.raises(
+        RequestError, match="no folder nobody/x, neither here nor in outputs/models: `wf pull nobody/x`"
+    ):
+        named_model("nobody/x")
     tiny_gguf(Path("outputs/models/one/x.gguf"))
     assert named_model("hub:one") == "outputs/models/one/x.gguf"
     with pytest.raises(RequestError, match="me/gone is not in outputs/models: `wf pull me/gone` fetches it"):

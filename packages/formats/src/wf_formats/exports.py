@@ -10,6 +10,7 @@ An adapter of low-rank corrections is no model. Nothing is read but names, times
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ MODELS = OUTPUTS / "models"
 HUB_PREFIX = "hub:"
 """Before the `ORG/NAME` of a repository."""
 GGUF_SUFFIX = ".gguf"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 NONE_HERE = (
     "no export is here: `wf quickstart` makes one, `wf export --checkpoint FOLDER --output NAME.gguf` writes "
     "one of a checkpoint, `wf pull ORG/NAME` fetches one from the hub"
@@ -73,6 +75,10 @@ def named_model(given: str, root: Path = Path()) -> str:
         raise RequestError(f"{name} is not in {MODELS}: `wf pull {name}` fetches it")
     if not path.exists() and pulled.is_dir():
         path = pulled
+    elif not path.exists() and _REPOSITORY.fullmatch(name) and path.suffix != GGUF_SUFFIX:
+        raise RequestError(
+            f"there is no folder {name}, neither here nor in {MODELS}: `wf pull {name}` fetches it"
+        )
     elif not path.is_dir():
         return given
     return str(_within(path))

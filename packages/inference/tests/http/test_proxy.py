@@ -64,6 +64,20 @@ def test_answers_pass_unchanged(proxied, toy):
     assert refused.param == "best_of"
 
 
+def test_only_who_counts_tokens_logs_them(proxied, caplog):
+    async def main():
+        headers = {"Authorization": "Bearer outer-key"}
+        async with proxied() as (url, _), httpx.AsyncClient(base_url=url, headers=headers) as client:
+            await client.post("/v1/completions", json=ASK)
+
+    with caplog.at_level("INFO"):
+        asyncio.run(main())
+    asked = [
+        record.fields for record in caplog.records if "/v1/completions" in str(vars(record).get("fields"))
+    ]
+    assert sorted("completion_tokens" in fields for fields in asked) == [False, True]
+
+
 def test_the_door_s_own_rules(proxied):
     async def main():
         headers = {"Authorization": "Bearer outer-key"}

@@ -91,6 +91,7 @@ class PassedOn(EventStream):
 
 
 async def _forward(upstream: Upstream, request: Request) -> Response:
+    record_of(request.scope).is_passed_on = True
     body = await request.body()
     answer = await unless_client_leaves(request.receive, upstream.send(request, body))
     pieces = answer.pieces()

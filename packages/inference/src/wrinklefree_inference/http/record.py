@@ -33,6 +33,7 @@ class RequestRecord:
         client: Fairness key for the engine.
         ignored: Names of fields that the server does not know (`unknown_fields.py`).
         started: `time.perf_counter()` when the request line was read.
+        is_passed_on: Another server answers it, and counts its tokens.
         first_token_s: Time from there to the first token.
     """
 
@@ -45,6 +46,7 @@ class RequestRecord:
     key_index: int | None = None
     client: str = ""
     ignored: str = ""
+    is_passed_on: bool = False
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -58,6 +60,12 @@ class RequestRecord:
     def log_fields(self) -> dict[str, Any]:
         """The fields of the log line."""
         first = self.first_token_s
+        tokens = {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "first_token_s": None if first is None else round(first, 4),
+        }
         fields = {
             "request_id": self.request_id,
             "endpoint": self.endpoint,
@@ -65,10 +73,7 @@ class RequestRecord:
             "outcome": self.outcome,
             "stream": self.is_stream,
             "key": self.key_index,
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "completion_tokens": self.completion_tokens,
-            "first_token_s": None if first is None else round(first, 4),
+            **({} if self.is_passed_on else tokens),
             "duration_s": round(self.duration_s, 4),
         }
         return fields | {"ignored": self.ignored} if self.ignored else fields
