@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.identity import RunIdentity, identify
 from wrinklefree.predictions import DensePredictions, SparsePredictions
 from wrinklefree_distillation import cache_teacher
 from wrinklefree_distillation.config import DISTILL
@@ -86,6 +89,49 @@ def test_a_run_with_cached_targets_and_one_that_was_stopped(distil: Any, resumed
     assert (whole.code, again.code) == (0, 0)
     assert again.rows == whole.rows
     assert again.weights == whole.weights
+
+
+def test_targets_count_by_content(targets: Path, tmp_path: Path) -> None:
+    """Elsewhere it is the same run, and so it is with a cache that has grown; other draws are another one."""
+    elsewhere = Path(shutil.copytree(targets, tmp_path / "elsewhere"))
+    last = sorted(targets.glob("*.safetensors"))[-1]
+    held_back = last.rename(tmp_path / "held_back")
+    began = _identity(targets)
+    held_back.rename(last)
+    grown = _identity(targets)
+    assert grown.fingerprint == _identity(elsewhere).fingerprint
+    assert not grown.differences(began.record)
+    assert grown.begun_like(began.record).fingerprint == began.fingerprint
+
+    first = min(elsewhere.glob("*.safetensors"))
+    tensors = load_file(first)
+    save_file(tensors | {"draws": tensors["draws"].flip(0)}, first)
+    assert _identity(elsewhere).fingerprint != grown.fingerprint
+    assert list(_identity(elsewhere).differences(grown.record)) == ["content.teacher.00000"]
+    facts = elsewhere / "cache.json"
+    facts.write_text(facts.read_text().replace('"teacher": "', '"teacher": "another '))
+    assert list(_identity(elsewhere).differences(began.record)) == [
+        "content.teacher",
+        "content.teacher.00000",
+    ]
+
+
+def test_a_finished_run_is_not_that_of_other_targets(
+    distil: Any, targets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distil(*_cached(targets)).code == 0
+    other = Path(shutil.copytree(targets, tmp_path / "other"))
+    assert distil(*_cached(other)).code == 0, "the same cache elsewhere"
+    for path in other.glob("*.safetensors"):
+        tensors = load_file(path)
+        save_file(tensors | {"draws": tensors["draws"].flip(-2)}, path)
+    assert distil(*_cached(other)).code == 1
+    assert "content.teacher.00000: the files are others" in capsys.readouterr().err
+
+
+def _identity(folder: Path) -> RunIdentity:
+    config = compose_config(["student.checkpoint_path=x", *_cached(folder)], DISTILL)
+    return identify(config, "p", Path(__file__).parent)
 
 
 def test_writing_goes_on_where_it_stopped(common: list[str], targets: Path) -> None:

@@ -15,7 +15,7 @@ from data_handler.config import SourceConfig
 from wf_formats.secrets import REDACTED
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.datamodule import WrinkleFreeDataModule
-from wrinklefree.identity import identify
+from wrinklefree.identity import RunIdentity, identify
 
 STEPS = ["training.max_steps=4", "training.checkpoint.every_steps=2", "training.schedule.warmup=1"]
 
@@ -164,6 +164,22 @@ def test_other_weights_under_the_same_path_are_another_run(
     message = capsys.readouterr().err
     assert "content.model: the files are others than those that the run was made with" in message
     assert "force=true" in message
+
+
+def test_a_folder_in_the_place_of_a_repository_counts_by_content(tmp_path: Path) -> None:
+    def identified(name: str, text: str) -> RunIdentity:
+        (tmp_path / name / "en").mkdir(parents=True)
+        (tmp_path / name / ".cache").write_text(name)
+        (tmp_path / name / "en" / "a.jsonl").write_text(text)
+        (tmp_path / "now").unlink(missing_ok=True)
+        (tmp_path / "now").symlink_to(tmp_path / name)
+        source = f"data.sources=[{{kind: hub, name: a, location: {tmp_path}/now}}]"
+        return identify(compose_config(["training=stage2_pretrain", source]), None, tmp_path)
+
+    one, same, other = identified("one", "1"), identified("same", "1"), identified("other", "2")
+    assert same.fingerprint == one.fingerprint
+    assert other.fingerprint != one.fingerprint
+    assert list(other.differences(one.record)) == ["content.folder.a"]
 
 
 def test_a_run_without_contents_goes_on(cli_from_stage1: Any, text: Path) -> None:

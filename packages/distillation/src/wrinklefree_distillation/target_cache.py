@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wf_formats.atomic import atomic_file
+from wf_formats.content import file_digest
 from wrinklefree.capture import View
 from wrinklefree.errors import RunError
 
@@ -61,6 +62,21 @@ def read_facts(folder: Path) -> CacheFacts:
         ) from error
 
 
+def content_digests(folder: Path) -> dict[str, str]:
+    """Of facts ("") and shards ("00000", in their order), so that a cache that grew has those of before and
+    more; of no cache none. The tokenizer is compared token by token instead. Raises: OSError.
+    """
+    if not (folder / FACTS_FILE).is_file():
+        return {}
+    shards = {f"{number:05d}": file_digest(path) for number, path in enumerate(shard_files(folder))}
+    return {"": file_digest(folder / FACTS_FILE), **shards}
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """In the order in which they were written."""
+    return sorted(folder.glob(_SHARDS))
+
+
 class TargetCache:
     """The shards of a folder, memory-mapped."""
 
@@ -68,7 +84,7 @@ class TargetCache:
         self.folder, self.facts = folder, read_facts(folder)
         self._shards: list[Any] = []
         self._places: dict[bytes, tuple[int, int]] = {}
-        for path in sorted(folder.glob(_SHARDS)):
+        for path in shard_files(folder):
             self._add(path)
 
     def _add(self, path: Path) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from wf_formats.packaged import ModelSource
+
 WHOLE_BYTES = 16 << 20
 _EDGE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
@@ -34,6 +36,13 @@ def file_digest(path: Path) -> str:
 def folder_digest(folder: Path) -> str:
     """Of the files that make a model (weights, configuration, tokenizer), with their names."""
     return joined(f"{path.name} {file_digest(path)}" for path in model_files(folder))
+
+
+def model_digest(source: ModelSource | None, name: str | None) -> str | None:
+    """Of the folder that a configuration names as a model; None: it names none, or none that is there."""
+    if source is not ModelSource.path or not name or not Path(name).is_dir():
+        return None
+    return folder_digest(Path(name))
 
 
 def model_files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,14 @@ class CachedTeacher(Teacher):
                 f"training.minutes={minutes:g} with model.teacher.kind=cached: it does not say how much text "
                 "the run will read; give training.max_steps, as it was written for"
             )
+
+    @classmethod
+    def contents(cls, config: CachedTeacherConfig) -> Mapping[str, str]:
+        from pathlib import Path
+
+        from wrinklefree_distillation.target_cache import content_digests
+
+        return {} if config.folder is None else content_digests(Path(config.folder))
 
     @classmethod
     def load(cls, config: CachedTeacherConfig, run: TrainConfig) -> CachedTeacher:

@@ -7,6 +7,7 @@ registered as an entry point "wrinklefree.teachers" (plugins.py) and chosen by `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
@@ -34,6 +35,15 @@ class Teacher(ABC):
 
         Raises: ConfigError for options that cannot go together.
         """
+
+    @classmethod
+    def contents(cls, config: Any) -> Mapping[str, str]:
+        """Digests of the local files that it answers from, by part ("" is one too): they make the run this
+        run, and paths do not. A part that came later is no difference.
+
+        Args: config as of `load`. Raises: OSError for a file that cannot be read; what is missing has none.
+        """
+        return {}
 
     @classmethod
     @abstractmethod

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from wf_formats.content import model_digest
 from wf_formats.packaged import ModelSource
 from wrinklefree.capture import EVERY_LAYER, Capture, ForwardResult, View
 from wrinklefree.config.lengths import gradient_options
@@ -56,6 +58,11 @@ class LocalTeacher(Teacher):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.shape = shape_of(model)
+
+    @classmethod
+    def contents(cls, config: LocalTeacherConfig) -> Mapping[str, str]:
+        digest = model_digest(config.source, config.name)  # without a source it is the run's model
+        return {} if digest is None else {"": digest}
 
     @classmethod
     def load(cls, config: LocalTeacherConfig, run: TrainConfig) -> LocalTeacher:

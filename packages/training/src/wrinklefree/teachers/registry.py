@@ -31,6 +31,12 @@ def check_teacher(run: TrainConfig) -> None:
     kind.check(run.model.teacher, run)
 
 
+def contents_of_teacher(run: TrainConfig) -> Mapping[str, str]:
+    """As Teacher.contents. Raises: OSError."""
+    kind: type[Teacher] = lookup(GROUP, "teacher", run.model.teacher.kind)
+    return kind.contents(run.model.teacher)
+
+
 def check_wishes(kind: str, wishes: Mapping[str, Capture]) -> None:
     """Raises: RunError naming an objective that wants what this kind of teacher cannot give."""
     teacher: type[Teacher] = lookup(GROUP, "teacher", kind)
