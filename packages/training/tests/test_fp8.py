@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from wrinklefree import strategies
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.errors import RunError
 
 OPTIONS = ["training.max_steps=4", "training.schedule.decay=1", "training.learning_rate=1e-2"]
 FP8 = [*OPTIONS, "training.precision=fp8_experimental"]
@@ -34,6 +37,21 @@ def test_a_device_without_it_is_refused(
     assert cli_from_stage1("stage2_pretrain", *FP8).code == 1
     said = "training.precision=fp8_experimental: this device (cpu) has no fp8 products (it is too old)"
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("capability", "is_refused"), [((8, 0), True), ((8, 9), True), ((9, 0), False)])
+def test_an_older_gpu_is_refused(
+    capability: tuple[int, int], is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "runs_on_cpu", lambda _: False)
+    monkeypatch.setattr(strategies, "why_no_fp8", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    config = compose_config(["training=stage2_pretrain", *FP8])
+    if not is_refused:
+        strategies.check_precision(config)
+        return
+    with pytest.raises(RunError, match=r"this device \(cuda\) has no fp8 products \(compute capability 8\."):
+        strategies.check_precision(config)
 
 
 def test_a_dense_model_has_no_such_layers(cli_from_stage1: Any, capsys: pytest.CaptureFixture[str]) -> None:

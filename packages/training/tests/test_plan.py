@@ -17,6 +17,7 @@ from wf_formats.packaged import PACKAGED_REPOSITORY
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.compose.schemas import group_files
 from wrinklefree.config.training import Precision
+from wrinklefree.planning.machines import GPUS
 from wrinklefree.planning.main import main
 from wrinklefree.planning.published import PUBLISHED
 from wrinklefree.planning.shapes import shape_of
@@ -246,6 +247,33 @@ def test_wrong_requests_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("where", "capability"),
+    [
+        *(("--gpu=" + name, gpu.capability) for name, gpu in GPUS.items()),
+        ("--cpu=2", None),
+    ],
+)
+def test_fp8_is_planned_where_the_trainer_takes_it(
+    where: str, capability: tuple[int, int] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", "smollm2_135m", where, "training.precision=fp8_experimental"]
+    if capability is None or capability >= (9, 0):
+        assert main(arguments) == 0
+        return
+    device, found = f"{where.removeprefix('--gpu=')}:1", ".".join(map(str, capability))
+    assert refusal(capsys, *arguments).endswith(
+        f"training.precision=fp8_experimental: this device ({device}) has no fp8 products "
+        f"(compute capability {found}, and they need 9.0); choose training.precision=int8 or bf16"
+    )
+
+
+def test_capabilities_are_those_that_the_maker_states() -> None:
+    stated = {"B200": "10.0", "H200": "9.0", "H100": "9.0", "A100-80GB": "8.0", "A100": "8.0"}
+    stated |= dict.fromkeys(("L40S", "L4", "RTX4090"), "8.9")
+    assert {name: "{}.{}".format(*gpu.capability) for name, gpu in GPUS.items()} == stated
 
 
 def test_layouts_that_an_objective_cannot_have_are_not_offered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
 from wrinklefree.checkpoints.sharded_io import ShardedCheckpointIO
 from wrinklefree.config.distributed import Accelerator, Backend, DistributedConfig, DistributedKind
 from wrinklefree.config.root import TrainConfig
-from wrinklefree.config.training import GradientConfig, Precision
+from wrinklefree.device_checks import no_fp8, too_old_for_fp8, wants_fp8
 from wrinklefree.errors import RunError
 from wrinklefree.tensor_parallel import TensorParallelStrategy
 
@@ -131,15 +131,13 @@ def check_devices(config: DistributedConfig) -> None:
 
 def check_precision(config: TrainConfig) -> None:
     """Raises: RunError for products that the device of the run does not have."""
-    training, where = config.training, config.distributed
-    if not isinstance(training, GradientConfig) or training.precision is not Precision.fp8_experimental:
+    if not wants_fp8(config):
         return
-    device = "cpu" if runs_on_cpu(where) else "mps" if torch.backends.mps.is_available() else "cuda"
-    if (reason := why_no_fp8(torch.device(device))) is not None:
-        raise RunError(
-            f"training.precision={training.precision}: this device ({device}) has no fp8 products "
-            f"({reason}); choose training.precision=int8 or bf16"
-        )
+    is_mps = torch.backends.mps.is_available()
+    device = "cpu" if runs_on_cpu(config.distributed) else "mps" if is_mps else "cuda"
+    reason = too_old_for_fp8(torch.cuda.get_device_capability()) if device == "cuda" else None
+    if (reason := reason or why_no_fp8(torch.device(device))) is not None:
+        raise RunError(no_fp8(device, reason))
 
 
 def _without(asked: str, found: str) -> str:

@@ -1,4 +1,4 @@
-"""Machines that a run can be planned for: memory, peak and price of a processor.
+"""Machines that a run can be planned for: memory, peak, compute capability and price of a processor.
 
 Memory is what `nvidia-smi` calls the total; peaks are dense bfloat16 ones of NVIDIA's data sheets (half of
 those with sparsity). Prices are one provider's, on demand, as its page had them on a day; they change, and
@@ -27,19 +27,21 @@ class Gpu:
     memory_mib: int
     peak: float
     """FLOP/s."""
+    capability: tuple[int, int]
+    """NVIDIA's compute capability: what its tensor cores multiply."""
     price: float | None = None
     """USD for an hour of one; None: not known here."""
 
 
 GPUS = {
-    "B200": Gpu(183_359, 2250e12, 6.69),
-    "H200": Gpu(143_771, H100_PEAK),
-    "H100": Gpu(81_559, H100_PEAK, 3.99),
-    "A100-80GB": Gpu(81_920, 312e12, 2.79),
-    "A100": Gpu(40_960, 312e12, 1.99),
-    "L40S": Gpu(46_068, 362e12),
-    "L4": Gpu(23_034, 121e12),
-    "RTX4090": Gpu(24_564, 165e12),
+    "B200": Gpu(183_359, 2250e12, (10, 0), 6.69),
+    "H200": Gpu(143_771, H100_PEAK, (9, 0)),
+    "H100": Gpu(81_559, H100_PEAK, (9, 0), 3.99),
+    "A100-80GB": Gpu(81_920, 312e12, (8, 0), 2.79),
+    "A100": Gpu(40_960, 312e12, (8, 0), 1.99),
+    "L40S": Gpu(46_068, 362e12, (8, 9)),
+    "L4": Gpu(23_034, 121e12, (8, 9)),
+    "RTX4090": Gpu(24_564, 165e12, (8, 9)),
 }
 """By name, as clouds call them."""
 
@@ -59,6 +61,8 @@ class Machine:
     on_cpu: bool
     price: float | None = None
     num_nodes: int = 1
+    capability: tuple[int, int] | None = None
+    """Of a GPU, as in Gpu; None: a CPU."""
 
     @property
     def price_per_hour(self) -> float | None:
@@ -93,6 +97,7 @@ def gpu_machine(asked: str, num_nodes: int, memory_bytes: int | None, price: flo
         on_cpu=False,
         price=gpu.price if price is None else price,
         num_nodes=num_nodes,
+        capability=gpu.capability,
     )
 
 

@@ -25,6 +25,7 @@ from wrinklefree.config.lengths import gradient_options
 from wrinklefree.config.optimizer import AdamWConfig, MomentKind
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig, Trained
+from wrinklefree.device_checks import no_fp8, too_old_for_fp8, wants_fp8
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.planning.machines import Machine, cpu_machine, gpu_machine
 from wrinklefree.planning.plan import active_objectives
@@ -242,6 +243,8 @@ def _check(config: TrainConfig, machine: Machine) -> None:
         raise ConfigError(
             f"distributed={config.distributed.kind} is experimental and not planned: leave it out"
         )
+    if wants_fp8(config) and (reason := too_old_for_fp8(machine.capability)) is not None:
+        raise ConfigError(no_fp8(machine.name, reason))
     if training.trained is not Trained.all:
         raise ConfigError(f"training.trained={training.trained}: only training.trained=all can be planned")
     if (
