@@ -2,7 +2,8 @@
 
 The fingerprint (fingerprint.py) is of everything in the configuration that changes the result and is not at
 its default, plus the exact checkpoint that the run starts from and the content of the local files that it
-reads (contents.py). A run that goes on keeps the one that it began with. Passwords and keys are left out.
+reads (contents.py). A run that goes on keeps the one that it began with. What looks like a password or a key
+counts and is written down nowhere (hidden.py).
 Where it runs, how it logs and how often it saves do not count. Recorded beside it, not hashed, are commit and
 dirty flag (after a commit that changes a README an unfinished run has to go on) and the settings that change
 the last bits only. A resumed run warns when these differ.
@@ -17,7 +18,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,16 @@ from wf_formats.overrides import shown
 from wf_formats.secrets import redacted_value
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.contents import CONTENT, contents_of
-from wrinklefree.fingerprint import defaults_and_types, digest, expanded, flatten, pairs_that_differ
+from wrinklefree.fingerprint import (
+    defaults_and_types,
+    digest,
+    expanded,
+    flatten,
+    hidden_that_differ,
+    is_same,
+    pairs_that_differ,
+)
+from wrinklefree.hidden import hidden_digests
 
 LOG = logging.getLogger("wrinklefree")
 INFRASTRUCTURE_KEYS = (
@@ -84,18 +94,20 @@ class RunIdentity:
     """`dotted.key` of ROUNDING_KEYS -> JSON value."""
     defaults: frozenset[str]
     types: dict[str, str]
-    """Both as fingerprint.py says."""
+    hidden: dict[str, str] = field(default_factory=dict)
+    """All three as fingerprint.py says."""
     begun_as: str | None = None
     """The fingerprint that the run began with, where its form was another."""
 
     @property
     def fingerprint(self) -> str:
-        return self.begun_as or digest(self.values, self.defaults, self.types)
+        return self.begun_as or digest(self.values, self.defaults, self.types, self.hidden)
 
     @property
     def compared(self) -> dict[str, Any]:
         """The record that others are compared with."""
-        return {"values": self.values, "defaults": sorted(self.defaults), "types": self.types}
+        defaults = sorted(self.defaults)
+        return {"values": self.values, "defaults": defaults, "types": self.types, "hidden": self.hidden}
 
     @property
     def record(self) -> dict[str, Any]:
@@ -114,6 +126,8 @@ class RunIdentity:
             for key, pair in pairs_that_differ(self.compared, other).items()
             if not (key.startswith(CONTENT) and _is_in_one(key, self.values, other["values"]))
         }
+        for key in hidden_that_differ(self.compared, other):
+            found.setdefault(key, _hidden_difference(key, self.values))
         if _PASSES in found:  # of all processes together
             found[_PASSES] = found[_PASSES].replace(_PASSES, f"{_PASSES} x processes", 1)
         return found
@@ -134,7 +148,11 @@ class RunIdentity:
     def rounding_differences(self, other: dict[str, Any]) -> list[str]:
         """The same for those of `rounding` that the other one has recorded."""
         known = sorted(self.rounding.keys() & other.keys())
-        return [_difference(k, other[k], self.rounding[k]) for k in known if other[k] != self.rounding[k]]
+        return [
+            _difference(k, other[k], self.rounding[k])
+            for k in known
+            if not is_same(other[k], self.rounding[k])
+        ]
 
 
 def _is_in_one(key: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
@@ -147,6 +165,14 @@ def _difference(key: str, there: Any, here: Any) -> str:
             f"{key}: the files are others than those that the run was made with ({there} there, {here} now)"
         )
     return f"{key}: {shown(there)} there, {shown(here)} now"
+
+
+def _hidden_difference(key: str, values: Mapping[str, Any]) -> str:
+    here = shown(expanded(values).get(key))
+    return (
+        f"{key}: another value than the run was made with ({here} here; what looks like a password or a key "
+        "is not shown)"
+    )
 
 
 def by_step(values: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +198,8 @@ def identify(
 
     Args: stage_keys are further keys that do not change the result (Stage.infrastructure_keys).
     """
-    flat = flatten(redacted_value("", json.loads(json.dumps(dataclasses.asdict(config)))))
+    real = json.loads(json.dumps(dataclasses.asdict(config)))
+    flat = flatten(redacted_value("", real))
     for source in flat["data.sources"]:
         # The records of a run that goes on were good so far, or were left out already.
         for key in _SOURCE_KEYS_THAT_MAY_CHANGE:
@@ -181,13 +208,15 @@ def identify(
     if config.distributed.num_readers == 1:  # several may make its passes together
         flat |= dict.fromkeys(_RANK_KEYS, 1)
     left_out = (*INFRASTRUCTURE_KEYS, *stage_keys)
-    values = by_step({key: value for key, value in flat.items() if not _is_one_of(key, left_out)})
+    counting = {key: value for key, value in flat.items() if not _is_one_of(key, left_out)}
+    hidden = hidden_digests(expanded(flatten(real)), expanded(counting))
+    values = by_step(counting)
     rounding["num_threads"] = torch.get_num_threads()
     values |= {"parent": parent} | contents_of(config)
     known, types = defaults_and_types(config)
-    defaults = {key for key, value in expanded(values).items() if key in known and known[key] == value}
+    defaults = {key for key, value in expanded(values).items() if key in known and is_same(known[key], value)}
     types = {key: name for key, name in types.items() if not _is_one_of(key, left_out)}
-    return RunIdentity(values, git_state(work_tree), rounding, frozenset(defaults), types)
+    return RunIdentity(values, git_state(work_tree), rounding, frozenset(defaults), types, hidden)
 
 
 def _is_one_of(key: str, names: Sequence[str]) -> bool:
