@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.errors import RunError
 from wrinklefree.identity import RunIdentity, identify
 from wrinklefree.predictions import DensePredictions, SparsePredictions
 from wrinklefree_distillation import cache_teacher
@@ -70,6 +71,9 @@ def test_ids_come_back_in_at_most_36_bytes_a_token(tmp_path: Path, vocab_size: i
     assert all(torch.equal(again.draws(key), row) for key, row in zip(keys, draws, strict=True))
     (shard,) = tmp_path.glob("*.safetensors")
     assert shard.stat().st_size <= 36 * 8 * 64 + 16 * 8 + 300
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"targets_00000\.safetensors is damaged \(.*remove it"):
+        TargetCache(tmp_path)
 
 
 @pytest.fixture
@@ -138,10 +142,11 @@ def test_writing_goes_on_where_it_stopped(common: list[str], targets: Path) -> N
     names = sorted(targets.glob("*.safetensors"))
     assert len(names) == 2
     contents = [path.read_bytes() for path in names]
-    names[-1].unlink()
     command = ["--output", str(targets), "--shard-sequences", "5", *common, *SIZES]
-    assert cache_teacher.main(command) == 0
-    assert [path.read_bytes() for path in sorted(targets.glob("*.safetensors"))] == contents
+    for missing in names:
+        missing.unlink()
+        assert cache_teacher.main(command) == 0
+        assert [path.read_bytes() for path in sorted(targets.glob("*.safetensors"))] == contents
     with pytest.raises(SystemExit):
         cache_teacher.main([*command, "--draws", "4"])
 

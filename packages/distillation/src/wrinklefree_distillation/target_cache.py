@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 class TargetCache:
-    """The shards of a folder, memory-mapped."""
+    """The shards of a folder, memory-mapped. Raises: RunError for one that is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.facts = folder, read_facts(folder)
@@ -88,8 +89,15 @@ class TargetCache:
             self._add(path)
 
     def _add(self, path: Path) -> None:
-        shard = safe_open(path, framework="pt")
-        for row, key in enumerate(shard.get_tensor("keys").numpy()):
+        try:
+            shard = safe_open(path, framework="pt")
+            keys = shard.get_tensor("keys").numpy()
+        except SafetensorError as error:
+            raise RunError(
+                f"{path} is damaged ({error}); remove it, and the cache_teacher.py command that made it "
+                "writes it again"
+            ) from error
+        for row, key in enumerate(keys):
             self._places[key.tobytes()] = (len(self._shards), row)
         self._shards.append(shard)
 
@@ -106,8 +114,9 @@ class TargetCache:
         return stored.long() if stored.dim() == 2 else (stored.long() << torch.tensor([0, 8, 16])).sum(-1)
 
     def write(self, keys: list[bytes], draws: Tensor) -> None:
-        """A further shard, of draws [sequences, tokens, n]."""
-        path = self.folder / _SHARDS.replace("*", f"{len(self._shards):05d}")
+        """A further shard, of draws [sequences, tokens, n], or one that is missing."""
+        names = (_SHARDS.replace("*", f"{number:05d}") for number in count())
+        path = next(path for name in names if not (path := self.folder / name).exists())
         tensors = {"keys": torch.tensor([list(key) for key in keys], dtype=torch.uint8)}
         tensors["draws"] = self._packed(draws).contiguous()
         with atomic_file(path) as file:
