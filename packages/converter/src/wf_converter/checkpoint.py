@@ -29,6 +29,7 @@ from wf_formats.families.layers import rope_parameters
 from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.json_file import read_json
 from wf_formats.low_rank import LowRankPair
+from wf_formats.mapping import absence
 from wf_formats.matrix import NumpyMatrix
 from wf_formats.models.hf_config import checked_floors, checked_rank
 from wf_formats.packaged import PACKAGED_MODEL
@@ -210,8 +211,8 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """
     folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
-        raise ExportError(f"{folder} is not a checkpoint folder: config.json is missing")
-    config = _config(folder)
+        raise ExportError(f"{folder} is not a checkpoint folder: config.json {absence(folder / CONFIG_FILE)}")
+    config = read_settings(folder)
     try:
         meta = bitnet_arch.read_meta(folder)
     except bitnet_arch.CheckpointError as error:
@@ -246,8 +247,13 @@ def _unfolded_floors(config: Mapping[str, Any], conversion: Mapping[str, Any]) -
     return {producer(consumer): floor for consumer, floor in floors.items()}
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """Contents of config.json with transformers' defaults filled in."""
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Contents of config.json with transformers' defaults filled in.
+
+    Raises:
+        ExportError: it is no configuration.
+        LoadError: it is missing or damaged.
+    """
     read_json(folder / CONFIG_FILE)
     try:
         config: dict[str, Any] = transformers.AutoConfig.from_pretrained(

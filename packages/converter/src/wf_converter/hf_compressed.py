@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from wf_converter.checkpoint import ConvertedCheckpoint
-from wf_formats.families.block import HF_HEAD
 from wf_formats.models.hf_compressed import COMPRESSED_FORMAT, quantization_config
 from wf_formats.packed_codes import pack_words
 from wf_formats.schemes import COMPRESSED_METHOD
@@ -43,7 +42,7 @@ class CompressedLayout:
     name = COMPRESSED_METHOD
 
     def quantization(self) -> dict[str, Any]:
-        return quantization_config(self.checkpoint.scheme, ignored=(HF_HEAD.removesuffix(".weight"),))
+        return quantization_config(self.checkpoint.scheme)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         matrix = self.checkpoint.ternary(name)

@@ -157,14 +157,14 @@ def emulate(model: Any, types: Mapping[str, str], group_scales_fp16: bool = True
         factors = (layer.lrc_u, layer.lrc_v) if isinstance(layer, bitnet_arch.BitLinearLRC) else None
         model.set_submodule(name, RoundedLinear(weight, layer.bias, layer.sub_norm, rounding, factors))
     head_type = types["lm_head"]
-    head = _stored(model.lm_head.weight, head_type)
-    embeddings = _stored(model.model.embed_tokens.weight, types["model.embed_tokens"])
+    head = stored(model.lm_head.weight, head_type)
+    embeddings = stored(model.model.embed_tokens.weight, types["model.embed_tokens"])
     model.lm_head = RoundedLinear(head, None, None, ROUNDINGS[head_type])
     model.model.embed_tokens.weight = nn.Parameter(embeddings, requires_grad=False)
     return model
 
 
-def _stored(weight: Tensor, kind: str) -> Tensor:
+def stored(weight: Tensor, kind: str) -> Tensor:
     """An embedding matrix after a round trip through its type."""
     if kind == EXACT:
         return weight

@@ -99,14 +99,20 @@ def load_export(folder: Path | str) -> Any:
     """The model of an exported Hugging Face folder, by transformers.
 
     Raises:
-        ExportError: a package that the folder's format needs is not installed.
+        ExportError: a package that the folder's format needs is not installed, or a tensor is not
+            read from the folder (transformers would make it up).
     """
     import transformers
 
+    model: Any
     try:
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, output_loading_info=True
+        )
     except ImportError as error:
         raise ExportError(
             f"transformers needs a package more to load {folder}: {' '.join(str(error).split())}"
         ) from error
+    if lost := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
+        raise ExportError(f"transformers does not find {lost[0]} in {folder}: export it again")
     return model.eval()

@@ -1,11 +1,13 @@
 """Proves an exported GGUF file or Hugging Face folder against the checkpoint it came from.
 
-Two independent checks:
+Three independent checks:
 
 weights   every matrix is read back from the export and compared with the checkpoint's codes and
           scales: codes equal, scales within fp16 rounding (2**-11; exact where stored as fp32). Finds a
           scale off by 1 % in any single matrix, also where the network cannot show it (a scale
           before SubLN cancels). Low-rank corrections are equal to the bit.
+the rest  the configuration is the checkpoint's, and so are norms, biases, embeddings and head, to the bit
+          of the type that the export stores them in (unchanged.py).
 scores    the export runs in its own runtime (llama.cpp, transformers) on a text, and its per-token
           log-probs are compared with PyTorch on the checkpoint. For GGUF the judged reference makes
           llama.cpp's activation roundings (reference.py); the difference to the model as trained is
@@ -45,6 +47,7 @@ from wf_converter.readback import GgufWeights, WeightCheck, check_weights, wrong
 from wf_converter.reference import EXACT, emulate, reference_model, scale_sensitivity
 from wf_converter.runtimes import run_export, types_of
 from wf_converter.scores import Difference, ScaleEstimate, torch_scores
+from wf_converter.unchanged import check_settings, wrong_tensors
 from wf_formats.digests import model_sha256
 from wf_formats.errors import LoadError
 from wf_formats.gguf import GgufError
@@ -67,6 +70,8 @@ class Verification:
     weights: WeightCheck
     wrong_corrections: list[str]
     """Matrices whose low-rank correction is not the checkpoint's, to the bit."""
+    wrong_tensors: list[str]
+    """Norms, biases, embeddings, heads that are not the checkpoint's, to the bit of the export's type."""
     judged: Difference
     """Export against the reference with the runtime's own roundings."""
     scales: ScaleEstimate
@@ -91,6 +96,8 @@ class Verification:
             found.append(f"scale of {self.weights.worst} is off by {error:.2%}")
         if wrong := self.wrong_corrections:
             found.append(f"the low-rank corrections of {len(wrong)} matrices differ, the first of {wrong[0]}")
+        if wrong := self.wrong_tensors:
+            found.append(f"{len(wrong)} tensors that are not ternary differ, the first is {wrong[0]}")
         return found + self._score_problems()
 
     def _score_problems(self) -> list[str]:
@@ -153,6 +160,7 @@ def verify(
         tolerance=tolerance,
         weights=weights,
         wrong_corrections=wrong,
+        wrong_tensors=wrong_tensors(checkpoint, opened),
         judged=Difference.between(judged, run.scores),
         scales=ScaleEstimate.fit(judged, run.scores, scale_sensitivity(model, ids)),
         as_trained=Difference.between(as_trained, run.scores),
@@ -170,19 +178,7 @@ def open_export(checkpoint: ConvertedCheckpoint, export: Path, adapter: Path | N
         model = open_model(export, adapter=adapter)
     except (LoadError, GgufError) as error:
         raise ExportError(f"no export that could be proved: {error}") from error
-    found = model.config
-    for setting, value in (
-        ("hidden_size", found.hidden_size),
-        ("intermediate_size", found.intermediate_size),
-        ("num_hidden_layers", found.num_layers),
-        ("num_attention_heads", found.num_heads),
-        ("vocab_size", found.vocab_size),
-    ):
-        if value != checkpoint.config[setting]:
-            raise ExportError(
-                f"{export} is no export of {checkpoint.folder}: {setting} is {value} there and "
-                f"{checkpoint.config[setting]} in the checkpoint"
-            )
+    check_settings(checkpoint, export, model)
     if bool(checkpoint.low_rank) != (adapter is not None):
         raise ExportError(
             f"{export} is no export of {checkpoint.folder}: the rank of its low-rank corrections is "

@@ -9,6 +9,7 @@ from typing import Any
 
 from wf_formats.errors import LoadError
 from wf_formats.git_lfs import check_no_pointer
+from wf_formats.mapping import absence
 
 MAX_BYTES = 1 << 26
 
@@ -23,7 +24,7 @@ def read_json(path: Path, error_type: type[ValueError] = LoadError) -> dict[str,
         ValueError: of that type; the file is missing, huge, no JSON, or something else than an object.
     """
     if not path.is_file():
-        raise error_type(f"{path} is missing: {path.parent} is not a model folder")
+        raise error_type(f"{path} {absence(path)}: {path.parent} is not a model folder")
     contents = read_value(path, error_type)
     if not isinstance(contents, dict):
         raise error_type(f"{path} holds a JSON {type(contents).__name__}, not an object")
@@ -40,7 +41,7 @@ def read_value(path: Path, error_type: type[Exception] = LoadError) -> Any:
         Exception: of that type; the file is missing, huge or no JSON.
     """
     if not path.is_file():
-        raise error_type(f"{path} is missing")
+        raise error_type(f"{path} {absence(path)}")
     if path.stat().st_size > MAX_BYTES:
         raise error_type(f"{path} has {path.stat().st_size} bytes; allowed are {MAX_BYTES}")
     data = path.read_bytes()

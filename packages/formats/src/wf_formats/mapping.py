@@ -8,6 +8,13 @@ from pathlib import Path
 from wf_formats.git_lfs import check_no_pointer
 
 
+def absence(path: Path) -> str:
+    """What is in the place of a regular file that was looked for, to follow its name."""
+    if path.exists():
+        return "is a folder" if path.is_dir() else "is no regular file"
+    return f"is a link to {path.readlink()}, which is missing" if path.is_symlink() else "is missing"
+
+
 def map_file(path: Path, error: type[ValueError]) -> mmap.mmap:
     """Maps a file read-only.
 

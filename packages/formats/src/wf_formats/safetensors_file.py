@@ -23,7 +23,7 @@ import numpy as np
 from wf_formats.errors import LoadError
 from wf_formats.file_names import WEIGHTS_FILE, WEIGHTS_INDEX_FILE
 from wf_formats.json_file import read_json
-from wf_formats.mapping import map_file, release_pages
+from wf_formats.mapping import absence, map_file, release_pages
 
 MAX_HEADER_BYTES = 1 << 24
 """A hundred times what a model of a thousand tensors needs."""
@@ -31,7 +31,7 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", 
     "I16": "<i2", "I32": "<i4", "I64": "<i8", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1",
     "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1"
 }  # fmt: skip
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt")
 """Endings of files with weights as pickle."""
 
@@ -69,7 +69,7 @@ class SafetensorsFile:
             LoadError: the tensor holds no floats.
         """
         dtype, stored = self.tensors[name].dtype, self.raw(name)[part]
-        if dtype not in _FLOATS:
+        if dtype not in FLOATS:
             raise LoadError(f"{self.path}: {name} is {dtype}, floats were expected")
         if dtype == "BF16":
             return (stored.astype(np.uint32) << 16).view(np.float32)
@@ -185,7 +185,7 @@ def open_folder(folder: Path) -> SafetensorsFolder:
             of weights.
     """
     index = folder / WEIGHTS_INDEX_FILE
-    if not index.is_file():
+    if not index.exists():
         file = open_safetensors(_existing(folder / WEIGHTS_FILE))
         return SafetensorsFolder(dict.fromkeys(file.tensors, file))
     weight_map = read_json(index).get("weight_map")
@@ -215,9 +215,9 @@ def _existing(path: Path) -> Path:
         return path
     other = [file for ending in _OTHER_WEIGHTS for file in sorted(path.parent.glob(f"*{ending}"))]
     if not other:
-        raise LoadError(f"{path} is missing: {path.parent} has no weights or is incomplete")
+        raise LoadError(f"{path} {absence(path)}: {path.parent} has no weights or is incomplete")
     raise LoadError(
-        f"{path} is missing; {other[0].name} is there, which may run code when it is read and is never "
+        f"{path} {absence(path)}; {other[0].name} is there, which may run code when it is read and is never "
         "opened: take a revision of the model with safetensors, or write one where you trust the file with "
         "transformers' save_pretrained"
     )

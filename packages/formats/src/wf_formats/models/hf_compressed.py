@@ -9,7 +9,7 @@ Source: compressed-tensors 0.20, `QuantizationConfig` and the compressor `pack_q
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from wf_formats.errors import LoadError
@@ -28,16 +28,17 @@ _ACTIVATIONS: dict[str, Any] = {
     "strategy": "token",
     "dynamic": True,
 }
-_WITHOUT_EFFECT = ("observer", "observer_kwargs", "zp_dtype")
-"""Of how scales were chosen when a model was quantized; zero points there are none."""
+_WITHOUT_EFFECT = ("observer", "observer_kwargs", "zp_dtype", "version", "global_compression_ratio")
+"""How scales were chosen, by which release, how small it became; zero points there are none."""
+_EMPTY: tuple[Any, ...] = (None, {}, [], {"config_groups": {}})
+"""What writers leave of a setting that is not used; the last of transform_config."""
 
 
-def quantization_config(scheme: str, ignored: Sequence[str] = (_HEAD,)) -> dict[str, Any]:
-    """The entry of config.json.
+def quantization_config(scheme: str) -> dict[str, Any]:
+    """The entry of config.json; the head stays as it is.
 
     Args:
         scheme: what shares a scale (schemes.py).
-        ignored: linears that stay as they are.
     """
     size = GROUP_SIZES[scheme]
     shared = {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
@@ -45,7 +46,7 @@ def quantization_config(scheme: str, ignored: Sequence[str] = (_HEAD,)) -> dict[
         "quant_method": COMPRESSED_METHOD,
         "format": COMPRESSED_FORMAT,
         "quantization_status": "compressed",
-        "ignore": list(ignored),
+        "ignore": [_HEAD],
         "config_groups": {
             _GROUP: {
                 "targets": _TARGETS,
@@ -64,39 +65,45 @@ def scheme_of(settings: Mapping[str, Any]) -> str:
     Raises:
         LoadError: it is of another kind; names the setting.
     """
-    _check(settings, "", {"format": COMPRESSED_FORMAT, "quantization_status": "compressed"})
-    if (ignored := settings.get("ignore", [])) not in ([], [_HEAD]):
-        raise _refused("ignore", ignored, f"[{_HEAD!r}]: all linears of a layer have to be ternary")
+    if (ignored := settings.get("ignore")) != [_HEAD]:
+        wanted = f"[{_HEAD!r}]: the head is a plain tensor, all linears of a layer have to be ternary"
+        raise _refused("ignore", ignored, wanted)
+    kind = {"format": COMPRESSED_FORMAT, "quantization_status": "compressed"}
+    _check(settings, "", kind, "quant_method", "ignore", "config_groups")
     groups = settings.get("config_groups")
     if not isinstance(groups, dict) or len(groups) != 1:
         raise _refused("config_groups", groups, "one group of all linears")
     ((name, group),) = groups.items()
     where = f"config_groups.{name}."
     group = _object(where.removesuffix("."), group)
-    _check(group, where, {"targets": _TARGETS, "output_activations": None})
+    wanted = {"targets": _TARGETS, "output_activations": None}
+    _check(group, where, wanted, "format", "weights", "input_activations")
     if group.get("format") not in (None, COMPRESSED_FORMAT):
         raise _refused(f"{where}format", group["format"], repr(COMPRESSED_FORMAT))
     weights = _object(f"{where}weights", group.get("weights"))
     activations = _object(f"{where}input_activations", group.get("input_activations"))
-    _check(activations, f"{where}input_activations.", _ACTIVATIONS, others=True)
+    _check(activations, f"{where}input_activations.", _ACTIVATIONS)
     strategy, size = weights.get("strategy"), weights.get("group_size")
-    for scheme, wanted in GROUP_SIZES.items():
-        if (strategy, size) == (("channel", None) if wanted is None else ("group", wanted)):
-            _check(weights, f"{where}weights.", _WEIGHTS | {"strategy": strategy, "group_size": size}, True)
+    for scheme, inputs in GROUP_SIZES.items():
+        if (strategy, size) == (("channel", None) if inputs is None else ("group", inputs)):
+            _check(weights, f"{where}weights.", _WEIGHTS | {"strategy": strategy, "group_size": size})
             return scheme
     sizes = ", ".join(str(size) for size in GROUP_SIZES.values() if size)
     raise _refused(f"{where}weights", weights, f"a scale for each channel, or for groups of {sizes}")
 
 
-def _check(found: Mapping[str, Any], where: str, wanted: Mapping[str, Any], others: bool = False) -> None:
-    """Args: others: whether a further setting that is not null is refused, too."""
+def _check(found: Mapping[str, Any], where: str, wanted: Mapping[str, Any], *elsewhere: str) -> None:
+    """Refuses what is not as wanted, and further settings that are used.
+
+    Args:
+        elsewhere: keys that are checked by themselves.
+    """
     for key, value in wanted.items():
         if found.get(key) != value:
             raise _refused(where + key, found.get(key), repr(value))
-    if others:
-        for key, value in found.items():
-            if key not in wanted and key not in _WITHOUT_EFFECT and value is not None:
-                raise _refused(where + key, value, "none")
+    for key, value in found.items():
+        if key not in (*wanted, *elsewhere, *_WITHOUT_EFFECT) and value not in _EMPTY:
+            raise _refused(where + key, value, "none")
 
 
 def _object(where: str, value: Any) -> Mapping[str, Any]:

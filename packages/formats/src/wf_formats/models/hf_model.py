@@ -42,7 +42,7 @@ from wf_formats.models.hf_config import (
     read_config,
     read_quantization,
 )
-from wf_formats.models.hf_tensors import expected_tensors
+from wf_formats.models.hf_tensors import check_stored, expected_tensors
 from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.models.source import MasterQuantizer
 from wf_formats.packed_codes import unpack_inputs, unpack_rows, unpack_words
@@ -133,12 +133,13 @@ class HfModel:
             case Storage.MASTER:
                 return self._quantized(described, name, folded)
             case Storage.PACKED_INPUTS:
-                return from_blocks(described, unpack_inputs(self._packed(name)), self._scales(name))
+                return from_blocks(described, unpack_inputs(self.tensors.raw(name)), self._scales(name))
             case Storage.PACKED_WORDS:
-                return from_blocks(described, self._words(name, shape), self._scales(name))
+                codes = unpack_words(self.tensors.raw(self._stored(name)))
+                return from_blocks(described, codes, self._scales(name))
             case Storage.PACKED_ROWS:
                 scales = np.full((shape[0], 1), self._scales(name).reshape(()), np.float32)
-                return from_blocks(described, unpack_rows(self._packed(name)), scales)
+                return from_blocks(described, unpack_rows(self.tensors.raw(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
 
@@ -152,22 +153,6 @@ class HfModel:
         weight = self.tensors.rows(name, slice(None)) * np.float32(2.0**folded)
         check_scales(f"{described}: values", weight)
         return self.quantize_master(weight, self.quantization.scheme)
-
-    def _packed(self, name: str) -> np.ndarray:
-        if self.tensors.dtype(name) != "U8":
-            raise LoadError(f"{self.folder}: {name} is {self.tensors.dtype(name)}, packed codes are U8")
-        return self.tensors.raw(name)
-
-    def _words(self, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """Codes int8 [out, in]."""
-        packed, told = f"{name}_packed", f"{name}_shape"
-        for stored, dtype in ((packed, "I32"), (told, "I64")):
-            if self.tensors.dtype(stored) != dtype:
-                raise LoadError(f"{self.folder}: {stored} is {self.tensors.dtype(stored)}, expected {dtype}")
-        if tuple(self.tensors.raw(told)) != shape:
-            stated = self.tensors.raw(told).tolist()
-            raise LoadError(f"{self.folder}: {told} says {stated}, the model has {list(shape)}")
-        return unpack_words(self.tensors.raw(packed))
 
     def _scales(self, name: str) -> np.ndarray:
         scales = self.tensors.rows(f"{name}_scale", slice(None))
@@ -203,6 +188,7 @@ def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) 
     check_layers(config, len(found))
     family = family_of(settings["model_type"])
     check_tensors(found, *expected_tensors(config, quantization, family, is_tied))
+    check_stored(tensors, config, quantization, family)
     folded = _folded_floors(folder, settings, quantization)
     for name in [*folded, *(quantization.log2_floors or {})]:
         if name not in {consumer(i, part) for i in range(config.num_layers) for part in PRODUCERS}:

@@ -1,4 +1,4 @@
-"""The tensors that a Hugging Face folder must have, and the shapes that each storage gives them."""
+"""The tensors that a Hugging Face folder must have, with the shapes and dtypes of each storage."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from wf_formats.families.block import (
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
 from wf_formats.packed_codes import CODES_PER_WORD
+from wf_formats.safetensors_file import FLOATS, SafetensorsFolder
 from wf_formats.schemes import LOW_RANK_FACTORS
 
 
@@ -48,6 +49,38 @@ def expected_tensors(
         for shapes, group in zip(optional, family.optional, strict=True):
             shapes |= {hf_name(layer, part): part_shape(config, part) for part in group}
     return required, optional
+
+
+def check_stored(
+    tensors: SafetensorsFolder, config: DecoderConfig, quantization: Quantization, family: Family
+) -> None:
+    """Compares dtypes with what the storage holds, and shapes that are told beside words of codes.
+
+    Args:
+        tensors: of the right names and shapes.
+
+    Raises:
+        LoadError: names the tensor.
+    """
+    packed: dict[str, str] = {}
+    for layer in range(config.num_layers):
+        for stem, parts in family.held.items():
+            name = f"model.layers.{layer}.{stem}.weight"
+            if quantization.storage is Storage.PACKED_WORDS:
+                packed |= {f"{name}_packed": "I32", f"{name}_shape": "I64"}
+                _check_told(tensors, name, config, parts)
+            elif quantization.storage in (Storage.PACKED_INPUTS, Storage.PACKED_ROWS):
+                packed[name] = "U8"
+    for name in tensors.shapes:
+        found, expected = tensors.dtype(name), packed.get(name)
+        if found != expected if expected else found not in FLOATS:
+            raise LoadError(f"tensor {name} is {found}, expected {expected or ', '.join(FLOATS)}")
+
+
+def _check_told(tensors: SafetensorsFolder, name: str, config: DecoderConfig, parts: tuple[str, ...]) -> None:
+    rows, columns = sum(part_shape(config, part)[0] for part in parts), part_shape(config, parts[0])[1]
+    if (told := tensors.raw(f"{name}_shape").tolist()) != [rows, columns]:
+        raise LoadError(f"tensor {name}_shape says {told}, the model has {[rows, columns]}")
 
 
 def _factor_shapes(config: DecoderConfig, rank: int, linear: str, parts: tuple[str, ...]) -> Shapes:
