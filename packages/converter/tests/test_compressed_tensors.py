@@ -234,6 +234,14 @@ def test_without_the_package_it_is_named(source, exported, ids, monkeypatch):
     [
         (("format",), "int-quantized", "quantization_config.format is 'int-quantized'"),
         (("ignore",), ["lm_head", "model.layers.0.mlp.up_proj"], "quantization_config.ignore is"),
+        (("ignore",), [], r"ignore is \[\]; .* the head is a plain tensor"),
+        (("ignore",), None, "quantization_config.ignore is None"),
+        (("kv_cache_scheme",), {"num_bits": 8}, "quantization_config.kv_cache_scheme is"),
+        (("sparsity_config",), {"format": "dense"}, "quantization_config.sparsity_config is"),
+        (("transform_config",), {"config_groups": {"u": {"type": "hadamard"}}}, "transform_config is"),
+        (("moe_sparsity_config",), {"topk": 2}, "quantization_config.moe_sparsity_config is"),
+        (("dequantize",), True, "quantization_config.dequantize is True"),
+        ((*GROUP, "weight_zero_point"), 1, "config_groups.group_0.weight_zero_point is 1"),
         (("config_groups",), {}, "config_groups is {}"),
         ((*GROUP, "targets"), ["re:.*mlp.*"], "config_groups.group_0.targets is"),
         ((*GROUP, "input_activations"), None, "input_activations is None"),
@@ -257,20 +265,43 @@ def test_what_the_package_writes_itself_is_read(copied):
     change_config(folder, *GROUP, "weights", "observer", value="minmax")
     change_config(folder, *GROUP, "weights", "actorder", value=None)
     change_config(folder, *GROUP, "input_activations", "observer_kwargs", value={})
-    assert open_model(folder).config.num_layers == 2
+    for key, value in (
+        *(("version", "0.20.0"), ("global_compression_ratio", 3.5)),
+        *(("kv_cache_scheme", None), ("sparsity_config", {}), ("moe_sparsity_config", None)),
+    ):
+        change_config(folder, key, value=value)
+    for unused in ({}, {"config_groups": {}}):
+        change_config(folder, "transform_config", value=unused)
+        assert open_model(folder).config.num_layers == 2
 
 
-@pytest.mark.parametrize("damage", ["code", "shape", "dtype"])
-def test_damaged_tensors_are_refused(damage, copied):
+@pytest.mark.parametrize("damage", ["code", "shape", "small shape", "dtype", "wide"])
+def test_damaged_tensors_are_refused(damage, copied, source, ids):
+    """When the folder is opened, so that a proof refuses it too; codes when they are read."""
     folder, stem = copied("phi3-group64"), "model.layers.0.self_attn.o_proj.weight"
     tensors = load_file(folder / "model.safetensors")
     if damage == "code":
         tensors[f"{stem}_packed"][0, 0] = 0b11_00  # codes 1 and -2 in one group
     elif damage == "shape":
         tensors[f"{stem}_shape"] = tensors[f"{stem}_shape"].flip(0) * 2
+    elif damage == "small shape":
+        tensors[f"{stem}_shape"] = torch.tensor([1, 2])
+    elif damage == "wide":
+        tensors[f"{stem}_packed"] = tensors[f"{stem}_packed"].long()
     else:
         tensors[f"{stem}_packed"] = tensors[f"{stem}_packed"].float()
     save_file(tensors, folder / "model.safetensors")
-    told = {"code": "is not ternary", "shape": "the model has", "dtype": "is F32, expected I32"}[damage]
+    if damage == "code":
+        with pytest.raises(LoadError, match="is not ternary"):
+            open_model(folder).matrix(0, "o")
+        return
+    told = {
+        "shape": r"says \[512, 512\], the model has",
+        "small shape": r"o_proj.weight_shape says \[1, 2\], the model has \[256, 256\]",
+        "dtype": "o_proj.weight_packed is F32, expected I32",
+        "wide": "o_proj.weight_packed is I64, expected I32",
+    }[damage]
     with pytest.raises(LoadError, match=told):
-        open_model(folder).matrix(0, "o")
+        open_model(folder)
+    with pytest.raises(ExportError, match=told):
+        verify(source("phi3-group64"), folder, ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from wf_formats.errors import LoadError
+from wf_formats.json_file import read_json
 from wf_formats.safetensors_file import open_folder, open_safetensors
 
 TENSORS = {
@@ -167,3 +169,25 @@ def test_an_index_that_disagrees_is_refused(sharded, weight_map, message):
 def test_a_folder_without_weights(tmp_path):
     with pytest.raises(LoadError, match=r"model\.safetensors is missing"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "kind", ["is no regular file", "is a folder", "is a link to nowhere, which is missing"]
+)
+def test_what_is_in_the_place_of_weights_is_named(name, kind, tmp_path):
+    path = tmp_path / name
+    if kind == "is no regular file":
+        os.mkfifo(path)
+    elif kind == "is a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(LoadError, match=f"{name} {kind}"):
+        open_folder(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_configuration_is_named(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(LoadError, match=r"config\.json is no regular file"):
+        read_json(tmp_path / "config.json")

@@ -185,7 +185,7 @@ def open_folder(folder: Path) -> SafetensorsFolder:
             of weights.
     """
     index = folder / WEIGHTS_INDEX_FILE
-    if not index.exists():
+    if not (index.exists() or index.is_symlink()):
         file = open_safetensors(_existing(folder / WEIGHTS_FILE))
         return SafetensorsFolder(dict.fromkeys(file.tensors, file))
     weight_map = read_json(index).get("weight_map")

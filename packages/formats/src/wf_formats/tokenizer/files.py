@@ -16,6 +16,7 @@ import tokenizers
 
 from wf_formats.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_json
+from wf_formats.mapping import absence
 from wf_formats.tokenizer.config_tokens import add_config_tokens, content_of
 from wf_formats.tokenizer.source import TokenizerError
 from wf_formats.tokenizer.spec import check_spec
@@ -119,7 +120,8 @@ def read_files(folder: Path) -> TokenizerFiles:
 
 def _missing(folder: Path) -> str:
     message = (
-        f"{folder / TOKENIZER_FILE} is missing: {folder} has no tokenizer.json, the fast tokenizer's file"
+        f"{folder / TOKENIZER_FILE} {absence(folder / TOKENIZER_FILE)}: {folder} has no tokenizer.json, "
+        "the fast tokenizer's file"
     )
     slow = next((name for name in SLOW_FILES if (folder / name).is_file()), None)
     if slow is None:
