@@ -82,6 +82,22 @@ def test_a_changed_tensor_is_named(name, checkpoint, changed):
     assert found_wrong(checkpoint(BIASES), changed(change)) == [name]
 
 
+def test_weights_in_several_files_are_proved(checkpoint, folder, tmp_path, ids):
+    out = tmp_path / "several"
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("model.safetensors"))
+    weight_map, tensors = {}, list(load_file(folder / "model.safetensors").items())
+    for number, part in enumerate([tensors[::2], tensors[1::2]], 1):
+        name = f"model-{number:05d}-of-00002.safetensors"
+        save_file(dict(part), out / name, metadata={"format": "pt"})
+        weight_map |= {key: name for key, _ in part}
+    index = {"weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index | {"metadata": {}}))
+    assert verify(checkpoint(BIASES), out, ids).passed
+    (out / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ExportError, match=r"transformers does not load .* \(KeyError: 'metadata'\)"):
+        verify(checkpoint(BIASES), out, ids)
+
+
 def test_it_is_no_proof(checkpoint, changed, ids):
     """Though no log-prob of the text shows it."""
 
@@ -91,7 +107,9 @@ def test_it_is_no_proof(checkpoint, changed, ids):
         return tensors
 
     found = verify(checkpoint(BIASES), changed(change), ids)
-    assert found.problems == ["1 tensors that are not ternary differ, the first is model.embed_tokens.weight"]
+    assert found.problems == [
+        "tensors that are not ternary differ (1), the first is model.embed_tokens.weight"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])

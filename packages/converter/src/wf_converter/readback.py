@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from safetensors import safe_open
 
@@ -16,12 +16,12 @@ from wf_converter.gguf_arch import gguf_architecture, permute_rows
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import LinearClass
 from wf_formats.families.block import gguf_scale_name
-from wf_formats.file_names import WEIGHTS_FILE
 from wf_formats.gguf import GgufFile
 from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 from wf_formats.models.gguf_adapter import GgufAdapter
 from wf_formats.packed_codes import unpack_inputs, unpack_rows
+from wf_formats.safetensors_file import open_folder
 from wf_formats.schemes import COMPRESSED_METHOD
 
 
@@ -70,7 +70,7 @@ class HfWeights:
     def __init__(self, folder: Path):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.quantization = dict(config.quantization_config)
-        self.file: Any = safe_open(folder / WEIGHTS_FILE, framework="pt")
+        self.paths = open_folder(folder).paths
 
     def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
         return matrix
@@ -78,17 +78,22 @@ class HfWeights:
     def values(self, name: str) -> np.ndarray:
         if self.quantization["quant_method"] == COMPRESSED_METHOD:
             return self._of_words(name)
-        packed = self.file.get_tensor(name).numpy()
-        scale = self.file.get_tensor(f"{name}_scale").float().numpy()
+        packed = self._tensor(name).numpy()
+        scale = self._tensor(f"{name}_scale").float().numpy()
         if self.quantization["quant_method"] == "bitnet":
             inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
             return unpack_rows(packed).astype(np.float32) * (1 / scale if inverse else scale)
         return QuantizedMatrix(unpack_inputs(packed), scale).values()
 
+    def _tensor(self, name: str) -> torch.Tensor:
+        with safe_open(self.paths[name], framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
     def _of_words(self, name: str) -> np.ndarray:
         """Bit by bit, apart from the packing that wrote them."""
-        words = self.file.get_tensor(f"{name}_packed").numpy()
-        scale = self.file.get_tensor(f"{name}_scale").float().numpy()
+        words = self._tensor(f"{name}_packed").numpy()
+        scale = self._tensor(f"{name}_scale").float().numpy()
         fields = [(words >> 2 * i & 3).astype(np.int8) - 2 for i in range(16)]
         return QuantizedMatrix(np.stack(fields, axis=-1).reshape(words.shape[0], -1), scale).values()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
-from wf_converter.checkpoint import ConvertedCheckpoint
+from wf_converter.checkpoint import CONFIG_ERRORS, ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.readback import GgufWeights, HfWeights
@@ -99,8 +99,8 @@ def load_export(folder: Path | str) -> Any:
     """The model of an exported Hugging Face folder, by transformers.
 
     Raises:
-        ExportError: a package that the folder's format needs is not installed, or a tensor is not
-            read from the folder (transformers would make it up).
+        ExportError: a package that the folder's format needs is not installed, transformers does
+            not take it, or a tensor is not read from the folder (transformers would make it up).
     """
     import transformers
 
@@ -113,6 +113,9 @@ def load_export(folder: Path | str) -> Any:
         raise ExportError(
             f"transformers needs a package more to load {folder}: {' '.join(str(error).split())}"
         ) from error
+    except CONFIG_ERRORS as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ExportError(f"transformers does not load {folder} ({what:.200})") from error
     if lost := sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]])):
         raise ExportError(f"transformers does not find {lost[0]} in {folder}: export it again")
     return model.eval()

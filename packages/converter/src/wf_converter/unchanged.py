@@ -63,7 +63,7 @@ def check_settings(checkpoint: ConvertedCheckpoint, export: Path, opened: ModelF
     else:
         mine = dataclasses.asdict(open_model(checkpoint.folder, quantize_master).config)
         theirs = dataclasses.asdict(opened.config)
-        keys = theirs.keys()
+        keys = set(theirs)
     for key in sorted(keys - USERS):
         expected, found = mine.get(key), theirs.get(key)
         if not _is_same(expected, found):

@@ -66,8 +66,8 @@ def scheme_of(settings: Mapping[str, Any]) -> str:
         LoadError: it is of another kind; names the setting.
     """
     if (ignored := settings.get("ignore")) != [_HEAD]:
-        wanted = f"[{_HEAD!r}]: the head is a plain tensor, all linears of a layer have to be ternary"
-        raise _refused("ignore", ignored, wanted)
+        only_head = f"[{_HEAD!r}]: the head is a plain tensor, all linears of a layer have to be ternary"
+        raise _refused("ignore", ignored, only_head)
     kind = {"format": COMPRESSED_FORMAT, "quantization_status": "compressed"}
     _check(settings, "", kind, "quant_method", "ignore", "config_groups")
     groups = settings.get("config_groups")
