@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,14 @@ EXCEPTION = SimpleNamespace(
     FunctionTimeoutError=error_class("FunctionTimeoutError"),
     InputCancellation=error_class("InputCancellation", BaseException),
 )
+
+
+def checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    """By the rule of modal's `check_tag_dict`, which names of apps follow too."""
+    for text in (*tags, *tags.values()):
+        if not re.fullmatch(r"[a-zA-Z0-9._-]{1,63}", text):
+            raise EXCEPTION.InvalidError(f"Invalid tag: {text!r}")
+    return tags
 
 
 @dataclass
@@ -147,7 +156,8 @@ class Modal:
 
         class FakeApp:
             def __init__(self, name: str, tags: dict[str, str] | None = None) -> None:
-                self.name, self.tags = name, tags or {}
+                checked_tags({"name": name})
+                self.name, self.tags = name, checked_tags(tags or {})
                 self.app_id: str | None = None
 
             def function(self, **options: Any) -> Any:
@@ -194,6 +204,7 @@ class Modal:
 
             def set_tags(self, tags: dict[str, str]) -> None:
                 table.ask("set_tags")
+                checked_tags(tags)
                 table.apps[self.app_id or ""].tags = dict(tags)
                 for call in table.calls.values():
                     if call.app_id == self.app_id and "wf-cancel" in tags and not call.is_deaf:

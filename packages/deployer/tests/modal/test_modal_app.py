@@ -15,6 +15,7 @@ from fake_client import EXCEPTION, App, Modal, load_app
 from wf_deployer.backends.base import JobSpec, Resources
 from wf_deployer.backends.modal.generate import job_values, write_app
 from wf_deployer.backends.modal.settings import settings_of
+from wf_deployer.backends.record import JobRecord
 
 SAVE = 'mkdir -p "$RUN/checkpoints/step_1" && echo "{}" >"$RUN/checkpoints/step_1/manifest.json"'
 UNTIL_TERM = f"""trap 'echo term >>"$RUN/terms"; {SAVE}; exit 143' TERM
@@ -61,7 +62,9 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Container:
     monkeypatch.setenv("WF_MODAL_SECRETS", "huggingface:HF_TOKEN")
     command = [sys.executable, "-m", "wrinklefree.train"]
     spec = JobSpec("job-1", "train", "stage2", "mine", command, "/", cloud="modal", resources=resources)
-    path = write_app(tmp_path, job_values(spec, settings_of(resources), "0" * 32))
+    path = write_app(
+        tmp_path, JobRecord(**vars(spec), token="0" * 32), job_values(spec, settings_of(resources))
+    )
     modal = Modal()
     module = load_app(path, modal.module())
     modal.apps["ap-1"] = App("wf-job-1", "alice")

@@ -21,6 +21,7 @@ from wf_deployer.backends.isolated import IsolatedProgram
 from wf_deployer.backends.modal import client
 from wf_deployer.backends.modal.generate import job_values, write_app
 from wf_deployer.backends.modal.settings import settings_of
+from wf_deployer.backends.record import JobRecord
 from wf_deployer.main import app
 
 SERVER = Path(__file__).with_name("fake_modal.py")
@@ -62,7 +63,7 @@ def test_modals_client_reads_a_generated_app(tmp_path: Path, monkeypatch: pytest
     resources = Resources("H100:8,A100-80GB:8", cpus=32)
     command = [sys.executable, "-m", "wrinklefree.train"]
     spec = JobSpec("job-1", "train", "stage2", "mine", command, "/", cloud="modal", resources=resources)
-    write_app(tmp_path, job_values(spec, settings_of(resources), "0" * 32))
+    write_app(tmp_path, JobRecord(**vars(spec)), job_values(spec, settings_of(resources)))
     program = tmp_path / "inspect_app.py"
     program.write_text(INSPECT)
     found = IsolatedProgram(client.REQUIREMENT, program).ask({"folder": str(tmp_path)}, timeout_s=120)
@@ -225,6 +226,22 @@ def test_ends_and_refusals(loopback: Loopback) -> None:
     assert (row["state"], row["problem"]) == ("failed", "FunctionTimeoutError: too long")
     loopback.change_ours(state="success", exit={"returncode": 0, "cancelled": False, "ended_s": 5.0})
     assert loopback.row()["state"] == "finished"
+
+
+@pytest.mark.slow
+def test_dry_runs_are_read_and_ask_nothing(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modal's client refuses names and tags as soon as it reads an app."""
+    monkeypatch.setenv("WF_MODAL_SECRETS", "wf-serve:WF_API_KEY")
+    before = loopback.read()
+    for command in (
+        ("train", "-s", "2", "--cloud", "modal", "--gpu", "H100:8"),
+        ("serve", "--cloud", "modal", "--model", "gs://bucket/mine", "--gpu", "L4:1"),
+    ):
+        done = loopback.wf(*command, "--dry-run")
+        assert done.exit_code == 0, done.output
+        assert "# read by modal 1." in done.stdout
+    assert loopback.read() == before
+    assert not loopback.runs.exists()
 
 
 @pytest.mark.slow

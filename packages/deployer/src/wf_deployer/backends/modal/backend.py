@@ -64,9 +64,9 @@ class ModalBackend:
     def preview(self, spec: JobSpec) -> str:
         files = files_to_send(workspace_root())
         check_command(spec, workspace_root())
-        values = job_values(spec, settings_of(spec.resources), JobRecord(**vars(spec)).token)
+        values = job_values(spec, settings_of(spec.resources))
         with tempfile.TemporaryDirectory() as folder:
-            app = write_app(Path(folder), values)
+            app = write_app(Path(folder), JobRecord(**vars(spec)), values)
             read = client.inspect(app)
             source = app.read_text()
         num_bytes = sum((workspace_root() / path).stat().st_size for path in files)
@@ -84,12 +84,11 @@ class ModalBackend:
         settings = settings_of(spec.resources)
         files = files_to_send(workspace_root())
         check_command(spec, workspace_root())
-        values = job_values(spec, settings, "")
+        values = job_values(spec, settings)
         _require_one_writer(spec)
         job = JobFolder.create(replace(spec, run_folder=None))
-        values["tags"]["wf-token"] = job.record.token
         try:
-            app = write_app(job.folder, values)
+            app = write_app(job.folder, job.record, values)
             copy_checkout(workspace_root(), files, job.folder)
         except BaseException:
             shutil.rmtree(job.folder)

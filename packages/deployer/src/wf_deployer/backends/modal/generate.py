@@ -18,7 +18,7 @@ from typing import Any
 
 from wf_deployer.backends.base import JobSpec
 from wf_deployer.backends.modal.settings import GRACE_S, ModalSettings
-from wf_deployer.backends.record import refuse_secrets
+from wf_deployer.backends.record import JobRecord, refuse_secrets
 from wf_deployer.backends.torchrun import torchrun
 from wf_deployer.backends.travelling import (
     Checkout,
@@ -43,11 +43,9 @@ PYTHON = "/wf/.venv/bin/python"
 _OUTPUTS = "/outputs"
 
 
-def job_values(spec: JobSpec, settings: ModalSettings, token: str) -> dict[str, Any]:
-    """What `job_app.py` calls `JOB`."""
+def job_values(spec: JobSpec, settings: ModalSettings) -> dict[str, Any]:
+    """What `job_app.py` calls `JOB`, but for whose it is."""
     return {
-        "name": spec.name,
-        "tags": {"wf-run": spec.id, "wf-token": token},
         **asdict(settings),
         "grace_s": GRACE_S,
         "run": run_in_volume(spec),
@@ -97,10 +95,11 @@ def _image_source() -> str:
     return _IMAGE.read_text().partition("annotations\n\n")[2]
 
 
-def write_app(folder: Path, values: dict[str, Any], kind: str = "train") -> Path:
-    """`app.py` in the job's folder."""
+def write_app(folder: Path, record: JobRecord, values: dict[str, Any], kind: str = "train") -> Path:
+    """`app.py` in the job's folder; Modal's client takes no empty tag, so one is of a record."""
     path = folder / "app.py"
-    atomic_write_text(path, app_source(values, kind))
+    whose = {"name": record.name, "tags": {"wf-run": record.id, "wf-token": record.token}}
+    atomic_write_text(path, app_source(whose | values, kind))
     return path
 
 

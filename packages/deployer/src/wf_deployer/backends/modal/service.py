@@ -30,7 +30,7 @@ from wf_deployer.backends.ownership import (
     require_recorded_of,
     write_ownership,
 )
-from wf_deployer.backends.record import Exit, JobFolder
+from wf_deployer.backends.record import Exit, JobFolder, JobRecord
 from wf_deployer.backends.service import PORT, Service, start_script
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
@@ -53,9 +53,9 @@ class ModalServiceBackend:
 
     def preview(self, spec: JobSpec) -> str:
         files = files_to_send(workspace_root())
-        values = _values(spec, "")
+        values = _values(spec)
         with tempfile.TemporaryDirectory() as folder:
-            app = write_app(Path(folder), values, "serve")
+            app = write_app(Path(folder), JobRecord(**vars(spec)), values, "serve")
             read = client.inspect(app)
             source = app.read_text()
         return f"{source}\n# read by modal {read['version']}; with it go {len(files)} files of the checkout\n"
@@ -66,11 +66,11 @@ class ModalServiceBackend:
     def submit(self, spec: JobSpec) -> None:
         client.require_token()
         files = files_to_send(workspace_root())
-        _values(spec, "")
+        values = _values(spec)
         job = JobFolder.create(spec)
         service = _service(job.record)
         try:
-            app = write_app(job.folder, _values(spec, job.record.token), "serve")
+            app = write_app(job.folder, job.record, values, "serve")
             copy_checkout(workspace_root(), files, job.folder)
         except BaseException:
             shutil.rmtree(job.folder)
@@ -107,8 +107,8 @@ class ModalServiceBackend:
         return wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
 
 
-def _values(spec: JobSpec, token: str) -> dict[str, Any]:
-    """What `service_app.py` calls `JOB`."""
+def _values(spec: JobSpec) -> dict[str, Any]:
+    """What `service_app.py` calls `JOB`, but for whose it is."""
     service = _service(spec)
     settings: ModalServiceSettings = service_settings_of(spec.resources, service.idle_s)
     if service.qps is not None:
@@ -116,8 +116,6 @@ def _values(spec: JobSpec, token: str) -> dict[str, Any]:
     local = service.local_model
     start = start_script(service, spec.command, _sent(local), '"$(mktemp -d)/model"')
     return {
-        "name": spec.name,
-        "tags": {"wf-run": spec.id, "wf-token": token},
         **asdict(settings),
         "volume": None if local is None else _VOLUME,
         "folder": spec.id,
