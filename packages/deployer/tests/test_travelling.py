@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,27 @@ STAY = [
     "a.b=outward",
     "a=${oc.env:WF_TEST_FOLDER}/text",
     "a='/x/${other}'",
+    "data.sources=[{kind: path, name: a, location: data/none.jsonl}]",
+    "data.sources=[{location: none, kind: path}]",
+    "data.sources=[{kind: path, name: a, location: [data/text.jsonl, none.jsonl]}]",
+    "data={sources: [{kind: path, name: a, location: corpus}]}",
+    "+data={train: [[{kind: '${oc.env:WF_TEST_KIND}', location: none}]]}",
+    "data.sources=[{kind: '${kind}', location: none}]",
+    "training={start_from: not/here}",
+    "a='${oc.create:{b: /etc/x}}'",
+    "a='${oc.select:b,/etc/x}'",
+]
+UNKNOWN = [
+    "data.sources=[{kind: path, name: a, location: '${seed}/../../etc/passwd'}]",
+    "data.sources=[{kind: path, name: a, location: '${now:/etc/passwd}'}]",
+    "data.sources=[{kind: path, name: a, location: '${mine}'}]",
+    "training.start_from='${mine}'",
+    "a='${other}/x'",
+    "a='${now:/etc/passwd}'",
+    "a='./${other}'",
+    "a='file:${other}/x'",
+    "a='${oc.env:WF_TEST_NONE}/x'",
+    "a={b: ['${oc.decode:${other}}/x']}",
 ]
 TRAVEL = [
     "steps=3",
@@ -94,7 +116,17 @@ TRAVEL = [
     "a=inward",
     "a.b=inward",
     "handled=/x",
-    "a=${other}/x",
+    "a=${other}",
+    "a='${other}-2'",
+    "a='gs://b/${other}/x'",
+    "a='/outputs/${other}/final'",
+    "a='${now:%Y}'",
+    "a='${oc.env:WF_TEST_NONE,data}/text.jsonl'",
+    "data.sources=[{kind: path, name: a, location: data/text.jsonl}]",
+    "data.sources=[{kind: path, name: a, location: [src, 'data/*.jsonl', 's3://b/x']}]",
+    "data.sources=[{kind: hub, name: path, location: none/none}]",
+    "+data.sources=[{kind: path, name: a, location: /outputs/x}, {kind: hub, location: none/none}]",
+    "data.kind=path",
     "a='say: yes/no'",
     f"a={'x/' * 3000}",
     "-s",
@@ -106,6 +138,7 @@ TRAVEL = [
 @pytest.mark.parametrize("argument", STAY)
 def test_a_file_that_stays_is_named(checkout: Path, monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
     monkeypatch.setenv("WF_TEST_FOLDER", str(checkout))
+    monkeypatch.setenv("WF_TEST_KIND", "path")
     with pytest.raises(CommandRequestError, match="is a path of this machine") as raised:
         refuse_files_that_stay(["python", "-m", "x", "steps=3", argument], destination(checkout))
     assert argument in str(raised.value)
@@ -113,8 +146,30 @@ def test_a_file_that_stays_is_named(checkout: Path, monkeypatch: pytest.MonkeyPa
     assert raised.value.exit_code == 2
 
 
+@pytest.mark.parametrize("argument", UNKNOWN)
+def test_what_may_be_a_path_and_is_not_known_here_is_named(checkout: Path, argument: str) -> None:
+    with pytest.raises(CommandRequestError, match="refers to what is not known here") as raised:
+        refuse_files_that_stay(["python", "steps=3", argument], destination(checkout))
+    assert argument in str(raised.value)
+    assert "write it out, or give a bucket" in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["data.sources.0.kind=path", "data={sources: {0: {kind: path}}}"])
+def test_kind_and_location_may_stand_in_two_overrides(checkout: Path, kind: str) -> None:
+    for location, stays in (("data/none.jsonl", True), ("data/text.jsonl", False)):
+        for command in (
+            [kind, f"data.sources.0.location={location}"],
+            [f"data.sources.0.location={location}", kind],
+        ):
+            with pytest.raises(CommandRequestError, match="none") if stays else nullcontext():
+                refuse_files_that_stay(command, destination(checkout))
+    refuse_files_that_stay([kind, "data.sources.1.location=none/none"], destination(checkout))
+
+
 def test_what_is_there_too_or_no_file_is_taken(checkout: Path) -> None:
-    refuse_files_that_stay(TRAVEL, destination(checkout))
+    for argument in TRAVEL:
+        refuse_files_that_stay(["python", argument], destination(checkout))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 Hydra's own parser reads the overrides, so strings inside lists and maps count as well. A string is a path if
 it begins like one (`/`, `~`, `./`, `../`, `file:`), or if there is such a file or folder where `wf` was
-called. Names of hubs look like relative paths, so one that is not here is none, but for `start_from`.
+called. Names of hubs look like relative paths, so one that is not here is none, but for `start_from` and the
+`location` beside `kind: path`. An interpolation has its value where only the environment is asked; any other
+is refused where a path may come of it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@/-]*=.*", re.DOTALL)
 _BEGINS_LIKE_A_PATH = re.compile(r"~[\w.-]*(/|\Z)|/|\.{1,2}(/|\Z)|file:", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ALWAYS_A_PATH = "start_from"
+_KIND, _LOCATION = "kind", "location"
+"""A source of kind `path` is files; the data package has the names."""
 _NO_DATA = ("__pycache__",)
 
 
@@ -89,15 +93,50 @@ class Destination:
     other_keys: Collection[str] = ()
 
 
+@dataclass(frozen=True)
+class _Text:
+    """A string of an override.
+
+    Attributes:
+        key: Of the override.
+        place: Where the string is in the configuration, such as data.sources.0.location.
+        text: With variables of the environment as they are here.
+        is_known: Whether that was all it refers to.
+    """
+
+    argument: str
+    key: str
+    place: str
+    text: str
+    is_known: bool
+
+    @property
+    def name(self) -> str:
+        return self.place.rpartition(".")[2]
+
+
 def refuse_files_that_stay(command: Sequence[str], destination: Destination) -> None:
-    """Raises: CommandRequestError for the first override that names a file of this machine alone."""
-    for argument in command:
-        for key, text in _strings(argument):
-            if key not in destination.other_keys and _stays(key, text, destination):
-                raise CommandRequestError(
-                    f"{printable(argument)}: {printable(text)!r} is a path of this machine, which the job "
-                    f"does not see; {destination.fix}"
-                )
+    """Raises: CommandRequestError for the first override that names a file of this machine alone, or may."""
+    texts = [text for given in override_values(command) for text in _texts(*given)]
+    locations = {
+        f"{one.place.removesuffix(_KIND)}{_LOCATION}."
+        for one in texts
+        if one.name == _KIND and (one.text == "path" or not one.is_known)
+    }
+    for one in texts:
+        if one.key in destination.other_keys:
+            continue
+        is_a_path = one.name == _ALWAYS_A_PATH or f"{one.place}.".startswith(tuple(locations))
+        if not one.is_known and _may_be_a_path(one.text, is_a_path):
+            raise CommandRequestError(
+                f"{printable(one.argument)}: {printable(one.text)!r} refers to what is not known here, and "
+                f"may be a path of this machine; write it out, or {destination.fix}"
+            )
+        if _stays(one.key, one.text, is_a_path, destination):
+            raise CommandRequestError(
+                f"{printable(one.argument)}: {printable(one.text)!r} is a path of this machine, which the "
+                f"job does not see; {destination.fix}"
+            )
 
 
 def override_values(command: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
@@ -124,50 +163,58 @@ def override_values(command: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
         yield argument, found.key_or_group, found.value()
 
 
-def _strings(argument: str) -> Iterator[tuple[str, str]]:
-    for _, key, value in override_values([argument]):
-        yield from ((key, text) for text in _texts_in(value))
-
-
-def _texts_in(value: Any) -> Iterator[str]:
+def _texts(argument: str, key: str, value: Any, place: str | None = None) -> Iterator[_Text]:
+    """All strings of an override's value."""
+    place = key if place is None else place
     if isinstance(value, str):
-        yield _resolved(value)
-    elif isinstance(value, dict):
-        for child in value.values():
-            yield from _texts_in(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _texts_in(child)
+        resolved = _resolved(value)
+        if isinstance(resolved, dict | list):
+            yield from _texts(argument, key, resolved, place)
+        elif resolved is None or isinstance(resolved, str):
+            yield _Text(argument, key, place, resolved or value, is_known=resolved is not None)
+    elif isinstance(value, dict | list):
+        children = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, child in children:
+            yield from _texts(argument, key, child, f"{place}.{name}")
 
 
-def _resolved(text: str) -> str:
-    """With variables of the environment as they are here; what else it refers to is not known here."""
+def _resolved(text: str) -> Any:
+    """With variables of the environment as they are here; None where it refers to anything else."""
     if "${" not in text:
         return text
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return str(OmegaConf.create({"value": text})["value"])
+        return OmegaConf.to_container(OmegaConf.create({"value": text}), resolve=True)["value"]  # type: ignore[index, call-overload]  # a dict
     except OmegaConfBaseException:
-        return text
+        return None
 
 
-def _stays(key: str, text: str, destination: Destination) -> bool:
-    if _URL.match(text) and not text.lower().startswith("file:"):
+def _is_url(text: str) -> bool:
+    return _URL.match(text) is not None and not text.lower().startswith("file:")
+
+
+def _may_be_a_path(text: str, is_a_path: bool) -> bool:
+    """Of a text that is known in part: what begins as an absolute path or as a URL is judged by that."""
+    return not text.startswith("/") and not _is_url(text) and (is_a_path or "/" in text)
+
+
+def _stays(key: str, text: str, is_a_path: bool, destination: Destination) -> bool:
+    if _is_url(text):
         return False
     if text.startswith("/"):
         return not destination.knows(text)
     if text.lower().startswith("file:") or text.startswith("~"):
         return _BEGINS_LIKE_A_PATH.match(text) is not None
-    is_name = "/" not in text and "." not in key and not key.endswith(_ALWAYS_A_PATH)
+    is_name = "/" not in text and "." not in key and not is_a_path
     if not text or "\0" in text or is_name:
         return False
     there = _found(destination.folder, text)
     if there and all(map(destination.has, there)):
         return False
-    is_a_path = key.rpartition(".")[2] == _ALWAYS_A_PATH or _BEGINS_LIKE_A_PATH.match(text) is not None
-    return is_a_path or bool(_found(destination.called_from, text))
+    begins_like_a_path = _BEGINS_LIKE_A_PATH.match(text) is not None
+    return is_a_path or begins_like_a_path or bool(_found(destination.called_from, text))
 
 
 def _found(folder: Path, text: str) -> list[Path]:
