@@ -23,8 +23,9 @@ from wf_deployer.backends.local.identity import carries_token, identify, is_aliv
 from wf_deployer.backends.local.launch import launch
 from wf_deployer.backends.local.record import LocalJob
 from wf_deployer.backends.record import TOKEN_VARIABLE, JobRecord
-from wf_deployer.errors import CommandError
+from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.main import app
+from wf_formats.printable import printable
 
 SLEEP = "print('at work', flush=True); import time; time.sleep(60)"
 
@@ -193,12 +194,90 @@ def test_missing_and_further_fields_are_named(record: Callable[..., LocalJob]) -
             _ = job.supervisor
 
 
-@pytest.mark.parametrize("experiment", ["[red]", "[/x]", "\x1b[31m", "ü" * 300])
-def test_names_are_shown_as_they_are(
-    record: Callable[..., LocalJob], runner: CliRunner, experiment: str
+@pytest.mark.parametrize("name", ["[red]", "[/x]", "\x1b[31m", "ü" * 300, "a\nb", "a\r\x0bb", "a\u2028b"])
+def test_names_take_a_line_of_the_table(
+    record: Callable[..., LocalJob], runner: CliRunner, name: str
 ) -> None:
-    record(experiment=experiment)
-    assert runner.invoke(app, ["runs"]).exit_code == 0
+    record(experiment=name, stage=name)
+    done = runner.invoke(app, ["runs"])
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == 2
+    assert name[:2] in done.stdout or printable(name)[:3] in done.stdout
+    assert not {"\x1b", "\r", "\u2028"} & set(done.stdout)
+
+
+FOREIGN = ("nebius", "sky", "slurm", "modal")
+RECORDED = {"id": "5", "name": "x", "user": "u", "endpoint": "e", "submitted_s": 1, "token": "0" * 32}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Clouds that somebody was asked about; the answer is that there is none."""
+    found: list[str] = []
+
+    def ask(name: str) -> Callable[..., NoReturn]:
+        def refuse(*_: object, **__: object) -> NoReturn:
+            found.append(name)
+            raise CommandRequestError("it cannot be asked")
+
+        return refuse
+
+    monkeypatch.setattr("wf_deployer.backends.isolated._start", ask("a program"))
+    monkeypatch.setattr("wf_deployer.backends.slurm.client._run", ask("slurm"))
+    return found
+
+
+@pytest.mark.parametrize("name", ["exit.json", "submitted.json", "cancel.json"])
+@pytest.mark.parametrize("cloud", FOREIGN)
+def test_nobody_is_asked_about_a_damaged_record(
+    record: Callable[..., LocalJob], runner: CliRunner, asked: list[str], cloud: str, name: str
+) -> None:
+    """Pipes are not opened: they would be waited for."""
+    others = record(cloud=cloud)
+    (others.folder / "submitted.json").write_text(json.dumps(RECORDED))
+    for change in ("{", "5", "pipe", "folder"):
+        path = record(cloud=cloud).folder / name
+        if change == "pipe":
+            os.mkfifo(path)
+        elif change == "folder":
+            path.mkdir()
+        else:
+            path.write_text(change)
+    rows = json.loads(runner.invoke(app, ["runs", "--json"]).stdout)
+    assert [row["state"] for row in rows] == ["damaged"] * 5
+    assert all("is damaged: " in row["problem"] for row in rows)
+    assert not asked
+
+
+def test_a_log_that_is_a_pipe_is_not_waited_for(record: Callable[..., LocalJob], runner: CliRunner) -> None:
+    log = record().log
+    log.unlink()
+    os.mkfifo(log)
+    for options in ([], ["-f"], ["-n", "3"]):
+        done = runner.invoke(app, ["logs", *options, log.parent.name])
+        assert done.exit_code == 1
+        assert done.output == f"error: {log} is damaged: it is no regular file\n"
+
+
+@pytest.mark.parametrize("cloud", FOREIGN)
+def test_others_are_asked_until_the_time_is_over(
+    record: Callable[..., LocalJob], runner: CliRunner, asked: list[str], cloud: str
+) -> None:
+    job, ended, here = record(cloud=cloud), record(cloud=cloud), record()
+    (ended.folder / "exit.json").write_text('{"returncode": 0, "cancelled": false, "ended_s": 5.0}')
+    (job.folder / "modal.json").write_text(json.dumps(SUBMITTED))
+    rows = {
+        row["id"]: row for row in json.loads(runner.invoke(app, ["runs", "--json", "--timeout", "0"]).stdout)
+    }
+    assert not asked
+    assert (rows[job.folder.name]["state"], rows[ended.folder.name]["state"]) == ("unknown", "finished")
+    assert "`wf runs --timeout 600`" in rows[job.folder.name]["problem"]
+    assert rows[here.folder.name]["state"] == "lost"
+    runner.invoke(app, ["runs"])
+    assert asked
+
+
+SUBMITTED = {"app_id": "ap-1", "call_id": None, "name": "x", "user": "u", "workspace": "w", "created_s": 1}
 
 
 def test_a_job_whose_supervisor_was_killed_is_finished_if_its_result_is_there(

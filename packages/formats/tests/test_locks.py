@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from wf_formats.errors import RequestError, UserError
-from wf_formats.locks import locked, try_lock, try_lock_of_process
+from wf_formats.locks import holding, locked, try_lock, try_lock_of_process
 
 TAKES = "import sys, wf_formats.locks as l; sys.exit(not l.{take}(open(sys.argv[1], 'w')))"
 TAKEN = UserError("another one works there")
@@ -71,3 +71,11 @@ def test_a_file_system_without_locks_is_refused(
     message = f"{tmp_path / 'lock'}: its file system has no locks"
     with pytest.raises(RequestError, match=message), locked(tmp_path / "lock", TAKEN):
         pass
+
+
+def test_a_pipe_in_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    os.mkfifo(path)
+    for taking in (locked(path, UserError("taken")), holding(path)):
+        with pytest.raises(OSError, match=str(path)), taking:
+            pass

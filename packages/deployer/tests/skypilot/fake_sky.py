@@ -297,7 +297,7 @@ class InProcess:
         self.fake = fake
         self.answers = runpy.run_path(str(path))["answers"]
 
-    def ask(self, request: Any, *, shown: bool = False) -> Any:
+    def ask(self, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Any:
         (answer,) = self.stream(request, shown=shown)
         return answer
 

@@ -81,6 +81,12 @@ def test_wrong_settings_are_named(tmp_path: Path, text: str) -> None:
     assert str(tmp_path) in str(raised.value)
 
 
+def test_settings_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".wf.toml")
+    with pytest.raises(CommandRequestError, match=r"\.wf\.toml is no regular file"):
+        read_settings(tmp_path)
+
+
 def test_settings(tmp_path: Path) -> None:
     assert read_settings(tmp_path) == Settings((), None)
     (tmp_path / ".wf.toml").write_text('[sky]\nsecrets = ["A", "B_1", "A"]\ngcp_cpus = 24\n')

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock
     Args: taken is raised where another process has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with open(path, "w", opener=_without_waiting) as file:
         if not take(file):
             raise taken
         yield
@@ -54,7 +55,7 @@ def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock
 @contextmanager
 def holding(path: Path) -> Iterator[None]:
     """Makes `is_locked` of a file true as long as this process is at it."""
-    with path.open("w") as file:
+    with open(path, "w", opener=_without_waiting) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # waits for nobody but those that look
         yield
 
@@ -65,6 +66,11 @@ def is_locked(path: Path) -> bool:
         return False
     with path.open() as file:
         return not try_lock(file, is_shared=True)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file; a pipe in its place is an OSError, not waited for until somebody reads it."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _tried(lock: Callable[[File, int], None], file: File, kind: int) -> bool:

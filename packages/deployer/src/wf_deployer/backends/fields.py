@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from wf_deployer.backends.base import Resources
 from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandError
+from wf_formats.json_file import read_value
 
 T = TypeVar("T")
 _LARGEST = 1e12
@@ -41,6 +42,18 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 """A field's annotation, as it is written -> check and name."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file of a record. Raises: CommandError for a pipe or a folder, which none is."""
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path} is damaged: it is no regular file")
+    return path.is_file()
+
+
+def read_from_json(kind: type[T], path: Path) -> T | None:
+    """`from_json` of a file; None: it is not there (yet)."""
+    return from_json(kind, read_value(path, CommandError), path) if is_there(path) else None
 
 
 def from_json(kind: type[T], value: Any, path: Path) -> T:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from wf_deployer.backends.fields import is_there
 from wf_formats.run_files import last_lines
 
 _POLL_S = 0.3
@@ -18,7 +19,10 @@ def follow_log(
 
     Args:
         state_every_s: Least time between two questions `is_over`, for those that others have to answer.
+
+    Raises: CommandError for a log that is no regular file.
     """
+    is_there(log)
     position = 0
     if last is not None:
         position = log.stat().st_size

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from wf_deployer.backends.fields import from_json
-from wf_deployer.backends.record import JobRecord
+from wf_deployer.backends.fields import read_from_json
+from wf_deployer.backends.record import JobFolder, JobRecord
 from wf_deployer.errors import CommandError
 from wf_formats.atomic import atomic_write_json
-from wf_formats.json_file import read_value
 
 _FILE = "submitted.json"
 
@@ -90,5 +89,11 @@ def write_ownership(folder: Path, ownership: Ownership) -> None:
 
 def read_ownership(folder: Path) -> Ownership | None:
     """None: it was not written (yet). Raises: CommandError if the file is damaged."""
-    path = folder / _FILE
-    return from_json(Ownership, read_value(path, CommandError), path) if path.is_file() else None
+    return read_from_json(Ownership, folder / _FILE)
+
+
+def require_undamaged(job: JobFolder) -> None:
+    """Before others are asked about a job. Raises: CommandError if what is written down of it is damaged."""
+    record, end, _ = job.record, job.exit, job.was_cancelled
+    if end is None and (recorded := read_ownership(job.folder)) is not None:
+        require_recorded_of(record, recorded, job.folder)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wf_deployer.backends.base import JobSpec, JobState, Resources
-from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.fields import from_json, is_there, read_from_json
 from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
@@ -112,8 +112,7 @@ class JobFolder:
 
     @property
     def exit(self) -> Exit | None:
-        path = self.folder / "exit.json"
-        return from_json(Exit, read_value(path, CommandError), path) if path.is_file() else None
+        return read_from_json(Exit, self.folder / "exit.json")
 
     def write_exit(self, end: Exit) -> None:
         atomic_write_json(self.folder / "exit.json", asdict(end))
@@ -122,7 +121,7 @@ class JobFolder:
     def was_cancelled(self) -> bool:
         """Whether `wf cancel` has asked for its end, or is about to; not if it could not be asked."""
         path = self.folder / _CANCEL_FILE
-        if not path.exists():
+        if not is_there(path):
             return False
         mark = read_value(path, CommandError)
         if not isinstance(mark, dict):

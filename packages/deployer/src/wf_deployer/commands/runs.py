@@ -31,6 +31,10 @@ COLUMNS = (
 def runs(
     json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Only this many of the newest.")] = 20,
+    timeout: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds after which no more jobs on machines of others are asked for."),
+    ] = 30,
 ) -> None:
     """List the background jobs: state, stage, step, age.
 
@@ -38,32 +42,36 @@ def runs(
     """
     from wf_deployer.backends.registry import list_jobs
 
-    rows = [_row(job) for job in reversed(list_jobs()[-limit:])]
+    deadline_s = time.monotonic() + timeout
+    rows = [_row(job, deadline_s) for job in reversed(list_jobs()[-limit:])]
     if json:
         typer.echo(json_module.dumps(rows, indent=2))
     elif rows:
+        from wf_formats.printable import printable
+
         _print_table(rows)
         for row in rows:
             if row["problem"] is not None:
-                typer.echo(f"{row['id']}: {row['problem']}", err=True)
+                typer.echo(f"{printable(row['id'])}: {printable(row['problem'], None)}", err=True)
     else:
         typer.echo("no jobs yet; `wf train -s 1` starts one")
 
 
-def _row(job: Job) -> dict[str, Any]:
+def _row(job: Job, deadline_s: float) -> dict[str, Any]:
     """A row of any job: one whose record is damaged has its id and the problem."""
     from wf_deployer.backends.base import JobState
     from wf_deployer.errors import CommandError
 
     try:
-        return _readable_row(job)
+        return _readable_row(job, deadline_s)
     except (CommandError, OSError) as error:
         unknown = dict.fromkeys(COLUMNS)
         return unknown | {"id": job.id, "state": str(JobState.damaged), "problem": str(error)}
 
 
-def _readable_row(job: Job) -> dict[str, Any]:
-    record, status = job.record, job.status
+def _readable_row(job: Job, deadline_s: float) -> dict[str, Any]:
+    record = job.record
+    status = job.status if time.monotonic() < deadline_s else job.status_here
     return {
         "id": job.id,
         "state": str(status.state),
@@ -97,6 +105,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from wf_formats.printable import printable
+
+    def shown(value: object, style: str = "") -> Text:
+        return Text("-" if value is None else printable(str(value)), style)
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "cloud", "experiment", "stage", "step", "age"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("step", "age") else "left")
@@ -104,11 +117,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column("address", overflow="fold")
     for row in rows:
         state = row["state"] + (f" ({row['exit_code']})" if row["state"] == "failed" else "")
-        styled = Text(state, _COLORS.get(row["state"], "white"))
+        styled = shown(state, _COLORS.get(row["state"], "white"))
         since = None if row["age_s"] is None else age(row["age_s"])
         others = [row["cloud"], row["experiment"], row["stage"], row["step"], since]
         others += [row["url"]] if has_services else []
-        table.add_row(Text(row["id"]), styled, *(Text("-" if x is None else str(x)) for x in others))
+        table.add_row(shown(row["id"]), styled, *map(shown, others))
     Console().print(table)
 
 

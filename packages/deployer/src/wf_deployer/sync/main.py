@@ -125,7 +125,7 @@ def _print_table(rows: list[Status]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from wf_formats.printable import legible
+    from wf_formats.printable import legible, printable
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("preset", "files", "in sync", "watch", "last sync", "target"):
@@ -134,7 +134,7 @@ def _print_table(rows: list[Status]) -> None:
         in_sync = {True: "yes", False: "no", None: "unknown"}[row.in_sync]
         watch = f"pid {row.watch_pid}" if row.watch_active else "no"
         values = (row.preset, row.files, in_sync, watch, row.last_sync or "never", f"{row.host}:{row.dir}")
-        table.add_row(*(Text(str(value)) for value in values))
+        table.add_row(*(Text(printable(str(value))) for value in values))
     Console().print(table)
     for row in rows:
         if row.last_error is not None and row.in_sync is not None:  # else it is told as this command's

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wf_deployer.backends.base import JobState
-from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.fields import from_json, is_there
 from wf_deployer.backends.local.identity import ProcessIdentity, is_alive
 from wf_deployer.backends.record import JobFolder
 from wf_deployer.errors import CommandError
@@ -54,7 +54,7 @@ class LocalJob(JobFolder):
 
     def _process(self, name: str) -> ProcessIdentity | None:
         path = self.folder / "process.json"
-        if not path.is_file():
+        if not is_there(path):
             return None
         processes = read_value(path, CommandError)
         if not isinstance(processes, dict) or name not in processes:

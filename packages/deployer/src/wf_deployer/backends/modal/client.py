@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.fields import read_from_json
 from wf_deployer.backends.isolated import IsolatedProgram, ProgramError
 from wf_deployer.backends.ownership import Ownership
 from wf_deployer.errors import CommandError, CommandRequestError
-from wf_formats.json_file import read_value
 
 REQUIREMENT = "modal>=1.6.4,<2"
 _PROGRAM = IsolatedProgram(REQUIREMENT, Path(__file__).with_name("program.py"))
@@ -92,7 +91,7 @@ def submit(app: Path, record: Path) -> None:
 
 def read_submitted(record: Path) -> Submitted | None:
     """None: no app was made (yet). Raises: CommandError if the file is damaged."""
-    return from_json(Submitted, read_value(record, CommandError), record) if record.is_file() else None
+    return read_from_json(Submitted, record)
 
 
 def look(app_id: str) -> Found:

@@ -238,6 +238,7 @@ class SkyBackend:
 
     def _asked_state(self, job: JobFolder) -> tuple[JobState, str | None]:
         """Of a job without `exit.json`, which it may get."""
+        remembered(job)  # a damaged one is told before SkyPilot is asked
         try:
             found = self._fetch(job)
             if found is None or differences(expected(job, found), found.ownership):

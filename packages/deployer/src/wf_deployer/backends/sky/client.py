@@ -12,6 +12,8 @@ from wf_deployer.backends.ownership import Ownership
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.errors import CommandError, CommandRequestError
 
+ASKING_TIMEOUT_S = 90.0
+"""Of a question; SkyPilot's client would wait for its server as long as it takes."""
 OWNERSHIP_FIELDS = ("id", "name", "user", "endpoint", "submitted_s", "token", "restarts")
 
 
@@ -88,13 +90,13 @@ class SkyClient:
         return job_id
 
     def cluster(self, name: str) -> SkyJob | None:
-        return _sky_job(self._ask("cluster", name=name))
+        return _sky_job(self._ask("cluster", ASKING_TIMEOUT_S, name=name))
 
     def job(self, job_id: int) -> SkyJob | None:
-        return _sky_job(self._ask("job", job_id=job_id))
+        return _sky_job(self._ask("job", ASKING_TIMEOUT_S, job_id=job_id))
 
     def job_by_token(self, name: str, token: str) -> SkyJob | None:
-        return _sky_job(self._ask("job_by_token", name=name, token=token))
+        return _sky_job(self._ask("job_by_token", ASKING_TIMEOUT_S, name=name, token=token))
 
     def cancel_job(self, job_id: int) -> None:
         self._ask("cancel_job", job_id=job_id)
@@ -111,11 +113,18 @@ class SkyClient:
     def job_logs(self, job_id: int, last: int | None, follow: bool) -> Iterator[str]:
         return self._stream("job_logs", job_id=job_id, last=last, follow=follow)
 
-    def _ask(self, operation: str, shown: bool = False, **arguments: Any) -> Any:
+    def _ask(
+        self, operation: str, timeout_s: float | None = None, shown: bool = False, **arguments: Any
+    ) -> Any:
+        request = {"operation": operation, "arguments": arguments}
         try:
-            return self._program.ask({"operation": operation, "arguments": arguments}, shown=shown)
+            return self._program.ask(request, shown=shown, timeout_s=timeout_s)
         except ProgramError as error:
             raise self._told(error) from error
+        except CommandRequestError:
+            raise
+        except CommandError as error:  # it is late, or was ended
+            raise SkyError(str(error)) from error
 
     def _stream(self, operation: str, **arguments: Any) -> Iterator[str]:
         try:

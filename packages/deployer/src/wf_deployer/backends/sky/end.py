@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobState
-from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.fields import from_json, is_there
 from wf_deployer.backends.record import Exit, JobFolder
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM
 from wf_deployer.errors import CommandError
@@ -45,7 +45,7 @@ def remember(job: JobFolder, state: JobState) -> None:
 def remembered(job: JobFolder) -> JobState | None:
     """Raises: CommandError if the file is damaged."""
     path = job.folder / _LAST_STATE
-    if not path.is_file():
+    if not is_there(path):
         return None
     value = read_value(path, CommandError)
     if value not in list(JobState):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wf_deployer.backends.ownership import Ownership
-from wf_deployer.backends.sky.client import OWNERSHIP_FIELDS, SkyClient, SkyJob
+from wf_deployer.backends.sky.client import ASKING_TIMEOUT_S, OWNERSHIP_FIELDS, SkyClient, SkyJob
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SkyServeClient(SkyClient):
         self._ask("serve_up", shown=True, task=task, name=name, cloud=self._infra.cloud)
 
     def service(self, name: str) -> SkyService | None:
-        if (found := self._ask("service", name=name)) is None:
+        if (found := self._ask("service", ASKING_TIMEOUT_S, name=name)) is None:
             return None
         ownership = Ownership(**{key: found[key] for key in OWNERSHIP_FIELDS})
         replicas = tuple((replica["id"], replica["state"]) for replica in found["replicas"])

@@ -35,6 +35,8 @@ def read_settings(root: Path) -> Settings:
     path = root / SETTINGS_FILE
     if not path.exists():
         return Settings()
+    if not path.is_file():  # a pipe would be waited for
+        raise CommandRequestError(f"{path} is no regular file; write one, or remove it")
     try:
         values = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
