@@ -22,7 +22,7 @@ from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.ownership import differences, read_ownership, require_ours
 from wf_deployer.backends.record import JobFolder, JobRecord, runs_folder
 from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
-from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered
+from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered, upload_of
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.backends.sky.ours import (
     UNSETTLED,
@@ -238,7 +238,8 @@ class SkyBackend:
 
     def _asked_state(self, job: JobFolder) -> tuple[JobState, str | None]:
         """Of a job without `exit.json`, which it may get."""
-        remembered(job)  # a damaged one is told before SkyPilot is asked
+        upload_of(job)  # what is damaged is told before SkyPilot is asked
+        remembered(job)
         try:
             found = self._fetch(job)
             if found is None or differences(expected(job, found), found.ownership):

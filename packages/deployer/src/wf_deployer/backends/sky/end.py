@@ -53,6 +53,13 @@ def remembered(job: JobFolder) -> JobState | None:
     return JobState(value)
 
 
+def upload_of(job: JobFolder) -> str:
+    """Raises: CommandError if the record names none."""
+    if (upload := job.record.upload) is None:
+        raise CommandError(f"{job.folder / 'job.json'} is damaged: a job of SkyPilot has an upload")
+    return upload
+
+
 def end_url(upload: str, job_id: str) -> str:
     """Of the folder that the job's script puts there (script.py)."""
     return f"{upload.rstrip('/')}/wf-jobs/{job_id}"
@@ -64,12 +71,10 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
     Raises:
         CommandError: what lies there is damaged.
     """
-    record, there = job.record, job.folder / "end"
-    if record.upload is None:
-        raise CommandError(f"{job.folder / 'job.json'} is damaged: a job of SkyPilot has an upload")
-    if "://" not in record.upload and not Path(record.upload).is_dir():
-        return NoEnd(False, f"there is no folder {record.upload} on this machine")
-    if (missing := _get(end_url(record.upload, record.id), there)) is not None:
+    record, there, upload = job.record, job.folder / "end", upload_of(job)
+    if "://" not in upload and not Path(upload).is_dir():
+        return NoEnd(False, f"there is no folder {upload} on this machine")
+    if (missing := _get(end_url(upload, record.id), there)) is not None:
         return missing
     end = from_json(Exit, read_value(there / "exit.json", CommandError), there / "exit.json")
     os.replace(there / "log.txt", job.log)
