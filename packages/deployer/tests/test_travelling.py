@@ -53,6 +53,7 @@ STAY = [
     "a=/",
     "+a=/x/*.jsonl",
     "a=/outputs",
+    "a=/outputs/../etc/passwd",
     "a='~/x'",
     "a='~me/x'",
     "a=file:///x",

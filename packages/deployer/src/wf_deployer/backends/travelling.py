@@ -204,7 +204,7 @@ def _stays(key: str, text: str, is_a_path: bool, destination: Destination) -> bo
     if _is_url(text):
         return False
     if text.startswith("/"):
-        return not destination.knows(text)
+        return not destination.knows(os.path.normpath(text) + "/" * text.endswith("/"))
     if text.lower().startswith("file:") or text.startswith("~"):
         return _BEGINS_LIKE_A_PATH.match(text) is not None
     is_name = "/" not in text and "." not in key and not is_a_path
