@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from wf_formats.chat_template import ChatTemplate, TemplateTooCostlyError, TemplateUnfitError
 from wrinklefree_inference.tool_calls.forms import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_NEMO
 from wrinklefree_inference.tool_calls.history import for_template
+from wrinklefree_inference.tool_calls.schema_values import MAX_NUMBER, check_values
 from wrinklefree_inference.tool_calls.schemas import check_bounds, closed, of_arguments
 from wrinklefree_inference.tool_calls.template import TemplateTools
 
@@ -192,3 +194,75 @@ def test_bounds():
         check_bounds({"items": deep})
     with pytest.raises(ValueError, match="at most 65536"):
         check_bounds({"description": "x" * 65_536})
+
+
+@pytest.mark.parametrize("key", ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"])
+@pytest.mark.parametrize("value", [2**53, -(2**53), 10**20, -(10**20), 1e300, float("inf"), float("nan")])
+def test_bounds_that_are_not_held_are_named(key, value):
+    bound = {"type": "integer", key: value}
+    for schema, place in [
+        (bound, key),
+        ({"properties": {"const": bound}}, f"properties.const.{key}"),
+        ({"allOf": [{}, {"items": bound}]}, f"allOf[1].items.{key}"),
+        ({"$ref": "#/x/y", "x": {"y": bound}}, f"x.y.{key}"),
+    ]:
+        words = f"^{re.escape(place)} is {re.escape(repr(value))}: .* -{MAX_NUMBER} to {MAX_NUMBER}$"
+        with pytest.raises(ValueError, match=words):
+            check_values(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"minimum": -MAX_NUMBER, "maximum": MAX_NUMBER, "multipleOf": 0.5},
+        {"properties": {"minimum": {"type": "number"}, "enum": {"default": 10**20}}},
+        {"const": {"minimum": 1e20, "pattern": "a**"}},
+        {"default": {"minimum": 1e20}, "examples": [{"pattern": "a**"}]},
+        {"exclusiveMinimum": True, "maxLength": 2**63 - 1},
+    ],
+)
+def test_what_is_held_is_taken(schema):
+    check_values(schema)
+
+
+def test_integers_that_are_not_held_are_no_answers():
+    for schema, place in [
+        ({"const": 2**53 + 1}, "const"),
+        ({"properties": {"a": {"enum": [1, {"b": [-(10**20)]}]}}}, "properties.a.enum"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{place} is -?[0-9]+: answers are held to numbers"):
+            check_values(schema)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^(a|a)*(b|b)*{1000}$", "a**", "a+*", "a?{3}", "a*?{3}", "a???", "a{2,}{3}", r"\\**"]
+)
+def test_a_repeated_repetition_is_named(pattern):
+    for schema in ({"pattern": pattern}, {"patternProperties": {pattern: {}}}):
+        with pytest.raises(ValueError, match="in a pattern, which repeats a repetition"):
+            check_values(schema)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?:a*){3}",
+        "(?i)a*?",
+        "a??",
+        r"a\\*\*{3}",
+        "[*+]{3}",
+        "[]*+]?",
+        r"[\]*+]*",
+        "a{1,2}?",
+        "{}*",
+        r"\p{L}+",
+    ],
+)
+def test_patterns_that_are_taken(pattern):
+    check_values({"pattern": pattern, "patternProperties": {pattern: {}}})
+
+
+@pytest.mark.parametrize("schema", [{"const": "\ud800"}, {"properties": {"a\ud800": {}}}])
+def test_half_a_surrogate_pair_is_named(schema):
+    with pytest.raises(ValueError, match=r"half a surrogate pair, \\ud800, "):
+        check_values(schema)

@@ -104,7 +104,6 @@ class LimitedProcess:
             return f"it takes more than {WALL_S:g} s"
         if returncode == -signal.SIGKILL:
             return "its process was killed, for want of memory perhaps"
-        if returncode == -signal.SIGSEGV:
-            return "it is nested too deep for its process"
-        how = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
-        return f"its process ended by itself ({how})"
+        if returncode < 0:
+            return f"its process ended by signal {-returncode} ({signal.strsignal(-returncode)})"
+        return f"its process ended by itself (exit code {returncode})"

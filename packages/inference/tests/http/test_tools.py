@@ -287,6 +287,14 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         (_schema({"not": {}}, strict=True), SCHEMA, "Unimplemented keys"),
         (_schema({"$ref": "file:///etc/passwd"}), SCHEMA, "Resource"),
         (_schema({"type": "string", "enum": [1]}), SCHEMA, "nsatisfiable"),
+        (_schema({"type": "integer", "minimum": 10**20}), SCHEMA, "minimum is 100000000000000000000: "),
+        (_schema({"type": "integer", "maximum": -(10**20)}), SCHEMA, "maximum is -100000000000000000000: "),
+        (
+            _tool(parameters={"properties": {"a": {"multipleOf": 2**60}}}),
+            PARAMETERS,
+            "properties.a.multipleOf is 1152921504606846976: ",
+        ),
+        (_schema({"pattern": "^(a|a)*(b|b)*{1000}$"}), SCHEMA, "pattern has *{1000} in"),
         (_called(arguments="{"), ARGUMENTS, "text of JSON"),
         (_called(arguments="[1]"), ARGUMENTS, "an object of JSON"),
         (_called(arguments="[" * 100_000), ARGUMENTS, "text of JSON"),
@@ -319,6 +327,19 @@ def test_refusals(fields, param, words, server, talk, engine):
     error = reply.json()["error"]
     assert error["param"] == param
     assert words in error["message"]
+    assert engine.seen == []
+
+
+def test_half_a_surrogate_pair_in_a_schema_is_told(server, talk, engine):
+    body = json.dumps({"model": "org/toy", "messages": USER} | _schema({"const": "\ud800"}))
+
+    async def work(http):
+        return await http.plain.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+
+    reply = talk(server, work)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["param"] == SCHEMA
+    assert "half a surrogate pair, \\ud800, which is not text" in reply.json()["error"]["message"]
     assert engine.seen == []
 
 

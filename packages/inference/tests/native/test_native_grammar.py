@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -90,6 +91,23 @@ def test_json_of_a_schema(tokenizer, grammars):
     assert len(texts) == 12
     for one in texts:
         check_person(json.loads(one))
+
+
+def test_white_space_is_bounded(tokenizer, grammars):
+    """Where it could come at any length, this model's answer had many in a row and seldom ended."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"const": True},
+            "b": {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2},
+        },
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    grammar = grammars.compile(json_grammar(schema, is_strict=True), {})
+    for seed in range(40):
+        text = drawn(grammar, tokenizer, random.Random(seed))
+        assert re.fullmatch(r'\{"a": ?true, ?"b": ?\[1, ?1\]\}', text), text
 
 
 def read(form, text, must_call):

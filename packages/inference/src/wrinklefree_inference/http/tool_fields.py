@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from wrinklefree_inference.http.requests import Text, misused
 from wrinklefree_inference.http.unknown_fields import Strict
+from wrinklefree_inference.tool_calls.schema_values import check_values
 from wrinklefree_inference.tool_calls.schemas import check_bounds, of_arguments
 
 MAX_TOOLS = 128  # OpenAI's limit
@@ -21,6 +22,7 @@ MAX_TOOLS = 128  # OpenAI's limit
 
 def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     check_bounds(schema)
+    check_values(schema)
     return schema
 
 

@@ -4,9 +4,10 @@
     JSON          what a schema allows
     calls         a model's form of calls (`forms.py`), with arguments that fit their functions' schemas
 
-Whatever an answer is, the end-of-text token is allowed only where it is complete. White space between the
-parts of JSON is a space or a line break with its indentation: a weak model would otherwise write it for ever.
-Arguments are written on one line, as `json.dumps` writes them and models have learned to.
+Whatever an answer is, the end-of-text token is allowed only where it is complete. JSON is on one line: behind
+a comma or a colon a space may be, and no other white space is, as a weak model would write it for ever
+(llguidance's `whitespace_pattern` may come any number of times, so it bounds nothing). Arguments have that
+space always, as `json.dumps` writes them and models have learned to.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from typing import Any
 from wrinklefree_inference.tool_calls.forms import ToolForm
 
 _TEXT = r"(.|\n)*"
-_CONTENT = {"whitespace_pattern": r"( |\n {0,32})?", "coerce_one_of": True}
+_CONTENT = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "coerce_one_of": True,
+}
 _ARGUMENTS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
