@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,14 @@ def test_a_repeated_repetition_is_named(pattern):
 )
 def test_patterns_that_are_taken(pattern):
     check_values({"pattern": pattern, "patternProperties": {pattern: {}}})
+
+
+@pytest.mark.parametrize("part", ["[", "\\", "a*", "{1", "{", "1", "(?"])
+def test_patterns_are_read_in_linear_time(part):
+    """Of quadratic time, `[` alone takes minutes."""
+    start_s = time.process_time()
+    check_values({"pattern": part * (60_000 // len(part))})
+    assert time.process_time() - start_s < 2
 
 
 @pytest.mark.parametrize("schema", [{"const": "\ud800"}, {"properties": {"a\ud800": {}}}])

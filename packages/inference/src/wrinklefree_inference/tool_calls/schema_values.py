@@ -20,7 +20,7 @@ _ANSWERS = ("const", "enum")
 _REMARKS = ("default", "example", "examples")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 
-_LITERAL = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_LITERAL = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]?", re.DOTALL)  # unclosed ones too: linear time
 _TIMES = r"(?:[*+]|\{\d+(?:,\d*)?\})"
 _REPEATED_TWICE = re.compile(rf"{_TIMES}\??{_TIMES}|{_TIMES}\?\?|(?<!\()\?{_TIMES}|\?\?(?:\?|{_TIMES})")
 
