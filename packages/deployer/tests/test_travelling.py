@@ -89,11 +89,11 @@ STAY = [
 ]
 UNKNOWN = [
     "data.sources=[{kind: path, name: a, location: '${seed}/../../etc/passwd'}]",
-    "data.sources=[{kind: path, name: a, location: '${now:/etc/passwd}'}]",
+    "data.sources=[{kind: path, name: a, location: '${later:/etc/passwd}'}]",
     "data.sources=[{kind: path, name: a, location: '${mine}'}]",
     "training.start_from='${mine}'",
     "a='${other}/x'",
-    "a='${now:/etc/passwd}'",
+    "a='${later:/etc/passwd}'",
     "a='./${other}'",
     "a='file:${other}/x'",
     "a='${oc.env:WF_TEST_NONE}/x'",
