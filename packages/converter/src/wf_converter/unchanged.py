@@ -11,9 +11,9 @@ not have, a context that ends earlier.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ USERS = frozenset(
 )
 """Keys of config.json that decide nothing of the log-probs, or that each export has of its own."""
 _FP32 = 1e-6
-_NOTHING = 1e-12  # a frequency that turns nothing, which some files cannot leave out
+_TURNS = 1e-12
+"""Frequencies below turn nothing, over any context."""
 _OF_WORDS = ("_packed", "_scale", "_shape")
 
 
@@ -62,16 +63,32 @@ def check_settings(checkpoint: ConvertedCheckpoint, export: Path, opened: ModelF
         theirs = read_json(export / CONFIG_FILE) | read_settings(export)
         keys = checkpoint.config.keys() | theirs.keys()
     else:
-        mine = dataclasses.asdict(open_model(checkpoint.folder, quantize_master).config)
-        theirs = dataclasses.asdict(opened.config)
+        mine = _computed_with(open_model(checkpoint.folder, quantize_master))
+        theirs = _computed_with(opened)
         keys = set(theirs)
-    for key in sorted(keys - USERS):
-        expected, found = mine.get(key), theirs.get(key)
-        if not _is_same(expected, found):
-            raise ExportError(
-                f"{export} is no export of {checkpoint.folder}: {key} is {found!r:.60} there and "
-                f"{expected!r:.60} in the checkpoint"
-            )
+    told = [
+        f"{key} is {theirs.get(key)!r:.60} there and {mine.get(key)!r:.60} in the checkpoint"
+        for key in sorted(keys - USERS)
+        if not _is_same(mine.get(key), theirs.get(key))
+    ]
+    if told:
+        raise ExportError(f"{export} is no export of {checkpoint.folder}: {'; '.join(told)}")
+
+
+def _computed_with(model: ModelFile) -> dict[str, Any]:
+    """Fields of the decoder's configuration. Pairs of a head that are not turned are left out: some GGUF
+    architectures can only give them a frequency of almost 0."""
+    config = model.config
+    attention = [
+        replace(
+            layer,
+            rope=replace(rope, inverse_frequencies=tuple(filter(_TURNS.__lt__, rope.inverse_frequencies))),
+        )
+        if (rope := layer.rope) is not None
+        else layer
+        for layer in config.attention
+    ]
+    return asdict(replace(config, attention=tuple(attention)))
 
 
 def _is_same(expected: Any, found: Any) -> bool:
@@ -79,11 +96,9 @@ def _is_same(expected: Any, found: Any) -> bool:
     if isinstance(expected, dict) and isinstance(found, dict):
         return all(_is_same(expected.get(key), found.get(key)) for key in expected.keys() | found.keys())
     if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)):
-        longer, length = max(expected, found, key=len), min(len(expected), len(found))
-        rest = all(isinstance(value, float) and abs(value) < _NOTHING for value in longer[length:])
-        return rest and all(map(_is_same, expected, found))
+        return len(expected) == len(found) and all(map(_is_same, expected, found))
     if isinstance(expected, float) and isinstance(found, (int, float)):
-        return math.isclose(expected, found, rel_tol=_FP32, abs_tol=_NOTHING)
+        return math.isclose(expected, found, rel_tol=_FP32)
     return bool(expected == found)
 
 
