@@ -18,8 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.utils
+import pytest
 
 TOKEN = "hf_" + "t" * 30
 CUT = -1
@@ -86,6 +92,24 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def connected(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """A hub that the hub's client is pointed to, with a cache in `folder`; nobody waits between tries."""
+    with serving() as running:
+        constants = huggingface_hub.constants
+        resolve = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        huggingface_hub.utils.disable_progress_bars()
+        yield running
+        huggingface_hub.close_session()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from hub_server import CUT, TOKEN, Hub, serving
+from hub_server import CUT, TOKEN, Hub, connected
 from typer.testing import CliRunner
 
 from wf_converter import hub as hub_module
@@ -60,19 +60,9 @@ def model(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A hub of this test, whose token is in the environment; nobody waits between tries."""
-    with serving() as running:
+    with connected(monkeypatch, tmp_path) as running:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.url)
-        resolve = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        huggingface_hub.utils.disable_progress_bars()
         yield running
-        huggingface_hub.close_session()
 
 
 def committed(hub: Hub, name: str = NAME, branch: str = "main") -> dict[str, bytes]:

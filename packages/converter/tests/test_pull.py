@@ -18,7 +18,7 @@ import huggingface_hub.constants
 import huggingface_hub.utils
 import numpy as np
 import pytest
-from hub_server import TOKEN, Hub, Repository, serving
+from hub_server import TOKEN, Hub, Repository, connected
 from typer.testing import CliRunner
 
 from wf_converter import pull as pull_module
@@ -41,23 +41,13 @@ def files_of_an_export() -> dict[str, bytes]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A hub with one published export; nobody waits between tries, and the working folder is the test's."""
-    with serving() as running:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.url)
-        resolve = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolve)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    with connected(monkeypatch, tmp_path) as running:
         monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        huggingface_hub.utils.disable_progress_bars()
         put(running, files_of_an_export())
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         yield running
-        huggingface_hub.close_session()
 
 
 def put(hub: Hub, files: dict[str, bytes], name: str = NAME) -> None:

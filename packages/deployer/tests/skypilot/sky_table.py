@@ -14,7 +14,7 @@ from click.testing import Result
 from fake_sky import BOB, NOW, FakeSky, InProcess
 from typer.testing import CliRunner
 
-from wf_deployer.backends.sky import backend, client, end, service
+from wf_deployer.backends.sky import backend, client, end, launcher
 from wf_deployer.main import app
 
 TRAINER = Path(__file__).parents[1] / "slurm" / "small_trainer.py"
@@ -75,15 +75,14 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> S
     subprocess.run(["git", "init", "-q", checkout], check=True)
     (checkout / "code.py").write_text("print(1)\n")
     (checkout / ".env").write_text("TOKEN=hunter2\n")
-    for name in ("backend", "planning", "service"):
+    for name in ("backend", "planning", "service", "launcher"):
         monkeypatch.setattr(f"wf_deployer.backends.sky.{name}.workspace_root", lambda: checkout)
     fake = FakeSky()
     monkeypatch.setattr(client, "IsolatedProgram", lambda requirement, path: InProcess(fake, path))
     monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, str(TRAINER)])
     monkeypatch.setattr(backend, "GRACE_S", 0.0)
-    monkeypatch.setattr(backend, "_POLL_S", 0.01)
-    monkeypatch.setattr(service, "_POLL_S", 0.01)
+    monkeypatch.setattr(launcher, "_POLL_S", 0.01)
     monkeypatch.chdir(checkout)
     if (path := os.environ.get("PYTHONPATH")) is not None:  # program.py takes it away, from its own process
         monkeypatch.setenv("PYTHONPATH", path)

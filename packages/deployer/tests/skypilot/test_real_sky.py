@@ -27,8 +27,8 @@ import os, sys
 from pathlib import Path
 root = Path(os.environ["CHECKOUT"])
 os.chdir(root)
-from wf_deployer.backends.sky import backend, planning
-backend.workspace_root = planning.workspace_root = lambda: root
+from wf_deployer.backends.sky import backend, launcher, planning
+backend.workspace_root = launcher.workspace_root = planning.workspace_root = lambda: root
 from wf_deployer.commands import train
 train.TRAINER = [sys.executable, *os.environ["TRAINER"].split()]
 from wf_deployer.main import app

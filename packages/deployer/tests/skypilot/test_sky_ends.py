@@ -167,7 +167,7 @@ def test_whatever_ends_a_launch_the_command_that_frees_its_machines_is_told(
     def interrupted(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("wf_deployer.backends.sky.backend.adopt", interrupted)
+    monkeypatch.setattr("wf_deployer.backends.sky.launcher.adopt", interrupted)
     done = sky.train()
     (job_id,) = os.listdir(sky.runs)
     assert done.exit_code == code

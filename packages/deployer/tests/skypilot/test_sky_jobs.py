@@ -15,7 +15,7 @@ import yaml
 from fake_sky import BOB, ME, NOW, FakeSky, InProcess, status
 from sky_table import Sky
 
-from wf_deployer.backends.sky import backend
+from wf_deployer.backends.sky import launcher
 from wf_deployer.errors import CommandError, CommandRequestError
 
 SPOT = ("--spot",)
@@ -262,7 +262,7 @@ def test_a_full_disk_launches_nothing_and_leaves_nothing(sky: Sky, monkeypatch: 
         target.mkdir()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
-    monkeypatch.setattr(backend, "copy_checkout", full)
+    monkeypatch.setattr(launcher, "copy_checkout", full)
     done = sky.train()
     assert done.exit_code == 1
     assert "No space left on device; free some space" in done.output

@@ -9,18 +9,18 @@ The exit code is the command's, 128 + N for one that signal N ended.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections import deque
+from functools import partial
+
+from wf_formats.lifeline import end_with
 
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
 KEPT_LINES, LINE_BYTES = 100, 1000
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(end_with, os.getpid()),  # should this process be killed itself
     )
     threading.Thread(target=_end_with_input, args=[child], daemon=True).start()
     printed = child.stdout
@@ -40,11 +40,6 @@ def main() -> None:
     sys.stdout.buffer.write(b"".join(last))
     sys.stdout.flush()
     os._exit(code if code >= 0 else 128 - code)  # without waiting for the thread, which may read still
-
-
-def _end_with_parent() -> None:
-    """Of this process, should it be killed itself."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_input(child: subprocess.Popen[bytes]) -> None:

@@ -98,9 +98,7 @@ def serve_llamacpp(options: LlamaCppServerOptions) -> None:
     from wrinklefree_inference.llamacpp.server import start_server
 
     server = start_server(options)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _on_signal()
     _announce(Path(options.model).name, server.listening_address)
     stop.wait()
     typer.echo("stopping", err=True)
@@ -111,9 +109,7 @@ def serve_bitnetcpp(options: BitnetCppServerOptions) -> None:
     """The llama-server of a build of bitnet.cpp, a process of its own that ends with this one."""
     from wrinklefree_inference.bitnetcpp.server import start_server
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _on_signal()
     server = start_server(options, stop)
     try:
         if not stop.is_set():
@@ -123,6 +119,14 @@ def serve_bitnetcpp(options: BitnetCppServerOptions) -> None:
         typer.echo("stopping", err=True)
     finally:
         server.close()
+
+
+def _on_signal() -> threading.Event:
+    """Set by Ctrl-C and SIGTERM from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def _in_background(make: Callable[[], Made]) -> Future[Made]:

@@ -51,9 +51,13 @@ def router(service: Service) -> APIRouter:
 
 
 async def chat_generation(
-    service: Service, http: Request, body: ChatRequest, names: FieldNames
+    service: Service, http: Request, body: ChatRequest, names: FieldNames, prompt: str | None = None
 ) -> tuple[Generation, list[ChatAnswer]]:
-    """Submit a conversation; `names` are what the client calls its fields.
+    """Submit a conversation.
+
+    Args:
+        names: What the client calls its fields.
+        prompt: Plain text in the place of the conversation, without the model's template.
 
     Returns:
         What comes, and what makes content and calls of it: one for each answer.
@@ -64,8 +68,11 @@ async def chat_generation(
     service.check_model(body.model)
     service.check_choices(body.num_choices, 1)
     rules, param = AnswerRules.of(body, names), names.messages
-    messages = [message.for_template() for message in body.messages]
-    tokenizing = service.tokenized_chat(http, messages, body.template_variables, rules.tools, param)
+    if prompt is None:
+        messages = [message.for_template() for message in body.messages]
+        tokenizing = service.tokenized_chat(http, messages, body.template_variables, rules.tools, param)
+    else:
+        tokenizing = service.tokenized(http, prompt, param)
     ids = await unless_client_leaves(http.receive, tokenizing)
     held_to = await unless_client_leaves(http.receive, service.held_to(http, rules))
     longest = service.max_tokens(body.max_completion_tokens or body.max_tokens, len(ids), param)

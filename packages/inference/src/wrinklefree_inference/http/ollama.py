@@ -13,9 +13,8 @@ import hashlib
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from wrinklefree_inference.http.answer_rules import AnswerRules, FieldNames
+from wrinklefree_inference.http.answer_rules import FieldNames
 from wrinklefree_inference.http.chat import chat_generation
-from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.embeddings import EmbeddingInputs, numbers
 from wrinklefree_inference.http.errors import invalid, refusals
 from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse
@@ -38,7 +37,6 @@ from wrinklefree_inference.http.ollama_form import OllamaForm, nanoseconds, time
 from wrinklefree_inference.http.ollama_messages import turns_of
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.service import GENERATION_ERRORS, GENERATION_STATUSES, Service, respond
-from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.strict_json import strict_router
 
 PROTOCOL_VERSION = "0.12.0"
@@ -78,18 +76,8 @@ def router(service: Service) -> APIRouter:
         if not body.prompt:
             return _loaded(service, form)
         asked = body.as_chat(body.messages(), "prompt")
-        if body.raw:
-            service.check_model(asked.model)
-            ids = await unless_client_leaves(http.receive, service.tokenized(http, body.prompt))
-            rules = AnswerRules.of(asked, _names("prompt"))
-            held_to = await unless_client_leaves(http.receive, service.held_to(http, rules))
-            longest = service.max_tokens(asked.max_completion_tokens, len(ids), "prompt")
-            generation = await service.generation(
-                http, asked, [(ids, longest)], None, "prompt", grammar=held_to.grammar
-            )
-            answer = ChatAnswer(form=None)
-        else:
-            generation, (answer,) = await chat_generation(service, http, asked, _names("prompt"))
+        plain = body.prompt if body.raw else None
+        generation, (answer,) = await chat_generation(service, http, asked, _names("prompt"), plain)
         return await respond(http, asked, generation, form.queued(answer), form)
 
     @routes.post(

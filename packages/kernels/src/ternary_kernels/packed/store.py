@@ -6,7 +6,6 @@ that somebody has mapped is locked by them (`layout.open_file`) and stays.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -20,6 +19,7 @@ from ternary_kernels.packed.key import SUFFIX
 from ternary_kernels.packed.layout import PackedFile, PackedFileError, Sections, open_file, write
 from ternary_kernels.packed.settings import SIZE_VARIABLE, CacheSettings
 from wf_formats.atomic import atomic_file
+from wf_formats.locks import try_lock
 
 SPARE_BYTES = 1 << 30
 """Left free on the disk for others."""
@@ -93,10 +93,8 @@ class PackedStore:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with (self._folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise NotKeptError("another process is writing there just now") from error
+            if not try_lock(lock):
+                raise NotKeptError("another process is writing there just now")
             yield
 
     def _make_room(self, num_bytes: int) -> None:
@@ -136,9 +134,7 @@ def _gb(num_bytes: int) -> str:
 def _is_removed(path: Path) -> bool:
     """Removes a model unless somebody has it mapped."""
     with path.open("r+b") as file:  # NFS locks so only what may be written
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             return False
         path.unlink()
     _log.info("%s was not used for longest and is removed", path)

@@ -123,15 +123,7 @@ def _remove(volume: str | None, folder: str) -> None:
 
 
 def service_logs(app_id: str, created_s: float, last: int | None, follow: bool) -> Iterator[str]:
-    app = modal.App.lookup(app_id)
-    newest = None
-    for entry in _printed(app, created_s, last):
-        newest = max(newest or entry.timestamp, entry.timestamp)
-        yield entry.message
-    if follow:
-        for entry in app.logs.stream():
-            if newest is None or entry.timestamp > newest:
-                yield entry.message
+    yield from _lines(modal.App.lookup(app_id), created_s, last, lambda: follow)
 
 
 def look(app_id: str) -> Iterator[dict[str, Any]]:
@@ -164,12 +156,18 @@ def kill(call_id: str) -> Iterator[None]:
 def logs(call_id: str, created_s: float, last: int | None, follow: bool) -> Iterator[str]:
     """Answers: pieces of what the call printed."""
     call = modal.FunctionCall.from_id(call_id)
+    goes_on = ("pending", "running")
+    yield from _lines(call, created_s, last, lambda: follow and _result(call_id)["state"] in goes_on)
+
+
+def _lines(printer: Any, created_s: float, last: int | None, follows: Callable[[], bool]) -> Iterator[str]:
+    """What was printed, and what will be, if `follows` says so then."""
     newest = None
-    for entry in _printed(call, created_s, last):
+    for entry in _printed(printer, created_s, last):
         newest = max(newest or entry.timestamp, entry.timestamp)
         yield entry.message
-    if follow and _result(call_id)["state"] in ("pending", "running"):
-        for entry in call.logs.stream():
+    if follows():
+        for entry in printer.logs.stream():
             if newest is None or entry.timestamp > newest:  # it may begin with what we have
                 yield entry.message
 

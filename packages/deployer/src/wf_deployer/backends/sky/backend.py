@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
-from wf_deployer.backends.ending import require_running, wait_for_end
+from wf_deployer.backends.ending import require_running
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.ownership import differences, read_ownership, require_ours
-from wf_deployer.backends.record import JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.record import JobFolder, JobRecord
 from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
 from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered, upload_of
 from wf_deployer.backends.sky.infra import Infra
+from wf_deployer.backends.sky.launcher import STARTING_S, Launcher
 from wf_deployer.backends.sky.ours import (
-    UNSETTLED,
     adopt,
     expected,
     known_state,
@@ -36,25 +36,21 @@ from wf_deployer.backends.sky.ours import (
 from wf_deployer.backends.sky.planning import places, plan, require_secrets
 from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
-from wf_deployer.backends.sky.workdir import copy_checkout
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
-from wf_formats.atomic import atomic_write_text
-from wf_formats.locks import holding, is_locked
 from wf_formats.printable import printable
 
 GRACE_S = 35.0
 """A cancelled job has 30 s between TERM and KILL; its machines are given back after that."""
-_POLL_S = 5.0
-_STARTING_S = 600.0
-"""A job younger than this that SkyPilot does not know is being launched, an older one is lost."""
 _LAUNCHING_S = 3600.0
 """After this SkyPilot launches nothing any more for a `wf` that was interrupted."""
-_LAUNCH_LOCK, _GIVEN_BACK = "launch.lock", "given_back"
+_GIVEN_BACK = "given_back"
 
 
-class SkyBackend:
+class SkyBackend(Launcher[SkyJob]):
     """Implements `Backend`."""
+
+    by = "SkyPilot"
 
     def __init__(self, infra: Infra) -> None:
         self.infra = infra
@@ -65,37 +61,11 @@ class SkyBackend:
         places(self.infra, resources, settings)
         require_secrets(settings.secrets)
 
-    def preview(self, spec: JobSpec) -> str:
-        task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
-        return self.client.preview(task)
-
     def results(self, spec: JobSpec) -> str | None:
         return spec.upload
 
     def submit(self, spec: JobSpec) -> None:
-        spec = replace(spec, cloud=str(self.infra), run_folder=None)
-        self.client.require_valid(
-            self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
-        )
-        job = JobFolder.create(spec)
-        folder = job.folder.absolute()
-        try:
-            task = self._task(job.record, folder).to_yaml()
-            atomic_write_text(folder / "task.yaml", task)
-            copy_checkout(workspace_root(), folder / "workdir")
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        with holding(folder / _LAUNCH_LOCK):
-            try:
-                found = self._launch(job, task)
-            except CommandError as error:
-                self._after_failed_launch(job, error)
-                return
-        if found is None:
-            raise CommandError(f"{spec.id} was launched, and SkyPilot does not know it any more")
-        adopt(job, found)
-        shutil.rmtree(folder / "workdir", ignore_errors=True)
+        self._submit(replace(spec, cloud=str(self.infra), run_folder=None))
 
     def status(self, job_id: str) -> JobStatus:
         job = JobFolder.of(job_id)
@@ -140,7 +110,7 @@ class SkyBackend:
                 self.client.cancel_job(managed_id(job, found.ownership))
             else:
                 self._give_back(job, found, min(timeout_s, GRACE_S), delivered)
-        return wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
+        return self._waited(job_id, timeout_s)
 
     def _return_machines(self, job: JobFolder) -> str | None:
         """On Slurm nobody else does, where the job itself could not. Tried at each look until it is done.
@@ -220,21 +190,10 @@ class SkyBackend:
         return self.client.cluster(record.name)
 
     def _fetch(self, job: JobFolder) -> SkyJob | None:
-        """The job or cluster of the record as it is now; whose it is has to be compared."""
         recorded = read_ownership(job.folder)
         if recorded is None or not job.record.resources.spot:
             return self._find(job)
         return self.client.job(managed_id(job, recorded))
-
-    def _require(self, job: JobFolder) -> SkyJob:
-        """Raises: CommandError unless it is there and ours."""
-        if (found := self._fetch(job)) is None:
-            later = "" if read_ownership(job.folder) is not None else UNSETTLED
-            raise CommandError(
-                f"refused: SkyPilot has no {job.record.name} (any more); nothing was touched{later}"
-            )
-        adopt(job, found)
-        return found
 
     def _asked_state(self, job: JobFolder) -> tuple[JobState, str | None]:
         """Of a job without `exit.json`, which it may get."""
@@ -265,7 +224,7 @@ class SkyBackend:
         return state, reason or f"how it ended is not known yet: {missing.reason}"
 
     def _state_without_machines(self, job: JobFolder) -> tuple[JobState, str | None]:
-        if is_locked(job.folder / _LAUNCH_LOCK):
+        if self._is_being_launched(job):
             return JobState.starting, None
         if (missing := fetch_end(job)) is None:
             return JobState.unknown, None  # exit.json says it
@@ -273,7 +232,7 @@ class SkyBackend:
             return JobState.cancelled, None
         if (seen := remembered(job)) is not None:
             return self._settled(job, seen, missing, None)
-        if read_ownership(job.folder) is None and time.time() - job.record.created_s < _STARTING_S:
+        if read_ownership(job.folder) is None and time.time() - job.record.created_s < STARTING_S:
             return JobState.starting, None
         state = JobState.lost if missing.is_missing else JobState.unknown
         return state, f"SkyPilot has no machines of it, and how it ended is not known: {missing.reason}"

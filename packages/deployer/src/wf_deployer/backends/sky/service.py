@@ -13,28 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
-from wf_deployer.backends.ending import require_running, wait_for_end
+from wf_deployer.backends.ending import require_running
 from wf_deployer.backends.ownership import differences, read_ownership
-from wf_deployer.backends.record import TOKEN_VARIABLE, Exit, JobFolder, JobRecord, runs_folder
+from wf_deployer.backends.record import TOKEN_VARIABLE, Exit, JobFolder, JobRecord
 from wf_deployer.backends.service import KEY_VARIABLE, PORT, Service, start_script
 from wf_deployer.backends.sky.client import SkyError
 from wf_deployer.backends.sky.infra import Infra
-from wf_deployer.backends.sky.ours import UNSETTLED, adopt, expected
+from wf_deployer.backends.sky.launcher import STARTING_S, Launcher
+from wf_deployer.backends.sky.ours import adopt, expected
 from wf_deployer.backends.sky.planning import places, require_secrets
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM, service_script
 from wf_deployer.backends.sky.service_client import SkyServeClient, SkyService
 from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
-from wf_deployer.backends.sky.workdir import copy_checkout, copy_model
+from wf_deployer.backends.sky.workdir import copy_model
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
-from wf_formats.atomic import atomic_write_text
-from wf_formats.locks import holding, is_locked
 
-_POLL_S = 5.0
-_STARTING_S = 600.0
-"""A service younger than this that SkyServe does not know is being launched, an older one is lost."""
-_LAUNCH_LOCK = "launch.lock"
 _MODEL = "wf-model"
 _READY_WITHIN_S = 3600
 """Environment, model and loading, before a replica that does not answer counts as failed."""
@@ -46,8 +41,11 @@ _STATES = {
 _STATE_OF = {name: state for state, names in _STATES.items() for name in names.split()}
 
 
-class SkyServiceBackend:
+class SkyServiceBackend(Launcher[SkyService]):
     """Implements `Backend`."""
+
+    by = "SkyServe"
+    client: SkyServeClient
 
     def __init__(self, infra: Infra) -> None:
         self.infra = infra
@@ -60,40 +58,11 @@ class SkyServiceBackend:
         places(self.infra, resources, settings)
         require_secrets((KEY_VARIABLE, *settings.secrets))
 
-    def preview(self, spec: JobSpec) -> str:
-        task = self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
-        return self.client.preview(task)
-
     def results(self, spec: JobSpec) -> str | None:
         return None
 
     def submit(self, spec: JobSpec) -> None:
-        spec = replace(spec, cloud=str(self.infra))
-        self.client.require_valid(
-            self._task(JobRecord(**vars(spec)), runs_folder().absolute() / spec.id).to_yaml()
-        )
-        job = JobFolder.create(spec)
-        folder = job.folder.absolute()
-        try:
-            task = self._task(job.record, folder).to_yaml()
-            atomic_write_text(folder / "task.yaml", task)
-            copy_checkout(workspace_root(), folder / "workdir")
-            if (model := _service(job.record).local_model) is not None:
-                copy_model(model, folder / "workdir" / _MODEL)
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        with holding(folder / _LAUNCH_LOCK):
-            try:
-                self.client.serve_up(task, job.record.name)
-                found = self.client.service(job.record.name)
-            except CommandError as error:
-                self._after_failed_launch(job, error)
-                return
-        if found is None:
-            raise CommandError(f"{spec.id} was launched, and SkyServe does not know it any more")
-        adopt(job, found)
-        shutil.rmtree(folder / "workdir", ignore_errors=True)
+        self._submit(replace(spec, cloud=str(self.infra)))
 
     def status(self, job_id: str) -> JobStatus:
         job = JobFolder.of(job_id)
@@ -122,10 +91,10 @@ class SkyServiceBackend:
         found = self._require(job)
         with job.asking_for_its_end():
             self.client.serve_down(found.ownership.name)
-        return wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
+        return self._waited(job_id, timeout_s)
 
     def _asked_status(self, job: JobFolder) -> JobStatus:
-        found = self.client.service(job.record.name)
+        found = self._fetch(job)
         told = [] if found is None else differences(expected(job, found), found.ownership)
         if found is not None and not told:
             adopt(job, found)
@@ -133,26 +102,28 @@ class SkyServiceBackend:
         if job.was_cancelled:
             job.write_exit(end := Exit(STOPPED_BY_TERM, True, time.time()))
             return JobStatus(end.state, str(job.log), None, end.returncode, end.ended_s)
-        is_young = time.time() - job.record.created_s < _STARTING_S
-        if is_locked(job.folder / _LAUNCH_LOCK) or (is_young and read_ownership(job.folder) is None):
+        is_young = time.time() - job.record.created_s < STARTING_S
+        if self._is_being_launched(job) or (is_young and read_ownership(job.folder) is None):
             return JobStatus(JobState.starting, str(job.log))
         problem = f"SkyServe has no such service (any more){': ' if told else ''}{'; '.join(told)}"
         return JobStatus(JobState.lost, str(job.log), problem=problem)
 
-    def _require(self, job: JobFolder) -> SkyService:
-        """Raises: CommandError unless it is there and ours."""
-        if (found := self.client.service(job.record.name)) is None:
-            later = "" if read_ownership(job.folder) is not None else UNSETTLED
-            raise CommandError(
-                f"refused: SkyServe has no {job.record.name} (any more); nothing was touched{later}"
-            )
-        adopt(job, found)
-        return found
+    def _send(self, record: JobRecord, workdir: Path) -> None:
+        super()._send(record, workdir)
+        if (model := _service(record).local_model) is not None:
+            copy_model(model, workdir / _MODEL)
+
+    def _launch(self, job: JobFolder, task: str) -> SkyService | None:
+        self.client.serve_up(task, job.record.name)
+        return self._fetch(job)
+
+    def _fetch(self, job: JobFolder) -> SkyService | None:
+        return self.client.service(job.record.name)
 
     def _after_failed_launch(self, job: JobFolder, error: CommandError) -> None:
         """Keeps the record of a service that is there all the same."""
         try:
-            found = self.client.service(job.record.name)
+            found = self._fetch(job)
         except CommandError as second:
             raise CommandError(
                 f"{error}; then {second}; `wf cancel {job.record.id}` ends it if it is there"
