@@ -45,6 +45,8 @@ codes = torch.zeros(64, 576, dtype=torch.int8)
 for seed in (None, 1):
     gpu.quantize_rows(x, 1e-5, seed)
     gpu.quantize_columns(x, ones, 1e-5, seed)
+for dtype in gpu.FLOATS:
+    gpu.dequantize_rows(codes, ones, dtype)
 for group_size in (None, 64):
     gpu.ternarize(x.float(), group_size, 1e-5)
 for col_factors in (None, torch.ones(576)):

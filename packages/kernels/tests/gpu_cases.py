@@ -41,6 +41,17 @@ def test_rows_are_rounded_as_on_the_cpu(size: int, dtype: torch.dtype, seed: int
         assert equal(found, training.quantize_rows(rows, SMALLEST, seed))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 17, 4100])
+def test_codes_become_values_as_pytorch_divides(size: int, dtype: torch.dtype) -> None:
+    codes, inverse = codes_of(7, size), random(7, 1).abs() * 1e3
+    inverse[5], inverse[6] = torch.nan, 127 / SMALLEST
+    found = gpu.dequantize_rows(codes.to(DEVICE), inverse.to(DEVICE), dtype)
+    expected = torch.div(codes, inverse, out=torch.empty(7, size, dtype=dtype))
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("seed", [None, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("tokens", "size"), [(1, 1), (5, 70), (33, 129), (70, 17)])
@@ -174,6 +185,8 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="label 64 is outside the vocabulary of 64"):
         gpu.cross_entropy_rows(x, torch.full((8,), 64, device=DEVICE), -100, None)
     codes, ones = torch.zeros(4, 64, dtype=torch.int8, device=DEVICE), torch.ones(4, 3, device=DEVICE)
+    with pytest.raises(ValueError, match=r"inverse_scales is \[4, 3\], not \[4, 1\]"):
+        gpu.dequantize_rows(codes, ones, torch.bfloat16)
     with pytest.raises(ValueError, match="64 inputs do not divide into groups of 48"):
         gpu.ternarize(x, 48, SMALLEST)
     with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
@@ -191,7 +204,7 @@ def test_kernels_start_on_the_gpu_of_their_tensors(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "group64"])
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
 def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with the CPU's; what they do not have PyTorch computes."""
     torch.manual_seed(0)

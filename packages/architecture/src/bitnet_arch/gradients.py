@@ -80,6 +80,10 @@ class Bf16Gradients:
 def _bf16_tokens(x: Quantized) -> Tensor:
     if not isinstance(x, Int8Tokens):
         return x.values().bfloat16()
+    dequantize = kernel_for("dequantize_rows", torch.bfloat16, x.codes, x.inverse_scale)
+    if dequantize is not None:
+        values: Tensor = dequantize(x.codes, x.inverse_scale, torch.bfloat16)
+        return values
     made = torch.empty_like(x.codes, dtype=torch.bfloat16)
     return torch.div(x.codes, x.inverse_scale, out=made)  # in float32, and rounded in the same pass
 

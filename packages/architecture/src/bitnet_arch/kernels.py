@@ -25,6 +25,7 @@ Kernel = Literal[
     "code_gradients",
     "compensate",
     "cross_entropy_rows",
+    "dequantize_rows",
     "descend",
     "divergence_rows",
     "group_product",
@@ -39,7 +40,9 @@ Kernel = Literal[
     "ternarize",
     "turn",
 ]
-"""Those of the CPU; another device's module may have fewer."""
+"""A device's module has those that pay there."""
+ON_GPUS = frozenset[Kernel](("dequantize_rows",))
+"""Those that a CPU does not need: PyTorch's operators are as good there."""
 _PACKAGES = {"ternary_kernels", "triton"}
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -75,7 +78,8 @@ def describe(device: torch.device) -> str:
     """One line on what computes the quantized layers of a model on `device`, and which kernels it lacks."""
     module = _module_of(device.type)
     if module is not None:
-        missing = [name for name in get_args(Kernel) if not hasattr(module, name)]
+        needless = ON_GPUS if device.type == "cpu" else ()
+        missing = [name for name in get_args(Kernel) if name not in needless and not hasattr(module, name)]
         others = f"; PyTorch operators for {', '.join(missing)}" if missing else ""
         return f"quantized layers: {module.describe()}{others}"
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Rounding to int8 with a scale for each row or column: floats in, codes and inverse scales out."""
+"""Rounding to int8 with a scale for each row or column: floats in, codes and inverse scales out, and back."""
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ternary_kernels.gpu.launch import (
     magnitude_bits,
     nan_unless_finite,
     nearest,
+    rounded_to,
 )
 
 _TILE = 64
@@ -102,6 +103,31 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
 
 def _bits(seed: int | None) -> int:
     return (seed or 0) & 0xFFFFFFFF
+
+
+@triton.jit
+def _dequantize_rows(codes, inverse, out, cols, BLOCK: tl.constexpr):
+    row, place = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    places = row.to(tl.int64) * cols + place
+    values = tl.load(codes + places, mask=place < cols, other=0).to(tl.float32)
+    found = tl.div_rn(values, tl.load(inverse + row))
+    tl.store(out + places, rounded_to(out.dtype.element_ty, found), mask=place < cols)
+
+
+def dequantize_rows(codes: Tensor, inverse_scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """codes / inverse scales [rows, cols], divided in float32 and rounded once to `dtype`, one of FLOATS.
+
+    Args:
+        codes: int8 [rows, cols]; inverse_scales: float32 [rows, 1], as `quantize_rows` returns them.
+    """
+    rows, cols = codes.shape
+    fits("codes", codes, (rows, cols), torch.int8)
+    fits("inverse_scales", inverse_scales, (rows, 1), torch.float32)
+    out = torch.empty_like(codes, dtype=dtype)
+    block = block_of(cols)
+    grid = rows, triton.cdiv(cols, block)
+    launch(_dequantize_rows, grid, codes, inverse_scales, out, cols, BLOCK=block, **EXACT)
+    return out
 
 
 @triton.jit
