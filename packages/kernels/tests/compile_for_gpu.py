@@ -54,6 +54,9 @@ for col_factors in (None, torch.ones(576)):
 gpu.group_product(codes, ones, codes, torch.ones(64, 9), torch.bfloat16)
 gpu.rms_norm(x.requires_grad_(), torch.ones(576), 1e-5)[0].sum().backward()
 gpu.swiglu(x, x).sum().backward()
+heads = x.view(1, 64, 9, 64)
+for angles in (torch.ones(1, 64, 64), torch.ones(1, 64, 64, dtype=torch.bfloat16)):
+    sum(y.sum() for y in gpu.turn(heads, heads[:, :, :3].contiguous(), angles, angles)).backward()
 logits = x.detach().clone()
 gpu.cross_entropy_rows(logits, labels, -100, 0.5)
 gpu.divergence_rows(logits, logits.clone(), 0.5)

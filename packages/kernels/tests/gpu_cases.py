@@ -3,6 +3,8 @@
 test_gpu.py runs this file in a process of its own: Triton's interpreter is chosen before Triton is imported.
 """
 
+from types import ModuleType
+
 import pytest
 import torch
 from beside_pytorch import compare, no_worse_than_pytorch, norm_case, random, results, swiglu_case
@@ -116,6 +118,27 @@ def test_swiglu_and_its_gradients(size: int, dtype: torch.dtype) -> None:
     compare(gpu.swiglu, *swiglu_case(2, 19, size, dtype=dtype), SEEDS, DEVICE)
 
 
+@pytest.mark.parametrize(("dtype", "of_angles"), [*zip(DTYPES, DTYPES, strict=True), (DTYPES[1], DTYPES[0])])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "size", "own_angles"),
+    [(1, 1, 2, True), (9, 3, 64, False), (3, 3, 30, True), (5, 1, 1026, True)],
+)
+def test_positions_are_turned_as_on_the_cpu(
+    heads: int, key_heads: int, size: int, own_angles: bool, dtype: torch.dtype, of_angles: torch.dtype
+) -> None:
+    """To the bit, forward and backward, which is PyTorch's result there (test_training.py)."""
+    angles = random(2, 2 if own_angles else 1, 5, size, seed=5).to(of_angles)
+    q, k = (random(2, 5, n, size, dtype=dtype, seed=n) for n in (heads, key_heads))
+    upstream = [random(2, n, 5, size, dtype=dtype, seed=9).transpose(1, 2) for n in (heads, key_heads)]
+
+    def turned(module: ModuleType, device: str) -> tuple[Tensor, ...]:
+        leaves = [x.to(device).requires_grad_() for x in (q, k)]
+        found = module.turn(*leaves, *angles.to(device))
+        return *found, *torch.autograd.grad(found, leaves, [grad.to(device) for grad in upstream])
+
+    assert equal(turned(gpu, DEVICE), turned(training, "cpu"))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 15, 8200])
 def test_cross_entropy_and_its_gradient(size: int, dtype: torch.dtype) -> None:
@@ -187,6 +210,11 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     codes, ones = torch.zeros(4, 64, dtype=torch.int8, device=DEVICE), torch.ones(4, 3, device=DEVICE)
     with pytest.raises(ValueError, match=r"inverse_scales is \[4, 3\], not \[4, 1\]"):
         gpu.dequantize_rows(codes, ones, torch.bfloat16)
+    heads = random(2, 3, 1, 6).to(DEVICE)
+    with pytest.raises(ValueError, match=r"heads \[2, 3, 1, 6\] are not turned by angles \[3, 3, 6\]"):
+        gpu.turn(heads, heads, *random(2, 3, 3, 6).to(DEVICE))
+    with pytest.raises(ValueError, match=r"k is torch.float32, not torch.bfloat16"):
+        gpu.turn(heads.bfloat16(), heads, *random(2, 1, 3, 6).to(DEVICE))
     with pytest.raises(ValueError, match="64 inputs do not divide into groups of 48"):
         gpu.ternarize(x, 48, SMALLEST)
     with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
@@ -217,7 +245,7 @@ def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: py
     told = kernels.describe(torch.device(DEVICE))
     assert "Triton" in told
     lacking = "adamw, attention, code_gradients, compensate, descend, int8_columns, latent_codes"
-    assert told.endswith(f"; PyTorch operators for {lacking}, latent_gradients, turn")
+    assert told.endswith(f"; PyTorch operators for {lacking}, latent_gradients")
     weight = layer.weight.detach().to(DEVICE)
     assert kernel_for("ternarize", torch.float32, weight) is gpu.ternarize
     assert kernel_for("latent_codes", torch.float32, weight) is None

@@ -36,7 +36,8 @@ def rotated(
 
 def _fits(q: Tensor, k: Tensor, cosine: Tensor) -> bool:
     """Whether the kernel's result is what attention gets: autocast rounds what float32 angles make."""
-    is_rounded = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is q.dtype
+    device = q.device.type
+    is_rounded = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is q.dtype
     return (
         q.dtype is k.dtype
         and (q.dtype is cosine.dtype or (cosine.dtype is torch.float32 and is_rounded))

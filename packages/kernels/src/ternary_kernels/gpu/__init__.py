@@ -1,9 +1,10 @@
 """Training kernels for PyTorch tensors on a GPU, in Triton: what `ternary_kernels.training` has for the CPU.
 
 The same names and arguments, for the part of them that pays on a GPU; whoever asks for another (attention,
-say, where PyTorch's own is good) computes it with PyTorch's operators. Codes, scales and scaled sums are
-those of the CPU to the bit, sums of floats up to their order. What is not finite is not refused, since that
-would make each call wait for the GPU: it makes scales and losses NaN, of its own row, column or group.
+say, where PyTorch's own is good) computes it with PyTorch's operators. Codes, scales, scaled
+sums and turned heads are those of the CPU to the bit, sums of floats up to their order. What is not finite is
+not refused, since that would make each call wait for the GPU: it makes scales and losses NaN, of its own row,
+column or group.
 
 Importing it needs the package `triton`, which PyTorch for CUDA brings. Under Triton's interpreter
 (TRITON_INTERPRET=1) the same functions take tensors on the CPU; tests do that.
@@ -12,6 +13,7 @@ Importing it needs the package `triton`, which PyTorch for CUDA brings. Under Tr
 from ternary_kernels.gpu.blocks import rms_norm, swiglu
 from ternary_kernels.gpu.launch import describe
 from ternary_kernels.gpu.losses import cross_entropy_rows, divergence_rows
+from ternary_kernels.gpu.positions import turn
 from ternary_kernels.gpu.products import group_product, scale_sums
 from ternary_kernels.gpu.rounding import dequantize_rows, quantize_columns, quantize_rows
 from ternary_kernels.gpu.ternary import ternarize
@@ -30,4 +32,5 @@ __all__ = [
     "scale_sums",
     "swiglu",
     "ternarize",
+    "turn",
 ]
