@@ -53,6 +53,7 @@ for col_factors in (None, torch.ones(576)):
     gpu.scale_sums(codes.int(), ones, torch.bfloat16, col_factors)
 gpu.group_product(codes, ones, codes, torch.ones(64, 9), torch.bfloat16)
 gpu.rms_norm(x.requires_grad_(), torch.ones(576), 1e-5)[0].sum().backward()
+gpu.rms_norm_bf16(x, torch.ones(576, dtype=torch.bfloat16), 1e-5)[0].sum().backward()
 gpu.swiglu(x, x).sum().backward()
 heads = x.view(1, 64, 9, 64)
 for angles in (torch.ones(1, 64, 64), torch.ones(1, 64, 64, dtype=torch.bfloat16)):

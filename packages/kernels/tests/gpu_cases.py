@@ -3,6 +3,8 @@
 test_gpu.py runs this file in a process of its own: Triton's interpreter is chosen before Triton is imported.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 from beside_pytorch import compare, no_worse_than_pytorch, norm_case, random, results, swiglu_case
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from bitnet_arch import BitLinear, kernels, quantizer, set_precision
+from bitnet_arch import BitLinear, kernels, quantizer, set_precision, use_kernels
 from bitnet_arch.kernels import kernel_for
 from ternary_kernels import gpu, training
 from ternary_kernels.gpu.launch import DEVICE
@@ -20,6 +24,16 @@ SIZES = [1, 64, 65]
 DTYPES = [torch.float32, torch.bfloat16]
 SMALLEST = 1e-5
 SEEDS = (0, 5)
+
+
+@pytest.fixture
+def by_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What asks for kernels gets these, under the interpreter too."""
+    with monkeypatch.context() as patch:
+        patch.setitem(kernels.MODULES, DEVICE, "ternary_kernels.gpu")
+        kernels._module_of.cache_clear()
+        yield
+    kernels._module_of.cache_clear()
 
 
 def codes_of(*shape: int, seed: int = 0) -> Tensor:
@@ -110,6 +124,31 @@ def test_group_products_are_exact(tokens: int, rows: int, cols: int, group: int,
 def test_norm_and_its_gradients(size: int, dtype: torch.dtype) -> None:
     case = norm_case(2, 9, size, dtype=dtype)
     compare(lambda x, weight: gpu.rms_norm(x, weight, 1e-5)[0], *case, SEEDS, DEVICE)
+
+
+@pytest.mark.parametrize("size", [1, 65, 576])
+def test_a_norm_with_a_bf16_weight_and_its_gradients(size: int) -> None:
+    reference, make = norm_case(2, 9, size, dtype=torch.bfloat16)
+
+    def rounded(seed: int) -> tuple[list[Tensor], Tensor]:
+        inputs, upstream = make(seed)
+        return [x.bfloat16() for x in inputs], upstream
+
+    compare(lambda x, weight: gpu.rms_norm_bf16(x, weight, 1e-5)[0], reference, rounded, SEEDS, DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_norm_with_a_bf16_weight_rounds_as_transformers_does(dtype: torch.dtype) -> None:
+    """Twice; sums in another order change a value in thousands."""
+    norm = LlamaRMSNorm(576, 1e-5).bfloat16()
+    norm.weight.data.copy_(random(576, seed=1))
+    x = random(9, 576, dtype=dtype)
+    found, _ = gpu.rms_norm_bf16(x.to(DEVICE), norm.weight.detach().to(DEVICE), 1e-5)
+    expected = norm(x).detach()
+    tolerance = 1e-6 if dtype is torch.float32 else 2**-7
+    torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=0)
+    if dtype is torch.bfloat16:
+        assert (found.cpu() != expected).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -233,15 +272,14 @@ def test_kernels_start_on_the_gpu_of_their_tensors(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("scheme", ["tensor", "group64"])
 @pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
-def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_computes_with_them(precision: str, scheme: str, request: pytest.FixtureRequest) -> None:
     """As with the CPU's; what they do not have PyTorch computes."""
     torch.manual_seed(0)
     layer = BitLinear(128, 72, quantizer=quantizer(scheme))
     set_precision(torch.nn.ModuleList([layer]), precision)
     x, upstream = random(5, 128), random(5, 72, seed=1)
     theirs = results(layer, [x], upstream)
-    monkeypatch.setitem(kernels.MODULES, DEVICE, "ternary_kernels.gpu")
-    kernels._module_of.cache_clear()
+    request.getfixturevalue("by_triton")
     told = kernels.describe(torch.device(DEVICE))
     assert "Triton" in told
     lacking = "adamw, attention, code_gradients, compensate, descend, int8_columns, latent_codes"
@@ -250,6 +288,37 @@ def test_a_layer_computes_with_them(precision: str, scheme: str, monkeypatch: py
     assert kernel_for("ternarize", torch.float32, weight) is gpu.ternarize
     assert kernel_for("latent_codes", torch.float32, weight) is None
     ours = results(layer.to(DEVICE), [x.to(DEVICE)], upstream.to(DEVICE))
-    kernels._module_of.cache_clear()
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.cpu(), reference, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "norm"), [(DTYPES[0], "rms_norm"), (DTYPES[1], "rms_norm_bf16")])
+def test_a_model_answers_as_transformers_does(
+    dtype: torch.dtype, norm: str, by_triton: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student's blocks, float32 under autocast, and a teacher's, bfloat16: each part by its kernel."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    model = LlamaForCausalLM(config).to(DEVICE, dtype)
+    called: Counter[str] = Counter()
+    for name in ("rms_norm", "rms_norm_bf16", "swiglu", "turn"):
+        kernel = getattr(gpu, name)
+        monkeypatch.setattr(
+            gpu, name, lambda *args, name=name, kernel=kernel: (called.update([name]), kernel(*args))[1]
+        )
+
+    def answers() -> list[Tensor]:
+        model.zero_grad()
+        ids = torch.arange(22, device=DEVICE).view(2, 11)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype is torch.float32):
+            logits = model(input_ids=ids).logits.float()
+        logits.square().mean().backward()
+        return [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    expected = answers()
+    use_kernels(model)
+    found = answers()
+    assert called == {norm: 5, "swiglu": 2, "turn": 2}
+    for mine, reference in zip(found, expected, strict=True):
+        assert (mine - reference).norm() <= 0.02 * reference.norm()

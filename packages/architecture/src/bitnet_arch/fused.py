@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from bitnet_arch.attention import use_attention
-from bitnet_arch.kernels import kernel_for
+from bitnet_arch.kernels import Kernel, kernel_for
 from bitnet_arch.rotary import turning
 
+_NORMS: dict[torch.dtype, Kernel] = {torch.float32: "rms_norm", torch.bfloat16: "rms_norm_bf16"}
+"""By the dtype of the weight."""
 _SWIGLU_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
@@ -27,7 +29,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Args:
         x: [..., features]; weight: [features].
     """
-    norm = kernel_for("rms_norm", x.dtype, weight) if weight.dtype is torch.float32 else None
+    name = _NORMS.get(weight.dtype)
+    norm = kernel_for(name, x.dtype, weight) if name is not None else None
     if norm is not None:
         normed: Tensor = norm(x, weight, eps)[0]
         return normed

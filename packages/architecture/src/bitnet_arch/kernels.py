@@ -35,14 +35,15 @@ Kernel = Literal[
     "quantize_columns",
     "quantize_rows",
     "rms_norm",
+    "rms_norm_bf16",
     "scale_sums",
     "swiglu",
     "ternarize",
     "turn",
 ]
 """A device's module has those that pay there."""
-ON_GPUS = frozenset[Kernel](("dequantize_rows",))
-"""Those that a CPU does not need: PyTorch's operators are as good there."""
+ON_GPUS = frozenset[Kernel](("dequantize_rows", "rms_norm_bf16"))
+"""Those that pay on a GPU alone."""
 _PACKAGES = {"ternary_kernels", "triton"}
 _PLAIN = (Tensor, nn.Parameter)
 

@@ -10,7 +10,7 @@ Importing it needs the package `triton`, which PyTorch for CUDA brings. Under Tr
 (TRITON_INTERPRET=1) the same functions take tensors on the CPU; tests do that.
 """
 
-from ternary_kernels.gpu.blocks import rms_norm, swiglu
+from ternary_kernels.gpu.blocks import rms_norm, rms_norm_bf16, swiglu
 from ternary_kernels.gpu.launch import describe
 from ternary_kernels.gpu.losses import cross_entropy_rows, divergence_rows
 from ternary_kernels.gpu.positions import turn
@@ -29,6 +29,7 @@ __all__ = [
     "quantize_columns",
     "quantize_rows",
     "rms_norm",
+    "rms_norm_bf16",
     "scale_sums",
     "swiglu",
     "ternarize",

@@ -11,6 +11,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ternary_kernels.gpu.launch import FUSED, fits, fits_matrix, launch, rounded_to
+from ternary_kernels.training.rows import FLOATS
 
 _ROWS = 16
 """Of one program of a norm's backward pass, which sums their gradients of the weight in float32."""
@@ -25,8 +26,11 @@ def _norm(x, weight, out, factors, cols, eps, BLOCK: tl.constexpr):
     values = tl.load(x + place, mask=col < cols, other=0.0).to(tl.float32)
     factor = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(values * values, 0) / cols + eps))
     tl.store(factors + row, factor)
-    gain = tl.load(weight + col, mask=col < cols, other=0.0)
-    tl.store(out + place, rounded_to(out.dtype.element_ty, gain * (values * factor)), mask=col < cols)
+    gain = tl.load(weight + col, mask=col < cols, other=0.0).to(tl.float32)
+    normed = values * factor
+    if weight.dtype.element_ty == tl.bfloat16:
+        normed = rounded_to(out.dtype.element_ty, normed).to(tl.float32)
+    tl.store(out + place, rounded_to(out.dtype.element_ty, gain * normed), mask=col < cols)
 
 
 @triton.jit
@@ -35,7 +39,7 @@ def _norm_backward(
 ):
     col = tl.arange(0, BLOCK)
     inside = col < cols
-    gain = tl.load(weight + col, mask=inside, other=0.0)
+    gain = tl.load(weight + col, mask=inside, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     first = tl.program_id(0) * ROWS
     for row in range(first, tl.minimum(first + ROWS, rows)):
@@ -54,18 +58,19 @@ def norm_rows(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """weight * x * factor like x, and factor = 1 / sqrt(mean(x^2) + eps) float32 [rows].
 
     Args:
-        x: float32 or bfloat16 [rows, cols]; weight: float32 [cols].
+        x: float32 or bfloat16 [rows, cols].
+        weight: float32 [cols]; or bfloat16, and x * factor is rounded before it is multiplied with it.
     """
     fits_matrix("x", x)
     rows, cols = x.shape
-    fits("weight", weight, (cols,), torch.float32)
+    fits("weight", weight, (cols,), *FLOATS)
     out, factors = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
     launch(_norm, (rows,), x, weight, out, factors, cols, eps, BLOCK=triton.next_power_of_2(cols), **FUSED)
     return out, factors
 
 
 def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x (like x) and of weight (float32) for the gradient of `norm_rows`' first result."""
+    """Gradients of x (like x) and of weight (like weight) for the gradient of `norm_rows`' first result."""
     fits_matrix("grad", grad)
     rows, cols = grad.shape
     programs = triton.cdiv(rows, _ROWS)
@@ -85,7 +90,7 @@ def norm_rows_backward(grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor)
         ROWS=_ROWS,
         **FUSED,
     )
-    return grad_x, partial.sum(0, dtype=torch.float64).float()
+    return grad_x, partial.sum(0, dtype=torch.float64).to(weight.dtype)
 
 
 @triton.jit
@@ -168,9 +173,22 @@ class _Swiglu(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """y like x [..., features] and, without gradient, 1 / sqrt(mean(x^2) + eps) float32 [tokens].
 
+    Args:
+        weight: float32 [features].
+
     Raises:
         ValueError: a dtype, shape or device that does not fit.
     """
+    fits("weight", weight, tuple(x.shape[-1:]), torch.float32)
+    found: tuple[Tensor, Tensor] = _RmsNorm.apply(x, weight, eps)
+    return found
+
+
+def rms_norm_bf16(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm` with a bfloat16 weight, rounded as a model in bfloat16 rounds: x, normed, is like x before
+    it is multiplied with the weight, and rounded again.
+    """
+    fits("weight", weight, tuple(x.shape[-1:]), torch.bfloat16)
     found: tuple[Tensor, Tensor] = _RmsNorm.apply(x, weight, eps)
     return found
 

@@ -85,4 +85,10 @@ class LocalTeacher(Teacher):
             return run_forward(self.model, view, capture)
 
     def to(self, device: torch.device) -> None:
+        """On a GPU it computes by kernels, which round some sums otherwise; on a CPU its answers stay
+        transformers' own to the bit."""
+        import bitnet_arch
+
         self.model.to(device)
+        if device.type != "cpu":
+            bitnet_arch.use_kernels(self.model)
