@@ -24,6 +24,8 @@ from bitnet_arch import (
     set_precision,
     use_kernels,
 )
+from bitnet_arch import gradients as gradient_products
+from bitnet_arch.activations import Int8Tokens
 from bitnet_arch.attention import NAME, use_attention
 from bitnet_arch.convert import ConversionConfig
 from bitnet_arch.fp8 import Fp8Gradients, why_no_fp8
@@ -237,6 +239,27 @@ def test_factors_are_filled_up_to_what_gpus_take(rows: int, n: int, cols: int) -
     if (rows, n, cols) == (17, 8, 8):
         assert wide_x is x
         assert wide_y is y
+
+
+def test_layers_with_one_input_take_its_values_from_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the backward pass too, where autograd hands out what they kept."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList([BitLinear(64, 24), BitLinear(64, 32), BitLinear(64, 24)])
+    set_precision(layers, "bf16")
+    x, other = (torch.randn(5, 64, requires_grad=True) for _ in range(2))
+    made: list[Int8Tokens] = []
+    divided = gradient_products._divided
+    monkeypatch.setattr(gradient_products, "_divided", lambda x: (made.append(x), divided(x))[1])
+    sum(layer(x).float().square().sum() for layer in layers).backward()
+    assert len(made) == 1
+    together = [layer.weight.grad for layer in layers]
+    for layer, expected in zip(layers, together, strict=True):
+        layer.weight.grad = None
+        layer(other).float().square().sum().backward()
+        layer.weight.grad = None
+        layer(x).float().square().sum().backward()
+        assert torch.equal(layer.weight.grad, expected)
+    assert len(made) == 7
 
 
 def test_the_cpu_has_every_kernel_that_it_needs() -> None:

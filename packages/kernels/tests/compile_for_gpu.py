@@ -48,7 +48,7 @@ for seed in (None, 1):
 for dtype in gpu.FLOATS:
     gpu.dequantize_rows(codes, ones, dtype)
 for group_size in (None, 64):
-    gpu.ternarize(x.float(), group_size, 1e-5)
+    gpu.dequantize_groups(*gpu.ternarize(x.float(), group_size, 1e-5), torch.bfloat16)
 for col_factors in (None, torch.ones(576)):
     gpu.scale_sums(codes.int(), ones, torch.bfloat16, col_factors)
 gpu.group_product(codes, ones, codes, torch.ones(64, 9), torch.bfloat16)

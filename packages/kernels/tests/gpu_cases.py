@@ -3,6 +3,7 @@
 test_gpu.py runs this file in a process of its own: Triton's interpreter is chosen before Triton is imported.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
@@ -90,6 +91,24 @@ def test_master_weights_become_the_codes_and_scales_of_the_cpu(
     weight[0] = 0
     found = gpu.ternarize(weight.to(DEVICE), group, SMALLEST)
     assert equal(found, training.ternarize(weight, group, SMALLEST))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows", "cols", "groups"), [(1, 1, None), (5, 70, 0), (33, 384, 6), (2, 8200, 2), (3, 4, 4)]
+)
+def test_codes_and_scales_become_values(rows: int, cols: int, groups: int | None, dtype: torch.dtype) -> None:
+    """A scale for the matrix (None), for each row (0), for each group."""
+    codes = codes_of(rows, cols)
+    shape = () if groups is None else (rows, groups) if groups else (rows,)
+    scales = random(rows * (groups or 1)).abs()[: math.prod(shape)].view(shape)
+    if scales.dim() > 1:
+        scales[1, 1] = torch.nan
+    found = gpu.dequantize_groups(codes.to(DEVICE), scales.to(DEVICE), dtype)
+    factors = scales.to(dtype).reshape(-1, groups or 1, 1)
+    expected = (codes.to(dtype).view(rows, groups or 1, -1) * factors).view(rows, cols)
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -256,6 +275,8 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         gpu.turn(heads.bfloat16(), heads, *random(2, 1, 3, 6).to(DEVICE))
     with pytest.raises(ValueError, match="64 inputs do not divide into groups of 48"):
         gpu.ternarize(x, 48, SMALLEST)
+    with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
+        gpu.dequantize_groups(codes, ones, torch.bfloat16)
     with pytest.raises(ValueError, match="64 inputs do not divide into 3 groups"):
         gpu.group_product(codes, ones[:, :1].contiguous(), codes, ones, torch.float32)
 

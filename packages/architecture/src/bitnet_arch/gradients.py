@@ -25,12 +25,17 @@ from torch import Tensor
 from bitnet_arch.activations import Int8Tokens, round_tokens
 from bitnet_arch.fp8 import Fp8Gradients
 from bitnet_arch.kernels import kernel_for
+from bitnet_arch.last_input import LastInput
 from bitnet_arch.products import scaled_sums
 from bitnet_arch.rounding import Quantized
 from wf_formats.matrix import QuantizedMatrix
 
 _SMALLEST = 1e-30
 """Smallest max |gradient| of a scale; below, codes are 0."""
+
+
+_BF16: LastInput[Tensor] = LastInput()
+"""Values of the codes that layers with one input share, whose backward passes follow each other."""
 
 
 class GradientProducts(Protocol):
@@ -80,6 +85,10 @@ class Bf16Gradients:
 def _bf16_tokens(x: Quantized) -> Tensor:
     if not isinstance(x, Int8Tokens):
         return x.values().bfloat16()
+    return _BF16.of(x.codes, lambda _: _divided(x), id(x.inverse_scale))
+
+
+def _divided(x: Int8Tokens) -> Tensor:
     dequantize = kernel_for("dequantize_rows", torch.bfloat16, x.codes, x.inverse_scale)
     if dequantize is not None:
         values: Tensor = dequantize(x.codes, x.inverse_scale, torch.bfloat16)
@@ -91,7 +100,11 @@ def _bf16_tokens(x: Quantized) -> Tensor:
 def _bf16_weight(weight: Quantized) -> Tensor:
     if not isinstance(weight, QuantizedMatrix):
         return weight.values().bfloat16()
-    codes, scales = weight.codes, weight.scales.bfloat16()
+    codes, scales = weight.codes, weight.scales
+    if (dequantize := kernel_for("dequantize_groups", torch.bfloat16, codes, scales)) is not None:
+        values: Tensor = dequantize(codes, scales, torch.bfloat16)
+        return values
+    scales = scales.bfloat16()
     grouped = codes.bfloat16().view(codes.shape[0], -1, weight.group_size or codes.shape[1])
     factors = scales.reshape(-1, 1, 1) if scales.dim() < 2 else scales.unsqueeze(-1)
     return grouped.mul_(factors).view(codes.shape)

@@ -25,6 +25,7 @@ Kernel = Literal[
     "code_gradients",
     "compensate",
     "cross_entropy_rows",
+    "dequantize_groups",
     "dequantize_rows",
     "descend",
     "divergence_rows",
@@ -42,7 +43,7 @@ Kernel = Literal[
     "turn",
 ]
 """A device's module has those that pay there."""
-ON_GPUS = frozenset[Kernel](("dequantize_rows", "rms_norm_bf16"))
+ON_GPUS = frozenset[Kernel](("dequantize_groups", "dequantize_rows", "rms_norm_bf16"))
 """Those that pay on a GPU alone."""
 _PACKAGES = {"ternary_kernels", "triton"}
 _PLAIN = (Tensor, nn.Parameter)

@@ -16,12 +16,13 @@ from ternary_kernels.gpu.losses import cross_entropy_rows, divergence_rows
 from ternary_kernels.gpu.positions import turn
 from ternary_kernels.gpu.products import group_product, scale_sums
 from ternary_kernels.gpu.rounding import dequantize_rows, quantize_columns, quantize_rows
-from ternary_kernels.gpu.ternary import ternarize
+from ternary_kernels.gpu.ternary import dequantize_groups, ternarize
 from ternary_kernels.training.rows import FLOATS
 
 __all__ = [
     "FLOATS",
     "cross_entropy_rows",
+    "dequantize_groups",
     "dequantize_rows",
     "describe",
     "divergence_rows",

@@ -1,4 +1,4 @@
-"""Master weights to ternary codes and absmean scales.
+"""Master weights to ternary codes and absmean scales, and codes and scales to values.
 
 Magnitudes are summed in float64, rows apart, so scales are the CPU's unless a mean lies within some 1e-13 of
 the middle between two floats.
@@ -21,6 +21,7 @@ from ternary_kernels.gpu.launch import (
     magnitude_bits,
     nan_unless_finite,
     nearest,
+    rounded_to,
 )
 from ternary_kernels.training.rows import groups_of
 
@@ -120,3 +121,38 @@ def _by_matrix(weight: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     count = weight.numel()
     launch(_codes_of, (triton.cdiv(count, _CODES),), weight, inverse, codes, count, BLOCK=_CODES, **EXACT)
     return codes, 1.0 / inverse
+
+
+@triton.jit
+def _dequantize_groups(codes, scales, out, cols, group_size, row_scales, BLOCK: tl.constexpr):
+    row, col = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = col < cols
+    place = row.to(tl.int64) * cols + col
+    scale = tl.load(scales + row.to(tl.int64) * row_scales + col // group_size, mask=inside, other=0.0)
+    scale = rounded_to(out.dtype.element_ty, scale).to(tl.float32)
+    found = tl.load(codes + place, mask=inside, other=0).to(tl.float32) * scale
+    tl.store(out + place, rounded_to(out.dtype.element_ty, found), mask=inside)
+
+
+def dequantize_groups(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """codes * scales [out, in] in `dtype`, one of FLOATS, to which scales are rounded before.
+
+    Args:
+        codes: int8 [out, in]; scales: float32 [], [out] or [out, groups].
+
+    Raises:
+        ValueError: rows do not divide into groups.
+    """
+    rows, cols = codes.shape
+    row_scales = 0 if scales.dim() == 0 else scales.numel() // rows
+    groups = row_scales or 1
+    if cols % groups:
+        raise ValueError(f"{cols} inputs do not divide into {groups} groups")
+    fits("codes", codes, (rows, cols), torch.int8)
+    fits("scales", scales, ((), (rows,), (rows, groups))[scales.dim()], torch.float32)
+    out = torch.empty_like(codes, dtype=dtype)
+    block = block_of(cols)
+    programs = rows, triton.cdiv(cols, block)
+    sizes = cols, cols // groups, row_scales
+    launch(_dequantize_groups, programs, codes, scales, out, *sizes, BLOCK=block, **EXACT)
+    return out
