@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 
 
 def run_cases(**environment: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / "gpu_cases.py"]
+    files = [HERE / "gpu_cases.py", HERE / "gpu_model_cases.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         command, cwd=HERE, env=os.environ | environment, capture_output=True, text=True, check=False
     )
