@@ -89,6 +89,23 @@ def test_a_part_that_is_joined_in_the_folder_already(method):
     assert torch.equal(linear.packed()(x), expected(x))
 
 
+def test_on_the_layer_of_a_server():
+    """What vLLM and SGLang do: parameters by name, the loader of each with its shard, then the product."""
+    linear, layer = _empty("words, groups"), torch.nn.Module()
+    linear.expect_on(layer)
+    parameters = dict(layer.named_parameters())
+    assert sum(parameter.numel() for parameter in parameters.values()) == 0
+    for part, shard in enumerate("qkv"):
+        for name, tensor in _stored("words, groups", *_numbers("words, groups", part)).items():
+            assert parameters[name].dtype == tensor.dtype
+            parameters[name].weight_loader(parameters[name], tensor, shard)
+    linear.pack_into(layer)
+    assert not list(layer.parameters())
+    assert {name for name, _ in layer.named_buffers()} >= {"ternary.data", "ternary.group_scales"}
+    x = torch.randn(2, COLUMNS)
+    assert torch.equal(layer.ternary(x), _filled("words, groups").packed()(x))
+
+
 def test_names_of_parts():
     assert [part_of(shard) for shard in ("q", "k", "v", 0, 1, None)] == [0, 1, 2, 0, 1, None]
     for shard in ("x", True, (0, 1)):

@@ -4,8 +4,8 @@ Those servers join q, k, v and gate, up into one linear and hand its parts over 
 `ServedLinear` collects them and packs the joined matrix once all are there:
 
     stored = ServedLinear(name, quantization, in_features, [rows of q, of k, of v])
-    stored.load("weight_packed", tensor, part_of("q"))     # for each of stored.tensors and each part
-    layer = stored.packed()                                 # y = layer(x): the kernels of the native decoder
+    stored.expect_on(layer)      # parameters whose `weight_loader` the servers' loaders call for each tensor
+    stored.pack_into(layer)      # then layer.ternary(x) computes, with the kernels of the native decoder
 
 A part comes as it lies in the folder, so every order of codes will do, blocks of rows too, which could not
 be cut or joined while they are packed. One scale for a part becomes one for each of its rows.
@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ternary_kernels.torch_ops import PackedLinear
 from wf_formats.errors import LoadError
@@ -37,16 +38,16 @@ from wf_formats.packed_codes import (
 )
 
 _PARTS = {"q": 0, "k": 1, "v": 2}
-_ENDS = {
-    Storage.PACKED_WORDS: ("weight_packed", "weight_scale", "weight_shape"),
-    Storage.PACKED_INPUTS: ("weight", "weight_scale"),
-    Storage.PACKED_ROWS: ("weight", "weight_scale"),
+_TENSORS: dict[Storage, dict[str, torch.dtype]] = {
+    Storage.PACKED_WORDS: {
+        "weight_packed": torch.int32,
+        "weight_scale": torch.float32,
+        "weight_shape": torch.int64,
+    },
+    Storage.PACKED_INPUTS: {"weight": torch.uint8, "weight_scale": torch.float32},
+    Storage.PACKED_ROWS: {"weight": torch.uint8, "weight_scale": torch.float32},
 }
-_CODES_DTYPE = {
-    Storage.PACKED_WORDS: torch.int32,
-    Storage.PACKED_INPUTS: torch.uint8,
-    Storage.PACKED_ROWS: torch.uint8,
-}
+"""Ends of names, that of the codes first. Scales may be floats of another kind."""
 
 
 def served_quantization(settings: Mapping[str, Any]) -> Quantization:
@@ -62,7 +63,7 @@ def served_quantization(settings: Mapping[str, Any]) -> Quantization:
     if quantization.storage is Storage.MASTER:
         raise LoadError(
             "the folder holds float master weights (a training checkpoint): export it first, by `wf export "
-            "FOLDER --format compressed-tensors`, with SubLN `--format hf`"
+            "--checkpoint FOLDER --format compressed-tensors --output NEW`, with SubLN `--format hf`"
         )
     return quantization
 
@@ -93,9 +94,25 @@ class ServedLinear:
     _loaded: dict[tuple[str, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     @property
-    def tensors(self) -> tuple[str, ...]:
-        """Ends of the names of its tensors in a folder."""
-        return _ENDS[self.quantization.storage]
+    def tensors(self) -> dict[str, torch.dtype]:
+        """Ends of the names of its tensors in a folder, that of the codes first, and their dtypes."""
+        return _TENSORS[self.quantization.storage]
+
+    def expect_on(self, layer: nn.Module) -> None:
+        """Gives a server's layer an empty parameter for each tensor. Its attribute `weight_loader`, called
+        with (parameter, tensor) or (parameter, tensor, shard), is `load`; shards as in `part_of`.
+        """
+        for name, dtype in self.tensors.items():
+            parameter = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
+            parameter.weight_loader = partial(self._load_shard, name)  # type: ignore[attr-defined]
+            layer.register_parameter(name, parameter)
+
+    def pack_into(self, layer: nn.Module) -> None:
+        """Puts the packed matrix in their place, as `layer.ternary`. Raises: as `packed`."""
+        packed = self.packed()
+        for name in self.tensors:
+            delattr(layer, name)
+        layer.ternary = packed
 
     def load(self, tensor_name: str, tensor: Tensor, part: int | None = None) -> None:
         """Takes one tensor of one part.
@@ -139,6 +156,11 @@ class ServedLinear:
         joined = matrix.to(lambda array: torch.from_numpy(np.asarray(array)))
         return PackedLinear.from_ternary(joined.codes, joined.scales)
 
+    def _load_shard(
+        self, tensor_name: str, parameter: nn.Parameter, tensor: Tensor, shard: str | int | None = None
+    ) -> None:
+        self.load(tensor_name, tensor, part_of(shard))
+
     def _rows(self, part: int | None) -> int:
         return sum(self.part_rows) if part is None else self.part_rows[part]
 
@@ -155,8 +177,8 @@ class ServedLinear:
         elif tensor_name == "weight_scale":
             if not tensor.is_floating_point():
                 raise LoadError(f"{shown} is {tensor.dtype}, expected floats")
-        elif tensor.dtype != (expected_dtype := _CODES_DTYPE[self.quantization.storage]):
-            raise LoadError(f"{shown} is {tensor.dtype}, expected {expected_dtype}")
+        elif tensor.dtype != self.tensors[tensor_name]:
+            raise LoadError(f"{shown} is {tensor.dtype}, expected {self.tensors[tensor_name]}")
 
     def _shapes(self, shown: str, rows: int) -> dict[str, tuple[int, ...]]:
         storage, group_size = self.quantization.storage, self.quantization.group_size
@@ -169,14 +191,18 @@ class ServedLinear:
         if storage is Storage.PACKED_ROWS:
             return {"weight": (rows // per_unit, columns), "weight_scale": (1,)}
         shapes: dict[str, tuple[int, ...]] = {
-            self.tensors[0]: (rows, columns // per_unit),
+            self._codes_name: (rows, columns // per_unit),
             "weight_scale": (rows, columns // group_size if group_size else 1),
         }
         return shapes | ({"weight_shape": (2,)} if storage is Storage.PACKED_WORDS else {})
 
+    @property
+    def _codes_name(self) -> str:
+        return next(iter(self.tensors))
+
     def _codes_and_scales(self, part: int | None) -> tuple[np.ndarray, np.ndarray]:
         """int8 [rows, in] and float32 [rows, in / group] (one column: of the rows)."""
-        packed = self._loaded[self.tensors[0], part].contiguous().numpy()
+        packed = self._loaded[self._codes_name, part].contiguous().numpy()
         scales = self._loaded["weight_scale", part].float().numpy()
         if self.quantization.storage is Storage.PACKED_WORDS:
             return unpack_words(packed), scales
