@@ -18,8 +18,9 @@ from wf_formats.errors import RequestError
 from wrinklefree_inference import EngineError, Sampling
 from wrinklefree_inference.bitnetcpp.engine import BitnetCppEngine
 from wrinklefree_inference.bitnetcpp.program import find_program
-from wrinklefree_inference.bitnetcpp.server import BitnetCppServer, start_server
+from wrinklefree_inference.bitnetcpp.server import start_server
 from wrinklefree_inference.cli import app
+from wrinklefree_inference.kept.server import KeptServer
 from wrinklefree_inference.options import BitnetCppOptions, BitnetCppServerOptions, ListenOptions
 
 SERVER = """#!{python} -IS
@@ -159,7 +160,7 @@ def test_the_server_ends_with_who_started_it(build: Build, ternary_gguf: Path):
     assert build.has_ended()
 
 
-def _until_it_ends(server: BitnetCppServer) -> None:
+def _until_it_ends(server: KeptServer) -> None:
     while True:
         server.check()
         time.sleep(0.01)

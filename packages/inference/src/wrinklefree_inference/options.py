@@ -70,6 +70,10 @@ ContextTokens = Annotated[
 ]
 NumThreads = Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)]
 ModelId = Annotated[str | None, Flag("--model-id", "Id in /v1/models; the file's name if not given.")]
+CacheGb = Annotated[
+    float | None, Flag("--kv-cache-gb", "Cache for all requests in GB (1e9 bytes).", minimum=0.001)
+]
+MaxRunning = Annotated[int, Flag("--max-running", "Requests computed together.", minimum=1)]
 NumParallel = Annotated[int, Flag("--parallel", "Requests answered at the same time.", minimum=1)]
 
 
@@ -131,6 +135,18 @@ class BitnetCppOptions(ComputeOptions):
 
 
 @dataclass(frozen=True)
+class VllmOptions(ComputeOptions):
+    """How a model runs in vLLM; `contexts` of them fit into the cache if no size was given."""
+
+    environment: Annotated[
+        Path | None,
+        Flag("--vllm", "Environment with vLLM and wrinklefree-vllm, or its Python.", envvar="WF_VLLM"),
+    ] = None
+    cache_gb: CacheGb = None
+    contexts: int = 4
+
+
+@dataclass(frozen=True)
 class ServedNativeOptions(NativeOptions, ServedEngineOptions):
     """How our own decoder runs a served model."""
 
@@ -159,7 +175,7 @@ class CacheOptions:
         int | None,
         Flag("--kv-cache-tokens", "Cache for all requests in tokens; 4 contexts if not given.", minimum=32),
     ] = None
-    gb: Annotated[float | None, Flag("--kv-cache-gb", "The same in GB (1e9 bytes).", minimum=0.001)] = None
+    gb: CacheGb = None
     type: Annotated[CacheType, Flag("--kv-cache-type", "f16, or int8 at half the memory.")] = CacheType.F16
     contexts: int = 4
 
@@ -201,7 +217,7 @@ class QueueOptions:
         unread_timeout_s: An answer that rests so long is ended.
     """
 
-    max_running: Annotated[int, Flag("--max-running", "Requests computed together.", minimum=1)] = 32
+    max_running: MaxRunning = 32
     max_waiting: Annotated[
         int, Flag("--max-waiting", "Longest queue; beyond it 429 with Retry-After.", minimum=0)
     ] = 128
@@ -372,6 +388,12 @@ class BitnetCppServerOptions:
     num_parallel: NumParallel = 2
 
 
+UpstreamTimeout = Annotated[
+    float,
+    Flag("--upstream-timeout", "Seconds until the server behind sends something, or more.", minimum=0.1),
+]
+
+
 @dataclass(frozen=True)
 class ProxyOptions:
     """`serve --engine openai`: `model` is the URL of the server behind."""
@@ -387,7 +409,17 @@ class ProxyOptions:
             envvar="WF_UPSTREAM_API_KEY",
         ),
     ] = None
-    upstream_timeout_s: Annotated[
-        float,
-        Flag("--upstream-timeout", "Seconds until the server behind sends something, or more.", minimum=0.1),
-    ] = 600.0
+    upstream_timeout_s: UpstreamTimeout = 600.0
+
+
+@dataclass(frozen=True)
+class VllmServerOptions:
+    """`serve --engine vllm`: vLLM behind our HTTP."""
+
+    model: str | Path
+    listen: ListenOptions = field(default_factory=ListenOptions)
+    http: HttpOptions = field(default_factory=HttpOptions)
+    engine: VllmOptions = field(default_factory=VllmOptions)
+    model_id: ModelId = None
+    max_running: MaxRunning = 32
+    upstream_timeout_s: UpstreamTimeout = 600.0

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ternary_kernels.torch_ops import PackedLinear
 from wf_formats.errors import LoadError
-from wf_formats.models.hf_config import Quantization, Storage, read_quantization
+from wf_formats.models.hf_config import Quantization, Storage, read_packed_quantization
 from wf_formats.models.recognition import from_blocks
 from wf_formats.packed_codes import (
     CODES_PER_BYTE,
@@ -59,13 +59,7 @@ def served_quantization(settings: Mapping[str, Any]) -> Quantization:
     Raises:
         LoadError: an unknown method or option; or float master weights, which take training's quantizer.
     """
-    quantization = read_quantization({"quantization_config": settings})
-    if quantization.storage is Storage.MASTER:
-        raise LoadError(
-            "the folder holds float master weights (a training checkpoint): export it first, by `wf export "
-            "--checkpoint FOLDER --format compressed-tensors --output NEW`, with SubLN `--format hf`"
-        )
-    return quantization
+    return read_packed_quantization({"quantization_config": settings})
 
 
 def part_of(shard: str | int | None) -> int | None:

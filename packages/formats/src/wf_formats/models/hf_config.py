@@ -164,6 +164,23 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
     )
 
 
+def read_packed_quantization(config: Mapping[str, Any]) -> Quantization:
+    """How the matrices are stored, for servers that take packed ternary weights alone.
+
+    Raises:
+        LoadError: an unknown method or option; or float weights: the message says how to export them.
+    """
+    quantization = read_quantization(config)
+    if quantization.storage is Storage.MASTER:
+        raise LoadError(
+            "the folder holds float master weights (a training checkpoint): export it first, by `wf export "
+            "--checkpoint FOLDER --format compressed-tensors --output NEW`, with SubLN `--format hf`"
+        )
+    if quantization.storage is Storage.VALUES:
+        raise LoadError("the folder holds float weights, and no packed ternary ones (no quantization_config)")
+    return quantization
+
+
 def checked_floors(floors: Any) -> dict[str, int]:
     """SubLN floor exponents by linear; raises LoadError for anything else than small whole numbers."""
     if not isinstance(floors, dict) or not all(type(k) is int and -64 <= k <= 64 for k in floors.values()):

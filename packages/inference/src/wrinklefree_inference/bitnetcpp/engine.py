@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wrinklefree_inference.bitnetcpp.program import find_program
-from wrinklefree_inference.bitnetcpp.server import BitnetCppServer, start_server
+from wrinklefree_inference.bitnetcpp.server import start_server
 from wrinklefree_inference.engines.local_server import LocalServerEngine
+from wrinklefree_inference.kept.server import KeptServer
 from wrinklefree_inference.llamacpp.gguf_file import check_gguf
 from wrinklefree_inference.options import BitnetCppOptions, BitnetCppServerOptions, ListenOptions
 
@@ -28,7 +29,7 @@ class BitnetCppEngine(LocalServerEngine):
         super().__init__(check_gguf(path))
         self.options = options or BitnetCppOptions()
         find_program(self.options.build)
-        self._server: BitnetCppServer | None = None
+        self._server: KeptServer | None = None
 
     def _start(self, listen: ListenOptions) -> str:
         self._server = start_server(BitnetCppServerOptions(self.path, listen, self.options, num_parallel=1))

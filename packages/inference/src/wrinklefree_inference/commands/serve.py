@@ -16,6 +16,7 @@ from wrinklefree_inference.options import (
     LlamaCppServerOptions,
     NativeServerOptions,
     ProxyOptions,
+    VllmServerOptions,
 )
 
 
@@ -38,6 +39,7 @@ SERVERS = {
     "bitnetcpp": ServedEngine(
         BitnetCppServerOptions, "wrinklefree_inference.commands.serving:serve_bitnetcpp"
     ),
+    "vllm": ServedEngine(VllmServerOptions, "wrinklefree_inference.commands.serving:serve_vllm"),
     "openai": ServedEngine(ProxyOptions, "wrinklefree_inference.commands.serving:serve_openai"),
 }
 KINDS = {name: engine.options for name, engine in SERVERS.items()}
@@ -53,7 +55,7 @@ def serve(
         str,
         typer.Option(
             help="native; llamacpp: llama.cpp's own server; bitnetcpp: that of your build of bitnet.cpp; "
-            "openai: pass on to a URL."
+            "vllm: vLLM in an environment of its own; openai: pass on to a URL."
         ),
     ] = "native",
     **given: Any,
@@ -73,6 +75,8 @@ def serve(
       wf serve --engine llamacpp --model model.gguf --parallel 4
 
       wf serve --engine bitnetcpp --bitnetcpp ~/BitNet --model model-i2_s.gguf
+
+      wf serve --engine vllm --vllm ~/vllm --model outputs/export/w2a8
 
       wf serve --engine openai --model http://127.0.0.1:30000 --api-key-file keys.txt
 

@@ -28,6 +28,7 @@ from wrinklefree_inference.options import (
     LlamaCppServerOptions,
     NativeServerOptions,
     ProxyOptions,
+    VllmServerOptions,
 )
 
 _LOOK_S = 0.5
@@ -35,7 +36,7 @@ _LOOK_S = 0.5
 
 if TYPE_CHECKING:
     from wrinklefree_inference.http.app import HttpApp
-    from wrinklefree_inference.http.run import Drain
+    from wrinklefree_inference.http.run import Drain, DrainingServer
 
 Made = TypeVar("Made")
 
@@ -91,6 +92,32 @@ def serve_openai(options: ProxyOptions) -> None:
     logs.configure(options.http.log_format)
     with listener:
         asyncio.run(run())
+
+
+def serve_vllm(options: VllmServerOptions) -> None:
+    """Start vLLM in its environment, and pass requests on to it; it ends with this process."""
+    from wrinklefree_inference.http.auth import ApiKeys
+    from wrinklefree_inference.http.proxy import create_proxy
+    from wrinklefree_inference.http.upstream import Upstream
+    from wrinklefree_inference.vllm.server import start_server
+
+    keys = ApiKeys.of(keys_of(options.listen))
+    with bind(options.listen) as listener:
+        logs.configure(options.http.log_format)
+        vllm = start_server(options, on_start=lambda: typer.echo("starting vLLM (about a minute)", err=True))
+
+        async def run() -> None:
+            upstream = Upstream(vllm.kept.url, vllm.key, options.upstream_timeout_s)
+            server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
+            try:
+                await _listen(server, listener, timeout_s, vllm.model_id, check=vllm.kept.check)
+            finally:
+                await upstream.aclose()
+
+        try:
+            asyncio.run(run())
+        finally:
+            vllm.kept.close()
 
 
 def serve_llamacpp(options: LlamaCppServerOptions) -> None:
@@ -149,12 +176,29 @@ async def _listen(
     shutdown_timeout_s: float,
     name: str,
     drain: Drain | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
+    """Args: check: raises when it makes no sense to go on; asked now and then."""
     from wrinklefree_inference.http.run import DrainingServer
 
     gc.freeze()  # model and modules stay: the collector need not look at them (`http/memory.py`)
     running = DrainingServer(server, drain, shutdown_timeout_s, lambda: _announce(name, url_of(listener)))
+    watching = asyncio.create_task(_watch(check, running))
     await running.serve(sockets=[listener])
+    if watching.done():
+        watching.result()
+    watching.cancel()
+
+
+async def _watch(check: Callable[[], None], running: DrainingServer) -> None:
+    """Until `check` raises, which ends the server."""
+    try:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            check()
+    except Exception:
+        running.stop()
+        raise
 
 
 def _announce(name: str, url: str) -> None:

@@ -1,20 +1,24 @@
 """Runs a command until it ends or stdin does: a server that ends with whoever started it, `kill -9` included.
 
-    python -m wrinklefree_inference.bitnetcpp.keeper COMMAND...
+    python -m wrinklefree_inference.kept.keeper COMMAND...
 
 Whoever starts it holds the other end of stdin and writes nothing. Of what the command prints the last lines
 are kept in memory, and given out when it ends: a log of months would fill a disk, and may have prompts in it.
-The exit code is the command's, 128 + N for one that signal N ended.
+The exit code is the command's, 128 + N for one that signal N ended. What the command started itself is in its
+process group, and is ended after it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from functools import partial
+from typing import IO
 
 from wf_formats.lifeline import end_with
 
@@ -31,15 +35,25 @@ def main() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=partial(end_with, os.getpid()),  # should this process be killed itself
+        process_group=0,
     )
     threading.Thread(target=_end_with_input, args=[child], daemon=True).start()
     printed = child.stdout
     assert printed is not None
-    last = deque(iter(lambda: printed.readline(LINE_BYTES), b""), KEPT_LINES)
+    last: deque[bytes] = deque(maxlen=KEPT_LINES)
+    reading = threading.Thread(target=_keep, args=[printed, last], daemon=True)
+    reading.start()
     code = child.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    reading.join(GRACE_S)  # what has left the group may hold the output open
     sys.stdout.buffer.write(b"".join(last))
     sys.stdout.flush()
     os._exit(code if code >= 0 else 128 - code)  # without waiting for the thread, which may read still
+
+
+def _keep(printed: IO[bytes], last: deque[bytes]) -> None:
+    last.extend(iter(lambda: printed.readline(LINE_BYTES), b""))
 
 
 def _end_with_input(child: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,66 @@
+"""vLLM's own server as a child of this process: on a random port of loopback, behind a random key."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wrinklefree_inference.kept.server import KeptServer, errors_at_the_end, place_of
+from wrinklefree_inference.options import ListenOptions, VllmServerOptions
+from wrinklefree_inference.vllm.environment import environment_of, find_python
+from wrinklefree_inference.vllm.model import cache_bytes_of, check_folder, context_of
+
+_CAUSE = re.compile(r"\b[A-Za-z_.]*(?:Error|Exception): .+")
+_FOLLOWS = "See root cause above"
+
+
+@dataclass(frozen=True)
+class VllmServer:
+    """A server that runs, and the key that it asks for."""
+
+    kept: KeptServer
+    key: str
+    model_id: str
+
+
+def start_server(options: VllmServerOptions, on_start: Callable[[], None] = lambda: None) -> VllmServer:
+    """Start a server and wait until it has loaded its model.
+
+    Args:
+        on_start: called when all is well and the waiting begins.
+
+    Raises:
+        RequestError: There is no environment, or it lacks vLLM or the plug-in; an option does not fit the
+            model.
+        EngineError: The model is missing or of another kind, or the server ends (with the reason).
+    """
+    model = Path(options.model).expanduser().absolute()
+    python = find_python(options.engine.environment)
+    config = check_folder(model)
+    port, url = place_of(ListenOptions(port=0))
+    model_id, key = options.model_id or model.name, secrets.token_urlsafe(16)
+    command = [
+        *(str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+        *("--served-model-name", model_id, "--host", "127.0.0.1", "--port", str(port)),
+        *("--max-model-len", str(context_of(config, options.engine))),
+        *("--kv-cache-memory-bytes", str(cache_bytes_of(config, options.engine))),
+        *("--max-num-seqs", str(options.max_running), "--enforce-eager", "--disable-log-stats"),
+    ]
+    environment = environment_of(python, key, options.engine.num_threads_or_all)
+    server = KeptServer("vLLM", url, command, environment, reason_of)
+    on_start()
+    try:
+        server.wait()
+    except BaseException:
+        server.close()
+        raise
+    return VllmServer(server, key, model_id)
+
+
+def reason_of(lines: Sequence[str]) -> str:
+    """The last error that is no echo of another process's: vLLM ends in several tracebacks."""
+    causes = [found.group() for line in lines if (found := _CAUSE.search(line)) and _FOLLOWS not in line]
+    return causes[-1] if causes else errors_at_the_end(lines)

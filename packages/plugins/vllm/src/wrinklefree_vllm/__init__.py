@@ -1,0 +1,34 @@
+"""Ternary models in stock vLLM on the CPU: a quantization method and the model class that vLLM lacks.
+
+vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). From then on it loads
+what `wf export` writes as Hugging Face folders (`chosen.py`) and computes ternary linears with the kernels
+of the native decoder (`linear.py`); attention, cache, scheduling and HTTP are vLLM's own.
+"""
+
+from __future__ import annotations
+
+METHOD = "wrinklefree"
+"""Name of the quantization method; also quant_method of training checkpoints, which are refused."""
+
+
+def register() -> None:
+    """Tell vLLM of the method and of the model class; calling it again does nothing new.
+
+    Elsewhere than on a CPU nothing is registered, with a warning: the kernels are for CPUs, and vLLM reads
+    compressed-tensors folders on GPUs by itself.
+    """
+    from vllm import ModelRegistry
+    from vllm.logger import init_logger
+    from vllm.model_executor.layers.quantization import register_quantization_config
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        init_logger("vllm.wrinklefree").warning(
+            "the ternary kernels are for CPUs, vLLM runs on %s here: the plug-in wrinklefree does nothing",
+            current_platform.device_name,
+        )
+        return
+    from wrinklefree_vllm.config import TernaryConfig
+
+    register_quantization_config(METHOD)(TernaryConfig)
+    ModelRegistry.register_model("BitNetForCausalLM", "wrinklefree_vllm.bitnet:BitNetForCausalLM")

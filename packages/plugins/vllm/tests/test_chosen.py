@@ -1,0 +1,44 @@
+"""Which folders the method takes over from vLLM's own."""
+
+from __future__ import annotations
+
+import copy
+from importlib.metadata import entry_points
+
+import pytest
+
+from wf_formats.models.hf_compressed import quantization_config
+from wrinklefree_vllm import METHOD, register
+from wrinklefree_vllm.chosen import is_taken
+
+TERNARY = quantization_config("group64")
+FOUR_BITS = copy.deepcopy(TERNARY)
+FOUR_BITS["config_groups"]["group_0"]["weights"]["num_bits"] = 4
+BITNET = {"quant_method": "bitnet", "linear_class": "bitlinear", "quantization_mode": "offline"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked_for", "taken"),
+    [
+        (TERNARY, None, True),
+        (quantization_config("tensor"), None, True),
+        (TERNARY, METHOD, True),
+        (TERNARY | {"total_num_heads": 9, "total_num_kv_heads": 3}, None, True),  # added by vLLM
+        (TERNARY, "humming", False),  # vLLM's own, on request
+        (FOUR_BITS, None, False),
+        (FOUR_BITS, METHOD, True),  # to be told why not
+        (BITNET, None, True),
+        (BITNET | {"linear_class": "another"}, None, True),  # vLLM has no such method: told why not
+        ({"quant_method": "wrinklefree_packed", "scheme": "group64"}, None, True),
+        ({"quant_method": "wrinklefree", "scheme": "group64"}, None, True),
+        ({"quant_method": "gptq", "bits": 4}, None, False),
+        ({}, None, False),
+    ],
+)
+def test_which_folders_are_taken(settings, asked_for, taken):
+    assert is_taken(settings, asked_for) is taken
+
+
+def test_vllm_finds_the_plug_in():
+    (entry,) = [entry for entry in entry_points(group="vllm.general_plugins") if entry.name == METHOD]
+    assert entry.load() is register
