@@ -37,7 +37,10 @@ def test_import_contracts_hold(workspace_root: Path) -> None:
 def test_every_package_is_under_the_contracts(workspace_root: Path) -> None:
     settings = tomllib.loads((workspace_root / "pyproject.toml").read_text())
     packages = {
-        path.name for path in workspace_root.glob("packages/*/src/*") if (path / "__init__.py").is_file()
+        path.name
+        for folder in ("packages", "packages/plugins")
+        for path in workspace_root.glob(f"{folder}/*/src/*")
+        if (path / "__init__.py").is_file()
     }
     assert set(settings["tool"]["importlinter"]["root_packages"]) == packages
 

@@ -22,7 +22,7 @@ from typing import IO
 
 from wf_formats.lifeline import end_with
 
-GRACE_S = 5.0
+GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
 KEPT_LINES, LINE_BYTES = 100, 1000
 

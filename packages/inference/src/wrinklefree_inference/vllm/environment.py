@@ -19,7 +19,7 @@ PLUGIN = "wrinklefree"
 KEY_VARIABLE = "VLLM_API_KEY"
 _PROGRAM = Path(__file__).with_name("facts_program.py")
 _ASK_S = 60.0
-_OURS = ("WF_API_KEY", "WF_UPSTREAM_API_KEY", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+_OURS = ("WF_API_KEY", "WF_UPSTREAM_API_KEY")
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -27,7 +27,10 @@ def check_folder(path: Path) -> DecoderConfig:
         kind = "a file: vLLM loads folders (`wf export --format compressed-tensors`)"
         raise EngineError(f"{path} is {kind if path.exists() else 'not there'}")
     try:
-        read_packed_quantization(read_json(path / CONFIG_FILE))
+        settings = read_json(path / CONFIG_FILE)
+        read_packed_quantization(settings)
+        if not settings.get("architectures"):
+            raise LoadError(f"{CONFIG_FILE} does not name the model's class (architectures): export it again")
         return open_hf_model(path).config
     except (LoadError, OSError) as error:
         raise EngineError(f"vLLM cannot run {path}: {str(error).removeprefix(f'{path}: ')}") from error

@@ -43,6 +43,7 @@ def start_server(options: VllmServerOptions, on_start: Callable[[], None] = lamb
     port, url = place_of(ListenOptions(port=0))
     model_id, key = options.model_id or model.name, secrets.token_urlsafe(16)
     command = [
+        *("env", "-u", "PYTHONPATH", "-u", "PYTHONHOME"),  # which lead to packages of another environment
         *(str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
         *("--served-model-name", model_id, "--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", str(context_of(config, options.engine))),

@@ -1,0 +1,281 @@
+"""Engine vllm: an environment of the user's own, here with a small server in the place of vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from wf_formats.errors import RequestError
+from wf_formats.families import family_of
+from wf_formats.models.hf_compressed import quantization_config
+from wf_formats.models.hf_config import read_config, read_quantization
+from wf_formats.models.hf_tensors import expected_tensors
+from wrinklefree_inference.cli import app
+from wrinklefree_inference.options import VllmOptions
+from wrinklefree_inference.vllm.model import cache_bytes_of, check_folder
+from wrinklefree_inference.vllm.server import reason_of
+
+SERVER = """
+import json, os, subprocess, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+helper = subprocess.Popen(["sleep", "600"])  # vLLM computes in further processes
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+environment = {name: os.environ.get(name) for name in ("VLLM_API_KEY", "WF_API_KEY", "PYTHONPATH")}
+seen = dict(arguments=sys.argv[1:], environment=environment, pids=[os.getpid(), helper.pid])
+with open(os.path.join(options["--model"], "seen.json"), "w") as file:
+    json.dump(seen, file)
+if "fails" in options["--model"]:
+    print("(EngineCore pid=7) ERROR 11-27 [core.py:9] ValueError: no room for the cache: give more")
+    sys.exit("RuntimeError: Engine core initialization failed. See root cause above.")
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(json.dumps(dict(data=[dict(id=options["--served-model-name"])])))
+    def do_POST(self):
+        if self.headers["Authorization"] != "Bearer " + environment["VLLM_API_KEY"]:
+            return self.answer("{}", 401)
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if asked["messages"][0]["content"] == "die":
+            os.kill(os.getpid(), 9)
+        self.answer(json.dumps(dict(choices=[dict(message=dict(content="HI"))])))
+    def answer(self, text, status=200):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+    def log_message(self, *_):
+        pass
+HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+"""
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "vocab_size": 32,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+    "rope_theta": 10000.0,
+    "quantization_config": quantization_config("group64"),
+}
+
+
+@pytest.fixture(scope="module")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes environments, with what is asked for of vLLM and the plug-in."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def make(*contents: str) -> Path:
+        if contents not in made:
+            folder = tmp_path_factory.mktemp("an environment") / "e"
+            venv.create(folder, symlinks=True)
+            (packages,) = folder.glob("lib/python*/site-packages")
+            if "vllm" in contents:
+                inner = packages / "vllm" / "entrypoints" / "openai"
+                inner.mkdir(parents=True)
+                for parent in (inner, inner.parent, inner.parent.parent):
+                    (parent / "__init__.py").touch()
+                (inner / "api_server.py").write_text(SERVER)
+            if "plugin" in contents:
+                info = packages / "wrinklefree_vllm-0.1.dist-info"
+                info.mkdir()
+                (info / "METADATA").write_text(
+                    "Metadata-Version: 2.1\nName: wrinklefree-vllm\nVersion: 0.1\n"
+                )
+                (info / "entry_points.txt").write_text(
+                    "[vllm.general_plugins]\nwrinklefree = wrinklefree_vllm:register\n"
+                )
+            made[contents] = folder
+        return made[contents]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def environment(environments: Callable[..., Path]) -> Path:
+    return environments("vllm", "plugin")
+
+
+def write_model(folder: Path, **changes: object) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    shapes, _ = expected_tensors(read_config(CONFIG), read_quantization(CONFIG), family_of("llama"), True)
+    tensors = {name: torch.zeros(shape, dtype=_dtype(name)) for name, shape in shapes.items()}
+    for name in [name for name in shapes if name.endswith("_shape")]:
+        rows, words = shapes[name.replace("_shape", "_packed")]
+        tensors[name] = torch.tensor([rows, 16 * words])
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.int32 if name.endswith("_packed") else torch.float32
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("folder") / "w2a8")
+
+
+def has_ended(pid: int) -> bool:
+    """Within some seconds."""
+    deadline = time.monotonic() + 30
+    while (runs := _runs(pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not runs
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def serve(environment: Path, model: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--engine", "vllm", *options]
+    process = subprocess.Popen(
+        [*command, "--model", str(model), "--port", "0", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "WF_VLLM": str(environment), "WF_API_KEY": "a-secret"},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    assert line.startswith("serving "), process.stderr.read()
+    return process, line.split(" at ")[1].split(" ")[0]
+
+
+def ask(url: str, text: str, key: str = "a-secret") -> httpx.Response:
+    asked = {"messages": [{"role": "user", "content": text}]}
+    return httpx.post(
+        f"{url}/chat/completions", json=asked, headers={"Authorization": f"Bearer {key}"}, timeout=30
+    )
+
+
+def test_serve_behind_our_keys_until_a_signal(environment: Path, model: Path):
+    process, url = serve(environment, model, "--context", "64", "--max-running", "5", "--model-id", "mine")
+    with process:
+        assert [ask(url, "hi", key).status_code for key in ("another", "a-secret")] == [401, 200]
+        seen = json.loads((model / "seen.json").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    arguments = dict(zip(seen["arguments"][::2], seen["arguments"][1::2], strict=False))
+    key = seen["environment"].pop("VLLM_API_KEY")
+    assert len(key) > 16
+    assert key not in " ".join(seen["arguments"])
+    assert seen["environment"] == {"WF_API_KEY": None, "PYTHONPATH": None}
+    assert arguments["--host"] == "127.0.0.1"
+    assert arguments["--served-model-name"] == "mine"
+    assert (arguments["--max-model-len"], arguments["--max-num-seqs"]) == ("64", "5")
+    token_bytes = 2 * 1 * 1 * 64 * 4  # key and value, one layer, one head of 64 numbers
+    assert int(arguments["--kv-cache-memory-bytes"]) == 4 * 64 * token_bytes
+    assert all(map(has_ended, seen["pids"]))
+
+
+def test_the_end_of_vllm_ends_the_command(environment: Path, model: Path):
+    """And what vLLM started itself."""
+    process, url = serve(environment, model)
+    with process:
+        assert ask(url, "die").status_code == 502
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        assert "the server of vLLM ended with exit code 137: it said nothing" in process.stderr.read()
+    assert all(map(has_ended, json.loads((model / "seen.json").read_text())["pids"]))
+
+
+def test_nothing_is_left_when_the_command_is_killed(environment: Path, model: Path):
+    process, _ = serve(environment, model)
+    with process:
+        process.kill()
+    assert all(map(has_ended, json.loads((model / "seen.json").read_text())["pids"]))
+
+
+def refusal(*options: object, exit_code: int) -> str:
+    command = ["serve", "--engine", "vllm", "--port", "0", *map(str, options)]
+    result = CliRunner().invoke(app, command, env={"WF_VLLM": None})
+    assert result.exit_code == exit_code, result.exception
+    (line,) = [line for line in result.stderr.strip().splitlines() if not line.startswith("starting vLLM")]
+    return line
+
+
+def test_a_server_that_does_not_start_tells_why(environment: Path, tmp_path: Path, own_log: None):
+    model = write_model(tmp_path / "fails")
+    told = refusal("--vllm", environment, "--model", model, exit_code=1)
+    assert told.endswith("ended with exit code 1: ValueError: no room for the cache: give more")
+    assert all(map(has_ended, json.loads((model / "seen.json").read_text())["pids"]))
+
+
+def test_an_environment_that_lacks_something_names_the_command(environments, model, tmp_path, own_log):
+    make = "`sh packages/plugins/vllm/scripts/environment"
+    for options, message in (
+        ([], f"make one for it ({make} FOLDER`), and say where with --vllm FOLDER or $WF_VLLM"),
+        (["--vllm", "/nowhere"], f"there is no /nowhere; {make} /nowhere` makes it"),
+        (["--vllm", tmp_path], f"there is no {tmp_path}/bin/python; {make}"),
+        (["--vllm", "/bin/true"], "/bin/true is no Python of an environment"),
+        (["--vllm", environments()], f"vLLM is not installed there; {make} NEW`"),
+        (["--vllm", environments("vllm")], "uv pip install --python "),
+        (["--vllm", "/nowhere", "--kv-cache-tokens", "64"], "--kv-cache-tokens has no effect with --engine"),
+    ):
+        assert message in refusal(*options, "--model", model, exit_code=2)
+
+
+MASTER = {"quant_method": "wrinklefree", "scheme": "group64"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": MASTER}, "export it first, by `wf export --checkpoint FOLDER"),
+        ({"quantization_config": None}, "no packed ternary"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quant_method 'gptq' is not supported"),
+        ({"architectures": None}, "does not name the model's class"),
+        ({"num_hidden_layers": 2}, "model.layers.1."),
+    ],
+)
+def test_another_kind_of_model_is_refused_at_once(environment, tmp_path, own_log, changes, message):
+    model = write_model(tmp_path / "model", **changes)
+    assert message in refusal("--vllm", environment, "--model", model, exit_code=1)
+    assert not (model / "seen.json").exists()
+
+
+def test_what_does_not_fit_the_model_is_a_wrong_request(environment, model, tmp_path, own_log):
+    given = ("--vllm", environment, "--model")
+    assert "the model's context is 128" in refusal(*given, model, "--context", 129, exit_code=2)
+    with pytest.raises(RequestError, match="holds no context of 128 tokens"):
+        cache_bytes_of(check_folder(model), VllmOptions(cache_gb=1e-5))
+    assert "is not there" in refusal(*given, tmp_path / "no", exit_code=1)
+    (tmp_path / "file.gguf").touch()
+    assert "vLLM loads folders" in refusal(*given, tmp_path / "file.gguf", exit_code=1)
+
+
+def test_the_reason_is_the_cause_and_not_what_follows_from_it():
+    lines = [
+        "(EngineCore pid=1) ERROR [core.py:1] Traceback (most recent call last):",
+        "(EngineCore pid=1) ERROR [core.py:1] wf_formats.errors.LoadError: a scale is nan; export it again",
+        "Traceback (most recent call last):",
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ]
+    assert reason_of(lines) == "wf_formats.errors.LoadError: a scale is nan; export it again"
+    assert reason_of(["one", "an error of no kind", "two"]) == "an error of no kind"
+    assert reason_of(["one", "two"]) == "one; two"
