@@ -20,6 +20,8 @@ from wf_converter.hf_export import prepare_hf
 from wf_converter.hf_packed import unpack_on_device
 from wf_converter.reference import reference_model
 from wf_converter.scores import Difference, torch_scores
+from wf_converter.unchanged import check_settings
+from wf_formats.models import open_model
 from wf_formats.packed_codes import pack_inputs, pack_rows, unpack_inputs, unpack_rows
 
 TOLERANCE = 0.02
@@ -140,6 +142,16 @@ def test_tokenizer_and_record_come_along(checkpoint, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "hi"}]
     assert ours.apply_chat_template(messages) == theirs.apply_chat_template(messages)
+
+
+def test_the_class_is_named_where_the_model_came_without_its_name(checkpoint, tmp_path):
+    """vLLM and SGLang find the model by it; configurations that were read from GGUF have none."""
+    folder = checkpoint("llama-group64")
+    assert "architectures" not in json.loads((folder / "config.json").read_text())
+    prepare_hf(folder).write(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["architectures"] == ["LlamaForCausalLM"]
+    check_settings(open_checkpoint(folder), tmp_path / "out", open_model(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("scheme", ["tensor", "group64"])

@@ -62,6 +62,7 @@ HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
 """
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
+    "dtype": "bfloat16",
     "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -188,7 +189,8 @@ def test_serve_behind_our_keys_until_a_signal(environment: Path, model: Path):
     assert arguments["--host"] == "127.0.0.1"
     assert arguments["--served-model-name"] == "mine"
     assert (arguments["--max-model-len"], arguments["--max-num-seqs"]) == ("64", "5")
-    token_bytes = 2 * 1 * 1 * 64 * 4  # key and value, one layer, one head of 64 numbers
+    assert arguments["--dtype"] == "bfloat16"
+    token_bytes = 2 * 1 * 1 * 64 * 2  # key and value, one layer, one head of 64 numbers
     assert int(arguments["--kv-cache-memory-bytes"]) == 4 * 64 * token_bytes
     assert all(map(has_ended, seen["pids"]))
 
@@ -249,6 +251,7 @@ MASTER = {"quant_method": "wrinklefree", "scheme": "group64"}
         ({"quantization_config": MASTER}, "export it first, by `wf export --checkpoint FOLDER"),
         ({"quantization_config": None}, "no packed ternary"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quant_method 'gptq' is not supported"),
+        ({"dtype": "float8"}, "dtype is 'float8', not one of float32"),
         ({"architectures": None}, "does not name the model's class"),
         ({"num_hidden_layers": 2}, "model.layers.1."),
     ],

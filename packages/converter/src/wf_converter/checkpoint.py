@@ -18,6 +18,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import bitnet_arch
 from wf_converter.base_model import PACKAGED_LICENSE
@@ -248,7 +249,8 @@ def _unfolded_floors(config: Mapping[str, Any], conversion: Mapping[str, Any]) -
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Contents of config.json with transformers' defaults filled in.
+    """Contents of config.json with transformers' defaults filled in, and the class of the model, which other
+    servers look for: a model that was read from GGUF has none written.
 
     Raises:
         ExportError: it is no configuration.
@@ -261,7 +263,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         ).to_dict()
     except CONFIG_ERRORS as error:
         raise ExportError(f"{folder / CONFIG_FILE}: {' '.join(str(error).split())}") from error
-    return config
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])
+    return config if config.get("architectures") or name is None else config | {"architectures": [name]}
 
 
 def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from wf_formats.decoder_config import DecoderConfig
@@ -13,12 +14,22 @@ from wf_formats.models.hf_model import open_hf_model
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import VllmOptions
 
-_NUMBER_BYTES = 4
-"""Of a key or value where the folder's numbers are float32; the most."""
+_DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number, a key's or value's too."""
 
 
-def check_folder(path: Path) -> DecoderConfig:
-    """The configuration of a folder whose tensors are all there.
+@dataclass(frozen=True)
+class CheckedFolder:
+    """What a server is told of a folder."""
+
+    config: DecoderConfig
+    dtype: str
+    """Of its embeddings, and so of what is computed between the linears; vLLM's own choice for a folder in
+    float32 is bfloat16, which is another model's answers."""
+
+
+def check_folder(path: Path) -> CheckedFolder:
+    """A folder whose tensors are all there.
 
     Raises:
         EngineError: there is no folder, or it holds another model than packed ternary weights.
@@ -31,7 +42,10 @@ def check_folder(path: Path) -> DecoderConfig:
         read_packed_quantization(settings)
         if not settings.get("architectures"):
             raise LoadError(f"{CONFIG_FILE} does not name the model's class (architectures): export it again")
-        return open_hf_model(path).config
+        dtype = settings.get("dtype") or settings.get("torch_dtype")
+        if dtype not in _DTYPES:
+            raise LoadError(f"{CONFIG_FILE}: dtype is {dtype!r:.60}, not one of {', '.join(_DTYPES)}")
+        return CheckedFolder(open_hf_model(path).config, dtype)
     except (LoadError, OSError) as error:
         raise EngineError(f"vLLM cannot run {path}: {str(error).removeprefix(f'{path}: ')}") from error
 
@@ -44,19 +58,20 @@ def context_of(config: DecoderConfig, options: VllmOptions) -> int:
     return min(options.context_tokens_or_default, config.context_tokens)
 
 
-def cache_bytes_of(config: DecoderConfig, options: VllmOptions) -> int:
+def cache_bytes_of(folder: CheckedFolder, options: VllmOptions) -> int:
     """Of vLLM's key-value cache.
 
     Raises:
         RequestError: not one context fits.
     """
-    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _NUMBER_BYTES
-    needed = context_of(config, options) * token_bytes
+    config, context = folder.config, context_of(folder.config, options)
+    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _DTYPES[folder.dtype]
+    needed = context * token_bytes
     if options.cache_gb is None:
         return options.contexts * needed
     if (given := round(options.cache_gb * 1e9)) < needed:
         raise RequestError(
-            f"--kv-cache-gb {options.cache_gb:g} holds no context of {context_of(config, options)} tokens "
+            f"--kv-cache-gb {options.cache_gb:g} holds no context of {context} tokens "
             f"({needed / 1e9:.3f} GB): give more, or a smaller --context"
         )
     return given

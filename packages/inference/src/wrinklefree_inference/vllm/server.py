@@ -39,15 +39,15 @@ def start_server(options: VllmServerOptions, on_start: Callable[[], None] = lamb
     """
     model = Path(options.model).expanduser().absolute()
     python = find_python(options.engine.environment)
-    config = check_folder(model)
+    folder = check_folder(model)
     port, url = place_of(ListenOptions(port=0))
     model_id, key = options.model_id or model.name, secrets.token_urlsafe(16)
     command = [
         *("env", "-u", "PYTHONPATH", "-u", "PYTHONHOME"),  # which lead to packages of another environment
         *(str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
         *("--served-model-name", model_id, "--host", "127.0.0.1", "--port", str(port)),
-        *("--max-model-len", str(context_of(config, options.engine))),
-        *("--kv-cache-memory-bytes", str(cache_bytes_of(config, options.engine))),
+        *("--dtype", folder.dtype, "--max-model-len", str(context_of(folder.config, options.engine))),
+        *("--kv-cache-memory-bytes", str(cache_bytes_of(folder, options.engine))),
         *("--max-num-seqs", str(options.max_running), "--enforce-eager", "--disable-log-stats"),
     ]
     environment = environment_of(python, key, options.engine.num_threads_or_all)
