@@ -32,9 +32,10 @@ SERVER = """
 import json, os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 helper = subprocess.Popen(["sleep", "600"])  # vLLM computes in further processes
-options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+arguments = " ".join(sys.argv[1:]).replace("=", " ").split(" ")
+options = dict(zip(arguments[::2], arguments[1::2]))
 environment = {name: os.environ.get(name) for name in ("VLLM_API_KEY", "WF_API_KEY", "PYTHONPATH")}
-seen = dict(arguments=sys.argv[1:], environment=environment, pids=[os.getpid(), helper.pid])
+seen = dict(arguments=arguments, environment=environment, pids=[os.getpid(), helper.pid])
 with open(os.path.join(options["--model"], "seen.json"), "w") as file:
     json.dump(seen, file)
 if "fails" in options["--model"]:

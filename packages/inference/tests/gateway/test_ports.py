@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from wrinklefree_inference.gateway.ports import Port
+from wrinklefree_inference.ports import Port
 
 
 def listen(port: int) -> socket.socket:

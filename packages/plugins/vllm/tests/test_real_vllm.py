@@ -115,7 +115,7 @@ def case(request, environment, packaged_model_dir, ids, tmp_path_factory) -> Ite
     step = len(ids) // num_prompts
     prompts = [ids[start : start + num_tokens] for start in range(0, num_prompts * step, step)]
     yield Case(server, with_kept_scales(model), prompts, quantile)
-    server.kept.close()
+    server.close()
 
 
 def with_kept_scales(model: Any) -> Any:

@@ -117,7 +117,7 @@ def serve_vllm(options: VllmServerOptions) -> None:
         try:
             asyncio.run(run())
         finally:
-            vllm.kept.close()
+            vllm.close()
 
 
 def serve_llamacpp(options: LlamaCppServerOptions) -> None:

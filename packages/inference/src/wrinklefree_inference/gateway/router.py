@@ -36,8 +36,8 @@ from wf_formats.isolated_python import NO_UV, isolated_python
 from wf_formats.printable import printable
 from wrinklefree_inference.gateway.child import Child
 from wrinklefree_inference.gateway.options import Policy
-from wrinklefree_inference.gateway.ports import Port
 from wrinklefree_inference.gateway.supervised import FIRST_PAUSE_S, ChildFailedError, Supervised
+from wrinklefree_inference.ports import Port
 from wrinklefree_inference.upstreams import UNCOMPRESSED, bearer
 
 REQUIREMENT = "smg>=1.13,<2"

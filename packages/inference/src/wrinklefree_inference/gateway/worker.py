@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from wrinklefree_inference.gateway.child import Child
-from wrinklefree_inference.gateway.ports import Port
 from wrinklefree_inference.gateway.supervised import FIRST_PAUSE_S, Supervised
+from wrinklefree_inference.ports import Port
 
 PROGRAM = "wrinklefree_inference.gateway.worker_program"
 STARTER = "WRINKLEFREE_GATEWAY"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wrinklefree_inference.kept.server import KeptServer, errors_at_the_end, place_of
-from wrinklefree_inference.options import ListenOptions, VllmServerOptions
+from wrinklefree_inference.kept.server import KeptServer, errors_at_the_end
+from wrinklefree_inference.options import VllmServerOptions
+from wrinklefree_inference.ports import Port
 from wrinklefree_inference.vllm.environment import environment_of, find_python
 from wrinklefree_inference.vllm.model import cache_bytes_of, check_folder, context_of
 
@@ -24,6 +25,12 @@ class VllmServer:
     kept: KeptServer
     key: str
     model_id: str
+    port: Port
+
+    def close(self) -> None:
+        """End it, and give its port back; calling it again does nothing."""
+        self.kept.close()
+        self.port.close()
 
 
 def start_server(options: VllmServerOptions, on_start: Callable[[], None] = lambda: None) -> VllmServer:
@@ -40,25 +47,26 @@ def start_server(options: VllmServerOptions, on_start: Callable[[], None] = lamb
     model = Path(options.model).expanduser().absolute()
     python = find_python(options.engine.environment)
     folder = check_folder(model)
-    port, url = place_of(ListenOptions(port=0))
-    model_id, key = options.model_id or model.name, secrets.token_urlsafe(16)
+    context, cache = context_of(folder.config, options.engine), cache_bytes_of(folder, options.engine)
+    model_id, key, port = options.model_id or model.name, secrets.token_urlsafe(16), Port()
     command = [
         *("env", "-u", "PYTHONPATH", "-u", "PYTHONHOME"),  # which lead to packages of another environment
         *(str(python), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
-        *("--served-model-name", model_id, "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", folder.dtype, "--max-model-len", str(context_of(folder.config, options.engine))),
-        *("--kv-cache-memory-bytes", str(cache_bytes_of(folder, options.engine))),
+        *(f"--served-model-name={model_id}", "--host", "127.0.0.1", "--port", str(port.number)),
+        *("--dtype", folder.dtype, "--max-model-len", str(context)),
+        *("--kv-cache-memory-bytes", str(cache)),
         *("--max-num-seqs", str(options.max_running), "--enforce-eager", "--disable-log-stats"),
     ]
     environment = environment_of(python, key, options.engine.num_threads_or_all)
-    server = KeptServer("vLLM", url, command, environment, reason_of)
+    kept = KeptServer("vLLM", port.url, command, environment, reason_of)
+    server = VllmServer(kept, key, model_id, port)
     on_start()
     try:
-        server.wait()
+        kept.wait()
     except BaseException:
         server.close()
         raise
-    return VllmServer(server, key, model_id)
+    return server
 
 
 def reason_of(lines: Sequence[str]) -> str:
