@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 import pytest
 
 from wf_formats.models.hf_compressed import quantization_config
-from wrinklefree_vllm import METHOD, register
-from wrinklefree_vllm.chosen import is_taken
+from wrinklefree_vllm import register
+from wrinklefree_vllm.chosen import METHOD, is_taken
 
 TERNARY = quantization_config("group64")
 FOUR_BITS = copy.deepcopy(TERNARY)

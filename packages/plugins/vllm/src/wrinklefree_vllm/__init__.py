@@ -7,9 +7,6 @@ of the native decoder (`linear.py`); attention, cache, scheduling and HTTP are v
 
 from __future__ import annotations
 
-METHOD = "wrinklefree"
-"""Name of the quantization method; also quant_method of training checkpoints, which are refused."""
-
 
 def register() -> None:
     """Tell vLLM of the method and of the model class; calling it again does nothing new.
@@ -28,6 +25,7 @@ def register() -> None:
             current_platform.device_name,
         )
         return
+    from wrinklefree_vllm.chosen import METHOD
     from wrinklefree_vllm.config import TernaryConfig
 
     register_quantization_config(METHOD)(TernaryConfig)

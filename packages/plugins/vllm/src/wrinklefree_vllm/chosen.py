@@ -17,6 +17,8 @@ from wf_formats.errors import LoadError
 from wf_formats.models.hf_config import Quantization
 from wf_formats.schemes import COMPRESSED_METHOD, MASTER_METHOD, PACKED_METHOD
 
+METHOD = "wrinklefree"
+"""Name of the quantization method; also quant_method of training checkpoints, which are refused."""
 _OURS = ("bitnet", PACKED_METHOD, MASTER_METHOD)
 _ADDED = ("total_num_heads", "total_num_kv_heads")
 """By vLLM, to the quantization_config that it has read."""
@@ -38,7 +40,7 @@ def is_taken(settings: Mapping[str, Any], asked_for: str | None) -> bool:
         settings: quantization_config of its config.json.
         asked_for: the method that the user names (`--quantization`); another one than ours stays theirs.
     """
-    if asked_for not in (None, MASTER_METHOD):
+    if asked_for not in (None, METHOD):
         return False
     if settings.get("quant_method") != COMPRESSED_METHOD:
         return settings.get("quant_method") in _OURS

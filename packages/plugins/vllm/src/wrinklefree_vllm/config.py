@@ -12,8 +12,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from ternary_kernels.torch_ops import FLOAT_TYPES
 from wf_formats.models.hf_config import Quantization
 from wf_formats.models.hf_model import open_hf_model
-from wrinklefree_vllm import METHOD
-from wrinklefree_vllm.chosen import is_taken, quantization_of
+from wrinklefree_vllm.chosen import METHOD, is_taken, quantization_of
 from wrinklefree_vllm.linear import TernaryLinearMethod
 
 
