@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import httpx
-
 from wf_formats.errors import RequestError
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
@@ -22,6 +20,8 @@ def server_of(url: str) -> str:
     Raises:
         RequestError: That is none.
     """
+    import httpx  # a command that asks no other server does without
+
     try:
         parts = urlsplit(url)
         httpx.URL(url).host.encode("idna")  # what looks the name up does the same

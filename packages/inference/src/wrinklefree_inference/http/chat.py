@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.answer_rules import AnswerRules, FieldNames
@@ -21,6 +21,7 @@ from wrinklefree_inference.http.responses import (
     ChatFinishReason,
     CompletionUsage,
 )
+from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,
@@ -28,26 +29,14 @@ from wrinklefree_inference.http.service import (
     respond,
 )
 from wrinklefree_inference.http.sse import unless_client_leaves
-from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import Delta, TokenLogprob
 
 
-def router(service: Service) -> APIRouter:
-    """The route."""
-    routes = strict_router(service.bodies)
-
-    @routes.post(
-        "/v1/chat/completions",
-        operation_id="createChatCompletion",
-        response_model=ChatCompletion,
-        responses={200: EVENT_STREAM, **GENERATION_ERRORS},
-    )
-    async def chat_completions(body: ChatRequest, http: Request) -> Response:
-        """The assistant's next turn, whole or as server-sent events (`stream`)."""
-        generation, answers = await chat_generation(service, http, body, FieldNames())
-        return await respond(http, body, generation, ChatForm(body, answers))
-
-    return routes
+@handler(ChatRequest, ChatCompletion, {200: EVENT_STREAM, **GENERATION_ERRORS})
+async def chat_completions(service: Service, http: Request, body: ChatRequest) -> Response:
+    """The assistant's next turn, whole or as server-sent events (`stream`)."""
+    generation, answers = await chat_generation(service, http, body, FieldNames())
+    return await respond(http, body, generation, ChatForm(body, answers))
 
 
 async def chat_generation(

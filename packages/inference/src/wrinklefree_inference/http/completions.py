@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.envelope import Envelope
@@ -22,6 +22,7 @@ from wrinklefree_inference.http.responses import (
     CompletionLogprobs,
     CompletionUsage,
 )
+from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,
@@ -29,42 +30,28 @@ from wrinklefree_inference.http.service import (
     respond,
 )
 from wrinklefree_inference.http.sse import unless_client_leaves
-from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.native.request import Delta, FinishReason, TokenLogprob
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-def router(service: Service) -> APIRouter:
-    """The route."""
-    routes = strict_router(service.bodies)
-
-    @routes.post(
-        "/v1/completions",
-        operation_id="createCompletion",
-        response_model=Completion,
-        responses={200: EVENT_STREAM, **GENERATION_ERRORS},
+@handler(CompletionRequest, Completion, {200: EVENT_STREAM, **GENERATION_ERRORS})
+async def completions(service: Service, http: Request, body: CompletionRequest) -> Response:
+    """The continuation of one or several prompts, whole or as server-sent events (`stream`)."""
+    service.check_model(body.model)
+    prompts = []
+    given = _prompts(body)
+    service.check_choices(body.num_drawn, len(given), "n" if body.best_of is None else "best_of")
+    for prompt in given:
+        ids = await unless_client_leaves(http.receive, _ids(service, http, prompt))
+        prompts.append((ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS)))
+    is_ranked = body.num_drawn > body.num_choices
+    logprobs = 0 if is_ranked and body.logprobs is None else body.logprobs
+    generation = await service.generation(
+        http, body, prompts, logprobs, "prompt", bool(body.echo), body.num_drawn
     )
-    async def completions(body: CompletionRequest, http: Request) -> Response:
-        """The continuation of one or several prompts, whole or as server-sent events (`stream`)."""
-        service.check_model(body.model)
-        prompts = []
-        given = _prompts(body)
-        service.check_choices(body.num_drawn, len(given), "n" if body.best_of is None else "best_of")
-        for prompt in given:
-            ids = await unless_client_leaves(http.receive, _ids(service, http, prompt))
-            prompts.append(
-                (ids, service.max_tokens(body.max_tokens, len(ids), "prompt", _DEFAULT_MAX_TOKENS))
-            )
-        is_ranked = body.num_drawn > body.num_choices
-        logprobs = 0 if is_ranked and body.logprobs is None else body.logprobs
-        generation = await service.generation(
-            http, body, prompts, logprobs, "prompt", bool(body.echo), body.num_drawn
-        )
-        form = CompletionForm(body, len(prompts))
-        return await respond(http, body, generation, form)
-
-    return routes
+    form = CompletionForm(body, len(prompts))
+    return await respond(http, body, generation, form)
 
 
 def _prompts(body: CompletionRequest) -> list[str | list[int]]:

@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
-from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.errors import ApiError, invalid
@@ -26,9 +26,9 @@ from wrinklefree_inference.http.generation import Generation
 from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse, encoded
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import Text, TokenIds
+from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import GENERATION_ERRORS, Service
 from wrinklefree_inference.http.sse import unless_client_leaves
-from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.http.unknown_fields import Strict
 from wrinklefree_inference.native.embedding import normalized
 from wrinklefree_inference.native.request import EngineBusy, GenerationRequest, SamplingParams
@@ -79,29 +79,18 @@ class Embeddings(BaseModel):
     usage: EmbeddingUsage
 
 
-def router(service: Service) -> APIRouter:
-    """The route."""
-    routes = strict_router(service.bodies)
-
-    @routes.post(
-        "/v1/embeddings",
-        operation_id="createEmbedding",
-        response_model=Embeddings,
-        responses=GENERATION_ERRORS,
-    )
-    async def embeddings(body: EmbeddingRequest, http: Request) -> Response:
-        """A vector of length 1 for each text: the mean of its tokens' last hidden states."""
-        service.check_model(body.model)
-        is_base64 = body.encoding_format == "base64"
-        data: list[bytes] = []
-        inputs = EmbeddingInputs(service, body.input, body.dimensions)
-        async for vector in inputs.vectors(service, http):
-            value = encoded(base64.b64encode(vector).decode()) if is_base64 else numbers(vector)
-            data.append(b'{"object":"embedding","index":%d,"embedding":%b}' % (len(data), value))
-        usage = {"prompt_tokens": inputs.num_tokens, "total_tokens": inputs.num_tokens}
-        return PiecewiseResponse({"object": "list", "data": Items(data), "model": body.model, "usage": usage})
-
-    return routes
+@handler(EmbeddingRequest, Embeddings, GENERATION_ERRORS)
+async def embeddings(service: Service, http: Request, body: EmbeddingRequest) -> Response:
+    """A vector of length 1 for each text: the mean of its tokens' last hidden states."""
+    service.check_model(body.model)
+    is_base64 = body.encoding_format == "base64"
+    data: list[bytes] = []
+    inputs = EmbeddingInputs(service, body.input, body.dimensions)
+    async for vector in inputs.vectors(service, http):
+        value = encoded(base64.b64encode(vector).decode()) if is_base64 else numbers(vector)
+        data.append(b'{"object":"embedding","index":%d,"embedding":%b}' % (len(data), value))
+    usage = {"prompt_tokens": inputs.num_tokens, "total_tokens": inputs.num_tokens}
+    return PiecewiseResponse({"object": "list", "data": Items(data), "model": body.model, "usage": usage})
 
 
 def numbers(vector: bytes) -> bytes:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -40,24 +39,10 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def refusals(
-    statuses: Iterable[int], form: type[BaseModel] = ErrorResponse
-) -> dict[int | str, dict[str, Any]]:
-    """What a route says of its errors in the OpenAPI page, whose schemas are `described`.
-
-    By reference: FastAPI makes a validator of every model that it is given, for each status and route.
-    """
+def refusals(statuses: Iterable[int], form: type[BaseModel] = ErrorResponse) -> dict[int, dict[str, Any]]:
+    """What a route says of its errors in the OpenAPI page."""
     schema = {"$ref": f"#/components/schemas/{form.__name__}"}
     return {status: {"content": {"application/json": {"schema": schema}}} for status in statuses}
-
-
-def described(*forms: type[BaseModel]) -> dict[str, Any]:
-    """Schemas of the OpenAPI page, by name."""
-    found: dict[str, Any] = {}
-    for form in forms:
-        schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
-        found |= schema.pop("$defs", {}) | {form.__name__: schema}
-    return found
 
 
 class ApiError(Exception):
@@ -103,6 +88,14 @@ class ApiError(Exception):
         return Response(content, self.status, self.headers, "application/json")
 
 
+class InvalidBody(Exception):  # noqa: N818 - the client's, not ours
+    """A body whose values are not what its endpoint wants; `errors` are pydantic's."""
+
+    def __init__(self, errors: Sequence[Any]) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
 class ClientLeft(Exception):  # noqa: N818 - not a fault
     """The connection closed before there was an answer."""
 
@@ -126,8 +119,8 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(500, f"this answer ended early: {error}", code="answer_failed")
         case EngineError():
             return ApiError(503, f"the engine cannot answer: {error}", code="engine_unavailable")
-        case RequestValidationError():
-            return _of_validation(error.errors())
+        case InvalidBody():
+            return _of_validation(error.errors)
         case HTTPException():
             return _of_http(error)
         case _:
@@ -139,28 +132,27 @@ def internal_error() -> ApiError:
     return ApiError(500, "internal error; the server's log has the request id", code="internal_error")
 
 
-def install(app: FastAPI) -> None:
-    """Let `app` answer all expected errors in OpenAI's form."""
-
-    async def handle(request: Request, error: Exception) -> Response:
-        return api_error(error).response(request.scope["path"])
-
-    async def no_response(request: Request, error: Exception) -> Response:
-        return _NoResponse()
-
-    for kind in (ApiError, EngineBusy, RequestTooLong, EngineError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, handle)
-    app.add_exception_handler(ClientLeft, no_response)
-    app.add_exception_handler(
-        Exception, handle
-    )  # answered here, then raised on to the boundary, which logs it
-
-
 class _NoResponse(Response):
     """For nobody."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send nothing."""
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return api_error(error).response(request.scope["path"])
+
+
+async def _no_response(request: Request, error: Exception) -> Response:
+    return _NoResponse()
+
+
+HANDLERS: Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    **dict.fromkeys((ApiError, EngineBusy, RequestTooLong, EngineError, InvalidBody, HTTPException), _answer),
+    ClientLeft: _no_response,
+    Exception: _answer,  # answered here, then raised on to the boundary, which logs it
+}
+"""How all expected errors are answered, by their types."""
 
 
 def _of_http(error: HTTPException) -> ApiError:
@@ -175,14 +167,9 @@ def _of_http(error: HTTPException) -> ApiError:
 
 def _of_validation(errors: Sequence[Any]) -> ApiError:
     """The first error alone; of a union's branches, which pydantic all reports, the one that fits best."""
-    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=_fit)
-    if first["type"] == "json_invalid":
-        return invalid("the body is not valid JSON", code="invalid_json")
+    first = max((e for e in errors if e["loc"][:1] == errors[0]["loc"][:1]), key=_fit)
     context = first.get("ctx") or {}
-    location = [part for part in first["loc"] if part != "body"]
-    param = _param([*location, *([context["field"]] if "field" in context else [])])
-    if first["type"] == "missing" and param is None:
-        return invalid("the body is missing: send a JSON object", code="invalid_json")
+    param = _param([*first["loc"], *([context["field"]] if "field" in context else [])])
     message = _message(first, param)
     return invalid(f"{param}: {message}" if param else message, param, context.get("code"))
 

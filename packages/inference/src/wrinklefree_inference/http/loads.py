@@ -6,10 +6,12 @@ and what answers /model_info gets its tokenizer looked up on a hub. They stay 40
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from wrinklefree_inference.http.models import REFUSALS
+from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import Service
 from wrinklefree_inference.native.pages import PAGE_TOKENS
 
@@ -32,22 +34,16 @@ class Loads(BaseModel):
     loads: list[Load]
 
 
-def router(service: Service) -> APIRouter:
-    """The route."""
-    routes = APIRouter()
-
-    @routes.get("/v1/loads", operation_id="loads", responses=REFUSALS)
-    async def loads() -> Loads:
-        """Requests and cache of the one engine."""
-        now = service.engine.stats()
-        load = Load(
-            num_running_reqs=now.running,
-            num_waiting_reqs=now.waiting,
-            num_total_reqs=now.running + now.waiting,
-            num_used_tokens=now.kv_pages_used * PAGE_TOKENS,
-            max_total_num_tokens=now.kv_pages_total * PAGE_TOKENS,
-            token_usage=now.kv_pages_used / max(1, now.kv_pages_total),
-        )
-        return Loads(loads=[load])
-
-    return routes
+@handler(content=Loads, responses=REFUSALS)
+async def loads(service: Service, http: Request) -> Response:
+    """Requests and cache of the one engine."""
+    now = service.engine.stats()
+    load = Load(
+        num_running_reqs=now.running,
+        num_waiting_reqs=now.waiting,
+        num_total_reqs=now.running + now.waiting,
+        num_used_tokens=now.kv_pages_used * PAGE_TOKENS,
+        max_total_num_tokens=now.kv_pages_total * PAGE_TOKENS,
+        token_usage=now.kv_pages_used / max(1, now.kv_pages_total),
+    )
+    return JSONResponse(Loads(loads=[load]).model_dump())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from wrinklefree_inference.http.answer_rules import FieldNames
@@ -36,8 +36,14 @@ from wrinklefree_inference.http.ollama_bodies import (
 from wrinklefree_inference.http.ollama_form import OllamaForm, nanoseconds, timestamp
 from wrinklefree_inference.http.ollama_messages import turns_of
 from wrinklefree_inference.http.record import record_of
-from wrinklefree_inference.http.service import GENERATION_ERRORS, GENERATION_STATUSES, Service, respond
-from wrinklefree_inference.http.strict_json import strict_router
+from wrinklefree_inference.http.routes import handler
+from wrinklefree_inference.http.service import (
+    GENERATION_ERRORS,
+    GENERATION_STATUSES,
+    PLAIN_TEXT,
+    Service,
+    respond,
+)
 
 PROTOCOL_VERSION = "0.12.0"
 """Of the Ollama whose paths these are: tools ask for a version before they use what is newer."""
@@ -45,94 +51,75 @@ _ERRORS = refusals(GENERATION_STATUSES, OllamaError)
 _LINES = {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
 
 
-def router(service: Service) -> APIRouter:
-    """The routes."""
-    routes = strict_router(service.bodies)
-
-    @routes.post(
-        "/api/chat",
-        operation_id="ollamaChat",
-        response_model=OllamaChatAnswer,
-        responses={200: _LINES, **_ERRORS},
-    )
-    async def chat(body: OllamaChatRequest, http: Request) -> Response:
-        """The assistant's next turn, a line for each piece unless `stream` is false."""
-        form = OllamaForm("chat", body.model, http)
-        if not body.messages:
-            return _loaded(service, form)
-        asked = body.as_chat(turns_of(body.messages), "messages", body.tools)
-        generation, (answer,) = await chat_generation(service, http, asked, _names("messages"))
-        return await respond(http, asked, generation, form.queued(answer), form)
-
-    @routes.post(
-        "/api/generate",
-        operation_id="ollamaGenerate",
-        response_model=OllamaGenerateAnswer,
-        responses={200: _LINES, **_ERRORS},
-    )
-    async def generate(body: OllamaGenerateRequest, http: Request) -> Response:
-        """The answer to a prompt, a line for each piece unless `stream` is false."""
-        form = OllamaForm("generate", body.model, http)
-        if not body.prompt:
-            return _loaded(service, form)
-        asked = body.as_chat(body.messages(), "prompt")
-        plain = body.prompt if body.raw else None
-        generation, (answer,) = await chat_generation(service, http, asked, _names("prompt"), plain)
-        return await respond(http, asked, generation, form.queued(answer), form)
-
-    @routes.post(
-        "/api/embed", operation_id="ollamaEmbed", response_model=OllamaEmbedAnswer, responses=_ERRORS
-    )
-    async def embed(body: OllamaEmbedRequest, http: Request) -> Response:
-        """Vectors of one or several texts: those of /v1/embeddings."""
-        _check_model(service, body.model)
-        inputs = EmbeddingInputs(service, body.input, body.dimensions)
-        found = [numbers(vector) async for vector in inputs.vectors(service, http)]
-        counts = {
-            "total_duration": nanoseconds(record_of(http.scope).duration_s),
-            "load_duration": 0,
-            "prompt_eval_count": inputs.num_tokens,
-        }
-        return PiecewiseResponse({"model": body.model, "embeddings": Items(found)} | counts)
-
-    @routes.post("/api/show", operation_id="ollamaShow", response_model=OllamaShown, responses=_ERRORS)
-    async def show(body: OllamaShowRequest) -> Response:
-        """What is known of the model."""
-        name = body.model or body.name
-        if name is None:
-            raise invalid("model: give the model's name", "model")
-        _check_model(service, name)
-        return JSONResponse(_shown(service).model_dump())
-
-    routes.include_router(_plain_router(service))
-    return routes
+@handler(OllamaChatRequest, OllamaChatAnswer, {200: _LINES, **_ERRORS})
+async def chat(service: Service, http: Request, body: OllamaChatRequest) -> Response:
+    """The assistant's next turn, a line for each piece unless `stream` is false."""
+    form = OllamaForm("chat", body.model, http)
+    if not body.messages:
+        return _loaded(service, form)
+    asked = body.as_chat(turns_of(body.messages), "messages", body.tools)
+    generation, (answer,) = await chat_generation(service, http, asked, _names("messages"))
+    return await respond(http, asked, generation, form.queued(answer), form)
 
 
-def _plain_router(service: Service) -> APIRouter:
-    """Routes without a body."""
-    routes = APIRouter()
+@handler(OllamaGenerateRequest, OllamaGenerateAnswer, {200: _LINES, **_ERRORS})
+async def generate(service: Service, http: Request, body: OllamaGenerateRequest) -> Response:
+    """The answer to a prompt, a line for each piece unless `stream` is false."""
+    form = OllamaForm("generate", body.model, http)
+    if not body.prompt:
+        return _loaded(service, form)
+    asked = body.as_chat(body.messages(), "prompt")
+    plain = body.prompt if body.raw else None
+    generation, (answer,) = await chat_generation(service, http, asked, _names("prompt"), plain)
+    return await respond(http, asked, generation, form.queued(answer), form)
 
-    @routes.get("/", operation_id="ollamaHere", response_class=PlainTextResponse, responses=GENERATION_ERRORS)
-    async def here() -> str:
-        """What tools look for before they ask more."""
-        return "Ollama is running"
 
-    @routes.get("/api/version", operation_id="ollamaVersion", responses=_ERRORS)
-    async def version() -> OllamaVersion:
-        """Of the Ollama whose paths these are."""
-        return OllamaVersion(version=PROTOCOL_VERSION)
+@handler(OllamaEmbedRequest, OllamaEmbedAnswer, _ERRORS)
+async def embed(service: Service, http: Request, body: OllamaEmbedRequest) -> Response:
+    """Vectors of one or several texts: those of /v1/embeddings."""
+    _check_model(service, body.model)
+    inputs = EmbeddingInputs(service, body.input, body.dimensions)
+    found = [numbers(vector) async for vector in inputs.vectors(service, http)]
+    counts = {
+        "total_duration": nanoseconds(record_of(http.scope).duration_s),
+        "load_duration": 0,
+        "prompt_eval_count": inputs.num_tokens,
+    }
+    return PiecewiseResponse({"model": body.model, "embeddings": Items(found)} | counts)
 
-    @routes.get("/api/tags", operation_id="ollamaTags", responses=_ERRORS)
-    async def tags() -> OllamaModels:
-        """The one model that is served, under each of its names."""
-        return OllamaModels(models=_models(service))
 
-    @routes.get("/api/ps", operation_id="ollamaPs", responses=_ERRORS)
-    async def running() -> OllamaModels:
-        """The same: it is in memory."""
-        return OllamaModels(models=_models(service))
+@handler(OllamaShowRequest, OllamaShown, _ERRORS)
+async def show(service: Service, http: Request, body: OllamaShowRequest) -> Response:
+    """What is known of the model."""
+    name = body.model or body.name
+    if name is None:
+        raise invalid("model: give the model's name", "model")
+    _check_model(service, name)
+    return JSONResponse(_shown(service).model_dump())
 
-    return routes
+
+@handler(responses={200: PLAIN_TEXT, **GENERATION_ERRORS})
+async def here(service: Service, http: Request) -> Response:
+    """What tools look for before they ask more."""
+    return PlainTextResponse("Ollama is running")
+
+
+@handler(content=OllamaVersion, responses=_ERRORS)
+async def version(service: Service, http: Request) -> Response:
+    """Of the Ollama whose paths these are."""
+    return JSONResponse(OllamaVersion(version=PROTOCOL_VERSION).model_dump())
+
+
+@handler(content=OllamaModels, responses=_ERRORS)
+async def tags(service: Service, http: Request) -> Response:
+    """The one model that is served, under each of its names."""
+    return JSONResponse(_models(service).model_dump())
+
+
+@handler(content=OllamaModels, responses=_ERRORS)
+async def running(service: Service, http: Request) -> Response:
+    """The same: it is in memory."""
+    return JSONResponse(_models(service).model_dump())
 
 
 def _names(messages: str) -> FieldNames:
@@ -148,8 +135,8 @@ def _check_model(service: Service, name: str) -> None:
     service.check_model(name.removesuffix(":latest"))
 
 
-def _models(service: Service) -> list[OllamaModel]:
-    return [_model(service, name) for name in service.model_names]
+def _models(service: Service) -> OllamaModels:
+    return OllamaModels(models=[_model(service, name) for name in service.model_names])
 
 
 def _model(service: Service, id_: str) -> OllamaModel:

@@ -102,7 +102,7 @@ class OllamaFields(Strict):
             param: Field that the messages came by.
 
         Raises:
-            RequestValidationError: A value is refused; it names the field.
+            InvalidBody: A value is refused; it names the field.
         """
         is_stream = self.stream is not False
         fields = (self.options or OllamaOptions()).for_chat() | {

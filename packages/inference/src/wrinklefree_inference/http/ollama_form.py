@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from fastapi import Request
+from starlette.requests import Request
 
 from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.errors import ApiError

@@ -19,16 +19,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from wrinklefree_inference.http.app import NO_KEYS, HttpApp, new_app, protect
+from wrinklefree_inference.http.app import NO_KEYS, HttpApp, protect
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
+from wrinklefree_inference.http.routes import Operation, handler, new_app, operation
 from wrinklefree_inference.http.sse import EventStream, frame, unless_client_leaves
 from wrinklefree_inference.http.upstream import Answer, Upstream, broken_off
 from wrinklefree_inference.options import HttpOptions
@@ -43,36 +44,41 @@ _END_BYTES = 64
 _log = logging.getLogger(__name__)
 
 
+_POSTED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+_GOT = ("/v1/models", "/v1/models/{model:path}")
+
+
 def create_proxy(
     upstream: Upstream,
     http: HttpOptions = HttpOptions(),  # noqa: B008 - frozen
     keys: ApiKeys = NO_KEYS,
-    own_routes: Callable[[Lifecycle, Metrics], APIRouter] | None = None,
+    own_operations: Callable[[Lifecycle, Metrics], Sequence[Operation]] = lambda *_: (),
 ) -> HttpApp:
-    """The application; what `own_routes` makes goes before what is passed on."""
+    """The application; what `own_operations` makes goes before what is passed on."""
     metrics, lifecycle = Metrics(), Lifecycle(http.max_inflight)
-    app = new_app("WrinkleFree proxy")
-    if own_routes is not None:
-        app.include_router(own_routes(lifecycle, metrics))
 
+    @handler()
     async def forward(request: Request) -> Response:
         return await _forward(upstream, request)
 
-    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"):
-        app.add_api_route(path, forward, methods=["POST"])
-    for path in ("/v1/models", "/v1/models/{model:path}"):
-        app.add_api_route(path, forward, methods=["GET"])
-
-    @app.get("/health")
-    async def health() -> Response:
+    @handler()
+    async def health(request: Request) -> Response:
         state = "draining" if lifecycle.is_draining else "ok" if await upstream.is_healthy() else "failed"
         status = HTTPStatus.OK if state == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"status": state}, status)
 
-    @app.get("/metrics")
-    async def page() -> Response:
+    @handler()
+    async def page(request: Request) -> Response:
         return metrics.response()
 
+    operations = [
+        *own_operations(lifecycle, metrics),
+        *(operation("POST", path, forward) for path in _POSTED),
+        *(operation("GET", path, forward) for path in _GOT),
+        operation("GET", "/health", health),
+        operation("GET", "/metrics", page),
+    ]
+    app = new_app("WrinkleFree proxy", operations)
     return replace(protect(app, http, keys, lifecycle, metrics), other_descriptors=http.max_inflight)
 
 

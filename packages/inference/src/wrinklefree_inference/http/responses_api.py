@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.answer_rules import FieldNames
@@ -32,9 +32,9 @@ from wrinklefree_inference.http.responses_bodies import (
     ResponseUsage,
 )
 from wrinklefree_inference.http.responses_output import Event, Output
+from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import EVENT_STREAM, GENERATION_ERRORS, Service, respond
 from wrinklefree_inference.http.sse import KEEP_ALIVE
-from wrinklefree_inference.http.strict_json import strict_router
 from wrinklefree_inference.http.translated import chat_request
 from wrinklefree_inference.native.request import Delta, FinishReason, SamplingParams
 
@@ -44,24 +44,13 @@ _FIELDS = FieldNames("input", "tools[{}].parameters", "text.format", "text.forma
 _SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "stream")
 
 
-def router(service: Service) -> APIRouter:
-    """The route."""
-    routes = strict_router(service.bodies)
-
-    @routes.post(
-        "/v1/responses",
-        operation_id="createResponse",
-        response_model=ResponseObject,
-        responses={200: EVENT_STREAM, **GENERATION_ERRORS},
-    )
-    async def responses(body: ResponseRequest, http: Request) -> Response:
-        """The assistant's next turn, whole or as server-sent events (`stream`)."""
-        chat = _as_chat(body)
-        generation, (answer,) = await chat_generation(service, http, chat, _FIELDS)
-        form = ResponseForm(body, answer)
-        return await respond(http, chat, generation, form, form)
-
-    return routes
+@handler(ResponseRequest, ResponseObject, {200: EVENT_STREAM, **GENERATION_ERRORS})
+async def responses(service: Service, http: Request, body: ResponseRequest) -> Response:
+    """The assistant's next turn, whole or as server-sent events (`stream`)."""
+    chat = _as_chat(body)
+    generation, (answer,) = await chat_generation(service, http, chat, _FIELDS)
+    form = ResponseForm(body, answer)
+    return await respond(http, chat, generation, form, form)
 
 
 def _as_chat(body: ResponseRequest) -> ChatRequest:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from wf_formats.environment import num_cores
@@ -18,6 +18,7 @@ from wrinklefree_inference.http.errors import ApiError, api_error, invalid, refu
 from wrinklefree_inference.http.generation import Arrivals, Generation
 from wrinklefree_inference.http.json_bounds import JsonBounds
 from wrinklefree_inference.http.json_pieces import PiecewiseResponse, encoded
+from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import SamplingFields
@@ -39,6 +40,7 @@ GENERATION_ERRORS = refusals(GENERATION_STATUSES)
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 EVENT_STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}
 """OpenAPI 3.1 has the schema describe each event."""
+PLAIN_TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Service:
     engine: AsyncEngine
     answers: AnswerOptions
     metrics: Metrics
+    lifecycle: Lifecycle
     rendering: Turns = field(default_factory=lambda: Turns("rendering of chats"))
     """One at a time: templates share a process (`wf_formats.chat_template`)."""
     compiling: Turns = field(default_factory=lambda: Turns("reading of schemas", num_cores()))

@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
-from wrinklefree_inference.http.errors import invalid
+from wrinklefree_inference.http.errors import InvalidBody, invalid
 from wrinklefree_inference.http.json_bounds import JsonBounds
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.turns import Turns
-from wrinklefree_inference.http.unknown_fields import HEADER, noting
+from wrinklefree_inference.http.unknown_fields import noting
 
 _IN_LOOP_BYTES = 16 << 10  # at most 600 small messages, 10 ms
 _MOST_DIGITS = 64
 
-Check = Callable[[Any], tuple[Any, list[Any]]]
-"""From JSON to what the endpoint gets, and what is wrong with it."""
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Bodies:
@@ -45,16 +42,18 @@ class Bodies:
         self._bounds, self._is_strict = bounds, is_strict
         self._turns = Turns("reading of large bodies")
 
-    async def read(self, request: Request, check: Check) -> Any:
-        """A request's body, checked.
+    async def read(self, request: Request, kind: type[Body]) -> Body:
+        """A request's body.
 
         Raises:
             ApiError: 400 for what is no strict JSON or too many values, 429 if the client sends too many.
-            RequestValidationError: The values are not what the endpoint wants.
+            InvalidBody: The values are not what `kind` has.
             ClientLeft: It did.
         """
         body = await request.body()
-        work = partial(self._checked, body, check)
+        if not body:
+            raise invalid("the body is missing: send a JSON object", code="invalid_json")
+        work = partial(self._checked, body, kind)
         record = record_of(request.scope)
         if len(body) <= _IN_LOOP_BYTES:
             value, record.ignored = work()
@@ -63,56 +62,15 @@ class Bodies:
             value, record.ignored = await unless_client_leaves(request.receive, turn)
         return value
 
-    def _checked(self, body: bytes, check: Check) -> tuple[Any, str]:
+    def _checked(self, body: bytes, kind: type[Body]) -> tuple[Body, str]:
         """With the names of the fields that are ignored."""
         self._bounds.check(body)
         with noting(self._is_strict) as unknown:
-            value, errors = check(_strict(body))
-        if errors:
-            raise RequestValidationError(errors)
-        return value, unknown.header
-
-
-class CheckedRequest(Request):
-    """A request whose `json` is an instance of the endpoint's model, which FastAPI then takes as it is."""
-
-    checked: Any
-
-    async def json(self) -> Any:
-        """The body."""
-        return self.checked
-
-
-class StrictRoute(APIRoute):
-    """A route that has its body read by `bodies`."""
-
-    bodies: ClassVar[Bodies]
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, for FastAPI."""
-        handle = super().get_route_handler()
-        assert self.body_field is not None
-        check = partial(self.body_field.validate, loc=("body",))
-
-        async def strict(request: Request) -> Response:
-            read = CheckedRequest(request.scope, request.receive)
-            if await read.body():
-                read.checked = await self.bodies.read(read, check)
-            response = await handle(read)
-            if ignored := record_of(request.scope).ignored:
-                response.headers[HEADER] = ignored
-            return response
-
-        return strict
-
-
-def strict_router(reader: Bodies) -> APIRouter:
-    """A router of such routes."""
-
-    class Route(StrictRoute):
-        bodies = reader
-
-    return APIRouter(route_class=Route)
+            value = _strict(body)
+            try:
+                return kind.model_validate(value, from_attributes=True), unknown.header
+            except ValidationError as error:
+                raise InvalidBody(error.errors(include_url=False)) from error
 
 
 def _strict(body: bytes) -> Any:

@@ -110,9 +110,15 @@ class Choice(Strict):
         return self
 
 
+_NAMED = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
 _NAMED_FUNCTION = {
     "type": "object",
-    "properties": {"type": {"const": "function"}, "function": {"$ref": "#/components/schemas/NamedFunction"}},
+    "properties": {"type": {"const": "function"}, "function": _NAMED},
     "required": ["type", "function"],
     "additionalProperties": False,
 }

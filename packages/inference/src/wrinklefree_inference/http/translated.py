@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from wrinklefree_inference.http.chat_requests import ChatRequest
+from wrinklefree_inference.http.errors import InvalidBody
 
 
 def chat_request(fields: Mapping[str, Any], names: Mapping[str, str]) -> ChatRequest:
@@ -19,21 +19,21 @@ def chat_request(fields: Mapping[str, Any], names: Mapping[str, str]) -> ChatReq
         names: Chat's field -> what the client calls it, where that differs.
 
     Raises:
-        RequestValidationError: A value is refused; it names the client's field.
+        InvalidBody: A value is refused; it names the client's field.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     try:
         return ChatRequest(**given)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        raise RequestValidationError([_renamed(one, names) for one in found]) from error
+        raise InvalidBody([_renamed(one, names) for one in found]) from error
 
 
 def _renamed(error: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    first, *rest = error["loc"] or ("",)
+    first = next(iter(error["loc"]), "")
     if first in names:  # what is inside of it may be elsewhere in the client's own
-        return {**error, "loc": ("body", names[first])}
+        return {**error, "loc": (names[first],)}
     context = error.get("ctx") or {}
     if not error["loc"] and context.get("field") in names:
-        return {**error, "loc": ("body",), "ctx": context | {"field": names[context["field"]]}}
-    return {**error, "loc": ("body", first, *rest) if error["loc"] else ("body",)}
+        return {**error, "ctx": context | {"field": names[context["field"]]}}
+    return dict(error)

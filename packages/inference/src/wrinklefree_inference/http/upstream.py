@@ -17,7 +17,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 import httpx
-from fastapi import Request
+from starlette.requests import Request
 
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.unknown_fields import HEADER
