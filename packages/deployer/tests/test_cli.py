@@ -14,7 +14,8 @@ from typing import NoReturn
 import pytest
 from typer.testing import CliRunner
 
-from wf_deployer.commands.applications import APPLICATIONS
+from wf_deployer import entry
+from wf_deployer.applications import APPLICATIONS
 from wf_deployer.main import app
 
 OWN = ["train", "runs", "logs", "cancel", "doctor"]
@@ -36,7 +37,7 @@ def test_help_lists_the_commands(runner: CliRunner) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["quickstart", "--help"], ["train", "--help"]])
 def test_help_takes_less_than_a_second_of_processor_time(arguments: list[str]) -> None:
     """CPU time of the best of three: the machine may be busy with something else."""
-    command = [sys.executable, "-c", "from wf_deployer.main import app; app()", *arguments]
+    command = [sys.executable, "-c", "from wf_deployer.entry import main; main()", *arguments]
     times_s = []
     for _ in range(3):
         before = os.times()
@@ -100,10 +101,38 @@ def test_arguments_are_handed_on_as_they_are(
         raise SystemExit(3)
 
     monkeypatch.setattr("wf_deployer.processes.become", run)
+    monkeypatch.setattr("sys.argv", ["wf", name, *ARGUMENTS])
+    with pytest.raises(SystemExit, match="3"):
+        entry.main()
     result = runner.invoke(app, [name, *ARGUMENTS])
     assert result.exit_code == 3, result.output
     (application,) = [known for known in APPLICATIONS if known.name == name]
-    assert seen == [([sys.executable, "-m", *application.command, *ARGUMENTS], {"WF_PROG": f"wf {name}"})]
+    command = [sys.executable, "-m", *application.command, *ARGUMENTS]
+    assert seen == [(command, {"WF_PROG": f"wf {name}"})] * 2
+
+
+def test_an_application_is_started_without_typer() -> None:
+    source = (
+        "import sys; from wf_deployer import entry, processes\n"
+        "def become(*_): print([name for name in sys.modules]); sys.exit()\n"
+        "processes.become = become; sys.argv = ['wf', 'serve', '--help']; entry.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
+    modules = set(re.findall(r"'([\w.]+)'", done.stdout))
+    assert "wf_deployer.applications" in modules
+    assert not modules & {"typer", "pydantic", "rich", "click", "asyncio"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["train", "--help"], ["serve", "--cloud=modal", "--help"]]
+)
+def test_the_rest_is_parsed(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["wf", *arguments])
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert "Usage: wf" in "".join(capsys.readouterr())
 
 
 def test_serve_parses_its_arguments_only_with_cloud(
@@ -130,7 +159,7 @@ def test_serve_parses_its_arguments_only_with_cloud(
 
 
 def wf(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from wf_deployer.main import app; app()", *arguments]
+    command = [sys.executable, "-c", "from wf_deployer.entry import main; main()", *arguments]
     given = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"} | (environment or {})
     return subprocess.run(command, capture_output=True, text=True, check=False, env=given)
 

@@ -8,17 +8,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from wf_deployer.commands.applications import application_of, starting
-
-ELSEWHERE_OPTION = "--cloud"
+from wf_deployer.applications import application_of, is_handed_on
+from wf_deployer.commands.applications import starting
 
 
 class HereOrElsewhere(TyperCommand):
     """Parses nothing unless `--cloud` is there."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = args[: args.index("--")] if "--" in args else args
-        if any(argument.partition("=")[0] == ELSEWHERE_OPTION for argument in own):
+        if not is_handed_on("serve", args):
             parsed: list[str] = super().parse_args(ctx, args)
             return parsed
         ctx.args = list(args)

@@ -15,8 +15,7 @@ from typing import Any
 
 import typer
 
-from wf_deployer.commands.applications import APPLICATIONS
-from wf_deployer.commands.serve import ELSEWHERE_OPTION
+from wf_deployer.applications import APPLICATIONS, ELSEWHERE_OPTION
 from wf_deployer.commands.train import train
 from wf_deployer.doctor.children import ask, output_of
 from wf_deployer.doctor.files import FileError
