@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,43 @@ def test_without_a_model_the_newest_export_answers(
     assert result.exit_code == 0, result.output
     assert "model: outputs/mine/newest.gguf, the newest here (`wf list` shows all)" in result.stderr
     assert "newest" not in result.stdout
+
+
+def _damaged(folder: Path, model: Path) -> list[Path]:
+    """GGUF files and a folder that were not written to their end, the newest last."""
+    cut, zeros, folder_of_none = folder / "cut.gguf", folder / "zeros.gguf", folder / "hf"
+    cut.write_bytes(model.read_bytes()[:-4096])
+    zeros.write_bytes(bytes(4096))
+    folder_of_none.mkdir()
+    (folder_of_none / "config.json").write_text("{}")
+    (folder_of_none / "wrinklefree.json").write_text('{"export": {}}')
+    (folder_of_none / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    for hours, path in enumerate((cut, zeros, folder_of_none / "wrinklefree.json")):
+        time_s = time.time() + 3600 * (hours + 1)
+        os.utime(path, (time_s, time_s))
+    return [cut, zeros, folder_of_none]
+
+
+def test_damaged_exports_are_skipped_by_name(
+    ternary_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    damaged = _damaged(outputs, ternary_gguf)
+    (outputs / "whole.gguf").symlink_to(ternary_gguf)
+    monkeypatch.chdir(tmp_path)
+    result = run(app, f"chat {ONE_ANSWER}")
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    for path, line in zip(reversed(damaged), lines, strict=False):
+        assert line.startswith(f"skipped: {path.relative_to(tmp_path)} is damaged: "), lines
+    assert lines[3].startswith("model: outputs/whole.gguf, the newest here")
+    (outputs / "whole.gguf").unlink()
+    for command in (f"chat {ONE_ANSWER}", "serve", "run"):
+        result = run(app, command)
+        assert result.exit_code == 2
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("error: all exports here are damaged (3): remove them; `wf quickstart`")
 
 
 def test_run_takes_a_pulled_model_by_name_and_the_question(

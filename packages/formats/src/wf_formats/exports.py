@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wf_formats.errors import RequestError
@@ -26,25 +26,39 @@ HUB_PREFIX = "hub:"
 """Before the `ORG/NAME` of a repository."""
 GGUF_SUFFIX = ".gguf"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-NONE_HERE = (
-    "no export is here: `wf quickstart` makes one, `wf export --checkpoint FOLDER --output NAME.gguf` writes "
+REMEDIES = (
+    "`wf quickstart` makes one, `wf export --checkpoint FOLDER --output NAME.gguf` writes "
     "one of a checkpoint, `wf pull ORG/NAME` fetches one from the hub"
 )
+NONE_HERE = f"no export is here: {REMEDIES}"
 
 
 def find_exports(root: Path = Path()) -> Iterator[Path]:
     """GGUF files and exported folders, the newest first; each is looked into when its turn comes."""
-    times = {path: _changed_s(path) for path in (*_of_top(root), *_below(root / OUTPUTS))}
-    dated = [(-time_s, str(path), path) for path, time_s in times.items() if time_s is not None]
-    return (path for _, _, path in sorted(dated) if is_export(path))
+    return (path for path in _by_age(root) if is_export(path))
 
 
-def newest_export(root: Path = Path()) -> Path:
-    """Raises: RequestError where there is none."""
-    found = next(find_exports(root), None)
-    if found is None:
-        raise RequestError(NONE_HERE)
-    return found
+def newest_export(root: Path = Path(), skipped: Callable[[Path, str], None] = lambda *_: None) -> Path:
+    """The newest that is whole, as far as heads and sizes of files say.
+
+    Args:
+        skipped: gets a newer one that is damaged, and why; a model that is half written must not stop
+            those that are there.
+
+    Raises:
+        RequestError: there is none.
+    """
+    num_skipped = 0
+    for path in _by_age(root):
+        try:
+            if _is_whole_export(path):
+                return path
+        except (ValueError, OSError) as error:
+            num_skipped += 1
+            skipped(path, str(error).removeprefix(f"{path}: "))
+    if num_skipped:
+        raise RequestError(f"all exports here are damaged ({num_skipped}): remove them; {REMEDIES}")
+    raise RequestError(NONE_HERE)
 
 
 def is_export(path: Path) -> bool:
@@ -95,6 +109,13 @@ def size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+def _by_age(root: Path) -> list[Path]:
+    """What may be an export, the newest first."""
+    times = {path: _changed_s(path) for path in (*_of_top(root), *_below(root / OUTPUTS))}
+    dated = [(-time_s, str(path), path) for path, time_s in times.items() if time_s is not None]
+    return [path for _, _, path in sorted(dated)]
+
+
 def _changed_s(path: Path) -> float | None:
     """None for what is neither, is gone meanwhile, or may not be read."""
     if path.suffix != GGUF_SUFFIX and not path.is_dir():
@@ -142,12 +163,38 @@ def _is_exported_folder(folder: Path) -> bool:
     return isinstance(record, dict) and isinstance(record.get("export"), dict)
 
 
+def _is_whole_export(path: Path) -> bool:
+    """As `is_export`.
+
+    Raises:
+        ValueError, OSError: it is one, and damaged.
+    """
+    if not path.is_dir():
+        return path.is_file() and not _holds_adapter(path)
+    if not _is_exported_folder(path):
+        return False
+    from wf_formats.safetensors_file import open_safetensors
+
+    if not isinstance(read_value(path / CONFIG_FILE, ValueError), dict):
+        raise ValueError(f"{CONFIG_FILE} is no object of JSON")
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ValueError("its weights are missing: there is no .safetensors file")
+    for file in files:
+        open_safetensors(file)
+    return True
+
+
 def _is_adapter(path: Path) -> bool:
     """False for what cannot be read too: who opens it says what is wrong with it."""
+    try:
+        return _holds_adapter(path)
+    except (ValueError, OSError):
+        return False
+
+
+def _holds_adapter(path: Path) -> bool:
     from wf_formats.gguf import open_gguf
     from wf_formats.models.gguf_adapter import is_adapter
 
-    try:
-        return is_adapter(open_gguf(path))
-    except (ValueError, OSError):
-        return False
+    return is_adapter(open_gguf(path))

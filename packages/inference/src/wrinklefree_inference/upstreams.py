@@ -6,9 +6,13 @@ as they are.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wf_formats.errors import RequestError
+
+if TYPE_CHECKING:
+    import httpx
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Header of every request."""

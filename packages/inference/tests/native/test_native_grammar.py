@@ -20,7 +20,7 @@ from wrinklefree_inference.tool_calls.forms import FORMS, HERMES, LLAMA, MISTRAL
 from wrinklefree_inference.tool_calls.grammars import Function, JsonContent, calls_grammar, json_grammar
 from wrinklefree_inference.tool_calls.reading import CallBegun, CallGoesOn, CallReader, Content
 
-SPECIAL = {name: {} for name in ("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>")}
+SPECIAL = {name: {} for name in ("[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>")}
 PERSON = {
     "type": "object",
     "properties": {
@@ -165,6 +165,42 @@ def test_the_marker_begins_a_call_and_nothing_else_does(form, tokenizer, grammar
     follows = form.opening.removeprefix(form.marker) or "per"
     assert {tokenizer.token_bytes(index)[:1] for index in ids} <= {follows.encode()[:1], b"p"}
     assert not set(ids) & tokenizer.special_ids
+
+
+def follow(constraint, tokenizer, *parts) -> None:
+    """Each part, a text or the id of a special token, is what may come next."""
+    for part in parts:
+        for token_id in [part] if isinstance(part, int) else tokenizer.vocabulary(900).encode(part):
+            assert token_id in allowed(constraint), (part, tokenizer.token_bytes(token_id))
+            constraint.accept(token_id)
+
+
+@pytest.mark.parametrize("form", [HERMES, MISTRAL_ARGS], ids=lambda form: form.name)
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_a_thought_of_special_tokens_may_come_before_a_call(form, is_opened, tokenizer, grammars):
+    form = form.with_special(
+        {name: index for name in form.may_be_special if (index := tokenizer.special_id(name)) is not None}
+    )
+    if form.thinking is None:
+        assert "<think>" not in form.special
+        return
+    opening, closing = (form.special[name] for name in form.thinking)
+    grammar = grammars.compile(calls_grammar(form, FUNCTIONS, is_required=False, is_parallel=False), {})
+    marker = form.special.get(form.marker, form.marker)
+    thought = ([] if is_opened else [opening]) + ["Let me see.", closing]
+    constraint = grammar.new()
+    follow(constraint, tokenizer, *thought)
+    assert not {opening, closing} & set(allowed(constraint))  # one thought
+    follow(constraint, tokenizer, "So: ", marker)
+    assert not tokenizer.eos_ids & set(allowed(constraint))  # now it has to call
+    constraint = grammar.new()
+    follow(constraint, tokenizer, *thought, "It is fine.")
+    assert tokenizer.eos_ids & set(allowed(constraint))
+    constraint = grammar.new()
+    follow(constraint, tokenizer, opening, "Let me see.")
+    assert not tokenizer.eos_ids & set(allowed(constraint))  # a thought that was begun has an end
+    required = grammars.compile(calls_grammar(form, FUNCTIONS, is_required=True, is_parallel=False), {})
+    assert not {opening, closing} & set(allowed(required.new()))
 
 
 def test_content_or_calls(tokenizer, grammars):

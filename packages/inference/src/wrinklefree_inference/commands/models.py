@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from wf_formats.exports import named_model, newest_export
@@ -11,15 +13,20 @@ MODEL = "A .gguf file, an exported folder, ORG/NAME that was pulled, or a server
 
 
 def chosen_model(given: str | None) -> str:
-    """The path or URL of a model; says on stderr which one it takes where none was given.
+    """The path or URL of a model; says on stderr which one it takes where none was given, and why not a newer.
 
     Raises:
         RequestError: None was given and there is none, or a folder with several.
     """
     if given is not None:
         return named_model(given)
-    newest = str(newest_export())
+    newest = str(newest_export(skipped=_tell_skipped))
     typer.echo(
         f"model: {printable(newest, most_chars=None)}, the newest here (`wf list` shows all)", err=True
     )
     return newest
+
+
+def _tell_skipped(path: Path, reason: str) -> None:
+    name = printable(str(path), most_chars=None)
+    typer.echo(f"skipped: {name} is damaged: {printable(reason, most_chars=300)}", err=True)

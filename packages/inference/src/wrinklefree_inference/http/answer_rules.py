@@ -52,20 +52,21 @@ class AnswerRules:
         """The rules of a body."""
         choice = body.tool_choice
         offered = () if choice is not None and choice.type == "none" else tuple(body.tools or ())
-        named = choice.function.name if choice is not None and choice.function is not None else None
+        allowed = None if choice is None else choice.names
         functions = {
             names.parameters.format(i): Function(
                 tool.function.name, of_arguments(tool.function.parameters), bool(tool.function.strict)
             )
             for i, tool in enumerate(offered)
-            if named in (None, tool.function.name)
+            if allowed is None or tool.function.name in allowed
         }
         return cls(
             tools=tuple(tool.for_template() for tool in offered),
             functions=functions,
             content=_content(body),
-            must_call=choice is not None and choice.type in ("required", "function"),
-            is_parallel=body.parallel_tool_calls is not False and named is None,
+            must_call=choice is not None and choice.must_call,
+            is_parallel=body.parallel_tool_calls is not False
+            and (choice is None or choice.type != "function"),
             names=names,
         )
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.answer_rules import AnswerRules, FieldNames
+from wrinklefree_inference.http.call_results import check_results, of_messages
 from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.envelope import Envelope
@@ -35,6 +36,7 @@ from wrinklefree_inference.native.request import Delta, TokenLogprob
 @handler(ChatRequest, ChatCompletion, {200: EVENT_STREAM, **GENERATION_ERRORS})
 async def chat_completions(service: Service, http: Request, body: ChatRequest) -> Response:
     """The assistant's next turn, whole or as server-sent events (`stream`)."""
+    check_results(of_messages(body.messages))
     generation, answers = await chat_generation(service, http, body, FieldNames())
     return await respond(http, body, generation, ChatForm(body, answers))
 

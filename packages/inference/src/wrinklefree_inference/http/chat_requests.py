@@ -156,8 +156,9 @@ class ChatRequest(SamplingFields):
             return self
         if not names:
             raise misused("tool_choice", "only with tools")
-        if choice.function is not None and choice.function.name not in names:
-            raise misused("tool_choice", f"{choice.function.name} is none of the tools")
+        for name in choice.names or ():
+            if name not in names:
+                raise misused("tool_choice", f"{name} is none of the tools")
         return self
 
     @property

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.ollama_messages import OllamaMessage
 from wrinklefree_inference.http.requests import Text, Unsupported
-from wrinklefree_inference.http.tool_fields import Tool, Tools
+from wrinklefree_inference.http.tool_fields import Tool, Tools, checked_schema
 from wrinklefree_inference.http.translated import chat_request
 from wrinklefree_inference.http.unknown_fields import Strict
 
@@ -30,6 +30,10 @@ _NAMES = {
     "response_format": "format",
 }
 NoEffect = Any
+
+
+def _checked_format(value: Any) -> Any:
+    return checked_schema("format", value) if isinstance(value, dict) else value
 
 
 class OllamaOptions(Strict):
@@ -87,7 +91,7 @@ class OllamaFields(Strict):
     model: str
     stream: bool | None = None
     options: OllamaOptions | None = None
-    format: Literal["", "json"] | dict[str, Any] | None = None
+    format: Annotated[Literal["", "json"] | dict[str, Any] | None, AfterValidator(_checked_format)] = None
     keep_alive: str | float | None = None
     think: Literal[False] | None = None
     logprobs: Literal[False] | None = None

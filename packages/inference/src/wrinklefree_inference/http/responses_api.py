@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wrinklefree_inference.http.answer_rules import FieldNames
+from wrinklefree_inference.http.call_results import check_results
 from wrinklefree_inference.http.chat import chat_generation
 from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.chat_requests import ChatRequest
@@ -47,6 +48,7 @@ _SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed",
 @handler(ResponseRequest, ResponseObject, {200: EVENT_STREAM, **GENERATION_ERRORS})
 async def responses(service: Service, http: Request, body: ResponseRequest) -> Response:
     """The assistant's next turn, whole or as server-sent events (`stream`)."""
+    check_results(body.calls_and_results())
     chat = _as_chat(body)
     generation, (answer,) = await chat_generation(service, http, chat, _FIELDS)
     form = ResponseForm(body, answer)

@@ -3,18 +3,27 @@ nothing, and the response object."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from wrinklefree_inference.http.call_results import CallOrResult
 from wrinklefree_inference.http.requests import StreamOptions, Text, Unsupported
 from wrinklefree_inference.http.responses_fields import (
     ResponseToolChoice,
     ResponseTools,
     TextOptions,
 )
-from wrinklefree_inference.http.responses_input import MAX_ITEMS, Item, Status, messages_of
+from wrinklefree_inference.http.responses_input import (
+    MAX_ITEMS,
+    FunctionCallItem,
+    Item,
+    MessageItem,
+    Status,
+    messages_of,
+)
 from wrinklefree_inference.http.unknown_fields import Strict
 
 _MAX_METADATA = 16  # OpenAI's limit
@@ -95,6 +104,13 @@ class ResponseRequest(Strict):
         if isinstance(self.input, str):
             return [*first, {"role": "user", "content": self.input}]
         return first + messages_of(self.input)
+
+    def calls_and_results(self) -> Iterable[CallOrResult]:
+        """Those of the conversation."""
+        for i, item in enumerate(self.input if isinstance(self.input, list) else ()):
+            if not isinstance(item, MessageItem):
+                is_call = isinstance(item, FunctionCallItem)
+                yield CallOrResult(f"input[{i}].call_id", item.call_id, is_call)
 
 
 class OutputText(BaseModel):

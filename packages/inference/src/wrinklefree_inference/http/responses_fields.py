@@ -11,11 +11,13 @@ from wrinklefree_inference.http.tool_fields import (
     CHOICE_MODES,
     MAX_TOOLS,
     NAME_PATTERN,
+    AllowedMode,
     ArgumentsSchema,
     FunctionDefinition,
     Name,
     Schema,
     Tool,
+    allowed_schema,
     choice_of,
 )
 from wrinklefree_inference.http.unknown_fields import Strict
@@ -46,26 +48,45 @@ class ResponseTool(Strict):
 ResponseTools = Annotated[list[ResponseTool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 
 
+class ResponseAllowedTool(Strict):
+    """One that may be called."""
+
+    place: ClassVar[str] = "tool_choice.tools[]."
+    type: Literal["function"]
+    name: Name
+
+
 class ResponseChoice(Strict):
-    """Which tool is called."""
+    """Which tool is called; `mode` and `tools` say which may be, of those that the model is told."""
 
     place: ClassVar[str] = "tool_choice."
-    type: Literal["none", "auto", "required", "function"]
+    type: Literal["none", "auto", "required", "function", "allowed_tools"]
     name: Name | None = None
+    mode: AllowedMode | None = None
+    tools: (
+        Annotated[list[ResponseAllowedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)] | None
+    ) = None
 
     @model_validator(mode="after")
-    def _names_one(self) -> ResponseChoice:
+    def _names_some(self) -> ResponseChoice:
         if self.type == "function" and self.name is None:
             raise misused("name", "name the function to call")
+        for field, value in (("mode", self.mode), ("tools", self.tools)):
+            if (self.type == "allowed_tools") != (value is not None):
+                raise misused(field, f"{'needed' if value is None else 'only'} with type: allowed_tools")
         return self
 
     def for_chat(self) -> Any:
         """As chats have it."""
+        if self.tools is not None:
+            tools = [{"type": "function", "function": {"name": tool.name}} for tool in self.tools]
+            return {"type": self.type, self.type: {"mode": self.mode, "tools": tools}}
         return self.type if self.name is None else {"type": self.type, "function": {"name": self.name}}
 
     def told(self) -> Any:
         """As a response repeats it."""
-        return self.type if self.name is None else {"type": self.type, "name": self.name}
+        told = self.model_dump(exclude_none=True)
+        return told if len(told) > 1 else self.type
 
 
 _NAMED_FUNCTION = {
@@ -77,10 +98,15 @@ _NAMED_FUNCTION = {
     "required": ["type", "name"],
     "additionalProperties": False,
 }
+_ALLOWED_SCHEMA = allowed_schema(_NAMED_FUNCTION)
+_ALLOWED = _ALLOWED_SCHEMA | {
+    "properties": {"type": {"const": "allowed_tools"}, **_ALLOWED_SCHEMA["properties"]},
+    "required": ["type", *_ALLOWED_SCHEMA["required"]],
+}
 ResponseToolChoice = Annotated[
     ResponseChoice | None,
     BeforeValidator(choice_of('{"type": "function", "name": ...}')),
-    WithJsonSchema({"anyOf": [{"enum": [*CHOICE_MODES]}, _NAMED_FUNCTION, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{"enum": [*CHOICE_MODES]}, _NAMED_FUNCTION, _ALLOWED, {"type": "null"}]}),
 ]
 
 

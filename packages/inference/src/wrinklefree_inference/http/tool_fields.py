@@ -7,34 +7,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from wrinklefree_inference.http.requests import Text, misused
-from wrinklefree_inference.http.unknown_fields import Strict
-from wrinklefree_inference.tool_calls.schema_values import check_values
+from wrinklefree_inference.http.unknown_fields import Strict, note_ignored
+from wrinklefree_inference.tool_calls.schema_values import check_values, without_idle_bounds
 from wrinklefree_inference.tool_calls.schemas import check_bounds, of_arguments
 
 MAX_TOOLS = 128  # OpenAI's limit
+AllowedMode = Literal["auto", "required"]
+ALLOWED_MODES = get_args(AllowedMode)
 
 
-def _check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def checked_schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that answers can be held to: without bounds that say nothing, which are noted under `name`.
+
+    Raises:
+        ValueError: They cannot.
+    """
     check_bounds(schema)
-    check_values(schema)
-    return schema
+    kept, idle = without_idle_bounds(schema)
+    check_values(kept)
+    for keyword in idle:
+        note_ignored(f"{name}.{keyword}")
+    return kept
 
 
-def _check_arguments_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    of_arguments(_check_schema(schema))
-    return schema
+def _checked_arguments_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    kept = checked_schema("parameters", schema)
+    of_arguments(kept)
+    return kept
 
 
 NAME_PATTERN = "^[a-zA-Z0-9_-]{1,64}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Schema = Annotated[dict[str, Any], AfterValidator(_check_schema)]
-ArgumentsSchema = Annotated[dict[str, Any], AfterValidator(_check_arguments_schema)]
+Schema = Annotated[dict[str, Any], AfterValidator(partial(checked_schema, "schema"))]
+ArgumentsSchema = Annotated[dict[str, Any], AfterValidator(_checked_arguments_schema)]
 
 
 class FunctionDefinition(Strict):
@@ -79,14 +91,41 @@ class NamedFunction(Strict):
     name: Name
 
 
+class AllowedTool(Strict):
+    """One that may be called."""
+
+    place: ClassVar[str] = "tool_choice.allowed_tools.tools[]."
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class AllowedTools(Strict):
+    """Those that may be called of the tools that the model is told, whose prompt stays the same so."""
+
+    place: ClassVar[str] = "tool_choice.allowed_tools."
+    mode: AllowedMode
+    tools: Annotated[list[AllowedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+
+
 CHOICE_MODES = ("none", "auto", "required")
+
+
+def allowed_schema(named: dict[str, Any]) -> dict[str, Any]:
+    """The schema of allowed tools for the OpenAPI page, of which each is `named` so."""
+    tools = {"type": "array", "items": named, "minItems": 1, "maxItems": MAX_TOOLS}
+    return {
+        "type": "object",
+        "properties": {"mode": {"enum": [*ALLOWED_MODES]}, "tools": tools},
+        "required": ["mode", "tools"],
+        "additionalProperties": False,
+    }
 
 
 def choice_of(named: str) -> Callable[[Any], Any]:
     """What makes an object of a word, so that there is one kind; `named` is how a function is named."""
 
     def choice(value: Any) -> Any:
-        if value is None or (isinstance(value, dict) and value.get("type") == "function"):
+        if value is None or (isinstance(value, dict) and value.get("type") in ("function", "allowed_tools")):
             return value
         if value in CHOICE_MODES and isinstance(value, str):
             return {"type": value}
@@ -100,14 +139,31 @@ class Choice(Strict):
     """Which tool is called."""
 
     place: ClassVar[str] = "tool_choice."
-    type: Literal["none", "auto", "required", "function"]
+    type: Literal["none", "auto", "required", "function", "allowed_tools"]
     function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
     @model_validator(mode="after")
-    def _names_one(self) -> Choice:
+    def _names_some(self) -> Choice:
         if self.type == "function" and self.function is None:
             raise misused("function", "name the function to call")
+        if (self.type == "allowed_tools") != (self.allowed_tools is not None):
+            rule = "needed" if self.allowed_tools is None else "only"
+            raise misused("allowed_tools", f"{rule} with type: allowed_tools")
         return self
+
+    @property
+    def names(self) -> list[str] | None:
+        """Of the functions that may be called; None: any."""
+        if self.allowed_tools is not None:
+            return [tool.function.name for tool in self.allowed_tools.tools]
+        return None if self.function is None else [self.function.name]
+
+    @property
+    def must_call(self) -> bool:
+        """Whether an answer begins with a call."""
+        mode = self.type if self.allowed_tools is None else self.allowed_tools.mode
+        return mode in ("required", "function")
 
 
 _NAMED = {
@@ -122,10 +178,16 @@ _NAMED_FUNCTION = {
     "required": ["type", "function"],
     "additionalProperties": False,
 }
+_ALLOWED = {
+    "type": "object",
+    "properties": {"type": {"const": "allowed_tools"}, "allowed_tools": allowed_schema(_NAMED_FUNCTION)},
+    "required": ["type", "allowed_tools"],
+    "additionalProperties": False,
+}
 ToolChoice = Annotated[
     Choice | None,
     BeforeValidator(choice_of('{"type": "function", "function": {"name": ...}}')),
-    WithJsonSchema({"anyOf": [{"enum": [*CHOICE_MODES]}, _NAMED_FUNCTION, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{"enum": [*CHOICE_MODES]}, _NAMED_FUNCTION, _ALLOWED, {"type": "null"}]}),
 ]
 
 

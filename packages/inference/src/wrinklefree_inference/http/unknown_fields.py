@@ -61,6 +61,13 @@ def noting(is_strict: bool) -> Iterator[UnknownFields]:
         _noted.reset(token)
 
 
+def note_ignored(name: str) -> None:
+    """Note something else that a body has in vain, by a name of ours."""
+    unknown = _noted.get()
+    if unknown is not None:
+        unknown.names[name] = None
+
+
 class Strict(BaseModel):
     """A JSON object whose known fields have exactly their types.
 

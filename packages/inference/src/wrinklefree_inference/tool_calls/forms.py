@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 MISTRAL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
@@ -29,7 +30,7 @@ class ToolForm:
         between: None where an answer has one call at most.
         before: What may stand before the marker, if the tokenizer has it as a special token.
         short_ids: Whether ids of calls are nine letters and digits.
-        special: Ids of the special tokens that occur in the texts above, by their text.
+        special: Ids of the special tokens that occur in the texts above or around thoughts, by their text.
     """
 
     name: str
@@ -48,7 +49,17 @@ class ToolForm:
         """Parts of its texts that are special tokens in some tokenizers."""
         names = (*_SPECIAL, *([self.before] if self.before else []))
         texts = (self.opening, self.middle, self.closing, self.between or "", self.before or "")
-        return tuple(name for name in names if any(name in text for text in texts))
+        thinking = () if self.leads else chain.from_iterable(_THINKING)
+        return (*(name for name in names if any(name in text for text in texts)), *thinking)
+
+    @property
+    def thinking(self) -> tuple[str, str] | None:
+        """What stands around a thought before an answer, where both are special tokens; else they are text.
+
+        None for a form that leads: behind a thought its call would not be the beginning.
+        """
+        known = (pair for pair in _THINKING if all(name in self.special for name in pair))
+        return next(known, None)
 
     def with_special(self, special: Mapping[str, int]) -> ToolForm:
         """The same for a tokenizer in which these are special tokens."""
@@ -59,6 +70,8 @@ class ToolForm:
         return f"{self.opening}{name}{self.middle}{arguments}{self.closing}"
 
 
+_THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+"""Qwen 3, DeepSeek, SmolLM3 and others; Magistral."""
 _SPECIAL = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]")
 
 HERMES = ToolForm(

@@ -91,12 +91,23 @@ def calls_grammar(
 def _text_or_calls(form: ToolForm) -> list[str]:
     """Text, in which the marker begins calls: as a special token, or as soon as its last letter is there."""
     rest = _sequence(form.opening.removeprefix(form.marker), form)
-    text = f"TEXT: /{_TEXT}/"
+    text, marker = f"TEXT: /{_TEXT}/", re.escape(form.marker)
     if form.marker in form.special:
-        return [f"start: TEXT | TEXT <[{form.special[form.marker]}]> {rest} calls", text]
-    before = "" if form.leads else _TEXT
-    head = f"head[lazy]: /{before}{re.escape(form.marker)}/"
-    return [f"start: TEXT | {_before(form)}head {rest} calls", text, head]
+        thought = _thought(form, "TEXT")
+        called = f"TEXT <[{form.special[form.marker]}]>"
+        return [f"start: {thought}(TEXT | {called} {rest} calls)", text]
+    thought = _thought(form, "THOUGHT")
+    head = f"head[lazy]: /{'' if form.leads else _TEXT}{marker}/"
+    rules = [f"start: {thought}(TEXT | {_before(form)}head {rest} calls)", text, head]
+    return [*rules, f"THOUGHT: /{_TEXT}/ & ~/{_TEXT}{marker}{_TEXT}/"] if thought else rules
+
+
+def _thought(form: ToolForm, text: str) -> str:
+    """What may come before content and calls; the prompt may have opened it already."""
+    if form.thinking is None:
+        return ""
+    opening, closing = (form.special[name] for name in form.thinking)
+    return f"(<[{opening}]>? {text} <[{closing}]>)? "
 
 
 def _rules_of_calls(form: ToolForm, functions: Sequence[Function], is_parallel: bool) -> list[str]:

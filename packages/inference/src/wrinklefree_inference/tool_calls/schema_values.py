@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 MAX_NUMBER = 2**53 - 1
 """Up to here every integer is a float64 of its own."""
+MAX_INT64 = 2**63 - 1
 
 _BOUNDS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
 _ANSWERS = ("const", "enum")
@@ -36,7 +38,8 @@ def check_values(schema: Mapping[str, Any]) -> None:
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise ValueError(f"the schema has half a surrogate pair, {half}, which is not text") from error
-    for place, key, value in _keywords(schema, ""):
+    for place, owner, key in _keywords(schema, ""):
+        value = owner[key]
         if key in _BOUNDS:
             _check_number(place, value)
         elif key in _ANSWERS:
@@ -48,15 +51,37 @@ def check_values(schema: Mapping[str, Any]) -> None:
                 _check_pattern(place, pattern)
 
 
-def _keywords(value: Any, place: str) -> Iterator[tuple[str, str, Any]]:
-    """Where each keyword stands, it and its value; also in parts that only a `$ref` makes schemas of."""
+def without_idle_bounds(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The same without bounds that lie at or beyond those of 64-bit integers, and the keywords of these.
+
+    Generators of schemas write the bounds of their language's number types. They say no more than what who
+    reads the number can hold, whatever the schema says; and llguidance could not hold to them exactly.
+    """
+    kept = deepcopy(dict(schema))
+    idle = [(owner, key) for _, owner, key in _keywords(kept, "") if _is_idle(key, owner[key])]
+    for owner, key in idle:
+        del owner[key]
+    return kept, sorted({key for _, key in idle})
+
+
+def _is_idle(key: str, value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    if key in ("maximum", "exclusiveMaximum"):
+        return value >= MAX_INT64
+    return key in ("minimum", "exclusiveMinimum") and value <= -MAX_INT64
+
+
+def _keywords(value: Any, place: str) -> Iterator[tuple[str, Any, str]]:
+    """Where each keyword stands, the schema that has it, and it; also in parts that only a `$ref` makes
+    schemas of."""
     if isinstance(value, list):
         for i, each in enumerate(value):
             yield from _keywords(each, f"{place}[{i}]")
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             inside = f"{place}.{key}" if place else key
-            yield inside, key, inner
+            yield inside, value, key
             if key in _NAMED and isinstance(inner, Mapping):
                 for name, each in inner.items():
                     yield from _keywords(each, f"{inside}.{name}")
