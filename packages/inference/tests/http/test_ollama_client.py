@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from wrinklefree_inference.tool_calls.forms import HERMES
+
 PROGRAM = """
 import sys
 import ollama
@@ -44,13 +46,65 @@ for broken, words in (
 print("all well")
 """
 
+TOOLS = """
+import sys
+import ollama
+
+client = ollama.Client(sys.argv[1])
+name = "org/toy"
+tool = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def time(zone: str) -> str:
+    '''The time of a zone.
+
+    Args:
+        zone: Its name
+    '''
+    return "noon"
+
+
+asked = [{"role": "user", "content": "call weather"}]
+for is_stream in (False, True):
+    answer = client.chat(name, asked, tools=[tool, time], stream=is_stream)
+    parts = list(answer) if is_stream else [answer]
+    calls = [call for part in parts for call in part.message.tool_calls or ()]
+    assert [call.function.name for call in calls] == ["weather"], parts
+    assert calls[0].function.arguments == {"city": "Berlin"}, parts
+    assert parts[-1].done_reason == "stop", parts
+said = client.chat(name, asked, tools=[tool]).message
+result = {"role": "tool", "tool_name": "weather", "content": "rain"}
+after = client.chat(name, [*asked, said, result], options={"num_predict": 3})
+assert after.eval_count == 3, after
+alone = client.chat(name, [*asked, result], options={"num_predict": 3})  # ids are not needed here
+assert alone.eval_count == 3, alone
+print("all well")
+"""
+
 
 @pytest.mark.slow
 def test_the_ollama_client(in_thread: Callable[..., Any], toy: Any) -> None:
     """Slow: an environment with a package of the registry."""
     with in_thread() as (url, _):
-        command = ["uv", "run", "--isolated", "--no-project", "--with", "ollama", "python", "-c", PROGRAM]
-        done = subprocess.run(
-            [*command, url, toy.TEXT[2:11]], capture_output=True, text=True, check=False, timeout=300
-        )
+        run(PROGRAM, url, toy.TEXT[2:11])
+
+
+@pytest.mark.slow
+def test_tools_of_the_ollama_client(in_thread: Callable[..., Any]) -> None:
+    """Functions as schema and as Python has them, calls sent back, a result without its call."""
+    with in_thread() as (url, engine):
+        engine.script = HERMES.written("weather", '{"city": "Berlin"}')
+        run(TOOLS, url)
+
+
+def run(program: str, *arguments: str) -> None:
+    command = ["uv", "run", "--isolated", "--no-project", "--with", "ollama", "python", "-c", program]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout.strip() == "all well", done.stderr

@@ -104,7 +104,17 @@ def test_calls_at_once_are_one_turn(server, talk, engine, monkeypatch):
     said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "See."}]}
     parts = [{"type": "input_text", "text": text} for text in ("rain", "wind")]
     output = {"type": "function_call_output", "call_id": "c", "output": parts}
-    items = [{"role": "user", "content": "x"}, said, CALL, CALL | {"call_id": "d"}, output, CALL]
+    other = {"type": "function_call_output", "call_id": "d", "output": "sun"}
+    items = [
+        {"role": "user", "content": "x"},
+        said,
+        CALL,
+        CALL | {"call_id": "d"},
+        output,
+        CALL,
+        other,
+        output,
+    ]
 
     async def work(http):
         return await http.post(PATH, input=items, tools=[WEATHER], tool_choice=CHOICE, max_output_tokens=1)
@@ -112,10 +122,45 @@ def test_calls_at_once_are_one_turn(server, talk, engine, monkeypatch):
     reply = talk(server, work)
     assert (reply.status_code, reply.json()["tool_choice"]) == (200, CHOICE)
     (turns,) = seen
-    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "tool", "assistant", "tool", "tool"]
     assert turns[1]["content"] == "See."
     assert [call["id"] for call in turns[1]["tool_calls"]] == ["c", "d"]
     assert turns[2] == {"role": "tool", "content": "rain\nwind", "tool_call_id": "c"}
+
+
+ALLOWED = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "time"}]}
+
+
+def test_allowed_tools(server, talk, engine):
+    async def work(http):
+        return await http.post(
+            PATH, input="x", tools=[WEATHER, TIME], tool_choice=ALLOWED, max_output_tokens=1
+        )
+
+    reply = talk(server, work)
+    assert (reply.status_code, reply.json()["tool_choice"]) == (200, ALLOWED)
+    (grammar,) = engine.compiled
+    assert '"time' in grammar
+    assert '"weather' not in grammar
+    assert "TEXT" not in grammar
+    assert engine.detokenize(engine.seen[0].prompt_ids) == "tool:weather\ntool:time\nuser:x\n"
+
+
+@pytest.mark.parametrize(
+    ("items", "param"),
+    [
+        ([CALL], "input[0].call_id"),
+        ([{"type": "function_call_output", "call_id": "c", "output": "x"}, CALL], "input[0].call_id"),
+        ([CALL, {"type": "function_call_output", "call_id": "d", "output": "x"}], "input[1].call_id"),
+    ],
+)
+def test_outputs_are_those_of_calls(items, param, server, talk, engine):
+    async def work(http):
+        return await http.post(PATH, input=items, tools=[WEATHER])
+
+    error = talk(server, work).json()["error"]
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+    assert engine.seen == []
 
 
 def test_a_call_that_is_cut_short_is_incomplete(server, talk, engine):
@@ -278,6 +323,9 @@ def test_an_answer_that_breaks_off_is_an_error(server, talk):
         ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice", None),
         ({"tools": [WEATHER], "tool_choice": CHOICE | {"name": "f"}}, "tool_choice", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tools": [WEATHER], "tool_choice": ALLOWED}, "tool_choice", "invalid_value"),
+        ({"tools": [TIME], "tool_choice": ALLOWED | {"mode": "none"}}, "tool_choice.mode", None),
+        ({"tools": [TIME], "tool_choice": CHOICE | {"mode": "auto"}}, "tool_choice.mode", "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported"),
         ({"temperature": 3}, "temperature", None),
         ({"top_p": 0}, "top_p", None),

@@ -123,6 +123,11 @@ def test_logprobs_of_calls_are_told_once(server, talk, engine):
     assert [t for c in chunks for x in c.choices if x.logprobs for t in x.logprobs.content] == tokens
 
 
+def _allowed(mode, *names):
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}}
+
+
 @pytest.mark.parametrize(
     ("fields", "offered", "must_call"),
     [
@@ -131,8 +136,10 @@ def test_logprobs_of_calls_are_told_once(server, talk, engine):
         ({"tool_choice": "required"}, ["weather", "time"], True),
         ({"tool_choice": {"type": "function", "function": {"name": "time"}}}, ["time"], True),
         ({"tool_choice": "none"}, [], False),
+        (_allowed("auto", "time"), ["time"], False),
+        (_allowed("required", "time", "weather"), ["weather", "time"], True),
     ],
-    ids=["default", "auto", "required", "named", "none"],
+    ids=["default", "auto", "required", "named", "none", "allowed", "one-of-the-allowed"],
 )
 def test_the_choice_of_tools_is_the_grammar_s(fields, offered, must_call, server, talk, engine):
     async def work(http):
@@ -165,6 +172,7 @@ def test_earlier_calls_and_results_reach_the_template(server, talk, engine, monk
         {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
         {"role": "tool", "tool_call_id": "call_2", "content": [{"type": "text", "text": "noon"}]},
         {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "sun"},
     ]
 
     async def work(http):
@@ -275,6 +283,15 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
             "f is none of the tools",
         ),
         ({"tool_choice": "required"}, "tool_choice", "only with tools"),
+        (_allowed("auto", "f"), "tool_choice", "only with tools"),
+        ({"tools": [TIME]} | _allowed("auto", "time", "f"), "tool_choice", "f is none of the tools"),
+        ({"tools": [TIME]} | _allowed("auto"), "tool_choice.allowed_tools.tools", "at least 1"),
+        ({"tools": [TIME]} | _allowed("none", "time"), "tool_choice.allowed_tools.mode", "'required'"),
+        (
+            {"tools": [TIME], "tool_choice": {"type": "allowed_tools"}},
+            "tool_choice.allowed_tools",
+            "needed with type: allowed_tools",
+        ),
         ({"functions": [{"name": "f"}]}, "functions", "use tools"),
         ({"function_call": "auto"}, "function_call", "use tools"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
@@ -328,6 +345,91 @@ def test_refusals(fields, param, words, server, talk, engine):
     assert error["param"] == param
     assert words in error["message"]
     assert engine.seen == []
+
+
+def _call(id_):
+    return {"id": id_, "type": "function", "function": {"name": "time", "arguments": "{}"}}
+
+
+def _result(id_):
+    return {"role": "tool", "tool_call_id": id_, "content": "noon"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "param"),
+    [
+        ([_result("a")], "messages[1].tool_call_id"),
+        ([{"role": "assistant", "tool_calls": [_call("a")]}, _result("b")], "messages[2].tool_call_id"),
+        ([_result("a"), {"role": "assistant", "tool_calls": [_call("a")]}], "messages[1].tool_call_id"),
+        ([{"role": "assistant", "tool_calls": [_call("a")]}], "messages[1].tool_calls[0].id"),
+        (
+            [{"role": "assistant", "tool_calls": [_call("a"), _call("b")]}, _result("a"), *USER],
+            "messages[1].tool_calls[1].id",
+        ),
+        (  # ids that come again in each turn, as some clients make them
+            [
+                {"role": "assistant", "tool_calls": [_call("a")]},
+                _result("a"),
+                {"role": "assistant", "tool_calls": [_call("a")]},
+            ],
+            "messages[3].tool_calls[0].id",
+        ),
+        (
+            [
+                {"role": "assistant", "tool_calls": [_call("a"), _call("b")]},
+                *[_result(id_) for id_ in ("b", "a", "a")],
+                {"role": "assistant", "tool_calls": [_call("a")]},
+                *USER,
+                _result("a"),
+            ],
+            None,
+        ),
+    ],
+)
+def test_results_are_those_of_calls(turns, param, server, talk, engine):
+    async def work(http):
+        return await http.post(CHAT, messages=[*USER, *turns], tools=[TIME], max_tokens=1)
+
+    reply = talk(server, work)
+    if param is None:
+        assert reply.status_code == 200, reply.text
+        return
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"], error["code"]) == (400, param, "invalid_value")
+    assert "no call before it" in error["message"] or "has no result" in error["message"]
+    assert engine.seen == []
+
+
+INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "ignored"),
+    [
+        (INT64, ["maximum", "minimum"]),
+        ({"type": "integer", "minimum": 0, "exclusiveMaximum": 2**64}, ["exclusiveMaximum"]),
+        ({"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1e9}, ["minimum"]),
+        ({"type": "integer", "maximum": 2**53 - 1}, []),
+    ],
+)
+def test_bounds_that_say_nothing_are_left_out_and_named(bounds, ignored, server, talk, engine):
+    schema = {"type": "object", "properties": {"maximum": bounds, "b": {"default": bounds}}}
+    kept = {key: value for key, value in bounds.items() if key not in ignored}
+
+    async def work(http):
+        return [
+            await http.post(CHAT, messages=USER, max_tokens=1, **_schema(schema, strict=True)),
+            await http.post(CHAT, messages=USER, max_tokens=1, **_tool(parameters=schema)),
+            await http.post("/api/chat", messages=USER, format=schema, stream=False),
+        ]
+
+    replies = talk(server, work)
+    for reply, name in zip(replies, ("schema", "parameters", "format"), strict=True):
+        assert reply.status_code == 200, reply.text
+        assert reply.headers.get("x-wf-ignored", "") == ",".join(f"{name}.{key}" for key in ignored)
+    for grammar in engine.compiled:
+        assert f'"properties": {{"maximum": {json.dumps(kept)}, "b": ' in grammar
+        assert f'"default": {json.dumps(bounds)}' in grammar
 
 
 def test_half_a_surrogate_pair_in_a_schema_is_told(server, talk, engine):

@@ -13,7 +13,7 @@ MODEL = "A .gguf file, an exported folder, ORG/NAME that was pulled, or a server
 
 
 def chosen_model(given: str | None) -> str:
-    """The path or URL of a model; says on stderr which one it takes where none was given, and why not a newer.
+    """The path or URL of a model; where none was given, stderr has which it is, and why it is not a newer one.
 
     Raises:
         RequestError: None was given and there is none, or a folder with several.
