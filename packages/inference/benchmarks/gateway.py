@@ -280,7 +280,7 @@ async def main(args: argparse.Namespace) -> None:
         "clients": args.clients,
         "costs": await costs(args.rounds, args.clients, args.seconds),
         "balance": spreads,
-        **environment("fastapi", "uvicorn", "httpx"),
+        **environment("starlette", "uvicorn", "httpx"),
     }
     print(json.dumps(report, indent=2))
 

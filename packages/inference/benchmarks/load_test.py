@@ -39,7 +39,7 @@ from wf_formats.environment import environment
 from wrinklefree_inference.addresses import trusts_environment
 
 FLAT_SHARE, FLAT_BYTES = 0.02, 8_000_000
-PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy", "fastapi", "uvicorn", "httpx")
+PACKAGES = ("wrinklefree-inference", "ternary-kernels", "xllamacpp", "numpy", "starlette", "uvicorn", "httpx")
 
 
 @dataclass

@@ -191,7 +191,7 @@ def main() -> None:
         if options.beside:
             ways["beside"] = Way(options.beside, None)
         found = [measured(model, ways, options.rounds) for model in options.models]
-    facts = environment("numpy", "tokenizers", "fastapi", "pydantic", "uvicorn")
+    facts = environment("numpy", "tokenizers", "starlette", "pydantic", "uvicorn")
     print(json.dumps({"starts": found, "busy_cores_of_others": round(others.cores, 2)} | facts, indent=2))
 
 

@@ -13,7 +13,7 @@ MODEL = "A .gguf file, an exported folder, ORG/NAME that was pulled, or a server
 
 
 def chosen_model(given: str | None) -> str:
-    """The path or URL of a model; where none was given, stderr has which it is, and why it is not a newer one.
+    """The path or URL of a model; where none was given, stderr has which it is, and what newer is damaged.
 
     Raises:
         RequestError: None was given and there is none, or a folder with several.

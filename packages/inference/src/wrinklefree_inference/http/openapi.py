@@ -16,7 +16,7 @@ from wrinklefree_inference.http.routes import Handler, Operation
 from wrinklefree_inference.http.unknown_fields import Strict
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
-Schemas = Mapping[tuple[type[BaseModel], JsonSchemaMode], Mapping[str, Any]]
+Schemas = Mapping[tuple[Any, JsonSchemaMode], Mapping[str, Any]]
 
 
 def page_of(title: str, operations: Sequence[Operation], is_strict: bool) -> dict[str, Any]:
