@@ -16,8 +16,13 @@ from wf_formats.run_files import last_lines
 
 START_TIMEOUT_S = 30.0
 _SUPERVISOR = "wf_deployer.backends.local.supervise"
-_detached: list[subprocess.Popen[bytes]] = []
-"""Supervisors outlive this process; kept, since Popen warns when collected before its process ends."""
+
+
+class _Detached(subprocess.Popen[bytes]):
+    """Outlives this process: that it runs when nobody holds it any more is no fault to warn of."""
+
+    def __del__(self) -> None:
+        """Not Popen's, which does."""
 
 
 def launch(spec: JobSpec) -> LocalJob:
@@ -32,7 +37,7 @@ def launch(spec: JobSpec) -> LocalJob:
     job = LocalJob.create(spec)
     record = job.record
     with job.log.open("ab") as log:
-        supervisor = subprocess.Popen(
+        supervisor = _Detached(
             [sys.executable, "-m", _SUPERVISOR, str(job.folder.resolve()), record.token],
             cwd=record.cwd,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -42,7 +47,6 @@ def launch(spec: JobSpec) -> LocalJob:
             start_new_session=True,
         )
     _hand_over(supervisor, spec.command)
-    _detached.append(supervisor)
     _wait_until_recorded(job, supervisor)
     return job
 
