@@ -139,13 +139,19 @@ def test_help_imports_nothing_heavy():
         "assert CliRunner().invoke(app, ['chat', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['bench', '--help']).exit_code == 0;"
-        "heavy = {'torch', 'xllamacpp', 'openai', 'httpx', 'numpy', 'streamlit', 'starlette', 'ternary_kernels'};"
+        "heavy = {'torch', 'xllamacpp', 'openai', 'numpy', 'streamlit', 'starlette', 'ternary_kernels'};"
         "heavy &= set(sys.modules);"
         "assert not heavy, heavy;"
         # A model loads before the HTTP server is imported, and its address is taken before that.
         "import wrinklefree_inference.commands.serving;"
         "early = {'uvicorn', 'starlette'} & set(sys.modules);"
-        "assert not early, early"
+        "assert not early, early;"
+        # What few clients ask for is imported when one does.
+        "import wrinklefree_inference.http.app;"
+        "rare = {'fastapi', 'httpx', 'torch', 'llguidance', 'wrinklefree_inference.http.ollama',"
+        " 'wrinklefree_inference.http.responses_api', 'wrinklefree_inference.http.openapi'};"
+        "rare &= set(sys.modules);"
+        "assert not rare, rare"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

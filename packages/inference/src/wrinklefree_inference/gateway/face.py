@@ -17,10 +17,10 @@ from wrinklefree_inference.gateway.pages import FleetPage
 from wrinklefree_inference.http.app import HttpApp
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.handlers import Operation, handler
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics, page_of
 from wrinklefree_inference.http.proxy import create_proxy
-from wrinklefree_inference.http.routes import Operation, handler
 from wrinklefree_inference.http.upstream import Upstream
 from wrinklefree_inference.options import HttpOptions
 

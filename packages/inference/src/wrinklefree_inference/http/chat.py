@@ -14,6 +14,7 @@ from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.json_pieces import Items, encoded
 from wrinklefree_inference.http.responses import (
     LOWEST_LOGPROB,
@@ -22,7 +23,6 @@ from wrinklefree_inference.http.responses import (
     ChatFinishReason,
     CompletionUsage,
 )
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,

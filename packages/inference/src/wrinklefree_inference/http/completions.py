@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from wrinklefree_inference.http.envelope import Envelope
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.json_pieces import Items, encoded
 from wrinklefree_inference.http.requests import CompletionRequest
 from wrinklefree_inference.http.responses import (
@@ -22,7 +23,6 @@ from wrinklefree_inference.http.responses import (
     CompletionLogprobs,
     CompletionUsage,
 )
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import (
     EVENT_STREAM,
     GENERATION_ERRORS,

@@ -23,10 +23,10 @@ from starlette.responses import Response
 
 from wrinklefree_inference.http.errors import ApiError, invalid
 from wrinklefree_inference.http.generation import Generation
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse, encoded
 from wrinklefree_inference.http.record import record_of
 from wrinklefree_inference.http.requests import Text, TokenIds
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import GENERATION_ERRORS, Service
 from wrinklefree_inference.http.sse import unless_client_leaves
 from wrinklefree_inference.http.unknown_fields import Strict

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.models import REFUSALS
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import Service
 from wrinklefree_inference.native.pages import PAGE_TOKENS
 

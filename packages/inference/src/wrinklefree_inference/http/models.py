@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from wrinklefree_inference.http.errors import refusals
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.responses import Health, Model, ModelList
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import PLAIN_TEXT, Service
 
 REFUSALS = refusals((401, 403, 404, 429, 500, 503))

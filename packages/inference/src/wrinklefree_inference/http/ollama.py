@@ -17,6 +17,7 @@ from wrinklefree_inference.http.answer_rules import FieldNames
 from wrinklefree_inference.http.chat import chat_generation
 from wrinklefree_inference.http.embeddings import EmbeddingInputs, numbers
 from wrinklefree_inference.http.errors import invalid, refusals
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse
 from wrinklefree_inference.http.ollama_bodies import (
     OllamaChatAnswer,
@@ -36,7 +37,6 @@ from wrinklefree_inference.http.ollama_bodies import (
 from wrinklefree_inference.http.ollama_form import OllamaForm, nanoseconds, timestamp
 from wrinklefree_inference.http.ollama_messages import turns_of
 from wrinklefree_inference.http.record import record_of
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import (
     GENERATION_ERRORS,
     GENERATION_STATUSES,

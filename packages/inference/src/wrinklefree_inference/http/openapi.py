@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from wrinklefree_inference.http.errors import ErrorResponse
+from wrinklefree_inference.http.handlers import Handler, Operation
 from wrinklefree_inference.http.ollama_bodies import OllamaError
-from wrinklefree_inference.http.routes import Handler, Operation
 from wrinklefree_inference.http.unknown_fields import Strict
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")

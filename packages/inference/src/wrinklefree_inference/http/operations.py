@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 
-from wrinklefree_inference.http.routes import Handler, Operation
+from wrinklefree_inference.http.handlers import Handler, Operation
 from wrinklefree_inference.http.service import Service
 
 _TABLE = (

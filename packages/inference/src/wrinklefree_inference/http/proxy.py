@@ -26,10 +26,11 @@ from starlette.types import Receive, Scope, Send
 from wrinklefree_inference.http.app import NO_KEYS, HttpApp, protect
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.errors import ApiError
+from wrinklefree_inference.http.handlers import Operation, handler, operation
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import record_of
-from wrinklefree_inference.http.routes import Operation, handler, new_app, operation
+from wrinklefree_inference.http.routes import new_app
 from wrinklefree_inference.http.sse import EventStream, frame, unless_client_leaves
 from wrinklefree_inference.http.upstream import Answer, Upstream, broken_off
 from wrinklefree_inference.options import HttpOptions

@@ -22,6 +22,7 @@ from wrinklefree_inference.http.chat_answers import ChatAnswer
 from wrinklefree_inference.http.chat_requests import ChatRequest
 from wrinklefree_inference.http.errors import ApiError
 from wrinklefree_inference.http.generation import Arrivals, Generation
+from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.json_pieces import encoded
 from wrinklefree_inference.http.responses import CompletionUsage
 from wrinklefree_inference.http.responses_bodies import (
@@ -33,7 +34,6 @@ from wrinklefree_inference.http.responses_bodies import (
     ResponseUsage,
 )
 from wrinklefree_inference.http.responses_output import Event, Output
-from wrinklefree_inference.http.routes import handler
 from wrinklefree_inference.http.service import EVENT_STREAM, GENERATION_ERRORS, Service, respond
 from wrinklefree_inference.http.sse import KEEP_ALIVE
 from wrinklefree_inference.http.translated import chat_request
