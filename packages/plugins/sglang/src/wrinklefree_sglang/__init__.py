@@ -1,0 +1,41 @@
+"""Plug-in of SGLang: ternary folders of `wf export`, served on a CPU by the kernels of the native engine.
+
+SGLang finds it by two entry points and calls, in each of its processes,
+
+    activate()   the platform that its wheel lacks: PyTorch on a CPU (platform.py)
+    register()   the quantization methods (quantization.py) and the model with SubLN (models/bitnet.py)
+
+On a machine with an accelerator nothing changes, unless SGLANG_PLATFORM=wrinklefree asks for the CPU.
+Importing this module imports neither PyTorch nor SGLang.
+"""
+
+from __future__ import annotations
+
+import os
+
+PLATFORM = "wrinklefree"
+"""Name of the entry point, as SGLANG_PLATFORM spells it."""
+
+
+def activate() -> str | None:
+    """The platform's class by name; None where another platform is to run.
+
+    That is where PyTorch sees an accelerator, or SGLang's own engine for Intel's AMX is asked for.
+    """
+    import torch
+
+    is_asked_for = os.environ.get("SGLANG_PLATFORM") == PLATFORM
+    other = torch.accelerator.is_available() or os.environ.get("SGLANG_USE_CPU_ENGINE") == "1"
+    return None if other and not is_asked_for else "wrinklefree_sglang.platform:TernaryCpuPlatform"
+
+
+def register() -> None:
+    """Makes the quantization methods and the model known, if the platform is ours."""
+    from sglang.srt.platforms import current_platform
+
+    from wrinklefree_sglang.platform import TernaryCpuPlatform
+
+    if isinstance(current_platform, TernaryCpuPlatform):
+        from wrinklefree_sglang.registration import register_all
+
+        register_all()

@@ -1,0 +1,109 @@
+"""The model's folder: checked before SGLang loads it, and afterwards, that all of it was read.
+
+SGLang passes over tensors that its class of the model has no place for (a bias of a linear, say), and over
+settings that the class does not know. Either makes another model, and is an error here: only families are
+served whose answers were compared with PyTorch's (tests/test_parity.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ternary_kernels.served import served_quantization
+from wf_formats.decoder_config import DecoderConfig
+from wf_formats.errors import LoadError
+from wf_formats.file_names import CONFIG_FILE
+from wf_formats.json_file import read_json
+from wf_formats.models.hf_model import open_hf_model
+from wf_formats.safetensors_file import open_folder
+from wrinklefree_sglang.methods import METHODS
+
+FAMILIES = ("llama", "bitnet")
+"""model_types that are served."""
+ROPE_TYPES = ("default", "llama3")
+"""Rotary scalings that are served."""
+CONTEXTS = 4
+"""Contexts that the cache holds, as the native engine's."""
+MEMORY_SHARE = 0.5
+"""Of the free memory, what the cache may take at most."""
+_FLOAT_BYTES = 4
+_JOINED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+_TERNARY_ENDS = ("weight", "weight_packed", "weight_scale", "weight_shape")
+"""Of linears; each of their tensors is counted when the linear is packed (ternary_kernels.served)."""
+
+
+def check_folder(path: str) -> DecoderConfig:
+    """The decoder's configuration of a folder that can be served.
+
+    Raises:
+        LoadError: the folder is missing, damaged, not ternary, or of a kind that was not tried; names what.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise LoadError(f"{path!r:.200} is no folder here; fetch the model first: wf pull ORG/NAME")
+    settings = read_json(folder / CONFIG_FILE)
+    quantization = settings.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if method not in METHODS:
+        raise LoadError(
+            f"{folder}: quant_method is {method!r:.60}; served are {', '.join(METHODS)}: export the model by "
+            "`wf export --format compressed-tensors`, with SubLN by `wf export --format hf`"
+        )
+    served_quantization(quantization)
+    config = open_hf_model(folder).config
+    _check_known(folder, "model_type", settings["model_type"], FAMILIES)
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    _check_known(folder, "rotary scaling", rope.get("rope_type") or rope.get("type") or "default", ROPE_TYPES)
+    return config
+
+
+def _check_known(folder: Path, what: str, value: object, known: Iterable[str]) -> None:
+    if value not in known:
+        raise LoadError(
+            f"{folder}: {what} {value!r:.60} was not tried in SGLang, {', '.join(known)} were; "
+            "serve it by the native engine: wf serve --model FOLDER"
+        )
+
+
+def cache_tokens(config: DecoderConfig, context_tokens: int | None, free_bytes: int) -> int:
+    """Tokens of the key-value cache: `CONTEXTS` contexts, or what fits into `MEMORY_SHARE` of the memory.
+
+    Args:
+        context_tokens: longest prompt and answer; None: the model's.
+        free_bytes: of memory, before the model is loaded.
+
+    Raises:
+        LoadError: not one context fits.
+    """
+    context = context_tokens or config.context_tokens
+    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _FLOAT_BYTES
+    fitting = int(free_bytes * MEMORY_SHARE) // token_bytes
+    if fitting < context:
+        raise LoadError(
+            f"the cache of one context of {context} tokens takes {context * token_bytes / 1e9:.1f} GB, more "
+            f"than {MEMORY_SHARE:.0%} of the free memory: give --context-length {fitting}, or less"
+        )
+    return min(CONTEXTS * context, fitting)
+
+
+def check_everything_is_read(folder: Path, parameters: Iterable[str]) -> None:
+    """Args: parameters: names of the loaded model's; raises LoadError for a tensor that none of them holds."""
+    known = set(parameters)
+    unread = [name for name in open_folder(folder).shapes if not _is_held(name, known)]
+    if unread:
+        raise LoadError(f"{folder}: SGLang's class of the model has no {unread[0]}; serve it natively: wf serve")
+
+
+def _is_held(name: str, parameters: set[str]) -> bool:
+    stem, _, end = name.rpartition(".")
+    parent, _, linear = stem.rpartition(".")
+    if linear.endswith("_proj") and end in _TERNARY_ENDS:
+        return True
+    return name in parameters or f"{parent}.{_JOINED.get(linear, linear)}.{end}" in parameters

@@ -1,0 +1,1 @@
+"""Models that SGLang lacks; it imports each module here and takes its `EntryClass`."""

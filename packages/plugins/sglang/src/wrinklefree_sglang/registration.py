@@ -1,0 +1,18 @@
+"""What SGLang has to know by name before it reads a folder: quantization methods and model classes."""
+
+from __future__ import annotations
+
+from sglang.srt.arg_groups.choices import add_quantization_method_choices
+from sglang.srt.layers.quantization import QUANTIZATION_METHODS
+from sglang.srt.models.registry import ModelRegistry
+
+from wrinklefree_sglang.methods import METHODS
+from wrinklefree_sglang.quantization import TernaryConfig
+
+
+def register_all() -> None:
+    """SGLang has no call for methods: names that are not in its table are refused before the platform is asked."""
+    further = [method for method in METHODS if method not in QUANTIZATION_METHODS]
+    QUANTIZATION_METHODS.update(dict.fromkeys(further, TernaryConfig))
+    add_quantization_method_choices(further)
+    ModelRegistry.register("wrinklefree_sglang.models", overwrite=True, strict=True)
