@@ -67,7 +67,9 @@ def quantization(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             "LinearMethodBase": Method,
             "QuantizationConfig": type("QuantizationConfig", (), {}),
         },
-        "sglang.srt.layers.quantization.unquant": {"UnquantizedLinearMethod": type("Unquantized", (Method,), {})},
+        "sglang.srt.layers.quantization.unquant": {
+            "UnquantizedLinearMethod": type("Unquantized", (Method,), {})
+        },
     }
     for name, contents in places.items():
         for parent in [name.rsplit(".", depth)[0] for depth in range(name.count("."), 0, -1)]:

@@ -26,12 +26,15 @@ def changed(folder: Path, **settings: object) -> str:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_exports_are_served(method: str, exported: dict[str, Path]) -> None:
-    assert json.loads((exported[method] / "config.json").read_text())["quantization_config"]["quant_method"] == method
+    assert (
+        json.loads((exported[method] / "config.json").read_text())["quantization_config"]["quant_method"]
+        == method
+    )
     assert check_folder(str(exported[method])).num_layers == 2
 
 
 def test_a_training_checkpoint_is_to_be_exported(exported: dict[str, Path]) -> None:
-    with pytest.raises(LoadError, match="'wrinklefree'; served are .*`wf export --format compressed-tensors"):
+    with pytest.raises(LoadError, match=r"'wrinklefree'; served .*`wf export --format compressed-tensors"):
         check_folder(str(exported["wrinklefree"]))
 
 

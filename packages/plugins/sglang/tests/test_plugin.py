@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -45,15 +46,18 @@ def test_another_platform_goes_first(
     accelerator: bool, environment: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
-    for name in ("SGLANG_USE_CPU_ENGINE", "SGLANG_PLATFORM"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("SGLANG_USE_CPU_ENGINE", "SGLANG_PLATFORM", "SGLANG_EXTERNAL_MODEL_PACKAGE"):
+        monkeypatch.setenv(name, "")  # what is set in the test goes with it
+        monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert wrinklefree_sglang.activate() == expected
+    models = "wrinklefree_sglang.models" if expected else None
+    assert os.environ.get("SGLANG_EXTERNAL_MODEL_PACKAGE") == models, "another platform's start is its own"
 
 
 def test_being_found_costs_nothing() -> None:
     """SGLang imports every plug-in, also where it runs on another platform."""
-    program = "import sys, wrinklefree_sglang; print({'torch', 'sglang', 'numpy'} & sys.modules.keys() or 'nothing')"
+    program = "import sys, wrinklefree_sglang; print(*({'torch', 'sglang', 'numpy'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "nothing"
+    assert not done.stdout.strip()

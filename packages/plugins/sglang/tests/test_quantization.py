@@ -55,7 +55,9 @@ def test_joined_parts_compute_what_the_folder_says(
     bias = torch.arange(weight.shape[0]).float()
     found = method.apply(layer, x, bias)
     # Group scales are kept as float16 times a power of two (2^-11).
-    torch.testing.assert_close(found, x @ weight.T + bias, rtol=2e-3, atol=2e-3 * (x @ weight.T).abs().max().item())
+    torch.testing.assert_close(
+        found, x @ weight.T + bias, rtol=2e-3, atol=2e-3 * (x @ weight.T).abs().max().item()
+    )
     assert method.apply(layer, x.bfloat16()).dtype == torch.bfloat16
 
 
@@ -63,7 +65,7 @@ def test_a_cut_matrix_is_refused(exported: dict[str, Path], quantization: Module
     """Tensor parallelism rounds by the maximum of a piece of the inputs."""
     _, method = made(quantization, exported["bitnet"], [HEADS])
     for inputs, rows in ((HIDDEN // 2, HEADS), (HIDDEN, HEADS // 2)):
-        with pytest.raises(LoadError, match="qkv_proj is cut for tensor parallelism.*--tp-size 1"):
+        with pytest.raises(LoadError, match=r"qkv_proj is cut for tensor parallelism.*--tp-size 1"):
             method.create_weights(nn.Module(), inputs, [rows], HIDDEN, HEADS, torch.float32)
 
 

@@ -64,6 +64,11 @@ def check_folder(path: str) -> DecoderConfig:
     return config
 
 
+def dtype_of(path: str) -> str:
+    """Of a checked folder's embeddings, norms and biases, in which SGLang is to compute the rest."""
+    return open_folder(Path(path)).torch_dtype(HF_EMBEDDING)
+
+
 def _check_known(folder: Path, what: str, value: object, known: Iterable[str]) -> None:
     if value not in known:
         raise LoadError(
@@ -98,7 +103,7 @@ def check_everything_is_read(folder: Path, parameters: Iterable[str]) -> None:
     known = set(parameters)
     unread = [name for name in open_folder(folder).shapes if not _is_held(name, known)]
     if unread:
-        raise LoadError(f"{folder}: SGLang's class of the model has no {unread[0]}; serve it natively: wf serve")
+        raise LoadError(f"{folder}: SGLang's class of the model has no {unread[0]}; alternative: wf serve")
 
 
 def _is_held(name: str, parameters: set[str]) -> bool:

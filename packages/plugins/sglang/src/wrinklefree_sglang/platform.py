@@ -15,7 +15,7 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 from torch import nn
 
-from wrinklefree_sglang.folder import cache_tokens, check_everything_is_read, check_folder
+from wrinklefree_sglang.folder import cache_tokens, check_everything_is_read, check_folder, dtype_of
 from wrinklefree_sglang.methods import METHODS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class TernaryCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities(supports_triton=False, graph_capture=False)
-    supported_quantization = list(METHODS)
+    supported_quantization = list(METHODS)  # noqa: RUF012  # as the base class has it
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
         """What runs on a CPU, where the user did not say otherwise; refuses a folder before it is loaded.
@@ -36,6 +36,8 @@ class TernaryCpuPlatform(CpuDeviceMixin, SRTPlatform):
             LoadError: the folder is damaged or not ternary; names what.
         """
         config = check_folder(server_args.model_path)
+        if server_args.dtype == "auto":  # which is float16 for float32
+            server_args.dtype = dtype_of(server_args.model_path)
         server_args.disable_overlap_schedule = True  # there is no second stream to overlap with
         server_args.attention_backend = server_args.attention_backend or "torch_native"
         server_args.sampling_backend = server_args.sampling_backend or "pytorch"

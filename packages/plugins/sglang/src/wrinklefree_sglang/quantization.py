@@ -1,7 +1,7 @@
 """SGLang's interface to ternary linears: from the folder's tensors to `torch.ops.ternary_kernels.linear`.
 
-q, k, v and gate, up are joined by SGLang; `ternary_kernels.served` collects their tensors and packs the joined
-matrix.
+q, k, v and gate, up are joined by SGLang; `ternary_kernels.served` collects their tensors and packs the
+joined matrix.
 """
 
 from __future__ import annotations

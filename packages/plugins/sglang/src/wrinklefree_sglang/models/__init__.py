@@ -1,1 +1,1 @@
-"""Models that SGLang lacks; it imports each module here and takes its `EntryClass`."""
+"""The models that are served; SGLang imports each module here and takes its `EntryClass`."""

@@ -50,7 +50,11 @@ class BitNetMLP(nn.Module):
             raise ValueError(f"hidden_act {config.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[config.hidden_act]
         self.gate_up_proj = MergedColumnParallelLinear(
-            hidden, [inner] * 2, bias=False, quant_config=quant_config, prefix=add_prefix("gate_up_proj", prefix)
+            hidden,
+            [inner] * 2,
+            bias=False,
+            quant_config=quant_config,
+            prefix=add_prefix("gate_up_proj", prefix),
         )
         self.ffn_sub_norm = RMSNorm(inner, eps=config.rms_norm_eps)
         self.down_proj = RowParallelLinear(
