@@ -135,15 +135,34 @@ class BitnetCppOptions(ComputeOptions):
 
 
 @dataclass(frozen=True)
-class VllmOptions(ComputeOptions):
-    """How a model runs in vLLM; `contexts` of them fit into the cache if no size was given."""
+class StockOptions(ComputeOptions):
+    """How a model runs in vLLM or SGLang; `contexts` of them fit into the cache if no size was given."""
+
+    environment: Path | None = None
+    cache_gb: CacheGb = None
+    contexts: int = 4
+
+
+@dataclass(frozen=True)
+class VllmOptions(StockOptions):
+    """How a model runs in vLLM."""
 
     environment: Annotated[
         Path | None,
         Flag("--vllm", "Environment with vLLM and wrinklefree-vllm, or its Python.", envvar="WF_VLLM"),
     ] = None
-    cache_gb: CacheGb = None
-    contexts: int = 4
+
+
+@dataclass(frozen=True)
+class SglangOptions(StockOptions):
+    """How a model runs in SGLang."""
+
+    environment: Annotated[
+        Path | None,
+        Flag(
+            "--sglang", "Environment with SGLang and wrinklefree-sglang, or its Python.", envvar="WF_SGLANG"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -413,13 +432,27 @@ class ProxyOptions:
 
 
 @dataclass(frozen=True)
-class VllmServerOptions:
-    """`serve --engine vllm`: vLLM behind our HTTP."""
+class StockServerOptions:
+    """A server of others behind our HTTP."""
 
     model: str | Path
     listen: ListenOptions = field(default_factory=ListenOptions)
     http: HttpOptions = field(default_factory=HttpOptions)
-    engine: VllmOptions = field(default_factory=VllmOptions)
+    engine: StockOptions = field(default_factory=StockOptions)
     model_id: ModelId = None
     max_running: MaxRunning = 32
     upstream_timeout_s: UpstreamTimeout = 600.0
+
+
+@dataclass(frozen=True)
+class VllmServerOptions(StockServerOptions):
+    """`serve --engine vllm`."""
+
+    engine: VllmOptions = field(default_factory=VllmOptions)
+
+
+@dataclass(frozen=True)
+class SglangServerOptions(StockServerOptions):
+    """`serve --engine sglang`."""
+
+    engine: SglangOptions = field(default_factory=SglangOptions)

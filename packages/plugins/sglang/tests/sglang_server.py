@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -76,14 +77,15 @@ def running(folder: Path, log: Path) -> Iterator[Server]:
             stderr=output,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             preexec_fn=lambda: end_with(parent),
+            start_new_session=True,  # a group of its own: SGLang computes in further processes
         )
     try:
         server = Server(f"http://127.0.0.1:{port}")
         _wait(server, process, log)
         yield server
     finally:
-        process.terminate()
-        process.wait(60)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:

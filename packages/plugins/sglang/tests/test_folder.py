@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from wf_formats.decoder_config import DecoderConfig
 from wf_formats.errors import LoadError
-from wf_formats.models.hf_config import read_config
 from wf_formats.safetensors_file import open_folder
-from wrinklefree_sglang.folder import cache_tokens, check_everything_is_read, check_folder
+from wrinklefree_sglang.folder import CheckedFolder, cache_tokens, check_everything_is_read, check_folder
 from wrinklefree_sglang.methods import METHODS
 
 
@@ -30,7 +28,7 @@ def test_exports_are_served(method: str, exported: dict[str, Path]) -> None:
         json.loads((exported[method] / "config.json").read_text())["quantization_config"]["quant_method"]
         == method
     )
-    assert check_folder(str(exported[method])).num_layers == 2
+    assert check_folder(str(exported[method])).config.num_layers == 2
 
 
 def test_a_training_checkpoint_is_to_be_exported(exported: dict[str, Path]) -> None:
@@ -51,7 +49,8 @@ def test_so_is_one_with_sub_norms(copied: Callable[[str], Path]) -> None:
         ({"quantization_config": None}, "quant_method is None; served are compressed-tensors"),
         ({"quantization_config": "awq"}, "quant_method is None; served are"),
         ({"quantization_config": {"quant_method": "awq"}}, "quant_method is 'awq'; served are"),
-        ({"model_type": "mistral"}, "model_type 'mistral' was not tried in SGLang, llama, bitnet were"),
+        ({"dtype": "float64"}, "dtype 'float64' was not tried in SGLang, but float32, bfloat16, float16;"),
+        ({"model_type": "mistral"}, "model_type 'mistral' was not tried in SGLang, but llama, bitnet;"),
         (
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
             "rotary scaling 'linear' was not tried in SGLang",
@@ -98,16 +97,16 @@ def test_a_bias_without_a_place_is_named(linear: str, copied: Callable[[str], Pa
     name, known = f"model.layers.0.{linear}.bias", names_in_sglang(folder)
     tensors[name] = tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(LoadError, match=f"SGLang's class of the model has no {name}"):
+    with pytest.raises(LoadError, match=f"SGLang's class of the model lacks {name}"):
         check_everything_is_read(folder, known)
     parent, last = linear.split(".")
     check_everything_is_read(folder, known | {f"model.layers.0.{parent}.{joined.get(last, last)}.bias"})
 
 
 @pytest.fixture
-def config(exported: dict[str, Path]) -> DecoderConfig:
-    """2 layers of 2 key-value heads of 64: 2,048 bytes of keys and values a token; a context of 512."""
-    return read_config(json.loads((exported["bitnet"] / "config.json").read_text()))
+def folder(exported: dict[str, Path]) -> CheckedFolder:
+    """2 layers of 2 key-value heads of 64 in float32: 2,048 bytes a token; a context of 512."""
+    return check_folder(str(exported["bitnet"]))
 
 
 @pytest.mark.parametrize(
@@ -115,11 +114,11 @@ def config(exported: dict[str, Path]) -> DecoderConfig:
     [(None, 1000, 2048), (100, 1000, 400), (None, 4.096, 1000), (None, 2.1, 512)],
 )
 def test_the_cache_holds_four_contexts_or_half_of_the_memory(
-    context: int | None, free_mb: float, tokens: int, config: DecoderConfig
+    context: int | None, free_mb: float, tokens: int, folder: CheckedFolder
 ) -> None:
-    assert cache_tokens(config, context, int(free_mb * 1e6)) == tokens
+    assert cache_tokens(folder, context, int(free_mb * 1e6)) == tokens
 
 
-def test_a_context_that_does_not_fit_is_refused(config: DecoderConfig) -> None:
+def test_a_context_that_does_not_fit_is_refused(folder: CheckedFolder) -> None:
     with pytest.raises(LoadError, match=r"one context of 512 tokens takes 0.0 GB, .*--context-length 488"):
-        cache_tokens(config, None, 2_000_000)
+        cache_tokens(folder, None, 2_000_000)

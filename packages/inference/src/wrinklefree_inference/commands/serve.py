@@ -16,6 +16,7 @@ from wrinklefree_inference.options import (
     LlamaCppServerOptions,
     NativeServerOptions,
     ProxyOptions,
+    SglangServerOptions,
     VllmServerOptions,
 )
 
@@ -40,6 +41,7 @@ SERVERS = {
         BitnetCppServerOptions, "wrinklefree_inference.commands.serving:serve_bitnetcpp"
     ),
     "vllm": ServedEngine(VllmServerOptions, "wrinklefree_inference.commands.serving:serve_vllm"),
+    "sglang": ServedEngine(SglangServerOptions, "wrinklefree_inference.commands.serving:serve_sglang"),
     "openai": ServedEngine(ProxyOptions, "wrinklefree_inference.commands.serving:serve_openai"),
 }
 KINDS = {name: engine.options for name, engine in SERVERS.items()}
@@ -55,7 +57,7 @@ def serve(
         str,
         typer.Option(
             help="native; llamacpp: llama.cpp's own server; bitnetcpp: that of your build of bitnet.cpp; "
-            "vllm: vLLM in an environment of its own; openai: pass on to a URL."
+            "vllm, sglang: these in an environment of their own; openai: pass on to a URL."
         ),
     ] = "native",
     **given: Any,
@@ -77,6 +79,8 @@ def serve(
       wf serve --engine bitnetcpp --bitnetcpp ~/BitNet --model model-i2_s.gguf
 
       wf serve --engine vllm --vllm ~/vllm --model outputs/export/w2a8
+
+      wf serve --engine sglang --sglang ~/sglang --model outputs/export/w2a8
 
       wf serve --engine openai --model http://127.0.0.1:30000 --api-key-file keys.txt
 

@@ -28,6 +28,8 @@ from wrinklefree_inference.options import (
     LlamaCppServerOptions,
     NativeServerOptions,
     ProxyOptions,
+    SglangServerOptions,
+    StockServerOptions,
     VllmServerOptions,
 )
 
@@ -37,6 +39,7 @@ _LOOK_S = 0.5
 if TYPE_CHECKING:
     from wrinklefree_inference.http.app import HttpApp
     from wrinklefree_inference.http.run import Drain, DrainingServer
+    from wrinklefree_inference.stock.programs import Program
 
 Made = TypeVar("Made")
 
@@ -96,28 +99,42 @@ def serve_openai(options: ProxyOptions) -> None:
 
 def serve_vllm(options: VllmServerOptions) -> None:
     """Start vLLM in its environment, and pass requests on to it; it ends with this process."""
+    from wrinklefree_inference.stock.programs import VLLM
+
+    _serve_stock(VLLM, options)
+
+
+def serve_sglang(options: SglangServerOptions) -> None:
+    """Start SGLang in its environment, and pass requests on to it; it ends with this process."""
+    from wrinklefree_inference.stock.programs import SGLANG
+
+    _serve_stock(SGLANG, options)
+
+
+def _serve_stock(program: Program, options: StockServerOptions) -> None:
     from wrinklefree_inference.http.auth import ApiKeys
     from wrinklefree_inference.http.proxy import create_proxy
     from wrinklefree_inference.http.upstream import Upstream
-    from wrinklefree_inference.vllm.server import start_server
+    from wrinklefree_inference.stock.server import start_server
 
     keys = ApiKeys.of(keys_of(options.listen))
     with bind(options.listen) as listener:
         logs.configure(options.http.log_format)
-        vllm = start_server(options, on_start=lambda: typer.echo("starting vLLM (about a minute)", err=True))
+        starting = f"starting {program.name} (about a minute)"
+        stock = start_server(program, options, on_start=lambda: typer.echo(starting, err=True))
 
         async def run() -> None:
-            upstream = Upstream(vllm.kept.url, vllm.key, options.upstream_timeout_s)
+            upstream = Upstream(stock.kept.url, stock.key, options.upstream_timeout_s)
             server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
             try:
-                await _listen(server, listener, timeout_s, vllm.model_id, check=vllm.kept.check)
+                await _listen(server, listener, timeout_s, stock.model_id, check=stock.kept.check)
             finally:
                 await upstream.aclose()
 
         try:
             asyncio.run(run())
         finally:
-            vllm.close()
+            stock.close()
 
 
 def serve_llamacpp(options: LlamaCppServerOptions) -> None:

@@ -8,6 +8,7 @@ served whose answers were compared with PyTorch's (tests/test_parity.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ternary_kernels.served import served_quantization
@@ -21,13 +22,14 @@ from wrinklefree_sglang.methods import METHODS
 
 FAMILIES = ("llama", "bitnet")
 """model_types that are served."""
-ROPE_TYPES = ("default", "llama3")
+ROPE_TYPES = ("default",)
 """Rotary scalings that are served."""
 CONTEXTS = 4
 """Contexts that the cache holds, as the native engine's."""
 MEMORY_SHARE = 0.5
 """Of the free memory, what the cache may take at most."""
-_FLOAT_BYTES = 4
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number."""
 _JOINED = {
     "q_proj": "qkv_proj",
     "k_proj": "qkv_proj",
@@ -39,8 +41,23 @@ _TERNARY_ENDS = ("weight", "weight_packed", "weight_scale", "weight_shape")
 """Of linears; each of their tensors is counted when the linear is packed (ternary_kernels.served)."""
 
 
-def check_folder(path: str) -> DecoderConfig:
-    """The decoder's configuration of a folder that can be served.
+@dataclass(frozen=True)
+class CheckedFolder:
+    """A folder that can be served."""
+
+    config: DecoderConfig
+    dtype: str
+    """Of embeddings, norms and biases, and so of what is computed between the linears."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token's keys and values in all layers."""
+        config = self.config
+        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * DTYPES[self.dtype]
+
+
+def check_folder(path: str) -> CheckedFolder:
+    """Checks everything but the values.
 
     Raises:
         LoadError: the folder is missing, damaged, not ternary, or of a kind that was not tried; names what.
@@ -61,23 +78,20 @@ def check_folder(path: str) -> DecoderConfig:
     _check_known(folder, "model_type", settings["model_type"], FAMILIES)
     rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     _check_known(folder, "rotary scaling", rope.get("rope_type") or rope.get("type") or "default", ROPE_TYPES)
-    return config
-
-
-def dtype_of(path: str) -> str:
-    """Of a checked folder's embeddings, norms and biases, in which SGLang is to compute the rest."""
-    return open_folder(Path(path)).torch_dtype(HF_EMBEDDING)
+    dtype = settings.get("dtype") or settings.get("torch_dtype")
+    _check_known(folder, "dtype", dtype, DTYPES)
+    return CheckedFolder(config, str(dtype))
 
 
 def _check_known(folder: Path, what: str, value: object, known: Iterable[str]) -> None:
     if value not in known:
         raise LoadError(
-            f"{folder}: {what} {value!r:.60} was not tried in SGLang, {', '.join(known)} were; "
+            f"{folder}: {what} {value!r:.60} was not tried in SGLang, but {', '.join(known)}; "
             "serve it by the native engine: wf serve --model FOLDER"
         )
 
 
-def cache_tokens(config: DecoderConfig, context_tokens: int | None, free_bytes: int) -> int:
+def cache_tokens(folder: CheckedFolder, context_tokens: int | None, free_bytes: int) -> int:
     """Tokens of the key-value cache: `CONTEXTS` contexts, or what fits into `MEMORY_SHARE` of the memory.
 
     Args:
@@ -87,23 +101,23 @@ def cache_tokens(config: DecoderConfig, context_tokens: int | None, free_bytes: 
     Raises:
         LoadError: not one context fits.
     """
-    context = context_tokens or config.context_tokens
-    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _FLOAT_BYTES
-    fitting = int(free_bytes * MEMORY_SHARE) // token_bytes
+    context = context_tokens or folder.config.context_tokens
+    fitting = int(free_bytes * MEMORY_SHARE) // folder.token_bytes
     if fitting < context:
+        needed_gb = context * folder.token_bytes / 1e9
         raise LoadError(
-            f"the cache of one context of {context} tokens takes {context * token_bytes / 1e9:.1f} GB, more "
-            f"than {MEMORY_SHARE:.0%} of the free memory: give --context-length {fitting}, or less"
+            f"the cache of one context of {context} tokens takes {needed_gb:.1f} GB, more than "
+            f"{MEMORY_SHARE:.0%} of the free memory: give --context-length {fitting}, or less"
         )
     return min(CONTEXTS * context, fitting)
 
 
 def check_everything_is_read(folder: Path, parameters: Iterable[str]) -> None:
-    """Args: parameters: names of the loaded model's; raises LoadError for a tensor that none of them holds."""
+    """Args: parameters: names of the loaded model's. Raises LoadError for a tensor that none holds."""
     known = set(parameters)
     unread = [name for name in open_folder(folder).shapes if not _is_held(name, known)]
     if unread:
-        raise LoadError(f"{folder}: SGLang's class of the model has no {unread[0]}; alternative: wf serve")
+        raise LoadError(f"{folder}: SGLang's class of the model lacks {unread[0]}; use wf serve")
 
 
 def _is_held(name: str, parameters: set[str]) -> bool:

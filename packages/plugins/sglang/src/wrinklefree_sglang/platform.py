@@ -15,7 +15,7 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 from torch import nn
 
-from wrinklefree_sglang.folder import cache_tokens, check_everything_is_read, check_folder, dtype_of
+from wrinklefree_sglang.folder import cache_tokens, check_everything_is_read, check_folder
 from wrinklefree_sglang.methods import METHODS
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ class TernaryCpuPlatform(CpuDeviceMixin, SRTPlatform):
         Raises:
             LoadError: the folder is damaged or not ternary; names what.
         """
-        config = check_folder(server_args.model_path)
-        if server_args.dtype == "auto":  # which is float16 for float32
-            server_args.dtype = dtype_of(server_args.model_path)
+        folder = check_folder(server_args.model_path)
+        if server_args.dtype == "auto":  # SGLang's own choice for float32 is float16
+            server_args.dtype = folder.dtype
         server_args.disable_overlap_schedule = True  # there is no second stream to overlap with
         server_args.attention_backend = server_args.attention_backend or "torch_native"
         server_args.sampling_backend = server_args.sampling_backend or "pytorch"
         if server_args.max_total_tokens is None and server_args.mem_fraction_static is None:
             free_bytes, _ = self.get_available_memory()
-            server_args.max_total_tokens = cache_tokens(config, server_args.context_length, free_bytes)
+            server_args.max_total_tokens = cache_tokens(folder, server_args.context_length, free_bytes)
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"

@@ -1,4 +1,4 @@
-"""Engine vllm: an environment of the user's own, here with a small server in the place of vLLM."""
+"""Engines vllm and sglang: environments of the user's own, here with a small server in theirs' place."""
 
 from __future__ import annotations
 
@@ -24,28 +24,31 @@ from wf_formats.models.hf_compressed import quantization_config
 from wf_formats.models.hf_config import read_config, read_quantization
 from wf_formats.models.hf_tensors import expected_tensors
 from wrinklefree_inference.cli import app
-from wrinklefree_inference.options import VllmOptions
-from wrinklefree_inference.vllm.model import cache_bytes_of, check_folder
-from wrinklefree_inference.vllm.server import reason_of
+from wrinklefree_inference.options import StockOptions
+from wrinklefree_inference.stock.model import cache_of, check_folder
+from wrinklefree_inference.stock.programs import PLUGIN, SGLANG, VLLM
+from wrinklefree_inference.stock.server import reason_of
 
 SERVER = """
 import json, os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
-helper = subprocess.Popen(["sleep", "600"])  # vLLM computes in further processes
+helper = subprocess.Popen(["sleep", "600"])  # both compute in further processes
 arguments = " ".join(sys.argv[1:]).replace("=", " ").split(" ")
 options = dict(zip(arguments[::2], arguments[1::2]))
-environment = {name: os.environ.get(name) for name in ("VLLM_API_KEY", "WF_API_KEY", "PYTHONPATH")}
+model = options.get("--model") or options["--model-path"]
+key = os.environ.get("VLLM_API_KEY") or os.environ["WF_SGLANG_KEY"]
+environment = dict(key=key, **{name: os.environ.get(name) for name in ("WF_API_KEY", "PYTHONPATH")})
 seen = dict(arguments=arguments, environment=environment, pids=[os.getpid(), helper.pid])
-with open(os.path.join(options["--model"], "seen.json"), "w") as file:
+with open(os.path.join(model, "seen.json"), "w") as file:
     json.dump(seen, file)
-if "fails" in options["--model"]:
+if "fails" in model:
     print("(EngineCore pid=7) ERROR 11-27 [core.py:9] ValueError: no room for the cache: give more")
     sys.exit("RuntimeError: Engine core initialization failed. See root cause above.")
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(json.dumps(dict(data=[dict(id=options["--served-model-name"])])))
     def do_POST(self):
-        if self.headers["Authorization"] != "Bearer " + environment["VLLM_API_KEY"]:
+        if self.headers["Authorization"] != "Bearer " + key:
             return self.answer("{}", 401)
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if asked["messages"][0]["content"] == "die":
@@ -78,6 +81,16 @@ CONFIG = {
     "rope_theta": 10000.0,
     "quantization_config": quantization_config("group64"),
 }
+TOKEN_BYTES = 2 * 1 * 1 * 64 * 2
+"""Key and value, one layer, one head of 64 numbers."""
+
+
+def write_module(packages: Path, name: str) -> None:
+    """The small server under a name, which it has in each program's environment."""
+    *parents, module = name.split(".")
+    folder = packages.joinpath(*parents)
+    folder.mkdir(parents=True)
+    (folder / f"{module}.py").write_text(SERVER)
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +104,16 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             venv.create(folder, symlinks=True)
             (packages,) = folder.glob("lib/python*/site-packages")
             if "vllm" in contents:
-                inner = packages / "vllm" / "entrypoints" / "openai"
-                inner.mkdir(parents=True)
-                for parent in (inner, inner.parent, inner.parent.parent):
-                    (parent / "__init__.py").touch()
-                (inner / "api_server.py").write_text(SERVER)
+                write_module(packages, VLLM.module)
+            if "sglang" in contents:
+                write_module(packages, "sglang.launch_server")
+                write_module(packages, SGLANG.module)
             if "plugin" in contents:
-                info = packages / "wrinklefree_vllm-0.1.dist-info"
+                info = packages / "plugins-0.1.dist-info"
                 info.mkdir()
-                (info / "METADATA").write_text(
-                    "Metadata-Version: 2.1\nName: wrinklefree-vllm\nVersion: 0.1\n"
-                )
-                (info / "entry_points.txt").write_text(
-                    "[vllm.general_plugins]\nwrinklefree = wrinklefree_vllm:register\n"
-                )
+                (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugins\nVersion: 0.1\n")
+                groups = [f"[{program.entry_points}]\n{PLUGIN} = m:f\n" for program in (VLLM, SGLANG)]
+                (info / "entry_points.txt").write_text("\n".join(groups))
             made[contents] = folder
         return made[contents]
 
@@ -113,7 +122,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 @pytest.fixture(scope="module")
 def environment(environments: Callable[..., Path]) -> Path:
-    return environments("vllm", "plugin")
+    return environments("vllm", "sglang", "plugin")
 
 
 def write_model(folder: Path, **changes: object) -> Path:
@@ -152,14 +161,17 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def serve(environment: Path, model: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--engine", "vllm", *options]
+def serve(
+    environment: Path, model: Path, *options: str, engine: str = "vllm"
+) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "wrinklefree_inference", "serve", "--engine", engine, *options]
     process = subprocess.Popen(
         [*command, "--model", str(model), "--port", "0", "--threads", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "WF_VLLM": str(environment), "WF_API_KEY": "a-secret"},
+        env=os.environ
+        | {"PYTHONUNBUFFERED": "1", f"WF_{engine.upper()}": str(environment), "WF_API_KEY": "a-secret"},
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -175,24 +187,33 @@ def ask(url: str, text: str, key: str = "a-secret") -> httpx.Response:
     )
 
 
-def test_serve_behind_our_keys_until_a_signal(environment: Path, model: Path):
-    process, url = serve(environment, model, "--context", "64", "--max-running", "5", "--model-id", "mine")
+@pytest.mark.parametrize(
+    ("engine", "context", "max_running", "cache"),
+    [
+        ("vllm", "--max-model-len", "--max-num-seqs", ("--kv-cache-memory-bytes", 4 * 64 * TOKEN_BYTES)),
+        ("sglang", "--context-length", "--max-running-requests", ("--max-total-tokens", 4 * 64)),
+    ],
+)
+def test_serve_behind_our_keys_until_a_signal(
+    engine: str, context: str, max_running: str, cache: tuple[str, int], environment: Path, model: Path
+):
+    options = ("--context", "64", "--max-running", "5", "--model-id", "mine")
+    process, url = serve(environment, model, *options, engine=engine)
     with process:
         assert [ask(url, "hi", key).status_code for key in ("another", "a-secret")] == [401, 200]
         seen = json.loads((model / "seen.json").read_text())
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     arguments = dict(zip(seen["arguments"][::2], seen["arguments"][1::2], strict=False))
-    key = seen["environment"].pop("VLLM_API_KEY")
+    key = seen["environment"].pop("key")
     assert len(key) > 16
     assert key not in " ".join(seen["arguments"])
     assert seen["environment"] == {"WF_API_KEY": None, "PYTHONPATH": None}
     assert arguments["--host"] == "127.0.0.1"
     assert arguments["--served-model-name"] == "mine"
-    assert (arguments["--max-model-len"], arguments["--max-num-seqs"]) == ("64", "5")
+    assert (arguments[context], arguments[max_running]) == ("64", "5")
     assert arguments["--dtype"] == "bfloat16"
-    token_bytes = 2 * 1 * 1 * 64 * 2  # key and value, one layer, one head of 64 numbers
-    assert int(arguments["--kv-cache-memory-bytes"]) == 4 * 64 * token_bytes
+    assert int(arguments[cache[0]]) == cache[1]
     assert all(map(has_ended, seen["pids"]))
 
 
@@ -214,9 +235,9 @@ def test_nothing_is_left_when_the_command_is_killed(environment: Path, model: Pa
     assert all(map(has_ended, json.loads((model / "seen.json").read_text())["pids"]))
 
 
-def refusal(*options: object, exit_code: int) -> str:
-    command = ["serve", "--engine", "vllm", "--port", "0", *map(str, options)]
-    result = CliRunner().invoke(app, command, env={"WF_VLLM": None})
+def refusal(*options: object, exit_code: int, engine: str = "vllm") -> str:
+    command = ["serve", "--engine", engine, "--port", "0", *map(str, options)]
+    result = CliRunner().invoke(app, command, env={"WF_VLLM": None, "WF_SGLANG": None})
     assert result.exit_code == exit_code, result.exception
     (line,) = [line for line in result.stderr.strip().splitlines() if not line.startswith("starting vLLM")]
     return line
@@ -243,6 +264,16 @@ def test_an_environment_that_lacks_something_names_the_command(environments, mod
         assert message in refusal(*options, "--model", model, exit_code=2)
 
 
+def test_those_of_sglang_name_its_own(environments, model, own_log):
+    make = "`sh packages/plugins/sglang/scripts/environment"
+    for options, message in (
+        ([], f"SGLang is not part of this environment: make one for it ({make} FOLDER`)"),
+        (["--sglang", environments("vllm")], f"SGLang is not installed there; {make} NEW`"),
+        (["--vllm", "/nowhere"], "--vllm has no effect with --engine"),
+    ):
+        assert message in refusal(*options, "--model", model, exit_code=2, engine="sglang")
+
+
 MASTER = {"quant_method": "wrinklefree", "scheme": "group64"}
 
 
@@ -267,7 +298,7 @@ def test_what_does_not_fit_the_model_is_a_wrong_request(environment, model, tmp_
     given = ("--vllm", environment, "--model")
     assert "the model's context is 128" in refusal(*given, model, "--context", 129, exit_code=2)
     with pytest.raises(RequestError, match="holds no context of 128 tokens"):
-        cache_bytes_of(check_folder(model), VllmOptions(cache_gb=1e-5))
+        cache_of(check_folder(model, "vLLM"), StockOptions(cache_gb=1e-5))
     assert "is not there" in refusal(*given, tmp_path / "no", exit_code=1)
     (tmp_path / "file.gguf").touch()
     assert "vLLM loads folders" in refusal(*given, tmp_path / "file.gguf", exit_code=1)

@@ -1,4 +1,4 @@
-"""A folder that vLLM can load with the plug-in, looked at before vLLM is started, which takes a minute."""
+"""A folder that the plug-ins can load, looked at before a server is started, which takes a minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wf_formats.json_file import read_json
 from wf_formats.models.hf_config import read_packed_quantization
 from wf_formats.models.hf_model import open_hf_model
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.options import VllmOptions
+from wrinklefree_inference.options import StockOptions
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, a key's or value's too."""
@@ -24,18 +24,21 @@ class CheckedFolder:
 
     config: DecoderConfig
     dtype: str
-    """Of its embeddings, and so of what is computed between the linears; vLLM's own choice for a folder in
-    float32 is bfloat16, which is another model's answers."""
+    """Of its embeddings, and so of what is computed between the linears; for float32 vLLM's own choice is
+    bfloat16, SGLang's float16, which are another model's answers."""
 
 
-def check_folder(path: Path) -> CheckedFolder:
+def check_folder(path: Path, name: str) -> CheckedFolder:
     """A folder whose tensors are all there.
+
+    Args:
+        name: Of the server.
 
     Raises:
         EngineError: there is no folder, or it holds another model than packed ternary weights.
     """
     if not path.is_dir():
-        kind = "a file: vLLM loads folders (`wf export --format compressed-tensors`)"
+        kind = f"a file: {name} loads folders (`wf export --format compressed-tensors`)"
         raise EngineError(f"{path} is {kind if path.exists() else 'not there'}")
     try:
         settings = read_json(path / CONFIG_FILE)
@@ -47,10 +50,10 @@ def check_folder(path: Path) -> CheckedFolder:
             raise LoadError(f"{CONFIG_FILE}: dtype is {dtype!r:.60}, not one of {', '.join(_DTYPES)}")
         return CheckedFolder(open_hf_model(path).config, dtype)
     except (LoadError, OSError) as error:
-        raise EngineError(f"vLLM cannot run {path}: {str(error).removeprefix(f'{path}: ')}") from error
+        raise EngineError(f"{name} cannot run {path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
-def context_of(config: DecoderConfig, options: VllmOptions) -> int:
+def context_of(config: DecoderConfig, options: StockOptions) -> int:
     """Longest prompt and answer in tokens. Raises: RequestError: more than the model has."""
     asked_for = options.context_tokens
     if asked_for is not None and asked_for > config.context_tokens:
@@ -58,8 +61,8 @@ def context_of(config: DecoderConfig, options: VllmOptions) -> int:
     return min(options.context_tokens_or_default, config.context_tokens)
 
 
-def cache_bytes_of(folder: CheckedFolder, options: VllmOptions) -> int:
-    """Of vLLM's key-value cache.
+def cache_of(folder: CheckedFolder, options: StockOptions) -> tuple[int, int]:
+    """Tokens and bytes of the key-value cache.
 
     Raises:
         RequestError: not one context fits.
@@ -68,10 +71,10 @@ def cache_bytes_of(folder: CheckedFolder, options: VllmOptions) -> int:
     token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _DTYPES[folder.dtype]
     needed = context * token_bytes
     if options.cache_gb is None:
-        return options.contexts * needed
+        return options.contexts * context, options.contexts * needed
     if (given := round(options.cache_gb * 1e9)) < needed:
         raise RequestError(
             f"--kv-cache-gb {options.cache_gb:g} holds no context of {context} tokens "
             f"({needed / 1e9:.3f} GB): give more, or a smaller --context"
         )
-    return given
+    return given // token_bytes, given

@@ -1,1 +1,0 @@
-"""vLLM with the plug-in wrinklefree-vllm, in an environment of its own."""
