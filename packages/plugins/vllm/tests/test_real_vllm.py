@@ -37,7 +37,8 @@ from ternary_kernels import torch_ops
 from ternary_kernels.torch_ops import PackedLinear
 from wf_converter.hf_export import prepare_compressed, prepare_hf
 from wrinklefree_inference.options import VllmOptions, VllmServerOptions
-from wrinklefree_inference.vllm.server import VllmServer, start_server
+from wrinklefree_inference.stock.programs import VLLM
+from wrinklefree_inference.stock.server import StockServer, start_server
 
 logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -52,7 +53,7 @@ STREAMS, STREAM_TOKENS = 16, 24
 class Case:
     """A converted model, in a server and in PyTorch."""
 
-    server: VllmServer
+    server: StockServer
     reference: Any
     prompts: list[list[int]]
     quantile: float
@@ -119,7 +120,7 @@ def case(request, environment, packaged_model_dir, ids, tmp_path_factory) -> Ite
     prepare = prepare_compressed if scheme == "group64" else prepare_hf
     prepare(folder / "checkpoint").write(folder / "export")
     options = VllmServerOptions(folder / "export", engine=VllmOptions(256, 2, environment))
-    server = start_server(options)
+    server = start_server(VLLM, options)
     step = len(ids) // num_prompts
     prompts = [ids[start : start + num_tokens] for start in range(0, num_prompts * step, step)]
     yield Case(server, with_kept_scales(model), prompts, *limits)
