@@ -79,11 +79,12 @@ def running(folder: Path, log: Path) -> Iterator[Server]:
             preexec_fn=lambda: end_with(parent),
             start_new_session=True,  # a group of its own: SGLang computes in further processes
         )
+    server = Server(f"http://127.0.0.1:{port}")
     try:
-        server = Server(f"http://127.0.0.1:{port}")
         _wait(server, process, log)
         yield server
     finally:
+        server.client.close()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
