@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import os
 
-PLATFORM = "wrinklefree"
-"""Name of the entry point, as SGLANG_PLATFORM spells it."""
-MODELS = "wrinklefree_sglang.models"
-"""Package of the models that are served."""
+from wrinklefree_sglang.names import MODELS, PLATFORM
 
 
 def activate() -> str | None:

@@ -6,8 +6,8 @@ from sglang.srt.arg_groups.choices import add_quantization_method_choices
 from sglang.srt.layers.quantization import QUANTIZATION_METHODS
 from sglang.srt.models.registry import ModelRegistry, import_model_classes
 
-from wrinklefree_sglang import MODELS
 from wrinklefree_sglang.methods import METHODS
+from wrinklefree_sglang.names import MODELS
 from wrinklefree_sglang.quantization import TernaryConfig
 
 
