@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,8 @@ from wf_formats.lifeline import end_with
 
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
+LEFT_S = 10.0
+"""The same for what the command has left."""
 KEPT_LINES, LINE_BYTES = 100, 1000
 
 
@@ -44,12 +47,22 @@ def main() -> None:
     reading = threading.Thread(target=_keep, args=[printed, last], daemon=True)
     reading.start()
     code = child.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    _end_group(child.pid)
     reading.join(GRACE_S)  # what has left the group may hold the output open
     sys.stdout.buffer.write(b"".join(last))
     sys.stdout.flush()
     os._exit(code if code >= 0 else 128 - code)  # without waiting for the thread, which may read still
+
+
+def _end_group(group: int) -> None:
+    """What the command has left: it may have something to tidy up, shared memory say."""
+    with suppress(ProcessLookupError):  # once there is none
+        os.killpg(group, signal.SIGTERM)
+        deadline = time.monotonic() + LEFT_S
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            os.killpg(group, 0)
+        os.killpg(group, signal.SIGKILL)
 
 
 def _keep(printed: IO[bytes], last: deque[bytes]) -> None:
