@@ -20,7 +20,7 @@ from real_cluster import Cluster
 from wf_deployer.backends.sky.client import SkyClient
 from wf_deployer.backends.sky.infra import Infra
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 TRAINER = Path(__file__).parents[1] / "slurm" / "small_trainer.py"
 WF = """
 import os, sys
@@ -105,7 +105,7 @@ class Login:
         return found
 
     def wait_for(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = 300, every_s: float = 2
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 900, every_s: float = 2
     ) -> None:
         deadline_s = time.monotonic() + timeout_s
         while not condition():
@@ -258,13 +258,13 @@ def test_a_run_whose_machines_are_taken_goes_on_from_the_bucket_to_the_bit(
 ) -> None:
     first = login.submit(*trainer, upload=UPLOADS)
     slurm_id = login.slurm_id(first)
-    login.wait_for(lambda: bool(uploads(login)), "nothing is uploaded", 600, every_s=0)
+    login.wait_for(lambda: bool(uploads(login)), "nothing is uploaded", 1800, every_s=0)
     assert login.cluster.run("scancel", slurm_id).returncode == 0
     login.wait_for(lambda: login.state(first).split()[0] in ("lost", "failed", "cancelled"), "it goes on")
     assert not [name for name in uploads(login) if name.endswith("/final")], "it had ended before"
 
     second = login.submit(*trainer, upload=UPLOADS)
-    login.wait_for(lambda: login.state(second) == "finished", "it does not end", 900)
+    login.wait_for(lambda: login.state(second) == "finished", "it does not end", 2700)
     log = login.wf("logs", second).stdout
     assert "resuming from" in log, log
     (final,) = [name for name in uploads(login) if name.endswith("/final")]

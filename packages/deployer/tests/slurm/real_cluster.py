@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = ("setpriv", "unshare", "nsenter", "runuser", "ip", "munged", "slurmctld", "slurmd", "sbatch")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 240.0
 
 HOSTS = """\
 127.0.0.1 localhost
