@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wf_deployer.backends.isolated import IsolatedProgram, ProgramError
+from wf_deployer.backends import isolated
+from wf_deployer.backends.isolated import IsolatedProgram, LateError, ProgramError
 from wf_deployer.errors import CommandError, CommandRequestError
 
 SOURCE = """
@@ -71,6 +72,30 @@ def test_an_exception_is_told_with_its_kinds_in_one_line(
 def test_a_program_that_dies_is_told_with_what_it_printed(program: IsolatedProgram) -> None:
     with pytest.raises(CommandError, match=r"program\.py ended with exit code 7: .*a library's last words"):
         program.ask("die")
+
+
+def test_several_requests_have_an_answer_or_an_error_each(
+    program: IsolatedProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process; an exception is of its own request, a death of those that follow."""
+    started: list[object] = []
+    start = isolated._start
+    monkeypatch.setattr(isolated, "_start", lambda *given: started.append(given) or start(*given))
+    first, error, last = program.ask_each(["a", "raise", {"each": ["b"]}], timeout_s=60)
+    assert (first, last) == ("a", {"each": ["b"]})
+    assert isinstance(error, ProgramError)
+    assert error.kinds[0] == "<run_path>.TokenError"
+    assert len(started) == 1
+    first, *others = program.ask_each(["a", "die", "b"], timeout_s=60)
+    assert first == "a"
+    assert ["exit code 7" in str(other) for other in others] == [True, True]
+    assert program.ask_each([], timeout_s=60) == []
+
+
+def test_what_was_answered_in_time_counts(program: IsolatedProgram) -> None:
+    first, *others = program.ask_each(["a", "wait", "b"], timeout_s=3)
+    assert first == "a"
+    assert [type(other) for other in others] == [LateError, LateError]
 
 
 def test_who_stops_reading_ends_the_program(program: IsolatedProgram) -> None:

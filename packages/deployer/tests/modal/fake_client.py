@@ -12,6 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from wf_deployer.backends.isolated import ProgramError
 from wf_deployer.backends.modal import client
+from wf_deployer.errors import CommandError
 
 PROGRAM = Path(client.__file__).with_name("program.py")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -332,14 +334,34 @@ class Program:
         (answer,) = list(self.stream(request))
         return answer
 
+    def ask_each(self, requests: Any, *, timeout_s: float) -> list[Any]:
+        answers: list[Any] = []
+        with self._installed() as program:
+            for request in requests:
+                try:
+                    answers += list(self._answers(program, request))
+                except CommandError as error:
+                    answers.append(error)
+        return answers
+
     def stream(self, request: Any, **options: Any) -> Iterator[Any]:
-        sys.modules["modal"] = self.modal.module()
-        kept_path = list(sys.path)
+        with self._installed() as program:
+            yield from self._answers(program, request)
+
+    def _answers(self, program: Any, request: Any) -> Iterator[Any]:
         try:
-            yield from runpy.run_path(str(PROGRAM))["answers"](dict(request))
+            yield from program(dict(request))
         except Exception as error:
             kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
             raise ProgramError(kinds, str(error)) from error
+
+    @contextmanager
+    def _installed(self) -> Iterator[Any]:
+        """A fresh program."""
+        sys.modules["modal"] = self.modal.module()
+        kept_path = list(sys.path)
+        try:
+            yield runpy.run_path(str(PROGRAM))["answers"]
         finally:
             sys.path[:] = kept_path
             for name in ("modal", "app"):

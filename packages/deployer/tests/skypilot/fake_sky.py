@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from wf_deployer.backends.isolated import ProgramError
+from wf_deployer.errors import CommandError
 
 ME, BOB = "1a2b3c4d", "b0bb0bb0"
 NOW = 1_800_000_000
@@ -294,17 +295,30 @@ class InProcess:
     """Stands for `IsolatedProgram`: program.py here, with the fake for SkyPilot; everything as JSON."""
 
     def __init__(self, fake: FakeSky, path: Path) -> None:
-        self.fake = fake
-        self.answers = runpy.run_path(str(path))["answers"]
+        self.fake, self.path = fake, path
 
     def ask(self, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Any:
         (answer,) = self.stream(request, shown=shown)
         return answer
 
+    def ask_each(self, requests: Any, *, timeout_s: float) -> list[Any]:
+        answers: list[Any] = []
+        program = runpy.run_path(str(self.path))["answers"]
+        for request in requests:
+            try:
+                (answer,) = self._answers(program, request)
+                answers.append(answer)
+            except CommandError as error:
+                answers.append(error)
+        return answers
+
     def stream(self, request: Any, *, shown: bool = False) -> Iterator[Any]:
+        yield from self._answers(runpy.run_path(str(self.path))["answers"], request)
+
+    def _answers(self, program: Any, request: Any) -> Iterator[Any]:
         with _installed(self.fake.modules):
             try:
-                for answer in self.answers(json.loads(json.dumps(request))):
+                for answer in program(json.loads(json.dumps(request))):
                     yield json.loads(json.dumps(answer))
             except Exception as error:
                 kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]

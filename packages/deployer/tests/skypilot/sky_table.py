@@ -59,7 +59,7 @@ class Sky:
         ended = {"returncode": returncode, "cancelled": False, "ended_s": NOW + 5}
         self.stored[f"gs://bucket/runs/wf-jobs/{job_id}"] = ended
 
-    def get(self, url: str, there: Path) -> end.NoEnd | None:
+    def get(self, url: str, there: Path, timeout_s: float) -> end.NoEnd | None:
         if url not in self.stored:
             return end.NoEnd(self.store_is_missing, self.store_reason)
         there.mkdir()

@@ -16,7 +16,7 @@ from fake_sky import BOB, ME, NOW, FakeSky, InProcess, status
 from sky_table import Sky
 
 from wf_deployer.backends.sky import launcher
-from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.errors import CommandRequestError
 
 SPOT = ("--spot",)
 
@@ -562,19 +562,3 @@ def test_a_record_names_a_cloud_that_there_is(sky: Sky) -> None:
     path = sky.runs / job_id / "job.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cloud": "sky:moon"}))
     assert "cloud is 'sky:moon', not one of local, modal, slurm" in sky.rows()[0]["problem"]
-
-
-def test_questions_have_a_limit_of_time_and_what_is_late_is_unknown(
-    sky: Sky, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sky.submitted()
-    limits: list[float | None] = []
-
-    def late(self: object, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Any:
-        limits.append(timeout_s)
-        raise CommandError("program.py has not answered within 90 s; try again")
-
-    monkeypatch.setattr(InProcess, "ask", late)
-    (row,) = sky.rows()
-    assert (row["state"], row["problem"]) == ("unknown", "program.py has not answered within 90 s; try again")
-    assert limits == [90.0]

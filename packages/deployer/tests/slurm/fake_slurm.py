@@ -69,8 +69,9 @@ def sbatch(table: dict[str, Any], options: dict[str, str], positional: list[str]
 def squeue(table: dict[str, Any], options: dict[str, str], positional: list[str]) -> None:
     jobs = list(table["jobs"].values())
     if "--jobs" in options:
-        jobs = [job for job in jobs if job["JobID"] == options["--jobs"]]
-        if not jobs:
+        wanted = options["--jobs"].split(",")
+        jobs = [job for job in jobs if job["JobID"] in wanted]
+        if not jobs and len(wanted) == 1:
             sys.stderr.write("slurm_load_jobs error: Invalid job id specified\n")
             sys.exit(1)
     if "--name" in options:

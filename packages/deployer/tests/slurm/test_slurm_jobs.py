@@ -362,6 +362,30 @@ def test_a_controller_that_does_not_answer_is_no_damaged_record(slurm: Slurm) ->
     assert slurm.state() == "RUNNING"
 
 
+def test_slurm_is_asked_once_for_many_jobs_each_of_which_is_decided_alone(slurm: Slurm) -> None:
+    ids = [slurm.submitted() for _ in range(4)]
+    slurm.change("17", State="PENDING")
+    slurm.change("18", UserName="bob")
+    for job_id, other in ((ids[2], "all"), (ids[3], None)):
+        path = slurm.runs / job_id / "submitted.json"
+        if other is None:
+            path.unlink()  # found by its token, which is a question of its own
+        else:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"id": other}))
+    before, num_asked = slurm.foreign(), len(slurm.calls("squeue"))
+    rows = {row["id"]: row["state"] for row in slurm.rows()}
+    assert rows == dict(zip(ids, ("pending", "lost", "lost", "running"), strict=True))
+    asked = slurm.calls("squeue")[num_asked:]
+    assert [call[2].partition("=")[0] for call in asked] == ["--name", "--jobs"]
+    assert set(asked[1][2].removeprefix("--jobs=").split(",")) == {"17", "18", "20"}
+    assert slurm.foreign() == before
+    slurm.set(down=True)
+    done = slurm.wf("runs")
+    assert done.stdout.count("unknown") == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{max(ids)} and 3 more: squeue: Unable to contact slurm controller" in done.stderr
+
+
 def test_logs_are_followed_until_the_end(slurm: Slurm) -> None:
     job_id = slurm.submitted()
     (slurm.runs / job_id / "log.txt").write_text("one\ntwo\n")

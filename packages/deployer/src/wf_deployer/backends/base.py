@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -205,7 +206,16 @@ class Backend(Protocol):
         """
 
     def status(self, job_id: str) -> JobStatus:
-        """How the job is now."""
+        """How the job is now. Raises: CommandError if its record is damaged."""
+
+    def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
+        """Asks whoever runs them once for all of these jobs.
+
+        Args:
+            until_s: By `time.monotonic`; what has not been answered by then is `unknown`.
+        Returns:
+            What tells the status of each of them, as `status` does.
+        """
 
     def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
         """Pieces of the job's output as they are: all, or the `last` lines; with `follow` until it ends."""

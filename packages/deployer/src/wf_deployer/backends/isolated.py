@@ -5,6 +5,7 @@
     request     one JSON value on standard input, so secrets stand on no command line
     answers     a line of JSON each on standard output, in the order in which they are yielded
     error       an exception of the program: the names of its classes, and its text
+    {"each": [...]}    several requests to one process: one answer or error for each, in their order
 
 What the program or its library print goes to standard error.
 """
@@ -17,8 +18,8 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,14 @@ from wf_formats.secrets import redacted
 _CHILD = Path(__file__).with_name("isolated_child.py")
 _GRACE_S = 5.0
 _TAIL_BYTES = 8192
+
+
+class LateError(CommandError):
+    """A program has not answered in the time that it had. Attributes: timeout_s: That time."""
+
+    def __init__(self, program: str, timeout_s: float) -> None:
+        super().__init__(f"{program} has not answered within {timeout_s:.0f} s; try again")
+        self.timeout_s = timeout_s
 
 
 class ProgramError(CommandError):
@@ -64,6 +73,24 @@ class IsolatedProgram:
         (answer,) = list(self.stream(request, shown=shown, timeout_s=timeout_s))
         return answer
 
+    def ask_each(self, requests: Sequence[Any], *, timeout_s: float) -> list[Any]:
+        """One process for several requests. Returns: an answer to each, or the CommandError why it has none.
+
+        Args:
+            timeout_s: Of all of them; those without an answer by then have a LateError.
+        """
+        answers: list[Any] = []
+        if not requests:
+            return answers
+        try:
+            for message in self._messages({"each": list(requests)}, False, timeout_s):
+                error = message.get("error")
+                answers.append(message["answer"] if error is None else _program_error(error))
+        except CommandError as error:
+            answers += [error] * (len(requests) - len(answers))
+        assert len(answers) == len(requests)
+        return answers
+
     def stream(self, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Iterator[Any]:
         """The answers as they come; who stops reading ends the program.
 
@@ -75,8 +102,18 @@ class IsolatedProgram:
         Raises:
             ProgramError: the program ended by an exception.
             CommandRequestError: there is no uv, or it cannot give the requirement; in its words.
+            LateError: it has not answered in the time.
             CommandError: the program ended in another way.
         """
+        with closing(self._messages(request, shown, timeout_s)) as messages:
+            for message in messages:
+                if (error := message.get("error")) is not None:
+                    raise _program_error(error)
+                yield message["answer"]
+
+    def _messages(
+        self, request: Any, shown: bool, timeout_s: float | None
+    ) -> Generator[dict[str, Any], None, None]:
         with tempfile.TemporaryFile() as printed:
             process = _start(self._command, None if shown else printed)
             is_late = threading.Event()
@@ -88,16 +125,12 @@ class IsolatedProgram:
                 assert process.stdout is not None
                 begun = process.stdout.readline() == b'{"begun": true}\n'
                 for line in process.stdout if begun else ():
-                    message = json.loads(line)
-                    if (error := message.get("error")) is not None:
-                        raise ProgramError(error["kinds"], _one_line(error["reason"]), error["trace"])
-                    yield message["answer"]
+                    if line.endswith(b"\n"):  # not one that it was killed in
+                        yield json.loads(line)
                 if process.wait() == 0 and begun:
                     return
-                if is_late.is_set():
-                    raise CommandError(
-                        f"{self.path.name} has not answered within {timeout_s:.0f} s; try again"
-                    )
+                if is_late.is_set() and timeout_s is not None:
+                    raise LateError(self.path.name, timeout_s)
                 words = "" if shown else _tail(printed)
                 if begun:
                     raise CommandError(f"{self.path.name} ended with exit code {process.returncode}: {words}")
@@ -111,6 +144,10 @@ class IsolatedProgram:
     @property
     def _command(self) -> list[str]:
         return isolated_python(self.requirement, str(_CHILD), str(self.path))
+
+
+def _program_error(error: dict[str, Any]) -> ProgramError:
+    return ProgramError(error["kinds"], _one_line(error["reason"]), error["trace"])
 
 
 def _start(command: list[str], printed: IO[bytes] | None) -> subprocess.Popen[bytes]:

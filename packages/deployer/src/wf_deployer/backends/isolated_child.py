@@ -31,8 +31,18 @@ def main(path: str) -> None:
     sys.excepthook = tell
     say({"begun": True})
     request = json.load(sys.stdin)
-    for answer in runpy.run_path(path)["answers"](request):
-        say({"answer": answer})
+    answers_to = runpy.run_path(path)["answers"]
+    if not (isinstance(request, dict) and request.keys() == {"each"}):
+        for answer in answers_to(request):
+            say({"answer": answer})
+        return
+    for one in request["each"]:
+        try:
+            (answer,) = answers_to(one)
+        except Exception as error:  # noqa: BLE001  # told, of this request alone
+            tell(type(error), error, error.__traceback__)
+        else:
+            say({"answer": answer})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TypeVar
 
 from wf_deployer.backends.base import Backend, JobState, JobStatus
 from wf_deployer.backends.ownership import require_undamaged
@@ -58,8 +61,6 @@ class Job:
     @property
     def status_here(self) -> JobStatus:
         """By what is written down here alone. Raises: CommandError if a record is damaged."""
-        if self.record.cloud == "local":
-            return self.status
         job = JobFolder.of(self.id)
         require_undamaged(job)
         if (end := job.exit) is not None:
@@ -101,6 +102,51 @@ def open_service_backend(name: str) -> Backend:
         f"and its clouds: {', '.join(cloud for cloud in CLOUDS if cloud != 'slurm')}; on this machine leave "
         "--cloud out"
     )
+
+
+T = TypeVar("T")
+Told = JobStatus | CommandError | OSError
+"""How a job is, or why its record cannot be read."""
+
+
+def statuses(jobs: Sequence[Job], timeout_s: float) -> dict[str, Told]:
+    """How jobs are now, by id; each back end is asked once, for all of its jobs.
+
+    Args:
+        timeout_s: Of all questions to others. A back end has its share of what is left; one that does not
+            answer takes nothing from the next.
+    """
+    told: dict[str, Told] = {}
+    groups: dict[tuple[str, bool], list[Job]] = {}
+    for job in jobs:
+        try:
+            record = job.record
+            require_undamaged(JobFolder.of(job.id))
+            _ = job.backend
+        except (CommandError, OSError) as error:
+            told[job.id] = error
+        else:
+            place = record.cloud.partition("/")[0]  # not where in a cloud: that is one and the same back end
+            groups.setdefault((place, record.service is not None), []).append(job)
+    for job in groups.pop(("local", False), []):
+        told[job.id] = _told(lambda job: job.status, job)
+    until_s = time.monotonic() + timeout_s
+    for number, group in enumerate(groups.values()):
+        now_s = time.monotonic()
+        share_s = (until_s - now_s) / (len(groups) - number)
+        if share_s <= 0:
+            told |= {job.id: _told(lambda job: job.status_here, job) for job in group}
+            continue
+        status_of = group[0].backend.look([job.id for job in group], now_s + share_s)
+        told |= {job.id: _told(status_of, job.id) for job in group}
+    return told
+
+
+def _told(ask: Callable[[T], JobStatus], about: T) -> Told:
+    try:
+        return ask(about)
+    except (CommandError, OSError) as error:
+        return error
 
 
 def list_jobs() -> list[Job]:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wf_deployer.errors import CommandRequestError
+from wf_formats.exports import HUB_PREFIX
 from wf_formats.printable import printable
 from wf_formats.urls import meant_url
 
 PORT = 8080
 KEY_VARIABLE = "WF_API_KEY"
-_HUB = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?", re.ASCII)
+_HUB = re.compile(HUB_PREFIX + r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?", re.ASCII)
 _REPLICAS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?", re.ASCII)
 _OURS = ("--model", "--host", "--port", "--api-key", "--api-key-file")
 
@@ -57,7 +58,7 @@ class Service:
     @property
     def local_model(self) -> Path | None:
         """The file or folder of this machine, if it is one."""
-        is_elsewhere = "://" in self.model or self.model.startswith("hub:")
+        is_elsewhere = "://" in self.model or self.model.startswith(HUB_PREFIX)
         return None if is_elsewhere else Path(self.model)
 
     @property
@@ -89,7 +90,7 @@ def service_of(
 
 
 def _checked_model(model: str) -> str:
-    if model.startswith("hub:"):
+    if model.startswith(HUB_PREFIX):
         if _HUB.fullmatch(model) is None:
             raise CommandRequestError(
                 f"--model {printable(model)}: write hub:OWNER/NAME, hub:OWNER/NAME/FILE.gguf, or either with "

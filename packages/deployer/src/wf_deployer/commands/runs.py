@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from wf_deployer.backends.registry import Job
+    from wf_deployer.backends.base import JobStatus
+    from wf_deployer.backends.registry import Job, Told
 
 COLUMNS = (
     "id",
@@ -33,45 +34,46 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="Only this many of the newest.")] = 20,
     timeout: Annotated[
         float,
-        typer.Option(min=0, help="Seconds after which no more jobs on machines of others are asked for."),
-    ] = 30,
+        typer.Option(min=0, help="Seconds for all questions to those who run jobs elsewhere."),
+    ] = 60,
 ) -> None:
     """List the background jobs: state, stage, step, age.
 
     Example: wf runs --json
     """
-    from wf_deployer.backends.registry import list_jobs
+    from wf_deployer.backends.registry import list_jobs, statuses
 
-    deadline_s = time.monotonic() + timeout
-    rows = [_row(job, deadline_s) for job in reversed(list_jobs()[-limit:])]
+    jobs = list_jobs()[-limit:][::-1]
+    told = statuses(jobs, timeout)
+    rows = [_row(job, told[job.id]) for job in jobs]
     if json:
         typer.echo(json_module.dumps(rows, indent=2))
     elif rows:
         from wf_formats.printable import printable
 
         _print_table(rows)
-        for row in rows:
-            if row["problem"] is not None:
-                typer.echo(f"{printable(row['id'])}: {printable(row['problem'], None)}", err=True)
+        for problem, ids in _problems(rows).items():
+            typer.echo(f"{printable(ids)}: {printable(problem, None)}", err=True)
     else:
         typer.echo("no jobs yet; `wf train -s 1` starts one")
 
 
-def _row(job: Job, deadline_s: float) -> dict[str, Any]:
+def _row(job: Job, told: Told) -> dict[str, Any]:
     """A row of any job: one whose record is damaged has its id and the problem."""
     from wf_deployer.backends.base import JobState
     from wf_deployer.errors import CommandError
 
     try:
-        return _readable_row(job, deadline_s)
+        if isinstance(told, Exception):
+            raise told
+        return _readable_row(job, told)
     except (CommandError, OSError) as error:
         unknown = dict.fromkeys(COLUMNS)
         return unknown | {"id": job.id, "state": str(JobState.damaged), "problem": str(error)}
 
 
-def _readable_row(job: Job, deadline_s: float) -> dict[str, Any]:
+def _readable_row(job: Job, status: JobStatus) -> dict[str, Any]:
     record = job.record
-    status = job.status if time.monotonic() < deadline_s else job.status_here
     return {
         "id": job.id,
         "state": str(status.state),
@@ -86,6 +88,18 @@ def _readable_row(job: Job, deadline_s: float) -> dict[str, Any]:
         "log": status.log,
         "url": status.url,
         "problem": status.problem,
+    }
+
+
+def _problems(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What is to be said, and of which jobs: once, where it is the same of many."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["problem"] is not None:
+            found.setdefault(row["problem"], []).append(row["id"])
+    return {
+        problem: ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
+        for problem, ids in found.items()
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.follow import follow_log
@@ -60,6 +61,9 @@ class LocalBackend:
             ended_s=end.ended_s if end else None,
             problem=problem,
         )
+
+    def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
+        return self.status
 
     def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
         job = LocalJob.of(job_id)

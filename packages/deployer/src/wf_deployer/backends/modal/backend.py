@@ -7,18 +7,21 @@ was asked). What it prints stays with Modal; how it ended is written down when i
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.fields import from_json
+from wf_deployer.backends.looking import NoAnswerError, answer_of, time_left_s
 from wf_deployer.backends.modal import client
 from wf_deployer.backends.modal.client import (
     Found,
@@ -109,16 +112,32 @@ class ModalBackend:
             raise CommandError(_submitted_all_the_same(job, error)) from error
 
     def status(self, job_id: str) -> JobStatus:
-        job = JobFolder.of(job_id)
+        return self.look([job_id])(job_id)
+
+    def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
+        apps: dict[str, str] = {}
+        damaged: dict[str, CommandError] = {}
+        for job_id in job_ids:
+            job = JobFolder.of(job_id)
+            try:
+                submitted = client.read_submitted(job.folder / "modal.json")
+                if job.exit is None and submitted is not None:
+                    apps[job_id] = submitted.app_id
+            except CommandError as error:
+                damaged[job_id] = error
+        answers = client.look_each(apps, time_left_s(until_s)) | damaged
+        return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers))
+
+    def _status(self, job: JobFolder, fetch: Callable[[], Found]) -> JobStatus:
         if not _is_young(job) and not is_locked(job.folder / "modal.json.lock"):
             shutil.rmtree(job.folder / "checkout", ignore_errors=True)  # of a submission that was killed
         if (end := job.exit) is not None:
             return _status(job, end.state, end=end)
         try:
-            return _status_by_modal(job)
+            return _status_by_modal(job, fetch)
         except UnknownToModalError as error:
             return _status(job, JobState.lost, str(error))
-        except (ModalError, CommandRequestError) as error:  # no network, no uv
+        except (NoAnswerError, CommandRequestError) as error:  # no network, no uv
             return _status(job, JobState.unknown, str(error))
 
     def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
@@ -151,12 +170,17 @@ def _require_one_writer(spec: JobSpec) -> None:
 
     Raises: CommandRequestError, naming the other.
     """
-    backend = ModalBackend()
+    writers = []
     for job_id in job_ids():
         with suppress(CommandError):  # a record that is damaged
             record = JobFolder.of(job_id).record
             is_same = (record.experiment, record.stage) == (spec.experiment, spec.stage)
-            if record.cloud == "modal" and is_same and not (status := backend.status(job_id)).state.is_over:
+            if record.cloud == "modal" and is_same and record.service is None:
+                writers.append(job_id)
+    status_of = ModalBackend().look(writers)
+    for job_id in writers:
+        with suppress(CommandError):
+            if not (status := status_of(job_id)).state.is_over:
                 break
     else:
         return
@@ -217,13 +241,13 @@ def _require_ours_of(job: JobFolder) -> tuple[Submitted, Found]:
     return submitted, found
 
 
-def _status_by_modal(job: JobFolder) -> JobStatus:
+def _status_by_modal(job: JobFolder, fetch: Callable[[], Found]) -> JobStatus:
     submitted = client.read_submitted(job.folder / "modal.json")
     if submitted is None:
         if _is_young(job) or is_locked(job.folder / "modal.json.lock"):
             return _status(job, JobState.starting)
         return _status(job, JobState.lost, "wf was ended before Modal had made its app; submit it again")
-    found = client.look(submitted.app_id)
+    found = fetch()
     if told := differences(_ownership(job, submitted, found), found.ownership):
         return _status(job, JobState.lost, f"Modal's app {submitted.app_id}: {'; '.join(told)}")
     if not found.ownership.id:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wf_deployer.backends.fields import read_from_json
-from wf_deployer.backends.isolated import IsolatedProgram, ProgramError
+from wf_deployer.backends.isolated import IsolatedProgram, LateError, ProgramError
+from wf_deployer.backends.looking import ASKING_TIMEOUT_S, NoAnswerError, answer_of, late
 from wf_deployer.backends.ownership import Ownership
 from wf_deployer.errors import CommandError, CommandRequestError
 
 REQUIREMENT = "modal>=1.6.4,<2"
 _PROGRAM = IsolatedProgram(REQUIREMENT, Path(__file__).with_name("program.py"))
-ASKING_TIMEOUT_S = 90.0
-"""Of a question; Modal's client itself would go on for minutes when there is no network."""
+T = TypeVar("T")
 _TOKEN_VARIABLES = ("MODAL_TOKEN_ID", "MODAL_OAUTH_REFRESH_TOKEN")
 
 
-class ModalError(CommandError):
+class ModalError(NoAnswerError):
     """Modal cannot be asked, or says no."""
 
 
@@ -96,7 +96,15 @@ def read_submitted(record: Path) -> Submitted | None:
 
 def look(app_id: str) -> Found:
     """The job of an app, now. Raises: UnknownToModalError, ModalError."""
-    values = ask({"do": "look", "app_id": app_id}, timeout_s=ASKING_TIMEOUT_S)
+    return answer_of("", look_each({"": app_id}, ASKING_TIMEOUT_S))
+
+
+def look_each(apps: Mapping[str, str], timeout_s: float) -> dict[str, Found | CommandError]:
+    """The jobs of apps, asked for by one program. Returns: by the keys of `apps`; an error is of one."""
+    return ask_each("look", apps, timeout_s, _found)
+
+
+def _found(values: dict[str, Any]) -> Found:
     ownership = Ownership(
         id=values["call_id"] or "",
         name=values["name"],
@@ -132,11 +140,28 @@ def stream(request: dict[str, Any]) -> Iterator[Any]:
 
 
 def ask(request: dict[str, Any], *, shown: bool = False, timeout_s: float | None = None) -> Any:
-    """The one answer to a request. Raises: ModalError; after `timeout_s` CommandError."""
+    """The one answer to a request. Raises: ModalError, also after `timeout_s`."""
     try:
         return _PROGRAM.ask(request, shown=shown, timeout_s=timeout_s)
-    except ProgramError as error:
+    except (ProgramError, LateError) as error:
         raise _explained(error) from error
+
+
+def ask_each(
+    do: str, apps: Mapping[str, str], timeout_s: float, read: Callable[[dict[str, Any]], T]
+) -> dict[str, T | CommandError]:
+    """A request about each of several apps, to one program. Args: read: makes something of an answer."""
+    requests = [{"do": do, "app_id": app_id} for app_id in apps.values()]
+    found: dict[str, T | CommandError] = {}
+    for key, answer in zip(apps, _PROGRAM.ask_each(requests, timeout_s=timeout_s), strict=True):
+        found[key] = _no_answer(answer) if isinstance(answer, CommandError) else read(answer)
+    return found
+
+
+def _no_answer(error: CommandError) -> CommandError:
+    """Of a question: what is no wrong request is a ModalError, whatever it is by."""
+    told = _explained(error)
+    return told if isinstance(told, ModalError | CommandRequestError) else ModalError(str(told))
 
 
 _REFUSALS = {
@@ -152,7 +177,11 @@ _REFUSALS = {
 """Classes of modal.exception, besides those that `_explained` names."""
 
 
-def _explained(error: ProgramError) -> CommandError:
+def _explained(error: CommandError) -> CommandError:
+    if isinstance(error, LateError):
+        return ModalError(late("Modal", error.timeout_s))
+    if not isinstance(error, ProgramError):
+        return error
     kinds = {kind.rpartition(".")[2] for kind in error.kinds if kind.startswith("modal.")}
     if "AuthError" in kinds:
         return RefusedError(

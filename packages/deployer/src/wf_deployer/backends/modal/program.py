@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,15 +181,21 @@ def _printed(printer: Any, created_s: float, last: int | None) -> Iterator[Any]:
 
 
 def _owner(app: Any) -> dict[str, Any]:
-    workspace = modal.Workspace.from_context()
-    workspace.hydrate()
     info = app.info()
     return {
         "name": info.description,
         "user": info.lifecycle.created_by,
-        "workspace": workspace.name or "",
+        "workspace": _workspace(),
         "created_s": int(info.lifecycle.created_at.timestamp()),
     }
+
+
+@cache
+def _workspace() -> str:
+    """Its name, asked for once in a process."""
+    workspace = modal.Workspace.from_context()
+    workspace.hydrate()
+    return workspace.name or ""
 
 
 def _result(call_id: str) -> dict[str, Any]:

@@ -7,18 +7,21 @@ service's own, and removes the model that was sent for it.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
+from wf_deployer.backends.looking import NoAnswerError, answer_of, time_left_s
 from wf_deployer.backends.modal import client, service_client
-from wf_deployer.backends.modal.client import ModalError, RefusedError, UnknownToModalError
+from wf_deployer.backends.modal.client import RefusedError, UnknownToModalError
 from wf_deployer.backends.modal.generate import PYTHON, copy_checkout, files_to_send, write_app
 from wf_deployer.backends.modal.service_client import FoundService
 from wf_deployer.backends.modal.settings import ModalServiceSettings, service_settings_of
@@ -84,12 +87,27 @@ class ModalServiceBackend:
         _require_ours(job)
 
     def status(self, job_id: str) -> JobStatus:
-        job = JobFolder.of(job_id)
+        return self.look([job_id])(job_id)
+
+    def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
+        apps: dict[str, str] = {}
+        damaged: dict[str, CommandError] = {}
+        for job_id in job_ids:
+            job = JobFolder.of(job_id)
+            try:
+                if job.exit is None:
+                    apps[job_id] = _app_of(job)
+            except CommandError as error:
+                damaged[job_id] = error
+        answers = service_client.look_each(apps, time_left_s(until_s)) | damaged
+        return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers))
+
+    def _status(self, job: JobFolder, fetch: Callable[[], FoundService]) -> JobStatus:
         if (end := job.exit) is not None:
             return _ended(job, end)
         try:
-            return _asked_status(job)
-        except (ModalError, CommandRequestError) as error:
+            return _asked_status(job, fetch)
+        except (NoAnswerError, CommandRequestError) as error:
             return JobStatus(JobState.unknown, _log(job), problem=str(error))
 
     def logs(self, job_id: str, last: int | None, follow: bool) -> Iterator[str]:
@@ -146,12 +164,12 @@ def _after_refusal(job: JobFolder, error: RefusedError) -> None:
     raise error
 
 
-def _fetch(job: JobFolder) -> FoundService:
-    """The app as it is now; whose it is has to be compared. Raises: UnknownToModalError, ModalError."""
+def _app_of(job: JobFolder) -> str:
+    """Id of its app, or its name where that was not written down; whose it is has to be compared."""
     recorded = read_ownership(job.folder)
     submitted = client.read_submitted(job.folder / "modal.json")
     known = recorded.id if recorded is not None else submitted.app_id if submitted is not None else None
-    return service_client.look(known or job.record.name)
+    return known or job.record.name
 
 
 def _expected(job: JobFolder, found: FoundService) -> Ownership:
@@ -166,21 +184,26 @@ def _expected(job: JobFolder, found: FoundService) -> Ownership:
 
 
 def _require_ours(job: JobFolder) -> FoundService:
-    """Raises: CommandError unless all agrees with what was written down."""
+    """The app as it is now. Raises: CommandError unless all agrees with what was written down."""
     try:
-        found = _fetch(job)
+        found = service_client.look(_app_of(job))
     except UnknownToModalError as error:
         raise CommandError(f"refused: {error}; nothing was touched") from error
+    _adopt(job, found)
+    return found
+
+
+def _adopt(job: JobFolder, found: FoundService) -> None:
+    """Writes down whose it is, if it was not yet. Raises: CommandError if it is not ours."""
     ownership = _expected(job, found)
     require_ours(ownership, found.ownership)
     if read_ownership(job.folder) is None:
         write_ownership(job.folder, ownership)
-    return found
 
 
-def _asked_status(job: JobFolder) -> JobStatus:
+def _asked_status(job: JobFolder, fetch: Callable[[], FoundService]) -> JobStatus:
     try:
-        found = _fetch(job)
+        found = fetch()
     except UnknownToModalError as error:
         is_young = time.time() - job.record.created_s < _STARTING_S
         if is_young or is_locked(job.folder / "modal.json.lock"):
@@ -188,7 +211,7 @@ def _asked_status(job: JobFolder) -> JobStatus:
         return JobStatus(JobState.lost, _log(job), problem=str(error))
     if told := differences(_expected(job, found), found.ownership):
         return JobStatus(JobState.lost, _log(job), problem=f"Modal's app: {'; '.join(told)}")
-    _require_ours(job)
+    _adopt(job, found)
     if not found.is_stopped:
         return JobStatus(JobState.running, _log(job), url=found.url)
     if not job.was_cancelled:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wf_deployer.backends.modal.client import ASKING_TIMEOUT_S, ask, stream
+from wf_deployer.backends.looking import ASKING_TIMEOUT_S, answer_of
+from wf_deployer.backends.modal.client import ask, ask_each, stream
 from wf_deployer.backends.ownership import Ownership
+from wf_deployer.errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,15 @@ def deploy(app: Path, record: Path, model: Path | None, volume: str, folder: str
 
 def look(app: str) -> FoundService:
     """A service by the id or the name of its app. Raises: UnknownToModalError, ModalError."""
-    values = ask({"do": "look_service", "app_id": app}, timeout_s=ASKING_TIMEOUT_S)
+    return answer_of("", look_each({"": app}, ASKING_TIMEOUT_S))
+
+
+def look_each(apps: Mapping[str, str], timeout_s: float) -> dict[str, FoundService | CommandError]:
+    """Services by ids or names of their apps, asked for by one program. Returns: as `client.look_each`."""
+    return ask_each("look_service", apps, timeout_s, _found)
+
+
+def _found(values: dict[str, Any]) -> FoundService:
     ownership = Ownership(
         id=values["app_id"],
         name=values["name"],

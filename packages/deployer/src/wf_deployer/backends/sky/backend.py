@@ -19,9 +19,10 @@ from pathlib import Path
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running
 from wf_deployer.backends.follow import follow_log
+from wf_deployer.backends.looking import NoAnswerError, time_left_s
 from wf_deployer.backends.ownership import differences, read_ownership, require_ours
 from wf_deployer.backends.record import JobFolder, JobRecord
-from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob
+from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob, Wanted, sky_job
 from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered, upload_of
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.backends.sky.launcher import STARTING_S, Launcher
@@ -67,13 +68,14 @@ class SkyBackend(Launcher[SkyJob]):
     def submit(self, spec: JobSpec) -> None:
         self._submit(replace(spec, cloud=str(self.infra), run_folder=None))
 
-    def status(self, job_id: str) -> JobStatus:
-        job = JobFolder.of(job_id)
-        state, problem = (JobState.unknown, None) if job.exit is not None else self._asked_state(job)
+    def _status(self, job: JobFolder, fetch: Callable[[], SkyJob | None], until_s: float) -> JobStatus:
+        state, problem = JobState.unknown, None
+        if job.exit is None:
+            state, problem = self._asked_state(job, fetch, until_s)
         if (end := job.exit) is not None:
             state = end.state
         if state.is_over:
-            problem = self._return_machines(job) or problem
+            problem = self._return_machines(job, until_s) or problem
             self._clear(job)
         if end is not None:
             return JobStatus(state, str(job.log), None, end.returncode, end.ended_s, problem)
@@ -112,7 +114,7 @@ class SkyBackend(Launcher[SkyJob]):
                 self._give_back(job, found, min(timeout_s, GRACE_S), delivered)
         return self._waited(job_id, timeout_s)
 
-    def _return_machines(self, job: JobFolder) -> str | None:
+    def _return_machines(self, job: JobFolder, until_s: float) -> str | None:
         """On Slurm nobody else does, where the job itself could not. Tried at each look until it is done.
 
         Returns: why it is not done yet.
@@ -120,6 +122,8 @@ class SkyBackend(Launcher[SkyJob]):
         mark = job.folder / _GIVEN_BACK
         if not self.infra.is_slurm or mark.exists():
             return None
+        if time_left_s(until_s) == 0:
+            return "ended, machines not yet given back: the time is over; look again"
         try:
             found = self._fetch(job)
             if found is not None and not differences(expected(job, found), found.ownership):
@@ -160,15 +164,15 @@ class SkyBackend(Launcher[SkyJob]):
     def _launch(self, job: JobFolder, task: str) -> SkyJob | None:
         name = job.record.name
         if job.record.resources.spot:
-            return self.client.job(self.client.launch_job(task, name))
+            return self.client.find(Wanted("job", self.client.launch_job(task, name)), sky_job)
         self.client.launch_cluster(task, name)
-        return self.client.cluster(name)
+        return self.client.find(Wanted("cluster", name), sky_job)
 
     def _after_failed_launch(self, job: JobFolder, error: CommandError) -> None:
         """Gives back machines that are there all the same; keeps a managed job that is."""
         record = job.record
         try:
-            found = self._find(job)
+            found = self._fetch(job)
             if found is not None and record.resources.spot:
                 adopt(job, found)
                 return
@@ -182,34 +186,38 @@ class SkyBackend(Launcher[SkyJob]):
         shutil.rmtree(job.folder)
         raise CommandRequestError(f"nothing was launched: {error}") from error
 
-    def _find(self, job: JobFolder) -> SkyJob | None:
-        """By name, and of managed jobs by token, where the id was not written down."""
-        record = job.record
-        if record.resources.spot:
-            return self.client.job_by_token(record.name, record.token)
-        return self.client.cluster(record.name)
+    def _check(self, job: JobFolder) -> None:
+        if job.exit is None:
+            upload_of(job)
+            remembered(job)
 
-    def _fetch(self, job: JobFolder) -> SkyJob | None:
-        recorded = read_ownership(job.folder)
-        if recorded is None or not job.record.resources.spot:
-            return self._find(job)
-        return self.client.job(managed_id(job, recorded))
+    def _wanted(self, job: JobFolder) -> Wanted:
+        """A cluster by its name; a managed job by its id, or by name and token until it has one."""
+        record, recorded = job.record, read_ownership(job.folder)
+        if not record.resources.spot:
+            return Wanted("cluster", record.name)
+        if recorded is None:
+            return Wanted("job_by_token", record.name, record.token)
+        return Wanted("job", managed_id(job, recorded))
 
-    def _asked_state(self, job: JobFolder) -> tuple[JobState, str | None]:
+    _read = staticmethod(sky_job)
+
+    def _asked_state(
+        self, job: JobFolder, fetch: Callable[[], SkyJob | None], until_s: float
+    ) -> tuple[JobState, str | None]:
         """Of a job without `exit.json`, which it may get."""
-        upload_of(job)  # what is damaged is told before SkyPilot is asked
-        remembered(job)
+        self._check(job)
         try:
-            found = self._fetch(job)
+            found = fetch()
             if found is None or differences(expected(job, found), found.ownership):
-                return self._state_without_machines(job)
+                return self._state_without_machines(job, until_s)
             adopt(job, found)
             state = state_of(job, found)
-        except (SkyError, CommandRequestError) as error:
+        except (NoAnswerError, CommandRequestError) as error:
             return JobState.unknown, str(error)
         if own_job(job, found) is not None or job.record.resources.spot:  # its files are there
             self._clear(job)
-        if not state.is_over or (missing := fetch_end(job)) is None:
+        if not state.is_over or (missing := fetch_end(job, until_s)) is None:
             return state, found.reason
         return self._settled(job, state, missing, found.reason)
 
@@ -223,10 +231,10 @@ class SkyBackend(Launcher[SkyJob]):
         remember(job, state)
         return state, reason or f"how it ended is not known yet: {missing.reason}"
 
-    def _state_without_machines(self, job: JobFolder) -> tuple[JobState, str | None]:
+    def _state_without_machines(self, job: JobFolder, until_s: float) -> tuple[JobState, str | None]:
         if self._is_being_launched(job):
             return JobState.starting, None
-        if (missing := fetch_end(job)) is None:
+        if (missing := fetch_end(job, until_s)) is None:
             return JobState.unknown, None  # exit.json says it
         if job.was_cancelled:
             return JobState.cancelled, None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from wf_deployer.backends.isolated import IsolatedProgram, ProgramError
+from wf_deployer.backends.isolated import IsolatedProgram, LateError, ProgramError
+from wf_deployer.backends.looking import ASKING_TIMEOUT_S, NoAnswerError, late
 from wf_deployer.backends.ownership import Ownership
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.errors import CommandError, CommandRequestError
 
-ASKING_TIMEOUT_S = 90.0
-"""Of a question; SkyPilot's client would wait for its server as long as it takes."""
 OWNERSHIP_FIELDS = ("id", "name", "user", "endpoint", "submitted_s", "token", "restarts")
 
 
-class SkyError(CommandError):
+class SkyError(NoAnswerError):
     """SkyPilot refused or failed; in its words."""
 
 
@@ -47,6 +46,18 @@ class SkyJob:
     state: str
     jobs: tuple[ClusterJob, ...] = ()
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an operation of the program looks for: by a whole name or an id, and a token if one is given."""
+
+    operation: str
+    by: str | int
+    token: str | None = None
+
+
+Found = TypeVar("Found", bound=SkyJob)
 
 
 class SkyClient:
@@ -89,14 +100,28 @@ class SkyClient:
         job_id: int = self._ask("launch_job", shown=True, task=task, name=name, cloud=self._infra.cloud)
         return job_id
 
-    def cluster(self, name: str) -> SkyJob | None:
-        return _sky_job(self._ask("cluster", ASKING_TIMEOUT_S, name=name))
+    def find(self, wanted: Wanted, read: Callable[[dict[str, Any]], Found]) -> Found | None:
+        """What is there now. Args: read: makes it of a program's answer."""
+        answer = self.find_each({"": wanted}, ASKING_TIMEOUT_S, read)[""]
+        if isinstance(answer, CommandError):
+            raise answer
+        return answer
 
-    def job(self, job_id: int) -> SkyJob | None:
-        return _sky_job(self._ask("job", ASKING_TIMEOUT_S, job_id=job_id))
+    def find_each(
+        self, wanted: Mapping[str, Wanted], timeout_s: float, read: Callable[[dict[str, Any]], Found]
+    ) -> dict[str, Found | CommandError | None]:
+        """Asks once: of many clusters, managed jobs or services SkyPilot gets one request each.
 
-    def job_by_token(self, name: str, token: str) -> SkyJob | None:
-        return _sky_job(self._ask("job_by_token", ASKING_TIMEOUT_S, name=name, token=token))
+        Returns: by the keys of `wanted` what is there now, None: it is not, or the error of this one.
+        """
+        answers = self._program.ask_each(_requests(list(wanted.values())), timeout_s=timeout_s)
+        found: dict[str, Found | CommandError | None] = {}
+        for key, answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, CommandError):
+                found[key] = self._explained(answer)
+            else:
+                found[key] = None if answer is None else read(answer)
+        return found
 
     def cancel_job(self, job_id: int) -> None:
         self._ask("cancel_job", job_id=job_id)
@@ -119,20 +144,23 @@ class SkyClient:
         request = {"operation": operation, "arguments": arguments}
         try:
             return self._program.ask(request, shown=shown, timeout_s=timeout_s)
-        except ProgramError as error:
-            raise self._told(error) from error
-        except CommandRequestError:
-            raise
-        except CommandError as error:  # it is late, or was ended
-            raise SkyError(str(error)) from error
+        except CommandError as error:
+            raise self._explained(error) from error
 
     def _stream(self, operation: str, **arguments: Any) -> Iterator[str]:
         try:
             yield from self._program.stream({"operation": operation, "arguments": arguments})
         except ProgramError as error:
-            raise self._told(error) from error
+            raise self._explained(error) from error
 
-    def _told(self, error: ProgramError) -> CommandError:
+    def _explained(self, error: CommandError) -> CommandError:
+        """In words for the user; what is no wrong request is a SkyError."""
+        if isinstance(error, CommandRequestError):
+            return error
+        if isinstance(error, LateError):
+            return SkyError(late("SkyPilot", error.timeout_s))
+        if not isinstance(error, ProgramError):
+            return SkyError(str(error))
         if error.kinds[0].endswith(".NoAccessError"):
             cloud = self._infra.cloud
             look = f"uv tool run --from '{self._infra.requirement}' sky check {cloud}".strip()
@@ -142,9 +170,20 @@ class SkyClient:
         return SkyError(f"SkyPilot: {error.reason or error.kinds[0]}")
 
 
-def _sky_job(found: dict[str, Any] | None) -> SkyJob | None:
-    if found is None:
-        return None
+def _requests(wanted: list[Wanted]) -> list[dict[str, Any]]:
+    """Each with what else is looked for by the same operation, so that the program asks for all at once."""
+    requests = []
+    for one in wanted:
+        arguments: dict[str, Any] = {"by": one.by}
+        arguments["among"] = [other.by for other in wanted if other.operation == one.operation]
+        if one.token is not None:
+            arguments["token"] = one.token
+        requests.append({"operation": one.operation, "arguments": arguments})
+    return requests
+
+
+def sky_job(found: dict[str, Any]) -> SkyJob:
+    """Of a program's answer."""
     ownership = Ownership(**{name: found[name] for name in OWNERSHIP_FIELDS})
     jobs = tuple(ClusterJob(**job) for job in found["jobs"])
     return SkyJob(ownership, found["me"], found["state"], jobs, found["reason"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from wf_deployer.backends.base import JobState
 from wf_deployer.backends.fields import from_json, is_there
+from wf_deployer.backends.looking import late, time_left_s
 from wf_deployer.backends.record import Exit, JobFolder
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM
 from wf_deployer.errors import CommandError
@@ -65,8 +67,11 @@ def end_url(upload: str, job_id: str) -> str:
     return f"{upload.rstrip('/')}/wf-jobs/{job_id}"
 
 
-def fetch_end(job: JobFolder) -> NoEnd | None:
+def fetch_end(job: JobFolder, until_s: float = math.inf) -> NoEnd | None:
     """Makes `exit.json` and `log.txt` of the job's folder those that the machines left. None: done.
+
+    Args:
+        until_s: By `time.monotonic`, when the store has to have answered.
 
     Raises:
         CommandError: what lies there is damaged.
@@ -74,7 +79,7 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
     record, there, upload = job.record, job.folder / "end", upload_of(job)
     if "://" not in upload and not Path(upload).is_dir():
         return NoEnd(False, f"there is no folder {upload} on this machine")
-    if (missing := _get(end_url(upload, record.id), there)) is not None:
+    if (missing := _get(end_url(upload, record.id), there, time_left_s(until_s, _TIMEOUT_S))) is not None:
         return missing
     end = from_json(Exit, read_value(there / "exit.json", CommandError), there / "exit.json")
     os.replace(there / "log.txt", job.log)
@@ -84,17 +89,19 @@ def fetch_end(job: JobFolder) -> NoEnd | None:
     return None
 
 
-def _get(url: str, there: Path) -> NoEnd | None:
+def _get(url: str, there: Path, timeout_s: float = _TIMEOUT_S) -> NoEnd | None:
     """Downloads an upload; by the application, since stores are a library of applications."""
+    if timeout_s == 0:
+        return NoEnd(False, f"the time is over before {url} was asked; look again")
     shutil.rmtree(there, ignore_errors=True)  # of a look that was interrupted
     get = ["get", url, str(there), "--timeout", "20", "--if-there"]
     command = [sys.executable, "-m", "wf_stores.main", *get]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return NoEnd(False, f"{url} did not answer within {_TIMEOUT_S:.0f} s")
+        return NoEnd(False, late(url, timeout_s))
     if done.returncode == 0 and there.is_dir():
         return None
     words = printable(" ".join((done.stdout if done.returncode == 0 else done.stderr).split()))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus
 from wf_deployer.backends.ending import wait_for_end
+from wf_deployer.backends.looking import answer_of, time_left_s
 from wf_deployer.backends.ownership import read_ownership
 from wf_deployer.backends.record import JobFolder, JobRecord, runs_folder
-from wf_deployer.backends.sky.client import SkyClient, SkyJob
+from wf_deployer.backends.sky.client import Found, SkyClient, Wanted
 from wf_deployer.backends.sky.ours import UNSETTLED, adopt
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import copy_checkout
@@ -25,14 +29,29 @@ STARTING_S = 600.0
 """What is younger than this and not known to SkyPilot is being launched, what is older is lost."""
 _LAUNCH_LOCK = "launch.lock"
 
-Found = TypeVar("Found", bound=SkyJob)
-
 
 class Launcher(ABC, Generic[Found]):
     """Attributes: by: What launches, for people; client: asks it."""
 
     by: ClassVar[str]
     client: SkyClient
+
+    def status(self, job_id: str) -> JobStatus:
+        return self.look([job_id])(job_id)
+
+    def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
+        wanted: dict[str, Wanted] = {}
+        damaged: dict[str, CommandError] = {}
+        for job_id in job_ids:
+            job = JobFolder.of(job_id)
+            try:
+                self._check(job)
+                if job.exit is None:
+                    wanted[job_id] = self._wanted(job)
+            except CommandError as error:
+                damaged[job_id] = error
+        answers = self.client.find_each(wanted, time_left_s(until_s), self._read) | damaged
+        return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers), until_s)
 
     def preview(self, spec: JobSpec) -> str:
         return self.client.preview(self._previewed(spec))
@@ -84,9 +103,25 @@ class Launcher(ABC, Generic[Found]):
         """Makes the folder that goes to the machines."""
         copy_checkout(workspace_root(), workdir)
 
+    def _fetch(self, job: JobFolder) -> Found | None:
+        """What the record is of, as it is now; whose it is has to be compared."""
+        return self.client.find(self._wanted(job), self._read)
+
+    def _check(self, job: JobFolder) -> None:
+        """Before anybody is asked. Raises: CommandError if its record is damaged."""
+
     @abstractmethod
-    def status(self, job_id: str) -> JobStatus:
-        """As `Backend.status`."""
+    def _wanted(self, job: JobFolder) -> Wanted:
+        """By what it is looked for."""
+
+    @staticmethod
+    @abstractmethod
+    def _read(found: dict[str, Any]) -> Found:
+        """An answer of the program."""
+
+    @abstractmethod
+    def _status(self, job: JobFolder, fetch: Callable[[], Found | None], until_s: float) -> JobStatus:
+        """By an answer, if one was asked for. Args: until_s: nobody is asked for more after this."""
 
     @abstractmethod
     def _task(self, record: JobRecord, folder: Path) -> SkyTask:
@@ -95,10 +130,6 @@ class Launcher(ABC, Generic[Found]):
     @abstractmethod
     def _launch(self, job: JobFolder, task: str) -> Found | None:
         """Launch the task's YAML, and look at what there is then."""
-
-    @abstractmethod
-    def _fetch(self, job: JobFolder) -> Found | None:
-        """What the record is of, as it is now; whose it is has to be compared."""
 
     @abstractmethod
     def _after_failed_launch(self, job: JobFolder, error: CommandError) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,29 +62,32 @@ def launch_job(task: str, name: str, cloud: str) -> Iterator[Any]:
     yield job_ids[0]
 
 
-def cluster(name: str) -> Iterator[Any]:
-    """A cluster of this very name as its cloud shows it now, with its jobs if it is up; or null."""
-    import sky
+def cluster(by: str, among: list[str]) -> Iterator[Any]:
+    """A cluster of this very name as its cloud shows it now, with its jobs if it is up; or null.
+
+    Args: among: all the names that are asked for: SkyPilot gets one request for them.
+    """
     from sky.client import sdk
 
-    found = sdk.get(sdk.status([name], refresh=sky.StatusRefreshMode.FORCE, all_users=True))
-    for record in found:
-        if record.name == name:
-            state = record.status.value
-            jobs = sdk.get(sdk.queue(name, all_users=True)) if state == "UP" else []
-            yield _cluster(record, state, jobs)
-            return
-    yield None
+    if (found := _clusters(*among).get(by)) is None:
+        yield None
+        return
+    record, queue = found
+    yield _cluster(record, record.status.value, sdk.get(queue) if queue is not None else [])
 
 
-def job(job_id: int) -> Iterator[Any]:
-    """The managed job with this id, or null. Its controller is not started for it."""
-    yield next((_job(found) for found in _jobs(job_ids=[job_id]) if found.job_id == job_id), None)
+def job(by: int, among: list[int]) -> Iterator[Any]:
+    """The managed job with this id, or null. Its controller is not started for it.
+
+    Args: among: as `cluster`.
+    """
+    found = _jobs_by_id(*among).get(by)
+    yield None if found is None else _job(found)
 
 
-def job_by_token(name: str, token: str) -> Iterator[Any]:
+def job_by_token(by: str, among: list[str], token: str) -> Iterator[Any]:
     """The one managed job of that name with that token, or null."""
-    jobs = [_job(found) for found in _jobs(name_match=name) if found.job_name == name]
+    jobs = [_job(found) for found in _jobs(name_match=by) if found.job_name == by]
     ours = [found for found in jobs if found["token"] == token]
     yield ours[0] if len(ours) == 1 else None
 
@@ -153,6 +157,26 @@ def _require_access(cloud: str) -> None:
 def _is_enabled(cloud: str, enabled: list[Any]) -> bool:
     names = {str(name).lower() for name in enabled}
     return cloud in names if cloud else bool(names)
+
+
+@cache
+def _clusters(*names: str) -> dict[str, tuple[Any, Any]]:
+    """Record, and the request for the queue of one that is up, by name; in one process asked for once."""
+    import sky
+    from sky.client import sdk
+
+    found = sdk.get(sdk.status(list(names), refresh=sky.StatusRefreshMode.FORCE, all_users=True))
+    return {
+        record.name: (record, sdk.queue(record.name, all_users=True) if record.status.value == "UP" else None)
+        for record in found
+        if record.name in names
+    }
+
+
+@cache
+def _jobs_by_id(*job_ids: int) -> dict[int, Any]:
+    found = reversed(_jobs(job_ids=list(job_ids)))
+    return {one.job_id: one for one in found if one.job_id in job_ids}
 
 
 def _jobs(**choice: Any) -> list[Any]:

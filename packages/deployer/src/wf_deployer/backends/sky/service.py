@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running
+from wf_deployer.backends.looking import NoAnswerError
 from wf_deployer.backends.ownership import differences, read_ownership
 from wf_deployer.backends.record import TOKEN_VARIABLE, Exit, JobFolder, JobRecord
 from wf_deployer.backends.service import KEY_VARIABLE, PORT, Service, start_script
-from wf_deployer.backends.sky.client import SkyError
+from wf_deployer.backends.sky.client import SkyError, Wanted
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.backends.sky.launcher import STARTING_S, Launcher
 from wf_deployer.backends.sky.ours import adopt, expected
 from wf_deployer.backends.sky.planning import places, require_secrets
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM, service_script
-from wf_deployer.backends.sky.service_client import SkyServeClient, SkyService
+from wf_deployer.backends.sky.service_client import SkyServeClient, SkyService, sky_service
 from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import copy_model
@@ -64,13 +65,12 @@ class SkyServiceBackend(Launcher[SkyService]):
     def submit(self, spec: JobSpec) -> None:
         self._submit(replace(spec, cloud=str(self.infra)))
 
-    def status(self, job_id: str) -> JobStatus:
-        job = JobFolder.of(job_id)
+    def _status(self, job: JobFolder, fetch: Callable[[], SkyService | None], until_s: float) -> JobStatus:
         if (end := job.exit) is not None:
             return JobStatus(end.state, str(job.log), None, end.returncode, end.ended_s)
         try:
-            status = self._asked_status(job)
-        except (SkyError, CommandRequestError) as error:
+            status = self._asked_status(job, fetch)
+        except (NoAnswerError, CommandRequestError) as error:
             return JobStatus(JobState.unknown, str(job.log), problem=str(error))
         if read_ownership(job.folder) is not None:
             shutil.rmtree(job.folder / "workdir", ignore_errors=True)  # of a launch that was interrupted
@@ -93,8 +93,8 @@ class SkyServiceBackend(Launcher[SkyService]):
             self.client.serve_down(found.ownership.name)
         return self._waited(job_id, timeout_s)
 
-    def _asked_status(self, job: JobFolder) -> JobStatus:
-        found = self._fetch(job)
+    def _asked_status(self, job: JobFolder, fetch: Callable[[], SkyService | None]) -> JobStatus:
+        found = fetch()
         told = [] if found is None else differences(expected(job, found), found.ownership)
         if found is not None and not told:
             adopt(job, found)
@@ -117,8 +117,10 @@ class SkyServiceBackend(Launcher[SkyService]):
         self.client.serve_up(task, job.record.name)
         return self._fetch(job)
 
-    def _fetch(self, job: JobFolder) -> SkyService | None:
-        return self.client.service(job.record.name)
+    def _wanted(self, job: JobFolder) -> Wanted:
+        return Wanted("service", job.record.name)
+
+    _read = staticmethod(sky_service)
 
     def _after_failed_launch(self, job: JobFolder, error: CommandError) -> None:
         """Keeps the record of a service that is there all the same."""

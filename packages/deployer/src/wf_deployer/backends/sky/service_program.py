@@ -7,6 +7,7 @@ import queue
 import runpy
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,13 @@ def serve_up(task: str, name: str, cloud: str) -> Iterator[Any]:
     yield None
 
 
-def service(name: str) -> Iterator[Any]:
-    """The service of this very name, or null; without a controller there is none."""
-    from sky import exceptions, serve
-    from sky.client import sdk
+def service(by: str, among: list[str]) -> Iterator[Any]:
+    """The service of this very name, or null; without a controller there is none.
 
-    try:
-        found = sdk.get(serve.status([name]))
-    except exceptions.ClusterNotUpError:
-        found = []
-    yield next((_service(record) for record in found if record["name"] == name), None)
+    Args: among: as `cluster`.
+    """
+    found = _services(*among).get(by)
+    yield None if found is None else _service(found)
 
 
 def serve_down(name: str) -> Iterator[Any]:
@@ -87,6 +85,18 @@ def _printed_by(call: Callable[[Any], None]) -> Iterator[str]:
         if isinstance(piece, Exception):
             raise piece
         yield piece
+
+
+@cache
+def _services(*names: str) -> dict[str, Any]:
+    from sky import exceptions, serve
+    from sky.client import sdk
+
+    try:
+        found = sdk.get(serve.status(list(names)))
+    except exceptions.ClusterNotUpError:
+        found = []
+    return {record["name"]: record for record in found if record["name"] in names}
 
 
 def _service(record: Any) -> dict[str, Any]:

@@ -6,18 +6,21 @@ it is), `cancel.json` (`wf cancel` was asked), `started` (its processes have beg
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.follow import follow_log
+from wf_deployer.backends.looking import NoAnswerError, answer_of, time_left_s
 from wf_deployer.backends.ownership import (
     Ownership,
     differences,
@@ -106,14 +109,34 @@ class SlurmBackend:
         _adopt(job, found)
 
     def status(self, job_id: str) -> JobStatus:
-        job = JobFolder.of(job_id)
+        return self.look([job_id])(job_id)
+
+    def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
+        wanted: dict[str, str] = {}
+        answers: dict[str, SlurmJob | CommandError | None] = {}
+        for job_id in job_ids:
+            job = JobFolder.of(job_id)
+            try:
+                if job.exit is None:
+                    ownership = _ownership(job, time_left_s(until_s, client.TIMEOUT_S))
+                    wanted[job_id] = "" if ownership is None else ownership.id
+            except CommandError as error:  # Slurm's, or its record is damaged
+                answers[job_id] = error
+        try:
+            found = client.jobs_by_id(list(wanted.values()), time_left_s(until_s, client.TIMEOUT_S))
+            answers |= {job_id: found.get(slurm_id) for job_id, slurm_id in wanted.items()}
+        except SlurmError as error:
+            answers |= dict.fromkeys(wanted, error)
+        return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers))
+
+    def _status(self, job: JobFolder, fetch: Callable[[], SlurmJob | None]) -> JobStatus:
         step, problem = job.last_step
         end = job.exit
         if end is not None:
             return JobStatus(end.state, str(job.log), step, end.returncode, end.ended_s, problem)
         try:
-            state, told = _state(job)
-        except SlurmError as error:
+            state, told = _state(job, fetch)
+        except NoAnswerError as error:
             state, told = JobState.unknown, str(error)
         if (end := job.exit) is not None:  # it ended between the two looks
             return JobStatus(end.state, str(job.log), step, end.returncode, end.ended_s, problem)
@@ -211,11 +234,11 @@ def _user_name() -> str:
         return str(os.getuid())
 
 
-def _ownership(job: JobFolder) -> Ownership | None:
+def _ownership(job: JobFolder, timeout_s: float = client.TIMEOUT_S) -> Ownership | None:
     """As it was written down; else (`wf` was killed right after submitting) by the token of the job."""
     record, recorded = job.record, read_ownership(job.folder)
     if recorded is None:
-        found = client.job_by_token(record.name, record.token)
+        found = client.job_by_token(record.name, record.token, timeout_s)
         return None if found is None else _adopt(job, found)
     require_recorded_of(record, recorded, job.folder)
     return recorded
@@ -238,10 +261,9 @@ def _state_of(found: SlurmJob) -> JobState:
     return _STATE_OF[found.state]
 
 
-def _state(job: JobFolder) -> tuple[JobState, str | None]:
-    """State of a job without `exit.json`, and what there is to say. Raises: SlurmError."""
-    ownership = _ownership(job)
-    found = None if ownership is None else client.job_by_id(ownership.id)
+def _state(job: JobFolder, fetch: Callable[[], SlurmJob | None]) -> tuple[JobState, str | None]:
+    """State of a job without `exit.json`, and what there is to say. Raises: NoAnswerError."""
+    found, ownership = fetch(), read_ownership(job.folder)
     if found is not None and ownership is not None and not differences(ownership, found.ownership):
         return _known_state(job, found)
     record = job.record

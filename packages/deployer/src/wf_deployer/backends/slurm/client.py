@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
+from wf_deployer.backends.looking import NoAnswerError, late
 from wf_deployer.backends.ownership import Ownership
-from wf_deployer.errors import CommandError, CommandRequestError
+from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
 
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
@@ -24,6 +25,7 @@ TIMEOUT_S = 60.0
 _KEPT = ("SLURM_CONF", "SLURM_JWT")
 _CHANGES_ANSWERS = re.compile(r"(SLURM|SQUEUE|SCANCEL|SCONTROL|SRUN|SLURMD)_\w*|SBATCH_(ERROR|INPUT)")
 _MOVES_JOBS = ("SBATCH_ARRAY_INX", "SBATCH_CLUSTERS", "SBATCH_WAIT", "SBATCH_HETJOB")
+_JOB_ID = re.compile(r"[1-9]\d*", re.ASCII)
 _COMMENT = re.compile(r"wf:([0-9a-f]{32})")
 _COLUMNS = {
     "JobID": 32,
@@ -38,7 +40,7 @@ _COLUMNS = {
 """Field of `squeue --Format` -> width."""
 
 
-class SlurmError(CommandError):
+class SlurmError(NoAnswerError):
     """A Slurm program failed, or its controller does not answer."""
 
 
@@ -78,7 +80,7 @@ def submit(options: Sequence[str], script: str, variables: Mapping[str, str]) ->
     """
     answer = _run(["sbatch", "--parsable", *options], script, _clean_environment() | dict(variables))
     job_id = answer.strip().partition(";")[0]
-    if not re.fullmatch(r"[1-9]\d*", job_id, re.ASCII):
+    if not _JOB_ID.fullmatch(job_id):
         raise SlurmError(f"sbatch answered {printable(answer)!r}, not a job id")
     return job_id
 
@@ -99,20 +101,29 @@ def cluster_name() -> str:
 
 def job_by_id(job_id: str) -> SlurmJob | None:
     """None: Slurm knows no such job (any more). Raises: SlurmError."""
+    return jobs_by_id([job_id]).get(job_id)
+
+
+def jobs_by_id(job_ids: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, SlurmJob]:
+    """Those of several jobs that Slurm knows, asked for once. Raises: SlurmError."""
+    wanted = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
+    if not wanted:
+        return {}
     try:
-        jobs = _jobs(f"--jobs={job_id}")
+        jobs = _jobs(f"--jobs={','.join(wanted)}", timeout_s)
     except SlurmError as error:
-        if "Invalid job id" in str(error):
-            return None
+        if len(wanted) == 1 and "Invalid job id" in str(error):  # of more it leaves out what is not there
+            return {}
         raise
-    if len(jobs) > 1:
-        raise SlurmError(f"Slurm shows {len(jobs)} jobs for the id {job_id}")
-    return jobs[0] if jobs else None
+    found = {job.ownership.id: job for job in jobs}
+    if len(found) < len(jobs):
+        raise SlurmError(f"Slurm shows {len(jobs)} jobs for the ids {', '.join(wanted)}")
+    return found
 
 
-def job_by_token(name: str, token: str) -> SlurmJob | None:
+def job_by_token(name: str, token: str, timeout_s: float = TIMEOUT_S) -> SlurmJob | None:
     """The one job of that name with that token, to find an id that could not be written down."""
-    jobs = [job for job in _jobs(f"--name={name}") if job.ownership.token == token]
+    jobs = [job for job in _jobs(f"--name={name}", timeout_s) if job.ownership.token == token]
     return jobs[0] if len(jobs) == 1 else None
 
 
@@ -130,9 +141,9 @@ def kill(job_id: str) -> None:
     _ask(["scancel", job_id])
 
 
-def _jobs(choice: str) -> list[SlurmJob]:
+def _jobs(choice: str, timeout_s: float) -> list[SlurmJob]:
     columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
-    answer = _ask(["squeue", "--noheader", "--states=all", choice, f"--Format={columns}"])
+    answer = _ask(["squeue", "--noheader", "--states=all", choice, f"--Format={columns}"], timeout_s)
     lines = [line for line in answer.split("\n") if line.strip()]
     if not lines:
         return []
@@ -171,11 +182,13 @@ def _clean_environment() -> dict[str, str]:
     }
 
 
-def _ask(command: list[str]) -> str:
-    return _run(command, None, _clean_environment() | {"TZ": "UTC", "LC_ALL": "C"})
+def _ask(command: list[str], timeout_s: float = TIMEOUT_S) -> str:
+    return _run(command, None, _clean_environment() | {"TZ": "UTC", "LC_ALL": "C"}, timeout_s)
 
 
-def _run(command: list[str], script: str | None, environment: dict[str, str]) -> str:
+def _run(
+    command: list[str], script: str | None, environment: dict[str, str], timeout_s: float = TIMEOUT_S
+) -> str:
     """Standard output. Raises: SlurmError with what the program says, in one line."""
     try:
         done = subprocess.run(
@@ -185,7 +198,7 @@ def _run(command: list[str], script: str | None, environment: dict[str, str]) ->
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except FileNotFoundError as error:
@@ -193,7 +206,7 @@ def _run(command: list[str], script: str | None, environment: dict[str, str]) ->
             f"there is no {command[0]} on PATH; run wf on a login node of the cluster"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_S:.0f} s; try again") from error
+        raise SlurmError(late(command[0], timeout_s)) from error
     if done.returncode != 0:
         words = printable(" ".join(done.stderr.split()) or f"exit code {done.returncode}")
         raise SlurmError(f"{command[0]}: {words.removeprefix(f'{command[0]}: error: ')}")
