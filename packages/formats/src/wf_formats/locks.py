@@ -2,7 +2,7 @@
 
 The system gives a lock back when its holder ends, however it ends. What a holder's children inherit differs:
 
-try_lock              flock: of the open file, so children that inherit it hold it too (an rsync that still
+try_lock, take_lock   flock: of the open file, so children that inherit it hold it too (an rsync that still
                       sends keeps a sync's lock)
 try_lock_of_process   lockf: of this process alone (a killed run's data workers keep nothing); gone as soon as
                       the process closes the file anywhere
@@ -34,6 +34,11 @@ def try_lock(file: File, *, is_shared: bool = False) -> bool:
     return _tried(fcntl.flock, file, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
 
 
+def take_lock(file: File, *, is_shared: bool = False) -> None:
+    """The same, waiting for those that have it."""
+    fcntl.flock(file, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
+
+
 def try_lock_of_process(file: File) -> bool:
     """The same for a lock that children do not inherit; the file is open for writing."""
     return _tried(fcntl.lockf, file, fcntl.LOCK_EX)
@@ -56,7 +61,7 @@ def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock
 def holding(path: Path) -> Iterator[None]:
     """Makes `is_locked` of a file true as long as this process is at it."""
     with open(path, "w", opener=_without_waiting) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # waits for nobody but those that look
+        take_lock(file)  # waits for nobody but those that look
         yield
 
 

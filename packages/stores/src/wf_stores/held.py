@@ -7,7 +7,6 @@ while the folder is removed makes it anew.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from wf_formats.locks import try_lock
+from wf_formats.locks import take_lock, try_lock
 
 _LOCK = "lock"
 
@@ -58,7 +57,7 @@ def _locked(folder: Path, is_shared: bool) -> IO[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):  # removed since
         file = (folder / _LOCK).open("w")
-        fcntl.flock(file, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
+        take_lock(file, is_shared=is_shared)
         return file
     return _locked(folder, is_shared)
 

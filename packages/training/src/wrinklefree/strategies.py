@@ -10,13 +10,8 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.strategies import (
-    DDPStrategy,
-    ModelParallelStrategy,
-    Strategy,
-)
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
 from bitnet_arch.fp8 import why_no_fp8
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
@@ -25,26 +20,20 @@ from wrinklefree.config.distributed import Accelerator, Backend, DistributedConf
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.device_checks import no_fp8, too_old_for_fp8, wants_fp8
 from wrinklefree.errors import RunError
+from wrinklefree.folder_strategy import FolderStrategy
 from wrinklefree.tensor_parallel import TensorParallelStrategy
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class ShardedStrategy(FolderStrategy[ShardedCheckpointIO]):
     """FSDP2 whose checkpoints are the same folders as those of one process.
 
-    Lightning's own version writes torch.distributed.checkpoint folders with pickle. Here each rank writes
-    its share of weights and optimizer moments and reads its rows (checkpoints/sharded_io.py), so a run may
-    change between ddp and fsdp at a checkpoint, and no rank holds the whole.
+    Each rank writes its share of weights and optimizer moments and reads its rows
+    (checkpoints/sharded_io.py), so a run may change between ddp and fsdp at a checkpoint, and no rank holds
+    the whole.
     """
 
     def __init__(self, checkpoint_io: ShardedCheckpointIO, num_processes: int, backend: str | None) -> None:
-        super().__init__(
-            data_parallel_size=num_processes, tensor_parallel_size=1, process_group_backend=backend
-        )
-        self._folder_io = checkpoint_io
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
+        super().__init__(checkpoint_io, data_parallel=num_processes, tensor_parallel=1, backend=backend)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Sharded tensors; of a tied weight one."""
@@ -61,18 +50,9 @@ class ShardedStrategy(ModelParallelStrategy):
         for name, value in own.items():
             value.to_local().copy_(given[name])
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        plain: Optimizer = getattr(optimizer, "_optimizer", optimizer)
-        return plain.state_dict()
-
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(state)
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
-    ) -> None:
-        self._folder_io.save_checkpoint(checkpoint, filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return self._folder_io.load_checkpoint(checkpoint_path, like=self._sharded_parameters())

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,6 +16,7 @@ from bitnet_arch.errors import UnsupportedModelError
 from bitnet_arch.tensor_parallel import check_divisible, cut_dim, joined, mesh_of, own_part
 from wf_formats.errors import RequestError
 from wrinklefree.checkpoints.lightning_io import FolderCheckpointIO
+from wrinklefree.folder_strategy import FolderStrategy
 
 _Change = Callable[[Tensor, int], Tensor]
 """Of a tensor that is cut along a dimension."""
@@ -33,16 +33,9 @@ def check_parts(model: Any, num_ranks: int) -> None:
         ) from error
 
 
-class TensorParallelStrategy(ModelParallelStrategy):
+class TensorParallelStrategy(FolderStrategy[FolderCheckpointIO]):
     def __init__(self, checkpoint_io: FolderCheckpointIO, num_processes: int, backend: str | None) -> None:
-        super().__init__(
-            data_parallel_size=1, tensor_parallel_size=num_processes, process_group_backend=backend
-        )
-        self._folder_io = checkpoint_io
-
-    @property
-    def lightning_restore_optimizer(self) -> bool:
-        return True
+        super().__init__(checkpoint_io, data_parallel=1, tensor_parallel=num_processes, backend=backend)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors, on every rank."""
@@ -59,8 +52,7 @@ class TensorParallelStrategy(ModelParallelStrategy):
             parameter.data.copy_(self._own(whole, cut_dim(name)) if is_cut else whole)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        plain: Optimizer = getattr(optimizer, "_optimizer", optimizer)
-        return self._changed(plain, plain.state_dict(), self._joined)
+        return self._changed(optimizer, super().optimizer_state(optimizer), self._joined)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -70,7 +62,7 @@ class TensorParallelStrategy(ModelParallelStrategy):
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
         if self.is_global_zero:
-            self._folder_io.save_checkpoint(checkpoint, filepath)
+            super().save_checkpoint(checkpoint, filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return self._folder_io.load_checkpoint(checkpoint_path)

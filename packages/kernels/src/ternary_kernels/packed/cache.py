@@ -105,7 +105,7 @@ class _Cached:
                 return _mapped(file, key)
             except PackedFileError as error:
                 self._store.discard(file.path, error)
-        except OSError as error:
+        except (RequestError, OSError) as error:
             self._warn("the packed model in %s cannot be used and is packed again: %s", error)
         return None
 

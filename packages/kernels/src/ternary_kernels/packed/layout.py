@@ -8,7 +8,7 @@ header's sizes put them, so that none can lie outside, and none over another. Th
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import mmap
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from wf_formats.bounds import Bounds, is_number
+from wf_formats.locks import try_lock
 
 MAGIC = b"WFPACKED"
 VERSION = 1
@@ -116,13 +117,15 @@ def open_file(path: Path) -> PackedFile:
     Raises:
         PackedFileError: it is no whole packed file of this version.
         BlockingIOError: somebody is about to remove it.
+        RequestError: its file system has no locks.
         OSError: it cannot be read.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise PackedFileError("it is no regular file")
     with path.open("rb") as file:
         # The mapping keeps a copy of the descriptor, and so the lock.
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not try_lock(file, is_shared=True):
+            raise BlockingIOError(errno.EWOULDBLOCK, "it is being removed", str(path))
         num_bytes = os.fstat(file.fileno()).st_size
         if num_bytes <= _HEADER_AT:
             raise PackedFileError(f"it has {num_bytes} bytes")
