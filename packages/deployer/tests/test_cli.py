@@ -36,10 +36,10 @@ def test_help_lists_the_commands(runner: CliRunner) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["quickstart", "--help"], ["train", "--help"]])
 def test_help_takes_less_than_a_second_of_processor_time(arguments: list[str]) -> None:
-    """CPU time of the best of three: the machine may be busy with something else."""
+    """CPU time of the best of three at most: the machine may be busy with something else."""
     command = [sys.executable, "-c", "from wf_deployer.entry import main; main()", *arguments]
-    times_s = []
-    for _ in range(3):
+    times_s: list[float] = []
+    while not times_s or (min(times_s) >= 1.0 and len(times_s) < 3):
         before = os.times()
         subprocess.run(command, check=True, capture_output=True)
         after = os.times()
@@ -164,13 +164,43 @@ def wf(*arguments: str, environment: dict[str, str] | None = None) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, check=False, env=given)
 
 
+HELP = """
+import contextlib, io, json, os, runpy, sys
+
+shown = {}
+for name, (module, *arguments) in json.loads(sys.argv[1]).items():
+    os.environ["WF_PROG"] = f"wf {name}"
+    sys.argv[1:] = [*arguments, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    shown[name] = printed.getvalue()
+print(json.dumps(shown))
+"""
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What each application shows when `wf` becomes it; one process imports what they have in common once."""
+    commands = {application.name: application.command for application in APPLICATIONS}
+    given = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-c", HELP, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=given)
+    shown: dict[str, str] = json.loads(done.stdout)
+    return shown
+
+
 @pytest.mark.parametrize("name", [application.name for application in APPLICATIONS])
-def test_help_is_that_of_the_application(name: str) -> None:
-    done = wf(name, "--help")
-    assert done.returncode == 0, done.stderr
-    usage = next(line for line in done.stdout.splitlines() if "usage" in line.lower())
+def test_help_is_that_of_the_application(name: str, helps: dict[str, str]) -> None:
+    """How its arguments get there is tested above, for all, and below, with a process."""
+    usage = next(line for line in helps[name].splitlines() if "usage" in line.lower())
     assert f"wf {name} " in usage
     assert f"wf {name} {name}" not in usage
+
+
+def test_help_comes_from_the_application_itself() -> None:
+    done = wf("export", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage: wf export " in done.stdout.lower()
 
 
 @pytest.mark.parametrize("name", ["export", "serve"])  # all of them are handed on by the same code
@@ -189,13 +219,11 @@ def test_a_key_goes_to_the_application_by_its_environment() -> None:
 
 
 def test_the_trainer_refuses_before_a_job_starts(tmp_path: Path) -> None:
-    """The real trainer: its message and its exit code, and no job."""
-    runs = {"WF_RUNS_DIR": str(tmp_path / "runs")}
-    for arguments, value in ((("-s", "7"), "7"), (("-s", "2", "oops"), "oops"), (("-s", "2", "a.b=1"), "a")):
-        done = wf("train", *arguments, environment=runs)
-        assert done.returncode == 2
-        assert value in done.stderr
-        assert "Traceback" not in done.stderr
+    """The real trainer: its message and its exit code, and no job; what it refuses is tested with it."""
+    done = wf("train", "-s", "2", "oops", environment={"WF_RUNS_DIR": str(tmp_path / "runs")})
+    assert done.returncode == 2
+    assert "oops" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

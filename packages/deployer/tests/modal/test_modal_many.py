@@ -77,7 +77,9 @@ def test_a_modal_that_does_not_answer_is_one_line(
     wf, ids, _ = three
     wf.modal.raises["lookup"] = EXCEPTION.ConnectionError("no network")
     done = wf("runs")
-    assert done.stderr == f"{max(ids)} and 2 more: Modal does not answer; look at the network, and try again\n"
+    assert (
+        done.stderr == f"{max(ids)} and 2 more: Modal does not answer; look at the network, and try again\n"
+    )
     limits: list[float] = []
 
     def late(self: object, requests: list[Any], *, timeout_s: float) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from fake_sky import BOB, NOW, FakeSky, InProcess
+from small_trainer import described
 from typer.testing import CliRunner
 
 from wf_deployer.backends.sky import backend, client, end, launcher
@@ -81,6 +82,7 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> S
     monkeypatch.setattr(client, "IsolatedProgram", lambda requirement, path: InProcess(fake, path))
     monkeypatch.setenv("WF_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setattr("wf_deployer.commands.train.TRAINER", [sys.executable, str(TRAINER)])
+    monkeypatch.setattr("wf_deployer.commands.train.describe", described)
     monkeypatch.setattr(backend, "GRACE_S", 0.0)
     monkeypatch.setattr(launcher, "_POLL_S", 0.01)
     monkeypatch.chdir(checkout)

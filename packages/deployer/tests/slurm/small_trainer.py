@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 STEP_S = 0.2
 FOLDER = Path("run").absolute()
@@ -22,11 +23,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def describe() -> None:
-    given = dict(argument.partition("=")[::2] for argument in sys.argv)
-    run = {"stage": "stage2", "experiment": "small", "run_folder": str(FOLDER)}
+def described(arguments: list[str], elsewhere: bool = False) -> dict[str, Any]:
+    """What `--describe` prints; tests that start many jobs take it in place of `train.describe`."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    run = {"stage": "stage2", "experiment": "small", "run_folder": str(Path("run").absolute())}
     upload, start_from = given.get("training.checkpoint.upload"), given.get("training.start_from")
-    say(json.dumps({**run, "upload": upload, "start_from": start_from, "force": "force=true" in sys.argv}))
+    return {**run, "upload": upload, "start_from": start_from, "force": "force=true" in arguments}
 
 
 def all_reduced(value: int) -> int:
@@ -73,7 +75,7 @@ def train(num_steps: int) -> int:
 
 if __name__ == "__main__":
     if "--describe" in sys.argv:
-        describe()
+        say(json.dumps(described(sys.argv)))
         sys.exit(0)
     steps = next(argument.partition("=")[2] for argument in sys.argv if argument.startswith("steps="))
     sys.exit(train(int(steps)))

@@ -6,16 +6,21 @@ import errno
 import json
 import os
 import pwd
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fake_slurm
 import pytest
 from click.testing import Result
 from json_table import JsonTable
+from small_trainer import described
 from typer.testing import CliRunner
 
 from wf_deployer.backends.slurm import client
@@ -99,8 +104,21 @@ class Slurm(JsonTable):
         self.add_foreign("17")
 
 
+class InProcess(SimpleNamespace):
+    """`subprocess` for client.py: the fake's programs without a process each."""
+
+    TimeoutExpired = subprocess.TimeoutExpired
+
+    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if shutil.which(command[0]) is None:
+            raise FileNotFoundError(command[0])
+        code, printed, told = fake_slurm.answer(command, options["input"], options["env"])
+        return subprocess.CompletedProcess(command, code, printed, told)
+
+
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> Slurm:
+def slurm_of_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> Slurm:
+    """The fake as programs on PATH, and the trainer that describes its run as one."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sbatch", "squeue", "scontrol", "scancel"):
@@ -115,6 +133,29 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) ->
     monkeypatch.setattr("wf_deployer.backends.slurm.backend._POLL_S", 0.01)
     monkeypatch.chdir(tmp_path)
     return Slurm(tmp_path, runner)
+
+
+@pytest.fixture
+def slurm(slurm_of_programs: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """The same in this process."""
+    monkeypatch.setattr(client, "subprocess", InProcess())
+    monkeypatch.setattr("wf_deployer.commands.train.describe", described)
+    return slurm_of_programs
+
+
+def test_programs_of_slurm_are_started_as_they_are(
+    slurm_of_programs: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = slurm_of_programs
+    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
+    job_id = slurm.submitted()
+    assert slurm.rows()[0]["state"] == "running"
+    assert slurm.wf("cancel", job_id).exit_code == 0
+    assert "SQUEUE_" not in (slurm.folder / "environments").read_text()
+    slurm.set(sbatch_refuses=True)
+    done = slurm.train()
+    refused = "sbatch: Batch job submission failed: Requested node configuration is not available"
+    assert (done.exit_code, done.output) == (2, f"error: nothing was submitted: {refused}\n")
 
 
 def test_a_job_is_submitted_once_with_what_it_asks_for(slurm: Slurm) -> None:
