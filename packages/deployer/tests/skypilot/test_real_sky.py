@@ -90,7 +90,7 @@ class Login:
         return done.stdout.split("started ")[1].split()[0]
 
     def state(self, job_id: str) -> str:
-        rows = json.loads(self.wf("runs", "--json").stdout)
+        rows = json.loads(self.wf("runs", "--json", "--timeout", "600").stdout)
         row = next(row for row in rows if row["id"] == job_id)
         return f"{row['state']} {row['problem'] or ''}".strip()
 
