@@ -24,6 +24,8 @@ def answers(request):
     print("to stderr", file=sys.stderr)
     if request == "raise":
         raise TokenError("no token\\nhf_abcdefghijklmnopqrstuvwxyz \\x1b[2J")
+    if request == "end":
+        sys.exit(0)
     if request == "die":
         sys.stderr.write("a library's last words\\n")
         os._exit(7)
@@ -89,6 +91,8 @@ def test_several_requests_have_an_answer_or_an_error_each(
     first, *others = program.ask_each(["a", "die", "b"], timeout_s=60)
     assert first == "a"
     assert ["exit code 7" in str(other) for other in others] == [True, True]
+    _, *others = program.ask_each(["a", "end", "b"], timeout_s=60)
+    assert [str(other) for other in others] == ["program.py ended without an answer"] * 2
     assert program.ask_each([], timeout_s=60) == []
 
 

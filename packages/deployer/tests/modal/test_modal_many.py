@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from fake_client import EXCEPTION, Program
 from modal_table import Wf
 
 from wf_deployer.backends.isolated import LateError
+from wf_deployer.backends.modal import client
 from wf_deployer.backends.record import JobFolder
 
 
@@ -69,6 +72,21 @@ def test_what_is_not_ours_among_many_is_lost_alone(three: tuple[Wf, list[str], l
     else:
         setattr(app, what, "bob")
     assert states(wf) == {ids[0]: "running", ids[1]: "lost", ids[2]: "running"}
+
+
+def test_a_record_that_cannot_be_read_hides_no_other(
+    three: tuple[Wf, list[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wf, ids, _ = three
+    real = client.read_submitted
+
+    def read(path: Path) -> Any:
+        if path.parent.name == ids[1]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(client, "read_submitted", read)
+    assert states(wf) == {ids[0]: "running", ids[1]: "damaged", ids[2]: "running"}
 
 
 def test_a_modal_that_does_not_answer_is_one_line(

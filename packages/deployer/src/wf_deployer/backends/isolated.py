@@ -82,14 +82,15 @@ class IsolatedProgram:
         answers: list[Any] = []
         if not requests:
             return answers
-        try:
-            for message in self._messages({"each": list(requests)}, False, timeout_s):
-                error = message.get("error")
-                answers.append(message["answer"] if error is None else _program_error(error))
-        except CommandError as error:
-            answers += [error] * (len(requests) - len(answers))
-        assert len(answers) == len(requests)
-        return answers
+        missing: CommandError = CommandError(f"{self.path.name} ended without an answer")
+        with closing(self._messages({"each": list(requests)}, False, timeout_s)) as messages:
+            try:
+                for message in messages:
+                    error = message.get("error")
+                    answers.append(message["answer"] if error is None else _program_error(error))
+            except CommandError as told:
+                missing = told
+        return answers + [missing] * (len(requests) - len(answers))
 
     def stream(self, request: Any, *, shown: bool = False, timeout_s: float | None = None) -> Iterator[Any]:
         """The answers as they come; who stops reading ends the program.

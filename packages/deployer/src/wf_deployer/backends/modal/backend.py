@@ -21,7 +21,7 @@ from typing import Any
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.fields import from_json
-from wf_deployer.backends.looking import NoAnswerError, answer_of, time_left_s
+from wf_deployer.backends.looking import NoAnswerError, answer_of, asked_for, time_left_s
 from wf_deployer.backends.modal import client
 from wf_deployer.backends.modal.client import (
     Found,
@@ -115,16 +115,7 @@ class ModalBackend:
         return self.look([job_id])(job_id)
 
     def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
-        apps: dict[str, str] = {}
-        damaged: dict[str, CommandError] = {}
-        for job_id in job_ids:
-            job = JobFolder.of(job_id)
-            try:
-                submitted = client.read_submitted(job.folder / "modal.json")
-                if job.exit is None and submitted is not None:
-                    apps[job_id] = submitted.app_id
-            except CommandError as error:
-                damaged[job_id] = error
+        apps, damaged = asked_for(job_ids, _app_of)
         answers = client.look_each(apps, time_left_s(until_s)) | damaged
         return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers))
 
@@ -163,6 +154,12 @@ class ModalBackend:
             client.kill(found.ownership.id)
             state = wait_for_end(lambda: self.status(job_id).state, timeout_s, _POLL_S)
         return state
+
+
+def _app_of(job: JobFolder) -> str | None:
+    """None: there is none, or its end is written down."""
+    submitted = client.read_submitted(job.folder / "modal.json")
+    return submitted.app_id if submitted is not None and job.exit is None else None
 
 
 def _require_one_writer(spec: JobSpec) -> None:

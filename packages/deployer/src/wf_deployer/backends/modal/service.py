@@ -19,7 +19,7 @@ from typing import Any
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
-from wf_deployer.backends.looking import NoAnswerError, answer_of, time_left_s
+from wf_deployer.backends.looking import NoAnswerError, answer_of, asked_for, time_left_s
 from wf_deployer.backends.modal import client, service_client
 from wf_deployer.backends.modal.client import RefusedError, UnknownToModalError
 from wf_deployer.backends.modal.generate import PYTHON, copy_checkout, files_to_send, write_app
@@ -90,15 +90,7 @@ class ModalServiceBackend:
         return self.look([job_id])(job_id)
 
     def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
-        apps: dict[str, str] = {}
-        damaged: dict[str, CommandError] = {}
-        for job_id in job_ids:
-            job = JobFolder.of(job_id)
-            try:
-                if job.exit is None:
-                    apps[job_id] = _app_of(job)
-            except CommandError as error:
-                damaged[job_id] = error
+        apps, damaged = asked_for(job_ids, lambda job: _app_of(job) if job.exit is None else None)
         answers = service_client.look_each(apps, time_left_s(until_s)) | damaged
         return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers))
 

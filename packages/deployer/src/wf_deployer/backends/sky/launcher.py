@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus
 from wf_deployer.backends.ending import wait_for_end
-from wf_deployer.backends.looking import answer_of, time_left_s
+from wf_deployer.backends.looking import answer_of, asked_for, time_left_s
 from wf_deployer.backends.ownership import read_ownership
 from wf_deployer.backends.record import JobFolder, JobRecord, runs_folder
 from wf_deployer.backends.sky.client import Found, SkyClient, Wanted
@@ -40,16 +40,7 @@ class Launcher(ABC, Generic[Found]):
         return self.look([job_id])(job_id)
 
     def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
-        wanted: dict[str, Wanted] = {}
-        damaged: dict[str, CommandError] = {}
-        for job_id in job_ids:
-            job = JobFolder.of(job_id)
-            try:
-                self._check(job)
-                if job.exit is None:
-                    wanted[job_id] = self._wanted(job)
-            except CommandError as error:
-                damaged[job_id] = error
+        wanted, damaged = asked_for(job_ids, self._asked_for)
         answers = self.client.find_each(wanted, time_left_s(until_s), self._read) | damaged
         return lambda job_id: self._status(JobFolder.of(job_id), partial(answer_of, job_id, answers), until_s)
 
@@ -106,6 +97,10 @@ class Launcher(ABC, Generic[Found]):
     def _fetch(self, job: JobFolder) -> Found | None:
         """What the record is of, as it is now; whose it is has to be compared."""
         return self.client.find(self._wanted(job), self._read)
+
+    def _asked_for(self, job: JobFolder) -> Wanted | None:
+        self._check(job)
+        return self._wanted(job) if job.exit is None else None
 
     def _check(self, job: JobFolder) -> None:
         """Before anybody is asked. Raises: CommandError if its record is damaged."""

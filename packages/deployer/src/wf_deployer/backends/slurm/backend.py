@@ -20,7 +20,7 @@ from pathlib import Path
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.follow import follow_log
-from wf_deployer.backends.looking import NoAnswerError, answer_of, time_left_s
+from wf_deployer.backends.looking import NoAnswerError, answer_of, asked_for, time_left_s
 from wf_deployer.backends.ownership import (
     Ownership,
     differences,
@@ -112,16 +112,14 @@ class SlurmBackend:
         return self.look([job_id])(job_id)
 
     def look(self, job_ids: Sequence[str], until_s: float = math.inf) -> Callable[[str], JobStatus]:
-        wanted: dict[str, str] = {}
-        answers: dict[str, SlurmJob | CommandError | None] = {}
-        for job_id in job_ids:
-            job = JobFolder.of(job_id)
-            try:
-                if job.exit is None:
-                    ownership = _ownership(job, time_left_s(until_s, client.TIMEOUT_S))
-                    wanted[job_id] = "" if ownership is None else ownership.id
-            except CommandError as error:  # Slurm's, or its record is damaged
-                answers[job_id] = error
+        def id_of(job: JobFolder) -> str | None:
+            if job.exit is not None:
+                return None
+            ownership = _ownership(job, time_left_s(until_s, client.TIMEOUT_S))
+            return "" if ownership is None else ownership.id
+
+        wanted, damaged = asked_for(job_ids, id_of)
+        answers: dict[str, SlurmJob | CommandError | None] = dict(damaged)
         try:
             found = client.jobs_by_id(list(wanted.values()), time_left_s(until_s, client.TIMEOUT_S))
             answers |= {job_id: found.get(slurm_id) for job_id, slurm_id in wanted.items()}
