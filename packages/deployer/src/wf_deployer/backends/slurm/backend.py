@@ -32,7 +32,7 @@ from wf_deployer.backends.ownership import (
 from wf_deployer.backends.record import TOKEN_VARIABLE, JobFolder, JobRecord, refuse_secrets, runs_folder
 from wf_deployer.backends.slurm import client
 from wf_deployer.backends.slurm.client import SlurmError, SlurmJob
-from wf_deployer.backends.slurm.script import GRACE_S, batch_script
+from wf_deployer.backends.slurm.script import batch_script, sbatch_options
 from wf_deployer.backends.travelling import Destination, override_values, refuse_files_that_stay
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
@@ -68,7 +68,7 @@ class SlurmBackend:
         _check_command(spec)
         record = JobRecord(**vars(spec))
         folder = runs_folder().absolute() / spec.id
-        options = _sbatch_options(record, folder)
+        options = sbatch_options(record, folder)
         script = batch_script(spec.id, folder, spec.command, spec.resources)
         try:
             client.check_submission(options, script)
@@ -91,7 +91,7 @@ class SlurmBackend:
             raise
         variables = {TOKEN_VARIABLE: record.token, "PYTHONUNBUFFERED": "1"}
         try:
-            slurm_id = client.submit(_sbatch_options(record, folder), script, variables)
+            slurm_id = client.submit(sbatch_options(record, folder), script, variables)
         except SlurmError as error:
             _after_failed_submission(job, error)
             return
@@ -175,32 +175,6 @@ def _check_command(spec: JobSpec) -> None:
             other_keys=("output_dir",),
         )
         refuse_files_that_stay(spec.command, destination)
-
-
-def _sbatch_options(record: JobRecord, folder: Path) -> list[str]:
-    """On the command line, since variables of the user (SBATCH_JOB_NAME) go before lines of the script."""
-    resources = record.resources
-    options = [
-        f"--job-name={record.name}",
-        f"--comment={client.comment_with(record.token)}",
-        f"--nodes={resources.num_nodes}",
-        f"--ntasks={resources.num_nodes}",
-        "--ntasks-per-node=1",
-        f"--chdir={record.cwd}",
-        f"--output={str(folder / 'log.txt').replace('%', '%%')}",
-        "--open-mode=append",
-        "--export=ALL",
-        "--requeue",
-        f"--signal=B:USR1@{GRACE_S}",
-    ]
-    if resources.time_s is not None:
-        options.append(f"--time={-(-resources.time_s // 60)}")  # minutes
-    if resources.cpus is not None:
-        options.append(f"--cpus-per-task={resources.cpus}")
-    if (gpus := resources.gpus) is not None:
-        kind = "" if gpus.kind is None else f"{gpus.kind}:"
-        options.append(f"--gpus-per-node={kind}{gpus.count}")
-    return options
 
 
 def _after_failed_submission(job: JobFolder, error: SlurmError) -> None:

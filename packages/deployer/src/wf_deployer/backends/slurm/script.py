@@ -1,4 +1,4 @@
-"""The batch script of a job: one `srun` task on each node, and what happens when it is asked to stop.
+"""How a job is submitted, and its script: one `srun` task on each node, and what happens when it is to stop.
 
 1. Slurm sends USR1 to the script `GRACE_S` before the time limit; `wf cancel` sends the same.
 2. The script sends TERM to the step, once: each training process finishes its step, writes a checkpoint and
@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wf_deployer.backends.base import Resources
+from wf_deployer.backends.record import JobRecord
+from wf_deployer.backends.slurm.client import comment_with
 from wf_deployer.backends.torchrun import torchrun
 
 GRACE_S = 300
@@ -97,6 +99,32 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 endpoint=${nodes%%$'\\n'*}:$((10000 + SLURM_JOB_ID % 20000))
 """
 _MEETING = '--rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$endpoint"'
+
+
+def sbatch_options(record: JobRecord, folder: Path) -> list[str]:
+    """On the command line, since variables of the user (SBATCH_JOB_NAME) go before lines of the script."""
+    resources = record.resources
+    options = [
+        f"--job-name={record.name}",
+        f"--comment={comment_with(record.token)}",
+        f"--nodes={resources.num_nodes}",
+        f"--ntasks={resources.num_nodes}",
+        "--ntasks-per-node=1",
+        f"--chdir={record.cwd}",
+        f"--output={str(folder / 'log.txt').replace('%', '%%')}",
+        "--open-mode=append",
+        "--export=ALL",
+        "--requeue",
+        f"--signal=B:USR1@{GRACE_S}",
+    ]
+    if resources.time_s is not None:
+        options.append(f"--time={-(-resources.time_s // 60)}")  # minutes
+    if resources.cpus is not None:
+        options.append(f"--cpus-per-task={resources.cpus}")
+    if (gpus := resources.gpus) is not None:
+        kind = "" if gpus.kind is None else f"{gpus.kind}:"
+        options.append(f"--gpus-per-node={kind}{gpus.count}")
+    return options
 
 
 def batch_script(job_id: str, folder: Path, command: Sequence[str], resources: Resources) -> str:
