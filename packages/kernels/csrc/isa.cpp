@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace tk {
@@ -71,8 +73,20 @@ std::vector<IsaInfo> find() {
             entry("avx512_vbmi", vbmi_table, vbmi)};
 }
 #elif defined(__aarch64__)
+bool has_dot_products() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+    int present = 0;
+    size_t size = sizeof present;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &present, &size, nullptr, 0) == 0 && present;
+#else
+    return false;
+#endif
+}
+
 std::vector<IsaInfo> find() {
-    const bool dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    const bool dot = has_dot_products();
     return {{"scalar", &kScalar, true, ""}, {"neon_dot", &kNeon, dot, dot ? "" : "the processor lacks ASIMDDP"}};
 }
 #else

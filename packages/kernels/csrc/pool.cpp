@@ -1,8 +1,11 @@
 #include "pool.h"
 
 #include <pthread.h>
+#if defined(__linux__)
 #include <sched.h>
+#endif
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <string>
@@ -48,8 +51,12 @@ std::atomic<uint32_t> fork_count{0};
 uint32_t forks() { return fork_count.load(std::memory_order_relaxed); }
 
 int available_cores() {
+#if defined(__linux__)
     cpu_set_t cores;
     return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+#else  // macOS binds no process to cores
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+#endif
 }
 
 Pool::Pool(int num_threads) { hire(num_threads - 1); }
