@@ -27,9 +27,17 @@ FULL = """version = 1
 name = "typer"
 version = "0.15.4"
 source = { registry = "https://registry.example/simple" }
+dependencies = [
+    { name = "rich", marker = "sys_platform == 'linux'" },
+]
 wheels = [
     { url = "https://files.example/typer-0.15.4-py3-none-any.whl", hash = "sha256:aa", size = 1 },
     { url = "https://files.example/typer-0.15.4-cp311-any.whl", hash = "sha256:cc", size = 1 },
+]
+
+[package.optional-dependencies]
+all = [
+    { name = "shellingham" },
 ]
 
 [[package]]
@@ -38,6 +46,7 @@ version = "0.1.0"
 source = { editable = "packages/member" }
 dependencies = [
     { name = "typer" },
+    { name = "rich", version = "14.0", source = { registry = "https://registry.example/simple" } },
 ]
 
 [package.metadata]
@@ -58,6 +67,11 @@ def test_strip_removes_hosts_and_keeps_names_versions_hashes(lock: ModuleType) -
     assert 'url = "typer-0.15.4-py3-none-any.whl", hash = "sha256:aa" }' in stripped
     assert "package.metadata" not in stripped
     assert "provides-extras" not in stripped
+    assert "sys_platform" not in stripped  # uv finds anew what packages of an index depend on
+    assert "shellingham" not in stripped
+    assert (
+        '    { name = "typer" },\n' in stripped
+    )  # of members `wf doctor` tells it before the lock is completed
     assert lock.contents(stripped) == lock.contents(FULL)
     assert lock.strip(stripped) == stripped
 
