@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from wf_formats.errors import LoadError
 from wf_formats.safetensors_file import open_folder
 from wrinklefree_sglang.folder import CheckedFolder, cache_tokens, check_everything_is_read, check_folder
-from wrinklefree_sglang.methods import METHODS
+from wrinklefree_sglang.names import METHODS
 
 
 def changed(folder: Path, **settings: object) -> str:

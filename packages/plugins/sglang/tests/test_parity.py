@@ -143,7 +143,7 @@ def test_log_probabilities_are_pytorchs_and_a_scale_off_by_one_percent_is_seen(
 
 
 def is_pytorchs(made: Case, answers: list[list[int]]) -> float:
-    """Share of the tokens of greedy answers to the texts that are the likeliest by PyTorch, after what went before."""
+    """Share of the tokens of greedy answers to the texts that are PyTorch's, after what went before."""
     regrets = [made.regrets(ids, answer) for ids, answer in zip(made.texts, answers, strict=True)]
     return float((np.concatenate(regrets) == 0).mean())
 

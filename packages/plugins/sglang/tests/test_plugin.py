@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import wrinklefree_sglang
+from wrinklefree_sglang.names import PLATFORM
 
 GROUPS = {"sglang.srt.platforms": "activate", "sglang.srt.plugins": "register"}
 OURS = "wrinklefree_sglang.platform:TernaryCpuPlatform"
@@ -22,7 +23,7 @@ def test_entry_points_name_what_is_there() -> None:
     """As SGLang selects it by: SGLANG_PLATFORM=wrinklefree."""
     settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     for group, function in GROUPS.items():
-        entry = {wrinklefree_sglang.PLATFORM: f"wrinklefree_sglang:{function}"}
+        entry = {PLATFORM: f"wrinklefree_sglang:{function}"}
         assert settings["project"]["entry-points"][group] == entry
         assert callable(getattr(wrinklefree_sglang, function))
     module, _, name = OURS.partition(":")

@@ -14,7 +14,7 @@ from torch import nn
 
 from wf_formats.errors import LoadError
 from wf_formats.models import open_model
-from wrinklefree_sglang.methods import METHODS
+from wrinklefree_sglang.names import METHODS
 
 HIDDEN, HEADS, KV = 256, 256, 128
 BLOCK = "model.layers.1.self_attn"

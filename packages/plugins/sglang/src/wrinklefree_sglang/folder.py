@@ -18,7 +18,7 @@ from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
 from wf_formats.models.hf_model import open_hf_model
 from wf_formats.safetensors_file import open_folder
-from wrinklefree_sglang.methods import METHODS
+from wrinklefree_sglang.names import METHODS
 
 FAMILIES = ("llama", "bitnet")
 """model_types that are served."""

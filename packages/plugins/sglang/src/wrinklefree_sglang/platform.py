@@ -16,7 +16,7 @@ from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 from torch import nn
 
 from wrinklefree_sglang.folder import cache_tokens, check_everything_is_read, check_folder
-from wrinklefree_sglang.methods import METHODS
+from wrinklefree_sglang.names import METHODS
 
 if TYPE_CHECKING:
     from sglang.srt.layers.quantization.base_config import QuantizationConfig

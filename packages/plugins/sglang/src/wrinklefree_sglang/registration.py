@@ -6,8 +6,7 @@ from sglang.srt.arg_groups.choices import add_quantization_method_choices
 from sglang.srt.layers.quantization import QUANTIZATION_METHODS
 from sglang.srt.models.registry import ModelRegistry, import_model_classes
 
-from wrinklefree_sglang.methods import METHODS
-from wrinklefree_sglang.names import MODELS
+from wrinklefree_sglang.names import METHODS, MODELS
 from wrinklefree_sglang.quantization import TernaryConfig
 
 
