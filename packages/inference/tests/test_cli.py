@@ -236,14 +236,14 @@ def test_damaged_exports_are_skipped_by_name(
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
     for path, line in zip(reversed(damaged), lines, strict=False):
-        assert line.startswith(f"skipped: {path.relative_to(tmp_path)} is damaged: "), lines
+        assert line.startswith(f"skipped: {path.relative_to(tmp_path)} cannot be read: "), lines
     assert lines[3].startswith("model: outputs/whole.gguf, the newest here")
     (outputs / "whole.gguf").unlink()
     for command in (f"chat {ONE_ANSWER}", "serve", "run"):
         result = run(app, command)
         assert result.exit_code == 2
         last = result.stderr.splitlines()[-1]
-        assert last.startswith("error: all exports here are damaged (3): remove them; `wf quickstart`")
+        assert last.startswith("error: no export here can be read (3 skipped): `wf quickstart`")
 
 
 def test_run_takes_a_pulled_model_by_name_and_the_question(

@@ -39,11 +39,11 @@ def find_exports(root: Path = Path()) -> Iterator[Path]:
 
 
 def newest_export(root: Path = Path(), skipped: Callable[[Path, str], None] = lambda *_: None) -> Path:
-    """The newest that is whole, as far as heads and sizes of files say.
+    """The newest that can be read, as far as heads and sizes of files say.
 
     Args:
-        skipped: gets a newer one that is damaged, and why; a model that is half written must not stop
-            those that are there.
+        skipped: gets a newer one that cannot, and why: a model that is half written must not stop those
+            that are there.
 
     Raises:
         RequestError: there is none.
@@ -57,7 +57,7 @@ def newest_export(root: Path = Path(), skipped: Callable[[Path, str], None] = la
             num_skipped += 1
             skipped(path, str(error).removeprefix(f"{path}: "))
     if num_skipped:
-        raise RequestError(f"all exports here are damaged ({num_skipped}): remove them; {REMEDIES}")
+        raise RequestError(f"no export here can be read ({num_skipped} skipped): {REMEDIES}")
     raise RequestError(NONE_HERE)
 
 
@@ -167,7 +167,7 @@ def _is_whole_export(path: Path) -> bool:
     """As `is_export`.
 
     Raises:
-        ValueError, OSError: it is one, and damaged.
+        ValueError, OSError: it is one, and cannot be read.
     """
     if not path.is_dir():
         return path.is_file() and not _holds_adapter(path)

@@ -326,6 +326,7 @@ def test_an_answer_that_breaks_off_is_an_error(server, talk):
         ({"tools": [WEATHER], "tool_choice": ALLOWED}, "tool_choice", "invalid_value"),
         ({"tools": [TIME], "tool_choice": ALLOWED | {"mode": "none"}}, "tool_choice.mode", None),
         ({"tools": [TIME], "tool_choice": CHOICE | {"mode": "auto"}}, "tool_choice.mode", "invalid_value"),
+        ({"tools": [TIME], "tool_choice": ALLOWED | {"name": "f"}}, "tool_choice.name", "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported"),
         ({"temperature": 3}, "temperature", None),
         ({"top_p": 0}, "top_p", None),

@@ -292,6 +292,14 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
             "tool_choice.allowed_tools",
             "needed with type: allowed_tools",
         ),
+        (
+            {
+                "tools": [TIME],
+                "tool_choice": _allowed("auto", "time")["tool_choice"] | {"function": {"name": "f"}},
+            },
+            "tool_choice.function",
+            "only with type: function",
+        ),
         ({"functions": [{"name": "f"}]}, "functions", "use tools"),
         ({"function_call": "auto"}, "function_call", "use tools"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),

@@ -13,7 +13,7 @@ MODEL = "A .gguf file, an exported folder, ORG/NAME that was pulled, or a server
 
 
 def chosen_model(given: str | None) -> str:
-    """The path or URL of a model; where none was given, stderr has which it is, and what newer is damaged.
+    """The path or URL of a model; where none was given, stderr has which it is, and what was skipped.
 
     Raises:
         RequestError: None was given and there is none, or a folder with several.
@@ -29,4 +29,4 @@ def chosen_model(given: str | None) -> str:
 
 def _tell_skipped(path: Path, reason: str) -> None:
     name = printable(str(path), most_chars=None)
-    typer.echo(f"skipped: {name} is damaged: {printable(reason, most_chars=300)}", err=True)
+    typer.echo(f"skipped: {name} cannot be read: {printable(reason)}", err=True)

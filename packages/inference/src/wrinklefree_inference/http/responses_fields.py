@@ -69,8 +69,9 @@ class ResponseChoice(Strict):
 
     @model_validator(mode="after")
     def _names_some(self) -> ResponseChoice:
-        if self.type == "function" and self.name is None:
-            raise misused("name", "name the function to call")
+        if (self.type == "function") != (self.name is not None):
+            rule = "name the function to call" if self.name is None else "only with type: function"
+            raise misused("name", rule)
         for field, value in (("mode", self.mode), ("tools", self.tools)):
             if (self.type == "allowed_tools") != (value is not None):
                 raise misused(field, f"{'needed' if value is None else 'only'} with type: allowed_tools")

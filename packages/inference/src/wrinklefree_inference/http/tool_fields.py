@@ -129,8 +129,8 @@ def choice_of(named: str) -> Callable[[Any], Any]:
             return value
         if value in CHOICE_MODES and isinstance(value, str):
             return {"type": value}
-        words = ", ".join(json.dumps(mode) for mode in CHOICE_MODES)
-        raise PydanticCustomError("choice", "must be {words} or {named}", {"words": words, "named": named})
+        words = ", ".join([*map(json.dumps, CHOICE_MODES), named, '{"type": "allowed_tools", ...}'])
+        raise PydanticCustomError("choice", "must be one of {words}", {"words": words})
 
     return choice
 
@@ -145,8 +145,9 @@ class Choice(Strict):
 
     @model_validator(mode="after")
     def _names_some(self) -> Choice:
-        if self.type == "function" and self.function is None:
-            raise misused("function", "name the function to call")
+        if (self.type == "function") != (self.function is not None):
+            rule = "name the function to call" if self.function is None else "only with type: function"
+            raise misused("function", rule)
         if (self.type == "allowed_tools") != (self.allowed_tools is not None):
             rule = "needed" if self.allowed_tools is None else "only"
             raise misused("allowed_tools", f"{rule} with type: allowed_tools")
