@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
+import time
 from typing import Any
 
+from wrinklefree_inference.http.handlers import Operation, handler
 from wrinklefree_inference.http.operations import operations_of
 from wrinklefree_inference.http.record import begin
 
@@ -57,3 +61,23 @@ def test_methods_that_a_path_does_not_have(server, talk):
         assert reply.json()["error"]["code"] == "method_not_allowed"
     assert head.status_code == 200
     assert slash.status_code == 404  # no redirect
+
+
+def test_a_handler_is_not_loaded_in_the_event_loop():
+    threads = []
+
+    async def answer(http):
+        """Nothing."""
+
+    def load():
+        threads.append(threading.current_thread())
+        time.sleep(0.1)
+        return handler()(answer)
+
+    async def work():
+        one = Operation("GET", "/", "x", load)
+        return await asyncio.gather(*(one.ready() for _ in range(3)))
+
+    assert {found.answer for found in asyncio.run(work())} == {answer}
+    assert threads
+    assert threading.main_thread() not in threads

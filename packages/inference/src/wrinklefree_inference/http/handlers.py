@@ -6,6 +6,7 @@ for, so that a server does not start with the schemas of bodies that nobody send
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -62,8 +63,14 @@ class Operation:
 
     @cached_property
     def handler(self) -> Handler:
-        """Who answers it, from the first request on."""
+        """Who answers it."""
         return self.load()
+
+    async def ready(self) -> Handler:
+        """The same for a request; the first one's is loaded in a thread, so that others have their turn."""
+        if "handler" not in vars(self):
+            await asyncio.to_thread(lambda: self.handler)
+        return self.handler
 
 
 def operation(method: str, path: str, handler: Handler) -> Operation:

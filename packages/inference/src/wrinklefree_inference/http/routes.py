@@ -42,7 +42,7 @@ def new_app(
 
 def _route(operation: Operation, bodies: Bodies | None) -> Route:
     async def answer(request: Request) -> Response:
-        handler = operation.handler
+        handler = await operation.ready()
         if handler.body is None:
             return await handler.answer(request)
         assert bodies is not None
