@@ -86,7 +86,7 @@ def test_an_export_becomes_a_folder_with_its_record(hub: Hub, given: str) -> Non
     assert (record["repository"], record["revision"], record["commit"]) == (NAME, "main", commit)
     assert os.listdir(folder.parent) == ["model"]  # nothing unfinished is left
     assert named_model(NAME) == str(folder / "model.gguf")
-    assert newest_export() == folder / "model.gguf"
+    assert next(find_exports()) == folder / "model.gguf"
 
 
 def test_what_is_there_is_not_fetched_again_and_a_newer_commit_is(hub: Hub) -> None:
