@@ -52,7 +52,7 @@ class Case:
     @cached_property
     def texts(self) -> list[list[int]]:
         """16 of 8 to 23 tokens."""
-        return [self.ids[5 * i : 5 * i + 8 + i] for i in range(16)]
+        return [self.ids[3 * i : 4 * i + 8] for i in range(16)]
 
     def log_probs(self, ids: list[int], factor: float = 1.0) -> torch.Tensor:
         """[tokens, vocab] by PyTorch.
@@ -105,7 +105,7 @@ def case(packaged_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         )
         ids = tokenizer(TEXT).input_ids
         config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme))
-        bitnet_arch.convert(model, config, torch.tensor([ids] * 6))
+        bitnet_arch.convert(model, config, torch.tensor([ids] * 8))
         base = tmp_path_factory.mktemp(scheme)
         bitnet_arch.save_checkpoint(model, tokenizer, base / "checkpoint", {"stage": "stage1"})
         prepare = prepare_hf if scheme == "tensor" else prepare_compressed

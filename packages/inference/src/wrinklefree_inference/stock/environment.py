@@ -58,7 +58,7 @@ def environment_of(program: Program, python: Path, key: str, num_threads: int) -
 
 
 def _facts(program: Program, python: Path, given: str) -> dict[str, Any]:
-    command = [python, "-I", _PROGRAM, program.package, program.entry_points]
+    command = [str(python), "-I", str(_PROGRAM), program.package, program.entry_points]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=False)
         facts = json.loads(done.stdout)

@@ -7,9 +7,10 @@ served whose answers were compared with PyTorch's (tests/test_parity.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ternary_kernels.served import served_quantization
 from wf_formats.decoder_config import DecoderConfig
@@ -66,8 +67,9 @@ def check_folder(path: str) -> CheckedFolder:
     if not folder.is_dir():
         raise LoadError(f"{path!r:.200} is no folder here; fetch the model first: wf pull ORG/NAME")
     settings = read_json(folder / CONFIG_FILE)
-    quantization = settings.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    stored = settings.get("quantization_config")
+    quantization: dict[str, Any] = stored if isinstance(stored, dict) else {}
+    method = quantization.get("quant_method")
     if method not in METHODS:
         raise LoadError(
             f"{folder}: quant_method is {method!r:.60}; served are {', '.join(METHODS)}: export the model by "
@@ -83,7 +85,7 @@ def check_folder(path: str) -> CheckedFolder:
     return CheckedFolder(config, str(dtype))
 
 
-def _check_known(folder: Path, what: str, value: object, known: Iterable[str]) -> None:
+def _check_known(folder: Path, what: str, value: object, known: Collection[str]) -> None:
     if value not in known:
         raise LoadError(
             f"{folder}: {what} {value!r:.60} was not tried in SGLang, but {', '.join(known)}; "

@@ -103,5 +103,5 @@ class TernaryLinearMethod(LinearMethodBase):
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., in] -> [..., out] in the dtype of x; x is rounded to int8 for each token."""
-        y = layer.ternary(x)
+        y: Tensor = layer.get_submodule("ternary")(x)
         return y if bias is None else y + bias
