@@ -119,7 +119,12 @@ Peak find_peak(bool integers) {
     return {0, nullptr};
 }
 #elif defined(__aarch64__)
-__attribute__((target("+dotprod"))) void sdot(int64_t rounds) {
+#if defined(__clang__)  // 14 ignores GCC's spelling without a word, and its assembler then refuses the instruction
+#define TK_DOTPROD "dotprod"
+#else
+#define TK_DOTPROD "+dotprod"
+#endif
+__attribute__((target(TK_DOTPROD))) void sdot(int64_t rounds) {
     const int8x16_t x = vdupq_n_s8(3), w = vdupq_n_s8(1);
     TK_PEAK_LOOP(int32x4_t, "w", x, w, "sdot %0.4s, %1.16b, %2.16b")
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "../../csrc/attention.h"
@@ -244,11 +245,16 @@ double compare_attention(const KernelTable& table) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+    const bool lists = argc > 1 && std::string(argv[1]) == "--list";  // what can run here, and compares nothing
     bool good = true;
     for (const auto& isa : instruction_sets()) {
         if (!isa.available) {
             std::printf("%s: not run, %s\n", isa.name, isa.missing.c_str());
+            continue;
+        }
+        if (lists) {
+            std::printf("%s: available\n", isa.name);
             continue;
         }
         const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table) + compare_moments(*isa.table) + compare_turned(*isa.table);
