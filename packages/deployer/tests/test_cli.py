@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from typer import testing
 from typer.testing import CliRunner
 
 from wf_deployer import entry
@@ -89,6 +90,13 @@ def test_the_workspace_is_found(workspace_root: Path) -> None:
 ARGUMENTS = ["--model", "a b", "--", "-n", "--help", "--json=x", "key={1,2}", ""]
 
 
+@pytest.fixture
+def _commands_made_anew() -> None:
+    """A command of typer keeps the values that it parsed last, and `serve` parses none without --cloud."""
+    testing._get_command.cache_clear()  # type: ignore[attr-defined]  # of the root's conftest.py
+
+
+@pytest.mark.usefixtures("_commands_made_anew")
 @pytest.mark.parametrize("name", [application.name for application in APPLICATIONS])
 def test_arguments_are_handed_on_as_they_are(
     name: str, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +143,7 @@ def test_the_rest_is_parsed(
     assert "Usage: wf" in "".join(capsys.readouterr())
 
 
+@pytest.mark.usefixtures("_commands_made_anew")
 def test_serve_parses_its_arguments_only_with_cloud(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def test_skypilot_is_asked_once_for_all_and_foreign_jobs_are_none_of_them(
     gcp.fake.jobs[int(gcp.record(ids[3])["id"])].status = status("RECOVERING")
     before = gcp.fake.states(BOB)
     assert states(gcp) == dict(zip(ids, ("pending", "running", "running", "running"), strict=True))
-    assert processes == [["job", "job", "cluster", "cluster"]]
+    assert [sorted(asked) for asked in processes] == [["cluster", "cluster", "job", "job"]]
     assert len(requests) == 2  # one of the clusters, one of the managed jobs
     assert gcp.fake.states(BOB) == before
 
