@@ -32,6 +32,14 @@ class CacheType(StrEnum):
     INT8 = "int8"
 
 
+class Speculate(StrEnum):
+    """What guesses the tokens that a step checks beyond the next one."""
+
+    OFF = "off"
+    NGRAM = "ngram"
+    DRAFT = "draft"
+
+
 class LogForm(StrEnum):
     """Form of the log lines."""
 
@@ -106,13 +114,42 @@ class EngineOptions(ComputeOptions):
 class NativeOptions(EngineOptions):
     """How our own decoder runs a model from the command line: its packed form is kept for the next start.
 
-    With plain `EngineOptions` (evaluation, proofs of exports) nothing is kept.
+    With plain `EngineOptions` (evaluation, proofs of exports) nothing is kept and nothing guessed.
     """
 
     packs_afresh: Annotated[
         bool,
         Flag("--no-cache", "Pack the model anew and keep nothing on disk; as $WF_PACKED_CACHE=0."),
     ] = False
+    speculate: Annotated[
+        Speculate | None,
+        Flag(
+            "--speculate",
+            "Guess tokens and check several in a step, where that is faster; answers stay the same. ngram: what "
+            "followed these words before in prompt and answer; draft: what --draft-model says. ngram if not "
+            "given, or draft with --draft-model.",
+        ),
+    ] = None
+    draft_model: Annotated[
+        Path | None,
+        Flag("--draft-model", "Smaller model of the same vocabulary that guesses for --speculate draft."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.speculate is Speculate.DRAFT and self.draft_model is None:
+            raise RequestError(
+                "--speculate draft needs a model that guesses: give it with --draft-model FILE"
+            )
+        if self.draft_model is not None and self.speculate not in (None, Speculate.DRAFT):
+            raise RequestError(
+                f"--draft-model {self.draft_model} guesses nothing with --speculate {self.speculate.value}: "
+                "leave one of them out"
+            )
+
+    @property
+    def guesses_by(self) -> Speculate:
+        """What guesses tokens."""
+        return self.speculate or (Speculate.NGRAM if self.draft_model is None else Speculate.DRAFT)
 
 
 @dataclass(frozen=True)

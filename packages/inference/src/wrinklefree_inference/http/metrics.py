@@ -83,6 +83,8 @@ class _EngineCollector(Collector):
         counters: dict[str, tuple[float, str]] = {
             "prompt_tokens": (now.prompt_tokens_total, "Prompt tokens computed or found in the cache"),
             "generated_tokens": (now.generated_tokens_total, "Tokens drawn"),
+            "guessed_tokens": (now.guessed_tokens_total, "Tokens computed before they were drawn"),
+            "accepted_tokens": (now.accepted_tokens_total, "Of these, drawn then"),
             "prefix_hit_tokens": (now.prefix_hit_tokens_total, "Prompt tokens found in the cache"),
             "requests": (now.requests_total, "Requests taken"),
             "finished": (now.finished_total, "Requests answered"),

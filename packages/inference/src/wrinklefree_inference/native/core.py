@@ -1,11 +1,15 @@
 """One step of the engine: plan, one forward pass, one draw per complete sequence, text.
 
+Where tokens were guessed (`speculation`) and a draw gives the guess, the next draw of that sequence follows in
+the same step, of the logits after the guess.
+
 The decoder, the sampler and the tokenizer come in through small protocols, so that all of this runs
 in tests with a model written in numpy.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +25,10 @@ from wrinklefree_inference.native.embedding import PooledPart, pool, pooled_part
 from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.forward import forward_arrays
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
-from wrinklefree_inference.native.runner import Floats, Ints, ModelRunner
+from wrinklefree_inference.native.runner import Floats, Ints, ModelRunner, NoRunner
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.speculation.speculator import Speculator
 from wrinklefree_inference.native.stops import Piece
 
 
@@ -53,6 +58,8 @@ class Counters:
     steps: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     last_step_s: float = 0.0
     step_s: float = 0.0
     forward_s: float = 0.0
@@ -64,13 +71,20 @@ class Core:
     """Scheduler, decoder, sampler and text; used by one thread."""
 
     def __init__(
-        self, scheduler: Scheduler, runner: ModelRunner, tokenizer: TokenizerLike, sample: Sampler
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        tokenizer: TokenizerLike,
+        sample: Sampler,
+        new_speculator: Callable[[], Speculator | None] = lambda: None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.counters = Counters()
         self._tokenizer = tokenizer
         self._sample = sample
+        self._new_speculator = new_speculator
+        self._speculator = new_speculator()
         self._entries = Entries(tokenizer.token_bytes)
         self._echo = Echo(self._entries, sample)
         self._params = DrawParams([])
@@ -83,8 +97,14 @@ class Core:
         """
         begun = self.scheduler.begun
         self.scheduler = self.scheduler.emptied()
+        self._speculator = self._new_speculator()
         self._params = DrawParams([])
         return begun
+
+    def release(self) -> None:
+        """Let the decoders go; no step follows."""
+        self.runner = NoRunner()
+        self._speculator, self._new_speculator = None, lambda: None
 
     def step(self) -> list[StepEvent]:
         """Compute one forward pass.
@@ -96,7 +116,10 @@ class Core:
         plan = self.scheduler.plan()
         if not plan:  # all readers are behind
             return []
+        if self._speculator is not None:
+            counters.guessed_tokens += self._speculator.begin(plan, self.scheduler)
         drawn = [sequence for sequence, count in plan if sequence.is_drawn_after(count)]
+        num_rows = sum(1 + len(sequence.guesses.computed) for sequence in drawn)
         tokens, starts, contexts, pages, outputs = forward_arrays(plan)
         echoed, pooled = echo_parts(plan, starts), pooled_parts(plan, starts)
         outputs = np.concatenate([outputs, *(part.rows for part in echoed)])
@@ -109,12 +132,14 @@ class Core:
         )
         self.scheduler.advance(plan)
         events = self._pool(pooled)
-        events += self._give_out(echoed, logits[len(drawn) :])
+        events += self._give_out(echoed, logits[num_rows:])
         events += self._end_without_answer(plan)
-        events += self._draw_next(drawn, logits[: len(drawn)])
+        events += self._draw_all(drawn, logits[:num_rows])
         counters.steps += 1
         counters.last_step_s = time.perf_counter() - start_s
         counters.step_s += counters.last_step_s
+        if self._speculator is not None:
+            self._speculator.end(counters.last_step_s)
         return events
 
     def _pool(self, parts: list[PooledPart]) -> list[StepEvent]:
@@ -152,6 +177,24 @@ class Core:
         for sequence in ended:
             self._finish(sequence)
         return [(sequence, _delta(sequence, Piece(), "length")) for sequence in ended]
+
+    def _draw_all(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
+        """One token for each, then one more for those that drew what had been guessed and computed.
+
+        Args:
+            logits: For each sequence, the row of its last known token and those of its guesses.
+        """
+        if len(logits) == len(drawn):
+            return self._draw_next(drawn, logits)
+        numbers = [1 + len(sequence.guesses.computed) for sequence in drawn]
+        rows = dict(zip(drawn, itertools.accumulate(numbers, initial=0), strict=False))
+        events: list[StepEvent] = []
+        while drawn:
+            events += self._draw_next(drawn, logits[list(rows.values())])
+            drawn = [sequence for sequence in drawn if sequence.guesses.is_ahead and not sequence.is_done]
+            self.scheduler.advance([(sequence, 1) for sequence in drawn])
+            rows = {sequence: rows[sequence] + 1 for sequence in drawn}
+        return events
 
     def _draw_next(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
         """One token for each that has not failed."""
@@ -236,6 +279,8 @@ class Core:
             return self._give_up(sequence, error)
         sequence.tokens[sequence.num_tokens] = token_id
         sequence.num_tokens += 1
+        sequence.guesses.note(token_id)
+        self.counters.accepted_tokens += sequence.guesses.is_ahead
         piece, reason = self._piece(sequence, token_id, entry, is_over)
         if reason is not None:
             self._finish(sequence)
@@ -269,4 +314,6 @@ def _delta(sequence: Sequence, piece: Piece, reason: FinishReason | None) -> Del
         cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
         prompt_tokens=sequence.num_prompt,
         completion_tokens=sequence.num_generated,
+        accepted_guesses=sequence.guesses.num_accepted,
+        refused_guesses=sequence.guesses.num_refused,
     )

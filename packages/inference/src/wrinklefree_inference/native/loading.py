@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
+from wrinklefree_inference.native.speculation.guesser import Guesser
+from wrinklefree_inference.native.speculation.ngram import NGramGuesser
 from wrinklefree_inference.options import (
     DEFAULT_CONTEXT_TOKENS,
     CacheOptions,
     CacheType,
     EngineOptions,
     NativeOptions,
+    Speculate,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +76,7 @@ def load_native_model(
         name=path.stem if path.is_file() else path.resolve().name,
         runner=decoder,
         tokenizer=tokenizer,
+        new_guesser=_new_guesser(options),
         new_decoder=lambda shows_special=False: StreamDecoder(tokenizer, not shows_special),
         sample=ternary_kernels.sample,
         context_tokens=context,
@@ -81,6 +86,12 @@ def load_native_model(
         weight_type=weights.layers[0].down.format,
         size_bytes=size_bytes_of(path),
     )
+
+
+def _new_guesser(options: EngineOptions) -> Callable[[], Guesser] | None:
+    """What makes the guesser of a core; None: nothing guesses."""
+    wanted = options.guesses_by if isinstance(options, NativeOptions) else Speculate.OFF
+    return NGramGuesser if wanted is Speculate.NGRAM else None
 
 
 def import_kernels() -> None:

@@ -21,6 +21,8 @@ from wrinklefree_inference.native.request import BadField, GenerationRequest
 from wrinklefree_inference.native.runner import ModelRunner, NoRunner
 from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence, Sink
+from wrinklefree_inference.native.speculation.guesser import Guesser
+from wrinklefree_inference.native.speculation.speculator import Speculator
 from wrinklefree_inference.native.stops import TokenDecoder
 from wrinklefree_inference.options import QueueOptions
 from wrinklefree_inference.tool_calls.history import for_template
@@ -63,6 +65,7 @@ class NativeModel:
     Attributes:
         new_decoder: Makes what turns the tokens of one answer into text as they come; called with True, it
             shows special tokens too.
+        new_guesser: Makes what guesses the next tokens of one core; None: nothing does.
         context_tokens: Longest prompt and answer together.
     """
 
@@ -74,6 +77,7 @@ class NativeModel:
     context_tokens: int
     vocab_size: int
     hidden_size: int
+    new_guesser: Callable[[], Guesser] | None = None
     num_parameters: int | None = None
     weight_type: str | None = None
     size_bytes: int | None = None
@@ -91,12 +95,15 @@ class NativeModel:
 
     def released(self) -> NativeModel:
         """The same without its decoder, whose memory is free once nobody else holds it."""
-        return replace(self, runner=NoRunner())
+        return replace(self, runner=NoRunner(), new_guesser=None)
 
     def new_core(self, queue: QueueOptions | None = None) -> Core:
         """A scheduler with all pages of the decoder, and its step."""
         scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, queue)
-        return Core(scheduler, self.runner, self.tokenizer, self.sample)
+        return Core(scheduler, self.runner, self.tokenizer, self.sample, self._new_speculator)
+
+    def _new_speculator(self) -> Speculator | None:
+        return None if self.new_guesser is None else Speculator(self.new_guesser())
 
     def new_sequence(
         self, request: GenerationRequest, sink: Sink, is_unread: Callable[[], bool] = lambda: False

@@ -165,6 +165,8 @@ class Delta:
         finish_reason: Set on the last delta alone.
         cached_prompt_tokens: Prompt tokens that were found in the cache.
         completion_tokens: Tokens drawn so far, with those held back and the end-of-text token.
+        accepted_guesses, refused_guesses: Tokens so far that were computed before they were drawn
+            (`speculation`): those that were drawn then, and those that were not.
         embedding: Of the prompt, where that was asked for: float32, little-endian, of length 1.
     """
 
@@ -175,6 +177,8 @@ class Delta:
     cached_prompt_tokens: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    accepted_guesses: int = 0
+    refused_guesses: int = 0
     embedding: bytes = b""
 
 
@@ -189,6 +193,7 @@ class EngineStats:
         draining: No new requests are taken.
         kv_pages_used: Pages of running requests.
         kv_pages_cached: Pages kept only in case their prefix comes again.
+        guessed_tokens_total: Guesses that were computed; `accepted_tokens_total` of these were drawn.
         prefix_hit_tokens_total: Prompt tokens that did not have to be computed.
         preemptions_total: Times that a request gave up its pages to be computed again later.
         last_step_seconds: Duration of the latest step.
@@ -203,6 +208,8 @@ class EngineStats:
     kv_pages_total: int = 0
     prompt_tokens_total: int = 0
     generated_tokens_total: int = 0
+    guessed_tokens_total: int = 0
+    accepted_tokens_total: int = 0
     prefix_hit_tokens_total: int = 0
     requests_total: int = 0
     finished_total: int = 0

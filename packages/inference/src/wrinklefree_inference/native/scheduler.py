@@ -122,6 +122,18 @@ class Scheduler:
             budget = min(budget, self.queue.prompt_tokens_beside_streams)
         return streams + self._share_out(budget)
 
+    def room_for_guesses(self, sequence: Sequence, count: int) -> int:
+        """Give a stream the pages for `count` tokens behind its known ones.
+
+        Returns:
+            How many fit: those beyond its pages only where every stream finds a page besides.
+        """
+        missing = pages_for(sequence.num_tokens + count) - sequence.num_pages
+        if missing > 0 and missing + len(self.running) > self.cache.num_available:
+            return min(count, sequence.num_pages * PAGE_TOKENS - sequence.num_tokens)
+        sequence.add_pages(self.cache.take(max(missing, 0)))
+        return count
+
     def advance(self, plan: StepPlan) -> None:
         """Book a forward pass that has been computed."""
         for sequence, count in plan:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.request import Delta, GenerationRequest
+from wrinklefree_inference.native.speculation.record import GuessRecord
 from wrinklefree_inference.native.stops import TextAssembler, TokenDecoder
 
 
@@ -38,6 +39,7 @@ class Sequence:
         num_echoed: Tokens of the prompt that were given out, where that was asked for; `echo_decoder` makes
             their text.
         bias: Ids (int32) and values (float32) of the request's `logit_bias`, if it has one.
+        guesses: What may come next, while a step computes it, and what became of it.
         pooled: float64 [hidden], sum of the hidden states of the prompt's first `num_pooled` tokens, where
             its embedding was asked for.
     """
@@ -49,6 +51,7 @@ class Sequence:
         "cached_prompt_tokens",
         "digests",
         "echo_decoder",
+        "guesses",
         "is_done",
         "is_unread",
         "num_computed",
@@ -91,6 +94,7 @@ class Sequence:
         self.num_pages = self.num_computed = self.num_published = self.num_echoed = self.num_pooled = 0
         self.pooled: NDArray[np.float64] | None = None
         self.digests: list[bytes] = []
+        self.guesses = GuessRecord()
         self.arrival = 0
         self.cached_prompt_tokens: int | None = None
         self.is_done = False

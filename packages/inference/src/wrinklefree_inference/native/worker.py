@@ -23,7 +23,6 @@ from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.core import Core
 from wrinklefree_inference.native.request import AnswerFailed, Delta, EngineBusy, EngineStats
 from wrinklefree_inference.native.restarts import Restarts
-from wrinklefree_inference.native.runner import NoRunner
 from wrinklefree_inference.native.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -122,7 +121,7 @@ class Worker:
             self._condition.notify()
         self._thread.join()
         atexit.unregister(self.close)
-        self.core.runner = NoRunner()
+        self.core.release()
 
     def stats(self) -> EngineStats:
         """A snapshot."""
@@ -137,6 +136,8 @@ class Worker:
             kv_pages_total=scheduler.cache.num_pages,
             prompt_tokens_total=counters.prompt_tokens,
             generated_tokens_total=counters.generated_tokens,
+            guessed_tokens_total=counters.guessed_tokens,
+            accepted_tokens_total=counters.accepted_tokens,
             prefix_hit_tokens_total=scheduler.hit_tokens,
             requests_total=self._num_requests,
             finished_total=self._num_finished,
