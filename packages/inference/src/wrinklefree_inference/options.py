@@ -125,9 +125,9 @@ class NativeOptions(EngineOptions):
         Speculate | None,
         Flag(
             "--speculate",
-            "Guess tokens and check several in a step, where that is faster; answers stay the same. ngram: what "
-            "followed these words before in prompt and answer; draft: what --draft-model says. ngram if not "
-            "given, or draft with --draft-model.",
+            "Guess tokens and check several in a step, where that is faster; answers stay the same. ngram: "
+            "as the text went on before; draft: what --draft-model says. If not given draft with "
+            "--draft-model, ngram without.",
         ),
     ] = None
     draft_model: Annotated[

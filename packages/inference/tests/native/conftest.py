@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -21,6 +23,7 @@ from wrinklefree_inference.native.inbox import Inbox, InboxEvent
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
+from wrinklefree_inference.options import QueueOptions
 
 VOCAB = 64
 HIDDEN = 8
@@ -300,6 +303,56 @@ def check_scheduler(scheduler):
     assert len(scheduler.running) <= scheduler.queue.max_running
     if not scheduler.running:
         assert not scheduler._promised
+
+
+class Bench:
+    """A core that is stepped by hand."""
+
+    def __init__(self, num_pages=32, limits=None, **fields):
+        self.model = replace(make_model(num_pages), **fields)
+        self.core = self.model.new_core(limits or QueueOptions(4, 100, 24, 16))
+        self.scheduler = self.core.scheduler
+        self.texts, self.tokens, self.entries = defaultdict(str), defaultdict(list), defaultdict(list)
+        self.last, self.live, self.order = {}, set(), []
+
+    def add(self, prompt, **options):
+        sequence = self.model.new_sequence(make_request(prompt, **options), None)
+        self.scheduler.add(sequence)
+        self.live.add(sequence)
+        return sequence
+
+    def cancel(self, sequence):
+        self.live.discard(sequence)
+        self.scheduler.finish(sequence)
+
+    def step(self):
+        events = self.core.step()
+        check_scheduler(self.scheduler)
+        for sequence, delta in events:
+            assert sequence in self.live
+            self.texts[sequence] += delta.text
+            self.tokens[sequence] += delta.token_ids
+            self.entries[sequence] += delta.logprobs
+            self.last[sequence] = delta
+            if delta.finish_reason:
+                self.live.discard(sequence)
+                self.order.append(sequence)
+        return events
+
+    def run(self, max_steps=2000):
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                break
+            self.step()
+        assert not self.scheduler.has_work, "it does not end"
+        assert not self.live
+        assert self.scheduler.cache.num_used == 0
+
+    def check_answer(self, sequence):
+        tokens, reason = run_alone(sequence.request)
+        assert self.tokens[sequence] == tokens
+        assert self.last[sequence].finish_reason == reason
+        assert self.texts[sequence] == self.model.tokenizer.decode(tokens)
 
 
 @pytest.fixture(scope="session")

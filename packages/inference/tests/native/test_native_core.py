@@ -14,59 +14,9 @@ from wrinklefree_inference.native.scheduler import fair_shares
 from wrinklefree_inference.options import QueueOptions
 
 
-class Bench:
-    """A core that is stepped by hand."""
-
-    def __init__(self, toy, num_pages=32, limits=None):
-        self.toy = toy
-        self.model = toy.make_model(num_pages)
-        self.core = self.model.new_core(limits or QueueOptions(4, 100, 24, 16))
-        self.scheduler = self.core.scheduler
-        self.texts, self.tokens = defaultdict(str), defaultdict(list)
-        self.last, self.live, self.order = {}, set(), []
-
-    def add(self, prompt, **options):
-        sequence = self.model.new_sequence(self.toy.make_request(prompt, **options), None)
-        self.scheduler.add(sequence)
-        self.live.add(sequence)
-        return sequence
-
-    def cancel(self, sequence):
-        self.live.discard(sequence)
-        self.scheduler.finish(sequence)
-
-    def step(self):
-        events = self.core.step()
-        self.toy.check_scheduler(self.scheduler)
-        for sequence, delta in events:
-            assert sequence in self.live
-            self.texts[sequence] += delta.text
-            self.tokens[sequence] += delta.token_ids
-            self.last[sequence] = delta
-            if delta.finish_reason:
-                self.live.discard(sequence)
-                self.order.append(sequence)
-        return events
-
-    def run(self, max_steps=2000):
-        for _ in range(max_steps):
-            if not self.scheduler.has_work:
-                break
-            self.step()
-        assert not self.scheduler.has_work, "it does not end"
-        assert not self.live
-        assert self.scheduler.cache.num_used == 0
-
-    def check_answer(self, sequence):
-        tokens, reason = self.toy.run_alone(sequence.request)
-        assert self.tokens[sequence] == tokens
-        assert self.last[sequence].finish_reason == reason
-        assert self.texts[sequence] == self.model.tokenizer.decode(tokens)
-
-
 @pytest.fixture
 def bench(toy):
-    return lambda *args, **kwargs: Bench(toy, *args, **kwargs)
+    return toy.Bench
 
 
 def prompt_of(length, kind=0):
@@ -356,7 +306,7 @@ REQUEST = st.fixed_dictionaries(
 )
 def test_whatever_else_runs_an_answer_is_the_same(toy, requests, num_pages, limits):
     """Random arrivals, cancellations, shared prefixes and too few pages."""
-    b = Bench(toy, num_pages, limits)
+    b = toy.Bench(num_pages, limits)
     agenda = defaultdict(list)
     for options in requests:
         agenda[options["arrives"]].append(options)

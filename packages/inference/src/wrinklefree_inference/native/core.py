@@ -1,10 +1,10 @@
 """One step of the engine: plan, one forward pass, one draw per complete sequence, text.
 
-Where tokens were guessed (`speculation`) and a draw gives the guess, the next draw of that sequence follows in
-the same step, of the logits after the guess.
+Where tokens were guessed (`speculation`) and a draw gives the guess, the next draw of that sequence follows
+in the same step, of the logits after the guess.
 
-The decoder, the sampler and the tokenizer come in through small protocols, so that all of this runs
-in tests with a model written in numpy.
+The decoder, the sampler and the tokenizer come in through small protocols, so that all of this runs in tests
+with a model written in numpy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.constraint import ConstraintFailed, Words, accept, mask_of
-from wrinklefree_inference.native.draw_params import DrawParams
+from wrinklefree_inference.native.draw_params import DrawParams, Draws, Sampler
 from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
 from wrinklefree_inference.native.embedding import PooledPart, pool, pooled_parts
 from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.forward import forward_arrays
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
-from wrinklefree_inference.native.runner import Floats, Ints, ModelRunner, NoRunner
+from wrinklefree_inference.native.runner import Floats, ModelRunner, NoRunner
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.speculation.speculator import Speculator
@@ -42,10 +42,6 @@ class TokenizerLike(Protocol):
     def token_bytes(self, token_id: int, /) -> bytes:
         """UTF-8 bytes of one token."""
 
-
-Draws = tuple[Ints, Floats, list[Ints], list[Floats]]
-Sampler = Callable[..., Draws]
-"""`ternary_kernels.sample`: logits and `DrawParams.arguments` -> tokens, logprobs, top ids, top logprobs."""
 
 StepEvent = tuple[Sequence, Delta | EngineError]
 """What was added to an answer, or the error that ends it."""

@@ -1,14 +1,19 @@
-"""Arguments of the sampler: the parameters of the sequences that are drawn from, as arrays."""
+"""The sampler's arguments: the parameters of the sequences that are drawn from, as arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from wrinklefree_inference.native.constraint import Words
+from wrinklefree_inference.native.runner import Floats, Ints
 from wrinklefree_inference.native.sequence import Sequence
+
+Draws = tuple[Ints, Floats, list[Ints], list[Floats]]
+Sampler = Callable[..., Draws]
+"""`ternary_kernels.sample`: logits and `DrawParams.arguments` -> tokens, logprobs, top ids, top logprobs."""
 
 
 class DrawParams:
@@ -61,3 +66,20 @@ class DrawParams:
         if masks:
             arguments["masks"] = [masks.get(sequence) for sequence in self.drawn]
         return arguments
+
+
+def unruled_arguments(drawn: list[Sequence], ahead: list[int]) -> dict[str, Any]:
+    """Arguments for draws so many tokens further on, as far as they do not depend on the tokens before.
+
+    Temperature, filters, bias and seed are the requests'; penalties and masks are left out.
+    """
+    arguments = DrawParams(drawn).arguments({})
+    for name in ("answers", "presence_penalty", "frequency_penalty"):
+        arguments.pop(name, None)
+    num = len(drawn)
+    return arguments | {
+        "repetition_penalty": np.ones(num, np.float32),
+        "history": [np.empty(0, np.int32)] * num,
+        "counters": arguments["counters"] + np.array(ahead, np.uint64),
+        "num_logprobs": np.full(num, -1, np.int32),
+    }

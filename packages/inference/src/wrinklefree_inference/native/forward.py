@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
+
 import numpy as np
 
 from wrinklefree_inference.native.pages import pages_for
@@ -10,37 +13,48 @@ from wrinklefree_inference.native.scheduler import StepPlan
 from wrinklefree_inference.native.sequence import Sequence
 
 
+class Part(NamedTuple):
+    """New tokens of one sequence.
+
+    Attributes:
+        tokens: int32 [n].
+        context: Tokens before them, which are in the cache.
+        pages: Those of the sequence, in the order of the text.
+    """
+
+    tokens: Ints
+    context: int
+    pages: Ints | list[int]
+
+
+def batch_of(parts: SequenceOf[Part]) -> tuple[Ints, Ints, Ints, Ints]:
+    """Tokens, starts, contexts and pages for `ModelRunner.forward`."""
+    starts = np.zeros(len(parts) + 1, np.int32)
+    np.cumsum([len(part.tokens) for part in parts], out=starts[1:])
+    contexts = np.array([part.context for part in parts], np.int32)
+    widths = [pages_for(part.context + len(part.tokens)) for part in parts]
+    pages = np.zeros((len(parts), max(widths)), np.int32)
+    for row, width, part in zip(pages, widths, parts, strict=True):
+        row[:width] = part.pages[:width]
+    return np.concatenate([part.tokens for part in parts]), starts, contexts, pages
+
+
 def forward_arrays(plan: StepPlan) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """The arguments of `ModelRunner.forward`.
 
-    Its outputs are, for each sequence that is drawn, the row of its last known token and those of its guesses.
+    Its outputs are, for each sequence that is drawn, the rows of its last known token and of its guesses.
     """
-    num = len(plan)
-    counts = np.fromiter((count + len(sequence.guesses.computed) for sequence, count in plan), np.int32, num)
-    contexts = np.fromiter((sequence.num_computed for sequence, _ in plan), np.int32, num)
-    starts = np.zeros(num + 1, np.int32)
-    np.cumsum(counts, out=starts[1:])
-    widths = [pages_for(int(end)) for end in contexts + counts]
-    pages = np.zeros((num, max(widths)), np.int32)
-    for row, width, (sequence, _) in zip(pages, widths, plan, strict=True):
-        row[:width] = sequence.pages[:width]
-    tokens = np.concatenate([part for sequence, count in plan for part in _tokens(sequence, count)])
-    is_drawn = np.fromiter((sequence.is_drawn_after(count) for sequence, count in plan), np.bool_, num)
-    outputs = starts[1:][is_drawn] - 1
-    if len(tokens) > sum(count for _, count in plan):
-        outputs = _rows_up_to(
-            outputs, [len(s.guesses.computed) for s, count in plan if s.is_drawn_after(count)]
-        )
-    return tokens, starts, contexts, pages, outputs
+    tokens, starts, contexts, pages = batch_of([_part(sequence, count) for sequence, count in plan])
+    outputs = [
+        np.arange(end - len(sequence.guesses.computed) - 1, end, dtype=np.int32)
+        for (sequence, count), end in zip(plan, starts[1:].tolist(), strict=True)
+        if sequence.is_drawn_after(count)
+    ]
+    return tokens, starts, contexts, pages, np.concatenate([np.empty(0, np.int32), *outputs])
 
 
-def _tokens(sequence: Sequence, count: int) -> list[Ints]:
-    known = sequence.tokens[sequence.num_computed : sequence.num_computed + count]
-    guesses = sequence.guesses.computed
-    return [known, np.array(guesses, np.int32)] if guesses else [known]
-
-
-def _rows_up_to(lasts: Ints, numbers: list[int]) -> Ints:
-    """Each of some rows with so many before it."""
-    pairs = zip(lasts.tolist(), numbers, strict=True)
-    return np.concatenate([np.arange(last - num, last + 1, dtype=np.int32) for last, num in pairs])
+def _part(sequence: Sequence, count: int) -> Part:
+    tokens = sequence.tokens[sequence.num_computed : sequence.num_computed + count]
+    if guesses := sequence.guesses.computed:
+        tokens = np.concatenate([tokens, np.array(guesses, np.int32)])
+    return Part(tokens, sequence.num_computed, sequence.pages)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
+from wrinklefree_inference.native.speculation.draft import DraftGuesser
 from wrinklefree_inference.native.speculation.guesser import Guesser
 from wrinklefree_inference.native.speculation.ngram import NGramGuesser
 from wrinklefree_inference.options import (
@@ -24,6 +26,7 @@ from wrinklefree_inference.options import (
 )
 
 if TYPE_CHECKING:
+    from ternary_kernels import Decoder
     from ternary_kernels.packed.settings import CacheSettings
     from ternary_kernels.weights import ModelWeights
     from wrinklefree_inference.native.tokenizer import Tokenizer
@@ -70,13 +73,14 @@ def load_native_model(
             raise ValueError(f"context_tokens must be in [1, {config.context_tokens}], got {context}")
         num_pages = cache.num_pages(context, token_bytes_of(config, cache.type))
         decoder = ternary_kernels.Decoder(weights, num_pages, cache.type.value, options.num_threads or 0)
+        new_guesser = _new_guesser(options, decoder, tokenizer, cache.type)
     except ValueError as error:
         raise EngineError(_refusal(path, error)) from error
     return NativeModel(
         name=path.stem if path.is_file() else path.resolve().name,
         runner=decoder,
         tokenizer=tokenizer,
-        new_guesser=_new_guesser(options),
+        new_guesser=new_guesser,
         new_decoder=lambda shows_special=False: StreamDecoder(tokenizer, not shows_special),
         sample=ternary_kernels.sample,
         context_tokens=context,
@@ -88,10 +92,35 @@ def load_native_model(
     )
 
 
-def _new_guesser(options: EngineOptions) -> Callable[[], Guesser] | None:
+def _new_guesser(
+    options: EngineOptions, target: Decoder, tokenizer: Tokenizer, cache_type: CacheType
+) -> Callable[[], Guesser] | None:
     """What makes the guesser of a core; None: nothing guesses."""
-    wanted = options.guesses_by if isinstance(options, NativeOptions) else Speculate.OFF
-    return NGramGuesser if wanted is Speculate.NGRAM else None
+    if not isinstance(options, NativeOptions) or options.guesses_by is Speculate.OFF:
+        return None
+    if options.draft_model is None:
+        return NGramGuesser
+    return _draft_guesser(options.draft_model, options, target, tokenizer, cache_type)
+
+
+def _draft_guesser(
+    path: Path, options: NativeOptions, target: Decoder, tokenizer: Tokenizer, cache_type: CacheType
+) -> Callable[[], Guesser]:
+    """Load a draft model, with a cache for as many tokens as the target's."""
+    import ternary_kernels
+
+    weights, its_tokenizer = _read(path, replace(options, adapter=None))
+    if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
+        token_id, own, its = difference
+        raise EngineError(
+            f"the draft model {path} has other tokens than the model: {token_id} is {its!r:.60} there and "
+            f"{own!r:.60} here; take a smaller model of the same family"
+        )
+    config = weights.config
+    decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, options.num_threads or 0)
+    return partial(
+        DraftGuesser, decoder, config.context_tokens, ternary_kernels.sample, target.config.vocab_size
+    )
 
 
 def import_kernels() -> None:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from wf_formats.chat_template import TemplateUnfitError
 from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import ModelFacts
-from wrinklefree_inference.native.core import Core, Sampler, TokenizerLike
+from wrinklefree_inference.native.core import Core, TokenizerLike
+from wrinklefree_inference.native.draw_params import Sampler
 from wrinklefree_inference.native.grammar import Grammars, Vocabulary
 from wrinklefree_inference.native.pages import PageCache
 from wrinklefree_inference.native.request import BadField, GenerationRequest

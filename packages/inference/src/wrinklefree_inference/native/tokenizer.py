@@ -116,6 +116,14 @@ class Tokenizer:
         """Exact bytes of a token; none for an id without token (spare rows of the embedding matrix)."""
         return self._bytes[token_id] if 0 <= token_id < len(self._bytes) else b""
 
+    def difference_to(self, other: Tokenizer) -> tuple[int, bytes, bytes] | None:
+        """The first id that means something else there, with both meanings; None if all mean the same."""
+        for token_id in range(max(self.num_tokens, other.num_tokens)):
+            own, its = self.token_bytes(token_id), other.token_bytes(token_id)
+            if own != its:
+                return token_id, own, its
+        return None
+
     def special_id(self, text: str) -> int | None:
         """Id of the special token of that text, if there is one."""
         index = self._backend.token_to_id(text)

@@ -1,10 +1,10 @@
 """How many guesses a step computes: as many as make the tokens come fastest, if no stream comes off worse.
 
-A stream whose guesses are right with chances p1 > p2 > ... gains 1 + p1 + ... + pk tokens by k of them; the step
-takes longer for all. Guesses are added in the order of their chances, those of all streams together. Of all such
-beginnings that leave every stream at least `KEPT_SPEED` of the speed it has without, the one with the most tokens
-a second is taken. So a lone stream speculates where that pays; beside streams that gain nothing, it does where
-the step has room for more tokens at next to no cost.
+A stream whose guesses are right with chances p1 > p2 > ... gains 1 + p1 + ... + pk tokens by k of them; the
+step takes longer for all. Guesses are added in the order of their chances, those of all streams together. Of
+all such beginnings that leave every stream at least `KEPT_SPEED` of the speed it has without, the one with
+the most tokens a second is taken. So a lone stream speculates where that pays; beside streams that gain
+nothing, it does where the step has room for more tokens at next to no cost.
 """
 
 from __future__ import annotations

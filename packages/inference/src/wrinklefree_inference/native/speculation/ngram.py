@@ -1,10 +1,12 @@
-"""Prompt lookup: a text goes on as it did where its end stood before (github.com/apoorvumang/prompt-lookup-decoding).
+"""Prompt lookup: a text goes on as it did where its end stood before
+(github.com/apoorvumang/prompt-lookup-decoding).
 
-The place that agrees with the end of prompt and answer in the most tokens is looked for, the latest of equal ones;
-what followed there is the guess. Summaries, corrections, edits of code and answers about a document repeat what
-they were given; free talk seldom does.
+The place that agrees with the end of prompt and answer in the most tokens is looked for, the latest of equal
+ones; what followed there is the guess. Summaries, corrections, edits of code and answers about a document
+repeat what they were given; free talk seldom does.
 
-Cost: one comparison of the whole text with its last token, a few microseconds per 1,000 tokens; nothing is kept.
+Cost: one comparison of the whole text with its last token, a few microseconds per 1,000 tokens; nothing is
+kept.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from wrinklefree_inference.native.speculation.record import NOTHING, Guess
 
 SHORTEST, LONGEST = 2, 16
 CONFIDENCE = (0.0, 0.0, 0.35, 0.45, 0.55, 0.65, 0.7, 0.75, 0.8, 0.8, 0.85, 0.85, 0.9, 0.9, 0.9, 0.9, 0.97)
-"""By the number of tokens that agree: about what references of Dolly, MT-Bench and Vicuna and edited code give."""
+"""By the number of tokens that agree: what was found in references of Dolly, MT-Bench and edited code."""
 
 
 class NGramGuesser:

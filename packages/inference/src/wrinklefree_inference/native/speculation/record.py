@@ -1,7 +1,7 @@
 """What became of the guesses for one sequence: those of the step, how many were right so far, and how often.
 
-How often a guess is right depends on how sure the guesser is and on the text: a guesser's own estimate counts as
-`PRIOR_TRIES` tries, those of this sequence count beside it, the older the less.
+How often a guess is right depends on how sure the guesser is and on the text: a guesser's own estimate counts
+as `PRIOR_TRIES` tries, those of this sequence count beside it, the older the less.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Who speculates in a step, and how far: guesser, costs of steps, what became of guesses, room in the cache.
 
-Only a step speculates in which every sequence is a stream: beside a prompt's chunk there is little to win. What
-a step costs is noted of these steps, with guesses and without. Free guesses are made first, then it is chosen how
-many of them are computed; others are chosen by how guesses have done so far, and made afterwards. Since guesses
-that are not made teach nothing, what the guesser expects counts in every `TRUSTING_STEPS`th step.
+Only a step speculates in which every sequence is a stream: beside a prompt's chunk there is little to win.
+What a step costs is noted of these steps, with guesses and without. Free guesses are made first, then it is
+chosen how many of them are computed; others are chosen by how guesses have done so far, and made afterwards.
+Since guesses that are not made teach nothing, what the guesser expects counts in every `TRUSTING_STEPS`th
+step.
 """
 
 from __future__ import annotations

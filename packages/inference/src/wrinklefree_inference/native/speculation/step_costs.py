@@ -1,8 +1,8 @@
 """What steps cost, as this machine has shown lately: seconds by the number of their tokens.
 
-The median of the last `NUM_KEPT` steps of a size counts, so that one that was disturbed does not; it is forgotten
-after `KEPT_STEPS` further steps, because costs grow with the length of texts and with what else runs. A size without
-such a number is put between its neighbours, or follows from one of them by `SLOPE`.
+The median of the last `NUM_KEPT` steps of a size counts, so that one that was disturbed does not; it is
+forgotten after `KEPT_STEPS` further steps, because costs grow with the length of texts and with what else
+runs. A size without such a number is put between its neighbours, or follows from one of them by `SLOPE`.
 """
 
 from __future__ import annotations
