@@ -69,6 +69,19 @@ MATRICES = {
 def ternary_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random ternary Llama of two layers with the packaged model's tokenizer and chat template."""
     path = tmp_path_factory.mktemp("model") / "two-layers.gguf"
+    write_ternary_gguf(path, packaged_gguf, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_ternary_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one."""
+    path = tmp_path_factory.mktemp("model") / "others.gguf"
+    write_ternary_gguf(path, packaged_gguf, seed=1)
+    return path
+
+
+def write_ternary_gguf(path: Path, packaged_gguf: Path, seed: int) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     keys = open_gguf(packaged_gguf).keys
     for key, value in keys.items():
@@ -84,7 +97,7 @@ def ternary_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
     writer.add_head_count_kv(1)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(64)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     vocab_size = len(keys["tokenizer.ggml.tokens"])
     writer.add_tensor("token_embd.weight", random.normal(0, 0.05, (vocab_size, 128)).astype(np.float16))
     norms = ["output_norm", *(f"blk.{layer}.{name}_norm" for layer in range(2) for name in ("attn", "ffn"))]
@@ -95,7 +108,6 @@ def ternary_gguf(packaged_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
             codes = random.integers(-1, 2, shape)
             writer.add_tensor(f"blk.{layer}.{name}.weight", (codes * 0.0625).astype(np.float16))
     finish(writer)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from wrinklefree_inference.engines.native import NativeEngine
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.loading import num_parameters_of
 from wrinklefree_inference.native.model import NativeModel
+from wrinklefree_inference.native.speculation.draft import DraftGuesser
+from wrinklefree_inference.native.speculation.ngram import NGramGuesser
 from wrinklefree_inference.options import QueueOptions
 
 VOCAB, HIDDEN, FFN = 64, 64, 96
 
 
-def random_weights():
-    rng = np.random.default_rng(0)
+def random_weights(seed=0, sharpness=1.0):
+    rng = np.random.default_rng(seed)
 
     def matrix(rows, cols):
         return tk.pack_ternary(rng.integers(-1, 2, (rows, cols)).astype(np.int8), np.float32(0.08))
@@ -53,13 +56,16 @@ def random_weights():
     embedding = tk.pack_groups(
         rng.integers(-127, 128, (VOCAB, HIDDEN)).astype(np.int8), np.full((VOCAB, 2), 0.01, np.float32), 8
     )
-    return tk.ModelWeights(config, embedding, None, np.ones(HIDDEN, np.float32), [layer(), layer()])
+    return tk.ModelWeights(
+        config, embedding, None, np.full(HIDDEN, sharpness, np.float32), [layer(), layer()]
+    )
 
 
 @pytest.fixture
 def make_model(toy):
-    def make(num_pages):
-        decoder = tk.Decoder(random_weights(), num_pages, num_threads=1)
+    def make(num_pages, cache_type="f16", sharpness=1.0):
+        weights = random_weights(sharpness=sharpness)
+        decoder = tk.Decoder(weights, num_pages, cache_type, num_threads=1)
         parts = decoder, toy.ToyTokenizer(), toy.ToyStream, tk.sample
         return NativeModel("random", *parts, 512, VOCAB, HIDDEN)
 
@@ -105,6 +111,50 @@ def test_together_under_pressure_as_alone(toy, make_model):
     assert stats.preemptions_total > 0
     assert stats.prefix_hit_tokens_total > 0
     assert stats.kv_pages_used == 0
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "int8"])
+def test_guessed_tokens_change_no_bit(toy, make_model, cache_type):
+    """By prompt lookup, the model itself and another; then the conversation goes on, on the same pages."""
+
+    def told(new_guesser):
+        bench = toy.Bench()
+        bench.model = replace(make_model(64, cache_type, 0.15), new_guesser=new_guesser)
+        bench.core = bench.model.new_core(QueueOptions(3, 99, 64, 20))
+        bench.scheduler = bench.core.scheduler
+        if new_guesser is not None:
+            bench.core._speculator._step_costs.seconds = lambda size: 1.0
+        entries, answer = [], []
+        for turn in range(2):
+            sequences = [
+                bench.add(
+                    [*range(9, 40), *range(9, 20 + k), *answer[:33]],
+                    max_tokens=60,
+                    seed=k,
+                    temperature=1.0 * (k % 3),
+                    top_p=0.95,
+                    presence_penalty=0.5 * (k % 2),
+                    logprobs=1,
+                    ignore_eos=True,
+                )
+                for k in range(5)
+            ]
+            bench.run()
+            answer = bench.tokens[sequences[0]]
+            entries += [bench.entries[sequence] for sequence in sequences]
+            assert not turn or bench.last[sequences[0]].cached_prompt_tokens >= 64
+        return entries, bench.core.counters
+
+    def draft(seed):
+        decoder = tk.Decoder(random_weights(seed, 0.15), 64, cache_type, num_threads=1)
+        return lambda: DraftGuesser(decoder, 512, tk.sample, VOCAB)
+
+    plain, _ = told(None)
+    for new_guesser, is_good in ((NGramGuesser, False), (draft(0), True), (draft(1), False)):
+        guessed, counters = told(new_guesser)
+        assert guessed == plain
+        assert counters.guessed_tokens > 0
+        assert (counters.accepted_tokens > 0.9 * counters.guessed_tokens) == is_good, counters
 
 
 def test_scores_are_the_log_probabilities_of_generation(toy, make_model):

@@ -285,7 +285,7 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(REQUEST, st.integers(0, 20), st.none() | st.integers(0, 15)), min_size=1, max_size=6),
     st.integers(6, 14),
@@ -316,5 +316,3 @@ def test_whatever_is_guessed_an_answer_is_the_same(toy, requests, num_pages, run
     assert bench.scheduler.cache.num_used == 0
     for sequence in kept:
         bench.check_answer(sequence)
-
-

@@ -11,7 +11,7 @@ from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.errors import invalid
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
-from wrinklefree_inference.http.responses import CompletionUsage, PromptDetails
+from wrinklefree_inference.http.responses import CompletionDetails, CompletionUsage, PromptDetails
 from wrinklefree_inference.native.inbox import MAX_TAKEN, Inbox, InboxEvent
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.native.request import BadField, Delta, GenerationRequest, RequestTooLong
@@ -113,12 +113,17 @@ class Generation:
         """Tokens so far."""
         first = [delta for delta in self._latest[:: self._choices_per_prompt] if delta]
         prompt = sum(delta.prompt_tokens for delta in first)
-        completion = sum(delta.completion_tokens for delta in self._latest if delta)
+        latest = [delta for delta in self._latest if delta]
+        completion = sum(delta.completion_tokens for delta in latest)
         return CompletionUsage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptDetails(cached_tokens=sum(d.cached_prompt_tokens for d in first)),
+            completion_tokens_details=CompletionDetails(
+                accepted_prediction_tokens=sum(delta.accepted_guesses for delta in latest),
+                rejected_prediction_tokens=sum(delta.refused_guesses for delta in latest),
+            ),
         )
 
     def _note(self, index: int, delta: Delta) -> None:

@@ -20,6 +20,13 @@ class PromptDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionDetails(BaseModel):
+    """Tokens that were guessed and computed before they were drawn; of the answer are the accepted ones."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class CompletionUsage(BaseModel):
     """Tokens of a request: each prompt counts once, whatever `n`."""
 
@@ -27,6 +34,7 @@ class CompletionUsage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class TopLogprob(BaseModel):

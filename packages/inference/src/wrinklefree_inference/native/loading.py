@@ -62,6 +62,9 @@ def load_native_model(
 
     path = Path(path)
     options, cache = options or EngineOptions(), cache or CacheOptions()
+    for file in (path, getattr(options, "draft_model", None)):
+        if file is not None and not file.exists():
+            raise EngineError(f"there is no file or folder {file}")
     weights, tokenizer = _read(path, options)
     config = weights.config
     faults = faults_of(config.context_tokens, config.vocab_size, tokenizer)
@@ -143,8 +146,6 @@ def _read(path: Path, options: EngineOptions) -> tuple[ModelWeights, Tokenizer]:
     from wf_formats.models.gguf_adapter import AdapterError
     from wrinklefree_inference.native.tokenizer import Tokenizer, TokenizerError
 
-    if not path.exists():
-        raise EngineError(f"there is no file or folder {path}")
     settings = _cache_settings(options)
     try:
         loaded = load_packed(path, quantize_master, options.adapter, settings)
