@@ -66,6 +66,28 @@ def test_offsets_and_prefix_cache(client: openai.OpenAI):
     assert "".join(rebuilt) == choice.text
 
 
+def test_guessed_tokens_are_told(served: tuple[subprocess.Popen[str], str], client: openai.OpenAI):
+    """The model goes round in circles, which prompt lookup guesses; the figures are those of /metrics."""
+
+    def figures() -> tuple[float, float]:
+        page = httpx.get(
+            served[1].removesuffix("/v1") + "/metrics", headers={"Authorization": "Bearer a-key"}
+        ).text
+        guessed, accepted = (
+            float(page.split(f"\nwf_engine_{name}_tokens_total ")[1].split()[0])
+            for name in ("guessed", "accepted")
+        )
+        return guessed, accepted
+
+    before = figures()
+    prompt = "one two three four five, " * 8
+    reply = client.completions.create(model="two-layers", prompt=prompt, max_tokens=120, temperature=0)
+    after, details = figures(), reply.usage.completion_tokens_details
+    accepted, refused = details.accepted_prediction_tokens, details.rejected_prediction_tokens
+    assert 0 < accepted < reply.usage.completion_tokens
+    assert (accepted + refused, accepted) == (after[0] - before[0], after[1] - before[1])
+
+
 def test_other_paths_give_the_same_answer(served: tuple[subprocess.Popen[str], str], client: openai.OpenAI):
     question = ASK["messages"][0]["content"]
     chat = client.chat.completions.create(**ASK, max_tokens=12, temperature=0)
@@ -220,7 +242,7 @@ def test_metrics_then_shutdown_in_mid_stream(
 ):
     child, url = served
     page = httpx.get(url.replace("/v1", "/metrics"), headers={"Authorization": "Bearer a-key"}).text
-    assert 'wf_http_requests_total{endpoint="/v1/completions",status="200"} 4.0' in page
+    assert 'wf_http_requests_total{endpoint="/v1/completions",status="200"} 5.0' in page
     assert "wf_engine_prefix_hit_tokens_total" in page
     stream = client.completions.create(
         model="two-layers", prompt="x", max_tokens=100, stream=True, extra_body={"ignore_eos": True}

@@ -150,6 +150,7 @@ def test_a_lone_stream_takes_as_few_steps_as_its_guesses_allow(toy):
     assert bench.core.counters.steps == 1 + 10, "the prompt with the first token, then 17 tokens a step"
     last = next(iter(bench.last.values()))
     assert (last.accepted_guesses, last.refused_guesses) == (160, 0)
+    assert len(last.token_ids) == 17, "one delta for a step"
 
 
 def test_an_answer_may_end_within_guesses_that_are_right(toy):

@@ -186,7 +186,7 @@ class Core:
         rows = dict(zip(drawn, itertools.accumulate(numbers, initial=0), strict=False))
         events: list[StepEvent] = []
         while drawn:
-            events += self._draw_next(drawn, logits[list(rows.values())])
+            events = _joined(events + self._draw_next(drawn, logits[list(rows.values())]))
             drawn = [sequence for sequence in drawn if sequence.guesses.is_ahead and not sequence.is_done]
             self.scheduler.advance([(sequence, 1) for sequence in drawn])
             rows = {sequence: rows[sequence] + 1 for sequence in drawn}
@@ -299,6 +299,18 @@ class Core:
             return piece, None
         last = assembler.finish()
         return piece + last, "stop" if is_over or last.is_stopped else "length"
+
+
+def _joined(events: list[StepEvent]) -> list[StepEvent]:
+    """One delta for all that a step added to an answer."""
+    deltas: dict[Sequence, Delta] = {}
+    failed: list[StepEvent] = []
+    for sequence, event in events:
+        if isinstance(event, EngineError):
+            failed.append((sequence, event))
+        else:
+            deltas[sequence] = deltas[sequence] + event if sequence in deltas else event
+    return [*deltas.items(), *failed]
 
 
 def _delta(sequence: Sequence, piece: Piece, reason: FinishReason | None) -> Delta:

@@ -6,7 +6,7 @@ Nothing here imports more than the standard library.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from wf_formats.errors import RequestError
@@ -180,6 +180,15 @@ class Delta:
     accepted_guesses: int = 0
     refused_guesses: int = 0
     embedding: bytes = b""
+
+    def __add__(self, later: Delta) -> Delta:
+        """Both as one."""
+        return replace(
+            later,
+            text=self.text + later.text,
+            token_ids=self.token_ids + later.token_ids,
+            logprobs=self.logprobs + later.logprobs,
+        )
 
 
 @dataclass(frozen=True)
