@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wrinklefree_inference.native.fair_queue import FairQueue
+from wrinklefree_inference.native.fair_shares import fair_shares
 from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import RequestTooLong
-from wrinklefree_inference.native.scheduler import fair_shares
 from wrinklefree_inference.options import QueueOptions
 
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.constraint import ConstraintFailed, Words, accept, mask_of
+from wrinklefree_inference.native.counters import Counters
+from wrinklefree_inference.native.deltas import StepEvent, delta_of, joined
 from wrinklefree_inference.native.draw_params import DrawParams, Draws, Sampler
 from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
 from wrinklefree_inference.native.embedding import PooledPart, pool, pooled_parts
@@ -41,26 +41,6 @@ class TokenizerLike(Protocol):
 
     def token_bytes(self, token_id: int, /) -> bytes:
         """UTF-8 bytes of one token."""
-
-
-StepEvent = tuple[Sequence, Delta | EngineError]
-"""What was added to an answer, or the error that ends it."""
-
-
-@dataclass
-class Counters:
-    """What the steps so far have done."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    guessed_tokens: int = 0
-    accepted_tokens: int = 0
-    last_step_s: float = 0.0
-    step_s: float = 0.0
-    forward_s: float = 0.0
-    sample_s: float = 0.0
-    text_s: float = 0.0
 
 
 class Core:
@@ -172,7 +152,7 @@ class Core:
         ]
         for sequence in ended:
             self._finish(sequence)
-        return [(sequence, _delta(sequence, Piece(), "length")) for sequence in ended]
+        return [(sequence, delta_of(sequence, Piece(), "length")) for sequence in ended]
 
     def _draw_all(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
         """One token for each, then one more for those that drew what had been guessed and computed.
@@ -186,7 +166,7 @@ class Core:
         rows = dict(zip(drawn, itertools.accumulate(numbers, initial=0), strict=False))
         events: list[StepEvent] = []
         while drawn:
-            events = _joined(events + self._draw_next(drawn, logits[list(rows.values())]))
+            events = joined(events + self._draw_next(drawn, logits[list(rows.values())]))
             drawn = [sequence for sequence in drawn if sequence.guesses.is_ahead and not sequence.is_done]
             self.scheduler.advance([(sequence, 1) for sequence in drawn])
             rows = {sequence: rows[sequence] + 1 for sequence in drawn}
@@ -282,7 +262,7 @@ class Core:
             self._finish(sequence)
         elif not piece.text and not piece.token_ids:
             return None
-        return _delta(sequence, piece, reason)
+        return delta_of(sequence, piece, reason)
 
     def _piece(
         self, sequence: Sequence, token_id: int, entry: TokenLogprob | None, is_over: bool
@@ -299,29 +279,3 @@ class Core:
             return piece, None
         last = assembler.finish()
         return piece + last, "stop" if is_over or last.is_stopped else "length"
-
-
-def _joined(events: list[StepEvent]) -> list[StepEvent]:
-    """One delta for all that a step added to an answer."""
-    deltas: dict[Sequence, Delta] = {}
-    failed: list[StepEvent] = []
-    for sequence, event in events:
-        if isinstance(event, EngineError):
-            failed.append((sequence, event))
-        else:
-            deltas[sequence] = deltas[sequence] + event if sequence in deltas else event
-    return [*deltas.items(), *failed]
-
-
-def _delta(sequence: Sequence, piece: Piece, reason: FinishReason | None) -> Delta:
-    return Delta(
-        text=piece.text,
-        token_ids=piece.token_ids,
-        logprobs=piece.logprobs,
-        finish_reason=reason,
-        cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
-        prompt_tokens=sequence.num_prompt,
-        completion_tokens=sequence.num_generated,
-        accepted_guesses=sequence.guesses.num_accepted,
-        refused_guesses=sequence.guesses.num_refused,
-    )

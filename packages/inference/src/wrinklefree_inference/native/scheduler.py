@@ -32,6 +32,7 @@ import itertools
 import time
 
 from wrinklefree_inference.native.fair_queue import FairQueue
+from wrinklefree_inference.native.fair_shares import fair_shares
 from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
 from wrinklefree_inference.native.places import giver_to, in_turn, youngest_of_largest
 from wrinklefree_inference.native.request import RequestTooLong
@@ -289,24 +290,3 @@ class Scheduler:
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
-
-
-def fair_shares(demands: list[int], budget: int, turn: int) -> list[int]:
-    """Split `budget` so that nobody gets more than asked for and the least served get most.
-
-    A remainder that cannot be split goes to another claimant each `turn`.
-    """
-    shares = [0] * len(demands)
-    budget = min(budget, sum(demands))
-    while budget:
-        hungry = [i for i, demand in enumerate(demands) if shares[i] < demand]
-        portion = budget // len(hungry)
-        if not portion:
-            for k in range(budget):
-                shares[hungry[(turn + k) % len(hungry)]] += 1
-            break
-        for i in hungry:
-            given = min(portion, demands[i] - shares[i])
-            shares[i] += given
-            budget -= given
-    return shares
