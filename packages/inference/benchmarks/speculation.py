@@ -1,7 +1,7 @@
-"""What speculation brings: the time of answers with guesses beside that without, prompt by prompt in turns.
+"""What speculation brings: the time of answers with guesses beside that without, by prompts in turns.
 
     python packages/inference/benchmarks/speculation.py MODEL.gguf ../shared/data
-    python packages/inference/benchmarks/speculation.py MODEL.gguf ../shared/data --own --draft-model SMALL.gguf
+    python packages/inference/benchmarks/speculation.py MODEL.gguf ../shared/data --own --draft-model SMALL
 
 Prompts and answers: `document` questions about a text and summaries of one (Dolly), `edit` a file of code and
 the same with a name changed, `chat` open questions (MT-Bench, Vicuna). The answers are the data's references,

@@ -123,7 +123,7 @@ def test_guessed_tokens_change_no_bit(toy, make_model, cache_type):
         bench.core = bench.model.new_core(QueueOptions(3, 99, 64, 20))
         bench.scheduler = bench.core.scheduler
         if new_guesser is not None:
-            bench.core._speculator._step_costs.seconds = lambda size: 1.0
+            bench.core._speculator._step_costs.seconds = lambda sizes: np.ones(len(sizes))
         entries, answer = [], []
         for turn in range(2):
             sequences = [

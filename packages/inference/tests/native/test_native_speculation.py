@@ -30,11 +30,11 @@ class FixedCosts:
         pass
 
 
-def nearly_flat(size):
-    return 1 + 0.001 * size
+def nearly_flat(sizes):
+    return 1 + 0.001 * sizes
 
 
-def with_costs(bench, seconds=nearly_flat, making=lambda size: 0.0):
+def with_costs(bench, seconds=nearly_flat, making=lambda sizes: 0.0 * sizes):
     bench.core._speculator._step_costs = FixedCosts(seconds)
     bench.core._speculator._guess_costs = FixedCosts(making)
     return bench
@@ -198,7 +198,9 @@ def test_pages_for_guesses_are_nobody_elses(toy):
     assert bench.core.counters.accepted_tokens > 0
 
 
-@pytest.mark.parametrize(("seconds", "has_room"), [(nearly_flat, True), (lambda size: 1 + 0.2 * size, False)])
+@pytest.mark.parametrize(
+    ("seconds", "has_room"), [(nearly_flat, True), (lambda sizes: 1 + 0.2 * sizes, False)]
+)
 def test_one_of_four_speculates_where_the_step_has_room(toy, seconds, has_room):
     options = {"max_tokens": 40, "temperature": 0.0, "ignore_eos": True}
     requests = [{"prompt": prompt_of(20, i), "name": str(i), **options} for i in range(4)]
@@ -239,15 +241,16 @@ class ToyOfFive:
         return np.stack([np.roll(LOGITS, int(tokens[row])) for row in outputs])
 
 
-@pytest.mark.parametrize("guessed", [(2, 4), (3, 0)], ids=["likely", "unlikely"])
-@pytest.mark.parametrize("way", [{"temperature": 1.0}, {"temperature": 1.3, "top_k": 3}])
+@pytest.mark.parametrize(
+    ("guessed", "way"), [((2, 4), {"temperature": 1.0}), ((3, 0), {"temperature": 1.3, "top_k": 4})]
+)
 def test_answers_are_distributed_as_the_model_says(toy, guessed, way):
     """Chi-square of pairs of tokens, guessed alike every time, with the kernels' sampler."""
-    num = 1500
+    num = 1000
     model = replace(toy.make_model(), runner=ToyOfFive(num), sample=tk.sample, vocab_size=5)
     oracle = Oracle({"r": list(guessed)}, 9)
-    core = replace(model, new_guesser=lambda: oracle).new_core(QueueOptions(500, num, 4096, 64))
-    core._speculator._step_costs = FixedCosts(lambda size: 1.0)
+    core = replace(model, new_guesser=lambda: oracle).new_core(QueueOptions(16, num, 4096, 64))
+    core._speculator._step_costs = FixedCosts(lambda sizes: np.ones(len(sizes)))
     sequences = [
         model.new_sequence(toy.make_request([1], seed=seed, max_tokens=3, ignore_eos=True, **way), None)
         for seed in range(num)
@@ -286,7 +289,7 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(REQUEST, st.integers(0, 20), st.none() | st.integers(0, 15)), min_size=1, max_size=6),
     st.integers(6, 14),

@@ -1,10 +1,10 @@
 """Who speculates in a step, and how far: guesser, costs of steps, what became of guesses, room in the cache.
 
-Only a step speculates in which every sequence is a stream: beside a prompt's chunk there is little to win.
-What a step costs is noted of these steps, with guesses and without. Free guesses are made first, then it is
-chosen how many of them are computed; others are chosen by how guesses have done so far, and made afterwards.
-Since guesses that are not made teach nothing, what the guesser expects counts in every `TRUSTING_STEPS`th
-step.
+Only a step speculates in which every sequence is a stream, and of few: beside a prompt's chunk there is
+little to win. What a step costs is noted of these steps, with guesses and without. Free guesses are made
+first, then it is chosen how many of them are computed; others are chosen by how guesses have done so far, and
+made afterwards. Since guesses that are not made teach nothing, what the guesser expects counts in every
+`TRUSTING_STEPS`th step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import operator
 import time
 from collections.abc import Mapping
 
+import numpy as np
+
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.speculation.guesser import MAX_GUESSES, Guesser
@@ -22,6 +24,8 @@ from wrinklefree_inference.native.speculation.record import NOTHING, Guess
 from wrinklefree_inference.native.speculation.step_costs import StepCosts
 
 TRUSTING_STEPS = 64
+MAX_STREAMS = 16
+"""Of more, the products of a step fill the processor, and choosing would take longer than it brings."""
 
 Confidences = Mapping[Sequence, tuple[float, ...]]
 
@@ -45,7 +49,7 @@ class Speculator:
         self._step_tokens, self._guess_s = 0, 0.0
         for sequence, _ in plan:
             sequence.guesses.begin()
-        if not all(_is_stream(sequence) for sequence, _ in plan):
+        if len(plan) > MAX_STREAMS or not all(_is_stream(sequence) for sequence, _ in plan):
             return 0
         wanted = {sequence: _most_of(sequence) for sequence, _ in plan}
         room = scheduler.queue.max_batch_tokens - len(plan)
@@ -79,15 +83,20 @@ class Speculator:
             else sequence.guesses.chances(confidence)
             for sequence, confidence in confidences.items()
         ]
-        lengths = lengths_of(chances, room, lambda num: self._seconds(len(confidences), num))
+        most = min(room, sum(map(len, chances)))
+        lengths = (
+            lengths_of(chances, self._seconds(len(confidences), most)) if most > 0 else [0] * len(chances)
+        )
         return dict(zip(confidences, lengths, strict=True))
 
-    def _seconds(self, num_streams: int, num_guesses: int) -> float:
-        """Of a step, with making its guesses."""
-        making_s = (
-            self._guess_costs.seconds(num_guesses) if num_guesses and self._guess_costs.is_known else 0.0
-        )
-        return self._step_costs.seconds(num_streams + num_guesses) + making_s
+    def _seconds(self, num_streams: int, most: int) -> list[float]:
+        """Of steps with 0 to `most` guesses, with making these."""
+        numbers = np.arange(most + 1)
+        seconds = self._step_costs.seconds(num_streams + numbers)
+        if self._guess_costs.is_known:
+            seconds[1:] += self._guess_costs.seconds(numbers[1:])
+        costs: list[float] = seconds.tolist()
+        return costs
 
     def _costly_guesses(self, lengths: Mapping[Sequence, int]) -> Mapping[Sequence, Guess]:
         start_s = time.perf_counter()

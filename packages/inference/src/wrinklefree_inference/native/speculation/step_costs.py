@@ -2,13 +2,16 @@
 
 The median of the last `NUM_KEPT` steps of a size counts, so that one that was disturbed does not; it is
 forgotten after `KEPT_STEPS` further steps, because costs grow with the length of texts and with what else
-runs. A size without such a number is put between its neighbours, or follows from one of them by `SLOPE`.
+runs. A size without such a number lies between its neighbours, or follows from the last one by `SLOPE`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
 
 NUM_KEPT = 5
 KEPT_STEPS = 512
@@ -22,6 +25,7 @@ class StepCosts:
     def __init__(self, slope: float = SLOPE) -> None:
         self._slope = slope
         self._seconds: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
         self._noted_at: dict[int, int] = {}
         self._now = 0
 
@@ -37,26 +41,17 @@ class StepCosts:
         if self._now - self._noted_at.get(size, self._now) > KEPT_STEPS:
             kept.clear()
         kept.append(seconds)
-        self._noted_at[size] = self._now
+        self._medians[size], self._noted_at[size] = median(kept), self._now
 
-    def seconds(self, size: int) -> float:
-        """What a step of `size` tokens would take; in steps of one token if none was ever seen."""
-        known = [n for n, noted_at in self._noted_at.items() if self._now - noted_at <= KEPT_STEPS]
-        below = max((n for n in known if n <= size), default=None)
-        above = min((n for n in known if n >= size), default=None)
-        if below is None and above is None:
-            return self._relative(size)
-        if below is None or above is None:
-            nearest = above if below is None else below
-            assert nearest is not None
-            return self._median(nearest) * self._relative(size) / self._relative(nearest)
-        if below == above:
-            return self._median(below)
-        share = (size - below) / (above - below)
-        return (1 - share) * self._median(below) + share * self._median(above)
+    def seconds(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What steps of so many tokens would take; in steps of one token if none was ever seen."""
+        known = sorted(
+            size for size, noted_at in self._noted_at.items() if self._now - noted_at <= KEPT_STEPS
+        )
+        if not known:
+            return self._relative(sizes)
+        between = np.interp(sizes, known, [self._medians[size] for size in known])
+        return between * self._relative(sizes) / self._relative(np.clip(sizes, known[0], known[-1]))
 
-    def _median(self, size: int) -> float:
-        return median(self._seconds[size])
-
-    def _relative(self, size: int) -> float:
-        return 1 + self._slope * (size - 1)
+    def _relative(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(1 + self._slope * (sizes - 1), np.float64)
