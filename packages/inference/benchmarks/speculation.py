@@ -9,8 +9,9 @@ given out as if the model had drawn them, so that a model of random weights will
 shape; with `--own` they are what the model says itself, greedily. Time is that from an answer's first token
 to its last.
 
-`ratio` is the seconds of all answers without guesses to those with; `median_ratio` that of single prompts.
-Prints JSON.
+`ratio` is the seconds a token without guesses to those with, of all prompts; `median_ratio` and `least_ratio`
+of single ones; `processor_ratio` is that of processor time, which a busy machine blurs less (with
+`--threads 1`). Prints JSON.
 """
 
 from __future__ import annotations
@@ -96,21 +97,24 @@ def giving_out(references: Sequence[Sequence[int]]) -> Any:
     return sample
 
 
-def seconds_of(
-    core: Any, model: NativeModel, requests: Sequence[GenerationRequest]
-) -> tuple[float, list[Any]]:
-    """From the first token of the last answer that begins to the end of all; and the answers."""
+def seconds_of(core: Any, model: NativeModel, requests: Sequence[GenerationRequest]) -> tuple[Any, list[Any]]:
+    """(Wall, processor) seconds of a token, from where all answers have begun to the end of all; the answers."""
     sequences = [model.new_sequence(request, SimpleQueue()) for request in requests]
     for sequence in sequences:
         core.scheduler.add(sequence)
     while not all(sequence.num_generated for sequence in sequences):
         core.step()
-    start_s, before = time.perf_counter(), sum(sequence.num_generated for sequence in sequences)
+    start_s, before = clocks(), sum(sequence.num_generated for sequence in sequences)
     while core.scheduler.has_work:
         core.step()
-    seconds = time.perf_counter() - start_s
+    seconds = clocks() - start_s
     answers = [sequence.answer.tolist() for sequence in sequences]
     return seconds / max(1, sum(map(len, answers)) - before), answers
+
+
+def clocks() -> Any:
+    """Wall and processor seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def measure(model: NativeModel, found: list[Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def measure(model: NativeModel, found: list[Any], args: argparse.Namespace) -> d
         model = replace(model, sample=giving_out([reference for _, reference in found]))
     queue = QueueOptions(max_running=args.streams)
     arms = {"off": replace(model, new_guesser=None).new_core(queue), "on": model.new_core(queue)}
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    seconds: dict[str, list[Any]] = {arm: [] for arm in arms}
     groups = [requests[i : i + args.streams] for i in range(0, len(requests), args.streams)]
     num_tokens = 0
     for turn, group in enumerate(groups):
@@ -131,16 +135,19 @@ def measure(model: NativeModel, found: list[Any], args: argparse.Namespace) -> d
         assert answers["on"] == answers["off"], "guesses have changed an answer"
         num_tokens += sum(map(len, answers["on"]))
     counters = arms["on"].counters
-    ratios = [off / on for off, on in zip(seconds["off"], seconds["on"], strict=True)]
+    off, on = np.array(seconds["off"]), np.array(seconds["on"])
+    wall, processor = (off.sum(axis=0) / on.sum(axis=0)).tolist()
+    ratios = (off / on)[:, 0].tolist()
     return {
-        "ratio": round(sum(seconds["off"]) / sum(seconds["on"]), 3),
+        "ratio": round(wall, 3),
+        "processor_ratio": round(processor, 3),
         "median_ratio": round(statistics.median(ratios), 3),
         "least_ratio": round(min(ratios), 3),
         "tokens_per_step": round(num_tokens / max(1, num_tokens - counters.accepted_tokens), 2),
         "guessed": counters.guessed_tokens,
         "accepted": counters.accepted_tokens,
         "tokens": num_tokens,
-        "ms_per_token_off": round(1e3 * statistics.median(seconds["off"]), 3),
+        "ms_per_token_off": round(1e3 * float(np.median(off[:, 0])), 3),
     }
 
 
