@@ -98,7 +98,7 @@ def giving_out(references: Sequence[Sequence[int]]) -> Any:
 
 
 def seconds_of(core: Any, model: NativeModel, requests: Sequence[GenerationRequest]) -> tuple[Any, list[Any]]:
-    """(Wall, processor) seconds of a token from where all answers have begun to the end of all; the answers."""
+    """(Wall, processor) seconds of a token, from when all answers have begun to the end of all; answers."""
     sequences = [model.new_sequence(request, SimpleQueue()) for request in requests]
     for sequence in sequences:
         core.scheduler.add(sequence)

@@ -213,6 +213,27 @@ def test_a_conversation_that_goes_on_is_not_computed_twice(toy):
     toy.check_pages(guessers[0]._cache, texts)
 
 
+def test_refused_guesses_are_forgotten(toy):
+    """It guesses as one that has never seen the text, after refusals and on pages that others left."""
+    bench, guessers = draft_bench(toy, other_runner(toy, 32))
+    as_good_as_free(bench)
+
+    def is_as_fresh(sequence):
+        fresh = DraftGuesser(other_runner(toy, 32), 1024, toy.sample, toy.VOCAB)
+        return guessers[0].guess({sequence: 6}) == fresh.guess({sequence: 6})
+
+    first = bench.add(prompt_of(40), max_tokens=90, seed=1, temperature=0.0, ignore_eos=True)
+    while first.num_generated < 70:
+        bench.step()
+        assert is_as_fresh(first)
+    assert bench.last[first].refused_guesses > 3
+    bench.run()
+    turn = bench.add([*prompt_of(40), *bench.tokens[first]], max_tokens=20, seed=1, ignore_eos=True)
+    while not turn.num_generated:
+        bench.step()
+    assert is_as_fresh(turn)
+
+
 def test_a_long_text_is_caught_up_with_in_chunks(toy):
     runner = toy.ToyRunner(32)
     bench, _ = draft_bench(toy, runner)

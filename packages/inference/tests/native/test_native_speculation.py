@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 import ternary_kernels as tk
 from wrinklefree_inference.native.speculation.record import Guess
@@ -242,10 +241,14 @@ class ToyOfFive:
 
 
 @pytest.mark.parametrize(
-    ("guessed", "way"), [((2, 4), {"temperature": 1.0}), ((3, 0), {"temperature": 1.3, "top_k": 4})]
+    ("guessed", "way", "most"),
+    [((2, 4), {"temperature": 1.0}, 51.2), ((3, 0), {"temperature": 1.3, "top_k": 4}, 37.7)],
 )
-def test_answers_are_distributed_as_the_model_says(toy, guessed, way):
-    """Chi-square of pairs of tokens, guessed alike every time, with the kernels' sampler."""
+def test_answers_are_distributed_as_the_model_says(toy, guessed, way, most):
+    """Chi-square of pairs of tokens, guessed alike every time, with the kernels' sampler.
+
+    `most` is exceeded once in 1,000 times with 24 and 15 degrees of freedom; the seeds are fixed.
+    """
     num = 1000
     model = replace(toy.make_model(), runner=ToyOfFive(num), sample=tk.sample, vocab_size=5)
     oracle = Oracle({"r": list(guessed)}, 9)
@@ -266,7 +269,8 @@ def test_answers_are_distributed_as_the_model_says(toy, guessed, way):
     expected = probabilities(1, way)[:, None] * np.stack([probabilities(i, way) for i in range(5)])
     possible = expected > 0
     assert not pairs[~possible].any()
-    assert stats.chisquare(pairs[possible], num * expected[possible]).pvalue > 1e-3
+    assert np.count_nonzero(possible) == (25 if "top_k" not in way else 16)
+    assert ((pairs - num * expected)[possible] ** 2 / (num * expected[possible])).sum() < most
 
 
 def probabilities(last, way):
