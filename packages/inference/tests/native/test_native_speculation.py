@@ -197,6 +197,22 @@ def test_pages_for_guesses_are_nobody_elses(toy):
     assert bench.core.counters.accepted_tokens > 0
 
 
+def test_guesses_take_no_page_that_a_stream_may_need(toy):
+    bench = toy.Bench(4)
+    sequence = bench.add(prompt_of(30), max_tokens=20, seed=1, ignore_eos=True)
+    bench.step()
+    scheduler = bench.scheduler
+    taken = scheduler.cache.take(2)
+    assert (sequence.num_tokens, sequence.num_pages, scheduler.cache.num_available) == (31, 1, 1)
+    assert scheduler.room_for_guesses(sequence, 8) == 1
+    assert sequence.num_pages == 1
+    scheduler.cache.release(taken)
+    assert scheduler.room_for_guesses(sequence, 8) == 8
+    assert sequence.num_pages == 2
+    bench.run()
+    bench.check_answer(sequence)
+
+
 @pytest.mark.parametrize(
     ("seconds", "has_room"), [(nearly_flat, True), (lambda sizes: 1 + 0.2 * sizes, False)]
 )
