@@ -199,15 +199,15 @@ def test_pages_for_guesses_are_nobody_elses(toy):
 
 def test_guesses_take_no_page_that_a_stream_may_need(toy):
     bench = toy.Bench(4)
-    sequence = bench.add(prompt_of(30), max_tokens=20, seed=1, ignore_eos=True)
+    sequence = bench.add(prompt_of(20), max_tokens=20, seed=1, ignore_eos=True)
     bench.step()
     scheduler = bench.scheduler
     taken = scheduler.cache.take(2)
-    assert (sequence.num_tokens, sequence.num_pages, scheduler.cache.num_available) == (31, 1, 1)
-    assert scheduler.room_for_guesses(sequence, 8) == 1
+    assert (sequence.num_tokens, sequence.num_pages, scheduler.cache.num_available) == (21, 1, 1)
+    assert scheduler.room_for_guesses(sequence, 15) == 11
     assert sequence.num_pages == 1
     scheduler.cache.release(taken)
-    assert scheduler.room_for_guesses(sequence, 8) == 8
+    assert scheduler.room_for_guesses(sequence, 15) == 15
     assert sequence.num_pages == 2
     bench.run()
     bench.check_answer(sequence)
