@@ -147,7 +147,7 @@ def test_guessed_tokens_change_no_bit(toy, make_model, cache_type):
 
     def draft(seed):
         decoder = tk.Decoder(random_weights(seed, 0.15), 64, cache_type, num_threads=1)
-        return lambda: DraftGuesser(decoder, 512, tk.sample, VOCAB)
+        return lambda: DraftGuesser(decoder, 512, tk.sample, VOCAB, VOCAB)
 
     plain, _ = told(None)
     for new_guesser, is_good in ((NGramGuesser, False), (draft(0), True), (draft(1), False)):

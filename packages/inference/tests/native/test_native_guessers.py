@@ -123,11 +123,11 @@ def test_a_record_learns_how_often_guesses_are_right():
     assert (record.num_accepted, record.num_refused) == (50, 50)
 
 
-def draft_bench(toy, runner, num_pages=32, context_tokens=1024, limits=LIMITS, vocab=None):
+def draft_bench(toy, runner, num_pages=32, context_tokens=1024, limits=LIMITS, own_vocab=64):
     guessers = []
 
     def new():
-        guessers.append(DraftGuesser(runner, context_tokens, toy.sample, vocab or toy.VOCAB))
+        guessers.append(DraftGuesser(runner, context_tokens, toy.sample, toy.VOCAB, own_vocab))
         return guessers[-1]
 
     return toy.Bench(num_pages, limits, new_guesser=new), guessers
@@ -219,7 +219,7 @@ def test_refused_guesses_are_forgotten(toy):
     as_good_as_free(bench)
 
     def is_as_fresh(sequence):
-        fresh = DraftGuesser(other_runner(toy, 32), 1024, toy.sample, toy.VOCAB)
+        fresh = DraftGuesser(other_runner(toy, 32), 1024, toy.sample, toy.VOCAB, 64)
         return guessers[0].guess({sequence: 6}) == fresh.guess({sequence: 6})
 
     first = bench.add(prompt_of(40), max_tokens=90, seed=1, temperature=0.0, ignore_eos=True)
@@ -270,7 +270,7 @@ def test_logits_that_are_no_numbers_are_left_out_and_told_once(toy, caplog):
             raise ValueError("row 0: a logit is not a number")
         return toy.sample(logits, **arguments)
 
-    guesser = DraftGuesser(Broken(32), 1024, refusing, toy.VOCAB)
+    guesser = DraftGuesser(Broken(32), 1024, refusing, toy.VOCAB, 64)
     bench = as_good_as_free(toy.Bench(32, LIMITS, new_guesser=lambda: guesser))
     sequence = bench.add(prompt_of(9), max_tokens=20, seed=1, ignore_eos=True)
     with caplog.at_level(logging.WARNING):
@@ -286,13 +286,14 @@ def test_spare_rows_of_the_vocabularies_may_differ(toy, num_rows):
     """A draft model of fewer rows never says the others; of more, what the target lacks is no guess."""
 
     class Rows(toy.ToyRunner):
-        def forward(self, *arrays):
-            logits = super().forward(*arrays)
+        def forward(self, tokens, *arrays):
+            assert tokens.max() < num_rows, "a token that the draft model lacks"
+            logits = super().forward(tokens, *arrays)
             wide = np.full((len(logits), 70), 50.0, np.float32)
             wide[:, :64] = logits
             return wide[:, :num_rows]
 
-    bench, _ = draft_bench(toy, Rows(32))
+    bench, _ = draft_bench(toy, Rows(32), own_vocab=num_rows)
     as_good_as_free(bench)
     rules = {"temperature": 0.0, "logit_bias": ((63, 1.0),), "ignore_eos": True}
     sequence = bench.add(prompt_of(9), max_tokens=40, **rules)
@@ -301,7 +302,10 @@ def test_spare_rows_of_the_vocabularies_may_differ(toy, num_rows):
     expected = plain.add(prompt_of(9), max_tokens=40, **rules)
     plain.run()
     assert bench.tokens[sequence] == plain.tokens[expected]
-    assert bench.last[sequence].accepted_guesses > 0
+    assert bench.last[sequence].accepted_guesses > 0 or 63 in bench.tokens[sequence]
+    alien = bench.add([9, 63, 11], max_tokens=10, **rules)
+    bench.run()
+    assert (bench.last[alien].accepted_guesses > 0) == (num_rows > 63)
 
 
 def test_a_draft_model_that_is_never_right_is_seldom_asked(toy):

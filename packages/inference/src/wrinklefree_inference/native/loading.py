@@ -120,9 +120,16 @@ def _draft_guesser(
             f"{own!r:.60} here; take a smaller model of the same family"
         )
     config = weights.config
+    if faults := faults_of(config.context_tokens, config.vocab_size, its_tokenizer):
+        raise EngineError(_refusal(path, ValueError("; ".join(faults))))
     decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, options.num_threads or 0)
     return partial(
-        DraftGuesser, decoder, config.context_tokens, ternary_kernels.sample, target.config.vocab_size
+        DraftGuesser,
+        decoder,
+        config.context_tokens,
+        ternary_kernels.sample,
+        target.config.vocab_size,
+        config.vocab_size,
     )
 
 

@@ -54,14 +54,24 @@ class DraftGuesser:
         runner: The draft model.
         context_tokens: Longest text that it takes; longer ones get no guess.
         sample: `ternary_kernels.sample`.
-        vocab_size: Rows of the target's vocabulary; the draft model may have more or fewer spare ones.
+        vocab_size: Rows of the target's vocabulary.
+        own_vocab_size: Those of the draft model, which may have more or fewer spare ones; a text with a token
+            that it lacks gets no guess.
     """
 
     expectation = EXPECTATION
 
-    def __init__(self, runner: ModelRunner, context_tokens: int, sample: Sampler, vocab_size: int) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        context_tokens: int,
+        sample: Sampler,
+        vocab_size: int,
+        own_vocab_size: int,
+    ) -> None:
         self._runner, self._sample = runner, sample
-        self._context_tokens, self._vocab_size = context_tokens, vocab_size
+        self._context_tokens = context_tokens
+        self._vocab_size, self._own_vocab_size = vocab_size, own_vocab_size
         self._has_complained = False
         self._cache = PageCache(runner.num_pages)
         self._texts: dict[Sequence, _Text] = {}
@@ -76,28 +86,25 @@ class DraftGuesser:
         ready = self._caught_up(asked)
         guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in ready}
         while ready:
-            try:
-                tokens = self._next(ready, guesses)
-            except ValueError as error:  # logits that are no numbers: the target does not need these guesses
-                self._complain(error)
-                break
-            for sequence, token in zip(ready, tokens, strict=True):
+            tokens = self._next(ready, guesses)
+            for sequence, token in zip(ready, tokens, strict=False):
                 guesses[sequence].append(token)
-            ready = [sequence for sequence in ready if len(guesses[sequence]) < asked[sequence]]
+            ready = [s for s in ready if len(guesses[s]) < asked[s]] if tokens else []
         return {s: Guess(tuple(tokens), (EXPECTATION,) * len(tokens)) for s, tokens in guesses.items()}
 
     def _has_room(self, sequence: Sequence, most: int) -> bool:
-        """Whether text and guesses fit; then their pages are there."""
+        """Whether text and guesses fit, and their pages are there."""
         num_tokens = sequence.num_tokens + most
         if num_tokens > self._context_tokens:
             return False
         text = self._texts.get(sequence) or self._begin(sequence)
+        self._keep_what_agrees(sequence, text)
         missing = pages_for(num_tokens) - len(text.pages)
-        if missing > self._cache.num_available:
+        pending = sequence.tokens[text.num_computed : sequence.num_tokens]
+        if missing > self._cache.num_available or (pending >= self._own_vocab_size).any():
             self._let_go(sequence)
             return False
         text.pages += self._cache.take(max(missing, 0))
-        self._keep_what_agrees(sequence, text)
         return True
 
     def _begin(self, sequence: Sequence) -> _Text:
@@ -137,7 +144,7 @@ class DraftGuesser:
         return ready
 
     def _next(self, ready: list[Sequence], guesses: Mapping[Sequence, list[int]]) -> list[int]:
-        """What comes after the text of each and its guesses so far."""
+        """What comes after the text of each and its guesses so far; nothing if it cannot be drawn."""
         texts = [self._texts[sequence] for sequence in ready]
         news = [
             np.array(guesses[sequence][-1:], np.int32)
@@ -147,7 +154,11 @@ class DraftGuesser:
         ]
         logits = self._forward(texts, news)
         ahead = [len(guesses[sequence]) for sequence in ready]
-        tokens: list[int] = self._sample(logits, **unruled_arguments(ready, ahead))[0].tolist()
+        try:
+            tokens: list[int] = self._sample(logits, **unruled_arguments(ready, ahead))[0].tolist()
+        except ValueError as error:  # logits that are no numbers: the target does not need these guesses
+            self._complain(error)
+            return []
         return tokens
 
     def _forward(self, texts: list[_Text], news: list[Ints]) -> Floats:
