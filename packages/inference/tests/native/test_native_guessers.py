@@ -40,7 +40,7 @@ def following(text, most):
     return [circle[i % len(circle)] for i in range(most)]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 8))
 def test_a_text_goes_on_as_it_did_before(text, most):
     guess = guess_after(np.array(text, np.int32), most)
@@ -60,7 +60,7 @@ def test_a_long_agreement_is_worth_more():
 CHANCES = st.lists(st.floats(0.05, 1), max_size=4).map(lambda rates: list(np.cumprod(rates)))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(CHANCES, min_size=1, max_size=3), st.floats(0, 0.5), st.integers(0, 9))
 def test_no_stream_comes_off_worse(chances, slope, most):
     seconds = [1 + slope * num for num in range(most + 1)]
