@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from wf_formats import environment
 from wrinklefree_inference.bench import report, session
-from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test, parse_batches
+from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test, parse_numbers
 from wrinklefree_inference.bench.runners import seconds_of
 from wrinklefree_inference.bench.worker import memory_bytes
 from wrinklefree_inference.cli import app
@@ -55,7 +56,9 @@ class CountingRunner:
 
 
 def test_names_are_those_of_llama_bench():
-    assert [test.name for test in (PROMPT, GENERATE, PARALLEL)] == ["pp8", "tg3", "tg3 x2"]
+    deep = Test("prompt", 8, depth=64), Test("generate", 3, 2, 4096)
+    names = [test.name for test in (PROMPT, GENERATE, PARALLEL, *deep)]
+    assert names == ["pp8", "tg3", "tg3 x2", "pp8 @ d64", "tg3 x2 @ d4096"]
 
 
 def test_prompts_go_in_chunks():
@@ -68,7 +71,33 @@ def test_prompts_go_in_chunks():
 def test_sequences_generate_together_after_a_short_prompt():
     runner = CountingRunner()
     assert seconds_of(runner, Test("generate", 5, 3)) > 0
-    assert runner.steps == [[1, 1, 1]] * (8 + 5)
+    assert runner.steps == [[8, 8, 8]] + [[1, 1, 1]] * 5
+
+
+@pytest.mark.parametrize(
+    ("test", "steps"),
+    [
+        (Test("prompt", 600, depth=700), [[512], [188], [512], [88]]),
+        (Test("generate", 2, 3, 200), [[170] * 3, [30] * 3, [1] * 3, [1] * 3]),
+    ],
+)
+def test_sequences_have_their_depth_before_a_test(test: Test, steps: list[list[int]]):
+    """Read in pieces of 512 tokens of all sequences together, and once more for each run."""
+    runner = CountingRunner()
+    for run in (1, 2):
+        assert seconds_of(runner, test) > 0
+        assert runner.steps == steps * run
+        assert runner.resets == run
+
+
+def test_only_the_test_is_timed():
+    class SlowStart(CountingRunner):
+        def step(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+            if sum(len(part) for part in tokens) > 1:
+                time.sleep(0.05)
+            return super().step(tokens)
+
+    assert seconds_of(SlowStart(), Test("generate", 1, depth=2000)) < 0.05
 
 
 def test_plan_lists_tests_and_room():
@@ -77,19 +106,22 @@ def test_plan_lists_tests_and_room():
     assert (plan.context_tokens, plan.num_sequences) == (128, 16)
     assert BenchOptions(Path("m.gguf"), 0, 64).context_tokens == 72
     assert [test.name for test in BenchOptions(Path("m.gguf"), 128, 0).tests] == ["pp128"]
+    deep = BenchOptions(Path("m.gguf"), 128, 64, batch="1", depth="0,4096")
+    assert [test.name for test in deep.tests] == ["pp128", "tg64", "pp128 @ d4096", "tg64 @ d4096"]
+    assert deep.context_tokens == 4096 + 128
     with pytest.raises(ValueError, match="nothing to measure"):
         BenchOptions(Path("m.gguf"), 0, 0)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", (1,)), ("1, 16", (1, 16)), ("4,4,1", (4, 1))])
-def test_batches(text: str, expected: tuple[int, ...]):
-    assert parse_batches(text) == expected
+def test_lists_of_numbers(text: str, expected: tuple[int, ...]):
+    assert parse_numbers("--batch", text, 1, 16) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "1,", "a", "-1", "1;2", "2000"])
-def test_bad_batches(text: str):
+@pytest.mark.parametrize("text", ["", "0", "1,", "a", "-1", "1;2", "2000", "9" * 5000])
+def test_bad_lists_of_numbers(text: str):
     with pytest.raises(ValueError, match="--batch takes numbers from 1 to 1024"):
-        parse_batches(text)
+        parse_numbers("--batch", text, 1, 1024)
 
 
 def test_medians_and_ratios():
@@ -149,12 +181,12 @@ def test_memory_is_read_from_the_status_page():
 
 def test_llamacpp_is_measured_in_its_process(random_model: Path, tmp_path: Path):
     out = tmp_path / "speed.json"
-    result = run(app, f"bench --model {random_model} --engine llamacpp --json {out} {SHORT}")
+    result = run(app, f"bench --model {random_model} --engine llamacpp --json {out} --depth 0,40 {SHORT}")
     assert result.exit_code == 0, result.output
     assert "tg3 x2" in result.stdout
     found = json.loads(out.read_text())
     tests = found["engines"]["llamacpp"]["tests"]
-    assert list(tests) == ["pp8", "tg3", "tg3 x2"]
+    assert list(tests) == ["pp8", "tg3", "tg3 x2", "pp8 @ d40", "tg3 @ d40", "tg3 x2 @ d40"]
     assert all(len(test["runs_tokens_per_s"]) == 2 for test in tests.values())
     assert found["engines"]["llamacpp"]["memory_bytes"]["rss"] > 1e6
     assert found["model_bytes"] == random_model.stat().st_size
@@ -184,6 +216,7 @@ def test_engines_take_turns(random_model: Path, tmp_path: Path):
         ("--model /nowhere/x.gguf", "there is no file or folder /nowhere/x.gguf"),
         (f"--model {__file__} --engine magic", "--engine takes native or llamacpp, got 'magic'"),
         (f"--model {__file__} --batch x", "--batch takes numbers"),
+        (f"--model {__file__} --depth=-1", "--depth takes numbers from 0 to 1048576 with commas"),
         (f"--model {__file__} --prompt-tokens 0 --generate-tokens 0", "nothing to measure"),
     ],
 )

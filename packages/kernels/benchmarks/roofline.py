@@ -36,7 +36,6 @@ from wf_formats.environment import OtherProcesses, environment, num_cores
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 2560, 6912, 20, 5, 128, 30
 TOKENS = (1, 8, 12, 16, 128)
-CONTEXT_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -179,26 +178,36 @@ def head_products(limits: Limits, settings: Settings) -> Iterator[dict[str, Any]
 
 
 def attention(limits: Limits, settings: Settings) -> Iterator[dict[str, Any]]:
+    """One token behind short and long contexts, and a piece of a long prompt, on each type of cache."""
     rng = np.random.default_rng(0)
-    context = CONTEXT_TOKENS // settings.shrink
-    queries = rng.standard_normal((HEADS, HEAD_DIM), np.float32)
-    keys, values = rng.standard_normal((2, context, KV_HEADS, HEAD_DIM), np.float32)
-    grouped = queries.reshape(KV_HEADS, -1, HEAD_DIM).astype(np.float64)
-    scores = np.einsum("grd,tgd->grt", grouped, keys) / np.sqrt(HEAD_DIM)
+    for context, new, layers in ((1024, 1, LAYERS), (4096, 1, 8), (16_384, 1, 2), (2048, 512, 1)):
+        context, new = max(context // settings.shrink, 1), max(new // settings.shrink, 1)
+        queries = rng.standard_normal((new, HEADS, HEAD_DIM), np.float32)
+        keys, values = rng.standard_normal((2, context, KV_HEADS, HEAD_DIM), np.float32)
+        expected = expected_attention(queries, keys, values)
+        seen = sum(range(context - new + 1, context + 1))
+        for cache, element_bytes, tolerance in (("f32", 4, 1e-5), ("f16", 2, 2e-3), ("int8", 1, 4e-2)):
+            found, seconds = _native.time_attention(
+                queries, keys, values, cache, 0, layers, settings.threads, settings.repeats
+            )
+            check(f"attention {cache}", found, expected, tolerance)
+            scale_bytes = 4 if cache == "int8" else 0
+            num_bytes = layers * context * KV_HEADS * 2 * (HEAD_DIM * element_bytes + scale_bytes)
+            macs = layers * seen * HEADS * 2 * HEAD_DIM
+            sizes = {"context": context, "new_tokens": new, "layers": layers}
+            yield entry(f"attention {cache}", seconds, num_bytes, macs, limits.memory, limits.float32, **sizes)
+
+
+def expected_attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float64 [new, heads, head_dim] of the last tokens."""
+    new, context = len(queries), len(keys)
+    grouped = queries.reshape(new, KV_HEADS, -1, HEAD_DIM).astype(np.float64)
+    scores = np.einsum("ngrd,tgd->ngrt", grouped, keys, optimize=True) / np.sqrt(HEAD_DIM)
+    later = np.arange(context) > np.arange(context - new, context)[:, None]
+    scores[np.broadcast_to(later[:, None, None], scores.shape)] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
-    expected = np.einsum("grt,tgd->grd", weights / weights.sum(-1, keepdims=True), values).reshape(
-        HEADS, HEAD_DIM
-    )
-    for cache, element_bytes, tolerance in (("f32", 4, 1e-5), ("f16", 2, 2e-3), ("int8", 1, 4e-2)):
-        found, seconds = _native.time_attention(
-            queries, keys, values, cache, LAYERS, settings.threads, settings.repeats
-        )
-        check(f"attention {cache}", found, expected, tolerance)
-        scale_bytes = 4 if cache == "int8" else 0
-        num_bytes = LAYERS * context * KV_HEADS * 2 * (HEAD_DIM * element_bytes + scale_bytes)
-        macs = LAYERS * context * HEADS * 2 * HEAD_DIM
-        sizes = {"context": context, "layers": LAYERS}
-        yield entry(f"attention {cache}", seconds, num_bytes, macs, limits.memory, limits.float32, **sizes)
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("ngrt,tgd->ngrd", weights, values, optimize=True).reshape(queries.shape)
 
 
 def row_kernels(limits: Limits, settings: Settings) -> Iterator[dict[str, Any]]:

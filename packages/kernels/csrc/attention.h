@@ -1,4 +1,8 @@
 // Attention of a few query rows that share one key/value head, over the pages of one sequence.
+//
+// A sequence is cut into blocks of 256 tokens, counted from its beginning. A kernel takes the softmax of one block; blocks
+// are folded together in their order (Dao et al. 2022, FlashAttention, algorithm 1). So a row's result depends, to the
+// bit, on its own query and on what it sees alone, whoever computes which block (attend.h).
 #pragma once
 
 #include "common.h"
@@ -6,16 +10,16 @@
 namespace tk {
 
 constexpr int64_t kPageTokens = 32;
-// Scratch of one row: the page's probabilities, decay, maximum and sum so far.
-constexpr int64_t kRowScratch = kPageTokens + 3;
+constexpr int64_t kBlockTokens = 256;
+constexpr int64_t kTileLanes = 16;  // numbers that lie side by side in a page
 
-// One head's part of a page. Keys lie transposed, so that a vector holds one component of many keys.
-// Keys [head_dim][32], values [32][head_dim]; int8 has a float scale per token besides.
+// One head's part of a page, in tiles that are read from their first byte to their last.
+// Keys [2][head_dim][16]: one component of 16 tokens side by side. Values [head_dim / 16][32][16]: 16 components of a token.
 enum class CacheType { f32, f16, int8 };
 struct PageView {
     const void* keys;
     const void* values;
-    const float* key_scales;    // int8: [32]
+    const float* key_scales;    // int8: [32], one per token
     const float* value_scales;  // int8: [32]
 };
 
@@ -26,9 +30,15 @@ struct AttentionJob {
     int64_t window;          // 0: all
     int64_t rows;
     int64_t head_dim;  // padded to a multiple of 16
-    const PageView* pages;  // those before the first row's window are not read
-    float* out;      // [rows][head_dim]
-    float* scratch;  // [rows][kRowScratch]
+    const PageView* pages;  // of the sequence; those before the first row's window are not read
+    int64_t num_pages;
+};
+
+// Rows over some of their tokens, before the division by the total.
+struct Softmax {
+    float* sums;    // [rows][head_dim]: of exp(score - most) * value
+    float* totals;  // [rows]: of exp(score - most); 0 where the row sees none of the tokens, and its sums are undefined
+    float* most;    // [rows]: largest score
 };
 
 }  // namespace tk

@@ -67,10 +67,12 @@ Seconds products(const std::vector<std::shared_ptr<Matrix>>& matrices, Floats<2>
     });
 }
 
-NewFloats new_floats(size_t rows, size_t cols) {
-    auto* data = new float[rows * cols]();
+NewFloats new_floats(std::initializer_list<size_t> shape) {
+    size_t size = 1;
+    for (const size_t extent : shape) size *= extent;
+    auto* data = new float[size]();
     nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    return NewFloats(data, {rows, cols}, owner);
+    return NewFloats(data, shape, owner);
 }
 
 std::pair<NewFloats, Seconds> rows(const std::string& kernel, Floats<2> x, nb::ndarray<const float, nb::c_contig, nb::device::cpu> y,
@@ -79,22 +81,29 @@ std::pair<NewFloats, Seconds> rows(const std::string& kernel, Floats<2> x, nb::n
     if (static_cast<int64_t>(y.size()) != values_of_y(kernel, tokens, size))
         throw std::invalid_argument("y has " + std::to_string(y.size()) + " values, " + kernel + " needs " +
                                     std::to_string(values_of_y(kernel, tokens, size)));
-    NewFloats out = new_floats(x.shape(0), x.shape(1));
+    NewFloats out = new_floats({x.shape(0), x.shape(1)});
     float* data = out.data();
     return {out, timed(num_threads, repeats, [&](Pool& pool) { return time_rows(pool, kernel, x.data(), y.data(), tokens, size, repeats, data); })};
 }
 
-std::pair<NewFloats, Seconds> attention(Floats<2> queries, Floats<3> keys, Floats<3> values, const std::string& cache_type, int64_t layers,
-                                        int num_threads, int repeats) {
-    const AttentionSize size{layers, static_cast<int64_t>(queries.shape(0)), static_cast<int64_t>(keys.shape(1)),
-                             static_cast<int64_t>(queries.shape(1)), static_cast<int64_t>(keys.shape(0))};
-    bool same = size.head_dim == static_cast<int64_t>(keys.shape(2));
+std::pair<NewFloats, Seconds> attention(Floats<3> queries, Floats<3> keys, Floats<3> values, const std::string& cache_type, int64_t window,
+                                        int64_t layers, int num_threads, int repeats) {
+    const AttentionSize size{.layers = layers,
+                             .new_tokens = static_cast<int64_t>(queries.shape(0)),
+                             .heads = static_cast<int64_t>(queries.shape(1)),
+                             .kv_heads = static_cast<int64_t>(keys.shape(1)),
+                             .head_dim = static_cast<int64_t>(queries.shape(2)),
+                             .tokens = static_cast<int64_t>(keys.shape(0)),
+                             .window = window};
+    bool same = size.head_dim == static_cast<int64_t>(keys.shape(2)) && size.new_tokens <= size.tokens;
     for (size_t i = 0; i < 3; ++i) same = same && keys.shape(i) == values.shape(i);
-    if (!same || keys.size() == 0 || size.heads % size.kv_heads)
-        throw std::invalid_argument("keys and values must be [tokens, kv heads, head_dim], queries [a multiple of kv heads, head_dim]");
+    if (!same || keys.size() == 0 || queries.size() == 0 || size.heads % size.kv_heads)
+        throw std::invalid_argument(
+            "keys and values must be [tokens, kv heads, head_dim], queries [at most tokens, a multiple of kv heads, head_dim]");
     check_positive("layers", layers);
+    if (window < 0) throw std::invalid_argument("a window of " + std::to_string(window) + " tokens");
     const CacheType type = parse_cache_type(cache_type);
-    NewFloats out = new_floats(queries.shape(0), queries.shape(1));
+    NewFloats out = new_floats({queries.shape(0), queries.shape(1), queries.shape(2)});
     float* data = out.data();
     return {out, timed(num_threads, repeats, [&](Pool& pool) {
                 return time_attention(pool, size, queries.data(), keys.data(), values.data(), type, repeats, data);
@@ -112,8 +121,9 @@ void bind_roofline(nb::module_& module) {
                "Seconds of each repeat for x times all matrices, quantization of x not counted.");
     module.def("time_rows", &rows, "kernel"_a, "x"_a, "y"_a, "num_threads"_a = 1, "repeats"_a = 5,
                "Result and seconds of each repeat of rms_norm, rope, silu_gate, relu2_gate or quantize on rows of x; see csrc/roofline.h.");
-    module.def("time_attention", &attention, "queries"_a, "keys"_a, "values"_a, "cache_type"_a = "f16", "layers"_a = 1, "num_threads"_a = 1,
-               "repeats"_a = 5, "Result and seconds of each repeat of one token's attention in all layers, which hold the same keys.");
+    module.def("time_attention", &attention, "queries"_a, "keys"_a, "values"_a, "cache_type"_a = "f16", "window"_a = 0, "layers"_a = 1,
+               "num_threads"_a = 1, "repeats"_a = 5,
+               "Result and seconds of each repeat of the last tokens' attention in all layers, which hold the same keys.");
 }
 
 }  // namespace tk

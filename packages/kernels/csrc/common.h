@@ -77,7 +77,7 @@ private:
     int64_t capacity_ = 0;
 };
 
-// Zeros that take memory only where they are written.
+// Zeros that take memory only where they are written, large pages of it where the system has some.
 class ZeroPages {
 public:
     ZeroPages() = default;
@@ -85,6 +85,9 @@ public:
         if (bytes == 0) return;
         data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (data_ == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
     }
     ~ZeroPages() {
         if (bytes_) munmap(data_, bytes_);

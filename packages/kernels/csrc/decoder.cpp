@@ -8,8 +8,6 @@ namespace tk {
 
 namespace {
 
-constexpr int64_t kTokensPerSpan = 8;
-
 [[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
 
 void expect(const std::string& name, const Matrix* matrix, int64_t rows, int64_t cols) {
@@ -139,7 +137,7 @@ void Decoder::lay_out(const Batch& batch) {
         for (int64_t i = batch.starts[s]; i < batch.starts[s + 1]; ++i)
             tokens_.push_back({batch.tokens[i], s, batch.contexts[s] + i - batch.starts[s]});
         for (int64_t i = batch.starts[s]; i < batch.starts[s + 1]; i += kTokensPerSpan)
-            spans_.push_back({i, std::min(kTokensPerSpan, batch.starts[s + 1] - i)});
+            spans_.push_back({i, std::min(kTokensPerSpan, batch.starts[s + 1] - i), tokens_[i].position, batch.pages + s * batch.pages_stride});
     }
     const int64_t rows = batch.num_tokens + kTokenTile;
     x_.resize(rows * c.hidden_size);
@@ -244,34 +242,6 @@ void Decoder::rotate_and_store(const Batch& batch, int64_t index, int64_t t) {
     }
 }
 
-void Decoder::attend(const Batch& batch, int64_t index, const Span& span, int64_t kv_head) {
-    const DecoderConfig& c = config();
-    const int64_t heads = c.num_heads / c.num_kv_heads, rows = span.num_tokens * heads, width = cache_.padded_head_dim();
-    thread_local std::vector<float> queries, out, scratch;
-    thread_local std::vector<int64_t> visible;
-    thread_local std::vector<PageView> pages;
-    queries.assign(rows * width, 0.0f);
-    out.resize(rows * width);
-    scratch.resize(rows * (kRowScratch));
-    visible.resize(rows);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
-        const float* q = q_.data() + t * padded_rows_of(*weights_.layers[index].q) + head * c.head_dim;
-        for (int64_t d = 0; d < c.head_dim; ++d) queries[r * width + d] = q[d] * c.attention_scale;
-        visible[r] = tokens_[t].position + 1;
-    }
-    const Token& first = tokens_[span.first_token];
-    const int64_t num_pages = ceil_div(visible[rows - 1], kPageTokens), window = c.attention[index].window;
-    pages.resize(num_pages);
-    for (int64_t p = window ? std::max(int64_t{0}, visible[0] - window) / kPageTokens : 0; p < num_pages; ++p)
-        pages[p] = cache_.view(index, batch.pages[first.sequence * batch.pages_stride + p], kv_head);
-    kernels().attention({cache_.type(), queries.data(), visible.data(), window, rows, width, pages.data(), out.data(), scratch.data()});
-    for (int64_t r = 0; r < rows; ++r) {
-        const int64_t t = span.first_token + r / heads, head = kv_head * heads + r % heads;
-        std::memcpy(attention_.data() + t * q_size_ + head * c.head_dim, out.data() + r * width, c.head_dim * sizeof(float));
-    }
-}
-
 void Decoder::attention_block(const Batch& batch, int64_t index) {
     const DecoderConfig& c = config();
     const LayerWeights& layer = weights_.layers[index];
@@ -288,8 +258,8 @@ void Decoder::attention_block(const Batch& batch, int64_t index) {
     pool_.run(ceil_div(tokens, kTokensPerChunk), [&](int64_t chunk, int) {
         for (int64_t t = chunk * kTokensPerChunk; t < std::min(tokens, (chunk + 1) * kTokensPerChunk); ++t) rotate_and_store(batch, index, t);
     });
-    pool_.run(static_cast<int64_t>(spans_.size()) * c.num_kv_heads,
-              [&](int64_t chunk, int) { attend(batch, index, spans_[chunk / c.num_kv_heads], chunk % c.num_kv_heads); });
+    attend_.run(pool_, cache_, index, c.attention[index].window, spans_,
+                {c.num_heads, q_.data(), padded_rows_of(*layer.q), c.attention_scale, attention_.data(), q_size_});
     multiply_all(tokens, {{layer.o.get(), layer.o_correction.get(), sum_.data()}}, [&](int64_t t, float* scratch) -> const float* {
         const float* row = attention_.data() + t * q_size_;
         if (layer.attn_sub_norm.empty()) return row;

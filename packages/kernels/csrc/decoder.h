@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "attend.h"
 #include "kv_cache.h"
 #include "linear.h"
 #include "low_rank.h"
@@ -99,10 +100,6 @@ private:
     struct Angles {
         Buffer<float> cos, sin;  // [tokens][number of frequencies]
     };
-    // Query rows that one attention job takes: some tokens of one sequence, all heads of one key/value head.
-    struct Span {
-        int64_t first_token, num_tokens;
-    };
 
     void check(const Batch& batch) const;
     void lay_out(const Batch& batch);
@@ -113,7 +110,6 @@ private:
     void rotate_and_store(const Batch& batch, int64_t layer, int64_t token);
     // Adds what the attention or the feed-forward part left in sum_ to x.
     void add_sum(int64_t token, const Matrix& matrix, const Vector& bias, const Vector& norm);
-    void attend(const Batch& batch, int64_t layer, const Span& span, int64_t kv_head);
     void head(const Batch& batch, float* logits);
     void final_norm(int64_t token, float* out) const;
     // A matrix of a layer, its correction (or null), and where their sum goes: [tokens][padded rows of the matrix].
@@ -132,6 +128,7 @@ private:
     Pool pool_;
     Activations activations_;
     std::vector<Token> tokens_;
+    Attention attend_;
     std::vector<Span> spans_;
     int64_t q_size_, kv_size_;
     // [tokens][...], rows padded to what products write

@@ -1,10 +1,8 @@
-// Norms, rotary embedding, gates, quantization of activations and attention in float32, on short vectors (vec.h).
+// Norms, rotary embedding, gates and quantization of activations in float32, on short vectors (vec.h).
 // Each result depends on its own inputs alone, in a fixed order: batching changes nothing, to the bit.
 
 #include <cmath>
-#include <limits>
 
-#include "attention.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -128,76 +126,6 @@ void to_half(const float* x, int64_t size, uint16_t* out) {
     over(size, [&](int64_t i) { store_half(out + i, load(x + i)); }, [&](int64_t i) { out[i] = float_to_half(x[i]); });
 }
 
-// How a cache stores one number.
-struct FloatCache {
-    using Element = float;
-    static Vec read(const Element* x) { return load(x); }
-};
-struct HalfCache {
-    using Element = uint16_t;
-    static Vec read(const Element* x) { return load_half(x); }
-};
-struct Int8Cache {
-    using Element = int8_t;
-    static Vec read(const Element* x) {
-#if defined(__AVX512F__)
-        return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
-#elif defined(__AVX2__)
-        return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))));
-#else
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) v[i] = x[i];
-        return v;
-#endif
-    }
-};
-
-constexpr int kKeyVecs = kPageTokens / kWidth;
-
-// scores[R][32] = queries . keys
-template <typename Cache, int R>
-void page_scores(const AttentionJob& job, int64_t row, const PageView& page, float* scores, int64_t stride) {
-    const auto* keys = static_cast<const typename Cache::Element*>(page.keys);
-    Vec sums[R][kKeyVecs] = {};
-    for (int64_t d = 0; d < job.head_dim; ++d) {
-        Vec key[kKeyVecs];
-        for (int v = 0; v < kKeyVecs; ++v) key[v] = Cache::read(keys + d * kPageTokens + v * kWidth);
-        for (int r = 0; r < R; ++r) {
-            const Vec query = splat(job.queries[(row + r) * job.head_dim + d]);
-            for (int v = 0; v < kKeyVecs; ++v) sums[r][v] = fma(query, key[v], sums[r][v]);
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < kKeyVecs; ++v) {
-            Vec score = sums[r][v];
-            if (page.key_scales) score *= load(page.key_scales + v * kWidth);
-            store(scores + r * stride + v * kWidth, score);
-        }
-}
-
-// out[R][head_dim] = out * decay + probabilities . values, for the first `tokens` tokens of the page
-template <typename Cache, int R>
-void page_values(const AttentionJob& job, int64_t row, const PageView& page, int64_t tokens, const float* probabilities, int64_t stride) {
-    const auto* values = static_cast<const typename Cache::Element*>(page.values);
-    constexpr int kVecs = 16 / kWidth > 1 ? 16 / kWidth : 1;
-    for (int64_t d = 0; d < job.head_dim; d += kVecs * kWidth) {
-        Vec sums[R][kVecs];
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < kVecs; ++v)
-                sums[r][v] = load(job.out + (row + r) * job.head_dim + d + v * kWidth) * probabilities[r * stride + kPageTokens];
-        for (int64_t t = 0; t < tokens; ++t) {
-            Vec value[kVecs];
-            for (int v = 0; v < kVecs; ++v) value[v] = Cache::read(values + t * job.head_dim + d + v * kWidth);
-            for (int r = 0; r < R; ++r) {
-                const Vec probability = splat(probabilities[r * stride + t]);
-                for (int v = 0; v < kVecs; ++v) sums[r][v] = fma(probability, value[v], sums[r][v]);
-            }
-        }
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < kVecs; ++v) store(job.out + (row + r) * job.head_dim + d + v * kWidth, sums[r][v]);
-    }
-}
-
 // Calls body(Int<R>, row) for tiles of 8, 4, 2 and 1 rows.
 template <typename Body>
 inline void over_rows(int64_t rows, const Body& body) {
@@ -239,70 +167,6 @@ void combine(const float* factors, const float* rows, int64_t count, int64_t str
     }
     for (; i < size; ++i)
         for (int64_t r = 0; r < count; ++r) out[i] += factors[r] * rows[r * stride + i];
-}
-
-inline void prefetch(const void* data, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i);
-}
-
-// Softmax with a running maximum (Dao et al. 2022, FlashAttention, algorithm 1), page by page. Rows come in the order of
-// their positions, so pages before the first row's window lie before every row's.
-template <typename Cache>
-void attend(const AttentionJob& job) {
-    constexpr int64_t kStride = kRowScratch;
-    const int64_t head_bytes = kPageTokens * job.head_dim * int64_t{sizeof(typename Cache::Element)};
-    float* state = job.scratch;
-    const auto first_seen = [&](int64_t r) { return job.window ? std::max(int64_t{0}, job.visible[r] - job.window) : 0; };
-    int64_t longest = 0;
-    for (int64_t r = 0; r < job.rows; ++r) {
-        longest = std::max(longest, job.visible[r]);
-        state[r * kStride + kPageTokens + 1] = -std::numeric_limits<float>::infinity();
-        state[r * kStride + kPageTokens + 2] = 0;
-    }
-    std::memset(job.out, 0, job.rows * job.head_dim * sizeof(float));
-    for (int64_t first = first_seen(0) / kPageTokens * kPageTokens; first < longest; first += kPageTokens) {
-        const PageView& page = job.pages[first / kPageTokens];
-        prefetch(page.values, head_bytes);  // pages lie scattered: ask for the next part while this one is computed
-        over_rows(job.rows, [&](auto R, int64_t row) { page_scores<Cache, R.value>(job, row, page, state + row * kStride, kStride); });
-        for (int64_t r = 0; r < job.rows; ++r) {
-            float* of_row = state + r * kStride;
-            const int64_t hidden = first_seen(r) - first, seen = std::min(kPageTokens, job.visible[r] - first);
-            if (hidden >= kPageTokens) {  // another row's window begins earlier
-                std::memset(of_row, 0, (kPageTokens + 1) * sizeof(float));
-                continue;
-            }
-            float most = of_row[kPageTokens + 1];
-            for (int64_t t = std::max(int64_t{0}, hidden); t < seen; ++t) most = of_row[t] > most ? of_row[t] : most;
-            of_row[kPageTokens] = exp(splat(of_row[kPageTokens + 1] - most))[0];
-            if (hidden >= 0) of_row[kPageTokens] = 0;  // nothing seen yet
-            of_row[kPageTokens + 1] = most;
-            Vec total{};
-            for (int v = 0; v < kKeyVecs; ++v) {
-                Vec p = exp(load(of_row + v * kWidth) - most);
-                for (int i = 0; i < kWidth; ++i)
-                    if (v * kWidth + i >= seen || v * kWidth + i < hidden) p[i] = 0;
-                total += p;
-                if (page.value_scales) store(of_row + v * kWidth, p * load(page.value_scales + v * kWidth));
-                else store(of_row + v * kWidth, p);
-            }
-            of_row[kPageTokens + 2] = of_row[kPageTokens + 2] * of_row[kPageTokens] + sum(total);
-        }
-        if (first + kPageTokens < longest) prefetch(job.pages[first / kPageTokens + 1].keys, head_bytes);
-        const int64_t tokens = std::min(kPageTokens, longest - first);
-        over_rows(job.rows, [&](auto R, int64_t row) { page_values<Cache, R.value>(job, row, page, tokens, state + row * kStride, kStride); });
-    }
-    for (int64_t r = 0; r < job.rows; ++r) {
-        const float inverse = 1.0f / state[r * kStride + kPageTokens + 2];
-        for (int64_t d = 0; d < job.head_dim; d += kWidth) store(job.out + r * job.head_dim + d, load(job.out + r * job.head_dim + d) * inverse);
-    }
-}
-
-void attention(const AttentionJob& job) {
-    switch (job.type) {
-        case CacheType::f32: return attend<FloatCache>(job);
-        case CacheType::f16: return attend<HalfCache>(job);
-        case CacheType::int8: return attend<Int8Cache>(job);
-    }
 }
 
 }  // namespace

@@ -42,7 +42,11 @@ using ProjectFn = void (*)(const float* x, const float* rows, int64_t count, int
 using CombineFn = void (*)(const float* factors, const float* rows, int64_t count, int64_t stride, int64_t size, float* out);
 
 struct AttentionJob;  // attention.h
-using AttentionFn = void (*)(const AttentionJob&);
+struct Softmax;
+// The rows' softmax over what they see of one block of tokens. Only its own rows of `out` are written.
+using AttendBlockFn = void (*)(const AttentionJob&, int64_t block, const Softmax& out);
+// Adds what the rows saw of a later block; totals of 0 mean nothing so far.
+using FoldFn = void (*)(const Softmax& later, int64_t rows, int64_t head_dim, const Softmax& sofar);
 
 struct KernelTable {
     MatmulFn matmul[kNumFormats];
@@ -55,7 +59,8 @@ struct KernelTable {
     ProjectFn project;
     CombineFn combine;
     ToHalfFn to_half;
-    AttentionFn attention;
+    AttendBlockFn attend_block;
+    FoldFn fold;
     TrainingTable training;
 };
 

@@ -15,26 +15,30 @@ public:
 
     CacheType type() const { return type_; }
     int64_t num_pages() const { return num_pages_; }
+    int64_t num_heads() const { return num_heads_; }
+    int64_t head_dim() const { return head_dim_; }
     int64_t padded_head_dim() const { return head_dim_padded_; }
-    int64_t page_bytes() const;  // of all layers
+    int64_t page_bytes() const { return num_layers_ * num_heads_ * head_bytes_; }  // of all layers
 
     // Stores one token's key and value of one head; slot is its place in the page.
     void store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value);
     PageView view(int64_t layer, int64_t page, int64_t head) const;
 
 private:
-    uint8_t* data() const { return static_cast<uint8_t*>(data_.data()); }
-    float* scale_data() const { return static_cast<float*>(scales_.data()); }
+    uint8_t* head_of(int64_t layer, int64_t page, int64_t head) const {
+        return static_cast<uint8_t*>(data_.data()) + ((page * num_layers_ + layer) * num_heads_ + head) * head_bytes_;
+    }
     template <typename T>
     void place(uint8_t* head, int64_t slot, const T* key, const T* value) const;
-    int64_t index(int64_t layer, int64_t page, int64_t head) const { return (layer * num_pages_ + page) * num_heads_ + head; }
 
     int64_t num_layers_, num_heads_, head_dim_, head_dim_padded_, num_pages_;
     CacheType type_;
-    int64_t head_bytes_;      // keys or values of one head of one page
+    int64_t part_bytes_;  // keys or values of one head of one page
+    int64_t head_bytes_;  // both, and their scales
+    // [page][layer][head]: keys, values, and with int8 float key scales [32] and value scales [32]. A page lies in one
+    // piece, so that large pages of the system's hold no more than is used.
     // Attention multiplies masked tokens by zero, so every byte must be a number from the start.
-    ZeroPages data_;    // [layer][page][head][keys, values]
-    ZeroPages scales_;  // int8: float [layer][page][head][keys, values][32]
+    ZeroPages data_;
 };
 
 }  // namespace tk

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -201,33 +202,25 @@ Seconds time_rows(Pool& pool, const std::string& kernel, const float* x, const f
 
 Seconds time_attention(Pool& pool, const AttentionSize& size, const float* queries, const float* keys, const float* values, CacheType type,
                        int repeats, float* out) {
-    const int64_t pages = ceil_div(size.tokens, kPageTokens), rows = size.heads / size.kv_heads;
-    KvCache cache(size.layers, size.kv_heads, size.head_dim, pages, type);
+    const int64_t num_pages = ceil_div(size.tokens, kPageTokens), context = size.tokens - size.new_tokens;
+    KvCache cache(size.layers, size.kv_heads, size.head_dim, num_pages, type);
     for (int64_t layer = 0; layer < size.layers; ++layer)
         for (int64_t t = 0; t < size.tokens; ++t)
             for (int64_t h = 0; h < size.kv_heads; ++h) {
                 const int64_t at = (t * size.kv_heads + h) * size.head_dim;
                 cache.store(layer, t / kPageTokens, h, t % kPageTokens, keys + at, values + at);
             }
-    const int64_t width = cache.padded_head_dim();
-    Buffer<float> padded(size.heads * width), results(size.heads * width), scratch(size.heads * kRowScratch);
-    std::memset(padded.data(), 0, static_cast<size_t>(padded.size()) * sizeof(float));
-    const float scale = 1 / std::sqrt(static_cast<float>(size.head_dim));
-    for (int64_t i = 0; i < size.heads * size.head_dim; ++i) padded[i / size.head_dim * width + i % size.head_dim] = queries[i] * scale;
-    const std::vector<int64_t> visible(rows, size.tokens);
-    std::vector<PageView> views(size.layers * size.kv_heads * pages);
-    for (int64_t i = 0; i < static_cast<int64_t>(views.size()); ++i)
-        views[i] = cache.view(i / pages / size.kv_heads, i % pages, i / pages % size.kv_heads);
-    const Seconds seconds = time_repeats(repeats, [&] {
-        for (int64_t layer = 0; layer < size.layers; ++layer)
-            pool.run(size.kv_heads, [&](int64_t h, int) {
-                kernels().attention({type, padded.data() + h * rows * width, visible.data(), 0, rows, width,
-                                     views.data() + (layer * size.kv_heads + h) * pages, results.data() + h * rows * width,
-                                     scratch.data() + h * rows * kRowScratch});
-            });
+    std::vector<int32_t> pages(num_pages);
+    std::iota(pages.begin(), pages.end(), 0);
+    std::vector<Span> spans;
+    for (int64_t t = 0; t < size.new_tokens; t += kTokensPerSpan)
+        spans.push_back({t, std::min(kTokensPerSpan, size.new_tokens - t), context + t, pages.data()});
+    const int64_t stride = size.heads * size.head_dim;
+    const Heads heads{size.heads, queries, stride, 1 / std::sqrt(static_cast<float>(size.head_dim)), out, stride};
+    Attention attention;
+    return time_repeats(repeats, [&] {
+        for (int64_t layer = 0; layer < size.layers; ++layer) attention.run(pool, cache, layer, size.window, spans, heads);
     });
-    for (int64_t h = 0; h < size.heads; ++h) std::memcpy(out + h * size.head_dim, results.data() + h * width, size.head_dim * sizeof(float));
-    return seconds;
 }
 
 }  // namespace tk

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attend.h"
 #include "kv_cache.h"
 #include "linear.h"
 
@@ -34,9 +35,10 @@ Seconds time_rows(Pool& pool, const std::string& kernel, const float* x, const f
 // Values that y must have for the kernel.
 int64_t values_of_y(const std::string& kernel, int64_t tokens, int64_t size);
 
-// One new token's attention in each layer; out[heads][head_dim] of the last. Layers hold copies, so that the cache exceeds the processor's.
+// The attention of the last `new_tokens` of `tokens` in each layer; out[new_tokens][heads][head_dim] of the last. Layers hold copies, so
+// that the cache exceeds the processor's.
 struct AttentionSize {
-    int64_t layers, heads, kv_heads, head_dim, tokens;
+    int64_t layers, new_tokens, heads, kv_heads, head_dim, tokens, window;
 };
 Seconds time_attention(Pool& pool, const AttentionSize& size, const float* queries, const float* keys, const float* values, CacheType type,
                        int repeats, float* out);

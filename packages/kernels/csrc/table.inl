@@ -1,4 +1,5 @@
 // Fills an instruction set's table: TK_TABLE names it, TK_MATMULS lists its products in the order of Format.
+#include "attention.inl"
 #include "training/adamw.inl"
 #include "training/chosen.inl"
 #include "training/turned.inl"
@@ -15,7 +16,7 @@ constexpr TypedRows<T> typed_rows() {
 
 extern const KernelTable TK_TABLE;
 const KernelTable TK_TABLE = {
-    {TK_MATMULS}, quantize, quantize_wide, rms_norm, rope, silu_gate, relu2_gate, gelu_tanh_gate, add, project, combine, to_half, attention,
+    {TK_MATMULS}, quantize, quantize_wide, rms_norm, rope, silu_gate, relu2_gate, gelu_tanh_gate, add, project, combine, to_half, attend_block, fold,
     {multiply_codes, sum_magnitudes, ternary_codes, group_sums, latent_codes, latent_gradients, code_gradient, compensate, descend, is_within, adamw_block, typed_rows<float>(), typed_rows<Bf16>()},
 };
 }  // namespace tk

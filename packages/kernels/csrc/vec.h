@@ -36,7 +36,7 @@ inline Vec load(const float* x) {
     return v;
 }
 inline void store(float* x, Vec v) { std::memcpy(x, &v, sizeof v); }
-inline Vec splat(float x) { return Vec{} + x; }
+inline Vec splat(float x) { return x - Vec{}; }  // as it is: x + 0 would be an addition, for the sake of -0
 
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
@@ -63,7 +63,15 @@ inline Vec sqrt(Vec a) {  // rounded as IEEE 754 says
 }
 
 inline Vec select(VecInt mask, Vec a, Vec b) { return mask ? a : b; }
-inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+inline Vec max(Vec a, Vec b) {  // a > b ? a : b, also where one is NaN
+#if defined(__AVX512F__)
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (Vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return select(a > b, a, b);
+#endif
+}
 inline Vec abs(Vec a) { return (Vec)((VecInt)a & 0x7fffffff); }
 
 inline float sum(Vec v) {  // halves onto halves: the same order for every width below the first
@@ -129,10 +137,8 @@ inline VecInt widened(VecUByte bytes) { return __builtin_convertvector(bytes, Ve
 inline VecByte narrowed(VecInt x) { return __builtin_convertvector(x, VecByte); }
 #endif
 
-// e^x with a relative error below 2e-7 for -87 <= x <= 88; arguments outside are clamped to that range. 2^n * p(r), |r| <= ln(2) / 2.
-inline Vec exp(Vec x) {
-    x = max(x, splat(-87.0f));
-    x = -max(-x, splat(-88.0f));
+// e^x with a relative error below 2e-7 for -87 <= x <= 88; other arguments give nothing of use. 2^n * p(r), |r| <= ln(2) / 2.
+inline Vec exp_in_range(Vec x) {
     const Vec n = round_even(x * 1.44269504f);
     Vec r = fma(n, splat(-0.693359375f), x);
     r = fma(n, splat(2.12194440e-4f), r);
@@ -145,6 +151,12 @@ inline Vec exp(Vec x) {
     p = fma(p, r, splat(1.0f));
     p = fma(p, r, splat(1.0f));
     return p * (Vec)((to_int(n) + 127) << 23);
+}
+
+// As above, arguments clamped to the range.
+inline Vec exp(Vec x) {
+    x = max(x, splat(-87.0f));
+    return exp_in_range(-max(-x, splat(-88.0f)));
 }
 
 inline Vec load_half(const uint16_t* x) {

@@ -118,6 +118,7 @@ def time_attention(
     keys: NDArray[np.float32],
     values: NDArray[np.float32],
     cache_type: str = "f16",
+    window: int = 0,
     layers: int = 1,
     num_threads: int = 1,
     repeats: int = 5,

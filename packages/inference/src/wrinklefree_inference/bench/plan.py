@@ -12,7 +12,8 @@ from wf_formats.errors import RequestError
 from wrinklefree_inference.options import ADAPTER, ALL_CORES, Flag
 
 SHORT_PROMPT_TOKENS = 8
-"""Read before tokens are generated, not timed."""
+"""Read before tokens are generated where the depth is 0, not timed."""
+MOST_DEPTH_TOKENS = 1 << 20
 CHUNK_TOKENS = 512
 """Longer prompts go to the engine in pieces of this size, as llama-bench's default does."""
 
@@ -25,14 +26,17 @@ class Test:
     """"prompt" or "generate"."""
     tokens: int
     sequences: int = 1
+    depth: int = 0
+    """Tokens that each sequence has before it, not timed."""
 
     __test__ = False  # not one of pytest's
 
     @property
     def name(self) -> str:
-        """As llama-bench writes it: pp128, tg64; with several sequences tg64 x16."""
+        """As llama-bench writes it: pp128, tg64, tg64 @ d4096; with several sequences tg64 x16."""
         short = {"prompt": "pp", "generate": "tg"}[self.kind]
-        return f"{short}{self.tokens}" + (f" x{self.sequences}" if self.sequences > 1 else "")
+        sequences = f" x{self.sequences}" if self.sequences > 1 else ""
+        return f"{short}{self.tokens}{sequences}" + (f" @ d{self.depth}" if self.depth else "")
 
     @property
     def total_tokens(self) -> int:
@@ -41,7 +45,12 @@ class Test:
     @property
     def context_tokens(self) -> int:
         """Tokens that each sequence has in the end."""
-        return self.tokens + (SHORT_PROMPT_TOKENS if self.kind == "generate" else 0)
+        return self.tokens + self.tokens_before
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens that each sequence reads before it is timed."""
+        return self.depth or (SHORT_PROMPT_TOKENS if self.kind == "generate" else 0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,9 @@ class BenchOptions:
     ] = 64
     repeats: Annotated[int, Flag("--repeats", "Runs of each test; the median counts.", minimum=1)] = 5
     batch: Annotated[str, Flag("--batch", "Parallel sequences, with commas between.")] = "1,16"
+    depth: Annotated[
+        str, Flag("--depth", "Tokens of context before each test, read anew each time; with commas between.")
+    ] = "0"
     num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
     adapter: Annotated[Path | None, Flag("--adapter", ADAPTER)] = None
 
@@ -67,7 +79,7 @@ class BenchOptions:
     @property
     def batches(self) -> tuple[int, ...]:
         """Numbers of parallel sequences."""
-        return parse_batches(self.batch)
+        return parse_numbers("--batch", self.batch, 1, 1024)
 
     @property
     def threads(self) -> int:
@@ -75,11 +87,15 @@ class BenchOptions:
         return self.num_threads or num_cores()
 
     @property
+    def depths(self) -> tuple[int, ...]:
+        """Tokens of context before a test."""
+        return parse_numbers("--depth", self.depth, 0, MOST_DEPTH_TOKENS)
+
+    @property
     def tests(self) -> list[Test]:
-        prompt = [Test("prompt", self.prompt_tokens)] if self.prompt_tokens else []
-        return prompt + [
-            Test("generate", self.generate_tokens, batch) for batch in self.batches if self.generate_tokens
-        ]
+        lines = [("prompt", self.prompt_tokens, 1)]
+        lines += [("generate", self.generate_tokens, batch) for batch in self.batches]
+        return [Test(*line, depth) for depth in self.depths for line in lines if line[1]]
 
     @property
     def context_tokens(self) -> int:
@@ -91,15 +107,15 @@ class BenchOptions:
         return max(test.sequences for test in self.tests)
 
 
-def parse_batches(text: str) -> tuple[int, ...]:
-    """Numbers of parallel sequences: "1,16" -> (1, 16).
+def parse_numbers(flag: str, text: str, least: int, most: int) -> tuple[int, ...]:
+    """Different numbers in the order of a list: "1,16" -> (1, 16).
 
     Raises:
-        ValueError: not such a list.
+        RequestError: not such a list, or a number out of range.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= 1024 for part in parts):
-        raise RequestError(f"--batch takes numbers from 1 to 1024 with commas between, got {text!r}")
+    if not all(part.isdecimal() and len(part) < 10 and least <= int(part) <= most for part in parts):
+        raise RequestError(f"{flag} takes numbers from {least} to {most} with commas between, got {text!r}")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

@@ -101,5 +101,5 @@ def _megabytes(size: int) -> str:
 
 def _row(title: str, cells: Sequence[str]) -> str:
     return (
-        f"{title:<14}" + "".join(f"{cell:>26}" for cell in cells[:2]) + "".join(f"{c:>9}" for c in cells[2:])
+        f"{title:<18}" + "".join(f"{cell:>26}" for cell in cells[:2]) + "".join(f"{c:>9}" for c in cells[2:])
     )

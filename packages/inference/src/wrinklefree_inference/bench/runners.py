@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wf_formats.errors import RequestError
-from wrinklefree_inference.bench.plan import CHUNK_TOKENS, SHORT_PROMPT_TOKENS, Test
+from wrinklefree_inference.bench.plan import CHUNK_TOKENS, Test
 from wrinklefree_inference.errors import EngineError
 
 
@@ -32,19 +32,26 @@ def seconds_of(runner: Runner, test: Test) -> float:
     """Wall time of one run of a test, on the same random tokens every time."""
     rng = np.random.default_rng(0)
     runner.reset()
+    before = rng.integers(0, runner.vocab_size, (test.sequences, test.tokens_before), np.int32)
+    following = _read(runner, before)
     if test.kind == "prompt":
-        prompt = rng.integers(0, runner.vocab_size, test.tokens, np.int32)
+        prompt = rng.integers(0, runner.vocab_size, (1, test.tokens), np.int32)
         start = time.perf_counter()
-        for begin in range(0, test.tokens, CHUNK_TOKENS):
-            runner.step([prompt[begin : begin + CHUNK_TOKENS]])
+        _read(runner, prompt)
         return time.perf_counter() - start
-    prompts = rng.integers(0, runner.vocab_size, (test.sequences, SHORT_PROMPT_TOKENS), np.int32)
-    for begin in range(SHORT_PROMPT_TOKENS):
-        following = runner.step(list(prompts[:, begin : begin + 1]))
     start = time.perf_counter()
     for _ in range(test.tokens):
         following = runner.step(list(following[:, None]))
     return time.perf_counter() - start
+
+
+def _read(runner: Runner, tokens: np.ndarray) -> np.ndarray:
+    """Feeds int32 [sequences, tokens] in pieces of at most CHUNK_TOKENS; what follows each sequence."""
+    following = np.empty(0, np.int32)
+    width = max(CHUNK_TOKENS // len(tokens), 1)
+    for begin in range(0, tokens.shape[1], width):
+        following = runner.step(list(tokens[:, begin : begin + width]))
+    return following
 
 
 class NativeRunner:

@@ -15,6 +15,7 @@ from wrinklefree_inference.bench.plan import BenchOptions, EngineResult, Test
 from wrinklefree_inference.errors import EngineError
 
 _WARM_UP_TOKENS = {"prompt": 32, "generate": 4}
+_WARM_UP_DEPTH = 64
 
 
 class EngineProcess:
@@ -111,4 +112,5 @@ def _load(worker: EngineProcess, plan: BenchOptions, result: EngineResult) -> No
     loaded = worker.answer()
     result.load_s, result.facts = loaded["load_s"], loaded["facts"]
     for test in plan.tests:
-        worker.seconds(replace(test, tokens=min(test.tokens, _WARM_UP_TOKENS[test.kind])))
+        tokens, depth = min(test.tokens, _WARM_UP_TOKENS[test.kind]), min(test.depth, _WARM_UP_DEPTH)
+        worker.seconds(replace(test, tokens=tokens, depth=depth))

@@ -38,7 +38,11 @@ def bench(
     sampling but argmax; with several sequences, the tokens of all of them count. Memory is the resident
     set of the whole process, Python included.
 
-    Example: wf bench --model model.gguf --batch 1,16 --json speed.json
+    Examples:
+
+      wf bench --model model.gguf --batch 1,16 --json speed.json
+
+      wf bench --model model.gguf --depth 0,4096
     """
     import json
 

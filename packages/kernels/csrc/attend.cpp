@@ -1,0 +1,123 @@
+#include "attend.h"
+
+#include <algorithm>
+
+#include "isa.h"
+
+namespace tk {
+
+namespace {
+
+using Part = Attention::Part;
+
+constexpr int64_t kPagesPerBlock = kBlockTokens / kPageTokens;
+constexpr int64_t kPartsPerThread = 4;  // with fewer, threads would wait for the last
+constexpr int64_t kMostKeptBytes = int64_t{16} << 20;
+
+// Memory of one thread.
+struct Scratch {
+    std::vector<float> queries, block, sofar;
+    std::vector<int64_t> visible;
+    std::vector<PageView> pages;
+};
+thread_local Scratch scratch;
+
+// What the parts of a layer have in common. The rows of a part are all heads of its first token, then those of the next.
+struct Layer {
+    const KvCache& cache;
+    int64_t index, window;
+    const Heads& heads;
+    const KernelTable& table = kernels();
+    int64_t group = heads.num_heads / cache.num_heads();  // heads that share keys and values
+    int64_t width = cache.padded_head_dim();
+
+    int64_t rows_of(const Span& span) const { return span.num_tokens * group; }
+    int64_t softmax_floats(int64_t rows) const { return rows * (width + 2); }
+    Softmax softmax_in(float* memory, int64_t rows) const { return {memory, memory + rows * width, memory + rows * (width + 1)}; }
+
+    Part whole(const Span& span, int64_t kv_head) const {
+        const int64_t first_seen = window ? std::max(int64_t{0}, span.context + 1 - window) : 0;
+        return {&span, kv_head, first_seen / kBlockTokens, ceil_div(span.context + span.num_tokens, kBlockTokens), 0};
+    }
+
+    // Calls body(row, offset of its head among the heads of a token, token of the batch) for each row.
+    template <typename Body>
+    void over_rows(const Part& part, const Body& body) const {
+        for (int64_t r = 0; r < rows_of(*part.span); ++r)
+            body(r, (part.kv_head * group + r % group) * cache.head_dim(), part.span->first_token + r / group);
+    }
+
+    AttentionJob job(const Part& part) const {
+        const Span& span = *part.span;
+        const int64_t rows = rows_of(span);
+        scratch.queries.assign(rows * width, 0.0f);
+        scratch.visible.resize(rows);
+        over_rows(part, [&](int64_t r, int64_t head, int64_t token) {
+            const float* query = heads.queries + token * heads.query_stride + head;
+            for (int64_t d = 0; d < cache.head_dim(); ++d) scratch.queries[r * width + d] = query[d] * heads.scale;
+            scratch.visible[r] = span.context + token - span.first_token + 1;
+        });
+        // With the page that follows the part's, which the kernel fetches ahead.
+        const int64_t end = std::min(ceil_div(span.context + span.num_tokens, kPageTokens), part.last_block * kPagesPerBlock + 1);
+        scratch.pages.resize(end);
+        for (int64_t p = part.first_block * kPagesPerBlock; p < end; ++p) scratch.pages[p] = cache.view(index, span.pages[p], part.kv_head);
+        return {cache.type(), scratch.queries.data(), scratch.visible.data(), window, rows, width, scratch.pages.data(), end};
+    }
+
+    // Folds the softmax of each block of the part, block(number), and writes the results of its rows.
+    template <typename Block>
+    void fold_all(const Part& part, const Block& block) const {
+        const int64_t rows = rows_of(*part.span);
+        scratch.sofar.resize(softmax_floats(rows));
+        const Softmax sofar = softmax_in(scratch.sofar.data(), rows);
+        std::fill_n(sofar.totals, rows, 0.0f);
+        for (int64_t b = part.first_block; b < part.last_block; ++b) table.fold(block(b), rows, width, sofar);
+        over_rows(part, [&](int64_t r, int64_t head, int64_t token) {
+            float* out = heads.out + token * heads.out_stride + head;
+            const float inverse = 1.0f / sofar.totals[r];
+            for (int64_t d = 0; d < cache.head_dim(); ++d) out[d] = sofar.sums[r * width + d] * inverse;
+        });
+    }
+};
+
+}  // namespace
+
+void Attention::run(Pool& pool, const KvCache& cache, int64_t index, int64_t window, const std::vector<Span>& spans, const Heads& heads) {
+    const Layer layer{cache, index, window, heads};
+    wholes_.clear();
+    blocks_.clear();
+    int64_t most_rows = 0;
+    for (const Span& span : spans) {
+        most_rows = std::max(most_rows, layer.rows_of(span));
+        for (int64_t h = 0; h < cache.num_heads(); ++h) {
+            Part whole = layer.whole(span, h);
+            whole.first_kept = static_cast<int64_t>(blocks_.size());
+            wholes_.push_back(whole);
+            for (int64_t b = whole.first_block; b < whole.last_block; ++b) blocks_.push_back({&span, h, b, b + 1, whole.first_kept});
+        }
+    }
+    const auto num_wholes = static_cast<int64_t>(wholes_.size()), num_blocks = static_cast<int64_t>(blocks_.size());
+    const int64_t floats = layer.softmax_floats(most_rows), kept_bytes = num_blocks * floats * int64_t{sizeof(float)};
+
+    if (num_blocks == num_wholes || num_wholes >= kPartsPerThread * pool.num_threads() || kept_bytes > kMostKeptBytes) {
+        pool.run(num_wholes, [&](int64_t i, int) {
+            const AttentionJob job = layer.job(wholes_[i]);
+            scratch.block.resize(layer.softmax_floats(job.rows));
+            const Softmax softmax = layer.softmax_in(scratch.block.data(), job.rows);
+            layer.fold_all(wholes_[i], [&](int64_t block) {
+                layer.table.attend_block(job, block, softmax);
+                return softmax;
+            });
+        });
+        return;
+    }
+    kept_.resize(num_blocks * floats);
+    const auto kept = [&](int64_t i) { return layer.softmax_in(kept_.data() + i * floats, layer.rows_of(*blocks_[i].span)); };
+    pool.run(num_blocks, [&](int64_t i, int) { layer.table.attend_block(layer.job(blocks_[i]), blocks_[i].first_block, kept(i)); });
+    pool.run(num_wholes, [&](int64_t i, int) {
+        const Part& whole = wholes_[i];
+        layer.fold_all(whole, [&](int64_t block) { return kept(whole.first_kept + block - whole.first_block); });
+    });
+}
+
+}  // namespace tk

@@ -1,0 +1,49 @@
+// Attention of one layer: the rows of a batch divided over threads.
+//
+// A part is some blocks of tokens of one span and one key/value head. Where spans and heads are many, as in prompts and
+// large batches, a part has all its blocks and folds them as it goes. Where they are few, as for one token of a long
+// sequence, each block is a part, and they are folded when all are there: in the same order, hence to the same bits.
+#pragma once
+
+#include <vector>
+
+#include "kv_cache.h"
+#include "pool.h"
+
+namespace tk {
+
+// Neighbouring new tokens of one sequence, which read its keys and values together.
+struct Span {
+    int64_t first_token, num_tokens;  // of the batch
+    int64_t context;                  // tokens of the sequence before the first
+    const int32_t* pages;             // of the sequence
+};
+constexpr int64_t kTokensPerSpan = 12;  // however many heads share keys, their rows fill tiles of 6
+
+// Queries and results of a batch: heads lie side by side, tokens `stride` numbers apart.
+struct Heads {
+    int64_t num_heads;
+    const float* queries;
+    int64_t query_stride;
+    float scale;  // of queries
+    float* out;
+    int64_t out_stride;
+};
+
+class Attention {
+public:
+    // window: tokens that a token sees, itself included; 0: all.
+    void run(Pool& pool, const KvCache& cache, int64_t layer, int64_t window, const std::vector<Span>& spans, const Heads& heads);
+
+    struct Part {
+        const Span* span;
+        int64_t kv_head, first_block, last_block;
+        int64_t first_kept;  // where the first block's softmax is kept, if it is
+    };
+
+private:
+    std::vector<Part> wholes_, blocks_;
+    Buffer<float> kept_;
+};
+
+}  // namespace tk

@@ -1,0 +1,195 @@
+// The softmax of one block of tokens and the fold of two (attention.h), on short vectors.
+//
+// Both products, queries with keys and probabilities with values, are one loop: a tile of rows, whose sums stay in registers,
+// over tiles of 16 numbers. Each row has sums of its own in a fixed order, so that tiling changes nothing, to the bit.
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "attention.h"
+#include "kernels.h"
+#include "vec.h"
+
+namespace tk {
+namespace {
+
+// How a cache stores one number.
+struct FloatCache {
+    using Element = float;
+    static Vec read(const Element* x) { return load(x); }
+};
+struct HalfCache {
+    using Element = uint16_t;
+    static Vec read(const Element* x) { return load_half(x); }
+};
+struct Int8Cache {
+    using Element = int8_t;
+    static Vec read(const Element* x) {
+        VecByte bytes;
+        std::memcpy(&bytes, x, sizeof bytes);
+        return to_float(widened(bytes));
+    }
+};
+
+constexpr int kTileVecs = kTileLanes / kWidth;
+// Rows and tiles whose sums, with the numbers of a step, fit 16 registers (32 on AVX-512).
+constexpr int kMaxRows = kWidth == 16 ? 8 : kWidth == 8 ? 6 : 4;
+template <int R>
+constexpr int kTiles = kWidth == 16 || R <= 2 ? 2 : 1;
+
+// sums[r] += a[r * stride + i] * row i of the tiles, for each i < steps. Memory is slow: each step asks for its part of what
+// comes next, `ahead`, laid out as the tiles are.
+template <typename Cache, int R, int T>
+TK_INLINE void multiply_tiles(const float* a, int64_t stride, const typename Cache::Element* tiles, int64_t tile_size, int64_t steps,
+                              const typename Cache::Element* ahead, Vec (&sums)[R][T * kTileVecs]) {
+    for (int64_t i = 0; i < steps; ++i) {
+        Vec row[T * kTileVecs];
+        for (int t = 0; t < T; ++t) {
+            __builtin_prefetch(ahead + t * tile_size + i * kTileLanes);
+            for (int v = 0; v < kTileVecs; ++v) row[t * kTileVecs + v] = Cache::read(tiles + t * tile_size + i * kTileLanes + v * kWidth);
+        }
+        for (int r = 0; r < R; ++r) {
+            const Vec factor = splat(a[r * stride + i]);
+            for (int v = 0; v < T * kTileVecs; ++v) sums[r][v] = fma(factor, row[v], sums[r][v]);
+        }
+    }
+}
+
+// Calls body(Int<T>, tile) for tiles [0, count), `kMost` at a time while there are as many.
+template <int kMost, typename Body>
+TK_INLINE void over_tiles(int64_t count, const Body& body) {
+    int64_t tile = 0;
+    for (; tile + kMost <= count; tile += kMost) body(std::integral_constant<int, kMost>{}, tile);
+    if (tile < count) body(std::integral_constant<int, 1>{}, tile);
+}
+
+// Tokens [from, to) of a block.
+struct Seen {
+    int64_t from, to;
+};
+
+inline Seen seen_in_block(const AttentionJob& job, int64_t row, int64_t block) {
+    const auto place = [&](int64_t token) { return std::clamp(token - block * kBlockTokens, int64_t{0}, kBlockTokens); };
+    return {job.window ? place(job.visible[row] - job.window) : 0, place(job.visible[row])};
+}
+
+// Scores [first, last) of a row become exp(score - most), zero where it does not see the token; gives their sum.
+inline float soften(float* scores, int64_t first, int64_t last, const Seen& seen, float* largest_score) {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    std::fill(scores + first, scores + std::clamp(seen.from, first, last), kNever);
+    std::fill(scores + std::clamp(seen.to, first, last), scores + last, kNever);
+    Vec highest = splat(kNever);
+    for (int64_t t = first; t < last; t += kWidth) highest = max(load(scores + t), highest);
+    const float most = *largest_score = largest(highest);
+    if (most == kNever) {
+        std::fill(scores + first, scores + last, 0.0f);
+        return 0;
+    }
+    Vec total{};
+    for (int64_t t = first; t < last; t += kWidth) {
+        const Vec x = load(scores + t) - most;
+        const Vec p = select(x >= -87.0f, exp_in_range(x), Vec{});
+        total += p;
+        store(scores + t, p);
+    }
+    return sum(total);
+}
+
+template <typename Cache, int R>
+void attend_rows(const AttentionJob& job, int64_t block, int64_t row, const Softmax& out) {
+    using Element = typename Cache::Element;
+    Seen seen[R], any{kBlockTokens, 0};
+    for (int r = 0; r < R; ++r) {
+        seen[r] = seen_in_block(job, row + r, block);
+        if (seen[r].from < seen[r].to) any = {std::min(any.from, seen[r].from), std::max(any.to, seen[r].to)};
+    }
+    if (any.from >= any.to) return std::fill(out.totals + row, out.totals + row + R, 0.0f);
+    const int64_t first = any.from / kPageTokens, last = ceil_div(any.to, kPageTokens), first_page = block * (kBlockTokens / kPageTokens);
+    const PageView* pages = job.pages + first_page;
+    const int64_t head_dim = job.head_dim, key_tile = head_dim * kTileLanes;
+    constexpr int64_t kValueTile = kPageTokens * kTileLanes;
+    const auto keys = [&](int64_t page) { return static_cast<const Element*>(pages[page].keys); };
+    const auto values = [&](int64_t page) { return static_cast<const Element*>(pages[page].values); };
+
+    alignas(64) float scores[R][kBlockTokens];
+    for (int64_t page = first; page < last; ++page) {
+        const Element* ahead = page + 1 < last ? keys(page + 1) : values(first);
+        over_tiles<kTiles<R>>(kPageTokens / kTileLanes, [&](auto T, int64_t tile) TK_INLINED {
+            Vec sums[R][T.value * kTileVecs] = {};
+            multiply_tiles<Cache, R, T.value>(job.queries + row * head_dim, head_dim, keys(page) + tile * key_tile, key_tile, head_dim,
+                                              ahead + tile * key_tile, sums);
+            for (int v = 0; v < T.value * kTileVecs; ++v) {
+                const int64_t token = tile * kTileLanes + v * kWidth;
+                for (int r = 0; r < R; ++r) {
+                    const float* scales = pages[page].key_scales;
+                    store(scores[r] + page * kPageTokens + token, scales ? sums[r][v] * load(scales + token) : sums[r][v]);
+                }
+            }
+        });
+    }
+    for (int64_t page = first; page < last; ++page)  // of these, the first tile is read first
+        for (int64_t i = 0; i < kValueTile; i += 64 / int64_t{sizeof(Element)}) __builtin_prefetch(values(page) + i);
+    for (int r = 0; r < R; ++r) {
+        out.totals[row + r] = soften(scores[r], first * kPageTokens, last * kPageTokens, seen[r], out.most + row + r);
+        for (int64_t page = first; page < last; ++page)
+            if (const float* scales = pages[page].value_scales)
+                for (int64_t t = 0; t < kPageTokens; t += kWidth) {
+                    float* p = scores[r] + page * kPageTokens + t;
+                    store(p, load(p) * load(scales + t));
+                }
+    }
+    const int64_t following = first_page + last < job.num_pages ? last : last - 1;
+    over_tiles<kTiles<R>>(head_dim / kTileLanes, [&](auto T, int64_t tile) TK_INLINED {
+        Vec sums[R][T.value * kTileVecs] = {};
+        for (int64_t page = first; page < last; ++page) {
+            const Element* next = tile + T.value < head_dim / kTileLanes ? values(page) + (tile + T.value) * kValueTile : keys(following) + (page - first) * T.value * kValueTile;
+            multiply_tiles<Cache, R, T.value>(scores[0] + page * kPageTokens, kBlockTokens, values(page) + tile * kValueTile, kValueTile,
+                                              std::min(kPageTokens, any.to - page * kPageTokens), next, sums);
+        }
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < T.value * kTileVecs; ++v) store(out.sums + (row + r) * head_dim + tile * kTileLanes + v * kWidth, sums[r][v]);
+    });
+}
+
+// Rows in tiles as equal as they can be, of at most kMaxRows.
+template <typename Cache>
+void attend(const AttentionJob& job, int64_t block, const Softmax& out) {
+    const int64_t tiles = ceil_div(job.rows, kMaxRows);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t row = job.rows * tile / tiles, count = job.rows * (tile + 1) / tiles - row;
+        [&]<int... I>(std::integer_sequence<int, I...>) {
+            (void)((count == I + 1 && (attend_rows<Cache, I + 1>(job, block, row, out), true)) || ...);
+        }(std::make_integer_sequence<int, kMaxRows>{});
+    }
+}
+
+void attend_block(const AttentionJob& job, int64_t block, const Softmax& out) {
+    switch (job.type) {
+        case CacheType::f32: return attend<FloatCache>(job, block, out);
+        case CacheType::f16: return attend<HalfCache>(job, block, out);
+        case CacheType::int8: return attend<Int8Cache>(job, block, out);
+    }
+}
+
+void fold(const Softmax& later, int64_t rows, int64_t head_dim, const Softmax& sofar) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* given = later.sums + r * head_dim;
+        float* sums = sofar.sums + r * head_dim;
+        if (later.totals[r] == 0) continue;
+        if (sofar.totals[r] == 0) {
+            std::copy_n(given, head_dim, sums);
+            sofar.totals[r] = later.totals[r];
+            sofar.most[r] = later.most[r];
+            continue;
+        }
+        const float most = std::max(sofar.most[r], later.most[r]);
+        const Vec kept = exp(splat(sofar.most[r] - most)), gained = exp(splat(later.most[r] - most));
+        for (int64_t d = 0; d < head_dim; d += kWidth) store(sums + d, fma(load(given + d), gained, load(sums + d) * kept));
+        sofar.totals[r] = sofar.totals[r] * kept[0] + later.totals[r] * gained[0];
+        sofar.most[r] = most;
+    }
+}
+
+}  // namespace
+}  // namespace tk

@@ -1,0 +1,109 @@
+"""Attention over the paged cache against softmax in float64, and against itself to the bit."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import ternary_kernels as tk
+from ternary_kernels import _native
+
+TOLERANCE = 6e-6
+"""Of the largest result; measured 2e-7 to 4e-6. A cache's rounding is no error: the reference rounds too."""
+BLOCK_TOKENS = 256
+pytestmark = pytest.mark.usefixtures("restore_isa")
+
+
+def attention(queries, keys, values, cache="f32", window=0, threads=1):
+    """What the kernels give for the last len(queries) tokens."""
+    return _native.time_attention(queries, keys, values, cache, window, num_threads=threads, repeats=1)[0]
+
+
+def as_cached(x: np.ndarray, cache: str) -> np.ndarray:
+    """float64 values of what a cache of the type holds of float32 x [..., head_dim]."""
+    if cache == "f16":
+        return x.astype(np.float16).astype(np.float64)
+    if cache == "int8":
+        inverse = np.float32(127) / np.abs(x).max(-1, keepdims=True)
+        return np.rint(x * inverse).astype(np.float64) / inverse
+    return x.astype(np.float64)
+
+
+def expected(queries, keys, values, cache="f32", window=0):
+    """float64 [new, heads, head_dim]."""
+    keys, values = as_cached(keys, cache), as_cached(values, cache)
+    new, heads, head_dim = queries.shape
+    group = heads // keys.shape[1]
+    keys, values = keys.repeat(group, 1), values.repeat(group, 1)
+    scores = np.einsum("nhd,thd->hnt", queries.astype(np.float64), keys) / np.sqrt(head_dim)
+    place = np.arange(len(keys) - new, len(keys))[:, None] - np.arange(len(keys))
+    scores[:, (place < 0) | (place >= (window or len(keys)))] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("hnt,thd->nhd", weights / weights.sum(-1, keepdims=True), values)
+
+
+def numbers(new: int, heads: int, kv_heads: int, head_dim: int, tokens: int, seed: int = 0):
+    """Queries, keys and values; queries so large that some tokens count and most do not."""
+    rng = np.random.default_rng([seed, new, heads, kv_heads, head_dim, tokens])
+    queries = 3 * rng.standard_normal((new, heads, head_dim), np.float32)
+    return queries, *rng.standard_normal((2, tokens, kv_heads, head_dim), np.float32)
+
+
+def error(found: np.ndarray, wanted: np.ndarray) -> float:
+    assert np.isfinite(found).all()
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("cache", ["f32", "f16", "int8"])
+@pytest.mark.parametrize("head_dim", [20, 64, 80, 128])
+def test_one_token_is_softmax(head_dim, cache):
+    for group, tokens in itertools.product(range(1, 9), (1, 63, 64, 65, 1000)):
+        given = numbers(1, 2 * group, 2, head_dim, tokens)
+        found = attention(*given, cache)
+        assert error(found, expected(*given, cache)) <= TOLERANCE, (group, tokens)
+
+
+@pytest.mark.parametrize("cache", ["f32", "f16", "int8"])
+@pytest.mark.parametrize("window", [0, 9, 33, 256])
+def test_prompts_are_softmax_and_each_token_has_the_bits_it_has_alone(window, cache):
+    """However tokens come together: all at once, in pieces, alone; and on any number of threads."""
+    for group, head_dim, tokens, new in ((3, 64, 300, 300), (4, 80, 530, 31), (1, 48, 257, 2)):
+        queries, keys, values = given = numbers(new, group, 1, head_dim, tokens)
+        whole = attention(*given, cache, window)
+        assert error(whole, expected(*given, cache, window)) <= TOLERANCE, (group, tokens)
+        for first, last, threads in ((0, 1, 2), (max(new - 30, 0), new - 1, 1), (new - 1, new, 3)):
+            seen = tokens - new + last
+            part = attention(queries[first:last], keys[:seen], values[:seen], cache, window, threads)
+            np.testing.assert_array_equal(part, whole[first:last])
+
+
+def test_every_instruction_set_agrees():
+    given = numbers(20, 7, 1, 80, 600)
+    for isa, state in tk.info()["instruction_sets"].items():
+        if state == "available":
+            tk.select_isa(isa)
+            for cache in ("f32", "f16", "int8"):
+                assert error(attention(*given, cache), expected(*given, cache)) <= TOLERANCE, (isa, cache)
+
+
+def test_scores_too_large_for_exp_are_softmax():
+    """The largest score lies in the first block, in the last, or in all; the others' weights underflow."""
+    for place in (0, 5, BLOCK_TOKENS - 1, BLOCK_TOKENS, 599):
+        queries, keys, values = numbers(2, 4, 1, 64, 600)
+        queries, keys = 100 * queries, 100 * keys
+        keys[place] = 1e4 * np.sign(queries[-1, 0])
+        found = attention(queries, keys, values)
+        assert error(found, expected(queries, keys, values)) <= 1e-4
+        np.testing.assert_allclose(found[-1, 0], values[place, 0], rtol=1e-6)
+
+
+def test_a_value_of_one_token_reaches_the_rows_that_see_it_alone():
+    """Exactly: a weight of zero gives nothing, whatever the value."""
+    queries, keys, values = numbers(40, 2, 1, 32, 300)
+    moved = values.copy()
+    moved[270] += 1
+    before, after = (attention(queries, keys, v, window=16) for v in (values, moved))
+    rows = (before != after).any((1, 2))
+    np.testing.assert_array_equal(np.flatnonzero(rows) + 260, np.arange(270, 286))
