@@ -200,13 +200,14 @@ def test_llamacpp_is_measured_in_its_process(random_model: Path, tmp_path: Path)
 )
 def test_engines_take_turns(random_model: Path, tmp_path: Path):
     out = tmp_path / "speed.json"
-    result = run(app, f"bench --model {random_model} --json {out} {SHORT}")
+    result = run(app, f"bench --model {random_model} --kv-cache-type int8 --json {out} {SHORT}")
     assert result.exit_code == 0, result.output
     turns = [line.split(": ") for line in result.stderr.splitlines() if "/2" in line]
     assert [engine for _, engine in turns] == ["native", "llamacpp"] * 3 + ["llamacpp", "native"] * 3
     found = json.loads(out.read_text())
     assert all(ratio > 0 for ratio in found["ratios"].values())
     assert found["engines"]["native"]["kernels"]["isa"]
+    assert [engine["cache_type"] for engine in found["engines"].values()] == ["int8", "f16"]
     assert "ratio" in result.stdout
 
 

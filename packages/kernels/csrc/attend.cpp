@@ -1,6 +1,7 @@
 #include "attend.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "isa.h"
 
@@ -75,7 +76,8 @@ struct Layer {
         over_rows(part, [&](int64_t r, int64_t head, int64_t token) {
             float* out = heads.out + token * heads.out_stride + head;
             const float inverse = 1.0f / sofar.totals[r];
-            for (int64_t d = 0; d < cache.head_dim(); ++d) out[d] = sofar.sums[r * width + d] * inverse;
+            if (sofar.totals[r] == 0) std::fill_n(out, cache.head_dim(), std::numeric_limits<float>::quiet_NaN());  // no score is a number
+            else std::transform(sofar.sums + r * width, sofar.sums + r * width + cache.head_dim(), out, [=](float x) { return x * inverse; });
         });
     }
 };

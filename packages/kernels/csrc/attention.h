@@ -15,6 +15,8 @@ constexpr int64_t kTileLanes = 16;  // numbers that lie side by side in a page
 
 // One head's part of a page, in tiles that are read from their first byte to their last.
 // Keys [2][head_dim][16]: one component of 16 tokens side by side. Values [head_dim / 16][32][16]: 16 components of a token.
+// int8 has pairs of components, keys [2][head_dim / 2][16][2], and of tokens, values [head_dim / 16][16][16][2].
+constexpr int64_t kMostInt8HeadDim = 512;  // sums of larger heads would not fit 32 bits
 enum class CacheType { f32, f16, int8 };
 struct PageView {
     const void* keys;

@@ -1,6 +1,5 @@
 #include "kv_cache.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "isa.h"
@@ -30,19 +29,25 @@ KvCache::KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_
       type_(type),
       part_bytes_(kPageTokens * head_dim_padded_ * element_bytes(type)),
       head_bytes_(2 * part_bytes_ + scale_bytes(type)),
-      data_(static_cast<size_t>(num_pages * page_bytes())) {}
+      data_(static_cast<size_t>(num_pages * page_bytes())) {
+    if (type == CacheType::int8 && head_dim > kMostInt8HeadDim)
+        throw std::invalid_argument("heads of " + std::to_string(head_dim) + " are too large for an int8 cache, which takes up to " +
+                                    std::to_string(kMostInt8HeadDim) + "; take f16");
+}
 
-template <typename T>
+// In a tile of 16 lanes, kStep neighbours of a lane lie side by side.
+template <typename T, int64_t kStep>
 void KvCache::place(uint8_t* head, int64_t slot, const T* key, const T* value) const {
-    T* keys = reinterpret_cast<T*>(head) + slot / kTileLanes * head_dim_padded_ * kTileLanes + slot % kTileLanes;
-    for (int64_t d = 0; d < head_dim_; ++d) keys[d * kTileLanes] = key[d];
-    T* values = reinterpret_cast<T*>(head + part_bytes_) + slot * kTileLanes;
-    for (int64_t d = 0; d < head_dim_; d += kTileLanes) std::copy_n(value + d, std::min(kTileLanes, head_dim_ - d), values + d * kPageTokens);
+    const auto at = [](int64_t i, int64_t lane) { return i / kStep * kStep * kTileLanes + lane * kStep + i % kStep; };
+    T* keys = reinterpret_cast<T*>(head) + slot / kTileLanes * head_dim_padded_ * kTileLanes;
+    for (int64_t d = 0; d < head_dim_; ++d) keys[at(d, slot % kTileLanes)] = key[d];
+    T* values = reinterpret_cast<T*>(head + part_bytes_);
+    for (int64_t d = 0; d < head_dim_; ++d) values[d / kTileLanes * kTileLanes * kPageTokens + at(slot, d % kTileLanes)] = value[d];
 }
 
 void KvCache::store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value) {
     uint8_t* out = head_of(layer, page, head);
-    if (type_ == CacheType::f32) return place(out, slot, key, value);
+    if (type_ == CacheType::f32) return place<float, 1>(out, slot, key, value);
     thread_local std::vector<uint16_t> halves;
     thread_local std::vector<uint32_t> codes;  // four to a number
     thread_local std::vector<int32_t> sums;
@@ -50,7 +55,7 @@ void KvCache::store(int64_t layer, int64_t page, int64_t head, int64_t slot, con
         halves.resize(2 * head_dim_);
         kernels().to_half(key, head_dim_, halves.data());
         kernels().to_half(value, head_dim_, halves.data() + head_dim_);
-        return place(out, slot, halves.data(), halves.data() + head_dim_);
+        return place<uint16_t, 1>(out, slot, halves.data(), halves.data() + head_dim_);
     }
     const int64_t words = head_dim_padded_ / kStep;
     codes.resize(2 * words);
@@ -58,7 +63,7 @@ void KvCache::store(int64_t layer, int64_t page, int64_t head, int64_t slot, con
     float* scales = reinterpret_cast<float*>(out + 2 * part_bytes_) + slot;
     scales[0] = 1 / kernels().quantize(key, head_dim_, head_dim_padded_, codes.data(), 1, sums.data());
     scales[kPageTokens] = 1 / kernels().quantize(value, head_dim_, head_dim_padded_, codes.data() + words, 1, sums.data());
-    place(out, slot, reinterpret_cast<const int8_t*>(codes.data()), reinterpret_cast<const int8_t*>(codes.data() + words));
+    place<int8_t, 2>(out, slot, reinterpret_cast<const int8_t*>(codes.data()), reinterpret_cast<const int8_t*>(codes.data() + words));
 }
 
 PageView KvCache::view(int64_t layer, int64_t page, int64_t head) const {

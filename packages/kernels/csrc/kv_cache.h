@@ -11,6 +11,7 @@ CacheType parse_cache_type(const std::string& name);
 
 class KvCache {
 public:
+    // Raises std::invalid_argument where heads are too large for int8.
     KvCache(int64_t num_layers, int64_t num_heads, int64_t head_dim, int64_t num_pages, CacheType type);
 
     CacheType type() const { return type_; }
@@ -28,7 +29,7 @@ private:
     uint8_t* head_of(int64_t layer, int64_t page, int64_t head) const {
         return static_cast<uint8_t*>(data_.data()) + ((page * num_layers_ + layer) * num_heads_ + head) * head_bytes_;
     }
-    template <typename T>
+    template <typename T, int64_t kStep>
     void place(uint8_t* head, int64_t slot, const T* key, const T* value) const;
 
     int64_t num_layers_, num_heads_, head_dim_, head_dim_padded_, num_pages_;

@@ -29,6 +29,7 @@ typedef float Vec __attribute__((vector_size(kWidth * 4)));
 typedef int32_t VecInt __attribute__((vector_size(kWidth * 4)));
 typedef int8_t VecByte __attribute__((vector_size(kWidth)));
 typedef uint8_t VecUByte __attribute__((vector_size(kWidth)));
+typedef int16_t VecPairs __attribute__((vector_size(kWidth * 4)));
 
 inline Vec load(const float* x) {
     Vec v;
@@ -136,6 +137,43 @@ inline VecInt widened(VecByte bytes) { return __builtin_convertvector(bytes, Vec
 inline VecInt widened(VecUByte bytes) { return __builtin_convertvector(bytes, VecInt); }
 inline VecByte narrowed(VecInt x) { return __builtin_convertvector(x, VecByte); }
 #endif
+
+inline VecPairs widened_pairs(const int8_t* x) {
+#if defined(__AVX512BW__)
+    return (VecPairs)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+#elif defined(__AVX2__)
+    return (VecPairs)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+#else
+    typedef int8_t Bytes __attribute__((vector_size(kWidth * 2)));
+    Bytes bytes;
+    std::memcpy(&bytes, x, sizeof bytes);
+    return __builtin_convertvector(bytes, VecPairs);
+#endif
+}
+
+// Numbers of at most 16 bits.
+inline void store_narrowed(int16_t* x, VecInt v) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), _mm512_cvtepi32_epi16((__m512i)v));
+#elif defined(__AVX2__)
+    const __m256i packed = _mm256_packs_epi32((__m256i)v, (__m256i)v);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(x), _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)));
+#else
+    for (int i = 0; i < kWidth; ++i) x[i] = static_cast<int16_t>(v[i]);
+#endif
+}
+
+// sum + a * b, two neighbouring products to a lane.
+inline VecInt add_products(VecInt sum, VecPairs a, VecPairs b) {
+#if defined(__AVX512VNNI__)
+    return (VecInt)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return sum + (VecInt)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+    const VecInt x = (VecInt)a, y = (VecInt)b;
+    return sum + (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
+#endif
+}
 
 // e^x with a relative error below 2e-7 for -87 <= x <= 88; other arguments give nothing of use. 2^n * p(r), |r| <= ln(2) / 2.
 inline Vec exp_in_range(Vec x) {

@@ -44,7 +44,11 @@ def test_what_cannot_be_measured_is_refused():
         "bytes is 0, not positive": lambda: _native.measure_bandwidth(100),
         "repeats is 0, not positive": lambda: _native.measure_bandwidth(1 << 16, repeats=0),
         "no matrix given": lambda: _native.time_products([], x),
-        "keys and values must be": lambda: _native.time_attention(x, x.reshape(1, 2, 8), x.reshape(2, 1, 8)),
+        "keys and values must be": lambda: _native.time_attention(
+            x.reshape(1, 2, 8), x.reshape(1, 2, 8), x.reshape(2, 1, 8)
+        ),
+        "queries .at most tokens, ": lambda: _native.time_attention(*[x.reshape(-1, 1, 8)] * 2, x[:1, None]),
+        "a window of -1 tokens": lambda: _native.time_attention(*[x[:, None]] * 3, window=-1),
     }
     for message, call in refused.items():
         with pytest.raises(ValueError, match=message):

@@ -24,11 +24,12 @@ class Decoder:
     Args:
         weights: what `load_model` gives.
         num_pages: pages of the key/value cache, 32 tokens each; memory is taken as they are used.
-        cache_type: `f16`, or `int8` with a scale per token and head (half the memory).
+        cache_type: `f16`, or `int8` with a scale per token and head (half the memory, and faster behind long
+            contexts; heads of at most 512).
         num_threads: 0 for one per core.
 
     Raises:
-        ValueError: a tensor's shape does not fit the configuration.
+        ValueError: a tensor's shape does not fit the configuration, or heads are too large for `int8`.
     """
 
     def __init__(

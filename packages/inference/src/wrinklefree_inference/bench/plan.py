@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from wf_formats.environment import num_cores
 from wf_formats.errors import RequestError
-from wrinklefree_inference.options import ADAPTER, ALL_CORES, Flag
+from wrinklefree_inference.options import ADAPTER, ALL_CORES, CacheType, Flag
 
 SHORT_PROMPT_TOKENS = 8
 """Read before tokens are generated where the depth is 0, not timed."""
@@ -69,6 +69,10 @@ class BenchOptions:
     depth: Annotated[
         str, Flag("--depth", "Tokens of context before each test, read anew each time; with commas between.")
     ] = "0"
+    cache_type: Annotated[
+        CacheType,
+        Flag("--kv-cache-type", "The native engine's: f16, or int8 at half the memory. llama.cpp has f16."),
+    ] = CacheType.F16
     num_threads: Annotated[int | None, Flag("--threads", ALL_CORES, minimum=1)] = None
     adapter: Annotated[Path | None, Flag("--adapter", ADAPTER)] = None
 

@@ -13,6 +13,7 @@ import numpy as np
 from wf_formats.errors import RequestError
 from wrinklefree_inference.bench.plan import CHUNK_TOKENS, Test
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.options import CacheType
 
 
 class Runner(Protocol):
@@ -58,7 +59,13 @@ class NativeRunner:
     """ternary_kernels: `load_model` and `Decoder.forward`, nothing between."""
 
     def __init__(
-        self, model: Path, adapter: Path | None, threads: int, context_tokens: int, num_sequences: int
+        self,
+        model: Path,
+        adapter: Path | None,
+        cache_type: CacheType,
+        threads: int,
+        context_tokens: int,
+        num_sequences: int,
     ) -> None:
         import ternary_kernels as tk
         from ternary_kernels.loading import load_model
@@ -68,11 +75,11 @@ class NativeRunner:
         if context_tokens > (most := weights.config.context_tokens):
             raise RequestError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
         pages = -(-context_tokens // tk.PAGE_TOKENS)
-        self._decoder = tk.Decoder(weights, num_sequences * pages, num_threads=threads)
+        self._decoder = tk.Decoder(weights, num_sequences * pages, cache_type.value, threads)
         self._pages = np.arange(num_sequences * pages, dtype=np.int32).reshape(num_sequences, pages)
         self._contexts = np.zeros(num_sequences, np.int32)
         self.vocab_size = weights.config.vocab_size
-        self.facts = {"kernels": tk.info()}
+        self.facts = {"kernels": tk.info(), "cache_type": cache_type}
 
     def reset(self) -> None:
         self._contexts[:] = 0
@@ -88,10 +95,16 @@ class NativeRunner:
 
 
 class LlamaCppRunner:
-    """llama.cpp's own batch calls, through the C interface of xllamacpp."""
+    """llama.cpp's own batch calls, through the C interface of xllamacpp; with an f16 cache."""
 
     def __init__(
-        self, model: Path, adapter: Path | None, threads: int, context_tokens: int, num_sequences: int
+        self,
+        model: Path,
+        adapter: Path | None,
+        cache_type: CacheType,
+        threads: int,
+        context_tokens: int,
+        num_sequences: int,
     ) -> None:
         from wrinklefree_inference.llamacpp import api as llama
         from wrinklefree_inference.llamacpp.gguf_file import check_gguf, check_model
@@ -109,7 +122,7 @@ class LlamaCppRunner:
         self._batch = self._api.llama_batch_ext_init(self._context)
         self._positions = [0] * num_sequences
         self.vocab_size: int = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {"cache_type": options.cache_type}
 
     def reset(self) -> None:
         memory = self._api.llama_get_memory(self._context)

@@ -38,6 +38,7 @@ class EngineProcess:
                 engine,
                 str(plan.model),
                 adapter,
+                plan.cache_type,
                 *map(str, numbers),
             ],
             stdin=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """The process of one engine.
 
-    python -m wrinklefree_inference.bench.worker ENGINE MODEL ADAPTER THREADS CONTEXT_TOKENS NUM_SEQUENCES
+    python -m wrinklefree_inference.bench.worker ENGINE MODEL ADAPTER CACHE THREADS CONTEXT_TOKENS SEQUENCES
 
-ADAPTER is empty where there is none.
+ADAPTER is empty where there is none, CACHE a `CacheType`.
 
 It answers each line of stdin with one line of JSON on stdout, the loading of the model with one too:
 
@@ -25,6 +25,7 @@ from typing import Any
 
 from wrinklefree_inference.bench.plan import Test
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.options import CacheType
 
 _MEMORY_FIELDS = {"VmRSS": "rss", "VmHWM": "peak_rss", "RssAnon": "anonymous", "RssFile": "file"}
 
@@ -40,7 +41,7 @@ def reply(**values: Any) -> None:
     sys.stdout.flush()
 
 
-def serve(engine: str, model: Path, adapter: Path | None, *numbers: int) -> None:
+def serve(engine: str, model: Path, adapter: Path | None, cache_type: CacheType, *numbers: int) -> None:
     """Load, then answer until stdin ends.
 
     Args:
@@ -49,7 +50,7 @@ def serve(engine: str, model: Path, adapter: Path | None, *numbers: int) -> None
     from wrinklefree_inference.bench.runners import RUNNERS, seconds_of
 
     start = time.perf_counter()
-    runner = RUNNERS[engine](model, adapter, *numbers)
+    runner = RUNNERS[engine](model, adapter, cache_type, *numbers)
     reply(load_s=time.perf_counter() - start, facts=runner.facts)
     for line in sys.stdin:
         question = json.loads(line)
@@ -60,10 +61,10 @@ def serve(engine: str, model: Path, adapter: Path | None, *numbers: int) -> None
 
 
 def main() -> None:
-    engine, model, adapter, *numbers = sys.argv[1:]
+    engine, model, adapter, cache_type, *numbers = sys.argv[1:]
     try:
         beside = Path(adapter) if adapter else None
-        serve(engine, Path(model), beside, *(int(number) for number in numbers))
+        serve(engine, Path(model), beside, CacheType(cache_type), *(int(number) for number in numbers))
     except (EngineError, ValueError, OSError) as error:
         reply(error=str(error))
     sys.stdout.flush()
