@@ -194,8 +194,10 @@ def attention(limits: Limits, settings: Settings) -> Iterator[dict[str, Any]]:
             scale_bytes = 4 if cache == "int8" else 0
             num_bytes = layers * context * KV_HEADS * 2 * (HEAD_DIM * element_bytes + scale_bytes)
             macs = layers * seen * HEADS * 2 * HEAD_DIM
+            # int8 numbers are multiplied by 16-bit factors, twice as many to a vector as floats
+            peak = limits.float32 * (2 if cache == "int8" else 1)
             sizes = {"context": context, "new_tokens": new, "layers": layers}
-            yield entry(f"attention {cache}", seconds, num_bytes, macs, limits.memory, limits.float32, **sizes)
+            yield entry(f"attention {cache}", seconds, num_bytes, macs, limits.memory, peak, **sizes)
 
 
 def expected_attention(queries: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import ternary_kernels as tk
 from ternary_kernels import _native
 
 TOLERANCES = {"f32": 6e-6, "f16": 6e-6, "int8": 5e-4}
-"""Of the largest result. A cache's rounding is no error, the reference rounds too; that of queries and weights to 16
-bits, which int8 numbers are multiplied with, is one (measured up to 2e-4)."""
+"""Of the largest result. A cache's rounding is no error, the reference rounds too; that of queries and
+weights to 16 bits, which int8 numbers are multiplied with, is one (measured up to 2e-4)."""
 BLOCK_TOKENS = 256
 pytestmark = pytest.mark.usefixtures("restore_isa")
 
@@ -86,7 +86,8 @@ def test_every_instruction_set_agrees():
         if state == "available":
             tk.select_isa(isa)
             for cache in ("f32", "f16", "int8"):
-                assert error(attention(*given, cache), expected(*given, cache)) <= TOLERANCES[cache], (isa, cache)
+                found = attention(*given, cache)
+                assert error(found, expected(*given, cache)) <= TOLERANCES[cache], (isa, cache)
 
 
 def test_scores_too_large_for_exp_are_softmax():
@@ -103,7 +104,8 @@ def test_scores_too_large_for_exp_are_softmax():
 def test_too_large_heads_are_refused_with_int8():
     given = numbers(1, 1, 1, 514, 3)
     assert error(attention(*given), expected(*given)) <= TOLERANCES["f32"]
-    with pytest.raises(ValueError, match="heads of 514 are too large for an int8 cache, which takes up to 512; take f16"):
+    message = "heads of 514 are too large for an int8 cache, which takes up to 512; take f16"
+    with pytest.raises(ValueError, match=message):
         attention(*given, "int8")
 
 
