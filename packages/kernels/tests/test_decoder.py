@@ -253,6 +253,17 @@ def test_long_contexts_reach_every_page(tiny, logits_of, differences):
     assert np.quantile(moved[-64:], 0.25) > 5 * TOLERANCE
 
 
+@pytest.mark.parametrize("cache", ["f16", "int8"])
+def test_tokens_behind_long_contexts_have_the_same_bits_however_they_arrive(cache, tiny, logits_of):
+    """Alone, where threads share the context, or in pieces of a prompt, where they share its tokens."""
+    model = tiny("Llama", "group64", shape(128, 192, 4, 1, 32, num_hidden_layers=1))
+    texts = [np.random.default_rng(3).integers(3, 300, 530).astype(np.int32)]
+    whole = logits_of(model.weights, texts, "alone", cache)
+    for kind, threads in (("steps", 2), ("chunks", 1)):
+        (found,) = logits_of(model.weights, texts, kind, cache, threads)
+        np.testing.assert_array_equal(found, whole[0], err_msg=kind)
+
+
 @pytest.mark.parametrize(
     "name",
     [
