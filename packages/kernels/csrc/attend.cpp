@@ -36,9 +36,9 @@ struct Layer {
     int64_t softmax_floats(int64_t rows) const { return rows * (width + 2); }
     Softmax softmax_in(float* memory, int64_t rows) const { return {memory, memory + rows * width, memory + rows * (width + 1)}; }
 
-    Part whole(const Span& span, int64_t kv_head) const {
+    Part whole(const Span& span, int64_t kv_head, int64_t first_kept) const {
         const int64_t first_seen = window ? std::max(int64_t{0}, span.context + 1 - window) : 0;
-        return {&span, kv_head, first_seen / kBlockTokens, ceil_div(span.context + span.num_tokens, kBlockTokens), 0};
+        return {&span, kv_head, first_seen / kBlockTokens, ceil_div(span.context + span.num_tokens, kBlockTokens), first_kept};
     }
 
     // Calls body(row, offset of its head among the heads of a token, token of the batch) for each row.
@@ -84,24 +84,26 @@ struct Layer {
 
 }  // namespace
 
+void Attention::Part::cut(int64_t most_blocks, std::vector<Part>& parts) const {
+    for (int64_t b = first_block; b < last_block; b += most_blocks)
+        parts.push_back({span, kv_head, b, std::min(b + most_blocks, last_block), first_kept + b - first_block});
+}
+
 void Attention::run(Pool& pool, const KvCache& cache, int64_t index, int64_t window, const std::vector<Span>& spans, const Heads& heads) {
     const Layer layer{cache, index, window, heads};
     wholes_.clear();
-    blocks_.clear();
-    int64_t most_rows = 0;
+    int64_t num_blocks = 0, most_rows = 0;
     for (const Span& span : spans) {
         most_rows = std::max(most_rows, layer.rows_of(span));
         for (int64_t h = 0; h < cache.num_heads(); ++h) {
-            Part whole = layer.whole(span, h);
-            whole.first_kept = static_cast<int64_t>(blocks_.size());
-            wholes_.push_back(whole);
-            for (int64_t b = whole.first_block; b < whole.last_block; ++b) blocks_.push_back({&span, h, b, b + 1, whole.first_kept});
+            wholes_.push_back(layer.whole(span, h, num_blocks));
+            num_blocks += wholes_.back().num_blocks();
         }
     }
-    const auto num_wholes = static_cast<int64_t>(wholes_.size()), num_blocks = static_cast<int64_t>(blocks_.size());
+    const auto num_wholes = static_cast<int64_t>(wholes_.size()), wanted = kPartsPerThread * pool.num_threads();
     const int64_t floats = layer.softmax_floats(most_rows), kept_bytes = num_blocks * floats * int64_t{sizeof(float)};
 
-    if (num_blocks == num_wholes || num_wholes >= kPartsPerThread * pool.num_threads() || kept_bytes > kMostKeptBytes) {
+    if (num_blocks == num_wholes || num_wholes >= wanted || kept_bytes > kMostKeptBytes) {
         pool.run(num_wholes, [&](int64_t i, int) {
             const AttentionJob job = layer.job(wholes_[i]);
             scratch.block.resize(layer.softmax_floats(job.rows));
@@ -114,12 +116,17 @@ void Attention::run(Pool& pool, const KvCache& cache, int64_t index, int64_t win
         return;
     }
     kept_.resize(num_blocks * floats);
-    const auto kept = [&](int64_t i) { return layer.softmax_in(kept_.data() + i * floats, layer.rows_of(*blocks_[i].span)); };
-    pool.run(num_blocks, [&](int64_t i, int) { layer.table.attend_block(layer.job(blocks_[i]), blocks_[i].first_block, kept(i)); });
-    pool.run(num_wholes, [&](int64_t i, int) {
-        const Part& whole = wholes_[i];
-        layer.fold_all(whole, [&](int64_t block) { return kept(whole.first_kept + block - whole.first_block); });
+    const auto kept = [&](const Part& part, int64_t block) {
+        return layer.softmax_in(kept_.data() + (part.first_kept + block - part.first_block) * floats, layer.rows_of(*part.span));
+    };
+    parts_.clear();
+    for (const Part& whole : wholes_) whole.cut(std::max(int64_t{1}, num_blocks / wanted), parts_);
+    pool.run(static_cast<int64_t>(parts_.size()), [&](int64_t i, int) {
+        const Part& part = parts_[i];
+        const AttentionJob job = layer.job(part);
+        for (int64_t b = part.first_block; b < part.last_block; ++b) layer.table.attend_block(job, b, kept(part, b));
     });
+    pool.run(num_wholes, [&](int64_t i, int) { layer.fold_all(wholes_[i], [&](int64_t block) { return kept(wholes_[i], block); }); });
 }
 
 }  // namespace tk

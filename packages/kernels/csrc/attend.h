@@ -2,7 +2,7 @@
 //
 // A part is some blocks of tokens of one span and one key/value head. Where spans and heads are many, as in prompts and
 // large batches, a part has all its blocks and folds them as it goes. Where they are few, as for one token of a long
-// sequence, each block is a part, and they are folded when all are there: in the same order, hence to the same bits.
+// sequence, parts are cut smaller, and blocks are folded when all are there: in the same order, hence to the same bits.
 #pragma once
 
 #include <vector>
@@ -39,10 +39,13 @@ public:
         const Span* span;
         int64_t kv_head, first_block, last_block;
         int64_t first_kept;  // where the first block's softmax is kept, if it is
+
+        int64_t num_blocks() const { return last_block - first_block; }
+        void cut(int64_t most_blocks, std::vector<Part>& parts) const;
     };
 
 private:
-    std::vector<Part> wholes_, blocks_;
+    std::vector<Part> wholes_, parts_;
     Buffer<float> kept_;
 };
 
