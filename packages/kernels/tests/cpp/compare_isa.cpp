@@ -238,7 +238,7 @@ double compare_attention(const KernelTable& table) {
             const AttentionJob job{type, queries.data(), visible, window, kRows, kHeadDim, pages, kPages};
             const auto run = [&](const KernelTable& kernels) {
                 std::vector<float> block(kRows * (kHeadDim + 2)), all(kRows * (kHeadDim + 2));
-                const auto softmax = [](std::vector<float>& x) { return Softmax{x.data(), &x[kRows * kHeadDim], &x[kRows * (kHeadDim + 1)]}; };
+                const auto softmax = [&](std::vector<float>& x) { return Softmax{x.data(), &x[kRows * kHeadDim], &x[kRows * (kHeadDim + 1)]}; };
                 for (int64_t b = 0; b < ceil_div(kPages * kPageTokens, kBlockTokens); ++b) {
                     kernels.attend_block(job, b, softmax(block));
                     kernels.fold(softmax(block), kRows, kHeadDim, softmax(all));
