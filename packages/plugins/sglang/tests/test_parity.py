@@ -8,7 +8,6 @@ that meet no flip are judged, by a low quantile of |difference of the log-probab
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from wf_converter.hf_export import prepare_compressed, prepare_hf
 from wf_converter.reference import RoundedLinear, round_tokens
 from wf_formats.matrix import QuantizedMatrix
 
-from .sglang_server import Server, command, running
+from .sglang_server import Server, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 NUM_LAYERS = 2
@@ -184,14 +183,3 @@ def test_all_layers_agree_on_the_second_of_two_tokens(
     assert np.quantile(differences(answers, made, pairs), 0.1) <= TOLERANCE
     for factor in (1.01, 0.99):
         assert np.quantile(differences(answers, made, pairs, factor), 0.1) > 5 * TOLERANCE
-
-
-def test_a_folder_that_cannot_be_served_ends_the_command_with_the_reason(
-    case: Callable[[str, int], Case], tmp_path: Path
-) -> None:
-    del case  # for the environment
-    done = subprocess.run(
-        command(tmp_path / "none", 1), capture_output=True, text=True, check=False, timeout=900
-    )
-    assert done.returncode != 0
-    assert "none' is no folder here; fetch the model first: wf pull" in done.stderr
