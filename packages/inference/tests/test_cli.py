@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from wf_formats.boundary import BUG_NOTE
@@ -212,16 +215,26 @@ def test_without_a_model_the_newest_export_answers(
 def _damaged(folder: Path, model: Path) -> list[Path]:
     """GGUF files and a folder that were not written to their end, the newest last."""
     cut, zeros, folder_of_none = folder / "cut.gguf", folder / "zeros.gguf", folder / "hf"
+    without_a_shard, without_tokenizer = folder / "shards", folder / "words"
+    for part in (without_a_shard, without_tokenizer):
+        part.mkdir()
+        (part / "config.json").write_text("{}")
+        (part / "wrinklefree.json").write_text('{"export": {}}')
+        save_file({"a": np.zeros(1, np.float32)}, part / "model-00001-of-00002.safetensors")
+    (without_a_shard / "tokenizer.json").write_text("{}")
+    named = {name: f"model-{name}-of-00002.safetensors" for name in ("00001", "00002")}
+    (without_a_shard / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     cut.write_bytes(model.read_bytes()[:-4096])
     zeros.write_bytes(bytes(4096))
     folder_of_none.mkdir()
     (folder_of_none / "config.json").write_text("{}")
     (folder_of_none / "wrinklefree.json").write_text('{"export": {}}')
     (folder_of_none / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    for hours, path in enumerate((cut, zeros, folder_of_none / "wrinklefree.json")):
+    damaged = [cut, zeros, folder_of_none, without_a_shard, without_tokenizer]
+    for hours, path in enumerate(damaged):
         time_s = time.time() + 3600 * (hours + 1)
-        os.utime(path, (time_s, time_s))
-    return [cut, zeros, folder_of_none]
+        os.utime(path / "wrinklefree.json" if path.is_dir() else path, (time_s, time_s))
+    return damaged
 
 
 def test_damaged_exports_are_skipped_by_name(
@@ -237,13 +250,13 @@ def test_damaged_exports_are_skipped_by_name(
     lines = result.stderr.splitlines()
     for path, line in zip(reversed(damaged), lines, strict=False):
         assert line.startswith(f"skipped: {path.relative_to(tmp_path)} cannot be read: "), lines
-    assert lines[3].startswith("model: outputs/whole.gguf, the newest here")
+    assert lines[5].startswith("model: outputs/whole.gguf, the newest here")
     (outputs / "whole.gguf").unlink()
     for command in (f"chat {ONE_ANSWER}", "serve", "run"):
         result = run(app, command)
         assert result.exit_code == 2
         last = result.stderr.splitlines()[-1]
-        assert last.startswith("error: no export here can be read (3 skipped): `wf quickstart`")
+        assert last.startswith("error: no export here can be read (5 skipped): `wf quickstart`")
 
 
 def test_run_takes_a_pulled_model_by_name_and_the_question(

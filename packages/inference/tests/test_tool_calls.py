@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from wf_formats.chat_template import ChatTemplate, TemplateTooCostlyError, TemplateUnfitError
 from wrinklefree_inference.tool_calls.forms import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_NEMO
 from wrinklefree_inference.tool_calls.history import for_template
-from wrinklefree_inference.tool_calls.schema_values import MAX_NUMBER, check_values
+from wrinklefree_inference.tool_calls.schema_values import MAX_NUMBER, check_values, without_idle_bounds
 from wrinklefree_inference.tool_calls.schemas import check_bounds, closed, of_arguments
 from wrinklefree_inference.tool_calls.template import TemplateTools
 
@@ -275,3 +276,8 @@ def test_patterns_are_read_in_linear_time(part):
 def test_half_a_surrogate_pair_is_named(schema):
     with pytest.raises(ValueError, match=r"half a surrogate pair, \\ud800, "):
         check_values(schema)
+
+
+def test_bounds_of_floats_beyond_integers_are_limits():
+    assert without_idle_bounds({"type": "number", "maximum": 1e19})[1] == []
+    assert without_idle_bounds({"type": "number", "maximum": sys.float_info.max})[1] == ["maximum"]

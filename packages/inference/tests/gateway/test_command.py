@@ -19,6 +19,7 @@ from wrinklefree_inference.options import (
     LogForm,
     NativeServerOptions,
     ServedEngineOptions,
+    Speculate,
 )
 
 run = CliRunner().invoke
@@ -135,7 +136,7 @@ def _other_than(default: object, kind: object) -> object:
             return type(default)(default * 2)
         case str():
             return "127.0.0.2"
-    for type_, value in ((Path, Path("x y")), (int, 64), (float, 64.0)):
+    for type_, value in ((Speculate, Speculate.DRAFT), (Path, Path("x y")), (int, 64), (float, 64.0)):
         if type_ in getattr(kind, "__args__", ()):
             return value
     return "text"

@@ -80,7 +80,8 @@ def test_generate_whole_streamed_and_raw(ask, toy, engine):
     assert whole["response"] == "".join(line["response"] for line in lines) == toy.TEXT[4:11]
     check_counts(whole, len("system:Be.\nuser:Hi\n"), 7)
     check_counts(lines[-1], len("system:Be.\nuser:Hi\n"), 7)
-    _, (raw,) = ask("/api/generate", prompt="Hi", raw=True, stream=False, options=options)
+    empty = {"template": "", "suffix": "", "format": ""}  # as Ollama's Go client sends them
+    _, (raw,) = ask("/api/generate", prompt="Hi", raw=True, stream=False, options=options, **empty)
     check_counts(raw, 2, 7)
     assert engine.detokenize(engine.seen[-1].prompt_ids) == "Hi"
 

@@ -263,5 +263,6 @@ def test_options_out_of_range(field, value):
 
 def test_too_many_connections_for_this_process(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (200, 200))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     with pytest.raises(EngineError, match="may open 200 files"):
         ConnectionLimits.of(HttpOptions(max_connections=100))

@@ -26,12 +26,16 @@ def check_results(steps: Iterable[CallOrResult]) -> None:
     """Check a conversation, in its order.
 
     Raises:
-        ApiError: 400, which names the first result without a call, else the first call without a result.
+        ApiError: 400, which names the first result without a call, or call with the id of one that has no
+            result yet, else the first call without a result.
     """
     known: set[str] = set()
     waiting: dict[str, str] = {}
     for step in steps:
         if step.is_call:
+            if step.id in waiting:
+                reason = f"a call before it has the id {step.id!r:.80} too, and no result"
+                raise invalid(f"{step.place}: {reason}", step.place, "invalid_value")
             known.add(step.id)
             waiting[step.id] = step.place
         elif step.id not in known:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from wrinklefree_inference.http.chat_requests import MAX_CALLS
 from wrinklefree_inference.http.requests import Text, Unsupported, misused
@@ -37,7 +37,7 @@ class OllamaMessage(Strict):
 
     place: ClassVar[str] = "messages[]."
     role: Literal["system", "user", "assistant", "tool"]
-    content: Text = ""
+    content: Annotated[Text, BeforeValidator(lambda value: "" if value is None else value)] = ""
     tool_calls: Annotated[list[OllamaCall], Field(fail_fast=True, max_length=MAX_CALLS)] | None = None
     tool_name: Text | None = None
     name: Text | None = None

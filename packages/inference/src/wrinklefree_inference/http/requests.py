@@ -23,7 +23,7 @@ _TOKEN_ID = r"(0|[1-9][0-9]{0,8})"  # below 2^31
 
 
 def _is_absent(value: Any) -> Any:
-    if none_if_empty(value) is not None:
+    if value != "" and none_if_empty(value) is not None:  # Ollama's Go client sends empty texts too
         raise PydanticCustomError("unsupported", "this server does not support it", {"code": "unsupported"})
     return None
 
@@ -57,7 +57,8 @@ def _biases(value: Any) -> Any:
 
 Text = Annotated[str, AfterValidator(_is_unicode)]
 ABSENT: Any = [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "object", "maxProperties": 0}]
-Unsupported = Annotated[None, BeforeValidator(_is_absent), WithJsonSchema({"anyOf": ABSENT})]
+_EMPTY_TEXT: Any = {"type": "string", "maxLength": 0}
+Unsupported = Annotated[None, BeforeValidator(_is_absent), WithJsonSchema({"anyOf": [*ABSENT, _EMPTY_TEXT]})]
 _BIASES = {
     "type": "object",
     "maxProperties": MAX_BIASES,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from wrinklefree_inference.http.errors import HANDLERS
@@ -29,10 +31,15 @@ def new_app(
         is_strict: Whether the page says that unknown fields are refused.
     """
 
+    made: list[bytes] = []
+
     async def page(request: Request) -> Response:
         from wrinklefree_inference.http.openapi import page_of
 
-        return JSONResponse(page_of(title, operations, is_strict))
+        if not made:  # all handlers are imported for it
+            found = await run_in_threadpool(page_of, title, operations, is_strict)
+            made.append(json.dumps(found).encode())
+        return Response(made[0], media_type="application/json")
 
     routes = [_route(operation, bodies) for operation in operations]
     app = Starlette(routes=[*routes, _only("GET", Route("/openapi.json", page))], exception_handlers=HANDLERS)

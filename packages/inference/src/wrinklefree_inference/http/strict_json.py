@@ -67,6 +67,8 @@ class Bodies:
         self._bounds.check(body)
         with noting(self._is_strict) as unknown:
             value = _strict(body)
+            if not isinstance(value, dict):
+                raise invalid("the body is not a JSON object")
             try:
                 return kind.model_validate(value, from_attributes=True), unknown.header
             except ValidationError as error:

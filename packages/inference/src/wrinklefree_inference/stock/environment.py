@@ -62,7 +62,9 @@ def _facts(program: Program, python: Path, given: str) -> dict[str, Any]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_S, check=False)
         facts = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise RequestError(f"{given}: {python} has not answered within {_ASK_S:.0f} s") from error
+    except (OSError, ValueError) as error:
         reason = printable(str(error), most_chars=200)
         raise RequestError(f"{given}: {python} is no Python of an environment: {reason}") from error
     if not isinstance(facts, dict):

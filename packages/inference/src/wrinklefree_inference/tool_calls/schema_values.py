@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
@@ -52,24 +53,27 @@ def check_values(schema: Mapping[str, Any]) -> None:
 
 
 def without_idle_bounds(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The same without bounds that lie at or beyond those of 64-bit integers, and the keywords of these.
+    """The same without bounds that lie at or beyond those of their type, and the keywords of these.
 
-    Generators of schemas write the bounds of their language's number types. They say no more than what who
-    reads the number can hold, whatever the schema says; and llguidance could not hold to them exactly.
+    Generators of schemas write the bounds of their language's number types: of 64-bit integers, or of floats
+    where numbers may have fractions. They say no more than what who reads the number can hold, whatever the
+    schema says; and llguidance could not hold to them exactly.
     """
     kept = deepcopy(dict(schema))
-    idle = [(owner, key) for _, owner, key in _keywords(kept, "") if _is_idle(key, owner[key])]
+    idle = [(owner, key) for _, owner, key in _keywords(kept, "") if _is_idle(owner, key)]
     for owner, key in idle:
         del owner[key]
     return kept, sorted({key for _, key in idle})
 
 
-def _is_idle(key: str, value: Any) -> bool:
+def _is_idle(schema: Mapping[str, Any], key: str) -> bool:
+    value = schema[key]
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
+    most = MAX_INT64 if schema.get("type") in ("integer", ["integer", "null"]) else sys.float_info.max
     if key in ("maximum", "exclusiveMaximum"):
-        return value >= MAX_INT64
-    return key in ("minimum", "exclusiveMinimum") and value <= -MAX_INT64
+        return value >= most
+    return key in ("minimum", "exclusiveMinimum") and value <= -most
 
 
 def _keywords(value: Any, place: str) -> Iterator[tuple[str, Any, str]]:
