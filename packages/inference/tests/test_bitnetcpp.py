@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from processes import ends_within
 from typer.testing import CliRunner
 
 from wf_formats.errors import RequestError
@@ -74,17 +75,7 @@ class Build:
 
     def has_ended(self) -> bool:
         """Whether the server is gone, within some seconds."""
-        deadline = time.monotonic() + 20
-        while (runs := _runs(self.seen["pid"])) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return not runs
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ends_within(self.seen["pid"], 20)
 
 
 @pytest.fixture

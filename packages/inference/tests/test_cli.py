@@ -220,7 +220,9 @@ def _damaged(folder: Path, model: Path) -> list[Path]:
         part.mkdir()
         (part / "config.json").write_text("{}")
         (part / "wrinklefree.json").write_text('{"export": {}}')
-        save_file({"a": np.zeros(1, np.float32)}, part / "model-00001-of-00002.safetensors")
+    tensors = {"a": np.zeros(1, np.float32)}
+    save_file(tensors, without_a_shard / "model-00001-of-00002.safetensors")
+    save_file(tensors, without_tokenizer / "model.safetensors")
     (without_a_shard / "tokenizer.json").write_text("{}")
     named = {name: f"model-{name}-of-00002.safetensors" for name in ("00001", "00002")}
     (without_a_shard / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from processes import ends_within
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -148,17 +148,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def has_ended(pid: int) -> bool:
     """Within some seconds."""
-    deadline = time.monotonic() + 30
-    while (runs := _runs(pid)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not runs
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return ends_within(pid, 30)
 
 
 def serve(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wf_formats.errors import RequestError
-from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE, WEIGHTS_INDEX_FILE
+from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_value
 from wf_formats.urls import meant_url
 
@@ -173,29 +173,16 @@ def _is_whole_export(path: Path) -> bool:
         return path.is_file() and not _holds_adapter(path)
     if not _is_exported_folder(path):
         return False
-    from wf_formats.safetensors_file import open_safetensors
+    from wf_formats.safetensors_file import open_folder, open_safetensors
 
     if not isinstance(read_value(path / CONFIG_FILE, ValueError), dict):
         raise ValueError(f"{CONFIG_FILE} is no object of JSON")
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ValueError("its weights are missing: there is no .safetensors file")
-    for file in {*files, *_shards(path)}:
+    open_folder(path)
+    for file in path.glob("*.safetensors"):  # those of no index too
         open_safetensors(file)
     if not (path / TOKENIZER_FILE).is_file():
         raise ValueError(f"its {TOKENIZER_FILE} is missing")
     return True
-
-
-def _shards(folder: Path) -> list[Path]:
-    """Files that the index of the weights names. Raises: ValueError for a damaged one."""
-    if not (folder / WEIGHTS_INDEX_FILE).exists():
-        return []
-    index = read_value(folder / WEIGHTS_INDEX_FILE, ValueError)
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict):
-        raise ValueError(f"{WEIGHTS_INDEX_FILE} is no index of weights")
-    return [folder / str(name) for name in names.values()]
 
 
 def _is_adapter(path: Path) -> bool:
