@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import is_running
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 OPTIONS = [
@@ -61,13 +62,6 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("starter", ["torchrun", "the first rank"])
 def test_a_killed_starter_leaves_no_orphans(cli_from_stage1: Any, starter: str) -> None:
@@ -88,10 +82,10 @@ def test_a_killed_starter_leaves_no_orphans(cli_from_stage1: Any, starter: str) 
         ranks = _children(process.pid)
         assert len(ranks) >= (2 if starter == "torchrun" else 1)
         process.kill()
-        _wait_until(lambda: not any(map(_is_running, ranks)), ALIVE_S)
+        _wait_until(lambda: not any(map(is_running, ranks)), ALIVE_S)
     finally:
         for pid in (process.pid, *ranks):
-            if _is_running(pid):
+            if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
         process.communicate()
 

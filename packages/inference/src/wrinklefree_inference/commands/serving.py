@@ -25,6 +25,7 @@ from wrinklefree_inference.http.listening import bind, url_of
 from wrinklefree_inference.keys import keys_of
 from wrinklefree_inference.options import (
     BitnetCppServerOptions,
+    HttpOptions,
     LlamaCppServerOptions,
     NativeServerOptions,
     ProxyOptions,
@@ -38,7 +39,9 @@ _LOOK_S = 0.5
 
 if TYPE_CHECKING:
     from wrinklefree_inference.http.app import HttpApp
+    from wrinklefree_inference.http.auth import ApiKeys
     from wrinklefree_inference.http.run import Drain, DrainingServer
+    from wrinklefree_inference.http.upstream import Upstream
     from wrinklefree_inference.stock.programs import Program
 
 Made = TypeVar("Made")
@@ -78,23 +81,33 @@ def serve_native(options: NativeServerOptions) -> None:
 def serve_openai(options: ProxyOptions) -> None:
     """Pass requests on to another server."""
     from wrinklefree_inference.http.auth import ApiKeys
-    from wrinklefree_inference.http.proxy import create_proxy
     from wrinklefree_inference.http.upstream import Upstream
 
     keys = ApiKeys.of(keys_of(options.listen))
-
-    async def run() -> None:
-        upstream = Upstream(options.model, options.upstream_api_key, options.upstream_timeout_s)
-        server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
-        try:
-            await _listen(server, listener, timeout_s, upstream.url)
-        finally:
-            await upstream.aclose()
-
     listener = bind(options.listen)
     logs.configure(options.http.log_format)
     with listener:
-        asyncio.run(run())
+        make = partial(Upstream, options.model, options.upstream_api_key, options.upstream_timeout_s)
+        asyncio.run(_pass_on(make, options.http, keys, listener))
+
+
+async def _pass_on(
+    make: Callable[[], Upstream],
+    http: HttpOptions,
+    keys: ApiKeys,
+    listener: socket.socket,
+    name: str | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Requests to the server that `make` gives; named by its URL where there is no name."""
+    from wrinklefree_inference.http.proxy import create_proxy
+
+    upstream = make()
+    server = create_proxy(upstream, http, keys)
+    try:
+        await _listen(server, listener, http.shutdown_timeout_s, name or upstream.url, check=check)
+    finally:
+        await upstream.aclose()
 
 
 def serve_vllm(options: VllmServerOptions) -> None:
@@ -113,7 +126,6 @@ def serve_sglang(options: SglangServerOptions) -> None:
 
 def _serve_stock(program: Program, options: StockServerOptions) -> None:
     from wrinklefree_inference.http.auth import ApiKeys
-    from wrinklefree_inference.http.proxy import create_proxy
     from wrinklefree_inference.http.upstream import Upstream
     from wrinklefree_inference.stock.server import start_server
 
@@ -122,17 +134,9 @@ def _serve_stock(program: Program, options: StockServerOptions) -> None:
         logs.configure(options.http.log_format)
         starting = f"starting {program.name} (about a minute)"
         stock = start_server(program, options, on_start=lambda: typer.echo(starting, err=True))
-
-        async def run() -> None:
-            upstream = Upstream(stock.kept.url, stock.key, options.upstream_timeout_s)
-            server, timeout_s = create_proxy(upstream, options.http, keys), options.http.shutdown_timeout_s
-            try:
-                await _listen(server, listener, timeout_s, stock.model_id, check=stock.kept.check)
-            finally:
-                await upstream.aclose()
-
+        make = partial(Upstream, stock.kept.url, stock.key, options.upstream_timeout_s)
         try:
-            asyncio.run(run())
+            asyncio.run(_pass_on(make, options.http, keys, listener, stock.model_id, stock.kept.check))
         finally:
             stock.close()
 
