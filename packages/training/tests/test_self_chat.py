@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,34 @@ def test_the_seed_decides_what_is_written(packaged) -> None:
     assert again == texts != other
 
 
+def test_answers_stand_behind_their_questions(packaged, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = packaged
+    asked = ["Name a color.", "What is the capital of France, and why is it known all over the world?"]
+    questions = [[{"role": "user", "content": text}] for text in asked]
+
+    def answers(questions: list[list[dict[str, str]]], temperature: float) -> list[str]:
+        (texts,) = self_chat.write_answers(model, tokenizer, questions, 40, 2, temperature, seed=0)
+        begins = [
+            f"<|im_start|>user\n{q[0]['content']}<|im_end|>\n<|im_start|>assistant\n" for q in questions
+        ]
+        return [text.partition(begin)[2] for text, begin in zip(texts, begins, strict=True)]
+
+    first, second = answers(questions, 1e-5)
+    assert "Paris" in second
+    assert "<|im_" not in second  # cut off: its turn does not end
+    assert answers(questions[:1], 1e-5) == [first]  # what fills up a row changes nothing
+    monkeypatch.setattr(model.generation_config, "eos_token_id", tokenizer.convert_tokens_to_ids("."))
+    ended = answers(questions, 1e-5)[1]
+    assert ended == second.partition(".")[0] + "<|im_end|>\n"
+
+
+def test_a_question_too_long_for_the_context_is_named(packaged) -> None:
+    model, tokenizer = packaged
+    questions = [[{"role": "user", "content": "word " * 40}]]
+    with pytest.raises(RunError, match="lower --tokens, or leave the question out"):
+        next(self_chat.write_answers(model, tokenizer, questions, 8170, 1, temperature=1.0, seed=0))
+
+
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [(list(range(50)), False), ([7, 8] * 25, True), ([*range(20), *[5] * 40], True), ([1, 2], False)],
@@ -55,6 +84,72 @@ def test_the_command_line(packaged, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 1 <= len(records) <= 4
     assert all(record["text"].startswith("<|im_start|>") for record in records)
     assert f"{len(records)} conversations of 8 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("format_", "records"),
+    [
+        ("text", [{"text": "Say hello."}]),
+        ("instruction", [{"instruction": "Say hello.", "output": said} for said in ("no", "other")]),
+    ],
+)
+def test_prompts_of_a_file_are_answered_once_each(
+    packaged, format_: str, records: list[dict[str, str]], tmp_path: Path
+) -> None:
+    prompts, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+    records = [
+        {"instruction": "Say hello.", "output": "no"},
+        {"instruction": "Say hello.", "output": "other"},
+    ]
+    prompts.write_text("".join(json.dumps(record) + "\n" for record in records))
+    arguments = ["--prompts", str(prompts), "--format", "instruction", "--output", str(output)]
+    assert self_chat.main([*arguments, "--tokens", "6", "--dtype", "float32"]) == 0
+    (record,) = map(json.loads, output.read_text().splitlines())
+    assert "<|im_start|>user\nSay hello.<|im_end|>" in record["text"]
+
+
+@pytest.mark.parametrize(
+    ("records", "format_", "code", "message"),
+    [
+        ('{"messages": [{"role": "system"}]}\n', "chat", 1, "line 1"),
+        ('{"messages": [{"role": "user", "content": "A"}]}\n', "text", 1, "line 1"),
+        ('{"text": ""}\n', "text", 2, "no record of .* begins with a question"),
+        (None, "text", 2, "there is no text file"),
+    ],
+)
+def test_prompts_that_ask_nothing_are_refused(
+    records: str | None,
+    format_: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prompts, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+    if records is not None:
+        prompts.write_text(records)
+    with pytest.raises(SystemExit) as ended:
+        self_chat.main(["--prompts", str(prompts), "--format", format_, "--output", str(output)])
+    assert ended.value.code == code
+    assert re.search(message, capsys.readouterr().err)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [(["--temperature", "0"], "give more than 0"), (["--device", "cuda"], "finds no GPU")],
+)
+def test_options_that_cannot_be_are_refused(
+    option: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        self_chat.main(["--output", str(tmp_path / "chat.jsonl"), *option])
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_without_chat_template_is_refused(packaged, monkeypatch: pytest.MonkeyPatch) -> None:

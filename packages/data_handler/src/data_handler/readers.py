@@ -75,12 +75,21 @@ def check_json_lines(path: Path) -> None:
         reader.value(record)
 
 
-def check_records(path: Path, format_: RecordFormat) -> None:
-    """Reads a file of supervised records through. Raises: BadRecordError naming the first that is none."""
+def read_conversations(path: Path, format_: RecordFormat) -> Iterator[list[Message]]:
+    """The messages of each supervised record of a file, in order.
+
+    Raises: BadRecordError naming the first that is none.
+    """
     rules = Rules()
     reader = _record_reader(path, None, rules, format_)
     for record in reader:
-        conversation_of(reader, record, format_, rules)
+        yield conversation_of(reader, record, format_, rules)[1]
+
+
+def check_records(path: Path, format_: RecordFormat) -> None:
+    """Reads a file of supervised records through. Raises: BadRecordError naming the first that is none."""
+    for _ in read_conversations(path, format_):
+        pass
 
 
 def conversation_of(
