@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import bitnet_arch
+from data_handler.errors import DataRequestError
 from wrinklefree import self_chat
 from wrinklefree.errors import RunError
 
@@ -64,7 +65,7 @@ def test_answers_stand_behind_their_questions(packaged, monkeypatch: pytest.Monk
 def test_a_question_too_long_for_the_context_is_named(packaged) -> None:
     model, tokenizer = packaged
     questions = [[{"role": "user", "content": "word " * 40}]]
-    with pytest.raises(RunError, match="lower --tokens, or leave the question out"):
+    with pytest.raises(DataRequestError, match="lower --tokens, or leave the question out"):
         next(self_chat.write_answers(model, tokenizer, questions, 8170, 1, temperature=1.0, seed=0))
 
 

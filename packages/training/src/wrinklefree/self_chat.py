@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from data_handler.errors import DataRequestError
 from data_handler.formats import FORMATS, TEXT, Message
 from data_handler.readers import check_document_file, read_conversations, read_documents
 from wf_formats.atomic import atomic_write_bytes
@@ -99,7 +100,8 @@ def write_answers(
         questions: messages of each, the last one a user's.
         temperature: of the sampling, from the whole distribution.
     Raises:
-        RunError: the tokenizer has no chat template, or a question leaves no room for the answer.
+        RunError: the tokenizer has no chat template.
+        DataRequestError: a question leaves no room for the answer.
     """
     template, ends = _template(tokenizer), _ends(model)
     prompts = [template.render(messages, add_generation_prompt=True) for messages in questions]
@@ -126,7 +128,7 @@ def write_answers(
 def _check_context(model: Any, num_prompt: int, num_tokens: int) -> None:
     context = model.config.max_position_embeddings
     if num_prompt + num_tokens > context:
-        raise RunError(
+        raise DataRequestError(
             f"--prompts: the longest question has {num_prompt} tokens, and --tokens {num_tokens} more are "
             f"beyond the model's context of {context}: lower --tokens, or leave the question out"
         )
@@ -230,14 +232,14 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _questions(path: Path, format_name: str) -> list[list[Message]]:
-    """What stands before the first answer of each record, each once. Raises: DataError, RunError for none."""
+    """What stands before the first answer of each record, each once. Raises: DataError."""
     check_document_file(path)
     found: dict[str, list[Message]] = {}
     for asked in _asked(path, format_name):
         if asked[-1]["role"] == "user":
             found.setdefault(json.dumps(asked), asked)
     if not found:
-        raise RunError(f"--prompts: no record of {path} begins with a question")
+        raise DataRequestError(f"--prompts: no record of {path} begins with a question")
     return list(found.values())
 
 
