@@ -80,6 +80,15 @@ class BitLinear(nn.Linear):
             y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
+    def weight_inputs(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., in], what the gradient of `weight` is a product with (the other factor is the
+        output's gradient): the input of the layer as it is normed, rounded and blended."""
+        x = x if self.sub_norm is None else self.sub_norm(x)
+        if self.lambda_ == 0.0:
+            return x
+        rounded = self.activation.quantize(x.reshape(-1, self.in_features)).values().view(x.shape)
+        return rounded if self.lambda_ == 1.0 else x + self.lambda_ * (rounded.to(x.dtype) - x)
+
     def product(self, x: Tensor, weight: Tensor, quantized: Quantized) -> Tensor:
         """[..., in] -> [..., out]: x, rounded, times `quantized`; gradients go to x and `weight`."""
         flat = x.reshape(-1, self.in_features)

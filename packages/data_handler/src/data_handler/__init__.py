@@ -14,12 +14,14 @@ from data_handler.errors import (
     DataChangedError,
     DataError,
     DataRequestError,
+    HeldOutError,
     TooLongError,
 )
 from wf_formats.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from data_handler.helpers import iter_documents, token_block
+    from data_handler.held_out import HeldOut, PlacedText, text_hash
+    from data_handler.helpers import iter_documents, iter_placed_documents, token_block
     from data_handler.loader import PackedLoader, make_loader
     from data_handler.mixing import MixedStream
     from data_handler.packing import PackedDataset, Piece, pack
@@ -31,36 +33,45 @@ __all__ = [
     "DataChangedError",
     "DataError",
     "DataRequestError",
+    "HeldOut",
+    "HeldOutError",
     "MixedStream",
     "OnBadRecord",
     "OnTooLong",
     "PackedDataset",
     "PackedLoader",
     "Piece",
+    "PlacedText",
     "SourceConfig",
     "SourceKind",
     "TextStream",
     "TextUnit",
     "TooLongError",
     "iter_documents",
+    "iter_placed_documents",
     "make_loader",
     "pack",
     "read_documents",
+    "text_hash",
     "token_block",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "HeldOut": "held_out",
         "MixedStream": "mixing",
         "PackedDataset": "packing",
         "PackedLoader": "loader",
         "Piece": "packing",
+        "PlacedText": "held_out",
         "TextStream": "stream",
         "iter_documents": "helpers",
+        "iter_placed_documents": "helpers",
         "make_loader": "loader",
         "pack": "packing",
         "read_documents": "readers",
+        "text_hash": "held_out",
         "token_block": "helpers",
     },
 )

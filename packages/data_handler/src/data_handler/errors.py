@@ -5,6 +5,7 @@ DataError               a file is damaged, missing or empty; a state does not fi
 DataRequestError        settings or a location that cannot be meant               2
 BadRecordError          one record alone; `on_bad_record: skip` goes on after it  1
 TooLongError            a record of more tokens than a sequence; see on_too_long  1
+HeldOutError            a document that must not be trained on, see HeldOut       1
 DataChangedError        a state of other files, see PackedLoader.load_state_dict  1
 """
 
@@ -43,6 +44,10 @@ class BadRecordError(DataError):
 
 class TooLongError(BadRecordError):
     """A record has more tokens than a sequence; `on_too_long` says what becomes of it."""
+
+
+class HeldOutError(BadRecordError):
+    """A document of a set that is held out of training (`HeldOut`), which says what becomes of it."""
 
 
 class DataChangedError(DataError):

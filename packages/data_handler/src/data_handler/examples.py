@@ -37,6 +37,11 @@ class Conversation(NamedTuple):
     where: str
     messages: list[Message]
 
+    @property
+    def words(self) -> str:
+        """What was said, without who said it."""
+        return "\n".join(message["content"] for message in self.messages)
+
 
 class ExampleReading:
     """How the records of a source become examples; see stream.Reading.
@@ -60,6 +65,9 @@ class ExampleReading:
     def read(self, reader: Reader, record: Any) -> Conversation:
         """Raises: BadRecordError for a record that is not of the format."""
         return Conversation(*conversation_of(reader, record, self._format, self._rules))
+
+    def words(self, read: Conversation) -> str:
+        return read.words
 
     def finish(self, read: Conversation) -> Example:
         """Raises: BadRecordError for what the template refuses, TooLongError for too many tokens."""

@@ -12,7 +12,11 @@ import torch
 
 from data_handler.config import SourceConfig
 from data_handler.errors import DataError
+from data_handler.examples import Conversation
+from data_handler.held_out import PlacedText
 from data_handler.packing import PackedDataset
+from data_handler.readers import conversation_of
+from data_handler.records import Reader, Rules
 from data_handler.stream import TextStream
 
 
@@ -24,6 +28,37 @@ def iter_documents(source: SourceConfig) -> Iterator[str]:
     """
     once = dataclasses.replace(source, repeat=False)
     return (document.text for document in TextStream(once, block_documents=1))
+
+
+class _PlacedReading:
+    """The words of texts or records with their places; see stream.Reading."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._format, self._rules = config.record_format, Rules.of(config)
+
+    def read(self, reader: Reader, record: Any) -> PlacedText:
+        if self._format is None:
+            return PlacedText(reader.text(record), reader.place(record))
+        conversation = Conversation(*conversation_of(reader, record, self._format, self._rules))
+        return PlacedText(conversation.words, conversation.where)
+
+    def words(self, read: PlacedText) -> str:
+        return read.text
+
+    def finish(self, read: PlacedText) -> PlacedText | None:
+        return read if read.text else None
+
+
+def iter_placed_documents(source: SourceConfig) -> Iterator[PlacedText]:
+    """The non-empty texts of a source (of supervised records: what is said in them), once, in the order of the
+    files, each with the place that messages name.
+
+    Raises:
+        DataError: the source is empty or a record is damaged.
+    """
+    once = dataclasses.replace(source, repeat=False)
+    stream = TextStream(once, block_documents=1, reading=_PlacedReading(once))
+    return (document.content for document in stream)
 
 
 def token_block(

@@ -30,6 +30,7 @@ def fingerprint(dataset: PackedDataset, num_workers: int) -> dict[str, Any]:
         "block_documents": dataset.block_documents,
         "tokenizer": Encoder(dataset.tokenizer).digest(),
         **_template(dataset),
+        **({} if dataset.held_out is None else {"held_out": dataset.held_out.digest()}),
         **{f"{_SOURCE}{source.name}": open_source(source).digest() for source in dataset.sources},
     }
 

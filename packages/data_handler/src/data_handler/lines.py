@@ -107,9 +107,12 @@ class LineReader(Reader):
             )
         return text.rstrip("\r\n")
 
+    def place(self, record: bytes) -> str:
+        return self._place(record, 0)
+
     def _decoded(self, record: bytes) -> str:
         if self._record_bytes > self._rules.max_bytes:
-            self._rules.refuse_size(self._place(record, 0))
+            self._rules.refuse_size(self.place(record))
         try:
             return record.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -137,17 +140,17 @@ class JsonLinesReader(LineReader):
         try:
             return json.loads(decoded)
         except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-            self._rules.refuse(self._place(record, 0), f"damaged record, {one_line(error)}: {shown(decoded)}")
+            self._rules.refuse(self.place(record), f"damaged record, {one_line(error)}: {shown(decoded)}")
 
     def text(self, record: bytes) -> str:
         value = self.value(record)
-        text = field_text(value, self._column, self._rules, lambda: self._place(record, 0))
+        text = field_text(value, self._column, self._rules, lambda: self.place(record))
         if not text.isascii() and (b"\\ud" in record or b"\\uD" in record):
             self._check_surrogates(text, record)
         return text
 
     def fields(self, record: bytes) -> tuple[str, dict[str, Any]]:
-        value, where = self.value(record), self._place(record, 0)
+        value, where = self.value(record), self.place(record)
         if not isinstance(value, dict):
             self._rules.refuse(where, f"a JSON object is wanted, here is {kind_of(value)}")
         return where, value
@@ -157,7 +160,7 @@ class JsonLinesReader(LineReader):
             text.encode()
         except UnicodeEncodeError as error:
             self._rules.refuse(
-                self._place(record, 0),
+                self.place(record),
                 f"field {self._column!r} holds half a character ({shown(text[error.start])}, "
                 "a surrogate without its other half)",
             )

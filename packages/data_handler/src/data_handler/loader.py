@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from data_handler.config import SourceConfig
 from data_handler.errors import DataError
+from data_handler.held_out import HeldOut
 from data_handler.identity import check_fingerprint, fingerprint, relocated, skipped_records
 from data_handler.mixing import merge_weights
 from data_handler.packing import PackedDataset, PackedStream
@@ -261,6 +262,7 @@ def make_loader(
     document_ids: bool = False,
     prefetch_batches: int = 2,
     pin_memory: bool = False,
+    held_out: HeldOut | None = None,
 ) -> PackedLoader:
     """A loader of packed batches of one rank.
 
@@ -272,6 +274,7 @@ def make_loader(
         block_documents: documents of a source that are shuffled together; 1: no shuffling.
         document_ids: batches also have document_ids (number within the sequence, -1: filling).
         prefetch_batches: batches that each worker makes ahead.
+        held_out: documents that no batch may have; they end the run or are passed over, as it says.
 
     Raises:
         DataRequestError: settings or locations that do not fit.
@@ -287,5 +290,6 @@ def make_loader(
         world_size=world_size,
         block_documents=block_documents,
         document_ids=document_ids,
+        held_out=held_out,
     )
     return PackedLoader(dataset, num_workers, prefetch_batches, pin_memory)

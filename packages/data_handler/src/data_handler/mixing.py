@@ -19,6 +19,7 @@ from data_handler.config import SourceConfig, check_weight
 from data_handler.encoding import AnswerMask, EncodedDocument, Encoder, TokenArray
 from data_handler.errors import DataRequestError
 from data_handler.examples import ExampleReading, encoded
+from data_handler.held_out import HeldOut
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position, TextStream, hash_fraction
 
 HORIZON_TOKENS = 65_536
@@ -69,8 +70,9 @@ class MixedStream:
         seed: int = 0,
         block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
         max_example_tokens: int | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
-        """Args: max_example_tokens is the longest supervised record; None: any."""
+        """Args: max_example_tokens is the longest supervised record; None: any. held_out is never read out."""
         check_sources(sources)
         self.encoder = Encoder(tokenizer)
         self._seed, self._shard = seed, shard
@@ -81,7 +83,7 @@ class MixedStream:
         }
         self._texts = {
             source.name: TextStream(
-                source, shard, num_shards, seed, block_documents, self._readings.get(source.name)
+                source, shard, num_shards, seed, block_documents, self._readings.get(source.name), held_out
             )
             for source in sources
         }

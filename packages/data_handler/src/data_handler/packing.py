@@ -28,6 +28,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data_handler.config import SourceConfig
 from data_handler.encoding import AnswerMask, TokenArray
 from data_handler.errors import DataRequestError
+from data_handler.held_out import HeldOut
 from data_handler.mixing import MixedDocument, MixedStream, check_sources
 from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position
 
@@ -196,6 +197,7 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
         block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
         document_ids: bool = False,
         whole_examples: bool = True,
+        held_out: HeldOut | None = None,
     ) -> None:
         super().__init__()
         check_sources(sources)
@@ -213,6 +215,7 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.block_documents = block_documents
         self.document_ids = document_ids
         self.whole_examples = whole_examples
+        self.held_out = held_out
 
     def stream(self, worker: int = 0, num_workers: int = 1) -> PackedStream:
         """The batches of one worker of this rank."""
@@ -224,6 +227,7 @@ class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
             seed=self.seed,
             block_documents=self.block_documents,
             max_example_tokens=self.seq_len_tokens if self.whole_examples else None,
+            held_out=self.held_out,
         )
         return PackedStream(documents, self.seq_len_tokens, self.batch_size or 1, self.whole_examples)
 

@@ -123,16 +123,16 @@ class ParquetReader(Reader):
     def text(self, record: Any) -> str:
         data = record.as_buffer()
         if data is None:
-            return field_text({self._column: None}, self._column, self._rules, self._place)
+            return field_text({self._column: None}, self._column, self._rules, self.place)
         if data.size > self._rules.max_bytes:
-            self._rules.refuse_size(self._place())
+            self._rules.refuse_size(self.place())
         try:
             return str(data, "utf-8")
         except UnicodeDecodeError as error:
             found = f"{error.reason}: {shown(bytes(data)[error.start :][:8])}"
-            self._rules.refuse(self._place(), f"not UTF-8 ({found})")
+            self._rules.refuse(self.place(), f"not UTF-8 ({found})")
 
-    def _place(self) -> str:
+    def place(self, record: Any = None) -> str:
         return f"{self._path}, record {self._row}"
 
 
@@ -156,4 +156,4 @@ class ParquetRecordReader(ParquetReader):
         return rows
 
     def fields(self, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        return self._place(), record
+        return self.place(), record

@@ -73,6 +73,10 @@ class Reader(ABC):
     def text(self, record: Any) -> str:
         """The text of the record yielded last. Raises: BadRecordError naming file and record."""
 
+    @abstractmethod
+    def place(self, record: Any) -> str:
+        """Where the record yielded last is: file and line or record."""
+
     def fields(self, record: Any) -> tuple[str, Mapping[str, Any]]:
         """Where the record yielded last is, and all its fields (of the formats that have some).
 

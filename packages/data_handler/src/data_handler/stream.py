@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from data_handler.config import OnBadRecord, OnTooLong, SourceConfig
-from data_handler.errors import BadRecordError, DataError, DataRequestError, TooLongError
+from data_handler.errors import BadRecordError, DataError, DataRequestError, HeldOutError, TooLongError
+from data_handler.held_out import HeldOut, PlacedText
 from data_handler.records import Reader
 from data_handler.skipped import NO_RECORDS, SHOWN_PLACES, Skipped
 from data_handler.sources.opening import open_source
@@ -80,6 +81,9 @@ class Reading(Protocol):
     def read(self, reader: Reader, record: Any) -> Any:
         """Of the record yielded last. Raises: BadRecordError."""
 
+    def words(self, read: Any) -> str:
+        """All the text of what was read, by which a document is known (held_out.py)."""
+
     def finish(self, read: Any) -> Any:
         """The content. Raises: BadRecordError."""
 
@@ -89,6 +93,9 @@ class TextReading:
 
     def read(self, reader: Reader, record: Any) -> str:
         return reader.text(record)
+
+    def words(self, read: str) -> str:
+        return read
 
     def finish(self, read: str) -> str:
         return read
@@ -106,6 +113,7 @@ class TextStream:
     Args:
         block_documents: documents that are read and shuffled together; 1 keeps the files' order.
         reading: what documents hold; None: text.
+        held_out: documents that are refused or passed over.
 
     Raises:
         DataRequestError: a source of records without a reading.
@@ -121,6 +129,7 @@ class TextStream:
         seed: int = 0,
         block_documents: int = DEFAULT_BLOCK_DOCUMENTS,
         reading: Reading | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         if reading is None and config.record_format is not None:
             raise DataRequestError(
@@ -129,6 +138,7 @@ class TextStream:
             )
         self.config = config
         self._reading = reading or TextReading()
+        self._held_out = held_out
         self._source = open_source(config, shard, num_shards)
         self._shard, self._num_shards = (0, 1) if self._source.presharded else (shard, num_shards)
         self._seed = seed
@@ -186,7 +196,7 @@ class TextStream:
             reader = self._source.open(order[part], cursor.mark if part == cursor.part else None)
             for record in reader:
                 if documents % self._num_shards == self._shard:
-                    texts.append(self._guarded(self._reading.read, reader, record))
+                    texts.append(self._guarded(self._read, reader, record))
                 documents += 1
                 if len(texts) == self._block_documents:
                     yield start, texts
@@ -195,13 +205,17 @@ class TextStream:
         if texts:
             yield start, texts
 
+    def _read(self, reader: Reader, record: Any) -> Any:
+        read = self._reading.read(reader, record)
+        if self._held_out is not None:
+            self._held_out.check(PlacedText(self._reading.words(read), reader.place(record)))
+        return read
+
     def _finished(self, read: Any) -> Any:
         return read if isinstance(read, Bad) else self._guarded(self._reading.finish, read)
 
     def _guarded(self, step: Callable[..., Any], *args: Any) -> Any:
         """What the step gives, or a `Bad` for a record that may be passed over."""
-        if not self.config.may_skip:
-            return step(*args)
         try:
             return step(*args)
         except BadRecordError as error:
@@ -213,6 +227,8 @@ class TextStream:
             return Bad(error.where)
 
     def _passes_over(self, error: BadRecordError) -> bool:
+        if isinstance(error, HeldOutError):
+            return self._held_out is not None and self._held_out.drop
         if self.config.on_bad_record is OnBadRecord.skip:
             return True
         return isinstance(error, TooLongError) and self.config.on_too_long is OnTooLong.skip
@@ -229,7 +245,7 @@ class TextStream:
             raise DataError(f"source {name!r} is empty: no document in {location}")
         if (bad := self.position.skipped.records - before.records) > 0:
             raise DataError(
-                f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as bad, "
+                f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as bad or held out, "
                 f"the first at {self.position.skipped.first[0]}; mend them, or set another "
                 f"{'text_column' if self.config.record_format is None else 'format or on_too_long'}"
             )

@@ -53,12 +53,12 @@ class HubReader(Reader):
             ) from error
 
     def text(self, record: dict[str, Any]) -> str:
-        return field_text(record, self._config.text_column, self._rules, self._place)
+        return field_text(record, self._config.text_column, self._rules, self.place)
 
     def fields(self, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        return self._place(), record
+        return self.place(), record
 
-    def _place(self) -> str:
+    def place(self, record: Any = None) -> str:
         return f"{self._config.location} [{self._config.split}], example {self._examples}"
 
 

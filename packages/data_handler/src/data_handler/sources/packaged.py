@@ -83,8 +83,9 @@ def in_split(name: str, split: str) -> bool:
 class DocumentReader(Reader):
     """One document; the mark is 0 before it and 1 after it."""
 
-    def __init__(self, load: Callable[[], str], mark: int | None) -> None:
+    def __init__(self, load: Callable[[], str], where: str, mark: int | None) -> None:
         self._load = load
+        self._where = where
         self._mark = mark or 0
 
     def mark(self) -> int:
@@ -97,6 +98,9 @@ class DocumentReader(Reader):
 
     def text(self, record: None) -> str:
         return self._load()
+
+    def place(self, record: None) -> str:
+        return self._where
 
 
 class PackagedSource(Source):
@@ -119,7 +123,7 @@ class PackagedSource(Source):
 
     def open(self, part: int, mark: Any) -> Reader:
         text, name, _ = self._documents[part]
-        return DocumentReader(lambda: read_document(text, name), mark)
+        return DocumentReader(lambda: read_document(text, name), f"{text}, {name}", mark)
 
     def names(self) -> Any:
         return [(text, name) for text, name, _ in self._documents]
