@@ -10,6 +10,7 @@ from transformers.integrations.bitnet import AutoBitLinear
 from bitnet_arch import (
     BitLinear,
     Int8PerToken,
+    SubLN,
     TernaryQuantizer,
     bit_linears,
     get_lambda,
@@ -109,3 +110,15 @@ def test_from_linear_shares_parameters() -> None:
 def test_odd_row_length_is_refused_for_groups() -> None:
     with pytest.raises(ValueError, match="rows of 96"):
         BitLinear(96, 8, quantizer=quantizer("group64"))
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("sub_norm", [False, True])
+def test_weight_inputs_are_the_other_factor_of_the_weights_gradient(lambda_: float, sub_norm: bool) -> None:
+    layer, x = layer_and_input("group64")
+    layer.sub_norm = SubLN(128, 1e-5) if sub_norm else None
+    layer.lambda_ = lambda_
+    grad = torch.randn(2, 7, 48)
+    layer(x).backward(grad)
+    found = torch.einsum("bto,bti->oi", grad, layer.weight_inputs(x))
+    torch.testing.assert_close(found, layer.weight.grad, rtol=1e-5, atol=1e-5)

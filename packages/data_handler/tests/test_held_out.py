@@ -120,7 +120,7 @@ def test_bad_records_stay_errors_where_only_probes_are_dropped(
 def test_a_source_of_nothing_else_is_an_error(write_jsonl: WriteJsonl, tokenizer: Any) -> None:
     path = str(write_jsonl(["one", "two"]))
     held_out = hold_out([ProbeSet(SourceConfig("path", "p", path))], drop=True)
-    with pytest.raises(DataError, match="no text is left .* passed over as bad or held out"):
+    with pytest.raises(DataError, match=r"no text is left .* passed over as bad or held out"):
         list(make_loader([SourceConfig("path", "text", path)], tokenizer, 8, 1, held_out=held_out))
 
 

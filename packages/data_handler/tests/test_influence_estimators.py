@@ -32,7 +32,7 @@ def test_datainf_ranks_as_the_exact_inverse_where_one_gradient_is_all(
 
 
 def test_tracin_is_the_gain_of_steps_of_sgd() -> None:
-    """Of a quadratic loss |w - target|^2 / 2, small steps along each example's gradient from two checkpoints."""
+    """Of a quadratic loss |w - target|^2 / 2: small steps along each gradient from two checkpoints."""
     torch.manual_seed(0)
     checkpoints, targets = torch.randn(2, 6).double(), torch.randn(5, 6).double()
     probes = torch.randn(3, 6).double()

@@ -50,8 +50,8 @@ class _PlacedReading:
 
 
 def iter_placed_documents(source: SourceConfig) -> Iterator[PlacedText]:
-    """The non-empty texts of a source (of supervised records: what is said in them), once, in the order of the
-    files, each with the place that messages name.
+    """The non-empty texts of a source, once, in the order of the files, each with its place for messages;
+    of supervised records what is said in them.
 
     Raises:
         DataError: the source is empty or a record is damaged.

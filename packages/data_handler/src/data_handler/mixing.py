@@ -72,7 +72,7 @@ class MixedStream:
         max_example_tokens: int | None = None,
         held_out: HeldOut | None = None,
     ) -> None:
-        """Args: max_example_tokens is the longest supervised record; None: any. held_out is never read out."""
+        """Args: max_example_tokens is the longest supervised record, None: any; held_out: see TextStream."""
         check_sources(sources)
         self.encoder = Encoder(tokenizer)
         self._seed, self._shard = seed, shard

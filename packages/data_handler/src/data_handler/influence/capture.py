@@ -64,8 +64,8 @@ class GradientCapture:
         """
         if missing := [name for name in self._linears if name not in self._reached]:
             raise DataError(
-                f"no gradient reached {missing[0]} ({len(missing)} of {len(self._linears)} matrices): the loss "
-                "does not depend on it, or its linear is not called as a module; choose other matrices"
+                f"no gradient reached {missing[0]} ({len(missing)} of {len(self._linears)} matrices): the "
+                "loss does not depend on it, or its linear is not called as a module; choose other matrices"
             )
         return self._sketch.folded(self._sums)
 
@@ -75,8 +75,8 @@ class GradientCapture:
         """After a linear's forward: keeps its input until the gradient of its output is there."""
         if self._seen.get(name):
             raise DataError(
-                f"the linear of {name} is called several times in one pass, and the gradient of an example is "
-                "the sum of all; choose other matrices"
+                f"the linear of {name} is called several times in one pass, which is not done here: choose "
+                "other matrices"
             )
         self._seen[name] += 1
         if not output.requires_grad:

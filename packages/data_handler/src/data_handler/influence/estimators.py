@@ -1,16 +1,19 @@
 """Estimators of influence: how much a training example would lower the loss on a probe.
 
 All have one sign: HIGHER helps the probe. They work on sketches of gradients (gradients.py), train [n, size]
-and probe [m, size], of one checkpoint, or [checkpoints, n, size] and [checkpoints, m, size] of several; in the
+and probe [m, size] of one checkpoint, or [checkpoints, n, size] and [checkpoints, m, size] of several, in the
 dtype that these have. A row of the probe is a document, a sequence or a whole set.
 
-    TracIn               sum_c lr_c <g_i, v>             what steps of SGD would do (Pruthi et al. 2020, 2002.08484)
-    DataInf              <H^-1 v, g_i>                   closed form (Kwon et al. 2024, 2310.00902)
-    PreconditionedCosine mean_j cos(P g_i, P v_j)        P = 1 / (sqrt(second moments) + eps): TracIn with the
-                                                         diagonal of the curvature, without lengths
-    Less                 sum_c lr_c cos(Adam(g_i), v)    Xia et al. 2024, 2402.04333
+    TracIn                sum_c lr_c <g_i, v>          what steps of SGD would do
+    DataInf               <H^-1 v, g_i>                influence function in closed form
+    PreconditionedCosine  mean_j cos(P g_i, P v_j)     P = 1 / (sqrt(second moments) + eps), so P^2 is the
+                                                       inverse of the curvature's diagonal, as Adam knows it
+    Less                  sum_c lr_c cos(Adam(g_i), v) what steps of Adam would do, without lengths
 
-v is the mean of the probe's rows. Cost: n times the size, of DataInf thrice that.
+v is the mean of the probe's rows. Cost: n times the size, of DataInf four times that.
+
+Sources: Pruthi et al. 2020 (TracIn, arXiv 2002.08484), Kwon et al. 2024 (DataInf, 2310.00902), Xia et al.
+2024 (LESS, 2402.04333).
 """
 
 from __future__ import annotations
@@ -112,11 +115,12 @@ class PreconditionedCosine(_OneCheckpoint):
 
 
 class DataInf(_OneCheckpoint):
-    """Influence functions with the inverse of the mean taken as the mean of the inverses:
+    """Influence functions, the inverse of the mean taken as the mean of the inverses:
 
-    H^-1 v = (1 / n) sum_i (g_i g_i^T + damping)^-1 v = (1 / (n damping)) sum_i [v - <v, g_i> g_i / (damping + |g_i|^2)]
+        H^-1 v = (1 / n) sum_i (g_i g_i^T + damping)^-1 v
+               = (1 / (n damping)) sum_i [v - <v, g_i> g_i / (damping + |g_i|^2)]
 
-    The sketch is one block: the published form has one for each layer.
+    The sketch is one block; the published form has one for each layer.
 
     Args:
         damping: of the squares' mean over all numbers of the training sketches (0.1 in the paper).

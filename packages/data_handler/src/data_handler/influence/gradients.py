@@ -1,12 +1,12 @@
 """Gradients of examples on chosen matrices of a model, as sketches, by one backward pass for a whole batch.
 
-A forward hook on each chosen linear keeps its input x [n, tokens, in]; when the gradient g [n, tokens, out] of
-its output arrives, the gradients of the n examples' weights are the products g_i^T x_i, which become sketches
-at once and are dropped (capture.py). The parameters' own gradients are not computed: nothing is written to
-`.grad`, and the pass ends at the first chosen linear.
+A forward hook on each chosen linear keeps its input x [n, tokens, in]; when the gradient g [n, tokens, out]
+of its output arrives, the gradients of the n examples' weights are the products g_i^T x_i, which become
+sketches at once and are dropped (capture.py). The parameters' own gradients are not computed: nothing is
+written to `.grad`, and the pass ends at the first chosen linear.
 
-Cost beside a training step of the same tokens: the same three products of each chosen matrix, one addition per
-weight and example for the sketch, and no optimizer. Memory: the inputs of the chosen linears until the backward
+Cost beside a training step of the same tokens: the same three products of each chosen matrix, one addition
+for each weight and example, and no optimizer. Memory: the inputs of the chosen linears until the backward
 pass reaches them, as PyTorch keeps them for training, and a few million numbers of gradients.
 """
 
@@ -36,13 +36,13 @@ class GradientSketcher:
     mode (without dropout).
 
     Args:
-        matrices: names of weights or glob patterns (`*.mlp.down_proj.weight`); None: the linears of the blocks.
+        matrices: names of weights or patterns (`*.mlp.down_proj.weight`); None: the linears of the blocks.
         size: numbers of a sketch.
         seed: of the sketch; only sketches of one seed, size and choice of matrices can be compared.
         losses: what is differentiated; the losses of examples must not depend on each other.
 
     Raises:
-        DataRequestError: a pattern that fits no matrix, a weight that is shared or sharded, a bad size or seed.
+        DataRequestError: a pattern that fits no matrix, a shared or sharded weight, a bad size or seed.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class GradientSketcher:
             preconditioner: what becomes of each gradient before it is a sketch.
 
         Raises:
-            DataError: a loss or gradient that is not finite, a matrix that the loss does not depend on, or one
-                whose inputs are not the batch's tokens in order.
+            DataError: a loss or gradient that is not finite, a matrix that the loss does not depend on, or
+                one whose inputs are not the batch's tokens in order.
         """
         return self._sketches(batch, preconditioner, LossSums.of_examples, per_example=True)
 
     def mean(self, batch: Mapping[str, Any], preconditioner: Preconditioner | None = None) -> Tensor:
-        """float32 [size]: the gradient of the mean loss over all labels of the batch, as a training step has it.
+        """float32 [size]: the gradient of the mean loss over all labels of the batch, as in a training step.
 
-        Raises: DataError as `per_example`.
+        Raises: DataError as `per_example`, and for a batch without labels.
         """
         return self._sketches(batch, preconditioner, LossSums.of_batch, per_example=False)[0]
 
@@ -124,9 +124,7 @@ def _check_losses(losses: LossSums) -> None:
 
 def _checked(sketches: Tensor) -> Tensor:
     if not torch.isfinite(sketches).all():
-        raise DataError(
-            "a gradient is not finite, though the losses are: lower the loss's scale, or mend the model"
-        )
+        raise DataError("a gradient is not finite, though the losses are: are the model's weights damaged?")
     return sketches
 
 

@@ -23,7 +23,7 @@ class LossSums(NamedTuple):
         return self.sums / self.labels.clamp(min=1)
 
     def of_batch(self) -> Tensor:
-        """The mean loss over all labelled tokens, as a training step has it. Raises: DataError without any."""
+        """The mean loss over all labelled tokens, as in a training step. Raises: DataError without any."""
         num_labels = self.labels.sum()
         if not num_labels:
             raise DataError("no token of the batch has a label, so it has no loss: give other text")

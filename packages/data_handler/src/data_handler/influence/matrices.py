@@ -65,12 +65,14 @@ def choose(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mod
 
 def _linears(model: nn.Module) -> dict[str, nn.Module]:
     """Modules whose weight's gradient is g^T x, by the weight's name."""
-    return {
-        f"{name}.weight" if name else "weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, WeightInputs)
-        or (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward)
-    }
+    named = model.named_modules()
+    return {f"{name}.weight" if name else "weight": module for name, module in named if _is_linear(module)}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, WeightInputs) or (
+        isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    )
 
 
 def _in_block(name: str) -> bool:
@@ -90,9 +92,7 @@ def _check(pattern: str, linears: dict[str, nn.Module], parameters: dict[str, An
 
 def _check_weight(name: str, module: Any, model: nn.Module) -> None:
     if isinstance(module.weight, DTensor):
-        raise DataRequestError(
-            f"{name} is sharded, and gradients are taken of whole matrices: gather the model"
-        )
+        raise DataRequestError(f"{name} is sharded, and gradients are of whole matrices: gather the model")
     shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is module.weight]
     if len(shared) > 1:
         raise DataRequestError(

@@ -88,18 +88,19 @@ class _AdamState:
         first, second = state.get("exp_avg"), state.get("exp_avg_sq")
         if first is None or second is None:
             raise DataRequestError(
-                f"{kind} has no moments of {name} (Muon keeps none, and before its first step none has); choose "
-                "other matrices, take plain gradients, or wait for a step"
+                f"{kind} has no moments of {name} (Muon keeps none, and before its first step none has): "
+                "choose other matrices, take plain gradients, or wait for a step"
             )
         if not second.is_floating_point() or second.numel() != math.prod(shape):
             raise DataRequestError(
-                f"{kind} keeps the moments of {name} in codes ({second.dtype}): train with moments of 32 or 16 "
-                "bits, or take plain gradients"
+                f"{kind} keeps the moments of {name} in codes ({second.dtype}): train with moments of 32 or "
+                "16 bits, or take plain gradients"
             )
         if betas is None or eps is None:
             raise DataRequestError(f"{kind} does not tell its betas and eps; give them")
         step = int(state["step"])
-        return _Moments(first.float().view(shape), second.float().view(shape), step, *betas, eps)
+        beta1, beta2 = betas
+        return _Moments(first.float().view(shape), second.float().view(shape), step, beta1, beta2, eps)
 
 
 class SecondMoments(_AdamState):

@@ -3,8 +3,8 @@
     probe = ProbeSet(SourceConfig("path", "questions", "questions.jsonl"))
     loader = make_loader(sources, tokenizer, 512, 8, held_out=hold_out([probe], drop=True))
 
-A loader with them refuses or passes over their documents wherever it reads one (held_out.py), so a probe is held
-out by construction and not by the care of who made the files.
+A loader with them refuses or passes over their documents wherever it reads one (held_out.py), so a probe is
+held out by construction and not by the care of who made the files.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class ProbeSet:
         """As a loader's: input_ids, labels, position_ids, int64 [batch_size or fewer, seq_len_tokens].
 
         Args:
-            one_document_a_row: the first tokens of each document, then filling without labels, in a row of its
-                own; else the documents are packed one after the other.
+            one_document_a_row: the first tokens of each document, then filling without labels, in a row of
+                its own; else the documents are packed one after the other.
 
         Raises:
             DataError: a record of more tokens than a sequence, or one that the tokenizer's template refuses.

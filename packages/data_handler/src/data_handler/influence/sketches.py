@@ -68,9 +68,9 @@ class CountSketch:
 
     def hashes(self, name: str, rows: int, columns: int, device: torch.device | str = "cpu") -> MatrixHashes:
         """Of the matrix `name` [rows, columns]."""
-        return MatrixHashes(
-            *self._side(name, "rows", rows, device), *self._side(name, "columns", columns, device)
-        )
+        row_places, row_signs = self._side(name, "rows", rows, device)
+        column_places, column_signs = self._side(name, "columns", columns, device)
+        return MatrixHashes(row_places, row_signs, column_places, column_signs)
 
     def _side(self, name: str, side: str, length: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Places and signs [length] of one side."""
@@ -100,6 +100,7 @@ class CountSketch:
         first = next(iter(gradients.values()))
         sums = self.zeros(len(first), first.device)
         for name, gradient in gradients.items():
-            hashes = self.hashes(name, *gradient.shape[1:], first.device)
+            rows, columns = gradient.shape[1:]
+            hashes = self.hashes(name, rows, columns, first.device)
             self.add(sums, hashes.places(), hashes.signed(gradient.float()))
         return self.folded(sums)
