@@ -244,9 +244,10 @@ class TextStream:
         if num_documents == 0:
             raise DataError(f"source {name!r} is empty: no document in {location}")
         if (bad := self.position.skipped.records - before.records) > 0:
+            what = "bad" if self._held_out is None else "bad or held out"
             raise DataError(
-                f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as bad or "
-                f"held out, the first at {self.position.skipped.first[0]}; mend them, or set another "
+                f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as "
+                f"{what}, the first at {self.position.skipped.first[0]}; mend them, or set another "
                 f"{'text_column' if self.config.record_format is None else 'format or on_too_long'}"
             )
         if num_documents > self._shard:
