@@ -1,6 +1,6 @@
 """Whether estimators of influence foretell what training on other data does: the linear datamodeling score.
 
-    uv run python packages/data_handler/benchmarks/influence.py --data ../shared/data --minutes 10
+    uv run python packages/data_handler/benchmarks/influence.py --data ../shared/data --minutes 6
 
 A tiny Llama is trained from scratch on every one of a few hundred documents of five domains of real text and
 of one domain of noise (real documents whose tokens are shuffled), and once on each of many random halves of
@@ -11,8 +11,8 @@ these sums with minus the probe's loss, here as the mean over the probes, with a
 bootstraps over the halves. `oracle` is a ridge regression of the losses on which documents the halves
 have, in five folds: what a linear score that has seen most of the retrained models says of the others.
 
-Beside it: where the noise ends among the domains, and how often a copy of a probe's document ranks first among
-the training documents. `--minutes` plans how many halves are trained: at least 50, or it is an error.
+Beside it: where the noise ends among the domains, and how often a copy of a probe's document ranks first
+among the documents. `--minutes` of the CPU are planned into halves: at least 50, or it is an error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from data_handler.influence import (
 )
 from wf_formats.environment import environment
 
-NUM_BOOTSTRAPS = 200
+LEAST_HALVES, NUM_BOOTSTRAPS = 50, 200
 
 
 class Sketches:
@@ -159,7 +159,7 @@ def judged(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretrain/DOMAIN/SPLIT.jsonl.gz")
-    parser.add_argument("--minutes", type=float, default=10, help="for the models of the halves")
+    parser.add_argument("--minutes", type=float, default=6, help="of the CPU, for the models of the halves")
     parser.add_argument("--documents", type=int, default=40, help="of each domain")
     parser.add_argument("--probe-documents", type=int, default=12, help="of each domain")
     parser.add_argument("--epochs", type=int, default=8)
@@ -172,7 +172,10 @@ def main() -> None:
     start = time.process_time()
     checkpoints = train(corpus, np.arange(len(corpus.domains)), options.epochs, options.checkpoints)
     full_s = time.process_time() - start
-    halves, losses = retrained(corpus, options.epochs, options.minutes, SEED + 1)
+    num_halves = int(60 * options.minutes / (full_s / 2))
+    if num_halves < LEAST_HALVES:
+        parser.error(f"{num_halves} halves fit into {options.minutes} minutes; {LEAST_HALVES} tell something")
+    halves, losses = retrained(corpus, options.epochs, num_halves, SEED + 1)
     rates = [checkpoint.learning_rate for checkpoint in checkpoints]
     estimators: dict[str, Callable[[], Estimator]] = {
         "tracin": lambda: TracIn(rates),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from data_handler.influence import ProbeSet, document_batches, next_token_losses
 DOMAINS = ("books", "code_python_stdlib", "fineweb", "math_latex", "openstax")
 NOISE = "noise"
 SEED, TOKENS, BATCH, PEAK_RATE = 0, 96, 16, 3e-3
-LEAST_HALVES = 50
 Batch = dict[str, Tensor]
 
 
@@ -148,22 +146,14 @@ def probe_losses(model: Any, probes: dict[str, Batch]) -> list[float]:
     return [float(next_token_losses(model, rows).of_batch()) for rows in probes.values()]
 
 
-def retrained(corpus: Corpus, epochs: int, minutes: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many as the minutes allow: bool [halves, documents] and losses of the probes [halves, probes].
-
-    Raises: SystemExit if these are too few.
-    """
+def retrained(corpus: Corpus, epochs: int, num_halves: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool [halves, documents] and losses of the probes [halves, probes]."""
     generator = np.random.default_rng(seed)
     num_documents = len(corpus.domains)
     halves, losses = [], []
-    end = time.monotonic() + 60 * minutes
-    with tqdm(desc="halves", unit="model") as bar:
-        while time.monotonic() < end or len(halves) < 1:
-            chosen = generator.permutation(num_documents)[: num_documents // 2]
-            (last,) = train(corpus, chosen, epochs, 1)
-            halves.append(np.isin(np.arange(num_documents), chosen))
-            losses.append(probe_losses(last.model, corpus.probes))
-            bar.update()
-    if len(halves) < LEAST_HALVES:
-        raise SystemExit(f"{len(halves)} halves in {minutes} minutes; at least {LEAST_HALVES} tell something")
+    for _ in tqdm(range(num_halves), desc="halves", unit="model"):
+        chosen = generator.permutation(num_documents)[: num_documents // 2]
+        (last,) = train(corpus, chosen, epochs, 1)
+        halves.append(np.isin(np.arange(num_documents), chosen))
+        losses.append(probe_losses(last.model, corpus.probes))
     return np.stack(halves), np.array(losses)

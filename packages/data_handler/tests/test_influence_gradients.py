@@ -83,6 +83,19 @@ def test_examples_of_many_weights_are_taken_in_parts(
     torch.testing.assert_close(sketcher.per_example(batch), expected)
 
 
+def test_autocast_rounds_the_model_and_not_the_sketches(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    sketcher = GradientSketcher(model, None, SIZE)
+    expected = sketcher.per_example(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sketcher.per_example(batch)
+        assert found.dtype == torch.float32
+        alone = sketcher.per_example(
+            {name: batch[name][:1] for name in ("input_ids", "labels", "position_ids")}
+        )
+    assert torch.cosine_similarity(found, expected).min() > 0.999
+    torch.testing.assert_close(alone[0], found[0], rtol=1e-3, atol=1e-5)
+
+
 def test_nothing_is_left_behind(model: nn.Module, batch: dict[str, Tensor]) -> None:
     model = copy.deepcopy(model).train()
     model.model.layers[1].eval()

@@ -41,7 +41,7 @@ class GradientCapture:
         self._sketch, self._linears, self._preconditioner = sketch, linears, preconditioner
         self._num_rows, self._num_gradients = num_rows, num_rows if per_example else 1
         self._sums = sketch.zeros(self._num_gradients, device)
-        self._seen: dict[str, int] = dict.fromkeys(linears, 0)
+        self._followed: set[str] = set()
         self._reached: set[str] = set()
 
     @contextmanager
@@ -73,20 +73,23 @@ class GradientCapture:
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
         """After a linear's forward: keeps its input until the gradient of its output is there."""
-        if self._seen.get(name):
+        if name in self._followed:
             raise DataError(
                 f"the linear of {name} is called several times in one pass, which is not done here: choose "
                 "other matrices"
             )
-        self._seen[name] += 1
+        self._followed.add(name)
         if not output.requires_grad:
             output.requires_grad_()  # the first one: nothing before it needs a gradient
         inputs: Tensor = next(iter((*args, *kwargs.values())))
         output.register_hook(partial(self._take, name, module, inputs.detach()))
 
-    @torch.no_grad()
     def _take(self, name: str, module: nn.Module, inputs: Tensor, grad: Tensor) -> None:
         self._reached.add(name)
+        with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
+            self._add(name, module, inputs, grad)
+
+    def _add(self, name: str, module: nn.Module, inputs: Tensor, grad: Tensor) -> None:
         x = self._rows(name, weight_inputs(module, inputs))
         g = self._rows(name, grad)
         rows, columns = g.shape[2], x.shape[2]
