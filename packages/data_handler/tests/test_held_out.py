@@ -39,6 +39,7 @@ def test_hashes_ignore_white_space_case_and_forms_of_characters() -> None:
     same = ["The \ufb01rst line", "the first\n  LINE ", "The first\u00a0line"]
     assert len(set(map(text_hash, same))) == 1
     assert text_hash("The first lines") != text_hash("The first line")
+    assert text_hash("half a \ud83d character")  # which sources refuse, and other callers may have
     assert text_hash("a river") == "e3e86ebb0282db011deef356610b76a0"
 
 
@@ -65,6 +66,13 @@ def test_packaged_text_is_a_probe() -> None:
     probe.refuse_overlap(iter_placed_documents(training))
     with pytest.raises(HeldOutError, match=r"python_docs, .*: this document is held out .*'python_docs'"):
         probe.refuse_overlap(iter_placed_documents(SourceConfig("packaged", "python_docs", split="all")))
+
+
+def test_white_space_is_nobodys_document(write_jsonl: WriteJsonl) -> None:
+    probe = ProbeSet(SourceConfig("path", "p", str(write_jsonl(["a river", " \n"]))))
+    probe.refuse_overlap(
+        iter_placed_documents(SourceConfig("path", "t", str(write_jsonl(["  ", "another"]))))
+    )
 
 
 def test_an_empty_probe_is_an_error(write_jsonl: WriteJsonl) -> None:

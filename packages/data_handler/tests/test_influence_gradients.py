@@ -213,6 +213,9 @@ class Odd(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.layers[0](nn.functional.one_hot(ids % 4, 4).float())
+        if self.kind == "in place":
+            x *= 2
+            return self.layers[1](x).mul_(3)
         if self.kind == "twice":
             return self.layers[1](self.layers[1](x))
         if self.kind == "experts":
@@ -240,6 +243,27 @@ def test_what_cannot_be_told_apart_is_an_error(kind: str, said: str) -> None:
     sketcher = GradientSketcher(Odd(kind), None, 8, losses=odd_losses)
     with pytest.raises(DataError, match=said):
         sketcher.per_example({"input_ids": torch.arange(6).view(2, 3)})
+
+
+def test_outputs_that_are_changed_in_place() -> None:
+    torch.manual_seed(0)
+    model, ids = Odd("in place"), torch.arange(6).view(2, 3)
+    found = GradientSketcher(model, None, 8, losses=odd_losses).per_example({"input_ids": ids})
+    grads: dict[str, list[Tensor]] = {"layers.0.weight": [], "layers.1.weight": []}
+    for row in range(2):
+        model.zero_grad()
+        odd_losses(model, {"input_ids": ids[row : row + 1]}).of_examples().sum().backward()
+        for name, kept in grads.items():
+            weight_grad = model.get_parameter(name).grad
+            assert weight_grad is not None
+            kept.append(weight_grad.clone())
+    expected = CountSketch(8, 0).of({name: torch.stack(kept) for name, kept in grads.items()})
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_empty_batch_is_an_error(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    with pytest.raises(DataError, match="no example"):
+        GradientSketcher(model, None, SIZE).per_example({k: batch[k][:0] for k in batch if k != "state"})
 
 
 @pytest.fixture(scope="module")

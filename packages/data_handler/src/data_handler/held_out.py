@@ -28,14 +28,14 @@ def text_hash(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     words = " ".join(text.casefold().split())
-    return hashlib.blake2b(words.encode(), digest_size=_HASH_BYTES).hexdigest()
+    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).hexdigest()
 
 
 class HeldOut:
     """What a loader keeps out of training.
 
     Args:
-        sets: documents by the name of the set that they belong to.
+        sets: documents by the name of the set that they belong to; those without a word are left out.
         drop: pass over a document of a set (counted and placed as bad records are, `loader.skipped()`);
             False: it ends the run.
     """
@@ -46,6 +46,7 @@ class HeldOut:
             text_hash(document.text): f"{name!r} ({document.where})"
             for name, documents in sets.items()
             for document in documents
+            if document.text.strip()
         }
 
     def digest(self) -> str:

@@ -71,7 +71,7 @@ class GradientCapture:
 
     def _follow(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
+    ) -> Tensor:
         """After a linear's forward: keeps its input until the gradient of its output is there."""
         if name in self._followed:
             raise DataError(
@@ -80,9 +80,10 @@ class GradientCapture:
             )
         self._followed.add(name)
         if not output.requires_grad:
-            output.requires_grad_()  # the first one: nothing before it needs a gradient
+            output = output.detach().requires_grad_()  # of the first ones: nothing before needs a gradient
         inputs: Tensor = next(iter((*args, *kwargs.values())))
         output.register_hook(partial(self._take, name, module, inputs.detach()))
+        return output.clone() if output.is_leaf else output  # what is a leaf cannot be changed in place
 
     def _take(self, name: str, module: nn.Module, inputs: Tensor, grad: Tensor) -> None:
         self._reached.add(name)

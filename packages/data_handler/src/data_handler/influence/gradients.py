@@ -100,6 +100,8 @@ class GradientSketcher:
     ) -> Tensor:
         device = next(self._model.parameters()).device
         num_rows = len(batch["input_ids"])
+        if not num_rows:
+            raise DataError("the batch has no example")
         with _untouched(self._model, device):
             capture = GradientCapture(
                 self._sketch, self._linears, num_rows, per_example, preconditioner, device

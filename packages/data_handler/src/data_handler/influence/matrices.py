@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from data_handler.errors import DataRequestError
 
@@ -44,6 +45,10 @@ def choose(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mod
         DataRequestError: a pattern that matches no matrix, or one whose gradient cannot be taken; says which
             there are.
     """
+    if isinstance(model, DistributedDataParallel):
+        raise DataRequestError(
+            "the model is in DistributedDataParallel, which counts passes: give its module"
+        )
     linears = _linears(model)
     if patterns is None:
         found = {name: module for name, module in linears.items() if _in_block(name)}

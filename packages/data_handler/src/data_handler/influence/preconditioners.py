@@ -37,11 +37,23 @@ class GradientKind(StrEnum):
     scaled = "scaled"
     direction = "direction"
 
-    def preconditioner(self, optimizer: Optimizer, model: nn.Module) -> Preconditioner | None:
-        """Of an Adam as it stands now; None for plain gradients."""
+    def preconditioner(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        *,
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
+    ) -> Preconditioner | None:
+        """Of an Adam, as it stands when gradients are taken; None for plain gradients.
+
+        Args:
+            betas, eps: of an optimizer that does not have them in its groups.
+        """
         if self is GradientKind.plain:
             return None
-        return (SecondMoments if self is GradientKind.scaled else AdamDirection)(optimizer, model)
+        kind = SecondMoments if self is GradientKind.scaled else AdamDirection
+        return kind(optimizer, model, betas=betas, eps=eps)
 
 
 class _Moments(NamedTuple):
