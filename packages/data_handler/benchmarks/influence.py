@@ -1,6 +1,6 @@
 """Whether estimators of influence foretell what training on other data does: the linear datamodeling score.
 
-    uv run python packages/data_handler/benchmarks/influence.py --data ../shared/data --minutes 6
+    uv run python packages/data_handler/benchmarks/influence.py --data ../shared/data --minutes 5
 
 A tiny Llama is trained from scratch on every one of a few hundred documents of five domains of real text and
 of one domain of noise (real documents whose tokens are shuffled), and once on each of many random halves of
@@ -159,8 +159,8 @@ def judged(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretrain/DOMAIN/SPLIT.jsonl.gz")
-    parser.add_argument("--minutes", type=float, default=6, help="of the CPU, for the models of the halves")
-    parser.add_argument("--documents", type=int, default=40, help="of each domain")
+    parser.add_argument("--minutes", type=float, default=5, help="of the CPU, for the models of the halves")
+    parser.add_argument("--documents", type=int, default=24, help="of each domain")
     parser.add_argument("--probe-documents", type=int, default=12, help="of each domain")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--checkpoints", type=int, default=3)
