@@ -46,5 +46,8 @@ def test_a_mixture_needs_distinct_sources_with_weight() -> None:
 
 
 def test_settings_are_read_without_torch() -> None:
-    code = "import data_handler, sys; data_handler.SourceConfig; assert 'torch' not in sys.modules"
+    code = (
+        "import data_handler, data_handler.influence, sys; data_handler.SourceConfig; "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

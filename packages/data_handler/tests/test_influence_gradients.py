@@ -192,6 +192,8 @@ def test_an_example_without_labels_has_no_gradient(model: nn.Module, tokenizer: 
 
 def test_losses_of_ones_own(model: nn.Module, batch: dict[str, Tensor]) -> None:
     def twice(model: Any, batch: Any) -> LossSums:
+        with torch.no_grad():
+            model(batch["input_ids"])
         logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         losses = 2 * nn.functional.cross_entropy(
             logits[:, :-1].mT, batch["labels"][:, 1:], ignore_index=-100, reduction="none"

@@ -73,6 +73,8 @@ class GradientCapture:
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         """After a linear's forward: keeps its input until the gradient of its output is there."""
+        if not torch.is_grad_enabled():
+            return output  # a pass of the loss's own, that nothing is learned from
         if name in self._followed:
             raise DataError(
                 f"the linear of {name} is called several times in one pass, which is not done here: choose "
