@@ -169,6 +169,14 @@ def test_batches_are_those_of_a_loader(probe: ProbeSet, tokenizer: Any) -> None:
     assert (batch["position_ids"] == 0).sum() == 3  # two documents and the filling
 
 
+def test_a_probe_whose_files_changed_is_refused(write_jsonl: WriteJsonl, tokenizer: Any) -> None:
+    path = write_jsonl(["one river"])
+    probe = ProbeSet(SourceConfig("path", "p", str(path)))
+    path.write_text('{"text": "another river, which is not held out"}\n')
+    with pytest.raises(DataError, match="files of the probe set 'p' have changed"):
+        probe.batches(tokenizer, 16, 2)
+
+
 def test_a_document_a_row(tokenizer: Any, probe: ProbeSet) -> None:
     texts = ["a river " * 30, "one", "two rivers"]
     first, second = document_batches(texts, tokenizer, 12, 2)

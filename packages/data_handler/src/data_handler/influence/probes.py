@@ -18,11 +18,12 @@ import torch
 
 from data_handler.config import SourceConfig
 from data_handler.encoding import AnswerMask, Encoder, TokenArray
-from data_handler.errors import DataRequestError
+from data_handler.errors import DataError, DataRequestError
 from data_handler.held_out import HeldOut, PlacedText, text_hash
 from data_handler.helpers import iter_placed_documents
 from data_handler.mixing import MixedStream
 from data_handler.packing import PackedStream, Piece, filling, pack
+from data_handler.sources.opening import open_source
 
 Batch = dict[str, torch.Tensor]
 
@@ -44,6 +45,7 @@ class ProbeSet:
     def __init__(self, source: SourceConfig) -> None:
         self.name = source.name
         self._source = dataclasses.replace(source, repeat=False, weight=1.0)
+        self._digest = open_source(source).digest()
         self.documents = list(iter_placed_documents(self._source))
         self.hashes = frozenset(text_hash(document.text) for document in self.documents)
 
@@ -66,9 +68,15 @@ class ProbeSet:
                 its own; else the documents are packed one after the other.
 
         Raises:
-            DataError: a record of more tokens than a sequence, or one that the tokenizer's template refuses.
+            DataError: the files have changed since the set was made, a record of more tokens than a sequence,
+                or one that the tokenizer's template refuses.
         """
         _check_sizes(seq_len_tokens, batch_size)
+        if open_source(self._source).digest() != self._digest:
+            raise DataError(
+                f"the files of the probe set {self.name!r} have changed since it was read, and what is new in "
+                "them is not held out: make the set anew, and the loader with it"
+            )
         documents = MixedStream(
             [self._source], tokenizer, block_documents=1, max_example_tokens=seq_len_tokens
         )
