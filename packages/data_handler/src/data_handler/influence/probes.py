@@ -68,8 +68,8 @@ class ProbeSet:
                 its own; else the documents are packed one after the other.
 
         Raises:
-            DataError: the files have changed since the set was made, a record of more tokens than a sequence,
-                or one that the tokenizer's template refuses.
+            DataError: the files have changed since the set was made, a record has more tokens than a
+                sequence, or the tokenizer's template refuses it.
         """
         _check_sizes(seq_len_tokens, batch_size)
         if open_source(self._source).digest() != self._digest:
