@@ -94,7 +94,7 @@ def test_bad_sketches_are_refused(name: str, sketches: tuple[torch.Tensor, ...])
         ((train, probe[:, :5]), "of one size"),
         ((train[:0], probe), "both need rows"),
         ((train, probe[0]), r"\[9, 12\] and probe \[12\]"),
-        ((torch.stack([train, train]), torch.stack([probe, probe])), "for 1 checkpoints"),
+        ((torch.stack([train, train]), torch.stack([probe, probe])), "for 1 checkpoint"),
         ((damaged, probe), "training row 4 is not finite"),
     ):
         with pytest.raises(DataError, match=said):

@@ -324,6 +324,9 @@ def test_moments_that_are_not_there_are_named(model: nn.Module, batch: dict[str,
 
     weight = model.get_parameter(name)
     refused(torch.optim.AdamW([weight]), "AdamW has no moments of model.layers.0.self_attn.q_proj.weight")
+    fresh = torch.optim.AdamW([weight])
+    fresh.state[weight] = {"exp_avg": torch.zeros(32, 32), "exp_avg_sq": torch.zeros(32, 32), "step": 0}
+    refused(fresh, "before its first step none has")
     refused(torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))]), "AdamW does not train model.layers.0")
     coded = torch.optim.AdamW([weight])
     coded.state[weight] = {"exp_avg": weight, "exp_avg_sq": torch.zeros(1024, dtype=torch.uint8), "step": 1}

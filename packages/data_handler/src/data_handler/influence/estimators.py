@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -147,7 +147,7 @@ class DataInf(_OneCheckpoint):
         return train @ ((direction - (shares @ train) / len(train)) / damping)
 
 
-ESTIMATORS: dict[str, Callable[..., Any]] = {
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "tracin": TracIn,
     "datainf": DataInf,
     "preconditioned_cosine": PreconditionedCosine,
@@ -173,7 +173,7 @@ def _checked(train: Tensor, probe: Tensor, num_checkpoints: int) -> tuple[Tensor
         train, probe = train[None], probe[None]
     if not len(train) == len(probe) == num_checkpoints:
         raise DataRequestError(
-            f"sketches are {shapes}, and the estimator is for {num_checkpoints} checkpoints"
+            f"sketches are {shapes}, and the estimator is for {num_checkpoints} checkpoint(s)"
         )
     if train.shape[2] != probe.shape[2] or not train.shape[1] or not probe.shape[1]:
         raise DataRequestError(f"sketches are {shapes}; both need rows, of one size")

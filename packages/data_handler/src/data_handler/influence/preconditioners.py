@@ -98,7 +98,7 @@ class _AdamState:
         parameter, betas, eps = self._settings[name]
         state: dict[str, Any] = self._optimizer.state.get(parameter, {})
         first, second = state.get("exp_avg"), state.get("exp_avg_sq")
-        if first is None or second is None:
+        if first is None or second is None or not state.get("step"):
             raise DataRequestError(
                 f"{kind} has no moments of {name} (Muon keeps none, and before its first step none has): "
                 "choose other matrices, take plain gradients, or wait for a step"

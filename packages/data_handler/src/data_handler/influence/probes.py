@@ -74,8 +74,8 @@ class ProbeSet:
         _check_sizes(seq_len_tokens, batch_size)
         if open_source(self._source).digest() != self._digest:
             raise DataError(
-                f"the files of the probe set {self.name!r} have changed since it was read, and what is new in "
-                "them is not held out: make the set anew, and the loader with it"
+                f"the files of the probe set {self.name!r} have changed since it was read, and what is new "
+                "in them is not held out: make the set anew, and the loader with it"
             )
         documents = MixedStream(
             [self._source], tokenizer, block_documents=1, max_example_tokens=seq_len_tokens
