@@ -47,9 +47,16 @@ struct Int8Cache {
     static constexpr int kStep = 2;
     static constexpr int64_t kRoom = kMostInt8HeadDim;
     static const int16_t* factors(const float* x, int64_t size, Factor* room, float* scale) {
-        Vec most{};
-        for (int64_t i = 0; i < size; i += kWidth) most = max(most, abs(load(x + i)));
-        const float largest_factor = largest(most), inverse = largest_factor > 0 ? 32767 / largest_factor : 0;
+        constexpr float kLeast = 1e-34f;  // the inverse of less would be infinite
+        VecInt most{};
+        for (int64_t i = 0; i < size; i += kWidth) most = max_int(most, magnitudes(load(x + i)));
+        const float largest_factor = largest_bits(most);
+        if (!is_finite(largest_factor) || largest_factor < kLeast) {
+            std::fill_n(room, size, Factor{0});
+            *scale = is_finite(largest_factor) ? 0 : std::numeric_limits<float>::quiet_NaN();
+            return room;
+        }
+        const float inverse = 32767 / largest_factor;
         for (int64_t i = 0; i < size; i += kWidth) store_narrowed(room + i, to_int(round_even(load(x + i) * inverse)));
         *scale = largest_factor / 32767;
         return room;
@@ -107,22 +114,20 @@ inline Seen seen_in_block(const AttentionJob& job, int64_t row, int64_t block) {
     return {job.window ? place(job.visible[row] - job.window) : 0, place(job.visible[row])};
 }
 
-// Scores [first, last) of a row become exp(score - most), zero where it does not see the token; gives their sum.
+// Scores [first, last) of a row become exp(score - most), zero where it does not see the token; gives their sum. That is NaN where a
+// seen score is NaN or +infinite.
 inline float soften(float* scores, int64_t first, int64_t last, const Seen& seen, float* largest_score) {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
     std::fill(scores + first, scores + std::clamp(seen.from, first, last), kNever);
     std::fill(scores + std::clamp(seen.to, first, last), scores + last, kNever);
     Vec highest = splat(kNever);
     for (int64_t t = first; t < last; t += kWidth) highest = max(load(scores + t), highest);
-    const float most = *largest_score = largest(highest);
-    if (most == kNever) {
-        std::fill(scores + first, scores + last, 0.0f);
-        return 0;
-    }
+    *largest_score = largest(highest);
+    const float most = *largest_score == kNever ? 0 : *largest_score;
     Vec total{};
     for (int64_t t = first; t < last; t += kWidth) {
         const Vec x = load(scores + t) - most;
-        const Vec p = select(x >= -87.0f, exp_in_range(x), Vec{});
+        const Vec p = select(x < -87.0f, Vec{}, exp_in_range(x));  // NaN of NaN
         total += p;
         store(scores + t, p);
     }

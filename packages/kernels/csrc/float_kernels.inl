@@ -9,6 +9,8 @@
 namespace tk {
 namespace {
 
+constexpr float kNoNumber = std::numeric_limits<float>::quiet_NaN();
+
 // Applies vector(i) to whole vectors and one(i) to the rest.
 template <typename Whole, typename One>
 inline void over(int64_t size, const Whole& vector, const One& one) {
@@ -17,11 +19,11 @@ inline void over(int64_t size, const Whole& vector, const One& one) {
     for (; i < size; ++i) one(i);
 }
 
+// NaN where there is one.
 float max_abs(const float* x, int64_t size) {
-    Vec most{};
-    float rest = 0;
-    over(size, [&](int64_t i) { most = max(most, abs(load(x + i))); }, [&](int64_t i) { rest = std::fmax(rest, std::fabs(x[i])); });
-    return std::fmax(largest(most), rest);
+    VecInt most{};
+    over(size, [&](int64_t i) { most = max_int(most, magnitudes(load(x + i))); }, [&](int64_t i) { most = max_int(most, magnitudes(splat(x[i]))); });
+    return largest_bits(most);
 }
 
 constexpr int kVecsOf16 = 16 / kWidth;
@@ -55,18 +57,18 @@ inline void over_16(const float* x, int64_t size, int64_t padded, float factor, 
 constexpr float kMinScale = 1e-5f;  // bitnet_arch.rounding.MIN_SCALE
 
 float quantize(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16) {
-    const float inverse = 127.0f / std::fmax(max_abs(x, size), kMinScale);  // no clip needed: |x * inverse| rounds to at most 127
-    over_16(x, size, padded, inverse, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {
+    const float most = max_abs(x, size), inverse = 127.0f / std::fmax(most, kMinScale);  // no clip needed: |x * inverse| rounds to at most 127
+    over_16(x, is_finite(most) ? size : 0, padded, inverse, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {
         sums16[base / 16] = write_codes(values, codes + base / kStep * tokens, tokens);
     });
-    return inverse;
+    return is_finite(most) ? inverse : kNoNumber;
 }
 
 float quantize_wide(const float* x, int64_t size, int64_t padded, uint32_t* high, uint32_t* low, int64_t tokens, int32_t* high_sums16,
                     int32_t* low_sums16) {
     constexpr float kLargest = 127 * 256;
-    const float most = std::fmax(max_abs(x, size), kMinScale);
-    over_16(x, size, padded, kLargest / most, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {
+    const float largest_size = max_abs(x, size), most = std::fmax(largest_size, kMinScale);
+    over_16(x, is_finite(largest_size) ? size : 0, padded, kLargest / most, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {
         VecInt highs[kVecsOf16], lows[kVecsOf16];
         for (int v = 0; v < kVecsOf16; ++v) {
             highs[v] = (values[v] + 128) >> 8;
@@ -75,14 +77,15 @@ float quantize_wide(const float* x, int64_t size, int64_t padded, uint32_t* high
         high_sums16[base / 16] = write_codes(highs, high + base / kStep * tokens, tokens);
         low_sums16[base / 16] = write_codes(lows, low + base / kStep * tokens, tokens);
     });
-    return most / kLargest;
+    return is_finite(largest_size) ? most / kLargest : kNoNumber;
 }
 
 void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* out) {
     Vec squares{};
     float rest = 0;
     over(size, [&](int64_t i) { squares = fma(load(x + i), load(x + i), squares); }, [&](int64_t i) { rest += x[i] * x[i]; });
-    const float factor = 1.0f / std::sqrt((sum(squares) + rest) / static_cast<float>(size) + eps);
+    const float mean = (sum(squares) + rest) / static_cast<float>(size);
+    const float factor = is_finite(mean) ? 1.0f / std::sqrt(mean + eps) : kNoNumber;  // or squares beyond float32 would make zeros of all
     over(size, [&](int64_t i) { store(out + i, load(weight + i) * (load(x + i) * factor)); }, [&](int64_t i) { out[i] = weight[i] * (x[i] * factor); });
 }
 
@@ -115,7 +118,7 @@ void gelu_tanh_gate(const float* gate, const float* up, int64_t size, float* out
     gated(gate, up, size, out, [](Vec x) { return x / (1.0f + exp(-1.5957691216f * (x + 0.044715f * x * x * x))); });
 }
 void relu2_gate(const float* gate, const float* up, int64_t size, float* out) {
-    gated(gate, up, size, out, [](Vec x) { return max(x, Vec{}) * max(x, Vec{}); });
+    gated(gate, up, size, out, [](Vec x) { return max(Vec{}, x) * max(Vec{}, x); });
 }
 
 void add(float* x, const float* y, int64_t size) {
@@ -123,7 +126,9 @@ void add(float* x, const float* y, int64_t size) {
 }
 
 void to_half(const float* x, int64_t size, uint16_t* out) {
-    over(size, [&](int64_t i) { store_half(out + i, load(x + i)); }, [&](int64_t i) { out[i] = float_to_half(x[i]); });
+    constexpr float kMost = 65504;  // max gives its second argument where one is NaN
+    const auto clipped = [](Vec v) { return -max(splat(-kMost), -max(splat(-kMost), v)); };
+    over(size, [&](int64_t i) { store_half(out + i, clipped(load(x + i))); }, [&](int64_t i) { out[i] = float_to_half(clipped(splat(x[i]))[0]); });
 }
 
 // Calls body(Int<R>, row) for tiles of 8, 4, 2 and 1 rows.

@@ -22,19 +22,20 @@ constexpr int64_t kGroupedTokenTile = 6;
 // out[t * stride + row] = sum over inputs, for the rows of blocks [first, last); writes whole blocks of 16 rows.
 using MatmulFn = void (*)(const Matrix&, const Panel&, int64_t first, int64_t last, float* out, int64_t stride);
 
-// Quantizes one token: codes[step * tokens] for each step; zero beyond `size`. Returns the inverse scale 127 / max|x|.
-// sums16: [padded / 16] sums of 16 codes each.
+// Quantizes one token: codes[step * tokens] for each step; zero beyond `size`. Returns the inverse scale 127 / max|x|, or NaN (all
+// codes are zero then) where x has NaN or infinity: what is made of it is NaN too. sums16: [padded / 16] sums of 16 codes each.
 using QuantizeFn = float (*)(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16);
-// As above in 16 bits, as two int8 halves: value = (256 * high + low) * scale. Returns the scale.
+// As above in 16 bits, as two int8 halves: value = (256 * high + low) * scale. Returns the scale, or NaN.
 using QuantizeWideFn = float (*)(const float* x, int64_t size, int64_t padded, uint32_t* high, uint32_t* low, int64_t tokens,
                                  int32_t* high_sums16, int32_t* low_sums16);
-// out = weight * x / sqrt(mean(x^2) + eps); out may be x.
+// out = weight * x / sqrt(mean(x^2) + eps), NaN where the mean is not finite; out may be x.
 using RmsNormFn = void (*)(const float* x, const float* weight, int64_t size, float eps, float* out);
 // Rotates halves of one head in place (Hugging Face's convention). cos, sin: [size / 2].
 using RopeFn = void (*)(float* head, const float* cos, const float* sin, int64_t size);
 // out = act(gate) * up; act = SiLU, squared ReLU or GELU (tanh); out may be gate.
 using GatedFn = void (*)(const float* gate, const float* up, int64_t size, float* out);
-using ToHalfFn = void (*)(const float* x, int64_t size, uint16_t* out);  // float16, nearest even
+// float16, nearest even, what lies beyond it +-65504; a NaN stays one.
+using ToHalfFn = void (*)(const float* x, int64_t size, uint16_t* out);
 using AddFn = void (*)(float* x, const float* y, int64_t size);  // x += y
 // out[r] = rows[r] . x, for `count` rows [size].
 using ProjectFn = void (*)(const float* x, const float* rows, int64_t count, int64_t size, float* out);

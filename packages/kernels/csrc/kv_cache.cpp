@@ -1,5 +1,8 @@
 #include "kv_cache.h"
 
+#include <algorithm>
+#include <bit>
+#include <limits>
 #include <vector>
 
 #include "isa.h"
@@ -10,6 +13,12 @@ namespace {
 
 int64_t element_bytes(CacheType type) { return type == CacheType::f32 ? 4 : type == CacheType::f16 ? 2 : 1; }
 int64_t scale_bytes(CacheType type) { return type == CacheType::int8 ? 2 * kPageTokens * int64_t{sizeof(float)} : 0; }
+
+bool are_finite(const float* x, int64_t size) {
+    int32_t most = 0;  // a loop without an exit becomes vectors
+    for (int64_t i = 0; i < size; ++i) most = std::max(most, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+    return most < 0x7f800000;
+}
 
 }  // namespace
 
@@ -47,6 +56,13 @@ void KvCache::place(uint8_t* head, int64_t slot, const T* key, const T* value) c
 
 void KvCache::store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value) {
     uint8_t* out = head_of(layer, page, head);
+    thread_local std::vector<float> no_numbers;
+    if (!are_finite(key, head_dim_) || !are_finite(value, head_dim_)) {
+        no_numbers.assign(2 * head_dim_, 0.0f);
+        std::fill_n(no_numbers.begin(), head_dim_, std::numeric_limits<float>::quiet_NaN());
+        key = no_numbers.data();
+        value = no_numbers.data() + head_dim_;
+    }
     if (type_ == CacheType::f32) return place<float, 1>(out, slot, key, value);
     thread_local std::vector<uint16_t> halves;
     thread_local std::vector<uint32_t> codes;  // four to a number

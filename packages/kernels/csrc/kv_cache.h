@@ -21,7 +21,9 @@ public:
     int64_t padded_head_dim() const { return head_dim_padded_; }
     int64_t page_bytes() const { return num_layers_ * num_heads_ * head_bytes_; }  // of all layers
 
-    // Stores one token's key and value of one head; slot is its place in the page.
+    // Stores one token's key and value of one head; slot is its place in the page. f16 keeps what lies beyond it as +-65504. Where
+    // one of the two has NaN or infinity, NaN is kept as the key and zeros as the value: whoever sees the token gets NaN, whoever
+    // multiplies its value by zero, because it may not see it, gets zero.
     void store(int64_t layer, int64_t page, int64_t head, int64_t slot, const float* key, const float* value);
     PageView view(int64_t layer, int64_t page, int64_t head) const;
 
@@ -38,7 +40,7 @@ private:
     int64_t head_bytes_;  // both, and their scales
     // [page][layer][head]: keys, values, and with int8 float key scales [32] and value scales [32]. A page lies in one
     // piece, so that large pages of the system's hold no more than is used.
-    // Attention multiplies masked tokens by zero, so every byte must be a number from the start.
+    // Attention multiplies the values of masked tokens by zero, so every one must be a number from the start (store()).
     ZeroPages data_;
 };
 

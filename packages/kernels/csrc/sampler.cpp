@@ -530,8 +530,10 @@ const float* adjust(const SampleRow& row, std::size_t vocab, Scratch& scratch) {
 }
 
 void check_logits(bool no_nan, float max) {
-    if (!no_nan) fail("the logits have a NaN");
-    if (max == kInf) fail("the logits have a +inf");
+    if (no_nan && max != kInf && max != -kInf) return;
+    const std::string why = ": the model's weights or scales are damaged, or its numbers go beyond float32";
+    if (!no_nan) fail("the logits have a NaN" + why);
+    if (max == kInf) fail("the logits have a +inf" + why);
     if (max == -kInf) fail("all logits are -inf: no token is allowed");
 }
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "common.h"
 #include "matrix.h"
@@ -73,7 +74,20 @@ inline Vec max(Vec a, Vec b) {  // a > b ? a : b, also where one is NaN
     return select(a > b, a, b);
 #endif
 }
-inline Vec abs(Vec a) { return (Vec)((VecInt)a & 0x7fffffff); }
+
+// Bits without the sign stand in the order of the numbers' sizes, NaN above infinity: what looks for the largest finds a NaN.
+constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
+inline VecInt magnitudes(Vec a) { return (VecInt)a & kMagnitude; }
+inline Vec abs(Vec a) { return (Vec)magnitudes(a); }
+inline VecInt max_int(VecInt a, VecInt b) { return a > b ? a : b; }
+inline float largest_bits(VecInt v) {
+    int32_t most = 0;
+    for (int i = 0; i < kWidth; ++i) most = v[i] > most ? v[i] : most;
+    float value;
+    std::memcpy(&value, &most, 4);
+    return value;
+}
+inline bool is_finite(float x) { return std::fabs(x) <= std::numeric_limits<float>::max(); }
 
 inline float sum(Vec v) {  // halves onto halves: the same order for every width below the first
 #if defined(__AVX512F__)

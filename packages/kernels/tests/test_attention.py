@@ -6,55 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
+from attention_reference import attention, error, expected, numbers
 
 import ternary_kernels as tk
-from ternary_kernels import _native
 
 TOLERANCES = {"f32": 6e-6, "f16": 6e-6, "int8": 5e-4}
 """Of the largest result. A cache's rounding is no error, the reference rounds too; that of queries and
 weights to 16 bits, which int8 numbers are multiplied with, is one (measured up to 2e-4)."""
 BLOCK_TOKENS = 256
 pytestmark = pytest.mark.usefixtures("restore_isa")
-
-
-def attention(queries, keys, values, cache="f32", window=0, threads=1):
-    """What the kernels give for the last len(queries) tokens."""
-    return _native.time_attention(queries, keys, values, cache, window, num_threads=threads, repeats=1)[0]
-
-
-def as_cached(x: np.ndarray, cache: str) -> np.ndarray:
-    """float64 values of what a cache of the type holds of float32 x [..., head_dim]."""
-    if cache == "f16":
-        return x.astype(np.float16).astype(np.float64)
-    if cache == "int8":
-        inverse = np.float32(127) / np.abs(x).max(-1, keepdims=True)
-        return np.rint(x * inverse).astype(np.float64) / inverse
-    return x.astype(np.float64)
-
-
-def expected(queries, keys, values, cache="f32", window=0):
-    """float64 [new, heads, head_dim]."""
-    keys, values = as_cached(keys, cache), as_cached(values, cache)
-    new, heads, head_dim = queries.shape
-    group = heads // keys.shape[1]
-    keys, values = keys.repeat(group, 1), values.repeat(group, 1)
-    scores = np.einsum("nhd,thd->hnt", queries.astype(np.float64), keys) / np.sqrt(head_dim)
-    place = np.arange(len(keys) - new, len(keys))[:, None] - np.arange(len(keys))
-    scores[:, (place < 0) | (place >= (window or len(keys)))] = -np.inf
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.einsum("hnt,thd->nhd", weights / weights.sum(-1, keepdims=True), values)
-
-
-def numbers(new: int, heads: int, kv_heads: int, head_dim: int, tokens: int, seed: int = 0):
-    """Queries, keys and values; queries so large that some tokens count and most do not."""
-    rng = np.random.default_rng([seed, new, heads, kv_heads, head_dim, tokens])
-    queries = 3 * rng.standard_normal((new, heads, head_dim), np.float32)
-    return queries, *rng.standard_normal((2, tokens, kv_heads, head_dim), np.float32)
-
-
-def error(found: np.ndarray, wanted: np.ndarray) -> float:
-    assert np.isfinite(found).all()
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("cache", ["f32", "f16", "int8"])
@@ -109,10 +69,11 @@ def test_too_large_heads_are_refused_with_int8():
         attention(*given, "int8")
 
 
-@pytest.mark.parametrize("tokens", [1, 512])
-def test_the_largest_heads_do_not_overflow_with_int8(tokens):
-    """All numbers at their largest: sums of 127 * 32767 over 512 components, and over 256 tokens."""
-    queries, keys, values = (np.full((n, 1, 512), 4.0, np.float32) for n in (1, tokens, tokens))
+@pytest.mark.parametrize(("tokens", "head_dim"), [(1, 512), (512, 512), (16_384, 64)])
+def test_the_largest_heads_do_not_overflow_with_int8(tokens, head_dim, instruction_set):
+    """All numbers at their largest: sums of 127 * 32767 over 512 components, and over the 256 tokens of a
+    block, however many blocks there are: those are added up in float32."""
+    queries, keys, values = (np.full((n, 1, head_dim), 4.0, np.float32) for n in (1, tokens, tokens))
     np.testing.assert_allclose(attention(queries, keys, values, "int8"), 4.0, rtol=1e-5)
     keys[-1] = -4.0  # scores of -1 / sqrt(512) of the others' sign
     np.testing.assert_allclose(attention(queries, keys, values, "int8"), 4.0, rtol=1e-5)

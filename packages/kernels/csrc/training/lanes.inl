@@ -13,8 +13,6 @@ namespace {
 typedef uint32_t VecUint __attribute__((vector_size(kWidth * 4)));
 typedef uint16_t VecShort __attribute__((vector_size(kWidth * 2)));
 
-constexpr int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;  // bits of a float32
-
 TK_INLINE Vec load(const Bf16* x) {
     VecShort bits;
     std::memcpy(&bits, x, sizeof bits);
@@ -83,14 +81,6 @@ TK_INLINE void over_row(int64_t size, const Body& body) {
     if (i < size) body(i, First{size - i});
 }
 
-TK_INLINE VecInt max_int(VecInt a, VecInt b) { return a > b ? a : b; }
-TK_INLINE float largest_bits(VecInt v) {
-    int32_t most = 0;
-    for (int i = 0; i < kWidth; ++i) most = v[i] > most ? v[i] : most;
-    float value;
-    std::memcpy(&value, &most, 4);
-    return value;
-}
 alignas(64) constexpr int32_t kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 TK_INLINE VecInt lane_numbers() { return get_ints(kLaneNumbers, Whole{}); }
 
