@@ -338,15 +338,21 @@ def test_list_tells_what_serves_each(place: Path, checkpoint: Any) -> None:
     for more in (["--output", "outputs/m.gguf"], ["--format", "hf", "--output", "outputs/packed"]):
         assert run(*arguments, *more, command=export).exit_code == 0
     Path("outputs/broken.gguf").write_bytes(b"GGUF")
-    aged(Path("outputs/broken.gguf"), 1_000_000_000)
+    Path("outputs/empty.gguf").touch()
+    for age, name in enumerate(("empty", "broken")):
+        aged(Path(f"outputs/{name}.gguf"), 1_000_000_000 - age)
     done = run("--json", command=list_command)
     rows = {row["path"]: row for row in json.loads(done.stdout)}
     assert list(rows)[-1] == "outputs/broken.gguf"
     assert rows["outputs/m.gguf"]["served_by"] == ["native", "llamacpp"]
     assert rows["outputs/packed"]["served_by"] == ["native"]
     assert rows["outputs/broken.gguf"]["served_by"] == []
-    assert "outputs/broken.gguf" in rows["outputs/broken.gguf"]["problem"]
+    assert rows["outputs/broken.gguf"]["problem"]
     assert rows["outputs/m.gguf"]["size_bytes"] == Path("outputs/m.gguf").stat().st_size
+    weights = next(Path("outputs/packed").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:9])
     table = run(command=list_command)
     assert "native, llamacpp" in table.stdout
-    assert "outputs/broken.gguf" in table.stderr
+    for broken in ("outputs/broken.gguf", "outputs/empty.gguf", "outputs/packed"):
+        assert table.stderr.count(broken) == 1, "a damaged one is named once"
+    assert f"outputs/packed: {weights.name} is truncated" in table.stderr

@@ -13,7 +13,7 @@ import typer
 
 from wf_converter.command import run
 from wf_formats.boundary import explained
-from wf_formats.errors import UserError
+from wf_formats.errors import UserError, reason_of
 from wf_formats.exports import NONE_HERE, find_exports, record_file, size_bytes
 from wf_formats.file_names import CARD_FILE
 from wf_formats.model_card import MAX_CARD_BYTES
@@ -30,7 +30,7 @@ class ListedModel:
         changed: UTC.
         base_model: of the card beside it; None where there is none, or it does not say.
         served_by: engines of `wf serve --engine`; none where its values have to be converted first.
-        problem: what is wrong with it.
+        problem: what is wrong with it, without its path.
     """
 
     path: str
@@ -54,9 +54,9 @@ def _listed(path: Path) -> ListedModel:
     try:
         found = inspect_model(path)
     except UserError as error:
-        problem = str(error)
+        problem = reason_of(error, path)
     except OSError as error:
-        problem = explained(error)
+        problem = reason_of(explained(error), path)
     else:
         kind = found.kind
         engines = ["native"] if found.native_engine.startswith("yes") else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something the user can mend; the message is one line with the offending value and the fix.
@@ -32,3 +34,14 @@ class FormatError(UserError, ValueError):
 
 class NotFiniteError(UserError, ValueError):
     """Weights, activations or gradients hold NaN or infinity; the message says which row of what."""
+
+
+def reason_of(error: Exception | str, path: Path) -> str:
+    """An error's words for a place that names the path already: without it at their beginning.
+
+    `PATH: why`, `PATH/FILE: why` and `PATH is so` become `why`, `FILE: why` and `it is so`.
+    """
+    words = str(error)
+    if words.startswith(f"{path} "):
+        return f"it {words.removeprefix(f'{path} ')}"
+    return words.removeprefix(f"{path}: ").removeprefix(f"{path}/")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wf_formats.errors import RequestError
+from wf_formats.errors import RequestError, reason_of
 from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_value
 from wf_formats.urls import meant_url
@@ -55,7 +55,7 @@ def newest_export(root: Path = Path(), skipped: Callable[[Path, str], None] = la
                 return path
         except (ValueError, OSError) as error:
             num_skipped += 1
-            skipped(path, str(error).removeprefix(f"{path}: "))
+            skipped(path, reason_of(error, path))
     if num_skipped:
         raise RequestError(f"no export here can be read ({num_skipped} skipped): {REMEDIES}")
     raise RequestError(NONE_HERE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,15 +63,35 @@ def test_a_draft_model_of_other_tokens_is_refused_by_name(ternary_gguf, tmp_path
     data = ternary_gguf.read_bytes()
     assert data.count(b"<filename>") == 1
     other.write_bytes(data.replace(b"<filename>", b"<filenamf>"))
-    with pytest.raises(
-        EngineError, match=r"other\.gguf has other tokens.*'<filenamf>' there and b'<filename>'"
-    ):
+    with refused_as_draft(other, r"it has other tokens.*'<filenamf>' there and b'<filename>'"):
         NativeEngine(ternary_gguf, NativeOptions(**OPTIONS, draft_model=other))
 
 
-def test_a_draft_model_that_is_missing_is_named(ternary_gguf, tmp_path):
-    with pytest.raises(EngineError, match=r"there is no file or folder .*draft\.gguf"):
-        NativeEngine(ternary_gguf, NativeOptions(**OPTIONS, draft_model=tmp_path / "draft.gguf"))
+def refused_as_draft(path, words):
+    """The draft model is at fault, and its option is named."""
+    return pytest.raises(EngineError, match=f"^--draft-model {re.escape(str(path))} cannot guess .*: {words}")
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (None, "there is no such file"),
+        (b"", "it is empty$"),
+        (b"GGUF" + 60 * b"\xff", "GGUF version"),
+        (0.5, ""),
+    ],
+)
+def test_a_draft_model_that_is_missing_or_damaged_is_named(ternary_gguf, tmp_path, contents, words):
+    path = tmp_path / "draft.gguf"
+    if isinstance(contents, float):
+        data = ternary_gguf.read_bytes()
+        contents = data[: int(len(data) * contents)]
+    if contents is not None:
+        path.write_bytes(contents)
+    with refused_as_draft(path, words) as refusal:
+        NativeEngine(ternary_gguf, NativeOptions(**OPTIONS, draft_model=path))
+    assert str(ternary_gguf) not in str(refusal.value)
+    assert "llama" not in str(refusal.value), "what else could run the model does not mend the draft model"
 
 
 def test_options_that_contradict_each_other_are_refused():

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wf_formats.errors import LoadError, reason_of
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
@@ -62,23 +63,21 @@ def load_native_model(
 
     path = Path(path)
     options, cache = options or EngineOptions(), cache or CacheOptions()
-    for file in (path, getattr(options, "draft_model", None)):
-        if file is not None and not file.exists():
-            raise EngineError(f"there is no file or folder {file}")
-    weights, tokenizer = _read(path, options)
-    config = weights.config
-    faults = faults_of(config.context_tokens, config.vocab_size, tokenizer)
-    if faults:
-        raise EngineError(_refusal(path, ValueError("; ".join(faults))))
-    context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
+    if not path.exists():
+        raise EngineError(f"there is no file or folder {path}")
+    if (draft := getattr(options, "draft_model", None)) is not None and not draft.exists():
+        raise _draft_refusal(draft, ValueError("there is no such file or folder"))
     try:
+        weights, tokenizer = _read(path, options)
+        config = weights.config
+        context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
         if not 1 <= context <= config.context_tokens:
             raise ValueError(f"context_tokens must be in [1, {config.context_tokens}], got {context}")
         num_pages = cache.num_pages(context, token_bytes_of(config, cache.type))
         decoder = ternary_kernels.Decoder(weights, num_pages, cache.type.value, options.num_threads or 0)
-        new_guesser = _new_guesser(options, decoder, tokenizer, cache.type)
-    except ValueError as error:
-        raise EngineError(_refusal(path, error)) from error
+    except (ValueError, OSError) as error:
+        raise _refusal(path, error) from error
+    new_guesser = _new_guesser(options, decoder, tokenizer, cache.type)
     return NativeModel(
         name=path.stem if path.is_file() else path.resolve().name,
         runner=decoder,
@@ -109,20 +108,25 @@ def _new_guesser(
 def _draft_guesser(
     path: Path, options: NativeOptions, target: Decoder, tokenizer: Tokenizer, cache_type: CacheType
 ) -> Callable[[], Guesser]:
-    """Load a draft model, with a cache for as many tokens as the target's."""
+    """Load a draft model, with a cache for as many tokens as the target's.
+
+    Raises:
+        EngineError: It cannot guess for this model; the message names it and its option.
+    """
     import ternary_kernels
 
-    weights, its_tokenizer = _read(path, replace(options, adapter=None))
-    if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
-        token_id, own, its = difference
-        raise EngineError(
-            f"the draft model {path} has other tokens than the model: {token_id} is {its!r:.60} there and "
-            f"{own!r:.60} here; take a smaller model of the same family"
-        )
-    config = weights.config
-    if faults := faults_of(config.context_tokens, config.vocab_size, its_tokenizer):
-        raise EngineError(_refusal(path, ValueError("; ".join(faults))))
-    decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, options.num_threads or 0)
+    try:
+        weights, its_tokenizer = _read(path, replace(options, adapter=None))
+        if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
+            token_id, own, its = difference
+            raise ValueError(
+                f"it has other tokens than the model: {token_id} is {its!r:.60} there and {own!r:.60} here; "
+                "take a smaller model of the same family"
+            )
+        config, num_threads = weights.config, options.num_threads or 0
+        decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, num_threads)
+    except (ValueError, OSError) as error:
+        raise _draft_refusal(path, error) from error
     return partial(
         DraftGuesser,
         decoder,
@@ -147,21 +151,19 @@ def import_kernels() -> None:
 
 
 def _read(path: Path, options: EngineOptions) -> tuple[ModelWeights, Tokenizer]:
-    """Weights and tokenizer; says what else could run a file that is fine but not for this engine."""
-    from ternary_kernels.packed import load_packed
-    from wf_formats.errors import LoadError
-    from wf_formats.models.gguf_adapter import AdapterError
-    from wrinklefree_inference.native.tokenizer import Tokenizer, TokenizerError
+    """Weights and tokenizer.
 
-    settings = _cache_settings(options)
-    try:
-        loaded = load_packed(path, quantize_master, options.adapter, settings)
-        return loaded.weights, Tokenizer(loaded.tokenizer)
-    except (LoadError, TokenizerError) as error:
-        has_other = path.is_file() and not isinstance(error, AdapterError)
-        raise EngineError(_refusal(path, error) + (OTHER_ENGINE if has_other else "")) from error
-    except (ValueError, OSError) as error:
-        raise EngineError(_refusal(path, error)) from error
+    Raises:
+        ValueError, OSError: They cannot be read, or could answer nothing.
+    """
+    from ternary_kernels.packed import load_packed
+    from wrinklefree_inference.native.tokenizer import Tokenizer
+
+    loaded = load_packed(path, quantize_master, options.adapter, _cache_settings(options))
+    config, tokenizer = loaded.weights.config, Tokenizer(loaded.tokenizer)
+    if faults := faults_of(config.context_tokens, config.vocab_size, tokenizer):
+        raise ValueError("; ".join(faults))
+    return loaded.weights, tokenizer
 
 
 def _cache_settings(options: EngineOptions) -> CacheSettings | None:
@@ -194,8 +196,18 @@ def faults_of(context_tokens: int, vocab_size: int, tokenizer: Tokenizer) -> lis
     return faults
 
 
-def _refusal(path: Path, error: Exception) -> str:
-    return f"the native engine cannot run {path}: {str(error).removeprefix(f'{path}: ')}"
+def _refusal(path: Path, error: Exception) -> EngineError:
+    """Why a model is refused; of a file that is fine but not for this engine, what else could run it."""
+    from wf_formats.models.gguf_adapter import AdapterError
+    from wrinklefree_inference.native.tokenizer import TokenizerError
+
+    is_other_kind = isinstance(error, LoadError | TokenizerError) and not isinstance(error, AdapterError)
+    fix = OTHER_ENGINE if is_other_kind and path.is_file() else ""
+    return EngineError(f"the native engine cannot run {path}: {reason_of(error, path)}{fix}")
+
+
+def _draft_refusal(path: Path, error: Exception) -> EngineError:
+    return EngineError(f"--draft-model {path} cannot guess for the model: {reason_of(error, path)}")
 
 
 def num_parameters_of(weights: ModelWeights) -> int:
