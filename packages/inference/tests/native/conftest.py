@@ -323,7 +323,7 @@ class Bench:
 
     def cancel(self, sequence):
         self.live.discard(sequence)
-        self.scheduler.finish(sequence)
+        self.core.finish(sequence)
 
     def step(self):
         events = self.core.step()

@@ -103,7 +103,7 @@ def test_a_full_queue_is_full_for_those_who_filled_it(toy, start):
 
 
 def test_a_stream_that_nobody_reads_rests(toy, start):
-    """It holds at most `max_unread` pieces, no place and no page, and goes on as if nothing had been."""
+    """It holds at most `max_unread` tokens, no place and no page, and goes on as if nothing had been."""
     limits = QueueOptions(1, 9, 16, 8, max_unread=16)
     lazy = toy.make_request([9, 10], seed=3, temperature=1.0, **LONG)
     other = toy.make_request([30], seed=4, max_tokens=50, ignore_eos=True)

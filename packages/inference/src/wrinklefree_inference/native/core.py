@@ -82,6 +82,15 @@ class Core:
         self.runner = NoRunner()
         self._speculator, self._new_speculator = None, lambda: None
 
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, answered or cancelled, wherever it stands; nothing of it is kept here."""
+        sequence.is_done = True
+        self.scheduler.finish(sequence)
+        if self._speculator is not None:
+            self._speculator.forget(sequence)
+        if sequence in self._params.drawn:
+            self._params = DrawParams([])
+
     def step(self) -> list[StepEvent]:
         """Compute one forward pass.
 
@@ -124,13 +133,9 @@ class Core:
         for part in parts:
             event = pool(part, self.runner.hidden_states(part.rows))
             if event is not None:
-                self._finish(part.sequence)
+                self.finish(part.sequence)
                 events.append((part.sequence, event))
         return events
-
-    def _finish(self, sequence: Sequence) -> None:
-        sequence.is_done = True
-        self.scheduler.finish(sequence)
 
     def _give_out(self, parts: list[EchoPart], logits: Floats) -> list[StepEvent]:
         """Prompts, as far as they are asked for and computed."""
@@ -151,7 +156,7 @@ class Core:
             if not (sequence.wants_answer or sequence.num_pending or sequence.is_done)
         ]
         for sequence in ended:
-            self._finish(sequence)
+            self.finish(sequence)
         return [(sequence, delta_of(sequence, Piece(), "length")) for sequence in ended]
 
     def _draw_all(self, drawn: list[Sequence], logits: Floats) -> list[StepEvent]:
@@ -226,7 +231,7 @@ class Core:
         return events
 
     def _give_up(self, sequence: Sequence, error: ValueError) -> AnswerFailed:
-        self._finish(sequence)
+        self.finish(sequence)
         reason = str(error).removeprefix("row 0: ")
         return AnswerFailed(f"no token can be drawn after {sequence.num_generated} of the answer: {reason}")
 
@@ -259,7 +264,7 @@ class Core:
         self.counters.accepted_tokens += sequence.guesses.is_ahead
         piece, reason = self._piece(sequence, token_id, entry, is_over)
         if reason is not None:
-            self._finish(sequence)
+            self.finish(sequence)
         elif not piece.text and not piece.token_ids:
             return None
         return delta_of(sequence, piece, reason)

@@ -270,8 +270,7 @@ class Worker:
 
     def _drop(self, sequence: Sequence) -> None:
         self._active.discard(sequence)
-        self.core.scheduler.finish(sequence)
-        sequence.is_done = True
+        self.core.finish(sequence)
 
     def _run_jobs(self) -> None:
         """Run the jobs whose pages are there."""

@@ -79,7 +79,7 @@ class DraftGuesser:
     def guess(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, Guess]:
         """See `Guesser`."""
         for sequence in self._texts.keys() - wanted.keys():
-            self._let_go(sequence)
+            self.forget(sequence)
         asked = {
             sequence: most for sequence, most in wanted.items() if most and self._has_room(sequence, most)
         }
@@ -92,6 +92,12 @@ class DraftGuesser:
             ready = [s for s in ready if len(guesses[s]) < asked[s]] if tokens else []
         return {s: Guess(tuple(tokens), (EXPECTATION,) * len(tokens)) for s, tokens in guesses.items()}
 
+    def forget(self, sequence: Sequence) -> None:
+        """See `Guesser`; full pages stay findable for the next turn of a conversation."""
+        text = self._texts.pop(sequence, None)
+        if text is not None:
+            self._cache.release(text.pages)
+
     def _has_room(self, sequence: Sequence, most: int) -> bool:
         """Whether text and guesses fit, and their pages are there."""
         num_tokens = sequence.num_tokens + most
@@ -102,7 +108,7 @@ class DraftGuesser:
         missing = pages_for(num_tokens) - len(text.pages)
         pending = sequence.tokens[text.num_computed : sequence.num_tokens]
         if missing > self._cache.num_available or (pending >= self._own_vocab_size).any():
-            self._let_go(sequence)
+            self.forget(sequence)
             return False
         text.pages += self._cache.take(max(missing, 0))
         return True
@@ -184,6 +190,3 @@ class DraftGuesser:
         if not self._has_complained:
             logger.warning("the draft model's guesses are left out where it cannot draw: %s", error)
         self._has_complained = True
-
-    def _let_go(self, sequence: Sequence) -> None:
-        self._cache.release(self._texts.pop(sequence).pages)

@@ -32,3 +32,6 @@ class Guesser(Protocol):
         Returns:
             A guess, or none, for each that wants some; not longer than wanted.
         """
+
+    def forget(self, sequence: Sequence, /) -> None:
+        """Let go what is kept for a sequence that has ended, if anything is."""

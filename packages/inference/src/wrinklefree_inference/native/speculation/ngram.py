@@ -38,6 +38,9 @@ class NGramGuesser:
         )
         return {sequence: guess_after(text, most) for sequence, text, most in texts if most}
 
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing is kept."""
+
 
 def guess_after(text: Ints, most: int) -> Guess:
     """What followed the latest of the longest repetitions of the end of `text`.

@@ -68,6 +68,10 @@ class Speculator:
         self._step_tokens = len(plan) + num_computed
         return num_computed
 
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+        self._guesser.forget(sequence)
+
     def end(self, step_s: float) -> None:
         """The step is over and has taken so long, guesses included."""
         if self._step_tokens:
