@@ -269,7 +269,8 @@ class QueueOptions:
         max_batch_tokens: Most tokens of one forward pass.
         prompt_tokens_beside_streams: Most prompt tokens of a forward pass in which streams wait for
             their next token: it bounds the pause between two tokens of a stream.
-        max_unread: Pieces of an answer that wait for its reader; beyond it the answer rests.
+        max_unread: Tokens of an answer that wait for its reader, beside those of two steps; beyond it the
+            answer rests.
         unread_timeout_s: An answer that rests so long is ended.
     """
 

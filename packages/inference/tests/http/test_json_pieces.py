@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrinklefree_inference.http.json_pieces import Items, PiecewiseResponse, encoded, pieces
-from wrinklefree_inference.native.inbox import MAX_TAKEN, Inbox, Slot
+from wrinklefree_inference.native.inbox import MAX_TAKEN_TOKENS, Inbox, Slot
 from wrinklefree_inference.native.request import Delta
 
 JSON = st.recursive(
@@ -76,8 +76,31 @@ def test_a_reader_that_comes_back_late_takes_a_little_at_a_time():
         return sizes, texts
 
     sizes, texts = asyncio.run(main())
-    assert max(sizes) == MAX_TAKEN
+    assert max(sizes) == MAX_TAKEN_TOKENS
     assert texts == [str(i) for i in range(200)]
+
+
+@pytest.mark.parametrize(("num_tokens", "num_unread"), [(17, 8), (100, 2), (300, 2)])
+def test_what_waits_and_what_is_taken_is_bounded_in_tokens(num_tokens, num_unread):
+    """A step may add 17 of them, where they are guessed, and the pieces of an echoed prompt are longer."""
+
+    async def main():
+        inbox = Inbox()
+        slots = [Slot(inbox, number) for number in range(2)]
+        delta = Delta("x", tuple(range(num_tokens)))
+        num_put = 0
+        while not slots[0].is_full():
+            slots[0].put(delta)
+            num_put += 1
+        assert not slots[1].is_full(), "each answer for itself"
+        taken = await inbox.take()
+        assert len(taken) == max(1, MAX_TAKEN_TOKENS // num_tokens)
+        while inbox.has_more:
+            taken += await inbox.take()
+        assert not slots[0].is_full()
+        return num_put, len(taken)
+
+    assert asyncio.run(main()) == (num_unread, num_unread)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

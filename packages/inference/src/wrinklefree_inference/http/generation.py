@@ -12,7 +12,7 @@ from wrinklefree_inference.http.errors import invalid
 from wrinklefree_inference.http.metrics import Metrics
 from wrinklefree_inference.http.record import RequestRecord
 from wrinklefree_inference.http.responses import CompletionDetails, CompletionUsage, PromptDetails
-from wrinklefree_inference.native.inbox import MAX_TAKEN, Inbox, InboxEvent
+from wrinklefree_inference.native.inbox import Inbox, InboxEvent
 from wrinklefree_inference.native.interface import AsyncEngine
 from wrinklefree_inference.native.request import BadField, Delta, GenerationRequest, RequestTooLong
 
@@ -89,7 +89,7 @@ class Generation:
                     self._note(index, event)
                     batch.append((index, event))
                 yield batch
-                if len(batch) == MAX_TAKEN:  # more waits; writing alone would not let others in between
+                if self._inbox.has_more:  # writing alone would not let others in between
                     await asyncio.sleep(0)
         finally:
             self._record_usage()
