@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from wf_formats.chat_template import ChatTemplate, TemplateTooCostlyError, TemplateUnfitError
+from wf_formats.errors import RequestError
 from wrinklefree_inference.tool_calls.forms import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_NEMO
 from wrinklefree_inference.tool_calls.history import for_template
 from wrinklefree_inference.tool_calls.schema_values import MAX_NUMBER, check_values, without_idle_bounds
@@ -112,6 +113,34 @@ def test_mistral_s_ids_have_nine_characters(source, form, call_id):
     assert "rain" in template.render(turns, True, tools=variables)
     ids = {turns[1]["tool_calls"][0]["id"], turns[2]["tool_call_id"]}
     assert ids == {call_id} if call_id.isalnum() else len(ids) == 1
+
+
+CUT = '{"city": "Be'
+OBJECTS_ALONE = (
+    "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+    "{% for key, value in c.function.arguments.items() %}{{ key }}{% endfor %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "source", ["llama3_1", "llama3_2", "qwen2_5", "qwen3", "gemma3", SPACED, ARGS, XML, TURNS, OBJECTS_ALONE]
+)
+def test_a_call_that_was_cut_short_is_shown_as_text_or_refused_by_name(source):
+    """What a template cannot show is told before it fails on it."""
+    tools, template = tried(source if "{" in source else of_library(source))
+    turns = history("abcdefghi")
+    turns[1]["tool_calls"][0]["function"]["arguments"] = CUT
+    if source == OBJECTS_ALONE:
+        assert "cityrain" in template.render(history())
+        with pytest.raises(
+            RequestError, match=r"the call 'abcdefghi' \(weather\) are no whole .*leave the call"
+        ):
+            for_template(turns, [WEATHER], tools)
+        return
+    shown, variables = for_template(turns, [WEATHER], tools)
+    text = template.render(shown, True, tools=variables)
+    assert CUT in text or json.dumps(CUT) in text
+    assert text.index("Be") < text.index("rain")
 
 
 def test_a_template_with_a_variable_of_its_own():

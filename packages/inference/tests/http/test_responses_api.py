@@ -313,7 +313,7 @@ def test_an_answer_that_breaks_off_is_an_error(server, talk):
         (_format({"not": {}}), "text.format.schema", "unsupported_schema"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]", None),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id", None),
-        ({"input": [CALL | {"arguments": "{"}]}, "input[0].arguments", "invalid_value"),
+        ({"input": [CALL | {"arguments": "["}]}, "input[0].arguments", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", None),
         ({"tools": [WEATHER | {"parameters": {"type": "string"}}]}, "tools[0].parameters", None),
         ({"tools": [WEATHER | BAD_SCHEMA]}, "tools[0].parameters", "unsupported_schema"),

@@ -218,24 +218,31 @@ class ResponseFormat(Strict):
 
 
 class CalledFunction(Strict):
-    """What was called, with arguments as a text of JSON; the client's `parsed_arguments` has no effect."""
+    """What was called, with arguments as a text of JSON; the client's `parsed_arguments` has no effect.
+
+    A call that `max_tokens` has cut comes back as it was given out, with every turn that follows. So the
+    beginning of an object is let through as a text, as OpenAI's API does, and refused only where the model's
+    chat template takes objects alone (`tool_calls/history.py`).
+    """
 
     place: ClassVar[str] = "messages[].tool_calls[].function."
     name: Name
     arguments: Text
     parsed_arguments: Any = None
 
-    def parsed(self) -> dict[str, Any]:
-        """The arguments; none may be an empty text.
+    def parsed(self) -> dict[str, Any] | str:
+        """The arguments; none may be an empty text, those of a call that was cut short are one.
 
         Raises:
-            ValueError: They are no object of JSON.
+            ValueError: They are no object of JSON, nor the beginning of one.
         """
         if not self.arguments.strip():
             return {}
         try:
             value = json.loads(self.arguments)
         except (ValueError, RecursionError) as error:
+            if isinstance(error, ValueError) and self.arguments.lstrip().startswith("{"):
+                return self.arguments
             raise ValueError(f"the arguments of a call are a text of JSON: {error}") from error
         if not isinstance(value, dict):
             raise ValueError("the arguments of a call are an object of JSON")

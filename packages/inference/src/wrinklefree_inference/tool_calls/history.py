@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.tool_calls.forms import MISTRAL_ID
 from wrinklefree_inference.tool_calls.template import TemplateTools, variables_for
 
@@ -36,13 +37,19 @@ def for_template(
     """Messages and variables to render.
 
     Args:
-        messages: OpenAI's, with the arguments of calls as objects and `content` a text throughout.
+        messages: OpenAI's, with the arguments of calls as objects and `content` a text throughout. The
+            arguments of a call that was cut short are a text.
         tools: What may be called, OpenAI's; may be none.
+
+    Raises:
+        RequestError: A call was cut short, and the template takes objects alone.
     """
     turns = [dict(message) for message in messages]
     _name_results(turns)
     if template.form.short_ids:
         turns = [_with_short_ids(turn) for turn in turns]
+    if template.shows_calls and not template.takes_text:
+        _refuse_cut_calls(turns)
     if not template.shows_calls:
         turns = [_with_written_calls(turn, template) for turn in turns]
     if not template.shows_results:
@@ -52,6 +59,16 @@ def for_template(
     if template.variable is None:
         return _with_offer(turns, tools, template.takes_system), {}
     return turns, variables_for(template.variable, tools)
+
+
+def _refuse_cut_calls(turns: Sequence[Turn]) -> None:
+    for call in (call for turn in turns for call in turn.get("tool_calls", ())):
+        if isinstance(call["function"]["arguments"], str):
+            called = f"{call['id']!r:.80} ({call['function']['name']})"
+            raise RequestError(
+                f"the arguments of the call {called} are no whole object of JSON, and the model's chat "
+                "template takes objects alone: complete them, or leave the call out with its result"
+            )
 
 
 def _name_results(turns: list[Turn]) -> None:
@@ -82,11 +99,16 @@ def _with_written_calls(turn: Turn, template: TemplateTools) -> Turn:
     if not calls:
         return turn
     written = [
-        template.form.written(call["function"]["name"], _json(call["function"]["arguments"]))
+        template.form.written(call["function"]["name"], _written_arguments(call["function"]["arguments"]))
         for call in calls
     ]
     content = "\n".join([turn["content"], *written] if turn["content"] else written)
     return {"role": "assistant", "content": content}
+
+
+def _written_arguments(arguments: Mapping[str, Any] | str) -> str:
+    """Those of a call that was cut short stay as they are."""
+    return arguments if isinstance(arguments, str) else _json(arguments)
 
 
 def _with_written_result(turn: Turn) -> Turn:

@@ -2,6 +2,7 @@
 
     shows tools    the name of a function that is offered is in the text
     shows calls    a call of an earlier turn is, and in which form
+    takes text     a call whose arguments are the beginning of an object, as a text, is shown too
     shows results  what the function returned is
 
 What it does not show is written into ordinary turns instead (`history.py`), in the form of Hermes; so models
@@ -12,7 +13,7 @@ that shows no calls is given no results either: it may write `tool` as any role,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wrinklefree_inference.tool_calls.forms import HERMES, ToolForm, form_in
@@ -30,6 +31,7 @@ _TOOLS = [{"type": "function", "function": _FUNCTION}]
 _ASKED = {"role": "user", "content": "Hello"}
 _CALL = {"id": "abcdefghi", "type": "function", "function": {"name": _NAME, "arguments": {"a": 1}}}
 _CALLED = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_CUT = {**_CALLED, "tool_calls": [{**_CALL, "function": {"name": _NAME, "arguments": '{"a": '}}]}
 _RETURNED = {"role": "tool", "tool_call_id": "abcdefghi", "name": _NAME, "content": _RESULT}
 
 
@@ -41,6 +43,7 @@ class TemplateTools:
         form: How calls are written.
         variable: The name under which it finds tools; None where it shows none. `xml_tools` are the functions
             alone (SmolLM3).
+        takes_text: Whether it shows a call that was cut short, whose arguments are a text.
         takes_system: Whether it takes a system message.
     """
 
@@ -48,6 +51,7 @@ class TemplateTools:
     variable: str | None
     shows_calls: bool
     shows_results: bool
+    takes_text: bool
     takes_system: bool
 
     @classmethod
@@ -61,6 +65,7 @@ class TemplateTools:
             variable=next((name for name in ("tools", "xml_tools") if _shows(render, name)), None),
             shows_calls=shows_calls,
             shows_results=_RESULT in returned,
+            takes_text=_NAME in _text(render, [_ASKED, _CUT], {}),
             takes_system="trial_system" in _text(render, [_SYSTEM, _ASKED], {}),
         )
 
@@ -68,8 +73,7 @@ class TemplateTools:
         """The same for a tokenizer, which says what id a special token has."""
         found = {name: id_of(name) for name in self.form.may_be_special}
         special = {name: index for name, index in found.items() if index is not None}
-        form = self.form.with_special(special)
-        return TemplateTools(form, self.variable, self.shows_calls, self.shows_results, self.takes_system)
+        return replace(self, form=self.form.with_special(special))
 
 
 _SYSTEM = {"role": "system", "content": "trial_system"}
