@@ -198,8 +198,52 @@ def test_origins(engine, talk):
     assert allowed.headers["access-control-allow-origin"] == "https://page.example"
     assert allowed.status_code == 200
     assert "access-control-allow-origin" not in refused.headers
+    assert refused.status_code == 400
     assert real.headers["access-control-allow-origin"] == "https://page.example"
     assert "x-request-id" in real.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "method", "reason"),
+    [
+        (TEXT, "https://other.example", "POST", "origin"),
+        (TEXT, "https://page.example", "DELETE", "method"),
+        ("/health", "https://other.example", "PUT", "origin, method"),
+        ("/api/chat", "https://other.example", "POST", "origin"),
+    ],
+)
+def test_a_refused_preflight_is_an_error_as_others(path, origin, method, reason, engine, talk):
+    server = create_server(engine, HttpOptions(allow_origins=["https://page.example"]))
+
+    async def work(http):
+        headers = {"Origin": origin, "Access-Control-Request-Method": method}
+        return await http.plain.options(path, headers=headers)
+
+    reply = talk(server, work)
+    assert (reply.status_code, reply.headers["content-type"]) == (400, "application/json")
+    error = reply.json()["error"]
+    if path.startswith("/api/"):  # Ollama's clients take it for a text
+        error = {"message": error, "code": "cors_not_allowed"}
+    assert (
+        error["message"] == f"a web page may not send this (CORS): {reason} not allowed; see --allow-origin"
+    )
+    assert error["code"] == "cors_not_allowed"
+    assert "origin" in reply.headers["vary"].lower()
+    assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/models", 405), ("/api/tags", 405), ("/v1/nowhere", 404), ("/nowhere", 404)]
+)
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/json"])
+def test_what_a_path_does_not_have_is_told_before_the_body_s_type(path, status, kind, server, talk):
+    async def work(http):
+        headers = {} if kind is None else {"Content-Type": kind}
+        return await http.plain.post(path, content=b"{}", headers=headers)
+
+    reply = talk(server, work)
+    assert reply.status_code == status
+    assert reply.headers.get("allow") == ("GET" if status == 405 else None)
 
 
 @pytest.mark.parametrize(

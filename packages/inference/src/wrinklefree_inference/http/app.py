@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.middleware.cors import CORSMiddleware
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from wrinklefree_inference.http.auth import ApiKeys
 from wrinklefree_inference.http.boundary import Boundary, Refusals
+from wrinklefree_inference.http.cors import Cors
 from wrinklefree_inference.http.guard import Guard
 from wrinklefree_inference.http.lifecycle import Lifecycle
 from wrinklefree_inference.http.metrics import Metrics
@@ -51,7 +52,7 @@ def create_server(
 
 
 def protect(
-    app: ASGIApp, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle, metrics: Metrics
+    app: Starlette, http: HttpOptions, keys: ApiKeys, lifecycle: Lifecycle, metrics: Metrics
 ) -> HttpApp:
     """Put guard, CORS (if asked for) and boundary around an application.
 
@@ -59,7 +60,7 @@ def protect(
     """
     layers: ASGIApp = Refusals(Guard(app, keys, http, lifecycle))
     if http.allow_origins:
-        layers = CORSMiddleware(
+        layers = Cors(
             layers,
             allow_origins=http.allow_origins,
             allow_methods=["GET", "HEAD", "POST"],

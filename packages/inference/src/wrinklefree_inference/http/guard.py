@@ -3,12 +3,15 @@
 `/health` is open to everybody. Everything else, `/metrics` too, needs a key if the server has any. Without
 keys the server listens on loopback alone, and then the `Host` header must be a loopback name: otherwise any
 web page could reach it through a name of its own that resolves to 127.0.0.1. For the same reason a body
-must be `application/json`: a browser sends that to another origin only after asking.
+must be `application/json`: a browser sends that to another origin only after asking. Where a path does not
+have the method there is nothing to send to: that is told first.
 """
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from wrinklefree_inference.addresses import is_loopback, network_of
 from wrinklefree_inference.http.auth import ApiKeys
@@ -22,7 +25,7 @@ from wrinklefree_inference.options import HttpOptions
 class Guard:
     """ASGI middleware; raises `ApiError`, which the boundary turns into a response."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, http: HttpOptions, lifecycle: Lifecycle) -> None:
+    def __init__(self, app: Starlette, keys: ApiKeys, http: HttpOptions, lifecycle: Lifecycle) -> None:
         self._app, self._keys, self._http, self._lifecycle = app, keys, http, lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,13 +42,18 @@ class Guard:
         num_bytes = 0
         async with self._lifecycle.answering(record.client):
             if scope["method"] == "POST":
-                _check_type(scope)
+                if self._answers(scope):
+                    _check_type(scope)
                 body = await read_body(scope, receive, self._http)
                 receive = replay(body, receive)
                 num_bytes = len(body)
                 del body
             await self._app(scope, receive, send)
         self._lifecycle.large_bodies.note(num_bytes)
+
+    def _answers(self, scope: Scope) -> bool:
+        """Whether the path is there and has the method; else the application says what is not."""
+        return any(route.matches(scope)[0] is Match.FULL for route in self._app.routes)
 
     def _check_host(self, scope: Scope) -> None:
         if self._keys:
