@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from wf_deployer.commands import applications, cancel, doctor, logs, runs, serve, train
-from wf_deployer.framed import FramedGroup
+from wf_deployer.framed import FramedCommand, FramedGroup
 
 app = typer.Typer(
     name="wf",
@@ -21,8 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 applications.register(app, {"serve": (serve.HereOrElsewhere, serve.serve)})
-app.command("train")(train.train)
-app.command("runs")(runs.runs)
-app.command("logs")(logs.logs)
-app.command("cancel")(cancel.cancel)
-app.command("doctor")(doctor.doctor)
+app.command("train", cls=FramedCommand)(train.train)
+app.command("runs", cls=FramedCommand)(runs.runs)
+app.command("logs", cls=FramedCommand)(logs.logs)
+app.command("cancel", cls=FramedCommand)(cancel.cancel)
+app.command("doctor", cls=FramedCommand)(doctor.doctor)

@@ -20,7 +20,7 @@ from torch import Tensor
 from bitnet_arch.model_tokenizer import save_tokenizer
 from data_handler.loader import make_loader
 from wf_formats.atomic import atomic_write_json
-from wf_formats.boundary import boundary
+from wf_formats.boundary import boundary, given_path
 from wrinklefree.capture import Capture, View
 from wrinklefree.command_line import refuse_below_one
 from wrinklefree.compose.composing import compose_config
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: cache_teacher.py --output targets training.max_steps=500; then the same run with "
         "model.teacher.kind=cached model.teacher.folder=targets",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, or to go on with")
+    parser.add_argument("--output", type=given_path, required=True, help="folder to write, or to go on with")
     parser.add_argument("--draws", type=int, default=12, help="of each token (default: 12)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the teacher (default: 1)")
     parser.add_argument("--shard-sequences", type=int, default=256, help="in a file (default: 256)")

@@ -15,11 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from argparse import ArgumentTypeError
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from wf_formats.errors import UserError
+from wf_formats.errors import RequestError, UserError
 from wf_formats.printable import legible
 
 BUG_NOTE = "This is a bug of WrinkleFree: please report it with the lines above."
@@ -76,15 +78,46 @@ def boundary(stopped: str = "stopped") -> Iterator[None]:
 
 
 class Framed:
-    """Put before typer's command or group class: its invocation runs inside the frame."""
+    """Put before typer's command or group class: its invocation runs inside the frame.
+
+    Every command that has a path among its parameters is one, not its group alone: an empty path is refused.
+    """
 
     stopped = "stopped"
     """The line after Ctrl-C."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What the class beside it does; where a path is empty (an unset variable of a script) exit code 2."""
+        given = self.make_parser(ctx).parse_args(list(args))[0] if args else {}  # type: ignore[attr-defined]
+        rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        with boundary(self.stopped):
+            _refuse_empty_paths(self.params, given, ctx.params)  # type: ignore[attr-defined]
+        return rest
 
     def invoke(self, ctx: Any) -> Any:
         """What the class beside it does."""
         with boundary(self.stopped):
             return super().invoke(ctx)  # type: ignore[misc]  # of that class
+
+
+def _refuse_empty_paths(
+    parameters: Iterable[Any], given: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Args: values are what the `given` texts have become; `Path("")` is `Path(".")`, the current folder."""
+    for parameter in parameters:
+        value, text = values.get(parameter.name), given.get(parameter.name)
+        paths, texts = (list(one) if isinstance(one, list | tuple) else [one] for one in (value, text))
+        if "" in texts and any(isinstance(path, Path) for path in paths):
+            longest = max(parameter.opts, key=len)
+            name = longest if longest.startswith("-") else parameter.name.upper()
+            raise RequestError(f"{name} is empty: give a path; the current folder is .")
+
+
+def given_path(text: str) -> Path:
+    """For argparse, as `type=given_path`: a path that is not empty."""
+    if not text:
+        raise ArgumentTypeError("it is empty: give a path; the current folder is .")
+    return Path(text)
 
 
 def explained(error: OSError) -> str:

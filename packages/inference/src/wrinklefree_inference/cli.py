@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from wf_formats.boundary import Framed
 from wrinklefree_inference.commands import bench, chat, gateway, run, serve
@@ -11,6 +11,10 @@ from wrinklefree_inference.commands import bench, chat, gateway, run, serve
 
 class Application(Framed, TyperGroup):
     """Its commands raise what the user can mend; the frame around them says it in one line."""
+
+
+class Command(Framed, TyperCommand):
+    """One of them."""
 
 
 app = typer.Typer(
@@ -21,8 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("chat")(chat.chat)
-app.command("run")(run.run)
-app.command("serve")(serve.serve)
-app.command("gateway")(gateway.gateway)
-app.command("bench")(bench.bench)
+app.command("chat", cls=Command)(chat.chat)
+app.command("run", cls=Command)(run.run)
+app.command("serve", cls=Command)(serve.serve)
+app.command("gateway", cls=Command)(gateway.gateway)
+app.command("bench", cls=Command)(bench.bench)

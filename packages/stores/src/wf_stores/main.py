@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from wf_formats.boundary import Framed
 from wf_stores.commands import check, get, ls, put, rm
@@ -15,6 +15,12 @@ class Application(Framed, TyperGroup):
     """Its commands raise what the user can mend; the frame around them says it in one line."""
 
     stopped = "stopped; the same command goes on from here"
+
+
+class Command(Framed, TyperCommand):
+    """One of them."""
+
+    stopped = Application.stopped
 
 
 app = typer.Typer(
@@ -27,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (ls.ls, get.get, put.put, rm.rm, check.check):
-    app.command()(_command)
+    app.command(cls=Command)(_command)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from data_handler.errors import DataRequestError
 from data_handler.formats import FORMATS, TEXT, Message
 from data_handler.readers import check_document_file, read_conversations, read_documents
 from wf_formats.atomic import atomic_write_bytes
-from wf_formats.boundary import boundary
+from wf_formats.boundary import boundary, given_path
 from wf_formats.chat_template import ChatTemplate
 from wf_formats.packaged import ModelSource
 from wrinklefree.command_line import refuse_below_one
@@ -184,10 +184,12 @@ def _parser() -> argparse.ArgumentParser:
         "--conversations 600; write_chat.py --prompts questions.jsonl.gz --format instruction --output "
         "answers.jsonl.gz; then data.sources=[{kind: path, name: chat, location: chat.jsonl.gz}]",
     )
-    parser.add_argument("--output", type=Path, required=True, help="a .jsonl or .jsonl.gz file to write")
+    parser.add_argument(
+        "--output", type=given_path, required=True, help="a .jsonl or .jsonl.gz file to write"
+    )
     parser.add_argument("--source", type=ModelSource, default=ModelSource.packaged, choices=list(ModelSource))
     parser.add_argument("--name", help="folder or hub id of the model")
-    parser.add_argument("--prompts", type=Path, help="answer what is asked in these records, once each")
+    parser.add_argument("--prompts", type=given_path, help="answer what is asked in these records, once each")
     parser.add_argument(
         "--format",
         choices=[TEXT, *FORMATS],

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wf_formats.boundary import boundary
+from wf_formats.boundary import boundary, given_path
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable
 from wrinklefree.audit.log import AUDIT_FILE, Trail, digest, read_trail, summary_head
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=_DESCRIPTION.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="RUN_FOLDER", type=Path)
+    parser.add_argument("folder", metavar="RUN_FOLDER", type=given_path)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument(
         "--head", metavar="SHA256", help="a hash that was printed earlier; its line must be there"
