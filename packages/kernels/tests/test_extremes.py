@@ -40,7 +40,7 @@ def test_keys_and_values_beyond_float16_are_as_large_as_it_holds(size, head_dim,
 @pytest.mark.parametrize("part", ["key", "value"])
 @pytest.mark.parametrize(("window", "threads"), [(0, 1), (0, 2), (16, 1)])
 def test_a_token_reaches_the_rows_that_see_it_alone(window, threads, part, value, cache):
-    """The others keep their bits, on whatever page it lies; to those that see it what is no number is told."""
+    """The others keep their bits; those that see what is no number have none."""
     queries, keys, values = numbers(40, 2, 1, 32, 300)
     before = attention(queries, keys, values, cache, window, threads)
     (keys if part == "key" else values)[270, 0, 5] = value

@@ -87,8 +87,9 @@ class Framed:
     """The line after Ctrl-C."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What the class beside it does; where a path is empty (an unset variable of a script) exit code 2."""
-        given = self.make_parser(ctx).parse_args(list(args))[0] if args else {}  # type: ignore[attr-defined]
+        """What the class beside it does; a path that is empty (an unset variable of a script) is refused."""
+        parser = self.make_parser(ctx)  # type: ignore[attr-defined]  # of that class
+        given = parser.parse_args(list(args))[0] if args else {}
         rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         with boundary(self.stopped):
             _refuse_empty_paths(self.params, given, ctx.params)  # type: ignore[attr-defined]
