@@ -7,7 +7,6 @@ request ends with the error that names what its logits are, after the same token
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ def random_weights(seed):
         return np.full(size, rng.choice((1.0, 30.0)), np.float32)
 
     def layer():
-        shapes = {name: (HIDDEN, HIDDEN) for name in "qo"} | dict.fromkeys("kv", (16, HIDDEN))
+        shapes = dict.fromkeys("qo", (HIDDEN, HIDDEN)) | dict.fromkeys("kv", (16, HIDDEN))
         shapes |= dict.fromkeys(("gate", "up"), (FFN, HIDDEN)) | {"down": (HIDDEN, FFN)}
         return tk.LayerWeights(norm(), norm(), **{name: matrix(*shape) for name, shape in shapes.items()})
 
