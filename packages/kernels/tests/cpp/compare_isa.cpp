@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -139,6 +140,44 @@ int64_t compare_quantization(const KernelTable& table) {
     return wrong;
 }
 
+// Numbers beyond float16, and kernels that make a number of NaN.
+int64_t compare_extremes(const KernelTable& table) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+    int64_t wrong = 0;
+    for (const int64_t size : {1, 7, 16, 37}) {
+        const std::pair<float, uint16_t> halves[] = {{65504, 0x7bff}, {65520, 0x7bff}, {-7e4f, 0xfbff}, {3e38f, 0x7bff}, {kInf, 0x7bff}, {-kInf, 0xfbff}};
+        for (const auto& [value, half] : halves) {
+            const std::vector<float> x(size, value);
+            std::vector<uint16_t> found(size);
+            table.to_half(x.data(), size, found.data());
+            wrong += found != std::vector<uint16_t>(size, half);
+        }
+        const int64_t padded = round_up(size, 16);
+        for (const float value : {kNan, -kNan, kInf, -kInf})
+            for (int64_t place = 0; place < size; ++place) {
+                auto x = normal(size);
+                x[place] = value;
+                std::vector<uint32_t> codes(padded / kStep, 1), low(padded / kStep, 1);
+                std::vector<int32_t> sums(padded / 16, 1), low_sums(padded / 16, 1);
+                wrong += !std::isnan(table.quantize(x.data(), size, padded, codes.data(), 1, sums.data()));
+                wrong += std::ranges::count(codes, 0u) != padded / kStep || std::ranges::count(sums, 0) != padded / 16;
+                wrong += !std::isnan(table.quantize_wide(x.data(), size, padded, codes.data(), low.data(), 1, sums.data(), low_sums.data()));
+                std::vector<float> out(size), ones(size, 1.0f);
+                std::vector<uint16_t> found(size);
+                table.rms_norm(x.data(), ones.data(), size, 1e-5f, out.data());
+                wrong += !std::ranges::all_of(out, [](float y) { return std::isnan(y); });
+                if (!std::isnan(value)) continue;
+                for (const GatedFn gate : {table.silu_gate, table.relu2_gate, table.gelu_tanh_gate}) {
+                    gate(x.data(), ones.data(), size, out.data());
+                    wrong += !std::isnan(out[place]);
+                }
+                table.to_half(x.data(), size, found.data());
+                wrong += !std::isnan(half_to_float(found[place]));
+            }
+    }
+    return wrong;
+}
+
 double compare_floats(const KernelTable& table) {
     double most = 0;
     for (const int64_t size : {2, 6, 64, 70, 100, 576}) {
@@ -252,6 +291,50 @@ double compare_attention(const KernelTable& table) {
     return most;
 }
 
+// Rows that see a key that is NaN, or none but such, have no total; the others are as if it were not there.
+int64_t compare_unseen(const KernelTable& table) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+    constexpr int64_t kHeadDim = 16, kPages = 8, kRows = 3, kTokens = kPages * kPageTokens;
+    const int64_t visible[kRows] = {40, 41, 200};
+    const auto queries = normal(kRows * kHeadDim), values = normal(kTokens * kHeadDim), all_keys = normal(kTokens * kHeadDim);
+    const auto halves = [](const std::vector<float>& x) {
+        std::vector<uint16_t> found(x.size());
+        std::ranges::transform(x, found.begin(), float_to_half);
+        return found;
+    };
+    const std::vector<int8_t> codes(kTokens * kHeadDim, 3);
+    const std::vector<float> scales(kTokens, 0.1f);
+    const auto run = [&](CacheType type, int64_t first_nan) {
+        auto keys = all_keys, key_scales = scales;
+        for (int64_t token = first_nan; token < kTokens; ++token) {
+            key_scales[token] = kNan;  // tiles of 16 tokens, a component of all of them side by side
+            for (int64_t d = 0; d < kHeadDim; ++d) keys[token / kTileLanes * kTileLanes * kHeadDim + d * kTileLanes + token % kTileLanes] = kNan;
+        }
+        const auto half_keys = halves(keys), half_values = halves(values);
+        PageView pages[kPages];
+        for (int64_t p = 0; p < kPages; ++p) {
+            const int64_t at = p * kPageTokens * kHeadDim;
+            pages[p] = type == CacheType::f32   ? PageView{&keys[at], &values[at], nullptr, nullptr}
+                       : type == CacheType::f16 ? PageView{&half_keys[at], &half_values[at], nullptr, nullptr}
+                                                : PageView{&codes[at], &codes[at], &key_scales[p * kPageTokens], &scales[p * kPageTokens]};
+        }
+        std::vector<float> sums(kRows * (kHeadDim + 1)), most(kRows);
+        table.attend_block({type, queries.data(), visible, 0, kRows, kHeadDim, pages, kPages}, 0, {sums.data(), &sums[kRows * kHeadDim], most.data()});
+        return sums;
+    };
+    int64_t wrong = 0;
+    for (const CacheType type : {CacheType::f32, CacheType::f16, CacheType::int8})
+        for (const int64_t first_nan : {int64_t{40}, int64_t{0}}) {
+            const auto before = run(type, kTokens), after = run(type, first_nan);
+            for (int64_t row = 0; row < kRows; ++row) {
+                const bool sees = visible[row] > first_nan;
+                wrong += std::isnan(after[kRows * kHeadDim + row]) != sees;
+                wrong += !sees && !std::equal(&after[row * kHeadDim], &after[row * kHeadDim] + kHeadDim, &before[row * kHeadDim]);
+            }
+        }
+    return wrong;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -267,10 +350,11 @@ int main(int argc, char** argv) {
             continue;
         }
         const int64_t products = compare_products(*isa.table), codes = compare_quantization(*isa.table) + compare_moments(*isa.table) + compare_turned(*isa.table);
+        const int64_t extremes = compare_extremes(*isa.table) + compare_unseen(*isa.table);
         const double floats = compare_floats(*isa.table), attention = compare_attention(*isa.table);
-        std::printf("%s: %lld products and %lld quantizations differ; float kernels to %.1e, attention to %.1e of the largest value\n", isa.name,
-                    static_cast<long long>(products), static_cast<long long>(codes), floats, attention);
-        good = good && products == 0 && codes == 0 && floats < 2e-6 && attention < 2e-6;
+        std::printf("%s: %lld products and %lld quantizations differ, %lld extremes are wrong; float kernels to %.1e, attention to %.1e of the largest value\n",
+                    isa.name, static_cast<long long>(products), static_cast<long long>(codes), static_cast<long long>(extremes), floats, attention);
+        good = good && products == 0 && codes == 0 && extremes == 0 && floats < 2e-6 && attention < 2e-6;
     }
     return good ? 0 : 1;
 }
