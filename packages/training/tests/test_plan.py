@@ -221,6 +221,7 @@ def test_a_folder_is_read_without_weights(
         ),
         (["-m", "qwen3_4b", "--gpu", "H100", "training.batch_sise=3"], "batch_sise"),
         (["-m", "qwen3_4b", "--gpu", "H100", "optimizer.state=int8"], "kernels for the CPU alone"),
+        (["-m", "", "--gpu", "H100"], "--model : no preset, no folder here"),
         (
             ["-m", "smollm2_135m", "--gpu", "H100", "--seq", "8193"],
             "training.sequence_length_tokens=8193, but the model's context is 8192 tokens",

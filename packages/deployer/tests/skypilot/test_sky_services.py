@@ -107,6 +107,7 @@ def test_a_model_of_this_machine_is_sent_along(served: Sky, model: str, sent: st
 
 
 REFUSED = {
+    ("--model", ""): "--model is empty: a GGUF file, an exported folder, gs://, s3:// or hub:",
     ("--model", "none.gguf"): "--model none.gguf: there is no such file or folder here",
     ("--model", "."): "--model .: the folder has neither config.json nor a GGUF file",
     ("--model", "code.py"): "--model code.py: it is no GGUF file and no exported folder",

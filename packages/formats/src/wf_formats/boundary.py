@@ -68,13 +68,19 @@ def boundary(stopped: str = "stopped") -> Iterator[None]:
         raise SystemExit(1) from error
     except OSError as error:
         if error.errno not in _FIXES:
-            error.add_note(BUG_NOTE)
+            _call_a_bug(error)
             raise
         sys.stderr.write(f"error: {legible(explained(error))}\n")
         raise SystemExit(1) from error
     except Exception as error:
-        error.add_note(BUG_NOTE)
+        _call_a_bug(error)
         raise
+
+
+def _call_a_bug(error: Exception) -> None:
+    """Once: a command and the group that it is of are framed both."""
+    if BUG_NOTE not in getattr(error, "__notes__", ()):
+        error.add_note(BUG_NOTE)
 
 
 class Framed:

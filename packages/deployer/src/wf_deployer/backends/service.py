@@ -90,6 +90,8 @@ def service_of(
 
 
 def _checked_model(model: str) -> str:
+    if not model:
+        raise CommandRequestError("--model is empty: a GGUF file, an exported folder, gs://, s3:// or hub:")
     if model.startswith(HUB_PREFIX):
         if _HUB.fullmatch(model) is None:
             raise CommandRequestError(

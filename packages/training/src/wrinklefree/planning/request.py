@@ -154,7 +154,7 @@ def _model(asked: str) -> list[str]:
     presets = group_options("model")
     if asked in presets:
         return [f"model={asked}"]
-    if Path(asked).is_dir():
+    if asked and Path(asked).is_dir():
         return ["model.source=path", override("model.name", asked)]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", asked) and not asked.startswith((".", "/")):
         return ["model.source=hub", override("model.name", asked)]
