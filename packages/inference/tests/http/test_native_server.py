@@ -216,6 +216,23 @@ def test_a_random_model_calls_with_valid_arguments(choice: object, client: opena
     assert after.usage.prompt_tokens > before.usage.prompt_tokens + 20
 
 
+def test_a_call_that_was_cut_short_is_no_end_of_the_conversation(client: openai.OpenAI):
+    tools = [openai.pydantic_function_tool(City)]
+    ask = {"model": "two-layers", "tools": tools, "temperature": 1.0, "seed": 3}
+    for length in range(12, 30):
+        cut = client.chat.completions.create(
+            **ask, messages=ASK["messages"], tool_choice="required", max_tokens=length
+        ).choices[0]
+        if cut.message.tool_calls and cut.message.tool_calls[0].function.arguments.startswith("{"):
+            break
+    assert cut.finish_reason == "length"
+    (call,) = cut.message.tool_calls
+    told = {"role": "tool", "tool_call_id": call.id, "content": "these arguments are no JSON"}
+    history = [*ASK["messages"], cut.message, told]
+    after = client.chat.completions.create(**ask, messages=history, tool_choice="none", max_tokens=4)
+    assert after.usage.completion_tokens > 0
+
+
 def test_calls_on_other_paths_are_as_valid(served: tuple[subprocess.Popen[str], str], client: openai.OpenAI):
     ask = {"model": "two-layers", "input": "Hello", "temperature": 1.0, "extra_body": {"seed": 3}}
     ask |= {
