@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -67,8 +67,9 @@ def load_native_model(
         raise EngineError(f"there is no file or folder {path}")
     if (draft := getattr(options, "draft_model", None)) is not None and not draft.exists():
         raise _draft_refusal(draft, ValueError("there is no such file or folder"))
+    settings = _cache_settings(options)
     try:
-        weights, tokenizer = _read(path, options)
+        weights, tokenizer = _read(path, options.adapter, settings)
         config = weights.config
         context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
         if not 1 <= context <= config.context_tokens:
@@ -115,8 +116,9 @@ def _draft_guesser(
     """
     import ternary_kernels
 
+    settings = _cache_settings(options)
     try:
-        weights, its_tokenizer = _read(path, replace(options, adapter=None))
+        weights, its_tokenizer = _read(path, None, settings)
         if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
             token_id, own, its = difference
             raise ValueError(
@@ -150,7 +152,7 @@ def import_kernels() -> None:
         raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
 
 
-def _read(path: Path, options: EngineOptions) -> tuple[ModelWeights, Tokenizer]:
+def _read(path: Path, adapter: Path | None, settings: CacheSettings | None) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer.
 
     Raises:
@@ -159,7 +161,7 @@ def _read(path: Path, options: EngineOptions) -> tuple[ModelWeights, Tokenizer]:
     from ternary_kernels.packed import load_packed
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
-    loaded = load_packed(path, quantize_master, options.adapter, _cache_settings(options))
+    loaded = load_packed(path, quantize_master, adapter, settings)
     config, tokenizer = loaded.weights.config, Tokenizer(loaded.tokenizer)
     if faults := faults_of(config.context_tokens, config.vocab_size, tokenizer):
         raise ValueError("; ".join(faults))
