@@ -47,7 +47,7 @@ def test_answers_stand_behind_their_questions(packaged, monkeypatch: pytest.Monk
     questions = [[{"role": "user", "content": text}] for text in asked]
 
     def answers(questions: list[list[dict[str, str]]], temperature: float) -> list[str]:
-        (texts,) = self_chat.write_answers(model, tokenizer, questions, 40, 2, temperature, seed=0)
+        (texts,) = self_chat.write_answers(model, tokenizer, questions, 20, 2, temperature, seed=0)
         begins = [
             f"<|im_start|>user\n{q[0]['content']}<|im_end|>\n<|im_start|>assistant\n" for q in questions
         ]
@@ -87,21 +87,9 @@ def test_the_command_line(packaged, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{len(records)} conversations of 8 tokens" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("format_", "records"),
-    [
-        ("text", [{"text": "Say hello."}]),
-        ("instruction", [{"instruction": "Say hello.", "output": said} for said in ("no", "other")]),
-    ],
-)
-def test_prompts_of_a_file_are_answered_once_each(
-    packaged, format_: str, records: list[dict[str, str]], tmp_path: Path
-) -> None:
+def test_prompts_of_a_file_are_answered_once_each(tmp_path: Path) -> None:
     prompts, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
-    records = [
-        {"instruction": "Say hello.", "output": "no"},
-        {"instruction": "Say hello.", "output": "other"},
-    ]
+    records = [{"instruction": "Say hello.", "output": said} for said in ("no", "other")]
     prompts.write_text("".join(json.dumps(record) + "\n" for record in records))
     arguments = ["--prompts", str(prompts), "--format", "instruction", "--output", str(output)]
     assert self_chat.main([*arguments, "--tokens", "6", "--dtype", "float32"]) == 0

@@ -156,7 +156,7 @@ def test_without_minutes_steps_are_those_configured(tmp_path: Path) -> None:
     assert machine.said[500][1] == pytest.approx(machine.now_s - machine.said[500][0], rel=0.1)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     load_s=st.floats(0.1, 60),
     step_s=st.floats(0.5, 20),
