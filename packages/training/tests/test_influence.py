@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from bitnet_arch import ConversionConfig, bit_linears, convert, quantizer, set_lambda
+from bitnet_arch import ConversionConfig, bit_linears, convert, quantizer, set_lambda, set_precision
 from bitnet_arch.fused import use_kernels
 from data_handler.influence import CountSketch, GradientSketcher
 
@@ -44,3 +44,20 @@ def test_sketches_of_a_ternary_model(lambda_: float, sub_norm: bool) -> None:
     found = sketcher.per_example(batch)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     torch.testing.assert_close(sketcher.mean(batch), expected.mean(0), rtol=1e-3, atol=1e-5)
+
+
+def test_sketches_of_products_in_int8_are_near_and_draw_no_numbers() -> None:
+    """Gradients of inputs are rounded by chance, those of weights are taken in float32."""
+    torch.manual_seed(0)
+    ids = torch.randint(3, 512, (2, 24))
+    model = tiny_model(num_hidden_layers=1)
+    convert(model, ConversionConfig(quantizer("group64"), sub_norm=False))
+    batch = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(24).expand(2, -1)}
+    sketcher = GradientSketcher(model, None, SIZE)
+    expected = sketcher.per_example(batch)
+    set_precision(model, "int8_stochastic")
+    state = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sketcher.per_example(batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.cosine_similarity(found, expected).min() > 0.99
