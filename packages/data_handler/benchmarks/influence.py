@@ -129,21 +129,23 @@ def judged(
 ) -> dict[str, Any]:
     """Score, its cost, and the two checks of sense."""
     train, seconds = sketches.of(corpus.rows, estimator.train_kind, estimator.num_checkpoints)
-    scores, copies_first, num_copies = [], 0, 0
+    scores = []
     start = time.process_time()
     for rows in corpus.probes.values():
         probe, probe_seconds = sketches.of(rows, estimator.probe_kind, estimator.num_checkpoints)
         seconds += probe_seconds
         scores.append(estimator.scores(train, probe).numpy())
     score_seconds = time.process_time() - start
+    copies_first = 0
     for rows in corpus.probes.values():
         probe, _ = sketches.of(rows, estimator.probe_kind, estimator.num_checkpoints)
         copies, _ = sketches.of(rows, estimator.train_kind, estimator.num_checkpoints)
+        with_copies = torch.cat([train, copies], 1)
         for row in range(probe.shape[1]):
-            with_copy = torch.cat([train, copies[:, row : row + 1]], 1)
-            found = estimator.scores(with_copy, probe[:, row : row + 1])
-            copies_first += int(found.argmax() == len(found) - 1)
-            num_copies += 1
+            found = estimator.scores(with_copies, probe[:, row : row + 1])
+            others, mine = found[: train.shape[1]], found[train.shape[1] + row]
+            copies_first += int(mine > others.max())
+    num_copies = sum(len(rows["input_ids"]) for rows in corpus.probes.values())
     value, error = lds(np.stack(scores, 1), halves, losses)
     return {
         "lds": round(value, 3),
