@@ -129,16 +129,15 @@ def judged(
 ) -> dict[str, Any]:
     """Score, its cost, and the two checks of sense."""
     train, seconds = sketches.of(corpus.rows, estimator.train_kind, estimator.num_checkpoints)
-    scores = []
+    kept = [
+        sketches.of(rows, estimator.probe_kind, estimator.num_checkpoints) for rows in corpus.probes.values()
+    ]
+    seconds += sum(probe_seconds for _, probe_seconds in kept)
     start = time.process_time()
-    for rows in corpus.probes.values():
-        probe, probe_seconds = sketches.of(rows, estimator.probe_kind, estimator.num_checkpoints)
-        seconds += probe_seconds
-        scores.append(estimator.scores(train, probe).numpy())
+    scores = np.stack([estimator.scores(train, probe).numpy() for probe, _ in kept], 1)
     score_seconds = time.process_time() - start
     copies_first = 0
-    for rows in corpus.probes.values():
-        probe, _ = sketches.of(rows, estimator.probe_kind, estimator.num_checkpoints)
+    for rows, (probe, _) in zip(corpus.probes.values(), kept, strict=True):
         copies, _ = sketches.of(rows, estimator.train_kind, estimator.num_checkpoints)
         with_copies = torch.cat([train, copies], 1)
         for row in range(probe.shape[1]):
@@ -146,11 +145,11 @@ def judged(
             others, mine = found[: train.shape[1]], found[train.shape[1] + row]
             copies_first += int(mine > others.max())
     num_copies = sum(len(rows["input_ids"]) for rows in corpus.probes.values())
-    value, error = lds(np.stack(scores, 1), halves, losses)
+    value, error = lds(scores, halves, losses)
     return {
         "lds": round(value, 3),
         "standard_error": round(error, 3),
-        "noise_place_of_6": round(noise_place(np.stack(scores, 1), corpus.domains), 2),
+        "noise_place_of_6": round(noise_place(scores, corpus.domains), 2),
         "copies_of_a_probe_document_first": f"{copies_first} of {num_copies}",
         "gradients_cpu_s": round(seconds, 2),
         "scores_cpu_s": round(score_seconds, 4),
