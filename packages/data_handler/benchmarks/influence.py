@@ -11,8 +11,8 @@ these sums with minus the probe's loss, here as the mean over the probes, with a
 bootstraps over the halves. `oracle` is a ridge regression of the losses on which documents the halves
 have, in five folds: what a linear score that has seen most of the retrained models says of the others.
 
-Beside it: where the noise ends among the domains, and how often a copy of a probe's document ranks first
-among the documents. `--minutes` of the CPU are planned into halves: at least 50, or it is an error.
+Beside it: where the noise ends among the domains, by the losses too, and how often a copy of a probe's
+document ranks first. `--minutes` of the CPU are planned into halves: at least 50, or it is an error.
 """
 
 from __future__ import annotations
@@ -117,11 +117,20 @@ def oracle(halves: np.ndarray, losses: np.ndarray) -> dict[str, float]:
     return {"lds": round(float(np.mean([scipy.stats.spearmanr(p, gain).statistic for p, gain in pairs])), 3)}
 
 
-def noise_place(scores: np.ndarray, domains: np.ndarray) -> float:
-    """Of the noise among the domains by mean score, averaged over the probes; the last is their number."""
-    names = [*DOMAINS, NOISE]
-    means = np.stack([scores[domains == name].mean(0) for name in names])
-    return float((means >= means[-1]).sum(0).mean())
+def noise_place(domain_scores: np.ndarray) -> float:
+    """Of the noise, the last of domain_scores [domains, probes], averaged over the probes; 6 is the last."""
+    return round(float((domain_scores >= domain_scores[-1]).sum(0).mean()), 2)
+
+
+def by_domain(scores: np.ndarray, domains: np.ndarray) -> np.ndarray:
+    """Means [domains, probes] of scores [documents, probes], the noise last."""
+    return np.stack([scores[domains == name].mean(0) for name in (*DOMAINS, NOISE)])
+
+
+def gains_by_domain(halves: np.ndarray, losses: np.ndarray, domains: np.ndarray) -> np.ndarray:
+    """What a document of each domain takes off each loss [domains, probes], by least squares."""
+    counts = np.stack([halves[:, domains == name].sum(1) for name in (*DOMAINS, NOISE)], 1).astype(float)
+    return np.linalg.lstsq(counts - counts.mean(0), losses.mean(0) - losses, rcond=None)[0]
 
 
 def judged(
@@ -149,7 +158,7 @@ def judged(
     return {
         "lds": round(value, 3),
         "standard_error": round(error, 3),
-        "noise_place_of_6": round(noise_place(scores, corpus.domains), 2),
+        "noise_place_of_6": noise_place(by_domain(scores, corpus.domains)),
         "copies_of_a_probe_document_first": f"{copies_first} of {num_copies}",
         "gradients_cpu_s": round(seconds, 2),
         "scores_cpu_s": round(score_seconds, 4),
@@ -200,6 +209,7 @@ def main() -> None:
         ),
         "probe_loss_spread_over_halves": dict(zip(corpus.probes, losses.std(0).tolist(), strict=True)),
         "oracle": oracle(halves, losses),
+        "noise_place_of_6_by_losses": noise_place(gains_by_domain(halves, losses, corpus.domains)),
         "random": {"lds": round(lds(random, halves, losses)[0], 3)},
         "sizes": {},
     }
