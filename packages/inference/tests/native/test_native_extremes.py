@@ -15,6 +15,7 @@ from guessing import FixedCosts, Oracle
 import ternary_kernels as tk
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import AnswerFailed
+from wrinklefree_inference.native.speculation.draft import DraftGuesser
 from wrinklefree_inference.native.speculation.ngram import NGramGuesser
 from wrinklefree_inference.options import QueueOptions
 
@@ -89,6 +90,7 @@ def outcomes(toy, weights, asked, cache="f16", threads=1, guesser=None):
     core = model.new_core(QueueOptions(8, 100, 64, 32))
     if guesser is not None:
         core._speculator._step_costs = FixedCosts(lambda sizes: 1 + 0.001 * sizes)
+        core._speculator._guess_costs = FixedCosts(lambda sizes: 0.0 * sizes)
     for request in asked:
         core.scheduler.add(model.new_sequence(request, None))
     found = defaultdict(lambda: [(), (), ""])
@@ -123,7 +125,13 @@ def check(toy, seed, cache):
     together, _ = outcomes(toy, weights, asked, cache, threads=2)
     assert together == alone
     guessed = 0
-    for guesser in (NGramGuesser, lambda: Oracle(wrong_guesses(alone), 99)):
+    draft = tk.Decoder(random_weights(seed + 100), 64, cache, num_threads=1)
+    guessers = (
+        NGramGuesser,
+        lambda: Oracle(wrong_guesses(alone), 99),
+        lambda: DraftGuesser(draft, 512, tk.sample, VOCAB, VOCAB),
+    )
+    for guesser in guessers:
         for threads in (1, 2):
             found, counters = outcomes(toy, weights, asked, cache, threads, guesser)
             assert found == alone, (guesser, threads)
