@@ -1,7 +1,7 @@
 #include "kv_cache.h"
 
 #include <algorithm>
-#include <bit>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -16,7 +16,11 @@ int64_t scale_bytes(CacheType type) { return type == CacheType::int8 ? 2 * kPage
 
 bool are_finite(const float* x, int64_t size) {
     int32_t most = 0;  // a loop without an exit becomes vectors
-    for (int64_t i = 0; i < size; ++i) most = std::max(most, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+    for (int64_t i = 0; i < size; ++i) {
+        int32_t bits;
+        std::memcpy(&bits, x + i, sizeof bits);
+        most = std::max(most, bits & 0x7fffffff);
+    }
     return most < 0x7f800000;
 }
 

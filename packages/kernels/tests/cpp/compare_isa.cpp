@@ -160,12 +160,12 @@ int64_t compare_extremes(const KernelTable& table) {
                 std::vector<uint32_t> codes(padded / kStep, 1), low(padded / kStep, 1);
                 std::vector<int32_t> sums(padded / 16, 1), low_sums(padded / 16, 1);
                 wrong += !std::isnan(table.quantize(x.data(), size, padded, codes.data(), 1, sums.data()));
-                wrong += std::ranges::count(codes, 0u) != padded / kStep || std::ranges::count(sums, 0) != padded / 16;
+                wrong += codes != std::vector<uint32_t>(padded / kStep) || sums != std::vector<int32_t>(padded / 16);
                 wrong += !std::isnan(table.quantize_wide(x.data(), size, padded, codes.data(), low.data(), 1, sums.data(), low_sums.data()));
                 std::vector<float> out(size), ones(size, 1.0f);
                 std::vector<uint16_t> found(size);
                 table.rms_norm(x.data(), ones.data(), size, 1e-5f, out.data());
-                wrong += !std::ranges::all_of(out, [](float y) { return std::isnan(y); });
+                wrong += !std::all_of(out.begin(), out.end(), [](float y) { return std::isnan(y); });
                 if (!std::isnan(value)) continue;
                 for (const GatedFn gate : {table.silu_gate, table.relu2_gate, table.gelu_tanh_gate}) {
                     gate(x.data(), ones.data(), size, out.data());
@@ -299,7 +299,7 @@ int64_t compare_unseen(const KernelTable& table) {
     const auto queries = normal(kRows * kHeadDim), values = normal(kTokens * kHeadDim), all_keys = normal(kTokens * kHeadDim);
     const auto halves = [](const std::vector<float>& x) {
         std::vector<uint16_t> found(x.size());
-        std::ranges::transform(x, found.begin(), float_to_half);
+        std::transform(x.begin(), x.end(), found.begin(), float_to_half);
         return found;
     };
     const std::vector<int8_t> codes(kTokens * kHeadDim, 3);
