@@ -161,8 +161,10 @@ def test_a_text_beyond_the_draft_models_context_gets_no_guess(toy):
 
 def test_logits_that_are_no_numbers_are_left_out_and_told_once(toy, caplog):
     class Broken(toy.ToyRunner):
-        def forward(self, *arrays):
-            return np.full_like(super().forward(*arrays), np.nan)
+        def forward(self, tokens, starts, contexts, pages, outputs):
+            logits = super().forward(tokens, starts, contexts, pages, outputs)
+            logits[pages[:, 0] == 0] = np.nan  # of the text that came first
+            return logits
 
     def refusing(logits, **arguments):
         if np.isnan(logits).any():
@@ -171,10 +173,13 @@ def test_logits_that_are_no_numbers_are_left_out_and_told_once(toy, caplog):
 
     guesser = DraftGuesser(Broken(32), 1024, refusing, toy.VOCAB, 64)
     bench = as_good_as_free(toy.Bench(32, LIMITS, new_guesser=lambda: guesser))
-    sequence = bench.add(prompt_of(9), max_tokens=20, seed=1, ignore_eos=True)
+    broken, sound = (bench.add(prompt_of(9, i), max_tokens=20, seed=1, ignore_eos=True) for i in range(2))
     with caplog.at_level(logging.WARNING):
         bench.run()
-    bench.check_answer(sequence)
+    for sequence in (broken, sound):
+        bench.check_answer(sequence)
+    assert (bench.last[broken].accepted_guesses, bench.last[sound].refused_guesses) == (0, 0)
+    assert bench.last[sound].accepted_guesses > 10, "one text's are no reason to leave out another's"
     assert [record.getMessage() for record in caplog.records] == [
         "the draft model's guesses are left out where it cannot draw: row 0: a logit is not a number"
     ]

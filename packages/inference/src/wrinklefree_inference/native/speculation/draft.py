@@ -86,10 +86,10 @@ class DraftGuesser:
         ready = self._caught_up(asked)
         guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in ready}
         while ready:
-            tokens = self._next(ready, guesses)
-            for sequence, token in zip(ready, tokens, strict=False):
+            drawn = self._next(ready, guesses)
+            for sequence, token in drawn.items():
                 guesses[sequence].append(token)
-            ready = [s for s in ready if len(guesses[s]) < asked[s]] if tokens else []
+            ready = [sequence for sequence in drawn if len(guesses[sequence]) < asked[sequence]]
         return {s: Guess(tuple(tokens), (EXPECTATION,) * len(tokens)) for s, tokens in guesses.items()}
 
     def forget(self, sequence: Sequence) -> None:
@@ -149,8 +149,8 @@ class DraftGuesser:
                 room = 0
         return ready
 
-    def _next(self, ready: list[Sequence], guesses: Mapping[Sequence, list[int]]) -> list[int]:
-        """What comes after the text of each and its guesses so far; nothing if it cannot be drawn."""
+    def _next(self, ready: list[Sequence], guesses: Mapping[Sequence, list[int]]) -> dict[Sequence, int]:
+        """What comes after the text of each and its guesses so far, where it can be drawn."""
         texts = [self._texts[sequence] for sequence in ready]
         news = [
             np.array(guesses[sequence][-1:], np.int32)
@@ -159,13 +159,19 @@ class DraftGuesser:
             for sequence, text in zip(ready, texts, strict=True)
         ]
         logits = self._forward(texts, news)
-        ahead = [len(guesses[sequence]) for sequence in ready]
+        return self._drawn(ready, logits, [len(guesses[sequence]) for sequence in ready])
+
+    def _drawn(self, ready: list[Sequence], logits: Floats, ahead: list[int]) -> dict[Sequence, int]:
+        """A token for each; none where logits are no numbers: the target does not need these guesses."""
         try:
             tokens: list[int] = self._sample(logits, **unruled_arguments(ready, ahead))[0].tolist()
-        except ValueError as error:  # logits that are no numbers: the target does not need these guesses
-            self._complain(error)
-            return []
-        return tokens
+        except ValueError as error:
+            if len(ready) == 1:
+                self._complain(error)
+                return {}
+            alone = (self._drawn([one], logits[i : i + 1], [ahead[i]]) for i, one in enumerate(ready))
+            return {sequence: token for drawn in alone for sequence, token in drawn.items()}
+        return dict(zip(ready, tokens, strict=True))
 
     def _forward(self, texts: list[_Text], news: list[Ints]) -> Floats:
         """Compute new tokens of each text; logits after the last ones."""
