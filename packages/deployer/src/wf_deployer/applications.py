@@ -19,11 +19,20 @@ PROGRAM_VARIABLE = "WF_PROG"
 
 @dataclass(frozen=True)
 class Application:
-    """Attributes: help is the line in `wf --help`; command is what follows `python -m`."""
+    """An application.
+
+    Attributes:
+        help: The line in `wf --help`.
+        command: What follows `python -m`.
+        own_options: With one of these before a `--` it is `wf`'s own command.
+        shows: As `command`, of what prints a file of results that a job of it has left.
+    """
 
     name: str
     help: str
     command: tuple[str, ...]
+    own_options: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
 
 
 APPLICATIONS = (
@@ -37,21 +46,29 @@ APPLICATIONS = (
     Application("pull", "Fetch an export from the Hugging Face hub.", ("wf_converter", "pull")),
     Application("run", "Talk to the newest model here, or to one by name.", ("wrinklefree_inference", "run")),
     Application("chat", "Talk to a model in the terminal.", ("wrinklefree_inference", "chat")),
-    Application("serve", "Serve a model to OpenAI clients.", ("wrinklefree_inference", "serve")),
+    Application(
+        "serve",
+        "Serve a model to OpenAI clients.",
+        ("wrinklefree_inference", "serve"),
+        own_options=("--cloud",),
+    ),
     Application(
         "gateway",
         "Serve a model by several servers behind one address.",
         ("wrinklefree_inference", "gateway"),
     ),
     Application("bench", "Measure a model's speed beside llama.cpp.", ("wrinklefree_inference", "bench")),
-    Application("eval", "Measure perplexity and tasks of a model.", ("wrinklefree_eval.evaluate",)),
+    Application(
+        "eval",
+        "Measure perplexity and tasks of a model.",
+        ("wrinklefree_eval.evaluate",),
+        own_options=("--cloud", "--results"),
+        shows=("wrinklefree_eval.show",),
+    ),
     Application("store", "Folders in gs://, s3:// or a path: ls, get, put, rm, check.", ("wf_stores.main",)),
     Application("audit", "Show and check who ran what: the audit log of a run.", ("wrinklefree.audit",)),
     Application("compare", "Test whether two models' answers differ.", ("wrinklefree_eval.compare",)),
 )
-
-ELSEWHERE_OPTION = "--cloud"
-"""With which `wf serve` is `wf`'s own command."""
 
 
 def application_of(name: str) -> Application:
@@ -59,15 +76,25 @@ def application_of(name: str) -> Application:
 
 
 def is_handed_on(name: str, arguments: Sequence[str]) -> bool:
-    """Whether a command line is an application's: of `serve` what has no `--cloud` before a `--`."""
-    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    is_elsewhere = name == "serve" and any(one.partition("=")[0] == ELSEWHERE_OPTION for one in own)
-    return not is_elsewhere and any(application.name == name for application in APPLICATIONS)
+    """Whether a command line is an application's: one without `own_options` of it."""
+    if not any(application.name == name for application in APPLICATIONS):
+        return False
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    own_options = application_of(name).own_options
+    return not any(one.partition("=")[0] in own_options for one in before)
 
 
 def become_application(name: str, arguments: Sequence[str]) -> NoReturn:
     """Runs an application in place of this process."""
+    _become(name, application_of(name).command, arguments)
+
+
+def become_showing(name: str, arguments: Sequence[str]) -> NoReturn:
+    """Runs what shows an application's results in place of this process."""
+    _become(name, application_of(name).shows, arguments)
+
+
+def _become(name: str, command: Sequence[str], arguments: Sequence[str]) -> NoReturn:
     from wf_deployer.processes import become
 
-    command = [sys.executable, "-m", *application_of(name).command, *arguments]
-    become(command, {PROGRAM_VARIABLE: f"wf {name}"})
+    become([sys.executable, "-m", *command, *arguments], {PROGRAM_VARIABLE: f"wf {name}"})

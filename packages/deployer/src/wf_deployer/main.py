@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from wf_deployer.commands import applications, cancel, doctor, logs, runs, serve, train
+from wf_deployer.commands import applications, cancel, doctor, evaluate, logs, runs, serve, train
 from wf_deployer.framed import FramedCommand, FramedGroup
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-applications.register(app, {"serve": (serve.HereOrElsewhere, serve.serve)})
+applications.register(app, {"serve": serve.serve, "eval": evaluate.evaluate})
 app.command("train", cls=FramedCommand)(train.train)
 app.command("runs", cls=FramedCommand)(runs.runs)
 app.command("logs", cls=FramedCommand)(logs.logs)

@@ -60,9 +60,9 @@ class Sky:
         ended = {"returncode": returncode, "cancelled": False, "ended_s": NOW + 5}
         self.stored[f"gs://bucket/runs/wf-jobs/{job_id}"] = ended
 
-    def get(self, url: str, there: Path, timeout_s: float) -> end.NoEnd | None:
+    def get(self, url: str, there: Path, timeout_s: float) -> end.NoUpload | None:
         if url not in self.stored:
-            return end.NoEnd(self.store_is_missing, self.store_reason)
+            return end.NoUpload(self.store_is_missing, self.store_reason)
         there.mkdir()
         (there / "exit.json").write_text(json.dumps(self.stored[url]))
         (there / "log.txt").write_text("from the store\n")
@@ -89,5 +89,5 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> S
     if (path := os.environ.get("PYTHONPATH")) is not None:  # program.py takes it away, from its own process
         monkeypatch.setenv("PYTHONPATH", path)
     sky = Sky(tmp_path, runner, fake)
-    monkeypatch.setattr(end, "_get", sky.get)
+    monkeypatch.setattr(end, "get_upload", sky.get)
     return sky

@@ -212,10 +212,10 @@ def test_only_the_stores_own_no_is_an_answer(
     """The real `wf store get`: a wrong request of ours, a server that is not there, a bucket without it."""
     folder = tmp_path_factory.mktemp("there")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
-    refused = end._get("s3://bucket/runs/wf-jobs/j", folder / "a")
+    refused = end.get_upload("s3://bucket/runs/wf-jobs/j", folder / "a")
     assert refused is not None
     assert not refused.is_missing
-    missing = end._get(str(folder / "wf-jobs" / "j"), folder / "b")
+    missing = end.get_upload(str(folder / "wf-jobs" / "j"), folder / "b")
     assert missing is not None
     assert missing.is_missing
     assert not (folder / "b").exists()

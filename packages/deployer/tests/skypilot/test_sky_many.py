@@ -165,13 +165,13 @@ def test_when_the_time_is_over_nothing_more_is_fetched_or_given_back(
     job_id = sky.submitted(cloud="sky:slurm")
     sky.fake.queues[f"wf-{job_id}"][0].status = status("FAILED")
     sky.leaves(job_id, 1)
-    real, limits = end._get, []
+    real, limits = end.get_upload, []
 
-    def get(url: str, there: Any, timeout_s: float) -> end.NoEnd | None:
+    def get(url: str, there: Any, timeout_s: float) -> end.NoUpload | None:
         limits.append(timeout_s)
         return real(url, there, timeout_s)
 
-    monkeypatch.setattr(end, "_get", get)
+    monkeypatch.setattr(end, "get_upload", get)
     tell = list_jobs()[0].backend.look([job_id], time.monotonic())
     job = JobFolder.of(job_id)
     assert tell(job_id).state == "failed"

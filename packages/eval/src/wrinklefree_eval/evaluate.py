@@ -13,7 +13,7 @@ import typer
 from wrinklefree_eval.answers import Answer, check_target, write_answers
 from wrinklefree_eval.command import FramedCommand, new_app
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.models import EvalModel, ModelKind, recognise
+from wrinklefree_eval.models import EvalModel, ModelKind, local_path, recognise
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_files import OUR_TASKS
 
@@ -24,9 +24,10 @@ app = new_app()
 
 @app.command(cls=FramedCommand)
 def evaluate(
-    model_path: Annotated[Path, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
+    ctx: typer.Context,
+    model_path: Annotated[str, typer.Option(help="Checkpoint folder, exported folder, or GGUF file.")],
     text: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(help="Text for perplexity: .txt, .jsonl, .jsonl.gz or .parquet; repeat for more."),
     ] = None,
     tasks: Annotated[str, typer.Option(help="lm-eval tasks, separated by commas.")] = "",
@@ -50,8 +51,13 @@ def evaluate(
     answers: Annotated[
         Path | None, typer.Option(help="JSONL file for what was answered to each item of the tasks.")
     ] = None,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Check, print what it would be elsewhere as JSON, and leave.")
+    ] = False,
 ) -> None:
     """Measure a model: perplexity on texts, accuracy on lm-eval tasks.
+
+    With --cloud NAME on machines of others: wf eval --cloud modal --help.
 
     Example: wf eval --model-path model.gguf --text wiki.txt --tasks piqa,arc_easy --data-dir data
     """
@@ -60,15 +66,21 @@ def evaluate(
     from wf_formats.digests import model_sha256
     from wrinklefree_eval import results
 
-    texts, names = text or [], [name.strip() for name in tasks.split(",") if name.strip()]
-    _check_request(model_path, kind, texts, names, tasks_dir, data_dir, output, answers)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if describe:
+        from wrinklefree_eval.elsewhere import described
+
+        typer.echo(json.dumps(described(ctx, names)))
+        return
+    path, *texts = map(local_path, [model_path, *(text or [])])
+    _check_request(path, kind, texts, names, tasks_dir, data_dir, output, answers)
     start_s = time.perf_counter()
-    model = open_model(model_path, context, kind, threads, adapter)
+    model = open_model(path, context, kind, threads, adapter)
     try:
-        digest = model_sha256(model_path)
+        digest = model_sha256(path)
         scores, said = _tasks(model, names, tasks_dir, data_dir, limit, batch_size)
         found: dict[str, Any] = {
-            "model": {"path": str(model_path), "kind": str(model.kind), "sha256": digest} | model.facts(),
+            "model": {"path": str(path), "kind": str(model.kind), "sha256": digest} | model.facts(),
             "perplexity": _perplexities(model, texts, stride, max_tokens),
             "tasks": scores,
             "environment": results.environment(),
@@ -96,7 +108,6 @@ def _check_request(
     answers: Path | None,
 ) -> None:
     """Raises: UserError for what is found wrong without loading the model."""
-    from data_handler.readers import check_document_file
     from wf_formats.targets import check_report
 
     if not texts and not tasks:
@@ -107,8 +118,17 @@ def _check_request(
         if not tasks:
             raise EvalRequestError("--answers are those of tasks: give --tasks")
         check_target(answers)
-    if kind is None:
-        recognise(model_path)
+    check_reading([model_path] if kind is None else [], texts, tasks, tasks_dir, data_dir)
+
+
+def check_reading(
+    models: list[Path], texts: list[Path], tasks: list[str], tasks_dir: Path, data_dir: Path | None
+) -> None:
+    """Raises: UserError for a model that is none, a text, a task or its data that cannot be read."""
+    from data_handler.readers import check_document_file
+
+    for model in models:
+        recognise(model)
     for path in texts:
         check_document_file(path)
     if tasks:

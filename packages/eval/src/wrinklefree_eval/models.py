@@ -17,8 +17,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wf_formats.exports import HUB_PREFIX
 from wf_formats.file_names import CONFIG_FILE, META_FILE
-from wrinklefree_eval.errors import EvalError
+from wf_formats.printable import printable
+from wf_formats.secrets import redacted
+from wf_formats.urls import meant_url
+from wrinklefree_eval.errors import EvalError, EvalRequestError
 
 if TYPE_CHECKING:
     from data_handler.conversations import ConversationTemplate
@@ -75,6 +79,18 @@ KNOWN = (
 )
 
 
+def local_path(text: str) -> Path:
+    """A path of this machine. Raises: EvalRequestError for what is, or was meant as, a URL or `hub:` id."""
+    url = text if text.startswith(HUB_PREFIX) else meant_url(text)
+    if url is not None:
+        shown = printable(redacted(url))
+        raise EvalRequestError(
+            f"{shown} is not on this machine: fetch it (`wf store get`, `wf pull`), or evaluate it elsewhere "
+            "(--cloud NAME)"
+        )
+    return Path(text)
+
+
 def recognise(path: Path) -> ModelKind:
     """The kind of the model at `path`, by what is there, not by names.
 
@@ -82,7 +98,7 @@ def recognise(path: Path) -> ModelKind:
         EvalError: Nothing there, or nothing known.
     """
     if not path.exists():
-        raise EvalError(f"there is no model at {path} (known kinds: {KNOWN})")
+        raise EvalRequestError(f"there is no model at {path} (known kinds: {KNOWN})")
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) == b"GGUF":

@@ -36,6 +36,17 @@ def check_tasks(names: Sequence[str], tasks_dir: Path, data_dir: Path | None) ->
         EvalRequestError: Unknown task, or data that is missing.
         EvalError, DataError: A task file or its data is damaged.
     """
+    found = {}
+    for name, path in check_names(names, tasks_dir).items():
+        config = read_task(path)
+        found[name] = TaskFile(path, _record_format(path, config))
+        for file in _located_files(name, config, data_dir).get("data_files", {}).values():
+            _check_data(Path(file), found[name].record_format)
+    return found
+
+
+def check_names(names: Sequence[str], tasks_dir: Path) -> dict[str, Path]:
+    """The tasks' files by name. Raises: EvalRequestError for an unknown task, or no such folder."""
     from lm_eval.tasks import TaskManager
 
     if not tasks_dir.is_dir():
@@ -46,14 +57,7 @@ def check_tasks(names: Sequence[str], tasks_dir: Path, data_dir: Path | None) ->
             raise EvalRequestError(
                 f"{tasks_dir} has no task {name!r} (it has: {', '.join(sorted(index)) or 'none'})"
             )
-    found = {}
-    for name in names:
-        path = Path(str(index[name].yaml_path))
-        config = _read_task(path)
-        found[name] = TaskFile(path, _record_format(path, config))
-        for file in _located_files(name, config, data_dir).get("data_files", {}).values():
-            _check_data(Path(file), found[name].record_format)
-    return found
+    return {name: Path(str(index[name].yaml_path)) for name in names}
 
 
 def _record_format(path: Path, config: dict[str, Any]) -> str | None:
@@ -84,7 +88,8 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
-def _read_task(source: Path) -> dict[str, Any]:
+def read_task(source: Path) -> dict[str, Any]:
+    """The keys of one file, without those that it includes. Raises: EvalError for what is no task file."""
     try:
         config = yaml.load(source.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -105,7 +110,7 @@ def _located_files(name: str, config: dict[str, Any], data_dir: Path | None) -> 
 def write_located(folder: Path, name: str, source: Path, data_dir: Path | None) -> None:
     """A task file in `folder` that includes `source` with its data files made absolute."""
     located: dict[str, Any] = {"include": str(source.resolve()), "task": name}
-    if options := _located_files(name, _read_task(source), data_dir):
+    if options := _located_files(name, read_task(source), data_dir):
         located["dataset_kwargs"] = options
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(located))
 

@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
+
+if TYPE_CHECKING:
+    from wf_deployer.backends.stored import NoUpload
 
 _GPU = re.compile(
     r"(?P<kind>[A-Za-z][\w.-]{0,63})(:(?P<count>[1-9]\d{0,2}))?|(?P<any>[1-9]\d{0,2})", re.ASCII
@@ -134,11 +138,13 @@ class JobSpec:
         command: Program and arguments.
         cwd: Folder that the command runs in.
         run_folder: Where the job writes its results, if known (training's run folder).
-        upload: URL below which it uploads its checkpoints and its result, if it does.
+        upload: URL below which it uploads its checkpoints and its result, or its results, if it does.
         start_from: The checkpoint that it starts from, if it does: a folder, or the URL of an upload.
         cloud: Back end that runs it.
         resources: What it asks of machines.
         service: Of a server that goes on until it is cancelled: what it serves, in how many copies.
+        inputs: Of a job that leaves results and ends (work.py): what it reads, each as its command has it: a
+            path of this machine, a URL or a `hub:` id; of a folder the files that are needed, none: all.
         created_s: Seconds since 1970.
     """
 
@@ -154,12 +160,18 @@ class JobSpec:
     cloud: str = "local"
     resources: Resources = Resources()
     service: Service | None = None
+    inputs: dict[str, list[str]] | None = None
     created_s: float = field(default_factory=time.time)
 
     @property
     def name(self) -> str:
         """Unique; what those who run it call it."""
         return f"wf-{self.id}"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on where it was asked to stop; else it begins anew."""
+        return self.inputs is None
 
 
 @dataclass(frozen=True)
@@ -229,6 +241,23 @@ class Backend(Protocol):
         Raises:
             CommandError: it has ended, or cannot be stopped from here.
         """
+
+
+class JobBackend(Backend, Protocol):
+    """One whose jobs end: training, and those of work.py."""
+
+    def output_of(self, job_id: str, given: str | None, cwd: str) -> str:
+        """Below what a job of work.py leaves its results.
+
+        Args:
+            given: `--output`.
+            cwd: Of the command.
+
+        Raises: CommandRequestError for a place that would not outlive the job, or that is missing.
+        """
+
+    def fetch(self, job_id: str, there: Path) -> NoUpload | None:
+        """Makes `there` the results of a job of work.py, verified. Returns: why there are none (yet)."""
 
 
 def new_job_id(stage: str) -> str:

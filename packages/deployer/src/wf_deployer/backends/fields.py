@@ -26,6 +26,10 @@ def _is_number(value: Any) -> bool:
     return _is_int(value) or (type(value) is float and math.isfinite(value) and abs(value) < _LARGEST)
 
 
+def _is_list_of_texts(value: Any) -> bool:
+    return type(value) is list and all(type(item) is str for item in value)
+
+
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "int": (_is_int, "a whole number"),
     "float": (_is_number, "a number"),
@@ -35,11 +39,12 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str | None": (lambda value: value is None or (type(value) is str and "\0" not in value), "text or null"),
     "float | None": (lambda value: value is None or _is_number(value), "a number or null"),
     "Service | None": (lambda value: value is None or type(value) is Service, "an object or null"),
-    "Resources": (lambda value: type(value) is Resources, "an object"),
-    "list[str]": (
-        lambda value: type(value) is list and all(type(item) is str for item in value),
-        "a list of texts",
+    "dict[str, list[str]] | None": (
+        lambda value: value is None or (type(value) is dict and all(map(_is_list_of_texts, value.values()))),
+        "an object of lists of texts, or null",
     ),
+    "Resources": (lambda value: type(value) is Resources, "an object"),
+    "list[str]": (_is_list_of_texts, "a list of texts"),
 }
 """A field's annotation, as it is written -> check and name."""
 

@@ -5,6 +5,7 @@
 - `cancel.json`: `wf cancel` has asked for its end, or is about to (`is_delivered` is false and `cancel.lock`
   held), of a job on machines of others.
 - `log.txt`: its output.
+- `output`: what a job of work.py left that sees this folder; `results`: what was fetched of any.
 
 Each back end adds files of its own. The folder is its user's alone. Records are read as what anybody may
 have changed: each value is checked.
@@ -188,6 +189,16 @@ def refuse_secrets(command: Sequence[str], kept: str, fix: str) -> None:
 def runs_folder() -> Path:
     """`$WF_RUNS_DIR`, else `<workspace>/runs`."""
     return Path(os.environ.get("WF_RUNS_DIR") or workspace_root() / "runs")
+
+
+def default_output(job_id: str) -> str:
+    """Where a job of work.py that sees this machine's files leaves its results, if nothing was said."""
+    return str(runs_folder().absolute() / job_id / "output")
+
+
+def results_folder(job_id: str) -> Path:
+    """Where results are fetched to."""
+    return runs_folder() / job_id / "results"
 
 
 def job_ids() -> list[str]:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from wf_deployer.backends.base import Backend, JobState, JobStatus
+from wf_deployer.backends.base import Backend, JobBackend, JobState, JobStatus
 from wf_deployer.backends.ownership import require_undamaged
 from wf_deployer.backends.record import JobFolder, JobRecord, job_ids, runs_folder
 from wf_deployer.backends.sky.infra import CLOUDS, infra_of
@@ -28,6 +28,9 @@ ELSEWHERE = frozenset({"modal"})
 """Those whose jobs see no file of this machine."""
 
 
+B = TypeVar("B", bound=Backend)
+
+
 @dataclass(frozen=True)
 class Job:
     """A job, and the back end that its record names."""
@@ -42,10 +45,17 @@ class Job:
     @property
     def backend(self) -> Backend:
         """Raises: CommandError if the record is damaged."""
-        record = self.record
-        name = record.cloud
+        return self._opened(open_backend if self.record.service is None else open_service_backend)
+
+    @property
+    def job_backend(self) -> JobBackend:
+        """Of a job that ends. Raises: CommandError if the record is damaged."""
+        return self._opened(open_backend)
+
+    def _opened(self, opening: Callable[[str], B]) -> B:
+        name = self.record.cloud
         try:
-            return open_backend(name) if record.service is None else open_service_backend(name)
+            return opening(name)
         except CommandRequestError as error:
             path = JobFolder.of(self.id).folder / "job.json"
             told = f"cloud is {name!r:.60}, not one of {', '.join(BACKENDS)}"
@@ -69,10 +79,11 @@ class Job:
         return JobStatus(JobState.unknown, str(job.log), problem=told)
 
 
-def open_backend(name: str) -> Backend:
+def open_backend(name: str) -> JobBackend:
     """Raises: CommandRequestError for an unknown name."""
     if name in BACKENDS:
-        return _opened(BACKENDS[name])
+        job_backend: JobBackend = _opened(BACKENDS[name])
+        return job_backend
     if (infra := infra_of(name)) is not None:
         from wf_deployer.backends.sky.backend import SkyBackend
 
@@ -83,16 +94,16 @@ def open_backend(name: str) -> Backend:
     )
 
 
-def _opened(path: str) -> Backend:
+def _opened(path: str) -> Any:
     module, _, attribute = path.partition(":")
-    backend: Backend = getattr(import_module(module), attribute)()
-    return backend
+    return getattr(import_module(module), attribute)()
 
 
 def open_service_backend(name: str) -> Backend:
     """Of `wf serve --cloud`. Raises: CommandRequestError for one that cannot serve."""
     if name in SERVICE_BACKENDS:
-        return _opened(SERVICE_BACKENDS[name])
+        backend: Backend = _opened(SERVICE_BACKENDS[name])
+        return backend
     if name not in BACKENDS and (infra := infra_of(name)) is not None:
         from wf_deployer.backends.sky.service import SkyServiceBackend
 

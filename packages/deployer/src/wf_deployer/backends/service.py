@@ -1,10 +1,7 @@
 """What `wf serve --cloud` is asked to keep running: a model, behind a server of `wf serve`, in some copies.
 
-A copy (SkyServe: replica, Modal: container) has the checkout and its environment. It gets the model from
-
-    a file or folder of this machine    sent along
-    gs://, s3://                         a store, by `wf store get`
-    hub:OWNER/NAME[/FILE][@REVISION]     the Hugging Face hub
+A copy (SkyServe: replica, Modal: container) has the checkout and its environment. It gets the model as
+inputs.py says: from this machine, a store or the hub.
 """
 
 from __future__ import annotations
@@ -15,19 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wf_deployer.backends.inputs import fetch_command, is_fetched
 from wf_deployer.errors import CommandRequestError
 from wf_formats.exports import HUB_PREFIX
 from wf_formats.printable import printable
-from wf_formats.urls import meant_url
 
 PORT = 8080
 KEY_VARIABLE = "WF_API_KEY"
-_HUB = re.compile(HUB_PREFIX + r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?", re.ASCII)
 _REPLICAS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?", re.ASCII)
 _OURS = ("--model", "--host", "--port", "--api-key", "--api-key-file")
 
-_FETCH_URL = '"$python" -m wf_stores.main get {url} "$model"'
-_FETCH_HUB = '"${{python%/*}}/hf" download {words} --local-dir "$model"'
 _SCRIPT = """\
 model={model}
 {fetch}files=("$model"/*.gguf)
@@ -92,18 +86,7 @@ def service_of(
 def _checked_model(model: str) -> str:
     if not model:
         raise CommandRequestError("--model is empty: a GGUF file, an exported folder, gs://, s3:// or hub:")
-    if model.startswith(HUB_PREFIX):
-        if _HUB.fullmatch(model) is None:
-            raise CommandRequestError(
-                f"--model {printable(model)}: write hub:OWNER/NAME, hub:OWNER/NAME/FILE.gguf, or either with "
-                "@REVISION"
-            )
-        return model
-    if (url := meant_url(model)) is not None:
-        if not url.startswith(("gs://", "s3://")) or url != model:
-            raise CommandRequestError(
-                f"--model {printable(model)}: a server elsewhere fetches gs://, s3:// and hub:OWNER/NAME"
-            )
+    if is_fetched(model, f"--model {printable(model)}"):
         return model
     path = Path(model).expanduser().absolute()
     if not path.exists():
@@ -145,12 +128,7 @@ def start_script(service: Service, command: Sequence[str], sent_model: str, fetc
         sent_model: Where a model of this machine is there, as bash writes it.
         fetched_model: A folder there for one that is fetched, as bash writes it.
     """
-    fetch = ""
-    if (match := _HUB.fullmatch(service.model)) is not None:
-        words = [match[1], *([match[2]] if match[2] else []), *(["--revision", match[3]] if match[3] else [])]
-        fetch = _FETCH_HUB.format(words=shlex.join(words))
-    elif service.local_model is None:
-        fetch = _FETCH_URL.format(url=shlex.quote(service.model))
+    fetch = fetch_command(service.model, '"$model"') if service.local_model is None else ""
     return _SCRIPT.format(
         model=fetched_model if fetch else sent_model,
         fetch=f"{fetch} || exit\n" if fetch else "",

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from wf_deployer.applications import application_of, is_handed_on
+from wf_deployer.applications import application_of
 from wf_deployer.commands.applications import starting
-
-
-class HereOrElsewhere(TyperCommand):
-    """Parses nothing unless `--cloud` is there."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not is_handed_on("serve", args):
-            parsed: list[str] = super().parse_args(ctx, args)
-            return parsed
-        ctx.args = list(args)
-        return ctx.args
 
 
 def serve(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.launch import launch
 from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.record import default_output
+from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.work import output_place, program_here, results_url
 from wf_deployer.errors import CommandRequestError
 from wf_formats.secrets import redacted_arguments
 
@@ -41,10 +45,17 @@ class LocalBackend:
             raise CommandRequestError("--time: a local job has no limit; leave it out")
 
     def preview(self, spec: JobSpec) -> str:
-        return f"cd {shlex.quote(spec.cwd)} && {shlex.join(redacted_arguments(spec.command))}\n"
+        shown = redacted_arguments(program_here(spec))
+        return f"cd {shlex.quote(spec.cwd)} && {shlex.join(shown)}\n"
 
     def results(self, spec: JobSpec) -> str | None:
         return spec.run_folder
+
+    def output_of(self, job_id: str, given: str | None, cwd: str) -> str:
+        return output_place(given, cwd, default_output(job_id), sees_paths=True)
+
+    def fetch(self, job_id: str, there: Path) -> NoUpload | None:
+        return get_upload(results_url(LocalJob.of(job_id).record), there)
 
     def submit(self, spec: JobSpec) -> None:
         launch(spec)

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from wf_deployer.backends.base import JobSpec
 from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.work import program_here
 from wf_deployer.errors import CommandError
 from wf_formats.run_files import last_lines
 
@@ -46,7 +47,7 @@ def launch(spec: JobSpec) -> LocalJob:
             stderr=log,
             start_new_session=True,
         )
-    _hand_over(supervisor, spec.command)
+    _hand_over(supervisor, program_here(spec))
     _wait_until_recorded(job, supervisor)
     return job
 

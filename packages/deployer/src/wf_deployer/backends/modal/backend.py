@@ -31,11 +31,13 @@ from wf_deployer.backends.modal.client import (
     UnknownToModalError,
 )
 from wf_deployer.backends.modal.generate import (
+    VOLUME_PREFIX,
     check_command,
     copy_checkout,
     files_to_send,
     job_values,
     run_in_volume,
+    volume_of,
     write_app,
 )
 from wf_deployer.backends.modal.settings import settings_of
@@ -48,11 +50,15 @@ from wf_deployer.backends.ownership import (
     write_ownership,
 )
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
+from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.work import copy_inputs, output_place, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.locks import is_locked
 from wf_formats.printable import printable
 
+INPUTS_FOLDER = "inputs"
+"""In a job's folder, beside its app: what is sent with it, until Modal has it (image_part.py)."""
 _POLL_S = 5.0
 _STARTING_S = 60.0
 """A job younger than this, or whose program.py is at work, is being submitted; an older one was not."""
@@ -78,6 +84,18 @@ class ModalBackend:
             f"({num_bytes / 1e6:.1f} MB)\n"
         )
 
+    def output_of(self, job_id: str, given: str | None, cwd: str) -> str:
+        volume = settings_of(Resources()).volume
+        return output_place(given, cwd, f"{VOLUME_PREFIX}{volume}", sees_paths=False)
+
+    def fetch(self, job_id: str, there: Path) -> NoUpload | None:
+        record = JobFolder.of(job_id).record
+        if (volume := volume_of(record.upload or "")) is None:
+            return get_upload(results_url(record), there)
+        with tempfile.TemporaryDirectory(dir=JobFolder.of(job_id).folder) as copy:
+            client.fetch(volume, run_in_volume(record), Path(copy, "upload"))
+            return get_upload(str(Path(copy, "upload")), there)
+
     def results(self, spec: JobSpec) -> str | None:
         volume, run = settings_of(spec.resources).volume, run_in_volume(spec)
         return f"uv tool run modal volume get {volume} {run} (a volume of Modal)"
@@ -88,11 +106,14 @@ class ModalBackend:
         files = files_to_send(workspace_root())
         check_command(spec, workspace_root())
         values = job_values(spec, settings)
-        _require_one_writer(spec)
+        if spec.inputs is None:
+            _require_one_writer(spec)
         job = JobFolder.create(replace(spec, run_folder=None))
         try:
             app = write_app(job.folder, job.record, values)
             copy_checkout(workspace_root(), files, job.folder)
+            if spec.inputs is not None:
+                copy_inputs(spec, job.folder / INPUTS_FOLDER)
         except BaseException:
             shutil.rmtree(job.folder)
             raise
@@ -105,7 +126,7 @@ class ModalBackend:
                 shutil.rmtree(job.folder)
             raise
         finally:
-            shutil.rmtree(job.folder / "checkout", ignore_errors=True)
+            _clear(job)
         try:
             _require_ours_of(job)
         except ModalError as error:
@@ -121,7 +142,7 @@ class ModalBackend:
 
     def _status(self, job: JobFolder, fetch: Callable[[], Found]) -> JobStatus:
         if not _is_young(job) and not is_locked(job.folder / "modal.json.lock"):
-            shutil.rmtree(job.folder / "checkout", ignore_errors=True)  # of a submission that was killed
+            _clear(job)  # of a submission that was killed
         if (end := job.exit) is not None:
             return _status(job, end.state, end=end)
         try:
@@ -156,6 +177,12 @@ class ModalBackend:
         return state
 
 
+def _clear(job: JobFolder) -> None:
+    """What Modal has."""
+    for name in ("checkout", INPUTS_FOLDER):
+        shutil.rmtree(job.folder / name, ignore_errors=True)
+
+
 def _app_of(job: JobFolder) -> str | None:
     """None: there is none, or its end is written down."""
     submitted = client.read_submitted(job.folder / "modal.json")
@@ -171,8 +198,12 @@ def _require_one_writer(spec: JobSpec) -> None:
     for job_id in job_ids():
         with suppress(CommandError):  # a record that is damaged
             record = JobFolder.of(job_id).record
-            is_same = (record.experiment, record.stage) == (spec.experiment, spec.stage)
-            if record.cloud == "modal" and is_same and record.service is None:
+            is_same = (record.kind, record.experiment, record.stage) == (
+                spec.kind,
+                spec.experiment,
+                spec.stage,
+            )
+            if record.cloud == "modal" and is_same:
                 writers.append(job_id)
     status_of = ModalBackend().look(writers)
     for job_id in writers:

@@ -116,6 +116,11 @@ def _found(values: dict[str, Any]) -> Found:
     return Found(ownership, values["state"], values.get("exit"), values.get("reason"))
 
 
+def fetch(volume: str, folder: str, there: Path) -> None:
+    """Makes `there` a copy of a folder of a volume, empty where there is no such folder (yet)."""
+    ask({"do": "fetch", "volume": volume, "folder": folder, "there": str(there)}, shown=True)
+
+
 def ask_to_stop(app_id: str) -> None:
     ask({"do": "ask_to_stop", "app_id": app_id}, timeout_s=ASKING_TIMEOUT_S)
 

@@ -26,6 +26,7 @@ from wf_deployer.backends.travelling import (
     override_values,
     refuse_files_that_stay,
 )
+from wf_deployer.backends.work import sends_something, work_script
 from wf_deployer.errors import CommandRequestError
 from wf_deployer.sync.git_files import listed_files
 from wf_deployer.sync.snapshot import sorted_out
@@ -40,18 +41,31 @@ _IMPORTED = "from wf_deployer.backends.modal.image_part import CHECKOUT, image\n
 _IMAGE = Path(__file__).with_name("image_part.py")
 _NO_VALUES = "JOB: dict[str, Any] = {}"
 PYTHON = "/wf/.venv/bin/python"
+INPUTS = "/inputs"
 _OUTPUTS = "/outputs"
+_RESULTS = "wf-results"
+VOLUME_PREFIX = "modal:"
+"""Before the name of a volume, as the upload of a job."""
+ENDING_S = 30
+"""Seconds before the time limit at which a job that saves nothing is asked to end."""
 
 
 def job_values(spec: JobSpec, settings: ModalSettings) -> dict[str, Any]:
     """What `job_app.py` calls `JOB`, but for whose it is."""
-    return {
-        **asdict(settings),
+    own: dict[str, Any] = {
         "grace_s": GRACE_S,
         "run": run_in_volume(spec),
         "several": spec.resources.num_processes > 1,
-        "command": _command(spec),
+        "sends_inputs": False,
     }
+    if spec.inputs is not None:
+        own |= {"grace_s": ENDING_S, "several": True, "retries": 0, "sends_inputs": sends_something(spec)}
+    return {**asdict(settings), **own, "command": _command(spec) if spec.inputs is None else _working(spec)}
+
+
+def volume_of(upload: str) -> str | None:
+    """The volume that results go to; None: a store."""
+    return upload.partition(":")[2] if upload.startswith(VOLUME_PREFIX) else None
 
 
 def check_command(spec: JobSpec, root: Path) -> None:
@@ -61,6 +75,8 @@ def check_command(spec: JobSpec, root: Path) -> None:
         "the command is written into the app",
         "give it as a secret of Modal (WF_MODAL_SECRETS)",
     )
+    if spec.inputs is not None:
+        return
     for argument, key, _ in override_values(spec.command):
         if key == "output_dir":
             raise CommandRequestError(f"{argument}: leave it out; results go to a volume (WF_MODAL_VOLUME)")
@@ -76,8 +92,8 @@ def check_command(spec: JobSpec, root: Path) -> None:
 
 
 def run_in_volume(spec: JobSpec) -> str:
-    """The run's folder, as a path in the volume."""
-    return f"{spec.experiment}/{spec.stage}"
+    """The run's folder, or that of a job's results, as a path in the volume."""
+    return f"{spec.experiment}/{spec.stage}" if spec.inputs is None else f"{_RESULTS}/{spec.id}"
 
 
 def app_source(values: dict[str, Any], kind: str = "train") -> str:
@@ -133,6 +149,13 @@ def copy_checkout(root: Path, files: Sequence[str], folder: Path) -> Path:
                 error.filename = str(target)
             raise
     return checkout
+
+
+def _working(spec: JobSpec) -> list[str]:
+    """A job of work.py."""
+    assert spec.upload is not None
+    url = f"{_OUTPUTS}/{run_in_volume(spec)}" if volume_of(spec.upload) is not None else None
+    return ["bash", "-c", work_script(spec, PYTHON, INPUTS, url)]
 
 
 def _command(spec: JobSpec) -> list[str]:

@@ -8,6 +8,7 @@ import modal
 
 HERE = Path(__file__).parent
 CHECKOUT = "/wf"
+INPUTS = "/inputs"
 SYNC = f"cd {CHECKOUT} && UV_PYTHON=/usr/local/bin/python uv sync --no-group dev"
 STRIPPED = "python3 scripts/lock strip <uv.lock >/tmp/uv.lock && mv /tmp/uv.lock uv.lock"
 """uv completes the lock from the index that it sees there: the same versions."""
@@ -22,8 +23,11 @@ def has_the_lock(path: Path) -> bool:
     return path.name == "uv.lock"
 
 
-def image() -> modal.Image:
-    """Two layers: third-party packages, made anew when the lock changes; and the checkout."""
+def image(with_inputs: bool = False) -> modal.Image:
+    """Two layers: third-party packages, made anew when the lock changes; and the checkout.
+
+    Args: with_inputs: containers see what is sent with a job too.
+    """
     checkout = HERE / "checkout"
     packages = (
         modal.Image.debian_slim(python_version="3.11")
@@ -32,4 +36,5 @@ def image() -> modal.Image:
         .add_local_dir(checkout, CHECKOUT, copy=True, ignore=is_not_of_the_lock)
         .run_commands(f"cd {CHECKOUT} && {STRIPPED}", f"{SYNC} --no-install-workspace")
     )
-    return packages.add_local_dir(checkout, CHECKOUT, copy=True, ignore=has_the_lock).run_commands(SYNC)
+    whole = packages.add_local_dir(checkout, CHECKOUT, copy=True, ignore=has_the_lock).run_commands(SYNC)
+    return whole.add_local_dir(HERE / "inputs", INPUTS) if with_inputs else whole

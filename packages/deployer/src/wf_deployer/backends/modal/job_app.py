@@ -1,10 +1,10 @@
-"""The Modal app of one job of WrinkleFree, written by `wf train --cloud modal`.
+"""The Modal app of one job of WrinkleFree, written by `wf train --cloud modal` and `wf eval --cloud modal`.
 
 1. The image is Debian with uv, g++ and the checkout, whose environment `uv sync` makes as anywhere else.
-2. `train` starts the training processes on the volume, and watches them: each saved checkpoint (its manifest
-   is there) is committed, since other containers see of a volume what was committed, no more.
-3. Training is asked for a checkpoint (SIGTERM) `grace_s` before the time limit, when `wf cancel` asks (a tag
-   of the app), and when Modal takes the machine away (SIGINT).
+2. `train` starts the job's processes on the volume, and watches them: each saved checkpoint (its manifest is
+   there) is committed, since other containers see of a volume what was committed, no more; so is the end.
+3. They are asked to save and end (SIGTERM) `grace_s` before the time limit, when `wf cancel` asks (a tag of
+   the app), and when Modal takes the machine away (SIGINT).
 4. A start that got somewhere fails by an exception, so that Modal starts the next one (`retries`), in a new
    container, where training goes on from its checkpoint. One that saved nothing would fail again: it ends.
 
@@ -37,7 +37,7 @@ volume = modal.Volume.from_name(JOB["volume"], create_if_missing=True)
 
 
 @app.function(  # type: ignore[untyped-decorator]  # modal is not beside our checkers
-    image=image(),
+    image=image(JOB["sends_inputs"]),
     gpu=JOB["gpu"] or None,
     cpu=JOB["cpus"],
     timeout=JOB["timeout_s"],
@@ -48,7 +48,7 @@ volume = modal.Volume.from_name(JOB["volume"], create_if_missing=True)
     secrets=[modal.Secret.from_name(name, required_keys=keys) for name, keys in JOB["secrets"].items()],
 )
 def train() -> dict[str, Any]:
-    """Runs training once. Returns: its exit code (as of subprocess), whether it was cancelled, when it ended.
+    """Runs the job once. Returns: its exit code (as of subprocess), whether it was cancelled, when it ended.
 
     Raises: RuntimeError to be started again.
     """
@@ -59,39 +59,39 @@ def train() -> dict[str, Any]:
     say(f"starts with {len(before)} saved parts in {JOB['run']} of the volume {JOB['volume']}")
     process = subprocess.Popen(JOB["command"], cwd=CHECKOUT, start_new_session=True)
     try:
-        asked = watch(process, start_s + JOB["timeout_s"] - JOB["grace_s"])
+        asked = watch(process, start_s + JOB["timeout_s"] - JOB["grace_s"], before)
     except BaseException:  # SIGINT: the machine is taken away; the call was cancelled by force
-        say("interrupted; asking training for its checkpoint")
+        say("interrupted; asking the job to save and end")
         stop(process)
         commit()
         raise
     volume.commit()
     code = process.returncode
-    say(f"training ended with exit code {code}")
+    say(f"the job ended with exit code {code}")
     if code == 0 or asked == "cancel" or JOB["retries"] == 0:
         return ended(code, cancelled=asked == "cancel")
     if asked == "time" or saved() - before:
-        raise RuntimeError(f"training ended with exit code {code} after it had saved; it goes on from there")
+        raise RuntimeError(f"the job ended with exit code {code} after it had saved; it goes on from there")
     return ended(code, cancelled=False)
 
 
-def watch(process: subprocess.Popen[bytes], deadline_s: float) -> str | None:
-    """Until training ends. Returns: why it was asked to ("cancel", "time"), if it was."""
+def watch(process: subprocess.Popen[bytes], deadline_s: float, before: set[tuple[str, int]]) -> str | None:
+    """Until the job ends. Returns: why it was asked to ("cancel", "time"), if it was."""
     asked: str | None = None
-    committed, looked_s = saved(), time.monotonic()
+    committed, looked_s = before, time.monotonic()
     while process.poll() is None:
         time.sleep(LOOK_EVERY_S)
         if (now := saved()) != committed:
             committed = now if commit() else committed
         if asked is None and time.monotonic() >= deadline_s:
             asked = "time"
-            say("the time limit is near; asking training for its checkpoint")
+            say("the time limit is near; asking the job to save and end")
             ask(process)
         if asked is None and time.monotonic() - looked_s >= ASK_EVERY_S:
             looked_s = time.monotonic()
             if is_cancelled():
                 asked = "cancel"
-                say("asked to stop; asking training for its checkpoint")
+                say("asked to stop; asking the job to save and end")
                 ask(process)
     return asked
 
@@ -126,7 +126,7 @@ def is_cancelled() -> bool:
 
 
 def ask(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, once, to each training process: torchrun ignores it, its children save and end."""
+    """SIGTERM, once, to each process of the job; its torchrun or shell ends after them."""
     for pid in children(process.pid) if JOB["several"] else [process.pid]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -149,7 +149,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         try:
             process.wait(INTERRUPTED_S)
         except subprocess.TimeoutExpired:
-            say(f"training has not ended within {INTERRUPTED_S:.0f} s")
+            say(f"the job has not ended within {INTERRUPTED_S:.0f} s")
             process.kill()
 
 

@@ -148,6 +148,28 @@ def ask_to_stop(app_id: str) -> Iterator[None]:
     yield None
 
 
+def fetch(volume: str, folder: str, there: str) -> Iterator[int]:
+    """Copies a folder of a volume. Answers: how many files it has; 0: there is none (yet)."""
+    os.makedirs(there)
+    found = modal.Volume.from_name(volume)
+    num_files = 0
+    with suppress(modal.exception.NotFoundError):
+        for entry in list(found.iterdir(f"/{folder}", recursive=True)):
+            if entry.type == modal.volume.FileEntryType.FILE:
+                below = os.path.relpath(f"/{entry.path}", f"/{folder}")
+                if not below.startswith(".."):
+                    _copy(found, entry.path, os.path.join(there, below))
+                    num_files += 1
+    yield num_files
+
+
+def _copy(volume: Any, path: str, target: str) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with Path(target).open("wb") as file:
+        for piece in volume.read_file(path):
+            file.write(piece)
+
+
 def kill(call_id: str) -> Iterator[None]:
     """Ends this call and the container that runs it."""
     modal.FunctionCall.from_id(call_id).cancel(terminate_containers=True)
@@ -236,6 +258,7 @@ _REQUESTS: dict[str, Callable[..., Iterator[Any]]] = {
     "submit": submit,
     "look": look,
     "ask_to_stop": ask_to_stop,
+    "fetch": fetch,
     "kill": kill,
     "logs": logs,
     "deploy": deploy,

@@ -23,7 +23,7 @@ from wf_deployer.backends.looking import NoAnswerError, time_left_s
 from wf_deployer.backends.ownership import differences, read_ownership, require_ours
 from wf_deployer.backends.record import JobFolder, JobRecord
 from wf_deployer.backends.sky.client import SkyClient, SkyError, SkyJob, Wanted, sky_job
-from wf_deployer.backends.sky.end import NoEnd, fetch_end, guessed_exit, remember, remembered, upload_of
+from wf_deployer.backends.sky.end import fetch_end, guessed_exit, remember, remembered, upload_of
 from wf_deployer.backends.sky.infra import Infra
 from wf_deployer.backends.sky.launcher import STARTING_S, Launcher
 from wf_deployer.backends.sky.ours import (
@@ -34,9 +34,11 @@ from wf_deployer.backends.sky.ours import (
     own_job,
     state_of,
 )
-from wf_deployer.backends.sky.planning import places, plan, require_secrets
+from wf_deployer.backends.sky.planning import SENT, places, plan, require_secrets
 from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
+from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.work import copy_inputs, output_place, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.printable import printable
@@ -64,6 +66,12 @@ class SkyBackend(Launcher[SkyJob]):
 
     def results(self, spec: JobSpec) -> str | None:
         return spec.upload
+
+    def output_of(self, job_id: str, given: str | None, cwd: str) -> str:
+        return output_place(given, cwd, None, sees_paths=self.infra.is_own)
+
+    def fetch(self, job_id: str, there: Path) -> NoUpload | None:
+        return get_upload(results_url(JobFolder.of(job_id).record), there)
 
     def submit(self, spec: JobSpec) -> None:
         self._submit(replace(spec, cloud=str(self.infra), run_folder=None))
@@ -158,6 +166,11 @@ class SkyBackend(Launcher[SkyJob]):
             )
         self.client.down(found.ownership.name)
 
+    def _send(self, record: JobRecord, workdir: Path) -> None:
+        super()._send(record, workdir)
+        if record.inputs is not None:
+            copy_inputs(record, workdir / SENT)
+
     def _task(self, record: JobRecord, folder: Path) -> SkyTask:
         return plan(self.infra, record, folder / "workdir", read_settings(workspace_root()))
 
@@ -222,7 +235,7 @@ class SkyBackend(Launcher[SkyJob]):
         return self._settled(job, state, missing, found.reason)
 
     def _settled(
-        self, job: JobFolder, state: JobState, missing: NoEnd, reason: str | None
+        self, job: JobFolder, state: JobState, missing: NoUpload, reason: str | None
     ) -> tuple[JobState, str | None]:
         """Of a job that is over by SkyPilot's word; the word is final if there will be no other."""
         if missing.is_missing:

@@ -5,32 +5,21 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from wf_deployer.backends.base import JobState
 from wf_deployer.backends.fields import from_json, is_there
-from wf_deployer.backends.looking import late, time_left_s
+from wf_deployer.backends.looking import time_left_s
 from wf_deployer.backends.record import Exit, JobFolder
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM
+from wf_deployer.backends.stored import GET_TIMEOUT_S, NoUpload, get_upload
 from wf_deployer.errors import CommandError
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
-from wf_formats.printable import printable
 
-_TIMEOUT_S = 60.0
 _LAST_STATE = "last_state.json"
-
-
-@dataclass(frozen=True)
-class NoEnd:
-    """Attributes: is_missing: the store says so, else it did not answer; reason: its words."""
-
-    is_missing: bool
-    reason: str
 
 
 def guessed_exit(job: JobFolder, state: JobState) -> Exit:
@@ -67,7 +56,7 @@ def end_url(upload: str, job_id: str) -> str:
     return f"{upload.rstrip('/')}/wf-jobs/{job_id}"
 
 
-def fetch_end(job: JobFolder, until_s: float = math.inf) -> NoEnd | None:
+def fetch_end(job: JobFolder, until_s: float = math.inf) -> NoUpload | None:
     """Makes `exit.json` and `log.txt` of the job's folder those that the machines left. None: done.
 
     Args:
@@ -78,8 +67,10 @@ def fetch_end(job: JobFolder, until_s: float = math.inf) -> NoEnd | None:
     """
     record, there, upload = job.record, job.folder / "end", upload_of(job)
     if "://" not in upload and not Path(upload).is_dir():
-        return NoEnd(False, f"there is no folder {upload} on this machine")
-    if (missing := _get(end_url(upload, record.id), there, time_left_s(until_s, _TIMEOUT_S))) is not None:
+        return NoUpload(False, f"there is no folder {upload} on this machine")
+    if (
+        missing := get_upload(end_url(upload, record.id), there, time_left_s(until_s, GET_TIMEOUT_S))
+    ) is not None:
         return missing
     end = from_json(Exit, read_value(there / "exit.json", CommandError), there / "exit.json")
     os.replace(there / "log.txt", job.log)
@@ -87,22 +78,3 @@ def fetch_end(job: JobFolder, until_s: float = math.inf) -> NoEnd | None:
     job.write_exit(replace(end, cancelled=was_asked))
     shutil.rmtree(there)
     return None
-
-
-def _get(url: str, there: Path, timeout_s: float = _TIMEOUT_S) -> NoEnd | None:
-    """Downloads an upload; by the application, since stores are a library of applications."""
-    if timeout_s == 0:
-        return NoEnd(False, f"the time is over before {url} was asked; look again")
-    shutil.rmtree(there, ignore_errors=True)  # of a look that was interrupted
-    get = ["get", url, str(there), "--timeout", "20", "--if-there"]
-    command = [sys.executable, "-m", "wf_stores.main", *get]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return NoEnd(False, late(url, timeout_s))
-    if done.returncode == 0 and there.is_dir():
-        return None
-    words = printable(" ".join((done.stdout if done.returncode == 0 else done.stderr).split()))
-    return NoEnd(done.returncode == 0, words.removeprefix("error: "))

@@ -18,12 +18,15 @@ from wf_deployer.backends.sky.settings import SETTINGS_FILE, Settings
 from wf_deployer.backends.sky.task import SkyTask
 from wf_deployer.backends.sky.workdir import files_to_send
 from wf_deployer.backends.travelling import Checkout, Destination, refuse_files_that_stay
+from wf_deployer.backends.work import work_script
 from wf_deployer.errors import CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.overrides import override
 
 _UPLOAD = "training.checkpoint.upload"
 _START = "training.start_from"
+SENT = "wf-inputs"
+"""Folder beside the checkout's files that holds what is sent with a job."""
 IDLE_MINUTES = 10
 """After its job, until a cluster ends: time for `wf logs`."""
 _RECOVERY = {"strategy": "EAGER_NEXT_REGION", "recover_on_exit_codes": [STOPPED_BY_TERM]}
@@ -35,13 +38,10 @@ def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> 
     resources = record.resources
     fix = f"name its variable in secrets of {SETTINGS_FILE}"
     refuse_secrets(record.command, "SkyPilot stores a job's command", fix)
-    _refuse_local_start(infra, record)
-    upload = _upload(infra, record)
-    folder = _folder_in_checkout(record)
-    _refuse_files_that_stay(infra, record)
+    upload, command, folder = _working(record) if record.inputs is not None else _training(infra, record)
     program = Program(
         record.id,
-        _command(record, upload),
+        command,
         folder,
         end_url(upload, record.id),
         resources,
@@ -57,6 +57,22 @@ def plan(infra: Infra, record: JobRecord, workdir: Path, settings: Settings) -> 
         envs={TOKEN_VARIABLE: record.token, "WF_JOB_ID": record.id},
         secrets=settings.secrets,
     )
+
+
+def _training(infra: Infra, record: JobRecord) -> tuple[str, list[str], PurePosixPath]:
+    """Where it uploads, its command, and the folder of the checkout where that runs."""
+    _refuse_local_start(infra, record)
+    upload = _upload(infra, record)
+    folder = _folder_in_checkout(record)
+    _refuse_files_that_stay(infra, record)
+    return upload, _command(record, upload), folder
+
+
+def _working(record: JobRecord) -> tuple[str, str, PurePosixPath]:
+    """The same of a job of work.py, whose bash has a folder of its own."""
+    assert record.upload is not None
+    script = work_script(record, '"$root/.venv/bin/python"', f'"$root/{SENT}"')
+    return record.upload, script, PurePosixPath(".")
 
 
 def require_secrets(names: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
 """What runs on each node of a job, in bash: the environment, the trainer, and how it ended.
 
 1. `uv sync` makes the environment; on Slurm, whose nodes share a home, the first node's is everybody's.
-2. The trainer runs where `wf` was called in the checkout. It resumes from `training.checkpoint.upload`.
+2. The trainer runs where `wf` was called in the checkout. It resumes from `training.checkpoint.upload`. A
+   job of work.py is bash in its place.
 3. The first node puts `exit.json` and `log.txt` beside the uploads, since machines are gone soon afterwards.
    On Slurm it gives the machines back too, which SkyPilot does not when they are idle.
 
@@ -50,7 +51,7 @@ end=$(mktemp -d)
 job() (
 {environment}
     cd {folder} || exit 2
-{rendezvous}    exec {command}
+{rendezvous}    {command}
 )
 
 job 2>&1 | (trap '' TERM; exec tee "$end/log.txt")
@@ -92,14 +93,15 @@ class Program:
     """What a machine runs.
 
     Attributes:
-        command: Of the trainer; the interpreter, when it is ours, becomes that of the machine.
+        command: Of the trainer; the interpreter, when it is ours, becomes that of the machine. Or bash that
+            runs instead, with `$python` and `$root`, the checkout.
         folder: In the checkout, where it runs.
         end_url: Where to put how it ended.
         is_managed: SkyPilot begins the job again, so only success is its end.
     """
 
     job_id: str
-    command: list[str]
+    command: list[str] | str
     folder: PurePosixPath
     end_url: str
     resources: Resources
@@ -130,6 +132,8 @@ def service_script(job_id: str, start: str) -> str:
 
 
 def _command(program: Program) -> str:
+    if isinstance(program.command, str):
+        return program.command.rstrip("\n")
     first, *rest = program.command
     words = ['"$python"' if first == sys.executable else shlex.quote(first), shlex.join(rest)]
     resources = program.resources
@@ -137,7 +141,7 @@ def _command(program: Program) -> str:
         words += ["distributed.shared_output=false", 'output_dir="$(mktemp -d "$root/outputs.XXXXXX")"']
     if resources.num_processes > 1:
         words.insert(0, torchrun('"$python"', resources, _rendezvous(program.job_id)))
-    return " ".join(words)
+    return f"exec {' '.join(words)}"
 
 
 def _rendezvous(job_id: str) -> str:

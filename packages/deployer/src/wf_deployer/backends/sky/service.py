@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
 from wf_deployer.backends.ending import require_running
+from wf_deployer.backends.inputs import copy_place
 from wf_deployer.backends.looking import NoAnswerError
 from wf_deployer.backends.ownership import differences, read_ownership
 from wf_deployer.backends.record import TOKEN_VARIABLE, Exit, JobFolder, JobRecord
@@ -27,7 +28,6 @@ from wf_deployer.backends.sky.script import STOPPED_BY_TERM, service_script
 from wf_deployer.backends.sky.service_client import SkyServeClient, SkyService, sky_service
 from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
-from wf_deployer.backends.sky.workdir import copy_model
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
 
@@ -111,7 +111,7 @@ class SkyServiceBackend(Launcher[SkyService]):
     def _send(self, record: JobRecord, workdir: Path) -> None:
         super()._send(record, workdir)
         if (model := _service(record).local_model) is not None:
-            copy_model(model, workdir / _MODEL)
+            copy_place(model, workdir / _MODEL if model.is_dir() else workdir / _MODEL / model.name)
 
     def _launch(self, job: JobFolder, task: str) -> SkyService | None:
         self.client.serve_up(task, job.record.name)

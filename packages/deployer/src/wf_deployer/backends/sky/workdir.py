@@ -43,22 +43,6 @@ def copy_checkout(root: Path, target: Path) -> None:
     (target / _AS_IT_IS).touch()
 
 
-def copy_model(model: Path, folder: Path) -> None:
-    """Puts a file or folder into a new folder, without a second copy of its bytes where that can be."""
-    folder.mkdir(parents=True)
-    if model.is_dir():
-        shutil.copytree(model, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
-    else:
-        _link_or_copy(str(model), str(folder / model.name))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, target)
-
-
 def _is_file_or_link(place: bytes) -> bool:
     """What git lists may be gone from the disk, and pipes and folders are not for copying."""
     return os.path.islink(place) or os.path.isfile(place)

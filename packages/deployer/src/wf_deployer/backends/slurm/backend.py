@@ -29,11 +29,20 @@ from wf_deployer.backends.ownership import (
     require_recorded_of,
     write_ownership,
 )
-from wf_deployer.backends.record import TOKEN_VARIABLE, JobFolder, JobRecord, refuse_secrets, runs_folder
+from wf_deployer.backends.record import (
+    TOKEN_VARIABLE,
+    JobFolder,
+    JobRecord,
+    default_output,
+    refuse_secrets,
+    runs_folder,
+)
 from wf_deployer.backends.slurm import client
 from wf_deployer.backends.slurm.client import SlurmError, SlurmJob
 from wf_deployer.backends.slurm.script import batch_script, sbatch_options
+from wf_deployer.backends.stored import NoUpload, get_upload
 from wf_deployer.backends.travelling import Destination, override_values, refuse_files_that_stay
+from wf_deployer.backends.work import output_place, program_here, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root
 from wf_formats.atomic import atomic_write_text
@@ -69,7 +78,7 @@ class SlurmBackend:
         record = JobRecord(**vars(spec))
         folder = runs_folder().absolute() / spec.id
         options = sbatch_options(record, folder)
-        script = batch_script(spec.id, folder, spec.command, spec.resources)
+        script = batch_script(spec.id, folder, program_here(spec), spec.resources)
         try:
             client.check_submission(options, script)
         except SlurmError as error:
@@ -79,11 +88,17 @@ class SlurmBackend:
     def results(self, spec: JobSpec) -> str | None:
         return spec.run_folder
 
+    def output_of(self, job_id: str, given: str | None, cwd: str) -> str:
+        return output_place(given, cwd, default_output(job_id), sees_paths=True)
+
+    def fetch(self, job_id: str, there: Path) -> NoUpload | None:
+        return get_upload(results_url(JobFolder.of(job_id).record), there)
+
     def submit(self, spec: JobSpec) -> None:
         _check_command(spec)
         job = JobFolder.create(spec)
         folder, record = job.folder.absolute(), job.record
-        script = batch_script(spec.id, folder, spec.command, spec.resources)
+        script = batch_script(spec.id, folder, program_here(spec), spec.resources)
         try:
             atomic_write_text(folder / "job.sh", script)
         except OSError:
@@ -163,6 +178,8 @@ class SlurmBackend:
 def _check_command(spec: JobSpec) -> None:
     """Raises: CommandRequestError for secrets, and for files that nodes without a common disk do not see."""
     refuse_secrets(spec.command, "Slurm stores a job's command", "give it by environment")
+    if spec.inputs is not None:
+        return
     named = [argument for argument in spec.command if _SHARED_OUTPUT in argument]
     if any(key == _SHARED_OUTPUT and value is False for _, key, value in override_values(named)):
         root = workspace_root()

@@ -1,6 +1,7 @@
 """How a job is submitted, and its script: one `srun` task on each node, and what happens when it is to stop.
 
-1. Slurm sends USR1 to the script `GRACE_S` before the time limit; `wf cancel` sends the same.
+1. Slurm sends USR1 to the script `GRACE_S` before the time limit of a job that resumes; `wf cancel` sends the
+   same.
 2. The script sends TERM to the step, once: each training process finishes its step, writes a checkpoint and
    ends. torchrun ignores TERM; it would pass it on a second time, which the trainer takes for "at once", and
    kill after 30 s.
@@ -115,8 +116,9 @@ def sbatch_options(record: JobRecord, folder: Path) -> list[str]:
         "--open-mode=append",
         "--export=ALL",
         "--requeue",
-        f"--signal=B:USR1@{GRACE_S}",
     ]
+    if record.resumes:
+        options.append(f"--signal=B:USR1@{GRACE_S}")
     if resources.time_s is not None:
         options.append(f"--time={-(-resources.time_s // 60)}")  # minutes
     if resources.cpus is not None:

@@ -6,7 +6,7 @@ one child process, benchmarks from their source; 4. judge (judging.py), and comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -15,7 +15,8 @@ from typing import Any
 
 import typer
 
-from wf_deployer.applications import APPLICATIONS, ELSEWHERE_OPTION
+from wf_deployer.applications import APPLICATIONS, is_handed_on
+from wf_deployer.commands.evaluate import evaluate
 from wf_deployer.commands.train import train
 from wf_deployer.doctor.children import ask, output_of
 from wf_deployer.doctor.files import FileError
@@ -32,6 +33,11 @@ TRAINER: Program = ("-m", "wrinklefree.train")
 _APPLICATIONS: dict[str, Program] = {
     application.name: ("-m", *application.command) for application in APPLICATIONS
 }
+_HAND_ON: dict[str, tuple[Program, Callable[..., None]]] = {
+    "train": (TRAINER, train),
+    "eval": (_APPLICATIONS["eval"], evaluate),
+}
+"""Commands of `wf` whose further arguments are a program's."""
 _PYTHON = ("python", "python3")
 _OWN_FOLDERS = ("packages/", "scripts/", "tests/", "configs/", "docs/", ".ci/")
 _ASKED_FOLDERS = ("scripts", "benchmarks")
@@ -162,12 +168,14 @@ def _programs(words: Sequence[str], root: Path) -> Iterator[tuple[Program, Seque
     if not words:
         return
     if words[0] == "wf":
-        if len(words) > 1 and words[1] in _APPLICATIONS and ELSEWHERE_OPTION not in words:
-            yield _APPLICATIONS[words[1]], words[2:]
+        name = words[1] if len(words) > 1 else ""
+        if is_handed_on(name, words[2:]):
+            yield _APPLICATIONS[name], words[2:]
             return
-        yield ("wf",), words[1:]
-        if words[1:2] == ("train",):
-            yield TRAINER, _without_own(words[2:])
+        own, handed_on = _parted(name, words[2:])
+        yield ("wf",), [*words[1:2], *(words[2:] if name == "train" else own)]
+        if name in _HAND_ON:
+            yield _HAND_ON[name][0], handed_on
     elif words[0] in _PYTHON and len(words) > 1:
         if words[1] == "-m" and len(words) > 2:
             modules = {program[1] for program in _APPLICATIONS.values()} | {TRAINER[1]}
@@ -185,24 +193,29 @@ def _module(name: str, words: Sequence[str]) -> Iterator[tuple[Program, Sequence
         yield ("-m", name, words[0]), words[1:]
 
 
-def _without_own(words: Sequence[str]) -> list[str]:
-    """Without what `wf train` keeps for itself."""
-    own = _own_options()
-    kept, left = [], list(words)
+def _parted(name: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What a command keeps for itself, and what it hands on; all is its own of one that hands nothing on."""
+    if name not in _HAND_ON:
+        return list(words), []
+    options = _own_options(name)
+    own, handed_on, left = [], [], list(words)
     while left:
         word = left.pop(0)
-        if word not in own:
-            kept.append(word)
-        elif own[word]:
+        if word not in options:
+            handed_on.append(word)
+            continue
+        own.append(word)
+        if options[word]:
+            own += left[:1]
             left[:1] = []
-    return kept
+    return own, handed_on
 
 
 @cache
-def _own_options() -> dict[str, bool]:
-    """Options of `wf train` that do not go to the trainer, and whether a value follows."""
+def _own_options(name: str) -> dict[str, bool]:
+    """Options of a command that it does not hand on, and whether a value follows."""
     app = typer.Typer()
-    app.command()(train)
+    app.command()(_HAND_ON[name][1])
     command: Any = typer.main.get_command(app)
     handed_on = {"-s", "--stage"}
     return {
