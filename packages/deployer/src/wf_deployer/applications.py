@@ -89,9 +89,9 @@ def become_application(name: str, arguments: Sequence[str]) -> NoReturn:
     _become(name, application_of(name).command, arguments)
 
 
-def become_showing(name: str, arguments: Sequence[str]) -> NoReturn:
-    """Runs what shows an application's results in place of this process."""
-    _become(name, application_of(name).shows, arguments)
+def become_showing(application: Application, file: str) -> NoReturn:
+    """Runs what shows a file of an application's results in place of this process."""
+    _become(application.name, application.shows, [file])
 
 
 def _become(name: str, command: Sequence[str], arguments: Sequence[str]) -> NoReturn:

@@ -56,6 +56,10 @@ EXCEPTION = SimpleNamespace(
 )
 
 
+FILE_TYPES = SimpleNamespace(FILE=1, DIRECTORY=2)
+"""Of modal.volume."""
+
+
 def checked_tags(tags: dict[str, str]) -> dict[str, str]:
     """By the rule of modal's `check_tag_dict`, which names of apps follow too."""
     for text in (*tags, *tags.values()):
@@ -282,6 +286,19 @@ class Modal:
 
             def __exit__(self, *raised: object) -> None: ...
 
+            def iterdir(self, path: str, recursive: bool) -> Iterator[Any]:
+                table.ask("iterdir")
+                assert recursive
+                names = [name for name in table.volumes.get(self.name, {}) if name.startswith(f"{path}/")]
+                if not names:
+                    raise EXCEPTION.NotFoundError(f"no {path}")
+                yield SimpleNamespace(path=path.strip("/"), type=FILE_TYPES.DIRECTORY)
+                yield from (SimpleNamespace(path=name.strip("/"), type=FILE_TYPES.FILE) for name in names)
+
+            def read_file(self, path: str) -> Iterator[bytes]:
+                data = table.volumes[self.name][f"/{path}"]
+                yield from (data[:1], data[1:])
+
             def put_file(self, source: Path, path: str) -> None:
                 table.ask("put")
                 table.volumes.setdefault(self.name, {})[path] = source.read_bytes()
@@ -305,6 +322,7 @@ class Modal:
         module.App = FakeApp
         module.Image = FakeImage()
         module.FunctionCall = FakeCall
+        module.volume = SimpleNamespace(FileEntryType=FILE_TYPES)
         module.Volume = SimpleNamespace(from_name=lambda name, create_if_missing=False: FakeVolume(name))
         module.Function = SimpleNamespace(
             from_name=lambda app, name: SimpleNamespace(get_web_url=lambda: f"https://lab--{app}-{name}.run")

@@ -1,4 +1,5 @@
-"""`wf train --cloud slurm` on a real Slurm of two nodes, beside a job of another user (real_cluster.py)."""
+"""`wf train` and `wf eval --cloud slurm` on a real Slurm of two nodes, beside a job of another user
+(real_cluster.py)."""
 
 from __future__ import annotations
 
@@ -25,6 +26,18 @@ from wf_deployer.main import app
 app()
 """
 TRAIN = ("train", "-s", "2", "--cloud", "slurm")
+MODEL = """
+import sys
+
+folder, helpers = sys.argv[1:]
+sys.path.append(helpers)
+import tiny_models
+
+tokenizer = tiny_models.byte_tokenizer()
+sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
+tiny_models.tiny_model("LlamaConfig", vocab_size=len(tokenizer), **sizes).save_pretrained(f"{folder}/dense")
+tokenizer.save_pretrained(f"{folder}/dense")
+"""
 TWO_NODES = ("--num-nodes", "2", "--cpus", "1")
 
 
@@ -177,3 +190,43 @@ def test_the_same_command_resumes_a_job_that_was_scancelled(login: Login) -> Non
     (saved,) = [line for line in login.log(first).splitlines() if line.startswith("n1 saved at step ")]
     assert f"n1 starts at step {saved.rpartition(' ')[2]}" in login.log(second)
     assert login.state(second) == "finished"
+
+
+@pytest.fixture
+def evaluation(login: Login, workspace_root: Path) -> tuple[str, ...]:
+    """A command that evaluates a tiny model on a short text."""
+    helpers, work = str(workspace_root / "tests" / "helpers"), login.folder / "work"
+    done = login.cluster.run(sys.executable, "-c", MODEL, str(work), helpers)
+    assert done.returncode == 0, done.stderr
+    (work / "short.txt").write_text("The cat sat on the mat, and the dog lay by the fire. " * 8)
+    (work / "long.txt").write_text("The cat sat on the mat, and the dog lay by the fire. " * 100_000)
+    return ("eval", "--model-path", "dense", "--text", "short.txt", "--context", "64", "--threads", "1")
+
+
+def test_an_evaluation_leaves_the_table_of_one_here(login: Login, evaluation: tuple[str, ...]) -> None:
+    done = login.wf(*evaluation, "--cloud", "slurm", "--cpus", "1")
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.split()[1]
+    followed = login.wf("logs", "-f", job_id)
+    assert f"{job_id}: finished, exit code 0" in followed.stderr, followed.stdout
+    shown = login.wf("eval", "--results", job_id)
+    assert shown.returncode == 0, shown.stderr
+    assert login.wf(*evaluation, "--output", "here.json").returncode == 0
+    here = json.loads((login.folder / "work" / "here.json").read_text())
+    there = json.loads((login.folder / "runs" / job_id / "results" / "report.json").read_text())
+    (expected,), (found,) = here["perplexity"], there["perplexity"]
+    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-4)
+    assert f"{found['perplexity']:,.3f}" in shown.stdout
+    assert there["model"]["sha256"] == here["model"]["sha256"]
+
+
+def test_an_evaluation_that_is_cancelled_leaves_none(login: Login, evaluation: tuple[str, ...]) -> None:
+    done = login.wf(*evaluation, "--text", "long.txt", "--cloud", "slurm", "--cpus", "1")
+    job_id = done.stdout.split()[1]
+    login.wait_for(job_id, lambda: "Loading weights" in login.log(job_id))
+    assert login.wf("cancel", job_id).stdout == f"{job_id}: cancelled\n"
+    assert login.state(job_id) == "cancelled"
+    told = login.wf("eval", "--results", job_id)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert f"{job_id} is cancelled and has left no results" in told.stderr
+    assert not (login.folder / "runs" / job_id / "output").exists()

@@ -633,3 +633,41 @@ def test_nodes_without_a_common_disk_see_the_workspace_alone(
     assert done.exit_code == 2
     assert done.output.startswith("error: data.path=/data/text: '/data/text' is a path of this machine")
     assert not slurm.read()["jobs"].keys() & {"17"}
+
+
+@pytest.fixture
+def evaluated(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    def described(*_: object) -> dict[str, Any]:
+        words = ["--model-path", "/shared/mine.gguf", "--text", "gs://b/wiki"]
+        return {"label": "mine.gguf", "arguments": words, "inputs": {"gs://b/wiki": []}, "on_gpu": False}
+
+    monkeypatch.setattr("wf_deployer.commands.elsewhere._described", described)
+    return slurm
+
+
+def evaluate(slurm: Slurm, *arguments: str) -> Result:
+    return slurm.wf("eval", "--cloud", "slurm", "--model-path", "/shared/mine.gguf", *arguments)
+
+
+def test_an_evaluation_reads_the_files_that_nodes_share(evaluated: Slurm) -> None:
+    done = evaluate(evaluated, "--cpus", "8", "--time", "2h")
+    assert done.exit_code == 0, done.output
+    job_id = done.output.split()[1]
+    script = (evaluated.runs / job_id / "job.sh").read_text()
+    assert "--model-path /shared/mine.gguf --text" in script
+    assert f'put "$scratch/results" {evaluated.runs}/{job_id}/output/{job_id}' in script
+    (submission,) = evaluated.calls("sbatch")
+    assert "--cpus-per-task=8" in submission
+    assert "--time=120" in submission
+    (row,) = evaluated.rows()
+    assert (row["state"], row["kind"], row["experiment"]) == ("running", "eval", "mine.gguf")
+    assert evaluated.wf("cancel", job_id).exit_code == 0
+    assert evaluated.foreign() == {"1": "RUNNING", "2": "PENDING", "3": "SUSPENDED"}
+
+
+def test_only_what_resumes_is_asked_to_stop_before_its_time_limit(evaluated: Slurm) -> None:
+    """Queued again, an evaluation would begin anew, as often as it takes: never done."""
+    assert evaluate(evaluated).exit_code == 0
+    evaluated.submitted()
+    has_signal = [any(word.startswith("--signal=") for word in call) for call in evaluated.calls("sbatch")]
+    assert has_signal == [False, True]

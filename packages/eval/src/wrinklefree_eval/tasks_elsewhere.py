@@ -39,8 +39,6 @@ def _with_includes(path: Path, tasks_dir: Path) -> Iterator[dict[str, Any]]:
         file = left.pop().resolve()
         if not file.is_relative_to(tasks_dir.resolve()):
             raise EvalRequestError(f"{path} includes {file}, which stays here: put it into {tasks_dir}")
-        if not file.is_file():
-            raise EvalRequestError(f"{path} includes {file}, which is missing")
         if file not in seen:
             seen.add(file)
             config = read_task(file)

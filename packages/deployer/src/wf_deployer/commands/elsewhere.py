@@ -112,10 +112,10 @@ def show_results(
             raise CommandError(f"the results of {job.id} cannot be fetched now: {missing.reason}")
         if missing is not None:
             status = job.status
-            look = "wait" if not status.state.is_over else f"`wf logs {job.id}` may say why"
+            look = f"`wf logs {job.id}` says why" if status.state.is_over else "look again when it has ended"
             raise CommandError(f"{job.id} is {status.state} and has left no results; {look}")
     sys.stderr.write(f"{folder}\n")
-    become_showing(application.name, [str(folder / file)])
+    become_showing(application, str(folder / file))
 
 
 def _described(application: Application, arguments: Sequence[str]) -> dict[str, Any]:

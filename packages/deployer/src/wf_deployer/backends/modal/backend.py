@@ -93,7 +93,8 @@ class ModalBackend:
         if (volume := volume_of(record.upload or "")) is None:
             return get_upload(results_url(record), there)
         with tempfile.TemporaryDirectory(dir=JobFolder.of(job_id).folder) as copy:
-            client.fetch(volume, run_in_volume(record), Path(copy, "upload"))
+            if client.fetch(volume, run_in_volume(record), Path(copy, "upload")) == 0:
+                return NoUpload(True, f"the volume {volume} has no {run_in_volume(record)}")
             return get_upload(str(Path(copy, "upload")), there)
 
     def results(self, spec: JobSpec) -> str | None:

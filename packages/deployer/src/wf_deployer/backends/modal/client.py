@@ -116,9 +116,10 @@ def _found(values: dict[str, Any]) -> Found:
     return Found(ownership, values["state"], values.get("exit"), values.get("reason"))
 
 
-def fetch(volume: str, folder: str, there: Path) -> None:
-    """Makes `there` a copy of a folder of a volume, empty where there is no such folder (yet)."""
-    ask({"do": "fetch", "volume": volume, "folder": folder, "there": str(there)}, shown=True)
+def fetch(volume: str, folder: str, there: Path) -> int:
+    """Makes `there` a copy of a folder of a volume. Returns: its files; 0: there is no such folder (yet)."""
+    num_files: int = ask({"do": "fetch", "volume": volume, "folder": folder, "there": str(there)})
+    return num_files
 
 
 def ask_to_stop(app_id: str) -> None:
