@@ -1,4 +1,5 @@
-"""`wf train --cloud sky:slurm` with the real SkyPilot, on two nodes of Slurm beside another user's job."""
+"""`wf train` and `wf eval --cloud sky:slurm` with the real SkyPilot, on two nodes of Slurm beside another
+user's job."""
 
 from __future__ import annotations
 
@@ -177,6 +178,30 @@ tokenizer.save_pretrained(f"{folder}/dense")
 lines = [json.dumps({"text": f"Document {i}: {i} squared is {i * i}. " * (1 + i % 3)}) for i in range(200)]
 Path(folder, "text.jsonl").write_text("\\n".join(lines) + "\\n")
 """
+
+
+def test_an_evaluation_of_a_model_that_is_sent_leaves_its_table(
+    login: Login, workspace_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(login.environment, "OMP_NUM_THREADS", "1")
+    folder = login.folder / "evaluated"
+    folder.mkdir()
+    done = login.python("-c", MODEL, str(folder), str(workspace_root / "tests" / "helpers"))
+    assert done.returncode == 0, done.stderr
+    given = ["--model-path", f"{folder}/dense", "--text", f"{folder}/text.jsonl", "--context", "64"]
+    where = ["--cloud", "sky:slurm/loop", "--cpus", "1", "--output", f"{login.folder}/store"]
+    done = login.wf("eval", *given, "--threads", "1", "--max-tokens", "200", *where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    job_id = done.stdout.split("started ")[1].split()[0]
+    login.wait_for(lambda: login.state(job_id) == "finished", login.state(job_id))
+    shown = login.wf("eval", "--results", job_id)
+    assert shown.returncode == 0, shown.stderr
+    report = json.loads((login.folder / "runs" / job_id / "results" / "report.json").read_text())
+    assert "/wf-inputs/0/dense" in report["model"]["path"]
+    assert f"{report['perplexity'][0]['perplexity']:,.3f}" in shown.stdout
+    login.wait_for(lambda: login.queue() == ["wf-train"], str(login.queue()))
+
+
 BUCKET = """
 import sys
 
