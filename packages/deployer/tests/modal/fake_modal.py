@@ -14,7 +14,10 @@ import json
 import os
 import pickle
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from modal_proto import api_grpc, api_pb2
 
 FOLDER = Path(os.environ["FAKE"])
 STATUS = api_pb2.GenericResult
+FILES = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=FOLDER / "volume"))
+"""Of the one volume, `$FAKE/volume`."""
 RESULTS = {
     "failed": STATUS.GENERIC_STATUS_FAILURE,
     "terminated": STATUS.GENERIC_STATUS_TERMINATED,
@@ -199,6 +204,19 @@ class Answers:
         ParseDict({"ranked_functions": [{"function": entry["spec"]}]}, answer.function)
         return answer
 
+    def VolumeListFiles(self, table, request):
+        below = FOLDER / "volume" / request.path.strip("/")
+        if not below.is_dir():
+            raise GRPCError(Status.NOT_FOUND, f"no {request.path}")
+        files = sorted(path.relative_to(FOLDER / "volume") for path in below.rglob("*") if path.is_file())
+        entries = [api_pb2.FileEntry(path=str(path), type=api_pb2.FileEntry.FILE) for path in files]
+        return api_pb2.VolumeListFilesResponse(entries=entries)
+
+    def VolumeGetFile2(self, table, request):
+        size = (FOLDER / "volume" / request.path).stat().st_size
+        url = f"http://127.0.0.1:{FILES.server_port}/{request.path}"
+        return api_pb2.VolumeGetFile2Response(size=size, start=0, len=size, get_urls=[url])
+
     def VolumePutFiles(self, table, request):
         for file in request.files:
             table["sent"].append(file.filename)
@@ -303,6 +321,7 @@ Service = type("Service", (api_grpc.ModalClientBase,), {name: handler(name) for 
 
 
 async def main() -> None:
+    threading.Thread(target=FILES.serve_forever, daemon=True).start()
     server = Server([Service()])
     await server.start("127.0.0.1", 0)
     port = server._server.sockets[0].getsockname()[1]

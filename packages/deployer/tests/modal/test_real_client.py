@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from click.testing import Result
@@ -228,14 +228,26 @@ def test_ends_and_refusals(loopback: Loopback) -> None:
     assert loopback.row()["state"] == "finished"
 
 
+def described(folder: Path) -> dict[str, Any]:
+    """What the evaluation says of itself."""
+    model = folder / "mine.gguf"
+    model.write_bytes(b"GGUF")
+    words = ["--model-path", str(model)]
+    return {"label": "mine.gguf", "arguments": words, "inputs": {str(model): []}, "on_gpu": False}
+
+
 @pytest.mark.slow
-def test_dry_runs_are_read_and_ask_nothing(loopback: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_runs_are_read_and_ask_nothing(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Modal's client refuses names and tags as soon as it reads an app."""
     monkeypatch.setenv("WF_MODAL_SECRETS", "wf-serve:WF_API_KEY")
+    monkeypatch.setattr("wf_deployer.commands.elsewhere._described", lambda *_: described(tmp_path))
     before = loopback.read()
     for command in (
         ("train", "-s", "2", "--cloud", "modal", "--gpu", "H100:8"),
         ("serve", "--cloud", "modal", "--model", "gs://bucket/mine", "--gpu", "L4:1"),
+        ("eval", "--cloud", "modal", "--model-path", "mine.gguf"),
     ):
         done = loopback.wf(*command, "--dry-run")
         assert done.exit_code == 0, done.output
@@ -275,3 +287,37 @@ def test_a_service_from_its_deployment_to_its_end(
     assert (ours["state"], ours["tags"]["wf-run"]) == ("stopped", job_id)
     assert table["apps"][f"ap-{1:022d}"] == before
     assert [name.strip("/") for name in table["removed"]] == [job_id]
+
+
+@pytest.mark.slow
+def test_an_evaluation_from_its_submission_to_its_table(
+    loopback: Loopback, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+
+    def become(command: list[str], environment: dict[str, str]) -> NoReturn:
+        shown.append(Path(command[-1]).read_text())
+        raise SystemExit(0)
+
+    monkeypatch.setattr("wf_deployer.commands.elsewhere._described", lambda *_: described(tmp_path))
+    monkeypatch.setattr("wf_deployer.processes.become", become)
+    before = loopback.read()["calls"]["fc-1"]
+    done = loopback.wf("eval", "--cloud", "modal", "--model-path", "mine.gguf", "--cpus", "4")
+    assert done.exit_code == 0, done.output
+    job_id = done.stdout.split()[1]
+    table = loopback.read()
+    (function,) = (function["spec"] for function in table["functions"].values())
+    assert "retries" not in function.get("retryPolicy", {})
+    assert [mount["mountPath"] for mount in function["volumeMounts"]] == ["/outputs"]
+    sent = {name.strip("/") for names in table["mounts"].values() for name in names}
+    assert "inputs/0/mine.gguf" in sent
+    assert loopback.wf("eval", "--results", job_id).exit_code == 1
+    (tmp_path / "left").mkdir()
+    (tmp_path / "left" / "report.json").write_text('{"model": "mine"}' + "\n" * 3)
+    where = str(tmp_path / "volume" / "wf-results" / job_id)
+    put = [sys.executable, "-m", "wf_stores.main", "put", str(tmp_path / "left"), where]
+    subprocess.run(put, check=True, capture_output=True)
+    done = loopback.wf("eval", "--results", job_id)
+    assert (done.exit_code, shown) == (0, ['{"model": "mine"}\n\n\n']), done.output
+    assert loopback.wf("cancel", job_id, "--kill").exit_code == 0
+    assert loopback.read()["calls"]["fc-1"] == before
