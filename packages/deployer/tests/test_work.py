@@ -180,7 +180,13 @@ def nothing(folder: Path) -> None:
     (folder / "kept").unlink()
 
 
+def secret(folder: Path) -> None:
+    (folder / ".env").touch()
+    (folder / "kept").unlink()
+
+
 SPECIAL = {
+    secret: "has no files to send",
     dangling: "x is no regular file, and would be sent",
     folder_link: "x is no regular file, and would be sent",
     pipe: "x is no regular file, and would be sent",
@@ -197,6 +203,14 @@ def test_what_cannot_be_sent_is_named(tmp_path: Path, make: Callable[[Path], Non
     with pytest.raises(CommandRequestError) as raised:
         check_inputs({str(folder): []})
     assert SPECIAL[make] in str(raised.value)
+
+
+def test_a_file_that_is_named_like_a_secret_is_refused(tmp_path: Path) -> None:
+    for name in ("secrets.yaml", "task.yaml"):
+        (tmp_path / name).touch()
+    for inputs in ({str(tmp_path): ["task.yaml", "secrets.yaml"]}, {str(tmp_path / "secrets.yaml"): []}):
+        with pytest.raises(CommandRequestError, match=r"secrets\.yaml is named like a secret"):
+            check_inputs(inputs)
 
 
 @pytest.mark.parametrize("name", ["a\nb.gguf", "a\x1b[2J.gguf", os.fsdecode(b"a\xff.gguf")])
@@ -217,6 +231,8 @@ PLACES = {
     ("gs:/b/x", True): "--output gs:/b/x is no place for results: give",
     ("https://x/y", False): "--output https://x/y is no place for results: give",
     ("GS://b/x", False): "--output GS://b/x is no place for results: give",
+    ("gs://", True): "--output gs:// is no place for results: give",
+    ("gs://u@b/x", True): "--output gs://u@b/x is no place for results: give",
     (None, False): "--output is missing, and machines of others keep nothing: give",
 }
 
@@ -305,6 +321,8 @@ def test_results_are_of_an_evaluation_alone(wf: Wf, start: Callable[..., object]
     told = wf("eval", "--results", "x", "--model", "y")
     assert told.exit_code == 2
     assert "--results is of a job that was submitted; leave --model y out" in told.output
+    told = wf("eval", "--results", "x", "--dry-run", "--cloud=modal")
+    assert "leave --cloud --dry-run out" in told.output
 
 
 def test_a_dry_run_prints_what_would_run_and_starts_nothing(wf: Wf, runs_dir: Path) -> None:

@@ -30,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "tasks/helpers/words.py": "x = 1",
         "tasks/notes.md": "of mine",
         "tasks/.env": "TOKEN=1",
+        "tasks/.venv/lib/a.py": "not mine",
         "data/sub/mine.jsonl": '{"a": 1}\n',
         "data/piqa/validation.jsonl.gz": "no gzip, but not asked for",
         "data/huge.bin": "not named by a task",

@@ -124,7 +124,8 @@ def test_results_are_fetched_from_the_volume_that_they_went_to(
     assert evaluated.modal.foreign() == before
 
 
-def test_results_may_go_to_a_store_but_not_to_a_disk(evaluated: Wf) -> None:
+def test_results_may_go_to_a_store_but_not_to_a_disk(evaluated: Wf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wf_deployer.backends.submitting.require_place", lambda *_: None)
     job_id = started(evaluated, "--output", "gs://b/evals")
     (_, _, script) = evaluated.values(job_id)["command"]
     assert script.endswith(f'"$scratch/results" gs://b/evals/{job_id}\n')

@@ -90,4 +90,5 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: CliRunner) -> S
         monkeypatch.setenv("PYTHONPATH", path)
     sky = Sky(tmp_path, runner, fake)
     monkeypatch.setattr(end, "get_upload", sky.get)
+    monkeypatch.setattr("wf_deployer.backends.stored.get_upload", sky.get)
     return sky

@@ -125,6 +125,14 @@ def test_a_path_is_a_place_where_machines_see_it(evaluated: Sky) -> None:
     assert f'put "$scratch/results" {Path.cwd()}/evals/2' in done.stdout
 
 
+def test_a_bucket_that_does_not_answer_is_told_before_anything_is_launched(evaluated: Sky) -> None:
+    evaluated.store_is_missing, evaluated.store_reason = False, "there is no bucket"
+    for done in (evaluate(evaluated), evaluated.train()):
+        assert (done.exit_code, done.output) == (2, "error: nothing was submitted: there is no bucket\n")
+    assert not evaluated.fake.calls
+    assert not evaluated.runs.exists()
+
+
 def test_gpus_on_gcp_on_request(evaluated: Sky) -> None:
     done = evaluate(evaluated, "--gpu", "A100:1", cloud="gcp")
     assert (done.exit_code, "only with --allow-gcp-gpu" in done.output) == (2, True)

@@ -17,9 +17,13 @@ _SUFFIXES = (".yaml", ".yml", ".py")
 
 
 def task_files(tasks_dir: Path) -> list[str]:
-    """Paths below a folder of tasks."""
-    found = (path for path in tasks_dir.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
-    return sorted(str(path.relative_to(tasks_dir)) for path in found)
+    """Paths below a folder of tasks; what is hidden is none of them."""
+    found = (
+        path.relative_to(tasks_dir)
+        for path in tasks_dir.rglob("*")
+        if path.suffix in _SUFFIXES and path.is_file()
+    )
+    return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def data_files(names: Sequence[str], tasks_dir: Path) -> list[str]:

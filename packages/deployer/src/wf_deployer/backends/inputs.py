@@ -78,7 +78,10 @@ def files_to_send(place: Path, names: Sequence[str] = ()) -> list[str]:
     """
     if not place.is_dir():
         _require_file(place)
+        _refuse_secret(place, place.name)
         return [""]
+    for name in names:
+        _refuse_secret(place / name, name)
     found = list(names) or [name for name in _files_below(place) if exclude_of(name, is_link=False) is None]
     if not found:
         raise CommandRequestError(f"{printable(str(place))} has no files to send: name another folder")
@@ -108,6 +111,13 @@ def _require_file(path: Path) -> None:
         raise CommandRequestError(f"{printable(str(path))} {what}, and would be sent: mend or remove it")
     if not os.access(path, os.R_OK):
         raise CommandRequestError(f"{printable(str(path))} cannot be read: change its permissions")
+
+
+def _refuse_secret(path: Path, name: str) -> None:
+    if exclude_of(name, is_link=False) is not None:
+        raise CommandRequestError(
+            f"{printable(str(path))} is named like a secret, and those are never sent: move or rename it"
+        )
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from wf_deployer.backends.looking import late
+from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
 
 GET_TIMEOUT_S = 60.0
@@ -42,3 +44,14 @@ def get_upload(url: str, there: Path, timeout_s: float = GET_TIMEOUT_S) -> NoUpl
         return None
     words = printable(" ".join((done.stdout if done.returncode == 0 else done.stderr).split()))
     return NoUpload(done.returncode == 0, words.removeprefix("error: "))
+
+
+def require_place(url: str, name: str) -> None:
+    """Before a job is submitted that leaves an upload `name` below a store's URL.
+
+    Raises: CommandRequestError for a bucket that is not there, or that this machine may not ask.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        missing = get_upload(f"{url.rstrip('/')}/{name}", Path(folder, "none"), GET_TIMEOUT_S)
+    if missing is not None and not missing.is_missing:
+        raise CommandRequestError(f"nothing was submitted: {missing.reason}")

@@ -27,7 +27,7 @@ from wf_deployer.backends.inputs import (
     files_to_send,
     is_fetched,
 )
-from wf_deployer.errors import CommandRequestError
+from wf_deployer.errors import CommandError, CommandRequestError
 from wf_formats.printable import printable
 from wf_formats.urls import meant_url
 
@@ -46,6 +46,7 @@ fi
 "$python" {command} || exit
 "$python" -m wf_stores.main put "$scratch/results" {url}
 """
+_BUCKET_URL = re.compile(r"(gs|s3)://[A-Za-z0-9][\w.-]*(/[^\s@?#]*)?", re.ASCII)
 _FETCH = """\
 {variable}=$scratch/{folder}
 mkdir -p "${{{variable}%/*}}" && {command} || exit
@@ -58,8 +59,12 @@ files=("${variable}"/*.gguf)
 
 
 def results_url(spec: JobSpec) -> str:
-    """The upload that holds the results of a job when it has succeeded."""
-    assert spec.upload is not None
+    """The upload that holds the results of a job when it has succeeded.
+
+    Raises: CommandError for a record that was changed.
+    """
+    if spec.upload is None:
+        raise CommandError(f"the record of {spec.id} is damaged: it does not say where its results are")
     return f"{spec.upload.rstrip('/')}/{spec.id}"
 
 
@@ -100,7 +105,7 @@ def output_place(given: str | None, cwd: str, default: str | None, sees_paths: b
         if default is None:
             raise CommandRequestError(f"--output is missing, and machines of others keep nothing: {give}")
         return default
-    if given.startswith(("gs://", "s3://")) and meant_url(given) == given:
+    if _BUCKET_URL.fullmatch(given):
         return given
     if meant_url(given) is not None:
         raise CommandRequestError(f"--output {printable(given)} is no place for results: {give}")

@@ -88,10 +88,10 @@ def submit_job(application: Application, arguments: Sequence[str], asked: Asked)
     typer.echo(f"  stop     wf cancel {spec.id}")
 
 
-def show_results(
-    application: Application, run: str, file: str, cloud: str | None, arguments: Sequence[str]
-) -> NoReturn:
+def show_results(ctx: typer.Context, application: Application, run: str, file: str) -> NoReturn:
     """Fetches a job's results, unless they are here, and becomes what shows a file of them.
+
+    Args: ctx: Of the command, which has no further option.
 
     Raises: CommandError where there are none (yet).
     """
@@ -99,9 +99,9 @@ def show_results(
     from wf_deployer.backends.registry import find_job
     from wf_deployer.errors import CommandError, CommandRequestError
 
-    if cloud is not None or arguments:
-        other = " ".join([*(["--cloud"] if cloud is not None else []), *arguments])
-        raise CommandRequestError(f"--results is of a job that was submitted; leave {other} out")
+    given = [option for option in ctx.command.params if ctx.params[str(option.name)] not in (None, False)]
+    if others := [option.opts[0] for option in given if option.name != "results"] + ctx.args:
+        raise CommandRequestError(f"--results is of a job that was submitted; leave {' '.join(others)} out")
     job = find_job(run)
     if job.record.kind != application.name or job.record.inputs is None:
         raise CommandRequestError(f"{job.id} is a job of wf {job.record.kind}, not of wf {application.name}")

@@ -54,7 +54,7 @@ def evaluate(
 
     application = application_of("eval")
     if results is not None:
-        show_results(application, results, REPORT, cloud, ctx.args)
+        show_results(ctx, application, results, REPORT)
     if cloud is None:
         starting(application)(ctx)
         return
