@@ -17,6 +17,7 @@ import pytest
 from omegaconf import MISSING
 
 from data_handler.config import SourceConfig
+from wf_stores.errors import NotThereError, RefusedError, UnavailableError
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.compose.schemas import schema_classes
 from wrinklefree.config.errors import ConfigError
@@ -290,6 +291,29 @@ def test_small_moments_without_kernels_are_refused(
 def test_no_name_of_a_start(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-s", "2", "--describe", "training.start_from="]) == 2
     assert "training.start_from is empty: give a checkpoint folder, or null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RefusedError("gs://b: no credentials"), 2),
+        (NotThereError("gs://b: there is no bucket b"), 2),
+        (UnavailableError("gs://b: no answer; try again later"), 1),
+    ],
+)
+def test_a_start_in_a_bucket_that_may_not_be_asked_is_a_wrong_request(
+    main: Any,
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("wrinklefree.uploads.start.open_store", refuse)
+    assert main(["-s", "2", "--describe", "training.start_from=gs://b/mine"]) == code
+    assert f"training.start_from: {error}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

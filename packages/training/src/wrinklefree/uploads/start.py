@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from wf_formats.errors import RequestError, UserError
 from wf_formats.run_files import MANIFEST_FILE
 from wf_stores import Store, download_folder, is_bucket_url, open_store, parse_location
-from wf_stores.errors import DamagedUploadError, NotThereError, StoreError, UnavailableError
+from wf_stores.errors import DamagedUploadError, RefusedError, StoreError, UnavailableError
 from wf_stores.held import held, remove_held
 from wf_stores.manifest import Manifest
 from wf_stores.records import complete_digest, read_manifest
@@ -45,7 +45,7 @@ def is_upload(start_from: str) -> bool:
 
 
 def check_upload_is_there(start_from: str) -> None:
-    """Raises: ConfigError for no URL, RunError where there is no complete upload, or no access."""
+    """Raises: ConfigError for no URL, no complete upload or no access, RunError for a store that fails."""
     _manifest(start_from)
 
 
@@ -130,7 +130,7 @@ def _read_once(start_from: str) -> Iterator[Manifest]:
 def _about_the_start() -> Iterator[None]:
     try:
         yield
-    except (StoreError, NotThereError) as error:
-        raise RunError(f"training.start_from: {error}") from error
-    except RequestError as error:
+    except (RefusedError, RequestError) as error:  # no credentials; no such bucket or upload; no URL
         raise ConfigError(f"training.start_from: {error}") from error
+    except StoreError as error:
+        raise RunError(f"training.start_from: {error}") from error
