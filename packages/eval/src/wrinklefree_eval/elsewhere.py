@@ -17,8 +17,8 @@ from wf_formats.exports import GGUF_SUFFIX, HUB_PREFIX
 from wf_formats.printable import printable
 from wf_formats.urls import meant_url
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.evaluate import check_reading
 from wrinklefree_eval.models import ModelKind, recognise
+from wrinklefree_eval.readable import check_reading
 from wrinklefree_eval.task_files import OUR_TASKS
 
 REPORT, ANSWERS = "report.json", "answers.jsonl"

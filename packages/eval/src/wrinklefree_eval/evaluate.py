@@ -13,7 +13,7 @@ import typer
 from wrinklefree_eval.answers import Answer, check_target, write_answers
 from wrinklefree_eval.command import FramedCommand, new_app
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.models import EvalModel, ModelKind, local_path, recognise
+from wrinklefree_eval.models import EvalModel, ModelKind, local_path
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_files import OUR_TASKS
 
@@ -109,6 +109,7 @@ def _check_request(
 ) -> None:
     """Raises: UserError for what is found wrong without loading the model."""
     from wf_formats.targets import check_report
+    from wrinklefree_eval.readable import check_reading
 
     if not texts and not tasks:
         raise EvalRequestError("nothing to measure: give --text, --tasks or both")
@@ -119,22 +120,6 @@ def _check_request(
             raise EvalRequestError("--answers are those of tasks: give --tasks")
         check_target(answers)
     check_reading([model_path] if kind is None else [], texts, tasks, tasks_dir, data_dir)
-
-
-def check_reading(
-    models: list[Path], texts: list[Path], tasks: list[str], tasks_dir: Path, data_dir: Path | None
-) -> None:
-    """Raises: UserError for a model that is none, a text, a task or its data that cannot be read."""
-    from data_handler.readers import check_document_file
-
-    for model in models:
-        recognise(model)
-    for path in texts:
-        check_document_file(path)
-    if tasks:
-        from wrinklefree_eval.task_files import check_tasks
-
-        check_tasks(tasks, tasks_dir, data_dir)
 
 
 def _perplexities(

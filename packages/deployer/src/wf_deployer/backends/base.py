@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from wf_deployer.backends.service import Service
 from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
-
-if TYPE_CHECKING:
-    from wf_deployer.backends.stored import NoUpload
 
 _GPU = re.compile(
     r"(?P<kind>[A-Za-z][\w.-]{0,63})(:(?P<count>[1-9]\d{0,2}))?|(?P<any>[1-9]\d{0,2})", re.ASCII
@@ -241,6 +238,14 @@ class Backend(Protocol):
         Raises:
             CommandError: it has ended, or cannot be stopped from here.
         """
+
+
+@dataclass(frozen=True)
+class NoUpload:
+    """Why there is no upload. Attributes: is_missing: the store says so, else it did not answer; reason."""
+
+    is_missing: bool
+    reason: str
 
 
 class JobBackend(Backend, Protocol):

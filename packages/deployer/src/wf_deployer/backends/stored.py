@@ -6,22 +6,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
+from wf_deployer.backends.base import NoUpload
 from wf_deployer.backends.looking import late
 from wf_deployer.errors import CommandRequestError
 from wf_formats.printable import printable
 
 GET_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True)
-class NoUpload:
-    """Attributes: is_missing: the store says so, else it did not answer; reason: its words."""
-
-    is_missing: bool
-    reason: str
 
 
 def get_upload(url: str, there: Path, timeout_s: float = GET_TIMEOUT_S) -> NoUpload | None:

@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, NoUpload, Resources
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.local.cancel import cancel
 from wf_deployer.backends.local.launch import launch
 from wf_deployer.backends.local.record import LocalJob
 from wf_deployer.backends.record import default_output
-from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.stored import get_upload
 from wf_deployer.backends.work import output_place, program_here, results_url
 from wf_deployer.errors import CommandRequestError
 from wf_formats.secrets import redacted_arguments

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, NoUpload, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.fields import from_json
 from wf_deployer.backends.looking import NoAnswerError, answer_of, asked_for, time_left_s
@@ -50,7 +50,7 @@ from wf_deployer.backends.ownership import (
     write_ownership,
 )
 from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
-from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.stored import get_upload
 from wf_deployer.backends.work import copy_inputs, output_place, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, NoUpload, Resources
 from wf_deployer.backends.ending import require_running
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.looking import NoAnswerError, time_left_s
@@ -37,7 +37,7 @@ from wf_deployer.backends.sky.ours import (
 from wf_deployer.backends.sky.planning import SENT, places, plan, require_secrets
 from wf_deployer.backends.sky.settings import read_settings
 from wf_deployer.backends.sky.task import SkyTask
-from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.stored import get_upload
 from wf_deployer.backends.work import copy_inputs, output_place, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
 from wf_deployer.workspace import workspace_root

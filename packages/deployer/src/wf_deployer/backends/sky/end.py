@@ -9,12 +9,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from wf_deployer.backends.base import JobState
+from wf_deployer.backends.base import JobState, NoUpload
 from wf_deployer.backends.fields import from_json, is_there
 from wf_deployer.backends.looking import time_left_s
 from wf_deployer.backends.record import Exit, JobFolder
 from wf_deployer.backends.sky.script import STOPPED_BY_TERM
-from wf_deployer.backends.stored import GET_TIMEOUT_S, NoUpload, get_upload
+from wf_deployer.backends.stored import GET_TIMEOUT_S, get_upload
 from wf_deployer.errors import CommandError
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wf_deployer.backends.base import JobSpec, JobState, JobStatus, Resources
+from wf_deployer.backends.base import JobSpec, JobState, JobStatus, NoUpload, Resources
 from wf_deployer.backends.ending import require_running, wait_for_end
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.looking import NoAnswerError, answer_of, asked_for, time_left_s
@@ -40,7 +40,7 @@ from wf_deployer.backends.record import (
 from wf_deployer.backends.slurm import client
 from wf_deployer.backends.slurm.client import SlurmError, SlurmJob
 from wf_deployer.backends.slurm.script import batch_script, sbatch_options
-from wf_deployer.backends.stored import NoUpload, get_upload
+from wf_deployer.backends.stored import get_upload
 from wf_deployer.backends.travelling import Destination, override_values, refuse_files_that_stay
 from wf_deployer.backends.work import output_place, program_here, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
