@@ -132,7 +132,15 @@ def test_an_application_is_started_without_typer() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["train", "--help"], ["serve", "--cloud=modal", "--help"]]
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["train", "--help"],
+        ["serve", "--cloud=modal", "--help"],
+        ["eval", "--cloud=modal", "--help"],
+        ["eval", "--results", "x", "--help"],
+    ],
 )
 def test_the_rest_is_parsed(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

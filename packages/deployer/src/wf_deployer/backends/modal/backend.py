@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from wf_deployer.backends.modal.generate import (
     write_app,
 )
 from wf_deployer.backends.modal.settings import settings_of
+from wf_deployer.backends.modal.writers import require_one_writer
 from wf_deployer.backends.ownership import (
     Ownership,
     differences,
@@ -49,7 +49,7 @@ from wf_deployer.backends.ownership import (
     require_recorded_of,
     write_ownership,
 )
-from wf_deployer.backends.record import Exit, JobFolder, JobRecord, job_ids
+from wf_deployer.backends.record import Exit, JobFolder, JobRecord
 from wf_deployer.backends.stored import get_upload
 from wf_deployer.backends.work import copy_inputs, output_place, results_url
 from wf_deployer.errors import CommandError, CommandRequestError
@@ -108,7 +108,7 @@ class ModalBackend:
         check_command(spec, workspace_root())
         values = job_values(spec, settings)
         if spec.inputs is None:
-            _require_one_writer(spec)
+            require_one_writer(spec, self.look)
         job = JobFolder.create(replace(spec, run_folder=None))
         try:
             app = write_app(job.folder, job.record, values)
@@ -188,35 +188,6 @@ def _app_of(job: JobFolder) -> str | None:
     """None: there is none, or its end is written down."""
     submitted = client.read_submitted(job.folder / "modal.json")
     return submitted.app_id if submitted is not None and job.exit is None else None
-
-
-def _require_one_writer(spec: JobSpec) -> None:
-    """Two jobs that write one run folder would spoil it: containers do not see each other's locks.
-
-    Raises: CommandRequestError, naming the other.
-    """
-    writers = []
-    for job_id in job_ids():
-        with suppress(CommandError):  # a record that is damaged
-            record = JobFolder.of(job_id).record
-            is_same = (record.kind, record.experiment, record.stage) == (
-                spec.kind,
-                spec.experiment,
-                spec.stage,
-            )
-            if record.cloud == "modal" and is_same:
-                writers.append(job_id)
-    status_of = ModalBackend().look(writers)
-    for job_id in writers:
-        with suppress(CommandError):
-            if not (status := status_of(job_id)).state.is_over:
-                break
-    else:
-        return
-    raise CommandRequestError(
-        f"{job_id} is {status.state} and writes {run_in_volume(spec)}; wait for its end, `wf cancel` it, "
-        "or choose another experiment"
-    )
 
 
 def _after_failed_submission(job: JobFolder, error: CommandError) -> None:
