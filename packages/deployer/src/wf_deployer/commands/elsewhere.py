@@ -103,7 +103,7 @@ def show_results(ctx: typer.Context, application: Application, run: str, file: s
     if others := [option.opts[0] for option in given if option.name != "results"] + ctx.args:
         raise CommandRequestError(f"--results is of a job that was submitted; leave {' '.join(others)} out")
     job = find_job(run)
-    if job.record.kind != application.name or job.record.inputs is None:
+    if job.record.kind != application.name:
         raise CommandRequestError(f"{job.id} is a job of wf {job.record.kind}, not of wf {application.name}")
     folder = results_folder(job.id)
     if not folder.is_dir():
