@@ -223,6 +223,15 @@ def test_bad_records_are_skipped_only_where_that_is_said(
     assert learned(chat_tokenizer, batch) == ["b<|im_end|>", "d<|im_end|>"]
 
 
+def test_filling_is_of_no_source(chats: Callable[..., SourceConfig], chat_tokenizer: Any) -> None:
+    source = chats([turns("a", "b" * 9), turns("c", "d" * 9)], repeat=False)
+    batches = list(make_loader([source], chat_tokenizer, 48, 1, document_ids=True))
+    for batch in batches:
+        is_filling = batch["document_ids"] == -1
+        assert is_filling.any()
+        assert torch.equal(batch["source_ids"], torch.where(is_filling, -1, 0))
+
+
 def test_examples_are_whole_and_texts_fill_what_is_left(
     chats: Callable[..., SourceConfig], numbered: Callable[..., SourceConfig], chat_tokenizer: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
 
-NAMES = ("input_ids", "labels", "position_ids")
+NAMES = ("input_ids", "labels", "position_ids", "source_ids")
 
 
 def assert_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
@@ -101,6 +102,21 @@ def test_state_is_that_of_what_was_consumed(make: Callable[..., PackedLoader]) -
         for old, new in zip([*fetched[6:], *expected], found, strict=True):
             assert torch.equal(old[name], new[name])
     assert resumed.weights == {"left": 5.0, "right": 0.5}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_tell_the_source_of_each_token(
+    make: Callable[..., PackedLoader], two_sources: list[SourceConfig], num_workers: int, tokenizer: Any
+) -> None:
+    """By its number in the order of the configuration; resuming is exact in it, as `assert_same` compares."""
+    for batch in islice(make(num_workers=num_workers), 12):
+        starts = (batch["position_ids"] == 0).flatten().nonzero().flatten().tolist()
+        ids, found = batch["input_ids"].flatten(), batch["source_ids"].flatten()
+        for start, end in itertools.pairwise([*starts, len(ids)]):
+            assert len(found[start:end].unique()) == 1, "a document is of one source"
+            text = tokenizer.decode(ids[start:end])
+            named = [number for number, s in enumerate(two_sources) if f"{s.name}-" in text]
+            assert named in ([], [int(found[start])])  # the rest of a document that was cut has no name
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

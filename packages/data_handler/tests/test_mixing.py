@@ -69,6 +69,22 @@ def test_weights_can_change_while_it_runs(uneven: dict[str, str], tokenizer: Any
     assert stream.weights == {"short": 3.0, "middle": 1.0, "long": 0.0}
 
 
+def test_shares_hold_when_weights_change_often(uneven: dict[str, str], tokenizer: Any) -> None:
+    """Counting from 0 after each change would draw by documents, and nearly all tokens would be `long`."""
+    stream = MixedStream([SourceConfig("path", n, uneven[n]) for n in ("middle", "long")], tokenizer)
+    counts, changed = Counter[str](), 0
+    for document in stream:
+        counts[document.source] += len(document.tokens)
+        if counts.total() // 10_000 > changed:
+            changed = counts.total() // 10_000
+            stream.set_weights({"long": 0.5 + 0.1 * (-1) ** changed})
+        if counts.total() > 6 * HORIZON_TOKENS:
+            break
+    assert stream.weights.keys() == {"middle", "long"}
+    middle = 0.5 * (1 / 1.6 + 1 / 1.4)
+    assert abs(counts["middle"] / counts.total() - middle) < 0.15
+
+
 def test_wrong_weights_are_refused(uneven: dict[str, str], tokenizer: Any) -> None:
     stream = MixedStream([SourceConfig("path", n, p) for n, p in uneven.items()], tokenizer)
     for weights, message in (

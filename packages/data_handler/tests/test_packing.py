@@ -24,16 +24,17 @@ pieces = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 def test_pack_against_a_plain_loop(lengths: list[int], seq_len: int) -> None:
     ids = iter(range(100, 1000))
     documents = [np.array([next(ids) for _ in range(n)], np.int32) for n in lengths]
-    rows: list[tuple[int, int, int, int]] = []
-    for document in documents:
+    rows: list[tuple[int, int, int, int, int]] = []
+    for source, document in enumerate(documents):
         for i, token in enumerate(document):
             new_sequence = len(rows) % seq_len == 0
             new = i == 0 or new_sequence
             position = 0 if new else rows[-1][2] + 1
             number = 0 if new_sequence else rows[-1][3] + new
-            rows.append((token, -100 if new else token, position, number))
-    packed = pack([Piece(document) for document in documents], seq_len, fill_token_id=7)
-    names = ("input_ids", "labels", "position_ids", "document_ids")
+            rows.append((token, -100 if new else token, position, number, source))
+    numbered = [Piece(document, source=source) for source, document in enumerate(documents)]
+    packed = pack(numbered, seq_len, fill_token_id=7)
+    names = ("input_ids", "labels", "position_ids", "document_ids", "source_ids")
     flat = [packed[name].flatten().tolist() for name in names]
     assert list(zip(*flat, strict=True))[: len(rows)] == rows
     fill = [values[len(rows) :] for values in flat]
@@ -41,7 +42,7 @@ def test_pack_against_a_plain_loop(lengths: list[int], seq_len: int) -> None:
     assert set(fill[0]) <= {7}
     assert set(fill[1]) <= {-100}
     assert fill[2] == list(range(len(fill[2])))
-    assert set(fill[3]) <= {-1}
+    assert set(fill[3]) | set(fill[4]) <= {-1}
     assert all(values.dtype == torch.int64 for values in packed.values())
 
 
@@ -59,7 +60,7 @@ def test_no_token_is_lost_or_doubled(two_sources: list[SourceConfig], tokenizer:
 def test_rows_without_batch_size(two_sources: list[SourceConfig], tokenizer: Any) -> None:
     rows = list(islice(PackedDataset(two_sources, tokenizer, 32), 8))
     batches = list(islice(PackedDataset(two_sources, tokenizer, 32, 4), 2))
-    assert set(rows[0]) == {"input_ids", "labels", "position_ids"}
+    assert set(rows[0]) == {"input_ids", "labels", "position_ids", "source_ids"}
     for name in rows[0]:
         stacked = torch.stack([row[name] for row in rows])
         assert torch.equal(stacked, torch.cat([batch[name] for batch in batches]))

@@ -6,8 +6,10 @@ where w_i is the normalised weight, t_i the tokens of source i so far, T their s
 (65,536 tokens). At the start that is w_i, so shards are not in step; later a source that is behind
 its share is preferred and one that is ahead by w_i * H waits, so shares are exact up to about H
 tokens plus one document, however different the documents' lengths. The terms sum to H before
-clipping, so some source can always be drawn. Counting starts anew when weights change or a source
-ends. Draws come from a hash of (seed, shard, number of the draw): the state is a few integers.
+clipping, so some source can always be drawn. When weights change, what a source is ahead or behind
+stays (t_i becomes t_i - w_i T by the weights of before), so that shares hold over changes that follow
+each other faster than H tokens; counting starts anew when a source ends. Draws come from a hash of
+(seed, shard, number of the draw): the state is a few numbers.
 """
 
 from __future__ import annotations
@@ -91,8 +93,13 @@ class MixedStream:
         self._documents: dict[str, Iterator[EncodedDocument]] = {}
         self._positions = {name: Position() for name in self._texts}
         self._finished: list[str] = []
-        self._tokens = dict.fromkeys(self._texts, 0)
+        self._tokens: dict[str, float] = dict.fromkeys(self._texts, 0)
         self._draws = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sources, in the order of the configuration."""
+        return list(self._texts)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -100,8 +107,18 @@ class MixedStream:
 
     def set_weights(self, weights: Mapping[str, float]) -> None:
         """New weights from the next document on; sources that are not named keep theirs."""
-        self._weights = merge_weights(self._weights, weights, list(self._texts))
-        self._restart_count()
+        merged = merge_weights(self._weights, weights, self.names)
+        shares = self._shares()
+        total = sum(self._tokens[name] for name in shares)
+        ahead = {name: self._tokens[name] - share * total for name, share in shares.items()}
+        self._tokens = dict.fromkeys(self._texts, 0) | ahead
+        self._weights = merged
+
+    def _shares(self) -> dict[str, float]:
+        """Of the sources that can be drawn; they sum to 1, and there may be none."""
+        weights = {n: w for n, w in self._weights.items() if w > 0 and n not in self._finished}
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items()}
 
     def _restart_count(self) -> None:
         self._tokens = dict.fromkeys(self._texts, 0)
@@ -147,16 +164,12 @@ class MixedStream:
         return MixedDocument(document.tokens, name, document.before, document.answers)
 
     def _draw(self) -> str | None:
-        weights = {n: w for n, w in self._weights.items() if w > 0 and n not in self._finished}
-        if not weights:
+        shares = self._shares()
+        if not shares:
             return None
         self._draws += 1
-        total_weight = sum(weights.values())
-        reach = sum(self._tokens[name] for name in weights) + HORIZON_TOKENS
-        chances = {
-            name: max(0.0, weight / total_weight * reach - self._tokens[name])
-            for name, weight in weights.items()
-        }
+        reach = sum(self._tokens[name] for name in shares) + HORIZON_TOKENS
+        chances = {name: max(0.0, share * reach - self._tokens[name]) for name, share in shares.items()}
         point = hash_fraction("mix", self._seed, self._shard, self._draws) * sum(chances.values())
         for name, chance in chances.items():
             point -= chance

@@ -3,6 +3,7 @@
     input_ids     a0 a1 a2 </s> b0 b1 </s> c0 | c1 c2 </s> ...
     position_ids   0  1  2  3    0  1  2    0 |  0  1  2
     labels         .  a1 a2 </s> .  b1 </s> . |  .  c2 </s>       (. is -100)
+    source_ids     1  1  1  1    0  0  0    1 |  1  1  1          (b is of the first source)
 
 Labels are aligned the Hugging Face way: `labels[t]` is `input_ids[t]`, and the model compares it
 with its prediction at t - 1 (it shifts inside). The first token of a document in a sequence has
@@ -34,6 +35,7 @@ from data_handler.stream import DEFAULT_BLOCK_DOCUMENTS, Position
 
 IGNORED_LABEL = -100
 PADDING_DOCUMENT = -1
+PADDING_SOURCE = -1
 
 
 class Piece(NamedTuple):
@@ -42,19 +44,22 @@ class Piece(NamedTuple):
     Attributes:
         answers: which tokens are learned; None: all.
         is_filling: it is no document, but what fills a sequence up.
+        source: number of its source in the order of the configuration.
     """
 
     tokens: TokenArray
     answers: AnswerMask | None = None
     is_filling: bool = False
+    source: int = 0
 
 
 def pack(pieces: Sequence[Piece], seq_len_tokens: int, fill_token_id: int) -> dict[str, torch.Tensor]:
     """Sequences of the pieces laid end to end.
 
     Returns:
-        int64 [sequences, seq_len_tokens] each: input_ids, labels, position_ids and document_ids
-        (number of the document within its sequence, -1 for filling).
+        int64 [sequences, seq_len_tokens] each: input_ids, labels, position_ids, source_ids (number of the
+        document's source) and document_ids (number of the document within its sequence); filling is -1 in
+        these two.
     """
     num_tokens = sum(len(piece.tokens) for piece in pieces)
     num_sequences = -(-num_tokens // seq_len_tokens)
@@ -73,6 +78,7 @@ def pack(pieces: Sequence[Piece], seq_len_tokens: int, fill_token_id: int) -> di
         "input_ids": tokens,
         "labels": labels,
         "position_ids": index - np.maximum.accumulate(np.where(starts, index, 0)),
+        "source_ids": _sources(pieces),
         "document_ids": document_ids,
     }
     return {
@@ -95,6 +101,12 @@ def _filled(pieces: Sequence[Piece]) -> AnswerMask:
     return np.repeat([piece.is_filling for piece in pieces], [len(piece.tokens) for piece in pieces])
 
 
+def _sources(pieces: Sequence[Piece]) -> np.ndarray:
+    """int64 [tokens]."""
+    numbers = [PADDING_SOURCE if piece.is_filling else piece.source for piece in pieces]
+    return np.repeat(np.array(numbers, np.int64), [len(piece.tokens) for piece in pieces])
+
+
 class PackedStream:
     """Iterates over batches of one shard; `state_dict` is the position after the last one.
 
@@ -111,6 +123,7 @@ class PackedStream:
         self._whole_examples = whole_examples
         self._seq_len_tokens = seq_len_tokens
         self._batch_tokens = seq_len_tokens * batch_size
+        self._numbers = {name: number for number, name in enumerate(documents.names)}
         self._open: MixedDocument | None = None
         self._used_tokens = 0
 
@@ -168,14 +181,15 @@ class PackedStream:
         if is_whole and len(document.tokens) > room:
             return filling(room, self.mixture.encoder.eos_token_id)
         part = slice(self._used_tokens, self._used_tokens + missing)
-        return Piece(document.tokens[part], None if document.answers is None else document.answers[part])
+        answers = None if document.answers is None else document.answers[part]
+        return Piece(document.tokens[part], answers, source=self._numbers[document.source])
 
 
 class PackedDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Packed sequences of a mixture, sharded over ranks and DataLoader workers.
 
     Iterates over dicts of LongTensor [seq_len_tokens] (batch_size None) or [batch_size,
-    seq_len_tokens]: input_ids, labels, position_ids and, if asked for, document_ids. For an exact
+    seq_len_tokens]: input_ids, labels, position_ids, source_ids and, if asked for, document_ids. For an exact
     resume and weights that change use `make_loader`. `whole_examples=False` cuts supervised records, of any
     length, as texts.
 
