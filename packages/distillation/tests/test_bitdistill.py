@@ -12,10 +12,12 @@ from wrinklefree.capture import View
 from wrinklefree.errors import RunError
 from wrinklefree.forward import run_forward, shape_of
 from wrinklefree.objectives.base import ObjectiveResult
+from wrinklefree.objectives.layerwise import LayerWeighting, LayerwiseConfig
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree_distillation.objectives.attention_distill import AttentionDistillConfig
 from wrinklefree_distillation.objectives.bitdistill import BitDistillConfig
 from wrinklefree_distillation.objectives.logits_distill import LogitsDistillConfig
+from wrinklefree_distillation.objectives.lrc_reconstruction import LrcReconstructionConfig
 from wrinklefree_distillation.options import Balance
 
 
@@ -53,6 +55,31 @@ def test_the_sum_is_that_of_the_single_objectives(models: Any, batch: View) -> N
     expected = metrics["task_loss_nats"] + 10 * 25 * metrics["logits_divergence_nats"] + 60 * relations
     torch.testing.assert_close(whole.loss.detach(), expected)
     assert (metrics["logits_weight_ratio"], metrics["attention_weight_ratio"]) == (10, 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "metric"),
+    [
+        ("bitdistill", BitDistillConfig(), "task_loss_nats"),
+        ("logits_distill", LogitsDistillConfig(temperature=1.0), "divergence_nats"),
+        ("layerwise", LayerwiseConfig(layer_weighting=LayerWeighting.uniform), "nmse_ratio"),
+        ("lrc_reconstruction", LrcReconstructionConfig(), "nmse_ratio"),
+        ("attention_distill", AttentionDistillConfig(), None),
+    ],
+)
+def test_losses_of_tokens_have_the_mean_that_is_logged(
+    models: Any, batch: View, name: str, config: Any, metric: str | None
+) -> None:
+    """From which the losses of sources are made."""
+    result = _compute(models, batch, ObjectiveManager.from_config({name: config}))
+    if metric is None:
+        assert result.token_losses is None
+        return
+    assert result.token_losses is not None
+    values, counted = result.token_losses
+    assert not values.requires_grad
+    assert values.shape == counted.shape == batch["input_ids"].shape
+    torch.testing.assert_close(values[counted].mean(), result.metrics[f"{name}/{metric}"])
 
 
 def test_norms_are_those_of_gradients_at_the_blocks_input(models: Any, batch: View) -> None:

@@ -62,7 +62,7 @@ def test_chunked_losses_and_gradients_are_those_of_the_plain_formula(kind: Diver
     (3 * expected).backward()
     chunked = [x.float().requires_grad_() for x in (hidden, head)]
     in_single = DensePredictions(teacher.hidden.float(), teacher.head_weight.float())
-    loss = chunked_divergence(*chunked, in_single, positions, _how(kind))
+    loss = chunked_divergence(*chunked, in_single, positions, _how(kind)).mean
     (3 * loss).backward()
     torch.testing.assert_close(loss, expected.float())
     for single, double in zip(chunked, plain, strict=True):
@@ -76,7 +76,7 @@ def test_equal_models_have_no_divergence_and_no_gradient(kind: Divergence) -> No
     hidden, head, _ = _models()
     hidden, head = hidden.float().requires_grad_(), head.float().requires_grad_()
     teacher = DensePredictions(hidden.detach(), head.detach())
-    loss = chunked_divergence(hidden, head, teacher, torch.arange(10), _how(kind))
+    loss = chunked_divergence(hidden, head, teacher, torch.arange(10), _how(kind)).mean
     loss.backward()
     assert abs(loss.item()) < 1e-6
     assert hidden.grad is not None
@@ -90,7 +90,7 @@ def test_impossible_tokens_overflow_nowhere(kind: Divergence) -> None:
     head = torch.eye(4).requires_grad_()
     hidden = logits.clone().requires_grad_()
     teacher = DensePredictions(logits.flip(0), torch.eye(4))
-    loss = chunked_divergence(hidden, head, teacher, torch.arange(2), _how(kind, temperature=1.0))
+    loss = chunked_divergence(hidden, head, teacher, torch.arange(2), _how(kind, temperature=1.0)).mean
     loss.backward()
     assert loss.isfinite()
     assert hidden.grad is not None
@@ -100,7 +100,7 @@ def test_impossible_tokens_overflow_nowhere(kind: Divergence) -> None:
 def test_no_position_gives_zero() -> None:
     hidden, head, teacher = _models()
     hidden.requires_grad_()
-    loss = chunked_divergence(hidden, head, teacher, torch.arange(0), _how(Divergence.forward))
+    loss = chunked_divergence(hidden, head, teacher, torch.arange(0), _how(Divergence.forward)).mean
     loss.backward()
     assert loss.item() == 0
     assert hidden.grad is not None
@@ -115,7 +115,7 @@ def test_weighted_ids_give_the_gradient_of_the_distribution_that_they_are() -> N
     how, gradients, losses = _how(Divergence.forward, temperature=1.0), [], []
     for predictions in (teacher, sparse):
         leaf = hidden.clone().requires_grad_()
-        loss = chunked_divergence(leaf, head, predictions, torch.arange(10), how)
+        loss = chunked_divergence(leaf, head, predictions, torch.arange(10), how).mean
         loss.backward()
         gradients.append(leaf.grad)
         losses.append(loss)

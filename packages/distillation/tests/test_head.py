@@ -58,7 +58,7 @@ def test_losses_and_gradients_are_those_of_the_plain_formulas() -> None:
         DivergenceTerm(teacher, compared, Comparison(forward, 2.0, CHUNK)),
     ]
     with Products() as products:
-        losses = head_losses(*leaves, terms, CHUNK)
+        losses = [found.mean for found in head_losses(*leaves, terms, CHUNK)]
     assert products.rows == [3, 3, 2]  # eight positions that any term takes, once, in chunks
     torch.testing.assert_close(torch.stack(losses).double(), torch.stack([task, taught]))
     (losses[0] + 10 * losses[1]).backward()
@@ -77,8 +77,8 @@ def test_a_loss_alone_goes_back_alone() -> None:
     together = head_losses(hidden, head, [of_task, of_teacher], CHUNK)
     for loss, term in zip(together, (of_task, of_teacher), strict=True):
         (alone,) = head_losses(hidden, head, [term], CHUNK)
-        (found,) = torch.autograd.grad(loss, hidden, retain_graph=True)
-        (expected,) = torch.autograd.grad(alone, hidden)
+        (found,) = torch.autograd.grad(loss.mean, hidden, retain_graph=True)
+        (expected,) = torch.autograd.grad(alone.mean, hidden)
         torch.testing.assert_close(found, expected)
 
 
@@ -86,5 +86,25 @@ def test_a_term_without_positions_is_0() -> None:
     hidden, head, teacher, labels, (labelled, _) = _case()
     nothing = DivergenceTerm(teacher, torch.arange(0), Comparison(forward, 1.0, CHUNK))
     losses = head_losses(hidden.requires_grad_(), head, [CrossEntropyTerm(labels, labelled), nothing], CHUNK)
-    assert losses[1].item() == 0
-    assert losses[0].item() > 0
+    assert losses[1].mean.item() == 0
+    assert not losses[1].by_token.counted.any()
+    assert losses[0].mean.item() > 0
+
+
+def test_losses_of_tokens_stand_where_the_tokens_are() -> None:
+    hidden, head, teacher, labels, (labelled, compared) = _case()
+    terms = [
+        CrossEntropyTerm(labels, labelled),
+        DivergenceTerm(teacher, compared, Comparison(forward, 2.0, CHUNK)),
+    ]
+    logits = (hidden @ head.T).flatten(0, 1)
+    expected = F.cross_entropy(logits[labelled], labels.flatten()[labelled + 1], reduction="none")
+    task, taught = head_losses(hidden.requires_grad_(), head, terms, CHUNK)
+    assert torch.equal(task.by_token.counted, labels != -100)
+    torch.testing.assert_close(task.by_token.values[task.by_token.counted], expected)
+    assert torch.equal(taught.by_token.counted.flatten().nonzero().flatten(), compared + 1)
+    for loss in (task, taught):
+        values, counted = loss.by_token
+        torch.testing.assert_close(values[counted].mean(), loss.mean.detach())
+        assert not values.requires_grad
+        assert not values[~counted].any()

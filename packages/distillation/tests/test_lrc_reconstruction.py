@@ -17,7 +17,7 @@ from wrinklefree.capture import EVERY_LAYER, Capture, View
 from wrinklefree.errors import RunError
 from wrinklefree.forward import run_forward, shape_of
 from wrinklefree.objectives.base import ObjectiveResult
-from wrinklefree.objectives.layerwise import LayerwiseConfig, normalized_mse
+from wrinklefree.objectives.layerwise import LayerwiseConfig, normalized_errors
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree_distillation.objectives.lrc_reconstruction import LrcReconstructionConfig
 
@@ -66,7 +66,7 @@ def test_a_block_gets_the_gradient_of_its_own_output_alone(models: Any, batch: V
     everything = Capture(hidden_states=EVERY_LAYER)
     own = run_forward(student, batch, everything).hidden_states
     other = run_forward(teacher, batch, everything).hidden_states
-    losses = [normalized_mse(own[i], other[i].detach()) / 2 for i in (1, 2)]
+    losses = [normalized_errors(own[i], other[i].detach()).mean() / 2 for i in (1, 2)]
     torch.testing.assert_close(result.loss, losses[0] + losses[1])
     for number, loss in enumerate(losses):
         block = student.model.layers[number]

@@ -13,10 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bitnet_arch.kernels import kernel_for
 from data_handler.packing import IGNORED_LABEL
+from wrinklefree.objectives.base import TokenLosses
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -29,8 +31,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk: int,
         grad_enabled: bool,
         dtype: torch.dtype,
-    ) -> Tensor:
-        """Mean loss in nats over the labels that count; hidden [n, h], weight [v, h], labels [n].
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss in nats over the labels that count, and the loss of each, [n] without gradient, 0 where
+        none counts; hidden [n, h], weight [v, h], labels [n].
 
         grad_enabled: the caller's torch.is_grad_enabled(), which is always off in here.
         dtype: of the products.
@@ -40,16 +43,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
         grad_weight: Tensor | None = None
+        by_token = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         head = weight.to(dtype)
         for start in range(0, hidden.shape[0], chunk):
             rows, targets = hidden[start : start + chunk].to(dtype), labels[start : start + chunk]
-            loss, grad_logits = cross_entropy_rows(rows @ head.T, targets, 1 / count if needs_grad else None)
-            total += loss
+            losses, grad_logits = cross_entropy_rows(
+                rows @ head.T, targets, 1 / count if needs_grad else None
+            )
+            by_token[start : start + chunk] = losses
+            total += losses.sum()
             if grad_hidden is not None and grad_logits is not None:
                 grad_hidden[start : start + chunk] = grad_logits @ head
                 grad_weight = _plus_product(grad_weight, grad_logits.T, rows, weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return (total / count).float()
+        ctx.mark_non_differentiable(by_token)
+        return (total / count).float(), by_token
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
@@ -67,32 +75,23 @@ def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype
 
 
 def cross_entropy_rows(logits: Tensor, targets: Tensor, factor: float | None) -> tuple[Tensor, Tensor | None]:
-    """Sum of the losses of [n, v] logits and, with a factor, that times its gradient, in their place.
+    """Losses [n] of [n, v] logits and, with a factor, that times the gradient of their sum, in their place.
 
     targets: [n], IGNORED_LABEL where none counts.
     """
     if (compute := kernel_for("cross_entropy_rows", logits.dtype, logits)) is not None:
         losses: Tensor = compute(logits, targets, IGNORED_LABEL, factor)
-        return losses.sum(), None if factor is None else logits
+        return losses, None if factor is None else logits
     dtype, logits = logits.dtype, logits.float()
     counted = targets != IGNORED_LABEL
     index = targets.clamp_min(0).unsqueeze(1)
     log_norm = torch.logsumexp(logits, dim=1)
     losses = (log_norm - logits.gather(1, index).squeeze(1)) * counted
     if factor is None:
-        return losses.sum(), None
+        return losses, None
     grad = logits.sub_(log_norm.unsqueeze(1)).exp_()
     grad.scatter_add_(1, index, grad.new_full(index.shape, -1.0))
-    return losses.sum(), grad.mul_(counted.unsqueeze(1) * factor).to(dtype)
-
-
-def _labelled(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Where less than half of the [n, h] rows have a label (answers alone), those that have one: the head is
-    a fifth of a step. Text keeps all of its rows, and with them the order of its sums; a batch without any
-    label keeps a gradient for the head.
-    """
-    counted = targets != IGNORED_LABEL
-    return (rows[counted], targets[counted]) if 0 < 2 * int(counted.sum()) < len(targets) else (rows, targets)
+    return losses, grad.mul_(counted.unsqueeze(1) * factor).to(dtype)
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
@@ -101,13 +100,27 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_
     hidden: [batch, tokens, h]; weight: [vocabulary, h]; labels: [batch, tokens] as Hugging Face
     has them: labels[t] is token t (position t - 1 predicts it), -100 where it does not count.
     """
-    predictors = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    targets = labels[:, 1:].reshape(-1)
-    predictors, targets = _labelled(predictors, targets)
+    return cross_entropy_of_tokens(hidden, weight, labels, chunk_tokens)[0]
+
+
+def cross_entropy_of_tokens(
+    hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int
+) -> tuple[Tensor, TokenLosses]:
+    """`chunked_cross_entropy`, and what it is the mean of.
+
+    Where less than half of the rows have a label (answers alone), those that have one are computed: the head
+    is a fifth of a step. Text keeps all of its rows, and with them the order of its sums; a batch without any
+    label keeps a gradient for the head.
+    """
+    rows, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    counted = targets != IGNORED_LABEL
+    chosen = counted if 0 < 2 * int(counted.sum()) < len(targets) else slice(None)
     device, grad_enabled = hidden.device.type, torch.is_grad_enabled()
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _ChunkedCrossEntropy.apply(
-            predictors, weight, targets, chunk_tokens, grad_enabled, dtype
+        loss, losses = _ChunkedCrossEntropy.apply(
+            rows[chosen], weight, targets[chosen], chunk_tokens, grad_enabled, dtype
         )
-    return loss
+    values = losses.new_zeros(len(targets))
+    values[chosen] = losses
+    return loss, TokenLosses(*(F.pad(x.view(len(labels), -1), (1, 0)) for x in (values, counted)))

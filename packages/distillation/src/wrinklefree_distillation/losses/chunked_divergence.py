@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wrinklefree.predictions import DensePredictions, Predictions
 from wrinklefree_distillation.losses.divergences import DivergenceRows, Rows
-from wrinklefree_distillation.losses.head import head_losses
+from wrinklefree_distillation.losses.head import HeadLoss, head_losses
 
 _TINY = 1e-30
 
@@ -41,7 +41,7 @@ class DivergenceTerm:
         # d(t^2 D)/d(logits) is t times the gradient with respect to logits / t.
         factor = temperature / max(len(self.positions), 1)
         values, gradient = self._rows(positions, self._cooled(logits), factor)
-        return values.sum(dtype=torch.float64) * (temperature * factor), gradient
+        return values * temperature**2, gradient
 
     def _rows(self, positions: Tensor, logits: Tensor, factor: float) -> Rows:
         teacher = self.teacher
@@ -78,11 +78,11 @@ def _with_tail(ids: Tensor, weights: Tensor, log_q: Tensor) -> Rows:
 
 def chunked_divergence(
     hidden: Tensor, weight: Tensor, teacher: Predictions, positions: Tensor, how: Comparison
-) -> Tensor:
+) -> HeadLoss:
     """Mean divergence of the chosen positions, in nats, times the temperature squared; 0 for no position.
 
     hidden: [batch, tokens, h] of the student; weight: [vocabulary, h], its head; positions: [n], of the
     flattened batch x tokens, ascending.
     """
-    (loss,) = head_losses(hidden, weight, [DivergenceTerm(teacher, positions, how)], how.chunk_tokens)
-    return loss
+    (found,) = head_losses(hidden, weight, [DivergenceTerm(teacher, positions, how)], how.chunk_tokens)
+    return found

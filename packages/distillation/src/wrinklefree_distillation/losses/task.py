@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from wrinklefree.cross_entropy import cross_entropy_rows
@@ -16,6 +15,6 @@ class CrossEntropyTerm:
 
     def compare(self, positions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         factor = 1 / max(len(self.positions), 1)
-        loss, gradient = cross_entropy_rows(logits, self.labels[positions + 1], factor)
+        losses, gradient = cross_entropy_rows(logits, self.labels[positions + 1], factor)
         assert gradient is not None
-        return loss.to(torch.float64) * factor, gradient
+        return losses, gradient

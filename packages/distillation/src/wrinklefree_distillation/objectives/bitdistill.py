@@ -123,7 +123,8 @@ class BitDistill(Objective):
         metrics = self._measured(weights, total)
         for name, result in results.items():
             metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
-        return ObjectiveResult(total, metrics)
+        by_token = [result.token_losses for result in results.values() if result.token_losses is not None]
+        return ObjectiveResult(total, metrics, by_token[0] if by_token else None)
 
     def _of_head(self, shown: Pass) -> dict[str, ObjectiveResult]:
         """Task and logits, as far as they have a weight, from the same logits of the student."""
@@ -145,7 +146,7 @@ class BitDistill(Objective):
             student.last_hidden_state, student.head_weight, list(terms.values()), self.chunk_tokens
         )
         makers = {TASK: self.task.result, LOGITS: self.logits.result}
-        return {name: makers[name](shown.view, loss) for name, loss in zip(terms, losses, strict=True)}
+        return {name: makers[name](shown.view, *loss) for name, loss in zip(terms, losses, strict=True)}
 
     def _weights(self) -> dict[str, float]:
         """The constants, or what balances the gradients; the constant where a term has no gradient."""

@@ -18,6 +18,7 @@ from wrinklefree.objectives.base import (
     ObjectiveConfig,
     ObjectiveResult,
     Pass,
+    TokenLosses,
     Wish,
     over_labels,
 )
@@ -87,7 +88,7 @@ class LogitsDistill(Objective):
         loss = chunked_divergence(
             shown.student.last_hidden_state, shown.student.head_weight, *self.compared(shown)
         )
-        return self.result(shown.view, loss)
+        return self.result(shown.view, *loss)
 
     def compared(self, shown: Pass) -> tuple[Predictions, Tensor, Comparison]:
         """The teacher's predictions, the positions that count, and how."""
@@ -100,7 +101,8 @@ class LogitsDistill(Objective):
         how = Comparison(rows, options.temperature, options.chunk_tokens)
         return shown.taught.predictions, predicting_positions(shown.view, options.tokens), how
 
-    def result(self, view: View, loss: Tensor) -> ObjectiveResult:
+    def result(self, view: View, loss: Tensor, token_losses: TokenLosses) -> ObjectiveResult:
         """Of the loss on a view, wherever it was computed."""
-        result = ObjectiveResult(loss, {"divergence_nats": loss.detach() / self.options.temperature**2})
+        metrics = {"divergence_nats": loss.detach() / self.options.temperature**2}
+        result = ObjectiveResult(loss, metrics, token_losses)
         return over_labels(view, result) if self.options.tokens is Tokens.labelled else result

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from wrinklefree.capture import EVERY_LAYER, Capture, Shape, View
 from wrinklefree.objectives.base import Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
-from wrinklefree.objectives.layerwise import check_states, state_errors
+from wrinklefree.objectives.layerwise import check_states, layer_means, state_errors
 
 BLOCKWISE = "blockwise"
 _NAME = "lrc_reconstruction"
@@ -46,6 +46,10 @@ class LrcReconstruction(Objective):
         check_states(_NAME, student, teacher)
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
-        errors = state_errors(_NAME, passes[BLOCKWISE])
+        import torch
+
+        by_token = state_errors(_NAME, passes[BLOCKWISE])
+        errors = torch.stack([error.mean() for error in by_token])
         metrics = {"nmse_ratio": errors.detach().mean(), "last_nmse_ratio": errors.detach()[-1]}
-        return ObjectiveResult(errors.mean(), metrics)
+        shares = torch.full_like(errors.detach(), 1 / len(errors))
+        return ObjectiveResult(errors.mean(), metrics, layer_means(by_token, shares))

@@ -115,6 +115,7 @@ class OnPolicyDistill(LogitsDistill):
         result = super().compute(passes)
         labels = passes[STUDENT_WRITTEN].view["labels"]
         own_tokens = (labels != IGNORED_LABEL).sum() / len(labels)
+        # Its tokens are the student's own: none is of a source.
         return ObjectiveResult(result.loss, result.metrics | {"answer_tokens": own_tokens})
 
     def state_dict(self) -> dict[str, Any]:

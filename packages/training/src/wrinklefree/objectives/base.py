@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.ranges import number
@@ -56,12 +56,27 @@ class Pass:
         return self.teacher
 
 
+class TokenLosses(NamedTuple):
+    """The loss of each token of the batch as it is, without gradient.
+
+    values: float32 [batch, tokens]; of a prediction, at the token that is predicted.
+    counted: bool [batch, tokens], where there is one.
+    """
+
+    values: Tensor
+    counted: Tensor
+
+
 @dataclass
 class ObjectiveResult:
-    """loss: scalar with gradient; metrics: `name_unit` -> scalar without gradient."""
+    """loss: scalar with gradient; metrics: `name_unit` -> scalar without gradient.
+
+    token_losses: what the loss is a mean of, unweighted; None where it is none over tokens of the data.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    token_losses: TokenLosses | None = None
 
 
 def over_labels(view: View, result: ObjectiveResult) -> ObjectiveResult:
@@ -73,7 +88,7 @@ def over_labels(view: View, result: ObjectiveResult) -> ObjectiveResult:
     if (weight := view.get("label_weight")) is None:
         return result
     metrics = {name: metric * weight for name, metric in result.metrics.items()}
-    return ObjectiveResult(result.loss * weight, metrics)
+    return ObjectiveResult(result.loss * weight, metrics, result.token_losses)
 
 
 class Objective(ABC):

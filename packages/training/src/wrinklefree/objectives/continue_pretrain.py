@@ -17,6 +17,7 @@ from wrinklefree.objectives.base import (
     ObjectiveConfig,
     ObjectiveResult,
     Pass,
+    TokenLosses,
     Wish,
     over_labels,
 )
@@ -41,17 +42,19 @@ class ContinuePretrain(Objective):
         self.chunk_tokens = config.chunk_tokens
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
-        from wrinklefree.cross_entropy import chunked_cross_entropy
+        from wrinklefree.cross_entropy import cross_entropy_of_tokens
 
         student, view = passes[PLAIN].student, passes[PLAIN].view
         assert student.head_weight is not None
-        loss = chunked_cross_entropy(
-            student.last_hidden_state, student.head_weight, view["labels"], self.chunk_tokens
+        return self.result(
+            view,
+            *cross_entropy_of_tokens(
+                student.last_hidden_state, student.head_weight, view["labels"], self.chunk_tokens
+            ),
         )
-        return self.result(view, loss)
 
-    def result(self, view: View, loss: Tensor) -> ObjectiveResult:
+    def result(self, view: View, loss: Tensor, token_losses: TokenLosses) -> ObjectiveResult:
         """Of the mean over the labels of a view, wherever it was computed."""
         value = loss.detach()
         metrics = {"loss_nats": value, "perplexity_ratio": value.exp()}
-        return over_labels(view, ObjectiveResult(loss, metrics))
+        return over_labels(view, ObjectiveResult(loss, metrics, token_losses))

@@ -10,13 +10,21 @@ Weights: uniform w_l = 1/n; progressive w_l ~ l, since the last layers make the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from wrinklefree.capture import EVERY_LAYER, Capture, Shape
-from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.base import (
+    PLAIN,
+    Objective,
+    ObjectiveConfig,
+    ObjectiveResult,
+    Pass,
+    TokenLosses,
+    Wish,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +55,11 @@ def layer_weights(num_layers: int, weighting: LayerWeighting) -> Tensor:
     return ramp / ramp.sum()
 
 
-def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over tokens of |student - teacher|^2 / |teacher|^2; both [batch, tokens, hidden]."""
+def normalized_errors(student: Tensor, teacher: Tensor) -> Tensor:
+    """[batch, tokens]: |student - teacher|^2 / |teacher|^2; both [batch, tokens, hidden]."""
     reference = teacher.float()
     error = (student.float() - reference).square().sum(-1)
-    return (error / reference.square().sum(-1).clamp_min(1e-12)).mean()
+    return error / reference.square().sum(-1).clamp_min(1e-12)
 
 
 def check_depth(objective: str, student: int, teacher: int) -> None:
@@ -73,14 +81,22 @@ def check_states(objective: str, student: Shape, teacher: Shape) -> None:
         )
 
 
-def state_errors(objective: str, shown: Pass) -> Tensor:
-    """[num_layers]: `normalized_mse` of the outputs of all blocks. Raises: ValueError as `check_depth`."""
-    import torch
-
+def state_errors(objective: str, shown: Pass) -> list[Tensor]:
+    """`normalized_errors` of the outputs of all blocks. Raises: ValueError as `check_depth`."""
     student, teacher = shown.student, shown.taught
     check_depth(objective, student.num_layers, teacher.num_layers)
     pairs = [(student.hidden_states[i], teacher.hidden_states[i]) for i in range(1, student.num_layers + 1)]
-    return torch.stack([normalized_mse(own, other) for own, other in pairs])
+    return [normalized_errors(own, other) for own, other in pairs]
+
+
+def layer_means(errors: Sequence[Tensor], weights: Tensor) -> TokenLosses:
+    """Of the errors [batch, tokens] of each layer, weighted by [num_layers]; every token has one."""
+    import torch
+
+    values = torch.zeros_like(errors[0], requires_grad=False)
+    for error, weight in zip(errors, weights, strict=True):
+        values += weight * error.detach()
+    return TokenLosses(values, torch.ones_like(values, dtype=torch.bool))
 
 
 class Layerwise(Objective):
@@ -94,7 +110,10 @@ class Layerwise(Objective):
         check_states("layerwise", student, teacher)
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
-        errors = state_errors("layerwise", passes[PLAIN])
+        import torch
+
+        by_token = state_errors("layerwise", passes[PLAIN])
+        errors = torch.stack([error.mean() for error in by_token])
         weights = layer_weights(len(errors), self.weighting).to(errors.device)
         metrics = {"nmse_ratio": errors.detach().mean(), "last_nmse_ratio": errors.detach()[-1]}
-        return ObjectiveResult((errors * weights).sum(), metrics)
+        return ObjectiveResult((errors * weights).sum(), metrics, layer_means(by_token, weights))

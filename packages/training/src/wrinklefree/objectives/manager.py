@@ -15,7 +15,15 @@ from torch import Tensor
 from wrinklefree.capture import Capture, ForwardResult, Shape, View, united
 from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.course import Course
-from wrinklefree.objectives.base import PLAIN, Objective, ObjectiveConfig, ObjectiveResult, Pass, Wish
+from wrinklefree.objectives.base import (
+    PLAIN,
+    Objective,
+    ObjectiveConfig,
+    ObjectiveResult,
+    Pass,
+    TokenLosses,
+    Wish,
+)
 from wrinklefree.objectives.checking import check_objectives, teacher_wishes
 from wrinklefree.objectives.registry import build_objective
 from wrinklefree.objectives.weights import WeightSchedule, weight_schedule
@@ -71,7 +79,8 @@ class ObjectiveManager:
         return {name: active[name] for name in chosen}
 
     def compute(self, batch: View, step: int, student: Forward, teacher: Forward | None) -> ObjectiveResult:
-        """Total loss and all metrics of one (raw) batch at an optimizer step.
+        """Total loss and all metrics of one (raw) batch at an optimizer step, with the losses of its tokens
+        by the first objective that has any.
 
         Raises: ValueError when an active objective needs a teacher and there is none.
         """
@@ -81,12 +90,14 @@ class ObjectiveManager:
         passes = self._passes(batch, list(active), student, teacher)
         total: Tensor = torch.zeros((), dtype=torch.float32, device=batch["input_ids"].device)
         metrics: dict[str, Tensor] = {}
+        token_losses: TokenLosses | None = None
         for name, weight in active.items():
             objective = self.objectives[name]
             result = objective.compute({view: passes[view] for view in objective.wishes})
             total = total + weight * result.loss
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
-        return ObjectiveResult(total, metrics)
+            token_losses = token_losses or result.token_losses
+        return ObjectiveResult(total, metrics, token_losses)
 
     def state_dict(self) -> dict[str, Any]:
         """By objective, of those that have a state."""
