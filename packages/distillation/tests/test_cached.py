@@ -41,7 +41,7 @@ def test_the_loss_of_draws_converges_to_the_dense_one() -> None:
 
     def run(predictions: Any) -> tuple[torch.Tensor, torch.Tensor]:
         leaf = hidden.clone().requires_grad_()
-        loss = chunked_divergence(leaf, head, predictions, torch.arange(4), how)
+        loss = chunked_divergence(leaf, head, predictions, torch.arange(4), how).mean
         loss.backward()
         assert leaf.grad is not None
         return loss.detach(), leaf.grad.flatten()
@@ -193,6 +193,14 @@ def test_what_cached_targets_cannot_do(
         (
             ["model.teacher.folder=x", "training.max_steps=null", "training.minutes=1"],
             "training.minutes=1 with model.teacher.kind=cached",
+        ),
+        (
+            [
+                "model.teacher.folder=x",
+                "training.mixture.policy=odm",
+                "data.sources=[{kind: packaged, name: chat}, {kind: packaged, name: python_docs}]",
+            ],
+            "training.mixture.policy=odm with model.teacher.kind=cached: which text a run reads depends",
         ),
         ([], "needs model.teacher.folder=FOLDER"),
     ],

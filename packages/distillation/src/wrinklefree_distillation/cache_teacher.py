@@ -27,6 +27,8 @@ from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.lengths import gradient_options, run_lengths
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.errors import RunError
+from wrinklefree.mixture.checks import refuse_moving
+from wrinklefree.mixture.registry import first_sources
 from wrinklefree.predictions import DensePredictions
 from wrinklefree.teachers.local import LocalTeacher, LocalTeacherConfig
 from wrinklefree_distillation.config import DISTILL
@@ -83,6 +85,7 @@ def _run(options: argparse.Namespace) -> None:
             f"training.minutes={minutes:g} does not say how much text the run will read: give "
             "training.max_steps, here and for the run"
         )
+    refuse_moving(config, "targets that are written before")
     teacher = LocalTeacher.load(config.model.teacher, config)
     facts = _facts(config, teacher, options)
     cache = _open(options.output, facts, teacher)
@@ -133,7 +136,7 @@ def _shards(
 def _batches(config: TrainConfig, tokenizer: Any) -> Iterator[View]:
     training, lengths = gradient_options(config), run_lengths(config)
     loader = make_loader(
-        config.data.sources,
+        first_sources(training.mixture, config.data.sources),
         tokenizer,
         training.sequence_length_tokens,
         training.batch_size,

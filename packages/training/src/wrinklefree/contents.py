@@ -6,6 +6,7 @@ Digests by key (wf_formats.content says what counts; no path does):
     content.teacher[.PART]   what the teacher answers from, as it says (teachers/base.py: Teacher.contents)
     content.data.SOURCE      text of a source of kind path
     content.folder.SOURCE    the folder that a source of kind hub names instead of a repository
+    content.probe.PROBE      text of a probe that steers the mixture, of kind path or from such a folder
 
 What is missing has none; it is refused where it is opened.
 """
@@ -19,6 +20,7 @@ from data_handler import DataError, SourceConfig, SourceKind
 from data_handler.sources.files import expand
 from wf_formats.content import file_digest, joined, model_digest
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.config.training import GradientConfig
 from wrinklefree.teachers.registry import contents_of_teacher
 
 CONTENT = "content."
@@ -32,8 +34,14 @@ def contents_of(config: TrainConfig) -> dict[str, str]:
         **{_of_teacher(part): digest for part, digest in contents_of_teacher(config).items()},
         **{f"{DATA_CONTENT}{source.name}": _text(source) for source in config.data.sources},
         **{f"{CONTENT}folder.{source.name}": _data_set(source) for source in config.data.sources},
+        **{f"{CONTENT}probe.{probe.name}": _text(probe) or _data_set(probe) for probe in _probes(config)},
     }
     return {key: digest for key, digest in found.items() if digest is not None}
+
+
+def _probes(config: TrainConfig) -> list[SourceConfig]:
+    training = config.training
+    return training.mixture.influence.probes if isinstance(training, GradientConfig) else []
 
 
 def _of_teacher(part: str) -> str:

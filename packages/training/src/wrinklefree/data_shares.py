@@ -67,6 +67,11 @@ class InTurn:
         pairs = zip(self._loaders, after.states, strict=True)
         return Place(after.num_passes, [loader.state_dict(after=state) for loader, state in pairs])
 
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """For all of them: each shares its documents out by them."""
+        for loader in self._loaders:
+            loader.set_weights(weights)
+
     def skipped(self, after: Place | None = None) -> dict[str, Skipped]:
         """Bad records that were passed over, by source."""
         pairs = zip(self._loaders, self.place(after).states, strict=True)

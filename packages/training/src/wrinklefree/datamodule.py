@@ -13,7 +13,7 @@ labels in every batch but for a few (document starts), and carries none.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from data_handler import DataError, PackedLoader, SourceConfig, make_loader
+from data_handler.held_out import HeldOut
 from data_handler.packing import IGNORED_LABEL
 from wrinklefree.capture import View
 from wrinklefree.changed_data import changed_sources, decide
@@ -111,7 +112,8 @@ def num_labels(labels: Tensor) -> Tensor:
 class WrinkleFreeDataModule(L.LightningDataModule):
     """Args: num_batches is the number of forward passes of the whole run on one rank (None: planned into a
     time), accumulate_steps that of one step, num_shares that of the data's shares (None: one a process),
-    num_readers that of processes which have batches of their own (None: all; 1: all have the same)."""
+    num_readers that of processes which have batches of their own (None: all; 1: all have the same), held_out
+    what is kept out of them."""
 
     def __init__(
         self,
@@ -126,6 +128,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         accumulate_steps: int = 1,
         num_shares: int | None = None,
         num_readers: int | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         super().__init__()
         self.sources = list(sources)
@@ -138,6 +141,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.resume_data = resume_data
         self.accumulate_steps = accumulate_steps
         self.num_shares = num_shares
+        self.held_out = held_out
         self._num_readers = num_readers
         self.changes: list[dict[str, Any]] = []
         """How the run went on in data that had changed, oldest first: step, choice, sources."""
@@ -183,6 +187,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
             rank=number,
             world_size=num_shares,
             num_workers=self.num_workers,
+            held_out=self.held_out,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,6 +207,12 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self._passes = state_dict.get("passes", 0)
         self.changes = list(state_dict.get("changes", []))
 
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """New weights of sources, in force at a batch that is fixed by the one trained on last (called on
+        every rank, between two steps, with the same weights)."""
+        assert self._in_turn is not None
+        self._in_turn.set_weights(weights)
+
     def figures(self) -> dict[str, Any]:
         """What the run's summary says of its data beyond the tokens (called on every rank)."""
         changes = {"data_changes": self.changes} if self.changes else {}
@@ -209,8 +220,8 @@ class WrinkleFreeDataModule(L.LightningDataModule):
 
     @property
     def may_skip(self) -> bool:
-        """Whether a source passes bad records over."""
-        return any(source.may_skip for source in self.sources)
+        """Whether a source passes bad records over, or documents that are held out."""
+        return self.held_out is not None or any(source.may_skip for source in self.sources)
 
     @property
     def is_supervised(self) -> bool:
@@ -239,3 +250,10 @@ class WrinkleFreeDataModule(L.LightningDataModule):
                 return
         for loader, state in zip(loaders, states, strict=True):
             loader.load_state_dict(state, accept_changed=accept_changed)
+
+
+def data_of(trainer: L.Trainer) -> WrinkleFreeDataModule:
+    """The data that a trainer fits on."""
+    data: Any = getattr(trainer, "datamodule", None)
+    assert isinstance(data, WrinkleFreeDataModule)
+    return data

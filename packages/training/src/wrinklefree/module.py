@@ -20,6 +20,7 @@ from wrinklefree.forward import run_forward
 from wrinklefree.objectives.manager import ObjectiveManager
 from wrinklefree.optimizers import build_optimizer
 from wrinklefree.schedules import Schedule
+from wrinklefree.source_losses import by_source
 from wrinklefree.teachers.base import Teacher
 
 
@@ -31,6 +32,10 @@ class WrinkleFreeLightningModule(L.LightningModule):
         teacher: None when no objective ever needs one. It is not a submodule: it is neither trained
             nor saved, nor sharded.
         learning_rate: peak; `schedule` gives the factor per step.
+        num_sources: of the data.
+
+    `source_sums` are those of the last forward pass (source_losses.by_source), where there are several
+    sources and an objective has losses by token.
 
     `course` is as long as `schedule` is; callbacks.Pacing sets both.
 
@@ -46,6 +51,7 @@ class WrinkleFreeLightningModule(L.LightningModule):
         optimizer_config: OptimizerConfig,
         learning_rate: float,
         schedule: Schedule,
+        num_sources: int = 1,
     ) -> None:
         super().__init__()
         self.model = model.train()
@@ -55,6 +61,8 @@ class WrinkleFreeLightningModule(L.LightningModule):
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.course = Course(schedule.total_steps)
+        self.num_sources = num_sources
+        self.source_sums: Tensor | None = None
         self.micro_metrics: list[dict[str, Tensor]] = []
         self.step_metrics: dict[str, float] = {}
 
@@ -83,6 +91,9 @@ class WrinkleFreeLightningModule(L.LightningModule):
         result = self.objectives.compute(batch, self.trainer.global_step, student, teacher)
         metrics = {"train/loss": result.loss.detach(), **result.metrics}
         self.micro_metrics.append(metrics)
+        self.source_sums = None
+        if self.num_sources > 1 and result.token_losses is not None:
+            self.source_sums = by_source(result.token_losses, batch["source_ids"], self.num_sources)
         return result.loss
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]

@@ -4,6 +4,7 @@
     checkpoints/   step_XXXXXXXX/ (checkpoints/store.py)
     parts/         finished parts of a stage without steps (part_store.py)
     metrics.csv    one row per step
+    mixture.png    shares of the sources, of a run that steers them
     audit.jsonl    who started and ended it, with which code and data (audit/)
     progress.json  where it stands, while it works
     upload.json    where its uploads are (uploads/run_uploads.py)

@@ -10,6 +10,7 @@ from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.model import TeacherConfig
 from wrinklefree.config.root import TrainConfig
+from wrinklefree.mixture.checks import refuse_moving
 from wrinklefree.teachers.base import Teacher
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class CachedTeacher(Teacher):
                 f"training.minutes={minutes:g} with model.teacher.kind=cached: it does not say how much text "
                 "the run will read; give training.max_steps, as it was written for"
             )
+        refuse_moving(run, "model.teacher.kind=cached")
 
     @classmethod
     def contents(cls, config: CachedTeacherConfig) -> Mapping[str, str]:

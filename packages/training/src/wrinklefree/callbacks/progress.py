@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wrinklefree.callbacks.base import StepCallback
-from wrinklefree.datamodule import WrinkleFreeDataModule, num_labels
+from wrinklefree.datamodule import data_of, num_labels
 from wrinklefree.module import WrinkleFreeLightningModule
 
 
@@ -37,7 +37,7 @@ class Progress(StepCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._batch_start_s = time.perf_counter()
-        self._step_tokens += batch["input_ids"].numel() * _data(trainer).num_readers
+        self._step_tokens += batch["input_ids"].numel() * data_of(trainer).num_readers
         self._step_labels.append(num_labels(batch["labels"]))
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ class Progress(StepCallback):
         super().on_train_batch_end(*args, **kwargs)
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
-        data = _data(trainer)
+        data = data_of(trainer)
         assert data.loader is not None
         waited_s = data.loader.take_waited_s()
         duration_s = self._step_s + waited_s
@@ -73,15 +73,9 @@ class Progress(StepCallback):
             setattr(self, name, value)
 
 
-def _data(trainer: L.Trainer) -> WrinkleFreeDataModule:
-    data: Any = getattr(trainer, "datamodule", None)
-    assert isinstance(data, WrinkleFreeDataModule)
-    return data
-
-
 def _summed(trainer: L.Trainer, count: Tensor) -> int:
     """Over the ranks that have batches of their own."""
-    return int(trainer.strategy.reduce(count, reduce_op="sum") if _data(trainer).num_readers > 1 else count)
+    return int(trainer.strategy.reduce(count, reduce_op="sum") if data_of(trainer).num_readers > 1 else count)
 
 
 def _averaged(trainer: L.Trainer, module: WrinkleFreeLightningModule) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class QkClip(StepCallback):
         if step % self._every_steps:
             return
         assert self._watch is not None
+        self._watch.is_on = False  # passes between steps (a mixture's scoring) are none of a step's
         largest = self._watch.take().nan_to_num_(torch.inf, torch.inf)  # a maximum of ranks may lose a NaN
         if is_distributed():
             dist.all_reduce(largest, dist.ReduceOp.MAX)

@@ -6,6 +6,8 @@ Of another number of ranks each takes one of those that are there: all begin wit
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -52,3 +54,13 @@ class RandomState(L.Callback):
         if self._restored is not None:
             set_random_state(self._restored)
             self._restored = None
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """What is drawn inside is not missing afterwards."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

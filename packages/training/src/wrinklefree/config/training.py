@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from wrinklefree.config.curriculum import PhaseConfig
+from wrinklefree.config.mixture import MixtureConfig
 from wrinklefree.config.ranges import (
     MAX_LENGTH_TOKENS,
     MAX_SEQUENCES,
@@ -149,6 +150,8 @@ class GradientConfig(ContinuingConfig):
     """Steps over which quantization fades in, from 0 (full precision) to 1; 0: fully quantized."""
     ema_decay: float | None = number(None, above=0, below=1)
     """The result is a moving average of the weights with this decay a step; null: the last weights."""
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    """Whether the weights of `data.sources` change during the run, and by what."""
     zclip: ZClipConfig = field(default_factory=ZClipConfig)
     qk_clip: QkClipConfig = field(default_factory=QkClipConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -24,6 +24,7 @@ from wrinklefree.errors import DivergedError
 from wrinklefree.finite import remedy_for_divergence
 from wrinklefree.forward import facts_of, recompute_activations, shape_of
 from wrinklefree.loggers import build_loggers
+from wrinklefree.mixture.registry import first_sources
 from wrinklefree.model_checks import check_model
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.objectives.manager import ObjectiveManager
@@ -31,6 +32,7 @@ from wrinklefree.qk_clip import check_watchable
 from wrinklefree.run_folder import RunFolder
 from wrinklefree.schedules import make_schedule
 from wrinklefree.stages.base import Outcome, StageContext
+from wrinklefree.stages.mixture import Probes, data_callbacks, draw_if_steered
 from wrinklefree.stages.step_pace import StepPace
 from wrinklefree.stages.trainer import build_trainer, quiet_lightning
 from wrinklefree.stages.watch import Watch
@@ -63,21 +65,24 @@ def _run_training(context: StageContext, uploader: Uploader | None) -> Outcome:
     loggers = build_loggers(config, run.path, meta, resume_step)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
     module = _build_module(config, checkpoint.model, checkpoint.tokenizer, lengths)
-    data = _build_data(config, checkpoint.tokenizer, lengths)
+    data = _build_data(config, checkpoint.tokenizer, lengths, context.opened)
     io = _build_io(config, checkpoint.model, checkpoint.tokenizer, meta)
     progress = cb.Progress()
     checkpointing = cb.Checkpointing(
         run.store, io, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved, uploader
     )
     stop = cb.GracefulStop(checkpointing)
+    of_data = data_callbacks(config, checkpoint.tokenizer, context.opened)
     with quiet_lightning():
-        trainer = build_trainer(config, lengths, io, run.path, pace, [progress, checkpointing, stop])
+        trainer = build_trainer(config, lengths, io, run.path, pace, of_data, [progress, checkpointing, stop])
     if resume_from:
         LOG.info("resuming from %s", resume_from)
     trainer.loggers = loggers
     _fit(trainer, module, data, resume_from)
     outcome = _finish(trainer, module, data, io, run, progress, stop)
     pace.finished()
+    if trainer.is_global_zero:
+        draw_if_steered(config, run.path)
     if outcome.signal is None:
         _warn_of_ruin(training, outcome.figures)
     if uploader is not None:
@@ -165,6 +170,7 @@ def _build_module(
         config.optimizer,
         training.learning_rate,
         make_schedule(training.schedule, lengths),
+        num_sources=len(config.data.sources),
     )
 
 
@@ -189,10 +195,12 @@ def _warn_of_slow_products(config: TrainConfig) -> None:
         )
 
 
-def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> WrinkleFreeDataModule:
+def _build_data(
+    config: TrainConfig, tokenizer: Any, lengths: Lengths, probes: Probes | None
+) -> WrinkleFreeDataModule:
     training = gradient_options(config)
     return WrinkleFreeDataModule(
-        config.data.sources,
+        first_sources(training.mixture, config.data.sources),
         tokenizer,
         training.sequence_length_tokens,
         training.batch_size,
@@ -203,6 +211,7 @@ def _build_data(config: TrainConfig, tokenizer: Any, lengths: Lengths) -> Wrinkl
         accumulate_steps=training.accumulate_steps,
         num_shares=config.data.num_shares,
         num_readers=config.distributed.num_readers,
+        held_out=None if probes is None else probes.held_out,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from wf_formats.errors import RequestError
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
@@ -10,9 +11,11 @@ from wf_stores import parse_location
 from wrinklefree.config.distributed import DistributedKind
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.lengths import check_lengths, gradient_options, run_lengths
+from wrinklefree.config.mixture import Policy
 from wrinklefree.config.optimizer import AdamW8bitConfig, AdamWConfig, MomentKind, MuonConfig
 from wrinklefree.config.root import TrainConfig, run_path
 from wrinklefree.config.training import GradientConfig, Precision, Trained
+from wrinklefree.mixture.checks import check_mixture
 from wrinklefree.objectives.base import ObjectiveConfig
 from wrinklefree.stages.base import Outcome, Stage, StageContext
 from wrinklefree.stages.tensor_parallel import check_tensor_parallel
@@ -63,6 +66,14 @@ class GradientStage(Stage):
             _check_dense(config)
         if not config.data.sources:
             raise ConfigError("data.sources is empty: choose data=..., or list sources")
+        check_mixture(config)
+
+    def open(self, config: TrainConfig) -> Any:
+        if gradient_options(config).mixture.policy is not Policy.influence:
+            return None
+        from wrinklefree.stages.mixture import open_probes
+
+        return open_probes(config)
 
     def run(self, context: StageContext) -> Outcome:
         from wrinklefree.stages.fit import run_training

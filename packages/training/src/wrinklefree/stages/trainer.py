@@ -25,8 +25,10 @@ def build_trainer(
     io: FolderCheckpointIO,
     folder: Path,
     pace: StepPace,
+    data_callbacks: list[L.Callback],
     run_callbacks: list[L.Callback],
 ) -> L.Trainer:
+    """Args: data_callbacks look at the sources of the data, run_callbacks count, save and stop."""
     training, where = gradient_options(config), config.distributed
     progress, *last = run_callbacks
     weights = [cb.ObjectiveWeights()] if training.curriculum else []
@@ -55,6 +57,7 @@ def build_trainer(
             cb.ObjectiveStates(),
             progress,
             cb.Pacing(pace, training, lengths.tokens_per_step),
+            *data_callbacks,
             log,
             *bar,
             *last,

@@ -1,0 +1,226 @@
+"""Policies that weigh the sources: the bounded simplex, each policy's arithmetic, what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from data_handler import SourceConfig
+from wrinklefree.compose.composing import compose_config
+from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.mixture import MixtureConfig, OdmConfig, Policy, Projection
+from wrinklefree.mixture.odm import Odm
+from wrinklefree.mixture.policy import Evidence, MixturePolicy
+from wrinklefree.mixture.registry import build_policy, first_sources, first_weights
+from wrinklefree.mixture.simplex import Bounds, euclidean, kl, projected, softmax
+
+NAMES = ("books", "code", "noise")
+
+
+@st.composite
+def bounded(draw: st.DrawFn) -> tuple[Bounds, int]:
+    """Bounds that some weights of so many sources meet, tight ones too."""
+    count = draw(st.integers(2, 8))
+    floor = draw(st.one_of(st.just(0.0), st.just(1 / count), st.floats(0, 1 / count)))
+    cap = draw(st.one_of(st.just(1.0), st.just(1 / count), st.floats(1 / count, 1)))
+    bounds = Bounds(floor, cap)
+    assume(floor * count <= 1 <= cap * count)
+    return bounds, count
+
+
+def assert_within(weights: list[float], bounds: Bounds) -> None:
+    assert all(bounds.floor <= weight <= bounds.cap for weight in weights), (weights, bounds)
+    assert math.isclose(math.fsum(weights), 1, abs_tol=1e-12), (weights, bounds)
+
+
+@given(bounded(), st.data())
+def test_the_euclidean_projection_is_the_nearest_point(case: tuple[Bounds, int], data: st.DataObject) -> None:
+    """By the conditions of optimality: one number is added to all that are at no bound."""
+    bounds, count = case
+    values = data.draw(st.lists(st.floats(-3, 3), min_size=count, max_size=count))
+    weights = euclidean(values, bounds)
+    assert_within(weights, bounds)
+    moved = [weight - value for weight, value in zip(weights, values, strict=True)]
+    assert_optimal(weights, moved, bounds)
+
+
+@given(bounded(), st.data())
+def test_the_kl_projection_scales_all_that_are_at_no_bound_alike(
+    case: tuple[Bounds, int], data: st.DataObject
+) -> None:
+    bounds, count = case
+    logs = data.draw(st.lists(st.floats(-800, 800), min_size=count, max_size=count))
+    weights = kl(logs, bounds)
+    assert_within(weights, bounds)
+    if bounds.floor:
+        moved = [math.log(weight) - value for weight, value in zip(weights, logs, strict=True)]
+        assert_optimal(weights, moved, bounds)
+
+
+def assert_optimal(weights: list[float], moved: list[float], bounds: Bounds) -> None:
+    """Whatever could be taken from one weight and given to another has to be further from where it was."""
+    slack = 1e-9 * (1 + max(map(abs, moved)))
+    for (giver, given_up), (taker, gained) in itertools.permutations(zip(weights, moved, strict=True), 2):
+        if giver > bounds.floor + 1e-9 and taker < bounds.cap - 1e-9:
+            assert given_up <= gained + slack, (weights, moved, bounds)
+
+
+def test_known_projections() -> None:
+    bounds = Bounds(0.1, 0.6)
+    assert euclidean([0.8, 0.2, 0.0], bounds) == pytest.approx([0.6, 0.3, 0.1])
+    assert kl([math.log(0.9), math.log(0.06), math.log(0.04)], bounds) == pytest.approx([0.6, 0.24, 0.16])
+    assert kl([5.0, -3000.0, 5.0], Bounds(0.0, 0.5)) == pytest.approx([0.5, 0.0, 0.5])
+    assert kl([0.0, -3000.0], Bounds(0.0, 0.6)) == pytest.approx([0.6, 0.4])
+
+
+@pytest.mark.parametrize("projection", Projection)
+def test_weights_that_fit_stay(projection: Projection) -> None:
+    weights = [0.25, 0.35, 0.4]
+    found = projected(projection, Bounds(0.05, 0.6))([math.log(weight) for weight in weights])
+    assert found == pytest.approx(weights, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", ["odm", "influence"])
+@pytest.mark.parametrize("projection", Projection)
+@given(bounded(), st.data())
+def test_the_bounds_hold_after_every_update(
+    name: str, projection: Projection, case: tuple[Bounds, int], data: st.DataObject
+) -> None:
+    """Also for losses and scores that no model gives."""
+    bounds, count = case
+    sources = [SourceConfig("packaged", f"s{i}", "chat", weight=i + 1.0) for i in range(count)]
+    config = MixtureConfig(policy=Policy(name), floor=bounds.floor, cap=bounds.cap, projection=projection)
+    policy, weights = build_policy(config, sources), first_weights(config, sources)
+    if weights is None:
+        total = sum(source.weight for source in sources)
+        weights = {source.name: source.weight / total for source in sources}
+    assert_within(list(weights.values()), bounds)
+    for _ in range(3):
+        values = data.draw(st.lists(st.floats(-1e3, 1e3), min_size=count, max_size=count))
+        evidence = Evidence(
+            losses={
+                name: abs(v) for name, v in zip(weights, values, strict=True) if v > -500 and weights[name]
+            },
+            scores=dict(zip(weights, values, strict=True)),
+        )
+        weights = policy.update(weights, evidence)
+        assert_within(list(weights.values()), bounds)
+
+
+def test_odm_follows_the_equations_of_its_paper() -> None:
+    """Three sources of weight 1/3, by hand: R' = R / 2 + 3 L / 2 of those seen; code is seen once."""
+    odm = Odm(NAMES, smoothing=0.5, projected=softmax)
+    weights = odm.update(dict.fromkeys(NAMES, 1 / 3), Evidence({"books": 2.0, "code": 1.0, "noise": 4.0}))
+    for rewards in ((4.5, 1.5, 9.0), (5.25, 1.5, 10.5)):
+        # The first 3 ln 3 = 3.3 turns only explore.
+        assert list(weights.values()) == pytest.approx([1 / 3] * 3)
+        weights = odm.update(weights, Evidence({"books": 2.0, "noise": 4.0}))
+        assert list(odm.figures().values()) == pytest.approx(rewards)
+    weights = odm.update(weights, Evidence({}))
+    # E_3 = 1/3, so exp(R / 3) = 5.7546, 1.6487, 33.1155; E_4 = sqrt(ln 3 / 12) = 0.302574, times 3 0.907722.
+    assert list(weights.values()) == pytest.approx([0.315680, 0.306329, 0.377992], abs=2e-6)
+
+
+def influence(**options: Any) -> MixturePolicy:
+    config = MixtureConfig(policy=Policy.influence, floor=0.0, cap=1.0)
+    for name, value in options.items():
+        setattr(config.influence, name, value)
+    weights = (2.0, 1.0, 1.0)
+    return build_policy(
+        config, [SourceConfig("packaged", n, "chat", weight=w) for n, w in zip(NAMES, weights, strict=True)]
+    )
+
+
+def test_influence_weighs_the_configured_weights_by_its_mean_score() -> None:
+    policy, start = influence(step_size=2.0, ema_decay=0.75), {"books": 0.5, "code": 0.25, "noise": 0.25}
+    scores = [{"books": 0.4, "code": 0.0, "noise": -0.4}, {"books": 0.0, "code": 0.8, "noise": -0.4}]
+    weights = policy.update(start, Evidence(scores=scores[0]))
+    powers = [0.5 * math.exp(0.8), 0.25, 0.25 * math.exp(-0.8)]
+    assert list(weights.values()) == pytest.approx([power / sum(powers) for power in powers])
+    weights = policy.update(weights, Evidence(scores=scores[1]))
+    means = {"books": 0.3, "code": 0.2, "noise": -0.4}  # three quarters of before, one of now
+    assert policy.figures() == pytest.approx({f"influence/{name}": mean for name, mean in means.items()})
+    powers = [start[name] * math.exp(2 * mean) for name, mean in means.items()]
+    assert list(weights.values()) == pytest.approx([power / sum(powers) for power in powers])
+
+
+def test_without_a_step_the_configured_weights_stay() -> None:
+    weights = influence(step_size=0.0).update({}, Evidence(scores={"books": -1.0, "code": 1.0, "noise": 0.5}))
+    assert weights == pytest.approx({"books": 0.5, "code": 0.25, "noise": 0.25}, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", ["odm", "influence"])
+def test_a_policy_with_another_ones_state_goes_on_as_it(name: str) -> None:
+    config = MixtureConfig(policy=Policy(name), odm=OdmConfig(smoothing=0.5))
+    sources = [SourceConfig("packaged", n, "chat") for n in NAMES]
+    first, second = build_policy(config, sources), build_policy(config, sources)
+    weights = dict.fromkeys(NAMES, 1 / 3)
+    seen = [Evidence(dict.fromkeys(NAMES, i + 1.0), {n: i / (1 + len(n)) for n in NAMES}) for i in range(6)]
+    for evidence in seen[:5]:
+        weights = first.update(weights, evidence)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.update(dict(weights), seen[5]) == first.update(dict(weights), seen[5])
+
+
+def test_runs_begin_with_what_is_configured_where_that_fits() -> None:
+    sources = [SourceConfig("packaged", n, "chat", weight=w) for n, w in zip(NAMES, (98, 1, 1), strict=True)]
+    assert first_weights(MixtureConfig(), sources) is None
+    assert first_weights(MixtureConfig(policy=Policy.odm, floor=0.01, cap=0.98), sources) is None
+    found = first_weights(MixtureConfig(policy=Policy.odm), sources)
+    assert found == pytest.approx({"books": 0.6, "code": 0.2, "noise": 0.2})
+    uniform = first_sources(MixtureConfig(policy=Policy.uniform), sources)
+    assert [(source.name, source.weight) for source in uniform] == [(name, 1 / 3) for name in NAMES]
+    assert first_sources(MixtureConfig(), sources) == sources
+
+
+SOURCES = "data.sources=[{kind: packaged, name: python_docs}, {kind: packaged, name: chat}]"
+ODM = "training.mixture.policy=odm"
+INFLUENCE = "training.mixture.policy=influence"
+PROBES = "training.mixture.influence.probes=[{kind: packaged, name: python_stdlib}]"
+
+
+def test_each_policy_composes() -> None:
+    for policy in Policy:
+        probes = [PROBES] if policy is Policy.influence else []
+        config = compose_config(
+            ["training=stage2_pretrain", SOURCES, f"training.mixture.policy={policy}", *probes]
+        )
+        assert config.training.mixture.policy is policy  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([SOURCES, "training.mixture.policy=odd"], "fixed, uniform, odm, influence"),
+        ([SOURCES, ODM, "training.mixture.florr=0"], "florr.*Did you mean 'floor'"),
+        (
+            ["training.mixture.policy=uniform", "data.sources=[{kind: packaged, name: chat}]"],
+            "with one source",
+        ),
+        ([SOURCES, ODM, "training.mixture.floor=0.51"], "floor=0.51 for each of 2 sources .* at most 0.5"),
+        ([SOURCES, ODM, "training.mixture.cap=0.49"], "cap=0.49 for each of 2 sources .* at least 0.5"),
+        (
+            [SOURCES, ODM, "training.mixture.cap=0.5", "training.mixture.floor=0.6"],
+            "floor=0.6 is above cap=0.5",
+        ),
+        ([SOURCES, ODM, "training.mixture.floor=1.1"], "training.mixture.floor=1.1 is not possible"),
+        ([SOURCES, ODM, "training.mixture.every_steps=0"], "every_steps=0 is not possible"),
+        ([SOURCES.replace("docs}", "docs, weight: 0}"), ODM], "'python_docs' has weight 0"),
+        ([SOURCES.replace("docs}", "docs, repeat: false}"), ODM], "'python_docs' has repeat=false"),
+        ([SOURCES, INFLUENCE], "policy=influence without training.mixture.influence.probes"),
+        ([SOURCES, PROBES], "probes with training.mixture.policy=fixed"),
+        ([SOURCES, INFLUENCE, PROBES.replace("b}", "b, weight: 0}")], "all weights are 0"),
+        ([SOURCES, INFLUENCE, PROBES.replace("[", "[{kind: packaged, name: python_stdlib}, ")], "names two"),
+        ([SOURCES, INFLUENCE, PROBES, "distributed=fsdp"], "distributed=fsdp shards them.*ddp"),
+        ([SOURCES, INFLUENCE, PROBES, "training.trained=low_rank"], "training.trained=low_rank leaves them"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose_config(["training=stage2_pretrain", *overrides])
