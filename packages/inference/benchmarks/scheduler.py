@@ -32,7 +32,9 @@ class NoDecoder:
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
 
-    def forward(self, tokens: Any, starts: Any, contexts: Any, pages: Any, outputs: Any) -> Any:
+    def forward(
+        self, tokens: Any, starts: Any, contexts: Any, pages: Any, outputs: Any, reach: Any = None
+    ) -> Any:
         return np.empty((len(outputs), 1), np.float32)
 
     def hidden_states(self, rows: Any) -> Any:

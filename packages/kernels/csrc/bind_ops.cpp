@@ -1,11 +1,11 @@
 // Matrices and corrections over memory that somebody else owns: buffers of PyTorch (src/ternary_kernels/torch_ops.py),
 // mapped files (src/ternary_kernels/packed).
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include "arrays.h"
 #include "bindings.h"
 #include "low_rank.h"
 #include "matrix.h"
@@ -15,24 +15,6 @@ using namespace nb::literals;
 
 namespace tk {
 namespace {
-
-// Of memory that may be read only: nothing but packing writes into a matrix, and that has memory of its own.
-template <typename T>
-using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-
-constexpr uintptr_t kAlignment = 64;  // kernels load whole vectors
-
-template <typename T>
-Buffer<T> borrow(const char* name, const Array<T>& array, int64_t size) {
-    if (static_cast<int64_t>(array.size()) != size)
-        throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.size()) + " values, " + std::to_string(size) +
-                                    " are needed");
-    const auto past = reinterpret_cast<uintptr_t>(array.data()) % kAlignment;
-    if (size && past)
-        throw std::invalid_argument(std::string(name) + " begins " + std::to_string(past) + " bytes past a multiple of " +
-                                    std::to_string(kAlignment) + "; copy it into memory of its own");
-    return Buffer<T>::borrow(const_cast<T*>(array.data()), size);
-}
 
 std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales, Array<uint16_t> group_scales, int64_t rows, int64_t cols,
                                    int64_t group, const std::string& format) {
@@ -49,14 +31,6 @@ std::shared_ptr<LowRank> low_rank_from_parts(Array<float> down, Array<float> up,
         throw std::invalid_argument("a correction of " + std::to_string(rows) + " x " + std::to_string(cols) + " of rank " +
                                     std::to_string(rank));
     return std::make_shared<LowRank>(rows, cols, rank, borrow("down", down, rank * cols), borrow("up", up, rank * rows));
-}
-
-// Of borrowed memory, which may be read only, views are.
-template <typename T, size_t N>
-nb::object view(Buffer<T>& buffer, const size_t (&shape)[N], nb::handle owner) {
-    if (buffer.is_borrowed())
-        return nb::cast(nb::ndarray<nb::numpy, const T>(buffer.data(), N, shape, owner), nb::rv_policy::reference);
-    return nb::cast(nb::ndarray<nb::numpy, T>(buffer.data(), N, shape, owner), nb::rv_policy::reference);
 }
 
 nb::tuple parts(nb::handle self) {

@@ -29,6 +29,7 @@ private:
 
 void bind_sampler(nanobind::module_& module);
 void bind_ops(nanobind::module_& module);
+void bind_screen(nanobind::module_& module);
 void bind_roofline(nanobind::module_& module);
 void bind_training(nanobind::module_& module);
 

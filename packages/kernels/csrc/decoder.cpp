@@ -48,6 +48,8 @@ ModelWeights checked(ModelWeights weights) {
     }
     expect("embedding", weights.embedding.get(), c.vocab_size, c.hidden_size);
     expect("head", weights.head.get(), c.vocab_size, c.hidden_size);
+    if (const Screen* screen = weights.screen.get(); screen != nullptr && (screen->rows() != c.vocab_size || screen->cols() != c.hidden_size))
+        fail("the screen is of a head of " + std::to_string(screen->rows()) + " x " + std::to_string(screen->cols()));
     expect("final_norm", weights.final_norm, c.hidden_size);
     const int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
     for (size_t i = 0; i < weights.layers.size(); ++i) {
@@ -309,22 +311,25 @@ void Decoder::final_norm(int64_t t, float* out) const {
     kernels().rms_norm(x_.data() + t * c.hidden_size, weights_.final_norm.data(), c.hidden_size, c.rms_norm_eps, out);
 }
 
-void Decoder::head(const Batch& batch, float* logits) {
+void Decoder::head(const Batch& batch, const std::optional<Reach>& reach, float* logits) {
     const DecoderConfig& c = config();
     const Matrix& matrix = *weights_.head;
-    const int64_t stride = padded_rows_of(matrix);
-    if (batch.num_outputs == 0) return;
-    fill(batch.num_outputs, {&matrix}, Precision::wide, [&](int64_t i, float* scratch) {
-        final_norm(batch.outputs[i], scratch);
-        return scratch;
+    const int64_t stride = padded_rows_of(matrix), count = batch.num_outputs;
+    if (count == 0) return;
+    const bool is_screened = reach && weights_.screen != nullptr;
+    if (is_screened) inputs_.resize(count * c.hidden_size);
+    fill(count, {&matrix}, Precision::wide, [&](int64_t i, float* scratch) {
+        float* state = is_screened ? inputs_.data() + i * c.hidden_size : scratch;
+        final_norm(batch.outputs[i], state);
+        return state;
     });
+    if (is_screened && screened_.run(pool_, matrix, *weights_.screen, inputs_.data(), count, activations_, *reach, logits)) return;
     logits_.resize(activations_.padded_rows() * stride);
     multiply(pool_, activations_, {{&matrix, logits_.data(), stride}});
-    pool_.run(batch.num_outputs,
-              [&](int64_t i, int) { gather(activations_, logits_.data(), stride, i, logits + i * c.vocab_size, c.vocab_size); });
+    pool_.run(count, [&](int64_t i, int) { gather(activations_, logits_.data(), stride, i, logits + i * c.vocab_size, c.vocab_size); });
 }
 
-void Decoder::forward(const Batch& batch, float* logits) {
+void Decoder::forward(const Batch& batch, const std::optional<Reach>& reach, float* logits) {
     check(batch);
     lay_out(batch);
     embed();
@@ -332,7 +337,7 @@ void Decoder::forward(const Batch& batch, float* logits) {
         attention_block(batch, layer);
         mlp_block(layer);
     }
-    head(batch, logits);
+    head(batch, reach, logits);
 }
 
 void Decoder::hidden_states(const int32_t* rows, int64_t num_rows, float* states) {

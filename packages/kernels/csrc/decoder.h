@@ -16,6 +16,7 @@
 #include "kv_cache.h"
 #include "linear.h"
 #include "low_rank.h"
+#include "screened_head.h"
 
 namespace tk {
 
@@ -60,6 +61,7 @@ struct LayerWeights {
 struct ModelWeights {
     DecoderConfig config;
     MatrixPtr embedding, head;
+    std::shared_ptr<const Screen> screen;  // of the head; null: none
     Vector final_norm;
     std::vector<LayerWeights> layers;
 };
@@ -79,9 +81,9 @@ public:
     // Raises std::invalid_argument where shapes do not fit the configuration.
     Decoder(ModelWeights weights, int64_t num_pages, CacheType cache_type, int num_threads);
 
-    // logits: [num_outputs][vocab_size]. Raises std::invalid_argument on ids, positions or pages out of range; then
-    // nothing was computed.
-    void forward(const Batch& batch, float* logits);
+    // logits: [num_outputs][vocab_size]; with `reach`, those that it leaves out may be -inf. Raises std::invalid_argument on
+    // ids, positions or pages out of range; then nothing was computed.
+    void forward(const Batch& batch, const std::optional<Reach>& reach, float* logits);
 
     // Hidden states after the final norm, what the head multiplies, of rows of the latest forward's tokens.
     // states: [num_rows][hidden_size]. Raises std::invalid_argument on a row that it did not have.
@@ -89,6 +91,7 @@ public:
 
     const DecoderConfig& config() const { return weights_.config; }
     const KvCache& cache() const { return cache_; }
+    const ScreenedHead::Use& screen_use() const { return screened_.use(); }
     Pool& pool() { return pool_; }
 
 private:
@@ -110,7 +113,7 @@ private:
     void rotate_and_store(const Batch& batch, int64_t layer, int64_t token);
     // Adds what the attention or the feed-forward part left in sum_ to x.
     void add_sum(int64_t token, const Matrix& matrix, const Vector& bias, const Vector& norm);
-    void head(const Batch& batch, float* logits);
+    void head(const Batch& batch, const std::optional<Reach>& reach, float* logits);
     void final_norm(int64_t token, float* out) const;
     // A matrix of a layer, its correction (or null), and where their sum goes: [tokens][padded rows of the matrix].
     struct Linear {
@@ -127,13 +130,15 @@ private:
     KvCache cache_;
     Pool pool_;
     Activations activations_;
+    ScreenedHead screened_;
     std::vector<Token> tokens_;
     Attention attend_;
     std::vector<Span> spans_;
     int64_t q_size_, kv_size_;
     // [tokens][...], rows padded to what products write
     Buffer<float> x_, q_, k_, v_, attention_, sum_, gate_, up_, logits_;
-    Buffer<float> inputs_, between_;  // of corrections
+    Buffer<float> inputs_;  // of matrices with corrections, and of a head with a screen
+    Buffer<float> between_;  // of corrections
     std::vector<Angles> angles_;  // by rope
 };
 

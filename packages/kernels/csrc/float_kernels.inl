@@ -54,8 +54,6 @@ inline void over_16(const float* x, int64_t size, int64_t padded, float factor, 
     }
 }
 
-constexpr float kMinScale = 1e-5f;  // bitnet_arch.rounding.MIN_SCALE
-
 float quantize(const float* x, int64_t size, int64_t padded, uint32_t* codes, int64_t tokens, int32_t* sums16) {
     const float most = max_abs(x, size), inverse = 127.0f / std::fmax(most, kMinScale);  // no clip needed: |x * inverse| rounds to at most 127
     over_16(x, is_finite(most) ? size : 0, padded, inverse, [&](int64_t base, const VecInt (&values)[kVecsOf16]) {

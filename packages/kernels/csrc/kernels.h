@@ -18,6 +18,8 @@ struct Panel {
 // too, 6 tokens were the fastest.
 constexpr int64_t kTileSizes[] = {1, 2, 3, 4, 6, kTokenTile};
 constexpr int64_t kGroupedTokenTile = 6;
+// Largest magnitude of a token that is not smaller when it is quantized (bitnet_arch.rounding.MIN_SCALE).
+constexpr float kMinScale = 1e-5f;
 
 // out[t * stride + row] = sum over inputs, for the rows of blocks [first, last); writes whole blocks of 16 rows.
 using MatmulFn = void (*)(const Matrix&, const Panel&, int64_t first, int64_t last, float* out, int64_t stride);

@@ -31,6 +31,22 @@ void multiply(Pool& pool, const Activations& x, const std::vector<Product>& prod
     });
 }
 
+void multiply_blocks(Pool& pool, const Activations& x, const Product& product, const std::vector<int32_t>& blocks) {
+    constexpr int64_t kBlocksPerChunk = 16;
+    const Matrix& matrix = *product.matrix;
+    const MatmulFn matmul = kernels().matmul[static_cast<int>(matrix.format)];
+    const auto count = static_cast<int64_t>(blocks.size());
+    pool.run(ceil_div(count, kBlocksPerChunk), [&](int64_t chunk, int) {
+        const int64_t end = std::min(count, (chunk + 1) * kBlocksPerChunk);
+        for (int64_t i = chunk * kBlocksPerChunk, next; i < end; i = next) {
+            for (next = i + 1; next < end && blocks[next] == blocks[next - 1] + 1;) ++next;  // neighbours together
+            for (int64_t tile = 0; tile < x.num_tiles(); ++tile)
+                matmul(matrix, x.panel(tile, matrix), blocks[i], blocks[next - 1] + 1, product.out + x.tile_row(tile) * product.stride,
+                       product.stride);
+        }
+    });
+}
+
 void gather(const Activations& x, const float* products, int64_t stride, int64_t token, float* out, int64_t rows) {
     const int64_t halves = x.is_wide() ? 2 : 1;
     std::memcpy(out, products + halves * token * stride, rows * sizeof(float));

@@ -16,6 +16,9 @@ inline int64_t padded_rows_of(const Matrix& matrix) { return matrix.row_blocks *
 // All products of the same activations in one loop. Wide activations leave two rows per token; their sum is the result.
 void multiply(Pool& pool, const Activations& x, const std::vector<Product>& products);
 
+// As `multiply`, of some blocks of 16 rows of one matrix; ascending.
+void multiply_blocks(Pool& pool, const Activations& x, const Product& product, const std::vector<int32_t>& blocks);
+
 // One token's result out of what `multiply` left at products [padded_rows][stride]: out[rows].
 void gather(const Activations& x, const float* products, int64_t stride, int64_t token, float* out, int64_t rows);
 

@@ -142,10 +142,12 @@ int64_t Matrix::num_bytes() const {
     return data.size() + row_scales.size() * int64_t{sizeof(float)} + group_scales.size() * int64_t{sizeof(uint16_t)};
 }
 
-void Matrix::pack_block(int64_t block, const int8_t* codes) {
+void Matrix::pack_block(int64_t block, const int8_t* codes) { pack_rows(block, codes + block * kRowBlock * cols); }
+
+void Matrix::pack_rows(int64_t block, const int8_t* codes) {
     std::vector<uint8_t> steps(kRowBlock * padded_cols);  // zero where the matrix is padded
     for (int64_t r = 0; r < kRowBlock && block * kRowBlock + r < rows; ++r) {
-        const int8_t* row = codes + (block * kRowBlock + r) * cols;
+        const int8_t* row = codes + r * cols;
         uint8_t* to = steps.data() + r * kStep;
         for (int64_t step = 0; step < cols / kStep; ++step) std::memcpy(to + step * kStepBytes, row + step * kStep, kStep);
         std::memcpy(to + cols / kStep * kStepBytes, row + cols / kStep * kStep, cols % kStep);

@@ -42,6 +42,8 @@ struct Matrix {
 
     // Packs one block of 16 rows. codes: the whole matrix, row-major, checked with check_codes.
     void pack_block(int64_t block, const int8_t* codes);
+    // The same out of the block's own rows [16][cols]; those beyond the matrix are not read.
+    void pack_rows(int64_t block, const int8_t* codes);
     // codes: int8 [16][padded_cols], rows beyond the matrix are zero.
     void unpack_block(int64_t block, int8_t* codes) const;
     // scales: [rows] or [rows, groups of the unpadded columns], float32. Raises on values that float16 cannot hold.

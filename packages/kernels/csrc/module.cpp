@@ -1,6 +1,5 @@
 // The Python module. Arguments are checked here; threads run without the GIL.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -10,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "arrays.h"
 #include "bindings.h"
 #include "decoder.h"
 #include "shared_pool.h"
@@ -26,16 +26,6 @@ using Floats1 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::
 using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints2 = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-// An owned numpy array; data is filled by the caller.
-template <typename T, size_t N>
-std::pair<nb::ndarray<nb::numpy, T>, T*> new_array(const size_t (&shape)[N]) {
-    size_t size = 1;
-    for (const size_t n : shape) size *= n;
-    T* data = new T[size];
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    return {nb::ndarray<nb::numpy, T>(data, N, shape, owner), data};
-}
 
 std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& format, int num_threads) {
     const auto rows = static_cast<int64_t>(codes.shape(0)), cols = static_cast<int64_t>(codes.shape(1));
@@ -108,7 +98,10 @@ public:
     PyDecoder(const ModelWeights& weights, int64_t num_pages, const std::string& cache_type, int num_threads)
         : decoder_(weights, num_pages, parse_cache_type(cache_type), threads_or_default(num_threads)) {}
 
-    nb::ndarray<nb::numpy, float> forward(Ints1 tokens, Ints1 starts, Ints1 contexts, Ints2 pages, Ints1 outputs) {
+    nb::ndarray<nb::numpy, float> forward(Ints1 tokens, Ints1 starts, Ints1 contexts, Ints2 pages, Ints1 outputs,
+                                          const std::optional<Ints1>& counts, const std::optional<Floats1>& depths) {
+        if (counts.has_value() != depths.has_value() || (counts && (counts->size() != outputs.size() || depths->size() != outputs.size())))
+            throw std::invalid_argument("a reach has one count and one depth for each of outputs");
         if (starts.size() != contexts.size() + 1 || pages.shape(0) != contexts.size())
             throw std::invalid_argument("starts must have one value more than contexts, pages one row for each of contexts");
         const Batch batch{tokens.data(), starts.data(), contexts.data(), pages.data(), outputs.data(),
@@ -117,7 +110,7 @@ public:
         auto [logits, data] = new_array<float>({outputs.size(), static_cast<size_t>(decoder_.config().vocab_size)});
         const WithoutGil without_gil;
         const std::lock_guard lock(mutex_);
-        decoder_.forward(batch, data);
+        decoder_.forward(batch, counts ? std::optional<Reach>({counts->data(), depths->data()}) : std::nullopt, data);
         return logits;
     }
 
@@ -132,6 +125,7 @@ public:
     int64_t num_pages() const { return decoder_.cache().num_pages(); }
     int64_t page_bytes() const { return decoder_.cache().page_bytes(); }
     int num_threads() { return decoder_.pool().num_threads(); }
+    nb::tuple screen_use() const { return nb::make_tuple(decoder_.screen_use().rows, decoder_.screen_use().blocks); }
 
 private:
     Decoder decoder_;
@@ -180,6 +174,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("size", [](const LowRank& pair) { return pair.down.size() + pair.up.size(); })
         .def_prop_ro("num_bytes", &LowRank::num_bytes);
 
+    bind_screen(m);
     nb::class_<Rope>(m, "Rope")
         .def("__init__",
              [](Rope* rope, std::vector<float> inverse_frequencies, float attention_factor) {
@@ -228,13 +223,14 @@ NB_MODULE(_native, m) {
     nb::class_<ModelWeights>(m, "ModelWeights")
         .def("__init__",
              [](ModelWeights* weights, const DecoderConfig& config, std::shared_ptr<Matrix> embedding, std::shared_ptr<Matrix> head,
-                Floats1 final_norm, const std::vector<LayerWeights>& layers) {
-                 new (weights) ModelWeights{config, embedding, head, vector_of(final_norm), layers};
+                std::shared_ptr<Screen> screen, Floats1 final_norm, const std::vector<LayerWeights>& layers) {
+                 new (weights) ModelWeights{config, embedding, head, screen, vector_of(final_norm), layers};
              },
-             "config"_a, "embedding"_a, "head"_a, "final_norm"_a, "layers"_a);
+             "config"_a, "embedding"_a, "head"_a, "screen"_a.none(), "final_norm"_a, "layers"_a);
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const ModelWeights&, int64_t, const std::string&, int>(), "weights"_a, "num_pages"_a, "cache_type"_a, "num_threads"_a)
-        .def("forward", &PyDecoder::forward, "tokens"_a, "starts"_a, "contexts"_a, "pages"_a, "outputs"_a)
+        .def("forward", &PyDecoder::forward, "tokens"_a, "starts"_a, "contexts"_a, "pages"_a, "outputs"_a, "counts"_a.none(), "depths"_a.none())
+        .def_prop_ro("screen_use", &PyDecoder::screen_use)
         .def("hidden_states", &PyDecoder::hidden_states, "rows"_a)
         .def_prop_ro("num_pages", &PyDecoder::num_pages)
         .def_prop_ro("page_bytes", &PyDecoder::page_bytes)

@@ -62,6 +62,15 @@ def state_of(value):
     return (noise >> np.uint64(40)).astype(np.float32) / np.float32(2**24) - np.float32(0.4)
 
 
+def within_reach(logits, counts, depths):
+    """Nothing but the logits that a reach asks for."""
+    assert (counts.dtype, depths.dtype) == (np.int32, np.float32)
+    assert len(logits) == len(counts) == len(depths)
+    for row, count, depth in zip(logits, counts.tolist(), depths.tolist(), strict=True):
+        row[row < min(np.sort(row)[-min(count, len(row))], row.max() - depth)] = -np.inf
+    return logits
+
+
 class ToyRunner:
     """`ternary_kernels.Decoder` for the little model."""
 
@@ -73,7 +82,7 @@ class ToyRunner:
         self.fail_at = None
         self.delay_s = 0.0
 
-    def forward(self, tokens, starts, contexts, pages, outputs):
+    def forward(self, tokens, starts, contexts, pages, outputs, reach=None):
         for array in (tokens, starts, contexts, pages, outputs):
             assert array.dtype == np.int32
         assert len(starts) == len(contexts) + 1 == len(pages) + 1
@@ -101,7 +110,8 @@ class ToyRunner:
                 self.states.append(self._token(tokens[start + i], context + i, pages[s]))
                 if start + i in wanted:
                     logits[int(start + i)] = logits_of(self._visible(context + i + 1, pages[s]))
-        return np.array([logits[row] for row in outputs.tolist()], np.float32).reshape(len(outputs), VOCAB)
+        wanted = np.array([logits[row] for row in outputs.tolist()], np.float32).reshape(len(outputs), VOCAB)
+        return wanted if reach is None else within_reach(wanted, *reach)
 
     def hidden_states(self, rows):
         assert rows.dtype == np.int32

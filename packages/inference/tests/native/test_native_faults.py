@@ -27,8 +27,8 @@ class Poisoned:
         self.runner, self.spoil = runner, spoil
         self.num_pages = runner.num_pages
 
-    def forward(self, tokens, starts, contexts, pages, outputs):
-        logits = self.runner.forward(tokens, starts, contexts, pages, outputs)
+    def forward(self, tokens, starts, contexts, pages, outputs, reach=None):
+        logits = self.runner.forward(tokens, starts, contexts, pages, outputs, reach)
         for row, output in enumerate(outputs.tolist()):
             begin = starts[np.searchsorted(starts, output, side="right") - 1]
             if (tokens[begin : output + 1] == POISON_TOKEN).sum() == 2:

@@ -58,6 +58,7 @@ class Decoder:
         contexts: NDArray[np.int32],
         pages: NDArray[np.int32],
         outputs: NDArray[np.int32],
+        reach: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float32]:
         """Adds tokens to sequences and gives the logits that follow some of them.
 
@@ -68,14 +69,24 @@ class Decoder:
             pages: [S, B] cache pages of each sequence: page i holds its tokens 32 i .. 32 i + 31. Entries
                 beyond the last needed page are not read. Sequences may share full pages.
             outputs: [R] rows of `tokens` whose logits are wanted.
+            reach: counts [R] and depths [R]: of each row, the `counts` largest logits are needed (those
+                equal to the last of them too) and those within `depths` of the largest; a count of 0 needs
+                all. Others may come as -inf, where that is faster: with a screen, some hundreds are left.
+                None needs all.
 
         Returns:
-            float32 [R, vocab].
+            float32 [R, vocab]. What is not -inf does not depend, to the bit, on `reach`.
 
         Raises:
             ValueError: an id, position or page out of range; nothing was computed.
         """
-        return self._native.forward(tokens, starts, contexts, pages, outputs)
+        counts, depths = reach or (None, None)
+        return self._native.forward(tokens, starts, contexts, pages, outputs, counts, depths)
+
+    @property
+    def screen_use(self) -> tuple[int, int]:
+        """Rows of logits that the screen gave, and blocks of the head (16 rows) multiplied for them."""
+        return self._native.screen_use
 
     def hidden_states(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """The states of tokens of the latest `forward` after the final norm: what the head multiplies.
@@ -97,6 +108,7 @@ def _native_weights(weights: ModelWeights) -> _native.ModelWeights:
         config=_native_config(weights.config),
         embedding=weights.embedding,
         head=weights.embedding if weights.head is None else weights.head,
+        screen=weights.screen,
         final_norm=weights.final_norm,
         layers=[_native_layer(layer) for layer in weights.layers],
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ternary_kernels._native import LowRank, Matrix
+from ternary_kernels._native import LowRank, Matrix, Screen
 from wf_formats.decoder_config import DecoderConfig
 
 
@@ -65,14 +65,16 @@ class ModelWeights:
     """None: the embedding matrix."""
     final_norm: np.ndarray
     layers: list[LayerWeights]
+    screen: Screen | None = None
+    """Of the head, for steps that need the largest logits alone; None: the head computes them all."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all matrices, vectors and corrections."""
+        """Bytes of all matrices, vectors and corrections, and of the screen."""
         return sum(_num_bytes(part) for part in self._parts())
 
     def _parts(self) -> Iterator[Any]:
-        yield from (self.embedding, self.head, self.final_norm)
+        yield from (self.embedding, self.head, self.screen, self.final_norm)
         for layer in self.layers:
             yield from (getattr(layer, field.name) for field in fields(layer))
 

@@ -6,7 +6,7 @@ import ctypes
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from wf_formats.errors import RequestError
 from wrinklefree_inference.bench.plan import CHUNK_TOKENS, Test
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import CacheType
+
+if TYPE_CHECKING:
+    from ternary_kernels.weights import ModelWeights
 
 
 class Runner(Protocol):
@@ -71,7 +74,7 @@ class NativeRunner:
         from ternary_kernels.loading import load_model
         from wrinklefree_inference.native.master_weights import quantize_master
 
-        weights = load_model(model, quantize_master, adapter)
+        weights = _with_screen(load_model(model, quantize_master, adapter), model)
         if context_tokens > (most := weights.config.context_tokens):
             raise RequestError(f"{model} has a context of {most} tokens, the tests need {context_tokens}")
         pages = -(-context_tokens // tk.PAGE_TOKENS)
@@ -79,7 +82,8 @@ class NativeRunner:
         self._pages = np.arange(num_sequences * pages, dtype=np.int32).reshape(num_sequences, pages)
         self._contexts = np.zeros(num_sequences, np.int32)
         self.vocab_size = weights.config.vocab_size
-        self.facts = {"kernels": tk.info(), "cache_type": cache_type}
+        head = "full" if weights.screen is None else "screened"
+        self.facts = {"kernels": tk.info(), "cache_type": cache_type, "head": head}
 
     def reset(self) -> None:
         self._contexts[:] = 0
@@ -87,11 +91,24 @@ class NativeRunner:
     def step(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         count = len(tokens)
         starts = np.cumsum([0] + [len(part) for part in tokens], dtype=np.int32)
+        greedy = np.ones(count, np.int32), np.zeros(count, np.float32)
+        contexts, pages = self._contexts[:count], self._pages[:count]
         logits = self._decoder.forward(
-            np.concatenate(tokens), starts, self._contexts[:count], self._pages[:count], starts[1:] - 1
+            np.concatenate(tokens), starts, contexts, pages, starts[1:] - 1, greedy
         )
         self._contexts[:count] += np.diff(starts)
         return logits.argmax(axis=-1).astype(np.int32)
+
+
+def _with_screen(weights: ModelWeights, model: Path) -> ModelWeights:
+    """As it is served; a file of random weights has no tokenizer, and gets no screen."""
+    from ternary_kernels.screen import with_screen
+    from wf_formats.tokenizer import TokenizerError, read_tokenizer
+
+    try:
+        return with_screen(weights, read_tokenizer(model))
+    except TokenizerError:
+        return weights
 
 
 class LlamaCppRunner:

@@ -24,6 +24,7 @@ from wrinklefree_inference.native.echo import Echo, EchoPart, echo_parts
 from wrinklefree_inference.native.embedding import PooledPart, pool, pooled_parts
 from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.forward import forward_arrays
+from wrinklefree_inference.native.reach import reach_of
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.runner import Floats, ModelRunner, NoRunner
 from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
@@ -108,8 +109,9 @@ class Core:
         tokens, starts, contexts, pages, outputs = forward_arrays(plan)
         echoed, pooled = echo_parts(plan, starts), pooled_parts(plan, starts)
         outputs = np.concatenate([outputs, *(part.rows for part in echoed)])
+        reach = reach_of(drawn) if len(outputs) == num_rows else None
         forward_s = time.perf_counter()
-        logits = self.runner.forward(tokens, starts, contexts, pages, outputs)
+        logits = self.runner.forward(tokens, starts, contexts, pages, outputs, reach)
         sample_s = time.perf_counter()
         counters.forward_s += sample_s - forward_s
         counters.prompt_tokens += sum(

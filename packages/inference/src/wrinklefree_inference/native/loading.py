@@ -22,6 +22,7 @@ from wrinklefree_inference.options import (
     CacheOptions,
     CacheType,
     EngineOptions,
+    Head,
     NativeOptions,
     Speculate,
 )
@@ -68,8 +69,9 @@ def load_native_model(
     if (draft := getattr(options, "draft_model", None)) is not None and not draft.exists():
         raise _draft_refusal(draft, ValueError("there is no such file or folder"))
     settings = _cache_settings(options)
+    has_screen = isinstance(options, NativeOptions) and options.head is Head.SCREENED
     try:
-        weights, tokenizer = _read(path, options.adapter, settings)
+        weights, tokenizer = _read(path, options.adapter, settings, has_screen)
         config = weights.config
         context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
         if not 1 <= context <= config.context_tokens:
@@ -118,7 +120,7 @@ def _draft_guesser(
 
     settings = _cache_settings(options)
     try:
-        weights, its_tokenizer = _read(path, None, settings)
+        weights, its_tokenizer = _read(path, None, settings, has_screen=False)
         if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
             token_id, own, its = difference
             raise ValueError(
@@ -152,7 +154,9 @@ def import_kernels() -> None:
         raise EngineError(f"the native engine needs the package ternary-kernels: {error}") from error
 
 
-def _read(path: Path, adapter: Path | None, settings: CacheSettings | None) -> tuple[ModelWeights, Tokenizer]:
+def _read(
+    path: Path, adapter: Path | None, settings: CacheSettings | None, has_screen: bool
+) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer.
 
     Raises:
@@ -161,7 +165,7 @@ def _read(path: Path, adapter: Path | None, settings: CacheSettings | None) -> t
     from ternary_kernels.packed import load_packed
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
-    loaded = load_packed(path, quantize_master, adapter, settings)
+    loaded = load_packed(path, quantize_master, adapter, settings, has_screen)
     config, tokenizer = loaded.weights.config, Tokenizer(loaded.tokenizer)
     if faults := faults_of(config.context_tokens, config.vocab_size, tokenizer):
         raise ValueError("; ".join(faults))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,18 @@ Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 
+class Reach(NamedTuple):
+    """Which logits of each row are needed: the `counts` largest, and those within `depths` of the largest.
+
+    Attributes:
+        counts: int32 [R].
+        depths: float32 [R].
+    """
+
+    counts: Ints
+    depths: Floats
+
+
 class ModelRunner(Protocol):
     """What computes logits: `ternary_kernels.Decoder`."""
 
@@ -20,7 +32,16 @@ class ModelRunner(Protocol):
     def num_pages(self) -> int:
         """Pages of the key-value cache."""
 
-    def forward(self, tokens: Ints, starts: Ints, contexts: Ints, pages: Ints, outputs: Ints, /) -> Floats:
+    def forward(
+        self,
+        tokens: Ints,
+        starts: Ints,
+        contexts: Ints,
+        pages: Ints,
+        outputs: Ints,
+        reach: Reach | None = None,
+        /,
+    ) -> Floats:
         """Compute new tokens of several sequences.
 
         Args:
@@ -29,6 +50,7 @@ class ModelRunner(Protocol):
             contexts: int32 [S], tokens of each sequence that are in the cache.
             pages: int32 [S, B], the sequence's pages in order; unused entries are 0.
             outputs: int32 [R], rows of `tokens` whose logits are wanted (R may be 0).
+            reach: Which of their logits are needed, others may be -inf; None: all.
 
         Returns:
             float32 [R, vocabulary].
@@ -43,7 +65,16 @@ class NoRunner:
 
     num_pages = 0
 
-    def forward(self, tokens: Ints, starts: Ints, contexts: Ints, pages: Ints, outputs: Ints, /) -> Floats:
+    def forward(
+        self,
+        tokens: Ints,
+        starts: Ints,
+        contexts: Ints,
+        pages: Ints,
+        outputs: Ints,
+        reach: Reach | None = None,
+        /,
+    ) -> Floats:
         raise EngineError("the engine is closed")
 
     def hidden_states(self, rows: Ints, /) -> Floats:

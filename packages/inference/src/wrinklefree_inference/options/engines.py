@@ -24,6 +24,13 @@ class Speculate(StrEnum):
     DRAFT = "draft"
 
 
+class Head(StrEnum):
+    """How the next token's logits are computed."""
+
+    SCREENED = "screened"
+    FULL = "full"
+
+
 ContextTokens = Annotated[
     int | None,
     Flag(
@@ -84,6 +91,15 @@ class NativeOptions(EngineOptions):
             "--draft-model, ngram without.",
         ),
     ] = None
+    head: Annotated[
+        Head,
+        Flag(
+            "--head",
+            "screened: a compact copy rules out most tokens where the likeliest are enough (temperature 0, "
+            "top_k, min_p): fewer bytes are read a token, and the head takes more than half as much memory "
+            "again; full: none does. Answers are the same.",
+        ),
+    ] = Head.SCREENED
     draft_model: Annotated[
         Path | None,
         Flag("--draft-model", "Smaller model of the same vocabulary that guesses for --speculate draft."),

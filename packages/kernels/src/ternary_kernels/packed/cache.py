@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ternary_kernels.loading import assemble
@@ -15,6 +15,7 @@ from ternary_kernels.packed.key import Key
 from ternary_kernels.packed.layout import PackedFile, PackedFileError
 from ternary_kernels.packed.settings import CacheSettings
 from ternary_kernels.packed.store import NotKeptError, PackedStore
+from ternary_kernels.screen import with_screen
 from ternary_kernels.weights import ModelWeights
 from wf_formats.chat_template import ChatTemplate
 from wf_formats.content import model_files
@@ -44,12 +45,14 @@ def load_packed(
     quantize_master: MasterQuantizer | None = None,
     adapter: Path | None = None,
     settings: CacheSettings | None = None,
+    has_screen: bool = False,
 ) -> LoadedModel:
     """Weights and tokenizer, from the cache where they are kept.
 
     Args:
         path, quantize_master, adapter: as `ternary_kernels.load_model`.
         settings: of the cache; None packs afresh and keeps nothing.
+        has_screen: whether the head gets a screen (`ternary_kernels.screen`); what is kept has one anyway.
 
     Raises:
         LoadError, GgufError, OSError: as `load_model`.
@@ -57,35 +60,35 @@ def load_packed(
         ChatTemplateError: the chat template is none.
     """
     if settings is None:
-        model = _packed_afresh(path, quantize_master, adapter)
+        model = _packed_afresh(path, quantize_master, adapter, has_screen)
     else:
         files = [*model_files(path), *([] if adapter is None else [adapter])]
-        model = _Cached(settings, files).load(path, quantize_master, adapter)
+        model = _Cached(settings, files, has_screen).load(path, quantize_master, adapter)
     trim_heap()
-    return model
+    return model if has_screen else replace(model, weights=replace(model.weights, screen=None))
 
 
 class _Cached:
     """One model, and the cache."""
 
-    def __init__(self, settings: CacheSettings, files: Sequence[Path]) -> None:
-        self._files, self._folder = files, settings.folder
+    def __init__(self, settings: CacheSettings, files: Sequence[Path], has_screen: bool) -> None:
+        self._files, self._folder, self._has_screen = files, settings.folder, has_screen
         self._store, self._records = PackedStore(settings), ContentRecords(settings.folder / "contents")
         self._identity, self._is_warned = identity_of(files), False
 
     def load(self, path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
         if not self._identity.is_settled:
             _log.info("%s changed just now: its packed form is kept at a later start", self._files[0])
-            return _packed_afresh(path, quantize_master, adapter)
+            return _packed_afresh(path, quantize_master, adapter, self._has_screen)
         sha256 = self._records.known(self._identity)
         if sha256 is not None and (found := self._find(Key.of(sha256))) is not None:
             return found
         if open_model(path, quantize_master, adapter).has_master_weights:
-            return _packed_afresh(path, quantize_master, adapter)
+            return _packed_afresh(path, quantize_master, adapter, self._has_screen)
         key = Key.of(self._hashed() if sha256 is None else sha256)
         if sha256 is None and (found := self._find(key)) is not None:
             return found
-        return self._kept(key, _packed_afresh(path, quantize_master, adapter))
+        return self._kept(key, _packed_afresh(path, quantize_master, adapter, has_screen=True))
 
     def _hashed(self) -> str:
         sha256 = files_sha256(self._files)
@@ -136,9 +139,11 @@ class _Cached:
         self._is_warned = True
 
 
-def _packed_afresh(path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
-    weights = assemble(open_model(path, quantize_master, adapter))
-    return LoadedModel(weights, read_tokenizer(path), is_mapped=False)
+def _packed_afresh(
+    path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None, has_screen: bool
+) -> LoadedModel:
+    weights, tokenizer = assemble(open_model(path, quantize_master, adapter)), read_tokenizer(path)
+    return LoadedModel(with_screen(weights, tokenizer) if has_screen else weights, tokenizer, is_mapped=False)
 
 
 def _mapped(file: PackedFile, key: Key) -> LoadedModel:

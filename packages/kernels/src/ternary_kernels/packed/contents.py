@@ -1,8 +1,8 @@
 """A packed model as facts and sections of a file, and back: nothing is computed, copied or rounded.
 
 Sections are named after the fields of `ModelWeights` and `LayerWeights`: `final_norm`, `3.q_bias`, and for
-what has several arrays `embedding/data`, `3.q/row_scales`, `3.q_correction/up`. Sizes are in the facts;
-shapes are checked against the configuration.
+what has several arrays `embedding/data`, `3.q/row_scales`, `3.q_correction/up`, `screen.far/data`. Sizes are
+in the facts; shapes are checked against the configuration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ternary_kernels._native import LowRank, Matrix, packed_shape
+from ternary_kernels._native import LowRank, Matrix, Screen, packed_shape
 from ternary_kernels.packed.layout import PackedFile, PackedFileError
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.bounds import INT32_MAX, Bounds, is_number
@@ -24,6 +24,7 @@ from wf_formats.rope import Rope
 Part = Matrix | LowRank | np.ndarray
 CORRECTIONS = tuple(f"{part}_correction" for part in MATRICES)
 _SIZES = Bounds(1, INT32_MAX)
+_SCREEN = "screen"
 
 
 def facts_of(weights: ModelWeights) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def weights_of(file: PackedFile) -> ModelWeights:
             head=_matrix(file, "head", sizes.pop("head"), table) if "head" in sizes else None,
             final_norm=_vector(file, "final_norm", sizes.pop("final_norm"), (config.hidden_size,)),
             layers=layers,
+            screen=_screen(file, sizes, table) if f"{_SCREEN}.far" in sizes else None,
         )
     except PackedFileError:
         raise
@@ -87,6 +89,10 @@ def _parts_of(weights: ModelWeights) -> Iterator[tuple[str, Part]]:
     for index, layer in enumerate(weights.layers):
         names = (field.name for field in dataclasses.fields(layer))
         parts += [(f"{index}.{name}", getattr(layer, name)) for name in names]
+    if (screen := weights.screen) is not None:
+        arrays = zip(("directions", "factors", "errors"), screen.arrays(), strict=True)
+        parts += [(f"{_SCREEN}.near", screen.near), (f"{_SCREEN}.far", screen.far)]
+        parts += [(f"{_SCREEN}.{name}", array.reshape(-1)) for name, array in arrays]
     return ((name, part) for name, part in parts if part is not None)
 
 
@@ -120,6 +126,19 @@ def _matrix(file: PackedFile, name: str, sizes: Any, shape: tuple[int, ...]) -> 
     scales = file.array(f"{name}/group_scales", "<u2") if groups else np.empty((blocks, 0, 16), np.uint16)
     data, row_scales = file.array(f"{name}/data", "u1"), file.array(f"{name}/row_scales", "<f4")
     return Matrix.from_parts(data, row_scales, scales, rows, cols, group, format)
+
+
+def _screen(file: PackedFile, sizes: dict[str, Any], table: tuple[int, int]) -> Screen:
+    rows, cols = table
+    near = sizes.pop(f"{_SCREEN}.near")
+    far = _matrix(file, f"{_SCREEN}.far", sizes.pop(f"{_SCREEN}.far"), table)
+    count = near[2]
+    vectors = {"directions": count * cols, "factors": count + cols, "errors": 3 * 16 * -(-rows // 16)}
+    arrays = {
+        name: _vector(file, f"{_SCREEN}.{name}", sizes.pop(f"{_SCREEN}.{name}"), (size,))
+        for name, size in vectors.items()
+    }
+    return Screen.from_parts(_matrix(file, f"{_SCREEN}.near", near, (rows, count)), far, **arrays)
 
 
 def _correction(file: PackedFile, name: str, sizes: Any, shape: tuple[int, ...]) -> LowRank:

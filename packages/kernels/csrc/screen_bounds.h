@@ -1,0 +1,30 @@
+// What a screen says of some states: its products, and upper bounds of the head's.
+#pragma once
+
+#include <vector>
+
+#include "linear.h"
+#include "screen.h"
+
+namespace tk {
+
+class ScreenBounds {
+public:
+    // States [count][cols]. False where a state is not finite: then there are no bounds.
+    bool find(Pool& pool, const Screen& screen, const float* states, int64_t count);
+
+    // [padded rows], of state `index`. Beyond the head's rows they mean nothing.
+    const float* products(int64_t index) const { return far_products_.data() + index * stride_; }
+    const float* upper(int64_t index) const { return upper_.data() + index * stride_; }
+
+private:
+    bool split(Pool& pool, const Screen& screen, const float* states, int64_t count);
+    void add(const Screen& screen, int64_t index, int64_t first, int64_t last);
+
+    int64_t stride_ = 0;
+    Activations near_, far_;
+    std::vector<Screen::Lengths> lengths_;
+    Buffer<float> near_inputs_, far_inputs_, near_products_, far_products_, upper_;
+};
+
+}  // namespace tk
