@@ -1,4 +1,4 @@
-"""The screen of a head: its bounds hold, also where they are met; what it leaves is the full head's to the bit."""
+"""The screen of a head: its bounds hold, also where they are met, and what it leaves is the full head's."""
 
 from __future__ import annotations
 
