@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import ternary_kernels as tk
+from ternary_kernels import screen
 from ternary_kernels.packed import LoadedModel, cache, load_packed, store
 from ternary_kernels.packed.key import SUFFIX
 from ternary_kernels.packed.settings import CacheSettings
@@ -96,6 +97,28 @@ def test_the_second_start_reads_nothing_of_the_model(path, settings, no_packing)
         assert model.tokenizer.backend.encode("the").ids == [256, 101]
         assert list(model.tokenizer.known.table[254:258]) == [b"\xfe", b"\xff", b"th", b"<|end|>"]
     assert len(kept_files(settings)) == 1
+
+
+def test_what_is_kept_has_a_screen_for_whoever_wants_it(path, settings, monkeypatch, no_packing):
+    assert load_packed(path, has_screen=True).weights.screen is None, "of a small head it does not pay"
+    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+    afresh = load_packed(path, has_screen=True).weights.screen
+    assert load_packed(path, settings=settings).weights.screen is None
+    no_packing()
+    kept = load_packed(path, settings=settings, has_screen=True)
+    assert kept.is_mapped
+    for own, its in zip(afresh.arrays(), kept.weights.screen.arrays(), strict=True):
+        np.testing.assert_array_equal(own, its)
+    for own, its in ((afresh.near, kept.weights.screen.near), (afresh.far, kept.weights.screen.far)):
+        np.testing.assert_array_equal(own.unpack()[0], its.unpack()[0])
+    assert len(kept_files(settings)) == 1
+
+
+def test_a_tokenizer_that_knows_no_ordinary_text_gives_no_screen(path, monkeypatch, caplog):
+    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+    monkeypatch.setattr(screen, "PASSAGES", ("ab",))
+    assert load_packed(path, has_screen=True).weights.screen is None
+    assert "the head gets no screen" in caplog.text
 
 
 def test_a_young_file_is_not_kept(path, settings, monkeypatch):

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import ternary_kernels as tk
+from ternary_kernels import Decoder, screen
 from ternary_kernels.packed import cache
 from wf_formats import content_records
 from wrinklefree_inference.engines.base import Sampling
 from wrinklefree_inference.engines.native import NativeEngine
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.options import EngineOptions, NativeOptions
+from wrinklefree_inference.options import EngineOptions, Head, NativeOptions
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -42,6 +44,22 @@ def test_answers_from_a_kept_model_are_the_same(ternary_gguf, folder, monkeypatc
     for name in ("open_model", "read_tokenizer", "ChatTemplate"):
         monkeypatch.setattr(cache, name, None)
     assert answer(ternary_gguf, NativeOptions(64, 1)) == expected
+
+
+def test_the_head_is_screened_unless_it_is_to_compute_in_full(ternary_gguf, folder, monkeypatch):
+    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+    answers, has_screen = [], []
+
+    def decoder(weights, *options):
+        has_screen.append(weights.screen is not None)
+        return Decoder(weights, *options)
+
+    for options in (NativeOptions(64, 1, head=Head.FULL), NativeOptions(64, 1), EngineOptions(64, 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(tk, "Decoder", decoder)
+            answers.append(answer(ternary_gguf, options))
+    assert has_screen == [False, True, False]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_what_is_refused_is_not_kept(folder, tmp_path, ternary_gguf):
