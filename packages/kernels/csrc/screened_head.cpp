@@ -10,9 +10,8 @@ namespace tk {
 
 namespace {
 
-constexpr double kWorthwhile = 1;  // most of the full head's bytes that a screened step may read
-constexpr int64_t kStepsBetweenTries = 32;
-constexpr double kMemory = 0.75;  // of the share, from step to step
+constexpr double kWorthwhile = 0.9;  // most of the full head's bytes that a screened step may read: choosing takes time too
+constexpr int64_t kLongestPause = 63;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 }  // namespace
@@ -22,15 +21,19 @@ bool ScreenedHead::run(Pool& pool, const Matrix& head, const Screen& screen, con
     num_blocks_ = head.row_blocks;
     stride_ = padded_rows_of(head);
     if (std::any_of(reach.counts, reach.counts + count, [&](int32_t n) { return n <= 0 || n >= num_blocks_; })) return false;
-    const double cost = static_cast<double>(screen.num_bytes()) / static_cast<double>(head.num_bytes());
-    const bool is_usual = cost + share_ <= kWorthwhile;
-    if (!is_usual && ++skipped_ < kStepsBetweenTries) return false;
-    skipped_ = 0;
+    if (left_of_pause_ > 0) {
+        --left_of_pause_;
+        return false;
+    }
     const bool is_bounded = bounds_.find(pool, screen, states, count) && choose(pool, head, wide, reach, count);
     const int64_t left = is_bounded ? num_chosen(count) : num_blocks_;
-    const double share = static_cast<double>(left) / static_cast<double>(num_blocks_), memory = is_usual ? kMemory : 0;
-    share_ = memory * share_ + (1 - memory) * share;
-    if (cost + share > kWorthwhile) return false;
+    const double cost = static_cast<double>(screen.num_bytes()) / static_cast<double>(head.num_bytes());
+    if (cost + static_cast<double>(left) / static_cast<double>(num_blocks_) > kWorthwhile) {
+        pause_ = std::min(2 * pause_ + 1, kLongestPause);
+        left_of_pause_ = pause_;
+        return false;
+    }
+    pause_ /= 2;
     multiply_chosen(pool, head, wide, count);
     give_out(pool, head.rows, count, logits);
     use_.rows += count;
@@ -66,7 +69,8 @@ void ScreenedHead::choose_first(int64_t row, int64_t count, int64_t rows) {
     const float* products = bounds_.products(row);
     uint8_t* chosen = chosen_.data() + row * num_blocks_;
     peaks_.assign(num_blocks_, -kInf);
-    for (int64_t i = 0; i < rows; ++i) peaks_[i / kRowBlock] = std::max(peaks_[i / kRowBlock], products[i]);
+    for (int64_t block = 0; block < num_blocks_; ++block)
+        for (int64_t i = block * kRowBlock; i < std::min(rows, (block + 1) * kRowBlock); ++i) peaks_[block] = std::max(peaks_[block], products[i]);
     order_.resize(num_blocks_);
     std::iota(order_.begin(), order_.end(), 0);
     const auto last = order_.begin() + (count - 1);

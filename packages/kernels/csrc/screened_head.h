@@ -6,7 +6,7 @@
 // 3. So are all blocks with a row whose bound reaches that. The rest are -inf.
 //
 // Logits that are given are those of the full head to the bit, the same kernels' on the same inputs. How many blocks are
-// left depends on model and text: where it is not worth it, the full head computes, and the screen is tried now and then.
+// left depends on model and text: where it is not worth it, the full head computes, and the screen is tried later.
 #pragma once
 
 #include <vector>
@@ -48,8 +48,8 @@ private:
     float logit(int64_t row, int64_t i) const { return products_[2 * row * stride_ + i] + products_[(2 * row + 1) * stride_ + i]; }
 
     Use use_;
-    double share_ = 0;  // of the blocks that screened steps multiply, lately
-    int64_t skipped_ = 0;  // steps in full since the screen was tried last
+    int64_t pause_ = 0;          // steps in full after one that was not worth it: more after each, fewer after others
+    int64_t left_of_pause_ = 0;
     int64_t stride_ = 0, num_blocks_ = 0;
     ScreenBounds bounds_;
     Buffer<float> products_;       // of the head: [rows of `wide`][stride]
