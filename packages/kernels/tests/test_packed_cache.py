@@ -114,11 +114,19 @@ def test_what_is_kept_has_a_screen_for_whoever_wants_it(path, settings, monkeypa
     assert len(kept_files(settings)) == 1
 
 
-def test_a_tokenizer_that_knows_no_ordinary_text_gives_no_screen(path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("PASSAGES", ("ab",), "the tokenizer makes 2 tokens"),
+        ("states_of", lambda weights, texts: np.full((200, 256), np.nan), "states are not finite"),
+    ],
+)
+def test_a_model_that_gives_no_screen_runs_and_it_is_said(path, monkeypatch, caplog, name, value, reason):
     monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
-    monkeypatch.setattr(screen, "PASSAGES", ("ab",))
+    monkeypatch.setattr(screen, name, value)
     assert load_packed(path, has_screen=True).weights.screen is None
-    assert "the head gets no screen" in caplog.text
+    assert "the head gets no screen, and computes in full: " in caplog.text
+    assert reason in caplog.text
 
 
 def test_a_young_file_is_not_kept(path, settings, monkeypatch):

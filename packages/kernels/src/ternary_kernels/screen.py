@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ternary_kernels._native import PAGE_TOKENS, Screen, pack_screen
+from ternary_kernels._native import PAGE_TOKENS, pack_screen
 from ternary_kernels.decoder import Decoder
 from ternary_kernels.screen_text import PASSAGES
 from ternary_kernels.weights import ModelWeights
-from wf_formats.tokenizer import TokenizerSource
+from wf_formats.tokenizer import TokenizerSource, rust_panics
 
 MIN_DIRECTIONS, COLS_A_DIRECTION = 64, 24
 MIN_WEIGHTS = 1 << 22
@@ -37,14 +37,27 @@ def with_screen(weights: ModelWeights, tokenizer: TokenizerSource) -> ModelWeigh
     config = weights.config
     if config.vocab_size * config.hidden_size < MIN_WEIGHTS:
         return weights
-    texts = _tokens_of(tokenizer, config.vocab_size, min(config.context_tokens, MAX_PASSAGE_TOKENS))
-    if sum(map(len, texts)) < MIN_TOKENS:
-        _log.warning("the head gets no screen: the tokenizer makes hardly any token of ordinary text")
+    try:
+        directions, factors = _directions(weights, tokenizer)
+    except ValueError as error:  # a TokenizerError too
+        _log.warning("the head gets no screen, and computes in full: %s", error)
         return weights
-    most = max(MIN_DIRECTIONS, config.hidden_size // COLS_A_DIRECTION)
-    directions, factors = directions_of(states_of(weights, texts), most)
     head = weights.embedding if weights.head is None else weights.head
     return replace(weights, screen=pack_screen(head, directions, factors))
+
+
+def _directions(
+    weights: ModelWeights, tokenizer: TokenizerSource
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Raises ValueError where the texts give no states."""
+    config = weights.config
+    texts = _tokens_of(tokenizer, config.vocab_size, min(config.context_tokens, MAX_PASSAGE_TOKENS))
+    if (num_tokens := sum(map(len, texts))) < MIN_TOKENS:
+        raise ValueError(f"of ordinary text the tokenizer makes {num_tokens} tokens that the model has")
+    states = states_of(weights, texts)
+    if not np.isfinite(states).all():
+        raise ValueError("the model's states are not finite")
+    return directions_of(states, max(MIN_DIRECTIONS, config.hidden_size // COLS_A_DIRECTION))
 
 
 def directions_of(states: NDArray[np.float32], most: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -88,9 +101,7 @@ def states_of(weights: ModelWeights, texts: Sequence[NDArray[np.int32]]) -> NDAr
 
 
 def _tokens_of(tokenizer: TokenizerSource, vocab_size: int, most: int) -> list[NDArray[np.int32]]:
-    encoded = tokenizer.backend.encode_batch_fast(list(PASSAGES))
+    with rust_panics("the tokenizer's splitting rule"):
+        encoded = tokenizer.backend.encode_batch_fast(list(PASSAGES))
     texts = [np.array([i for i in part.ids if i < vocab_size][:most], np.int32) for part in encoded]
     return [text for text in texts if len(text)]
-
-
-__all__ = ["Screen", "directions_of", "states_of", "with_screen"]
