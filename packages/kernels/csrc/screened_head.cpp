@@ -21,13 +21,14 @@ bool ScreenedHead::run(Pool& pool, const Matrix& head, const Screen& screen, con
     num_blocks_ = head.row_blocks;
     stride_ = padded_rows_of(head);
     if (std::any_of(reach.counts, reach.counts + count, [&](int32_t n) { return n <= 0 || n >= num_blocks_; })) return false;
+    const double cost = static_cast<double>(screen.num_bytes()) / static_cast<double>(head.num_bytes());
+    if (cost > kWorthwhile) return false;
     if (left_of_pause_ > 0) {
         --left_of_pause_;
         return false;
     }
     const bool is_bounded = bounds_.find(pool, screen, states, count) && choose(pool, head, wide, reach, count);
     const int64_t left = is_bounded ? num_chosen(count) : num_blocks_;
-    const double cost = static_cast<double>(screen.num_bytes()) / static_cast<double>(head.num_bytes());
     if (cost + static_cast<double>(left) / static_cast<double>(num_blocks_) > kWorthwhile) {
         pause_ = std::min(2 * pause_ + 1, kLongestPause);
         left_of_pause_ = pause_;

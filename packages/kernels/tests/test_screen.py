@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import ternary_kernels as tk
+from ternary_kernels import screen
 from ternary_kernels._native import Screen, pack_screen
 from ternary_kernels.packed import layout
 from ternary_kernels.packed.contents import facts_of, sections_of, weights_of
 from ternary_kernels.packed.layout import PackedFileError, open_file
-from ternary_kernels.screen import directions_of
+from ternary_kernels.screen import directions_of, with_screen
 from wf_formats.families.block import MATRICES, part_shape
 
 ROWS, COLS, DIRECTIONS = 3001, 256, 24
@@ -275,6 +276,15 @@ def test_wrong_screens_are_refused_by_name(weights):
         other.bounds(np.full((1, COLS), np.inf, np.float32))
     with pytest.raises(ValueError, match="one count and one depth"):
         run(tk.Decoder(weights, 16), np.arange(2), reach_of(1, 1))
+
+
+def test_a_head_of_four_bits_and_a_small_one_get_no_screen(weights, monkeypatch):
+    assert with_screen(weights, None) is weights
+    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+    narrow = dataclasses.replace(weights, embedding=head_of(np.random.default_rng(0), 4))
+    assert with_screen(narrow, None) is narrow
+    decoder = tk.Decoder(narrow, 16, num_threads=1)
+    assert np.isfinite(run(decoder, np.array([5]), reach_of(1, 1))).all(), "reads no less than the head"
 
 
 def test_directions_are_those_of_the_states():
