@@ -157,14 +157,15 @@ def test_scoring_leaves_a_run_as_it_was_to_the_bit(
     [
         "training.precision=bf16 training.gradient_checkpointing=true optimizer.state=bf16 "
         "training.lambda_warmup_steps=3 training.ema_decay=0.5",
-        "model.scheme=group64 training.accept_from=[stage1] training.qk_clip.threshold=1e-3",
+        "model.scheme=group64 training.qk_clip.threshold=1e-3",
     ],
 )
 def test_scoring_leaves_other_runs_as_they_were(
     cli: Any, sources: str, influence: list[str], others: str
 ) -> None:
     """Other precisions, and hooks that are on during a step."""
-    options, still = [*STEPS, sources, *others.split()], "training.mixture.influence.step_size=0"
+    options = [*STEPS, sources, "training.accept_from=[stage1]", *others.split()]
+    still = "training.mixture.influence.step_size=0"
     found = []
     for experiment, steered in (("fixed", []), ("still", [*influence, still])):
         model = [option for option in others.split() if option.startswith("model.")]
