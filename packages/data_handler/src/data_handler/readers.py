@@ -32,9 +32,13 @@ _TEXT_READERS = {
 }
 
 
-def open_reader(path: Path, config: SourceConfig, mark: Any) -> Reader:
-    """The reader for the file's suffix, one of `SUFFIXES`, standing after `mark`."""
-    rules = Rules.of(config)
+def open_reader(path: Path, config: SourceConfig, mark: Any, rules: Rules | None = None) -> Reader:
+    """The reader for the file's suffix, one of `SUFFIXES`, standing after `mark`.
+
+    Args:
+        rules: of whoever is no run, whose advice is another; None: the source's own.
+    """
+    rules = rules or Rules.of(config)
     if (format_ := config.record_format) is not None:
         return _record_reader(path, mark, rules, format_)
     if path.suffix == ".txt":

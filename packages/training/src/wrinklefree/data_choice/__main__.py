@@ -1,0 +1,5 @@
+"""`python -m wrinklefree.data_choice`."""
+
+from wrinklefree.data_choice.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The sub-commands of `wf data`, a file each."""
