@@ -47,13 +47,13 @@ class Surface:
 
 def sample_mixtures(num_sources: int, num_mixtures: int, seed: int) -> Array:
     """Random mixtures [n, k], the equal one first; the first ones are the same whatever their number."""
-    generator = np.random.default_rng(seed)
+    of_concentrations, of_weights = np.random.default_rng(seed).spawn(2)
     low, high = np.log(_CONCENTRATIONS)
-    rows = [np.full(num_sources, 1 / num_sources)]
-    for _ in range(num_mixtures - 1):
-        concentration = np.exp(generator.uniform(low, high))
-        rows.append(generator.dirichlet(np.full(num_sources, concentration)))
-    return np.stack(rows[:num_mixtures])
+    concentrations = np.exp(of_concentrations.uniform(low, high, num_mixtures))
+    parts = of_weights.standard_gamma(np.repeat(concentrations, num_sources).reshape(-1, num_sources))
+    mixtures: Array = parts / parts.sum(1, keepdims=True)
+    mixtures[0] = 1 / num_sources
+    return mixtures
 
 
 def fit(weights: Array, losses: Array) -> Surface:
