@@ -51,7 +51,9 @@ def test_chance_is_not_called_better(tmp_path: Path, seed: int) -> None:
 
 def test_a_worse_proposal_is_not_taken(tmp_path: Path) -> None:
     """The first order of the data misleads: in the others the proposed mixture is worse."""
-    result = proposed(tmp_path, lambda weights, order: bowl(weights, 0) if order == 0 else 9 - bowl(weights, 0))
+    result = proposed(
+        tmp_path, lambda weights, order: bowl(weights, 0) if order == 0 else 9 - bowl(weights, 0)
+    )
     assert result["gain_nats"] < 0
     assert not result["is_better_than_equal"]
 
@@ -110,7 +112,9 @@ def test_minutes_become_mixtures_and_the_test_of_the_result() -> None:
 def test_too_few_minutes_are_refused_after_the_first_model() -> None:
     plan = Plan(1.0, None)
     assert plan.goes_on([], 5.0, 8)
-    with pytest.raises(RequestError, match=r"--minutes 1 are too few: a small model takes 10 s, and 8 mixtures"):
+    with pytest.raises(
+        RequestError, match=r"--minutes 1 are too few: a small model takes 10 s, and 8 mixtures"
+    ):
         plan.goes_on(trials(1, 10.0), 15.0, 8)
 
 

@@ -185,12 +185,12 @@ def run_mix(request: MixRequest, plan: Plan, folder: Path, begun_s: float, force
 
     Raises: UserError.
     """
+    tokenizer = open_model(request.model).tokenizer
     with working_folder(folder, (RESULT_FILE, _PROXIES_FOLDER), force):
         record = Record(folder, request.to_json(plan))
         characters = refuse_probe_in(request.domains, request.probe, request.reading)
         from wrinklefree.data_choice.proxies import STEP_TOKENS, Proxies  # Lightning takes seconds
 
-        tokenizer = open_model(request.model).tokenizer
         work = folder / _PROXIES_FOLDER
         proxies = Proxies(work, tokenizer, request.domains, request.probe, request.reading, request.steps)
         with bar("training small models", 1.0) as shown:

@@ -115,14 +115,13 @@ def run_score(request: ScoreRequest, folder: Path, begun_s: float, force: bool) 
 
     Raises: UserError.
     """
-    names = (ROWS_FILE, REPORT_FILE, PICTURE_FILE, SKETCHES_FOLDER)
+    source, names = open_model(request.model), (ROWS_FILE, REPORT_FILE, PICTURE_FILE, SKETCHES_FOLDER)
     with working_folder(folder, names, force):
         if (folder / REPORT_FILE).exists():
             raise RequestError(
                 f"{folder} has scores already: choose another --output, or replace them with --force"
             )
         parts = SketchParts(folder / SKETCHES_FOLDER, request.to_json())
-        source = open_model(request.model)
         found, probe = _documents(request, source.tokenizer)
         report = _scored(request, found, _Sketching(request, source, parts, begun_s), probe, folder)
         shutil.rmtree(folder / SKETCHES_FOLDER)
@@ -135,7 +134,7 @@ def _documents(request: ScoreRequest, tokenizer: Any) -> tuple[Sample, list[Cand
     most = request.documents
     if most is None:
         assert request.minutes is not None
-        most = math.ceil(request.minutes * 60 * _MOST_DOCUMENTS_PER_S)
+        most = max(_PART_DOCUMENTS, math.ceil(request.minutes * 60 * _MOST_DOCUMENTS_PER_S))
     common = {"seed": request.seed, "tokenizer": tokenizer, "most_tokens": request.tokens}
     probe = sample(
         [request.probe], request.reading, (), request.probe_documents, evenly=False, **common
