@@ -158,6 +158,18 @@ def test_a_short_time_scores_a_random_sample(wf: Wf, score_arguments: list[Any],
     assert {row["domain"] for row in found} == {"good", "noise"}
 
 
+def test_a_ternary_model_scores(wf: Wf, score_arguments: list[Any], stage1_run: Any, tmp_path: Path) -> None:
+    place = score_arguments.index("--model")
+    arguments = [*score_arguments[: place + 1], stage1_run.folder / "final", *score_arguments[place + 2 :]]
+    done = wf(*arguments, "--output", tmp_path / "scores")
+    assert done.exit_code == 0, done.output
+    means = {
+        entry["name"]: entry["mean"]
+        for entry in json.loads((tmp_path / "scores/scores.json").read_text())["domains"]
+    }
+    assert means["good"] > means["noise"]
+
+
 def test_files_of_the_probe_alone_leave_nothing(wf: Wf, texts: Path, dense_dir: Path, tmp_path: Path) -> None:
     exam = texts / "exam.jsonl"
     done = wf("score", f"same={exam}", "--probe", exam, "--model", dense_dir, "--output", tmp_path / "s")

@@ -4,7 +4,7 @@
     FOLDER/dropped.jsonl            each document that was left out, and the one that stands for it
     FOLDER/dedup.json               counts by domain, the rule, and the names of the files written
 
-Memory: about 2 KB a document that stays (its signature and its places in the index), not its text.
+Memory: about 4 KB a document that stays (its signature and its places in the index), not its text.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def rank_correlation(left: Array, right: Array) -> float | None:
     """Spearman's; None where one of them has no order."""
     if np.ptp(left) == 0 or np.ptp(right) == 0:
         return None
-    ranks = np.stack([np.argsort(np.argsort(values)) for values in (left, right)])
-    return float(np.corrcoef(ranks.astype(np.float64))[0, 1])
+    first, second = (np.argsort(np.argsort(values)) for values in (left, right))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def best_mixture(surface: Surface, num_sources: int, seed: int) -> Array:

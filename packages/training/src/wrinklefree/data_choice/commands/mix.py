@@ -27,7 +27,7 @@ from wrinklefree.data_choice.commands.common import (
 if TYPE_CHECKING:
     from wrinklefree.data_choice.mixing import Plan
 
-_DEFAULT_MINUTES, _DEFAULT_STEPS = 10.0, 40
+_DEFAULT_MINUTES, _DEFAULT_STEPS = 10.0, 60
 
 
 def mix(
