@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import bitnet_arch
 from data_handler.corpus.domains import Reading, parse_domains, parse_one
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.data_choice import scoring
@@ -158,15 +160,15 @@ def test_a_short_time_scores_a_random_sample(wf: Wf, score_arguments: list[Any],
     assert {row["domain"] for row in found} == {"good", "noise"}
 
 
-def test_a_ternary_model_scores(wf: Wf, score_arguments: list[Any], stage1_run: Any, tmp_path: Path) -> None:
-    place = score_arguments.index("--model")
-    arguments = [*score_arguments[: place + 1], stage1_run.folder / "final", *score_arguments[place + 2 :]]
-    done = wf(*arguments, "--output", tmp_path / "scores")
+def test_a_ternary_model_scores(wf: Wf, score_arguments: list[Any], dense_dir: Path, tmp_path: Path) -> None:
+    model, tokenizer = bitnet_arch.load_dense("path", str(dense_dir))
+    bitnet_arch.convert(model, bitnet_arch.ConversionConfig(bitnet_arch.quantizer("group64"), sub_norm=False))
+    bitnet_arch.save_checkpoint(model, tokenizer, tmp_path / "ternary", {"stage": "stage1"})
+    place = score_arguments.index("--model") + 1
+    arguments = [*score_arguments[:place], tmp_path / "ternary", *score_arguments[place + 1 :]]
+    done = wf(*arguments, "--output", tmp_path / "scores", "--json")
     assert done.exit_code == 0, done.output
-    means = {
-        entry["name"]: entry["mean"]
-        for entry in json.loads((tmp_path / "scores/scores.json").read_text())["domains"]
-    }
+    means = {entry["name"]: entry["mean"] for entry in json.loads(done.stdout)["domains"]}
     assert means["good"] > means["noise"]
 
 
@@ -183,6 +185,8 @@ def test_files_of_the_probe_alone_leave_nothing(wf: Wf, texts: Path, dense_dir: 
         (["--documents", "0"], "Invalid value for '--documents'"),
         (["--documents", "1", "--minutes", "1"], "both say how long"),
         (["--minutes", "-1"], "--minutes -1: give more than 0"),
+        (["--minutes", "inf"], "--minutes inf: give more than 0 and at most"),
+        (["--tokens", "500"], "--tokens=500, but the model's context is 256"),
         (["--model", "none"], "--model none: there is no such folder"),
         (["--probe", "none.jsonl"], "none.jsonl does not exist"),
         (["--probe", "good={exam}"], "both called 'good'"),
@@ -237,13 +241,14 @@ def test_select_writes_what_the_trainer_reads(wf: Wf, scores: Path, tmp_path: Pa
         (["--share", "1.5"], "the share is 1.5"),
         (["--output", "{folder}/x.parquet"], "give a name that ends with .jsonl"),
         (["--output", "{texts}/good.jsonl", "--force"], "which is only read"),
+        (["--output", "{scores}/scores.jsonl", "--force"], "which is only read"),
     ],
 )
 def test_wrong_choices_are_refused(
     wf: Wf, scores: Path, texts: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     before = (texts / "good.jsonl").read_bytes()
-    own = [argument.format(folder=tmp_path, texts=texts) for argument in arguments]
+    own = [argument.format(folder=tmp_path, texts=texts, scores=scores) for argument in arguments]
     done = wf("select", scores, "--share", 0.5, "--output", tmp_path / "x.jsonl", *own)
     assert (done.exit_code, message in done.output) == (2, True), done.output
     assert (texts / "good.jsonl").read_bytes() == before
@@ -262,6 +267,15 @@ def test_dedup_writes_what_the_trainer_reads(wf: Wf, texts: Path, tmp_path: Path
     assert (again.exit_code, "exists: choose another folder" in again.output) == (2, True)
     forced = wf("dedup", *files, "--threshold", 0.95, "--output", folder, "--force", "--json")
     assert json.loads(forced.stdout)["domains"][1]["kept_documents"] == 20
+
+
+def test_names_that_are_no_text_do_no_harm(wf: Wf, tmp_path: Path) -> None:
+    odd = write(tmp_path / os.fsdecode(b"odd \xff\x1b[2J name.jsonl"), ["the same words twice"] * 2)
+    done = wf("dedup", odd, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "\x1b" not in done.output
+    (row,) = (json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines())
+    assert Path(row["file"]) == odd
 
 
 def test_dedup_replaces_nothing_that_it_did_not_write(wf: Wf, texts: Path, tmp_path: Path) -> None:

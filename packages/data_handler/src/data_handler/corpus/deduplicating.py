@@ -58,7 +58,7 @@ def deduplicate(
     """
     seen: NearDuplicates[Place] = NearDuplicates(rule)
     (folder / TEXT_FOLDER).mkdir()
-    with (folder / DROPPED_FILE).open("w", encoding="utf-8") as dropped:
+    with (folder / DROPPED_FILE).open("w") as dropped:
         counts = [_deduplicated(domain, reading, seen, folder, dropped, advance) for domain in domains]
     report = {
         "rule": asdict(rule),
@@ -89,7 +89,7 @@ def _deduplicated(
                 count.kept_documents += 1
                 count.kept_characters += len(document.text)
             else:
-                dropped.write(json.dumps(_row(document, twin), ensure_ascii=False) + "\n")
+                dropped.write(json.dumps(_row(document, twin)) + "\n")
                 count.twins_in[twin.key[0]] = count.twins_in.get(twin.key[0], 0) + 1
             advance(document)
     if count.kept_documents:

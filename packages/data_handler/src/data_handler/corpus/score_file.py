@@ -71,12 +71,12 @@ def read_scores(path: Path) -> Scores:
         DataRequestError: there are none, or they are of domains.
         DataError: damaged ones, or files that are gone or changed since; names what.
     """
-    folder = path.parent if path.name in (ROWS_FILE, REPORT_FILE) else path
-    if not (folder / REPORT_FILE).is_file():
+    rows_file, report_file = files_of_scores(path)
+    if not report_file.is_file():
         raise DataRequestError(
             f"{path} holds no scores ({REPORT_FILE} is not there): give the folder that wf data score wrote"
         )
-    report = read_value(folder / REPORT_FILE, DataError)
+    report = read_value(report_file, DataError)
     try:
         if report["by"] != BY_DOCUMENT:
             raise DataRequestError(
@@ -87,8 +87,14 @@ def read_scores(path: Path) -> Scores:
     except DataError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(folder / REPORT_FILE, f"{type(error).__name__} {error}") from error
-    return Scores(_read_rows(folder / ROWS_FILE, report), domains, reading)
+        raise _damaged(report_file, f"{type(error).__name__} {error}") from error
+    return Scores(_read_rows(rows_file, report), domains, reading)
+
+
+def files_of_scores(path: Path) -> tuple[Path, Path]:
+    """scores.jsonl and scores.json of a folder, or of one of the two."""
+    folder = path.parent if path.name in (ROWS_FILE, REPORT_FILE) else path
+    return folder / ROWS_FILE, folder / REPORT_FILE
 
 
 def _domain(entry: Mapping[str, Any]) -> Domain:

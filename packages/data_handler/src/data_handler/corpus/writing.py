@@ -40,7 +40,7 @@ def line_of(document: Document, text_column: str) -> bytes:
 
 
 def write_rows(path: Path, rows: Iterable[object]) -> None:
-    """One JSON value a line. Raises: ValueError for NaN and infinities."""
-    with path.open("w", encoding="utf-8") as file:
+    """One JSON value a line, in ASCII, since names of files may be no text. Raises: ValueError for NaN."""
+    with path.open("w") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")

@@ -46,7 +46,8 @@ from wrinklefree.data_choice.pictures import write_picture
 from wrinklefree.data_choice.probes import PACKAGED, open_model, probe_hashes
 from wrinklefree.data_choice.progress import bar
 from wrinklefree.data_choice.sketch_parts import PROBE, Part, Sketches, SketchParts
-from wrinklefree.data_choice.working import working_folder
+from wrinklefree.data_choice.working import check_minutes, working_folder
+from wrinklefree.model_checks import ModelFacts, check_context
 
 ESTIMATORS = {"cosine": PreconditionedCosine, "datainf": DataInf, "tracin": TracIn}
 """Those that need no more than a model: of a running optimizer's moments nothing is known here."""
@@ -84,8 +85,8 @@ class ScoreRequest:
             raise RequestError(f"--estimator {self.estimator!r} is not one of {', '.join(ESTIMATORS)}")
         if self.by not in BY:
             raise RequestError(f"--by {self.by!r} is not one of {', '.join(BY)}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise RequestError(f"--minutes {self.minutes:g}: give more than 0")
+        if self.minutes is not None:
+            check_minutes(self.minutes)
         if any(domain.name == self.probe.name for domain in self.domains):
             raise RequestError(
                 f"a file and the probe are both called {self.probe.name!r}: give one another NAME="
@@ -115,7 +116,10 @@ def run_score(request: ScoreRequest, folder: Path, begun_s: float, force: bool) 
 
     Raises: UserError.
     """
-    source, names = open_model(request.model), (ROWS_FILE, REPORT_FILE, PICTURE_FILE, SKETCHES_FOLDER)
+    source = open_model(request.model)
+    context = source.settings.get("max_position_embeddings")
+    check_context("--tokens", request.tokens, ModelFacts(source.settings["model_type"], context))
+    names = (ROWS_FILE, REPORT_FILE, PICTURE_FILE, SKETCHES_FOLDER)
     with working_folder(folder, names, force):
         if (folder / REPORT_FILE).exists():
             raise RequestError(
@@ -241,7 +245,9 @@ def _scored(
     domains = [_described(domain, found, scored) for domain in request.domains]
     if request.by == BY_DOMAIN:
         if missing := [entry["name"] for entry in domains if not entry["scored"]]:
-            raise DataError(f"no time was left for {missing[0]!r}: give more --minutes, or fewer --tokens")
+            raise DataError(
+                f"nothing of {missing[0]!r} was scored: give more --minutes or --documents, or fewer --tokens"
+            )
         means = [sketches[[row.domain == entry["name"] for row in scored]].mean(0) for entry in domains]
         for entry, score in zip(
             domains, estimator.scores(torch.stack(means), probe_sketches).tolist(), strict=True

@@ -10,6 +10,13 @@ from pathlib import Path
 from wf_formats.errors import RequestError
 from wf_formats.locks import locked, try_lock_of_process
 from wf_formats.targets import check_way
+from wrinklefree.config.ranges import MOST_MINUTES
+
+
+def check_minutes(minutes: float) -> None:
+    """Raises: RequestError."""
+    if not 0 < minutes <= MOST_MINUTES:
+        raise RequestError(f"--minutes {minutes:g}: give more than 0 and at most {MOST_MINUTES:,} (a year)")
 
 
 @contextmanager

@@ -63,8 +63,8 @@ def as_override(sources: Sequence[str]) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line of the result."""
-    sys.stdout.write(text + "\n")
+    """A line of the result; in names of files what is no text is written out."""
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
 
 def say_json(value: Any) -> None:

@@ -87,6 +87,7 @@ def _plan(minutes: float | None, mixtures: int | None, num_sources: int) -> Plan
     """Raises: RequestError."""
     from wf_formats.errors import RequestError
     from wrinklefree.data_choice.mixing import Plan, least_mixtures
+    from wrinklefree.data_choice.working import check_minutes
 
     if num_sources < 2:
         raise RequestError("one --source alone is no mixture: give two or more")
@@ -99,8 +100,7 @@ def _plan(minutes: float | None, mixtures: int | None, num_sources: int) -> Plan
             )
         return Plan(None, mixtures)
     minutes = _DEFAULT_MINUTES if minutes is None else minutes
-    if not minutes > 0:
-        raise RequestError(f"--minutes {minutes:g}: give more than 0")
+    check_minutes(minutes)
     return Plan(minutes, None)
 
 

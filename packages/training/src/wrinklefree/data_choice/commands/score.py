@@ -125,6 +125,8 @@ def score(
 
 
 def _show(report: dict[str, Any], output: Path) -> None:
+    from wf_formats.printable import printable
+
     is_ranked = "score" in report["domains"][0]
     columns = (
         "domain",
@@ -146,7 +148,7 @@ def _show(report: dict[str, Any], output: Path) -> None:
         )
     show(table)
     if left_out := report["left_out"]:
-        say(f"left out, being in the probe: {len(left_out)} documents, the first {left_out[0]}")
+        say(f"left out, being in the probe: {len(left_out)} documents, the first {printable(left_out[0])}")
     say(
         f"{output}: {report['scored']:,} scores by {report['probe_scored']} documents of the probe; higher "
         "helps it"

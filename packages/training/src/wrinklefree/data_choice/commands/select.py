@@ -44,7 +44,7 @@ def select(
     wf data select outputs/scores --share 0.5 --by-domain --output data/better.jsonl.gz
     """
     from data_handler.corpus.choosing import check_share, choose, write_chosen
-    from data_handler.corpus.score_file import read_scores
+    from data_handler.corpus.score_file import files_of_scores, read_scores
     from data_handler.corpus.writing import check_suffix
     from wf_formats.atomic import atomic_file
     from wf_formats.targets import check_apart
@@ -54,9 +54,9 @@ def select(
     check_suffix(output)
     check_new_file(output, force)
     found = read_scores(scores)
-    for domain in found.domains:
-        for file in domain.files:
-            check_apart(output, file)
+    read = [file for domain in found.domains for file in domain.files]
+    for file in (*read, *files_of_scores(scores)):
+        check_apart(output, file)
     chosen = choose(found.rows, share, by_domain=by_domain)
     with atomic_file(output) as file:
         write_chosen(chosen, found.domains, found.reading, file, is_packed=output.suffix == ".gz")
