@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from wf_formats.errors import LoadError, RequestError
-from wrinklefree.data_choice.mixing import NUM_ORDERS, Plan, Record, Trial, least_mixtures, propose
+from wrinklefree.data_choice.mixing import propose
+from wrinklefree.data_choice.trials import NUM_ORDERS, Plan, Record, Trial, least_mixtures
 
 NAMES = ["a", "b", "c"]
 LossOf = Callable[[Mapping[str, float], int], float]
@@ -80,6 +81,20 @@ def test_trials_are_kept_when_it_is_stopped(tmp_path: Path, stop_at: int) -> Non
     again = proposed(tmp_path / "again", counting)
     assert len(calls) + len(rest) == 16 + 2 * NUM_ORDERS - 1
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_more_mixtures_do_not_change_a_test_that_has_begun(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def stopping(weights: Mapping[str, float], order: int) -> float:
+        if len(calls) == 18:  # within the test
+            raise KeyboardInterrupt
+        calls.append(order)
+        return bowl(weights, order)
+
+    with pytest.raises(KeyboardInterrupt):
+        proposed(tmp_path, stopping)
+    assert proposed(tmp_path, bowl, mixtures=40)["num_mixtures"] == 16
 
 
 def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:

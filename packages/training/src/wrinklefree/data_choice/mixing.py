@@ -14,14 +14,13 @@ A trial is on the disk when it is done: the same request goes on after an interr
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -34,123 +33,23 @@ from data_handler.corpus.regression import (
     sample_mixtures,
 )
 from data_handler.corpus.score_file import described_files
-from wf_formats.atomic import atomic_write_text
-from wf_formats.errors import LoadError, RequestError
-from wf_formats.json_file import read_value
 from wrinklefree.data_choice.probes import open_model, refuse_probe_in
 from wrinklefree.data_choice.progress import bar
+from wrinklefree.data_choice.trials import (
+    FOLDS,
+    MOST_MIXTURES,
+    NUM_ORDERS,
+    RESULT_FILE,
+    Plan,
+    Record,
+    Trial,
+    least_mixtures,
+)
 from wrinklefree.data_choice.working import working_folder
 
-RESULT_FILE = "mix.json"
-NUM_ORDERS = 3
 _CRITICAL_T = 2.92
 """Student's t at 95 % with NUM_ORDERS - 1 = 2 degrees of freedom."""
 _PROXIES_FOLDER = ".proxies"
-_FOLDS = 5
-_MOST_MIXTURES = 4096
-
-
-class Trial(NamedTuple):
-    """loss: nats a token of the probe."""
-
-    weights: tuple[float, ...]
-    seed: int
-    loss: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many mixtures are tried: a number, or what minutes allow."""
-
-    minutes: float | None
-    mixtures: int | None
-
-    def goes_on(self, trials: Sequence[Trial], spent_s: float, least: int) -> bool:
-        """Whether another mixture is tried, when so many were. Raises: RequestError where time is too short.
-
-        Args: spent_s: of the whole, earlier starts included.
-        """
-        if self.mixtures is not None:
-            return len(trials) < self.mixtures
-        assert self.minutes is not None
-        if not trials:
-            return True
-        trial_s = float(np.median([trial.seconds for trial in trials]))
-        left_s = self.minutes * 60 - spent_s - trial_s * (2 * NUM_ORDERS - 1)
-        if len(trials) + left_s / trial_s >= least:
-            return left_s >= trial_s and len(trials) < _MOST_MIXTURES
-        if len(trials) >= least:
-            return False
-        needed = (spent_s + trial_s * (least - len(trials) + 2 * NUM_ORDERS - 1)) / 60
-        raise RequestError(
-            f"--minutes {self.minutes:g} are too few: a small model takes {trial_s:.0f} s, and {least} "
-            f"mixtures with the test of the result {needed:.1f} minutes; give more, or fewer --steps"
-        )
-
-    def total(self, trials: Sequence[Trial], spent_s: float) -> float:
-        """About how many mixtures it will be."""
-        if self.mixtures is not None or not trials:
-            return self.mixtures or 1
-        assert self.minutes is not None
-        trial_s = float(np.median([trial.seconds for trial in trials]))
-        left_s = self.minutes * 60 - spent_s - trial_s * (2 * NUM_ORDERS - 1)
-        return min(_MOST_MIXTURES, len(trials) + max(0.0, left_s / trial_s))
-
-
-def least_mixtures(num_sources: int) -> int:
-    """As many as the surface has coefficients, and a fold of them more."""
-    return num_sources * (num_sources + 1) // 2 + _FOLDS
-
-
-class Record:
-    """mix.json: written anew after each trial."""
-
-    def __init__(self, folder: Path, request: Mapping[str, Any]) -> None:
-        self._path, self._request = folder / RESULT_FILE, dict(request)
-        self.mixtures: list[Trial] = []
-        self.orders: list[Trial] = []
-        if self._path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        """Raises: RequestError where another request is recorded, or this one is complete; LoadError."""
-        found = read_value(self._path, LoadError)
-        try:
-            request, result = found["request"], found["result"]
-            different = [
-                key for key in {**request, **self._request} if request.get(key) != self._request.get(key)
-            ]
-            if different:
-                there, here = (values.get(different[0]) for values in (request, self._request))
-                raise RequestError(
-                    f"{self._path.parent} has another request: {different[0]} is {there!r:.200} there and "
-                    f"{here!r:.200} here; choose another --output, or begin anew with --force"
-                )
-            if result is not None:
-                raise RequestError(
-                    f"{self._path.parent} has the result of this request: choose another --output, or "
-                    "replace it with --force"
-                )
-            self.mixtures, self.orders = (
-                [_trial(value) for value in found[key]] for key in ("mixtures", "orders")
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LoadError(f"{self._path} is damaged ({error}): remove it, or give --force") from error
-
-    @property
-    def seconds(self) -> float:
-        return sum(trial.seconds for trial in [*self.mixtures, *self.orders])
-
-    def write(self, result: Mapping[str, Any] | None = None) -> None:
-        value = {
-            "files": [RESULT_FILE],
-            "request": self._request,
-            "mixtures": [trial._asdict() for trial in self.mixtures],
-            "orders": [trial._asdict() for trial in self.orders],
-            "result": result,
-        }
-        atomic_write_text(self._path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -211,10 +110,6 @@ def run_mix(request: MixRequest, plan: Plan, folder: Path, begun_s: float, force
         return result
 
 
-def _trial(value: Mapping[str, Any]) -> Trial:
-    return Trial(tuple(value["weights"]), value["seed"], value["loss"], value["seconds"])
-
-
 def propose(
     names: Sequence[str],
     loss_of: Callable[[Mapping[str, float], int], float],
@@ -247,8 +142,8 @@ def propose(
         record.write()
 
     least = least_mixtures(len(names))
-    mixtures = sample_mixtures(len(names), _MOST_MIXTURES, seed)
-    while plan.goes_on(record.mixtures, spent_s(), least):
+    mixtures = sample_mixtures(len(names), MOST_MIXTURES, seed)
+    while not record.orders and plan.goes_on(record.mixtures, spent_s(), least):
         total = plan.total(record.mixtures, spent_s()) + 2 * NUM_ORDERS - 1
         best = min((trial.loss for trial in record.mixtures), default=math.nan)
         tell(len(record.mixtures), total, f"{len(record.mixtures)} mixtures, least loss {best:.3f}")
@@ -282,7 +177,7 @@ def _fitted(trials: Sequence[Trial], seed: int) -> _Found:
     surface = fit(weights, losses)
     best = best_mixture(surface, weights.shape[1], seed)
     predicted, predicted_equal = surface.predict(np.stack([best, weights[0]]))
-    folds = held_out_predictions(weights, losses, min(_FOLDS, len(losses)))
+    folds = held_out_predictions(weights, losses, min(FOLDS, len(losses)))
     return _Found(
         tuple(float(weight) for weight in best),
         float(predicted),

@@ -25,7 +25,7 @@ from wrinklefree.data_choice.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from wrinklefree.data_choice.mixing import Plan
+    from wrinklefree.data_choice.trials import Plan
 
 _DEFAULT_MINUTES, _DEFAULT_STEPS = 10.0, 60
 
@@ -86,7 +86,7 @@ def mix(
 def _plan(minutes: float | None, mixtures: int | None, num_sources: int) -> Plan:
     """Raises: RequestError."""
     from wf_formats.errors import RequestError
-    from wrinklefree.data_choice.mixing import Plan, least_mixtures
+    from wrinklefree.data_choice.trials import Plan, least_mixtures
     from wrinklefree.data_choice.working import check_minutes
 
     if num_sources < 2:
