@@ -25,6 +25,8 @@ def test_mixtures_are_random_weights_the_equal_one_first() -> None:
     np.testing.assert_allclose(mixtures.sum(1), 1)
     assert mixtures.min() >= 0
     np.testing.assert_allclose(mixtures[0], 0.25)
+    np.testing.assert_allclose(mixtures[1:5].max(1), 0.8)
+    assert mixtures[1:5].argmax(1).tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(mixtures[:50], sample_mixtures(4, 50, seed=3))
     assert not np.array_equal(mixtures[1:], sample_mixtures(4, 200, seed=4)[1:])
     np.testing.assert_allclose(mixtures[1:].mean(0), 0.25, atol=0.05)
@@ -35,7 +37,15 @@ def test_a_quadratic_loss_is_found_exactly() -> None:
     surface = fit(mixtures, bowl(mixtures))
     others = sample_mixtures(3, 50, seed=1)
     np.testing.assert_allclose(surface.predict(others), bowl(others), atol=1e-4)
-    np.testing.assert_allclose(best_mixture(surface, 3, seed=0), [0.6, 0.3, 0.1], atol=0.03)
+    np.testing.assert_allclose(best_mixture(surface, mixtures, seed=0), [0.6, 0.3, 0.1], atol=0.03)
+
+
+def test_nothing_beyond_the_trials_is_proposed() -> None:
+    """The loss falls towards the first source alone, of which no trial had more than 0.5."""
+    mixtures = sample_mixtures(3, 60, seed=0)
+    tried = mixtures[mixtures[:, 0] <= 0.5][:14]
+    best = best_mixture(fit(tried, 5 - tried[:, 0]), tried, seed=0)
+    assert tried[:, 0].max() - 0.1 <= best[0] <= tried[:, 0].max() + 1e-3
 
 
 def test_held_out_predictions_tell_a_surface_from_noise() -> None:

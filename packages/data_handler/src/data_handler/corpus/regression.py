@@ -1,15 +1,15 @@
 """Which mixture of sources has the least loss, predicted from small runs (RegMix, arXiv 2407.01492).
 
-1. Mixtures are drawn from Dirichlet distributions of several concentrations, the equal one first, and the
-   loss of a small model is measured for each.
+1. Mixtures: the equal one, one with most of it for each source, then draws from Dirichlet distributions of
+   several concentrations. The loss of a small model is measured for each.
 2. The loss is fitted as a Scheffe polynomial of the weights (Scheffe 1958, "Experiments with mixtures"),
 
        L(w) = sum_i b_i w_i + sum_{i<j} b_ij w_i w_j,    sum_i w_i = 1,
 
-   by ridge regression; its penalty is the one of least error where each run in turn is left out
-   (closed form).
-3. The loss of 100,000 mixtures from the same distributions is predicted; the mean of the best 100 is
-   proposed.
+   by ridge regression. Where each run in turn is left out (closed form), its penalty is the largest whose
+   error is within a standard error of the least.
+3. The loss of 100,000 mixtures is predicted, and the mean of the best 100 proposed. Those that give a source
+   more or less than any trial did are left out: there the polynomial only guesses.
 
 RegMix fits a linear model and gradient-boosted trees on 512 runs; with the tens of runs that minutes allow,
 trees have too little to split, and a linear model always proposes one source alone.
@@ -25,6 +25,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 _CONCENTRATIONS = (0.3, 3.0)
+_MOST = 0.8
 _PENALTIES = np.logspace(-8, 2, 41)
 _NUM_SIMULATED, _NUM_BEST = 100_000, 100
 _DECIMALS = 3
@@ -46,13 +47,16 @@ class Surface:
 
 
 def sample_mixtures(num_sources: int, num_mixtures: int, seed: int) -> Array:
-    """Random mixtures [n, k], the equal one first; the first ones are the same whatever their number."""
+    """Mixtures [n, k] of step 1; the first ones are the same whatever their number."""
     of_concentrations, of_weights = np.random.default_rng(seed).spawn(2)
     low, high = np.log(_CONCENTRATIONS)
     concentrations = np.exp(of_concentrations.uniform(low, high, num_mixtures))
     parts = of_weights.standard_gamma(np.repeat(concentrations, num_sources).reshape(-1, num_sources))
     mixtures: Array = parts / parts.sum(1, keepdims=True)
-    mixtures[0] = 1 / num_sources
+    most = np.full((num_sources, num_sources), (1 - _MOST) / max(1, num_sources - 1))
+    np.fill_diagonal(most, _MOST)
+    fixed = np.concatenate([np.full((1, num_sources), 1 / num_sources), most])[:num_mixtures]
+    mixtures[: len(fixed)] = fixed
     return mixtures
 
 
@@ -64,24 +68,22 @@ def fit(weights: Array, losses: Array) -> Surface:
     mean = float(losses.mean())
     left, singular, right = np.linalg.svd((features - center) / scale, full_matrices=False)
     along = left.T @ (losses - mean)
-    errors = [
-        _left_out_error(left, singular, along, losses - mean, penalty) for penalty in _penalties(len(losses))
-    ]
-    penalty = _penalties(len(losses))[int(np.argmin(errors))]
+    penalties = _PENALTIES * len(losses)
+    errors = np.stack([_left_out_errors(left, singular, along, losses - mean, p) for p in penalties])
+    means = errors.mean(1)
+    best = int(np.argmin(means))
+    enough = means[best] + errors[best].std() / np.sqrt(len(losses))
+    penalty = penalties[np.flatnonzero(means <= enough)[-1]]
     return Surface(center, scale, right.T @ (singular / (singular**2 + penalty) * along), mean)
 
 
-def _penalties(num_runs: int) -> Array:
-    penalties: Array = _PENALTIES * num_runs
-    return penalties
-
-
-def _left_out_error(left: Array, singular: Array, along: Array, losses: Array, penalty: float) -> float:
-    """Mean squared error of each run predicted without it (Allen's PRESS), the mean being fitted too."""
+def _left_out_errors(left: Array, singular: Array, along: Array, losses: Array, penalty: float) -> Array:
+    """Squared error of each run predicted without it (Allen's PRESS), the mean being fitted too."""
     kept = singular**2 / (singular**2 + penalty)
     leverage = (left**2) @ kept + 1 / len(losses)
     residuals = losses - left @ (kept * along)
-    return float(np.mean((residuals / np.maximum(1 - leverage, 1e-12)) ** 2))
+    errors: Array = (residuals / np.maximum(1 - leverage, 1e-12)) ** 2
+    return errors
 
 
 def _features(weights: Array) -> Array:
@@ -110,9 +112,14 @@ def rank_correlation(left: Array, right: Array) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def best_mixture(surface: Surface, num_sources: int, seed: int) -> Array:
-    """Weights [k] of step 3, to three decimals, of sum 1."""
-    simulated = sample_mixtures(num_sources, _NUM_SIMULATED, seed)
+def best_mixture(surface: Surface, tried: Array, seed: int) -> Array:
+    """Weights [k] of step 3, to three decimals, of sum 1.
+
+    Args: tried: the mixtures [n, k] that the surface was fitted on.
+    """
+    simulated = sample_mixtures(tried.shape[1], _NUM_SIMULATED, seed)
+    is_known = ((simulated >= tried.min(0)) & (simulated <= tried.max(0))).all(1)
+    simulated = np.concatenate([tried, simulated[is_known]])
     order = np.argsort(surface.predict(simulated), kind="stable")
     return rounded(simulated[order[:_NUM_BEST]].mean(0))
 

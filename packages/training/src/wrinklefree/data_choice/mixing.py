@@ -175,7 +175,7 @@ def _fitted(trials: Sequence[Trial], seed: int) -> _Found:
         np.array([trial.loss for trial in trials]),
     )
     surface = fit(weights, losses)
-    best = best_mixture(surface, weights.shape[1], seed)
+    best = best_mixture(surface, weights, seed)
     predicted, predicted_equal = surface.predict(np.stack([best, weights[0]]))
     folds = held_out_predictions(weights, losses, min(FOLDS, len(losses)))
     return _Found(
