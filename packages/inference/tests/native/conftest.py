@@ -161,11 +161,11 @@ def sample(
             row = row / float(temperature[r])
             order = np.argsort(-row, kind="stable")
             probability = np.exp(row[order] - row.max())
+            if top_k[r]:
+                probability[top_k[r] :] = 0  # first, so that top_p is of what is left
             probability /= probability.sum()
             keep = np.cumsum(probability) - probability < top_p[r]
             keep &= probability >= min_p[r] * probability[0]
-            if top_k[r]:
-                keep &= np.arange(len(row)) < top_k[r]
             probability = np.where(keep, probability, 0)
             key = [int(seeds[r]), int(counters[r])]
             uniform = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))).random()

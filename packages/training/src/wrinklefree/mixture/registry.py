@@ -42,8 +42,8 @@ def bounds_of(config: MixtureConfig) -> Bounds:
 
 
 def configured_weights(sources: Sequence[SourceConfig]) -> Weights:
-    """Shares that sum to 1."""
-    total = math.fsum(source.weight for source in sources)
+    """Shares that sum to 1; zeros, which the loader refuses by name, stay zeros."""
+    total = math.fsum(source.weight for source in sources) or 1.0
     return {source.name: source.weight / total for source in sources}
 
 

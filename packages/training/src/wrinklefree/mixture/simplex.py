@@ -112,6 +112,8 @@ def _solved(
     # At the first place all are at the floor, which is too little together; at the last all are at the cap,
     # which is enough but for rounding.
     right = next((i for i, x in enumerate(places) if math.fsum(at(x)) >= 1), len(places) - 1)
+    if right == 0:  # floors that are 1 together but for rounding
+        return at(places[0])
     left_x, right_x = places[right - 1], places[right]
     free = [i for i, (low, high) in enumerate(breaks) if low <= left_x and right_x <= high]
     at_floor = sum(right_x <= low for low, _ in breaks)
