@@ -23,6 +23,12 @@ def packaged() -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTok
     return model, tokenizer
 
 
+@pytest.fixture
+def loaded(packaged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's model, loaded once."""
+    monkeypatch.setattr(self_chat, "load_dense_model", lambda *_: packaged)
+
+
 def test_a_conversation_opens_as_the_template_does_and_takes_turns(packaged) -> None:
     model, tokenizer = packaged
     opening = self_chat.opening(tokenizer)
@@ -47,7 +53,7 @@ def test_answers_stand_behind_their_questions(packaged, monkeypatch: pytest.Monk
     questions = [[{"role": "user", "content": text}] for text in asked]
 
     def answers(questions: list[list[dict[str, str]]], temperature: float) -> list[str]:
-        (texts,) = self_chat.write_answers(model, tokenizer, questions, 20, 2, temperature, seed=0)
+        (texts,) = self_chat.write_answers(model, tokenizer, questions, 12, 2, temperature, seed=0)
         begins = [
             f"<|im_start|>user\n{q[0]['content']}<|im_end|>\n<|im_start|>assistant\n" for q in questions
         ]
@@ -77,7 +83,7 @@ def test_loops_are_found(ids: list[int], expected: bool) -> None:
     assert self_chat.is_loop(ids) is expected
 
 
-def test_the_command_line(packaged, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "chat.jsonl.gz"
     arguments = ["--output", str(output), "--conversations", "3", "--batch-size", "2", "--tokens", "8"]
     assert self_chat.main([*arguments, "--dtype", "float32"]) == 0
@@ -87,7 +93,7 @@ def test_the_command_line(packaged, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{len(records)} conversations of 8 tokens" in capsys.readouterr().out
 
 
-def test_prompts_of_a_file_are_answered_once_each(tmp_path: Path) -> None:
+def test_prompts_of_a_file_are_answered_once_each(loaded, tmp_path: Path) -> None:
     prompts, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
     records = [{"instruction": "Say hello.", "output": said} for said in ("no", "other")]
     prompts.write_text("".join(json.dumps(record) + "\n" for record in records))
