@@ -163,7 +163,7 @@ def test_supervised_records_are_held_out(write_records: Callable[..., Path], cha
 
 def test_batches_are_those_of_a_loader(probe: ProbeSet, tokenizer: Any) -> None:
     (batch,) = probe.batches(tokenizer, 64, 4)
-    assert set(batch) == {"input_ids", "labels", "position_ids"}
+    assert set(batch) == {"input_ids", "labels", "position_ids", "source_ids"}
     text = tokenizer.decode(batch["input_ids"][0])
     assert text.startswith("right-3  River river</s>a question that nobody trains on</s>")
     assert (batch["position_ids"] == 0).sum() == 3  # two documents and the filling

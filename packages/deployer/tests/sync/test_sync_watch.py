@@ -150,7 +150,8 @@ def test_a_watch_sends_changes_is_proved_and_ends_with_ctrl_c(
     assert "another watch" in gcd("sync-ssh", "box", "--watch").output
 
     shutil.rmtree(there)  # the machine is made anew
-    assert "sent 4 files" in gcd("sync-ssh", "box", "--smart").output
+    output = gcd("sync-ssh", "box", "--smart").output
+    assert "sent 4 files" in output or kept in output  # the watch itself may have seen it first
     assert (there / "a.txt").exists()
 
     there.rename(there.parent / "away")
