@@ -149,6 +149,10 @@ def test_files_that_changed_since_are_refused(scored_folder: Path, tmp_path: Pat
         '{"domain": "a", "file": "x", "line": 1, "tokens": 0, "score": 1}',
         '{"domain": "a", "file": "x", "line": 1, "tokens": 1, "score": NaN}',
         '{"domain": "a", "file": "x", "line": 1, "tokens": 1, "score": "high"}',
+        '{"domain": "a", "file": "x", "line": 1, "tokens": 1, "score": true}',
+        f'{{"domain": "a", "file": "x", "line": 1, "tokens": 1, "score": 1{"0" * 400}}}',
+        '{"domain": "a", "file": "x", "line": 1, "tokens": Infinity, "score": 1}',
+        '{"domain": "a", "file": "x", "line": true, "tokens": 1, "score": 1}',
     ],
 )
 def test_damaged_scores_are_named(scored_folder: Path, line: str) -> None:

@@ -205,6 +205,8 @@ def test_find_job_by_prefix(start: Callable[..., LocalJob]) -> None:
         find_job(first.folder.name[:8])
     with pytest.raises(CommandError, match="no job 'x'"):
         find_job("x")
+    with pytest.raises(CommandError, match="the id of a job is empty"):
+        find_job("")
 
 
 def test_a_damaged_record_is_named(start: Callable[..., LocalJob]) -> None:

@@ -338,6 +338,7 @@ REFUSED = {
     ("--cloud", "slurm", "--gpu", "H100:2"): "--gpu H100:2: wf eval is one process; give one, KIND:1",
     ("--cloud", "local", "--spot"): "--spot: local is this machine",
     ("--cloud", "local", "--allow-gcp-gpu"): "--allow-gcp-gpu is SkyPilot's, not for --cloud local",
+    ("--cloud", "local", "--output", ""): "--output is empty",
     ("--cloud", "local", "--output", "gs:/b"): "--output gs:/b is no place for results",
     ("--cloud", "local", "--api-key", "hunter2"): "***: whoever runs the job stores this",
     (

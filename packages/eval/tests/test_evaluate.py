@@ -54,6 +54,8 @@ def test_every_kind_gives_the_same_report(
         ("--model-path {gguf} --text {folder}/a.csv --threads 1", "of no known kind", 2),
         ("--model-path {gguf} --text {damaged} --threads 1", "a.jsonl, line 2: damaged record", 1),
         ("--model-path {gguf} --text {folder}/half.jsonl --threads 1", "line 1: .*half a character", 1),
+        ("--model-path= --text {folder}/empty.txt", "--model-path is empty: give a path", 2),
+        ("--model-path {gguf} --text=", "--text is empty: give a path", 2),
         ("--model-path {gguf} --text {folder}/empty.txt --threads 1", "nothing to score", 1),
         ("--model-path {gguf} --text {text} --context 9000", "knows 8192 positions", None),
         ("--model-path {gguf} --text {text} --context 64 --stride 64", "stride must be in", 2),

@@ -118,6 +118,7 @@ def test_what_is_kept_has_a_screen_for_whoever_wants_it(path, settings, monkeypa
     ("name", "value", "reason"),
     [
         ("PASSAGES", ("ab",), "the tokenizer makes 2 tokens"),
+        ("PASSAGES", (7,), "the tokenizer is damaged"),  # an error of its library's own
         ("states_of", lambda weights, texts: np.full((200, 256), np.nan), "states are not finite"),
     ],
 )

@@ -234,6 +234,19 @@ def test_select_writes_what_the_trainer_reads(wf: Wf, scores: Path, tmp_path: Pa
     assert len(list(iter_documents(source))) == 40
 
 
+def test_files_may_be_named_from_where_one_stands(
+    wf: Wf, texts: Path, dense_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(texts)
+    few = ["--tokens", 32, "--documents", 3, "--blocks", 1, "--sketch", 64, "--output", tmp_path / "scores"]
+    done = wf("score", "good.jsonl", "--probe", "exam.jsonl", "--model", dense_dir, *few)
+    assert done.exit_code == 0, done.output
+    monkeypatch.chdir(tmp_path)
+    done = wf("select", "scores", "--share", 1, "--output", "chosen.jsonl")
+    assert done.exit_code == 0, done.output
+    assert len((tmp_path / "chosen.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -212,6 +212,14 @@ def test_each_policy_composes() -> None:
         ([SOURCES, ODM, "training.mixture.floor=1.1"], "training.mixture.floor=1.1 is not possible"),
         ([SOURCES, ODM, "training.mixture.every_steps=0"], "every_steps=0 is not possible"),
         ([SOURCES.replace("docs}", "docs, weight: 0}"), ODM], "'python_docs' has weight 0"),
+        (
+            [SOURCES.replace("docs}", "docs, weight: 0}"), "training.mixture.policy=uniform"],
+            "'python_docs' has weight 0",
+        ),
+        (
+            [SOURCES, ODM, "training.max_steps=200"],
+            "every_steps=200 and training.max_steps=200: the run ends before",
+        ),
         ([SOURCES.replace("docs}", "docs, repeat: false}"), ODM], "'python_docs' has repeat=false"),
         ([SOURCES, INFLUENCE], "policy=influence without training.mixture.influence.probes"),
         ([SOURCES, PROBES], "probes with training.mixture.policy=fixed"),

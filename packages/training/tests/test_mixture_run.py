@@ -103,6 +103,14 @@ def mixtures(run: Any) -> list[dict[str, float]]:
     return [{name: float(row[f"mixture/{name}"]) for name in NAMES} for row in rows(run)]
 
 
+def of_data(run: Any) -> tuple[int, dict[str, float]]:
+    """The weights that the data of the last checkpoint got last, and their turn."""
+    last = max((run.folder / "checkpoints").glob("step_*"))
+    (state,) = json.loads((last / "trainer.json").read_text())["WrinkleFreeDataModule"]["ranks"]
+    first, weights = state["weights"][-1]
+    return first, weights
+
+
 def test_sums_by_source_are_those_of_a_loop() -> None:
     torch.manual_seed(0)
     losses = TokenLosses(torch.rand(3, 8), torch.rand(3, 8) < 0.7)
@@ -235,6 +243,7 @@ def test_scoring_goes_on_in_changed_data_as_the_run_does(
     resumed = start(f"resume.data={choice}")
     assert resumed.code == 0
     assert len(mixtures(resumed)) == 7
+    assert of_data(resumed)[1] == pytest.approx(mixtures(resumed)[-1])
 
 
 def test_weights_reach_the_data(cli_from_stage1: Any, sources: str) -> None:
@@ -244,9 +253,7 @@ def test_weights_reach_the_data(cli_from_stage1: Any, sources: str) -> None:
     run = cli_from_stage1("stage2_pretrain", *STEPS, lopsided, *ODM, late, "data.num_workers=1")
     assert run.code == 0
     assert mixtures(run)[0] == pytest.approx({"squares": 0.15, "letters": 0.15, "noise": 0.7})
-    trainer = json.loads((run.folder / "checkpoints" / "step_00000006" / "trainer.json").read_text())
-    (state,) = trainer["WrinkleFreeDataModule"]["ranks"]
-    first, weights = state["weights"][-1]
+    first, weights = of_data(run)
     assert weights == pytest.approx(mixtures(run)[-1])
     assert first == 6 + 2, "two batches had been asked for"
 

@@ -60,6 +60,6 @@ class HeldOut:
         if (known := self._known.get(text_hash(document.text))) is not None:
             raise HeldOutError(
                 f"{document.where}: this document is held out of training by the set {known}; take it out of "
-                "one of them, or pass over such documents (drop)",
+                f"one of them{'' if self.drop else ', or pass over such documents (drop)'}",
                 document.where,
             )

@@ -245,9 +245,10 @@ class TextStream:
             raise DataError(f"source {name!r} is empty: no document in {location}")
         if (bad := self.position.skipped.records - before.records) > 0:
             what = "bad" if self._held_out is None else "bad or held out"
+            mend = "mend them" if self._held_out is None else "mend them, hold out other documents"
             raise DataError(
                 f"source {name!r}: no text is left of {location}: {bad:,} records were passed over as "
-                f"{what}, the first at {self.position.skipped.first[0]}; mend them, or set another "
+                f"{what}, the first at {self.position.skipped.first[0]}; {mend}, or set another "
                 f"{'text_column' if self.config.record_format is None else 'format or on_too_long'}"
             )
         if num_documents > self._shard:

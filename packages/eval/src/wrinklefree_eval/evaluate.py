@@ -66,6 +66,9 @@ def evaluate(
     from wf_formats.digests import model_sha256
     from wrinklefree_eval import results
 
+    for option, given in (("--model-path", [model_path]), ("--text", text or [])):
+        if "" in given:
+            raise EvalRequestError(f"{option} is empty: give a path; the current folder is .")
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if describe:
         from wrinklefree_eval.elsewhere import described

@@ -19,7 +19,7 @@ from ternary_kernels._native import PAGE_TOKENS, pack_screen
 from ternary_kernels.decoder import Decoder
 from ternary_kernels.screen_text import PASSAGES
 from ternary_kernels.weights import ModelWeights
-from wf_formats.tokenizer import TokenizerSource, rust_panics
+from wf_formats.tokenizer import TokenizerSource, rust_errors
 
 MIN_DIRECTIONS, COLS_A_DIRECTION = 64, 24
 MIN_WEIGHTS = 1 << 22
@@ -100,7 +100,7 @@ def states_of(weights: ModelWeights, texts: Sequence[NDArray[np.int32]]) -> NDAr
 
 
 def _tokens_of(tokenizer: TokenizerSource, vocab_size: int, most: int) -> list[NDArray[np.int32]]:
-    with rust_panics("the tokenizer's splitting rule"):
+    with rust_errors("the tokenizer"):
         encoded = tokenizer.backend.encode_batch_fast(list(PASSAGES))
     texts = [np.array([i for i in part.ids if i < vocab_size][:most], np.int32) for part in encoded]
     return [text for text in texts if len(text)]

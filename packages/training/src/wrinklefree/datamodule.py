@@ -144,6 +144,8 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.held_out = held_out
         self._num_readers = num_readers
         self.changes: list[dict[str, Any]] = []
+        self.begins_anew = False
+        """Whether a resumed run reads changed data from its beginning."""
         """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
         self._in_turn: InTurn | None = None
@@ -247,6 +249,7 @@ class WrinkleFreeDataModule(L.LightningDataModule):
             choice = decide(self.resume_data, sources, f"the checkpoint of step {step}")
             self.changes.append({"step": step, "data": choice.value, "sources": sources})
             if choice is ChangedData.fresh:
+                self.begins_anew = True
                 return
         for loader, state in zip(loaders, states, strict=True):
             loader.load_state_dict(state, accept_changed=accept_changed)

@@ -115,8 +115,9 @@ def _read_rows(path: Path, report: Mapping[str, Any]) -> list[Scored]:
             try:
                 value = json.loads(line)
                 row = Scored(*(value[key] for key in ("domain", "file", "line", "tokens", "score")))
-                is_fit = row.domain in names and row.num_tokens > 0 and math.isfinite(row.score)
-            except (ValueError, KeyError, TypeError) as error:
+                is_fit = row.domain in names and _is_count(row.num_tokens) and _is_count(row.line)
+                is_fit = is_fit and not isinstance(row.score, bool) and math.isfinite(row.score)
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise _damaged(path, f"line {number}: {type(error).__name__} {error}") from error
             if not is_fit:
                 raise _damaged(path, f"line {number} holds no score: {line[:80]!r}")
@@ -124,6 +125,10 @@ def _read_rows(path: Path, report: Mapping[str, Any]) -> list[Scored]:
     if len(rows) != report.get("scored"):
         raise _damaged(path, f"{len(rows)} lines, and {REPORT_FILE} says {report.get('scored')}")
     return rows
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _damaged(path: Path, problem: str) -> DataError:

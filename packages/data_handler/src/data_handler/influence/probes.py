@@ -61,7 +61,7 @@ class ProbeSet:
     def batches(
         self, tokenizer: Any, seq_len_tokens: int, batch_size: int, *, one_document_a_row: bool = False
     ) -> Iterator[Batch]:
-        """As a loader's: input_ids, labels, position_ids, source_ids, int64 [batch_size or fewer, seq_len_tokens].
+        """As a loader's: input_ids, labels, position_ids, source_ids, int64 [batch_size or less, length].
 
         Args:
             one_document_a_row: the first tokens of each document, then filling without labels, in a row of

@@ -23,7 +23,7 @@ from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 from wf_formats.urls import meant_url
 
-_HUB = re.compile(HUB_PREFIX + r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?", re.ASCII)
+_HUB = re.compile(HUB_PREFIX + r"(\w[\w.-]*/\w[\w.-]*)(?:/(\w[\w./-]*\.gguf))?(?:@(\w[\w./-]*))?", re.ASCII)
 _FETCH_URL = '"$python" -m wf_stores.main get {url} {target}'
 _FETCH_HUB = '"${{python%/*}}/hf" download {words} --local-dir {target}'
 

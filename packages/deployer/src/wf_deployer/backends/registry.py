@@ -177,6 +177,8 @@ def find_job(name: str | None) -> Job:
         raise CommandError(f"no jobs in {runs_folder()}; `wf train -s 1` starts one")
     if name is None:
         return jobs[-1]
+    if not name.strip():
+        raise CommandRequestError("the id of a job is empty; `wf runs` lists them")
     matches = [job for job in jobs if job.id.startswith(name)]
     exact = [job for job in matches if job.id == name]
     if len(exact or matches) == 1:

@@ -105,6 +105,8 @@ def output_place(given: str | None, cwd: str, default: str | None, sees_paths: b
         if default is None:
             raise CommandRequestError(f"--output is missing, and machines of others keep nothing: {give}")
         return default
+    if not given.strip():
+        raise CommandRequestError(f"--output is empty: {give}, or a folder where the job sees this disk")
     if _BUCKET_URL.fullmatch(given):
         return given
     if meant_url(given) is not None:

@@ -231,10 +231,10 @@ class CalledFunction(Strict):
     parsed_arguments: Any = None
 
     def parsed(self) -> dict[str, Any] | str:
-        """The arguments; none may be an empty text, those of a call that was cut short are one.
+        """The arguments; none may be an empty text, those of a call that was cut short are a text too.
 
         Raises:
-            ValueError: They are no object of JSON, nor the beginning of one.
+            ValueError: They are no object of JSON, nor a text that begins like one.
         """
         if not self.arguments.strip():
             return {}

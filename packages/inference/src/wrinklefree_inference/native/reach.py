@@ -15,7 +15,7 @@ import numpy as np
 from wrinklefree_inference.native.runner import Reach
 from wrinklefree_inference.native.sequence import Sequence
 
-GREEDY_BELOW = 1e-5
+GREEDY_BELOW = np.float32(1e-5)
 """Temperature from which on tokens are drawn by chance (csrc/sampler.h)."""
 MARGIN_NATS = 2e-3
 """More than the sampler's own, for the roundings of its masses."""
@@ -50,7 +50,7 @@ def _needed(sequence: Sequence) -> tuple[int, float] | None:
     )
     if changes_logits or sampling.logprobs is not None or sequence.request.constraint is not None:
         return None
-    if sampling.temperature < GREEDY_BELOW:
+    if np.float32(sampling.temperature) < GREEDY_BELOW:
         return 1, 0.0
     if sampling.top_k > 0:
         return sampling.top_k, 0.0

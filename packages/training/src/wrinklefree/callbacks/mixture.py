@@ -55,6 +55,8 @@ class Mixture(StepCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if self._policy.needs is not Needs.nothing and data_of(trainer).begins_anew:
+            data_of(trainer).set_weights(self._weights)  # data that begins anew has the configured ones
         if self._make_scorer is None:
             return
         assert isinstance(pl_module, WrinkleFreeLightningModule)

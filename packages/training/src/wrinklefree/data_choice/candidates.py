@@ -72,7 +72,7 @@ def sample(
                 continue
             counts[domain.name] += 1
             key = hash_fraction(seed, domain.name, document.file.name, document.line)
-            yield key, str(document.file), document.line
+            yield key, str(document.file.absolute()), document.line
 
     with reading_bar("reading", domains) as advance:
         first = {d.name: heapq.nsmallest(most_documents, keyed(d, advance)) for d in domains}
@@ -113,11 +113,11 @@ def _encoded(
     def wanted() -> Iterator[Document]:
         for document in documents_of(domain, reading):
             advance(document)
-            if (domain.name, str(document.file), document.line) in places:
+            if (domain.name, str(document.file.absolute()), document.line) in places:
                 yield document
 
     documents = wanted()
     while batch := list(islice(documents, _ENCODED_AT_ONCE)):
         for document, tokens in zip(batch, encoder.encode([one.text for one in batch]), strict=True):
             first = tokens[:most_tokens].copy()
-            yield Candidate(domain.name, str(document.file), document.line, first, len(tokens))
+            yield Candidate(domain.name, str(document.file.absolute()), document.line, first, len(tokens))

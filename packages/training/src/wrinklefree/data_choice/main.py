@@ -14,7 +14,7 @@ from wrinklefree.data_choice.commands import dedup, mix, score, select
 class Application(Framed, TyperGroup):
     """Its commands raise what the user can mend; the frame around them says it in one line."""
 
-    stopped = "stopped; wf data score and mix go on from here with the same command"
+    stopped = "stopped; score and mix go on from here with the same command, the others begin anew"
 
 
 app = typer.Typer(

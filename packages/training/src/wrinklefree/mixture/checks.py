@@ -27,6 +27,12 @@ def check_mixture(config: TrainConfig) -> None:
             f"{_KEY}.policy={mixture.policy} with one source in data.sources: there is nothing to weigh; "
             f"give another source, or {_KEY}.policy=fixed"
         )
+    for source in config.data.sources:
+        if source.weight == 0:
+            raise ConfigError(
+                f"data.sources: '{source.name}' has weight 0, and {_KEY}.policy={mixture.policy} would draw "
+                "it: leave it out, or give it a weight"
+            )
     if mixture.policy.moves:
         _check_moving(config, mixture)
     if mixture.policy is Policy.influence:
@@ -45,16 +51,17 @@ def refuse_moving(config: TrainConfig, who: str) -> None:
 
 def _check_moving(config: TrainConfig, mixture: MixtureConfig) -> None:
     for source in config.data.sources:
-        if source.weight == 0:
-            raise ConfigError(
-                f"data.sources: '{source.name}' has weight 0, and {_KEY}.policy={mixture.policy} would draw "
-                "it: leave it out, or give it a weight"
-            )
         if not source.repeat:
             raise ConfigError(
                 f"data.sources: '{source.name}' has repeat=false, and a source that ends leaves the mixture "
                 f"that {_KEY}.policy={mixture.policy} steers: set repeat=true"
             )
+    max_steps = gradient_options(config).max_steps
+    if max_steps is not None and mixture.every_steps >= max_steps:
+        raise ConfigError(
+            f"{_KEY}.every_steps={mixture.every_steps} and training.max_steps={max_steps}: the run ends "
+            f"before {_KEY}.policy={mixture.policy} weighs the sources once; lower every_steps"
+        )
     try:
         bounds_of(mixture).check(len(config.data.sources))
     except ValueError as error:

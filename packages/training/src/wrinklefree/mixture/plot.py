@@ -6,6 +6,7 @@ Drawn from metrics.csv, which a resumed run has cut where its checkpoint was, so
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ def draw_mixture(run_folder: Path) -> None:
         LOG.warning("no %s: %s has no mixture (logging.csv)", PLOT_FILE, run_folder)
         return
     figure = mixture_figure(rows)
-    with atomic_file(run_folder / PLOT_FILE) as path:
+    with atomic_file(run_folder / PLOT_FILE) as path, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # names of letters that the font lacks
         figure.savefig(path, dpi=150, format="png")
 
 

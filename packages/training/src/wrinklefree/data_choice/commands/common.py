@@ -38,12 +38,21 @@ _UNBROKEN = 10_000
 """Columns of what goes into a file or a pipe."""
 
 
-def as_source(name: str, files: Sequence[Path], weight: float, text_column: str) -> str:
+def as_source(
+    name: str,
+    files: Sequence[Path],
+    weight: float,
+    text_column: str,
+    text_unit: TextUnit = DEFAULT_UNIT,
+) -> str:
     """An entry of `data.sources` for the trainer's command line."""
     paths = [_plain_or_quoted(str(file.absolute())) for file in files]
     location = paths[0] if len(paths) == 1 else f"[{','.join(paths)}]"
     column = "" if text_column == TEXT_COLUMN else f",text_column:{_plain_or_quoted(text_column)}"
-    return f"{{kind:path,name:{_plain_or_quoted(name)},location:{location},weight:{weight:g}{column}}}"
+    unit = "" if text_unit is DEFAULT_UNIT else f",text_unit:{text_unit.value}"
+    return (
+        f"{{kind:path,name:{_plain_or_quoted(name)},location:{location},weight:{weight:.4g}{column}{unit}}}"
+    )
 
 
 def _plain_or_quoted(text: str) -> str:

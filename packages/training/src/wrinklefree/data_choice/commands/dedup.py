@@ -78,7 +78,7 @@ def dedup(
     say(f"{output}: what was dropped, and the document that stands for it, is in {DROPPED_FILE}")
     total = sum(count.kept_characters for count in counts)
     sources = [
-        as_source(count.name, [output / count.file], round(count.kept_characters / total, 4), text_column)
+        as_source(count.name, [output / count.file], count.kept_characters / total, text_column)
         for count in counts
         if count.file
     ]

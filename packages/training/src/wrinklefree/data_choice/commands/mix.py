@@ -74,7 +74,9 @@ def mix(
     result = run_mix(request, plan, output, begun_s, force)
     weights = result["weights"]
     sources = [
-        as_source(d.name, d.files, weights[d.name], text_column) for d in domains if weights[d.name] > 0
+        as_source(d.name, d.files, weights[d.name], text_column, text_unit)
+        for d in domains
+        if weights[d.name] > 0
     ]
     if as_json:
         say_json(result | {"override": as_value(sources)})
