@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from data_handler.packing import IGNORED_LABEL
 from wrinklefree.capture import View
 from wrinklefree.distributed import gather_from_ranks, own_share, rank
+from wrinklefree.drawing import end_ids, exceeded_context, left_padded, place_of_end
 from wrinklefree.errors import RunError
 
 Written = tuple[list[int], int]
@@ -118,13 +119,9 @@ def continued(
 
     The random numbers are those of `seed` alone, and the run's own stay as they are.
     """
-    width, ends = max(map(len, prompts)), _end_ids(student)
+    ids, mask = left_padded(prompts)
+    width, ends = ids.shape[1], end_ids(student)
     _check_context(student, width, how.new_tokens)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):  # on the left, so that all go on at the same place
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
     was_training = student.training
     student.eval()
     with torch.random.fork_rng():
@@ -152,25 +149,17 @@ def _drawing(how: Writing, ends: set[int]) -> GenerationConfig:
 
 
 def _check_context(student: Any, prompt_tokens: int, new_tokens: int) -> None:
-    context = getattr(student.config, "max_position_embeddings", None)
-    if context is not None and prompt_tokens + new_tokens > context:
+    if context := exceeded_context(student, prompt_tokens + new_tokens):
         raise RunError(
             f"on_policy_distill: a prompt of {prompt_tokens} tokens and new_tokens={new_tokens} exceed the "
             f"model's context of {context}: lower new_tokens or training.sequence_length_tokens"
         )
 
 
-def _end_ids(student: Any) -> set[int]:
-    """Tokens that end a text."""
-    stated = [getattr(config, "eos_token_id", None) for config in (student.config, student.generation_config)]
-    lists = [ids if isinstance(ids, list) else [ids] for ids in stated]
-    return {number for ids in lists for number in ids if number is not None}
-
-
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:
     """The first end is the student's own, what comes after it is filling."""
-    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return ids[: stop + 1]
+    stop = place_of_end(ids, ends)
+    return ids if stop is None else ids[: stop + 1]
 
 
 def laid_out(rows: Sequence[Written]) -> View:

@@ -29,6 +29,7 @@ from wf_formats.chat_template import ChatTemplate
 from wf_formats.packaged import ModelSource
 from wrinklefree.command_line import refuse_below_one
 from wrinklefree.dense import load_dense_model
+from wrinklefree.drawing import end_ids, exceeded_context, left_padded, place_of_end
 from wrinklefree.errors import RunError
 
 _USER_TEXT = "WHAT_THE_USER_SAYS"
@@ -103,7 +104,7 @@ def write_answers(
         RunError: the tokenizer has no chat template.
         DataRequestError: a question leaves no room for the answer.
     """
-    template, ends = _template(tokenizer), _ends(model)
+    template, ends = _template(tokenizer), end_ids(model)
     prompts = [template.render(messages, add_generation_prompt=True) for messages in questions]
     ids = tokenizer(prompts, add_special_tokens=False).input_ids
     rows = sorted(zip(ids, questions, strict=True), key=lambda row: len(row[0]))
@@ -112,9 +113,10 @@ def write_answers(
     for first in range(0, len(rows), batch_size):
         starts, asked = zip(*rows[first : first + batch_size], strict=True)
         texts = []
-        answers = _drawn(model, starts, num_tokens, temperature=temperature, eos_token_id=ends)
+        how = {"temperature": temperature, "eos_token_id": sorted(ends) or None}
+        answers = _drawn(model, starts, num_tokens, **how)
         for start, messages, answer in zip(starts, asked, answers, strict=True):
-            end = next((place for place, token in enumerate(answer) if token in ends), None)
+            end = place_of_end(answer, ends)
             if end == 0 or is_loop(answer[:end]):
                 continue
             if end is None:
@@ -126,17 +128,11 @@ def write_answers(
 
 
 def _check_context(model: Any, num_prompt: int, num_tokens: int) -> None:
-    context = model.config.max_position_embeddings
-    if num_prompt + num_tokens > context:
+    if context := exceeded_context(model, num_prompt + num_tokens):
         raise DataRequestError(
             f"--prompts: the longest question has {num_prompt} tokens, and --tokens {num_tokens} more are "
             f"beyond the model's context of {context}: lower --tokens, or leave the question out"
         )
-
-
-def _ends(model: Any) -> list[int]:
-    found = model.generation_config.eos_token_id
-    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def _kept(texts: Iterable[str]) -> list[str]:
@@ -146,9 +142,7 @@ def _kept(texts: Iterable[str]) -> list[str]:
 @torch.inference_mode()
 def _drawn(model: Any, starts: Sequence[list[int]], num_tokens: int, **how: Any) -> list[list[int]]:
     """What the model writes behind each start, filled up with 0 behind an end."""
-    width = max(map(len, starts))
-    ids = torch.tensor([[0] * (width - len(start)) + start for start in starts])
-    mask = torch.tensor([[0] * (width - len(start)) + [1] * len(start) for start in starts])
+    ids, mask = left_padded(starts)
     written = model.generate(
         ids.to(model.device),
         attention_mask=mask.to(model.device),
@@ -159,7 +153,7 @@ def _drawn(model: Any, starts: Sequence[list[int]], num_tokens: int, **how: Any)
         cache_implementation="static",  # a cache that grows is copied at every token
         disable_compile=True,
     )
-    return written[:, width:].tolist()
+    return written[:, ids.shape[1] :].tolist()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
