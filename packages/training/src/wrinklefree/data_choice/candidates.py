@@ -72,7 +72,7 @@ def sample(
                 continue
             counts[domain.name] += 1
             key = hash_fraction(seed, domain.name, document.file.name, document.line)
-            yield key, str(document.file.absolute()), document.line
+            yield key, *_place(document)
 
     with reading_bar("reading", domains) as advance:
         first = {d.name: heapq.nsmallest(most_documents, keyed(d, advance)) for d in domains}
@@ -85,6 +85,11 @@ def sample(
             for candidate in _encoded(domain, reading, places, tokenizer, most_tokens, advance)
         }
     return Sample([found[number] for number in sorted(found)], counts, of_probe)
+
+
+def _place(document: Document) -> tuple[str, int]:
+    """Whole path and line: scores are read elsewhere than they were made."""
+    return str(document.file.absolute()), document.line
 
 
 _Keys = Mapping[str, Sequence[tuple[float, str, int]]]
@@ -113,11 +118,11 @@ def _encoded(
     def wanted() -> Iterator[Document]:
         for document in documents_of(domain, reading):
             advance(document)
-            if (domain.name, str(document.file.absolute()), document.line) in places:
+            if (domain.name, *_place(document)) in places:
                 yield document
 
     documents = wanted()
     while batch := list(islice(documents, _ENCODED_AT_ONCE)):
         for document, tokens in zip(batch, encoder.encode([one.text for one in batch]), strict=True):
             first = tokens[:most_tokens].copy()
-            yield Candidate(domain.name, str(document.file.absolute()), document.line, first, len(tokens))
+            yield Candidate(domain.name, *_place(document), first, len(tokens))
