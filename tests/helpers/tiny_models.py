@@ -50,3 +50,11 @@ def byte_tokenizer(template: str | None = None) -> Any:
         unk_token="<unk>",
         chat_template=template,
     )
+
+
+def save_small_llama(folder: str) -> None:
+    """With `byte_tokenizer`, for runs that take seconds."""
+    tokenizer = byte_tokenizer()
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
+    tiny_model("LlamaConfig", vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

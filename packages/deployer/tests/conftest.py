@@ -24,6 +24,22 @@ def runner() -> CliRunner:
 
 
 @pytest.fixture
+def describe_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Has every `wf eval` described as that of a model and a text, without starting the evaluation."""
+
+    def describe(model: str, text: str) -> None:
+        described = {
+            "label": Path(model).name,
+            "arguments": ["--model-path", model, "--text", text],
+            "inputs": {model: [], text: []},
+            "on_gpu": True,
+        }
+        monkeypatch.setattr("wf_deployer.commands.elsewhere._described", lambda *_: described)
+
+    return describe
+
+
+@pytest.fixture
 def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "runs"
     monkeypatch.setenv("WF_RUNS_DIR", str(folder))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 from click.testing import Result
@@ -17,20 +18,11 @@ VOLUME = "wf-outputs"
 
 
 @pytest.fixture
-def evaluated(wf: Wf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wf:
+def evaluated(wf: Wf, tmp_path: Path, describe_evaluation: Callable[[str, str], None]) -> Wf:
     model = tmp_path / "mine.gguf"
     model.write_bytes(b"GGUF")
 
-    def described(*_: object) -> dict[str, Any]:
-        words = ["--model-path", str(model), "--text", "gs://b/wiki"]
-        return {
-            "label": "mine.gguf",
-            "arguments": words,
-            "inputs": {str(model): [], "gs://b/wiki": []},
-            "on_gpu": True,
-        }
-
-    monkeypatch.setattr("wf_deployer.commands.elsewhere._described", described)
+    describe_evaluation(str(model), "gs://b/wiki")
     return wf
 
 

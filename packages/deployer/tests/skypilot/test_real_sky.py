@@ -171,10 +171,7 @@ folder, helpers = sys.argv[1:]
 sys.path.append(helpers)
 import tiny_models
 
-tokenizer = tiny_models.byte_tokenizer()
-sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
-tiny_models.tiny_model("LlamaConfig", vocab_size=len(tokenizer), **sizes).save_pretrained(f"{folder}/dense")
-tokenizer.save_pretrained(f"{folder}/dense")
+tiny_models.save_small_llama(f"{folder}/dense")
 lines = [json.dumps({"text": f"Document {i}: {i} squared is {i * i}. " * (1 + i % 3)}) for i in range(200)]
 Path(folder, "text.jsonl").write_text("\\n".join(lines) + "\\n")
 """

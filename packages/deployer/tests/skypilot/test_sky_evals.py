@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import yaml
@@ -23,22 +24,15 @@ OUTPUT = ("--output", "gs://bucket/evals")
 
 
 @pytest.fixture
-def evaluated(sky: Sky, monkeypatch: pytest.MonkeyPatch) -> Sky:
+def evaluated(
+    sky: Sky, describe_evaluation: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> Sky:
     model = sky.folder / "mine"
     model.mkdir()
     for name in ("config.json", ".env"):
         (model / name).write_text("{}")
 
-    def described(*_: object) -> dict[str, Any]:
-        words = ["--model-path", str(model), "--text", "hub:me/texts"]
-        return {
-            "label": "mine",
-            "arguments": words,
-            "inputs": {str(model): [], "hub:me/texts": []},
-            "on_gpu": True,
-        }
-
-    monkeypatch.setattr("wf_deployer.commands.elsewhere._described", described)
+    describe_evaluation(str(model), "hub:me/texts")
     get = "wf_deployer.backends.sky.backend.get_upload"
     monkeypatch.setattr(get, lambda url, there: sky.get(url, there, 60))
     return sky

@@ -33,10 +33,7 @@ folder, helpers = sys.argv[1:]
 sys.path.append(helpers)
 import tiny_models
 
-tokenizer = tiny_models.byte_tokenizer()
-sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 256}
-tiny_models.tiny_model("LlamaConfig", vocab_size=len(tokenizer), **sizes).save_pretrained(f"{folder}/dense")
-tokenizer.save_pretrained(f"{folder}/dense")
+tiny_models.save_small_llama(f"{folder}/dense")
 """
 TWO_NODES = ("--num-nodes", "2", "--cpus", "1")
 
