@@ -33,8 +33,8 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) -> ForwardResult:
     """What `capture` asks for, on `input_ids` and `position_ids` ([batch, tokens]).
 
-    No attention mask is passed: the restart of position_ids at 0 tells transformers where a packed
-    document begins.
+    Without `visible` no attention mask is passed: the restart of position_ids at 0 tells transformers where a
+    packed document begins, and tokens see those before them.
 
     Raises: ValueError for a layer that is not there, or a head with a bias.
     """
@@ -52,6 +52,7 @@ def run_forward(model: Any, view: View, capture: Capture = LAST_HIDDEN_STATE) ->
         output = model(
             input_ids=view["input_ids"],
             position_ids=view["position_ids"],
+            attention_mask=view.get("visible"),
             use_cache=False,
             logits_to_keep=0 if capture.logits else _no_positions(view),
         )
