@@ -1,4 +1,4 @@
-"""What a block-diffusion model says of itself: which tokens it denoises together, and how (docs/diffusion.md)."""
+"""What a block-diffusion model says of itself: which tokens it denoises together (docs/diffusion.md)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SETTINGS_KEY = "block_diffusion"
 
 @dataclass(frozen=True)
 class BlockDiffusion:
-    """Token i of a document, counted from 0, is in block i // block_size. It sees all tokens of earlier blocks
-    and of its own, those that come after it too, as far as they are known; the others are mask tokens there.
+    """Token i of a document, counted from 0, is in block i // block_size. It sees all tokens of earlier
+    blocks and of its own, those after it too, as far as they are known; the others are mask tokens there.
     """
 
     block_size: int
