@@ -10,6 +10,8 @@ from wf_formats.errors import LoadError
 
 SETTINGS_KEY = "block_diffusion"
 """Of a config in memory and of a config.json: the fields of `BlockDiffusion`."""
+MASK_TOKEN = "<|mask|>"
+"""What the tokenizer calls the token that stands for an unknown one."""
 
 
 @dataclass(frozen=True)
