@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from wrinklefree import cross_entropy
-from wrinklefree.cross_entropy import chunked_cross_entropy
+from wrinklefree.cross_entropy import chunked_cross_entropy, cross_entropy_of_predictions
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
@@ -49,6 +49,26 @@ def test_answers_alone_compute_their_own_rows(num_labels: int) -> None:
     torch.testing.assert_close(weight.grad, expected_grad)
     assert torch.count_nonzero(shown.grad[0].abs().sum(-1)) == num_labels
     assert not shown.grad[1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chosen_predictions_have_shares_and_a_token_that_never_comes(dtype: torch.dtype) -> None:
+    hidden, weight = torch.randn(7, 8, dtype=dtype), torch.randn(21, 8, dtype=dtype)
+    targets = torch.tensor([3, 1, -100, 20, 0, 2, 3])
+    shares = torch.rand(7)
+    ours = [t.clone().requires_grad_() for t in (hidden, weight)]
+    plain = [t.double().requires_grad_() for t in (hidden, weight)]
+    loss, losses = cross_entropy_of_predictions(*ours, targets, shares, 3, never=5)
+    logits = plain[0] @ plain[1].T
+    logits = logits.masked_fill(torch.arange(21) == 5, -torch.inf)
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    (2 * loss).backward()
+    (2 * (expected * shares).sum()).backward()
+    torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss.double(), (expected * shares).sum(), rtol=1e-5, atol=0)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-5)
+    assert not ours[1].grad[5].any()
 
 
 def test_loss_without_gradients() -> None:

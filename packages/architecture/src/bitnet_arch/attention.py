@@ -1,5 +1,7 @@
 """Attention by the training kernels, under a name that transformers knows.
 
+A `BlockMask` is PyTorch's `flex_attention`'s, which computes with it.
+
 Registered beside "sdpa", whose masks it shares and which computes whatever the kernels do not: float32, long
 sequences (where PyTorch's flash attention is faster and keeps no score matrices), caches, dropout.
 """
@@ -10,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -28,15 +32,19 @@ def attention_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """transformers' interface: [batches, heads, tokens, size] each -> [batches, tokens, heads, size]."""
+    found: Tensor
     scale = scaling or query.shape[-1] ** -0.5
     if (watch := getattr(module, WATCH, None)) is not None:
-        watch(query, key, attention_mask, scale)
+        watch(query, key, _dense(attention_mask, query), scale)
+    if isinstance(attention_mask, BlockMask):
+        found, _ = flex_attention_forward(module, query, key, value, attention_mask, scaling=scale)
+        return found, None
     dtype = torch.get_autocast_dtype("cpu")
     attend = kernel_for("attention", dtype)
     if attend is None or not _fits(query, key, value, attention_mask, dropout):
@@ -45,7 +53,7 @@ def attention_forward(
         )
     mask = None if attention_mask is None else _mask_of(attention_mask, query)
     with torch.autocast("cpu", enabled=False):
-        found: Tensor = attend(query.to(dtype), key.to(dtype), value.to(dtype), mask, scale)
+        found = attend(query.to(dtype), key.to(dtype), value.to(dtype), mask, scale)
     return found.transpose(1, 2).contiguous(), None
 
 
@@ -58,6 +66,14 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropou
         and (mask is None or (mask.dtype is torch.bool and mask.shape[1] == 1))
         and dropout == 0.0
     )
+
+
+def _dense(mask: Tensor | BlockMask | None, query: Tensor) -> Tensor | None:
+    """The same mask as a tensor."""
+    if not isinstance(mask, BlockMask):
+        return mask
+    batches, _, queries, keys = mask.shape
+    return create_mask(mask.mask_mod, batches, 1, queries, keys, device=str(query.device))
 
 
 def _mask_of(mask: Tensor, query: Tensor) -> Tensor:

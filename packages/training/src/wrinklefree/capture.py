@@ -18,7 +18,7 @@ View: TypeAlias = "dict[str, Tensor]"
 """What a model is shown in one pass: `input_ids`, `position_ids` [batch, tokens], and `labels`.
 
 Where tokens see others than those before them in their document, `visible`, a bool mask [batch or 1, 1,
-queries, keys] (bitnet_arch.block_masks).
+queries, keys], or PyTorch's `BlockMask` of it for `flex_attention` on a GPU (bitnet_arch.block_masks).
 
 Of text from the data also `source_ids` [batch, tokens], numbers in the order of data.sources, -1 for filling.
 

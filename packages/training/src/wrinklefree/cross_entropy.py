@@ -31,15 +31,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk: int,
         grad_enabled: bool,
         dtype: torch.dtype,
+        shares: Tensor | None = None,
+        never: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean loss in nats over the labels that count, and the loss of each, [n] without gradient, 0 where
         none counts; hidden [n, h], weight [v, h], labels [n].
 
         grad_enabled: the caller's torch.is_grad_enabled(), which is always off in here.
         dtype: of the products.
+        shares: float32 [n], what each loss is multiplied by, in place of 1 over their number.
+        never: the id of a token whose logit counts as -inf.
         """
         needs_grad = grad_enabled and (hidden.requires_grad or weight.requires_grad)
-        count = int((labels != IGNORED_LABEL).sum().clamp_min(1))
+        count = 1 if shares is not None else int((labels != IGNORED_LABEL).sum().clamp_min(1))
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
         grad_weight: Tensor | None = None
@@ -47,24 +51,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head = weight.to(dtype)
         for start in range(0, hidden.shape[0], chunk):
             rows, targets = hidden[start : start + chunk].to(dtype), labels[start : start + chunk]
-            losses, grad_logits = cross_entropy_rows(
-                rows @ head.T, targets, 1 / count if needs_grad else None
-            )
+            logits = rows @ head.T
+            if never is not None:
+                logits[:, never] = torch.finfo(dtype).min  # the kernel's exp takes no infinity
+            losses, grad_logits = cross_entropy_rows(logits, targets, 1 / count if needs_grad else None)
             by_token[start : start + chunk] = losses
+            if shares is not None:  # of a row's gradient with its input: narrower than that of its logits
+                share = shares[start : start + chunk]
+                losses = losses * share
             total += losses.sum()
             if grad_hidden is not None and grad_logits is not None:
-                grad_hidden[start : start + chunk] = grad_logits @ head
+                if never is not None:
+                    grad_logits[:, never] = 0
+                grad_rows = grad_logits @ head
+                if shares is not None:
+                    grad_rows, rows = grad_rows * share[:, None], rows * share[:, None].to(dtype)
+                grad_hidden[start : start + chunk] = grad_rows
                 grad_weight = _plus_product(grad_weight, grad_logits.T, rows, weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(by_token)
         return (total / count).float(), by_token
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         if grads[0] != 1 and grad_weight is not None:
             grad_hidden, grad_weight = grad_hidden * grads[0], grad_weight * grads[0]
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
 def _plus_product(total: Tensor | None, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -115,12 +128,41 @@ def cross_entropy_of_tokens(
     rows, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
     counted = targets != IGNORED_LABEL
     chosen = counted if 0 < 2 * int(counted.sum()) < len(targets) else slice(None)
-    device, grad_enabled = hidden.device.type, torch.is_grad_enabled()
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    with torch.autocast(device, enabled=False):
-        loss, losses = _ChunkedCrossEntropy.apply(
-            rows[chosen], weight, targets[chosen], chunk_tokens, grad_enabled, dtype
-        )
+    loss, losses = _apply(rows[chosen], weight, targets[chosen], chunk_tokens)
     values = losses.new_zeros(len(targets))
     values[chosen] = losses
     return loss, TokenLosses(*(F.pad(x.view(len(labels), -1), (1, 0)) for x in (values, counted)))
+
+
+def cross_entropy_of_predictions(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    shares: Tensor,
+    chunk_tokens: int,
+    never: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Of predictions that were chosen one by one: sum of shares * losses, [] with gradient, and the losses in
+    nats, [n] without.
+
+    hidden: [n, h], with n above 0; targets: [n], the token that each predicts, or IGNORED_LABEL; shares:
+    float32 [n]; never: the id of a token whose logit counts as -inf, and that is no target.
+    """
+    return _apply(hidden, weight, targets, chunk_tokens, shares, never)
+
+
+def _apply(
+    rows: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk_tokens: int,
+    shares: Tensor | None = None,
+    never: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    device, grad_enabled = rows.device.type, torch.is_grad_enabled()
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+    with torch.autocast(device, enabled=False):
+        loss, losses = _ChunkedCrossEntropy.apply(
+            rows, weight, targets, chunk_tokens, grad_enabled, dtype, shares, never
+        )
+    return loss, losses
