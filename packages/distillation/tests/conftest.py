@@ -1,4 +1,4 @@
-"""A tiny dense Llama, a little text, its stage 1, and stage 3 in this process."""
+"""A tiny dense Llama, a little text, its stage 1, and stages 3 and 4 in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import transformers
 
 from wrinklefree import train
 from wrinklefree.callbacks import StepLog
-from wrinklefree_distillation import distill
+from wrinklefree_distillation import distill, dlm
 
 
 @pytest.fixture(autouse=True)
@@ -113,13 +114,12 @@ def stage1(make_stage1: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def distil(common: list[str], stage1: Path, tmp_path: Path) -> Callable[..., Run]:
-    """distil(*overrides, experiment="a"): stage 3 from the shared stage 1, with distill.py's entry point."""
+def short_run(common: list[str], tmp_path: Path) -> Callable[..., Run]:
+    """short_run(main, stage, *overrides, experiment="a"): six steps of an application of the trainer."""
 
-    def start(*overrides: str, experiment: str = "a") -> Run:
+    def start(main: Callable[[list[str]], int], stage: str, *overrides: str, experiment: str = "a") -> Run:
         arguments = [
             *common,
-            f"student.checkpoint_path={stage1}",
             f"output_dir={tmp_path}",
             f"experiment={experiment}",
             "distributed.accelerator=cpu",
@@ -128,9 +128,22 @@ def distil(common: list[str], stage1: Path, tmp_path: Path) -> Callable[..., Run
             "training.max_steps=6",
             *overrides,
         ]
-        return Run(_exit_code(distill.main, arguments), tmp_path / experiment / "stage3")
+        return Run(_exit_code(main, arguments), tmp_path / experiment / stage)
 
     return start
+
+
+@pytest.fixture
+def distil(short_run: Callable[..., Run], stage1: Path) -> Callable[..., Run]:
+    """distil(*overrides, experiment="a"): stage 3 from the shared stage 1, with distill.py's entry point."""
+    return partial(short_run, distill.main, "stage3", f"student.checkpoint_path={stage1}")
+
+
+@pytest.fixture
+def diffuse(short_run: Callable[..., Run], stage1: Path) -> Callable[..., Run]:
+    """diffuse(*overrides, experiment="a"): stage 4 from the shared stage 1, with dlm.py's entry point."""
+    blocks = ("training.block_size=8", f"training.start_from={stage1}")
+    return partial(short_run, dlm.main, "stage4", *blocks)
 
 
 @contextmanager
@@ -147,13 +160,19 @@ def _stopping_after(step: int) -> Iterator[None]:
         yield
 
 
+def _stopped_once(start: Callable[..., Run], *overrides: str, experiment: str) -> Run:
+    with _stopping_after(3):
+        assert start(*overrides, experiment=experiment).code == 128 + signal.SIGTERM
+    return start(*overrides, experiment=experiment)
+
+
 @pytest.fixture
 def resumed(distil: Callable[..., Run]) -> Callable[..., Run]:
-    """resumed(*overrides, experiment): a run that SIGTERM ended after step 3 and that then went on."""
+    """resumed(*overrides, experiment): a run of `distil` that SIGTERM ended after step 3 and then went on."""
+    return partial(_stopped_once, distil)
 
-    def start(*overrides: str, experiment: str) -> Run:
-        with _stopping_after(3):
-            assert distil(*overrides, experiment=experiment).code == 128 + signal.SIGTERM
-        return distil(*overrides, experiment=experiment)
 
-    return start
+@pytest.fixture
+def diffuse_resumed(diffuse: Callable[..., Run]) -> Callable[..., Run]:
+    """The same of `diffuse`."""
+    return partial(_stopped_once, diffuse)

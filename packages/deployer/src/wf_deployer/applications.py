@@ -39,6 +39,7 @@ APPLICATIONS = (
     Application("quickstart", "Make and measure a 1.58-bit model in 10 minutes.", ("wf_quickstart",)),
     Application("plan", "Memory, time and cost of a training run.", ("wrinklefree.planning",)),
     Application("data", "Choose text to train on: dedup, score, select, mix.", ("wrinklefree.data_choice",)),
+    Application("dlm", "Make a diffusion model of an autoregressive one.", ("wrinklefree_distillation.dlm",)),
     Application("export", "Write a checkpoint as GGUF or Hugging Face folder.", ("wf_converter", "export")),
     Application("verify", "Prove an export against its checkpoint.", ("wf_converter", "verify")),
     Application("publish", "Put an export on the Hugging Face hub.", ("wf_converter", "publish")),

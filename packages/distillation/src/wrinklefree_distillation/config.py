@@ -1,4 +1,4 @@
-"""The configuration of `distill.py`: the trainer's, and the student."""
+"""The configurations of `distill.py`, the trainer's and the student, and of `dlm.py`, the trainer's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from pathlib import Path
 
 from wrinklefree.compose.roots import Root
 from wrinklefree.config.root import TrainConfig
+
+_ABOUT_DLM = """Make a block-diffusion model of an autoregressive one, dense or ternary: stage 4 of training.
+
+    {prog} experiment=mine            # goes on from the experiment's stage 3, 2.5, 2, 1.9, 1.5 or 1
+    {prog} training.start_from=outputs/mine/stage2/final training.block_size=16
+    {prog} experiment=dense model.scheme=none    # a dense model, after `wf train -s 1` with the same
+
+It runs in this terminal; as a background job or on another machine it is `wf train -s 4`."""
 
 
 @dataclass
@@ -20,4 +28,6 @@ class DistillRootConfig(TrainConfig):
     student: StudentConfig = field(default_factory=StudentConfig)
 
 
-DISTILL = Root("distill", DistillRootConfig, Path(__file__).parents[2] / "configs")
+_CONFIGS = Path(__file__).parents[2] / "configs"
+DISTILL = Root("distill", DistillRootConfig, _CONFIGS)
+DLM = Root("dlm", TrainConfig, _CONFIGS, _ABOUT_DLM)

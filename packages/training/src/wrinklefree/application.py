@@ -42,7 +42,7 @@ def run(argv: Sequence[str] | None, root: Root = TRAIN) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        arguments = parse(argv)
+        arguments = parse(argv, root)
         if arguments.print_configuration:
             sys.stdout.write(_shown(arguments.overrides, root))
             return 0

@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wrinklefree.compose.recipes import GROUP as RECIPES
+from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import group_options
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.stages.base import Stage
 from wrinklefree.stages.registry import stage_by_number, stages
 
 GROUPS = ("training", "model", "data", "optimizer", "distributed", "logging")
-_DESCRIPTION = """Run one stage of training from a Hydra configuration.
-
-    {prog} -s 2 model=smollm2_135m training.max_steps=50
-
-Exit codes: 0 done (or done before), 1 the run failed or cannot start, 2 the configuration is wrong,
-143 / 130 stopped by SIGTERM / SIGINT with a checkpoint (start it again to resume)."""
+_EXIT_CODES = """Exit codes: 0 done (or done before), 1 the run failed or cannot start, 2 the configuration is
+wrong, 143 / 130 stopped by SIGTERM / SIGINT with a checkpoint (start it again to resume)."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,11 @@ def refuse_below_one(parser: argparse.ArgumentParser, options: argparse.Namespac
             parser.error(f"--{name.replace('_', '-')} is {value}; give at least 1")
 
 
-def parse(argv: Sequence[str] | None) -> Arguments:
-    """Raises: ConfigError (an unknown stage, or one that is given twice)."""
-    found = _parser().parse_intermixed_args(argv)
+def parse(argv: Sequence[str] | None, root: Root = TRAIN) -> Arguments:
+    """Args: root is the configuration of the application.
+
+    Raises: ConfigError (an unknown stage, or one that is given twice)."""
+    found = _parser(root.about).parse_intermixed_args(argv)
     overrides = [*_stage_override(found.stage, found.overrides), *found.overrides]
     return Arguments(overrides, found.cfg, found.describe, found.elsewhere)
 
@@ -54,11 +53,11 @@ def _stage_override(number: str | None, overrides: Sequence[str]) -> list[str]:
     return [f"training={stage_by_number(number).option}"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(about: str) -> argparse.ArgumentParser:
     prog = os.environ.get("WF_PROG", "train.py")
     parser = argparse.ArgumentParser(
         prog=prog,
-        description=_DESCRIPTION.format(prog=prog),
+        description=f"{about.format(prog=prog)}\n\n{_EXIT_CODES}",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

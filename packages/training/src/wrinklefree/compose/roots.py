@@ -13,14 +13,20 @@ from pathlib import Path
 
 from wrinklefree.config.root import TrainConfig
 
+_ABOUT = """Run one stage of training from a Hydra configuration.
+
+    {prog} -s 2 model=smollm2_135m training.max_steps=50"""
+
 
 @dataclass(frozen=True)
 class Root:
-    """name: of the file in `folder`, which takes its keys from `<name>_schema`."""
+    """name: of the file in `folder`, which takes its keys from `<name>_schema`; about: the beginning of its
+    help, where {prog} is what it was called by."""
 
     name: str
     schema: type[TrainConfig]
     folder: Path
+    about: str = _ABOUT
 
     def trained(self, config: TrainConfig) -> TrainConfig:
         """The trainer's part of a configuration, which holds all that has an effect."""

@@ -126,7 +126,11 @@ class Objective(ABC):
         """
 
     def attach(self, student: Any, seed: int) -> None:  # noqa: B027 (most see passes alone)
-        """Called once, before the first step, with the model that is trained and the run's seed."""
+        """Called once, before the first step, with the model that is trained and the run's seed, of an
+        objective that ever has a weight.
+
+        Raises: UserError for a model that it cannot train.
+        """
 
     def takes_step(self, step: int) -> bool | None:
         """Whether an optimizer step is this objective's alone (True), or the other ones' (False).

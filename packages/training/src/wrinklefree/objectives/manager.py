@@ -61,9 +61,9 @@ class ObjectiveManager:
         check_objectives(self.objectives, self.weights.ever_active(), student, teacher, is_sharded)
 
     def attach(self, student: Any, seed: int) -> None:
-        """Hand the model that is trained to those that ask it for more than passes."""
-        for objective in self.objectives.values():
-            objective.attach(student, seed)
+        """Hand the model that is trained to those that ever have a weight and ask for more than passes."""
+        for name in sorted(self.weights.ever_active()):
+            self.objectives[name].attach(student, seed)
 
     def active(self, step: int) -> dict[str, float]:
         """Objectives with a weight above 0 at this step, in the order of the configuration."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning as L
 import torch
@@ -48,13 +49,17 @@ _SLOW = 2.0
 """Times as long: measured on small products, so less may be noise."""
 
 
-def run_training(context: StageContext) -> Outcome:
+Prepare: TypeAlias = Callable[[TrainConfig, Any, Any], Any]
+"""As `GradientStage.prepare`."""
+
+
+def run_training(context: StageContext, prepare: Prepare) -> Outcome:
     """Train from `start` or from the run's newest checkpoint; write `final` when complete."""
     with uploading(context.uploads) as uploader:
-        return _run_training(context, uploader)
+        return _run_training(context, prepare, uploader)
 
 
-def _run_training(context: StageContext, uploader: Uploader | None) -> Outcome:
+def _run_training(context: StageContext, prepare: Prepare, uploader: Uploader | None) -> Outcome:
     keep_freed_memory()
     config, run, meta = context.config, context.run, context.meta
     training = gradient_options(config)
@@ -64,9 +69,10 @@ def _run_training(context: StageContext, uploader: Uploader | None) -> Outcome:
     resume_step = int(resume_from.name.removeprefix("step_")) if resume_from else 0
     loggers = build_loggers(config, run.path, meta, resume_step)
     checkpoint = bitnet_arch.load_checkpoint(context.checkpoint, dtype=torch.float32)
+    tokenizer = prepare(config, checkpoint.model, checkpoint.tokenizer)
     module = _build_module(config, checkpoint.model, checkpoint.tokenizer, lengths)
     data = _build_data(config, checkpoint.tokenizer, lengths, context.opened)
-    io = _build_io(config, checkpoint.model, checkpoint.tokenizer, meta)
+    io = _build_io(config, checkpoint.model, tokenizer, meta)
     progress = cb.Progress()
     checkpointing = cb.Checkpointing(
         run.store, io, training.checkpoint.every_steps, training.checkpoint.keep_last, pace.saved, uploader

@@ -75,10 +75,20 @@ class GradientStage(Stage):
 
         return open_probes(config)
 
+    def prepare(self, config: TrainConfig, model: Any, tokenizer: Any) -> Any:
+        """What is trained, made in place of the model that the stage starts from; as a rule it is that.
+
+        Called at each start of the run, before its newest checkpoint is read.
+
+        Returns: the tokenizer of the result. The text is read with the given one, which stays as it is.
+        Raises: UserError (a model that the stage cannot train).
+        """
+        return tokenizer
+
     def run(self, context: StageContext) -> Outcome:
         from wrinklefree.stages.fit import run_training
 
-        return run_training(context)
+        return run_training(context, self.prepare)
 
 
 def _check_qk_clip(config: TrainConfig) -> None:
