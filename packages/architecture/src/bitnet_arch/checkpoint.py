@@ -4,6 +4,8 @@ Two forms on disk (see disk_format.py):
 - Llama-like models with SubLN and one scale per tensor are stock `BitNetForCausalLM` folders (online
   mode): stock transformers quantizes them on the fly and answers as the model in memory;
 - all others keep their stock class and name quant_method "wrinklefree" (hf.py).
+A block-diffusion model has one of these forms, but for a config.json that says what it is
+(wf_formats.diffusion), so that whoever knows autoregressive models alone refuses it.
 Weights are safetensors; a folder is written atomically.
 """
 
@@ -22,18 +24,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitnet_arch.disk_format import from_disk, to_disk
+from bitnet_arch.disk_format import from_disk, to_disk, transformers_config, write_config
 from bitnet_arch.errors import CheckpointError
 from bitnet_arch.generation import generation_config, write_generation_config
 from bitnet_arch.model_tokenizer import check_vocabulary, save_tokenizer, tokenizer_of_folder
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.source_settings import check_config, check_dense, null_hint
 from bitnet_arch.stored_tensors import check_dense_tensors, read_rows, read_state, untie_different_head
+from wf_formats import diffusion
 from wf_formats.atomic import atomic_folder
+from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
+from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES
 from wf_formats.families.settings import rope_objects
 from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
-from wf_formats.json_file import read_json, read_value
+from wf_formats.json_file import read_value
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import checkpoint_kind
 
@@ -96,7 +101,7 @@ def write_description(model: nn.Module, tokenizer: Any, folder: Path, meta: Mapp
 def _write_description(
     model: nn.Module, config: Any, tokenizer: Any, folder: Path, meta: Mapping[str, Any]
 ) -> None:
-    config.save_pretrained(folder)
+    write_config(config, folder)
     write_generation_config(model, folder)
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
@@ -159,16 +164,18 @@ def read_model(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Contents of a folder's config.json; raises CheckpointError where there is none."""
+    """Contents of a folder's config.json, as of the model in memory (`wf_formats.diffusion`); raises
+    CheckpointError where there is none."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
-    return read_json(folder / CONFIG_FILE, CheckpointError)
+    return diffusion.read_settings(folder, CheckpointError)
 
 
 def read_config(folder: Path) -> Any:
     """config.json as transformers has it; raises CheckpointError where it describes no language model."""
+    settings = read_settings(folder)
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = transformers_config(folder, settings)
     except Exception as error:  # transformers raises whatever a wrong value makes it
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -176,12 +183,24 @@ def read_config(folder: Path) -> Any:
         ) from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(f"{folder}: model type {config.model_type!r} is no causal language model")
+    _check_blocks(config, folder)
     if any(rope.get("rope_theta", 0) is None for rope in rope_objects(config.to_dict())):
         raise CheckpointError(
             f"{folder / CONFIG_FILE}: rope_theta is null, which transformers does not take for its default: "
             "leave the key out, or give the base of the rotary positions, such as 10000.0"
         )
     return config
+
+
+def _check_blocks(config: Any, folder: Path) -> None:
+    """Whether the model can be the block-diffusion model that it says it is."""
+    found = BlockDiffusion.from_settings({SETTINGS_KEY: getattr(config, SETTINGS_KEY, None)})
+    if found is None:
+        return
+    try:
+        found.check_fits(config.vocab_size, config.max_position_embeddings)
+    except LoadError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
 
 
 def _check_scheme(folder: Path, meta: Mapping[str, Any]) -> None:

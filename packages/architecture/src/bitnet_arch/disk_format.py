@@ -3,20 +3,30 @@
 Family A (Llama-like, SubLN, one scale per matrix) becomes transformers' `bitnet` architecture. It knows
 one eps, so each floor 2^k (subln.py) is folded into the linear that feeds the norm: v_proj and
 up_proj are stored divided by 2^k, which is exact, and multiplied again on loading.
+
+A block-diffusion model has the tensors that it would have without; config.json is what `wf_formats.diffusion`
+makes of the config.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, BitNetConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, BitNetConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from bitnet_arch.errors import CheckpointError
 from bitnet_arch.hf import WrinkleFreeConfig
+from wf_formats.diffusion import BASE_TYPE_KEY, SETTINGS_KEY, disk_settings
 from wf_formats.families.block import SUB_NORM_SITES, producer
 from wf_formats.families.support import why_not_stock_bitnet
+from wf_formats.file_names import CONFIG_FILE
+from wf_formats.json_file import read_json
 
 BITNET_QUANTIZATION = {
     "quant_method": "bitnet",
@@ -62,6 +72,32 @@ def from_disk(
     )
     in_memory_config = _dense_config(config, conversion["model_type"], in_memory)
     return in_memory_config, _rename(_fold(state, in_memory, +1), inverse=True)
+
+
+def write_config(config: Any, folder: Path) -> None:
+    """config.json of what `to_disk` gives."""
+    config.save_pretrained(folder)
+    if getattr(config, SETTINGS_KEY, None) is not None:
+        settings = disk_settings(read_json(folder / CONFIG_FILE, CheckpointError))
+        (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def transformers_config(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """A folder's config.json as transformers has it, which does not know the type of block-diffusion models.
+
+    Args:
+        settings: its contents by `wf_formats.diffusion.read_settings`.
+
+    Raises:
+        Exception: whatever a wrong value makes transformers raise.
+    """
+    if settings.get(SETTINGS_KEY) is None:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if settings["model_type"] not in CONFIG_MAPPING:
+        raise ValueError(f"transformers does not know the {BASE_TYPE_KEY} {settings['model_type']!r:.60}")
+    config = CONFIG_MAPPING[settings["model_type"]].from_dict(dict(settings))
+    config.name_or_path = str(folder)
+    return config
 
 
 def _bitnet_config(config: PretrainedConfig) -> BitNetConfig:

@@ -13,6 +13,9 @@ from typing import Any
 
 import transformers
 
+from bitnet_arch.disk_format import transformers_config
+from wf_formats.diffusion import SETTINGS_KEY, read_settings
+from wf_formats.file_names import CONFIG_FILE
 from wf_formats.tokenizer import TokenizerError, read_files, rust_panics
 
 _PARTS = ("normalizer", "pre_tokenizer", "decoder")
@@ -27,16 +30,25 @@ def load_tokenizer(folder: Path | str) -> Any:
     """
     files = read_files(Path(folder))
     stated = files.backend()
-    loaded = _transformers(transformers.AutoTokenizer, folder)
+    loaded = _transformers(transformers.AutoTokenizer, folder, **_model(Path(folder)))
     if _computes(loaded, stated):
         return loaded
     return _transformers(transformers.PreTrainedTokenizerFast, folder)
 
 
-def _transformers(loader: Any, source: Path | str) -> Any:
+def _model(folder: Path) -> dict[str, Any]:
+    """For transformers, which chooses a class by the model type: that of a block-diffusion model it would not
+    know."""
+    if not (folder / CONFIG_FILE).is_file():
+        return {}
+    settings = read_settings(folder, TokenizerError)
+    return {} if settings.get(SETTINGS_KEY) is None else {"config": transformers_config(folder, settings)}
+
+
+def _transformers(loader: Any, source: Path | str, **options: Any) -> Any:
     try:
         with rust_panics(f"{source}: tokenizer.json"):
-            return loader.from_pretrained(source, trust_remote_code=False)
+            return loader.from_pretrained(source, trust_remote_code=False, **options)
     except TokenizerError:
         raise
     except Exception as error:  # transformers raises whatever a damaged file makes it trip over

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.rope import Rope
 
 Activation = Literal["silu", "relu2", "gelu_tanh"]
@@ -49,6 +50,8 @@ class DecoderConfig:
     context_tokens: int
     """Positions the model was made for."""
     embedding_scale: float = 1.0
+    diffusion: BlockDiffusion | None = None
+    """None: an autoregressive model."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -70,6 +73,8 @@ class DecoderConfig:
         for name in ("attention_scale", "embedding_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, not a positive number")
+        if self.diffusion is not None:
+            self._check_blocks(self.diffusion)
 
     def _check_layer(self, layer: LayerAttention) -> None:
         if layer.rope is not None and len(layer.rope.inverse_frequencies) > self.head_dim // 2:
@@ -77,3 +82,11 @@ class DecoderConfig:
             raise ValueError(f"{count} rotary frequencies for heads of {self.head_dim}")
         if layer.window is not None and layer.window < 1:
             raise ValueError(f"a window of {layer.window} tokens")
+
+    def _check_blocks(self, diffusion: BlockDiffusion) -> None:
+        diffusion.check_fits(self.vocab_size, self.context_tokens)
+        for index, layer in enumerate(self.attention):
+            if layer.window is not None and layer.window < self.context_tokens:
+                raise ValueError(
+                    f"layer {index} sees a window of {layer.window} tokens; block diffusion has none"
+                )

@@ -1,17 +1,32 @@
-"""What a block-diffusion model says of itself: which tokens it denoises together (docs/diffusion.md)."""
+"""What a block-diffusion model says of itself: which tokens it denoises together (docs/diffusion.md).
+
+Its files look like those of the autoregressive model that it is built like, so their config.json has a model
+type and a class of its own, and GGUF files an architecture: a runtime that knows nothing of block diffusion
+refuses them by name instead of computing something else. `model_settings` and `disk_settings` are the one way
+in and out, `check_autoregressive` and `check_diffusion` what keeps the two kinds apart.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from wf_formats.errors import LoadError
+from wf_formats.file_names import CONFIG_FILE
+from wf_formats.json_file import read_json
 
 SETTINGS_KEY = "block_diffusion"
 """Of a config in memory and of a config.json: the fields of `BlockDiffusion`."""
 MASK_TOKEN = "<|mask|>"
 """What the tokenizer calls the token that stands for an unknown one."""
+MODEL_TYPE, CLASS = "block_diffusion", "BlockDiffusionForCausalLM"
+"""model_type and architectures of a config.json; no library has such a class."""
+BASE_TYPE_KEY = "base_model_type"
+"""Of a config.json: the model_type that the model is built like."""
+GGUF_PREFIX = "block-diffusion-"
+"""Before the name of the architecture that a GGUF file's model is built like."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +71,93 @@ class BlockDiffusion:
     def to_settings(self) -> dict[str, Any]:
         """The value of `SETTINGS_KEY`."""
         return asdict(self)
+
+    def check_fits(self, num_rows: int, context_tokens: int) -> None:
+        """Raises LoadError where a model of so many rows of embeddings and such a context cannot be this."""
+        if self.mask_token_id >= num_rows:
+            raise LoadError(
+                f"{SETTINGS_KEY}.mask_token_id is {self.mask_token_id}, the model's vocabulary has "
+                f"{num_rows} (rows of its embeddings)"
+            )
+        if self.block_size > context_tokens:
+            raise LoadError(
+                f"{SETTINGS_KEY}.block_size is {self.block_size}, the model's context {context_tokens} tokens"
+            )
+
+
+def read_settings(folder: Path, error_type: type[ValueError] = LoadError) -> dict[str, Any]:
+    """Contents of a folder's config.json as of the model in memory (`model_settings`).
+
+    Raises:
+        ValueError: of that type; as `read_json` and `model_settings`.
+    """
+    settings = read_json(folder / CONFIG_FILE, error_type)
+    try:
+        return model_settings(settings)
+    except LoadError as error:
+        raise error_type(f"{folder / CONFIG_FILE}: {error}") from error
+
+
+def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says, as of the model in memory: a block-diffusion model has the type of the model
+    that it is built like, and `SETTINGS_KEY`.
+
+    Raises:
+        LoadError: one of what makes such a file is there without the others.
+    """
+    found = dict(settings)
+    if found.get("model_type") != MODEL_TYPE:
+        if found.get(SETTINGS_KEY) is not None or BASE_TYPE_KEY in found:
+            key = SETTINGS_KEY if found.get(SETTINGS_KEY) is not None else BASE_TYPE_KEY
+            raise LoadError(
+                f"{key} is of a block-diffusion model, and model_type is {found.get('model_type')!r:.60}, "
+                f"not {MODEL_TYPE!r}: other runtimes would misread the folder; save it again as a checkpoint"
+            )
+        return found
+    base = found.pop(BASE_TYPE_KEY, None)
+    if not isinstance(base, str) or base == MODEL_TYPE:
+        raise LoadError(f"{BASE_TYPE_KEY} is {base!r:.60}, not the model type that the model is built like")
+    if BlockDiffusion.from_settings(found) is None:
+        raise LoadError(f"model_type is {MODEL_TYPE!r}, and {SETTINGS_KEY} is missing")
+    found.pop("architectures", None)
+    return found | {"model_type": base}
+
+
+def disk_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of a model: the inverse of `model_settings`."""
+    if settings.get(SETTINGS_KEY) is None:
+        return {key: value for key, value in settings.items() if key != SETTINGS_KEY}
+    own = {"model_type": MODEL_TYPE, BASE_TYPE_KEY: settings["model_type"], "architectures": [CLASS]}
+    return {**settings, **own}
+
+
+class ModelKindError(LoadError):
+    """A block-diffusion model where an autoregressive one is asked for, or the reverse."""
+
+    exit_code = 2
+
+
+def check_autoregressive(
+    diffusion: BlockDiffusion | None, what: str, remedy: str = "give an autoregressive model"
+) -> None:
+    """Args: what: the command or engine that computes each token from those before it alone.
+
+    Raises: ModelKindError for a block-diffusion model.
+    """
+    if diffusion is not None:
+        raise ModelKindError(
+            f"the model is a block-diffusion model (blocks of {diffusion.block_size} tokens), which {what} "
+            f"would misread as an autoregressive one: {remedy}"
+        )
+
+
+def check_diffusion(diffusion: BlockDiffusion | None, what: str) -> BlockDiffusion:
+    """Args: what: the command or engine that is for block diffusion alone.
+
+    Raises: ModelKindError for an autoregressive model.
+    """
+    if diffusion is None:
+        raise ModelKindError(
+            f"the model is autoregressive, and {what} takes a block-diffusion model: `wf dlm` makes one of it"
+        )
+    return diffusion

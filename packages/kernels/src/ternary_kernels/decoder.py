@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ternary_kernels import _native
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.decoder_config import DecoderConfig
+from wf_formats.diffusion import check_autoregressive
 
 CacheType = Literal["f16", "int8"]
 
@@ -117,6 +118,7 @@ def _native_weights(weights: ModelWeights) -> _native.ModelWeights:
 def _native_config(config: DecoderConfig) -> _native.DecoderConfig:
     ropes = list(dict.fromkeys(layer.rope for layer in config.attention if layer.rope is not None))
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    check_autoregressive(values.pop("diffusion"), "the native engine")
     values["ropes"] = [_native.Rope(list(rope.inverse_frequencies), rope.attention_factor) for rope in ropes]
     values["attention"] = [
         _native.LayerAttention(-1 if layer.rope is None else ropes.index(layer.rope), layer.window or 0)

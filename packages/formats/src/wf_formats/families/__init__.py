@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from wf_formats.diffusion import GGUF_PREFIX
 from wf_formats.errors import LoadError
 from wf_formats.families.base import Family, GgufArch
 from wf_formats.families.bitnet import BITNET
@@ -13,7 +16,7 @@ from wf_formats.families.qwen2 import QWEN2
 from wf_formats.families.qwen3 import QWEN3
 from wf_formats.families.smollm3 import SMOLLM3
 
-__all__ = ["ARCHS", "FAMILIES", "Family", "GgufArch", "arch_of", "family_of"]
+__all__ = ["ARCHS", "FAMILIES", "Family", "GgufArch", "arch_of", "diffusion_arch", "family_of"]
 
 FAMILIES = {
     family.model_type: family
@@ -40,6 +43,13 @@ def family_of(model_type: object) -> Family:
 
 def arch_of(name: object) -> GgufArch:
     """The architecture of a file's general.architecture; raises LoadError for an unknown one."""
-    if not isinstance(name, str) or name not in ARCHS:
+    base = name.removeprefix(GGUF_PREFIX) if isinstance(name, str) else None
+    if base is None or base not in ARCHS:
         raise LoadError(f"architecture {name!r} is not supported; supported are {', '.join(ARCHS)}")
-    return ARCHS[name]
+    return ARCHS[base] if base == name else diffusion_arch(ARCHS[base])
+
+
+def diffusion_arch(base: GgufArch) -> GgufArch:
+    """The architecture of block-diffusion models that are built like those of `base`: its keys and tensors
+    under a name that llama.cpp and bitnet.cpp refuse."""
+    return replace(base, name=f"{GGUF_PREFIX}{base.name}", in_bitnetcpp=False)

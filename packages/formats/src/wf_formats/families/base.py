@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from wf_formats.decoder_config import Activation
+from wf_formats.diffusion import GGUF_PREFIX
 from wf_formats.families.block import ATTENTION_BIASES, HF_STEMS, MATRICES, MLP_BIASES, SUB_NORMS
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -33,7 +34,7 @@ def _per_head(shape: Shape) -> float:
 
 @dataclass(frozen=True)
 class GgufArch:
-    """An architecture of llama.cpp; families may share one."""
+    """An architecture of llama.cpp, or of block diffusion on one of them; families may share one."""
 
     name: str
     activation: Activation = "silu"
@@ -73,6 +74,11 @@ class GgufArch:
     """False: the name of a fork, which is read and not written."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """Keys that it wants and that must have these values here."""
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether its models are block-diffusion models, which llama.cpp refuses by the name."""
+        return self.name.startswith(GGUF_PREFIX)
 
 
 @dataclass(frozen=True)

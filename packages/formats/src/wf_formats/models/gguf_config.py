@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wf_formats.decoder_config import ACTIVATIONS, Activation, DecoderConfig
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import LoadError
 from wf_formats.families import GgufArch
 from wf_formats.families.base import Shape
@@ -51,6 +53,8 @@ _USED = frozenset(
         "embedding_scale",
     }
 )
+_OF_DIFFUSION = tuple(field.name for field in dataclasses.fields(BlockDiffusion))
+"""Keys of the architectures of block diffusion alone."""
 _WITHOUT_EFFECT = frozenset(
     {
         "tensor_data_layout",
@@ -95,6 +99,7 @@ def read_config(
             attention_scale=arch.attention_scale(Shape(num_layers, hidden, num_heads, head_dim)),
             context_tokens=context,
             embedding_scale=math.sqrt(hidden) if arch.scales_embedding else 1.0,
+            diffusion=_diffusion(settings) if arch.is_diffusion else None,
         )
     except LoadError:
         raise
@@ -103,8 +108,9 @@ def read_config(
 
 
 def _check_known(settings: GgufSettings, arch: GgufArch) -> None:
+    known = {*_USED, *_WITHOUT_EFFECT, *(_OF_DIFFUSION if arch.is_diffusion else ())}
     for name, value in settings.items():
-        if name not in _USED and name not in _WITHOUT_EFFECT:
+        if name not in known:
             what = f"key {settings.arch}.{name} = {value!r:.60}"
             raise LoadError(f"{what} is not understood; ignoring it may change answers")
     for name in ("logit_scale", "residual_scale", "embedding_scale", "attention.scale"):
@@ -112,6 +118,13 @@ def _check_known(settings: GgufSettings, arch: GgufArch) -> None:
             raise LoadError(f"key {settings.arch}.{name} = {settings.get(name)!r:.60} is not understood")
     for name, wanted in arch.constants.items():
         settings.must_be(name, wanted)
+
+
+def _diffusion(settings: GgufSettings) -> BlockDiffusion:
+    for name in _OF_DIFFUSION:
+        if settings.get(name) is None:
+            raise LoadError(f"key {settings.arch}.{name} is missing")
+    return BlockDiffusion(**{name: settings.get(name) for name in _OF_DIFFUSION})
 
 
 def _check_attention(settings: GgufSettings, head_dim: int) -> None:

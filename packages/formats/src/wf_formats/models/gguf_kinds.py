@@ -44,6 +44,9 @@ KINDS = {
     "logit_scale": _NUMBER,
     "residual_scale": _NUMBER,
     "embedding_scale": _NUMBER,
+    "block_size": _WHOLE,
+    "mask_token_id": _WHOLE,
+    "token_shift": _FLAG,
 }
 """Name after the architecture's -> the kinds that it may have."""
 _RANGES = {

@@ -22,6 +22,7 @@ from enum import Enum
 from typing import Any
 
 from wf_formats.decoder_config import Activation, DecoderConfig, LayerAttention
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.families.layers import LayerKind, context_tokens, read_layers
@@ -72,6 +73,9 @@ class Quantization:
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     """The decoder's configuration.
 
+    Args:
+        config: as of the model in memory (`wf_formats.diffusion.model_settings`).
+
     Raises:
         LoadError: a setting is missing, of a wrong kind or not supported.
     """
@@ -94,6 +98,7 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
             attention_scale=_attention_scale(config, family, head_dim),
             context_tokens=context_tokens(config),
             embedding_scale=math.sqrt(hidden) if family.scales_embedding else 1.0,
+            diffusion=BlockDiffusion.from_settings(config),
         )
     except LoadError:
         raise

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from wf_formats.decoder_config import DecoderConfig
+from wf_formats.diffusion import read_settings
 from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.families.block import (
@@ -29,7 +30,7 @@ from wf_formats.families.block import (
     hf_name,
     part_shape,
 )
-from wf_formats.file_names import CONFIG_FILE, META_FILE
+from wf_formats.file_names import META_FILE
 from wf_formats.json_file import read_json
 from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, check_scales
@@ -175,7 +176,7 @@ def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) 
     Raises:
         LoadError: a file is missing or damaged, or something is not supported; names it.
     """
-    settings = read_json(folder / CONFIG_FILE)
+    settings = read_settings(folder)
     config, quantization = read_config(settings), read_quantization(settings)
     if quantization.storage is Storage.MASTER and quantize_master is None:
         raise LoadError(

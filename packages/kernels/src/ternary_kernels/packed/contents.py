@@ -18,6 +18,7 @@ from ternary_kernels.packed.layout import PackedFile, PackedFileError
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.bounds import INT32_MAX, Bounds, is_number
 from wf_formats.decoder_config import DecoderConfig, LayerAttention
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.families.block import MATRICES, VECTORS, part_shape
 from wf_formats.rope import Rope
 
@@ -166,6 +167,7 @@ def _config_facts(config: DecoderConfig) -> dict[str, Any]:
     facts["ropes"] = [
         [list(map(float, rope.inverse_frequencies)), float(rope.attention_factor)] for rope in ropes
     ]
+    facts["diffusion"] = None if config.diffusion is None else config.diffusion.to_settings()
     return facts
 
 
@@ -176,4 +178,6 @@ def _config_of(facts: Mapping[str, Any]) -> DecoderConfig:
         LayerAttention(None if rope is None else ropes[rope], window)
         for rope, window in values.pop("attention")
     )
+    diffusion = values.pop("diffusion")
+    values["diffusion"] = None if diffusion is None else BlockDiffusion(**diffusion)
     return DecoderConfig(attention=attention, **values)
