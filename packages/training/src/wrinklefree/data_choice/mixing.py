@@ -6,8 +6,9 @@
 1. Mixtures are tried one after the other, the equal one first, as many as the time allows (`Plan`).
 2. The surface of `data_handler.corpus.regression` is fitted; each trial is also predicted by a fit that has
    not seen it, and the rank correlation of these predictions with what was measured is reported.
-3. The proposed mixture and the equal one are trained in `NUM_ORDERS` orders of the data. Only if the proposed
-   one is better, by more than chance (a paired t-test, one-sided, 5 %), are its weights the result.
+3. The proposed mixture and the equal one are trained in further orders of the data (`TEST_ORDERS`): no trial
+   of the fit is one of the test. Only if the proposed one is better, by more than chance (a paired t-test,
+   one-sided, 5 %), are its weights the result.
 
 A trial is on the disk when it is done: the same request goes on after an interruption, and its time counts.
 """
@@ -38,8 +39,10 @@ from wrinklefree.data_choice.progress import bar
 from wrinklefree.data_choice.trials import (
     FOLDS,
     MOST_MIXTURES,
-    NUM_ORDERS,
+    NUM_TESTS,
     RESULT_FILE,
+    TEST_ORDERS,
+    TRIAL_ORDER,
     Plan,
     Record,
     Trial,
@@ -48,7 +51,7 @@ from wrinklefree.data_choice.trials import (
 from wrinklefree.data_choice.working import working_folder
 
 _CRITICAL_T = 2.92
-"""Student's t at 95 % with NUM_ORDERS - 1 = 2 degrees of freedom."""
+"""Student's t at 95 % with as many degrees of freedom as there are TEST_ORDERS, less one: 2."""
 _PROXIES_FOLDER = ".proxies"
 
 
@@ -70,6 +73,7 @@ class MixRequest:
             "probe": described_files(self.probe),
             "steps": self.steps,
             "mixtures": plan.mixtures,
+            "test_orders": list(TEST_ORDERS),
             "model": self.model,
             "seed": self.seed,
             "text_column": self.reading.text_column,
@@ -144,20 +148,17 @@ def propose(
     least = least_mixtures(len(names))
     mixtures = sample_mixtures(len(names), MOST_MIXTURES, seed)
     while not record.orders and plan.goes_on(record.mixtures, spent_s(), least):
-        total = plan.total(record.mixtures, spent_s()) + 2 * NUM_ORDERS - 1
+        total = plan.total(record.mixtures, spent_s()) + NUM_TESTS
         best = min((trial.loss for trial in record.mixtures), default=math.nan)
         tell(len(record.mixtures), total, f"{len(record.mixtures)} mixtures, least loss {best:.3f}")
-        tried(mixtures[len(record.mixtures)], 0, record.mixtures)
+        tried(mixtures[len(record.mixtures)], TRIAL_ORDER, record.mixtures)
     found = _fitted(record.mixtures, seed)
     equal = record.mixtures[0].weights
-    pairs = [(weights, order) for order in range(NUM_ORDERS) for weights in (equal, found.weights)]
+    pairs = [(weights, order) for order in TEST_ORDERS for weights in (equal, found.weights)]
     for weights, order in pairs[len(record.orders) :]:
         num_done = len(record.mixtures) + len(record.orders)
-        tell(num_done, len(record.mixtures) + len(pairs), f"testing, order {order + 1} of {NUM_ORDERS}")
-        if (weights, order) == (equal, 0):
-            record.orders.append(record.mixtures[0]._replace(seconds=0.0))
-        else:
-            tried(weights, order, record.orders)
+        tell(num_done, len(record.mixtures) + len(pairs), f"testing, order {order} of {len(TEST_ORDERS)}")
+        tried(weights, order, record.orders)
     return _result(names, found, record)
 
 

@@ -24,8 +24,9 @@ import transformers
 import bitnet_arch
 from data_handler import SourceConfig, token_block
 from data_handler.corpus.domains import Domain, Reading
-from wf_formats.overrides import override, quoted
+from wf_formats.overrides import override
 from wrinklefree import train
+from wrinklefree.data_choice.entries import EXACT_DIGITS, as_source, as_value
 from wrinklefree.data_choice.small_vocabulary import samples, small_tokenizer, tokens_per_token
 from wrinklefree.errors import RunError
 from wrinklefree.held_out import mean_loss
@@ -121,7 +122,7 @@ class Proxies:
         self, stage: str, experiment: str, seed: int, weights: Mapping[str, float], overrides: Sequence[str]
     ) -> None:
         shares = {name: weight * self._per_token[name] for name, weight in weights.items()}
-        sources = ",".join(self._source(domain, shares[domain.name]) for domain in self._sources)
+        sources = [self._source(domain, shares[domain.name]) for domain in self._sources]
         arguments = [
             "-s",
             stage,
@@ -132,7 +133,7 @@ class Proxies:
             override("model.name", str(self._dense)),
             "model.scheme=none",
             "model.allow_unservable=true",
-            f"data.sources=[{sources}]",
+            as_value(sources),
             "logging.progress_bar=none",
             *overrides,
         ]
@@ -144,11 +145,9 @@ class Proxies:
             raise RunError(f"the training of a small model failed: {_last_line(self._log)}")
 
     def _source(self, domain: Domain, weight: float) -> str:
-        files = ",".join(quoted(str(file.absolute())) for file in domain.files)
         reading = self._reading
-        return (
-            f"{{kind:path,name:{quoted(domain.name)},location:[{files}],weight:{weight!r},"
-            f"text_column:{quoted(reading.text_column)},text_unit:{reading.text_unit.value}}}"
+        return as_source(
+            domain.name, domain.files, weight, reading.text_column, reading.text_unit, EXACT_DIGITS
         )
 
 

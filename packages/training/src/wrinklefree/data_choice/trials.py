@@ -15,8 +15,11 @@ from wf_formats.errors import LoadError, RequestError
 from wf_formats.json_file import read_value
 
 RESULT_FILE = "mix.json"
-NUM_ORDERS = 3
-"""Of the data, in which the proposed mixture and the equal one are compared."""
+TRIAL_ORDER, TEST_ORDERS = 0, (1, 2, 3)
+"""Of the data, as seeds: of the trials that the surface is fitted to; in which the proposed mixture and the
+equal one are compared."""
+NUM_TESTS = 2 * len(TEST_ORDERS)
+"""Small models of that comparison."""
 FOLDS = 5
 MOST_MIXTURES = 4096
 
@@ -48,12 +51,12 @@ class Plan:
         if not trials:
             return True
         trial_s = float(np.median([trial.seconds for trial in trials]))
-        left_s = self.minutes * 60 - spent_s - trial_s * (2 * NUM_ORDERS - 1)
+        left_s = self.minutes * 60 - spent_s - trial_s * NUM_TESTS
         if len(trials) + left_s / trial_s >= least:
             return left_s >= trial_s and len(trials) < MOST_MIXTURES
         if len(trials) >= least:
             return False
-        needed = (spent_s + trial_s * (least - len(trials) + 2 * NUM_ORDERS - 1)) / 60
+        needed = (spent_s + trial_s * (least - len(trials) + NUM_TESTS)) / 60
         raise RequestError(
             f"--minutes {self.minutes:g} are too few: a small model takes {trial_s:.0f} s, and {least} "
             f"mixtures with the test of the result {needed:.1f} minutes; give more, or fewer --steps"
@@ -65,7 +68,7 @@ class Plan:
             return self.mixtures or 1
         assert self.minutes is not None
         trial_s = float(np.median([trial.seconds for trial in trials]))
-        left_s = self.minutes * 60 - spent_s - trial_s * (2 * NUM_ORDERS - 1)
+        left_s = self.minutes * 60 - spent_s - trial_s * NUM_TESTS
         return min(MOST_MIXTURES, len(trials) + max(0.0, left_s / trial_s))
 
 

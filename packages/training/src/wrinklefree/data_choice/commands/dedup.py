@@ -15,13 +15,12 @@ from wrinklefree.data_choice.commands.common import (
     Force,
     TextColumn,
     Unit,
-    as_override,
-    as_source,
     new_table,
     say,
     say_json,
     show,
 )
+from wrinklefree.data_choice.entries import as_override, as_source
 
 
 def dedup(

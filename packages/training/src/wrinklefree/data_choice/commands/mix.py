@@ -15,14 +15,12 @@ from wrinklefree.data_choice.commands.common import (
     Force,
     TextColumn,
     Unit,
-    as_override,
-    as_source,
-    as_value,
     new_table,
     say,
     say_json,
     show,
 )
+from wrinklefree.data_choice.entries import as_override, as_source, as_value
 
 if TYPE_CHECKING:
     from wrinklefree.data_choice.trials import Plan

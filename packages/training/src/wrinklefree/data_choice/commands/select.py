@@ -11,13 +11,12 @@ import typer
 from wrinklefree.data_choice.commands.common import (
     AsJson,
     Force,
-    as_override,
-    as_source,
     new_table,
     say,
     say_json,
     show,
 )
+from wrinklefree.data_choice.entries import as_override, as_source
 
 if TYPE_CHECKING:
     from data_handler.corpus.score_file import Scored
