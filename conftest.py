@@ -112,20 +112,24 @@ def packaged_reader(packaged_gguf: Path) -> Any:
 
 
 def write_f32(source: Path, path: Path, num_layers: int) -> None:
-    """Dequantize the first layers of a llama GGUF into another one."""
+    """Dequantize the first layers of a llama GGUF into another one.
+
+    Read by our reader, at once; gguf-py, whose codecs and writer it goes through, takes seconds for the keys.
+    """
     import gguf
 
-    reader, writer = _gguf_reader(source), gguf.GGUFWriter(path, "llama")
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture":
-            continue
-        value = num_layers if key == "llama.block_count" else field.contents()
-        item = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(key, value, field.types[0], item)
-    for tensor in reader.tensors:
-        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < num_layers:
-            weight = gguf.dequantize(tensor.data, tensor.tensor_type)
-            writer.add_tensor(tensor.name, weight.reshape(tensor.shape[::-1].tolist()))
+    from wf_formats.gguf import open_gguf
+
+    opened, writer = open_gguf(source), gguf.GGUFWriter(path, "llama")
+    for key, value in opened.keys.items():
+        if key != "general.architecture":
+            kept = num_layers if key == "llama.block_count" else value
+            item = gguf.GGUFValueType.get_type(kept[0]) if isinstance(kept, list) else None
+            writer.add_key_value(key, kept, gguf.GGUFValueType(opened.kinds[key]), item)
+    for name, tensor in opened.tensors.items():
+        if not name.startswith("blk.") or int(name.split(".")[1]) < num_layers:
+            weight = gguf.dequantize(opened.data(name), gguf.GGMLQuantizationType(tensor.ggml_type))
+            writer.add_tensor(name, weight.reshape(tensor.shape))
     finish(writer)
 
 

@@ -16,10 +16,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from compose_once import composing_once
 
 from wrinklefree import train
 from wrinklefree.callbacks import StepLog
 from wrinklefree_distillation import distill, dlm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    with composing_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

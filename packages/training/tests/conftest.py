@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from compose_once import composing_once
 
 from wf_formats import run_files
 from wrinklefree import train
@@ -41,6 +42,12 @@ TINY = {
     ],
 }
 """Of the others."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    with composing_once():
+        yield
 
 
 @pytest.fixture(autouse=True)
