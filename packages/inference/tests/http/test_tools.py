@@ -322,6 +322,7 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         ),
         (_schema({"pattern": "^(a|a)*(b|b)*{1000}$"}), SCHEMA, "pattern has *{1000} in"),
         (_called(arguments="call it"), ARGUMENTS, "text of JSON"),
+        (_called(arguments="{call it"), ARGUMENTS, "text of JSON"),
         (_called(arguments="[1]"), ARGUMENTS, "an object of JSON"),
         (_called(arguments='"{}"'), ARGUMENTS, "an object of JSON"),
         (_called(arguments="[" * 100_000), ARGUMENTS, "text of JSON"),

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from wrinklefree_inference.http.requests import Text, misused
 from wrinklefree_inference.http.unknown_fields import Strict, note_ignored
+from wrinklefree_inference.tool_calls.cut import is_cut_object
 from wrinklefree_inference.tool_calls.schema_values import check_values, without_idle_bounds
 from wrinklefree_inference.tool_calls.schemas import check_bounds, of_arguments
 
@@ -234,14 +235,14 @@ class CalledFunction(Strict):
         """The arguments; none may be an empty text, those of a call that was cut short are a text too.
 
         Raises:
-            ValueError: They are no object of JSON, nor a text that begins like one.
+            ValueError: They are no object of JSON, nor the beginning of one.
         """
         if not self.arguments.strip():
             return {}
         try:
             value = json.loads(self.arguments)
         except (ValueError, RecursionError) as error:
-            if isinstance(error, ValueError) and self.arguments.lstrip().startswith("{"):
+            if isinstance(error, ValueError) and is_cut_object(self.arguments):
                 return self.arguments
             raise ValueError(f"the arguments of a call are a text of JSON: {error}") from error
         if not isinstance(value, dict):
