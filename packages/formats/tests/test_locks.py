@@ -34,6 +34,25 @@ def test_one_process_at_a_time(tmp_path: Path, take: Any) -> None:
     assert can_be_taken(path, take)
 
 
+@pytest.mark.parametrize("take", [try_lock, try_lock_of_process])
+def test_its_file_goes_with_it_and_who_opened_it_before_takes_a_new_one(tmp_path: Path, take: Any) -> None:
+    path = tmp_path / "lock"
+    path.touch()  # of a process that was killed
+    opened = []
+
+    def slowly(file: Any) -> bool:
+        """Another process works and ends between opening and locking."""
+        if not opened:
+            path.unlink()
+        opened.append(file)
+        return bool(take(file))
+
+    with locked(path, TAKEN, slowly):
+        assert len(opened) == 2
+        assert not can_be_taken(path, take)
+    assert not list(tmp_path.iterdir())
+
+
 def test_who_has_it_is_told(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked(path, TAKEN), pytest.raises(UserError, match="another one works there"), locked(path, TAKEN):

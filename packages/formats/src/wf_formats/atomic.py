@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, with the permissions that the user's umask gives.
 
-What is there already is replaced only if `wf_formats.targets` takes it for ours.
+What is there already is replaced only if `wf_formats.targets` takes it for ours. What a killed process left
+beside it goes with the next write (`wf_formats.temporaries`).
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wf_formats.targets import FolderKind, check_file, check_folder
+from wf_formats.temporaries import sweep, temporary
 
 _FILE_BITS = 0o666
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -40,18 +42,18 @@ def atomic_folder(target: Path | str, kind: FolderKind | None = None) -> Iterato
     _check_folder(target, kind)
     with errors_about(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(target, "tmp")
-        temporary.mkdir()
-        try:
-            yield temporary
-            _let_umask_decide(temporary)
-            for path in sorted(temporary.rglob("*")):
-                sync(path)
-            sync(temporary)
-            _check_folder(target, kind)
-            _replace_folder(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        sweep(target)
+        with temporary(target, "tmp", Path.mkdir) as folder:
+            try:
+                yield folder
+                _let_umask_decide(folder)
+                for path in sorted(folder.rglob("*")):
+                    sync(path)
+                sync(folder)
+                _check_folder(target, kind)
+                _replace_folder(folder, target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -68,24 +70,24 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
     check_file(target)
     with errors_about(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(target, "tmp")
-        temporary.touch(exist_ok=False)
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        try:
-            yield temporary
-            temporary.chmod(mode)
-            sync(temporary)
-            check_file(target)
-            temporary.replace(target)
-            sync(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        sweep(target)
+        with temporary(target, "tmp", partial(Path.touch, exist_ok=False)) as file:
+            mode = stat.S_IMODE(file.stat().st_mode)
+            try:
+                yield file
+                file.chmod(mode)
+                sync(file)
+                check_file(target)
+                file.replace(target)
+                sync(target.parent)
+            finally:
+                file.unlink(missing_ok=True)
 
 
 def atomic_write_bytes(target: Path | str, data: bytes) -> None:
     """Writes a file by temporary file, fsync and rename."""
-    with atomic_file(target) as temporary:
-        temporary.write_bytes(data)
+    with atomic_file(target) as file:
+        file.write_bytes(data)
 
 
 def atomic_write_text(target: Path | str, text: str) -> None:
@@ -126,10 +128,6 @@ def _absolute(target: Path | str) -> Path:
     return Path(os.path.abspath(target))
 
 
-def _beside(target: Path, purpose: str) -> Path:
-    return target.with_name(f".{target.name}.{purpose}-{secrets.token_hex(4)}")
-
-
 def _check_folder(target: Path, kind: FolderKind | None) -> None:
     if kind is not None:
         check_folder(target, kind)
@@ -145,12 +143,12 @@ def _let_umask_decide(folder: Path) -> None:
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    old = None
-    if target.exists():
-        old = _beside(target, "old")
-        old.mkdir()
+    if not target.exists():
+        os.replace(source, target)
+        sync(target.parent)
+        return
+    with temporary(target, "old", Path.mkdir) as old:
         os.replace(target, old / target.name)
-    os.replace(source, target)
-    sync(target.parent)
-    if old is not None:
+        os.replace(source, target)
+        sync(target.parent)
         shutil.rmtree(old)

@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,15 +46,21 @@ def try_lock_of_process(file: File) -> bool:
 
 @contextmanager
 def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock) -> Iterator[None]:
-    """Holds the lock of the file at `path`, which is made, with its folder, where it is missing.
+    """Holds the lock of the file at `path`, which is made, with its folder, and goes at the end, unless a
+    child has it still. One that a killed process left is taken, and goes then.
 
     Args: taken is raised where another process has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", opener=_without_waiting) as file:
-        if not take(file):
-            raise taken
-        yield
+    file = _taken(path, taken, take)
+    while not _is_at(path, file):  # its last holder has removed it between opening and locking
+        file.close()
+        file = _taken(path, taken, take)
+    try:
+        with file:
+            yield
+    finally:
+        _remove_free(path, take)
 
 
 @contextmanager
@@ -71,6 +77,29 @@ def is_locked(path: Path) -> bool:
         return False
     with path.open() as file:
         return not try_lock(file, is_shared=True)
+
+
+def _taken(path: Path, taken: UserError, take: Callable[[File], bool]) -> IO[Any]:
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "w", opener=_without_waiting))
+        if not take(file):
+            raise taken
+        stack.pop_all()  # its caller closes it
+        return file
+
+
+def _remove_free(path: Path, take: Callable[[File], bool]) -> None:
+    """Removes the file of a lock that nobody has, while it is held."""
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("r+") as file:
+        if take(file) and _is_at(path, file):
+            path.unlink()
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _without_waiting(path: str, flags: int) -> int:

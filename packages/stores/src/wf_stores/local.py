@@ -12,11 +12,13 @@ import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from wf_formats.atomic import atomic_file, sync
 from wf_formats.errors import RequestError
 from wf_formats.targets import check_way
+from wf_formats.temporaries import sweep, temporary
 from wf_stores.errors import ObjectExistsError, ObjectMissingError
 from wf_stores.layout import place_of
 from wf_stores.location import Location
@@ -56,16 +58,18 @@ class LocalStore:
             raise ObjectExistsError(key) from error
 
     def _link(self, target: Path, data: bytes) -> None:
-        whole = target.with_name(f".{target.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            _write_new(whole, data)
-            os.link(whole, target)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            _write_new(target, data)
-        finally:
-            whole.unlink(missing_ok=True)
+        sweep(target)
+        with temporary(target, "tmp", partial(Path.touch, exist_ok=False)) as whole:
+            try:
+                whole.write_bytes(data)
+                sync(whole)
+                os.link(whole, target)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                _write_new(target, data)
+            finally:
+                whole.unlink(missing_ok=True)
         sync(target.parent)
 
     def read(self, key: str, start: int, num_bytes: int) -> bytes:

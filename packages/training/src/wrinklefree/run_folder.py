@@ -11,8 +11,8 @@
     final/         the result with its figures; its presence says that the run is complete
     summary.json   the same figures, or those at which the run was stopped
 
-One process works in it at a time (an advisory lock on `.<stage>.lock` beside the folder, released
-when the process ends, however it ends).
+One process works in it at a time (an advisory lock on `.<stage>.lock` beside the folder, which the
+system releases when the process ends, however it ends).
 """
 
 from __future__ import annotations

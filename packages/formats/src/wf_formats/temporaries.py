@@ -1,0 +1,95 @@
+"""Names beside a target: `.NAME.tmp-<hex>` of what is not whole yet, `.NAME.old-<hex>` of what is replaced.
+
+Who works on one holds a shared lock of it. A process that was killed leaves it behind unlocked, and the next
+that writes there removes it (`sweep`). What cannot be locked, on a file system without locks, stays: it might
+be at work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_WORDS = ("tmp", "old")
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@contextmanager
+def temporary(target: Path, word: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Makes a new name beside `target` and holds it; whoever asked for it renames or removes it.
+
+    Args:
+        word: tmp or old.
+        make: makes the file or folder of a name that is not there yet. It is written in place: another file
+            renamed to it would not be held.
+    """
+    assert word in _WORDS, word
+    while True:
+        path = target.with_name(f".{target.name}.{word}-{secrets.token_hex(4)}")
+        make(path)
+        descriptor = _held(path)
+        if descriptor is not None:
+            break
+    try:
+        yield path
+    finally:
+        os.close(descriptor)
+
+
+def sweep(target: Path) -> None:
+    """Removes what killed processes left beside `target`; what it was to replace only where it is there."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.({'|'.join(_WORDS)})-[0-9a-f]{{8}}")
+    try:
+        entries = os.scandir(target.parent)
+    except PermissionError:  # who may not look may write all the same
+        return
+    with entries:
+        found = [(match[1], Path(entry.path)) for entry in entries if (match := name.fullmatch(entry.name))]
+    for word, path in found:
+        if word == "tmp" or os.path.lexists(target):
+            _remove_abandoned(path)
+
+
+def _held(path: Path) -> int | None:
+    """A descriptor with the shared lock; None: a sweep was quicker than the lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # without locks nobody can sweep it either
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+    return descriptor if _is_at(path, descriptor) else _closed(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _closed(descriptor: int) -> None:
+    os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Unless somebody holds it, or it is not ours to remove."""
+    with suppress(OSError):
+        is_folder = stat.S_ISDIR(path.lstat().st_mode)
+        descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | _NO_LINK)  # NFS locks so
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if is_folder else path.unlink()
+        finally:
+            os.close(descriptor)
