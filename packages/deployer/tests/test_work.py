@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -295,6 +296,32 @@ def test_a_job_from_its_start_to_its_table(wf: Wf, runs_dir: Path, capfd: pytest
     assert [path.name for path in (runs_dir / job_id / "results").iterdir()] == ["report.json"]
     (upload,) = (runs_dir / job_id / "output").iterdir()
     assert sorted(path.name for path in upload.iterdir())[-1] == "COMPLETE"
+    _a_damaged_copy_is_fetched_again(wf, runs_dir / job_id, capfd)
+
+
+def _a_damaged_copy_is_fetched_again(wf: Wf, job: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of the same job, since starting one takes seconds."""
+    copy = job / "results" / "report.json"
+    whole = copy.read_bytes()
+    (job / "results" / "notes.txt").write_text("somebody's, which harm nothing")
+    assert wf("eval", "--results", job.name).exit_code == 0
+    assert "damaged" not in capfd.readouterr().err
+    for number, harm in enumerate(
+        (lambda: copy.write_bytes(whole[:-3]), copy.unlink, (job / "results.json").unlink)
+    ):
+        harm()
+        done = wf("eval", "--results", job.name)
+        assert done.exit_code == 0
+        assert capfd.readouterr().out == "the table of mine\n"
+        assert copy.read_bytes() == whole
+        assert len(list(job.glob("results.replaced-*"))) == number + 1
+    assert any((old / "notes.txt").is_file() for old in job.glob("results.replaced-*"))
+    shutil.rmtree(job / "output")
+    copy.write_bytes(whole[:-3])
+    told = wf("eval", "--results", job.name)
+    assert told.exit_code == 1
+    assert "results is damaged (report.json was changed)" in told.output
+    assert copy.read_bytes() == whole[:-3]
 
 
 def test_a_job_that_was_cut_short_leaves_no_results(wf: Wf, runs_dir: Path) -> None:
@@ -306,7 +333,13 @@ def test_a_job_that_was_cut_short_leaves_no_results(wf: Wf, runs_dir: Path) -> N
     assert (
         told.output == f"error: {job_id} is running and has left no results; look again when it has ended\n"
     )
+    assert "running" in wf("runs").output
+    assert [path.name for path in (runs_dir / job_id).glob("scratch.*/*")] == ["results"]
     assert wf("cancel", job_id).exit_code == 0
+    assert not list((runs_dir / job_id).glob("scratch.*"))
+    (runs_dir / job_id / "scratch.killed" / "results").mkdir(parents=True)
+    assert "cancelled" in wf("runs").output
+    assert not list((runs_dir / job_id).glob("scratch.*"))
     told = wf("eval", "--results", job_id)
     assert f"error: {job_id} is cancelled and has left no results; `wf logs {job_id}` says why" in told.output
     assert not (runs_dir / job_id / "results").exists()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wf_deployer.backends.base import JobSpec
 
 _SCRIPT = """\
-scratch=$(mktemp -d) || exit
+scratch=$(mktemp -d{place}) || exit
 trap 'rm -rf "$scratch"' EXIT
 "$python" -m wf_stores.main get {url} "$scratch/earlier" --if-there >/dev/null || exit
 if [ -d "$scratch/earlier" ]; then
@@ -116,13 +116,16 @@ def output_place(given: str | None, cwd: str, default: str | None, sees_paths: b
     return str(Path(cwd, given))
 
 
-def work_script(spec: JobSpec, python: str, sent: str | None, url: str | None = None) -> str:
+def work_script(
+    spec: JobSpec, python: str, sent: str | None, url: str | None = None, scratch: Path | None = None
+) -> str:
     """Bash that runs the job.
 
     Args:
         python: The interpreter there, as bash writes it.
         sent: The folder of `copy_inputs` there, as bash writes it; None: it sees this machine's files.
         url: Where the results go, as the job sees it; `results_url` if left out.
+        scratch: What the name of its folder begins with; None: the system's place for such.
     """
     there = {place: f"{sent}/{shlex.quote(name)}" for name, place in _sent(spec).items()} if sent else {}
     fetch = ""
@@ -132,15 +135,17 @@ def work_script(spec: JobSpec, python: str, sent: str | None, url: str | None = 
     first, *rest = spec.command
     assert first == sys.executable, first
     words = [there.get(word) or shlex.quote(word) for word in rest]
-    script = _SCRIPT.format(url=shlex.quote(url or results_url(spec)), fetch=fetch, command=" ".join(words))
+    place = "" if scratch is None else f" {shlex.quote(f'{scratch}XXXXXX')}"
+    where = shlex.quote(url or results_url(spec))
+    script = _SCRIPT.format(place=place, url=where, fetch=fetch, command=" ".join(words))
     return f"python={python}\n{script}"
 
 
-def program_here(spec: JobSpec) -> list[str]:
-    """What is started where this machine's files and environment are seen."""
+def program_here(spec: JobSpec, scratch: Path | None = None) -> list[str]:
+    """What is started where this machine's files and environment are seen. Args: scratch as `work_script`."""
     if spec.inputs is None:
         return spec.command
-    return ["bash", "-c", work_script(spec, shlex.quote(sys.executable), None)]
+    return ["bash", "-c", work_script(spec, shlex.quote(sys.executable), None, scratch=scratch)]
 
 
 def _fetched(number: int, place: str) -> tuple[str, str]:

@@ -89,15 +89,15 @@ def submit_job(application: Application, arguments: Sequence[str], asked: Asked)
 
 
 def show_results(ctx: typer.Context, application: Application, run: str, file: str) -> NoReturn:
-    """Fetches a job's results, unless they are here, and becomes what shows a file of them.
+    """Fetches a job's results, unless they are here and whole, and becomes what shows a file of them.
 
     Args: ctx: Of the command, which has no further option.
 
     Raises: CommandError where there are none (yet).
     """
-    from wf_deployer.backends.record import results_folder
+    from wf_deployer.backends.fetched import results_of
     from wf_deployer.backends.registry import find_job
-    from wf_deployer.errors import CommandError, CommandRequestError
+    from wf_deployer.errors import CommandRequestError
 
     given = [option for option in ctx.command.params if ctx.params[str(option.name)] not in (None, False)]
     if others := [option.opts[0] for option in given if option.name != "results"] + ctx.args:
@@ -105,15 +105,7 @@ def show_results(ctx: typer.Context, application: Application, run: str, file: s
     job = find_job(run)
     if job.record.kind != application.name:
         raise CommandRequestError(f"{job.id} is a job of wf {job.record.kind}, not of wf {application.name}")
-    folder = results_folder(job.id)
-    if not folder.is_dir():
-        missing = job.job_backend.fetch(job.id, folder)
-        if missing is not None and not missing.is_missing:
-            raise CommandError(f"the results of {job.id} cannot be fetched now: {missing.reason}")
-        if missing is not None:
-            status = job.status
-            look = f"`wf logs {job.id}` says why" if status.state.is_over else "look again when it has ended"
-            raise CommandError(f"{job.id} is {status.state} and has left no results; {look}")
+    folder = results_of(job)
     sys.stderr.write(f"{folder}\n")
     become_showing(application, str(folder / file))
 

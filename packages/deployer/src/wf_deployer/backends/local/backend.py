@@ -10,7 +10,7 @@ from pathlib import Path
 from wf_deployer.backends.base import JobSpec, JobState, JobStatus, NoUpload, Resources
 from wf_deployer.backends.follow import follow_log
 from wf_deployer.backends.local.cancel import cancel
-from wf_deployer.backends.local.launch import launch
+from wf_deployer.backends.local.launch import launch, scratch_of
 from wf_deployer.backends.local.record import LocalJob
 from wf_deployer.backends.record import default_output
 from wf_deployer.backends.stored import get_upload
@@ -45,7 +45,7 @@ class LocalBackend:
             raise CommandRequestError("--time: a local job has no limit; leave it out")
 
     def preview(self, spec: JobSpec) -> str:
-        shown = redacted_arguments(program_here(spec))
+        shown = redacted_arguments(program_here(spec, scratch_of(spec)))
         return f"cd {shlex.quote(spec.cwd)} && {shlex.join(shown)}\n"
 
     def results(self, spec: JobSpec) -> str | None:
@@ -62,6 +62,7 @@ class LocalBackend:
 
     def status(self, job_id: str) -> JobStatus:
         job = LocalJob.of(job_id)
+        job.remove_scratch()
         state, end = job.state, job.exit
         step, problem = job.last_step
         return JobStatus(

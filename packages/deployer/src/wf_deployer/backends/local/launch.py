@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from wf_deployer.backends.base import JobSpec
-from wf_deployer.backends.local.record import LocalJob
+from wf_deployer.backends.local.record import SCRATCH, LocalJob
+from wf_deployer.backends.record import runs_folder
 from wf_deployer.backends.work import program_here
 from wf_deployer.errors import CommandError
 from wf_formats.run_files import last_lines
@@ -47,9 +49,14 @@ def launch(spec: JobSpec) -> LocalJob:
             stderr=log,
             start_new_session=True,
         )
-    _hand_over(supervisor, program_here(spec))
+    _hand_over(supervisor, program_here(spec, scratch_of(spec)))
     _wait_until_recorded(job, supervisor)
     return job
+
+
+def scratch_of(spec: JobSpec) -> Path:
+    """Where a job works, in its folder: its end can be seen there."""
+    return runs_folder().absolute() / spec.id / SCRATCH
 
 
 def _hand_over(supervisor: subprocess.Popen[bytes], command: list[str]) -> None:

@@ -1,11 +1,14 @@
 """A job of this machine: its folder has `process.json` besides, written by the supervisor.
 
 It names supervisor and job process. Without `exit.json` and without processes a job is finished if the run
-has its result (the supervisor was killed, not the job), else lost.
+has its result (the supervisor was killed, not the job), else lost. A job that reads files and leaves results
+works in `scratch.<letters>` there and removes it; where it was killed, whoever looks at it next does.
 """
 
 from __future__ import annotations
 
+import shutil
+import socket
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +22,7 @@ from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
 from wf_formats.run_files import is_complete
 
+SCRATCH = "scratch."
 STARTING_S = 15.0
 """A job younger than this without process.json is starting, an older one is lost."""
 
@@ -47,6 +51,12 @@ class LocalJob(JobFolder):
             return JobState.starting
         has_result = record.run_folder is not None and is_complete(Path(record.run_folder))
         return JobState.finished if has_result else JobState.lost
+
+    def remove_scratch(self) -> None:
+        """Of a job that is over; of one on another machine only that knows."""
+        if self.record.host == socket.gethostname() and self.state.is_over:
+            for path in self.folder.glob(f"{SCRATCH}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def write_processes(self, supervisor: ProcessIdentity, child: ProcessIdentity | None) -> None:
         value = {"supervisor": asdict(supervisor), "child": asdict(child) if child else None}

@@ -1,0 +1,73 @@
+"""Results of a job that were fetched: a folder, and beside it `results.json` with the SHA-256 of its files.
+
+What is not as it came is fetched again. It is moved aside, not removed: somebody may have written in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from wf_deployer.backends.record import results_folder
+from wf_deployer.backends.registry import Job
+from wf_deployer.errors import CommandError
+from wf_formats.aside import move_aside
+from wf_formats.atomic import atomic_write_json
+from wf_formats.json_file import read_value
+from wf_formats.printable import printable
+
+
+def results_of(job: Job) -> Path:
+    """The folder of a job's results, whole; fetched where they are not here.
+
+    Raises: CommandError where there are none (yet), or they cannot be had.
+    """
+    folder = results_folder(job.id)
+    damage = _damage(folder) if folder.is_dir() else None
+    if folder.is_dir() and damage is None:
+        return folder
+    told = "" if damage is None else f"; {folder} is damaged ({damage})"
+    new = folder.with_name(f"{folder.name}.new")
+    missing = job.job_backend.fetch(job.id, new)
+    if missing is not None and not missing.is_missing:
+        raise CommandError(f"the results of {job.id} cannot be fetched now: {missing.reason}{told}")
+    if missing is not None:
+        status = job.status
+        look = f"`wf logs {job.id}` says why" if status.state.is_over else "look again when it has ended"
+        raise CommandError(f"{job.id} is {status.state} and has left no results{told}; {look}")
+    if folder.is_dir():
+        aside = move_aside(folder)
+        sys.stderr.write(f"{folder} was damaged ({damage}): fetched again; what was there is {aside}\n")
+    new.rename(folder)
+    atomic_write_json(_record(folder), _digests(folder))
+    return folder
+
+
+def _damage(folder: Path) -> str | None:
+    """What of fetched results is not as it came; None: nothing."""
+    record = _record(folder)
+    if not record.is_file():  # of a fetch that was killed
+        return f"{record.name} is missing"
+    try:
+        digests = read_value(record, CommandError)
+        found = _digests(folder)
+    except (CommandError, OSError) as error:
+        return printable(str(error))
+    if not isinstance(digests, dict):
+        return f"{record.name} is no object"
+    for name, digest in digests.items():
+        if found.get(name) != digest:
+            return f"{printable(name)} {'was changed' if name in found else 'is missing'}"
+    return None
+
+
+def _digests(folder: Path) -> dict[str, Any]:
+    from wf_formats.digests import file_sha256
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def _record(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
