@@ -56,10 +56,16 @@ def test_a_norm_with_a_bf16_weight_rounds_as_transformers_does(dtype: torch.dtyp
         assert (found.cpu() != expected).float().mean() < 0.01
 
 
-@pytest.mark.parametrize(("dtype", "of_angles"), [*zip(DTYPES, DTYPES, strict=True), (DTYPES[1], DTYPES[0])])
 @pytest.mark.parametrize(
-    ("heads", "key_heads", "size", "own_angles"),
-    [(1, 1, 2, True), (9, 3, 64, False), (3, 3, 30, True), (33, 1, 130, True)],
+    ("heads", "key_heads", "size", "own_angles", "dtype", "of_angles"),
+    [
+        *(
+            (*sizes, DTYPES[0], DTYPES[0])
+            for sizes in [(1, 1, 2, True), (3, 3, 30, True), (33, 1, 130, True)]
+        ),
+        *((9, 3, 64, False, *dtypes) for dtypes in [(DTYPES[0], DTYPES[0]), (DTYPES[1], DTYPES[0])]),
+        *((5, 1, 30, True, DTYPES[1], of_angles) for of_angles in DTYPES),
+    ],
 )
 def test_positions_are_turned_as_on_the_cpu(
     heads: int, key_heads: int, size: int, own_angles: bool, dtype: torch.dtype, of_angles: torch.dtype

@@ -205,8 +205,14 @@ def test_the_result_loads(whole: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("distil_steps", [0, 2])
-@pytest.mark.parametrize("kind", ["group", "tensor"])
+@pytest.mark.parametrize(
+    ("kind", "distil_steps"),
+    [
+        ("tensor", 0),
+        ("group", 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("tensor", 2), ("group", 0))),
+    ],
+)
 def test_the_master_weights_quantize_to_the_parts_choice(
     kind: str, distil_steps: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +337,7 @@ def calibrated_blocks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize(
     ("interruption", "blocks_left", "distilled_step"),
     [
-        (kill_after_the_first_block, [1], None),
+        pytest.param(kill_after_the_first_block, [1], None, marks=pytest.mark.slow),
         pytest.param(kill_while_the_second_block_is_saved, [1], None, marks=pytest.mark.slow),
         (kill_in_the_distillation, [], 2),
         (kill_before_the_result_is_saved, [], 4),

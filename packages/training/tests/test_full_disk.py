@@ -72,7 +72,7 @@ def full_at_the_end() -> None:
         full_at_the_weights,
         pytest.param(full_at_the_optimizer, marks=pytest.mark.slow),
         pytest.param(full_at_the_tokenizer, marks=pytest.mark.slow),
-        full_at_the_end,
+        pytest.param(full_at_the_end, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_filled_the_disk_is_resumed(cli_from_stage1: Any, fill: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 from pathlib import Path
@@ -23,13 +24,46 @@ def packaged() -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTok
     return model, tokenizer
 
 
+@pytest.fixture(scope="module")
+def small(
+    packaged_model_dir: Path,
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """Two layers of it, which write anything."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        packaged_model_dir, num_hidden_layers=2, dtype=torch.float32
+    )
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(packaged_model_dir)
+
+
 @pytest.fixture
-def loaded(packaged, monkeypatch: pytest.MonkeyPatch) -> None:
+def loaded(small, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's model, loaded once."""
-    monkeypatch.setattr(self_chat, "load_dense_model", lambda *_: packaged)
+    monkeypatch.setattr(self_chat, "load_dense_model", lambda *_: small)
 
 
-def test_a_conversation_opens_as_the_template_does_and_takes_turns(packaged) -> None:
+def test_a_conversation_opens_as_the_template_does_and_no_turn_ends_it(small) -> None:
+    model, tokenizer = small
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+    def seldom_end(_module: object, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
+        logits[:, -1, end] = -1e3
+        logits[::2, -1, end] *= -1 if next(counted) % 4 == 3 else 1
+        return logits
+
+    counted = itertools.count()
+    hook = model.lm_head.register_forward_hook(seldom_end)
+    texts = next(self_chat.write_conversations(model, tokenizer, 12, 4, seed=1))
+    hook.remove()
+    opening = self_chat.opening(tokenizer)
+    assert opening.endswith("<|im_start|>user\n")
+    assert len(texts) > 1
+    assert all(text.startswith(opening) for text in texts)
+    turns = [text.removeprefix(opening).count("<|im_end|>") for text in texts]
+    assert set(turns) == {0, 3}, "every second one ended its turn thrice, and went on"
+
+
+@pytest.mark.slow
+def test_the_real_model_takes_turns(packaged) -> None:
     model, tokenizer = packaged
     opening = self_chat.opening(tokenizer)
     assert opening.endswith("<|im_start|>user\n")
@@ -39,8 +73,8 @@ def test_a_conversation_opens_as_the_template_does_and_takes_turns(packaged) -> 
     assert any("<|im_end|>\n<|im_start|>assistant\n" in text for text in texts)
 
 
-def test_the_seed_decides_what_is_written(packaged) -> None:
-    model, tokenizer = packaged
+def test_the_seed_decides_what_is_written(small) -> None:
+    model, tokenizer = small
     texts, again, other = (
         next(self_chat.write_conversations(model, tokenizer, 6, 2, seed)) for seed in (1, 1, 2)
     )
@@ -68,8 +102,8 @@ def test_answers_stand_behind_their_questions(packaged, monkeypatch: pytest.Monk
     assert ended == second.partition(".")[0] + "<|im_end|>\n"
 
 
-def test_a_question_too_long_for_the_context_is_named(packaged) -> None:
-    model, tokenizer = packaged
+def test_a_question_too_long_for_the_context_is_named(small) -> None:
+    model, tokenizer = small
     questions = [[{"role": "user", "content": "word " * 40}]]
     with pytest.raises(DataRequestError, match="lower --tokens, or leave the question out"):
         next(self_chat.write_answers(model, tokenizer, questions, 8170, 1, temperature=1.0, seed=0))
@@ -147,8 +181,8 @@ def test_options_that_cannot_be_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_a_model_without_chat_template_is_refused(packaged, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, tokenizer = packaged
+def test_a_model_without_chat_template_is_refused(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tokenizer = small
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(RunError, match="no chat template"):
         self_chat.opening(tokenizer)
