@@ -24,6 +24,8 @@ DOMAINS = {
 }
 """Name of a source -> its folder in `pretrain`."""
 NOISE = "noise"
+FLOOR = 0.05
+"""Least share of a source."""
 LENGTH_TOKENS = 128
 PIECE, PROBE_PIECES = 700, 60
 """Characters of a document; documents of each domain in the probe."""

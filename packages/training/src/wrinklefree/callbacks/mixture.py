@@ -31,7 +31,7 @@ class Mixture(StepCallback):
 
     Args:
         weights: that the run begins with.
-        scorer: of a policy that needs scores; made of the model when the training starts.
+        scorer: of a policy that needs gradients; made of the model when the training starts.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Mixture(StepCallback):
 
     def _turn(self, trainer: L.Trainer, module: WrinkleFreeLightningModule) -> None:
         evidence = self._observed(trainer, module)
-        if not (evidence.losses or evidence.scores):
+        if not (evidence.losses or evidence.gradients):
             self._tell_of_nothing()
             return
         weights: Weights = trainer.strategy.broadcast(self._policy.update(self._weights, evidence))
@@ -105,9 +105,9 @@ class Mixture(StepCallback):
         assert self._scorer is not None
         start_s = time.perf_counter()
         with kept_random_state():
-            scores = self._scorer.scores(trainer, module.optimizer_config)
+            gradients = self._scorer.products(trainer, module.optimizer_config)
         module.step_metrics["train/scoring_s"] = time.perf_counter() - start_s
-        return Evidence(scores=scores)
+        return Evidence(gradients=gradients)
 
     def state_dict(self) -> dict[str, Any]:
         """Called on every rank."""

@@ -21,7 +21,7 @@ class Policy(StrEnum):
     odm = "odm"
     """Sources with a high loss more (mixture/odm.py)."""
     influence = "influence"
-    """Sources whose gradients help the probes more (mixture/influence.py)."""
+    """The mixture whose gradient points where the probes' does (mixture/influence.py)."""
 
     @property
     def moves(self) -> bool:
@@ -48,17 +48,19 @@ class InfluenceConfig:
     """Texts that the model shall become good at, as sources of their own; `weight` is what a probe counts.
     None of their documents may be in the training data."""
     sequences: int = number(8, least=1, most=MAX_SEQUENCES)
-    """Of each source and of each probe that a turn takes gradients of, in passes of training.batch_size at
-    most (the number is rounded up to whole ones)."""
+    """Of each source that a turn takes gradients of, in passes of training.batch_size at most (the number is
+    rounded up to whole ones)."""
+    probe_sequences: int = number(24, least=1, most=MAX_SEQUENCES)
+    """Of each probe, in passes as large. All sources are compared with it, so its chance is that of all."""
     matrices: list[str] = field(default_factory=list)
     """Names of the weights whose gradients are compared, patterns with * allowed; empty: every linear of the
     blocks."""
     sketch_size: int = number(8192, least=1, most=2**24)
     """Numbers that a gradient becomes."""
     step_size: float = number(10.0, least=0, most=1e6)
-    """eta of w ~ w0 exp(eta score)."""
+    """eta: what a cosine of 1 is worth in relative entropy (nats) to the configured weights."""
     ema_decay: float = number(0.9, least=0, below=1)
-    """Of the scores, from one turn to the next."""
+    """Of the gradients' inner products, from one turn to the next."""
     precondition: bool = True
     """Divide gradients by the root of the optimizer's second moments, where it has them."""
 

@@ -1,51 +1,94 @@
-"""Weights by how much a step on a source helps the probes.
+"""Weights whose mean gradient points where the probes' does.
 
-With scores u_t(k) of the sources (scoring.py), from their configured weights w0:
+A training step on a mixture w of the sources goes along m(w) = sum_k w(k) g_k, their mean gradients. Its
+score is the cosine with the probes' gradient p, which has length 1 (times the probes' weights):
 
-    e_t(k) = b e_{t-1}(k) + (1 - b) u_t(k),  e_1 = u_1
-    w(k)   = projection of  w0(k) exp(eta e_t(k))  on the bounded simplex
+    f(w)    = <m(w), p> / |m(w)|
+    u_w(k)  = df / dw(k) = <g_k, p> / |m| - f(w) <g_k, m> / |m|^2
+    w       = projection on the bounded simplex of  w0(k) exp(eta u_w(k))
 
-b is `ema_decay`, eta `step_size`: an exponentiated gradient step from w0, not from the weights before, so
-that weights follow scores down as well as up and the same scores always give the same weights. With eta 0
-they stay what is configured.
+which is where eta f(w) is largest, less the relative entropy to the configured w0 (with projection=kl). So the
+configured weights stay without evidence, or with eta 0 (`step_size`). It is solved by averaging: w moves to
+the right side by 2 / (i + 3) of the way in iteration i (conditional gradient), 15 ms for five sources.
+
+The cosines of the sources alone do not make a mixture: a probe of two kinds of text has a low one with
+either, and the source that is nearer would get everything. Nor do gradients of a few sequences: their inner
+products are averaged over the turns before anything is divided by a length, e_t = b e_{t-1} + (1 - b) x_t with
+b = `ema_decay`. From e_0 = 0: both f and u grow as sqrt(1 - b^t) then, so the first turns, which know least,
+move the weights least.
+
+What is measured of it: docs/results.md.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wrinklefree.mixture.policy import Evidence, Needs, Weights
 from wrinklefree.mixture.simplex import Projected
 
+_NUM_ITERATIONS = 200
+"""Weights are then within 1e-4 of the fixed point for step sizes up to 100."""
+Array = NDArray[np.float64]
+
 
 class Influence:
-    needs: ClassVar[Needs] = Needs.scores
+    needs: ClassVar[Needs] = Needs.gradients
 
     def __init__(self, configured: Weights, step_size: float, ema_decay: float, projected: Projected) -> None:
         """Args: configured weights sum to 1, each above 0."""
-        self._configured, self._step_size, self._decay = configured, step_size, ema_decay
-        self._projected = projected
-        self._scores: Weights = {}
+        self._names, self._configured = list(configured), np.array(list(configured.values()))
+        self._step_size, self._decay, self._projected = step_size, ema_decay, projected
+        self._turns = 0
+        self._between: Array = np.zeros((len(configured), len(configured)))
+        self._with_probes: Array = np.zeros(len(configured))
 
     def update(self, weights: Weights, evidence: Evidence) -> Weights:
-        before = self._scores or evidence.scores
-        self._scores = {
-            name: self._decay * before[name] + (1 - self._decay) * evidence.scores[name]
-            for name in self._configured
-        }
-        logs = [
-            math.log(weight) + self._step_size * self._scores[name]
-            for name, weight in self._configured.items()
-        ]
-        return dict(zip(self._configured, self._projected(logs), strict=True))
+        assert evidence.gradients is not None
+        kept, new, found = self._decay, 1 - self._decay, evidence.gradients
+        self._between = kept * self._between + new * np.array(found.between)
+        self._with_probes = kept * self._with_probes + new * np.array(found.with_probes)
+        self._turns += 1
+        return dict(zip(self._names, self._solved(), strict=True))
+
+    def _solved(self) -> list[float]:
+        mixture = self._tilted(np.zeros(len(self._names)))
+        for number in range(_NUM_ITERATIONS):
+            mixture += 2 / (number + 3) * (self._tilted(self._gains(mixture)) - mixture)
+        return self._projected(np.log(mixture.clip(min=np.finfo(float).tiny)).tolist())  # exact at the bounds
+
+    def _tilted(self, gains: Array) -> Array:
+        return np.array(self._projected((np.log(self._configured) + self._step_size * gains).tolist()))
+
+    def _gains(self, mixture: Array) -> Array:
+        """u: what the score gains with more of each source."""
+        with_mixture = self._between @ mixture
+        length = np.sqrt(mixture @ with_mixture)
+        if not length > 0:
+            return np.zeros(len(mixture))
+        score = self._with_probes @ mixture / length
+        found: Array = (self._with_probes - score * with_mixture / length) / length
+        return found
 
     def figures(self) -> dict[str, float]:
-        return {f"influence/{name}": score for name, score in self._scores.items()}
+        """The cosine of each source alone with the probes, of the means without their growth."""
+        if not self._turns:
+            return {}
+        lengths = np.sqrt(self._between.diagonal() * (1 - self._decay**self._turns))
+        cosines = np.divide(self._with_probes, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
+        return {f"influence/{name}": float(value) for name, value in zip(self._names, cosines, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scores": self._scores}
+        return {
+            "turns": self._turns,
+            "between": self._between.tolist(),
+            "with_probes": self._with_probes.tolist(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._scores = dict(state["scores"])
+        self._turns = state["turns"]
+        self._between, self._with_probes = np.array(state["between"]), np.array(state["with_probes"])

@@ -22,7 +22,7 @@ LOG = logging.getLogger("wrinklefree")
 PLOT_FILE = "mixture.png"
 _PANELS = {
     "mixture": "share of the data",
-    "influence": "help for the probes (score)",
+    "influence": "cosine with the probes",
     "odm_reward": "estimated reward",
     "loss": "loss of a token",
 }

@@ -6,7 +6,7 @@ A further policy is a file with a class like these, a name in `config.mixture.Po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -20,7 +20,21 @@ class Needs(StrEnum):
 
     nothing = "nothing"
     losses = "losses"
-    scores = "scores"
+    gradients = "gradients"
+
+
+@dataclass(frozen=True)
+class GradientProducts:
+    """Inner products of the sources' mean gradients g_k with each other and with the probes' (scoring.py).
+
+    The unit of the g_k is the root of the mean of their squared lengths, so that turns can be averaged.
+
+    between: [sources][sources], <g_k, g_l>, in the order of the configured weights; positive semidefinite.
+    with_probes: [sources], <g_k, p>; p is the sum of the probes' gradients, each of length 1 times its weight.
+    """
+
+    between: Sequence[Sequence[float]]
+    with_probes: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -28,12 +42,11 @@ class Evidence:
     """Of the time since the last turn, the same on all ranks.
 
     losses: mean loss of a token of each source that was trained on, in the objective's unit.
-    scores: how much a step on each source helps the probes (scoring.py), from -1 to 1 times the sum of the
-        probes' weights.
+    gradients: None where they were not taken.
     """
 
     losses: Mapping[str, float] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
+    gradients: GradientProducts | None = None
 
 
 class MixturePolicy(Protocol):

@@ -1,19 +1,18 @@
-"""How much a step on each source would help the probes, by gradients.
+"""How steps on the sources would help the probes, by gradients.
 
 A turn takes sequences of every source and of every probe, with the model as it stands:
 
 1. the mean gradient of each over the chosen matrices, divided by the root of the optimizer's second moments,
    as a sketch (data_handler.influence);
-2. the score of source k is sum_j a_j cos(sketch_k, sketch_j) over the probes j with weights a_j. Positive:
-   a step on the source lowers the probes' loss.
+2. inner products of those of the sources, with each other and with the probes' (policy.GradientProducts), of
+   which mixture/influence.py makes weights.
 
-A cosine does not reward long gradients, which short or odd texts have. In ternary training gradients are
-those of the latent weights, straight through the rounding.
+In ternary training gradients are those of the latent weights, straight through the rounding.
 
 The sequences come from loaders of their own, so the data that is trained on, random state, gradients and
 optimizer stay as they are, to the bit. Every rank reads the same ones and scores its share of the batches, so
-the scores do not depend on how many ranks there are, up to rounding. Cost of a turn: (sources + probes) times
-`sequences` forward and backward passes of a sequence, without an optimizer's step.
+what is found does not depend on how many ranks there are, up to rounding. Cost of a turn: `sequences` of each
+source and `probe_sequences` of each probe, forward and backward, without an optimizer's step.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from data_handler.held_out import HeldOut
 from data_handler.influence import (
     GradientSketcher,
     LossSums,
-    PreconditionedCosine,
     ProbeSet,
     SecondMoments,
 )
@@ -45,6 +43,7 @@ from wrinklefree.cross_entropy import chunked_cross_entropy
 from wrinklefree.datamodule import num_labels
 from wrinklefree.distributed import num_ranks, rank
 from wrinklefree.forward import run_forward
+from wrinklefree.mixture.policy import GradientProducts
 
 LOG = logging.getLogger("wrinklefree")
 _CHUNK_TOKENS = 512
@@ -135,26 +134,28 @@ class SourceScorer:
         self._cursors = {source.name: Cursor(source, sequences, seed, held_out) for source in sources}
         self._probes = {probe.name: _batches_of(probe, sequences) for probe in probes}
         self._num_batches = -(-options.sequences // sequences.batch_size)
+        self._num_probe_batches = -(-options.probe_sequences // sequences.batch_size)
         self._turns = 0
         self._has_told = False
 
-    def scores(self, trainer: L.Trainer, optimizer_config: OptimizerConfig) -> dict[str, float]:
-        """By source, the same on every rank (called on all of them)."""
+    def products(self, trainer: L.Trainer, optimizer_config: OptimizerConfig) -> GradientProducts:
+        """The same on every rank (called on all of them)."""
         preconditioner = self._preconditioner(trainer, optimizer_config)
         batches = [cursor.take(self._num_batches) for cursor in self._cursors.values()]
         batches += [self._next_of(probe) for probe in self._probes.values()]
         self._turns += 1
         with trainer.precision_plugin.forward_context():
             sketches = _mean_sketches(trainer, self._sketcher, preconditioner, batches)
-        of_sources, of_probes = sketches.split([len(self._cursors), len(self._probes)])
-        estimator, total = PreconditionedCosine(), torch.zeros(len(of_sources), device=sketches.device)
+        of_sources, of_probes = sketches.double().split([len(self._cursors), len(self._probes)])
+        asked = torch.zeros_like(of_sources[0])
         for probe, sketch in zip(self._options.probes, of_probes, strict=True):
-            total += probe.weight * estimator.scores(of_sources, sketch[None])
-        return dict(zip(self._cursors, total.tolist(), strict=True))
+            asked += probe.weight * torch.nn.functional.normalize(sketch, dim=0)
+        of_sources /= of_sources.square().sum(1).mean().sqrt().clamp(min=torch.finfo(torch.double).tiny)
+        return GradientProducts((of_sources @ of_sources.T).tolist(), (of_sources @ asked).tolist())
 
     def _next_of(self, batches: Sequence[Batch]) -> list[Batch]:
-        """As many of a probe as are taken of a source, others each turn; all where it has no more."""
-        count = min(self._num_batches, len(batches))
+        """Others of a probe each turn; all where it has no more."""
+        count = min(self._num_probe_batches, len(batches))
         first = self._turns * count
         return [batches[(first + number) % len(batches)] for number in range(count)]
 
