@@ -2,8 +2,9 @@
 
     uv run python packages/data_handler/benchmarks/influence_cost.py --models dense,group64 --repeats 3
 
-SmolLM2-135M, dense or converted with a scheme, in float32 on one thread; the linears of its blocks (106
-million weights), 8,192 numbers of a sketch. In turns on one batch of Python's reference documentation:
+SmolLM2-135M, dense or converted with a scheme, on one thread, in float32 or in another precision as the
+trainer has it (group64:int8); the linears of its blocks (106 million weights), 8,192 numbers of a sketch. In
+turns on one batch of Python's reference documentation:
 
     training_step  forward, next-token loss, backward, fused AdamW
     per_example    a sketch of each sequence
@@ -11,7 +12,7 @@ million weights), 8,192 numbers of a sketch. In turns on one batch of Python's r
     mean_scaled    the same over the square root of AdamW's second moments
 
 First it is checked that the mean of the sketches of sequences is that of the batch. Seconds are of the CPU
-(medians), peak memory is that of a process of its own which does that alone. Prints JSON.
+(medians); --memory measures the peak of a process which does one of them alone. Prints JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_arch import ConversionConfig, convert, load_dense, quantizer
+from bitnet_arch import ConversionConfig, convert, load_dense, quantizer, set_precision
 from data_handler.influence import GradientSketcher, SecondMoments
 from wf_formats.environment import environment
 
@@ -50,8 +51,12 @@ class Arm:
     def __init__(self, name: str, num_sequences: int, num_tokens: int) -> None:
         self.model, tokenizer = load_dense("packaged")
         self.batch = batch_of(tokenizer, num_sequences, num_tokens)
-        if name != "dense":
-            convert(self.model, ConversionConfig(quantizer(name), sub_norm=False))
+        scheme, _, precision = name.partition(":")
+        if scheme != "dense":
+            convert(self.model, ConversionConfig(quantizer(scheme), sub_norm=False))
+        if precision:
+            set_precision(self.model, precision)
+        self.is_mixed = precision not in ("", "float32")
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.sketcher = GradientSketcher(self.model)
@@ -62,6 +67,10 @@ class Arm:
             "mean": lambda: self.sketcher.mean(self.batch),
             "mean_scaled": lambda: self.sketcher.mean(self.batch, moments),
         }
+
+    def work(self, name: str) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
+            self.works[name]()
 
     def step(self) -> None:
         self.model(**self.batch, use_cache=False).loss.backward()
@@ -85,13 +94,16 @@ def peak_memory(model: str, work: str, options: argparse.Namespace) -> int:
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     arm = Arm(name, options.sequences, options.tokens)
-    report: dict[str, Any] = {"difference_of_means": arm.check(), "weights": arm.sketcher.num_weights}
-    arm.step()
-    times: dict[str, list[float]] = {work: [] for work in WORKS}
+    report: dict[str, Any] = {"weights": arm.sketcher.num_weights}
+    if "mean" in options.works.split(","):
+        report["difference_of_means"] = arm.check()
+    works = options.works.split(",")
+    arm.work("training_step")
+    times: dict[str, list[float]] = {work: [] for work in works}
     for _ in range(options.repeats):
-        for work in WORKS:
+        for work in works:
             start = time.process_time()
-            arm.works[work]()
+            arm.work(work)
             times[work].append(time.process_time() - start)
     medians = {work: statistics.median(found) for work, found in times.items()}
     num_tokens = options.sequences * options.tokens
@@ -101,7 +113,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "over_training_step": round(medians[work] / medians["training_step"], 3),
             "seconds": [round(value, 2) for value in times[work]],
         }
-        for work in WORKS
+        for work in works
     }
     return report
 
@@ -112,11 +124,13 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--works", default=",".join(WORKS), help="training_step first (default: %(default)s)")
+    parser.add_argument("--memory", action="store_true", help="the peak of each too, in a process of its own")
     parser.add_argument("--only", choices=WORKS, help="do that once and print the peak memory in bytes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.only:
-        Arm(options.models, options.sequences, options.tokens).works[options.only]()
+        Arm(options.models, options.sequences, options.tokens).work(options.only)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
     report: dict[str, Any] = {
@@ -125,8 +139,10 @@ def main() -> None:
         "tokens": options.tokens,
     }
     for name in options.models.split(","):
-        memory = {work: peak_memory(name, work, options) for work in WORKS[:3]}
-        report[name] = measured(name, options) | {"peak_memory_bytes": memory}
+        report[name] = measured(name, options)
+        if options.memory:
+            found = {work: peak_memory(name, work, options) for work in options.works.split(",")}
+            report[name]["peak_memory_bytes"] = found
     print(json.dumps(report, indent=2))
 
 
