@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from data_handler import SourceConfig
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.config.lengths import gradient_options
 from wrinklefree.config.mixture import MixtureConfig, OdmConfig, Policy, Projection
 from wrinklefree.mixture.odm import Odm
 from wrinklefree.mixture.policy import Evidence, GradientProducts, MixturePolicy
 from wrinklefree.mixture.registry import build_policy, first_sources, first_weights
 from wrinklefree.mixture.simplex import Bounds, euclidean, kl, projected, softmax
+from wrinklefree.mixture.turns import every_steps
 
 NAMES = ("books", "code", "noise")
 
@@ -240,6 +242,21 @@ INFLUENCE = "training.mixture.policy=influence"
 PROBES = "training.mixture.influence.probes=[{kind: packaged, name: python_stdlib}]"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "turn"),
+    [
+        ([ODM], 200),
+        ([INFLUENCE, PROBES], 250),  # 2 x 8 and 24 sequences, at most 4 of 100 of steps of 4
+        ([INFLUENCE, PROBES, "training.batch_size=3", "training.accumulate_steps=2"], 175),  # 42, in threes
+        ([INFLUENCE, PROBES, "training.batch_size=64", "training.accumulate_steps=2"], 20),
+        ([INFLUENCE, PROBES, "training.mixture.every_steps=7"], 7),
+    ],
+)
+def test_scoring_takes_a_bounded_share_of_the_sequences(overrides: list[str], turn: int) -> None:
+    config = compose_config(["training=stage2_pretrain", SOURCES, "training.max_steps=5000", *overrides])
+    assert every_steps(gradient_options(config), 2) == turn
+
+
 def test_each_policy_composes() -> None:
     for policy in Policy:
         probes = [PROBES] if policy is Policy.influence else []
@@ -272,8 +289,12 @@ def test_each_policy_composes() -> None:
             "'python_docs' has weight 0",
         ),
         (
-            [SOURCES, ODM, "training.max_steps=200"],
-            "every_steps=200 and training.max_steps=200: the run ends before",
+            [SOURCES, ODM, "training.mixture.every_steps=200", "training.max_steps=200"],
+            "every_steps=200 and training.max_steps=200: the run ends before.*every_steps=20$",
+        ),
+        (
+            [SOURCES, INFLUENCE, PROBES, "training.max_steps=200"],
+            r"every_steps=250 \(by itself\) and training.max_steps=200: the run ends before",
         ),
         ([SOURCES.replace("docs}", "docs, repeat: false}"), ODM], "'python_docs' has repeat=false"),
         ([SOURCES, INFLUENCE], "policy=influence without training.mixture.influence.probes"),

@@ -68,8 +68,9 @@ class InfluenceConfig:
 @dataclass
 class MixtureConfig:
     policy: Policy = Policy.fixed
-    every_steps: int = number(200, least=1, most=MAX_STEPS)
-    """Steps from one turn of the policy to the next."""
+    every_steps: int | None = number(None, least=1, most=MAX_STEPS)
+    """Steps from one turn of the policy to the next; null: 200, and of policy=influence as many as make
+    scoring cost less than a tenth of the run (mixture/turns.py)."""
     floor: float = number(0.05, least=0, most=1)
     """Least share of a source, of policies that move."""
     cap: float = number(0.6, above=0, most=1)

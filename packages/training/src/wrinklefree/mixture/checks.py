@@ -8,6 +8,7 @@ from wrinklefree.config.mixture import MixtureConfig, Policy
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import Trained
 from wrinklefree.mixture.registry import bounds_of
+from wrinklefree.mixture.turns import every_steps
 
 _KEY = "training.mixture"
 
@@ -57,10 +58,13 @@ def _check_moving(config: TrainConfig, mixture: MixtureConfig) -> None:
                 f"that {_KEY}.policy={mixture.policy} steers: set repeat=true"
             )
     max_steps = gradient_options(config).max_steps
-    if max_steps is not None and mixture.every_steps >= max_steps:
+    turn = every_steps(gradient_options(config), len(config.data.sources))
+    if max_steps is not None and turn >= max_steps:
+        by_itself = "" if mixture.every_steps else " (by itself)"
         raise ConfigError(
-            f"{_KEY}.every_steps={mixture.every_steps} and training.max_steps={max_steps}: the run ends "
-            f"before {_KEY}.policy={mixture.policy} weighs the sources once; lower every_steps"
+            f"{_KEY}.every_steps={turn}{by_itself} and training.max_steps={max_steps}: the run ends before "
+            f"{_KEY}.policy={mixture.policy} weighs the sources once; give {_KEY}.every_steps="
+            f"{max(1, max_steps // 10)}"
         )
     try:
         bounds_of(mixture).check(len(config.data.sources))

@@ -21,6 +21,7 @@ from wrinklefree.mixture.plot import draw_mixture
 from wrinklefree.mixture.policy import Weights
 from wrinklefree.mixture.registry import build_policy, configured_weights, first_weights
 from wrinklefree.mixture.scoring import Sequences, SourceScorer
+from wrinklefree.mixture.turns import every_steps, pass_sequences
 
 LOG = logging.getLogger("wrinklefree")
 
@@ -53,8 +54,7 @@ def data_callbacks(config: TrainConfig, tokenizer: Any, probes: Probes | None) -
 
     def scorer(model: Any) -> SourceScorer:
         assert probes is not None
-        batch_size = min(training.batch_size, mixture.influence.sequences)
-        sequences = Sequences(tokenizer, training.sequence_length_tokens, batch_size)
+        sequences = Sequences(tokenizer, training.sequence_length_tokens, pass_sequences(training))
         return SourceScorer(
             mixture.influence, model, sources, probes.sets, sequences, config.seed, probes.held_out
         )
@@ -67,7 +67,7 @@ def data_callbacks(config: TrainConfig, tokenizer: Any, probes: Probes | None) -
         cb.Mixture(
             build_policy(mixture, sources),
             weights or configured_weights(sources),
-            mixture.every_steps,
+            every_steps(training, len(sources)),
             None if probes is None else scorer,
         ),
     ]

@@ -1,0 +1,40 @@
+"""How often a policy takes its turn, where that is not configured. Imports no PyTorch.
+
+It follows from numbers of sequences alone, never from a clock, so that a resumed run takes the same turns.
+Several ranks share the sequences of a turn, so it costs each of them less than is counted here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from wrinklefree.config.mixture import Policy
+from wrinklefree.config.training import GradientConfig
+
+EVERY_STEPS, LEAST_STEPS = 200, 20
+SCORED_SHARE = 0.04
+"""Of the sequences of a run, at most, that are scored beside it. One costs 1 to 1.8 times what it costs to
+train on it, the most with training.precision=int8 (docs/results.md)."""
+
+
+def every_steps(training: GradientConfig, num_sources: int) -> int:
+    """Steps from one turn of the policy to the next."""
+    mixture = training.mixture
+    if mixture.every_steps is not None:
+        return mixture.every_steps
+    if mixture.policy is not Policy.influence:
+        return EVERY_STEPS
+    trained = training.batch_size * training.accumulate_steps
+    return max(LEAST_STEPS, math.ceil(scored_sequences(training, num_sources) / (SCORED_SHARE * trained)))
+
+
+def scored_sequences(training: GradientConfig, num_sources: int) -> int:
+    """Of a turn of `influence`, in whole passes."""
+    options, size = training.mixture.influence, pass_sequences(training)
+    passes = num_sources * -(-options.sequences // size)
+    return size * (passes + len(options.probes) * -(-options.probe_sequences // size))
+
+
+def pass_sequences(training: GradientConfig) -> int:
+    """Of a pass that gradients are taken in."""
+    return min(training.batch_size, training.mixture.influence.sequences)
