@@ -65,7 +65,7 @@ def arms() -> dict[str, Arm]:
 
 
 class Trials:
-    """Runs of the arms below `output`, all with as many steps; the weights of those that are done are removed."""
+    """Runs of the arms below `output`, all with as many steps."""
 
     def __init__(self, material: Material, output: Path, options: argparse.Namespace) -> None:
         self.material, self.output, self.options = material, output, options

@@ -25,7 +25,7 @@ NEAR = 0.001
 def outcome(material: Material, run: Path) -> dict[str, Any]:
     """Of a run that has ended, whose weights are removed then."""
     with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
     shares = [{n: float(row[f"mixture/{n}"]) for n in SOURCES} for row in rows if row.get("mixture/noise")]
     above = [number for number, each in enumerate(shares, 1) if each[NOISE] > FLOOR + NEAR]
     scoring_s = sum(float(row.get("train/scoring_s") or 0) for row in rows)
@@ -103,7 +103,7 @@ def _standard_error(values: list[float]) -> float | None:
 
 def draw(outcomes: Outcomes, arms: Sequence[str], path: Path) -> None:
     """Losses by arm, a point a seed; shares by step of the arms that move, a line a seed."""
-    moving = [arm for arm in arms if any(len(set(map(tuple, o["shares"]))) > 1 for o in _values(outcomes, arm))]
+    moving = [arm for arm in arms if any(_moves(each) for each in _values(outcomes, arm))]
     figure = Figure(figsize=(7.6, 3.0 + 2.2 * len(moving)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1 + len(moving), 1, squeeze=False)[:, 0]
@@ -130,3 +130,7 @@ def draw(outcomes: Outcomes, arms: Sequence[str], path: Path) -> None:
 
 def _values(outcomes: Outcomes, arm: str) -> list[dict[str, Any]]:
     return list(outcomes.of(arm).values())
+
+
+def _moves(found: dict[str, Any]) -> bool:
+    return len(set(map(tuple, found["shares"]))) > 1

@@ -180,7 +180,9 @@ def test_influence_gives_a_probe_of_two_kinds_both_and_noise_nothing() -> None:
     policy = influence(step_size=1000.0, ema_decay=0.0, bounds=(0.0, 1.0))
     weights = policy.update({}, Evidence(gradients=seen))
     assert list(weights.values()) == pytest.approx([0.8 / 1.4, 0.6 / 1.4, 0.0], abs=5e-3)
-    assert policy.figures() == pytest.approx({"influence/books": 0.8, "influence/code": 0.6, "influence/noise": 0})
+    assert policy.figures() == pytest.approx(
+        {"influence/books": 0.8, "influence/code": 0.6, "influence/noise": 0}
+    )
     doubled = products(kinds[[0, 0, 1]], np.array([0.8, 0.6, 0.0]))
     weights = policy.update({}, Evidence(gradients=doubled))
     assert weights["noise"] == pytest.approx(0.6 / 1.4, abs=5e-3)

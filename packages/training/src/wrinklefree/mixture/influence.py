@@ -7,16 +7,16 @@ score is the cosine with the probes' gradient p, which has length 1 (times the p
     u_w(k)  = df / dw(k) = <g_k, p> / |m| - f(w) <g_k, m> / |m|^2
     w       = projection on the bounded simplex of  w0(k) exp(eta u_w(k))
 
-which is where eta f(w) is largest, less the relative entropy to the configured w0 (with projection=kl). So the
-configured weights stay without evidence, or with eta 0 (`step_size`). It is solved by averaging: w moves to
-the right side by 2 / (i + 3) of the way in iteration i (conditional gradient), in 15 ms or less for five
+which is where eta f(w) is largest, less the relative entropy to the configured w0 (with projection=kl). So
+the configured weights stay without evidence, or with eta 0 (`step_size`). It is solved by averaging: w moves
+to the right side by 2 / (i + 3) of the way in iteration i (conditional gradient), in 15 ms or less for five
 sources.
 
 The cosines of the sources alone do not make a mixture: a probe of two kinds of text has a low one with
 either, and the source that is nearer would get everything. Nor do gradients of a few sequences: their inner
-products are averaged over the turns before anything is divided by a length, e_t = b e_{t-1} + (1 - b) x_t with
-b = `ema_decay`. From e_0 = 0: both f and u grow as sqrt(1 - b^t) then, so the first turns, which know least,
-move the weights least.
+products are averaged over the turns before anything is divided by a length, e_t = b e_{t-1} + (1 - b) x_t
+with b = `ema_decay`, from e_0 = 0: both f and u grow as sqrt(1 - b^t) then, so the first turns, which know
+least, move the weights least.
 
 What is measured of it: docs/results.md.
 """

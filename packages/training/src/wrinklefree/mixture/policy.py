@@ -30,7 +30,7 @@ class GradientProducts:
     The unit of the g_k is the root of the mean of their squared lengths, so that turns can be averaged.
 
     between: [sources][sources], <g_k, g_l>, in the order of the configured weights; positive semidefinite.
-    with_probes: [sources], <g_k, p>; p is the sum of the probes' gradients, each of length 1 times its weight.
+    with_probes: [sources], <g_k, p>; p sums the probes' gradients, each of length 1 times its weight.
     """
 
     between: Sequence[Sequence[float]]
