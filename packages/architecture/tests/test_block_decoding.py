@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bitnet_arch.block_decoding import decode_blocks, drawn_with
-from wf_formats.diffusion import BlockDecoding, BlockDiffusion
+from wf_formats.block_decoding import BlockDecoding
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import RequestError
 
 MASK = 63
@@ -50,7 +51,7 @@ def test_blocks_of_one_token_are_autoregressive_generation(model, num_prompt) ->
 @pytest.mark.parametrize("token_shift", [True, False])
 @pytest.mark.parametrize("num_prompt", [1, 4, 7])
 def test_a_threshold_of_one_draws_one_token_a_pass(model, token_shift, num_prompt) -> None:
-    """Of a whole number of blocks; finished blocks are computed once more, and give a token with the shift."""
+    """Of whole blocks; finished ones are computed once more, and give a token with the shift."""
     max_tokens = 16 - num_prompt
     found = decode_blocks(of_blocks(model, 4, token_shift), [5] * num_prompt, max_tokens, BlockDecoding(1.0))
     finished = (16 - num_prompt - 1) // 4
@@ -112,7 +113,7 @@ def test_what_cannot_be_decoded_is_refused(model, tiny_llama) -> None:
             decode_blocks(model, prompt, 4)
     with pytest.raises(ValueError, match=r"config\.block_diffusion is missing: the model is autoregressive"):
         decode_blocks(tiny_llama(), [5], 4)
-    with pytest.raises(RequestError, match="the threshold is 1.5: it is a probability"):
+    with pytest.raises(RequestError, match=r"the threshold is 1\.5: it is a probability"):
         BlockDecoding(1.5)
     with pytest.raises(RequestError, match="a sub-block has 0 tokens"):
         BlockDecoding(sub_block=0)

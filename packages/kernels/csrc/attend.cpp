@@ -26,19 +26,21 @@ thread_local Scratch scratch;
 // What the parts of a layer have in common. The rows of a part are all heads of its first token, then those of the next.
 struct Layer {
     const KvCache& cache;
-    int64_t index, window;
+    int64_t index;
+    const Sight& sight;
     const Heads& heads;
     const KernelTable& table = kernels();
     int64_t group = heads.num_heads / cache.num_heads();  // heads that share keys and values
     int64_t width = cache.padded_head_dim();
 
+    int64_t seen_of(const Span& span) const { return sight.visible(span.context + span.num_tokens - 1, span.length); }
     int64_t rows_of(const Span& span) const { return span.num_tokens * group; }
     int64_t softmax_floats(int64_t rows) const { return rows * (width + 2); }
     Softmax softmax_in(float* memory, int64_t rows) const { return {memory, memory + rows * width, memory + rows * (width + 1)}; }
 
     Part whole(const Span& span, int64_t kv_head, int64_t first_kept) const {
-        const int64_t first_seen = window ? std::max(int64_t{0}, span.context + 1 - window) : 0;
-        return {&span, kv_head, first_seen / kBlockTokens, ceil_div(span.context + span.num_tokens, kBlockTokens), first_kept};
+        const int64_t first_seen = sight.window ? std::max(int64_t{0}, span.context + 1 - sight.window) : 0;
+        return {&span, kv_head, first_seen / kBlockTokens, ceil_div(seen_of(span), kBlockTokens), first_kept};
     }
 
     // Calls body(row, offset of its head among the heads of a token, token of the batch) for each row.
@@ -56,13 +58,13 @@ struct Layer {
         over_rows(part, [&](int64_t r, int64_t head, int64_t token) {
             const float* query = heads.queries + token * heads.query_stride + head;
             for (int64_t d = 0; d < cache.head_dim(); ++d) scratch.queries[r * width + d] = query[d] * heads.scale;
-            scratch.visible[r] = span.context + token - span.first_token + 1;
+            scratch.visible[r] = sight.visible(span.context + token - span.first_token, span.length);
         });
         // With the page that follows the part's, which the kernel fetches ahead.
-        const int64_t end = std::min(ceil_div(span.context + span.num_tokens, kPageTokens), part.last_block * kPagesPerBlock + 1);
+        const int64_t end = std::min(ceil_div(seen_of(span), kPageTokens), part.last_block * kPagesPerBlock + 1);
         scratch.pages.resize(end);
         for (int64_t p = part.first_block * kPagesPerBlock; p < end; ++p) scratch.pages[p] = cache.view(index, span.pages[p], part.kv_head);
-        return {cache.type(), scratch.queries.data(), scratch.visible.data(), window, rows, width, scratch.pages.data(), end};
+        return {cache.type(), scratch.queries.data(), scratch.visible.data(), sight.window, rows, width, scratch.pages.data(), end};
     }
 
     // Folds the softmax of each block of the part, block(number), and writes the results of its rows.
@@ -89,8 +91,8 @@ void Attention::Part::cut(int64_t most_blocks, std::vector<Part>& parts) const {
         parts.push_back({span, kv_head, b, std::min(b + most_blocks, last_block), first_kept + b - first_block});
 }
 
-void Attention::run(Pool& pool, const KvCache& cache, int64_t index, int64_t window, const std::vector<Span>& spans, const Heads& heads) {
-    const Layer layer{cache, index, window, heads};
+void Attention::run(Pool& pool, const KvCache& cache, int64_t index, const Sight& sight, const std::vector<Span>& spans, const Heads& heads) {
+    const Layer layer{cache, index, sight, heads};
     wholes_.clear();
     int64_t num_blocks = 0, most_rows = 0;
     for (const Span& span : spans) {

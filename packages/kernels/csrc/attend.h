@@ -5,6 +5,7 @@
 // sequence, parts are cut smaller, and blocks are folded when all are there: in the same order, hence to the same bits.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "kv_cache.h"
@@ -16,9 +17,20 @@ namespace tk {
 struct Span {
     int64_t first_token, num_tokens;  // of the batch
     int64_t context;                  // tokens of the sequence before the first
+    int64_t length;                   // tokens of the sequence after this call
     const int32_t* pages;             // of the sequence
 };
 constexpr int64_t kTokensPerSpan = 12;  // however many heads share keys, their rows fill tiles of 6
+
+// What tokens see: all before them and the rest of their block, as far as it is there, or the last `window` of the tokens up to
+// themselves.
+struct Sight {
+    int64_t block_size;
+    int64_t window;  // 0: all, as is one of at least the context where blocks have several tokens
+
+    // Of the token at a position, in a sequence of `length` tokens: those up to the last that it sees.
+    int64_t visible(int64_t position, int64_t length) const { return std::min(length, (position / block_size + 1) * block_size); }
+};
 
 // Queries and results of a batch: heads lie side by side, tokens `stride` numbers apart.
 struct Heads {
@@ -32,8 +44,8 @@ struct Heads {
 
 class Attention {
 public:
-    // window: tokens that a token sees, itself included; 0: all.
-    void run(Pool& pool, const KvCache& cache, int64_t layer, int64_t window, const std::vector<Span>& spans, const Heads& heads);
+    // The cache has the keys and values of all new tokens.
+    void run(Pool& pool, const KvCache& cache, int64_t layer, const Sight& sight, const std::vector<Span>& spans, const Heads& heads);
 
     struct Part {
         const Span* span;

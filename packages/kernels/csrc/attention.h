@@ -28,7 +28,7 @@ struct PageView {
 struct AttentionJob {
     CacheType type;
     const float* queries;  // [rows][head_dim], already multiplied by 1 / sqrt(d)
-    const int64_t* visible;  // [rows]: number of tokens up to and with the row's own; it sees the last `window` of them
+    const int64_t* visible;  // [rows]: number of tokens up to the last that the row sees; it sees the last `window` of them
     int64_t window;          // 0: all
     int64_t rows;
     int64_t head_dim;  // padded to a multiple of 16

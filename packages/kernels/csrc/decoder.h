@@ -44,6 +44,7 @@ struct DecoderConfig {
     Activation activation;
     std::vector<Rope> ropes;
     std::vector<LayerAttention> attention;  // [num_layers]
+    int64_t block_size;  // tokens of a sequence that see each other, those after them too; 1: each sees those before it
 };
 
 using MatrixPtr = std::shared_ptr<const Matrix>;
@@ -104,7 +105,6 @@ private:
         Buffer<float> cos, sin;  // [tokens][number of frequencies]
     };
 
-    void check(const Batch& batch) const;
     void lay_out(const Batch& batch);
     void turn(const Rope& rope, Angles& angles);
     void embed();

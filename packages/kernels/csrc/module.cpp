@@ -188,13 +188,13 @@ NB_MODULE(_native, m) {
              [](DecoderConfig* config, int64_t hidden_size, int64_t intermediate_size, int64_t num_layers, int64_t num_heads,
                 int64_t num_kv_heads, int64_t head_dim, int64_t vocab_size, int64_t context_tokens, float rms_norm_eps,
                 float attention_scale, float embedding_scale, const std::string& activation, std::vector<Rope> ropes,
-                std::vector<LayerAttention> attention) {
+                std::vector<LayerAttention> attention, int64_t block_size) {
                  new (config) DecoderConfig{hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size,
                                             context_tokens, rms_norm_eps, attention_scale, embedding_scale, parse_activation(activation),
-                                            std::move(ropes), std::move(attention)};
+                                            std::move(ropes), std::move(attention), block_size};
              },
              nb::kw_only(), "hidden_size"_a, "intermediate_size"_a, "num_layers"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "vocab_size"_a,
-             "context_tokens"_a, "rms_norm_eps"_a, "attention_scale"_a, "embedding_scale"_a, "activation"_a, "ropes"_a, "attention"_a);
+             "context_tokens"_a, "rms_norm_eps"_a, "attention_scale"_a, "embedding_scale"_a, "activation"_a, "ropes"_a, "attention"_a, "block_size"_a);
     using Optional = std::optional<Floats1>;
     nb::class_<LayerWeights>(m, "LayerWeights")
         .def("__init__",

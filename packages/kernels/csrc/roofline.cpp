@@ -214,12 +214,12 @@ Seconds time_attention(Pool& pool, const AttentionSize& size, const float* queri
     std::iota(pages.begin(), pages.end(), 0);
     std::vector<Span> spans;
     for (int64_t t = 0; t < size.new_tokens; t += kTokensPerSpan)
-        spans.push_back({t, std::min(kTokensPerSpan, size.new_tokens - t), context + t, pages.data()});
+        spans.push_back({t, std::min(kTokensPerSpan, size.new_tokens - t), context + t, size.tokens, pages.data()});
     const int64_t stride = size.heads * size.head_dim;
     const Heads heads{size.heads, queries, stride, 1 / std::sqrt(static_cast<float>(size.head_dim)), out, stride};
     Attention attention;
     return time_repeats(repeats, [&] {
-        for (int64_t layer = 0; layer < size.layers; ++layer) attention.run(pool, cache, layer, size.window, spans, heads);
+        for (int64_t layer = 0; layer < size.layers; ++layer) attention.run(pool, cache, layer, {1, size.window}, spans, heads);
     });
 }
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.block_masks import block_causal_mask
-from wf_formats.diffusion import SETTINGS_KEY, BlockDecoding, BlockDiffusion
+from wf_formats.block_decoding import BlockDecoding
+from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
 
 Draw = Callable[[Tensor, int], int]
 """Log-probabilities [vocab] and the token's index in the answer, from 0, to a token."""
@@ -66,7 +67,7 @@ def decode_blocks(
     decoding = decoding or BlockDecoding()
     diffusion = BlockDiffusion.from_settings({SETTINGS_KEY: getattr(model.config, SETTINGS_KEY, None)})
     if diffusion is None:
-        raise ValueError(f"config.{SETTINGS_KEY} is missing: the model is autoregressive, not block diffusion")
+        raise ValueError(f"config.{SETTINGS_KEY} is missing: the model is autoregressive")
     size, mask, shift = diffusion.block_size, diffusion.mask_token_id, diffusion.token_shift
     if not prompt_ids or mask in prompt_ids:
         raise ValueError(f"the prompt is {list(prompt_ids)}: give it a token, and no mask token ({mask})")

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ternary_kernels import _native
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.decoder_config import DecoderConfig
-from wf_formats.diffusion import check_autoregressive
 
 CacheType = Literal["f16", "int8"]
 
@@ -19,8 +18,12 @@ CacheType = Literal["f16", "int8"]
 class Decoder:
     """Runs a model on several sequences at once.
 
-    Results of a sequence do not depend, to the bit, on what else is in the batch or on how its tokens are
-    divided over calls.
+    A token sees those before it; where the configuration has `diffusion`, in blocks of D tokens, those of its
+    own block too, as far as they are in the cache or in the same call. A block may be computed again and
+    again over the same places, with its beginning as the context.
+
+    Results of a sequence do not depend, to the bit, on what else is in the batch or on how its tokens (with
+    `diffusion`, its blocks) are divided over calls.
 
     Args:
         weights: what `load_model` gives.
@@ -30,7 +33,8 @@ class Decoder:
         num_threads: 0 for one per core.
 
     Raises:
-        ValueError: a tensor's shape does not fit the configuration, or heads are too large for `int8`.
+        ValueError: a tensor's shape does not fit the configuration, heads are too large for `int8`, or a
+            layer of a model with `diffusion` has a window.
     """
 
     def __init__(
@@ -118,7 +122,8 @@ def _native_weights(weights: ModelWeights) -> _native.ModelWeights:
 def _native_config(config: DecoderConfig) -> _native.DecoderConfig:
     ropes = list(dict.fromkeys(layer.rope for layer in config.attention if layer.rope is not None))
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    check_autoregressive(values.pop("diffusion"), "the native engine")
+    diffusion = values.pop("diffusion")
+    values["block_size"] = 1 if diffusion is None else diffusion.block_size
     values["ropes"] = [_native.Rope(list(rope.inverse_frequencies), rope.attention_factor) for rope in ropes]
     values["attention"] = [
         _native.LayerAttention(-1 if layer.rope is None else ropes.index(layer.rope), layer.window or 0)
