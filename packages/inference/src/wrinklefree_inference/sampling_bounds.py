@@ -21,6 +21,8 @@ BOUNDS = SAMPLING_BOUNDS | {
     "seed": Bounds(-(2**63), 2**64 - 1),
     "max_tokens": Bounds(1, INT32_MAX),
     "logprobs": Bounds(0, MAX_LOGPROBS),
+    "threshold": Bounds(0, 1, note="1 draws one token a pass"),
+    "sub_block": Bounds(1, INT32_MAX),
 }
 """What the native engine's sampler takes."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Self
 
+from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import (
     AnswerStream,
     Message,
@@ -22,6 +23,7 @@ from wrinklefree_inference.engines.base import (
     check_scored_range,
 )
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.blocks.limits import NO_SCORES
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.pages import pages_for
@@ -82,9 +84,12 @@ class NativeEngine:
             start: First position to score, in [1, len(ids) - 1].
 
         Raises:
+            RequestError: The model is no autoregressive one.
             ValueError: Too many ids, an id outside the vocabulary, or a bad `start`.
             EngineError: The engine is closed.
         """
+        if self._model.diffusion is not None:
+            raise RequestError(NO_SCORES)
         check_scored_range(len(ids), start, self.context_tokens)
         self._model.check_ids(ids)
         job = partial(score, ids=ids, start=start)

@@ -123,6 +123,7 @@ class Generation:
             completion_tokens_details=CompletionDetails(
                 accepted_prediction_tokens=sum(delta.accepted_guesses for delta in latest),
                 rejected_prediction_tokens=sum(delta.refused_guesses for delta in latest),
+                decoding_passes=sum(delta.decoding_passes for delta in latest),
             ),
         )
 

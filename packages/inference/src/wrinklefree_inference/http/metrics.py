@@ -85,6 +85,10 @@ class _EngineCollector(Collector):
             "generated_tokens": (now.generated_tokens_total, "Tokens drawn"),
             "guessed_tokens": (now.guessed_tokens_total, "Tokens computed before they were drawn"),
             "accepted_tokens": (now.accepted_tokens_total, "Of these, drawn then"),
+            "decoding_passes": (
+                now.decoding_passes_total,
+                "Forward passes that brought an answer on, once for each answer",
+            ),
             "prefix_hit_tokens": (now.prefix_hit_tokens_total, "Prompt tokens found in the cache"),
             "requests": (now.requests_total, "Requests taken"),
             "finished": (now.finished_total, "Requests answered"),

@@ -98,7 +98,8 @@ class StreamOptions(Strict):
 class SamplingFields(Strict):
     """What both endpoints have.
 
-    `top_k`, `min_p`, `repetition_penalty` and `ignore_eos` are extensions. The last group is accepted
+    `top_k`, `min_p`, `repetition_penalty` and `ignore_eos` are extensions, and for block-diffusion models
+    alone `threshold` and `sub_block`. The last group is accepted
     without effect.
     """
 
@@ -119,6 +120,8 @@ class SamplingFields(Strict):
     min_p: Annotated[float, bounds_of("min_p")] | None = None
     repetition_penalty: Annotated[float, bounds_of("repetition_penalty")] | None = None
     ignore_eos: bool | None = None
+    threshold: Annotated[float, bounds_of("threshold")] | None = None
+    sub_block: Annotated[int, bounds_of("sub_block")] | None = None
 
     user: str | None = None
 

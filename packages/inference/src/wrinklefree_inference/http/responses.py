@@ -21,10 +21,15 @@ class PromptDetails(BaseModel):
 
 
 class CompletionDetails(BaseModel):
-    """Tokens that were guessed and computed before they were drawn; of the answer are the accepted ones."""
+    """Tokens that were guessed and computed before they were drawn; of the answer are the accepted ones.
+
+    `decoding_passes` is an extension: forward passes that brought the answers on. Completion tokens divided
+    by it are tokens per pass.
+    """
 
     accepted_prediction_tokens: int
     rejected_prediction_tokens: int
+    decoding_passes: int
 
 
 class CompletionUsage(BaseModel):

@@ -42,7 +42,10 @@ from wrinklefree_inference.native.request import Delta, FinishReason, SamplingPa
 _LIMIT = "max_output_tokens"
 _NAMES = {"messages": "input", "max_completion_tokens": _LIMIT, "response_format": "text.format"}
 _FIELDS = FieldNames("input", "tools[{}].parameters", "text.format", "text.format.schema")
-_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos", "stream")
+_SAME = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos"),
+    *("threshold", "sub_block", "stream"),
+)
 
 
 @handler(ResponseRequest, ResponseObject, {200: EVENT_STREAM, **GENERATION_ERRORS})

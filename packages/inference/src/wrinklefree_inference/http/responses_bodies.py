@@ -48,9 +48,9 @@ NotKept = Annotated[None, BeforeValidator(_is_not_kept)]
 class ResponseRequest(Strict):
     """POST /v1/responses.
 
-    `top_k`, `min_p`, `repetition_penalty`, `seed` and `ignore_eos` are extensions. Nothing is stored,
-    whatever `store` says. What chat completions have under another name, or this API has not, is refused
-    instead of ignored. The last group is accepted without effect.
+    `top_k`, `min_p`, `repetition_penalty`, `seed`, `ignore_eos`, `threshold` and `sub_block` are extensions.
+    Nothing is stored, whatever `store` says. What chat completions have under another name, or this API has
+    not, is refused instead of ignored. The last group is accepted without effect.
     """
 
     model: str
@@ -70,6 +70,8 @@ class ResponseRequest(Strict):
     repetition_penalty: float | None = None
     seed: int | None = None
     ignore_eos: bool | None = None
+    threshold: float | None = None
+    sub_block: int | None = None
 
     previous_response_id: NotKept = None
     conversation: NotKept = None

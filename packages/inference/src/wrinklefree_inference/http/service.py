@@ -299,6 +299,8 @@ def _sampling(
         "presence_penalty": body.presence_penalty,
         "frequency_penalty": body.frequency_penalty,
         "ignore_eos": body.ignore_eos,
+        "threshold": body.threshold,
+        "sub_block": body.sub_block,
         "seed": None if body.seed is None else body.seed + number,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.grammar import Grammar
+from wrinklefree_inference.native.blocks.limits import NO_GRAMMAR
+from wrinklefree_inference.native.grammar import Grammar, GrammarError
 from wrinklefree_inference.native.inbox import Inbox, Slot
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.request import EngineStats, GenerationRequest
@@ -71,7 +72,13 @@ class AsyncNativeEngine:
         return self._model.template_tools.form
 
     def compile(self, grammar: str, parts: Mapping[str, str]) -> Grammar:
-        """A grammar that answers are held to."""
+        """A grammar that answers are held to.
+
+        Raises:
+            GrammarError: It is none, or the model draws no token after the other.
+        """
+        if self._model.diffusion is not None:
+            raise GrammarError(NO_GRAMMAR, next(iter(parts), None))
         return self._model.grammars.compile(grammar, parts)
 
     def tokenize(self, text: str) -> list[int]:

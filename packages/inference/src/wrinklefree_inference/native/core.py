@@ -10,6 +10,7 @@ with a model written in numpy.
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -27,8 +28,8 @@ from wrinklefree_inference.native.forward import forward_arrays
 from wrinklefree_inference.native.reach import reach_of
 from wrinklefree_inference.native.request import AnswerFailed, Delta, FinishReason, TokenLogprob
 from wrinklefree_inference.native.runner import Floats, ModelRunner, NoRunner
-from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.scheduler import Scheduler
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 from wrinklefree_inference.native.speculation.speculator import Speculator
 from wrinklefree_inference.native.stops import Piece
 
@@ -121,6 +122,9 @@ class Core:
         events = self._pool(pooled)
         events += self._give_out(echoed, logits[num_rows:])
         events += self._end_without_answer(plan)
+        for sequence in drawn:
+            sequence.num_passes += 1
+        counters.decoding_passes += len(drawn)
         events += self._draw_all(drawn, logits[:num_rows])
         counters.steps += 1
         counters.last_step_s = time.perf_counter() - start_s
@@ -234,22 +238,25 @@ class Core:
 
     def _give_up(self, sequence: Sequence, error: ValueError) -> AnswerFailed:
         self.finish(sequence)
-        reason = str(error).removeprefix("row 0: ")
+        reason = re.sub(r"\Arow \d+: ", "", str(error))
         return AnswerFailed(f"no token can be drawn after {sequence.num_generated} of the answer: {reason}")
 
     def _add(self, drawn: list[Sequence], draws: Draws) -> list[StepEvent]:
-        tokens, logprobs, top_ids, top_logprobs = draws
         events: list[StepEvent] = []
-        for i, (sequence, token_id) in enumerate(zip(drawn, tokens.tolist(), strict=True)):
-            entry = None
-            if sequence.request.sampling.logprobs is not None:
-                others = top_ids[i].tolist(), top_logprobs[i].tolist()
-                entry = self._entries.of(token_id, float(logprobs[i]), *others)
-            event = self._append(sequence, token_id, entry)
+        for i, (sequence, token_id) in enumerate(zip(drawn, draws[0].tolist(), strict=True)):
+            event = self._append(sequence, token_id, self._entry(sequence, draws, i))
             if event is not None:
                 events.append((sequence, event))
         self.counters.generated_tokens += len(drawn)
         return events
+
+    def _entry(self, sequence: Sequence, draws: Draws, row: int) -> TokenLogprob | None:
+        """What is told of a drawn token, if anything is."""
+        if sequence.request.sampling.logprobs is None:
+            return None
+        tokens, logprobs, top_ids, top_logprobs = draws
+        others = top_ids[row].tolist(), top_logprobs[row].tolist()
+        return self._entries.of(int(tokens[row]), float(logprobs[row]), *others)
 
     def _append(
         self, sequence: Sequence, token_id: int, entry: TokenLogprob | None

@@ -14,6 +14,7 @@ class Counters:
     generated_tokens: int = 0
     guessed_tokens: int = 0
     accepted_tokens: int = 0
+    decoding_passes: int = 0
     last_step_s: float = 0.0
     step_s: float = 0.0
     forward_s: float = 0.0

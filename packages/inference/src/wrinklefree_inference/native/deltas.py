@@ -34,4 +34,5 @@ def delta_of(sequence: Sequence, piece: Piece, reason: FinishReason | None) -> D
         completion_tokens=sequence.num_generated,
         accepted_guesses=sequence.guesses.num_accepted,
         refused_guesses=sequence.guesses.num_refused,
+        decoding_passes=sequence.num_passes,
     )

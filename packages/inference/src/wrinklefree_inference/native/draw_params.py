@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Sequence as SequenceOf
+from typing import Any, Protocol
 
 import numpy as np
 
 from wrinklefree_inference.native.constraint import Words
+from wrinklefree_inference.native.request import GenerationRequest
 from wrinklefree_inference.native.runner import Floats, Ints
 from wrinklefree_inference.native.sequence import Sequence
 
@@ -16,13 +18,41 @@ Sampler = Callable[..., Draws]
 """`ternary_kernels.sample`: logits and `DrawParams.arguments` -> tokens, logprobs, top ids, top logprobs."""
 
 
-class DrawParams:
-    """Of some sequences; most change only with the sequences.
+class Drawn(Protocol):
+    """What a token is drawn for: the next of a `Sequence`, or a place in a block of one."""
 
-    What no sequence uses is left out: the sampler has a default for it.
+    @property
+    def request(self) -> GenerationRequest:
+        """Has the parameters."""
+
+    @property
+    def seed(self) -> int:
+        """Of its draws."""
+
+    @property
+    def bias(self) -> tuple[Ints, Floats] | None:
+        """Ids and values of `logit_bias`."""
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the answer before this one: the counter of its draw."""
+
+    @property
+    def history(self) -> Ints:
+        """Tokens that are known before this one."""
+
+    @property
+    def answer(self) -> Ints:
+        """Those of the answer."""
+
+
+class DrawParams:
+    """Of some draws; most change only with what is drawn for.
+
+    What none of them uses is left out: the sampler has a default for it.
     """
 
-    def __init__(self, drawn: list[Sequence]) -> None:
+    def __init__(self, drawn: SequenceOf[Drawn]) -> None:
         params = [sequence.request.sampling for sequence in drawn]
         self.drawn = drawn
         self._fixed: dict[str, Any] = {
@@ -44,16 +74,16 @@ class DrawParams:
             self._fixed["bias_ids"] = [ids for ids, _ in biases]
             self._fixed["bias_values"] = [values for _, values in biases]
 
-    def arguments(self, masks: Mapping[Sequence, Words]) -> dict[str, Any]:
+    def arguments(self, masks: Mapping[Drawn, Words]) -> dict[str, Any]:
         """All arguments of the sampler but the logits, each with one item for each sequence.
 
         Args:
-            masks: Of the sequences whose next token is constrained.
+            masks: Of those whose token is constrained.
         """
         nothing = np.empty(0, np.int32)
         arguments = self._fixed | {
             "history": [
-                sequence.tokens[: sequence.num_tokens] if is_penalized else nothing
+                sequence.history if is_penalized else nothing
                 for sequence, is_penalized in zip(self.drawn, self._is_penalized, strict=True)
             ],
             "counters": np.fromiter((s.num_generated for s in self.drawn), np.uint64, len(self.drawn)),

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from wrinklefree_inference.native.entries import Entries
 from wrinklefree_inference.native.request import Delta, TokenLogprob
-from wrinklefree_inference.native.scheduler import StepPlan
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]

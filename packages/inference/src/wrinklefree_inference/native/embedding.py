@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wrinklefree_inference.native.request import AnswerFailed, Delta
-from wrinklefree_inference.native.scheduler import StepPlan
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]

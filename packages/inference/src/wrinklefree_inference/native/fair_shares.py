@@ -1,6 +1,8 @@
-"""A budget split between claimants."""
+"""A budget split between claimants: prompts by shares, streams by turns."""
 
 from __future__ import annotations
+
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 
 
 def fair_shares(demands: list[int], budget: int, turn: int) -> list[int]:
@@ -22,3 +24,28 @@ def fair_shares(demands: list[int], budget: int, turn: int) -> list[int]:
             shares[i] += given
             budget -= given
     return shares
+
+
+def prompt_shares(prompts: list[Sequence], budget: int, turn: int, block_size: int) -> StepPlan:
+    """Split `budget` blocks of pending tokens between clients, then by age."""
+    by_client: dict[str, StepPlan] = {}
+    for sequence in prompts:
+        blocks = sequence.num_pending // block_size
+        by_client.setdefault(sequence.request.client, []).append((sequence, blocks))
+    demands = [sum(blocks for _, blocks in own) for own in by_client.values()]
+    plan: StepPlan = []
+    for own, share in zip(by_client.values(), fair_shares(demands, budget, turn), strict=True):
+        for sequence, pending in own:
+            count = min(pending, share)
+            share -= count
+            if count:
+                plan.append((sequence, count * block_size))
+    return plan
+
+
+def taking_turns(streams: list[Sequence], most: int, turn: int) -> list[Sequence]:
+    """All of them where they are at most `most`, else those whose turn it is."""
+    if len(streams) <= most:
+        return streams
+    first = turn * most % len(streams)
+    return (streams[first:] + streams[:first])[:most]

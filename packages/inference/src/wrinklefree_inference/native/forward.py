@@ -9,8 +9,7 @@ import numpy as np
 
 from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.native.runner import Ints
-from wrinklefree_inference.native.scheduler import StepPlan
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 
 
 class Part(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wf_formats.errors import LoadError, reason_of
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.native.blocks.limits import check_options
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.speculation.draft import DraftGuesser
@@ -57,6 +58,7 @@ def load_native_model(
 
     Raises:
         EngineError: The file is missing or of a kind that the decoder does not run; the message says why.
+        RequestError: An option is for models of another kind.
     """
     import_kernels()
     import ternary_kernels
@@ -80,7 +82,10 @@ def load_native_model(
         decoder = ternary_kernels.Decoder(weights, num_pages, cache.type.value, options.num_threads or 0)
     except (ValueError, OSError) as error:
         raise _refusal(path, error) from error
-    new_guesser = _new_guesser(options, decoder, tokenizer, cache.type)
+    decoding = check_options(options, config.diffusion)
+    new_guesser = None
+    if config.diffusion is None:
+        new_guesser = _new_guesser(options, decoder, tokenizer, cache.type)
     return NativeModel(
         name=path.stem if path.is_file() else path.resolve().name,
         runner=decoder,
@@ -94,6 +99,8 @@ def load_native_model(
         num_parameters=num_parameters_of(weights),
         weight_type=weights.layers[0].down.format,
         size_bytes=size_bytes_of(path),
+        diffusion=config.diffusion,
+        decoding=decoding,
     )
 
 
@@ -127,6 +134,8 @@ def _draft_guesser(
                 f"it has other tokens than the model: {token_id} is {its!r:.60} there and {own!r:.60} here; "
                 "take a smaller model of the same family"
             )
+        if weights.config.diffusion is not None:
+            raise ValueError("it is a block-diffusion model, which guesses no next tokens")
         config, num_threads = weights.config, options.num_threads or 0
         decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, num_threads)
     except (ValueError, OSError) as error:

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from wf_formats.block_decoding import BlockDecoding
 from wf_formats.chat_template import TemplateUnfitError
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import ModelFacts
+from wrinklefree_inference.native.blocks.core import BlockCore
+from wrinklefree_inference.native.blocks.limits import (
+    check_autoregressive_request,
+    check_engine,
+    check_request,
+)
+from wrinklefree_inference.native.blocks.sequence import BlockSequence
 from wrinklefree_inference.native.core import Core, TokenizerLike
 from wrinklefree_inference.native.draw_params import Sampler
 from wrinklefree_inference.native.grammar import Grammars, Vocabulary
 from wrinklefree_inference.native.pages import PageCache
-from wrinklefree_inference.native.request import BadField, GenerationRequest
+from wrinklefree_inference.native.request import BadField, GenerationRequest, SamplingParams
 from wrinklefree_inference.native.runner import ModelRunner, NoRunner
 from wrinklefree_inference.native.scheduler import Scheduler
 from wrinklefree_inference.native.sequence import Sequence, Sink
@@ -67,6 +76,8 @@ class NativeModel:
         new_decoder: Makes what turns the tokens of one answer into text as they come; called with True, it
             shows special tokens too.
         new_guesser: Makes what guesses the next tokens of one core; None: nothing does.
+        diffusion: Of a block-diffusion model; None: the model is autoregressive.
+        decoding: How much of its blocks one pass draws, where a request does not say.
         context_tokens: Longest prompt and answer together.
     """
 
@@ -82,6 +93,8 @@ class NativeModel:
     num_parameters: int | None = None
     weight_type: str | None = None
     size_bytes: int | None = None
+    diffusion: BlockDiffusion | None = None
+    decoding: BlockDecoding = field(default_factory=BlockDecoding)
 
     @property
     def facts(self) -> ModelFacts:
@@ -99,8 +112,18 @@ class NativeModel:
         return replace(self, runner=NoRunner(), new_guesser=None)
 
     def new_core(self, queue: QueueOptions | None = None) -> Core:
-        """A scheduler with all pages of the decoder, and its step."""
-        scheduler = Scheduler(PageCache(self.runner.num_pages), self.context_tokens, queue)
+        """A scheduler with all pages of the decoder, and its step.
+
+        Raises:
+            RequestError: Blocks of the model do not fit context, pages or passes.
+        """
+        cache = PageCache(self.runner.num_pages)
+        if self.diffusion is not None:
+            check_engine(self.diffusion, self.context_tokens, queue)
+            scheduler = Scheduler(cache, self.context_tokens, queue, self.diffusion.block_size)
+            mask = self.diffusion.mask_token_id
+            return BlockCore(scheduler, self.runner, self.tokenizer, self.sample, mask)
+        scheduler = Scheduler(cache, self.context_tokens, queue)
         return Core(scheduler, self.runner, self.tokenizer, self.sample, self._new_speculator)
 
     def _new_speculator(self) -> Speculator | None:
@@ -113,16 +136,25 @@ class NativeModel:
 
         Raises:
             ValueError: The prompt is empty or has ids that the model does not know.
-            BadField: `logit_bias` has such ids.
+            BadField: `logit_bias` has such ids, or a field asks what a model of this kind cannot do.
         """
         self.check_ids(request.prompt_ids)
         for token_id, _ in request.sampling.logit_bias:
             if not 0 <= token_id < self.vocab_size:
                 reason = f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens"
                 raise BadField("logit_bias", reason)
+        if self.diffusion is not None:
+            check_request(self.diffusion, request)
+            decoding = self._decoding_of(request.sampling)
+            return BlockSequence(request, self.new_decoder(), sink, is_unread, self.diffusion, decoding)
+        check_autoregressive_request(request)
         # A grammar lets special tokens stand only where they say something (the beginning of a call).
         decoder = self.new_decoder() if request.constraint is None else self.new_decoder(True)
         return Sequence(request, decoder, sink, is_unread)
+
+    def _decoding_of(self, sampling: SamplingParams) -> BlockDecoding:
+        own = {"threshold": sampling.threshold, "sub_block": sampling.sub_block}
+        return replace(self.decoding, **{name: value for name, value in own.items() if value is not None})
 
     def check_ids(self, ids: SequenceOf[int]) -> None:
         """Raise ValueError unless `ids` are a prompt."""

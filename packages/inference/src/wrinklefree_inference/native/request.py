@@ -69,6 +69,7 @@ class SamplingParams:
             token, 100 forces it.
         seed: Same seed, same text, whatever else runs; None draws one.
         max_tokens: Longest answer; 0 with `echo` alone.
+        threshold, sub_block: Of block diffusion (`wf_formats.block_decoding`); None: the engine's.
         stop: Strings that end the answer; they are not part of it.
         logprobs: Alternatives reported per token (0: the chosen token's alone); None reports nothing.
         echo: Give the prompt out before the answer, with the log-probabilities of its tokens if `logprobs` is
@@ -90,6 +91,8 @@ class SamplingParams:
     logprobs: int | None = None
     echo: bool = False
     ignore_eos: bool = False
+    threshold: float | None = None
+    sub_block: int | None = None
 
     def __post_init__(self) -> None:
         is_prompt_alone = self.echo and self.max_tokens == 0
@@ -167,6 +170,8 @@ class Delta:
         completion_tokens: Tokens drawn so far, with those held back and the end-of-text token.
         accepted_guesses, refused_guesses: Tokens so far that were computed before they were drawn
             (`speculation`): those that were drawn then, and those that were not.
+        decoding_passes: Forward passes so far that drew tokens of the answer or, of blocks, computed them
+            once more.
         embedding: Of the prompt, where that was asked for: float32, little-endian, of length 1.
     """
 
@@ -179,6 +184,7 @@ class Delta:
     completion_tokens: int = 0
     accepted_guesses: int = 0
     refused_guesses: int = 0
+    decoding_passes: int = 0
     embedding: bytes = b""
 
     def __add__(self, later: Delta) -> Delta:
@@ -203,6 +209,7 @@ class EngineStats:
         kv_pages_used: Pages of running requests.
         kv_pages_cached: Pages kept only in case their prefix comes again.
         guessed_tokens_total: Guesses that were computed; `accepted_tokens_total` of these were drawn.
+        decoding_passes_total: Forward passes that brought an answer on, each counted once for each answer.
         prefix_hit_tokens_total: Prompt tokens that did not have to be computed.
         preemptions_total: Times that a request gave up its pages to be computed again later.
         last_step_seconds: Duration of the latest step.
@@ -219,6 +226,7 @@ class EngineStats:
     generated_tokens_total: int = 0
     guessed_tokens_total: int = 0
     accepted_tokens_total: int = 0
+    decoding_passes_total: int = 0
     prefix_hit_tokens_total: int = 0
     requests_total: int = 0
     finished_total: int = 0

@@ -16,6 +16,9 @@ Each step, in this order:
    is shared out again), first come first served within a client. The budget is smaller while streams
    run, which bounds the time between their tokens; it is never zero, so a long prompt always moves.
 
+A model that draws blocks of tokens (`blocks`) computes them whole: what is said of a token above holds for a
+block, budgets are whole blocks, and streams take turns where not all their blocks fit into a pass.
+
 Pages are taken as they are needed instead of reserving prompt + max_tokens, because clients leave
 max_tokens at large values and stop early: reserving would run a fraction of the streams. The price is
 the recomputation of a preempted sequence, most of which its own still cached pages save. The oldest
@@ -32,15 +35,12 @@ import itertools
 import time
 
 from wrinklefree_inference.native.fair_queue import FairQueue
-from wrinklefree_inference.native.fair_shares import fair_shares
+from wrinklefree_inference.native.fair_shares import prompt_shares, taking_turns
 from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
 from wrinklefree_inference.native.places import giver_to, in_turn, youngest_of_largest
 from wrinklefree_inference.native.request import RequestTooLong
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 from wrinklefree_inference.options import QueueOptions
-
-StepPlan = list[tuple[Sequence, int]]
-"""Sequences of the next forward pass and how many of its pending tokens each computes."""
 
 
 class Scheduler:
@@ -49,12 +49,20 @@ class Scheduler:
     Args:
         cache: The decoder's pages.
         context_tokens: Most tokens of a prompt with its answer.
+        block_size: Tokens that are computed together; a page has a whole number of blocks.
     """
 
-    def __init__(self, cache: PageCache, context_tokens: int, queue: QueueOptions | None = None) -> None:
+    def __init__(
+        self,
+        cache: PageCache,
+        context_tokens: int,
+        queue: QueueOptions | None = None,
+        block_size: int = 1,
+    ) -> None:
         self.cache = cache
         self.queue = queue or QueueOptions()
-        self.context_tokens = min(context_tokens, cache.num_pages * PAGE_TOKENS)
+        self.block_size = block_size
+        self.context_tokens = min(context_tokens, cache.num_pages * PAGE_TOKENS) // block_size * block_size
         self.running: list[Sequence] = []  # oldest first
         self.preempted: list[Sequence] = []  # oldest first
         self.paused: dict[Sequence, float] = {}  # since when (`time.monotonic`) the reader is behind
@@ -80,7 +88,8 @@ class Scheduler:
 
     def emptied(self) -> Scheduler:
         """A new one with the requests that have not begun; the cache knows nothing any more."""
-        new = Scheduler(PageCache(self.cache.num_pages), self.context_tokens, self.queue)
+        cache = PageCache(self.cache.num_pages)
+        new = Scheduler(cache, self.context_tokens, self.queue, self.block_size)
         new.waiting, new._arrivals = self.waiting, self._arrivals
         new.num_preemptions, new.hit_tokens = self.num_preemptions, self.hit_tokens
         return new
@@ -117,11 +126,15 @@ class Scheduler:
         self._make_room()
         if self.is_admitting and self.num_preemptions == preemptions:
             self._admit()
-        streams: StepPlan = [(sequence, 1) for sequence in self.running if sequence.num_pending == 1]
-        budget = self.queue.max_batch_tokens - len(streams)
+        most, beside = (
+            tokens // self.block_size
+            for tokens in (self.queue.max_batch_tokens, self.queue.prompt_tokens_beside_streams)
+        )
+        streams = taking_turns([s for s in self.running if s.is_stream], most - 1, self._turn)
+        budget = most - len(streams)
         if streams:
-            budget = min(budget, self.queue.prompt_tokens_beside_streams)
-        return streams + self._share_out(budget)
+            budget = min(budget, max(beside, 1))
+        return [(sequence, self.block_size) for sequence in streams] + self._share_out(budget)
 
     def room_for_guesses(self, sequence: Sequence, count: int) -> int:
         """Give a stream the pages for `count` tokens behind its known ones.
@@ -156,12 +169,12 @@ class Scheduler:
         """Give every stream the page that its next token falls into, preempting where none is left."""
         for sequence in list(self.running):
             while (
-                sequence.num_pages * PAGE_TOKENS < sequence.num_tokens
+                sequence.num_pages * PAGE_TOKENS < sequence.num_places
                 and not self.cache.num_available
                 and sequence in self.running
             ):
                 self._preempt(youngest_of_largest(self.running))
-            if sequence in self.running and sequence.num_pages * PAGE_TOKENS < sequence.num_tokens:
+            if sequence in self.running and sequence.num_pages * PAGE_TOKENS < sequence.num_places:
                 sequence.add_pages(self.cache.take(1))
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -210,13 +223,13 @@ class Scheduler:
 
     def _first_prompt_of(self, client: str) -> Sequence | None:
         """The prompt of a client that gets its tokens in first."""
-        mine = (s for s in self.running if s.request.client == client and s.num_pending > 1)
+        mine = (s for s in self.running if s.request.client == client and not s.is_stream)
         return next(mine, None)
 
     def _start(self, sequence: Sequence) -> bool:
         """Run a request if the pages of its known tokens fit."""
         pages = self.cache.match(self._shareable(sequence))
-        num_missing = pages_for(sequence.num_tokens) - len(pages)
+        num_missing = pages_for(sequence.num_places) - len(pages)
         if num_missing + len(self.running) > self.cache.num_available:
             self.cache.release(pages)
             return False
@@ -237,24 +250,13 @@ class Scheduler:
         return sequence.digests[: sequence.num_reusable // PAGE_TOKENS]
 
     def _share_out(self, budget: int) -> StepPlan:
-        """Split prompt tokens between clients, then by age."""
-        by_client: dict[str, StepPlan] = {}
+        """The next tokens of prompts, so many blocks."""
         for sequence in self.running:
-            if sequence.num_pending > 1:
+            if not sequence.is_stream:
                 self._take_over(sequence)
-            if sequence.num_pending > 1:
-                by_client.setdefault(sequence.request.client, []).append((sequence, sequence.num_pending))
         self._turn += 1
-        demands = [sum(count for _, count in prompts) for prompts in by_client.values()]
-        shares = fair_shares(demands, budget, self._turn)
-        plan: StepPlan = []
-        for prompts, share in zip(by_client.values(), shares, strict=True):
-            for sequence, pending in prompts:
-                count = min(pending, share)
-                share -= count
-                if count:
-                    plan.append((sequence, count))
-        return plan
+        prompts = [sequence for sequence in self.running if not sequence.is_stream]
+        return prompt_shares(prompts, budget, self._turn, self.block_size)
 
     def _take_over(self, sequence: Sequence) -> None:
         """Use the pages that others have published since this sequence started."""

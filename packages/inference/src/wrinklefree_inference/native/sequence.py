@@ -40,6 +40,7 @@ class Sequence:
             their text.
         bias: Ids (int32) and values (float32) of the request's `logit_bias`, if it has one.
         guesses: What may come next, while a step computes it, and what became of it.
+        num_passes: Forward passes that drew tokens of it or, of blocks, computed them once more.
         pooled: float64 [hidden], sum of the hidden states of the prompt's first `num_pooled` tokens, where
             its embedding was asked for.
     """
@@ -57,6 +58,7 @@ class Sequence:
         "num_computed",
         "num_echoed",
         "num_pages",
+        "num_passes",
         "num_pooled",
         "num_prompt",
         "num_published",
@@ -92,6 +94,7 @@ class Sequence:
         self.tokens[: self.num_prompt] = request.prompt_ids
         self.pages: NDArray[np.int32] = np.empty(pages_for(capacity), np.int32)
         self.num_pages = self.num_computed = self.num_published = self.num_echoed = self.num_pooled = 0
+        self.num_passes = 0
         self.pooled: NDArray[np.float64] | None = None
         self.digests: list[bytes] = []
         self.guesses = GuessRecord()
@@ -103,6 +106,16 @@ class Sequence:
     def num_pending(self) -> int:
         """Known tokens that are not computed; the last one is where the next is drawn."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the next pass brings the answer on, and no prompt is left to compute before."""
+        return self.num_pending == 1
+
+    @property
+    def num_places(self) -> int:
+        """Tokens that its pages must hold before the next pass."""
+        return self.num_tokens
 
     @property
     def wants_answer(self) -> bool:
@@ -129,6 +142,11 @@ class Sequence:
         return self.num_tokens - self.num_prompt
 
     @property
+    def history(self) -> NDArray[np.int32]:
+        """The tokens before the next draw."""
+        return self.tokens[: self.num_tokens]
+
+    @property
     def answer(self) -> NDArray[np.int32]:
         """The tokens drawn so far."""
         return self.tokens[self.num_prompt : self.num_tokens]
@@ -148,3 +166,8 @@ class Sequence:
         pages = self.page_list()
         self.num_pages = self.num_computed = self.num_published = 0
         return pages
+
+
+StepPlan = list[tuple[Sequence, int]]
+"""Sequences of the next forward pass and how many tokens each computes: of those that are pending, or the
+block at hand."""

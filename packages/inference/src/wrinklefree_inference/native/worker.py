@@ -138,6 +138,7 @@ class Worker:
             generated_tokens_total=counters.generated_tokens,
             guessed_tokens_total=counters.guessed_tokens,
             accepted_tokens_total=counters.accepted_tokens,
+            decoding_passes_total=counters.decoding_passes,
             prefix_hit_tokens_total=scheduler.hit_tokens,
             requests_total=self._num_requests,
             finished_total=self._num_finished,

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+from wf_formats.block_decoding import BlockDecoding
 from wf_formats.environment import num_cores
 from wf_formats.errors import RequestError
 from wrinklefree_inference.options.flag import KEY_HINT, Flag
@@ -103,6 +104,26 @@ class NativeOptions(EngineOptions):
     draft_model: Annotated[
         Path | None,
         Flag("--draft-model", "Smaller model of the same vocabulary that guesses for --speculate draft."),
+    ] = None
+
+    threshold: Annotated[
+        float | None,
+        Flag(
+            "--threshold",
+            "Of block-diffusion models: tokens more probable than this are drawn together; 1 draws one a "
+            f"pass. {BlockDecoding.threshold} if not given.",
+            minimum=0,
+            maximum=1,
+        ),
+    ] = None
+    sub_block: Annotated[
+        int | None,
+        Flag(
+            "--sub-block",
+            "Of block-diffusion models: tokens of a block that are drawn before those after them. "
+            f"{BlockDecoding.sub_block} if not given.",
+            minimum=1,
+        ),
     ] = None
 
     def __post_init__(self) -> None:

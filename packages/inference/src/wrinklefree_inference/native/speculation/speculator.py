@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wrinklefree_inference.native.scheduler import Scheduler, StepPlan
-from wrinklefree_inference.native.sequence import Sequence
+from wrinklefree_inference.native.scheduler import Scheduler
+from wrinklefree_inference.native.sequence import Sequence, StepPlan
 from wrinklefree_inference.native.speculation.guesser import MAX_GUESSES, Guesser
 from wrinklefree_inference.native.speculation.lengths import lengths_of
 from wrinklefree_inference.native.speculation.record import NOTHING, Guess
