@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.block_masks import block_causal_mask
+from bitnet_arch.diffusion_model import block_diffusion_of
 from wf_formats.block_decoding import BlockDecoding
-from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
+from wf_formats.diffusion import SETTINGS_KEY
 
 Draw = Callable[[Tensor, int], int]
 """Log-probabilities [vocab] and the token's index in the answer, from 0, to a token."""
@@ -65,7 +66,7 @@ def decode_blocks(
         ValueError: the model is autoregressive, or the prompt empty or with mask tokens.
     """
     decoding = decoding or BlockDecoding()
-    diffusion = BlockDiffusion.from_settings({SETTINGS_KEY: getattr(model.config, SETTINGS_KEY, None)})
+    diffusion = block_diffusion_of(model)
     if diffusion is None:
         raise ValueError(f"config.{SETTINGS_KEY} is missing: the model is autoregressive")
     size, mask, shift = diffusion.block_size, diffusion.mask_token_id, diffusion.token_shift

@@ -116,7 +116,7 @@ def test_together_under_pressure_as_alone(toy, block_size, cache_type):
         toy.make_request(
             [*range(9, 9 + 8 * (1 + k % 5)), 10 + k],
             client=str(k % 3),
-            max_tokens=14 + 2 * k,
+            max_tokens=20 + 3 * k,
             seed=k,
             temperature=0.3 * (k % 4),
             top_k=10 * (k % 2),

@@ -128,14 +128,14 @@ def _draft_guesser(
     settings = _cache_settings(options)
     try:
         weights, its_tokenizer = _read(path, None, settings, has_screen=False)
+        if weights.config.diffusion is not None:
+            raise ValueError("it is a block-diffusion model, which guesses no next tokens")
         if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
             token_id, own, its = difference
             raise ValueError(
                 f"it has other tokens than the model: {token_id} is {its!r:.60} there and {own!r:.60} here; "
                 "take a smaller model of the same family"
             )
-        if weights.config.diffusion is not None:
-            raise ValueError("it is a block-diffusion model, which guesses no next tokens")
         config, num_threads = weights.config, options.num_threads or 0
         decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, num_threads)
     except (ValueError, OSError) as error:

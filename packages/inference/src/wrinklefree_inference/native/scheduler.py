@@ -130,7 +130,9 @@ class Scheduler:
             tokens // self.block_size
             for tokens in (self.queue.max_batch_tokens, self.queue.prompt_tokens_beside_streams)
         )
-        streams = taking_turns([s for s in self.running if s.is_stream], most - 1, self._turn)
+        streams = [sequence for sequence in self.running if sequence.is_stream]
+        has_prompts = len(streams) < len(self.running)
+        streams = taking_turns(streams, most - has_prompts, self._turn)
         budget = most - len(streams)
         if streams:
             budget = min(budget, max(beside, 1))
