@@ -33,8 +33,6 @@ from bitnet_arch.source_settings import check_config, check_dense, null_hint
 from bitnet_arch.stored_tensors import check_dense_tensors, read_rows, read_state, untie_different_head
 from wf_formats import diffusion
 from wf_formats.atomic import atomic_folder
-from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
-from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES
 from wf_formats.families.settings import rope_objects
 from wf_formats.file_names import CONFIG_FILE, META_FILE, WEIGHTS_INDEX_FILE
@@ -183,24 +181,12 @@ def read_config(folder: Path) -> Any:
         ) from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(f"{folder}: model type {config.model_type!r} is no causal language model")
-    _check_blocks(config, folder)
     if any(rope.get("rope_theta", 0) is None for rope in rope_objects(config.to_dict())):
         raise CheckpointError(
             f"{folder / CONFIG_FILE}: rope_theta is null, which transformers does not take for its default: "
             "leave the key out, or give the base of the rotary positions, such as 10000.0"
         )
     return config
-
-
-def _check_blocks(config: Any, folder: Path) -> None:
-    """Whether the model can be the block-diffusion model that it says it is."""
-    found = BlockDiffusion.from_settings({SETTINGS_KEY: getattr(config, SETTINGS_KEY, None)})
-    if found is None:
-        return
-    try:
-        found.check_fits(config.vocab_size, config.max_position_embeddings)
-    except LoadError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
 
 
 def _check_scheme(folder: Path, meta: Mapping[str, Any]) -> None:

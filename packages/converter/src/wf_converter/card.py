@@ -110,6 +110,7 @@ def make_record(
         files=files,
         sizes=_sizes(inspected.tensors, sum(file.bytes for file in files)),
         low_rank=checkpoint.low_rank,
+        block_size=None if checkpoint.diffusion is None else checkpoint.diffusion.block_size,
         context_tokens=facts["context tokens"],
         has_chat_template=_has_template(export, facts),
         base=origin.base,

@@ -83,12 +83,12 @@ class Proof:
     runtime: str
     tokens: int
     num_matrices: int
-    mean_abs_delta: float
-    """To PyTorch with the runtime's own roundings."""
-    top1_agreement: float
-    as_trained_mean_abs_delta: float
+    mean_abs_delta: float | None = None
+    """To PyTorch with the runtime's own roundings; None, as what follows, where no runtime ran the export."""
+    top1_agreement: float | None = None
+    as_trained_mean_abs_delta: float | None = None
     """To PyTorch as trained."""
-    as_trained_top1_agreement: float
+    as_trained_top1_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ class CardRecord:
     """The GGUF file and its adapter, or everything in the folder but the card."""
     sizes: Sizes
     low_rank: int = 0
+    block_size: int | None = None
+    """Tokens that a block-diffusion model denoises together; None: an autoregressive model."""
     context_tokens: int | None = None
     has_chat_template: bool = False
     base: BaseModel | None = None

@@ -13,12 +13,33 @@ from wf_formats.schemes import COMPRESSED_METHOD, PACKED_METHOD
 
 def how_to_run(record: CardRecord) -> str:
     """Commands and code, in Markdown."""
+    if record.block_size is not None:
+        return _run_diffusion(record)
     return _run_gguf(record) if record.format == GGUF else _run_hf(record)
 
 
 def is_for_bitnetcpp(record: CardRecord) -> bool:
     """Whether llama.cpp lacks the type of its matrices."""
     return record.format == GGUF and TensorType.I2_S.label in record.sizes.types
+
+
+def _run_diffusion(record: CardRecord) -> str:
+    """WrinkleFree alone."""
+    name, fetch = "FOLDER", [f"hf download {record.repository} --local-dir model"]
+    model, *adapters = (shlex.quote(file.name) for file in record.files)
+    if record.format == GGUF:
+        name = model + "".join(f" --adapter {adapter}" for adapter in adapters)
+    elif record.repository:
+        name = "model"
+    if record.format == GGUF:
+        fetch = [f"hf download {record.repository} {' '.join((model, *adapters))} --local-dir ."]
+    here = [f"uv run wf chat --model {name}", f"uv run wf serve --model {name}"]
+    return "\n\n".join(
+        [
+            "In WrinkleFree, whose native engine decodes block by block:",
+            _block([*(fetch if record.repository else []), *here]),
+        ]
+    )
 
 
 def _run_gguf(record: CardRecord) -> str:

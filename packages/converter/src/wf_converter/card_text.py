@@ -94,6 +94,17 @@ def _introduction(record: CardRecord) -> str:
     return (
         f"{_base(record)} with weights of -1, 0 and 1 (1.58 bits) in the matrices of its blocks, made by "
         f"WrinkleFree, as a {what}. Embeddings and norms are not ternary.{_packaged(record)}"
+        f"{_diffusion(record)}"
+    )
+
+
+def _diffusion(record: CardRecord) -> str:
+    if record.block_size is None:
+        return ""
+    return (
+        "\n\nIt is a block-diffusion model, no autoregressive one: it fills in blocks of "
+        f"{record.block_size:,} tokens, several tokens at each pass. Runtimes for autoregressive models "
+        "refuse these files by their model type or architecture."
     )
 
 
@@ -209,9 +220,14 @@ def _proof(record: CardRecord) -> str:
     proof = record.proof
     if proof is None:
         return ""
-    return (
+    weights = (
         f"Proof of the export: codes and scales of all {proof.num_matrices} ternary matrices, read back from "
-        f"these files, are those of the trained checkpoint. Over {proof.tokens:,} tokens of text "
+        "these files, are those of the trained checkpoint."
+    )
+    if proof.mean_abs_delta is None:
+        return f"{weights} So are its other tensors; no runtime computed log-probabilities with the files."
+    return (
+        f"{weights} Over {proof.tokens:,} tokens of text "
         f"{_escaped(proof.runtime)} differs from PyTorch with the same roundings by "
         f"{proof.mean_abs_delta:.5f} nats (mean |difference of log-probabilities|), with the same likeliest "
         f"token at {proof.top1_agreement:.1%} of the places; from the model as it was trained by "
@@ -241,6 +257,8 @@ def _limits(record: CardRecord) -> str:
             "The file is for bitnet.cpp on x86 and WrinkleFree: llama.cpp does not know its type, and "
             "bitnet.cpp on ARM takes the weights in another order, so that it answers nonsense there."
         )
+    elif record.block_size is not None:
+        lines.append("Perplexity is not defined for it; bounds of its likelihood are no perplexities.")
     elif record.format == GGUF:
         lines.append("The file is for llama.cpp and WrinkleFree, not for transformers.")
     return "\n".join(f"- {line}" for line in lines)

@@ -15,20 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import bitnet_arch
+from bitnet_arch.disk_format import transformers_config
 from wf_converter.base_model import PACKAGED_LICENSE
 from wf_converter.errors import ExportError
+from wf_formats import diffusion
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.digests import model_sha256
 from wf_formats.families import FAMILIES, family_of
 from wf_formats.families.block import HF_STEMS, OWN_NORMS, producer
 from wf_formats.families.layers import rope_parameters
 from wf_formats.file_names import CONFIG_FILE, META_FILE
-from wf_formats.json_file import read_json
 from wf_formats.low_rank import LowRankPair
 from wf_formats.mapping import absence
 from wf_formats.matrix import NumpyMatrix
@@ -74,6 +75,11 @@ class ConvertedCheckpoint:
     @property
     def model_type(self) -> str:
         return str(self.config["model_type"])
+
+    @cached_property
+    def diffusion(self) -> BlockDiffusion | None:
+        """None: an autoregressive model."""
+        return BlockDiffusion.from_settings(self.config)
 
     @property
     def is_tied(self) -> bool:
@@ -249,18 +255,16 @@ def _unfolded_floors(config: Mapping[str, Any], conversion: Mapping[str, Any]) -
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Contents of config.json with transformers' defaults filled in, and the class of the model, which other
-    servers look for: a model that was read from GGUF has none written.
+    """Contents of config.json, as of the model in memory, with transformers' defaults filled in and the class
+    of the model, which other servers look for: a model that was read from GGUF has none written.
 
     Raises:
         ExportError: it is no configuration.
         LoadError: it is missing or damaged.
     """
-    read_json(folder / CONFIG_FILE)
+    settings = diffusion.read_settings(folder)
     try:
-        config: dict[str, Any] = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        ).to_dict()
+        config: dict[str, Any] = transformers_config(folder, settings).to_dict()
     except CONFIG_ERRORS as error:
         raise ExportError(f"{folder / CONFIG_FILE}: {' '.join(str(error).split())}") from error
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])

@@ -7,6 +7,7 @@
     SmolLM3, Gemma 3                their own
     any of the Llama block with     granite_swa         permuted      optional      tied or not
     windows or other NoPE layers
+    a block-diffusion model         the above under a name that llama.cpp refuses (block-diffusion-llama)
 
 What an architecture has is said in wf_formats.families, which of them holds a model in
 wf_formats.families.support; windows and rotary positions are written by gguf_layers.py. llama.cpp rotates
@@ -23,6 +24,7 @@ from gguf import GGUFWriter
 from wf_converter.checkpoint import ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_layers import write_layers
+from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import LoadError
 from wf_formats.families import GgufArch
 from wf_formats.families.block import HF_STEMS
@@ -46,7 +48,15 @@ def write_hyperparameters(writer: GGUFWriter, checkpoint: ConvertedCheckpoint, a
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     for name, value in arch.constants.items():
         writer.add_float32(f"{arch.name}.{name}", value)
+    if checkpoint.diffusion is not None:
+        _write_blocks(writer, checkpoint.diffusion, arch)
     write_layers(writer, checkpoint, arch)
+
+
+def _write_blocks(writer: GGUFWriter, diffusion: BlockDiffusion, arch: GgufArch) -> None:
+    writer.add_uint32(f"{arch.name}.block_size", diffusion.block_size)
+    writer.add_uint32(f"{arch.name}.mask_token_id", diffusion.mask_token_id)
+    writer.add_bool(f"{arch.name}.token_shift", diffusion.token_shift)
 
 
 def permute_rows(arch: GgufArch, name: str, array: np.ndarray, checkpoint: ConvertedCheckpoint) -> np.ndarray:

@@ -26,6 +26,7 @@ from wf_converter.hf_bitnet import BitnetLayout, LinearClass
 from wf_converter.hf_compressed import CompressedLayout
 from wf_converter.hf_packed import PackedLayout
 from wf_formats.atomic import atomic_folder
+from wf_formats.diffusion import disk_settings
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_HEAD
 from wf_formats.families.support import check_compressed, check_hf
@@ -126,7 +127,8 @@ class HfExport:
 
     def _config(self) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")
-        return self.checkpoint.config | {"quantization_config": self.packing.quantization(), "dtype": dtype}
+        own = {"quantization_config": self.packing.quantization(), "dtype": dtype}
+        return disk_settings(self.checkpoint.config | own)
 
     @property
     def _source(self) -> dict[str, Any]:

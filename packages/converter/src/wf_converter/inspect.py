@@ -16,7 +16,7 @@ import typer
 from wf_converter.command import run
 from wf_formats.errors import RequestError
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
-from wf_formats.file_names import CONFIG_FILE, META_FILE, TOKENIZER_FILE
+from wf_formats.file_names import META_FILE, TOKENIZER_FILE
 from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _EMBEDDING_NAMES = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
 _CODES_IN = {"U8": CODES_PER_BYTE, "I32": CODES_PER_WORD}
 """Number of a type."""
 _DENSE = "Hugging Face folder (dense)"
+DIFFUSION = "block diffusion"
+"""Fact that autoregressive models do not have."""
 EMBEDDINGS, BLOCK_MATRICES = "embeddings and head", "matrices of the blocks"
 _ROLES = (EMBEDDINGS, BLOCK_MATRICES, "norms, scales, biases")
 """Of tensors."""
@@ -72,13 +74,16 @@ def inspect_model(path: Path) -> Inspection:
 def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
     from wf_formats.gguf import open_gguf
     from wf_formats.models.gguf_adapter import RANK_KEY, is_adapter
+    from wf_formats.models.gguf_config import gguf_diffusion
 
     file = open_gguf(path)
+    diffusion = gguf_diffusion(file.keys)
     keys, arch = file.keys, file.keys.get("general.architecture")
     tokens = keys.get("tokenizer.ggml.tokens")
     facts = {
         "name": keys.get("general.name"),
         "architecture": arch,
+        DIFFUSION: diffusion and str(diffusion),
         "blocks": keys.get(f"{arch}.block_count"),
         "hidden size": keys.get(f"{arch}.embedding_length"),
         "context tokens": keys.get(f"{arch}.context_length"),
@@ -95,15 +100,18 @@ def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
 
 
 def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
+    from wf_formats.diffusion import BlockDiffusion, read_settings
     from wf_formats.json_file import read_json
     from wf_formats.safetensors_file import open_folder
 
-    config, stored = read_json(path / CONFIG_FILE), open_folder(path)
+    config, stored = read_settings(path), open_folder(path)
+    diffusion = BlockDiffusion.from_settings(config)
     record_file = path / META_FILE
     record = read_json(record_file) if record_file.is_file() else {}
     conversion = _object(record.get("conversion")) or _object(record.get("export"))
     facts = {
         "model type": config.get("model_type"),
+        DIFFUSION: diffusion and str(diffusion),
         "blocks": config.get("num_hidden_layers"),
         "hidden size": config.get("hidden_size"),
         "context tokens": config.get("max_position_embeddings"),

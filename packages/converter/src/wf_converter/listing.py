@@ -48,7 +48,7 @@ def list_models(root: Path = Path()) -> list[ListedModel]:
 
 
 def _listed(path: Path) -> ListedModel:
-    from wf_converter.inspect import inspect_model
+    from wf_converter.inspect import DIFFUSION, inspect_model
 
     kind, engines, problem = "GGUF file" if path.is_file() else "exported folder", [], None
     try:
@@ -58,9 +58,10 @@ def _listed(path: Path) -> ListedModel:
     except OSError as error:
         problem = reason_of(explained(error), path)
     else:
-        kind = found.kind
+        is_diffusion = found.facts[DIFFUSION] is not None
+        kind = f"{found.kind}, {DIFFUSION}" if is_diffusion else found.kind
         engines = ["native"] if found.native_engine.startswith("yes") else []
-        engines += ["llamacpp"] if path.is_file() else []
+        engines += ["llamacpp"] if path.is_file() and not is_diffusion else []
     return ListedModel(
         str(path),
         kind,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from safetensors import safe_open
 
 from wf_converter.checkpoint import ConvertedCheckpoint
@@ -15,6 +14,7 @@ from wf_converter.gguf_adapter import corrections
 from wf_converter.gguf_arch import gguf_architecture, permute_rows
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.hf_bitnet import LinearClass
+from wf_formats.diffusion import read_settings
 from wf_formats.families.block import gguf_scale_name
 from wf_formats.gguf import GgufFile
 from wf_formats.low_rank import LowRankPair
@@ -68,8 +68,7 @@ class HfWeights:
     """Ternary matrices of an exported Hugging Face folder."""
 
     def __init__(self, folder: Path):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        self.quantization = dict(config.quantization_config)
+        self.quantization = read_settings(folder)["quantization_config"]
         self.paths = open_folder(folder).paths
 
     def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:

@@ -4,6 +4,8 @@
     Hugging Face folder          transformers    HfWeights        none: it rounds as training does
     folder, compressed-tensors   transformers    HfWeights        its int8 of each token (max / 127.5)
     GGUF                         llama.cpp       GgufWeights      those of the types in the file
+    GGUF, block diffusion        none yet        GgufWeights      none: its tensors and configuration are
+                                                                  compared, its log-probs are not
     GGUF, matrices of I2_S       native engine   GgufWeights      those of bitnet.cpp, whose format it is:
                                                                   int8 of each token, as training
 
@@ -20,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
+from bitnet_arch.disk_format import transformers_config
 from wf_converter.checkpoint import CONFIG_ERRORS, ConvertedCheckpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.readback import GgufWeights, HfWeights
 from wf_converter.reference import COMPRESSED, ENGINE_TYPES, EXACT
 from wf_converter.scores import llamacpp_scores, native_scores, torch_scores
+from wf_formats.diffusion import read_settings
 from wf_formats.families import family_of
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
 from wf_formats.gguf import GgufFile
@@ -34,13 +38,17 @@ from wf_formats.models.gguf_model import GgufModel
 from wf_formats.schemes import COMPRESSED_METHOD
 from wrinklefree_inference import TokenScores
 
+NO_RUNTIME = "no runtime"
+"""In the place of one that would run the export."""
+
 
 @dataclass(frozen=True)
 class Run:
     """What came of an export in its runtime."""
 
     runtime: str
-    scores: TokenScores
+    scores: TokenScores | None
+    """None: no runtime here computes the file."""
     weights: GgufWeights | HfWeights
     types: Mapping[str, str] | None
     """For `reference.emulate`; None: the runtime computes as training does."""
@@ -69,6 +77,8 @@ def run_export(
         types = types_of(model, COMPRESSED) if is_compressed else None
         return Run("transformers", torch_scores(load_export(export), ids), weights, types)
     types, gguf_weights = tensor_types(model, opened.file), GgufWeights(opened.file, checkpoint)
+    if checkpoint.diffusion is not None:
+        return Run(NO_RUNTIME, None, gguf_weights, types)
     if opened.file.is_for_bitnetcpp:
         outer = {name: ENGINE_TYPES[types[name]] for name in ("model.embed_tokens", "lm_head")}
         return Run("the native engine", native_scores(export, ids), gguf_weights, {**types, **outer})
@@ -105,9 +115,11 @@ def load_export(folder: Path | str) -> Any:
     import transformers
 
     model: Any
+    settings = read_settings(Path(folder))
     try:
+        config = transformers_config(Path(folder), settings)  # transformers refuses that of block diffusion
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, output_loading_info=True
+            folder, config=config, trust_remote_code=False, output_loading_info=True
         )
     except ImportError as error:
         raise ExportError(

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from bitnet_arch.block_masks import block_causal_mask
+from bitnet_arch.diffusion_model import block_diffusion_of
 from bitnet_arch.scoring import score_tokens
 from wf_converter.errors import ExportError
 from wrinklefree_inference import EngineError, TokenScores
@@ -21,8 +23,11 @@ from wrinklefree_inference.llamacpp.scorer import GgufScorer
 
 
 def torch_scores(model: Any, ids: Sequence[int]) -> TokenScores:
-    """Scores of `ids[1:]` by a transformers model."""
-    return TokenScores(np.asarray(ids[1:]), *score_tokens(model, ids))
+    """Scores of `ids[1:]` by a transformers model; by a block-diffusion one those of its pass over the known
+    text, where a token's block is seen whole: what it computes, and no probability of the text."""
+    diffusion = block_diffusion_of(model)
+    visible = None if diffusion is None else block_causal_mask(len(ids) - 1, diffusion.block_size)
+    return TokenScores(np.asarray(ids[1:]), *score_tokens(model, ids, visible=visible))
 
 
 def llamacpp_scores(path: Path, ids: Sequence[int], adapter: Path | None = None) -> TokenScores:

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from data_handler.errors import DataError
 from data_handler.stream import Document, Position
+from wf_formats.diffusion import MASK_TOKEN
+from wf_formats.tokenizer.mask import backend_without
 
 TokenArray = npt.NDArray[np.int32]
 AnswerMask = npt.NDArray[np.bool_]
@@ -32,7 +34,8 @@ class EncodedDocument(NamedTuple):
 class Encoder:
     """Wraps the Rust backend of a transformers tokenizer.
 
-    Special tokens that the tokenizer puts around a text (Llama 3: begin of text) are kept.
+    Special tokens that the tokenizer puts around a text (Llama 3: begin of text) are kept. No text becomes
+    the mask token of a block-diffusion model, whatever it spells.
 
     Raises:
         DataError: the tokenizer has no Rust backend or no eos token.
@@ -49,7 +52,10 @@ class Encoder:
             backend.no_truncation()
             backend.no_padding()
         self.tokenizer = tokenizer
-        self._backend = backend
+        if getattr(tokenizer, "mask_token", None) == MASK_TOKEN:
+            self._backend = backend_without(backend, tokenizer.mask_token_id)
+        else:
+            self._backend = backend
         added = backend.get_added_tokens_decoder()
         special = {index for index, token in added.items() if token.special}
         self.special_ids = sorted(special | {tokenizer.eos_token_id})

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wf_formats.exports import HUB_PREFIX
 from wf_formats.file_names import CONFIG_FILE, META_FILE
+from wf_formats.gguf import GgufError
+from wf_formats.models.kind import check_is_autoregressive
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 from wf_formats.urls import meant_url
@@ -110,6 +113,13 @@ def recognise(path: Path) -> ModelKind:
     if not any(path.glob("*.safetensors")):
         raise EvalError(f"{path} has no *.safetensors (known kinds: {KNOWN})")
     return ModelKind.CHECKPOINT if _is_checkpoint(path) else ModelKind.HF
+
+
+def check_kind(path: Path) -> None:
+    """Raises: ModelKindError for a block-diffusion model, whose texts have no probability of each token after
+    those before it: neither perplexity nor a task's answers can be scored by one."""
+    with suppress(GgufError):  # of a damaged file whoever opens it says why
+        check_is_autoregressive(path, "wf eval")
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.models import EvalModel, ModelKind, recognise
+from wrinklefree_eval.models import EvalModel, ModelKind, check_kind, recognise
 
 
 def open_model(
@@ -26,8 +26,10 @@ def open_model(
 
     Raises:
         EvalError: It is not recognised or cannot be loaded.
+        ModelKindError: It is a block-diffusion model.
     """
     kind = kind or recognise(path)
+    check_kind(path)
     if kind is ModelKind.GGUF:
         from wrinklefree_eval.llamacpp_model import LlamaCppModel
 

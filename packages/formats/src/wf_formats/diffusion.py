@@ -72,14 +72,20 @@ class BlockDiffusion:
         """The value of `SETTINGS_KEY`."""
         return asdict(self)
 
-    def check_fits(self, num_rows: int, context_tokens: int) -> None:
-        """Raises LoadError where a model of so many rows of embeddings and such a context cannot be this."""
-        if self.mask_token_id >= num_rows:
+    def __str__(self) -> str:
+        shift = "with" if self.token_shift else "without"
+        return f"blocks of {self.block_size} tokens, mask token {self.mask_token_id}, {shift} the token shift"
+
+    def check_fits(self, num_rows: Any, context_tokens: Any) -> None:
+        """Raises LoadError where a model of so many rows of embeddings and such a context cannot be this.
+
+        What is no number is refused elsewhere."""
+        if type(num_rows) is int and self.mask_token_id >= num_rows:
             raise LoadError(
                 f"{SETTINGS_KEY}.mask_token_id is {self.mask_token_id}, the model's vocabulary has "
                 f"{num_rows} (rows of its embeddings)"
             )
-        if self.block_size > context_tokens:
+        if type(context_tokens) is int and self.block_size > context_tokens:
             raise LoadError(
                 f"{SETTINGS_KEY}.block_size is {self.block_size}, the model's context {context_tokens} tokens"
             )
@@ -103,7 +109,7 @@ def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     that it is built like, and `SETTINGS_KEY`.
 
     Raises:
-        LoadError: one of what makes such a file is there without the others.
+        LoadError: one of what makes such a file is there without the others, or does not fit the model.
     """
     found = dict(settings)
     if found.get("model_type") != MODEL_TYPE:
@@ -117,8 +123,10 @@ def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     base = found.pop(BASE_TYPE_KEY, None)
     if not isinstance(base, str) or base == MODEL_TYPE:
         raise LoadError(f"{BASE_TYPE_KEY} is {base!r:.60}, not the model type that the model is built like")
-    if BlockDiffusion.from_settings(found) is None:
+    diffusion = BlockDiffusion.from_settings(found)
+    if diffusion is None:
         raise LoadError(f"model_type is {MODEL_TYPE!r}, and {SETTINGS_KEY} is missing")
+    diffusion.check_fits(found.get("vocab_size"), found.get("max_position_embeddings"))
     found.pop("architectures", None)
     return found | {"model_type": base}
 
@@ -131,6 +139,11 @@ def disk_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **own}
 
 
+BEFORE_DIFFUSION = "what it does comes first; give the autoregressive model, and make it one by `wf dlm` then"
+AUTOREGRESSIVE_REMEDY = "give an autoregressive model"
+NATIVE_REMEDY = "the native engine is for it (--engine native), and otherwise give an autoregressive model"
+
+
 class ModelKindError(LoadError):
     """A block-diffusion model where an autoregressive one is asked for, or the reverse."""
 
@@ -138,15 +151,21 @@ class ModelKindError(LoadError):
 
 
 def check_autoregressive(
-    diffusion: BlockDiffusion | None, what: str, remedy: str = "give an autoregressive model"
+    diffusion: BlockDiffusion | None,
+    what: str,
+    remedy: str = AUTOREGRESSIVE_REMEDY,
+    where: object = "the model",
 ) -> None:
-    """Args: what: the command or engine that computes each token from those before it alone.
+    """Args:
+        what: the command or engine that computes each token from those before it alone.
+        where: the model, for the message.
 
-    Raises: ModelKindError for a block-diffusion model.
+    Raises:
+        ModelKindError: it is a block-diffusion model.
     """
     if diffusion is not None:
         raise ModelKindError(
-            f"the model is a block-diffusion model (blocks of {diffusion.block_size} tokens), which {what} "
+            f"{where} is a block-diffusion model (blocks of {diffusion.block_size} tokens), which {what} "
             f"would misread as an autoregressive one: {remedy}"
         )
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_handler.config import SUFFIXES
+from wf_formats.diffusion import BlockDiffusion, check_autoregressive, read_settings
+from wf_formats.errors import RequestError
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_formats.targets import check_apart, check_way
@@ -124,6 +126,8 @@ def _parse_model(model: str, output: Path) -> tuple[ModelSource, str | None]:
                 f"--model {model}: {folder} has no config.json; give a Hugging Face model folder"
             )
         check_apart(output, folder)
+        diffusion = BlockDiffusion.from_settings(read_settings(folder, RequestError))
+        check_autoregressive(diffusion, "wf quickstart", where=f"--model {model}")
         return ModelSource.path, str(folder)
     raise QuickstartRequestError(f"--model {model!r} is not packaged, hub:ID or path:FOLDER")
 

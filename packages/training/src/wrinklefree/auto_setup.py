@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import bitnet_arch
+from wf_formats.diffusion import BEFORE_DIFFUSION
+from wf_formats.models.kind import check_is_autoregressive
 from wf_formats.overrides import shown
 from wf_formats.packaged import PACKAGED_MODEL, ModelSource
 from wf_formats.run_files import is_complete
@@ -47,7 +49,7 @@ class StartPoint:
 
 def find_start(config: TrainConfig) -> StartPoint:
     """Raises: RunError (nothing to start from, or another model), DamagedCheckpointError, ConfigError
-    (low-rank corrections that the stage would lose, or lacks)."""
+    (low-rank corrections that the stage would lose, or lacks), ModelKindError (a block-diffusion model)."""
     training = config.training
     if not isinstance(training, ContinuingConfig):
         return StartPoint(None, None, {"source": config.model.source.value, "name": config.model.name})
@@ -58,6 +60,8 @@ def find_start(config: TrainConfig) -> StartPoint:
     meta = bitnet_arch.read_meta(folder)
     _refuse_another_model(config, folder, meta)
     _check_corrections(config, folder, meta)
+    if not (stage := stage_of(config)).takes_diffusion:
+        check_is_autoregressive(folder, f"wf train -s {stage.number}", BEFORE_DIFFUSION)
     return StartPoint(folder, manifest_digest(folder), meta.get("source"))
 
 

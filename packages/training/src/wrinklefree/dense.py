@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import bitnet_arch
+from wf_formats.diffusion import BEFORE_DIFFUSION, BlockDiffusion, ModelKindError, check_autoregressive
 from wf_formats.packaged import ModelSource
 from wrinklefree.config.errors import ConfigError
 
@@ -22,10 +23,16 @@ def load_dense_model(
 
 
 def open_dense_model(source: ModelSource, name: str | None) -> bitnet_arch.DenseSource:
-    """Its configuration, before any weight is read. Raises: ConfigError, SourceError."""
+    """Its configuration, before any weight is read.
+
+    Raises: ConfigError, SourceError, ModelKindError (a block-diffusion model).
+    """
     try:
-        return bitnet_arch.open_dense(source.value, name)
-    except bitnet_arch.CheckpointError:
+        opened = bitnet_arch.open_dense(source.value, name)
+        diffusion = BlockDiffusion.from_settings(opened.settings)
+        check_autoregressive(diffusion, "wf train", BEFORE_DIFFUSION, opened.name)
+        return opened
+    except (bitnet_arch.CheckpointError, ModelKindError):
         raise
     except ValueError as error:
         raise ConfigError(f"model.source, model.name: {error}") from error

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from wf_formats.diffusion import NATIVE_REMEDY, BlockDiffusion, check_autoregressive
 from wf_formats.errors import LoadError
-from wf_formats.families import FAMILIES, Family, GgufArch, family_of
+from wf_formats.families import FAMILIES, Family, GgufArch, diffusion_arch, family_of
 from wf_formats.families.base import SLIDING, Shape
 from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.families.settings import check_values, required
@@ -40,11 +41,13 @@ def support(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> dict[str,
         works, else the reason and what would help.
     """
     gguf = _reason(lambda: gguf_arch(config, scheme, sub_norm))
+    diffusion = BlockDiffusion.from_settings(config)
+    llamacpp = _reason(lambda: check_autoregressive(diffusion, "llama.cpp", NATIVE_REMEDY))
     return {
         "gguf": gguf,
         "hf": _reason(lambda: check_hf(config, scheme, sub_norm)),
         "native": _reason(lambda: _check_native(config, scheme, sub_norm)),
-        "llamacpp": gguf,
+        "llamacpp": gguf if llamacpp is None else llamacpp,
     }
 
 
@@ -57,7 +60,8 @@ def _reason(check: Callable[[], object]) -> str | None:
 
 
 def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArch:
-    """The architecture of llama.cpp that computes what the model computes.
+    """The architecture of llama.cpp that computes what the model computes; of a block-diffusion model what is
+    made of it.
 
     Raises:
         LoadError: there is none; the message says what stands in the way and what to do.
@@ -74,7 +78,7 @@ def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArc
             continue
         reason = _reason(lambda arch=arch: _check_arch(config, family, arch, scheme, sub_norm))  # type: ignore[misc]
         if reason is None:
-            return arch
+            return arch if BlockDiffusion.from_settings(config) is None else diffusion_arch(arch)
         reasons.append(reason)
     raise LoadError(reasons[0])
 
@@ -112,6 +116,12 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no packed Hugging Face folder can hold."""
     _check_conversion(config, scheme, sub_norm)
     family = _stored_family(config, scheme, sub_norm)
+    if family.has_sub_norms:
+        check_autoregressive(
+            BlockDiffusion.from_settings(config),
+            "the layout of transformers' bitnet, that of models with SubLN,",
+            "--format gguf has a form of its own for it, and without SubLN --format hf",
+        )
     if family.has_sub_norms or (GROUP_SIZES[scheme] is not None and not sub_norm):
         return
     why = ""
@@ -127,6 +137,11 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
 def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no compressed-tensors folder can hold."""
     _check_conversion(config, scheme, sub_norm)
+    check_autoregressive(
+        BlockDiffusion.from_settings(config),
+        "whoever loads compressed-tensors (vLLM, SGLang, transformers)",
+        "--format gguf and --format hf have forms of their own for it",
+    )
     family = _stored_family(config, scheme, sub_norm)
     if sub_norm or family.has_sub_norms:
         raise LoadError(

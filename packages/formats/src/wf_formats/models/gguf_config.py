@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wf_formats.decoder_config import ACTIVATIONS, Activation, DecoderConfig
-from wf_formats.diffusion import BlockDiffusion
+from wf_formats.diffusion import GGUF_PREFIX, BlockDiffusion
 from wf_formats.errors import LoadError
 from wf_formats.families import GgufArch
 from wf_formats.families.base import Shape
@@ -99,7 +99,7 @@ def read_config(
             attention_scale=arch.attention_scale(Shape(num_layers, hidden, num_heads, head_dim)),
             context_tokens=context,
             embedding_scale=math.sqrt(hidden) if arch.scales_embedding else 1.0,
-            diffusion=_diffusion(settings) if arch.is_diffusion else None,
+            diffusion=gguf_diffusion(keys),
         )
     except LoadError:
         raise
@@ -120,7 +120,16 @@ def _check_known(settings: GgufSettings, arch: GgufArch) -> None:
         settings.must_be(name, wanted)
 
 
-def _diffusion(settings: GgufSettings) -> BlockDiffusion:
+def gguf_diffusion(keys: Mapping[str, Any]) -> BlockDiffusion | None:
+    """What a file says of block diffusion; None: an autoregressive model.
+
+    Raises:
+        LoadError: a key of it is missing or impossible.
+    """
+    arch = keys.get("general.architecture")
+    if not isinstance(arch, str) or not arch.startswith(GGUF_PREFIX):
+        return None
+    settings = GgufSettings(keys, arch)
     for name in _OF_DIFFUSION:
         if settings.get(name) is None:
             raise LoadError(f"key {settings.arch}.{name} is missing")

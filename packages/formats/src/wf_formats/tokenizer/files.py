@@ -14,10 +14,12 @@ from typing import Any
 
 import tokenizers
 
-from wf_formats.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from wf_formats.diffusion import BlockDiffusion, read_settings
+from wf_formats.file_names import CHAT_TEMPLATE_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from wf_formats.json_file import read_json
 from wf_formats.mapping import absence
 from wf_formats.tokenizer.config_tokens import add_config_tokens, content_of
+from wf_formats.tokenizer.mask import spec_without
 from wf_formats.tokenizer.source import TokenizerError
 from wf_formats.tokenizer.spec import check_spec
 
@@ -39,6 +41,8 @@ class TokenizerFiles:
     """chat_template.jinja, else that of tokenizer_config.json; of several named ones the default."""
     has_other_templates: bool
     """Whether tokenizer_config.json holds something else than one template."""
+    mask_id: int | None = None
+    """Of a block-diffusion model, which no text becomes (mask.py)."""
 
     @property
     def path(self) -> Path:
@@ -51,22 +55,24 @@ class TokenizerFiles:
         return {key: content for key, content in named.items() if content is not None}
 
     def backend(self) -> tokenizers.Tokenizer:
-        """The tokenizer of both files, which neither cuts nor pads.
+        """The tokenizer of both files, which neither cuts nor pads, and which has no mask token.
 
         Raises:
             TokenizerError: it is none, or gives added tokens other ids than the files say.
         """
-        spec = self.spec | {"truncation": None, "padding": None}
+        spec, config = self.spec | {"truncation": None, "padding": None}, self.config
+        if self.mask_id is not None:
+            spec, config = spec_without(spec, self.mask_id), _without(config, self.mask_id)
         with rust_errors(self.path):
             backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        for entry in self.spec.get("added_tokens") or []:
+        for entry in spec.get("added_tokens") or []:
             if (found := backend.token_to_id(entry["content"])) != entry["id"]:
                 raise TokenizerError(
                     f"{self.path}: added token {entry['content']!r:.60} has the id {entry['id']}, but there "
                     f"is a gap before it: the tokenizers library would number it {found}"
                 )
         with rust_errors(self.folder / TOKENIZER_CONFIG_FILE):
-            add_config_tokens(backend, self.config)
+            add_config_tokens(backend, config)
         return backend
 
 
@@ -115,7 +121,22 @@ def read_files(folder: Path) -> TokenizerFiles:
         check_spec(spec)
     except TokenizerError as error:
         raise TokenizerError(f"{path} is damaged: {error}") from error
-    return TokenizerFiles(folder, spec, config, template, has_others)
+    return TokenizerFiles(folder, spec, config, template, has_others, _mask_id(folder))
+
+
+def _mask_id(folder: Path) -> int | None:
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    diffusion = BlockDiffusion.from_settings(read_settings(folder, TokenizerError))
+    return None if diffusion is None else diffusion.mask_token_id
+
+
+def _without(config: dict[str, Any], token_id: int) -> dict[str, Any]:
+    listed = config.get("added_tokens_decoder")
+    if not isinstance(listed, dict):
+        return config
+    kept = {key: entry for key, entry in listed.items() if key != str(token_id)}
+    return config | {"added_tokens_decoder": kept}
 
 
 def _missing(folder: Path) -> str:

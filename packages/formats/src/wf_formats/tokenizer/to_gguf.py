@@ -112,6 +112,8 @@ def gguf_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     _check_model(files.spec["model"])
     _check_template(files)
     tokens, types = _tokens(files.spec, vocab_size)
+    if files.mask_id is not None:
+        types[files.mask_id] = int(TokenType.UNUSED)  # no text becomes it
     kind = _sentencepiece if is_sentencepiece(files.spec) else _byte_level
     fields = kind(files, tokens, types)
     special_ids = _special_ids(files.special_tokens, tokens)

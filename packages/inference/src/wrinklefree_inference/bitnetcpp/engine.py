@@ -26,7 +26,7 @@ class BitnetCppEngine(LocalServerEngine):
     """
 
     def __init__(self, path: str | Path, options: BitnetCppOptions | None = None) -> None:
-        super().__init__(check_gguf(path))
+        super().__init__(check_gguf(path, "bitnet.cpp"))
         self.options = options or BitnetCppOptions()
         find_program(self.options.build)
         self._server: KeptServer | None = None

@@ -23,7 +23,7 @@ def start_server(options: BitnetCppServerOptions, stop: threading.Event | None =
         EngineError: The model is missing, the address is taken, or the server ends (with what it said last).
         RequestError: There is no program, or more than one key.
     """
-    program, model = find_program(options.engine.build), check_gguf(options.model)
+    program, model = find_program(options.engine.build), check_gguf(options.model, "bitnet.cpp")
     keys = keys_of(options.listen)
     if len(keys) > 1:
         raise RequestError(f"bitnet.cpp's server takes one API key, {len(keys)} were given")

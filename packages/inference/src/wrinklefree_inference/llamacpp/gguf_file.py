@@ -5,19 +5,22 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from wf_formats.diffusion import NATIVE_REMEDY
 from wf_formats.errors import LoadError
 from wf_formats.gguf import GgufError, open_gguf
 from wf_formats.models.gguf_adapter import check_adapter_given
+from wf_formats.models.kind import check_is_autoregressive
 from wrinklefree_inference.errors import EngineError
 
 MAGIC = b"GGUF"
 
 
-def check_gguf(path: str | Path) -> Path:
-    """Return `path` if it is a file that begins like a GGUF.
+def check_gguf(path: str | Path, program: str = "llama.cpp") -> Path:
+    """Return `path` if it is a file that begins like a GGUF, of a kind that a program is for.
 
     Raises:
         EngineError: It is missing, a folder, or something else.
+        ModelKindError: It holds a block-diffusion model.
     """
     path = Path(path)
     if path.is_dir():
@@ -30,6 +33,8 @@ def check_gguf(path: str | Path) -> Path:
         magic = file.read(len(MAGIC))
     if magic != MAGIC:
         raise EngineError(f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
+    with suppress(GgufError):  # whose reason the program tells
+        check_is_autoregressive(path, program, NATIVE_REMEDY)
     return path
 
 

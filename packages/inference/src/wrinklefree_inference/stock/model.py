@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wf_formats.decoder_config import DecoderConfig
+from wf_formats.diffusion import NATIVE_REMEDY, ModelKindError
 from wf_formats.errors import LoadError, RequestError
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
 from wf_formats.models.hf_config import read_packed_quantization
 from wf_formats.models.hf_model import open_hf_model
+from wf_formats.models.kind import check_is_autoregressive
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import StockOptions
 
@@ -36,11 +38,13 @@ def check_folder(path: Path, name: str) -> CheckedFolder:
 
     Raises:
         EngineError: there is no folder, or it holds another model than packed ternary weights.
+        ModelKindError: it holds a block-diffusion model.
     """
     if not path.is_dir():
         kind = f"a file: {name} loads folders (`wf export --format compressed-tensors`)"
         raise EngineError(f"{path} is {kind if path.exists() else 'not there'}")
     try:
+        check_is_autoregressive(path, name, NATIVE_REMEDY)
         settings = read_json(path / CONFIG_FILE)
         read_packed_quantization(settings)
         if not settings.get("architectures"):
@@ -49,6 +53,8 @@ def check_folder(path: Path, name: str) -> CheckedFolder:
         if dtype not in _DTYPES:
             raise LoadError(f"{CONFIG_FILE}: dtype is {dtype!r:.60}, not one of {', '.join(_DTYPES)}")
         return CheckedFolder(open_hf_model(path).config, dtype)
+    except ModelKindError:
+        raise
     except (LoadError, OSError) as error:
         raise EngineError(f"{name} cannot run {path}: {str(error).removeprefix(f'{path}: ')}") from error
 

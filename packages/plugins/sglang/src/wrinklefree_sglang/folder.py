@@ -14,10 +14,12 @@ from typing import Any
 
 from ternary_kernels.served import served_quantization
 from wf_formats.decoder_config import DecoderConfig
+from wf_formats.diffusion import NATIVE_REMEDY
 from wf_formats.errors import LoadError
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
 from wf_formats.models.hf_model import open_hf_model
+from wf_formats.models.kind import check_is_autoregressive
 from wf_formats.safetensors_file import open_folder
 from wrinklefree_sglang.names import METHODS
 
@@ -66,6 +68,7 @@ def check_folder(path: str) -> CheckedFolder:
     folder = Path(path)
     if not folder.is_dir():
         raise LoadError(f"{path!r:.200} is no folder here; fetch the model first: wf pull ORG/NAME")
+    check_is_autoregressive(folder, "SGLang", NATIVE_REMEDY)
     settings = read_json(folder / CONFIG_FILE)
     stored = settings.get("quantization_config")
     quantization: dict[str, Any] = stored if isinstance(stored, dict) else {}

@@ -10,8 +10,10 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
 
 from ternary_kernels.torch_ops import FLOAT_TYPES
+from wf_formats.diffusion import NATIVE_REMEDY
 from wf_formats.models.hf_config import Quantization
 from wf_formats.models.hf_model import open_hf_model
+from wf_formats.models.kind import check_is_autoregressive
 from wrinklefree_vllm.chosen import METHOD, is_taken, quantization_of
 from wrinklefree_vllm.linear import TernaryLinearMethod
 
@@ -61,10 +63,12 @@ class TernaryConfig(QuantizationConfig):
         """Compares a folder's tensors with its configuration: vLLM misses none of a quantized model.
 
         Raises:
-            LoadError: one is missing, superfluous or of another shape or dtype; names it.
+            LoadError: one is missing, superfluous or of another shape or dtype; names it. Or the folder holds
+                a block-diffusion model.
         """
-        if Path(model_name).is_dir():
-            open_hf_model(Path(model_name))
+        if (folder := Path(model_name)).is_dir():
+            check_is_autoregressive(folder, "vLLM", NATIVE_REMEDY)
+            open_hf_model(folder)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
         """The method of a linear; None: embeddings, head, attention."""

@@ -12,6 +12,7 @@ import bitnet_arch
 from data_handler.corpus.domains import Document, Domain, Reading, documents_of
 from data_handler.errors import DataRequestError
 from data_handler.held_out import text_hash
+from wf_formats.diffusion import BlockDiffusion, check_autoregressive
 from wf_formats.errors import RequestError
 from wf_formats.packaged import ModelSource
 from wrinklefree.data_choice.progress import reading_bar
@@ -32,6 +33,7 @@ def open_model(name: str) -> bitnet_arch.DenseSource:
     if not Path(name).is_dir():
         raise RequestError(f"--model {name}: there is no such folder; give one with a model, or {PACKAGED}")
     source = bitnet_arch.open_dense(ModelSource.path, name)
+    check_autoregressive(BlockDiffusion.from_settings(source.settings), "wf data", where=f"--model {name}")
     if source.tokenizer is None:
         raise bitnet_arch.SourceError(f"{name} has no tokenizer: copy the model's tokenizer files into it")
     return source

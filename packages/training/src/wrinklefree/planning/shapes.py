@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.decoder_config import DecoderConfig
+from wf_formats.diffusion import BlockDiffusion, check_autoregressive, model_settings
 from wf_formats.errors import LoadError, RequestError
 from wf_formats.families import Family, family_of
 from wf_formats.families.block import ATTENTION_BIASES, HF_EMBEDDING, HF_HEAD, MLP_BIASES
@@ -118,6 +119,8 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
     if scheme not in (*GROUP_SIZES, FULL_PRECISION):
         known = ", ".join((*GROUP_SIZES, FULL_PRECISION))
         raise RequestError(f"model.scheme={scheme}: only these can be planned: {known}")
+    settings = model_settings(settings)
+    check_autoregressive(BlockDiffusion.from_settings(settings), "wf plan")
     decoder, family = read_config(settings), family_of(settings["model_type"])
     has_sub_norms = bool(sub_norm) and scheme != FULL_PRECISION
     if settings.get("quantization_config") is not None:

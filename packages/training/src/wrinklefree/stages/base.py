@@ -79,6 +79,8 @@ class Stage(ABC):
     overriding them, or a key below them, is refused."""
     keeps_corrections: ClassVar[bool] = False
     """Whether it can start from a checkpoint with low-rank corrections; one that cannot refuses it."""
+    takes_diffusion: ClassVar[bool] = False
+    """Whether it can go on from a block-diffusion model; one that cannot refuses it."""
     infrastructure_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of `training` that do not change the result (identity.py)."""
 
