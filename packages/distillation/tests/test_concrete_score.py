@@ -107,8 +107,8 @@ def test_a_chain_forgets_what_is_beyond_its_neighbours() -> None:
 
 
 def test_tower_rule() -> None:
-    """The mean of the exact target over what is hidden is what the visible tokens say: it is unbiased, and the
-    left-only target is not."""
+    """The mean of the exact target over what is hidden is what the visible tokens say: it is unbiased, and
+    the left-only target is not."""
     chain, start, place, last = Chain(), 2, 2, 4  # visible: x_0 .. x_1 and x_4; hidden: x_2 (asked), x_3
     texts = torch.tensor([[start, 5, *hidden, 1] for hidden in itertools.product(range(V), repeat=2)])
     joint = chain.log_joint(texts).softmax(0)  # p(x_2, x_3 | visible)

@@ -1,16 +1,16 @@
-"""The Target Concrete Score of an autoregressive teacher (TCSM, arXiv 2504.16431): how likely each token is at
-a place of a text, given what stands left and right of it.
+"""The Target Concrete Score of an autoregressive teacher (TCSM, arXiv 2504.16431): how likely each token is
+at a place of a text, given what stands left and right of it.
 
     p(v | x_<i, x_i+1..i+m)  ~  p(v | x_<i) prod_{j=i+1..i+m} p(x_j | x_<i, v, x_i+1..j-1)
 
-for candidates v: the likeliest by the left context, the text's own token among them always. What is left of the
-vocabulary is one outcome; its weight p(rest | x_<i) E[prod] is estimated by some tokens drawn from the rest by
-p(v | x_<i), so nothing is renormalised away (with few draws the estimate is noisy, in one target; with a
-candidate for each token of the vocabulary it is exact).
+for candidates v: the likeliest by the left context, the text's own token among them always. What is left of
+the vocabulary is one outcome; its weight p(rest | x_<i) E[prod] is estimated by some tokens drawn from the
+rest by p(v | x_<i), so nothing is renormalised away (with few draws the estimate is noisy, in one target;
+with a candidate for each token of the vocabulary it is exact).
 
-Cost: for a place with m tokens to the right, (candidates + draws) m tokens of the teacher, beside the clean text
-once for each pass. All of a row are branches of one tree: a token of a branch sees the text before its place and
-its own branch, so a pass needs no text twice.
+Cost: for a place with m tokens to the right, (candidates + draws) m tokens of the teacher, beside the clean
+text once for each pass. All of a row are branches of one tree: a token of a branch sees the text before its
+place and its own branch, so a pass needs no text twice.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Branches:
-    """Of one row of a batch. view: the text up to the last place and all branches, [1, tokens]; first: number of
-    the first branch token in it; owner: the branch of each branch token; targets: what it is asked for."""
+    """Of one row of a batch. view: the text up to the last place and all branches, [1, tokens]; first: number
+    of the first branch token in it; owner: the branch of each branch token; targets: what it is asked for."""
 
     view: View
     first: int
@@ -71,7 +71,8 @@ class Branches:
 def candidates(
     log_left: Tensor, own: Tensor, num_candidates: int, num_draws: int, generator: torch.Generator
 ) -> Candidates:
-    """Args: log_left is log p(v | x_<i), [n, vocabulary], -inf for what no text has; own is the text's tokens [n]."""
+    """Args: log_left is log p(v | x_<i), [n, vocabulary], -inf for what no text has; own is the text's tokens
+    [n]."""
     num_candidates = min(num_candidates, log_left.shape[1])
     raised = log_left.scatter(1, own.unsqueeze(1), torch.inf)
     chosen = raised.topk(num_candidates).indices
@@ -125,8 +126,8 @@ def log_products(
 ) -> Tensor:
     """sum_j log p(x_j | x_<i, v, x_i+1..j-1) of each place and candidate, float64 as ids [n, candidates].
 
-    Args: view is the clean batch; excluded is no outcome of the teacher's; max_tokens of branches are asked for
-    at a time (one place's, at least), chunk_tokens have logits at the same time.
+    Args: view is the clean batch; excluded is no outcome of the teacher's; max_tokens of branches are asked
+    for at a time (one place's, at least), chunk_tokens have logits at the same time.
     """
     found = torch.empty(ids.shape, dtype=torch.float64, device=ids.device)
     for row, chosen in _passes(places, ids.shape[1], max_tokens):

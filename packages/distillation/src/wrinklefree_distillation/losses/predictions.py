@@ -50,7 +50,8 @@ class TaughtTerm:
     """A `DivergenceTerm` beside a teacher of autoregressive text, who as a rule has no row for `excluded`."""
 
     def __init__(self, teacher: Predictions, positions: Tensor, how: Comparison, excluded: int) -> None:
-        """Args: teacher's are [1, n, ...]; a dense one's vocabulary is the student's, or lacks `excluded` alone."""
+        """Args: teacher's are [1, n, ...]; a dense one's vocabulary is the student's, or lacks `excluded`
+        alone."""
         self.positions, self.excluded = positions, excluded
         self._columns: slice | Tensor | None = None
         if isinstance(teacher, DensePredictions):
