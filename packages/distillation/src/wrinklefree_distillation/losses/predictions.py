@@ -4,6 +4,8 @@ gathered first, `positions` are numbers of rows. The mask token is no outcome, o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,24 +14,49 @@ from wrinklefree.predictions import DensePredictions, Predictions, SparsePredict
 from wrinklefree_distillation.losses.chunked_divergence import Comparison, DivergenceTerm
 from wrinklefree_distillation.losses.head import Term
 
+_NEVER = -1e4
+"""A logit whose probability is 0 in float32. The kernels' exponential knows no -inf."""
+
 
 class Shared:
-    """A term with a share for each prediction: its mean is that of n times share times loss.
+    """A term of which each prediction has a share: sum of share times loss.
 
-    losses: float32 [n], unweighted; 0 before they are computed, and where the term has none.
+    losses: float32 [n], unweighted; 0 where the term has none, and before they are computed.
     """
 
     def __init__(self, term: Term, shares: Tensor) -> None:
-        """Args: shares [n], of all predictions."""
-        self.term, self.positions = term, term.positions
-        self._shares = shares * max(len(self.positions), 1)
-        self.losses = torch.zeros_like(shares, dtype=torch.float32)
+        """Args: shares float32 [n], of all predictions."""
+        self.term, self.shares = term, shares
+        self.losses = torch.zeros_like(shares)
+        self._has = torch.zeros_like(shares, dtype=torch.bool)
+        self._has[term.positions] = True
+
+    def add(self, positions: Tensor, logits: Tensor, losses: Tensor, gradient: Tensor) -> None:
+        """To losses [m] and gradient [m, v] of the sum; logits [m, v] stay as they are."""
+        has = self._has[positions]
+        if not has.any():
+            return
+        own = positions[has]
+        values, of_logits = self.term.compare(own, logits[has])
+        self.losses[own] = values.float()
+        shares = self.shares[own]
+        losses[has] += values * shares
+        of_sum = (shares * len(self.term.positions)).unsqueeze(1).to(of_logits.dtype)
+        gradient[has] += of_logits.mul_(of_sum)
+
+
+class Sum:
+    """Of some terms over n predictions, as one term of `head_losses`: one gradient of the head for all."""
+
+    def __init__(self, parts: Sequence[Shared]) -> None:
+        self.parts = parts
+        self.positions = torch.arange(len(parts[0].shares), device=parts[0].shares.device)
 
     def compare(self, positions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        losses, gradient = self.term.compare(positions, logits)
-        self.losses[positions] = losses.float()
-        shares = self._shares[positions]
-        return losses * shares, gradient.mul_(shares.unsqueeze(1).to(gradient.dtype))
+        losses, gradient = logits.new_zeros(len(positions), dtype=torch.float64), torch.zeros_like(logits)
+        for part in self.parts:
+            part.add(positions, logits, losses, gradient)
+        return losses * len(self.positions), gradient
 
 
 class TokenTerm:
@@ -39,10 +66,11 @@ class TokenTerm:
         self.targets, self.positions, self.excluded = targets, positions, excluded
 
     def compare(self, positions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        logits[:, self.excluded] = -torch.inf
+        logits[:, self.excluded] = _NEVER
         factor = 1 / max(len(self.positions), 1)
         losses, gradient = cross_entropy_rows(logits, self.targets[positions], factor)
         assert gradient is not None
+        gradient[:, self.excluded] = 0
         return losses, gradient
 
 
@@ -65,8 +93,10 @@ class TaughtTerm:
 
     def compare(self, positions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         if self._columns is None:
-            logits[:, self.excluded] = -torch.inf
-            return self._term.compare(positions, logits)
+            logits[:, self.excluded] = _NEVER
+            losses, gradient = self._term.compare(positions, logits)
+            gradient[:, self.excluded] = 0
+            return losses, gradient
         losses, of_columns = self._term.compare(positions, logits[:, self._columns].contiguous())
         gradient = logits.zero_()
         gradient[:, self._columns] = of_columns.to(gradient.dtype)

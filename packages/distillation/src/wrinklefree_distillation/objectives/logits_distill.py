@@ -49,6 +49,15 @@ class LogitsDistillConfig(ObjectiveConfig):
     """Tokens whose logits exist at the same time (memory: about chunk_tokens x vocabulary x 24 bytes)."""
 
 
+def check_temperature(asked: float, sparse: float) -> None:
+    """Raises: ValueError for another temperature than that of a teacher's predictions that are some ids."""
+    if asked != sparse:
+        raise ValueError(
+            f"temperature={asked:g}, and the teacher's targets are of temperature {sparse:g}: give that, or "
+            "write others"
+        )
+
+
 class LogitsDistill(Objective):
     config = LogitsDistillConfig
     wishes = {PLAIN: Wish(student=LAST_HIDDEN_STATE, teacher=Capture(predictions=True))}  # noqa: RUF012
@@ -74,11 +83,7 @@ class LogitsDistill(Objective):
                 f"divergence={options.divergence} takes the teacher's whole distribution, and this one gives "
                 "some tokens of it: choose divergence=forward or model.teacher.kind=local"
             )
-        if options.temperature != temperature:
-            raise ValueError(
-                f"temperature={options.temperature:g}, and the teacher's targets are of temperature "
-                f"{temperature:g}: give that, or write others"
-            )
+        check_temperature(options.temperature, temperature)
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         from wrinklefree_distillation.losses.chunked_divergence import chunked_divergence

@@ -8,7 +8,7 @@ options are read with the configuration). It is registered as an entry point "wr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -42,12 +42,15 @@ class Wish:
 class Pass:
     """A view and what the models made of it; teacher is there if and only if it was wished for.
 
-    Others may have wished for more, so a result may hold more than asked.
+    Others may have wished for more, so a result may hold more than asked. A student that nobody wishes for
+    does not see the view: its result is empty.
     """
 
     view: View
     student: ForwardResult
     teacher: ForwardResult | None = None
+    ask: Callable[[View, Capture], ForwardResult] | None = None
+    """The teacher itself, where it was wished for: what can be asked once its result is known."""
 
     @property
     def taught(self) -> ForwardResult:
@@ -108,9 +111,13 @@ class Objective(ABC):
     def views(self, batch: View) -> Mapping[str, View]:
         """The views of a batch that `wishes` names (masked, for example). Default: as it is.
 
-        Objectives that name the same view share it: it is made by the first of them.
+        Objectives that name the same view share it: it is made by the first of them. PLAIN need not be made.
         """
         return {PLAIN: batch}
+
+    def view_options(self) -> Hashable:
+        """What `views` depends on beside the batch: the same for all that share a view."""
+        return None
 
     def check(self, student: Shape, teacher: Shape) -> None:  # noqa: B027 (may compare nothing)
         """Raises: ValueError for models whose answers cannot be compared; asked before the first step."""

@@ -115,7 +115,9 @@ class ObjectiveManager:
         for name, view in self._views(batch, active).items():
             wishes = {o: w[name] for o in active if name in (w := self.objectives[o].wishes)}
             taught = _teach(view, wishes, teacher)
-            passes[name] = Pass(view, student(view, united(w.student for w in wishes.values())), taught)
+            seen = united(w.student for w in wishes.values())
+            shown = student(view, seen) if seen else ForwardResult(0)
+            passes[name] = Pass(view, shown, taught, None if taught is None else teacher)
         return passes
 
     def _views(self, batch: View, active: list[str]) -> dict[str, View]:
@@ -123,7 +125,7 @@ class ObjectiveManager:
         views: dict[str, View] = {}
         for objective in map(self.objectives.__getitem__, active):
             if missing := objective.wishes.keys() - views.keys():
-                made = objective.views(batch)
+                made = {PLAIN: batch, **objective.views(batch)}
                 views |= {name: made[name] for name in objective.wishes if name in missing}
         return views
 
@@ -149,4 +151,9 @@ def _refuse_namesakes(objectives: Mapping[str, Objective]) -> None:
                 raise ValueError(
                     f"the objectives '{other}' and '{name}' both make a view '{view}', in different ways: "
                     "give one of the views another name"
+                )
+            if (one := objectives[other].view_options()) != (two := objective.view_options()):
+                raise ValueError(
+                    f"the objectives '{other}' and '{name}' share a view '{view}', with other options: {one} "
+                    f"and {two}; give both the same"
                 )

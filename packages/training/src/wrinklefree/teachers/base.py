@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from wf_formats.diffusion import MASK_TOKEN
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.config.model import TeacherConfig
 from wrinklefree.config.root import TrainConfig
@@ -69,11 +70,13 @@ class Teacher(ABC):
 def check_same_tokens(student: Any, teacher: Any) -> None:
     """The teacher reads the student's ids. Args: tokenizers of transformers.
 
+    The mask token of block diffusion, which no text has, is the student's alone.
+
     Raises: RunError naming the first id that is another token, or none, for the teacher.
     """
     tokens = {number: token for token, number in teacher.get_vocab().items()}
     for token, number in sorted(student.get_vocab().items(), key=lambda item: item[1]):
-        if tokens.get(number) != token:
+        if tokens.get(number) != token and token != MASK_TOKEN:
             other = repr(tokens[number]) if number in tokens else "no token"
             raise RunError(
                 f"model.teacher: the teacher has another tokenizer: id {number} is {token!r} for the student "
