@@ -99,11 +99,10 @@ def _compute(
 def _sees_right(view: View, block_size: int, shift: bool) -> list[bool]:
     """Of each prediction, whether its noisy block shows a token to the right; plainly, token by token."""
     ids, positions = view["input_ids"].flatten().tolist(), view["position_ids"].flatten().tolist()
-    last_half = int(view[nc.HALVES].max()) if shift else 2
     found = []
     for at, half in zip(view[nc.PREDICTING].tolist(), view[nc.HALVES].tolist(), strict=True):
         place = at + int(shift)
-        if half == last_half:
+        if half == 2:  # the clean one
             found.append(False)
             continue
         end = place + 1
