@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import bitnet_arch.block_scoring as scoring
+from bitnet_arch.block_decoding import decode_blocks
 from bitnet_arch.block_masks import block_causal_mask
-from bitnet_arch.block_scoring import bound_tokens, drawn_masks, every_mask
+from bitnet_arch.block_scoring import bound_tokens, drawn_masks, every_mask, is_greedy
 from bitnet_arch.scoring import score_tokens
-from wf_formats.diffusion import ModelKindError
+from wf_formats.diffusion import BlockDecoding, ModelKindError
 
 V = MASK = 5
 TEXT = [1, 4, 0, 2, 3, 3, 1, 0, 2]
@@ -160,6 +161,20 @@ def test_parts_change_nothing(tiny: Any, monkeypatch: pytest.MonkeyPatch, copies
 
 def test_one_copy_has_no_standard_error(tiny: Any) -> None:
     assert np.isnan(_bound(tiny(4), TEXT, samples=1).variances).any()
+
+
+@pytest.mark.parametrize(("size", "shift"), [(4, True), (4, False), (1, True), (8, True)])
+def test_greedy_is_what_decoding_gives(tiny: Any, size: int, shift: bool) -> None:
+    """Of answers up to the end of a block, where nothing of the decoder's is beyond the answer."""
+    model = tiny(size, shift)
+    for prompt in ([1], [1, 4, 0], [2, 3, 3, 1, 0]):
+        count = -len(prompt) % size + size
+        answer = decode_blocks(model, prompt, count, BlockDecoding(threshold=1)).token_ids
+        assert is_greedy(model, prompt + answer, len(prompt))
+        for place in range(count):
+            other = [*answer]
+            other[place] = (other[place] + 1) % V
+            assert not is_greedy(model, prompt + other, len(prompt))
 
 
 def test_what_cannot_be_scored(tiny: Any) -> None:

@@ -228,3 +228,47 @@ def _crossed(logits: Tensor, targets: Tensor, diffusion: BlockDiffusion) -> Tens
         table[:, diffusion.mask_token_id] = -torch.inf
         found.append(-table.log_softmax(-1).gather(1, targets.to(table.device)[:, None])[:, 0].double())
     return torch.stack(found).cpu()
+
+
+@torch.no_grad()
+def is_greedy(model: Any, ids: Sequence[int], start: int, sub_block: int = 8) -> bool:
+    """Whether decoding one token a pass, of the answer ids[start:] alone, gives these tokens.
+
+    Within the leftmost sub-block that lacks some the likeliest is filled in, as long as it is the answer's;
+    so it costs a pass for each token of the answer, and less where it is wrong. Args and errors as of
+    `bound_tokens`.
+    """
+    diffusion = check_diffusion(block_diffusion_of(model), "block decoding")
+    size, mask, shift = diffusion.block_size, diffusion.mask_token_id, int(diffusion.token_shift)
+    if not 1 <= start < len(ids):
+        raise ValueError(f"cannot score {len(ids)} ids from {start} on")
+
+    def predicted(text: Sequence[int]) -> Tensor:
+        """Log-probabilities of each token [tokens, vocabulary], after a pass over whole blocks."""
+        seen = block_causal_mask(len(text), size, model.device)[None, None]
+        inputs = torch.tensor([list(text)], device=model.device)
+        logits = model(inputs, attention_mask=seen, use_cache=False).logits[0].float()
+        logits[:, mask] = -torch.inf
+        return logits.log_softmax(-1)
+
+    text = list(ids[:start])
+    while len(text) < len(ids):
+        place, begin = len(text), len(text) // size * size
+        if shift and place == begin:
+            if int(predicted(text)[-1].argmax()) != ids[place]:
+                return False
+            text.append(ids[place])
+            continue
+        noisy = text + [mask] * (begin + size - place)
+        missing = list(range(place, min(begin + size, len(ids))))
+        while missing:
+            asked = [p for p in missing if (p - begin) // sub_block == (missing[0] - begin) // sub_block]
+            found = predicted(noisy)[[p - shift for p in asked]]
+            surest = int(found.amax(-1).argmax())
+            place = asked[surest]
+            if int(found[surest].argmax()) != ids[place]:
+                return False
+            noisy[place] = ids[place]
+            missing.remove(place)
+        text = list(ids[: min(begin + size, len(ids))])
+    return True

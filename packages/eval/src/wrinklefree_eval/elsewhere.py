@@ -56,7 +56,7 @@ def described(ctx: typer.Context, names: list[str]) -> dict[str, Any]:
     if not _is_elsewhere(model):
         found = recognise(Path(model))
         kind = kind or found
-        check_kind(Path(model))
+        check_kind(Path(model), kind)
     here = [Path(text) for text in texts if not _is_elsewhere(text)]
     check_reading([], here, names, given["tasks_dir"], given["data_dir"])
     if adapter is not None and not Path(adapter).is_file():

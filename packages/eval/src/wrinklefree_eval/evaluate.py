@@ -13,7 +13,7 @@ import typer
 from wrinklefree_eval.answers import Answer, check_target, write_answers
 from wrinklefree_eval.command import FramedCommand, new_app
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.models import EvalModel, ModelKind, local_path
+from wrinklefree_eval.models import EvalModel, ModelKind, is_block_diffusion, local_path
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_files import OUR_TASKS
 
@@ -47,6 +47,13 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(help="GGUF file of low-rank corrections beside a GGUF model.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Masked copies of each block of a diffusion model; 16 if not given."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the masks of a diffusion model; 0 if not given.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     answers: Annotated[
         Path | None, typer.Option(help="JSONL file for what was answered to each item of the tasks.")
@@ -55,7 +62,8 @@ def evaluate(
         bool, typer.Option("--describe", help="Check, print what it would be elsewhere as JSON, and leave.")
     ] = False,
 ) -> None:
-    """Measure a model: perplexity on texts, accuracy on lm-eval tasks.
+    """Measure a model: perplexity on texts, accuracy on lm-eval tasks. Of a block-diffusion model a bound on
+    perplexity, and tasks by a bound on the likelihood of answers.
 
     With --cloud NAME on machines of others: wf eval --cloud modal --help.
 
@@ -77,17 +85,17 @@ def evaluate(
         return
     path, *texts = map(local_path, [model_path, *(text or [])])
     _check_request(path, kind, texts, names, tasks_dir, data_dir, output, answers)
+    _check_masks(path, samples, seed)
     start_s = time.perf_counter()
     model = open_model(path, context, kind, threads, adapter)
     try:
         digest = model_sha256(path)
-        scores, said = _tasks(model, names, tasks_dir, data_dir, limit, batch_size)
         found: dict[str, Any] = {
-            "model": {"path": str(path), "kind": str(model.kind), "sha256": digest} | model.facts(),
-            "perplexity": _perplexities(model, texts, stride, max_tokens),
-            "tasks": scores,
-            "environment": results.environment(),
+            "model": {"path": str(path), "kind": str(model.kind), "sha256": digest} | model.facts()
         }
+        found |= _of_texts(model, texts, stride, max_tokens, samples, seed)
+        scores, said, how = _tasks(model, names, tasks_dir, data_dir, limit, batch_size)
+        found |= {"tasks": scores, **how, "environment": results.environment()}
     finally:
         model.close()
     found["seconds"] = time.perf_counter() - start_s
@@ -125,14 +133,40 @@ def _check_request(
     check_reading([model_path] if kind is None else [], texts, tasks, tasks_dir, data_dir)
 
 
-def _perplexities(
-    model: EvalModel, texts: list[Path], stride: int | None, max_tokens: int | None
-) -> list[dict[str, Any]]:
+def _check_masks(model_path: Path, samples: int | None, seed: int | None) -> None:
+    """Raises: EvalRequestError for options of a diffusion model's with another model."""
+    option = "--samples" if samples is not None else "--seed"
+    if (samples is not None or seed is not None) and not is_block_diffusion(model_path):
+        raise EvalRequestError(
+            f"{option} is of the masks of a block-diffusion model, and {model_path} is none: leave it out"
+        )
+
+
+def _of_texts(
+    model: EvalModel,
+    texts: list[Path],
+    stride: int | None,
+    max_tokens: int | None,
+    samples: int | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Perplexities, or bounds on them."""
     from data_handler.readers import read_documents
+
+    if model.kind in (ModelKind.CHECKPOINT, ModelKind.HF):
+        from wrinklefree_eval.bound import measure_bound
+        from wrinklefree_eval.diffusion_model import DiffusionModel
+
+        if isinstance(model, DiffusionModel):
+            model.samples, model.seed = samples or model.samples, seed or model.seed
+            bounds = [
+                measure_bound(model, read_documents(path), str(path), stride, max_tokens) for path in texts
+            ]
+            return {"perplexity": [], "bound": [bound.to_json() for bound in bounds]}
     from wrinklefree_eval.perplexity import measure
 
     found = [measure(model, read_documents(path), str(path), stride, max_tokens) for path in texts]
-    return [perplexity.to_json() for perplexity in found]
+    return {"perplexity": [perplexity.to_json() for perplexity in found]}
 
 
 def _tasks(
@@ -142,12 +176,21 @@ def _tasks(
     data_dir: Path | None,
     limit: int | None,
     batch_size: int,
-) -> tuple[dict[str, dict[str, Any]], list[Answer]]:
+) -> tuple[dict[str, dict[str, Any]], list[Answer], dict[str, Any]]:
+    """Scores, answers, and how they were got where it is not by likelihood."""
     from wrinklefree_eval.task_runner import ask_tasks
 
     if not names:
-        return {}, []
-    return ask_tasks(model.harness(batch_size), names, tasks_dir, data_dir, limit)
+        return {}, [], {}
+    harness = model.harness(batch_size)
+    scores, said = ask_tasks(harness, names, tasks_dir, data_dir, limit)
+    if model.kind not in (ModelKind.CHECKPOINT, ModelKind.HF):
+        return scores, said, {}
+    from wrinklefree_eval.diffusion_harness import DiffusionLM
+
+    if not isinstance(harness, DiffusionLM):
+        return scores, said, {}
+    return harness.labelled(scores, said)
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wf_formats.diffusion import SETTINGS_KEY, read_settings
 from wf_formats.exports import HUB_PREFIX
 from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.gguf import GgufError
-from wf_formats.models.kind import check_is_autoregressive
+from wf_formats.models.kind import check_is_autoregressive, diffusion_of
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 from wf_formats.urls import meant_url
@@ -115,11 +116,24 @@ def recognise(path: Path) -> ModelKind:
     return ModelKind.CHECKPOINT if _is_checkpoint(path) else ModelKind.HF
 
 
-def check_kind(path: Path) -> None:
-    """Raises: ModelKindError for a block-diffusion model, whose texts have no probability of each token after
-    those before it: neither perplexity nor a task's answers can be scored by one."""
-    with suppress(GgufError):  # of a damaged file whoever opens it says why
-        check_is_autoregressive(path, "wf eval")
+def is_block_diffusion(path: Path) -> bool:
+    """Whether a folder or a GGUF file holds a block-diffusion model.
+
+    Raises: EvalError for a config.json that cannot be read.
+    """
+    if not path.is_dir():
+        with suppress(GgufError):  # of a damaged file whoever opens it says why
+            return diffusion_of(path) is not None
+        return False
+    return (path / CONFIG_FILE).is_file() and read_settings(path, EvalError).get(SETTINGS_KEY) is not None
+
+
+def check_kind(path: Path, kind: ModelKind) -> None:
+    """Raises: ModelKindError for a block-diffusion model in a runtime that scores each token after those
+    before it."""
+    if kind in (ModelKind.GGUF, ModelKind.NATIVE) and is_block_diffusion(path):
+        remedy = "give the checkpoint folder without --kind, whose bound PyTorch computes"
+        check_is_autoregressive(path, f"wf eval by {kind.value}", remedy)
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -26,10 +26,10 @@ def open_model(
 
     Raises:
         EvalError: It is not recognised or cannot be loaded.
-        ModelKindError: It is a block-diffusion model.
+        ModelKindError: It is a block-diffusion model, and the runtime of this kind scores none.
     """
     kind = kind or recognise(path)
-    check_kind(path)
+    check_kind(path, kind)
     if kind is ModelKind.GGUF:
         from wrinklefree_eval.llamacpp_model import LlamaCppModel
 

@@ -88,23 +88,15 @@ def measure(
         EvalRequestError: The stride is out of range.
         EvalError: There is nothing to score.
     """
-    widest = model.context_tokens - len(model.prefix_ids) - 1
-    stride = widest if stride_tokens is None else stride_tokens
-    if not 1 <= stride <= widest:
-        raise EvalRequestError(
-            f"stride must be in [1, {widest}] for a context of {model.context_tokens} tokens, got {stride}"
-        )
+    stride = stride_of(model, stride_tokens)
     start_s = time.perf_counter()
     parts: list[np.ndarray] = []
     num_tokens = num_bytes = num_documents = 0
-    for document in documents:
-        room = None if max_tokens is None else max_tokens - num_tokens
-        if room is not None and room <= 0:
-            break
-        scored, scored_bytes = _document(model, document, stride, room)
+    for document in scored_documents(model, documents, stride, max_tokens):
+        scored = [model.score(ids, start).logprobs for ids, start in document.windows]
         parts.extend(scored)
         num_tokens += sum(map(len, scored))
-        num_bytes += scored_bytes
+        num_bytes += document.num_bytes
         num_documents += 1
     if not num_tokens:
         raise EvalError(f"{source} has no document of two or more tokens: nothing to score")
@@ -125,17 +117,48 @@ def measure(
     )
 
 
-def _document(model: EvalModel, document: str, stride: int, room: int | None) -> tuple[list[np.ndarray], int]:
-    """Log-probabilities of a document's scored ids, and the bytes that they stand for."""
+def stride_of(model: EvalModel, stride_tokens: int | None) -> int:
+    """S above. Raises: EvalRequestError: out of range."""
+    widest = model.context_tokens - len(model.prefix_ids) - 1
+    stride = widest if stride_tokens is None else stride_tokens
+    if not 1 <= stride <= widest:
+        raise EvalRequestError(
+            f"stride must be in [1, {widest}] for a context of {model.context_tokens} tokens, got {stride}"
+        )
+    return stride
+
+
+@dataclass(frozen=True)
+class ScoredDocument:
+    """windows: ids, and from which of them on they are scored; num_bytes: what the scored ids stand for."""
+
+    windows: list[tuple[list[int], int]]
+    num_bytes: int
+
+
+def scored_documents(
+    model: EvalModel, documents: Iterable[str], stride: int, max_tokens: int | None
+) -> Iterator[ScoredDocument]:
+    """What is scored of each document, until there are `max_tokens`."""
+    num_tokens = 0
+    for document in documents:
+        room = None if max_tokens is None else max_tokens - num_tokens
+        if room is not None and room <= 0:
+            return
+        found = _document(model, document, stride, room)
+        num_tokens += sum(len(ids) - start for ids, start in found.windows)
+        yield found
+
+
+def _document(model: EvalModel, document: str, stride: int, room: int | None) -> ScoredDocument:
     ids, prefix = model.tokenize(document), model.prefix_ids
     unscored = 0 if prefix else 1
     is_cut = room is not None and len(ids) > room + unscored
     if is_cut:
         ids = ids[: room + unscored]  # type: ignore[operator]
-    parts = []
+    found = []
     for begin, end, first in windows(len(ids), model.context_tokens, stride, len(prefix)):
-        start = len(prefix) + first - begin
-        parts.append(model.score([*prefix, *ids[begin:end]], start).logprobs)
+        found.append(([*prefix, *ids[begin:end]], len(prefix) + first - begin))
     text = model.detokenize(ids) if is_cut else document
     skipped = model.detokenize(ids[:unscored]) if unscored else ""
-    return parts, len(text.encode()) - len(skipped.encode())
+    return ScoredDocument(found, len(text.encode()) - len(skipped.encode()))

@@ -31,8 +31,10 @@ def show(results: dict[str, Any], console: Console) -> None:
     )
     if results["perplexity"]:
         console.print(_perplexity_table(results["perplexity"]))
+    if results.get("bound"):
+        console.print(_bound_table(results["bound"]))
     if results["tasks"]:
-        console.print(_task_table(results["tasks"]))
+        console.print(_task_table(results["tasks"], results.get("tasks_by")))
 
 
 def _perplexity_table(rows: list[dict[str, Any]]) -> Table:
@@ -52,8 +54,44 @@ def _perplexity_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _task_table(tasks: dict[str, dict[str, Any]]) -> Table:
-    table = Table(title="Tasks")
+def _bound_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Bound on perplexity (diffusion): not a perplexity")
+    table.add_column("text", overflow="fold")
+    columns = (
+        "bound on perplexity",
+        "bound, nats/token",
+        "of masks ±",
+        "bound, bits/byte",
+        "tokens",
+        "block",
+    )
+    for name in (*columns, "samples", "tokens/s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        spread = row["mask_stderr"]
+        table.add_row(
+            escape(printable(Path(row["source"]).name)),
+            f"{row['perplexity_bound']:,.3f}",
+            f"{row['bound']:.4f}",
+            "unknown" if spread is None else f"{spread:.4f}",
+            f"{row['bits_per_byte_bound']:.4f}",
+            f"{row['num_tokens']:,}",
+            f"{row['block_size']:,}",
+            f"{row['samples']:,}",
+            f"{row['tokens_per_second']:,.0f}",
+        )
+    return table
+
+
+def _task_table(tasks: dict[str, dict[str, Any]], how: dict[str, Any] | None) -> Table:
+    """Args: how: None where answers were scored by their likelihood."""
+    title = "Tasks"
+    if how is not None:
+        title += (
+            f", likelihoods by {printable(str(how['likelihood']))}, {how['passes_per_answer']:.1f} passes an "
+            f"answer; {printable(str(how['generation']))}"
+        )
+    table = Table(title=title)
     for name in ("task", "metric", "value", "stderr", "samples"):
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
     for task, values in tasks.items():

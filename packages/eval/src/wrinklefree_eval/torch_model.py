@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 import bitnet_arch
+from bitnet_arch.diffusion_model import block_diffusion_of
 from bitnet_arch.scoring import score_tokens
 from bitnet_arch.tokenizers import load_tokenizer
 from data_handler.conversations import ConversationTemplate
@@ -106,6 +107,10 @@ def load_torch_model(path: Path, kind: ModelKind, context_tokens: int, num_threa
         raise EvalError(f"{path} has no tokenizer: copy the model's tokenizer files into it")
     if torch.cuda.is_available():
         model.to("cuda")
+    if (diffusion := block_diffusion_of(model)) is not None:
+        from wrinklefree_eval.diffusion_model import DiffusionModel
+
+        return DiffusionModel(path, kind, model, tokenizer, context_tokens, diffusion)
     return TorchModel(path, kind, model, tokenizer, context_tokens)
 
 

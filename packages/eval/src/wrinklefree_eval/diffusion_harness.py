@@ -1,0 +1,164 @@
+"""A block-diffusion model as an lm-eval model: answers by the bound on their likelihood, texts by block
+decoding.
+
+An answer's log-likelihood is minus the bound of -log p(answer | question): blocks are counted from the
+question's first token, and its last, unfinished block is known. Passes of an answer: one over the finished
+blocks (where there are any), and copies with masks: 2^n - 1, at most `samples`, n the most tokens that a
+block of it may mask. One token needs 1; the first token of a block under the token shift none, so it is
+exact; up to 4 tokens have no sampling error with 16 samples.
+
+Whether an answer is what greedy decoding gives (`acc` of lambada) is told by as many further passes as the
+answer has tokens, at most: within its tokens the likeliest masked one of a sub-block is filled in at a time,
+until one is another token than the answer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from bitnet_arch.block_decoding import decode_blocks, drawn_with, greedy
+from bitnet_arch.block_scoring import is_greedy
+from data_handler.conversations import ConversationTemplate
+from wf_formats.diffusion import BlockDecoding
+from wrinklefree_eval.answers import Answer
+from wrinklefree_eval.chatting import Chatting, prompt_room
+from wrinklefree_eval.diffusion_model import DiffusionModel
+from wrinklefree_eval.harness import DEFAULT_GENERATED_TOKENS
+
+_OF_LIKELIHOOD = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Metrics of lm-eval that are likelihoods, and here bounds on them."""
+
+
+class DiffusionLM(Chatting, TemplateLM):
+    """Multiple choice, rolling log-likelihood and generation.
+
+    Args:
+        model: Scores and generates.
+        make_template: Its chat template, asked for when a task needs it.
+    """
+
+    def __init__(self, model: DiffusionModel, make_template: Callable[[], ConversationTemplate]) -> None:
+        super().__init__()
+        self._model, self._make_template = model, make_template
+        self.decoding = BlockDecoding()
+        self._num_answers = self._num_passes = 0
+        self.max_length = model.context_tokens - 1  # as the engines': the same windows of the same texts
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self._model.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without context: BOS if there is one, as in HFLM."""
+        bos = self._model.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._model.path.name
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
+        """Ids of a prompt; special tokens in it are parsed, and BOS is added if the model does so."""
+        ids: list[int] = self._model.tokenizer(string, add_special_tokens=False, verbose=False).input_ids
+        prefix = self._model.prefix_ids
+        if add_special_tokens is False or ids[: len(prefix)] == prefix:
+            return ids
+        return prefix + ids
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        before = self._model.num_passes
+        found = []
+        for key, context, answer in tqdm(requests, disable=disable_tqdm, desc="Scoring by the bound"):
+            ids = (context + answer)[-(self.max_length + 1) :]
+            start = max(1, len(ids) - len(answer))
+            bound = -float(self._model.bound(ids, start).nats.sum())
+            result = (bound, key is not None and is_greedy(self._model.model, ids, start))
+            found.append(result)
+            if key is not None:
+                self.cache_hook.add_partial("loglikelihood", key, result)
+        self._num_answers += len(requests)
+        self._num_passes += self._model.num_passes - before
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """The bound of whole texts, in disjoint windows."""
+        totals = []
+        for (text,) in (request.args for request in requests):
+            windows = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            pairs = [(None, *utils.make_disjoint_window(window)) for window in windows]
+            scored = self._loglikelihood_tokens(pairs, disable_tqdm=True)
+            totals.append(sum(logprob for logprob, _ in scored))
+        return totals
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy (or, if the task says so, drawn) answers up to a stop text, by block decoding."""
+        texts = []
+        for prompt, options in tqdm(
+            [request.args for request in requests], disable=disable_tqdm, desc="Decoding blocks"
+        ):
+            until = options.get("until") or []
+            stops = [until] if isinstance(until, str) else list(until)
+            max_tokens = options.get("max_gen_toks", DEFAULT_GENERATED_TOKENS)
+            ids = self.tok_encode(prompt)[-prompt_room(self.max_length, max_tokens) :]
+            temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
+            texts.append(self._text(ids, max_tokens, temperature, stops))
+        return texts
+
+    def labelled(
+        self, scores: dict[str, dict[str, Any]], answers: list[Answer]
+    ) -> tuple[dict[str, dict[str, Any]], list[Answer], dict[str, Any]]:
+        """With metrics of likelihood named as the bounds that they are, and how all was got."""
+        model = self._model
+        how = {
+            "likelihood": "bound (diffusion)",
+            "samples": model.samples,
+            "seed": model.seed,
+            "passes_per_answer": self._num_passes / max(1, self._num_answers),
+            "generation": f"block decoding, threshold {self.decoding.threshold:g}, "
+            f"sub-blocks of {self.decoding.sub_block}",
+        }
+        return (
+            {task: _renamed(values) for task, values in scores.items()},
+            [replace(answer, metrics=_renamed(answer.metrics)) for answer in answers],
+            {"tasks_by": how},
+        )
+
+    def _text(self, ids: list[int], max_tokens: int, temperature: float, stops: list[str]) -> str:
+        generator = torch.Generator().manual_seed(self._model.seed)
+        draw = greedy
+        if temperature > 0:
+            draw = drawn_with(lambda _: float(torch.rand((), generator=generator)), temperature)
+        found = decode_blocks(
+            self._model.model, ids, max_tokens, self.decoding, draw, end_ids={self.eot_token_id}
+        )
+        text = self._model.detokenize(found.token_ids)
+        ends = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """perplexity -> perplexity_bound, perplexity_stderr -> perplexity_bound_stderr."""
+    found = {}
+    for name, value in values.items():
+        metric = name.removesuffix("_stderr")
+        new = f"{metric}_bound{name[len(metric) :]}" if metric in _OF_LIKELIHOOD else name
+        found[new] = value
+    return found
