@@ -65,7 +65,7 @@ def _bound(model: Any, text: list[int], start: int = 1, samples: int = 64, seed:
     return bound_tokens(model, text, start, samples, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("start", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("start", [1, 3, 6])
 @pytest.mark.parametrize(("size", "shift"), [(4, True), (4, False), (3, True)])
 def test_it_is_the_mean_over_orders_and_a_bound(tiny: Any, size: int, shift: bool, start: int) -> None:
     """E[n / k sum of k cross-entropies] is the mean over all orders of -log p, and the likelihood of a model

@@ -23,7 +23,7 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from bitnet_arch.block_decoding import decode_blocks, drawn_with, greedy
+from bitnet_arch.block_decoding import Draw, decode_blocks, drawn_with, greedy
 from bitnet_arch.block_scoring import is_greedy
 from data_handler.conversations import ConversationTemplate
 from wf_formats.diffusion import BlockDecoding
@@ -143,7 +143,7 @@ class DiffusionLM(Chatting, TemplateLM):
 
     def _text(self, ids: list[int], max_tokens: int, temperature: float, stops: list[str]) -> str:
         generator = torch.Generator().manual_seed(self._model.seed)
-        draw = greedy
+        draw: Draw = greedy
         if temperature > 0:
             draw = drawn_with(lambda _: float(torch.rand((), generator=generator)), temperature)
         found = decode_blocks(

@@ -70,8 +70,8 @@ class DiffusionModel(TorchModel):
             raise ValueError(f"cannot score {len(ids)} ids in a context of {self.context_tokens}")
         if self.diffusion.mask_token_id in ids:
             raise EvalError(
-                f"a text holds the mask token (id {self.diffusion.mask_token_id}), which stands for what is not "
-                "known: leave it out of the text"
+                f"a text holds the mask token (id {self.diffusion.mask_token_id}), which stands for what is "
+                "not known: leave it out of the text"
             )
         contents = zlib.crc32(array("q", [self.seed, start, *ids]).tobytes())
         generator = torch.Generator().manual_seed(contents)
