@@ -13,6 +13,8 @@ from bitnet_arch.diffusion_model import block_diffusion_of
 from wf_formats.diffusion import BlockDiffusion
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.errors import ConfigError
+from wrinklefree.course import Course
+from wrinklefree.objectives.weights import weight_schedule
 from wrinklefree_distillation.config import DLM
 from wrinklefree_distillation.diffusion_stage import block_size_of
 from wrinklefree_distillation.objectives.dlm import DlmConfig, Weighting
@@ -86,6 +88,19 @@ def test_the_program_is_stage_4() -> None:
     assert block_size_of(whole) == 48
     typed = compose_config(["training.objectives.dlm.weighting=elbo"], DLM).training.objectives["dlm"]
     assert typed.weighting is Weighting.elbo
+
+
+def test_the_recipe_leads_from_next_tokens_to_blocks() -> None:
+    training = compose_config([STAGE, "experiment=block_diffusion", "training.max_steps=100"]).training
+    weights = weight_schedule(training.objectives, training.curriculum, Course(100))
+    phases = {"warmup": 0, "dlm_ramp": 19, "main": 30, "dlm_focus": 80}
+    found = {phase: {k: v for k, v in weights(step).items() if v} for phase, step in phases.items()}
+    assert found == {
+        "warmup": {"continue_pretrain": 1},
+        "dlm_ramp": {"continue_pretrain": pytest.approx(0.5), "dlm": pytest.approx(0.5)},
+        "main": {"tcs_distill": 1},
+        "dlm_focus": {"dlm": 1},
+    }
 
 
 @pytest.mark.parametrize(

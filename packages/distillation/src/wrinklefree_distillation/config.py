@@ -10,9 +10,9 @@ from wrinklefree.config.root import TrainConfig
 
 _ABOUT_DLM = """Make a block-diffusion model of an autoregressive one, dense or ternary: stage 4 of training.
 
-    {prog} experiment=mine            # goes on from the experiment's stage 3, 2.5, 2, 1.9, 1.5 or 1
-    {prog} training.start_from=outputs/mine/stage2/final training.block_size=16
-    {prog} experiment=dense model.scheme=none    # a dense model, after `wf train -s 1` with the same
+    {prog} -e mine                        # goes on from the experiment's stage 3, 2.5, 2, 1.9, 1.5 or 1
+    {prog} -e blocks training.start_from=outputs/mine/stage2/final training.block_size=16
+    {prog} -e dense model.scheme=none     # a dense model, after `wf train -s 1` with the same
 
 It runs in this terminal; as a background job or on another machine it is `wf train -s 4`."""
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wf_formats.overrides import override
 from wrinklefree.compose.recipes import GROUP as RECIPES
 from wrinklefree.compose.roots import TRAIN, Root
 from wrinklefree.compose.schemas import group_options
@@ -39,9 +40,10 @@ def refuse_below_one(parser: argparse.ArgumentParser, options: argparse.Namespac
 def parse(argv: Sequence[str] | None, root: Root = TRAIN) -> Arguments:
     """Args: root is the configuration of the application.
 
-    Raises: ConfigError (an unknown stage, or one that is given twice)."""
+    Raises: ConfigError (an unknown stage, or a stage or experiment that is given twice)."""
     found = _parser(root.about).parse_intermixed_args(argv)
-    overrides = [*_stage_override(found.stage, found.overrides), *found.overrides]
+    named = _experiment_override(found.experiment, found.overrides)
+    overrides = [*_stage_override(found.stage, found.overrides), *named, *found.overrides]
     return Arguments(overrides, found.cfg, found.describe, found.elsewhere)
 
 
@@ -51,6 +53,14 @@ def _stage_override(number: str | None, overrides: Sequence[str]) -> list[str]:
     if doubled := [text for text in overrides if text.startswith("training=")]:
         raise ConfigError(f"--stage {number} and {doubled[0]} both choose the stage: give one of them")
     return [f"training={stage_by_number(number).option}"]
+
+
+def _experiment_override(name: str | None, overrides: Sequence[str]) -> list[str]:
+    if name is None:
+        return []
+    if doubled := [text for text in overrides if text.startswith("experiment=")]:
+        raise ConfigError(f"--experiment {name} and {doubled[0]} both name the run: give one of them")
+    return [override("experiment", name)]
 
 
 def _parser(about: str) -> argparse.ArgumentParser:
@@ -63,6 +73,9 @@ def _parser(about: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "-s", "--stage", metavar="NUMBER", help="the stage, instead of training=OPTION (see below)"
+    )
+    parser.add_argument(
+        "-e", "--experiment", metavar="NAME", help="name that the stages share, instead of experiment=NAME"
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as training.max_steps=9")
     parser.add_argument("--cfg", action="store_true", help="print the configuration and leave")
