@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
+from bitnet_arch.attention import WATCH, attention_forward
 from bitnet_arch.block_masks import (
     block_causal_mask,
     noisy_clean_block_mask,
@@ -68,3 +70,25 @@ def test_flex_attention_gets_the_same_mask() -> None:
     kept = sparse.to_dense()[0, 0].bool().repeat_interleave(128, 0).repeat_interleave(128, 1)[:480, :480]
     assert not (seen[0, 0] & ~kept).any()
     assert not kept.all()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_takes_the_mask_in_both_forms(autocast: bool) -> None:
+    """Forward: on CPUs flex_attention has no backward pass. Autocast leaves queries and keys in float32, as
+    rotary positions do."""
+    documents = torch.tensor([[0] * 12 + [1] * 4, [0] * 16])
+    query, key, value = (torch.randn(2, heads, 48, 8) for heads in (4, 2, 2))
+    module = torch.nn.Module().eval()
+    module.num_key_value_groups = 2
+    seen: list[Tensor] = []
+    setattr(module, WATCH, lambda query, key, mask, scale: seen.append(mask))
+    masks = (noisy_clean_mask(documents, 4, 2), noisy_clean_block_mask(documents, 4, 2))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        dense, flexible = (
+            attention_forward(module, query, key, value.bfloat16() if autocast else value, m)[0]
+            for m in masks
+        )
+    tolerance = 2e-2 if autocast else 1e-5
+    torch.testing.assert_close(flexible, dense, rtol=tolerance, atol=tolerance)
+    assert torch.equal(*seen)

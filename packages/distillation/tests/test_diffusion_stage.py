@@ -15,6 +15,7 @@ from wrinklefree.compose.composing import compose_config
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.course import Course
 from wrinklefree.objectives.weights import weight_schedule
+from wrinklefree_distillation import dlm
 from wrinklefree_distillation.config import DLM
 from wrinklefree_distillation.diffusion_stage import block_size_of
 from wrinklefree_distillation.objectives.dlm import DlmConfig, Weighting
@@ -25,7 +26,7 @@ STAGE = "training=stage4_diffusion"
 def test_a_ternary_model_learns_to_denoise_and_a_resumed_run_is_the_same(
     diffuse: Any, diffuse_resumed: Any
 ) -> None:
-    options = ["training.learning_rate=1e-2", "training.precision=bf16", "training.accumulate_steps=2"]
+    options = ["training.learning_rate=1e-2", "training.precision=bf16"]
     whole = diffuse(*options, experiment="whole")
     assert whole.code == 0
     losses = [float(row["dlm/loss_nats"]) for row in whole.rows]
@@ -88,6 +89,17 @@ def test_the_program_is_stage_4() -> None:
     assert block_size_of(whole) == 48
     typed = compose_config(["training.objectives.dlm.weighting=elbo"], DLM).training.objectives["dlm"]
     assert typed.weighting is Weighting.elbo
+
+
+def test_the_program_shows_its_own_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WF_PROG", "wf dlm")
+    with pytest.raises(SystemExit, match="0"):
+        dlm.main(["--help"])
+    text = capsys.readouterr().out
+    assert "stage 4 of training" in text
+    assert "    wf dlm -e mine " in text
 
 
 def test_the_recipe_leads_from_next_tokens_to_blocks() -> None:

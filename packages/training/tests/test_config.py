@@ -303,7 +303,7 @@ def test_uploads_are_described_without_looking_at_them(
 ) -> None:
     (tmp_path / "mine" / "stage1_5" / "final").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    arguments = ["-s", "2", "--describe", "experiment=mine", f"output_dir={tmp_path}"]
+    arguments = ["-s", "2", "--describe", "-e", "mine", f"output_dir={tmp_path}"]
     for url, described in (("gs://bucket/runs/", "gs://bucket/runs"), ("here", f"{tmp_path}/here")):
         assert main([*arguments, f"training.checkpoint.upload={url}"]) == 0
         assert json.loads(capsys.readouterr().out)["upload"] == described
@@ -316,6 +316,7 @@ def test_uploads_are_described_without_looking_at_them(
     [
         (["-s", "7"], "unknown stage '7'; known: 1, 1.5, 1.9, 2"),
         (["-s", "2", "training=stage1_subln"], "both choose the stage"),
+        (["-s", "2", "-e", "one", "experiment=two"], "both name the run"),
         (["-s", "2", "--describe", "training.max_step=1"], "Did you mean 'max_steps'?"),
     ],
 )

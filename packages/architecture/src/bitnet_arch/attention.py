@@ -43,6 +43,8 @@ def attention_forward(
     if (watch := getattr(module, WATCH, None)) is not None:
         watch(query, key, _dense(attention_mask, query), scale)
     if isinstance(attention_mask, BlockMask):
+        if torch.is_autocast_enabled(device := query.device.type):  # which does not know this attention
+            query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
         found, _ = flex_attention_forward(module, query, key, value, attention_mask, scaling=scale)
         return found, None
     dtype = torch.get_autocast_dtype("cpu")

@@ -46,7 +46,7 @@ def noisy_clean_mask(documents: Tensor, block_size: int, num_noisy: int = 1) -> 
     return (blocks & (shown[:, :, None] == shown[:, None, :])).unsqueeze(1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _blocks_that_see(num_tokens: int, block_size: int, num_noisy: int, device: torch.device) -> Tensor:
     """What does not depend on the documents: bool [queries, keys]."""
     places = torch.arange((num_noisy + 1) * num_tokens, device=device)
