@@ -74,7 +74,7 @@ class DrawParams:
             self._fixed["bias_ids"] = [ids for ids, _ in biases]
             self._fixed["bias_values"] = [values for _, values in biases]
 
-    def arguments(self, masks: Mapping[Drawn, Words]) -> dict[str, Any]:
+    def arguments(self, masks: Mapping[Any, Words]) -> dict[str, Any]:
         """All arguments of the sampler but the logits, each with one item for each sequence.
 
         Args:

@@ -153,8 +153,11 @@ class NativeModel:
         return Sequence(request, decoder, sink, is_unread)
 
     def _decoding_of(self, sampling: SamplingParams) -> BlockDecoding:
-        own = {"threshold": sampling.threshold, "sub_block": sampling.sub_block}
-        return replace(self.decoding, **{name: value for name, value in own.items() if value is not None})
+        own, default = sampling, self.decoding
+        return BlockDecoding(
+            default.threshold if own.threshold is None else own.threshold,
+            default.sub_block if own.sub_block is None else own.sub_block,
+        )
 
     def check_ids(self, ids: SequenceOf[int]) -> None:
         """Raise ValueError unless `ids` are a prompt."""

@@ -46,9 +46,9 @@ class BlockCore(Core):
         plan = self.scheduler.plan()
         if not plan:  # all readers are behind
             return []
-        places, *arrays = _arrays(plan)
+        places, tokens, starts, contexts, pages, outputs = _arrays(plan)
         forward_s = time.perf_counter()
-        logits = self.runner.forward(*arrays, None)
+        logits = self.runner.forward(tokens, starts, contexts, pages, outputs)
         counters.forward_s += time.perf_counter() - forward_s
         self._book(plan)
         logits[:, self._mask_token_id] = -np.inf

@@ -14,7 +14,7 @@ import numpy as np
 
 from wrinklefree_inference.native.blocks.sequence import Place
 from wrinklefree_inference.native.draw_params import DrawParams, Draws, Sampler
-from wrinklefree_inference.native.runner import Floats, Ints
+from wrinklefree_inference.native.runner import Floats
 
 
 def draw_places(sample: Sampler, places: list[Place], logits: Floats) -> tuple[list[Place], Draws]:
@@ -36,17 +36,17 @@ def draw_places(sample: Sampler, places: list[Place], logits: Floats) -> tuple[l
         "num_logprobs": nothing.astype(np.int32),
     }
     _, logprobs, _, _ = sample(logits, **likeliest)
-    rows = np.concatenate(list(_drawn_rows(places, np.minimum(np.exp(logprobs), 1))))
-    drawn = [places[row] for row in rows.tolist()]
+    rows = list(_drawn_rows(places, np.minimum(np.exp(logprobs), 1)))
+    drawn = [places[row] for row in rows]
     return drawn, sample(logits[rows], **DrawParams(drawn).arguments({}))
 
 
-def _drawn_rows(places: list[Place], confidences: Floats) -> Iterator[Ints]:
+def _drawn_rows(places: list[Place], confidences: Floats) -> Iterator[int]:
     for first, end in spans_of(places):
         own = confidences[first:end]
         is_drawn = own > places[first].sequence.threshold
         is_drawn[own.argmax()] = True
-        yield first + np.flatnonzero(is_drawn)
+        yield from (first + np.flatnonzero(is_drawn)).tolist()
 
 
 def spans_of(places: list[Place]) -> Iterator[tuple[int, int]]:
