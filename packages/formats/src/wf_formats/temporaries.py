@@ -63,13 +63,15 @@ def _held(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
     except FileNotFoundError:
         return None
-    with suppress(OSError):  # without locks nobody can sweep it either
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-    return descriptor if _is_at(path, descriptor) else _closed(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        is_swept = not _is_at(path, descriptor)
+    except OSError as error:  # without locks nobody can sweep it either
+        is_swept = isinstance(error, BlockingIOError)
+    if not is_swept:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -77,10 +79,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _closed(descriptor: int) -> None:
-    os.close(descriptor)
 
 
 def _remove_abandoned(path: Path) -> None:
