@@ -245,6 +245,7 @@ def test_files_may_be_named_from_where_one_stands(
     done = wf("select", "scores", "--share", 1, "--output", "chosen.jsonl")
     assert done.exit_code == 0, done.output
     assert len((tmp_path / "chosen.jsonl").read_text().splitlines()) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chosen.jsonl", "scores"]  # no lock beside it
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def page(server: HttpApp) -> Any:
 
 
 OPERATIONS = {
-    "createChatCompletion": 80,
-    "createCompletion": 80,
+    "createChatCompletion": 30,
+    "createCompletion": 30,
     "createEmbedding": 20,
     "createResponse": 20,
     "ollamaChat": 20,
@@ -50,7 +50,7 @@ OPERATIONS = {
     "ollamaTags": 1,
     "ollamaPs": 1,
     "listModels": 10,
-    "retrieveModel": 50,
+    "retrieveModel": 20,
     "health": 10,
     "loads": 10,
     "metrics": 10,
@@ -62,6 +62,7 @@ def test_all_operations_are_tried(page: Any) -> None:
     assert sorted(found) == sorted(OPERATIONS)
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("operation_id", "mode"),
     [
@@ -69,12 +70,12 @@ def test_all_operations_are_tried(page: Any) -> None:
         *((operation_id, schemathesis.GenerationMode.NEGATIVE) for operation_id in list(OPERATIONS)[:2]),
     ],
 )
-def test_every_operation(operation_id: str, mode: schemathesis.GenerationMode, page: Any) -> None:
+def test_every_operation(operation_id: str, mode: schemathesis.GenerationMode, times: int, page: Any) -> None:
     """Bodies and paths that fit the page, and such that do not."""
     cases = page.find_operation_by_id(operation_id).as_strategy(generation_mode=mode)
 
     @hypothesis.settings(
-        max_examples=OPERATIONS[operation_id],
+        max_examples=OPERATIONS[operation_id] * times,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(hypothesis.HealthCheck),
