@@ -2,7 +2,7 @@
 
 Who works on one holds a shared lock of it. A process that was killed leaves it behind unlocked, and the next
 that writes there removes it (`sweep`). What cannot be locked, on a file system without locks, stays: it might
-be at work.
+be at work. Machines that write to the same target have to see each other's locks (NFS: not with `nolock`).
 """
 
 from __future__ import annotations
