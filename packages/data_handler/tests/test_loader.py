@@ -238,7 +238,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_another_process_gives_the_same_batches(
     make: Callable[..., PackedLoader],
     two_sources: list[SourceConfig],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from data_handler.sources import packaged
 from data_handler.sources.opening import open_source
 
 
+@cache
 def documents(name: str, split: str = "all") -> list[str]:
+    """Read once: the standard library has 5 MB."""
     return list(iter_documents(SourceConfig("packaged", name, split=split)))
 
 
@@ -54,7 +57,7 @@ def test_a_damaged_standard_library_is_named(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "broken.py").write_bytes(b"x = '\xff'")
     monkeypatch.setattr(packaged, "_stdlib_folder", lambda: tmp_path)
     with pytest.raises(DataError, match=r"broken\.py: cannot be read .*reinstall this Python"):
-        documents("python_stdlib")
+        list(iter_documents(SourceConfig("packaged", "python_stdlib")))
 
 
 def test_identity_tells_python_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
