@@ -36,11 +36,11 @@ def results_of(job: Job) -> Path:
         status = job.status
         look = f"`wf logs {job.id}` says why" if status.state.is_over else "look again when it has ended"
         raise CommandError(f"{job.id} is {status.state} and has left no results{told}; {look}")
+    atomic_write_json(_record(folder), _digests(new))
     if folder.is_dir():
         aside = move_aside(folder)
         sys.stderr.write(f"{folder} was damaged ({damage}): fetched again; what was there is {aside}\n")
     new.rename(folder)
-    atomic_write_json(_record(folder), _digests(folder))
     return folder
 
 
