@@ -78,7 +78,7 @@ def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_without_it_its_names_are_unknown() -> None:
-    assert [stage.number for stage in stages()] == ["1", "1.5", "1.9", "2", "2.5", "3"]
+    assert [stage.number for stage in stages()] == ["1", "1.5", "1.9", "2", "2.5", "3", "4"]
     with pytest.raises(UnknownNameError, match=r"unknown teacher 'echo'; known: .*local"):
         lookup("wrinklefree.teachers", "teacher", "echo")
 
@@ -101,9 +101,9 @@ def test_two_distributions_cannot_have_one_name(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("_extension")
 def test_a_stage_is_registered_under_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = f"{Convert.__module__}:{Convert.__qualname__}"
-    _install(tmp_path, "misnamed", f"[{GROUP}]\n4 = {target}\n")
+    _install(tmp_path, "misnamed", f"[{GROUP}]\n8 = {target}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"Convert is registered as '4' .* its number is '1'"):
+    with pytest.raises(ValueError, match=r"Convert is registered as '8' .* its number is '1'"):
         stages()
 
 
