@@ -21,6 +21,7 @@ from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.mixture.odm import Odm
 from wrinklefree.mixture.plot import mixture_figure
 from wrinklefree.mixture.policy import Evidence
+from wrinklefree.mixture.scoring import gradient_products, in_turn
 from wrinklefree.mixture.simplex import softmax
 from wrinklefree.objectives.base import TokenLosses
 from wrinklefree.source_losses import by_source
@@ -97,6 +98,22 @@ def test_without_evidence_weights_stay_and_that_is_told_once(
         mixture._turn(None, None)  # type: ignore[arg-type]
     assert mixture.weights == {"squares": 0.5, "letters": 0.3, "noise": 0.2}
     assert caplog.text.count("no objective has given losses of tokens") == 1
+
+
+def test_products_of_gradients_by_hand() -> None:
+    """Sources of lengths 1 and 7: the mean of their squares is 25. Probes count by their weights alone."""
+    of_sources = torch.tensor([[1.0, 0.0], [0.0, 7.0]])
+    found = gradient_products(of_sources, torch.tensor([[0.0, 9.0], [3.0, 4.0]]), [1.0, 0.5])
+    assert found.between == [[pytest.approx(1 / 25), 0.0], [0.0, pytest.approx(49 / 25)]]
+    assert found.with_probes == pytest.approx([0.3 / 5, 1.4 * 7 / 5])
+    nothing = gradient_products(torch.zeros(2, 2), torch.zeros(1, 2), [1.0])
+    assert (nothing.between, nothing.with_probes) == ([[0.0, 0.0], [0.0, 0.0]], [0.0, 0.0])
+
+
+def test_each_turn_takes_others_of_a_probe() -> None:
+    batches: list[Any] = ["a", "b", "c"]
+    assert [in_turn(batches, 2, turn) for turn in range(3)] == [["a", "b"], ["c", "a"], ["b", "c"]]
+    assert in_turn(batches, 9, 5) == batches
 
 
 def mixtures(run: Any) -> list[dict[str, float]]:

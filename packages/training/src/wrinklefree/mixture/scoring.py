@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from data_handler import DataError, SourceConfig, make_loader
 from data_handler.held_out import HeldOut
@@ -142,22 +143,12 @@ class SourceScorer:
         """The same on every rank (called on all of them)."""
         preconditioner = self._preconditioner(trainer, optimizer_config)
         batches = [cursor.take(self._num_batches) for cursor in self._cursors.values()]
-        batches += [self._next_of(probe) for probe in self._probes.values()]
+        batches += [in_turn(probe, self._num_probe_batches, self._turns) for probe in self._probes.values()]
         self._turns += 1
         with trainer.precision_plugin.forward_context():
             sketches = _mean_sketches(trainer, self._sketcher, preconditioner, batches)
-        of_sources, of_probes = sketches.double().split([len(self._cursors), len(self._probes)])
-        asked = torch.zeros_like(of_sources[0])
-        for probe, sketch in zip(self._options.probes, of_probes, strict=True):
-            asked += probe.weight * torch.nn.functional.normalize(sketch, dim=0)
-        of_sources /= of_sources.square().sum(1).mean().sqrt().clamp(min=torch.finfo(torch.double).tiny)
-        return GradientProducts((of_sources @ of_sources.T).tolist(), (of_sources @ asked).tolist())
-
-    def _next_of(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Others of a probe each turn; all where it has no more."""
-        count = min(self._num_probe_batches, len(batches))
-        first = self._turns * count
-        return [batches[(first + number) % len(batches)] for number in range(count)]
+        of_sources, of_probes = sketches.split([len(self._cursors), len(self._probes)])
+        return gradient_products(of_sources, of_probes, [probe.weight for probe in self._options.probes])
 
     def _preconditioner(self, trainer: L.Trainer, config: OptimizerConfig) -> SecondMoments | None:
         """By the optimizer's second moments, where it has those of all matrices as numbers."""
@@ -190,6 +181,20 @@ class SourceScorer:
         self._turns = state["turns"]
         for name, cursor in self._cursors.items():
             cursor.load_state_dict(state["cursors"][name], changed)
+
+
+def gradient_products(of_sources: Tensor, of_probes: Tensor, weights: Sequence[float]) -> GradientProducts:
+    """Of sketches [sources, size] and [probes, size]; a weight for each probe."""
+    sources, tiny = of_sources.double(), torch.finfo(torch.double).tiny
+    asked = torch.tensor(weights, dtype=torch.double, device=sources.device) @ normalize(of_probes.double())
+    sources = sources / sources.square().sum(1).mean().sqrt().clamp(min=tiny)
+    return GradientProducts((sources @ sources.T).tolist(), (sources @ asked).tolist())
+
+
+def in_turn(batches: Sequence[Batch], count: int, turn: int) -> list[Batch]:
+    """So many, others each turn; all where there are no more."""
+    count = min(count, len(batches))
+    return [batches[(turn * count + number) % len(batches)] for number in range(count)]
 
 
 def _batches_of(probe: ProbeSet, sequences: Sequences) -> list[Batch]:
