@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -165,6 +167,39 @@ def test_texts_are_decoded_by_blocks(opened: DiffusionModel) -> None:
     assert ask(until=[stop]) == whole[: whole.index(stop)]
     drawn = [ask(do_sample=True, temperature=3.0) for _ in range(2)]
     assert drawn[0] == drawn[1] != whole
+
+
+@pytest.mark.slow
+def test_the_picture_of_parallel_decoding(
+    folders: dict[int, Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """benchmarks/diffusion_quality.py: one token a pass at threshold 1, all of a sub-block at 0; its loops
+    are told from its texts, and the figures of the judge are those of `wf eval`'s scorer."""
+    script = Path(__file__).parent.parent / "benchmarks" / "diffusion_quality.py"
+    spec = importlib.util.spec_from_file_location("diffusion_quality", script)
+    assert spec is not None
+    assert spec.loader is not None
+    quality = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quality)
+    command = [str(script), str(folders[8]), "--judge", str(folders[0]), "--text", str(text_file)]
+    sizes = ["--output", str(tmp_path / "out"), "--texts", "2", "--prompt-tokens", "8", "--tokens", "24"]
+    monkeypatch.setattr("sys.argv", [*command, *sizes, "--thresholds", "1", "0"])
+    quality.main()
+    report = json.loads((tmp_path / "out" / "quality.json").read_text())
+    careful, bold = report["models"][str(folders[8])]
+    assert careful["tokens_per_pass"] <= 1
+    assert bold["tokens_per_pass"] > 2
+    assert report["judge_text"]["tokens_per_pass"] == 1
+    assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
+    judge = open_model(folders[0], 64, num_threads=1)
+    prompts = quality.prompts_of(judge, text_file, 2, 8, 24)
+    scores = [
+        judge.score(judge.tokenize(p.text + p.rest), len(judge.tokenize(p.text))).logprobs for p in prompts
+    ]
+    expected = math.exp(-np.concatenate(scores).mean())
+    assert report["documents"]["judge_perplexity"] == pytest.approx(expected, rel=1e-4)
+    loop = quality.judged(judge, prompts[:1], ["ab" * 30])
+    assert loop["distinct_4grams"] == 2 / 57
 
 
 @pytest.mark.parametrize(
