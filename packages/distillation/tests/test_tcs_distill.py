@@ -333,3 +333,23 @@ def test_exact_targets_are_refused_where_ranks_have_parts_of_a_model() -> None:
     _objective().check_sharded()
     for size in (V, V + 1, None):
         _objective().check(_shape(V + 1), _shape(size))
+
+
+@pytest.mark.slow
+def test_a_run_asks_the_dense_teacher_and_resumes_to_the_bit(
+    diffuse: Any, diffuse_resumed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher has no mask token, in its head or its tokenizer. A run of the recipe has both
+    objectives."""
+    options = [
+        "training.objectives.tcs_distill={target: exact, share: 0.5, asked_share: 0.3, candidates: 4}",
+        "training.objectives.dlm.weight=0.5",
+    ]
+    whole = diffuse(*options, experiment="whole")
+    assert whole.code == 0, capsys.readouterr().err
+    assert all(float(row["tcs_distill/target_nats"]) > 0 for row in whole.rows)
+    tcs, dlm = (float(whole.rows[0][f"{name}/loss_nats"]) for name in ("tcs_distill", "dlm"))
+    assert tcs == pytest.approx(dlm, rel=1e-5)
+    again = diffuse_resumed(*options, experiment="again")
+    assert again.rows == whole.rows
+    assert again.weights == whole.weights
