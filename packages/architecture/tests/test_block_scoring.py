@@ -16,7 +16,8 @@ from bitnet_arch.block_decoding import decode_blocks
 from bitnet_arch.block_masks import block_causal_mask
 from bitnet_arch.block_scoring import bound_tokens, drawn_masks, every_mask, is_greedy
 from bitnet_arch.scoring import score_tokens
-from wf_formats.diffusion import BlockDecoding, ModelKindError
+from wf_formats.block_decoding import BlockDecoding
+from wf_formats.diffusion import ModelKindError
 
 V = MASK = 5
 TEXT = [1, 4, 0, 2, 3, 3, 1, 0, 2]

@@ -32,8 +32,8 @@ from bitnet_arch.diffusion_model import block_diffusion_of
 from bitnet_arch.scoring import score_tokens
 from data_handler.readers import read_documents
 from wf_formats.atomic import atomic_file, atomic_write_json
+from wf_formats.block_decoding import BlockDecoding
 from wf_formats.diffusion import (
-    BlockDecoding,
     BlockDiffusion,
     check_autoregressive,
     check_diffusion,

@@ -26,7 +26,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from bitnet_arch.block_decoding import Draw, decode_blocks, drawn_with, greedy
 from bitnet_arch.block_scoring import is_greedy
 from data_handler.conversations import ConversationTemplate
-from wf_formats.diffusion import BlockDecoding
+from wf_formats.block_decoding import BlockDecoding
 from wrinklefree_eval.answers import Answer
 from wrinklefree_eval.chatting import Chatting, prompt_room
 from wrinklefree_eval.diffusion_model import DiffusionModel
