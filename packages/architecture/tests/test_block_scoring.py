@@ -105,6 +105,7 @@ def test_blocks_of_one_token_are_exact(tiny: Any, shift: bool) -> None:
 def test_blocks_of_one_token_are_the_autoregressive_model(tiny: Any) -> None:
     model = tiny(1)
     found = _bound(model, TEXT)
+    model.config.block_diffusion = None
     logits_of_mask = model.get_output_embeddings().weight[MASK].clone()
     with torch.no_grad():  # what an autoregressive pass does not know: the mask token is no outcome
         model.get_output_embeddings().weight[MASK] = 0
@@ -137,11 +138,11 @@ def test_the_mean_over_draws_is_the_exact_expectation(tiny: Any) -> None:
 
 def test_drawn_masks_are_uniform_in_their_number() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = [drawn_masks(5, 3, generator) for _ in range(4000)]
+    found = [drawn_masks(5, 3, generator) for _ in range(1500)]
     counts = torch.cat([masks.masked.sum(1) for masks in found])
-    np.testing.assert_allclose(torch.bincount(counts)[1:] / len(counts), 0.2, atol=0.02)
+    np.testing.assert_allclose(torch.bincount(counts)[1:] / len(counts), 0.2, atol=0.03)
     np.testing.assert_allclose(
-        torch.cat([m.masked[m.masked.sum(1) == 2] for m in found]).double().mean(0), 0.4, atol=0.03
+        torch.cat([m.masked[m.masked.sum(1) == 2] for m in found]).double().mean(0), 0.4, atol=0.05
     )
     for masks in found[:5]:
         torch.testing.assert_close(masks.weights * masks.masked.sum(1) * 3, torch.full((3,), 5.0).double())
@@ -168,7 +169,7 @@ def test_one_copy_has_no_standard_error(tiny: Any) -> None:
 def test_greedy_is_what_decoding_gives(tiny: Any, size: int, shift: bool) -> None:
     """Of answers up to the end of a block, where nothing of the decoder's is beyond the answer."""
     model = tiny(size, shift)
-    for prompt in ([1], [1, 4, 0], [2, 3, 3, 1, 0]):
+    for prompt in ([1], [2, 3, 3, 1, 0]):
         count = -len(prompt) % size + size
         answer = decode_blocks(model, prompt, count, BlockDecoding(threshold=1)).token_ids
         assert is_greedy(model, prompt + answer, len(prompt))

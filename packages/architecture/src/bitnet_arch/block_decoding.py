@@ -76,11 +76,8 @@ def decode_blocks(
     def predicted(ids: Sequence[int]) -> Tensor:
         """Log-probabilities [tokens, vocab] after a pass over these ids; mask tokens have none."""
         seen = block_causal_mask(len(ids), size, model.device)[None, None]
-        logits = (
-            model(torch.tensor([ids], device=model.device), attention_mask=seen, use_cache=False)
-            .logits[0]
-            .float()
-        )
+        inputs = torch.tensor([ids], device=model.device)
+        logits = model(inputs, attention_mask=seen, use_cache=False).logits[0].float().cpu()
         logits[:, mask] = -torch.inf
         return logits.log_softmax(-1)
 
