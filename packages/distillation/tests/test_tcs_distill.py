@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wf_formats.errors import RequestError
 from wrinklefree.capture import Capture, ForwardResult, Shape, View
 from wrinklefree.forward import run_forward
 from wrinklefree.objectives.base import ObjectiveResult
@@ -242,7 +243,8 @@ def test_both_cost_one_pass_of_the_student_and_one_of_the_teacher() -> None:
 
 def test_other_noise_than_dlms_is_refused() -> None:
     both = {"dlm": Dlm(DlmConfig()), "tcs": _objective(complementary=False)}
-    with pytest.raises(ValueError, match=r"share a view 'noisy_clean'.*give both the same"):
+    message = r"dlm.complementary=True and .*tcs.complementary=False: .* give both the same"
+    with pytest.raises(RequestError, match=message):
         ObjectiveManager(both, ConstantWeights({"dlm": 1.0, "tcs": 1.0}))
 
 

@@ -24,7 +24,7 @@ tokens alone. Block size, mask token and shift are those of the model (`model.co
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,8 @@ class Dlm(Objective):
         )
         return {NOISY_CLEAN: view}
 
-    def view_options(self) -> Hashable:
-        return self.options.eps, self.options.complementary, self.options.flex_attention
+    def view_options(self) -> Mapping[str, Any]:
+        return {name: getattr(self.options, name) for name in ("eps", "complementary", "flex_attention")}
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
         import torch

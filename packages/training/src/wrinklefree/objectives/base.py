@@ -8,7 +8,7 @@ options are read with the configuration). It is registered as an entry point "wr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -115,9 +115,9 @@ class Objective(ABC):
         """
         return {PLAIN: batch}
 
-    def view_options(self) -> Hashable:
-        """What `views` depends on beside the batch: the same for all that share a view."""
-        return None
+    def view_options(self) -> Mapping[str, Any]:
+        """Options that `views` depends on: the same for all that share a view."""
+        return {}
 
     def check(self, student: Shape, teacher: Shape) -> None:  # noqa: B027 (may compare nothing)
         """Raises: ValueError for models whose answers cannot be compared; asked before the first step."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wf_formats.errors import RequestError
 from wrinklefree.capture import Capture, ForwardResult, Shape, View, united
 from wrinklefree.config.curriculum import PhaseConfig
 from wrinklefree.course import Course
@@ -152,8 +153,11 @@ def _refuse_namesakes(objectives: Mapping[str, Objective]) -> None:
                     f"the objectives '{other}' and '{name}' both make a view '{view}', in different ways: "
                     "give one of the views another name"
                 )
-            if (one := objectives[other].view_options()) != (two := objective.view_options()):
-                raise ValueError(
-                    f"the objectives '{other}' and '{name}' share a view '{view}', with other options: {one} "
-                    f"and {two}; give both the same"
+            one, two = objectives[other].view_options(), objective.view_options()
+            if differing := [option for option in one if one[option] != two[option]]:
+                option = differing[0]
+                raise RequestError(
+                    f"training.objectives.{other}.{option}={one[option]} and "
+                    f"training.objectives.{name}.{option}={two[option]}: both see one view of the batch "
+                    f"('{view}'); give both the same"
                 )
