@@ -1,1 +1,1 @@
-"""Objectives of stage 3, one file each. Further ones (`tcs_distill`, `dlm`) are further files here."""
+"""Objectives of stages 3 and 4, one file each."""
