@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "tests" / "helpers"))
+import diffusion_files
 import tiny_models
 from gguf_files import finish
 
@@ -131,6 +132,14 @@ def write_f32(source: Path, path: Path, num_layers: int) -> None:
             weight = gguf.dequantize(opened.data(name), gguf.GGMLQuantizationType(tensor.ggml_type))
             writer.add_tensor(name, weight.reshape(tensor.shape))
     finish(writer)
+
+
+@pytest.fixture(scope="session")
+def diffusion_files_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`folder` and `gguf` with the head of a block-diffusion model: blocks of 8 tokens, no weights."""
+    place = tmp_path_factory.mktemp("diffusion")
+    gguf = diffusion_files.write_gguf(place / "model.gguf")
+    return {"folder": diffusion_files.write_folder(place / "folder"), "gguf": gguf}
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,9 @@ def test_a_gguf_file_is_proved_and_of_an_architecture_of_its_own(
     found = verify(diffusion(case), path, ids)
     assert found.passed, found.problems
     assert found.weights.num_matrices == 14
-    assert json.loads(found.to_json())["judged"] is None
+    assert found.runtime == "the native engine"
+    assert found.judged.mean_abs_delta < 0.1
+    assert json.loads(found.to_json())["export_perplexity"] is None  # it has none
     with pytest.raises(EngineError, match=f"unknown model architecture: '{architecture}'"):
         load_model(path)
     with pytest.raises(ModelKindError, match=r"which llama\.cpp would misread .*--engine native"):
@@ -92,7 +94,7 @@ def test_a_changed_gguf_file_is_not_proved(diffusion: Any, ids: list[int], tmp_p
     embedding.data[-1] = 0  # the mask token's
     reader.data.flush()
     found = verify(folder, path, ids)
-    assert found.problems == ["tensors that are not ternary differ (1), the first is token_embd.weight"]
+    assert "tensors that are not ternary differ (1), the first is token_embd.weight" in found.problems
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     config = json.loads((other / "config.json").read_text())
@@ -114,7 +116,6 @@ def test_a_folder_is_proved_in_pytorch_and_of_a_type_of_its_own(
     assert open_model(tmp_path / "out").config.diffusion == DIFFUSION
     found = verify(folder, tmp_path / "out", ids)
     assert found.passed, found.problems
-    assert found.judged is not None
     assert found.judged.max_abs_delta < 1e-4
     assert found.export_perplexity is None  # a bound would not be one
     with pytest.raises(ValueError, match="block_diffusion"):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from wrinklefree_eval import torch_model
 from wrinklefree_eval.errors import EvalError, EvalRequestError
+from wrinklefree_eval.evaluate import app
 from wrinklefree_eval.models import ModelKind, recognise
 from wrinklefree_eval.opening import open_model
 
@@ -42,6 +44,19 @@ def test_what_is_refused(tmp_path: Path, small_gguf: Path):
     (tmp_path / "wrinklefree.json").write_text("{")
     with pytest.raises(EvalError, match=r"wrinklefree\.json is damaged"):
         recognise(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder", "gguf"])
+@pytest.mark.parametrize("options", [[], ["--describe"], ["--kind", "native"]], ids=" ".join)
+def test_a_block_diffusion_model_has_no_perplexity(
+    diffusion_files_of: dict[str, Path], name: str, options: list[str], tmp_path: Path
+):
+    text = tmp_path / "text.txt"
+    text.write_text("a text")
+    arguments = ["--model-path", str(diffusion_files_of[name]), "--text", str(text), *options]
+    done = CliRunner(env={"COLUMNS": "400"}).invoke(app, arguments)
+    assert done.exit_code == 2, done.output
+    assert "is a block-diffusion model (blocks of 8 tokens), which wf eval would misread" in done.output
 
 
 def test_damaged_models_are_errors(small_hf: Path, small_gguf: Path, tmp_path: Path):

@@ -191,6 +191,21 @@ def test_what_is_missing_is_a_wrong_request(command, options, message, ternary_g
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("engine", ["llamacpp", "bitnetcpp"])
+@pytest.mark.parametrize("command", ["chat --prompt x", "serve --port 0"])
+def test_a_block_diffusion_model_is_refused(command, engine, build: Build, diffusion_files_of, monkeypatch):
+    monkeypatch.setenv("WF_BITNETCPP", str(build.folder))
+    model, name = diffusion_files_of["gguf"], engine.replace("cpp", ".cpp")
+    result = CliRunner().invoke(app, f"{command} --engine {engine} --model {model}")
+    assert result.exit_code == 2, result.exception
+    assert (
+        f"{model} is a block-diffusion model (blocks of 8 tokens), which {name} would misread"
+        in result.stderr
+    )
+    assert "--engine native" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_the_program_is_found_where_builds_put_it(build: Build):
     for given in (build.folder, build.folder / "build", build.program.parent, build.program):
         assert find_program(given) == build.program

@@ -284,6 +284,15 @@ def test_another_kind_of_model_is_refused_at_once(environment, tmp_path, own_log
     assert not (model / "seen.json").exists()
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_block_diffusion_model_is_refused(environments, diffusion_files_of, own_log, engine):
+    given = (f"--{engine}", environments(engine), "--model", diffusion_files_of["folder"])
+    told = refusal(*given, exit_code=2, engine=engine)
+    name = {"vllm": "vLLM", "sglang": "SGLang"}[engine]
+    assert f"is a block-diffusion model (blocks of 8 tokens), which {name} would misread" in told
+    assert "--engine native" in told
+
+
 def test_what_does_not_fit_the_model_is_a_wrong_request(environment, model, tmp_path, own_log):
     given = ("--vllm", environment, "--model")
     assert "the model's context is 128" in refusal(*given, model, "--context", 129, exit_code=2)

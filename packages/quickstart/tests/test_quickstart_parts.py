@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from wf_formats.diffusion import ModelKindError
 from wf_formats.errors import RequestError
 from wf_formats.packaged import ModelSource
 from wf_quickstart import answers, fetch_model, speed, steps
@@ -24,7 +25,7 @@ from wf_quickstart.context import Context
 from wf_quickstart.display import Display
 from wf_quickstart.errors import QuickstartError
 from wf_quickstart.gguf_sizes import gguf_sizes
-from wf_quickstart.options import parse_options
+from wf_quickstart.options import _parse_model, parse_options
 from wf_quickstart.state import State, locked
 from wf_quickstart.text import python_reference, user_texts
 from wf_quickstart.training import common_overrides, quoted
@@ -261,6 +262,12 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     for force in (False, True):
         with pytest.raises(QuickstartError, match=r"is not empty \(thesis.txt\) and holds no quickstart"):
             State(tmp_path, {}, force)
+
+
+def test_a_block_diffusion_model_is_refused(diffusion_files_of: dict[str, Path], tmp_path: Path) -> None:
+    folder = diffusion_files_of["folder"]
+    with pytest.raises(ModelKindError, match=f"--model path:{folder} is a block-diffusion model"):
+        _parse_model(f"path:{folder}", tmp_path / "out")
 
 
 def test_one_quickstart_at_a_time(tmp_path: Path) -> None:

@@ -83,12 +83,12 @@ class Proof:
     runtime: str
     tokens: int
     num_matrices: int
-    mean_abs_delta: float | None = None
-    """To PyTorch with the runtime's own roundings; None, as what follows, where no runtime ran the export."""
-    top1_agreement: float | None = None
-    as_trained_mean_abs_delta: float | None = None
+    mean_abs_delta: float
+    """To PyTorch with the runtime's own roundings."""
+    top1_agreement: float
+    as_trained_mean_abs_delta: float
     """To PyTorch as trained."""
-    as_trained_top1_agreement: float | None = None
+    as_trained_top1_agreement: float
 
 
 @dataclass(frozen=True)

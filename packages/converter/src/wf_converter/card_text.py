@@ -220,14 +220,9 @@ def _proof(record: CardRecord) -> str:
     proof = record.proof
     if proof is None:
         return ""
-    weights = (
-        f"Proof of the export: codes and scales of all {proof.num_matrices} ternary matrices, read back from "
-        "these files, are those of the trained checkpoint."
-    )
-    if proof.mean_abs_delta is None:
-        return f"{weights} So are its other tensors; no runtime computed log-probabilities with the files."
     return (
-        f"{weights} Over {proof.tokens:,} tokens of text "
+        f"Proof of the export: codes and scales of all {proof.num_matrices} ternary matrices, read back from "
+        f"these files, are those of the trained checkpoint. Over {proof.tokens:,} tokens of text "
         f"{_escaped(proof.runtime)} differs from PyTorch with the same roundings by "
         f"{proof.mean_abs_delta:.5f} nats (mean |difference of log-probabilities|), with the same likeliest "
         f"token at {proof.top1_agreement:.1%} of the places; from the model as it was trained by "

@@ -74,8 +74,8 @@ class _Proof:
     runtime: str
     tokens: int
     weights: _Weights
-    judged: _Difference | None
-    as_trained: _Difference | None
+    judged: _Difference
+    as_trained: _Difference
 
 
 class Findings(Protocol):
@@ -90,9 +90,9 @@ class Findings(Protocol):
     @property
     def weights(self) -> _HasMatrices: ...
     @property
-    def judged(self) -> _HasDeltas | None: ...
+    def judged(self) -> _HasDeltas: ...
     @property
-    def as_trained(self) -> _HasDeltas | None: ...
+    def as_trained(self) -> _HasDeltas: ...
 
 
 class _HasMatrices(Protocol):
@@ -282,11 +282,10 @@ def _proof(record: CardRecord, path: Path, found: _Proof) -> Proof:
 
 def proof_of(found: Findings) -> Proof:
     """What a card says of a proof that passed."""
-    weights = Proof(found.runtime, found.tokens, found.weights.num_matrices)
-    if found.judged is None or found.as_trained is None:
-        return weights
-    return replace(
-        weights,
+    return Proof(
+        runtime=found.runtime,
+        tokens=found.tokens,
+        num_matrices=found.weights.num_matrices,
         mean_abs_delta=found.judged.mean_abs_delta,
         top1_agreement=found.judged.top1_agreement,
         as_trained_mean_abs_delta=found.as_trained.mean_abs_delta,

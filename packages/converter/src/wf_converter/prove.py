@@ -114,21 +114,19 @@ def _report(found: Verification, json_output: Path | None) -> None:
 
         atomic_write_text(json_output, found.to_json() + "\n")
     verdict = "proved" if found.passed else "NOT PROVED: " + "; ".join(found.problems)
-    console.print(f"{verdict} ({found.runtime}, {found.tokens} tokens): {_compared(found)}")
-
-
-def _compared(found: Verification) -> str:
-    if found.judged is None or found.scales is None or found.as_trained is None:
-        return f"all {found.weights.num_matrices} matrices and the other tensors, log-probs not compared"
-    told = (
-        f"mean |delta log-prob| {found.judged.mean_abs_delta:.5f} (allowed {found.tolerance}), top-1 "
-        f"agreement {found.judged.top1_agreement:.3f}, scales {found.scales.relative_error:+.2%} +- "
+    console.print(
+        f"{verdict} ({found.runtime}, {found.tokens} tokens): mean |delta log-prob| "
+        f"{found.judged.mean_abs_delta:.5f} (allowed {found.tolerance}), top-1 agreement "
+        f"{found.judged.top1_agreement:.3f}, scales {found.scales.relative_error:+.2%} +- "
         f"{found.scales.standard_error:.2%}; as trained: {found.as_trained.mean_abs_delta:.4f} and "
-        f"{found.as_trained.top1_agreement:.3f}"
+        f"{found.as_trained.top1_agreement:.3f}{_perplexities(found)}"
     )
-    if found.export_perplexity is None:
-        return told
-    return f"{told}; perplexity {found.checkpoint_perplexity:.2f} -> {found.export_perplexity:.2f}"
+
+
+def _perplexities(found: Verification) -> str:
+    if found.checkpoint_perplexity is None or found.export_perplexity is None:
+        return ""
+    return f"; perplexity {found.checkpoint_perplexity:.2f} -> {found.export_perplexity:.2f}"
 
 
 def token_ids(checkpoint: Path, text: Path | None, tokens: int) -> list[int]:

@@ -4,10 +4,9 @@
     Hugging Face folder          transformers    HfWeights        none: it rounds as training does
     folder, compressed-tensors   transformers    HfWeights        its int8 of each token (max / 127.5)
     GGUF                         llama.cpp       GgufWeights      those of the types in the file
-    GGUF, block diffusion        none yet        GgufWeights      none: its tensors and configuration are
-                                                                  compared, its log-probs are not
     GGUF, matrices of I2_S       native engine   GgufWeights      those of bitnet.cpp, whose format it is:
                                                                   int8 of each token, as training
+    GGUF, block diffusion        native engine   GgufWeights      the same
 
 llama.cpp has no I2_S, and bitnet.cpp is nobody's dependency (a build of the user's own runs the file with
 `wf chat --engine bitnetcpp`). The native engine keeps embeddings and head in 8 bits, which is imitated, too.
@@ -32,14 +31,11 @@ from wf_converter.scores import llamacpp_scores, native_scores, torch_scores
 from wf_formats.diffusion import read_settings
 from wf_formats.families import family_of
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
-from wf_formats.gguf import GgufFile
+from wf_formats.gguf import GgufFile, TensorType
 from wf_formats.models import ModelFile
 from wf_formats.models.gguf_model import GgufModel
 from wf_formats.schemes import COMPRESSED_METHOD
 from wrinklefree_inference import TokenScores
-
-NO_RUNTIME = "no runtime"
-"""In the place of one that would run the export."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,7 @@ class Run:
     """What came of an export in its runtime."""
 
     runtime: str
-    scores: TokenScores | None
-    """None: no runtime here computes the file."""
+    scores: TokenScores
     weights: GgufWeights | HfWeights
     types: Mapping[str, str] | None
     """For `reference.emulate`; None: the runtime computes as training does."""
@@ -77,12 +72,21 @@ def run_export(
         types = types_of(model, COMPRESSED) if is_compressed else None
         return Run("transformers", torch_scores(load_export(export), ids), weights, types)
     types, gguf_weights = tensor_types(model, opened.file), GgufWeights(opened.file, checkpoint)
-    if checkpoint.diffusion is not None:
-        return Run(NO_RUNTIME, None, gguf_weights, types)
-    if opened.file.is_for_bitnetcpp:
-        outer = {name: ENGINE_TYPES[types[name]] for name in ("model.embed_tokens", "lm_head")}
-        return Run("the native engine", native_scores(export, ids), gguf_weights, {**types, **outer})
+    if opened.file.is_for_bitnetcpp or checkpoint.diffusion is not None:
+        scores = native_scores(export, ids, adapter)
+        return Run("the native engine", scores, gguf_weights, types_of_engine(model, types))
     return Run("llama.cpp", llamacpp_scores(export, ids, adapter), gguf_weights, types)
+
+
+def types_of_engine(model: Any, types: Mapping[str, str]) -> dict[str, str]:
+    """Types for `emulate`, of the native engine: int8 of each token whatever holds the blocks' matrices, and
+    embeddings and head in 8 bits.
+
+    Args:
+        types: those in the file.
+    """
+    outer = {name: ENGINE_TYPES[types[name]] for name in ("model.embed_tokens", "lm_head")}
+    return types_of(model, TensorType.I2_S.label) | outer
 
 
 def types_of(model: Any, kind: str) -> dict[str, str]:

@@ -16,9 +16,11 @@ import numpy as np
 
 from bitnet_arch.block_masks import block_causal_mask
 from bitnet_arch.diffusion_model import block_diffusion_of
+from bitnet_arch.master_quantizer import quantize_master
 from bitnet_arch.scoring import score_tokens
 from wf_converter.errors import ExportError
 from wrinklefree_inference import EngineError, TokenScores
+from wrinklefree_inference.engines.log_softmax import log_softmax_at
 from wrinklefree_inference.llamacpp.scorer import GgufScorer
 
 
@@ -50,20 +52,30 @@ def llamacpp_scores(path: Path, ids: Sequence[int], adapter: Path | None = None)
         raise ExportError(f"llama.cpp does not load {path}: {error}") from error
 
 
-def native_scores(path: Path, ids: Sequence[int]) -> TokenScores:
-    """Scores of `ids[1:]` by the native engine, on one thread.
+def native_scores(path: Path, ids: Sequence[int], adapter: Path | None = None) -> TokenScores:
+    """Scores of `ids[1:]` by the native engine's decoder, in one pass on one thread; of a block-diffusion
+    model as `torch_scores` has them.
+
+    Args:
+        adapter: with the model's low-rank corrections.
 
     Raises:
         ExportError: it refuses the file.
     """
-    from wrinklefree_inference.engines.native import NativeEngine
-    from wrinklefree_inference.options import EngineOptions
+    import ternary_kernels
 
+    tokens = np.asarray(ids[:-1], np.int32)
+    pages = np.arange(-(-len(tokens) // ternary_kernels.PAGE_TOKENS), dtype=np.int32)
     try:
-        with NativeEngine(path, EngineOptions(len(ids), num_threads=1)) as engine:
-            return engine.score(ids)
-    except EngineError as error:
-        raise ExportError(str(error)) from error
+        weights = ternary_kernels.load_model(path, quantize_master, adapter)
+        decoder = ternary_kernels.Decoder(weights, len(pages), num_threads=1)
+        starts, contexts = np.array([0, len(tokens)], np.int32), np.zeros(1, np.int32)
+        rows = np.arange(len(tokens), dtype=np.int32)
+        logits = decoder.forward(tokens, starts, contexts, pages[None], rows)
+        targets = np.asarray(ids[1:], np.int64)
+        return TokenScores(targets, *log_softmax_at(logits, targets))
+    except (EngineError, ValueError) as error:
+        raise ExportError(f"the native engine does not run {path}: {error}") from error
 
 
 @dataclass(frozen=True)

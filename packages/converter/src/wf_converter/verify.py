@@ -8,10 +8,9 @@ weights   every matrix is read back from the export and compared with the checkp
           before SubLN cancels). Low-rank corrections are equal to the bit.
 the rest  the configuration is the checkpoint's, and so are norms, biases, embeddings and head, to the bit
           of the type that the export stores them in (unchanged.py).
-scores    the export runs in its own runtime (llama.cpp, transformers) on a text, and its per-token
-          log-probs are compared with PyTorch on the checkpoint; a block-diffusion model in its pass over a
-          known text, block by block, and a GGUF file of one not at all: nothing here runs it yet. For GGUF
-          the judged reference makes llama.cpp's activation roundings (reference.py); the difference to the
+scores    the export runs in its own runtime (llama.cpp, transformers; a block-diffusion model in ours) on
+          a text, and its per-token log-probs are compared with PyTorch on the checkpoint. For GGUF the
+          judged reference makes the runtime's activation roundings (reference.py); the difference to the
           model as trained is reported beside it, since that is what users get.
 
 What remains between two correct runtimes is the order of float sums: it flips an int8 rounding here
@@ -35,7 +34,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
@@ -47,7 +45,7 @@ from wf_converter.proof_limits import (
 )
 from wf_converter.readback import GgufWeights, WeightCheck, check_weights, wrong_corrections
 from wf_converter.reference import EXACT, emulate, reference_model, scale_sensitivity
-from wf_converter.runtimes import Run, run_export, types_of
+from wf_converter.runtimes import run_export, types_of
 from wf_converter.scores import Difference, ScaleEstimate, torch_scores
 from wf_converter.unchanged import check_settings, wrong_tensors
 from wf_formats.digests import model_sha256
@@ -56,7 +54,6 @@ from wf_formats.gguf import GgufError
 from wf_formats.gguf.blocks import FP16_RELATIVE_ERROR
 from wf_formats.models import ModelFile, open_model
 from wf_formats.models.gguf_model import GgufModel
-from wrinklefree_inference import TokenScores
 
 
 @dataclass(frozen=True)
@@ -75,16 +72,15 @@ class Verification:
     """Matrices whose low-rank correction is not the checkpoint's, to the bit."""
     wrong_tensors: list[str]
     """Norms, biases, embeddings, heads that are not the checkpoint's, to the bit of the export's type."""
-    judged: Difference | None = None
-    """Export against the reference with the runtime's own roundings; None, as the two that follow, where no
-    runtime here computes the export."""
-    scales: ScaleEstimate | None = None
+    judged: Difference
+    """Export against the reference with the runtime's own roundings."""
+    scales: ScaleEstimate
     """Common error of the scales as the log-probs tell it."""
-    as_trained: Difference | None = None
+    as_trained: Difference
     """Export against the checkpoint as trained."""
-    checkpoint_perplexity: float | None = None
+    checkpoint_perplexity: float | None
     """None, as the next, for a block-diffusion model, which has none."""
-    export_perplexity: float | None = None
+    export_perplexity: float | None
 
     @property
     def passed(self) -> bool:
@@ -106,9 +102,7 @@ class Verification:
         return found + self._score_problems()
 
     def _score_problems(self) -> list[str]:
-        found: list[str] = []
-        if self.scales is None or self.judged is None:
-            return found
+        found = []
         error, standard_error = self.scales.relative_error, self.scales.standard_error
         if not standard_error <= MAX_STANDARD_ERROR:
             found.append(f"{self.tokens} tokens tell the scales to {standard_error:.2%} only; use more")
@@ -148,11 +142,17 @@ def verify(
     checkpoint, export = open_checkpoint(folder), Path(export)
     opened = open_export(checkpoint, export, adapter)
     model = reference_model(folder)
+    as_trained = judged = torch_scores(model, ids)
     run = run_export(checkpoint, export, opened, model, ids, adapter)
     weights = check_weights(checkpoint, run.weights)
     wrong: list[str] = []
     if isinstance(opened, GgufModel) and opened.adapter is not None:
         wrong = wrong_corrections(checkpoint, opened.adapter)
+    rounds_scales = isinstance(run.weights, GgufWeights)
+    emulate(model, run.types or types_of(model, EXACT), rounds_scales)
+    if run.types is not None:
+        judged = torch_scores(model, ids)
+    is_autoregressive = checkpoint.diffusion is None
     return Verification(
         export=str(export),
         export_sha256=model_sha256(export),
@@ -163,28 +163,12 @@ def verify(
         weights=weights,
         wrong_corrections=wrong,
         wrong_tensors=wrong_tensors(checkpoint, opened),
-        **({} if run.scores is None else _compared(model, ids, run, run.scores, checkpoint)),
+        judged=Difference.between(judged, run.scores),
+        scales=ScaleEstimate.fit(judged, run.scores, scale_sensitivity(model, ids)),
+        as_trained=Difference.between(as_trained, run.scores),
+        checkpoint_perplexity=as_trained.perplexity if is_autoregressive else None,
+        export_perplexity=run.scores.perplexity if is_autoregressive else None,
     )
-
-
-def _compared(
-    model: Any, ids: Sequence[int], run: Run, found: TokenScores, checkpoint: ConvertedCheckpoint
-) -> dict[str, Any]:
-    """What the scores of an export are beside those of the checkpoint, whose model is left changed."""
-    as_trained = judged = torch_scores(model, ids)
-    emulate(model, run.types or types_of(model, EXACT), isinstance(run.weights, GgufWeights))
-    if run.types is not None:
-        judged = torch_scores(model, ids)
-    perplexities = {
-        "checkpoint_perplexity": as_trained.perplexity,
-        "export_perplexity": found.perplexity,
-    }
-    return {
-        "judged": Difference.between(judged, found),
-        "scales": ScaleEstimate.fit(judged, found, scale_sensitivity(model, ids)),
-        "as_trained": Difference.between(as_trained, found),
-        **(perplexities if checkpoint.diffusion is None else {}),
-    }
 
 
 def open_export(checkpoint: ConvertedCheckpoint, export: Path, adapter: Path | None) -> ModelFile:

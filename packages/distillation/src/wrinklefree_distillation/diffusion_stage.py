@@ -36,6 +36,7 @@ class Diffusion(GradientStage):
     title = "makes a block-diffusion model, which fills in several tokens at each pass"
     option = "stage4_diffusion"
     config = DiffusionConfig
+    takes_diffusion = True
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)

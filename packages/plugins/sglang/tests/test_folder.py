@@ -22,6 +22,11 @@ def changed(folder: Path, **settings: object) -> str:
     return str(folder)
 
 
+def test_a_block_diffusion_model_is_refused(diffusion_files_of: dict[str, Path]) -> None:
+    with pytest.raises(LoadError, match=r"block-diffusion model .* which SGLang would misread"):
+        check_folder(str(diffusion_files_of["folder"]))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_exports_are_served(method: str, exported: dict[str, Path]) -> None:
     assert (

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wf_formats.diffusion import ModelKindError, check_autoregressive
+from wf_formats.diffusion import ModelKindError
 from wf_formats.errors import LoadError, reason_of
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.blocks.limits import check_options
@@ -140,7 +140,6 @@ def _draft_guesser(
                 "take a smaller model of the same family"
             )
         config, num_threads = weights.config, options.num_threads or 0
-        check_autoregressive(config.diffusion, "a guesser", where="it")
         decoder = ternary_kernels.Decoder(weights, target.num_pages, cache_type.value, num_threads)
     except (ValueError, OSError) as error:
         raise _draft_refusal(path, error) from error
