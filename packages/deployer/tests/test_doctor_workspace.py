@@ -448,17 +448,26 @@ def test_nvcc_against_torch(
     assert str(only(tools.cuda_compiler(workspace())).status) == status
 
 
+KERNELS = {
+    "isa": "avx2",
+    "num_threads": 2,
+    "instruction_sets": {"avx2": "available"},
+    "formats": ["t5 for 9 x 8"],
+}
+
+
 @pytest.mark.parametrize(
     ("facts", "status", "found"),
     [
         (None, "fail", "not installed"),
         ({"error": "ImportError: no _native"}, "fail", "no _native"),
         (
-            {"isa": "scalar", "num_threads": 2, "instruction_sets": {"avx2": "the processor lacks AVX2"}},
+            KERNELS | {"isa": "scalar", "instruction_sets": {"avx2": "the processor lacks AVX2"}},
             "warn",
             "scalar",
         ),
-        ({"isa": "avx2", "num_threads": 2, "instruction_sets": {"avx2": "available"}}, "ok", "avx2"),
+        (KERNELS, "ok", "avx2"),
+        (KERNELS, "ok", ", 2 threads, t5 for 9 x 8"),
     ],
 )
 def test_kernels(facts: Any, status: str, found: str, workspace: Callable[..., Workspace]) -> None:

@@ -8,7 +8,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from wf_formats.environment import commit, environment, versions
+import pytest
+
+from wf_formats.environment import commit, environment, processor, versions
 
 
 def test_every_benchmark_says_what_it_was_measured_on(workspace_root: Path) -> None:
@@ -36,3 +38,19 @@ def test_facts_need_no_heavy_import() -> None:
     assert not {"torch", "numpy"} & set(done.stdout.split())
     assert versions("torch")["torch"]
     assert commit() is not None
+
+
+def test_processors_of_one_name_differ_by_their_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("wf_formats.environment.CPU_INFO", file)
+    text = "processor\t: {}\nmodel\t\t: {}\nmodel name\t: AMD EPYC\ncpu MHz\t\t: 24{}.0\n\n"
+    file.write_text(text.format(0, 1, 45) + text.format(1, 2, 46))
+    assert processor() == "model 1, model name AMD EPYC"
+    file.write_text(text.format(0, 17, 50))
+    assert processor() == "model 17, model name AMD EPYC"
+    file.write_text("\n")
+    assert processor() == platform.machine()
+    file.unlink()
+    assert processor().startswith(platform.machine())

@@ -278,6 +278,14 @@ def test_wrong_screens_are_refused_by_name(weights):
         run(tk.Decoder(weights, 16), np.arange(2), reach_of(1, 1))
 
 
+@pytest.mark.parametrize("format", ["t2", "t5"])
+def test_a_ternary_head_gets_no_screen(weights, monkeypatch, format):
+    monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)
+    codes = np.random.default_rng(0).integers(-1, 2, (ROWS, COLS)).astype(np.int8)
+    ternary = dataclasses.replace(weights, head=tk.pack_ternary(codes, np.float32(0.1), format))
+    assert with_screen(ternary, None) is ternary, "it reads fewer bytes than a screen"
+
+
 def test_a_head_of_four_bits_and_a_small_one_get_no_screen(weights, monkeypatch):
     assert with_screen(weights, None) is weights
     monkeypatch.setattr(screen, "MIN_WEIGHTS", 1)

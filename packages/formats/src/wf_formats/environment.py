@@ -5,11 +5,14 @@ Without PyTorch and numpy: versions are those that the installed packages state.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
 from pathlib import Path
 from typing import Any, Self
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def environment(*packages: str) -> dict[str, Any]:
@@ -31,10 +34,22 @@ def hardware() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """Model name as /proc/cpuinfo has it; the machine's architecture where it has none."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+_OF_A_KIND = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU part", "CPU variant")
+
+
+def processor() -> str:
+    """The kind of the first processor, for what is faster on one than on another: kinds may share a name."""
+    if not CPU_INFO.is_file():
+        return f"{platform.machine()} {platform.processor()}".strip()
+    with CPU_INFO.open() as file:  # its end is far away where there are hundreds of processors
+        first = itertools.takewhile(str.strip, file)
+        parts = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in first)]
+    return ", ".join(f"{name} {value}" for name, value in parts if name in _OF_A_KIND) or platform.machine()
 
 
 def num_cores() -> int:

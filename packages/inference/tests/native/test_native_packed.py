@@ -14,7 +14,7 @@ from wf_formats import content_records
 from wrinklefree_inference.engines.base import Sampling
 from wrinklefree_inference.engines.native import NativeEngine
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.options import EngineOptions, Head, NativeOptions
+from wrinklefree_inference.options import EngineOptions, Head, NativeOptions, TernaryFormat
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -87,3 +87,10 @@ def test_a_wrong_variable_is_a_wrong_request(ternary_gguf, folder, monkeypatch):
     monkeypatch.setenv("WF_PACKED_CACHE", "off")
     with pytest.raises(ValueError, match=r"\$WF_PACKED_CACHE is 'off': set it to 0"):
         NativeEngine(ternary_gguf, NativeOptions(64, 1))
+
+
+@pytest.mark.parametrize("format", [TernaryFormat.T2, TernaryFormat.T5])
+def test_the_format_is_what_was_asked_for(ternary_gguf, folder, format):
+    for options in (NativeOptions(64, 1, format=format), NativeOptions(64, 1, format=format)):
+        with NativeEngine(ternary_gguf, options) as engine:
+            assert engine.facts.weight_type == format

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ternary_kernels._native import LowRank, Matrix
+from ternary_kernels.format_race import choose_format
 from ternary_kernels.memory import trim_heap
-from ternary_kernels.packing import pack_groups, pack_ternary
+from ternary_kernels.packing import PackedTernary, TernaryFormat, pack_groups, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.errors import LoadError
 from wf_formats.families.block import MATRICES, VECTORS
@@ -16,8 +17,8 @@ from wf_formats.matrix import NumpyMatrix, check_scales
 from wf_formats.models import MasterQuantizer, ModelFile, open_model
 
 
-def assemble(source: ModelFile) -> ModelWeights:
-    """Decodes and packs a whole model, the largest matrices first.
+def assemble(source: ModelFile, format: PackedTernary) -> ModelWeights:
+    """Decodes and packs a whole model, the largest matrices first; ternary ones in a format.
 
     Raises:
         LoadError: a matrix is not ternary or a value is not finite.
@@ -28,12 +29,12 @@ def assemble(source: ModelFile) -> ModelWeights:
         embedding=embedding,
         head=None if head is None else _packed_groups(head),
         final_norm=_finite("final norm", source.final_norm()),
-        layers=[_layer(source, index) for index in range(source.config.num_layers)],
+        layers=[_layer(source, index, format) for index in range(source.config.num_layers)],
     )
 
 
-def _layer(source: ModelFile, index: int) -> LayerWeights:
-    matrices = {part: _packed_ternary(source.matrix(index, part)) for part in MATRICES}
+def _layer(source: ModelFile, index: int, format: PackedTernary) -> LayerWeights:
+    matrices = {part: _packed_ternary(source.matrix(index, part), format) for part in MATRICES}
     vectors = {part: source.vector(index, part) for part in VECTORS}
     for part, vector in vectors.items():
         if vector is not None:
@@ -51,8 +52,8 @@ def _correction(source: ModelFile, index: int, part: str) -> LowRank | None:
     return LowRank(np.ascontiguousarray(pair.up), np.ascontiguousarray(pair.down))
 
 
-def _packed_ternary(tensor: NumpyMatrix) -> Matrix:
-    return pack_ternary(tensor.codes, tensor.scales)
+def _packed_ternary(tensor: NumpyMatrix, format: PackedTernary) -> Matrix:
+    return pack_ternary(tensor.codes, tensor.scales, format)
 
 
 def _packed_groups(tensor: NumpyMatrix) -> Matrix:
@@ -68,7 +69,10 @@ def _finite(what: str, vector: np.ndarray) -> np.ndarray:
 
 
 def load_model(
-    path: Path | str, quantize_master: MasterQuantizer | None = None, adapter: Path | None = None
+    path: Path | str,
+    quantize_master: MasterQuantizer | None = None,
+    adapter: Path | None = None,
+    format: TernaryFormat = "auto",
 ) -> ModelWeights:
     """Loads a model for `Decoder`.
 
@@ -76,6 +80,7 @@ def load_model(
         path: a GGUF file or a Hugging Face folder.
         quantize_master: for training checkpoints (`wf_formats.models.open_model`).
         adapter: GGUF file of low-rank corrections beside a GGUF model.
+        format: of the ternary matrices; `auto` finds the faster one here (`format_race`).
 
     Memory: the packed model, and one unpacked matrix while loading. Time: 3 ns of a core a weight
     (7 s for 2.4 billion weights).
@@ -83,6 +88,7 @@ def load_model(
     Raises:
         LoadError, GgufError, OSError: as `wf_formats.models.open_model`; or a matrix is not ternary.
     """
-    weights = assemble(open_model(path, quantize_master, adapter))
+    source = open_model(path, quantize_master, adapter)
+    weights = assemble(source, choose_format(source) if format == "auto" else format)
     trim_heap()
     return weights

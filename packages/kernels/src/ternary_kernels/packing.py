@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 from ternary_kernels import _native
 from ternary_kernels._native import Matrix
 
-TernaryFormat = Literal["auto", "t2", "t5"]
+PackedTernary = Literal["t2", "t5"]
+TernaryFormat = Literal["auto", PackedTernary]
 _GROUP_FORMATS = {4: "q4", 6: "q6", 8: "q8"}
+
+
+def default_format() -> PackedTernary:
+    """t5 where the processor unpacks it at the speed of its memory (AVX-512), else t2: the usual winner of a
+    race (`format_race`), for what is too small for one."""
+    return "t5" if _native.info()["isa"].startswith("avx512") else "t2"
 
 
 def pack_ternary(
@@ -27,15 +34,15 @@ def pack_ternary(
         scales: float32 [] or [rows], kept as they are; or [rows, cols / group], group a multiple of 32, kept
             as float16 times a power of two per row (relative error below 2^-11 for scales of one row that lie
             within a factor of 2^15).
-        format: `t2` (2 bits) or `t5` (3 weights in 5 bits); `auto` takes t5 where the processor unpacks it at
-            the speed of its memory (AVX-512), else t2.
+        format: `t2` (2 bits) or `t5` (3 weights in 5 bits); `auto` takes
+            `default_format()`; for a whole model `load_model` finds the faster one.
         num_threads: 0 for one per core.
 
     Raises:
         ValueError: shapes that do not fit, a code out of range, a scale that is not finite.
     """
     if format == "auto":
-        format = "t5" if _native.info()["isa"].startswith("avx512") else "t2"
+        format = default_format()
     return _native.pack(np.ascontiguousarray(codes, np.int8), _float32(scales), format, num_threads)
 
 

@@ -27,6 +27,7 @@ from wrinklefree_inference.options import (
     Head,
     NativeOptions,
     Speculate,
+    TernaryFormat,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def load_native_model(
     settings = _cache_settings(options)
     has_screen = isinstance(options, NativeOptions) and options.head is Head.SCREENED
     try:
-        weights, tokenizer = _read(path, options.adapter, settings, has_screen)
+        weights, tokenizer = _read(path, options.adapter, settings, has_screen, _format_of(options))
         config = weights.config
         context = options.context_tokens or min(config.context_tokens, DEFAULT_CONTEXT_TOKENS)
         if not 1 <= context <= config.context_tokens:
@@ -130,7 +131,7 @@ def _draft_guesser(
 
     settings = _cache_settings(options)
     try:
-        weights, its_tokenizer = _read(path, None, settings, has_screen=False)
+        weights, its_tokenizer = _read(path, None, settings, has_screen=False, format=options.format)
         if weights.config.diffusion is not None:
             raise ValueError("it is a block-diffusion model, which guesses no next tokens")
         if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
@@ -167,7 +168,11 @@ def import_kernels() -> None:
 
 
 def _read(
-    path: Path, adapter: Path | None, settings: CacheSettings | None, has_screen: bool
+    path: Path,
+    adapter: Path | None,
+    settings: CacheSettings | None,
+    has_screen: bool,
+    format: TernaryFormat,
 ) -> tuple[ModelWeights, Tokenizer]:
     """Weights and tokenizer.
 
@@ -177,11 +182,15 @@ def _read(
     from ternary_kernels.packed import load_packed
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
-    loaded = load_packed(path, quantize_master, adapter, settings, has_screen)
+    loaded = load_packed(path, quantize_master, adapter, settings, has_screen, format.value)
     config, tokenizer = loaded.weights.config, Tokenizer(loaded.tokenizer)
     if faults := faults_of(config.context_tokens, config.vocab_size, tokenizer):
         raise ValueError("; ".join(faults))
     return loaded.weights, tokenizer
+
+
+def _format_of(options: EngineOptions) -> TernaryFormat:
+    return options.format if isinstance(options, NativeOptions) else TernaryFormat.AUTO
 
 
 def _cache_settings(options: EngineOptions) -> CacheSettings | None:

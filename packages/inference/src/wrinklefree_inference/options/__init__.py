@@ -25,6 +25,7 @@ from wrinklefree_inference.options.engines import (
     SglangOptions,
     Speculate,
     StockOptions,
+    TernaryFormat,
     VllmOptions,
 )
 from wrinklefree_inference.options.flag import (
@@ -89,6 +90,7 @@ __all__ = [
     "Speculate",
     "StockOptions",
     "StockServerOptions",
+    "TernaryFormat",
     "UpstreamTimeout",
     "VllmOptions",
     "VllmServerOptions",

@@ -25,6 +25,14 @@ class Speculate(StrEnum):
     DRAFT = "draft"
 
 
+class TernaryFormat(StrEnum):
+    """How ternary matrices are packed."""
+
+    AUTO = "auto"
+    T2 = "t2"
+    T5 = "t5"
+
+
 class Head(StrEnum):
     """How the next token's logits are computed."""
 
@@ -83,6 +91,14 @@ class NativeOptions(EngineOptions):
         bool,
         Flag("--no-cache", "Pack the model anew and keep nothing on disk; as $WF_PACKED_CACHE=0."),
     ] = False
+    format: Annotated[
+        TernaryFormat,
+        Flag(
+            "--format",
+            "Ternary matrices in memory: t2: 2 bits a weight; t5: 1.67; auto: what a short race finds faster "
+            "on this machine when a model is packed. Answers are the same.",
+        ),
+    ] = TernaryFormat.AUTO
     speculate: Annotated[
         Speculate | None,
         Flag(

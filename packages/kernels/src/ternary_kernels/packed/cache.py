@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ternary_kernels.format_race import choose_format
 from ternary_kernels.loading import assemble
 from ternary_kernels.memory import trim_heap
 from ternary_kernels.packed.contents import facts_of, sections_of, weights_of
+from ternary_kernels.packed.formats import FormatRecords
 from ternary_kernels.packed.key import Key
 from ternary_kernels.packed.layout import PackedFile, PackedFileError
 from ternary_kernels.packed.settings import CacheSettings
 from ternary_kernels.packed.store import NotKeptError, PackedStore
+from ternary_kernels.packing import TernaryFormat
 from ternary_kernels.screen import with_screen
 from ternary_kernels.weights import ModelWeights
 from wf_formats.chat_template import ChatTemplate
 from wf_formats.content import model_files
 from wf_formats.content_records import ContentRecords, files_sha256, identity_of
 from wf_formats.errors import RequestError
-from wf_formats.models import MasterQuantizer, open_model
+from wf_formats.models import MasterQuantizer, ModelFile, open_model
 from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer
 from wf_formats.tokenizer.snapshot import NAMES, read_snapshot, snapshot
 from wf_formats.tokenizer.vocabulary import source_beyond
@@ -46,11 +48,13 @@ def load_packed(
     adapter: Path | None = None,
     settings: CacheSettings | None = None,
     has_screen: bool = False,
+    format: TernaryFormat = "auto",
 ) -> LoadedModel:
     """Weights and tokenizer, from the cache where they are kept.
 
     Args:
-        path, quantize_master, adapter: as `ternary_kernels.load_model`.
+        path, quantize_master, adapter, format: as `ternary_kernels.load_model`; which format `auto` took is
+            remembered in the cache.
         settings: of the cache; None packs afresh and keeps nothing.
         has_screen: whether the head gets a screen (`ternary_kernels.screen`); what is kept has one anyway.
 
@@ -59,36 +63,58 @@ def load_packed(
         TokenizerError: as `wf_formats.tokenizer.read_tokenizer`.
         ChatTemplateError: the chat template is none.
     """
+    wanted = _Wanted(path, quantize_master, adapter, format)
     if settings is None:
-        model = _packed_afresh(path, quantize_master, adapter, has_screen)
+        model = _packed_afresh(wanted, has_screen)
     else:
-        files = [*model_files(path), *([] if adapter is None else [adapter])]
-        model = _Cached(settings, files, has_screen).load(path, quantize_master, adapter)
+        model = _Cached(settings, wanted, has_screen).load()
     trim_heap()
     return model if has_screen else replace(model, weights=replace(model.weights, screen=None))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A model, and how its ternary matrices are packed."""
+
+    path: Path
+    quantize_master: MasterQuantizer | None
+    adapter: Path | None
+    format: TernaryFormat
+
+    @property
+    def files(self) -> list[Path]:
+        return [*model_files(self.path), *([] if self.adapter is None else [self.adapter])]
+
+    def opened(self) -> ModelFile:
+        return open_model(self.path, self.quantize_master, self.adapter)
+
+    def key(self, files_sha256: str) -> Key:
+        return Key.of(files_sha256, self.format)
 
 
 class _Cached:
     """One model, and the cache."""
 
-    def __init__(self, settings: CacheSettings, files: Sequence[Path], has_screen: bool) -> None:
-        self._files, self._folder, self._has_screen = files, settings.folder, has_screen
+    def __init__(self, settings: CacheSettings, wanted: _Wanted, has_screen: bool) -> None:
+        self._wanted, self._files = wanted, wanted.files
+        self._folder, self._has_screen = settings.folder, has_screen
         self._store, self._records = PackedStore(settings), ContentRecords(settings.folder / "contents")
-        self._identity, self._is_warned = identity_of(files), False
+        self._formats = FormatRecords(settings.folder, self._warn)
+        self._identity, self._is_warned = identity_of(self._files), False
 
-    def load(self, path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None) -> LoadedModel:
+    def load(self) -> LoadedModel:
         if not self._identity.is_settled:
             _log.info("%s changed just now: its packed form is kept at a later start", self._files[0])
-            return _packed_afresh(path, quantize_master, adapter, self._has_screen)
+            return _packed_afresh(self._wanted, self._has_screen, self._formats)
         sha256 = self._records.known(self._identity)
-        if sha256 is not None and (found := self._find(Key.of(sha256))) is not None:
+        if sha256 is not None and (found := self._find(self._wanted.key(sha256))) is not None:
             return found
-        if open_model(path, quantize_master, adapter).has_master_weights:
-            return _packed_afresh(path, quantize_master, adapter, self._has_screen)
-        key = Key.of(self._hashed() if sha256 is None else sha256)
+        if self._wanted.opened().has_master_weights:
+            return _packed_afresh(self._wanted, self._has_screen, self._formats)
+        key = self._wanted.key(self._hashed() if sha256 is None else sha256)
         if sha256 is None and (found := self._find(key)) is not None:
             return found
-        return self._kept(key, _packed_afresh(path, quantize_master, adapter, has_screen=True))
+        return self._kept(key, _packed_afresh(self._wanted, has_screen=True, records=self._formats))
 
     def _hashed(self) -> str:
         sha256 = files_sha256(self._files)
@@ -139,10 +165,10 @@ class _Cached:
         self._is_warned = True
 
 
-def _packed_afresh(
-    path: Path, quantize_master: MasterQuantizer | None, adapter: Path | None, has_screen: bool
-) -> LoadedModel:
-    weights, tokenizer = assemble(open_model(path, quantize_master, adapter)), read_tokenizer(path)
+def _packed_afresh(wanted: _Wanted, has_screen: bool, records: FormatRecords | None = None) -> LoadedModel:
+    source = wanted.opened()
+    format = choose_format(source, records) if wanted.format == "auto" else wanted.format
+    weights, tokenizer = assemble(source, format), read_tokenizer(wanted.path)
     return LoadedModel(with_screen(weights, tokenizer) if has_screen else weights, tokenizer, is_mapped=False)
 
 

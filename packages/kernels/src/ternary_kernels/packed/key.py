@@ -12,6 +12,8 @@ import ternary_kernels
 import wf_formats
 from ternary_kernels import _native
 from ternary_kernels.packed.layout import VERSION
+from ternary_kernels.packing import TernaryFormat
+from wf_formats.environment import processor
 from wf_formats.tokenizer.snapshot import LIBRARY
 
 SUFFIX = ".wfpacked"
@@ -27,16 +29,21 @@ class Key:
     """Of the model's files, and of its adapter's."""
     isa: str
     code_sha256: str
+    ternary_format: TernaryFormat = "auto"
+    """As it was asked for."""
+    processor: str | None = None
+    """What `auto` was decided on; None: nothing was."""
     tokenizers: str = LIBRARY
     version: int = VERSION
 
     @classmethod
-    def of(cls, files_sha256: str) -> Key:
-        """The key of files for this process: its instruction set, its code."""
-        return cls(files_sha256, _native.info()["isa"], code_sha256())
+    def of(cls, files_sha256: str, ternary_format: TernaryFormat) -> Key:
+        """The key of files for this process: its instruction set, its code, its processor."""
+        decided_on = processor() if ternary_format == "auto" else None
+        return cls(files_sha256, _native.info()["isa"], code_sha256(), ternary_format, decided_on)
 
     @property
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> dict[str, str | int | None]:
         """For the file's header, so that a renamed file is not taken for another."""
         return asdict(self)
 

@@ -37,7 +37,8 @@ def _torch(torch: Any) -> dict[str, Any]:
 
 
 def _kernels(kernels: Any) -> dict[str, Any]:
-    return dict(kernels.info())
+    formats = import_module("ternary_kernels.packed.formats")
+    return dict(kernels.info()) | {"formats": [str(answer) for answer in formats.remembered()]}
 
 
 if __name__ == "__main__":

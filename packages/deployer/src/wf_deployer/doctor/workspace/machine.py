@@ -14,7 +14,8 @@ _REBUILD = "`uv sync --reinstall-package ternary-kernels` (needs g++)"
 
 
 def kernels(workspace: Workspace) -> Iterator[Finding]:
-    """The C++ extension loads; which of its instruction sets runs, and why no better one."""
+    """The C++ extension loads; which of its instruction sets runs, why no better one, and which formats
+    were found to be faster here."""
     facts = workspace.facts["kernels"]
     source = "ternary_kernels.info()"
     if facts is None or "error" in facts:
@@ -22,7 +23,9 @@ def kernels(workspace: Workspace) -> Iterator[Finding]:
         yield Finding(Status.fail, found, "the native engine's kernels", _REBUILD, source)
         return
     better = [f"{name}: {why}" for name, why in facts["instruction_sets"].items() if why != "available"]
-    found = f"{facts['isa']} on {cpu_name()}, {facts['num_threads']} threads"
+    found = ", ".join(
+        [f"{facts['isa']} on {cpu_name()}", f"{facts['num_threads']} threads", *facts["formats"]]
+    )
     if facts["isa"] == "scalar":
         fix = "run on a processor with AVX2 or NEON: plain C++ is many times slower"
         yield Finding(Status.warn, found, "; ".join(better), fix, source)
