@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from wf_formats.tokenizer import TokenizerError, TokenizerSource, read_tokenizer, token_bytes
 from wf_formats.tokenizer.snapshot import TokenTable, read_snapshot, snapshot
+from wf_formats.tokenizer.spec_lists import backend_of, lists_of
 from wf_formats.tokenizer.vocabulary import num_model_tokens, source_beyond
 
 TEXTS = [
@@ -47,6 +48,38 @@ def test_the_packaged_models_tokenizer_comes_back(packaged_gguf: Path):
 def test_sentencepiece_tokenizers_come_back(sentencepiece_folder, tmp_path, kind):
     added = {"<|end|>": {"rstrip": True}, "<fim>": {"special": False}}
     check_same(read_tokenizer(sentencepiece_folder(tmp_path, kind, added)), 510)
+
+
+ODD = ["<unk>", "\0", "\n", "a b", "a", "##b", "ab", "\u2028"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.BPE(
+            {token: index for index, token in enumerate(ODD)},
+            [("a", "##b")],
+            unk_token="<unk>",
+            continuing_subword_prefix="##",
+            end_of_word_suffix="",
+            fuse_unk=True,
+            ignore_merges=True,
+        ),
+        models.Unigram([(token, -float(index)) for index, token in enumerate(ODD)], 0, False),
+        models.WordLevel({token: index for index, token in enumerate(ODD)}, "<unk>"),
+    ],
+    ids=["BPE", "Unigram", "WordLevel"],
+)
+def test_every_kind_of_model_comes_back(model):
+    backend = Tokenizer(model)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens([AddedToken("<one>", lstrip=True), AddedToken("two words", single_word=True)])
+    backend.add_special_tokens([AddedToken("<end>"), AddedToken("a", normalized=True)])
+    again = backend_of(lists_of(backend.to_str()))
+    assert again.to_str() == backend.to_str()
+    assert again.get_vocab() == backend.get_vocab()
+    for text in ("ab a b", "<one>two words<end>", "a\0\n\u2028x"):
+        assert again.encode(text).ids == backend.encode(text).ids
 
 
 def test_added_tokens_after_a_gap_are_refused():

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from wrinklefree_inference.cli import app
+from wrinklefree_inference.application import main
 
 PROGRAM = os.environ.get("WF_PROG", "python -m wrinklefree_inference")
 
-app(prog_name=PROGRAM.removesuffix(f" {sys.argv[1]}") if len(sys.argv) > 1 else PROGRAM)
+main(PROGRAM.removesuffix(f" {sys.argv[1]}") if len(sys.argv) > 1 else PROGRAM)

@@ -1,6 +1,6 @@
 """A tokenizer as arrays of bytes that are read in no time, and back.
 
-    tokenizer/spec      the tokenizers library's own JSON
+    tokenizer/spec      JSON that the tokenizers library's tokenizer is made of (`spec_lists`)
     tokenizer/facts     JSON: what `TokenizerSource` says beside it, and the rows of the model's embedding
     tokenizer/bytes     the bytes of all tokens, by id
     tokenizer/ends      u32 of each token: where its bytes end
@@ -20,6 +20,7 @@ import tokenizers
 
 from wf_formats.tokenizer.files import rust_errors
 from wf_formats.tokenizer.source import KnownTokens, Pieces, TokenizerError, TokenizerSource
+from wf_formats.tokenizer.spec_lists import backend_of, lists_of
 from wf_formats.tokenizer.token_bytes import token_bytes
 from wf_formats.tokenizer.vocabulary import num_model_tokens
 
@@ -70,10 +71,10 @@ def snapshot(source: TokenizerSource, num_rows: int) -> dict[str, np.ndarray]:
         TokenizerError: it would not come back as it is.
     """
     table = token_bytes(source)
-    spec = source.backend.to_str()
+    spec = lists_of(source.backend.to_str())
     counts = {"fits_rows": num_rows, "num_model_tokens": num_model_tokens(source)}
     arrays = {
-        _SPEC: _flat(spec.encode()),
+        _SPEC: _flat(spec),
         _FACTS: _flat(json.dumps(_facts(source) | counts).encode()),
         _BYTES: _flat(b"".join(table)),
         _ENDS: np.cumsum([len(token) for token in table], dtype=np.uint32),
@@ -91,7 +92,7 @@ def read_snapshot(arrays: Mapping[str, np.ndarray]) -> TokenizerSource:
     with rust_errors("the kept tokenizer"):
         facts = json.loads(arrays[_FACTS].tobytes())
         return TokenizerSource(
-            tokenizers.Tokenizer.from_buffer(arrays[_SPEC].tobytes()),
+            backend_of(arrays[_SPEC].tobytes()),
             {str(name): str(token) for name, token in facts["special_tokens"].items()},
             frozenset(map(int, facts["eos_ids"])),
             facts["chat_template"],

@@ -6,9 +6,9 @@ python -m wrinklefree_inference.gateway.worker_program serve --model MODEL ...
 import os
 
 from wf_formats.lifeline import end_with
-from wrinklefree_inference.cli import app
+from wrinklefree_inference.application import main
 from wrinklefree_inference.gateway.worker import STARTER
 
 if __name__ == "__main__":
     end_with(int(os.environ.pop(STARTER)))
-    app(prog_name="wf")
+    main("wf")
