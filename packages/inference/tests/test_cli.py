@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -15,7 +16,10 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from wf_formats.boundary import BUG_NOTE
+from wrinklefree_inference import application
+from wrinklefree_inference.application import COMMANDS
 from wrinklefree_inference.cli import app
+from wrinklefree_inference.commands import serving
 
 run = CliRunner().invoke
 
@@ -136,9 +140,54 @@ def test_help_names_every_limit_of_the_server():
     assert "command lines can be read by all" in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["serve", "--help"], ["serve"]),
+        ([], COMMANDS),
+        (["--help", "serve"], COMMANDS),
+        (["nonsense"], COMMANDS),
+    ],
+)
+def test_a_command_that_is_named_first_is_the_only_one(arguments, names, monkeypatch):
+    made = []
+
+    def record(given):
+        made.append(given)
+        return lambda prog_name: made.append(prog_name)
+
+    monkeypatch.setattr(application, "application", record)
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    application.main("wf")
+    assert made == [names, "wf"]
+
+
+def test_a_command_alone_answers_as_one_of_several():
+    for arguments in (["serve", "--help"], ["serve", "--nonsense"]):
+        alone, among = (
+            CliRunner().invoke(app_of, arguments) for app_of in (application.application(["serve"]), app)
+        )
+        assert (alone.exit_code, alone.output) == (among.exit_code, among.output)
+
+
+def test_the_collector_rests_for_imports_alone():
+    def fail_inside():
+        with serving._without_collector():
+            assert not gc.isenabled()
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail_inside()
+    assert gc.isenabled()
+
+
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from typer.testing import CliRunner; from wrinklefree_inference.cli import app;"
+        "import sys; from wrinklefree_inference.application import application; application(['serve']);"
+        "others = {f'wrinklefree_inference.commands.{name}' for name in ('bench', 'gateway', 'chat', 'run')};"
+        "others &= set(sys.modules);"
+        "assert not others, others;"
+        "from typer.testing import CliRunner; from wrinklefree_inference.cli import app;"
         "assert CliRunner().invoke(app, ['chat', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(app, ['bench', '--help']).exit_code == 0;"

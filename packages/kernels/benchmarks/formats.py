@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import ternary_kernels as tk
-from ternary_kernels.format_race import FORMATS, largest_matrix, run_race, shape_class
+from ternary_kernels.format_race import FORMATS, largest_matrix, num_ternary_weights, run_race, shape_class
 from wf_formats.environment import OtherProcesses, environment
 from wf_formats.models import open_model
 
@@ -63,8 +63,9 @@ def main() -> None:
                 "t5_beside_t2": round(float(np.median(t5 / t2)), 3),
                 "least_ms": {"t2": round(1e3 * t2.min(), 2), "t5": round(1e3 * t5.min(), 2)},
             }
-        tensor, num_weights = largest_matrix(open_model(options.model))
-        race = run_race(tensor, shape_class(tensor, num_weights), time.process_time)
+        source = open_model(options.model)
+        tensor = largest_matrix(source)
+        race = run_race(tensor, shape_class(tensor, num_ternary_weights(source)), time.process_time)
     result = {"model": options.model.name, "isa": tk.info()["isa"], "steps": found}
     result["race"] = {"seconds": race.seconds, "t5_beside_t2": round(race.ratio("t5"), 3)}
     facts = {"busy_cores_of_others": round(others.cores, 2)} | environment("numpy")

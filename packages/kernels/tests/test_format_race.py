@@ -257,3 +257,18 @@ def test_without_a_cache_nothing_is_remembered(path, raced, monkeypatch, tmp_pat
     assert load_packed(path).weights.layers[0].down.format in ("t2", "t5")
     assert load_packed(path, format="t5").weights.layers[0].down.format == "t5"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scalar_kernels_run_no_race(path, raced, monkeypatch):
+    clock = Clock(monkeypatch, t2=1.0, t5=0.1)
+    monkeypatch.setattr(format_race, "info", lambda: {"isa": "scalar"})
+    assert choose_format(open_model(path), clock=clock) == HOLDER
+    assert not clock.products
+
+
+def test_a_folder_that_cannot_be_made_is_a_warning_and_the_model_gets_its_format(
+    path, raced, settings, records, warnings, monkeypatch
+):
+    settings.folder.write_text("a file")
+    assert choose_format(open_model(path), records, Clock(monkeypatch, **{HOLDER: 1.0, OTHER: 0.5})) == OTHER
+    assert "which format is faster is not kept" in warnings[0]

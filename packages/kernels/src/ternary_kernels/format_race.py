@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ternary_kernels._native import Matrix, time_products
+from ternary_kernels._native import Matrix, info, time_products
 from ternary_kernels.packing import PackedTernary, default_format, pack_ternary
 from wf_formats.families.block import MATRICES, part_shape
 from wf_formats.matrix import NumpyMatrix
@@ -96,10 +96,10 @@ def choose_format(
     Raises:
         LoadError: the matrix cannot be read.
     """
-    default = default_format()
-    if source.config.num_layers * sum(_sizes_of(source).values()) < MIN_WEIGHTS:
+    default, num_weights = default_format(), num_ternary_weights(source)
+    if num_weights < MIN_WEIGHTS or info()["isa"] == "scalar":  # whose race would take a minute
         return default
-    tensor, num_weights = largest_matrix(source)
+    tensor = largest_matrix(source)
     shape = shape_class(tensor, num_weights)
     if records is not None and (known := records.known(shape)) is not None:
         return known
@@ -119,10 +119,15 @@ def choose_format(
     return winner
 
 
-def largest_matrix(source: ModelFile) -> tuple[NumpyMatrix, int]:
-    """One of a layer, and the ternary weights of all layers. Raises: LoadError."""
+def num_ternary_weights(source: ModelFile) -> int:
+    """Of all layers."""
+    return source.config.num_layers * sum(_sizes_of(source).values())
+
+
+def largest_matrix(source: ModelFile) -> NumpyMatrix:
+    """Of the first layer. Raises: LoadError."""
     sizes = _sizes_of(source)
-    return source.matrix(0, max(sizes, key=sizes.__getitem__)), source.config.num_layers * sum(sizes.values())
+    return source.matrix(0, max(sizes, key=sizes.__getitem__))
 
 
 def shape_class(tensor: NumpyMatrix, num_weights: int) -> ShapeClass:

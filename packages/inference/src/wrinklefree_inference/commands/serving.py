@@ -10,8 +10,9 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -54,12 +55,13 @@ def serve_native(options: NativeServerOptions) -> None:
     keys = keys_of(options.listen)
     with bind(options.listen) as listener:
         logs.configure(options.http.log_format)
-        import_kernels()
-        loading = _in_background(partial(load_native_model, options.model, options.engine, options.cache))
-        from wrinklefree_inference.http.app import create_server
-        from wrinklefree_inference.http.auth import ApiKeys
-        from wrinklefree_inference.native.async_engine import AsyncNativeEngine
-        from wrinklefree_inference.native.grammar import stop_trials
+        with _without_collector():
+            import_kernels()
+            loading = _in_background(partial(load_native_model, options.model, options.engine, options.cache))
+            from wrinklefree_inference.http.app import create_server
+            from wrinklefree_inference.http.auth import ApiKeys
+            from wrinklefree_inference.native.async_engine import AsyncNativeEngine
+            from wrinklefree_inference.native.grammar import stop_trials
 
         model = loading.result()
 
@@ -175,6 +177,17 @@ def _on_signal() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """For imports: what they make stays, and looking at it again and again is a tenth of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _in_background(make: Callable[[], Made]) -> Future[Made]:
