@@ -46,12 +46,12 @@ class Answer:
         if self.winner not in FORMATS or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"the winner is {self.winner!r:.60}")
         if not all(isinstance(size, int) for size in astuple(ShapeClass(**self.shape))):
-            raise ValueError(f"the shape is {str(self.shape):.60}")
+            raise ValueError(f"the shape is {self.shape!s:.60}")
         times = [self.seconds[name] for name in FORMATS] if isinstance(self.seconds, dict) else []
         if not times or not all(
             isinstance(s, float) and s > 0 for token, batch in times for s in (token, batch)
         ):
-            raise ValueError(f"the times are {str(self.seconds):.60}")
+            raise ValueError(f"the times are {self.seconds!s:.60}")
 
     def __str__(self) -> str:
         other = next(name for name in FORMATS if name != self.winner)
