@@ -105,6 +105,20 @@ def test_speed_of_stage_3_on_two_cores_is_near_the_measured_one(capsys: pytest.C
     assert found["tokens_per_s"] == pytest.approx(270, rel=0.10)
 
 
+def test_rows_of_block_diffusion_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three times the tokens of the blocks, the head once."""
+    once, thrice = (
+        planned(capsys, "-m", "smollm2_135m", "-s", stage, "--gpu", "H100", "model.scheme=group64")
+        for stage in ("2", "4")
+    )
+    block, head = 2 * 576 * 576 + 2 * 192 * 576 + 3 * 576 * 1536, 2 * 49152 * 576
+    blocks = 30 * (2 * block + 4 * 576 * 512)
+    expected = (3 * blocks + head) / (blocks + head)
+    assert once["tokens_per_s"] / thrice["tokens_per_s"] == pytest.approx(expected, rel=1e-6)
+    kept = [found["layouts"][0]["bytes"]["activations"] for found in (once, thrice)]
+    assert kept[1] > 2.5 * kept[0]
+
+
 def test_the_largest_batch_fits_and_one_more_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("-m", "qwen3_0_6b", "--gpu", "L40S:4")
     first = planned(capsys, *arguments)["layouts"]

@@ -88,6 +88,10 @@ class Dlm(Objective):
     def at_step(self, step: int) -> None:
         self.step = step
 
+    @property
+    def row_tokens(self) -> int:
+        return self._num_choices + 1
+
     def views(self, batch: View) -> Mapping[str, View]:
         from wrinklefree_distillation.noise import noise_generator
         from wrinklefree_distillation.noisy_clean import noisy_clean_view

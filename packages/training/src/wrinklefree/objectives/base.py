@@ -108,6 +108,11 @@ class Objective(ABC):
     def needs_teacher(self) -> bool:
         return any(wish.teacher for wish in self.wishes.values())
 
+    @property
+    def row_tokens(self) -> int:
+        """Of the longest view, for each token of the batch; for plans (planning/)."""
+        return 1
+
     def views(self, batch: View) -> Mapping[str, View]:
         """The views of a batch that `wishes` names (masked, for example). Default: as it is.
 

@@ -78,7 +78,12 @@ class Plan:
     @cached_property
     def work(self) -> Work:
         length = gradient_options(self.config).sequence_length_tokens
-        return work(self.model, length, self.chosen.recomputes, self.teacher)
+        return work(self.model, length, self.chosen.recomputes, self.teacher, self._row_tokens)
+
+    @cached_property
+    def _row_tokens(self) -> int:
+        options = gradient_options(self.config).objectives
+        return max(build_objective(name, options[name]).row_tokens for name in active_objectives(self.config))
 
     @property
     def utilization(self) -> float | None:
@@ -135,7 +140,7 @@ class Plan:
         chunks = [getattr(training.objectives[name], "chunk_tokens", None) for name in active]
         return Step(
             training.batch_size,
-            training.sequence_length_tokens,
+            self._row_tokens * training.sequence_length_tokens,
             training.precision,
             self.machine.on_cpu,
             chunk_tokens=max((chunk for chunk in chunks if chunk is not None), default=None),

@@ -63,9 +63,12 @@ class Work:
         return self.student + self.teacher
 
 
-def work(model: ModelShape, sequence_tokens: int, recomputes: bool, teacher: ModelShape | None) -> Work:
-    """Of a token of sequences of this length."""
-    blocks, head = _blocks(model, sequence_tokens), _head(model)
+def work(
+    model: ModelShape, sequence_tokens: int, recomputes: bool, teacher: ModelShape | None, row_tokens: int = 1
+) -> Work:
+    """Of a token of sequences of this length. row_tokens: that the student is shown for each, seeing as many
+    others; the head is computed once."""
+    blocks, head = row_tokens * _blocks(model, sequence_tokens), _head(model)
     again = blocks if recomputes else 0.0
     taught = 0.0 if teacher is None else _blocks(teacher, sequence_tokens) + _head(teacher)
     return Work(3 * (blocks + head) + again, taught)
