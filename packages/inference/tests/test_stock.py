@@ -286,7 +286,7 @@ def test_another_kind_of_model_is_refused_at_once(environment, tmp_path, own_log
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_a_block_diffusion_model_is_refused(environments, diffusion_files_of, own_log, engine):
-    given = (f"--{engine}", environments(engine), "--model", diffusion_files_of["folder"])
+    given = (f"--{engine}", environments(engine, "plugin"), "--model", diffusion_files_of["folder"])
     told = refusal(*given, exit_code=2, engine=engine)
     name = {"vllm": "vLLM", "sglang": "SGLang"}[engine]
     assert f"is a block-diffusion model (blocks of 8 tokens), which {name} would misread" in told

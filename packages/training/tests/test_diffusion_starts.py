@@ -72,7 +72,7 @@ def test_so_do_plans_and_scores_of_data(
 ) -> None:
     folder = diffusion_files_of["folder"]
     with pytest.raises(SystemExit) as end:
-        plan(["-s", "2", "model.source=path", f"model.name={folder}"])
+        plan(["-m", "smollm2_135m", "--cpu", "2", "model.source=path", f"model.name={folder}"])
     assert end.value.code == 2
     assert TOLD.format("wf plan") in capsys.readouterr().err
     text = tmp_path / "text.txt"
