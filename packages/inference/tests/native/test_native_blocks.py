@@ -17,6 +17,7 @@ from bitnet_arch.block_decoding import decode_blocks, drawn_with, greedy
 from wf_formats.block_decoding import BlockDecoding
 from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import RequestError
+from wrinklefree_inference.engines.native import NativeEngine
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.request import AnswerFailed, BadField
 from wrinklefree_inference.options import QueueOptions
@@ -305,6 +306,13 @@ def test_blocks_that_do_not_fit_the_engine_are_refused(toy, block_size, fields, 
     model = replace(toy.make_model(), diffusion=BlockDiffusion(block_size, MASK), **fields)
     with pytest.raises(RequestError, match=message):
         model.new_core(limits)
+
+
+def test_texts_have_no_scores(toy):
+    fields = block_models.engine_fields(BlockDiffusion(8, MASK), DECODING)
+    refused = pytest.raises(RequestError, match="the probability of a text has a bound alone")
+    with NativeEngine(replace(toy.make_model(), **fields)) as engine, refused:
+        engine.score([9, 10, 11])
 
 
 def test_prompts_and_answers_fill_whole_blocks_of_the_context(bench):
