@@ -188,8 +188,8 @@ def test_a_copy_under_the_same_name_shares_the_file(path, settings, tmp_path):
 def test_a_model_that_changes_while_it_is_packed_is_not_kept(path, settings, models, monkeypatch, caplog):
     assemble = cache.assemble
 
-    def slow(source: Any) -> tk.ModelWeights:
-        weights = assemble(source)
+    def slow(source: Any, format: Any) -> tk.ModelWeights:
+        weights = assemble(source, format)
         path.write_bytes(models["1"])
         return weights
 
