@@ -14,9 +14,8 @@ sources.
 
 The cosines of the sources alone do not make a mixture: a probe of two kinds of text has a low one with
 either, and the source that is nearer would get everything. Nor do gradients of a few sequences: their inner
-products are averaged over the turns before anything is divided by a length, e_t = b e_{t-1} + (1 - b) x_t
-with b = `ema_decay`, from e_0 = 0: both f and u grow as sqrt(1 - b^t) then, so the first turns, which know
-least, move the weights least.
+products are averaged over the turns before anything is divided by a length. The mean of turn t gives turn s
+the weight b^(t-s), b = `ema_decay`, of their sum, so that the first turn has no more than the second.
 
 What is measured of it: docs/results.md.
 """
@@ -50,10 +49,10 @@ class Influence:
 
     def update(self, weights: Weights, evidence: Evidence) -> Weights:
         assert evidence.gradients is not None
-        kept, new, found = self._decay, 1 - self._decay, evidence.gradients
-        self._between = kept * self._between + new * np.array(found.between)
-        self._with_probes = kept * self._with_probes + new * np.array(found.with_probes)
         self._turns += 1
+        new = (1 - self._decay) / (1 - self._decay**self._turns)
+        self._between += new * (np.array(evidence.gradients.between) - self._between)
+        self._with_probes += new * (np.array(evidence.gradients.with_probes) - self._with_probes)
         return dict(zip(self._names, self._solved(), strict=True))
 
     def _solved(self) -> list[float]:
@@ -79,10 +78,10 @@ class Influence:
         return found
 
     def figures(self) -> dict[str, float]:
-        """The cosine of each source alone with the probes, of the means without their growth."""
+        """The cosine of each source alone with the probes."""
         if not self._turns:
             return {}
-        lengths = np.sqrt(self._between.diagonal() * (1 - self._decay**self._turns))
+        lengths = np.sqrt(self._between.diagonal())
         cosines = np.divide(self._with_probes, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
         return {f"influence/{name}": float(value) for name, value in zip(self._names, cosines, strict=True)}
 
