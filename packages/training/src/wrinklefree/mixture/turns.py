@@ -13,8 +13,9 @@ from wrinklefree.config.training import GradientConfig
 
 EVERY_STEPS, LEAST_STEPS = 200, 20
 SCORED_SHARE = 0.04
-"""Of the sequences of a run, at most, that are scored beside it. One costs 1 to 1.8 times what it costs to
-train on it, the most with training.precision=int8 (docs/results.md)."""
+"""Of the sequences of a run, at most, that are scored beside it. In float32 one costs what it costs to train
+on it (1.02, docs/results.md); with training.precision=int8 a third of its products stays in float32, which
+is 3.27 times as slow, so about 2/3 + 3.27/3 = 1.8 (not measured)."""
 
 
 def every_steps(training: GradientConfig, num_sources: int) -> int:
