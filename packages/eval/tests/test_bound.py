@@ -208,6 +208,7 @@ def test_the_picture_of_parallel_decoding(
         (8, ["--context", "30"], "--context 30 does not end with one of the model's blocks of 8 tokens"),
         (8, ["--context", "32", "--kind", "native"], "whose bound PyTorch computes"),
         (0, ["--context", "32", "--samples", "4"], "--samples is of the masks of a block-diffusion model"),
+        (0, ["--describe", "--samples", "4"], "--samples is of the masks of a block-diffusion model"),
         (0, ["--context", "32", "--seed", "4"], "--seed is of the masks of a block-diffusion model"),
     ],
 )

@@ -17,7 +17,7 @@ from wf_formats.exports import GGUF_SUFFIX, HUB_PREFIX
 from wf_formats.printable import printable
 from wf_formats.urls import meant_url
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.models import ModelKind, check_kind, recognise
+from wrinklefree_eval.models import ModelKind, check_kind, check_masks, recognise
 from wrinklefree_eval.readable import check_reading
 from wrinklefree_eval.task_files import OUR_TASKS
 
@@ -57,6 +57,7 @@ def described(ctx: typer.Context, names: list[str]) -> dict[str, Any]:
         found = recognise(Path(model))
         kind = kind or found
         check_kind(Path(model), kind)
+        check_masks(Path(model), given["samples"], given["seed"])
     here = [Path(text) for text in texts if not _is_elsewhere(text)]
     check_reading([], here, names, given["tasks_dir"], given["data_dir"])
     if adapter is not None and not Path(adapter).is_file():

@@ -13,7 +13,7 @@ import typer
 from wrinklefree_eval.answers import Answer, check_target, write_answers
 from wrinklefree_eval.command import FramedCommand, new_app
 from wrinklefree_eval.errors import EvalRequestError
-from wrinklefree_eval.models import EvalModel, ModelKind, is_block_diffusion, local_path
+from wrinklefree_eval.models import EvalModel, ModelKind, check_masks, local_path
 from wrinklefree_eval.opening import open_model
 from wrinklefree_eval.task_files import OUR_TASKS
 
@@ -85,7 +85,7 @@ def evaluate(
         return
     path, *texts = map(local_path, [model_path, *(text or [])])
     _check_request(path, kind, texts, names, tasks_dir, data_dir, output, answers)
-    _check_masks(path, samples, seed)
+    check_masks(path, samples, seed)
     start_s = time.perf_counter()
     model = open_model(path, context, kind, threads, adapter)
     try:
@@ -131,15 +131,6 @@ def _check_request(
             raise EvalRequestError("--answers are those of tasks: give --tasks")
         check_target(answers)
     check_reading([model_path] if kind is None else [], texts, tasks, tasks_dir, data_dir)
-
-
-def _check_masks(model_path: Path, samples: int | None, seed: int | None) -> None:
-    """Raises: EvalRequestError for options of a diffusion model's with another model."""
-    option = "--samples" if samples is not None else "--seed"
-    if (samples is not None or seed is not None) and not is_block_diffusion(model_path):
-        raise EvalRequestError(
-            f"{option} is of the masks of a block-diffusion model, and {model_path} is none: leave it out"
-        )
 
 
 def _of_texts(

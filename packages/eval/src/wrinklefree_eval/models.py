@@ -136,6 +136,15 @@ def check_kind(path: Path, kind: ModelKind) -> None:
         check_is_autoregressive(path, f"wf eval by {kind.value}", remedy)
 
 
+def check_masks(model_path: Path, samples: int | None, seed: int | None) -> None:
+    """Raises: EvalRequestError for options of a diffusion model's with another model."""
+    option = "--samples" if samples is not None else "--seed"
+    if (samples is not None or seed is not None) and not is_block_diffusion(model_path):
+        raise EvalRequestError(
+            f"{option} is of the masks of a block-diffusion model, and {model_path} is none: leave it out"
+        )
+
+
 def _is_checkpoint(folder: Path) -> bool:
     record = folder / META_FILE
     if not record.is_file():
