@@ -42,7 +42,8 @@ from wf_formats.diffusion import (
 from wf_formats.environment import environment
 from wf_formats.targets import check_way
 from wrinklefree_eval.models import ModelKind, recognise
-from wrinklefree_eval.torch_model import TorchModel, load_torch_model
+from wrinklefree_eval.torch_loading import load_torch_model
+from wrinklefree_eval.torch_model import TorchModel
 
 GRAM = 4
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from wrinklefree_eval import torch_model
+from wrinklefree_eval import torch_loading
 from wrinklefree_eval.errors import EvalError, EvalRequestError
 from wrinklefree_eval.evaluate import app
 from wrinklefree_eval.models import ModelKind, recognise
@@ -105,13 +105,13 @@ def test_unregistered_quantization_is_named(small_hf: Path, tmp_path: Path, monk
         def load(self) -> None:
             monkeypatch.setitem(AUTO_QUANTIZER_MAPPING, "mystery", object)
 
-    monkeypatch.setattr(torch_model, "entries", lambda group: {"mystery": Entry()})
-    torch_model._check_quantization(tmp_path)
+    monkeypatch.setattr(torch_loading, "entries", lambda group: {"mystery": Entry()})
+    torch_loading._check_quantization(tmp_path)
 
-    broken = EntryPoint("mystery", "no_such_module", torch_model.LOADERS)
-    monkeypatch.setattr(torch_model, "entries", lambda group: {"mystery": broken})
+    broken = EntryPoint("mystery", "no_such_module", torch_loading.LOADERS)
+    monkeypatch.setattr(torch_loading, "entries", lambda group: {"mystery": broken})
     with pytest.raises(EvalError, match="'mystery' of an unknown distribution cannot be loaded"):
-        torch_model._check_quantization(tmp_path)
+        torch_loading._check_quantization(tmp_path)
 
 
 def test_gguf_and_transformers_agree(small_gguf: Path, small_hf: Path):

@@ -29,8 +29,8 @@ from data_handler.conversations import ConversationTemplate
 from wf_formats.block_decoding import BlockDecoding
 from wrinklefree_eval.answers import Answer
 from wrinklefree_eval.chatting import Chatting, prompt_room
-from wrinklefree_eval.diffusion_model import DiffusionModel
 from wrinklefree_eval.harness import DEFAULT_GENERATED_TOKENS
+from wrinklefree_eval.models import BoundModel
 
 _OF_LIKELIHOOD = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics of lm-eval that are likelihoods, and here bounds on them."""
@@ -44,7 +44,7 @@ class DiffusionLM(Chatting, TemplateLM):
         make_template: Its chat template, asked for when a task needs it.
     """
 
-    def __init__(self, model: DiffusionModel, make_template: Callable[[], ConversationTemplate]) -> None:
+    def __init__(self, model: BoundModel, make_template: Callable[[], ConversationTemplate]) -> None:
         super().__init__()
         self._model, self._make_template = model, make_template
         self.decoding = BlockDecoding()

@@ -29,6 +29,7 @@ from wf_formats.urls import meant_url
 from wrinklefree_eval.errors import EvalError, EvalRequestError
 
 if TYPE_CHECKING:
+    from bitnet_arch.block_scoring import BlockBound
     from data_handler.conversations import ConversationTemplate
     from wrinklefree_inference import TokenScores
 
@@ -75,6 +76,28 @@ class EvalModel(Protocol):
 
     def close(self) -> None:
         """Free it."""
+
+
+class BoundModel(EvalModel, Protocol):
+    """A block-diffusion model: `diffusion_model.DiffusionModel`.
+
+    Attributes:
+        model: In PyTorch.
+        tokenizer: transformers'.
+        samples: Copies with masks of each block, at most.
+        seed: Of the masks.
+        num_passes: Of the bounds so far.
+    """
+
+    path: Path
+    model: Any
+    tokenizer: Any
+    samples: int
+    seed: int
+    num_passes: int
+
+    def bound(self, ids: Sequence[int], start: int) -> BlockBound:
+        """A bound of -log p(ids[start:]), given all ids before them."""
 
 
 KNOWN = (

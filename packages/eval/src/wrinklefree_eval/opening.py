@@ -40,6 +40,6 @@ def open_model(
         return NativeModel(path, context_tokens, num_threads, adapter)
     if adapter is not None:
         raise EvalRequestError(f"adapter {adapter} belongs to a GGUF file, which {path} is not: leave it out")
-    from wrinklefree_eval.torch_model import load_torch_model
+    from wrinklefree_eval.torch_loading import load_torch_model
 
     return load_torch_model(path, kind, context_tokens, num_threads)
