@@ -46,9 +46,18 @@ def test_what_is_refused(tmp_path: Path, small_gguf: Path):
         recognise(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["folder", "gguf"])
-@pytest.mark.parametrize("options", [[], ["--describe"], ["--kind", "native"]], ids=" ".join)
-def test_a_block_diffusion_model_has_no_perplexity(
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gguf", []),
+        ("gguf", ["--describe"]),
+        ("gguf", ["--kind", "native"]),
+        ("folder", ["--kind", "native"]),
+        ("folder", ["--kind", "native", "--describe"]),
+    ],
+    ids=str,
+)
+def test_runtimes_that_score_token_by_token_refuse_a_block_diffusion_model(
     diffusion_files_of: dict[str, Path], name: str, options: list[str], tmp_path: Path
 ):
     text = tmp_path / "text.txt"
@@ -56,7 +65,8 @@ def test_a_block_diffusion_model_has_no_perplexity(
     arguments = ["--model-path", str(diffusion_files_of[name]), "--text", str(text), *options]
     done = CliRunner(env={"COLUMNS": "400"}).invoke(app, arguments)
     assert done.exit_code == 2, done.output
-    assert "is a block-diffusion model (blocks of 8 tokens), which wf eval would misread" in done.output
+    assert "is a block-diffusion model (blocks of 8 tokens), which wf eval by " in done.output
+    assert "give the checkpoint folder without --kind" in done.output
 
 
 def test_damaged_models_are_errors(small_hf: Path, small_gguf: Path, tmp_path: Path):

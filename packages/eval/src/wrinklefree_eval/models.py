@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wf_formats.diffusion import SETTINGS_KEY, read_settings
 from wf_formats.exports import HUB_PREFIX
 from wf_formats.file_names import CONFIG_FILE, META_FILE
-from wf_formats.gguf import GgufError
-from wf_formats.models.kind import check_is_autoregressive, diffusion_of
 from wf_formats.printable import printable
 from wf_formats.secrets import redacted
 from wf_formats.urls import meant_url
@@ -145,7 +143,10 @@ def is_block_diffusion(path: Path) -> bool:
     Raises: EvalError for a config.json that cannot be read.
     """
     if not path.is_dir():
-        with suppress(GgufError):  # of a damaged file whoever opens it says why
+        from wf_formats.gguf import GgufError
+        from wf_formats.models.kind import diffusion_of
+
+        with suppress(GgufError, OSError):  # of a file that cannot be read whoever opens it says why
             return diffusion_of(path) is not None
         return False
     return (path / CONFIG_FILE).is_file() and read_settings(path, EvalError).get(SETTINGS_KEY) is not None
@@ -155,6 +156,8 @@ def check_kind(path: Path, kind: ModelKind) -> None:
     """Raises: ModelKindError for a block-diffusion model in a runtime that scores each token after those
     before it."""
     if kind in (ModelKind.GGUF, ModelKind.NATIVE) and is_block_diffusion(path):
+        from wf_formats.models.kind import check_is_autoregressive
+
         remedy = "give the checkpoint folder without --kind, whose bound PyTorch computes"
         check_is_autoregressive(path, f"wf eval by {kind.value}", remedy)
 
