@@ -96,6 +96,7 @@ def uncached(diffusion: BlockDiffusion) -> Any:
         return SimpleNamespace(logits=torch.from_numpy(found)[None])
 
     logits.config = SimpleNamespace(block_diffusion=diffusion.to_settings())  # type: ignore[attr-defined]
+    logits.device = torch.device("cpu")  # type: ignore[attr-defined]
     return logits
 
 
