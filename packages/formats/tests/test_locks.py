@@ -79,6 +79,19 @@ def test_what_a_child_inherits(tmp_path: Path, take: Any, is_kept: bool) -> None
         child.communicate()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_one_that_cannot_be_removed_stays(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "lock"
+    with locked(path, TAKEN):
+        monkeypatch.setattr(Path, "unlink", refused)
+    assert can_be_taken(path, try_lock)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch

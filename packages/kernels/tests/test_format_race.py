@@ -185,6 +185,8 @@ def test_other_machines_and_shapes_have_answers_of_their_own(records, settings, 
         lambda found: b"{}",
         lambda found: json.dumps(found | {"winner": "t3"}).encode(),
         lambda found: json.dumps(found | {"isa": 3}).encode(),
+        lambda found: json.dumps(found | {"shape": found["shape"] | {"rows": True}}).encode(),
+        lambda found: json.dumps(found | {"seconds": {"t2": [1e999, 1.0], "t5": [1.0, 1.0]}}).encode(),
         lambda found: json.dumps(found | {"shape": {"rows": 1}}).encode(),
         lambda found: json.dumps(found | {"seconds": {"t2": [1.0, 1.0]}}).encode(),
         lambda found: json.dumps(found | {"seconds": {"t2": [1.0, 0.0], "t5": [1.0, 1.0]}}).encode(),
@@ -202,6 +204,19 @@ def test_a_damaged_answer_is_said_and_raced_again(records, settings, caplog, cha
     assert f"{file} is no answer of a race" in caplog.text
     records.add(SHAPE, "t2", Race({"t2": (1.0, 1.0), "t5": (2.0, 2.0)}))
     assert records.known(SHAPE) == "t2"
+
+
+def test_an_answer_under_anothers_name_is_not_believed(records, settings, caplog):
+    other = replace(SHAPE, rows=1024)
+    records.add(SHAPE, "t5", Race({"t2": (1.0, 1.0), "t5": (0.5, 0.8)}))
+    (file,) = (settings.folder / formats.FOLDER).iterdir()
+    records.add(other, "t2", Race({"t2": (1.0, 1.0), "t5": (2.0, 2.0)}))
+    (of_other,) = set((settings.folder / formats.FOLDER).iterdir()) - {file}
+    of_other.write_bytes(file.read_bytes())
+    assert records.known(other) is None
+    assert records.holder(other) is None
+    assert f"{of_other} is the answer of another race" in caplog.text
+    assert records.known(SHAPE) == "t5"
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])

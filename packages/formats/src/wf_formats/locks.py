@@ -89,8 +89,8 @@ def _taken(path: Path, taken: UserError, take: Callable[[File], bool]) -> IO[Any
 
 
 def _remove_free(path: Path, take: Callable[[File], bool]) -> None:
-    """Removes the file of a lock that nobody has, while it is held."""
-    with suppress(FileNotFoundError, NotADirectoryError), path.open("r+") as file:
+    """Removes the file of a lock that nobody has, while it is held; one that cannot be removed stays."""
+    with suppress(OSError), path.open("r+") as file:
         if take(file) and _is_at(path, file):
             path.unlink()
 

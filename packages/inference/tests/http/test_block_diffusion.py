@@ -88,6 +88,13 @@ def test_chat_whole_and_streamed(ask):
     assert f"wf_engine_decoding_passes_total {2 * details.decoding_passes}.0" in metrics
 
 
+def test_ollama_is_told_what_is_served(ask):
+    async def work(http):
+        return (await http.plain.post("/api/show", json={"model": ASK["model"]})).json()
+
+    assert ask(work)["capabilities"] == ["completion"]
+
+
 def test_log_probabilities_and_choices(ask):
     async def work(http):
         return await http.openai.chat.completions.create(

@@ -87,6 +87,14 @@ def test_a_threshold_of_one_draws_one_token_a_pass(bench):
     assert b.core.counters.decoding_passes == 31
 
 
+@pytest.mark.parametrize(("num_prompt", "max_tokens"), [(31, 2), (31, 1), (1, 40), (32, 3), (33, 40)])
+def test_each_token_of_a_prompt_counts_once(bench, num_prompt, max_tokens):
+    b = bench(32)
+    b.add(prompt_of(num_prompt), max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    b.run()
+    assert b.core.counters.prompt_tokens == num_prompt
+
+
 def test_requests_have_their_own_threshold_and_sub_block(bench):
     b = bench(8)
     ways = [{"threshold": 0.0, "sub_block": 4}, {"threshold": 0.0, "sub_block": 8}, {"sub_block": 1}]
@@ -112,7 +120,7 @@ def test_blocks_of_one_token_answer_as_the_autoregressive_model(toy, bench):
 @pytest.mark.parametrize(("block_size", "cache_type"), [(4, "int8"), (32, "f16")])
 def test_together_under_pressure_as_alone(toy, block_size, cache_type):
     """16 requests on few pages, in passes that hold few of their blocks: preempted, sharing prefixes, joining
-    and leaving; tokens and log-probabilities to the bit."""
+    and leaving; tokens and log-probabilities to the bit, in as many passes."""
     requests = [
         toy.make_request(
             [*range(9, 9 + 8 * (1 + k % 5)), 10 + k],
@@ -141,7 +149,8 @@ def test_together_under_pressure_as_alone(toy, block_size, cache_type):
         deltas = [delta async for delta in toy.submit(engine, request)]
         entries = [entry for delta in deltas for entry in delta.logprobs]
         assert len(entries) == request.sampling.max_tokens
-        return entries, "".join(delta.text for delta in deltas), deltas[-1].finish_reason
+        passes = max(delta.decoding_passes for delta in deltas)
+        return entries, "".join(delta.text for delta in deltas), deltas[-1].finish_reason, passes
 
     async def scenario():
         crowded = make(6, QueueOptions(6, 99, 3 * block_size, 2 * block_size))

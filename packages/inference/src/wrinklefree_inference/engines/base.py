@@ -56,6 +56,8 @@ class ModelFacts:
     num_parameters: int | None = None
     context_tokens: int | None = None
     weight_type: str | None = None
+    block_size: int | None = None
+    """Tokens that a block-diffusion model denoises together; None: an autoregressive one, or unknown."""
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, text for people) of each known fact."""
@@ -68,6 +70,8 @@ class ModelFacts:
             rows.append(("weights", self.weight_type))
         if self.context_tokens is not None:
             rows.append(("context", f"{self.context_tokens:,} tokens"))
+        if self.block_size is not None:
+            rows.append(("block diffusion", f"blocks of {self.block_size} tokens"))
         return rows
 
 

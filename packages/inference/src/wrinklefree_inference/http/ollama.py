@@ -172,7 +172,7 @@ def _shown(service: Service) -> OllamaShown:
     return OllamaShown(
         details=_details(service),
         model_info=info,
-        capabilities=["completion", "tools", "embedding"],
+        capabilities=["completion"] if engine.facts.block_size else ["completion", "tools", "embedding"],
         modified_at=timestamp(engine.created),
     )
 

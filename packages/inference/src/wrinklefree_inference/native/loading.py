@@ -87,6 +87,8 @@ def load_native_model(
     except (ValueError, OSError) as error:
         raise _refusal(path, error) from error
     decoding = check_options(options, config.diffusion)
+    if config.diffusion is not None and context > config.diffusion.block_size:
+        context -= context % config.diffusion.block_size  # requests have whole blocks
     new_guesser = None
     if config.diffusion is None:
         new_guesser = _new_guesser(options, decoder, tokenizer, cache.type)

@@ -105,6 +105,7 @@ class NativeModel:
             num_parameters=self.num_parameters,
             context_tokens=self.context_tokens,
             weight_type=self.weight_type,
+            block_size=None if self.diffusion is None else self.diffusion.block_size,
         )
 
     def released(self) -> NativeModel:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass
@@ -45,11 +46,11 @@ class Answer:
         texts = (self.processor, self.isa, self.code_sha256)
         if self.winner not in FORMATS or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"the winner is {self.winner!r:.60}")
-        if not all(isinstance(size, int) for size in astuple(ShapeClass(**self.shape))):
+        if not all(type(size) is int for size in astuple(ShapeClass(**self.shape))):
             raise ValueError(f"the shape is {self.shape!s:.60}")
         times = [self.seconds[name] for name in FORMATS] if isinstance(self.seconds, dict) else []
         if not times or not all(
-            isinstance(s, float) and s > 0 for token, batch in times for s in (token, batch)
+            isinstance(s, float) and 0 < s < math.inf for token, batch in times for s in (token, batch)
         ):
             raise ValueError(f"the times are {self.seconds!s:.60}")
 
@@ -70,12 +71,12 @@ class FormatRecords:
 
     def known(self, shape: ShapeClass) -> PackedTernary | None:
         """Of a race of this code."""
-        answer = _read(self._path(shape))
+        answer = self._answer(shape)
         return None if answer is None or answer.code_sha256 != code_sha256() else answer.winner
 
     def holder(self, shape: ShapeClass) -> PackedTernary | None:
         """Of the last race."""
-        answer = _read(self._path(shape))
+        answer = self._answer(shape)
         return None if answer is None else answer.winner
 
     def add(self, shape: ShapeClass, winner: PackedTernary, race: Race) -> None:
@@ -87,6 +88,14 @@ class FormatRecords:
             atomic_write_text(self._path(shape), json.dumps(asdict(answer), indent=2) + "\n")
         except (UserError, OSError) as error:
             self._warn("which format is faster is not kept in %s: %s", error)
+
+    def _answer(self, shape: ShapeClass) -> Answer | None:
+        path = self._path(shape)
+        answer = _read(path)
+        if answer is None or (*_machine(), asdict(shape)) == (answer.processor, answer.isa, answer.shape):
+            return answer
+        _log.warning("%s is the answer of another race and is not used", path)
+        return None
 
     def _path(self, shape: ShapeClass) -> Path:
         text = json.dumps([*_machine(), asdict(shape)])

@@ -69,7 +69,7 @@ class BlockCore(Core):
                 self.counters.decoding_passes += 1
             if sequence.num_pending:
                 finished.append((sequence, count))
-                self.counters.prompt_tokens += max(0, min(count, sequence.num_prompt - sequence.num_computed))
+                self.counters.prompt_tokens += cast("BlockSequence", sequence).book_finished(count)
         self.scheduler.advance(finished)
 
     def _fill(self, places: list[Place], logits: Floats) -> list[StepEvent]:

@@ -21,11 +21,13 @@ class BlockSequence(Sequence):
     the next one. Pages hold finished blocks, and behind them what the latest pass left of the block at hand.
 
     Attributes:
+        num_finished: Tokens of finished blocks that were ever computed; those are computed again after a
+            preemption.
         drawn: Tokens of the block at hand that stand behind a masked one, by position in the text, with what
             is told of them. They stay while a preempted sequence has no pages.
     """
 
-    __slots__ = ("_decoding", "_diffusion", "drawn")
+    __slots__ = ("_decoding", "_diffusion", "drawn", "num_finished")
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class BlockSequence(Sequence):
         super().__init__(request, decoder, sink, is_unread)
         self._diffusion, self._decoding = diffusion, decoding
         self.drawn: dict[int, tuple[int, TokenLogprob | None]] = {}
+        self.num_finished = 0
 
     @property
     def start(self) -> int:
@@ -91,8 +94,20 @@ class BlockSequence(Sequence):
         return np.array(positions, np.int32) - np.int32(self.num_computed + self._diffusion.token_shift)
 
     def is_decoding(self, count: int) -> bool:
-        """Whether this pass brings the answer on, and does not compute the prompt alone."""
-        return not self.num_pending or self.num_computed + count > self.num_prompt or bool(self.asked(count))
+        """Whether this pass brings the answer on, and does not compute the prompt alone, or anew what was
+        given up."""
+        known = max(self.num_prompt, self.num_finished)
+        return not self.num_pending or self.num_computed + count > known or bool(self.asked(count))
+
+    def book_finished(self, count: int) -> int:
+        """So many tokens of finished blocks have been computed.
+
+        Returns:
+            How many of them are the prompt's, without the rest of it in a block that the answer fills.
+        """
+        self.num_finished = max(self.num_finished, self.num_computed + count)
+        whole = self.num_prompt // self._diffusion.block_size * self._diffusion.block_size
+        return max(0, min(count, whole - self.num_computed))
 
     def known_before(self, position: int) -> Ints:
         """Tokens before a position, without those that are masked."""
