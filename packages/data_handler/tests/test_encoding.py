@@ -9,6 +9,7 @@ from tokenizers.processors import TemplateProcessing
 
 from data_handler import DataError
 from data_handler.encoding import Encoder
+from wf_formats.diffusion import MASK_TOKEN
 
 
 def test_eos_after_every_document_and_only_once(tokenizer: Any) -> None:
@@ -34,6 +35,17 @@ def test_a_begin_token_of_the_tokenizer_is_kept(tokenizer: Any) -> None:
     (tokens,) = Encoder(llama3_like).encode(["river"])
     assert tokens[0] == 1
     assert tokens[-1] == 2
+
+
+def test_an_autoregressive_tokenizer_may_have_a_mask_token_of_that_name(tokenizer: Any) -> None:
+    """With another added behind it; a block-diffusion model's is the last, and no text becomes it."""
+    masked = copy.deepcopy(tokenizer)
+    masked.add_special_tokens({"mask_token": MASK_TOKEN})
+    (tokens,) = Encoder(masked).encode([f"a {MASK_TOKEN} river"])
+    assert masked.mask_token_id not in tokens
+    masked.add_tokens(["<|more|>"])
+    (tokens,) = Encoder(masked).encode([f"a {MASK_TOKEN} river"])
+    assert masked.mask_token_id in tokens
 
 
 def test_tokenizers_that_do_not_fit(tokenizer: Any) -> None:

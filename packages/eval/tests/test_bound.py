@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -225,3 +226,24 @@ def test_a_mask_token_is_no_text(opened: DiffusionModel) -> None:
         opened.bound([5, MASK, 6], 1)
     with pytest.raises(ValueError, match="use `bound`"):
         opened.score([5, 6])
+
+
+def test_a_prompt_that_spells_the_mask_token_has_none(opened: DiffusionModel) -> None:
+    """As `--text`: eight characters; other special tokens are parsed."""
+    harness = opened.harness(1)
+    mask = opened.diffusion.mask_token_id
+    assert mask not in harness.tok_encode("a cat <|mask|> sat")
+    assert opened.tokenizer.eos_token_id in harness.tok_encode(f"a{opened.tokenizer.eos_token}b")
+    (text,) = harness.generate_until([SimpleNamespace(args=("a <|mask|> cat", {"max_gen_toks": 4}))])
+    assert isinstance(text, str)
+
+
+def test_a_mask_token_of_another_tokenizer_is_refused(opened: DiffusionModel) -> None:
+    other = replace(opened.diffusion, mask_token_id=7)
+    with pytest.raises(EvalError, match="the model's mask token is 7, the tokenizer's "):
+        DiffusionModel(opened.path, opened.kind, opened.model, opened.tokenizer, 32, other)
+
+
+def test_a_seed_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    done = run(app, ["--model-path", str(tmp_path), "--text", "x.txt", "--seed", str(2**63)])
+    assert done.exit_code == 2

@@ -36,6 +36,9 @@ def card_of(record: CardRecord) -> str:
     return f"---\n{_front_matter(record)}\n---\n\n{_body(record)}"
 
 
+_TAGS = ["wrinklefree", "ternary", "1.58-bit", "bitnet"]
+
+
 def _front_matter(record: CardRecord) -> str:
     license, results = record.license, _eval_results(record) or None
     values: dict[str, Any] = {
@@ -46,14 +49,27 @@ def _front_matter(record: CardRecord) -> str:
         "base_model": record.base and record.base.repository,
         "base_model_relation": "quantized" if record.base and record.base.repository else None,
         "datasets": record.datasets or None,
-        "library_name": "gguf" if record.format == GGUF else "transformers",
+        "library_name": _library(record),
         "pipeline_tag": "text-generation",
-        "tags": ["wrinklefree", "ternary", "1.58-bit", "bitnet"],
+        "tags": [
+            "wrinklefree",
+            "ternary",
+            "1.58-bit",
+            "bitnet",
+            *(["block-diffusion"] if record.block_size else []),
+        ],
         "model_name": record.name if results else None,
         "eval_results": results,
         RECORD_KEY: plain(record),
     }
     return ModelCardData(**values).to_yaml(line_break="\n")
+
+
+def _library(record: CardRecord) -> str | None:
+    """What loads it; transformers knows no block diffusion."""
+    if record.format == GGUF:
+        return "gguf"
+    return None if record.block_size else "transformers"
 
 
 def _eval_results(record: CardRecord) -> list[EvalResult]:

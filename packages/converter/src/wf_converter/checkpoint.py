@@ -228,9 +228,12 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     if meta.get("export"):
         raise ExportError(f"{folder} is an export already; give the checkpoint that it was made from")
     if not conversion:
+        remedy = "convert it first (training stage1_subln)"
+        if BlockDiffusion.from_settings(config) is not None:
+            remedy = "make the model ternary first, then a block-diffusion model of that (wf dlm)"
         raise ExportError(
             f"{folder} holds a dense model (wrinklefree.json has no 'conversion'): there are no ternary "
-            "weights to export; convert it first (training stage1_subln)"
+            f"weights to export; {remedy}"
         )
     if not isinstance(conversion, dict) or not isinstance(conversion.get("scheme"), str):
         raise ExportError(f"{folder / META_FILE} is damaged: conversion is {conversion!r:.80}")

@@ -31,11 +31,19 @@ class EncodedDocument(NamedTuple):
     answers: AnswerMask | None = None
 
 
+def _has_our_mask(tokenizer: Any, backend: Any) -> bool:
+    """Whether it is a block-diffusion model's; an autoregressive model may have a mask token of that name, as
+    a rule with others added behind it."""
+    if getattr(tokenizer, "mask_token", None) != MASK_TOKEN:
+        return False
+    return bool(max(backend.get_added_tokens_decoder()) == tokenizer.mask_token_id)
+
+
 class Encoder:
     """Wraps the Rust backend of a transformers tokenizer.
 
     Special tokens that the tokenizer puts around a text (Llama 3: begin of text) are kept. No text becomes
-    the mask token of a block-diffusion model, whatever it spells.
+    the mask token of a block-diffusion model, whatever it spells; that is MASK_TOKEN, added last.
 
     Raises:
         DataError: the tokenizer has no Rust backend or no eos token.
@@ -52,7 +60,7 @@ class Encoder:
             backend.no_truncation()
             backend.no_padding()
         self.tokenizer = tokenizer
-        if getattr(tokenizer, "mask_token", None) == MASK_TOKEN:
+        if _has_our_mask(tokenizer, backend):
             self._backend = backend_without(backend, tokenizer.mask_token_id)
         else:
             self._backend = backend

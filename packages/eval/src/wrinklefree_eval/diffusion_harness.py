@@ -27,6 +27,7 @@ from bitnet_arch.block_decoding import Draw, decode_blocks, drawn_with, greedy
 from bitnet_arch.block_scoring import is_greedy
 from data_handler.conversations import ConversationTemplate
 from wf_formats.block_decoding import BlockDecoding
+from wf_formats.tokenizer.mask import backend_without
 from wrinklefree_eval.answers import Answer
 from wrinklefree_eval.chatting import Chatting, prompt_room
 from wrinklefree_eval.harness import DEFAULT_GENERATED_TOKENS
@@ -49,6 +50,7 @@ class DiffusionLM(Chatting, TemplateLM):
         self._model, self._make_template = model, make_template
         self.decoding = BlockDecoding()
         self._num_answers = self._num_passes = 0
+        self._backend = backend_without(model.tokenizer.backend_tokenizer, model.diffusion.mask_token_id)
         self.max_length = model.context_tokens - 1  # as the engines': the same windows of the same texts
 
     @property
@@ -66,8 +68,9 @@ class DiffusionLM(Chatting, TemplateLM):
         return self._model.path.name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
-        """Ids of a prompt; special tokens in it are parsed, and BOS is added if the model does so."""
-        ids: list[int] = self._model.tokenizer(string, add_special_tokens=False, verbose=False).input_ids
+        """Ids of a prompt; special tokens in it but the mask token are parsed, and BOS is added if the model
+        does so."""
+        ids: list[int] = self._backend.encode(string, add_special_tokens=False).ids
         prefix = self._model.prefix_ids
         if add_special_tokens is False or ids[: len(prefix)] == prefix:
             return ids

@@ -31,6 +31,7 @@ class DiffusionModel(TorchModel):
         num_passes: Of the bounds so far.
 
     Raises:
+        EvalError: the tokenizer has its mask token elsewhere.
         EvalRequestError: windows of the context do not end with a block.
     """
 
@@ -47,6 +48,11 @@ class DiffusionModel(TorchModel):
         self.diffusion = diffusion
         self.samples, self.seed = DEFAULT_SAMPLES, 0
         self.num_passes = 0
+        if tokenizer.mask_token_id != diffusion.mask_token_id:
+            raise EvalError(
+                f"{path}: the model's mask token is {diffusion.mask_token_id}, the tokenizer's "
+                f"{tokenizer.mask_token_id}: copy config.json and the tokenizer's files from one checkpoint"
+            )
         if context_tokens % diffusion.block_size:
             raise EvalRequestError(
                 f"--context {context_tokens} does not end with one of the model's blocks of "

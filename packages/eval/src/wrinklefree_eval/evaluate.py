@@ -52,7 +52,8 @@ def evaluate(
         typer.Option(min=1, help="Masked copies of each block of a diffusion model; 16 if not given."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the masks of a diffusion model; 0 if not given.")
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Of the masks of a diffusion model; 0 if not given."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
     answers: Annotated[

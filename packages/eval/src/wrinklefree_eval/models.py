@@ -29,6 +29,7 @@ from wrinklefree_eval.errors import EvalError, EvalRequestError
 if TYPE_CHECKING:
     from bitnet_arch.block_scoring import BlockBound
     from data_handler.conversations import ConversationTemplate
+    from wf_formats.diffusion import BlockDiffusion
     from wrinklefree_inference import TokenScores
 
 
@@ -82,6 +83,7 @@ class BoundModel(EvalModel, Protocol):
     Attributes:
         model: In PyTorch.
         tokenizer: transformers'.
+        diffusion: What it denoises.
         samples: Copies with masks of each block, at most.
         seed: Of the masks.
         num_passes: Of the bounds so far.
@@ -90,6 +92,7 @@ class BoundModel(EvalModel, Protocol):
     path: Path
     model: Any
     tokenizer: Any
+    diffusion: BlockDiffusion
     samples: int
     seed: int
     num_passes: int

@@ -11,7 +11,9 @@ from torch import nn
 
 import bitnet_arch
 from bitnet_arch.diffusion_model import block_diffusion_of
+from bitnet_arch.disk_format import transformers_config
 from bitnet_arch.tokenizers import load_tokenizer
+from wf_formats.diffusion import SETTINGS_KEY, read_settings
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
 from wf_formats.plugins import PluginError, entries, load
@@ -56,12 +58,18 @@ def _load_hf(path: Path) -> tuple[Any, Any]:
     try:
         tokenizer = load_tokenizer(path)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, trust_remote_code=False
+            path, dtype=torch.float32, trust_remote_code=False, **_config_of_diffusion(path)
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise EvalError(f"transformers could not load {path}: {' '.join(str(error).split())}") from error
     # Packed BitNet weights are unpacked to the dtype of their scales (Microsoft's bf16), whatever was asked.
     return (nn.Module.float(model) if method == "bitnet" else model), tokenizer
+
+
+def _config_of_diffusion(path: Path) -> dict[str, Any]:
+    """What transformers has to be told of a block-diffusion model, whose type it does not know."""
+    settings = read_settings(path, EvalError)
+    return {} if settings.get(SETTINGS_KEY) is None else {"config": transformers_config(path, settings)}
 
 
 def _check_quantization(path: Path) -> str | None:
