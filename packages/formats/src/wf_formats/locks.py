@@ -65,9 +65,9 @@ def locked(path: Path, taken: UserError, take: Callable[[File], bool] = try_lock
 
 @contextmanager
 def holding(path: Path) -> Iterator[None]:
-    """Makes `is_locked` of a file true as long as this process is at it."""
+    """Makes `is_locked` of a file true as long as this process is at it. Waits for another that holds it."""
     with open(path, "w", opener=_without_waiting) as file:
-        take_lock(file)  # waits for nobody but those that look
+        take_lock(file)
         yield
 
 

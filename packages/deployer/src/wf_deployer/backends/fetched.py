@@ -15,18 +15,33 @@ from wf_deployer.errors import CommandError
 from wf_formats.aside import move_aside
 from wf_formats.atomic import atomic_write_json
 from wf_formats.json_file import read_value
+from wf_formats.locks import holding
 from wf_formats.printable import printable
 
 
 def results_of(job: Job) -> Path:
     """The folder of a job's results, whole; fetched where they are not here.
 
+    One process fetches at a time: another waits for it, and finds what it has fetched.
+
     Raises: CommandError where there are none (yet), or they cannot be had.
     """
     folder = results_folder(job.id)
-    damage = _damage(folder) if folder.is_dir() else None
-    if folder.is_dir() and damage is None:
+    if _is_whole(folder):
         return folder
+    with holding(folder.with_name(f"{folder.name}.lock")):
+        if not _is_whole(folder):
+            _fetch(job, folder)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    return folder.is_dir() and _damage(folder) is None
+
+
+def _fetch(job: Job, folder: Path) -> None:
+    """Its caller holds the lock."""
+    damage = _damage(folder) if folder.is_dir() else None
     told = "" if damage is None else f"; {folder} is damaged ({damage})"
     new = folder.with_name(f"{folder.name}.new")
     missing = job.job_backend.fetch(job.id, new)
@@ -41,7 +56,6 @@ def results_of(job: Job) -> Path:
         aside = move_aside(folder)
         sys.stderr.write(f"{folder} was damaged ({damage}): fetched again; what was there is {aside}\n")
     new.rename(folder)
-    return folder
 
 
 def _damage(folder: Path) -> str | None:

@@ -5,7 +5,8 @@
 - `cancel.json`: `wf cancel` has asked for its end, or is about to (`is_delivered` is false and `cancel.lock`
   held), of a job on machines of others.
 - `log.txt`: its output.
-- `output`: what a job of work.py left that sees this folder; `results`: what was fetched of any.
+- `output`: what a job of work.py left that sees this folder; `results`: what was fetched of any (by who
+  holds `results.lock`; `results.json` has its digests).
 
 Each back end adds files of its own. The folder is its user's alone. Records are read as what anybody may
 have changed: each value is checked.
