@@ -1,4 +1,4 @@
-"""Fetching of a job's results: by two at once."""
+"""Fetching of a job's results: by two at once, and where a version before has fetched them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from wf_deployer.backends.base import NoUpload
+from wf_deployer.backends.base import JobState, NoUpload
 from wf_deployer.backends.fetched import results_of
+from wf_deployer.errors import CommandError
 
 ID = "20260101-000000-eval-0000"
 LONG_S = 0.3
@@ -28,7 +29,8 @@ def folder(runs_dir: Path) -> Path:
 
 
 def job(fetch: Callable[[str, Path], NoUpload | None]) -> Any:
-    return SimpleNamespace(id=ID, job_backend=SimpleNamespace(fetch=fetch))
+    status = SimpleNamespace(state=JobState.finished)
+    return SimpleNamespace(id=ID, job_backend=SimpleNamespace(fetch=fetch), status=status)
 
 
 def put(job_id: str, there: Path) -> None:
@@ -57,3 +59,53 @@ def test_the_second_of_two_at_once_finds_what_the_first_fetched(folder: Path, is
     assert (found, fetches) == ([folder] * 2, [ID])
     assert (folder / "report.json").read_text() == f"of {ID}"
     assert len(list(folder.parent.glob("results.replaced-*"))) == is_damaged
+
+
+def away(job_id: str, there: Path) -> NoUpload:
+    return NoUpload(False, "the store is away")
+
+
+def gone(job_id: str, there: Path) -> NoUpload:
+    return NoUpload(True, "the store has none")
+
+
+def unanswered(job_id: str, there: Path) -> None:
+    raise CommandError("the provider did not answer")
+
+
+@pytest.mark.parametrize(
+    ("fetch", "reason"), [(away, "is away"), (gone, "has left no results"), (unanswered, "did not answer")]
+)
+def test_results_without_a_record_are_shown_where_they_cannot_be_fetched(
+    folder: Path, capsys: pytest.CaptureFixture[str], fetch: Callable[[str, Path], None], reason: str
+) -> None:
+    put("before", folder)
+    assert results_of(job(fetch)) == folder
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: ")
+    assert reason in warning
+    assert warning.endswith(
+        f"shown as it is: {folder} has no results.json beside it, which would say what came"
+    )
+    assert "damaged" not in warning
+    assert [path.name for path in folder.iterdir()] == ["report.json"]
+    assert not folder.with_name("results.json").exists()  # nothing vouches for them
+
+
+def test_results_without_a_record_are_fetched_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put("before", folder)
+    assert results_of(job(put)) == folder
+    (aside,) = folder.parent.glob("results.replaced-*")
+    assert [(path / "report.json").read_text() for path in (aside, folder)] == ["of before", f"of {ID}"]
+    assert str(aside) in (told := capsys.readouterr().err)
+    assert "damaged" not in told
+    assert results_of(job(away)) == folder
+
+
+def test_damaged_results_are_not_shown(folder: Path) -> None:
+    results_of(job(put))
+    (folder / "report.json").write_text("changed")
+    with pytest.raises(
+        CommandError, match=r"the store is away; .*results is damaged \(report\.json was changed\)"
+    ):
+        results_of(job(away))

@@ -1,6 +1,7 @@
 """Results of a job that were fetched: a folder, and beside it `results.json` with the SHA-256 of its files.
 
 What is not as it came is fetched again. It is moved aside, not removed: somebody may have written in it.
+Versions before kept no `results.json`: what they fetched is fetched again too, and shown where that fails.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from wf_formats.printable import printable
 def results_of(job: Job) -> Path:
     """The folder of a job's results, whole; fetched where they are not here.
 
-    One process fetches at a time: another waits for it, and finds what it has fetched.
+    Those without a record are given with a warning where they cannot be fetched again. One process fetches
+    at a time: another waits for it, and finds what it has fetched.
 
     Raises: CommandError where there are none (yet), or they cannot be had.
     """
@@ -31,18 +33,24 @@ def results_of(job: Job) -> Path:
         return folder
     with holding(folder.with_name(f"{folder.name}.lock")):
         if not _is_whole(folder):
-            _fetch(job, folder)
+            is_unknown = folder.is_dir() and not _record(folder).exists()
+            try:
+                _fetch(job, folder)
+            except CommandError as error:
+                if not is_unknown:
+                    raise
+                sys.stderr.write(f"warning: {error}; shown as it is: {folder} {_fault(folder)}\n")
     return folder
 
 
 def _is_whole(folder: Path) -> bool:
-    return folder.is_dir() and _damage(folder) is None
+    return folder.is_dir() and _fault(folder) is None
 
 
 def _fetch(job: Job, folder: Path) -> None:
     """Its caller holds the lock."""
-    damage = _damage(folder) if folder.is_dir() else None
-    told = "" if damage is None else f"; {folder} is damaged ({damage})"
+    fault = _fault(folder) if folder.is_dir() else None
+    told = f"; {folder} {fault}" if fault is not None and _record(folder).exists() else ""
     new = folder.with_name(f"{folder.name}.new")
     missing = job.job_backend.fetch(job.id, new)
     if missing is not None and not missing.is_missing:
@@ -54,15 +62,20 @@ def _fetch(job: Job, folder: Path) -> None:
     atomic_write_json(_record(folder), _digests(new))
     if folder.is_dir():
         aside = move_aside(folder)
-        sys.stderr.write(f"{folder} was damaged ({damage}): fetched again; what was there is {aside}\n")
+        sys.stderr.write(f"{folder} {fault}: fetched again; what was there is {aside}\n")
     new.rename(folder)
 
 
-def _damage(folder: Path) -> str | None:
-    """What of fetched results is not as it came; None: nothing."""
+def _fault(folder: Path) -> str | None:
+    """Why results are not known to be as they came, said after the folder's name; None: they are."""
     record = _record(folder)
-    if not record.is_file():  # of a fetch that was killed
-        return f"{record.name} is missing"
+    if not record.exists():  # fetched by a version that wrote none, or it was removed
+        return f"has no {record.name} beside it, which would say what came"
+    damage = _damage(folder, record)
+    return None if damage is None else f"is damaged ({damage})"
+
+
+def _damage(folder: Path, record: Path) -> str | None:
     try:
         digests = read_value(record, CommandError)
         found = _digests(folder)
