@@ -14,9 +14,11 @@ from typer.testing import CliRunner, Result
 
 import bitnet_arch
 from data_handler.corpus.domains import Reading, parse_domains, parse_one
+from wf_formats.errors import RequestError
 from wrinklefree.compose.composing import compose_config
 from wrinklefree.data_choice import scoring
 from wrinklefree.data_choice.main import app
+from wrinklefree.data_choice.working import working_folder
 
 Wf = Callable[..., Result]
 PNG = b"\x89PNG\r\n"
@@ -206,6 +208,29 @@ def test_wrong_scores_are_refused_by_name(
     assert done.exit_code == (1 if "field" in message else 2), done.output
     assert message in " ".join(done.output.replace("│", " ").split())
     assert (tmp_path / "mine").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", [".mine.tmp-notes", ".scores.json.tmp-notes", ".other.json.tmp-0123abcd"])
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_hidden_names_of_others_are_refused_and_stay(
+    tmp_path: Path, name: str, is_folder: bool, force: bool
+) -> None:
+    (tmp_path / name).mkdir() if is_folder else (tmp_path / name).touch()
+    with (
+        pytest.raises(RequestError, match=f"has {name} in it, which is of something else"),
+        working_folder(tmp_path, ("scores.json",), force),
+    ):
+        pass
+    assert (tmp_path / name).is_dir() == is_folder
+    assert (tmp_path / name).exists()
+
+
+def test_what_a_killed_process_was_writing_goes(tmp_path: Path) -> None:
+    (tmp_path / ".scores.json.tmp-0123abcd").touch()
+    (tmp_path / "scores.json").touch()
+    with working_folder(tmp_path, ("scores.json",), force=False):
+        assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
 def sources_of(printed: str) -> Any:

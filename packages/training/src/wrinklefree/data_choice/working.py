@@ -10,6 +10,7 @@ from pathlib import Path
 from wf_formats.errors import RequestError
 from wf_formats.locks import locked, try_lock_of_process
 from wf_formats.targets import check_way
+from wf_formats.temporaries import sweep
 from wrinklefree.config.ranges import MOST_MINUTES
 
 
@@ -36,10 +37,10 @@ def working_folder(folder: Path, names: Sequence[str], force: bool) -> Iterator[
     taken = RequestError(f"another process works in {folder}; wait for it, or choose another folder")
     with locked(folder.with_name(f".{folder.name}.lock"), taken, try_lock_of_process):
         folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            sweep(folder / name)  # what a process left that was killed as it wrote
         for path in sorted(folder.iterdir()):
-            if path.name.startswith(".") and ".tmp-" in path.name:
-                path.unlink()  # of a process that was killed as it wrote
-            elif path.name not in names:
+            if path.name not in names:
                 raise RequestError(
                     f"{folder} has {path.name} in it, which is of something else; choose another folder"
                 )
