@@ -16,7 +16,7 @@ from torch import Tensor
 from bitnet_arch.block_masks import block_causal_mask
 from bitnet_arch.diffusion_model import block_diffusion_of
 from wf_formats.block_decoding import BlockDecoding
-from wf_formats.diffusion import SETTINGS_KEY
+from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
 
 Draw = Callable[[Tensor, int], int]
 """Log-probabilities [vocab] and the token's index in the answer, from 0, to a token."""
@@ -73,14 +73,6 @@ def decode_blocks(
     if not prompt_ids or mask in prompt_ids:
         raise ValueError(f"the prompt is {list(prompt_ids)}: give it a token, and no mask token ({mask})")
 
-    def predicted(ids: Sequence[int]) -> Tensor:
-        """Log-probabilities [tokens, vocab] after a pass over these ids; mask tokens have none."""
-        seen = block_causal_mask(len(ids), size, model.device)[None, None]
-        inputs = torch.tensor([ids], device=model.device)
-        logits = model(inputs, attention_mask=seen, use_cache=False).logits[0].float().cpu()
-        logits[:, mask] = -torch.inf
-        return logits.log_softmax(-1)
-
     text = list(prompt_ids)  # to the end of the block at hand, which has mask tokens for what is not known
     num_prompt, num_passes = len(text), 0
     while True:
@@ -93,7 +85,7 @@ def decode_blocks(
         elif known == len(text):  # all blocks are finished
             first = []
             if shift or known > num_prompt:
-                logprobs = predicted(text)
+                logprobs = block_logprobs(model, text, diffusion)
                 num_passes += 1
                 first = [draw(logprobs[-1], known - num_prompt)] if shift else []
             text += first + [mask] * (size - len(first))
@@ -102,13 +94,26 @@ def decode_blocks(
             sub_block = start + (known - start) // decoding.sub_block * decoding.sub_block
             end = min(sub_block + decoding.sub_block, len(text))
             asked = [place for place in range(known, end) if text[place] == mask]
-            logprobs = predicted(text)[[place - shift for place in asked]]
+            logprobs = block_logprobs(model, text, diffusion)[[place - shift for place in asked]]
             num_passes += 1
             confidences = logprobs.amax(-1).exp().clamp(max=1)
             is_drawn = confidences > decoding.threshold
             is_drawn[confidences.argmax()] = True
             for place, row in zip(torch.tensor(asked)[is_drawn].tolist(), logprobs[is_drawn], strict=True):
                 text[place] = draw(row, place - num_prompt)
+
+
+@torch.no_grad()
+def block_logprobs(model: Any, ids: Sequence[int], diffusion: BlockDiffusion) -> Tensor:
+    """Log-probabilities, float32 [tokens, vocab] on the CPU, of a pass over ids that may hold mask tokens.
+
+    The mask token's are -inf. A row predicts the token after it with the token shift, else its own.
+    """
+    seen = block_causal_mask(len(ids), diffusion.block_size, model.device)[None, None]
+    inputs = torch.tensor([list(ids)], device=model.device)
+    logits = model(inputs, attention_mask=seen, use_cache=False).logits[0].float().cpu()
+    logits[:, diffusion.mask_token_id] = -torch.inf
+    return logits.log_softmax(-1)
 
 
 def _complete(answer: Sequence[int], max_tokens: int, end_ids: Collection[int]) -> int | None:

@@ -30,8 +30,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitnet_arch.block_decoding import block_logprobs
 from bitnet_arch.block_masks import block_causal_mask
 from bitnet_arch.diffusion_model import block_diffusion_of
+from wf_formats.block_decoding import BlockDecoding
 from wf_formats.diffusion import BlockDiffusion, check_diffusion
 
 LOGITS_BYTES = 2**28
@@ -231,7 +233,7 @@ def _crossed(logits: Tensor, targets: Tensor, diffusion: BlockDiffusion) -> Tens
 
 
 @torch.no_grad()
-def is_greedy(model: Any, ids: Sequence[int], start: int, sub_block: int = 8) -> bool:
+def is_greedy(model: Any, ids: Sequence[int], start: int, sub_block: int = BlockDecoding.sub_block) -> bool:
     """Whether decoding one token a pass, of the answer ids[start:] alone, gives these tokens.
 
     Within the leftmost sub-block that lacks some the likeliest is filled in, as long as it is the answer's;
@@ -243,19 +245,11 @@ def is_greedy(model: Any, ids: Sequence[int], start: int, sub_block: int = 8) ->
     if not 1 <= start < len(ids):
         raise ValueError(f"cannot score {len(ids)} ids from {start} on")
 
-    def predicted(text: Sequence[int]) -> Tensor:
-        """Log-probabilities of each token [tokens, vocabulary], after a pass over whole blocks."""
-        seen = block_causal_mask(len(text), size, model.device)[None, None]
-        inputs = torch.tensor([list(text)], device=model.device)
-        logits = model(inputs, attention_mask=seen, use_cache=False).logits[0].float()
-        logits[:, mask] = -torch.inf
-        return logits.log_softmax(-1)
-
     text = list(ids[:start])
     while len(text) < len(ids):
         place, begin = len(text), len(text) // size * size
         if shift and place == begin:
-            if int(predicted(text)[-1].argmax()) != ids[place]:
+            if int(block_logprobs(model, text, diffusion)[-1].argmax()) != ids[place]:
                 return False
             text.append(ids[place])
             continue
@@ -263,7 +257,7 @@ def is_greedy(model: Any, ids: Sequence[int], start: int, sub_block: int = 8) ->
         missing = list(range(place, min(begin + size, len(ids))))
         while missing:
             asked = [p for p in missing if (p - begin) // sub_block == (missing[0] - begin) // sub_block]
-            found = predicted(noisy)[[p - shift for p in asked]]
+            found = block_logprobs(model, noisy, diffusion)[[p - shift for p in asked]]
             surest = int(found.amax(-1).argmax())
             place = asked[surest]
             if int(found[surest].argmax()) != ids[place]:
