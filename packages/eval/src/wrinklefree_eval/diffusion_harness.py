@@ -19,8 +19,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lm_eval import utils
-from lm_eval.api.model import TemplateLM
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitnet_arch.block_decoding import Draw, decode_blocks, drawn_with, greedy
@@ -29,15 +27,16 @@ from data_handler.conversations import ConversationTemplate
 from wf_formats.block_decoding import BlockDecoding
 from wf_formats.tokenizer.mask import backend_without
 from wrinklefree_eval.answers import Answer
-from wrinklefree_eval.chatting import Chatting, prompt_room
+from wrinklefree_eval.chatting import prompt_room
 from wrinklefree_eval.harness import DEFAULT_GENERATED_TOKENS
 from wrinklefree_eval.models import BoundModel
+from wrinklefree_eval.token_lm import TokenLM
 
 _OF_LIKELIHOOD = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics of lm-eval that are likelihoods, and here bounds on them."""
 
 
-class DiffusionLM(Chatting, TemplateLM):
+class DiffusionLM(TokenLM):
     """Multiple choice, rolling log-likelihood and generation.
 
     Args:
@@ -45,9 +44,12 @@ class DiffusionLM(Chatting, TemplateLM):
         make_template: Its chat template, asked for when a task needs it.
     """
 
+    scoring = "Scoring by the bound"
+
     def __init__(self, model: BoundModel, make_template: Callable[[], ConversationTemplate]) -> None:
         super().__init__()
         self._model, self._make_template = model, make_template
+        self._prefix_ids = model.prefix_ids
         self.decoding = BlockDecoding()
         self._num_answers = self._num_passes = 0
         self._backend = backend_without(model.tokenizer.backend_tokenizer, model.diffusion.mask_token_id)
@@ -67,49 +69,18 @@ class DiffusionLM(Chatting, TemplateLM):
     def tokenizer_name(self) -> str:
         return self._model.path.name
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
-        """Ids of a prompt; special tokens in it but the mask token are parsed, and BOS is added if the model
-        does so."""
-        ids: list[int] = self._backend.encode(string, add_special_tokens=False).ids
-        prefix = self._model.prefix_ids
-        if add_special_tokens is False or ids[: len(prefix)] == prefix:
-            return ids
-        return prefix + ids
+    def _parsed(self, text: str) -> list[int]:
+        """Without the mask token."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
 
-    def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[Any, list[int], list[int]]],
-        disable_tqdm: bool = False,
-        **_kwargs: Any,
-    ) -> list[tuple[float, bool]]:
+    def _scored(self, ids: list[int], start: int, asks_greedy: bool) -> tuple[float, bool]:
+        """The bound of the answer."""
         before = self._model.num_passes
-        found = []
-        for key, context, answer in tqdm(requests, disable=disable_tqdm, desc="Scoring by the bound"):
-            ids = (context + answer)[-(self.max_length + 1) :]
-            start = max(1, len(ids) - len(answer))
-            bound = -float(self._model.bound(ids, start).nats.sum())
-            result = (bound, key is not None and is_greedy(self._model.model, ids, start))
-            found.append(result)
-            if key is not None:
-                self.cache_hook.add_partial("loglikelihood", key, result)
-        self._num_answers += len(requests)
+        bound = -float(self._model.bound(ids, start).nats.sum())
+        self._num_answers += 1
         self._num_passes += self._model.num_passes - before
-        return found
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """The bound of whole texts, in disjoint windows."""
-        totals = []
-        for (text,) in (request.args for request in requests):
-            windows = utils.get_rolling_token_windows(
-                token_list=self.tok_encode(text),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
-            )
-            pairs = [(None, *utils.make_disjoint_window(window)) for window in windows]
-            scored = self._loglikelihood_tokens(pairs, disable_tqdm=True)
-            totals.append(sum(logprob for logprob, _ in scored))
-        return totals
+        return bound, asks_greedy and is_greedy(self._model.model, ids, start)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy (or, if the task says so, drawn) answers up to a stop text, by block decoding."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from lm_eval import utils
-from lm_eval.api.model import TemplateLM
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from data_handler.conversations import ConversationTemplate
-from wrinklefree_eval.chatting import Chatting, prompt_room
+from wrinklefree_eval.chatting import prompt_room
+from wrinklefree_eval.token_lm import TokenLM
 from wrinklefree_inference import Sampling
 from wrinklefree_inference.engines.base import Engine, Scorer
 
@@ -37,7 +36,7 @@ class ScoringEngine(Engine, Scorer, Protocol):
     """An engine that scores too."""
 
 
-class EngineLM(Chatting, TemplateLM):
+class EngineLM(TokenLM):
     """Multiple choice, rolling log-likelihood and generation.
 
     Args:
@@ -47,6 +46,8 @@ class EngineLM(Chatting, TemplateLM):
         prefix_ids: Ids that the model's tokenizer puts before every text.
         make_template: Its chat template, asked for when a task needs it.
     """
+
+    scoring = "Scoring with llama.cpp"
 
     def __init__(
         self,
@@ -74,44 +75,12 @@ class EngineLM(Chatting, TemplateLM):
     def tokenizer_name(self) -> str:
         return self._engine.facts.name
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_kwargs: Any) -> list[int]:
-        """Ids of a prompt; special tokens in it are parsed, and BOS is added if the model does so."""
-        ids = self._vocabulary.tokenize(string, parse_special=True)
-        prefix = self._prefix_ids
-        if add_special_tokens is False or ids[: len(prefix)] == prefix:
-            return ids
-        return prefix + ids
+    def _parsed(self, text: str) -> list[int]:
+        return self._vocabulary.tokenize(text, parse_special=True)
 
-    def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[Any, list[int], list[int]]],
-        disable_tqdm: bool = False,
-        **_kwargs: Any,
-    ) -> list[tuple[float, bool]]:
-        found = []
-        for key, context, continuation in tqdm(requests, disable=disable_tqdm, desc="Scoring with llama.cpp"):
-            ids = (context + continuation)[-(self.max_length + 1) :]
-            scores = self._engine.score(ids, max(1, len(ids) - len(continuation)))
-            result = (float(scores.logprobs.sum()), bool(scores.is_greedy.all()))
-            found.append(result)
-            if key is not None:
-                self.cache_hook.add_partial("loglikelihood", key, result)
-        return found
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in disjoint windows."""
-        totals = []
-        for (text,) in (request.args for request in requests):
-            windows = utils.get_rolling_token_windows(
-                token_list=self.tok_encode(text),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
-            )
-            pairs = [(None, *utils.make_disjoint_window(window)) for window in windows]
-            scored = self._loglikelihood_tokens(pairs, disable_tqdm=True)
-            totals.append(sum(logprob for logprob, _ in scored))
-        return totals
+    def _scored(self, ids: list[int], start: int, asks_greedy: bool) -> tuple[float, bool]:
+        scores = self._engine.score(ids, start)
+        return float(scores.logprobs.sum()), bool(scores.is_greedy.all())
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy (or, if the task says so, sampled) continuations up to a stop text."""
