@@ -7,7 +7,7 @@ Of n predictions of a view `[noisy | clean]` (noisy_clean.py); the teacher reads
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ from wrinklefree_distillation.losses import concrete_score as score
 from wrinklefree_distillation.losses.predictions import rows_of
 from wrinklefree_distillation.noise import noise_generator
 
-if TYPE_CHECKING:
-    from wrinklefree_distillation.objectives.tcs_distill import TcsDistillConfig
-
 
 class Target(NamedTuple):
     """said: of all predictions, [1, n, ...], right at `positions`, each of which stands for `stands_for`."""
@@ -33,10 +30,21 @@ class Target(NamedTuple):
     stands_for: float
 
 
+class Options(Protocol):
+    """Those of `TcsDistillConfig` that exact targets depend on."""
+
+    window_tokens: int
+    asked_share: float
+    candidates: int
+    tail_draws: int
+    branch_tokens: int
+    chunk_tokens: int
+
+
 class Question(NamedTuple):
     """num_choices: noisy halves of the view."""
 
-    options: TcsDistillConfig
+    options: Options
     diffusion: BlockDiffusion
     num_choices: int
 
