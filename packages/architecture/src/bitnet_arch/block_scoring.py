@@ -46,8 +46,7 @@ class BlockBound:
 
     nats: float64 [blocks], a bound of -log p of these tokens given all before them.
     variances: float64 [blocks], of nats over draws of masks; 0 where all were taken. Not less than it is,
-    since
-        what stratifying gains is not taken off; NaN where one copy was drawn.
+        since what stratifying gains is not taken off; NaN where one copy was drawn.
     num_tokens: int64 [blocks].
     num_passes: of the model.
     """

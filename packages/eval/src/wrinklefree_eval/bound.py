@@ -2,8 +2,7 @@
 
 Documents, windows, the ids that are scored and the bytes that they stand for are those of perplexity.py;
 blocks are counted from a window's first id. Of the N scored ids of a file, with B_b the bound of -log p of
-block b
-(bitnet_arch/block_scoring.py has its definition):
+block b (bitnet_arch/block_scoring.py has its definition):
 
     bound = (1/N) sum_b B_b,   perplexity_bound = exp(bound),   bits_per_byte_bound as bits per byte
     mask_stderr: of the bound over other draws of masks, sqrt(sum_b var B_b) / N (not less than it is)

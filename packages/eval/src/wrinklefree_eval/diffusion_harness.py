@@ -80,7 +80,7 @@ class DiffusionLM(TokenLM):
         bound = -float(self._model.bound(ids, start).nats.sum())
         self._num_answers += 1
         self._num_passes += self._model.num_passes - before
-        return bound, asks_greedy and is_greedy(self._model.model, ids, start)
+        return bound, asks_greedy and is_greedy(self._model.model, ids, start, self.decoding.sub_block)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy (or, if the task says so, drawn) answers up to a stop text, by block decoding."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
 from wf_formats.errors import RequestError
@@ -75,6 +75,8 @@ class DlmConfig(ObjectiveConfig):
 
 class Dlm(Objective):
     config = DlmConfig
+    name: ClassVar[str] = "dlm"
+    """For messages."""
     wishes = {NOISY_CLEAN: Wish(student=LAST_HIDDEN_STATE)}  # noqa: RUF012
 
     def __init__(self, config: DlmConfig) -> None:
@@ -83,7 +85,7 @@ class Dlm(Objective):
         self.diffusion: BlockDiffusion | None = None
 
     def attach(self, student: Any, seed: int) -> None:
-        self.seed, self.diffusion = seed, diffusion_of(student, "dlm")
+        self.seed, self.diffusion = seed, diffusion_of(student, self.name)
 
     def at_step(self, step: int) -> None:
         self.step = step
@@ -108,8 +110,6 @@ class Dlm(Objective):
         return {name: getattr(self.options, name) for name in ("eps", "complementary", "flex_attention")}
 
     def compute(self, passes: Mapping[str, Pass]) -> ObjectiveResult:
-        import torch
-
         from wrinklefree.cross_entropy import cross_entropy_of_predictions
         from wrinklefree_distillation import noisy_clean as nc
 
@@ -126,16 +126,24 @@ class Dlm(Objective):
             self.options.chunk_tokens,
             never=self.diffusion.mask_token_id,
         )
-        values = torch.zeros(view[nc.LABELLED].numel(), device=losses.device)
-        values[view[nc.PREDICTED]] = weights * losses
         num_firsts = (view[nc.HALVES] == self._num_choices).sum()
         metrics = {
             "loss_nats": loss.detach(),
             "bound_nats": (bound_weights * losses).sum() / num_labels,
             "masked_ratio": (view[nc.HALVES] == 0).sum() / (num_labels - num_firsts).clamp_min(1),
         }
-        token_losses = TokenLosses(values.view_as(view[nc.LABELLED]), view[nc.LABELLED])
-        return over_labels(view, ObjectiveResult(loss, metrics, token_losses))
+        return over_labels(view, ObjectiveResult(loss, metrics, self._by_token(view, weights * losses)))
+
+    def _by_token(self, view: View, losses: Tensor) -> TokenLosses:
+        """Of each label, in its place in the batch. Args: losses [predictions], with their weights."""
+        import torch
+
+        from wrinklefree_distillation import noisy_clean as nc
+
+        labelled = view[nc.LABELLED]
+        values = torch.zeros(labelled.numel(), device=losses.device)
+        values[view[nc.PREDICTED]] = losses
+        return TokenLosses(values.view_as(labelled), labelled)
 
     @property
     def _num_choices(self) -> int:

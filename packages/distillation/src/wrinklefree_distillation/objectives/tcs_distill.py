@@ -14,8 +14,7 @@ right of i in its block | for `asked_share` of such tokens, (candidates + tail_d
 the product has |
 
 - `left_only` is biased wherever the student sees something right of i: the teacher does not, and the student
-is
-  told to forget it. So a is small, and may grow with the share of the block that is masked
+  is told to forget it. So a is small, and may grow with the share of the block that is masked
   (`share_when_masked`): where all is masked nothing stands to the right.
 - `exact` goes up to the last token that the student sees, at most `window_tokens` on (beyond it the target is
   biased as the other is), and through masked ones between: over these its mean is p(v | what the student
@@ -34,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wrinklefree.capture import LAST_HIDDEN_STATE, Capture, Shape, View
 from wrinklefree.config.ranges import number
@@ -42,11 +41,10 @@ from wrinklefree.objectives.base import (
     PLAIN,
     ObjectiveResult,
     Pass,
-    TokenLosses,
     Wish,
     over_labels,
 )
-from wrinklefree_distillation.objectives.dlm import NOISY_CLEAN, Dlm, DlmConfig, diffusion_of
+from wrinklefree_distillation.objectives.dlm import NOISY_CLEAN, Dlm, DlmConfig
 from wrinklefree_distillation.objectives.logits_distill import check_temperature
 
 if TYPE_CHECKING:
@@ -89,14 +87,12 @@ class TcsDistillConfig(DlmConfig):
 
 class TcsDistill(Dlm):
     config = TcsDistillConfig
+    name = "tcs_distill"
     wishes = {  # noqa: RUF012
         NOISY_CLEAN: Wish(student=LAST_HIDDEN_STATE),
         PLAIN: Wish(student=Capture(), teacher=Capture(predictions=True)),
     }
     options: TcsDistillConfig
-
-    def attach(self, student: Any, seed: int) -> None:
-        self.seed, self.diffusion = seed, diffusion_of(student, "tcs_distill")
 
     def check(self, student: Shape, teacher: Shape) -> None:
         options = self.options
@@ -158,9 +154,7 @@ class TcsDistill(Dlm):
             "bound_nats": (bound_weights * losses).sum() / num_labels,
             "target_nats": _mean_divergence(taught, self.options.temperature),
         }
-        values = torch.zeros(view[nc.LABELLED].numel(), device=losses.device)
-        values[view[nc.PREDICTED]] = weights * losses
-        by_token = TokenLosses(values.view_as(view[nc.LABELLED]), view[nc.LABELLED])
+        by_token = self._by_token(view, weights * losses)
         return over_labels(view, ObjectiveResult(found.mean, metrics, by_token))
 
     def _is_taught(self, view: View, clean: View) -> Tensor:
