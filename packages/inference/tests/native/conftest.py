@@ -264,6 +264,26 @@ def make_request(prompt, client="", name="r", constraint=None, embeds=False, **s
     return GenerationRequest(tuple(prompt), SamplingParams(**sampling), name, client, constraint, embeds)
 
 
+def mixed_requests(more):
+    """16 that share prefixes and clients and differ in sampling. Args: more: k -> further fields."""
+    return [
+        make_request(
+            [*range(9, 9 + 8 * (1 + k % 5)), 10 + k],
+            client=str(k % 3),
+            seed=k,
+            temperature=0.3 * (k % 4),
+            top_k=10 * (k % 2),
+            top_p=0.95,
+            min_p=0.01,
+            repetition_penalty=1.0 + 0.1 * (k % 3),
+            logprobs=k % 3,
+            ignore_eos=True,
+            **more(k),
+        )
+        for k in range(16)
+    ]
+
+
 def run_alone(request):
     """Tokens (without the end token) and finish reason of a request, computed without pages."""
     params, values, tokens = request.sampling, [], list(request.prompt_ids)

@@ -121,24 +121,13 @@ def test_blocks_of_one_token_answer_as_the_autoregressive_model(toy, bench):
 def test_together_under_pressure_as_alone(toy, block_size, cache_type):
     """16 requests on few pages, in passes that hold few of their blocks: preempted, sharing prefixes, joining
     and leaving; tokens and log-probabilities to the bit, in as many passes."""
-    requests = [
-        toy.make_request(
-            [*range(9, 9 + 8 * (1 + k % 5)), 10 + k],
-            client=str(k % 3),
-            max_tokens=20 + 3 * k,
-            seed=k,
-            temperature=0.3 * (k % 4),
-            top_k=10 * (k % 2),
-            top_p=0.95,
-            min_p=0.01,
-            repetition_penalty=1.0 + 0.1 * (k % 3),
-            presence_penalty=0.2 * (k % 2),
-            threshold=(0.3, 0.6, 1.0)[k % 3],
-            logprobs=k % 3,
-            ignore_eos=True,
-        )
-        for k in range(16)
-    ]
+    requests = toy.mixed_requests(
+        lambda k: {
+            "max_tokens": 20 + 3 * k,
+            "presence_penalty": 0.2 * (k % 2),
+            "threshold": (0.3, 0.6, 1.0)[k % 3],
+        }
+    )
     diffusion = BlockDiffusion(block_size, MASK)
 
     def make(num_pages, queue):

@@ -74,22 +74,7 @@ def make_model(toy):
 
 def test_together_under_pressure_as_alone(toy, make_model):
     """16 requests on 10 pages: preempted, sharing prefixes, in chunks; tokens and logprobs to the bit."""
-    requests = [
-        toy.make_request(
-            [*range(9, 9 + 8 * (1 + k % 5)), 10 + k],
-            client=str(k % 3),
-            max_tokens=30 + 5 * k,
-            seed=k,
-            temperature=0.3 * (k % 4),
-            top_k=10 * (k % 2),
-            top_p=0.95,
-            min_p=0.01,
-            repetition_penalty=1.0 + 0.1 * (k % 3),
-            logprobs=k % 3,
-            ignore_eos=True,
-        )
-        for k in range(16)
-    ]
+    requests = toy.mixed_requests(lambda k: {"max_tokens": 30 + 5 * k})
 
     async def read(engine, request):
         entries = [entry async for delta in toy.submit(engine, request) for entry in delta.logprobs]
