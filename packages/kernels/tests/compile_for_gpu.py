@@ -14,7 +14,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from ternary_kernels import gpu
-from ternary_kernels.gpu import launch
+from ternary_kernels.gpu import launch, packed_products
+from ternary_kernels.gpu.packing import pack_for_gpu
 
 
 class Driver:
@@ -32,7 +33,7 @@ class Driver:
 
 def compile_instead(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
     made = launch_kernel(self, *args, grid=grid, warmup=True, **options)
-    print(self.fn.__name__, *sorted(set(re.findall(r"w?g?mma\.\S+s8\S*", made.asm["ptx"]))))
+    print(self.fn.__name__, *sorted(set(re.findall(r"w?g?mma\.\S+s8\S*|dp4a\S*", made.asm["ptx"]))))
 
 
 warnings.simplefilter("error")
@@ -52,6 +53,11 @@ for group_size in (None, 64):
 for col_factors in (None, torch.ones(576)):
     gpu.scale_sums(codes.int(), ones, torch.bfloat16, col_factors)
 gpu.group_product(codes, ones, codes, torch.ones(64, 9), torch.bfloat16)
+for scales in (torch.ones(64), torch.ones(64, 9)):
+    matrix = pack_for_gpu(codes, scales)
+    for tokens in (1, 8, 64):
+        for packed_products._PROGRAMS in (1, 512):
+            packed_products.packed_product(codes[:tokens], ones[:tokens], matrix, torch.bfloat16)
 gpu.rms_norm(x.requires_grad_(), torch.ones(576), 1e-5)[0].sum().backward()
 gpu.rms_norm_bf16(x, torch.ones(576, dtype=torch.bfloat16), 1e-5)[0].sum().backward()
 gpu.swiglu(x, x).sum().backward()

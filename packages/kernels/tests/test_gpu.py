@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def run_cases(**environment: str) -> None:
-    files = [HERE / "gpu_cases.py", HERE / "gpu_model_cases.py"]
+    files = [HERE / f"gpu_{part}.py" for part in ("cases", "model_cases", "served_cases")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         command, cwd=HERE, env=os.environ | environment, capture_output=True, text=True, check=False
@@ -43,13 +43,16 @@ def test_kernels_compile_for_tensor_cores(tmp_path: Path) -> None:
     kernels = {line.split(" ")[0]: line for line in done.stdout.splitlines()}
     expected = {"_dequantize_rows", "_quantize_rows", "_quantize_columns", "_norm_backward", "_turn"}
     assert {*expected, "_divergence"} < kernels.keys()
-    assert "s32.s8.s8" in kernels["_group_product"]
+    for product in ("_group_product", "_many"):
+        assert "s32.s8.s8" in kernels[product]
+    assert "dp4a.s32.s32" in kernels["_few"]
 
 
-def test_the_benchmark_says_that_it_needs_a_gpu() -> None:
-    script = HERE.parent / "benchmarks" / "training_gpu.py"
+@pytest.mark.parametrize("script", ["training_gpu.py", "decode_gpu.py"])
+def test_the_benchmark_says_that_it_needs_a_gpu(script: str) -> None:
+    path = HERE.parent / "benchmarks" / script
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, script], env=hidden, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, path], env=hidden, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: PyTorch finds no GPU; this benchmark needs one with CUDA\n"
     assert not done.stdout

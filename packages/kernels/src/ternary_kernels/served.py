@@ -1,11 +1,14 @@
-"""Ternary linears inside other servers (vLLM, SGLang): tensors as a folder stores them -> `PackedLinear`.
+"""Ternary linears inside other servers (vLLM, SGLang): tensors as a folder stores them -> a packed layer.
 
 Those servers join q, k, v and gate, up into one linear and hand its parts over one tensor at a time. A
 `ServedLinear` collects them and packs the joined matrix once all are there:
 
     stored = ServedLinear(name, quantization, in_features, [rows of q, of k, of v])
     stored.expect_on(layer)      # parameters whose `weight_loader` the servers' loaders call for each tensor
-    stored.pack_into(layer)      # then layer.ternary(x) computes, with the kernels of the native decoder
+    stored.pack_into(layer)      # then layer.ternary(x) computes, where the parameters were
+
+On a CPU that is a `torch_ops.PackedLinear`, with the kernels of the native decoder; on a GPU a
+`gpu.linear.GpuLinear`, with kernels in Triton.
 
 A part comes as it lies in the folder, so every order of codes will do, blocks of rows too, which could not
 be cut or joined while they are packed. One scale for a part becomes one for each of its rows.
@@ -27,6 +30,7 @@ from torch import Tensor, nn
 
 from ternary_kernels.torch_ops import PackedLinear
 from wf_formats.errors import LoadError
+from wf_formats.matrix import QuantizedMatrix
 from wf_formats.models.hf_config import Quantization, Storage, read_packed_quantization
 from wf_formats.models.recognition import from_blocks
 from wf_formats.packed_codes import (
@@ -37,6 +41,7 @@ from wf_formats.packed_codes import (
     unpack_words,
 )
 
+_CPU = torch.device("cpu")
 _PARTS = {"q": 0, "k": 1, "v": 2}
 _TENSORS: dict[Storage, dict[str, torch.dtype]] = {
     Storage.PACKED_WORDS: {
@@ -102,8 +107,8 @@ class ServedLinear:
             layer.register_parameter(name, parameter)
 
     def pack_into(self, layer: nn.Module) -> None:
-        """Puts the packed matrix in their place, as `layer.ternary`. Raises: as `packed`."""
-        packed = self.packed()
+        """Puts the packed matrix in their place, as `layer.ternary`, on their device. Raises: as `packed`."""
+        packed = self.packed(getattr(layer, self._codes_name).device)
         for name in self.tensors:
             delattr(layer, name)
         layer.ternary = packed
@@ -126,8 +131,17 @@ class ServedLinear:
         self._check(shown, tensor_name, tensor, self._rows(part))
         self._loaded[tensor_name, part] = tensor.detach().cpu()
 
-    def packed(self) -> PackedLinear:
-        """The joined matrix for the kernels; what was loaded is let go.
+    def packed(self, device: torch.device = _CPU) -> nn.Module:
+        """The joined matrix for the kernels of a device. Raises: as `matrix`; LoadError: no kernels for it."""
+        matrix = self.matrix()
+        if device.type == "cpu":
+            return PackedLinear.from_ternary(matrix.codes, matrix.scales)
+        from ternary_kernels.gpu.linear import GpuLinear  # needs Triton, which PyTorch for CUDA brings
+
+        return GpuLinear.from_ternary(matrix.codes, matrix.scales, device)
+
+    def matrix(self) -> QuantizedMatrix[Tensor]:
+        """The joined matrix; what was loaded is let go.
 
         Raises:
             LoadError: a tensor is missing, a code is not ternary, a scale is not finite.
@@ -147,8 +161,7 @@ class ServedLinear:
         codes, scales = zip(*map(self._codes_and_scales, parts), strict=True)
         self._loaded.clear()
         matrix = from_blocks(self.name, np.concatenate(codes), np.concatenate(scales))
-        joined = matrix.to(lambda array: torch.from_numpy(np.asarray(array)))
-        return PackedLinear.from_ternary(joined.codes, joined.scales)
+        return matrix.to(lambda array: torch.from_numpy(np.asarray(array)))
 
     def _load_shard(
         self, tensor_name: str, parameter: nn.Parameter, tensor: Tensor, shard: str | int | None = None

@@ -36,7 +36,13 @@ BITNET = {"quant_method": "bitnet", "linear_class": "bitlinear", "quantization_m
     ],
 )
 def test_which_folders_are_taken(settings, asked_for, taken):
-    assert is_taken(settings, asked_for) is taken
+    assert is_taken(settings, asked_for, has_own_kernels=False) is taken
+
+
+def test_on_a_gpu_vllm_keeps_what_it_multiplies_by_itself():
+    """Unless ours is asked for; SubLN and packed groups it does not have."""
+    for settings, asked_for, taken in ((TERNARY, None, False), (TERNARY, METHOD, True), (BITNET, None, True)):
+        assert is_taken(settings, asked_for, has_own_kernels=True) is taken
 
 
 def test_vllm_finds_the_plug_in():

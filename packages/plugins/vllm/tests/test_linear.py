@@ -6,7 +6,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +37,7 @@ STAND_INS = {
         "QuantizationConfig": _Base,
         "QuantizeMethodBase": _Base,
     },
+    "vllm.platforms": {"current_platform": SimpleNamespace(is_cuda=lambda: False)},
 }
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ternary_kernels.training.rows import FLOATS, check
 
-DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+DEVICE = "cpu" if INTERPRETED.value else "cuda"
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 """Options of a launch: products are rounded before something is added to them, as the CPU's are."""
 FUSED: dict[str, Any] = {"enable_fp_fusion": True}
@@ -32,11 +33,11 @@ def fits(name: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype
     check(name, tensor, DEVICE, shape, *dtypes)
 
 
-def fits_matrix(name: str, x: Tensor) -> None:
-    """Raises ValueError: not a contiguous matrix of FLOATS."""
+def fits_matrix(name: str, x: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
+    """Raises ValueError: not a contiguous matrix of these floats."""
     if x.dim() != 2:
         raise ValueError(f"{name} is {list(x.shape)}, not a matrix")
-    fits(name, x, tuple(x.shape), *FLOATS)
+    fits(name, x, tuple(x.shape), *dtypes)
 
 
 def launch(kernel: Any, programs: tuple[int, ...], *args: Any, **options: Any) -> None:

@@ -20,6 +20,7 @@ from ternary_kernels.gpu.launch import (
     nearest,
     rounded_to,
 )
+from ternary_kernels.torch_ops import FLOAT_TYPES
 
 _TILE = 64
 """Rows and columns of a tile, and columns that share a stream of chance (csrc/training/rows.h, kStrip)."""
@@ -76,12 +77,12 @@ def quantize_rows(x: Tensor, smallest: float, seed: int | None = None) -> tuple[
     """codes = round(x * inverse) int8 [rows, cols], inverse = 127 / max(max|x|, smallest) float32 [rows, 1].
 
     Args:
-        x: float32 or bfloat16 [rows, cols].
+        x: float32, bfloat16 or float16 [rows, cols].
         seed: of stochastic rounding; None: nearest, ties to even.
     Returns:
         A row that is not finite has inverse NaN.
     """
-    fits_matrix("x", x)
+    fits_matrix("x", x, FLOAT_TYPES)
     rows, cols = x.shape
     codes = torch.empty_like(x, dtype=torch.int8)
     inverse = x.new_empty((rows, 1), dtype=torch.float32)

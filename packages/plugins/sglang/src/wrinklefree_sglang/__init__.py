@@ -1,11 +1,13 @@
-"""Plug-in of SGLang: ternary folders of `wf export`, served on a CPU by the kernels of the native engine.
+"""Plug-in of SGLang: ternary folders of `wf export`, on a CPU by the kernels of the native engine, on an NVIDIA
+GPU by ours in Triton.
 
 SGLang finds it by two entry points and calls, in each of its processes,
 
     activate()   the platform that its wheel lacks: PyTorch on a CPU (platform.py)
     register()   the quantization methods (quantization.py) and the model with SubLN (models/bitnet.py)
 
-On a machine with an accelerator nothing changes, unless SGLANG_PLATFORM=wrinklefree asks for the CPU.
+On a machine with an accelerator the platform is SGLang's own, unless SGLANG_PLATFORM=wrinklefree asks for the
+CPU; with CUDA the methods and the model are made known there too (gpu.py).
 Importing this module imports neither PyTorch nor SGLang.
 """
 
@@ -33,7 +35,7 @@ def activate() -> str | None:
 
 
 def register() -> None:
-    """Makes the quantization methods and the model known, if the platform is ours."""
+    """Makes the quantization methods and the model known, if the platform is ours or CUDA."""
     from sglang.srt.platforms import current_platform
 
     from wrinklefree_sglang.platform import TernaryCpuPlatform
@@ -42,3 +44,7 @@ def register() -> None:
         from wrinklefree_sglang.registration import register_all
 
         register_all()
+    elif current_platform.is_cuda():
+        from wrinklefree_sglang.gpu import register_on_gpu
+
+        register_on_gpu(type(current_platform))

@@ -1,4 +1,4 @@
-"""SGLang's interface to ternary linears: from the folder's tensors to `torch.ops.ternary_kernels.linear`.
+"""SGLang's interface to ternary linears: from the folder's tensors to a packed layer on the model's device.
 
 q, k, v and gate, up are joined by SGLang; `ternary_kernels.served` collects their tensors and packs the
 joined matrix.
@@ -21,7 +21,7 @@ from wf_formats.families.block import HF_HEAD
 from wf_formats.models.hf_config import Quantization
 
 _HEAD = HF_HEAD.removesuffix(".weight")
-_ADDED = ("packed_modules_mapping", "hf_config")
+ADDED = ("packed_modules_mapping", "hf_config")
 """What SGLang puts beside the settings of the folder."""
 
 
@@ -35,7 +35,7 @@ class TernaryConfig(QuantizationConfig):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TernaryConfig:
         """Raises LoadError for a kind that is not ternary as ours are; names the setting."""
-        return cls(served_quantization({key: value for key, value in config.items() if key not in _ADDED}))
+        return cls(served_quantization({key: value for key, value in config.items() if key not in ADDED}))
 
     def get_name(self) -> str:
         return "wrinklefree"

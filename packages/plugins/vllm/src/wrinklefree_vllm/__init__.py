@@ -1,8 +1,9 @@
-"""Ternary models in stock vLLM on the CPU: a quantization method and the model class that vLLM lacks.
+"""Ternary models in stock vLLM: a quantization method and the model class that vLLM lacks.
 
 vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). From then on it loads
 what `wf export` writes as Hugging Face folders (`chosen.py`) and computes ternary linears with the kernels
-of the native decoder (`linear.py`); attention, cache, scheduling and HTTP are vLLM's own.
+of the native decoder on a CPU, with ours in Triton on an NVIDIA GPU (`linear.py`); attention, cache, scheduling
+and HTTP are vLLM's own.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from __future__ import annotations
 def register() -> None:
     """Tell vLLM of the method and of the model class; calling it again does nothing new.
 
-    Elsewhere than on a CPU nothing is registered, with a warning: the kernels are for CPUs, and vLLM reads
-    compressed-tensors folders on GPUs by itself.
+    On other accelerators than NVIDIA's nothing is registered, with a warning: there are no kernels for them.
     """
     from vllm import ModelRegistry
     from vllm.logger import init_logger
     from vllm.model_executor.layers.quantization import register_quantization_config
     from vllm.platforms import current_platform
 
-    if not current_platform.is_cpu():
+    if not (current_platform.is_cpu() or current_platform.is_cuda()):
         init_logger("vllm.wrinklefree").warning(
-            "the ternary kernels are for CPUs, vLLM runs on %s here: the plug-in wrinklefree does nothing",
+            "the ternary kernels are for CPUs and CUDA, vLLM runs on %s here: the plug-in wrinklefree does nothing",
             current_platform.device_name,
         )
         return

@@ -1,7 +1,7 @@
 """Which folders the method takes over from vLLM's own ones; knows nothing of vLLM.
 
 quant_method            written by                            taken
-compressed-tensors      wf export --format compressed-tensors if its weights are ternary as ours are
+compressed-tensors      wf export --format compressed-tensors on CPUs, if its weights are ternary as ours are
 bitnet                  wf export --format hf (SubLN)         always: vLLM has no such method
 wrinklefree_packed      wf export --format hf (groups)        always
 wrinklefree             a training checkpoint                 refused, with the command that exports it
@@ -33,17 +33,21 @@ def quantization_of(settings: Mapping[str, Any]) -> Quantization:
     return served_quantization({key: value for key, value in settings.items() if key not in _ADDED})
 
 
-def is_taken(settings: Mapping[str, Any], asked_for: str | None) -> bool:
+def is_taken(settings: Mapping[str, Any], asked_for: str | None, *, has_own_kernels: bool) -> bool:
     """Whether the method loads a folder.
 
     Args:
         settings: quantization_config of its config.json.
         asked_for: the method that the user names (`--quantization`); another one than ours stays theirs.
+        has_own_kernels: vLLM multiplies compressed-tensors folders of two bits by itself here (on GPUs); it does
+            so unless ours is asked for.
     """
     if asked_for not in (None, METHOD):
         return False
     if settings.get("quant_method") != COMPRESSED_METHOD:
         return settings.get("quant_method") in _OURS
+    if has_own_kernels and asked_for is None:
+        return False
     try:
         quantization_of(settings)
     except LoadError:

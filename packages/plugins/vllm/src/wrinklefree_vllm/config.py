@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+from vllm.platforms import current_platform
 
 from ternary_kernels.torch_ops import FLOAT_TYPES
 from wf_formats.diffusion import NATIVE_REMEDY
@@ -37,7 +38,7 @@ class TernaryConfig(QuantizationConfig):
 
     @classmethod
     def get_min_capability(cls) -> int:
-        """Of a GPU; the plug-in is registered on CPUs alone."""
+        """Of a GPU: any, since `from_config` refuses one by its name."""
         return 0
 
     @staticmethod
@@ -47,7 +48,11 @@ class TernaryConfig(QuantizationConfig):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TernaryConfig:
-        """Raises: LoadError (a ValueError) for another quantization_config than ours."""
+        """Raises: LoadError (a ValueError) for another quantization_config than ours, or a GPU that is too old."""
+        if current_platform.is_cuda():
+            from ternary_kernels.gpu.linear import check_device
+
+            check_device(torch.device("cuda"))
         return cls(quantization_of(config))
 
     @classmethod
@@ -55,7 +60,8 @@ class TernaryConfig(QuantizationConfig):
         cls, hf_quant_cfg: dict[str, Any], user_quant: str | None, hf_config: Any = None
     ) -> str | None:
         """Its name where it loads the folder."""
-        return METHOD if is_taken(hf_quant_cfg, user_quant) else None
+        is_ours = is_taken(hf_quant_cfg, user_quant, has_own_kernels=current_platform.is_cuda())
+        return METHOD if is_ours else None
 
     def maybe_update_config(
         self, model_name: str, hf_config: Any = None, revision: str | None = None
