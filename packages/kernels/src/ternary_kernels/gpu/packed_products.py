@@ -36,12 +36,15 @@ _UNITS = 8
 """Of one program's step through the inputs, for few tokens."""
 _ROWS = {1: 16, 2: 16, 4: 16, 8: 8}
 """Outputs of one program, by tokens (the next power of two)."""
-_TILES = {16: 64, 32: 128, 64: 128}
-"""Outputs of one program's tile, by its tokens."""
-_PROGRAMS = 512
-"""Below so many the inputs are split: four for each multiprocessor of an H100."""
+_OUTPUTS = 64
+"""Of one program's tile, for many tokens: the sums of 64 times 128 do not fit into its registers."""
+_PROGRAMS = 256
+"""To which the inputs are split: two for each multiprocessor of an H100. A further kernel, which adds the parts, costs
+more than it brings where there are more."""
 _LEVELS = tl.constexpr(0x03030303)
 _ONES = tl.constexpr(0x01010101)
+_SIGNS = tl.constexpr(-0x7F7F7F80)
+"""0x80 in each byte."""
 _PLANE = tl.constexpr(PLANE)
 _WORDS = tl.constexpr(PLANE // 4)
 _PLANES = tl.constexpr(UNIT // PLANE)
@@ -111,17 +114,24 @@ def _few(
         levels = tl.load(words + w_place, mask=there[:, :, None], other=0)
         for group in tl.static_range(per_unit):
             dots = tl.zeros([TOKENS, OUTPUTS, UNITS, _WORDS], tl.int32)
-            sums = tl.zeros([TOKENS, UNITS, _WORDS], tl.int32)
+            ones = tl.zeros([TOKENS, OUTPUTS, UNITS, _WORDS], tl.int32)
             for plane in tl.static_range(group * planes, (group + 1) * planes):
                 x_word = unit[None, :, None] * (_PLANES * _WORDS) + plane * _WORDS + word
                 known = (token < tokens)[:, None, None] & (x_word < x_words)
-                codes = tl.load(x + token[:, None, None] * x_words + x_word, mask=known, other=0)
-                four = (levels >> (2 * plane)) & _LEVELS
-                dots = _dot4(
-                    tl.broadcast_to(four[None], dots.shape), tl.broadcast_to(codes[:, None], dots.shape), dots
+                x_place = token[:, None, None] * x_words + x_word
+                # Of the products' shape, so that each thread loads the words that it multiplies.
+                codes = tl.load(
+                    x + tl.broadcast_to(x_place[:, None], dots.shape),
+                    mask=tl.broadcast_to(known[:, None], dots.shape),
+                    other=0,
                 )
-                sums = _dot4(codes, tl.full(sums.shape, _ONES, tl.int32), sums)
-            found = tl.sum(dots, 3) - tl.sum(sums, 2)[:, None]  # a level is its code + 1
+                four = (levels >> (2 * plane)) & _LEVELS
+                if TOKENS == 1:  # the codes' sum is cheaper than a weight's code
+                    ones = _dot4(codes, tl.full(dots.shape, _ONES, tl.int32), ones)
+                else:
+                    four = ((four | _SIGNS) - _ONES) ^ _SIGNS  # each level less 1, without a borrow
+                dots = _dot4(tl.broadcast_to(four[None], dots.shape), codes, dots)
+            found = tl.sum(dots - ones, 3)
             if GROUP_PLANES:
                 place = output.to(tl.int64)[:, None] * groups + unit[None, :] * per_unit + group
                 known_groups = there & (unit[None, :] * per_unit + group < groups)
@@ -238,7 +248,7 @@ def packed_product(x: Tensor, inverse: Tensor, matrix: PackedMatrix, dtype: torc
         factors = x.view(torch.int32), matrix.data.view(torch.int32)
     else:
         options["TOKENS"] = min(64, triton.next_power_of_2(tokens))
-        options["OUTPUTS"] = _TILES[options["TOKENS"]]
+        options["OUTPUTS"] = _OUTPUTS
         programs = triton.cdiv(tokens, options["TOKENS"]), triton.cdiv(outputs, options["OUTPUTS"])
         kernel, steps, factors = _many, units, (x, matrix.data)
     options["STEPS"], splits = _split(math.prod(programs), steps)
