@@ -43,9 +43,7 @@ def sums(x: Tensor, codes: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("most_programs", [1, 512])
 @pytest.mark.parametrize("tokens", [1, 3, 9])
-def test_sums_of_a_row_are_exact(
-    tokens: int, most_programs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sums_of_a_row_are_exact(tokens: int, most_programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tokens and many; inputs that end within a unit; in one part and in several."""
     monkeypatch.setattr(packed_products, "_PROGRAMS", most_programs)
     codes, scales = codes_and_scales(19, 1100, 0)
@@ -79,7 +77,7 @@ def test_groups_have_their_own_scales(group: int, tokens: int, dtype: torch.dtyp
 
 @pytest.mark.parametrize("group", [None, 64])
 def test_a_layer_computes_what_the_cpus_does(group: int | None) -> None:
-    """Rounding of tokens included; the CPU decoder divides 127 by max|x|, training multiplies by 1 / max|x|."""
+    """The CPU divides 127 by max|x|, training multiplies by 1 / max|x|: codes differ in rare ties."""
     codes, scales = codes_and_scales(16, 192, group)
     layer = GpuLinear.from_ternary(codes, scales, ON)
     x = torch.randint(-127, 128, (2, 1, 192), generator=torch.Generator().manual_seed(1)).float()
@@ -114,15 +112,15 @@ def test_small_scales_keep_eleven_bits() -> None:
 
 def test_what_the_kernels_do_not_take_is_refused() -> None:
     codes, scales = codes_and_scales(4, 192, 96)
-    with pytest.raises(LoadError, match="a scale for 96 inputs; the GPU kernels take groups of 32, 64, 128"):
+    with pytest.raises(LoadError, match=r"a scale for 96 inputs; the GPU kernels take groups of 32, 64, 128"):
         pack_for_gpu(codes, scales)
     with pytest.raises(LoadError, match="190 inputs do not divide into fours"):
         pack_for_gpu(codes[:, :190].contiguous(), scales[:, 0])
-    with pytest.raises(LoadError, match="in Triton run on .* here, not on meta"):
+    with pytest.raises(LoadError, match=r"in Triton run on .* here, not on meta"):
         check_device(torch.device("meta"))
     matrix = pack_for_gpu(*codes_and_scales(4, 128, 64))
     x, inverse = tokens_of(1, 128)
-    with pytest.raises(ValueError, match="x is torch.float32, not torch.int8"):
+    with pytest.raises(ValueError, match=r"x is torch.float32, not torch.int8"):
         product(x.float(), inverse, matrix, torch.float32)
 
 

@@ -132,7 +132,7 @@ class ServedLinear:
         self._loaded[tensor_name, part] = tensor.detach().cpu()
 
     def packed(self, device: torch.device = _CPU) -> nn.Module:
-        """The joined matrix for the kernels of a device. Raises: as `matrix`; LoadError: no kernels for it."""
+        """The joined matrix for a device's kernels. Raises: as `matrix`; LoadError: it has none."""
         matrix = self.matrix()
         if device.type == "cpu":
             return PackedLinear.from_ternary(matrix.codes, matrix.scales)

@@ -2,9 +2,9 @@
 
     torch.ops.ternary_kernels.linear_gpu(x, *packed, cols) -> y
 
-What `ternary_kernels.torch_ops.linear` and `PackedLinear` are on the CPU: x becomes int8 for each token, by the
-formula of training, and the weights stay in two bits. It has a shape function, so that torch.compile and CUDA
-graphs take it as one step. Inference only: no gradient.
+What `ternary_kernels.torch_ops.linear` and `PackedLinear` are on the CPU: x becomes int8 for each token, by
+the formula of training, and the weights stay in two bits. It has a shape function, so that torch.compile
+takes it as one step. Inference only: no gradient.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """int8 tokens times ternary weights of two bits: for few tokens, and for many.
 
-Few tokens (a step of decoding) cost the time in which the weights come out of memory. The kernel reads them once,
-16 bytes for each thread, takes four levels by one shift and one mask and multiplies them with four codes of a
-token by one instruction (dp4a): under one instruction for each weight and token. Where the outputs make too few
-programs for a GPU, the inputs are split among several, and a second kernel adds their sums in order.
+Few tokens (a step of decoding) cost the time in which the weights come out of memory. The kernel reads them
+once, 16 bytes for each thread, takes four levels by a shift and a mask and multiplies them with four codes of
+a token by one instruction (dp4a): one instruction for each weight of one token. Where the outputs make too
+few programs for a GPU, the inputs are split among several, and a second kernel adds their sums in order.
 
 Many tokens (a prompt) are products of int8 on tensor cores, a plane of a unit at a time, whose codes are
 unpacked once for each tile of tokens.
 
-    y[t, r] = row_scale[r] / inverse[t] * sum over groups g of scale[r, g] * (sum over k in g of code[r, k] x[t, k])
+    y[t, r] = row_scale[r] / inverse[t] * sum_g scale[r, g] * (sum_(k in g) code[r, k] x[t, k])
 
-Inner sums are int32, and exact; with one scale for a row so is all of the sum (to 2^24: 132,000 inputs). Sums of
-groups are float32, whose order depends on the number of tokens. Nothing waits for the GPU, and all shapes
+Inner sums are int32, and exact; with one scale for a row so is all of the sum (to 2^24: 132,000 inputs). Sums
+of groups are float32, whose order depends on the number of tokens. Nothing waits for the GPU, and all shapes
 follow from those of the arguments, so CUDA graphs can capture a call once its kernels are compiled.
 """
 
@@ -39,8 +39,8 @@ _ROWS = {1: 16, 2: 16, 4: 16, 8: 8}
 _OUTPUTS = 64
 """Of one program's tile, for many tokens: the sums of 64 times 128 do not fit into its registers."""
 _PROGRAMS = 256
-"""To which the inputs are split: two for each multiprocessor of an H100. A further kernel, which adds the parts, costs
-more than it brings where there are more."""
+"""To which the inputs are split: two for each multiprocessor of an H100. Beyond them the kernel that adds the
+parts would cost more than it brings."""
 _LEVELS = tl.constexpr(0x03030303)
 _ONES = tl.constexpr(0x01010101)
 _SIGNS = tl.constexpr(-0x7F7F7F80)
@@ -139,10 +139,7 @@ def _few(
                 scaled += found.to(tl.float32) * scale[None]
             else:
                 whole += found
-    if GROUP_PLANES:
-        total = tl.sum(scaled, 2)
-    else:
-        total = tl.sum(whole, 2).to(tl.float32)
+    total = tl.sum(scaled, 2) if GROUP_PLANES else tl.sum(whole, 2).to(tl.float32)
     _store(out, total, token, output, tokens, outputs, inverse, row_scales, split, SPLITS)
 
 
@@ -258,5 +255,7 @@ def packed_product(x: Tensor, inverse: Tensor, matrix: PackedMatrix, dtype: torc
     launch(kernel, (*programs, splits), *factors, *scales, sums, *sizes, SPLITS=splits, **options)
     if splits > 1:
         grid = tokens, triton.cdiv(outputs, 256)
-        launch(_add_splits, grid, sums, *scales[1:], out, tokens, outputs, SPLITS=splits, OUTPUTS=256, **FUSED)
+        launch(
+            _add_splits, grid, sums, *scales[1:], out, tokens, outputs, SPLITS=splits, OUTPUTS=256, **FUSED
+        )
     return out

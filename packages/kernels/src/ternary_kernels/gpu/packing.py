@@ -63,7 +63,9 @@ def pack_for_gpu(codes: Tensor, scales: Tensor) -> PackedMatrix:
     if cols % 4:
         raise LoadError(f"{cols} inputs do not divide into fours, as the GPU kernels take them: use wf serve")
     units = -(-cols // UNIT)
-    levels = (F.pad(codes, (0, units * UNIT - cols)) + 1).to(torch.uint8).view(rows, units, len(SHIFTS), PLANE)
+    levels = (
+        (F.pad(codes, (0, units * UNIT - cols)) + 1).to(torch.uint8).view(rows, units, len(SHIFTS), PLANE)
+    )
     data = sum(levels[:, :, plane] << shift for plane, shift in enumerate(SHIFTS))
     return PackedMatrix(torch.as_tensor(data).view(rows, -1), *_scales(scales, rows, cols), cols)
 

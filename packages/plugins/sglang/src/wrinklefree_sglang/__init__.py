@@ -1,5 +1,4 @@
-"""Plug-in of SGLang: ternary folders of `wf export`, on a CPU by the kernels of the native engine, on an NVIDIA
-GPU by ours in Triton.
+"""Plug-in of SGLang: ternary folders of `wf export`, on a CPU by the native engine's kernels, or on a GPU.
 
 SGLang finds it by two entry points and calls, in each of its processes,
 

@@ -1,9 +1,8 @@
 """Ternary folders in SGLang on an NVIDIA GPU, whose platform stays SGLang's own.
 
-SGLang's compressed-tensors method takes 4 and 8 bits; it has no class for SubLN and no method "bitnet". What it
-does of a folder stays here: a ternary one is taken over by name, checked as on a CPU before it is loaded and
-afterwards, and its linears stay in two bits (`ternary_kernels.gpu.linear`). CUDA graphs, attention, norms and
-sampling are SGLang's.
+SGLang's compressed-tensors method takes 4 and 8 bits; it has no class for SubLN and no method "bitnet". So a
+ternary folder is taken over by name, checked as on a CPU before it is loaded and afterwards, and its linears
+stay in two bits (`ternary_kernels.gpu.linear`). CUDA graphs, attention, norms and sampling are SGLang's.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class GpuTernaryConfig(TernaryConfig):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GpuTernaryConfig:
-        """Raises LoadError: the folder is damaged or was not tried; a setting that is not ternary as ours is."""
+        """Raises LoadError: a GPU or folder that does not do; names it."""
         from ternary_kernels.gpu.linear import check_device
 
         check_device(torch.device("cuda"))
@@ -44,7 +43,9 @@ class GpuTernaryConfig(TernaryConfig):
         return 0  # `check_device` says it by the GPU's name
 
     @classmethod
-    def override_quantization_method(cls, hf_quant_cfg: Mapping[str, Any], user_quant: str | None) -> str | None:
+    def override_quantization_method(
+        cls, hf_quant_cfg: Mapping[str, Any], user_quant: str | None
+    ) -> str | None:
         """Our name for a compressed-tensors folder that is ternary as ours; None: SGLang's own method."""
         if user_quant not in (None, GPU_METHOD) or hf_quant_cfg.get("quant_method") != COMPRESSED_METHOD:
             return None

@@ -2,8 +2,8 @@
 
 vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). From then on it loads
 what `wf export` writes as Hugging Face folders (`chosen.py`) and computes ternary linears with the kernels
-of the native decoder on a CPU, with ours in Triton on an NVIDIA GPU (`linear.py`); attention, cache, scheduling
-and HTTP are vLLM's own.
+of the native decoder on a CPU, with ours in Triton on an NVIDIA GPU (`linear.py`); attention, cache,
+scheduling and HTTP are vLLM's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def register() -> None:
 
     if not (current_platform.is_cpu() or current_platform.is_cuda()):
         init_logger("vllm.wrinklefree").warning(
-            "the ternary kernels are for CPUs and CUDA, vLLM runs on %s here: the plug-in wrinklefree does nothing",
+            "the ternary kernels are for CPUs and CUDA, vLLM runs on %s: wrinklefree does nothing",
             current_platform.device_name,
         )
         return

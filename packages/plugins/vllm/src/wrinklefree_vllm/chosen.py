@@ -39,8 +39,8 @@ def is_taken(settings: Mapping[str, Any], asked_for: str | None, *, has_own_kern
     Args:
         settings: quantization_config of its config.json.
         asked_for: the method that the user names (`--quantization`); another one than ours stays theirs.
-        has_own_kernels: vLLM multiplies compressed-tensors folders of two bits by itself here (on GPUs); it does
-            so unless ours is asked for.
+        has_own_kernels: vLLM multiplies compressed-tensors folders of two bits by itself (on GPUs), unless
+            ours is asked for.
     """
     if asked_for not in (None, METHOD):
         return False

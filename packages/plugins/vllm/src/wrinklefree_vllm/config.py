@@ -48,7 +48,7 @@ class TernaryConfig(QuantizationConfig):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TernaryConfig:
-        """Raises: LoadError (a ValueError) for another quantization_config than ours, or a GPU that is too old."""
+        """Raises: LoadError (a ValueError) for another quantization_config than ours or a GPU too old."""
         if current_platform.is_cuda():
             from ternary_kernels.gpu.linear import check_device
 
