@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
 
 from data_handler import SourceConfig, iter_placed_documents
 from data_handler.influence import ProbeSet, document_batches, next_token_losses
+from data_handler.small_tokenizer import small_tokenizer
 
 DOMAINS = ("books", "code_python_stdlib", "fineweb", "math_latex", "openstax")
 NOISE = "noise"
+NUM_TOKENS = 512
+"""Of the vocabulary."""
 SEED, TOKENS, BATCH, PEAK_RATE = 0, 96, 16, 3e-3
 Batch = dict[str, Tensor]
 
@@ -44,18 +46,6 @@ def source(data: Path, domain: str, split: str) -> SourceConfig:
     return SourceConfig("path", domain, str(data / "pretrain" / domain / f"{split}.jsonl.gz"), repeat=False)
 
 
-def trained_tokenizer(texts: Sequence[str]) -> Any:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
-
-
 def joined(batches: Sequence[Batch]) -> Batch:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -70,7 +60,7 @@ def read(data: Path, documents: int, probe_documents: int) -> Corpus:
             probe.refuse_overlap(placed)
         texts += [document.text for document in spread(placed, documents)]
     others = spread(list(iter_placed_documents(source(data, "fineweb", "train"))), 2 * documents)[1::2]
-    tokenizer = trained_tokenizer(texts)
+    tokenizer = small_tokenizer(texts, NUM_TOKENS)
     rows = joined(list(document_batches(texts, tokenizer, TOKENS, len(texts))))
     noise = joined(list(document_batches([d.text for d in others], tokenizer, TOKENS, documents)))
     generator = torch.Generator().manual_seed(SEED)

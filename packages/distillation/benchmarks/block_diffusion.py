@@ -31,13 +31,15 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from data_handler.small_tokenizer import small_tokenizer
 from wf_formats.atomic import atomic_file
 from wf_formats.environment import environment
 from wrinklefree.train import main as train
 
 LENGTH_TOKENS, BATCH = 256, 8
+NUM_TOKENS = 2048
+"""Of the vocabulary."""
 STORIES = ("tinystories", "tinystories_lowercase")
 
 
@@ -47,7 +49,7 @@ def make_material(data: Path, folder: Path, hidden: int) -> None:
     texts = [text for name in STORIES for text in _stories(data / "pretrain" / name / "train.jsonl.gz")]
     _write(folder / "train.jsonl", texts)
     _write(folder / "test.jsonl", _stories(data / "pretrain" / STORIES[0] / "validation.jsonl.gz"))
-    tokenizer = _tokenizer(texts)
+    tokenizer = small_tokenizer(texts, NUM_TOKENS, bos="<s>")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
@@ -73,20 +75,6 @@ def _stories(path: Path) -> list[str]:
 def _write(path: Path, texts: list[str]) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-
-
-def _tokenizer(texts: list[str]) -> Any:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2048,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
 class Start(NamedTuple):

@@ -72,6 +72,15 @@ def test_requests_have_the_same_log_likelihood(harnesses):
     assert totals[0] == pytest.approx(totals[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["gguf", "hf"])
+def test_an_empty_answer_is_named(harnesses, kind: str):
+    from lm_eval.api.instance import Instance
+
+    asked = [Instance("loglikelihood", {}, ("The sky is", answer), 0) for answer in (" blue", "")]
+    with pytest.raises(EvalError, match="answer '' to 'The sky is' has no token to be scored"):
+        harnesses[kind].loglikelihood(asked, disable_tqdm=True)
+
+
 def test_generation_stops_where_the_task_says(harnesses):
     from lm_eval.api.instance import Instance
 

@@ -5,7 +5,8 @@
 For each shape of a model's linears as servers join them (q, k, v; gate, up): rounding of tokens and product,
 against torch.nn.functional.linear with weights in bfloat16 (cuBLAS). Either runs as a CUDA graph over so many
 layers that their weights are larger than the GPU's cache and come out of its memory, as in a model. Arms in
-turns in one process, medians on the GPU's clock. Before timing, products are checked against float64. Prints JSON, with the bytes of weights read per second; refuses without a GPU.
+turns in one process, medians on the GPU's clock. Before timing, products are checked against float64. Prints
+JSON, with the bytes of weights read per second; refuses without a GPU.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import bitnet_arch
 from data_handler import SourceConfig, token_block
+from data_handler.small_tokenizer import small_tokenizer
 from wrinklefree.held_out import mean_loss
 
 DOMAINS = {
@@ -27,6 +27,8 @@ NOISE = "noise"
 FLOOR = 0.05
 """Least share of a source."""
 LENGTH_TOKENS = 128
+NUM_TOKENS = 2048
+"""Of the vocabulary."""
 PIECE, PROBE_PIECES = 700, 60
 """Characters of a document; documents of each domain in the probe."""
 TEST_TOKENS = 8192
@@ -43,7 +45,8 @@ class Material:
         texts = {
             name: _texts(data / "pretrain" / place / "train.jsonl.gz") for name, place in DOMAINS.items()
         }
-        self.tokenizer = _tokenizer([text for found in texts.values() for text in found[:60]])
+        read = [text for found in texts.values() for text in found[:60]]
+        self.tokenizer = small_tokenizer(read, NUM_TOKENS, bos="<s>")
         texts[NOISE] = ["".join(draw.choices(letters, k=3000)) for _ in range(1500)]
         self.train = {n: _write(folder / f"{n}.jsonl", _pieces(found)) for n, found in texts.items()}
         probe, self.test = list[str](), dict[str, str]()
@@ -101,18 +104,3 @@ def _pieces(texts: list[str]) -> list[str]:
 def _write(path: Path, texts: list[str]) -> str:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return str(path)
-
-
-def _tokenizer(texts: list[str]) -> Any:
-    """Byte-level BPE of 2,048 tokens."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2048,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")

@@ -12,7 +12,6 @@ import bitnet_arch
 from bitnet_arch.diffusion_model import to_block_diffusion
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.data_choice.main import app
-from wrinklefree.planning.main import main as plan
 
 TOLD = "is a block-diffusion model (blocks of 8 tokens), which {} would misread as an autoregressive one: "
 
@@ -67,14 +66,10 @@ def test_so_do_conversion_and_teachers(
     assert not list(run.folder.rglob("*.safetensors"))
 
 
-def test_so_do_plans_and_scores_of_data(
+def test_so_do_scores_of_data(
     diffusion_files_of: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = diffusion_files_of["folder"]
-    with pytest.raises(SystemExit) as end:
-        plan(["-m", "smollm2_135m", "--cpu", "2", "model.source=path", f"model.name={folder}"])
-    assert end.value.code == 2
-    assert TOLD.format("wf plan") in capsys.readouterr().err
     text = tmp_path / "text.txt"
     text.write_text("a text")
     arguments = ["score", str(text), "--probe", str(text), "--output", str(tmp_path / "out")]

@@ -302,3 +302,20 @@ def test_no_pytorch_is_imported() -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
     assert "wrinklefree.planning.plan" in done.stdout.split()
     assert not {"torch", "transformers", "lightning"} & set(done.stdout.split())
+
+
+def test_a_block_diffusion_checkpoint_is_planned_with_its_own_scheme(
+    diffusion_files_of: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which tensors it has does not depend on who sees whom."""
+    settings = json.loads((diffusion_files_of["folder"] / "config.json").read_text())
+    trained = {"quantization_config": {"quant_method": "wrinklefree", "scheme": "group64"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings | trained))
+    plain = {key: value for key, value in settings.items() if key not in ("block_diffusion", "base_model_type")}
+    before = shape_of("", plain | {"model_type": settings["base_model_type"]}, "group64")
+    found = shape_of("", settings | trained, "none")
+    assert (found.shapes, found.scheme) == (before.shapes, "group64")
+    planned(capsys, "-m", str(tmp_path), "-s", "4", "--gpu", "H100", "training.sequence_length_tokens=128")
+    packed = {"quantization_config": {"quant_method": "wrinklefree_packed", "scheme": "group64"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings | packed))
+    assert "is packed already" in refusal(capsys, "-m", str(tmp_path), "--gpu", "H100")

@@ -242,13 +242,19 @@ def test_resuming_with_other_threads_warns(cli_from_stage1: Any, caplog: pytest.
 
 def test_leftovers_are_removed(cli_from_stage1: Any) -> None:
     folder = cli_from_stage1.folder("stage2_pretrain")
-    leftovers = [folder / ".final.tmp-a", folder / "checkpoints" / ".step_00000001.tmp-b"]
+    leftovers = [
+        folder / ".final.tmp-0123abcd",
+        folder / "checkpoints" / ".step_00000001.tmp-4567cdef",
+        folder / f".final.get-{'5' * 16}",
+    ]
     for leftover in leftovers:
         leftover.mkdir(parents=True)
-    (folder / ".summary.json.tmp-c").write_text("")
+    (folder / ".summary.json.tmp-89ab0123").write_text("")
+    others = {folder / ".notes.tmp-mine", folder / ".plan.old-2026", folder / ".x.get-it"}  # hidden, not ours
+    for other in others:
+        other.write_text("")
     cli_from_stage1("stage2_pretrain", *STAGE2)
-    found = [*folder.glob(".*"), *(folder / "checkpoints").glob(".*")]
-    assert not found
+    assert {*folder.glob(".*"), *(folder / "checkpoints").glob(".*")} == others
 
 
 def test_damaged_previous_stage_is_refused(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:

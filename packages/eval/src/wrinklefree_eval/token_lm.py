@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lm_eval import utils
@@ -10,6 +11,22 @@ from lm_eval.api.model import TemplateLM
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from wrinklefree_eval.chatting import Chatting
+from wrinklefree_eval.errors import EvalError
+
+
+def check_answers(requests: Sequence[tuple[Any, list[int], list[int]]]) -> None:
+    """Raises EvalError for an answer without a token, which has no likelihood; names its question.
+
+    Args:
+        requests: (question and answer as texts, or None; ids of the question; ids of the answer).
+    """
+    for key, _, answer in requests:
+        if not answer:
+            question, text = key or ("", "")
+            raise EvalError(
+                f"the answer {text!r:.60} to {question[-60:]!r} has no token to be scored: give the task's "
+                "items answers that are not empty"
+            )
 
 
 class TokenLM(Chatting, TemplateLM):
@@ -50,6 +67,7 @@ class TokenLM(Chatting, TemplateLM):
         disable_tqdm: bool = False,
         **_kwargs: Any,
     ) -> list[tuple[float, bool]]:
+        check_answers(requests)
         found = []
         for key, context, answer in tqdm(requests, disable=disable_tqdm, desc=self.scoring):
             ids = (context + answer)[-(self.max_length + 1) :]

@@ -9,6 +9,7 @@ from lm_eval.models.huggingface import HFLM
 
 from data_handler.conversations import ConversationTemplate
 from wrinklefree_eval.chatting import Chatting, prompt_room
+from wrinklefree_eval.token_lm import check_answers
 
 
 class ChatHFLM(Chatting, HFLM):
@@ -17,6 +18,14 @@ class ChatHFLM(Chatting, HFLM):
     def __init__(self, make_template: Callable[[], ConversationTemplate], **options: Any) -> None:
         super().__init__(**options)
         self._make_template = make_template
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], *args: Any, **options: Any
+    ) -> list[tuple[float, bool]]:
+        """As `HFLM`. Raises: EvalError where that has an assertion."""
+        check_answers(requests)
+        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **options)
+        return found
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """As `HFLM`. Raises: EvalRequestError where that has an assertion."""

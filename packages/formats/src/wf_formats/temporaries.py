@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _WORDS = ("tmp", "old")
+_TEMPORARY = re.compile(rf"\.(?P<target>.+)\.(?P<word>{'|'.join(_WORDS)})-[0-9a-f]{{8}}")
 _NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -45,16 +46,29 @@ def temporary(target: Path, word: str, make: Callable[[Path], None]) -> Iterator
 
 def sweep(target: Path) -> None:
     """Removes what killed processes left beside `target`; what it was to replace only where it is there."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.({'|'.join(_WORDS)})-[0-9a-f]{{8}}")
+    for left in leftovers(target.parent, target.name):
+        _remove_abandoned(left)
+
+
+def leftovers(folder: Path, target: str | None = None) -> list[Path]:
+    """What is in a folder under a name of ours beside a target, at work or abandoned, and not needed: what a
+    target replaces is, until the target is there.
+
+    Args:
+        target: its name; None: any.
+    """
     try:
-        entries = os.scandir(target.parent)
+        entries = os.scandir(folder)
     except PermissionError:  # who may not look may write all the same
-        return
+        return []
     with entries:
-        found = [(match[1], Path(entry.path)) for entry in entries if (match := name.fullmatch(entry.name))]
-    for word, path in found:
-        if word == "tmp" or os.path.lexists(target):
-            _remove_abandoned(path)
+        found = [(match, Path(entry.path)) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+    return [
+        path
+        for match, path in found
+        if target in (None, match["target"])
+        and (match["word"] == "tmp" or os.path.lexists(folder / match["target"]))
+    ]
 
 
 def _held(path: Path) -> int | None:

@@ -150,6 +150,10 @@ def test_options_are_for_models_of_one_kind(model, folder):
             check_options(NativeOptions(**given), None)
 
 
-def test_a_block_diffusion_model_guesses_for_nobody(folder):
+def test_models_of_two_kinds_are_refused_before_either_is_read(folder, monkeypatch):
+    monkeypatch.setattr("wrinklefree_inference.native.loading._read", lambda *_, **__: pytest.fail("read"))
+    before, drafted = folder.parent / "before", {"packs_afresh": True}
     with pytest.raises(EngineError, match="blocks cannot guess for the model: it is a block-diffusion"):
-        load_native_model(folder.parent / "before", NativeOptions(draft_model=folder, packs_afresh=True))
+        load_native_model(before, NativeOptions(draft_model=folder, **drafted))
+    with pytest.raises(RequestError, match="--draft-model: nothing guesses for a block-diffusion model"):
+        load_native_model(folder, NativeOptions(draft_model=before, **drafted))

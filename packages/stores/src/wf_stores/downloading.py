@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from wf_stores.records import read_manifest
 from wf_stores.store import PART_BYTES, Advance, Store
 
 _FILES, _PARTS = "files", "parts"
+_DIGITS = 16
+"""Of an upload's digest, in the name of its hidden folder."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,11 @@ def _move(names: Sequence[str], source: Path, target: Path) -> None:
         (source / name).rename(target / name)
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is that of a download's hidden folder."""
+    return re.fullmatch(rf"\..+\.get-[0-9a-f]{{{_DIGITS}}}", name) is not None
+
+
 def _same_files(folder: Path, manifest: Manifest) -> set[str]:
     """Names of the files that are in a folder, as the manifest has them."""
     same: set[str] = set()
@@ -226,7 +234,7 @@ def _same_files(folder: Path, manifest: Manifest) -> set[str]:
 def _working_folder(target: Path, digest: str) -> Iterator[Path]:
     """The hidden folder of this download, held by one process at a time; removed at its end, kept after an
     error where there is something in it to go on from."""
-    folder = target.with_name(f".{target.name}.get-{digest[:16]}")
+    folder = target.with_name(f".{target.name}.get-{digest[:_DIGITS]}")
     with held(folder) as lock:
         try:
             yield folder

@@ -30,6 +30,8 @@ from wf_formats.json_file import read_json, read_value
 from wf_formats.locks import locked, try_lock_of_process
 from wf_formats.run_files import FIGURES_FILE, FINAL, RUN_FILE, is_complete
 from wf_formats.targets import check_folder, check_way
+from wf_formats.temporaries import leftovers
+from wf_stores.downloading import is_unfinished
 from wrinklefree.changed_data import decide
 from wrinklefree.checkpoints.files import CHECKPOINT
 from wrinklefree.checkpoints.manifest import DamagedCheckpointError
@@ -83,12 +85,12 @@ class RunFolder:
         LOG.warning("force=true: the run that was there is now in %s", move_aside(self.path))
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left behind: unfinished writes and removals. Needs the lock."""
-        for folder in (self.path, self.store.folder, self.parts.folder):
-            for pattern in (".*.tmp-*", ".*.old-*", ".*.get-*"):
-                for leftover in folder.glob(pattern):
-                    LOG.info("removing %s (left by an interrupted run)", leftover)
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        """Remove what a killed process left behind: unfinished writes, downloads and removals. Needs the lock."""
+        for folder in filter(Path.is_dir, (self.path, self.store.folder, self.parts.folder)):
+            fetched = [path for path in folder.iterdir() if is_unfinished(path.name)]
+            for leftover in (*leftovers(folder), *fetched):
+                LOG.info("removing %s (left by an interrupted run)", leftover)
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def as_begun(self, identity: RunIdentity, *, in_its_shares: bool) -> RunIdentity:
         """That of a run which goes on here as it was recorded. Raises: RunError.

@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wf_formats.diffusion import ModelKindError
+from wf_formats.diffusion import BlockDiffusion, ModelKindError
 from wf_formats.errors import LoadError, reason_of
+from wf_formats.models.kind import diffusion_of
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.blocks.limits import check_options
 from wrinklefree_inference.native.master_weights import quantize_master
@@ -70,8 +71,9 @@ def load_native_model(
     options, cache = options or EngineOptions(), cache or CacheOptions()
     if not path.exists():
         raise EngineError(f"there is no file or folder {path}")
-    if (draft := getattr(options, "draft_model", None)) is not None and not draft.exists():
-        raise _draft_refusal(draft, ValueError("there is no such file or folder"))
+    decoding = check_options(options, _kind_of(path, _refusal))
+    if (draft := getattr(options, "draft_model", None)) is not None:
+        _check_draft(draft)
     settings = _cache_settings(options)
     has_screen = isinstance(options, NativeOptions) and options.head is Head.SCREENED
     try:
@@ -86,7 +88,6 @@ def load_native_model(
         raise type(error)(f"{path}: {error}") from error
     except (ValueError, OSError) as error:
         raise _refusal(path, error) from error
-    decoding = check_options(options, config.diffusion)
     if config.diffusion is not None and context > config.diffusion.block_size:
         context -= context % config.diffusion.block_size  # requests have whole blocks
     new_guesser = None
@@ -134,8 +135,6 @@ def _draft_guesser(
     settings = _cache_settings(options)
     try:
         weights, its_tokenizer = _read(path, None, settings, has_screen=False, format=options.format)
-        if weights.config.diffusion is not None:
-            raise ValueError("it is a block-diffusion model, which guesses no next tokens")
         if (difference := tokenizer.difference_to(its_tokenizer)) is not None:
             token_id, own, its = difference
             raise ValueError(
@@ -154,6 +153,22 @@ def _draft_guesser(
         target.config.vocab_size,
         config.vocab_size,
     )
+
+
+def _check_draft(path: Path) -> None:
+    """Raises EngineError where a draft model is not there or of a kind that guesses nothing."""
+    if not path.exists():
+        raise _draft_refusal(path, ValueError("there is no such file or folder"))
+    if _kind_of(path, _draft_refusal) is not None:
+        raise _draft_refusal(path, ValueError("it is a block-diffusion model, which guesses no next tokens"))
+
+
+def _kind_of(path: Path, refusal: Callable[[Path, Exception], EngineError]) -> BlockDiffusion | None:
+    """By the head of the file, before any weight is read. Raises: as `load_native_model`."""
+    try:
+        return diffusion_of(path)
+    except (ValueError, OSError) as error:
+        raise refusal(path, error) from error
 
 
 def import_kernels() -> None:

@@ -24,10 +24,11 @@ import transformers
 import bitnet_arch
 from data_handler import SourceConfig, token_block
 from data_handler.corpus.domains import Domain, Reading
+from data_handler.small_tokenizer import small_tokenizer
 from wf_formats.overrides import override
 from wrinklefree import train
 from wrinklefree.data_choice.entries import EXACT_DIGITS, as_source, as_value
-from wrinklefree.data_choice.small_vocabulary import samples, small_tokenizer, tokens_per_token
+from wrinklefree.data_choice.small_vocabulary import NUM_TOKENS, samples, tokens_per_token
 from wrinklefree.errors import RunError
 from wrinklefree.held_out import mean_loss
 
@@ -69,7 +70,7 @@ class Proxies:
     ) -> None:
         self._folder, self._sources, self._reading, self._steps = folder, sources, reading, steps
         texts = samples(sources, reading)
-        small = small_tokenizer([text for part in texts for text in part])
+        small = small_tokenizer((text for part in texts for text in part), NUM_TOKENS, bos="</s>")
         self._per_token = {
             domain.name: tokens_per_token(small, tokenizer, part)
             for domain, part in zip(sources, texts, strict=True)

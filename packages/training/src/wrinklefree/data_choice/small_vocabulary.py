@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
-
 from data_handler.corpus.domains import Domain, Reading, documents_of
 from data_handler.encoding import Encoder
 
-_NUM_TOKENS = 4096
-_EOS = "</s>"
+NUM_TOKENS = 4096
 _SAMPLE_CHARACTERS = 2_000_000
 """Of all sources together, the same of each."""
 
@@ -38,21 +34,6 @@ def _beginning(domain: Domain, reading: Reading, most_characters: int) -> Iterat
         most_characters -= len(text)
         if most_characters <= 0:
             return
-
-
-def small_tokenizer(texts: Sequence[str]) -> Any:
-    """Byte-level BPE, the same for the same texts."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_NUM_TOKENS,
-        special_tokens=[_EOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_EOS, eos_token=_EOS)
 
 
 def tokens_per_token(tokenizer: Any, of: Any, texts: Sequence[str]) -> float:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from wf_formats.decoder_config import DecoderConfig
-from wf_formats.diffusion import BlockDiffusion, check_autoregressive, model_settings
+from wf_formats.diffusion import model_settings
 from wf_formats.errors import LoadError, RequestError
 from wf_formats.families import Family, family_of
 from wf_formats.families.block import ATTENTION_BIASES, HF_EMBEDDING, HF_HEAD, MLP_BIASES
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
-from wf_formats.models.hf_config import Quantization, Storage, read_config
+from wf_formats.models.hf_config import Quantization, Storage, read_config, read_quantization
 from wf_formats.models.hf_tensors import expected_tensors
 from wf_formats.packaged import PACKAGED_REPOSITORY, ModelSource
 from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
@@ -112,7 +112,10 @@ def model_shape(source: ModelSource, name: str | None, scheme: str, sub_norm: bo
 
 
 def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool | None = None) -> ModelShape:
-    """The shape of the model of a config.json.
+    """The shape of the model of a config.json, autoregressive or of block diffusion.
+
+    Args:
+        scheme, sub_norm: of the model that a dense one becomes; a checkpoint has its own.
 
     Raises: LoadError for settings that are missing or not supported; RequestError for an unknown scheme.
     """
@@ -120,16 +123,20 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
         known = ", ".join((*GROUP_SIZES, FULL_PRECISION))
         raise RequestError(f"model.scheme={scheme}: only these can be planned: {known}")
     settings = model_settings(settings)
-    check_autoregressive(BlockDiffusion.from_settings(settings), "wf plan")
     decoder, family = read_config(settings), family_of(settings["model_type"])
-    has_sub_norms = bool(sub_norm) and scheme != FULL_PRECISION
-    if settings.get("quantization_config") is not None:
-        raise RequestError(f"{name} is quantized already (quantization_config): name the dense model")
+    if settings.get("quantization_config") is None:
+        has_sub_norms = bool(sub_norm) and scheme != FULL_PRECISION
+        held = Quantization(
+            Storage.MASTER, scheme if scheme in GROUP_SIZES else "tensor", has_sub_norms=has_sub_norms
+        )
+    elif (held := read_quantization(settings)).storage is Storage.MASTER:
+        scheme = held.scheme
+    else:
+        raise RequestError(
+            f"{name} is packed already (quantization_config): name the dense model, or a checkpoint"
+        )
     tied = settings.get("tie_word_embeddings")
     is_tied = settings["model_type"] in _TIED_BY_DEFAULT if tied is None else bool(tied)
-    held = Quantization(
-        Storage.MASTER, scheme if scheme in GROUP_SIZES else "tensor", has_sub_norms=has_sub_norms
-    )
     required, optional = expected_tensors(decoder, held, family, is_tied)
     shapes: dict[str, Shape] = dict(required)
     for group, parts in zip(optional, family.optional, strict=True):
@@ -137,7 +144,7 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
             shapes |= group
     if count(shapes) > _MOST_PARAMETERS:
         raise LoadError(f"sizes of more than {_MOST_PARAMETERS:.0e} parameters: check its config.json")
-    return ModelShape(name, decoder, family, scheme, has_sub_norms, shapes)
+    return ModelShape(name, decoder, family, scheme, held.has_sub_norms, shapes)
 
 
 def _settings(source: ModelSource, name: str) -> Mapping[str, Any]:

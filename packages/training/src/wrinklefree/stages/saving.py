@@ -8,7 +8,6 @@ says little: a fast GPU's machine reads at once what was read before, and conver
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from bitnet_arch.tensor_parallel import mesh_of
 from wf_formats.atomic import errors_about, sync
 from wf_formats.digests import file_sha256
+from wf_formats.temporaries import temporary
 
 PROBE_BYTES = 32 << 20
 _OTHERS = 1.5
@@ -37,10 +37,12 @@ def saving_s(folder: Path, num_bytes: int) -> float:
     contents = os.urandom(min(num_bytes, PROBE_BYTES))  # which no file system stores in less
     folder.mkdir(parents=True, exist_ok=True)
     start_s = time.perf_counter()
-    with errors_about(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=".probe.tmp-") as file:
-        file.write(contents)
-        file.flush()
-        sync(Path(file.name))
-        file_sha256(Path(file.name))
-        took_s = time.perf_counter() - start_s
+    with errors_about(folder), temporary(folder / "probe", "tmp", Path.touch) as file:
+        try:
+            file.write_bytes(contents)
+            sync(file)
+            file_sha256(file)
+            took_s = time.perf_counter() - start_s
+        finally:
+            file.unlink()
     return _OTHERS * took_s * num_bytes / max(1, len(contents))
