@@ -98,7 +98,7 @@ def _divided(x: Int8Tokens) -> Tensor:
 
 
 def _bf16_weight(weight: Quantized) -> Tensor:
-    if not isinstance(weight, QuantizedMatrix):
+    if not isinstance(weight, QuantizedMatrix) or weight.offsets is not None:
         return weight.values().bfloat16()
     codes, scales = weight.codes, weight.scales
     if (dequantize := kernel_for("dequantize_groups", torch.bfloat16, codes, scales)) is not None:

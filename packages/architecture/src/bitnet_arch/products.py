@@ -8,6 +8,7 @@ Everything else multiplies the values.
 from __future__ import annotations
 
 from functools import cache
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,13 @@ from wf_formats.matrix import QuantizedMatrix
 
 def quantized_linear(x: Quantized, weight: Quantized, dtype: torch.dtype) -> Tensor:
     """x W^T: [tokens, in] and [out, in] -> [tokens, out] in `dtype`."""
-    if isinstance(x, Int8Tokens) and isinstance(weight, QuantizedMatrix) and _has_int8(x.codes, dtype):
+    if isinstance(x, Int8Tokens) and _is_codes_times_scales(weight) and _has_int8(x.codes, dtype):
         return int8_matmul(x, weight, dtype)
     return F.linear(x.values().to(dtype), weight.values().to(dtype))
+
+
+def _is_codes_times_scales(weight: Quantized) -> TypeGuard[QuantizedMatrix[Tensor]]:
+    return isinstance(weight, QuantizedMatrix) and weight.offsets is None
 
 
 def _has_int8(codes: Tensor, dtype: torch.dtype) -> bool:

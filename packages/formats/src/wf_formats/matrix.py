@@ -23,7 +23,7 @@ TERNARY_BITS = 2
 
 @dataclass(frozen=True)
 class QuantizedMatrix(Generic[ArrayT]):
-    """W[r, k] = scale of its group * codes[r, k]."""
+    """W[r, k] = scale of its group * codes[r, k], plus the offset of its group where there are offsets."""
 
     codes: ArrayT
     """int8 [out, in]: -1, 0, 1 with 2 bits, else signed integers of `bits` bits."""
@@ -31,6 +31,9 @@ class QuantizedMatrix(Generic[ArrayT]):
     """float32 [] (the whole matrix), [out] (rows) or [out, in / group] (groups of a row)."""
     bits: int = TERNARY_BITS
     """Of a code: 2 (ternary), 4, 6 or 8."""
+    offsets: ArrayT | None = None
+    """float32 like `scales` of groups [out, in / group]: what is added to each value of a group. None: codes
+    of zero mean zero."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,20 +63,25 @@ class QuantizedMatrix(Generic[ArrayT]):
         scales = self.scales.reshape(self.codes.shape[0], -1, 1)
         grouped = values.reshape(self.codes.shape[0], scales.shape[1], -1)
         grouped *= scales
+        if self.offsets is not None:
+            grouped += self.offsets.reshape(scales.shape)
         return grouped.reshape(self.codes.shape)
 
     def take_rows(self, order: ArrayT) -> QuantizedMatrix[ArrayT]:
         """Rows in another order."""
         scales = self.scales[order] if self.scales.ndim else self.scales
-        return replace(self, codes=self.codes[order], scales=scales)
+        offsets = None if self.offsets is None else self.offsets[order]
+        return replace(self, codes=self.codes[order], scales=scales, offsets=offsets)
 
     def to(self, convert: Callable[[ArrayT], OtherT]) -> QuantizedMatrix[OtherT]:
         """The same matrix with arrays of another kind: `matrix.to(torch.from_numpy)`."""
-        return QuantizedMatrix(convert(self.codes), convert(self.scales), self.bits)
+        offsets = None if self.offsets is None else convert(self.offsets)
+        return QuantizedMatrix(convert(self.codes), convert(self.scales), self.bits, offsets)
 
     def times(self, factor: float) -> QuantizedMatrix[ArrayT]:
-        """The matrix multiplied by a number, which only the scales take."""
-        return replace(self, scales=self.scales * factor)
+        """The matrix multiplied by a number, which scales and offsets take."""
+        offsets = None if self.offsets is None else self.offsets * factor
+        return replace(self, scales=self.scales * factor, offsets=offsets)
 
 
 def _as_float32(codes: Any) -> Any:

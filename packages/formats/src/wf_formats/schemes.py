@@ -1,9 +1,40 @@
-"""Names of ternary weights and their corrections, as folders and configurations spell them."""
+"""Names of weight schemes and of what belongs to them, as folders and configurations spell them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 GROUP_SIZES: dict[str, int | None] = {"tensor": None, "group64": 64, "group128": 128}
-"""Scheme -> inputs of a row that share a scale; None: the whole matrix shares one."""
+"""Ternary scheme -> inputs of a row that share a scale; None: the whole matrix shares one."""
+
+
+@dataclass(frozen=True)
+class Int4Scheme:
+    """Codes of 4 bits (-8 to 7) with scales of groups of inputs."""
+
+    group_size: int
+    has_zeros: bool
+    """Whether the code that means zero is chosen for each group; else it is 0."""
+
+    @property
+    def name(self) -> str:
+        return f"int4-group{self.group_size}{'-zero' if self.has_zeros else ''}"
+
+
+INT4_SCHEMES: dict[str, Int4Scheme] = {
+    scheme.name: scheme
+    for has_zeros in (False, True)
+    for scheme in (Int4Scheme(size, has_zeros) for size in (128, 64, 32))
+}
+SCHEMES = (*GROUP_SIZES, *INT4_SCHEMES)
+"""All that are known here."""
+
+
+def group_size(scheme: str) -> int | None:
+    """Inputs of a row that share a scale; None: the whole matrix shares one. Args: scheme is one of SCHEMES."""
+    return GROUP_SIZES[scheme] if scheme in GROUP_SIZES else INT4_SCHEMES[scheme].group_size
+
+
 FULL_PRECISION = "none"
 """What configurations call weights that stay as they are; a dense folder has no conversion to name it in."""
 
