@@ -26,7 +26,7 @@ from bitnet_arch.low_rank import (
     train_corrections_alone,
 )
 from bitnet_arch.products import int8_matmul, quantized_linear
-from bitnet_arch.quantizers import Quantizer, TernaryQuantizer, quantizer
+from bitnet_arch.quantizers import Int4Quantizer, Quantizer, TernaryQuantizer, quantizer
 from bitnet_arch.sources import DenseSource, load_dense, open_dense, packaged_model_dir
 from bitnet_arch.speeds import fastest_precision, product_times_s
 from bitnet_arch.subln import SubLN
@@ -40,6 +40,7 @@ __all__ = [
     "CheckpointError",
     "ConversionConfig",
     "DenseSource",
+    "Int4Quantizer",
     "Int8PerToken",
     "Int8Tokens",
     "KeepActivations",

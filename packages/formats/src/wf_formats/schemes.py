@@ -31,7 +31,7 @@ SCHEMES = (*GROUP_SIZES, *INT4_SCHEMES)
 
 
 def group_size(scheme: str) -> int | None:
-    """Inputs of a row that share a scale; None: the whole matrix shares one. Args: scheme is one of SCHEMES."""
+    """Inputs of a row that share a scale, by one of SCHEMES; None: the whole matrix shares one."""
     return GROUP_SIZES[scheme] if scheme in GROUP_SIZES else INT4_SCHEMES[scheme].group_size
 
 

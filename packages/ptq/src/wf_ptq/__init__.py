@@ -6,7 +6,8 @@ calibration text stays close to that of the full-precision model:
 2. ternary/: the method for ternary weights. Per linear error compensation and coordinate descent on the
    squared output error (solve.py), then per block a short optimisation by gradients (refine.py);
 3. low_rank/: what the quantized linears of finished blocks lack, as low-rank corrections in closed form;
-4. distil.py: over all blocks, scales, gains and embeddings towards the full-precision model's predictions.
+4. awq/: the method for 4 bits. Inputs are scaled by what they weigh, and ranges of weights cut;
+5. distil.py: over all blocks, scales, gains and embeddings towards the full-precision model's predictions.
 Another method is another `BlockMethod` in a file of its own.
 
 The options (options.py) are there without PyTorch; all other names are loaded on first use.
@@ -17,9 +18,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wf_formats.lazy import lazy_names
-from wf_ptq.options import BlockOptions, DistilOptions, LowRankOptions, Rates, RefineOptions, SolveOptions
+from wf_ptq.options import (
+    AwqOptions,
+    BlockOptions,
+    DistilOptions,
+    LowRankOptions,
+    Rates,
+    RefineOptions,
+    SolveOptions,
+)
 
 if TYPE_CHECKING:
+    from wf_ptq.awq.block import AwqMethod, AwqReport
     from wf_ptq.distil import Distiller
     from wf_ptq.low_rank.block import LowRankMethod, LowRankReport
     from wf_ptq.streams import BlockRunner
@@ -27,6 +37,9 @@ if TYPE_CHECKING:
     from wf_ptq.walk import BlockError, BlockMethod, BlockStore, take_block, walk_blocks
 
 __all__ = [
+    "AwqMethod",
+    "AwqOptions",
+    "AwqReport",
     "BlockError",
     "BlockMethod",
     "BlockOptions",
@@ -49,6 +62,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "AwqMethod": "awq.block",
+        "AwqReport": "awq.block",
         "BlockError": "walk",
         "BlockMethod": "walk",
         "BlockReport": "ternary.block",

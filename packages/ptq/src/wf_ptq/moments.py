@@ -1,8 +1,8 @@
-"""Second moments of the inputs of a block's linears: what the closed forms go by."""
+"""The inputs of a block's linears, and their second moments: what the closed forms go by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,15 +26,33 @@ def input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[st
     """
     sums: dict[str, Tensor] = {}
     num_tokens = inputs.shape[0] * inputs.shape[1]
+    groups = show_inputs(
+        run, block, inputs, lambda name, x: add_products(sums.setdefault(name, _square(x)), x)
+    )
+    means = {name: mirrored(total) / num_tokens for name, total in sums.items()}
+    return {name: means[group[0]] for group in groups for name in group}
+
+
+def show_inputs(
+    run: BlockRunner, block: nn.Module, inputs: Tensor, show: Callable[[str, Tensor], None]
+) -> list[list[str]]:
+    """Shows every input of the block's linears, the block in full precision.
+
+    Args:
+        inputs: stream before the block [sequences, tokens, hidden].
+        show: called with the first linear that gets the input and the input itself, rounded, float32
+            [tokens, in], a few sequences at a time.
+    Returns:
+        the names of the linears that share an input, the first one first.
+    """
 
     def collect(layer: nn.Module, args: Any, name: str) -> None:
         assert isinstance(layer, BitLinear)
         x = args[0] if layer.sub_norm is None else layer.sub_norm(args[0])
-        x = layer.activation.quantize(x.reshape(-1, x.shape[-1])).values().float()
-        add_products(sums.setdefault(name, x.new_zeros(x.shape[1], x.shape[1])), x)
+        show(name, layer.activation.quantize(x.reshape(-1, x.shape[-1])).values().float())
 
     groups = [list(layers.items()) for layers in input_groups(block)]
-    with _full_precision(block):
+    with full_precision(block):
         hooks = [
             layer.register_forward_pre_hook(lambda layer, args, name=name: collect(layer, args, name))
             for (name, layer), *_ in groups
@@ -44,8 +62,11 @@ def input_moments(run: BlockRunner, block: nn.Module, inputs: Tensor) -> dict[st
         finally:
             for hook in hooks:
                 hook.remove()
-    means = {name: mirrored(total) / num_tokens for name, total in sums.items()}
-    return {name: means[group[0][0]] for group in groups for name, _ in group}
+    return [[name for name, _ in group] for group in groups]
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.new_zeros(x.shape[1], x.shape[1])
 
 
 def add_products(total: Tensor, x: Tensor) -> None:
@@ -61,7 +82,8 @@ def mirrored(total: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_precision(block: nn.Module) -> Iterator[None]:
+def full_precision(block: nn.Module) -> Iterator[None]:
+    """The block's linears with their weights as they are (lambda 0)."""
     before = get_lambda(block)
     set_lambda(block, 0.0)
     try:

@@ -15,7 +15,7 @@ from wf_formats.json_file import read_json
 from wf_formats.packaged import ModelSource
 from wf_formats.plugins import entries
 from wf_formats.run_files import MANIFEST_FILE, RUN_FILE
-from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wf_formats.schemes import FULL_PRECISION, SCHEMES
 from wrinklefree.checkpoints.manifest import DamagedCheckpointError
 from wrinklefree.checkpoints.store import CheckpointStore
 from wrinklefree.compose.recipes import is_recipe
@@ -42,7 +42,7 @@ def check_start(config: TrainConfig) -> str | None:
             check_upload_is_there(start_from)
             return start_from
         return str(previous_folder(config, config.training))
-    built_in = [*GROUP_SIZES, FULL_PRECISION]
+    built_in = [*SCHEMES, FULL_PRECISION]
     known = [*built_in, *entries(_QUANTIZERS, built_in)]
     if config.model.scheme not in known:
         raise RunError(

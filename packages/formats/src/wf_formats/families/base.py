@@ -10,9 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from wf_formats.decoder_config import Activation
+from wf_formats.decoder_config import Activation, DecoderConfig
 from wf_formats.diffusion import GGUF_PREFIX
-from wf_formats.families.block import ATTENTION_BIASES, HF_STEMS, MATRICES, MLP_BIASES, SUB_NORMS
+from wf_formats.families.block import (
+    ATTENTION_BIASES,
+    HF_STEMS,
+    MATRICES,
+    MLP_BIASES,
+    SUB_NORMS,
+    part_shape,
+)
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """transformers' names for layers that see everything before a token, and those with a window."""
@@ -26,6 +33,15 @@ class Shape(NamedTuple):
     hidden_size: int
     num_heads: int
     head_dim: int
+
+
+class Place(NamedTuple):
+    """Where a matrix of a block is: the linear, by its name in the block, and the rows there."""
+
+    linear: str
+    rows: slice
+    num_rows: int
+    """Of the whole linear."""
 
 
 def _per_head(shape: Shape) -> float:
@@ -131,6 +147,13 @@ class Family:
         stems = dict.fromkeys(holder.get(part, HF_STEMS[part]) for part in MATRICES)
         plain = {HF_STEMS[part]: (part,) for part in MATRICES}
         return {stem: self.fused.get(stem) or plain[stem] for stem in stems}
+
+    def place(self, config: DecoderConfig, part: str) -> Place:
+        """Where one of block.MATRICES is."""
+        stem, parts = next(item for item in self.held.items() if part in item[1])
+        sizes = [part_shape(config, its)[0] for its in parts]
+        start = sum(sizes[: parts.index(part)])
+        return Place(stem, slice(start, start + part_shape(config, part)[0]), sum(sizes))
 
     @property
     def has_sub_norms(self) -> bool:

@@ -97,11 +97,8 @@ class HfModel:
 
     def _place(self, layer: int, part: str) -> tuple[str, np.ndarray, int]:
         """The linear that holds a matrix, the matrix's rows in it, and how many it has."""
-        stem, parts = next(item for item in self.family.held.items() if part in item[1])
-        ends = np.cumsum([part_shape(self.config, its)[0] for its in parts])
-        end = int(ends[parts.index(part)])
-        rows = np.arange(end - part_shape(self.config, part)[0], end)
-        return f"model.layers.{layer}.{stem}", rows, int(ends[-1])
+        stem, rows, num_rows = self.family.place(self.config, part)
+        return f"model.layers.{layer}.{stem}", np.arange(rows.start, rows.stop), num_rows
 
     def vector(self, layer: int, part: str) -> np.ndarray | None:
         if part in OUTPUT_NORMS and part not in self.family.extras:

@@ -1,0 +1,1 @@
+"""Activation-aware weight quantization: scales of inputs and ranges of weights chosen on text."""
