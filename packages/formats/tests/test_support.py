@@ -123,7 +123,13 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, bool, dict[str, str]]] = {
         False,
         dict.fromkeys(("gguf", "native"), "need pairs"),
     ),
-    "not ternary": ({}, "int4-group64", False, dict.fromkeys(TARGETS, "'int4-group64' are not ternary")),
+    "unknown": ({}, "int3-group64", False, dict.fromkeys(TARGETS, "'int3-group64' are not known here")),
+    "4 bits": (
+        {},
+        "int4-group64-zero",
+        False,
+        {"hf": "have 4 bits, and the packed folder", "native": "the engine multiplies ternary ones"},
+    ),
     "unknown scaling": (
         {"rope_scaling": {"type": "mrope"}},
         "group64",

@@ -18,7 +18,7 @@ from wf_formats.errors import LoadError
 ArrayT = TypeVar("ArrayT", bound=Any)
 OtherT = TypeVar("OtherT", bound=Any)
 
-TERNARY_BITS = 2
+TERNARY_BITS, INT4_BITS = 2, 4
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class LowRankOptions:
 
 @dataclass(frozen=True)
 class AwqOptions:
-    """num_exponents: 0, 1 / n, ... (n - 1) / n are tried for the scales of each input. num_search_sequences: of
-    those that the moments are taken from, how many the whole attention and feed-forward part are tried on.
+    """num_exponents: 0, 1 / n, ... (n - 1) / n are tried for the scales of each input. num_search_sequences:
+    of those that the moments are taken from, how many the whole attention and feed-forward part are tried on.
     num_clips: ranges of a group that are tried, the whole one, then each a twentieth less; 1: none is cut."""
 
     num_exponents: int = 20

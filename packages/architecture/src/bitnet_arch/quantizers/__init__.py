@@ -1,7 +1,8 @@
 """Weight quantizers by name.
 
-The ternary ones and those of 4 bits are built in. A further one is registered by its package as an entry point of the group
-`bitnet_arch.quantizers`, name -> "module:factory" (called with the name), and imported when asked for:
+The ternary ones and those of 4 bits are built in. A further one is registered by its package as an entry
+point of the group `bitnet_arch.quantizers`, name -> "module:factory" (called with the name), and imported
+when asked for:
 
     [project.entry-points."bitnet_arch.quantizers"]
     int3-group64 = "my_package.int3:make"

@@ -26,10 +26,9 @@ from torch import Tensor
 from bitnet_arch.activations import KeepActivations
 from bitnet_arch.quantizers.base import Quantizer
 from bitnet_arch.rounding import MIN_SCALE, round_clip
-from wf_formats.matrix import QuantizedMatrix
+from wf_formats.matrix import INT4_BITS, QuantizedMatrix
 from wf_formats.schemes import INT4_SCHEMES, Int4Scheme
 
-BITS = 4
 _LOW, _HIGH = -8, 7
 _SCALE_BITS = 7
 """Significant bits of a scale with a zero point; times one of 4 bits they are the 11 of float16."""
@@ -67,12 +66,12 @@ class Int4Quantizer(Quantizer):
         if not self.scheme.has_zeros:
             scales = _halves(torch.maximum(high / _HIGH, low / _LOW))
             codes = round_clip(grouped / scales.unsqueeze(-1), _LOW, _HIGH)
-            return QuantizedMatrix(codes.view(weight.shape), scales, BITS)
+            return QuantizedMatrix(codes.view(weight.shape), scales, INT4_BITS)
         scales = _halves(_short((high - low) / (_HIGH - _LOW)))
         zeros = (-low / scales).round_().clamp_(max=_HIGH - _LOW).add_(_LOW)
         levels = (grouped / scales.unsqueeze(-1)).round_().add_(zeros.unsqueeze(-1))
         codes = round_clip(levels, _LOW, _HIGH)
-        return QuantizedMatrix(codes.view(weight.shape), scales, BITS, -scales * zeros)
+        return QuantizedMatrix(codes.view(weight.shape), scales, INT4_BITS, -scales * zeros)
 
 
 def _halves(scales: Tensor) -> Tensor:

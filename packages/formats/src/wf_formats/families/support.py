@@ -18,7 +18,7 @@ from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.families.settings import check_values, required
 from wf_formats.models.hf_config import activation_of, read_config
 from wf_formats.rope import DEFAULT_BASE, attention_factor, is_default_yarn, rope_kind, rope_of
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import GROUP_SIZES, INT4_SCHEMES, SCHEMES
 
 TARGETS = ("gguf", "hf", "native", "llamacpp")
 GROUPS_FIX = (
@@ -122,6 +122,11 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
             "the layout of transformers' bitnet, that of models with SubLN,",
             "--format gguf has a form of its own for it, and without SubLN --format hf",
         )
+    if scheme in INT4_SCHEMES:
+        raise LoadError(
+            f"weights of scheme {scheme} have 4 bits, and the packed folder holds ternary ones; alternatives: "
+            "--format compressed-tensors, --format gguf"
+        )
     if family.has_sub_norms or (GROUP_SIZES[scheme] is not None and not sub_norm):
         return
     why = ""
@@ -153,6 +158,11 @@ def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> 
 def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """The native engine runs training checkpoints too, with SubLN in any family that can have it."""
     _check_conversion(config, scheme, sub_norm)
+    if scheme in INT4_SCHEMES:
+        raise LoadError(
+            f"weights of scheme {scheme} have 4 bits, and the engine multiplies ternary ones; llama.cpp runs "
+            "the GGUF file, vLLM and transformers the folder of compressed-tensors"
+        )
     read_config(_completed(config))
 
 
@@ -164,10 +174,14 @@ def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) ->
 
 
 def _check_scheme(scheme: str) -> None:
-    if scheme not in GROUP_SIZES:
+    if scheme not in SCHEMES:
         raise LoadError(
-            f"weights of scheme {scheme!r} are not ternary, and nothing here exports or runs them; known are "
-            f"{', '.join(GROUP_SIZES)}"
+            f"weights of scheme {scheme!r} are not known here, and nothing exports or runs them; known are "
+            f"{', '.join(SCHEMES)}"
+        )
+    if sub_norm and scheme in INT4_SCHEMES:
+        raise LoadError(
+            f"SubLN with weights of scheme {scheme}: it is for ternary ones (model.sub_norm=false)"
         )
 
 

@@ -27,9 +27,18 @@ from wf_formats.errors import LoadError
 from wf_formats.families import Family, family_of
 from wf_formats.families.layers import LayerKind, context_tokens, read_layers
 from wf_formats.families.settings import check_values, required
+from wf_formats.matrix import INT4_BITS, TERNARY_BITS
 from wf_formats.models.hf_compressed import scheme_of
 from wf_formats.rope import Rope, rope_of
-from wf_formats.schemes import COMPRESSED_METHOD, GROUP_SIZES, MASTER_METHOD, PACKED_METHOD
+from wf_formats.schemes import (
+    COMPRESSED_METHOD,
+    GROUP_SIZES,
+    INT4_SCHEMES,
+    MASTER_METHOD,
+    PACKED_METHOD,
+    SCHEMES,
+    group_size,
+)
 
 ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
@@ -67,7 +76,17 @@ class Quantization:
     @property
     def group_size(self) -> int | None:
         """Inputs that share a scale; None: the whole matrix."""
-        return GROUP_SIZES[self.scheme]
+        return group_size(self.scheme)
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return INT4_BITS if self.scheme in INT4_SCHEMES else TERNARY_BITS
+
+    @property
+    def has_zeros(self) -> bool:
+        """Whether groups have zero points."""
+        return self.scheme in INT4_SCHEMES and INT4_SCHEMES[self.scheme].has_zeros
 
 
 def read_config(config: Mapping[str, Any]) -> DecoderConfig:
@@ -153,12 +172,12 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         known = f"{MASTER_METHOD}, {PACKED_METHOD}, {COMPRESSED_METHOD} and bitnet"
         raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
     scheme = settings.get("scheme")
-    if not isinstance(scheme, str) or scheme not in GROUP_SIZES:
-        known = ", ".join(GROUP_SIZES)
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
+        known = ", ".join(SCHEMES)
         raise LoadError(f"quantization scheme {scheme!r:.60} is unknown; known are {known}")
     if method == PACKED_METHOD:
-        if GROUP_SIZES[scheme] is None:
-            raise LoadError("wrinklefree_packed has scales per group, its scheme here is 'tensor'")
+        if GROUP_SIZES.get(scheme) is None:
+            raise LoadError(f"wrinklefree_packed has ternary scales per group, its scheme here is {scheme!r}")
         return Quantization(Storage.PACKED_INPUTS, scheme)
     return Quantization(
         Storage.MASTER,

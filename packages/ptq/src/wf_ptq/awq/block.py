@@ -29,8 +29,8 @@ from wf_ptq.streams import BlockRunner, stream_error
 @dataclass(frozen=True)
 class AwqReport:
     """exponents of the scales by site; relative squared errors of each site's output, rounded to nearest and
-    with the scales; the share of each linear's weights that are cut off; and the errors of the stream after the
-    block, rounded to nearest and in the end."""
+    with the scales; the share of each linear's weights that are cut off; and the errors of the stream after
+    the block, rounded to nearest and in the end."""
 
     exponents: dict[str, float]
     rounded: dict[str, float]
@@ -64,8 +64,11 @@ class AwqMethod:
             targets: full-precision stream after it, for the report.
             seed: not used, nothing is random.
         Raises:
-            ValueError: values that are not finite, or linears of a block that another method is for.
+            ValueError: streams of different shapes, values that are not finite, or linears of a block that
+                another method is for.
         """
+        if inputs.shape != targets.shape:
+            raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
         if not targets.isfinite().all():
             raise ValueError("the full-precision stream is not finite")
         layers = {name: _checked(layer) for name, layer in bit_linears(block)}
@@ -120,8 +123,8 @@ class AwqMethod:
 def _checked(layer: BitLinear) -> BitLinear:
     if isinstance(layer, BitLinearLRC):
         raise ValueError(
-            f"its linears have a low-rank correction (rank {layer.rank}) of other codes: start from the dense "
-            "model"
+            f"its linears have a low-rank correction (rank {layer.rank}) of other codes: start from the "
+            "dense model"
         )
     if not isinstance(layer.quantizer, Int4Quantizer):
         raise ValueError(f"weights of scheme {layer.quantizer} are not of 4 bits: another method is for them")

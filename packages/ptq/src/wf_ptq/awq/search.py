@@ -6,9 +6,9 @@ are rounded, while their input is divided by s, such weights lose less (eq. 4). 
 and the s is taken with which the output of the inspected module moves least when W becomes Q(W s) / s.
 
 Ranges: of each group of weights, all that exceed a share of its largest magnitude are cut off there, which
-makes the steps finer; the share is that of 1, 19/20, ... 11/20 with the least error of the group's part of the
-output. For a linear by itself, and so for groups, the squared error needs second moments alone: d is lost of a
-row's weights, E (x d)^2 = d H d^T.
+makes the steps finer; the share is that of 1, 19/20, ... 11/20 with the least error of the group's part of
+the output. For a linear by itself, and so for groups, the squared error needs second moments alone: where d
+is lost of a row's weights, it is E (x d)^2 = d H d^T.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
 
 Multiplying a linear's columns by s and dividing what makes its input by s leaves the function as it is:
 norms by their gains, v and up by their rows (and biases), since attention and the product with the gate are
-linear in them. With grouped queries a channel of v is the input of several columns of o; those could only share
-a scale, and o is left out, as the authors do.
+linear in them. With grouped queries a channel of v is the input of several columns of o; those could only
+share a scale, and o is left out, as the authors do.
 """
 
 from __future__ import annotations

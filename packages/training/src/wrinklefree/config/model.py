@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from wf_formats.packaged import ModelSource
-from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wf_formats.schemes import FULL_PRECISION, SCHEMES, group_size
 from wrinklefree.config.errors import ConfigError
 
 
@@ -19,11 +19,12 @@ class ModelConfig:
     name: str | None = None
     """Hub id or folder; null for the packaged model."""
     scheme: str = "tensor"
-    """Scale granularity of the ternary weights: tensor, group64 or group128; none: the dense model is trained
-    as it is, in full precision."""
+    """Scale granularity of the ternary weights: tensor, group64 or group128; of weights of 4 bits:
+    int4-group128, -group64 or -group32, with zero points int4-group64-zero and so on; none: the dense model is
+    trained as it is, in full precision."""
     sub_norm: bool | None = None
     """Insert fitted SubLN before the attention output and down projections; null: what the scheme needs
-    (tensor: yes; group64, group128, none: no)."""
+    (tensor: yes; all others: no)."""
     allow_unservable: bool = False
     """Convert a model all the same that can neither be exported nor served; stage 1 alone asks."""
     teacher: Any = field(default_factory=dict)
@@ -39,8 +40,8 @@ class ModelConfig:
                 f"model.sub_norm=true with model.scheme={FULL_PRECISION}: SubLN belongs to ternary linears, "
                 "and there are none; leave model.sub_norm out, or choose model.scheme=tensor"
             )
-        if self.sub_norm is None and self.scheme in GROUP_SIZES:
-            self.sub_norm = GROUP_SIZES[self.scheme] is None
+        if self.sub_norm is None and self.scheme in SCHEMES:
+            self.sub_norm = group_size(self.scheme) is None
         if self.sub_norm is None and self.is_dense:
             self.sub_norm = False
 

@@ -7,6 +7,7 @@ the schema becomes the option `training=<option>`, whose defaults are the schema
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,8 @@ class Outcome:
 
 class Stage(ABC):
     number: ClassVar[str]
-    """As users type it and as the entry point is called, such as "1.5"; stages are ordered by it."""
+    """As users type it and as the entry point is called, such as "1.5"; stages are ordered by it. A word where
+    the stage is none of the chain's: it comes last."""
     title: ClassVar[str]
     """One line for the help."""
     option: ClassVar[str]
@@ -86,12 +88,16 @@ class Stage(ABC):
 
     @property
     def name(self) -> str:
-        """As folders and checkpoints call it, such as "stage1_5"."""
-        return f"stage{self.number.replace('.', '_')}"
+        """As folders and checkpoints call it, such as "stage1_5"; a word is called what it is."""
+        return f"stage{self.number.replace('.', '_')}" if self._is_numbered else self.number
 
     @property
-    def order(self) -> tuple[int, ...]:
-        return tuple(map(int, self.number.split(".")))
+    def order(self) -> tuple[float, ...]:
+        return tuple(map(int, self.number.split("."))) if self._is_numbered else (math.inf,)
+
+    @property
+    def _is_numbered(self) -> bool:
+        return self.number[0].isdigit()
 
     @property
     def accepts(self) -> list[str]:

@@ -56,9 +56,10 @@ class DenseModel:
     """Of the source, on the hub."""
 
 
-def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
+def open_source(config: TrainConfig, fit: FitConfig, group: str = "fit") -> DenseModel:
     """Asks what can become of the model, then reads its weights and the text.
 
+    Args: group of `training` has the numbers of `fit`.
     Raises: UserError (a source that cannot be converted, is damaged or leads nowhere; text that is missing).
     """
     start = time.perf_counter()
@@ -76,11 +77,11 @@ def open_source(config: TrainConfig, fit: FitConfig) -> DenseModel:
     model, tokenizer = source.load()
     if options is not None:
         _check_rows(options, model)
-    check_context("training.fit.sequence_length_tokens", fit.sequence_length_tokens, facts_of(model))
+    check_context(f"training.{group}.sequence_length_tokens", fit.sequence_length_tokens, facts_of(model))
     blocks = _token_blocks(config, fit, tokenizer)
     if has_sub_norm and blocks[0].numel() < MIN_FIT_TOKENS:
         raise ConfigError(
-            f"training.fit.tokens={fit.tokens} is too small: SubLN is fitted on at least {MIN_FIT_TOKENS}"
+            f"training.{group}.tokens={fit.tokens} is too small: SubLN is fitted on at least {MIN_FIT_TOKENS}"
         )
     return DenseModel(options, model, tokenizer, *blocks, time.perf_counter() - start, source.revision)
 
@@ -124,11 +125,16 @@ def run_conversion(
         "tokens": dense.fit_ids.numel(),
         "seconds": dense.seconds + time.perf_counter() - start,
     }
+    save_model_folder(model, dense.tokenizer, target, meta_of(dense, meta), figures)
+    return figures
+
+
+def meta_of(dense: DenseModel, meta: dict[str, Any]) -> dict[str, Any]:
+    """Entries of wrinklefree.json for what becomes of the model without a step."""
     meta = meta | {"step": 0}
     if dense.revision is not None:
         meta["source"] = meta["source"] | {"revision": dense.revision}
-    save_model_folder(model, dense.tokenizer, target, meta, figures)
-    return figures
+    return meta
 
 
 def _loss(model: Any, held_out: Tensor, name: str) -> float | None:

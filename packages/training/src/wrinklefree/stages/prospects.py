@@ -17,7 +17,7 @@ from typing import Any
 
 from bitnet_arch.model_tokenizer import save_tokenizer
 from wf_formats.families.support import TARGETS, support
-from wf_formats.schemes import FULL_PRECISION, GROUP_SIZES
+from wf_formats.schemes import FULL_PRECISION, SCHEMES
 from wf_formats.tokenizer.support import tokenizer_support
 from wrinklefree.config.errors import ConfigError
 
@@ -83,7 +83,7 @@ def check_prospects(targets: Targets, allow_unservable: bool) -> None:
             FULL_PRECISION,
         )
         return
-    if targets.scheme not in GROUP_SIZES:  # that of another package is nobody's here to judge
+    if targets.scheme not in SCHEMES:  # that of another package is nobody's here to judge
         LOG.warning("model.scheme=%s is not one of ours: nothing here exports or serves it", targets.scheme)
         return
     found = targets.reasons()
