@@ -124,8 +124,8 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
         )
     if scheme in INT4_SCHEMES:
         raise LoadError(
-            f"weights of scheme {scheme} have 4 bits, and the packed folder holds ternary ones; alternatives: "
-            "--format compressed-tensors, --format gguf"
+            f"weights of scheme {scheme} have 4 bits, and the packed folder holds ternary ones; "
+            "alternatives: --format compressed-tensors, --format gguf"
         )
     if family.has_sub_norms or (GROUP_SIZES[scheme] is not None and not sub_norm):
         return
@@ -169,6 +169,10 @@ def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> Non
 def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for weights that no conversion makes, so that nothing can hold or run them."""
     _check_scheme(scheme)
+    if sub_norm and scheme in INT4_SCHEMES:
+        raise LoadError(
+            f"SubLN with weights of scheme {scheme}: it is for ternary ones (model.sub_norm=false)"
+        )
     if sub_norm and (reason := why_no_sub_norm(family_of(config.get("model_type")))) is not None:
         raise LoadError(reason)
 
@@ -178,10 +182,6 @@ def _check_scheme(scheme: str) -> None:
         raise LoadError(
             f"weights of scheme {scheme!r} are not known here, and nothing exports or runs them; known are "
             f"{', '.join(SCHEMES)}"
-        )
-    if sub_norm and scheme in INT4_SCHEMES:
-        raise LoadError(
-            f"SubLN with weights of scheme {scheme}: it is for ternary ones (model.sub_norm=false)"
         )
 
 

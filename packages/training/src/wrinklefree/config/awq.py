@@ -23,7 +23,7 @@ class AwqConfig:
     num_exponents: int = number(_OPTIONS.num_exponents, least=1, most=_MOST_TRIED)
     """Exponents of the scales that are tried, from 0 (plain rounding) on, evenly below 1."""
     num_clips: int = number(_OPTIONS.num_clips, least=1, most=20)
-    """Ranges of a group's weights that are tried, each a twentieth less than the one before; 1: none is cut."""
+    """Ranges of a group's weights that are tried, each a twentieth less than the last; 1: none is cut."""
     evaluation_tokens: int = number(8192, least=0, most=MAX_TOKENS)
     """Further tokens on which the losses are compared; 0: skip."""
     minutes: float | None = number(None, above=0, most=MOST_MINUTES)

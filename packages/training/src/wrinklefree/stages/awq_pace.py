@@ -1,8 +1,9 @@
 """How the AWQ stage keeps time: on how many sequences each block is searched.
 
 With `training.awq.minutes` that is decided before each block, by what the last ones took: all of a block's
-time is put down to its sequences, which is too much while they are few, so that the number grows from block to
-block to what fits. What was spent is a part of the run, and counts when it goes on. progress.json says it all.
+time is put down to its sequences, which is too much while they are few, so that the number grows from block
+to block to what fits. What was spent is a part of the run, and counts when it goes on. progress.json says it
+all.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class Outcome:
 
 class Stage(ABC):
     number: ClassVar[str]
-    """As users type it and as the entry point is called, such as "1.5"; stages are ordered by it. A word where
-    the stage is none of the chain's: it comes last."""
+    """As users type it and as the entry point is called, such as "1.5"; stages are ordered by it. A word
+    where the stage is none of the chain's: it comes last."""
     title: ClassVar[str]
     """One line for the help."""
     option: ClassVar[str]
