@@ -128,7 +128,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, bool, dict[str, str]]] = {
         {},
         "int4-group64-zero",
         False,
-        {"hf": "have 4 bits, and the packed folder", "native": "the engine multiplies ternary ones"},
+        {"native": "the engine multiplies ternary ones"},
     ),
     "unknown scaling": (
         {"rope_scaling": {"type": "mrope"}},

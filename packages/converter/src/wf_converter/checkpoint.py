@@ -36,7 +36,7 @@ from wf_formats.matrix import NumpyMatrix
 from wf_formats.models.hf_config import checked_floors, checked_rank
 from wf_formats.packaged import PACKAGED_MODEL
 from wf_formats.safetensors_file import open_folder
-from wf_formats.schemes import GROUP_SIZES, LOW_RANK_FACTORS
+from wf_formats.schemes import INT4_SCHEMES, LOW_RANK_FACTORS, SCHEMES, Int4Scheme
 
 TERNARY_SUFFIXES = tuple(
     dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
@@ -63,7 +63,7 @@ class ConvertedCheckpoint:
     """The model's configuration, defaults filled in."""
     meta: dict[str, Any]
     """wrinklefree.json."""
-    quantizer: bitnet_arch.TernaryQuantizer
+    quantizer: bitnet_arch.TernaryQuantizer | bitnet_arch.Int4Quantizer
     sub_norm: bool
     files: dict[str, Path] = field(repr=False)
     """Tensor name -> safetensors file."""
@@ -92,8 +92,13 @@ class ConvertedCheckpoint:
 
     @property
     def scheme(self) -> str:
-        """The quantizer's name: tensor, group64 or group128."""
+        """The quantizer's name (schemes.py)."""
         return self.quantizer.name
+
+    @property
+    def int4(self) -> Int4Scheme | None:
+        """None: the weights are ternary."""
+        return INT4_SCHEMES.get(self.scheme)
 
     @property
     def head_dim(self) -> int:
@@ -116,7 +121,7 @@ class ConvertedCheckpoint:
         packaged = PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
         if isinstance(named, str) and named:
-            return f"{Path(named).name} 1.58-bit"
+            return f"{Path(named).name} {'1.58-bit' if self.int4 is None else '4-bit'}"
         return self.folder.resolve().name
 
     @property
@@ -150,6 +155,7 @@ class ConvertedCheckpoint:
         return {**family.renamed, **own_norms}
 
     def is_ternary(self, name: str) -> bool:
+        """Whether it is a quantized matrix of a block (of 4 bits where the scheme has them)."""
         return name.startswith("model.layers.") and name.endswith(TERNARY_SUFFIXES)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -241,7 +247,7 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
         folder=folder,
         config=config,
         meta=meta,
-        quantizer=_ternary_quantizer(conversion["scheme"]),
+        quantizer=_quantizer(conversion["scheme"]),
         sub_norm=bool(conversion.get("sub_norm")),
         files=open_folder(folder).paths,
         low_rank=checked_rank(conversion.get("low_rank", 0)),
@@ -274,14 +280,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return config if config.get("architectures") or name is None else config | {"architectures": [name]}
 
 
-def _ternary_quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer:
+def _quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer | bitnet_arch.Int4Quantizer:
     try:
         quantizer = bitnet_arch.quantizer(scheme)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    if not isinstance(quantizer, bitnet_arch.TernaryQuantizer):
+    if not isinstance(quantizer, (bitnet_arch.TernaryQuantizer, bitnet_arch.Int4Quantizer)):
         raise ExportError(
-            f"weights of scheme {scheme!r} are not ternary, and no export holds them; export a checkpoint "
-            f"of scheme {', '.join(GROUP_SIZES)}"
+            f"weights of scheme {scheme!r} are not ternary or of 4 bits, and no export holds them; export a "
+            f"checkpoint of scheme {', '.join(SCHEMES)}"
         )
     return quantizer

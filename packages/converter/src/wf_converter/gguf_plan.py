@@ -6,6 +6,7 @@ The rule of `auto`, per ternary matrix (every type here is exact; they differ in
   2. otherwise Q4_0: any row that divides by 32, and five times as fast on x86 as Q2_0, which has no
      SIMD there yet, for twice its size. Ask for q2_0 where size matters more;
   3. otherwise (rows that no block fits) F16.
+Matrices of 4 bits are Q4_0 blocks, with zero points Q4_1: blocks of 32 repeat the scale of a larger group.
 TQ1_0 is smaller (1.69 bits) and slower than TQ2_0, so it is only taken when asked for. So is I2_S, which
 llama.cpp does not read: it is for bitnet.cpp, in the architectures that this has.
 """
@@ -40,6 +41,7 @@ from wf_formats.families.block import (
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.blocks import encode
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
+from wf_formats.schemes import Int4Scheme
 
 AUTO = "auto"
 _OF_ONE_MODEL = (
@@ -98,13 +100,24 @@ def export_type(label: str) -> TensorType:
     raise ExportError(f"unknown tensor type {label!r}; known: {known}")
 
 
-def choose_type(name: str, num_columns: int, is_group_scaled: bool, wanted: str) -> tuple[TensorType, str]:
-    """Type of a ternary matrix and the reason for it.
+def choose_type(
+    name: str, num_columns: int, is_group_scaled: bool, wanted: str, int4: Int4Scheme | None = None
+) -> tuple[TensorType, str]:
+    """Type of a quantized matrix and the reason for it.
+
+    Args:
+        int4: of a matrix of 4 bits.
 
     Raises:
         ExportError: `wanted` cannot hold this matrix exactly; the message lists the types that can.
     """
-    fitting = _exact_types(num_columns, is_group_scaled)
+    fitting = _int4_types(int4) if int4 else _exact_types(num_columns, is_group_scaled)
+    if int4 and (wanted == AUTO or export_type(wanted) in fitting):
+        return (fitting[0], "4 bits") if wanted == AUTO else (export_type(wanted), "asked for")
+    if int4:
+        names = ", ".join(kind.label for kind in fitting)
+        what = f"its weights have 4 bits{' and zero points' if int4.has_zeros else ''}"
+        raise ExportError(f"{name}: {what}; types that hold it exactly: {names}, or auto")
     if wanted == AUTO:
         for kind in (TensorType.TQ2_0, TensorType.Q4_0):
             if kind in fitting:
@@ -129,7 +142,20 @@ def choose_type(name: str, num_columns: int, is_group_scaled: bool, wanted: str)
 
 def _exact_types(num_columns: int, is_group_scaled: bool) -> list[TensorType]:
     limit = 64 if is_group_scaled else max(num_columns, 1)  # smallest group in use; I2_S is beyond it
-    return [kind for kind in EXPORT_TYPES if num_columns % kind.block == 0 and kind.block <= limit]
+    return [
+        kind
+        for kind, export in EXPORT_TYPES.items()
+        if num_columns % kind.block == 0 and kind.block <= limit and not export.has_offsets
+    ]
+
+
+def _int4_types(scheme: Int4Scheme) -> list[TensorType]:
+    """The smallest first; groups are of 32 inputs or of a multiple."""
+    return [
+        kind
+        for kind, export in EXPORT_TYPES.items()
+        if export.codes[0] <= -8 and export.codes[1] >= 7 and export.has_offsets == scheme.has_zeros
+    ]
 
 
 def _why_auto(kind: TensorType, num_columns: int, is_group_scaled: bool) -> str:
@@ -238,7 +264,7 @@ def _plan_ternary(
     num_rows, columns = checkpoint.shape(name)
     order = np.arange(num_rows)[part_rows]
     rows = order.size
-    kind, reason = choose_type(name, columns, checkpoint.is_group_scaled, wanted)
+    kind, reason = choose_type(name, columns, checkpoint.is_group_scaled, wanted, checkpoint.int4)
     target = gguf_name(part)
     has_scale_tensor = not kind.trailer_bytes and _has_scale_tensors(checkpoint, arch)
 
@@ -248,8 +274,11 @@ def _plan_ternary(
         # One scale: unit blocks and an fp32 `.scale` tensor, so that nothing is rounded.
         scales = np.ones((), np.float32) if has_scale_tensor else matrix.scales
         scales = permute_rows(arch, part, scales, checkpoint)
+        offsets = matrix.offsets
+        if offsets is not None:
+            offsets = permute_rows(arch, part, offsets, checkpoint)
         try:
-            return encode(codes, scales, kind)
+            return encode(codes, scales, kind, offsets)
         except FormatError as error:
             raise ExportError(f"{name}: {error}") from error
 

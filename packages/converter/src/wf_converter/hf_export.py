@@ -42,7 +42,7 @@ from wf_formats.file_names import (
     WEIGHTS_FILE,
 )
 from wf_formats.packaged import ModelSource
-from wf_formats.packed_codes import CODES_PER_WORD
+from wf_formats.packed_codes import CODES_PER_WORD, NIBBLES_PER_WORD
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import EXPORT
 
@@ -190,7 +190,13 @@ def prepare_compressed(folder: Path | str, dtype: str = "float32") -> HfExport:
     """
     checkpoint = _open(folder, dtype, check_compressed)
     for name in filter(checkpoint.is_ternary, checkpoint.names):
-        if (columns := checkpoint.shape(name)[1]) % CODES_PER_WORD:
+        rows, columns = checkpoint.shape(name)
+        if checkpoint.int4 is not None and checkpoint.int4.has_zeros and rows % NIBBLES_PER_WORD:
+            raise ExportError(
+                f"{name}: zero points of {rows} rows do not fill whole words of {NIBBLES_PER_WORD}; "
+                "alternative: --format gguf"
+            )
+        if columns % CODES_PER_WORD:
             raise ExportError(
                 f"{name}: rows of {columns} weights do not fill whole words of {CODES_PER_WORD} codes; "
                 "alternative: --format gguf"

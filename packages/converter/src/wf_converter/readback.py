@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from wf_formats.diffusion import read_settings
 from wf_formats.families.block import gguf_scale_name
 from wf_formats.gguf import GgufFile
 from wf_formats.low_rank import LowRankPair
-from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
+from wf_formats.matrix import INT4_BITS, TERNARY_BITS, NumpyMatrix, QuantizedMatrix
 from wf_formats.models.gguf_adapter import GgufAdapter
 from wf_formats.packed_codes import unpack_inputs, unpack_rows
 from wf_formats.safetensors_file import open_folder
@@ -46,11 +46,18 @@ class GgufWeights:
 
     def expected_order(self, name: str, matrix: NumpyMatrix) -> NumpyMatrix:
         parts = self.checkpoint.parts(name).items()
-        codes = [permute_rows(self.arch, part, matrix.codes[rows], self.checkpoint) for part, rows in parts]
-        if not matrix.scales.ndim:
-            return QuantizedMatrix(np.concatenate(codes), matrix.scales)
-        scales = [permute_rows(self.arch, part, matrix.scales[rows], self.checkpoint) for part, rows in parts]
-        return QuantizedMatrix(np.concatenate(codes), np.concatenate(scales))
+
+        def ordered(array: np.ndarray) -> np.ndarray:
+            return np.concatenate(
+                [permute_rows(self.arch, part, array[rows], self.checkpoint) for part, rows in parts]
+            )
+
+        return replace(
+            matrix,
+            codes=ordered(matrix.codes),
+            scales=ordered(matrix.scales) if matrix.scales.ndim else matrix.scales,
+            offsets=None if matrix.offsets is None else ordered(matrix.offsets),
+        )
 
     def values(self, name: str) -> np.ndarray:
         return np.concatenate([self._part(part) for part in self.checkpoint.parts(name)])
@@ -93,8 +100,24 @@ class HfWeights:
         """Bit by bit, apart from the packing that wrote them."""
         words = self._tensor(f"{name}_packed").numpy()
         scale = self._tensor(f"{name}_scale").float().numpy()
+        (group,) = self.quantization["config_groups"].values()
+        if group["weights"]["num_bits"] == INT4_BITS:
+            return self._of_nibbles(name, words, scale)
         fields = [(words >> 2 * i & 3).astype(np.int8) - 2 for i in range(16)]
         return QuantizedMatrix(np.stack(fields, axis=-1).reshape(words.shape[0], -1), scale).values()
+
+    def _of_nibbles(self, name: str, words: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        codes = _nibbles(words).reshape(len(words), -1)
+        if f"{name}_zero_point" not in self.paths:
+            return QuantizedMatrix(codes, scale, INT4_BITS).values()
+        zeros = _nibbles(self._tensor(f"{name}_zero_point").numpy()).swapaxes(1, 2)  # [words, 8, groups]
+        zeros = zeros.reshape(-1, scale.shape[1])[: len(codes)]
+        return QuantizedMatrix(codes, scale, INT4_BITS, -scale * zeros).values()
+
+
+def _nibbles(words: np.ndarray) -> np.ndarray:
+    """int32 [...] -> int8 [..., 8]."""
+    return np.stack([(words >> 4 * i & 15).astype(np.int8) - 8 for i in range(8)], axis=-1)
 
 
 def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeights) -> WeightCheck:
@@ -104,7 +127,7 @@ def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeigh
     for name in names:
         expected = export.expected_order(name, checkpoint.ternary(name))
         values = export.values(name)
-        wrong = int((np.sign(values) != expected.codes).sum())
+        wrong = int((_codes_of(values, expected) != expected.codes).sum())
         error = _scale_error(values, expected)
         num_wrong += wrong
         if wrong or error > worst_error or not worst:
@@ -126,10 +149,27 @@ def _is_equal(left: LowRankPair, right: LowRankPair) -> bool:
     return np.array_equal(left.up, right.up) and np.array_equal(left.down, right.down)
 
 
+def _codes_of(values: np.ndarray, expected: NumpyMatrix) -> np.ndarray:
+    if expected.bits == TERNARY_BITS:
+        return np.sign(values)
+    scales = _of_weights(expected.scales, values)
+    if expected.offsets is not None:
+        values = values - _of_weights(expected.offsets, values)
+    return np.rint(values / scales)
+
+
 def _scale_error(values: np.ndarray, expected: NumpyMatrix) -> float:
-    scales = np.asarray(expected.scales)
-    if scales.ndim:
-        scales = np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)
+    if expected.bits != TERNARY_BITS:  # of a weight, over what it should be
+        wanted = expected.values()
+        used = wanted != 0
+        relative = np.abs(values[used] / wanted[used] - 1)
+        return float(relative.max(initial=0.0))
     used = expected.codes != 0
-    relative = np.abs(np.abs(values) / scales - 1)
+    relative = np.abs(np.abs(values) / _of_weights(expected.scales, values) - 1)
     return float(relative[used].max(initial=0.0))
+
+
+def _of_weights(numbers: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of groups [out, in / group] -> of each weight; of the whole matrix as they are."""
+    numbers = np.asarray(numbers)
+    return np.repeat(numbers, values.shape[1] // numbers.shape[1], axis=1) if numbers.ndim else numbers

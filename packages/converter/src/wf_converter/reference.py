@@ -8,6 +8,7 @@ makes the same roundings:
     TQ1_0, TQ2_0  int8 per 256 inputs, fp32 scale  127 / max         Q8_K
     Q2_0, Q4_0,   int8 per 32 inputs, scale max / 127 kept in fp16   Q8_0
     Q8_0
+    Q4_1          the same (sums of blocks kept in fp16)    Q8_1
     F16           fp16
     I2_S          int8 per token, scale max / 127, as training       of bitnet.cpp
     compressed-   int8 per token, scale max / 127.5                  of the package
@@ -85,6 +86,7 @@ ENGINE_TYPES = {label: f"{label} in the native engine" for label in EMBEDDING_TY
 _ROUNDING_TO = {
     TensorType.Q8_K: round_q8_k,
     TensorType.Q8_0: round_q8_0,
+    TensorType.Q8_1: round_q8_0,
     TensorType.F16: round_f16,
     TensorType.I8: round_tokens,
 }

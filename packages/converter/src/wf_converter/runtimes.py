@@ -69,7 +69,8 @@ def run_export(
     if not isinstance(opened, GgufModel):
         weights = HfWeights(export)
         is_compressed = weights.quantization["quant_method"] == COMPRESSED_METHOD
-        types = types_of(model, COMPRESSED) if is_compressed else None
+        rounds = is_compressed and checkpoint.int4 is None  # weights of 4 bits leave activations as they are
+        types = types_of(model, COMPRESSED) if rounds else None
         return Run("transformers", torch_scores(load_export(export), ids), weights, types)
     types, gguf_weights = tensor_types(model, opened.file), GgufWeights(opened.file, checkpoint)
     if opened.file.is_for_bitnetcpp or checkpoint.diffusion is not None:

@@ -52,7 +52,7 @@ USERS = frozenset(
 _FP32 = 1e-6
 _TURNS = 1e-12
 """Frequencies below turn nothing, over any context."""
-_OF_WORDS = ("_packed", "_scale", "_shape")
+_OF_WORDS = ("_packed", "_scale", "_shape", "_zero_point")
 
 
 def check_settings(checkpoint: ConvertedCheckpoint, export: Path, opened: ModelFile) -> None:

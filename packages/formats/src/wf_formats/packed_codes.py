@@ -1,4 +1,4 @@
-"""Ternary codes in two bits each, in the orders that Hugging Face folders know.
+"""Codes of two bits each, in the orders that Hugging Face folders know, and of four.
 
 With levels u = q + 1 in {0, 1, 2} for codes q in {-1, 0, 1}, and i = 0..3:
 
@@ -9,6 +9,9 @@ With levels u = q + 1 in {0, 1, 2} for codes q in {-1, 0, 1}, and i = 0..3:
             quant_method "bitnet", that of transformers (`integrations.bitnet`), by blocks of rows.
     words   int32 [out, in / 16] word [r, c] holds u[r, 16 c + i] + 1 at bits 2 i, i = 0..15
             quant_method "compressed-tensors": 2-bit signed integers plus 2, little endian.
+
+    nibbles int32 [out, in / 8]  word [r, c] holds q[r, 8 c + i] + 8 at bits 4 i, i = 0..7
+            the same for codes of 4 bits, -8 to 7.
 
 What is left of the four levels is not a code; unpacking makes 2 of it (of words -2), which a reader of
 foreign files has to look for.
@@ -21,6 +24,7 @@ import numpy as np
 
 CODES_PER_BYTE = 4
 CODES_PER_WORD = 16
+NIBBLES_PER_WORD = 8
 SHIFTS = (0, 2, 4, 6)
 """Bits of the four codes."""
 
@@ -74,6 +78,27 @@ def unpack_words(words: np.ndarray) -> np.ndarray:
     codes = unpack_inputs(packed)
     codes -= 1
     return codes
+
+
+def pack_nibbles(codes: np.ndarray) -> np.ndarray:
+    """int8 [out, in], -8 to 7 -> int32 [out, in / 8].
+
+    Raises:
+        ValueError: the number of inputs is not a multiple of 8.
+    """
+    if (columns := codes.shape[1]) % NIBBLES_PER_WORD:
+        raise ValueError(f"{columns} inputs are not a multiple of {NIBBLES_PER_WORD}, the codes of a word")
+    levels = (codes + 8).astype(np.uint8)
+    packed = np.ascontiguousarray(levels[:, ::2] | levels[:, 1::2] << 4)
+    words: np.ndarray = packed.view("<i4")
+    return words.astype(np.int32, copy=False)
+
+
+def unpack_nibbles(words: np.ndarray) -> np.ndarray:
+    """int32 [out, in / 8] -> int8 [out, in]."""
+    packed = np.ascontiguousarray(words, "<i4").view(np.uint8)
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1).view(np.int8)
+    return codes - np.int8(8)
 
 
 def pack_rows(codes: np.ndarray) -> np.ndarray:

@@ -45,8 +45,12 @@ class Int4Quantizer(Quantizer):
     def name(self) -> str:
         return self.scheme.name
 
+    @property
+    def group_size(self) -> int:
+        return self.scheme.group_size
+
     def check(self, in_features: int) -> None:
-        size = self.scheme.group_size
+        size = self.group_size
         if in_features % size:
             fitting = [
                 name
@@ -61,7 +65,7 @@ class Int4Quantizer(Quantizer):
     def quantize(self, weight: Tensor) -> QuantizedMatrix[Tensor]:
         weight = weight.detach().float()
         self.check(weight.shape[1])
-        grouped = weight.view(weight.shape[0], -1, self.scheme.group_size)
+        grouped = weight.view(weight.shape[0], -1, self.group_size)
         low, high = grouped.amin(-1).clamp_(max=0), grouped.amax(-1).clamp_(min=0)
         if not self.scheme.has_zeros:
             scales = _halves(torch.maximum(high / _HIGH, low / _LOW))

@@ -45,7 +45,7 @@ def support(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> dict[str,
     llamacpp = _reason(lambda: check_autoregressive(diffusion, "llama.cpp", NATIVE_REMEDY))
     return {
         "gguf": gguf,
-        "hf": _reason(lambda: check_hf(config, scheme, sub_norm)),
+        "hf": _reason(lambda: _check_folder(config, scheme, sub_norm)),
         "native": _reason(lambda: _check_native(config, scheme, sub_norm)),
         "llamacpp": gguf if llamacpp is None else llamacpp,
     }
@@ -137,6 +137,11 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
         f"{'SubLN' if sub_norm else 'no SubLN'} has no packed form{why}; {GROUPS_FIX}, "
         "or a Llama-like model with scheme tensor and SubLN"
     )
+
+
+def _check_folder(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """Raises LoadError for a model that no Hugging Face folder of any format can hold."""
+    (check_compressed if scheme in INT4_SCHEMES else check_hf)(config, scheme, sub_norm)
 
 
 def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:

@@ -4,13 +4,15 @@ Reading: types of which every weight is `code * scale` of its group are decoded 
 and fp32 scales (`codes_and_scales`); they keep their meaning to the bit. Cost: 1-3 ns a weight, numpy,
 one core.
 
-Writing (`encode`): ternary codes only, in types that hold {-d, 0, +d} exactly. Scales go to fp16
+Writing (`encode`): codes of 2 or 4 bits, in types that hold codes times scales exactly. Scales go to fp16
 (relative error at most 2**-11); a scale that fp16 holds less exactly (subnormal or overflow) is an
 error. Callers that need the exact fp32 scale store unit blocks and a `.scale` tensor. I2_S has one fp32 scale
 for the matrix, behind its blocks.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -82,30 +84,38 @@ def floats(data: np.ndarray, kind: TensorType) -> np.ndarray:
     )
 
 
-def encode(codes: np.ndarray, scales: np.ndarray, kind: TensorType) -> np.ndarray:
-    """Blocks of a ternary matrix.
+def encode(
+    codes: np.ndarray, scales: np.ndarray, kind: TensorType, offsets: np.ndarray | None = None
+) -> np.ndarray:
+    """Blocks of a quantized matrix.
 
     Args:
-        codes: int8 [out, in] in {-1, 0, 1}.
+        codes: int8 [out, in], such as the type holds.
         scales: fp32 [] (whole tensor) or [out, in / group].
         kind: a type in EXPORT_TYPES.
+        offsets: fp32 [out, in / group], of a type with offsets.
 
     Returns:
         uint8 [out, row bytes]; [bytes] of a type with a trailer.
 
     Raises:
         FormatError: K is not a multiple of the block, a block would need two scales, or fp16 cannot
-            hold a scale within 2**-11.
+            hold a scale within 2**-11 (or an offset).
     """
     rows, columns = codes.shape
+    export = EXPORT_TYPES[kind]
+    assert export.has_offsets == (offsets is not None), kind
     if columns % kind.block:
         raise FormatError(f"rows of {columns} weights are not a multiple of the {kind.block} of {kind.label}")
     if kind.trailer_bytes:
         return _with_trailer(codes, scales, kind)
-    used = codes.reshape(rows, -1, kind.block).any(axis=-1)  # a block of zeros needs no scale
+    used: Any = True
+    if offsets is None:
+        used = codes.reshape(rows, -1, kind.block).any(axis=-1)  # a block of zeros needs no scale
     scale_of_block = to_fp16(_block_scales(scales, rows, columns, kind) * used)
+    added = [] if offsets is None else [_block_scales(offsets, rows, columns, kind) * used]
     blocks = codes.reshape(-1, kind.block)
-    encoded = EXPORT_TYPES[kind].encode(blocks, scale_of_block.reshape(-1, 1))
+    encoded = export.encode(blocks, *(of_block.reshape(-1, 1) for of_block in (scale_of_block, *added)))
     return encoded.reshape(rows, -1)
 
 

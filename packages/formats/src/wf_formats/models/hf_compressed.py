@@ -1,7 +1,8 @@
-"""The quantization_config of a compressed-tensors folder with ternary weights: made, and read back.
+"""The quantization_config of a compressed-tensors folder with our weights: made, and read back.
 
-Only one kind of these many is ternary as ours are: all linears but the head in 2 bits, symmetric, a scale for
-each row or each group of 64 or 128 inputs, and int8 activations with a scale for each token. Any other
+Of these many kinds two are ours, for all linears but the head. Ternary: 2 bits, symmetric, a scale for each
+row or each group of 64 or 128 inputs, and int8 activations with a scale for each token. 4 bits: a scale,
+with or without a zero point, for each group of 128, 64 or 32 inputs, and activations as they are. Any other
 setting makes another model, and is refused by name.
 
 Source: compressed-tensors 0.20, `QuantizationConfig` and the compressor `pack_quantized`.
@@ -14,13 +15,14 @@ from typing import Any
 
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_HEAD
-from wf_formats.schemes import COMPRESSED_METHOD, GROUP_SIZES
+from wf_formats.matrix import INT4_BITS, TERNARY_BITS
+from wf_formats.schemes import COMPRESSED_METHOD, GROUP_SIZES, INT4_SCHEMES, Int4Scheme
 
 COMPRESSED_FORMAT = "pack-quantized"
 _GROUP = "group_0"
 _HEAD = HF_HEAD.removesuffix(".weight")
 _TARGETS = ["Linear"]
-_WEIGHTS: dict[str, Any] = {"num_bits": 2, "type": "int", "symmetric": True, "dynamic": False}
+_WEIGHTS: dict[str, Any] = {"num_bits": TERNARY_BITS, "type": "int", "symmetric": True, "dynamic": False}
 _ACTIVATIONS: dict[str, Any] = {
     "num_bits": 8,
     "type": "int",
@@ -40,8 +42,7 @@ def quantization_config(scheme: str) -> dict[str, Any]:
     Args:
         scheme: what shares a scale (schemes.py).
     """
-    size = GROUP_SIZES[scheme]
-    shared = {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
+    weights, activations = _int4_weights(INT4_SCHEMES[scheme]) if scheme in INT4_SCHEMES else _ternary(scheme)
     return {
         "quant_method": COMPRESSED_METHOD,
         "format": COMPRESSED_FORMAT,
@@ -51,12 +52,23 @@ def quantization_config(scheme: str) -> dict[str, Any]:
             _GROUP: {
                 "targets": _TARGETS,
                 "format": COMPRESSED_FORMAT,  # without it activations make transformers miss the weights
-                "weights": _WEIGHTS | shared,
-                "input_activations": dict(_ACTIVATIONS),
+                "weights": weights,
+                "input_activations": activations,
                 "output_activations": None,
             }
         },
     }
+
+
+def _ternary(scheme: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    size = GROUP_SIZES[scheme]
+    shared = {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
+    return _WEIGHTS | shared, dict(_ACTIVATIONS)
+
+
+def _int4_weights(scheme: Int4Scheme) -> tuple[dict[str, Any], None]:
+    own = {"num_bits": INT4_BITS, "symmetric": not scheme.has_zeros}
+    return _WEIGHTS | own | {"strategy": "group", "group_size": scheme.group_size}, None
 
 
 def scheme_of(settings: Mapping[str, Any]) -> str:
@@ -81,6 +93,8 @@ def scheme_of(settings: Mapping[str, Any]) -> str:
     if group.get("format") not in (None, COMPRESSED_FORMAT):
         raise _refused(f"{where}format", group["format"], repr(COMPRESSED_FORMAT))
     weights = _object(f"{where}weights", group.get("weights"))
+    if weights.get("num_bits") == INT4_BITS and group.get("input_activations") is None:
+        return _int4_scheme(where, weights)
     activations = _object(f"{where}input_activations", group.get("input_activations"))
     _check(activations, f"{where}input_activations.", _ACTIVATIONS)
     strategy, size = weights.get("strategy"), weights.get("group_size")
@@ -90,6 +104,16 @@ def scheme_of(settings: Mapping[str, Any]) -> str:
             return scheme
     sizes = ", ".join(str(size) for size in GROUP_SIZES.values() if size)
     raise _refused(f"{where}weights", weights, f"a scale for each channel, or for groups of {sizes}")
+
+
+def _int4_scheme(where: str, weights: Mapping[str, Any]) -> str:
+    for name, scheme in INT4_SCHEMES.items():
+        wanted, _ = _int4_weights(scheme)
+        if all(weights.get(key) == wanted[key] for key in ("group_size", "symmetric")):
+            _check(weights, f"{where}weights.", wanted)
+            return name
+    sizes = ", ".join(str(scheme.group_size) for scheme in INT4_SCHEMES.values() if not scheme.has_zeros)
+    raise _refused(f"{where}weights", weights, f"a scale for groups of {sizes}")
 
 
 def _check(found: Mapping[str, Any], where: str, wanted: Mapping[str, Any], *elsewhere: str) -> None:
@@ -115,5 +139,5 @@ def _object(where: str, value: Any) -> Mapping[str, Any]:
 def _refused(where: str, value: Any, wanted: str) -> LoadError:
     return LoadError(
         f"quantization_config.{where} is {value!r:.80}; of {COMPRESSED_METHOD} only ternary weights with "
-        f"int8 activations are read here: expected {wanted}"
+        f"int8 activations, and 4-bit weights alone, are read here: expected {wanted}"
     )

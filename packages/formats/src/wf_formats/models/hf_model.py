@@ -33,7 +33,7 @@ from wf_formats.families.block import (
 from wf_formats.file_names import META_FILE
 from wf_formats.json_file import read_json
 from wf_formats.low_rank import LowRankPair
-from wf_formats.matrix import NumpyMatrix, check_scales
+from wf_formats.matrix import INT4_BITS, NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import check_layers, check_tensors
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.hf_config import (
@@ -46,7 +46,7 @@ from wf_formats.models.hf_config import (
 from wf_formats.models.hf_tensors import check_stored, expected_tensors
 from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.models.source import MasterQuantizer
-from wf_formats.packed_codes import unpack_inputs, unpack_rows, unpack_words
+from wf_formats.packed_codes import unpack_inputs, unpack_nibbles, unpack_rows, unpack_words
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
 from wf_formats.schemes import LOW_RANK_FACTORS
 
@@ -132,6 +132,8 @@ class HfModel:
                 return self._quantized(described, name, folded)
             case Storage.PACKED_INPUTS:
                 return from_blocks(described, unpack_inputs(self.tensors.raw(name)), self._scales(name))
+            case Storage.PACKED_WORDS if self.quantization.bits == INT4_BITS:
+                return self._int4(described, name, shape[0])
             case Storage.PACKED_WORDS:
                 codes = unpack_words(self.tensors.raw(self._stored(name)))
                 return from_blocks(described, codes, self._scales(name))
@@ -140,6 +142,15 @@ class HfModel:
                 return from_blocks(described, unpack_rows(self.tensors.raw(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
+
+    def _int4(self, described: str, name: str, num_rows: int) -> NumpyMatrix:
+        """Codes of 4 bits; zero points lie in words along the rows."""
+        codes, scales = unpack_nibbles(self.tensors.raw(self._stored(name))), self._scales(name)
+        check_scales(described, scales)
+        if not self.quantization.has_zeros:
+            return QuantizedMatrix(codes, scales, INT4_BITS)
+        zeros = unpack_nibbles(self.tensors.raw(f"{name}_zero_point").T).T[:num_rows]
+        return QuantizedMatrix(codes, scales, INT4_BITS, -scales * zeros)
 
     def _stored(self, name: str) -> str:
         """The tensor with the codes (or values) of a matrix."""

@@ -16,7 +16,7 @@ from wf_formats.families.block import (
 )
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
-from wf_formats.packed_codes import CODES_PER_WORD
+from wf_formats.packed_codes import NIBBLES_PER_WORD
 from wf_formats.safetensors_file import FLOATS, SafetensorsFolder
 from wf_formats.schemes import LOW_RANK_FACTORS
 
@@ -67,7 +67,7 @@ def check_stored(
         for stem, parts in family.held.items():
             name = f"model.layers.{layer}.{stem}.weight"
             if quantization.storage is Storage.PACKED_WORDS:
-                packed |= {f"{name}_packed": "I32", f"{name}_shape": "I64"}
+                packed |= {f"{name}_packed": "I32", f"{name}_shape": "I64", f"{name}_zero_point": "I32"}
                 _check_told(tensors, name, config, parts)
             elif quantization.storage in (Storage.PACKED_INPUTS, Storage.PACKED_ROWS):
                 packed[name] = "U8"
@@ -99,14 +99,18 @@ def _stored_shapes(
         assert quantization.group_size is not None
         return {name: (rows, columns // 4), f"{name}_scale": (rows, columns // quantization.group_size)}
     if quantization.storage is Storage.PACKED_WORDS:
-        if columns % CODES_PER_WORD:
-            raise LoadError(f"{name}: rows of {columns} do not fill whole words of {CODES_PER_WORD} codes")
+        in_word = 32 // quantization.bits
+        if columns % in_word:
+            raise LoadError(f"{name}: rows of {columns} do not fill whole words of {in_word} codes")
         groups = columns // quantization.group_size if quantization.group_size else 1
-        return {
-            f"{name}_packed": (rows, columns // CODES_PER_WORD),
+        shapes: Shapes = {
+            f"{name}_packed": (rows, columns // in_word),
             f"{name}_scale": (rows, groups),
             f"{name}_shape": (2,),
         }
+        if quantization.has_zeros:
+            shapes[f"{name}_zero_point"] = (-(-rows // NIBBLES_PER_WORD), groups)
+        return shapes
     if quantization.storage is Storage.PACKED_ROWS:
         if rows % 4:
             raise LoadError(f"{name}: {rows} rows are not a multiple of 4, as row blocks need")

@@ -114,7 +114,7 @@ class AwqMethod:
         """Cuts off what is better cut off; returns the share of the weights."""
         quantizer, rows = layer.quantizer, layer.weight[self.clipped_rows[name]]
         assert isinstance(quantizer, Int4Quantizer)
-        cut = clip(rows, found.moment, quantizer, quantizer.scheme.group_size, self.options.num_clips)
+        cut = clip(rows, found.moment, quantizer, quantizer.group_size, self.options.num_clips)
         share = (cut != rows).float().mean().item()
         rows.copy_(cut)
         return share

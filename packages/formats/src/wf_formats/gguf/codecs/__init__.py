@@ -1,10 +1,11 @@
 """Block types of GGUF, one file each, registered here.
 
-    type   weights bytes  decoded exactly  ternary export (bits a weight)
+    type   weights bytes  decoded exactly  export (bits a weight)
     TQ1_0    256    54    yes              1.6875
     TQ2_0    256    66    yes              2.0625
     Q2_0      64    18    yes              2.25
     Q4_0      32    18    yes              4.5
+    Q4_1      32    20    values           5 (4 bits with zero points alone)
     F16        1     2    floats           16
     Q8_0      32    34    yes              8.5
     Q6_K     256   210    yes
@@ -20,6 +21,7 @@ from wf_formats.gguf.codecs.f16 import F16
 from wf_formats.gguf.codecs.i2_s import I2_S
 from wf_formats.gguf.codecs.q2_0 import Q2_0
 from wf_formats.gguf.codecs.q4_0 import Q4_0
+from wf_formats.gguf.codecs.q4_1 import Q4_1
 from wf_formats.gguf.codecs.q6_k import Q6_K
 from wf_formats.gguf.codecs.q8_0 import Q8_0
 from wf_formats.gguf.codecs.tq1_0 import TQ1_0
@@ -35,6 +37,7 @@ CODECS = {
         TQ2_0,
         Q2_0,
         Q4_0,
+        Q4_1,
         F16,
         Q8_0,
         Q6_K,
@@ -46,6 +49,6 @@ SCALE_GROUPS = {kind: codec.group for kind, codec in CODECS.items() if codec.dec
 EXPORT_TYPES: dict[TensorType, ExportType] = {
     kind: codec.export for kind, codec in CODECS.items() if codec.export is not None
 }
-"""Types for ternary matrices, as users are told of them."""
+"""Types for quantized matrices, as users are told of them."""
 EMBEDDING_TYPES = {kind.label: kind for kind in (TensorType.F16, TensorType.Q8_0)}
 """Types for embeddings and head, by the name that users give."""

@@ -12,19 +12,26 @@ from wf_formats.gguf.types import TensorType
 Decoder = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(uint8 [blocks, bytes], codes int8 [blocks, block] to fill, scales fp32 [blocks, groups] to fill)."""
 Encoder = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(ternary codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]; of a type with a
-trailer, which holds the scale, without looking at the scales."""
+"""(codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]; of a type with a trailer,
+which holds the scale, without looking at the scales."""
+OffsetEncoder = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""The same with offsets fp32 [blocks, 1], which are added to each weight of a block."""
+TERNARY = (-1, 1)
 
 
 @dataclass(frozen=True)
 class ExportType:
-    """A type that holds {-d, 0, +d} exactly, so that ternary matrices can be exported in it."""
+    """A type that holds codes times scales exactly, so that quantized matrices can be exported in it."""
 
-    encode: Encoder
+    encode: Encoder | OffsetEncoder
     file_type: int
     """`enum llama_ftype`, goes into general.file_type."""
     activations: TensorType
     """What llama.cpp rounds the other factor of a product to; I8: bitnet.cpp does, each token for itself."""
+    codes: tuple[int, int] = TERNARY
+    """The least and the largest."""
+    has_offsets: bool = False
+    """It is for matrices with offsets, which the others cannot hold."""
 
 
 @dataclass(frozen=True)

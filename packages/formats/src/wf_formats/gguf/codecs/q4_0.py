@@ -30,5 +30,5 @@ Q4_0 = Codec(
     TensorType.Q4_0,
     group=32,
     decode=_decode,
-    export=ExportType(_encode, file_type=2, activations=TensorType.Q8_0),
+    export=ExportType(_encode, file_type=2, activations=TensorType.Q8_0, codes=(-8, 7)),
 )

@@ -24,5 +24,5 @@ Q8_0 = Codec(
     TensorType.Q8_0,
     group=32,
     decode=_decode,
-    export=ExportType(_encode, file_type=7, activations=TensorType.Q8_0),
+    export=ExportType(_encode, file_type=7, activations=TensorType.Q8_0, codes=(-128, 127)),
 )
