@@ -11,8 +11,7 @@ namespace {
 
 using Part = Attention::Part;
 
-constexpr int64_t kPagesPerBlock = kBlockTokens / kPageTokens;
-constexpr int64_t kPartsPerThread = 4;  // with fewer, threads would wait for the last
+constexpr int64_t kPartsPerThread = 8;  // with fewer, threads would wait for the last
 constexpr int64_t kMostKeptBytes = int64_t{16} << 20;
 
 // Memory of one thread.
@@ -50,7 +49,14 @@ struct Layer {
             body(r, (part.kv_head * group + r % group) * cache.head_dim(), part.span->first_token + r / group);
     }
 
-    AttentionJob job(const Part& part) const {
+    // Pages of `count` blocks of the part; those that the last block lacks are its last page once more.
+    void view_pages(const Part& part, int64_t count, PageView* views) const {
+        const int64_t last = ceil_div(seen_of(*part.span), kPageTokens) - 1, first = part.first_block * kBlockPages;
+        for (int64_t p = first; p < first + count * kBlockPages; ++p) *views++ = cache.view(index, part.span->pages[std::min(p, last)], part.kv_head);
+    }
+
+    // following: the part that comes next, whose first block is fetched while the last of this one is multiplied; null: none.
+    AttentionJob job(const Part& part, const Part* following) const {
         const Span& span = *part.span;
         const int64_t rows = rows_of(span);
         scratch.queries.assign(rows * width, 0.0f);
@@ -60,11 +66,11 @@ struct Layer {
             for (int64_t d = 0; d < cache.head_dim(); ++d) scratch.queries[r * width + d] = query[d] * heads.scale;
             scratch.visible[r] = sight.visible(span.context + token - span.first_token, span.length);
         });
-        // With the page that follows the part's, which the kernel fetches ahead.
-        const int64_t end = std::min(ceil_div(seen_of(span), kPageTokens), part.last_block * kPagesPerBlock + 1);
-        scratch.pages.resize(end);
-        for (int64_t p = part.first_block * kPagesPerBlock; p < end; ++p) scratch.pages[p] = cache.view(index, span.pages[p], part.kv_head);
-        return {cache.type(), scratch.queries.data(), scratch.visible.data(), sight.window, rows, width, scratch.pages.data(), end};
+        scratch.pages.resize((part.last_block + 1) * kBlockPages);
+        view_pages(part, part.num_blocks(), scratch.pages.data() + part.first_block * kBlockPages);
+        if (following != nullptr) view_pages(*following, 1, scratch.pages.data() + part.last_block * kBlockPages);
+        const int64_t num_blocks = part.last_block + (following != nullptr);
+        return {cache.type(), scratch.queries.data(), scratch.visible.data(), sight.window, rows, width, scratch.pages.data(), num_blocks};
     }
 
     // Folds the softmax of each block of the part, block(number), and writes the results of its rows.
@@ -84,11 +90,16 @@ struct Layer {
     }
 };
 
+const Part* after(const std::vector<Part>& parts, int64_t i) { return i + 1 < static_cast<int64_t>(parts.size()) ? &parts[i + 1] : nullptr; }
+
 }  // namespace
 
 void Attention::Part::cut(int64_t most_blocks, std::vector<Part>& parts) const {
-    for (int64_t b = first_block; b < last_block; b += most_blocks)
-        parts.push_back({span, kv_head, b, std::min(b + most_blocks, last_block), first_kept + b - first_block});
+    const int64_t count = ceil_div(num_blocks(), most_blocks);
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t from = num_blocks() * i / count, to = num_blocks() * (i + 1) / count;
+        parts.push_back({span, kv_head, first_block + from, first_block + to, first_kept + from});
+    }
 }
 
 void Attention::run(Pool& pool, const KvCache& cache, int64_t index, const Sight& sight, const std::vector<Span>& spans, const Heads& heads) {
@@ -107,7 +118,7 @@ void Attention::run(Pool& pool, const KvCache& cache, int64_t index, const Sight
 
     if (num_blocks == num_wholes || num_wholes >= wanted || kept_bytes > kMostKeptBytes) {
         pool.run(num_wholes, [&](int64_t i, int) {
-            const AttentionJob job = layer.job(wholes_[i]);
+            const AttentionJob job = layer.job(wholes_[i], after(wholes_, i));
             scratch.block.resize(layer.softmax_floats(job.rows));
             const Softmax softmax = layer.softmax_in(scratch.block.data(), job.rows);
             layer.fold_all(wholes_[i], [&](int64_t block) {
@@ -125,7 +136,7 @@ void Attention::run(Pool& pool, const KvCache& cache, int64_t index, const Sight
     for (const Part& whole : wholes_) whole.cut(std::max(int64_t{1}, num_blocks / wanted), parts_);
     pool.run(static_cast<int64_t>(parts_.size()), [&](int64_t i, int) {
         const Part& part = parts_[i];
-        const AttentionJob job = layer.job(part);
+        const AttentionJob job = layer.job(part, after(parts_, i));
         for (int64_t b = part.first_block; b < part.last_block; ++b) layer.table.attend_block(job, b, kept(part, b));
     });
     pool.run(num_wholes, [&](int64_t i, int) { layer.fold_all(wholes_[i], [&](int64_t block) { return kept(wholes_[i], block); }); });

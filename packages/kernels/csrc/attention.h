@@ -11,6 +11,7 @@ namespace tk {
 
 constexpr int64_t kPageTokens = 32;
 constexpr int64_t kBlockTokens = 256;
+constexpr int64_t kBlockPages = kBlockTokens / kPageTokens;
 constexpr int64_t kTileLanes = 16;  // numbers that lie side by side in a page
 
 // One head's part of a page, in tiles that are read from their first byte to their last.
@@ -32,8 +33,8 @@ struct AttentionJob {
     int64_t window;          // 0: all
     int64_t rows;
     int64_t head_dim;  // padded to a multiple of 16
-    const PageView* pages;  // of the sequence; those before the first row's window are not read
-    int64_t num_pages;
+    const PageView* pages;  // of the sequence, whole blocks of them; those before the first row's window are not read
+    int64_t num_blocks;     // of these pages: the block that follows is fetched ahead, one that is not the sequence's too
 };
 
 // Rows over some of their tokens, before the division by the total.

@@ -77,18 +77,19 @@ constexpr int kMaxRows = kWidth == 16 ? 8 : kWidth == 8 ? 6 : 4;
 template <int R>
 constexpr int kTiles = kWidth == 16 || R <= 2 ? 2 : 1;
 
-// sums[r] += factors[r * stride + i] * row i of the tiles, for each i < steps. Memory is slow: each step asks for its part of what
-// comes next, `ahead`, laid out as the tiles are.
+// sums[r] += factors[r * stride + i] * row i of the tiles, for each i < steps. Memory is slow: each step asks for its part of
+// `ahead`, as many tiles of the next block, which lie side by side. Into the second cache: the first has too few misses under
+// way at once for memory's latency, and hides that of the second without being asked.
 template <typename Cache, int R, int T>
 TK_INLINE void multiply_tiles(const typename Cache::Factor* factors, int64_t stride, const typename Cache::Element* tiles, int64_t tile_size,
                               int64_t steps, const typename Cache::Element* ahead, typename Cache::Sum (&sums)[R][T * kTileVecs]) {
+    constexpr int64_t kLine = 64 / int64_t{sizeof(typename Cache::Element)};
     for (int64_t i = 0; i < steps; i += Cache::kStep) {
+        for (int64_t line = 0; line < T * kTileLanes * Cache::kStep; line += kLine) __builtin_prefetch(ahead + i * T * kTileLanes + line, 0, 2);
         decltype(Cache::read(tiles)) row[T * kTileVecs];
-        for (int t = 0; t < T; ++t) {
-            __builtin_prefetch(ahead + t * tile_size + i * kTileLanes);
+        for (int t = 0; t < T; ++t)
             for (int v = 0; v < kTileVecs; ++v)
                 row[t * kTileVecs + v] = Cache::read(tiles + t * tile_size + i * kTileLanes + v * kWidth * Cache::kStep);
-        }
         for (int r = 0; r < R; ++r) {
             const auto factor = Cache::factor(factors + r * stride + i);
             for (int v = 0; v < T * kTileVecs; ++v) sums[r][v] = Cache::add(sums[r][v], factor, row[v]);
@@ -101,7 +102,8 @@ template <int kMost, typename Body>
 TK_INLINE void over_tiles(int64_t count, const Body& body) {
     int64_t tile = 0;
     for (; tile + kMost <= count; tile += kMost) body(std::integral_constant<int, kMost>{}, tile);
-    if (tile < count) body(std::integral_constant<int, 1>{}, tile);
+    if constexpr (kMost > 1)
+        if (tile < count) body(std::integral_constant<int, 1>{}, tile);
 }
 
 // Tokens [from, to) of a block.
@@ -143,12 +145,14 @@ void attend_rows(const AttentionJob& job, int64_t block, int64_t row, const Soft
         if (seen[r].from < seen[r].to) any = {std::min(any.from, seen[r].from), std::max(any.to, seen[r].to)};
     }
     if (any.from >= any.to) return std::fill(out.totals + row, out.totals + row + R, 0.0f);
-    const int64_t first = any.from / kPageTokens, last = ceil_div(any.to, kPageTokens), first_page = block * (kBlockTokens / kPageTokens);
-    const PageView* pages = job.pages + first_page;
+    const int64_t first = any.from / kPageTokens, last = ceil_div(any.to, kPageTokens);
+    const PageView* pages = job.pages + block * kBlockPages;
     const int64_t head_dim = job.head_dim, key_tile = head_dim * kTileLanes;
     constexpr int64_t kValueTile = kPageTokens * kTileLanes;
     const auto keys = [&](int64_t page) { return static_cast<const Element*>(pages[page].keys); };
     const auto values = [&](int64_t page) { return static_cast<const Element*>(pages[page].values); };
+    const int64_t distance = block + 1 < job.num_blocks ? kBlockPages : 0;
+    const auto ahead_of = [&](int64_t page) { return page + distance; };
 
     alignas(64) float scores[R][kBlockTokens];
     alignas(64) typename Cache::Factor room[R][Cache::kRoom];
@@ -162,12 +166,12 @@ void attend_rows(const AttentionJob& job, int64_t block, int64_t row, const Soft
 
     const typename Cache::Factor* queries = factors_of(job.queries + row * head_dim, head_dim, 0, head_dim);
     for (int64_t page = first; page < last; ++page) {
-        const Element* ahead = page + 1 < last ? keys(page + 1) : values(first);
-        over_tiles<kTiles<R>>(kPageTokens / kTileLanes, [&](auto T, int64_t tile) TK_INLINED {
-            typename Cache::Sum sums[R][T.value * kTileVecs] = {};
-            multiply_tiles<Cache, R, T.value>(queries, kCopied ? Cache::kRoom : head_dim, keys(page) + tile * key_tile, key_tile, head_dim,
-                                              ahead + tile * key_tile, sums);
-            for (int v = 0; v < T.value * kTileVecs; ++v) {
+        const Element* ahead = keys(ahead_of(page));
+        for (int64_t tile = 0; tile < kPageTokens / kTileLanes; tile += kTiles<R>) {  // which divides it
+            typename Cache::Sum sums[R][kTiles<R> * kTileVecs] = {};
+            multiply_tiles<Cache, R, kTiles<R>>(queries, kCopied ? Cache::kRoom : head_dim, keys(page) + tile * key_tile, key_tile, head_dim,
+                                                ahead + tile * key_tile, sums);
+            for (int v = 0; v < kTiles<R> * kTileVecs; ++v) {
                 const int64_t token = tile * kTileLanes + v * kWidth;
                 for (int r = 0; r < R; ++r) {
                     const float* scales = pages[page].key_scales;
@@ -175,10 +179,8 @@ void attend_rows(const AttentionJob& job, int64_t block, int64_t row, const Soft
                     store(scores[r] + page * kPageTokens + token, scales ? score * load(scales + token) : score);
                 }
             }
-        });
+        }
     }
-    for (int64_t page = first; page < last; ++page)  // of these, the first tile is read first
-        for (int64_t i = 0; i < kValueTile; i += 64 / int64_t{sizeof(Element)}) __builtin_prefetch(values(page) + i);
     for (int r = 0; r < R; ++r) {
         out.totals[row + r] = soften(scores[r], first * kPageTokens, last * kPageTokens, seen[r], out.most + row + r);
         for (int64_t page = first; page < last; ++page)
@@ -189,16 +191,12 @@ void attend_rows(const AttentionJob& job, int64_t block, int64_t row, const Soft
                 }
     }
     const typename Cache::Factor* weights = factors_of(scores[0], kBlockTokens, first * kPageTokens, (last - first) * kPageTokens);
-    const int64_t following = first_page + last < job.num_pages ? last : last - 1;
     over_tiles<kTiles<R>>(head_dim / kTileLanes, [&](auto T, int64_t tile) TK_INLINED {
         typename Cache::Sum sums[R][T.value * kTileVecs] = {};
-        const bool is_last = tile + T.value >= head_dim / kTileLanes;
-        for (int64_t page = first; page < last; ++page) {
-            const Element* ahead = is_last ? keys(following) + (page - first) * T.value * kValueTile : values(page) + (tile + T.value) * kValueTile;
+        for (int64_t page = first; page < last; ++page)
             multiply_tiles<Cache, R, T.value>(weights + (page - first) * kPageTokens, kCopied ? Cache::kRoom : kBlockTokens,
                                               values(page) + tile * kValueTile, kValueTile, std::min(kPageTokens, any.to - page * kPageTokens),
-                                              ahead, sums);
-        }
+                                              values(ahead_of(page)) + tile * kValueTile, sums);
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < T.value * kTileVecs; ++v)
                 store(out.sums + (row + r) * head_dim + tile * kTileLanes + v * kWidth, Cache::value(sums[r][v], scale[r]));

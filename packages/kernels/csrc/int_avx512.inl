@@ -197,11 +197,12 @@ struct T5Codes {
     __m512i low;
     __mmask64 high;
 
-    template <int Step>
-    TK_INLINE static T5Codes load(const uint8_t* unit) {
-        const __m512i raw = _mm512_load_si512(unit + Step / 2 * 64);
-        const __m512i low = _mm512_and_si512(Step % 2 ? _mm512_srli_epi16(raw, 4) : raw, _mm512_set1_epi8(15));
-        const __mmask64 high = *reinterpret_cast<const uint64_t*>(unit + 256 + 8 * Step);
+    // Of step 2 * pair + Half.
+    template <int Half>
+    TK_INLINE static T5Codes load(const uint8_t* unit, int64_t pair) {
+        const __m512i raw = _mm512_load_si512(unit + pair * 64);
+        const __m512i low = _mm512_and_si512(Half ? _mm512_srli_epi16(raw, 4) : raw, _mm512_set1_epi8(15));
+        const __mmask64 high = *reinterpret_cast<const uint64_t*>(unit + 256 + 16 * pair + 8 * Half);
 #ifdef __AVX512VBMI__
         return {_mm512_mask_add_epi8(low, high, low, _mm512_set1_epi8(16)), high};
 #else
@@ -244,30 +245,36 @@ struct TritTables {
     TritTable of[3] = {TritTable(0), TritTable(1), TritTable(2)};
 };
 
-// Accumulates plane `plane` of one unit (8 steps).
+// A unit has 8 steps, two to a vector of nibbles. A loop over these pairs is as fast as all steps in a row, and compiles in a
+// third of the time.
+constexpr int64_t kT5Pairs = 4;
+
+// Accumulates plane `plane` of one unit.
 template <int R, int M>
 TK_INLINE void t5_unit_plane(Accumulators<R, M>& sums, const Blocks<R>& blocks, int64_t offset, const TritTable& table,
                                                          const uint32_t* x) {
-    unrolled<8>([&](auto step) TK_INLINED {
-        __m512i weights[R];
-        unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = table.weights(T5Codes::load<step.value>(blocks.of[r.value] + offset)); });
-        sums.dot(weights, x + step.value * M);
-    });
+    for (int64_t pair = 0; pair < kT5Pairs; ++pair)
+        unrolled<2>([&](auto half) TK_INLINED {
+            __m512i weights[R];
+            unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = table.weights(T5Codes::load<half.value>(blocks.of[r.value] + offset, pair)); });
+            sums.dot(weights, x + (2 * pair + half.value) * M);
+        });
 }
 
 // Accumulates all planes of one unit into `sums[plane % S]`; plane p multiplies the inputs at x + p * plane_steps * M.
 template <int S, int R, int M>
 TK_INLINE void t5_unit(Accumulators<R, M> (&sums)[S], const Blocks<R>& blocks, int64_t offset,
                                                    const TritTables& tables, const uint32_t* x, int64_t plane_steps) {
-    unrolled<8>([&](auto step) TK_INLINED {
-        T5Codes codes[R];
-        unrolled<R>([&](auto r) TK_INLINED { codes[r.value] = T5Codes::load<step.value>(blocks.of[r.value] + offset); });
-        unrolled<3>([&](auto plane) TK_INLINED {
-            __m512i weights[R];
-            unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = tables.of[plane.value].weights(codes[r.value]); });
-            sums[plane.value % S].dot(weights, x + (plane.value * plane_steps + step.value) * M);
+    for (int64_t pair = 0; pair < kT5Pairs; ++pair)
+        unrolled<2>([&](auto half) TK_INLINED {
+            T5Codes codes[R];
+            unrolled<R>([&](auto r) TK_INLINED { codes[r.value] = T5Codes::load<half.value>(blocks.of[r.value] + offset, pair); });
+            unrolled<3>([&](auto plane) TK_INLINED {
+                __m512i weights[R];
+                unrolled<R>([&](auto r) TK_INLINED { weights[r.value] = tables.of[plane.value].weights(codes[r.value]); });
+                sums[plane.value % S].dot(weights, x + (plane.value * plane_steps + 2 * pair + half.value) * M);
+            });
         });
-    });
 }
 
 template <int R, int M>

@@ -46,7 +46,7 @@ bool ScreenedHead::choose(Pool& pool, const Matrix& head, const Activations& wid
     products_.resize(wide.padded_rows() * stride_);
     chosen_.assign(count * num_blocks_, 0);
     done_.assign(num_blocks_, 0);
-    for (int64_t row = 0; row < count; ++row) choose_first(row, reach.counts[row], head.rows);
+    for (int64_t row = 0; row < count; ++row) choose_first(row, reach.counts[row]);
     multiply_chosen(pool, head, wide, count);
     for (int64_t row = 0; row < count; ++row)
         if (!choose_rest(row, reach.counts[row], reach.depths[row], head.rows)) return false;
@@ -66,16 +66,13 @@ int64_t ScreenedHead::num_chosen(int64_t count) const {
 }
 
 // The blocks with the largest products.
-void ScreenedHead::choose_first(int64_t row, int64_t count, int64_t rows) {
-    const float* products = bounds_.products(row);
+void ScreenedHead::choose_first(int64_t row, int64_t count) {
+    const float* products = bounds_.peak_products(row);
     uint8_t* chosen = chosen_.data() + row * num_blocks_;
-    peaks_.assign(num_blocks_, -kInf);
-    for (int64_t block = 0; block < num_blocks_; ++block)
-        for (int64_t i = block * kRowBlock; i < std::min(rows, (block + 1) * kRowBlock); ++i) peaks_[block] = std::max(peaks_[block], products[i]);
     order_.resize(num_blocks_);
     std::iota(order_.begin(), order_.end(), 0);
     const auto last = order_.begin() + (count - 1);
-    std::nth_element(order_.begin(), last, order_.end(), [&](int32_t a, int32_t b) { return peaks_[a] > peaks_[b]; });
+    std::nth_element(order_.begin(), last, order_.end(), [&](int32_t a, int32_t b) { return products[a] > products[b]; });
     for (int64_t i = 0; i < count; ++i) chosen[order_[i]] = 1;
 }
 
@@ -91,10 +88,8 @@ bool ScreenedHead::choose_rest(int64_t row, int64_t count, float depth, int64_t 
     const float best = *std::max_element(found_.begin(), found_.begin() + last + 1);
     const float deepest = depth > 0 ? best - depth - 1e-5f * std::fabs(best) : best;  // a sampler's own cut is rounded
     const float needed = std::min(found_[last], deepest);
-    const float* upper = bounds_.upper(row);
-    for (int64_t block = 0; block < num_blocks_; ++block)
-        for (int64_t i = block * kRowBlock; !chosen[block] && i < std::min(rows, (block + 1) * kRowBlock); ++i)
-            chosen[block] = !(upper[i] < needed);  // a bound that is no number rules out nothing
+    const float* upper = bounds_.peak_upper(row);
+    for (int64_t block = 0; block < num_blocks_; ++block) chosen[block] |= upper[block] >= needed;
     return true;
 }
 

@@ -39,7 +39,7 @@ public:
 
 private:
     bool choose(Pool& pool, const Matrix& head, const Activations& wide, const Reach& reach, int64_t count);
-    void choose_first(int64_t row, int64_t count, int64_t rows);
+    void choose_first(int64_t row, int64_t count);
     bool choose_rest(int64_t row, int64_t count, float depth, int64_t rows);
     bool is_chosen(int64_t block, int64_t count) const;  // for some row
     int64_t num_chosen(int64_t count) const;
@@ -53,7 +53,6 @@ private:
     int64_t stride_ = 0, num_blocks_ = 0;
     ScreenBounds bounds_;
     Buffer<float> products_;       // of the head: [rows of `wide`][stride]
-    std::vector<float> peaks_;     // [blocks] largest product of the screen
     std::vector<uint8_t> chosen_;  // [count][blocks]
     std::vector<uint8_t> done_;    // [blocks]
     std::vector<int32_t> order_;

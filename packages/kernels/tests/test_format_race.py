@@ -267,6 +267,17 @@ def test_a_kept_model_is_found_by_what_was_asked_for(path, raced, settings, kept
         load_packed(path, settings=settings)
 
 
+def test_what_keeps_no_models_remembers_the_format(path, raced, settings, kept, monkeypatch):
+    clock = Clock(monkeypatch, **{HOLDER: 1.0, OTHER: 0.9})
+    monkeypatch.setattr(cache, "choose_format", partial(choose_format, clock=clock))
+    for _ in range(2):
+        loaded = load_packed(path, settings=replace(settings, keeps_models=False))
+        assert (loaded.weights.layers[0].down.format, loaded.is_mapped) == (OTHER, False)
+        products, clock.products = clock.products, 0
+    assert not products
+    assert kept() == 0
+
+
 def test_without_a_cache_nothing_is_remembered(path, raced, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert load_packed(path).weights.layers[0].down.format in ("t2", "t5")

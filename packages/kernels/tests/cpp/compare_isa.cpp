@@ -252,7 +252,7 @@ int64_t compare_turned(const KernelTable& table) {
 
 // Softmax of two blocks of tokens and their fold, of rows that see some of them.
 double compare_attention(const KernelTable& table) {
-    constexpr int64_t kHeadDim = 48, kPages = 10, kRows = 9, kNumbers = kPages * kPageTokens * kHeadDim;
+    constexpr int64_t kHeadDim = 48, kBlocks = 2, kPages = kBlocks * kBlockPages, kRows = 9, kNumbers = kPages * kPageTokens * kHeadDim;
     const auto queries = normal(kRows * kHeadDim), keys = normal(kNumbers), values = normal(kNumbers), scales = normal(kPages * kPageTokens);
     std::vector<uint16_t> half_keys(kNumbers), half_values(kNumbers);
     std::vector<int8_t> int_keys(kNumbers), int_values(kNumbers);
@@ -274,11 +274,11 @@ double compare_attention(const KernelTable& table) {
                 pages[p] = {int_keys.data() + at, int_values.data() + at, small.data() + p * kPageTokens, small.data() + p * kPageTokens};
         }
         for (const int64_t window : {0, 40}) {
-            const AttentionJob job{type, queries.data(), visible, window, kRows, kHeadDim, pages, kPages};
+            const AttentionJob job{type, queries.data(), visible, window, kRows, kHeadDim, pages, kBlocks};
             const auto run = [&](const KernelTable& kernels) {
                 std::vector<float> block(kRows * (kHeadDim + 2)), all(kRows * (kHeadDim + 2));
                 const auto softmax = [&](std::vector<float>& x) { return Softmax{x.data(), &x[kRows * kHeadDim], &x[kRows * (kHeadDim + 1)]}; };
-                for (int64_t b = 0; b < ceil_div(kPages * kPageTokens, kBlockTokens); ++b) {
+                for (int64_t b = 0; b < kBlocks; ++b) {
                     kernels.attend_block(job, b, softmax(block));
                     kernels.fold(softmax(block), kRows, kHeadDim, softmax(all));
                 }
@@ -319,7 +319,7 @@ int64_t compare_unseen(const KernelTable& table) {
                                                 : PageView{&codes[at], &codes[at], &key_scales[p * kPageTokens], &scales[p * kPageTokens]};
         }
         std::vector<float> sums(kRows * (kHeadDim + 1)), most(kRows);
-        table.attend_block({type, queries.data(), visible, 0, kRows, kHeadDim, pages, kPages}, 0, {sums.data(), &sums[kRows * kHeadDim], most.data()});
+        table.attend_block({type, queries.data(), visible, 0, kRows, kHeadDim, pages, 1}, 0, {sums.data(), &sums[kRows * kHeadDim], most.data()});
         return sums;
     };
     int64_t wrong = 0;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -211,17 +211,18 @@ def _format_of(options: EngineOptions) -> TernaryFormat:
 
 
 def _cache_settings(options: EngineOptions) -> CacheSettings | None:
-    """Where packed models are kept; None: nowhere."""
+    """Where packed models are kept, or of plain options the faster format alone; None: nowhere."""
     from ternary_kernels.packed.settings import CacheSettings
     from wf_formats.packaged import CacheError
 
-    if not isinstance(options, NativeOptions) or options.packs_afresh:
+    if isinstance(options, NativeOptions) and options.packs_afresh:
         return None
     try:
-        return CacheSettings.from_environment()
+        settings = CacheSettings.from_environment()
     except CacheError as error:
         _log.warning("packed models are not kept: %s", error)
         return None
+    return settings and replace(settings, keeps_models=isinstance(options, NativeOptions))
 
 
 def faults_of(context_tokens: int, vocab_size: int, tokenizer: Tokenizer) -> list[str]:

@@ -84,7 +84,8 @@ class EngineOptions(ComputeOptions):
 class NativeOptions(EngineOptions):
     """How our own decoder runs a model from the command line: its packed form is kept for the next start.
 
-    With plain `EngineOptions` (evaluation, proofs of exports) nothing is kept and nothing guessed.
+    With plain `EngineOptions` (evaluation, proofs of exports) nothing is guessed and no model kept, only
+    which format is faster here.
     """
 
     packs_afresh: Annotated[

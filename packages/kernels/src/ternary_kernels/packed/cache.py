@@ -66,6 +66,10 @@ def load_packed(
     wanted = _Wanted(path, quantize_master, adapter, format)
     if settings is None:
         model = _packed_afresh(wanted, has_screen)
+    elif not settings.keeps_models:
+        folder = settings.folder
+        records = FormatRecords(folder, lambda words, error: _log.warning(words, folder, error))
+        model = _packed_afresh(wanted, has_screen, records)
     else:
         model = _Cached(settings, wanted, has_screen).load()
     trim_heap()

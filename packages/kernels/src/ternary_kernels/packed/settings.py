@@ -21,6 +21,8 @@ class CacheSettings:
     max_bytes: int
     is_verified: bool
     """Whether a kept model is read and checked whole."""
+    keeps_models: bool = True
+    """False: models are packed afresh, and which format is faster here is remembered alone."""
 
     @classmethod
     def from_environment(cls) -> CacheSettings | None:
