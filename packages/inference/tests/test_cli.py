@@ -37,8 +37,8 @@ def test_one_answer_of_the_native_engine(ternary_gguf: Path):
     assert "tokens/s" in result.stderr
 
 
-def test_a_dense_file_is_for_llama_cpp_by_name(packaged_gguf: Path):
-    refused = run(app, f"chat --model {packaged_gguf} {ONE_ANSWER}")
+def test_a_dense_file_is_for_llama_cpp_by_name(small_gguf: Path, packaged_gguf: Path):
+    refused = run(app, f"chat --model {small_gguf} {ONE_ANSWER}")
     assert refused.exit_code == 1
     assert "is not ternary" in refused.stderr
     assert "convert and train the model first" in refused.stderr

@@ -1,12 +1,13 @@
-"""A GGUF file of a real model's shape with random ternary weights: speed does not depend on values.
+"""A GGUF file of a real model's shape with random weights, ternary or not: speed does not depend on values.
 
     python packages/kernels/benchmarks/random_model.py bitnet-2b --type tq2_0 --output b.gguf
     python packages/kernels/benchmarks/random_model.py smollm2-135m --type q4_0
+    python packages/kernels/benchmarks/random_model.py llama-1b --type q4_0-dense
 
 Tensors are written one after the other from random bytes that are valid blocks of their type, so memory
 stays small and the disk sets the pace. The same arguments give the same file. TQ1_0 and TQ2_0 have one
 scale per matrix, as BitNet's have; Q2_0 and Q4_0 one per group of 64 inputs. Q4_0 holds ternary values
-too, so that one file serves a 4-bit engine and ours. llama.cpp of xllamacpp 2026.10 loads every file
+too, so that one file serves a 4-bit engine and our ternary one; q4_0-dense, q4_1 and q8_0 hold any. llama.cpp of xllamacpp 2026.10 loads every file
 written here; it computes SiLU in arch bitnet. `random` is the preset's shape cut small, for tests.
 """
 
@@ -55,6 +56,7 @@ class Shape:
 
 PRESETS = {
     "bitnet-2b": Shape("bitnet", 30, 2560, 6912, 20, 5, 128, 128_256, 500_000.0, "q6_k"),
+    "llama-1b": Shape("llama", 16, 2048, 8192, 32, 8, 64, 128_256, 500_000.0, "q6_k"),
     "smollm2-135m": Shape("llama", 30, 576, 1536, 9, 3, 64, 49_152, 100_000.0, "q8_0", True),
     "random": Shape("bitnet", 2, 256, 512, 4, 2, 64, 512, 10_000.0, "q6_k"),
 }
@@ -86,6 +88,11 @@ def _q4_0(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarra
 
 def _q4_0_dense(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
     return [_half(scale / 4.6 * rng.uniform(0.5, 1.5, blocks)), _bytes(rng, blocks, 16)]
+
+
+def _q4_1(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
+    steps = scale / 4.6 * rng.uniform(0.5, 1.5, blocks)
+    return [_half(steps), _half(-7.5 * steps), _bytes(rng, blocks, 16)]
 
 
 def _q6_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
@@ -136,6 +143,9 @@ MATRIX_TYPES = {
     "tq2_0": FilledType(TensorType.TQ2_0, _tq2_0),
     "q2_0": FilledType(TensorType.Q2_0, _q2_0),
     "q4_0": FilledType(TensorType.Q4_0, _q4_0),
+    "q4_0-dense": FilledType(TensorType.Q4_0, _q4_0_dense),
+    "q4_1": FilledType(TensorType.Q4_1, _q4_1),
+    "q8_0": FilledType(TensorType.Q8_0, _q8_0),
 }
 EMBEDDING_TYPES = {
     "q6_k": FilledType(TensorType.Q6_K, _q6_k),
@@ -143,6 +153,8 @@ EMBEDDING_TYPES = {
     "q4_0": FilledType(TensorType.Q4_0, _q4_0_dense),
     "f16": FilledType(TensorType.F16, _f16),
 }
+_FILE_TYPES = {kind: export.file_type for kind, export in EXPORT_TYPES.items()} | {TensorType.Q4_1: 3}
+"""`enum llama_ftype`."""
 _NORM = FilledType(TensorType.F32, _f32_near_one)
 
 
@@ -241,7 +253,7 @@ def header_keys(name: str, shape: Shape, matrix_type: str) -> dict[str, Any]:
     return {
         "general.architecture": arch,
         "general.name": f"random {name} {matrix_type}",
-        "general.file_type": EXPORT_TYPES[MATRIX_TYPES[matrix_type].type].file_type,
+        "general.file_type": _FILE_TYPES[MATRIX_TYPES[matrix_type].type],
         f"{arch}.vocab_size": shape.vocab,
         f"{arch}.context_length": 4096,
         f"{arch}.embedding_length": shape.hidden,

@@ -16,7 +16,8 @@ int64_t tile_size(int64_t rows) {
 Precision parse_precision(const std::string& name) {
     if (name == "int8") return Precision::int8;
     if (name == "wide") return Precision::wide;
-    throw std::invalid_argument("precision '" + name + "' is neither int8 nor wide");
+    if (name == "groups") return Precision::groups;
+    throw std::invalid_argument("precision '" + name + "' is none of int8, wide, groups");
 }
 
 void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision) {
@@ -24,20 +25,11 @@ void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matr
     precision_ = precision;
     size_ = matrices.front()->cols;
     padded_ = 0;
-    starts_.resize(matrices.size());
-    size_t num_starts = 0;
     for (const Matrix* matrix : matrices) {
         if (matrix->cols != size_) throw std::invalid_argument("matrices with the same input differ in columns");
         padded_ = std::max(padded_, round_up(matrix->padded_cols, 16));
-        const int offset = info(matrix->format).offset;
-        const auto end = starts_.begin() + static_cast<int64_t>(num_starts);
-        const auto same = std::find_if(starts_.begin(), end, [&](const Starts& s) { return s.group == matrix->group && s.offset == offset; });
-        if (same == end) starts_[num_starts++].num_groups = 0;
-        same->group = matrix->group;
-        same->offset = offset;
-        same->num_groups = std::max({same->num_groups, matrix->num_groups, int64_t{1}});
     }
-    starts_.resize(num_starts);
+    lay_out_groups(matrices);
     const int64_t rows = tokens * (precision == Precision::wide ? 2 : 1);
     const bool grouped = std::any_of(matrices.begin(), matrices.end(), [](const Matrix* matrix) { return matrix->group != 0; });
     const int64_t most = grouped ? kGroupedTokenTile : kTokenTile;
@@ -47,38 +39,92 @@ void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matr
     padded_rows_ = tiles_.back().row + tiles_.back().size;
     codes_.resize(padded_rows_ * (padded_ / kStep));
     scales_.resize(padded_rows_);
-    for (auto& starts : starts_) starts.of.resize(padded_rows_ * starts.num_groups);
+    for (auto& groups : groups_) {
+        groups.starts.resize(padded_rows_ * groups.num_groups);
+        groups.scales.resize(group_ ? padded_rows_ * groups.num_groups : 0);
+        groups.sums.resize(groups.has_minimums ? padded_rows_ * groups.num_groups : 0);
+    }
+    thread_local std::vector<int32_t> zeros;
+    zeros.assign(padded_ / 16, 0);
     for (int64_t row = rows; row < padded_rows_; ++row) {  // rows that only fill the last tile
         const Tile& tile = tiles_.back();
         scales_[row] = 0;
-        for (auto& starts : starts_)
-            for (int64_t g = 0; g < starts.num_groups; ++g) starts.of[tile.row * starts.num_groups + g * tile.size + row - tile.row] = 0;
+        set_groups(tile, row - tile.row, zeros.data(), nullptr);
         for (int64_t step = 0; step < padded_ / kStep; ++step) codes_[tile.row * (padded_ / kStep) + step * tile.size + row - tile.row] = 0;
     }
 }
 
-void Activations::set_starts(const Tile& tile, int64_t at, const int32_t* sums16) {
-    for (auto& starts : starts_) {
-        const int64_t pieces = starts.group ? starts.group / 16 : padded_ / 16;
-        int32_t* out = starts.of.data() + tile.row * starts.num_groups + at;
-        for (int64_t g = 0; g < starts.num_groups; ++g) {
+void Activations::lay_out_groups(const std::vector<const Matrix*>& matrices) {
+    group_ = 0;
+    size_t count = 0;
+    groups_.resize(matrices.size());
+    for (const Matrix* matrix : matrices) {
+        const int offset = info(matrix->format).offset;
+        const auto end = groups_.begin() + static_cast<int64_t>(count);
+        const auto same = std::find_if(groups_.begin(), end, [&](const Groups& g) { return g.group == matrix->group && g.offset == offset; });
+        if (same == end) {
+            ++count;
+            same->group = matrix->group;
+            same->offset = offset;
+            same->num_groups = 1;
+            same->has_minimums = false;
+        }
+        same->num_groups = std::max(same->num_groups, matrix->num_groups);
+        same->has_minimums |= matrix->has_minimums;
+        if (precision_ == Precision::groups) group_ = std::max(group_, matrix->group);
+    }
+    groups_.resize(count);
+    if (precision_ != Precision::groups) return;
+    for (const Matrix* matrix : matrices)
+        if (is_ternary(matrix->format) || matrix->group == 0 || group_ % matrix->group)
+            throw std::invalid_argument(std::string("a matrix of format ") + info(matrix->format).name + " in groups of " +
+                                        std::to_string(matrix->group) + " cannot take inputs in groups of " + std::to_string(group_) +
+                                        "; only q4, q6 and q8 can, in groups that divide these");
+}
+
+const Activations::Groups& Activations::groups_of(const Matrix& matrix) const {
+    const int offset = info(matrix.format).offset;
+    return *std::find_if(groups_.begin(), groups_.end(), [&](const Groups& g) { return g.group == matrix.group && g.offset == offset; });
+}
+
+void Activations::set_groups(const Tile& tile, int64_t at, const int32_t* sums16, const float* scales) {
+    for (auto& groups : groups_) {
+        const int64_t pieces = groups.group ? groups.group / 16 : padded_ / 16, first = tile.row * groups.num_groups + at;
+        for (int64_t g = 0; g < groups.num_groups; ++g) {
             int32_t total = 0;
             for (int64_t i = g * pieces; i < std::min((g + 1) * pieces, padded_ / 16); ++i) total += sums16[i];
-            out[g * tile.size] = -starts.offset * total;
+            const int64_t place = first + g * tile.size;
+            const float scale = scales ? scales[g * groups.group / group_] : 1.0f;
+            groups.starts[place] = -groups.offset * total;
+            if (group_) groups.scales[place] = scale;
+            if (groups.has_minimums) groups.sums[place] = static_cast<float>(total) * scale;
         }
     }
+}
+
+void Activations::set_by_groups(int64_t token, const float* x, int32_t* sums16) {
+    thread_local std::vector<float> scales;
+    scales.resize(size_ / group_);
+    const Tile& tile = tiles_[token / tiles_.front().size];
+    const int64_t at = token - tile.row;
+    uint32_t* codes = codes_.data() + tile.row * (padded_ / kStep) + at;
+    for (int64_t start = 0; start < size_; start += group_)
+        scales[start / group_] = 1.0f / kernels().quantize(x + start, group_, group_, codes + start / kStep * tile.size, tile.size, sums16 + start / 16);
+    scales_[token] = 1;
+    set_groups(tile, at, sums16, scales.data());
 }
 
 void Activations::set(int64_t token, const float* x) {
     thread_local std::vector<int32_t> sums16;
     const int64_t pieces = padded_ / 16, steps = padded_ / kStep;
     sums16.resize(2 * pieces);
+    if (group_) return set_by_groups(token, x, sums16.data());
     const auto place = [&](int64_t row) -> const Tile& { return tiles_[row / tiles_.front().size]; };
     if (!is_wide()) {
         const Tile& tile = place(token);
         const int64_t at = token - tile.row;
         scales_[token] = 1.0f / kernels().quantize(x, size_, padded_, codes_.data() + tile.row * steps + at, tile.size, sums16.data());
-        set_starts(tile, at, sums16.data());
+        set_groups(tile, at, sums16.data(), nullptr);
         return;
     }
     const int64_t rows[2] = {2 * token, 2 * token + 1};
@@ -88,14 +134,19 @@ void Activations::set(int64_t token, const float* x) {
     const float scale = kernels().quantize_wide(x, size_, padded_, codes[0], codes[1], tile.size, sums16.data(), sums16.data() + pieces);
     scales_[rows[0]] = 256 * scale;
     scales_[rows[1]] = scale;
-    for (int i = 0; i < 2; ++i) set_starts(tile, rows[i] - tile.row, sums16.data() + i * pieces);
+    for (int i = 0; i < 2; ++i) set_groups(tile, rows[i] - tile.row, sums16.data() + i * pieces, nullptr);
 }
 
 Panel Activations::panel(int64_t tile, const Matrix& matrix) const {
     const Tile& at = tiles_[tile];
-    const int offset = info(matrix.format).offset;
-    const auto starts = std::find_if(starts_.begin(), starts_.end(), [&](const Starts& s) { return s.group == matrix.group && s.offset == offset; });
-    return {codes_.data() + at.row * (padded_ / kStep), starts->of.data() + at.row * starts->num_groups, scales_.data() + at.row, at.size};
+    const Groups& groups = groups_of(matrix);
+    const int64_t first = at.row * groups.num_groups;
+    return {codes_.data() + at.row * (padded_ / kStep),
+            groups.starts.data() + first,
+            scales_.data() + at.row,
+            at.size,
+            group_ ? groups.scales.data() + first : nullptr,
+            matrix.has_minimums ? groups.sums.data() + first : nullptr};
 }
 
 }  // namespace tk

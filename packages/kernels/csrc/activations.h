@@ -11,14 +11,19 @@ namespace tk {
 enum class Precision {
     int8,   // one int8 row per token, as BitNet computes
     wide,   // 16 bits as two int8 rows per token (256 * high + low): for the head, whose inputs are not quantized
+    groups, // one int8 row per token with a scale for each group of inputs, as llama.cpp computes: for matrices of 4 to 8 bits
 };
 
-// int8 or wide. Raises std::invalid_argument on other names.
+// What a matrix of a layer is multiplied with.
+inline Precision layer_precision(const Matrix& matrix) { return is_ternary(matrix.format) ? Precision::int8 : Precision::groups; }
+
+// int8, wide or groups. Raises std::invalid_argument on other names.
 Precision parse_precision(const std::string& name);
 
 class Activations {
 public:
-    // Lays out `tokens` tokens of `size` inputs for the matrices. Raises std::invalid_argument where columns differ.
+    // Lays out `tokens` tokens of `size` inputs for the matrices. For `groups`, the matrices' largest groups are those of the
+    // inputs. Raises std::invalid_argument where columns differ or groups do not go together.
     void prepare(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision);
     // Quantizes one token; different tokens may be set by different threads.
     void set(int64_t token, const float* x);
@@ -36,17 +41,24 @@ private:
     struct Tile {
         int64_t row, size;
     };
-    struct Starts {  // of sums (Panel::starts) for scale groups of one size and one offset
+    struct Groups {  // what panels say of scale groups of one size, for one offset
         int64_t group, num_groups;
         int offset;
-        Buffer<int32_t> of;
+        bool has_minimums;
+        Buffer<int32_t> starts;
+        Buffer<float> scales, sums;  // empty where panels have none
     };
-    void set_starts(const Tile& tile, int64_t at, const int32_t* sums16);
+    const Groups& groups_of(const Matrix& matrix) const;
+    void lay_out_groups(const std::vector<const Matrix*>& matrices);
+    // scales: of the inputs' groups; null: all 1.
+    void set_groups(const Tile& tile, int64_t at, const int32_t* sums16, const float* scales);
+    void set_by_groups(int64_t token, const float* x, int32_t* sums16);
 
     int64_t tokens_ = 0, size_ = 0, padded_ = 0, padded_rows_ = 0;
+    int64_t group_ = 0;  // inputs that share a scale; 0: all of a token
     Precision precision_ = Precision::int8;
     std::vector<Tile> tiles_;
-    std::vector<Starts> starts_;
+    std::vector<Groups> groups_;
     Buffer<uint32_t> codes_;
     Buffer<float> scales_;
 };

@@ -17,11 +17,11 @@ namespace tk {
 namespace {
 
 std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales, Array<uint16_t> group_scales, int64_t rows, int64_t cols,
-                                   int64_t group, const std::string& format) {
-    auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, Matrix::LayoutOnly{});
+                                   int64_t group, const std::string& format, bool has_minimums) {
+    auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, has_minimums, Matrix::LayoutOnly{});
     matrix->data = borrow("data", data, matrix->row_blocks * matrix->block_bytes);
     matrix->row_scales = borrow("row_scales", row_scales, matrix->row_blocks * kRowBlock);
-    matrix->group_scales = borrow("group_scales", group_scales, matrix->row_blocks * matrix->num_groups * kRowBlock);
+    matrix->group_scales = borrow("group_scales", group_scales, matrix->row_blocks * matrix->planes() * matrix->num_groups * kRowBlock);
     return matrix;
 }
 
@@ -38,7 +38,7 @@ nb::tuple parts(nb::handle self) {
     const auto blocks = static_cast<size_t>(matrix.row_blocks);
     return nb::make_tuple(view(matrix.data, {blocks, static_cast<size_t>(matrix.block_bytes)}, self),
                           view(matrix.row_scales, {blocks * kRowBlock}, self),
-                          view(matrix.group_scales, {blocks, static_cast<size_t>(matrix.num_groups), size_t{kRowBlock}}, self));
+                          view(matrix.group_scales, {blocks, static_cast<size_t>(matrix.planes() * matrix.num_groups), size_t{kRowBlock}}, self));
 }
 
 nb::tuple low_rank_parts(nb::handle self) {
@@ -49,7 +49,7 @@ nb::tuple low_rank_parts(nb::handle self) {
 }
 
 std::tuple<int64_t, int64_t, int64_t> packed_shape(int64_t rows, int64_t cols, int64_t group, const std::string& format) {
-    const Matrix matrix(parse_format(format), rows, cols, group, Matrix::LayoutOnly{});
+    const Matrix matrix(parse_format(format), rows, cols, group, false, Matrix::LayoutOnly{});
     return {matrix.row_blocks, matrix.block_bytes, matrix.num_groups};
 }
 
@@ -59,6 +59,7 @@ void bind_ops(nb::module_& module) {
     nb::borrow<nb::class_<Matrix>>(nb::type<Matrix>())
         .def_static("from_parts", &from_parts, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), nb::keep_alive<0, 3>(),
                     "data"_a.noconvert(), "row_scales"_a.noconvert(), "group_scales"_a.noconvert(), "rows"_a, "cols"_a, "group_size"_a, "format"_a,
+                    "has_minimums"_a = false,
                     R"(A matrix over arrays as `parts` gives them, without copying; they stay alive with it.
 
 Raises:
@@ -67,7 +68,8 @@ Raises:
 
 Returns:
     data uint8 [row blocks, bytes of a block], row_scales float32 [row blocks * 16] and group_scales
-    uint16 [row blocks, groups, 16], the bits of float16 (no groups: empty).)");
+    uint16 [row blocks, groups, 16], the bits of float16 (no groups: empty; with minimums: scales of all groups, then
+    minimums).)");
     nb::borrow<nb::class_<LowRank>>(nb::type<LowRank>())
         .def_static("from_parts", &low_rank_from_parts, nb::keep_alive<0, 1>(), nb::keep_alive<0, 2>(), "down"_a.noconvert(),
                     "up"_a.noconvert(), "rows"_a, "cols"_a, "rank"_a,

@@ -77,29 +77,33 @@ void Decoder::fill(int64_t tokens, const std::vector<const Matrix*>& matrices, P
 // The products of all linears with row(token), which they share.
 template <typename Fill>
 void Decoder::multiply_all(int64_t tokens, const std::vector<Linear>& linears, const Fill& row) {
-    std::vector<const Matrix*> matrices;
-    std::vector<Product> products;
+    const int64_t size = linears.front().matrix->cols;
+    const Precision first = layer_precision(*linears.front().matrix);
+    const auto is_first = [&](const Linear& linear) { return layer_precision(*linear.matrix) == first; };
     std::vector<Correction> corrections;
-    for (const Linear& linear : linears) {
-        const int64_t stride = padded_rows_of(*linear.matrix);
-        matrices.push_back(linear.matrix);
-        products.push_back({linear.matrix, linear.out, stride});
-        if (linear.correction != nullptr) corrections.push_back({linear.correction, linear.out, stride});
-    }
-    if (corrections.empty()) {
-        fill(tokens, matrices, Precision::int8, row);
+    for (const Linear& linear : linears)
+        if (linear.correction != nullptr) corrections.push_back({linear.correction, linear.out, padded_rows_of(*linear.matrix)});
+    const bool is_one_precision = std::all_of(linears.begin(), linears.end(), is_first);
+    const bool is_kept = !corrections.empty() || !is_one_precision;
+    const auto multiply_those = [&](Precision precision, const auto& inputs) {
+        std::vector<const Matrix*> matrices;
+        std::vector<Product> products;
+        for (const Linear& linear : linears) {
+            if (layer_precision(*linear.matrix) != precision) continue;
+            matrices.push_back(linear.matrix);
+            products.push_back({linear.matrix, linear.out, padded_rows_of(*linear.matrix)});
+        }
+        fill(tokens, matrices, precision, inputs);
         multiply(pool_, activations_, products);
-        return;
-    }
-    const int64_t size = matrices.front()->cols;
-    inputs_.resize(tokens * size);
-    fill(tokens, matrices, Precision::int8, [&](int64_t t, float* scratch) {
-        float* kept = inputs_.data() + t * size;
-        std::memcpy(kept, row(t, scratch), size * sizeof(float));
-        return kept;
+    };
+    const auto kept = [&](int64_t t, float*) { return inputs_.data() + t * size; };
+    if (is_kept) inputs_.resize(tokens * size);
+    multiply_those(first, [&](int64_t t, float* scratch) -> const float* {
+        if (!is_kept) return row(t, scratch);
+        return static_cast<const float*>(std::memcpy(kept(t, scratch), row(t, scratch), size * sizeof(float)));
     });
-    multiply(pool_, activations_, products);
-    correct(pool_, inputs_.data(), tokens, corrections, between_);
+    if (!is_one_precision) multiply_those(first == Precision::int8 ? Precision::groups : Precision::int8, kept);
+    if (!corrections.empty()) correct(pool_, inputs_.data(), tokens, corrections, between_);
 }
 
 void Decoder::rotate_and_store(const Batch& batch, int64_t index, int64_t t) {

@@ -15,6 +15,12 @@ void expect(const std::string& name, const Matrix* matrix, int64_t rows, int64_t
              std::to_string(rows) + " x " + std::to_string(cols));
 }
 
+void expect_layer(const std::string& name, const Matrix* matrix, int64_t rows, int64_t cols) {
+    expect(name, matrix, rows, cols);
+    if (!is_ternary(matrix->format) && matrix->group == 0)
+        fail(name + " is " + info(matrix->format).name + " without groups; a layer's matrix is ternary or has scales of groups");
+}
+
 void expect(const std::string& name, const LowRank* pair, const Matrix& matrix) {
     if (pair != nullptr && (pair->rows != matrix.rows || pair->cols != matrix.cols))
         fail(name + " is of a matrix of " + std::to_string(pair->rows) + " x " + std::to_string(pair->cols) + ", this one is " +
@@ -67,13 +73,13 @@ ModelWeights checked(ModelWeights weights) {
         const std::string prefix = "layer " + std::to_string(i) + " ";
         expect(prefix + "input_norm", layer.input_norm, c.hidden_size);
         expect(prefix + "post_attention_norm", layer.post_attention_norm, c.hidden_size);
-        expect(prefix + "q", layer.q.get(), q, c.hidden_size);
-        expect(prefix + "k", layer.k.get(), kv, c.hidden_size);
-        expect(prefix + "v", layer.v.get(), kv, c.hidden_size);
-        expect(prefix + "o", layer.o.get(), c.hidden_size, q);
-        expect(prefix + "gate", layer.gate.get(), c.intermediate_size, c.hidden_size);
-        expect(prefix + "up", layer.up.get(), c.intermediate_size, c.hidden_size);
-        expect(prefix + "down", layer.down.get(), c.hidden_size, c.intermediate_size);
+        expect_layer(prefix + "q", layer.q.get(), q, c.hidden_size);
+        expect_layer(prefix + "k", layer.k.get(), kv, c.hidden_size);
+        expect_layer(prefix + "v", layer.v.get(), kv, c.hidden_size);
+        expect_layer(prefix + "o", layer.o.get(), c.hidden_size, q);
+        expect_layer(prefix + "gate", layer.gate.get(), c.intermediate_size, c.hidden_size);
+        expect_layer(prefix + "up", layer.up.get(), c.intermediate_size, c.hidden_size);
+        expect_layer(prefix + "down", layer.down.get(), c.hidden_size, c.intermediate_size);
         expect(prefix + "q_correction", layer.q_correction.get(), *layer.q);
         expect(prefix + "k_correction", layer.k_correction.get(), *layer.k);
         expect(prefix + "v_correction", layer.v_correction.get(), *layer.v);

@@ -4,8 +4,8 @@
 // inputs of a token. Accumulators begin at -offset * sum of the inputs, which takes the offset out again.
 // R blocks of rows x M tokens stay in registers; each vector of weights is unpacked once for the M tokens.
 //
-// For groups, the int32 sums of a group are multiplied with its scales into float accumulators, groups in order, so
-// that a result does not depend on M or R.
+// For groups, the int32 sums of a group are multiplied with its scales (and those of the token's group) into float
+// accumulators, after what minimums add, groups in order, so that a result does not depend on M or R.
 
 #include <immintrin.h>
 
@@ -138,9 +138,7 @@ TK_INLINE void accumulate(Accumulators<R, M>& sums, const Blocks<R>& blocks, int
     });
 }
 
-TK_INLINE const uint16_t* scales_of_group(const Matrix& matrix, int64_t block, int64_t group) {
-    return matrix.group_scales.data() + (block * matrix.num_groups + group) * kRowBlock;
-}
+TK_INLINE __m512 load_halves(const uint16_t* halves) { return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halves))); }
 
 template <int R, int M>
 struct GroupSums {
@@ -149,17 +147,50 @@ struct GroupSums {
     TK_INLINE void clear() {
         unrolled<R>([&](auto r) TK_INLINED { unrolled<M>([&](auto m) TK_INLINED { of[r.value][m.value] = _mm512_setzero_ps(); }); });
     }
-    TK_INLINE void add(const Accumulators<R, M>& sums, const Matrix& matrix, int64_t block, int64_t group) {
+    // What minimums add, whatever the codes are.
+    TK_INLINE void begin(const Matrix& matrix, const Panel& x, int64_t block) {
+        clear();
+        if (!x.group_sums) return;
+        const __m512 offset = _mm512_set1_ps(static_cast<float>(info(matrix.format).offset));
+        for (int64_t group = 0; group < matrix.num_groups; ++group)
+            unrolled<R>([&](auto r) TK_INLINED {
+                const uint16_t* halves = matrix.minimums_of(block + r.value) + group * kRowBlock;
+                _mm_prefetch(halves + R * 2 * matrix.num_groups * kRowBlock, _MM_HINT_T0);  // of the next tile
+                const __m512 scales = load_halves(matrix.scales_of(block + r.value) + group * kRowBlock);
+                const __m512 minimums = _mm512_fmadd_ps(scales, offset, load_halves(halves));
+                unrolled<M>([&](auto m) TK_INLINED {
+                    of[r.value][m.value] = _mm512_fmadd_ps(_mm512_set1_ps(x.group_sums[group * M + m.value]), minimums, of[r.value][m.value]);
+                });
+            });
+    }
+    template <bool TokenScales>
+    TK_INLINE void add(const Accumulators<R, M>& sums, const Matrix& matrix, const Panel& x, int64_t block, int64_t group) {
         unrolled<R>([&](auto r) TK_INLINED {
-            const uint16_t* halves = scales_of_group(matrix, block + r.value, group);
-            _mm_prefetch(halves + R * matrix.num_groups * kRowBlock, _MM_HINT_T0);  // of the next tile
-            const __m512 scales = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(halves)));
+            const uint16_t* halves = matrix.scales_of(block + r.value) + group * kRowBlock;
+            _mm_prefetch(halves + R * matrix.planes() * matrix.num_groups * kRowBlock, _MM_HINT_T0);  // of the next tile
+            const __m512 scales = load_halves(halves);
             unrolled<M>([&](auto m) TK_INLINED {
-                of[r.value][m.value] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.of[r.value][m.value]), scales, of[r.value][m.value]);
+                const __m512 factors = TokenScales ? _mm512_mul_ps(scales, _mm512_set1_ps(x.group_scales[group * M + m.value])) : scales;
+                of[r.value][m.value] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.of[r.value][m.value]), factors, of[r.value][m.value]);
             });
         });
     }
 };
+
+template <typename Unpack, bool TokenScales, int R, int M>
+TK_INLINE void add_groups(GroupSums<R, M>& total, const Matrix& matrix, const Panel& x, const Blocks<R>& blocks, int64_t block) {
+    const auto& form = info(Unpack::format);
+    const int64_t units_per_group = matrix.group / form.unit_inputs;
+    Accumulators<R, M> sums;
+    for (int64_t group = 0, unit = 0; group < matrix.num_groups; ++group) {
+        sums.begin(x.starts + group * M);
+        for (int64_t end = unit + units_per_group; unit < end; ++unit) {
+            prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
+            accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+        }
+        total.template add<TokenScales>(sums, matrix, x, block, group);
+    }
+}
 
 template <typename Unpack, int R, int M>
 void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
@@ -167,8 +198,8 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
     const int64_t units = matrix.padded_cols / form.unit_inputs;
     const Blocks<R> blocks(matrix, block);
     const Output<R, M> output{matrix, x, block, out, stride};
-    Accumulators<R, M> sums;
     if (!matrix.group) {
+        Accumulators<R, M> sums;
         sums.begin(x.starts);
         for (int64_t unit = 0; unit < units; ++unit) {
             prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
@@ -177,16 +208,14 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
         output.store([&](auto r, auto m) TK_INLINED { return _mm512_cvtepi32_ps(sums.of[r.value][m.value]); });
         return;
     }
-    const int64_t units_per_group = matrix.group / form.unit_inputs;
     GroupSums<R, M> total;
-    total.clear();
-    for (int64_t group = 0, unit = 0; group < matrix.num_groups; ++group) {
-        sums.begin(x.starts + group * M);
-        for (int64_t end = unit + units_per_group; unit < end; ++unit) {
-            prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
-            accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
-        }
-        total.add(sums, matrix, block, group);
+    if constexpr (Unpack::format == Format::t2) {
+        total.clear();
+        add_groups<Unpack, false>(total, matrix, x, blocks, block);
+    } else {
+        total.begin(matrix, x, block);
+        if (x.group_scales) add_groups<Unpack, true>(total, matrix, x, blocks, block);
+        else add_groups<Unpack, false>(total, matrix, x, blocks, block);
     }
     output.store([&](auto r, auto m) TK_INLINED { return total.of[r.value][m.value]; });
 }
@@ -306,7 +335,7 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
                 prefetch_next_tile<R, M>(matrix, blocks, (first + unit) * 320, 320);
                 t5_unit<3>(sums, blocks, (first + unit) * 320, tables, inputs + unit * 8 * M, plane_steps);
             }
-            unrolled<3>([&](auto plane) TK_INLINED { total.add(sums[plane.value], matrix, block, group + plane.value); });
+            unrolled<3>([&](auto plane) TK_INLINED { total.template add<false>(sums[plane.value], matrix, x, block, group + plane.value); });
         } else {
             unrolled<3>([&](auto plane) TK_INLINED {
                 Accumulators<R, M> sums;
@@ -316,7 +345,7 @@ void t5_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, in
                     t5_unit_plane(sums, blocks, (first + unit) * 320, tables.of[plane.value],
                                   inputs + (plane.value * plane_steps + unit * 8) * M);
                 }
-                total.add(sums, matrix, block, group + plane.value);
+                total.template add<false>(sums, matrix, x, block, group + plane.value);
             });
         }
     }

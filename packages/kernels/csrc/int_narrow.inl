@@ -5,8 +5,8 @@
 // More tokens (and t5): a stretch of one block is unpacked to bytes once, then used for the tokens, up to 6 at a time.
 // Unsigned weights are code + offset; sums then begin at -offset * sum of the inputs, which takes the offset out again.
 //
-// For groups, the int32 sums of a group are multiplied with its scales into float sums, groups in order, so that a
-// result does not depend on the tile.
+// For groups, the int32 sums of a group are multiplied with its scales (and those of the token's group) into float sums,
+// after what minimums add, groups in order, so that a result does not depend on the tile.
 
 #include <algorithm>
 
@@ -125,13 +125,31 @@ TK_INLINE void begin_totals(VecInt* totals, const Panel& x, int64_t group) {
         for (int h = 0; h < H; ++h) totals[t * H + h] = VecInt{} + (kSignedWeights ? 0 : x.starts[group * x.tokens + t]);
 }
 
+// sums [tokens][H] before any group: what minimums add, whatever the codes are.
+template <int H>
+TK_INLINE void begin_sums(Vec* sums, const Matrix& matrix, const Panel& x, int64_t block) {
+    for (int64_t i = 0; i < x.tokens * H; ++i) sums[i] = Vec{};
+    if (!x.group_sums) return;
+    const Vec offset = splat(static_cast<float>(info(matrix.format).offset));
+    for (int64_t group = 0; group < matrix.num_groups; ++group) {
+        for (int h = 0; h < H; ++h) {
+            const int64_t place = group * kRowBlock + h % kParts * kWidth;
+            const Vec scales = load_half(matrix.scales_of(block + h / kParts) + place);
+            const Vec minimums = fma(scales, offset, load_half(matrix.minimums_of(block + h / kParts) + place));
+            for (int64_t t = 0; t < x.tokens; ++t) sums[t * H + h] = fma(splat(x.group_sums[group * x.tokens + t]), minimums, sums[t * H + h]);
+        }
+    }
+}
+
 // sums [tokens][H] += totals * scales of the group
 template <int H>
-TK_INLINE void add_group(Vec* sums, const VecInt* totals, const Matrix& matrix, int64_t block, int64_t group, int64_t tokens) {
+TK_INLINE void add_group(Vec* sums, const VecInt* totals, const Matrix& matrix, const Panel& x, int64_t block, int64_t group) {
     for (int h = 0; h < H; ++h) {
-        const int64_t place = ((block + h / kParts) * matrix.num_groups + group) * kRowBlock + h % kParts * kWidth;
-        const Vec scales = load_half(matrix.group_scales.data() + place);
-        for (int64_t t = 0; t < tokens; ++t) sums[t * H + h] = fma(to_float(totals[t * H + h]), scales, sums[t * H + h]);
+        const Vec scales = load_half(matrix.scales_of(block + h / kParts) + group * kRowBlock + h % kParts * kWidth);
+        for (int64_t t = 0; t < x.tokens; ++t) {
+            const Vec factors = x.group_scales ? scales * splat(x.group_scales[group * x.tokens + t]) : scales;
+            sums[t * H + h] = fma(to_float(totals[t * H + h]), factors, sums[t * H + h]);
+        }
     }
 }
 
@@ -152,7 +170,8 @@ template <typename Unpack, int R, int M>
 void packed_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
     constexpr int H = R * kParts;
     VecInt totals[M * H];
-    Vec sums[M * H] = {};
+    Vec sums[M * H];
+    begin_sums<H>(sums, matrix, x, block);
     PackedBlocks<Unpack, R> blocks;
     for (int r = 0; r < R; ++r) blocks.of[r] = matrix.data.data() + (block + r) * matrix.block_bytes;
     const int64_t units = (matrix.group ? matrix.group : matrix.padded_cols) / (Unpack::steps * kStep);
@@ -160,7 +179,7 @@ void packed_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out
     for (int64_t group = 0; group < std::max<int64_t>(matrix.num_groups, 1); ++group) {
         begin_totals<H>(totals, x, group);
         add_products<PackedBlocks<Unpack, R>, H, M>(blocks, units, codes, M, totals);
-        if (matrix.group) add_group<H>(sums, totals, matrix, block, group, M);
+        if (matrix.group) add_group<H>(sums, totals, matrix, x, block, group);
         codes += units * Unpack::steps * M;
         for (auto& of : blocks.of) of += units * Unpack::unit_bytes;
     }
@@ -202,7 +221,8 @@ template <typename Unpack>
 void buffered_block(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
     alignas(64) uint8_t weights[kBufferSteps * kRowBlock * kStep];
     VecInt totals[kTokenTile * kParts];
-    Vec sums[kTokenTile * kParts] = {};
+    Vec sums[kTokenTile * kParts];
+    begin_sums<kParts>(sums, matrix, x, block);
     constexpr int64_t kUnits = kBufferSteps / Unpack::steps;
     const int64_t units = (matrix.group ? matrix.group : matrix.padded_cols) / (Unpack::steps * kStep);
     const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes;
@@ -216,7 +236,7 @@ void buffered_block(const Matrix& matrix, const Panel& x, int64_t block, float* 
             packed += count * Unpack::unit_bytes;
             codes += count * Unpack::steps * x.tokens;
         }
-        if (matrix.group) add_group<kParts>(sums, totals, matrix, block, group, x.tokens);
+        if (matrix.group) add_group<kParts>(sums, totals, matrix, x, block, group);
     }
     store_rows<kParts>(matrix, x, sums, totals, block, out, stride);
 }
@@ -268,7 +288,7 @@ void t5_groups(const Matrix& matrix, const Panel& x, int64_t block, float* out, 
                 multiply_buffer<2>(weights + p * steps * kRowBlock * kStep, steps,
                                    x.codes + ((group + p) * group_steps + unit * kT5UnitSteps) * x.tokens, x.tokens, totals[p]);
         }
-        for (int p = 0; p < 3; ++p) add_group<kParts>(sums, totals[p], matrix, block, group + p, x.tokens);
+        for (int p = 0; p < 3; ++p) add_group<kParts>(sums, totals[p], matrix, x, block, group + p);
     }
     store_rows<kParts>(matrix, x, sums, nullptr, block, out, stride);
 }

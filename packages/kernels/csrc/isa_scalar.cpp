@@ -16,6 +16,12 @@ void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, f
         for (int64_t r = 0; r < kRowBlock; ++r) {
             for (int64_t t = 0; t < x.tokens; ++t) {
                 float total = 0;
+                for (int64_t g = 0; x.group_sums && g < matrix.num_groups; ++g) {
+                    const auto at = [&](const uint16_t* halves) { return half_to_float(halves[g * kRowBlock + r]); };
+                    const auto offset = static_cast<float>(info(matrix.format).offset);
+                    const float minimum = std::fma(at(matrix.scales_of(block)), offset, at(matrix.minimums_of(block)));
+                    total = std::fma(x.group_sums[g * x.tokens + t], minimum, total);
+                }
                 for (int64_t start = 0; start < matrix.padded_cols; start += group) {
                     int32_t dot = 0;
                     for (int64_t c = start; c < start + group; ++c) {
@@ -23,8 +29,8 @@ void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, f
                         std::memcpy(lanes, x.codes + c / kStep * x.tokens + t, kStep);
                         dot += int32_t{codes[r * matrix.padded_cols + c]} * lanes[c % kStep];
                     }
-                    const int64_t place = (block * matrix.num_groups + start / group) * kRowBlock + r;
-                    const float scale = matrix.group ? half_to_float(matrix.group_scales[place]) : 1.0f;
+                    float scale = matrix.group ? half_to_float(matrix.scales_of(block)[start / group * kRowBlock + r]) : 1.0f;
+                    if (x.group_scales) scale *= x.group_scales[start / group * x.tokens + t];
                     total = std::fma(static_cast<float>(dot), scale, total);
                 }
                 out[t * stride + block * kRowBlock + r] = total * (matrix.row_scales[block * kRowBlock + r] * x.scales[t]);

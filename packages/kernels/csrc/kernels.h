@@ -13,6 +13,8 @@ struct Panel {
     const int32_t* starts;  // [groups][tokens]: -offset of the format * sum of a scale group's codes (one group: the row)
     const float* scales;   // [tokens]: the value of a code is code * scale
     int64_t tokens;        // one of kTileSizes
+    const float* group_scales;  // [groups][tokens]: factors of the scales for the codes of a group; null: all 1
+    const float* group_sums;    // [groups][tokens]: sums of a group's codes times these factors; null: the matrix has no minimums
 };
 // Larger tiles (12) were slower: GCC keeps no 24 sums in registers. With scale groups, whose float sums need registers
 // too, 6 tokens were the fastest.

@@ -115,8 +115,8 @@ Format parse_format(const std::string& name) {
     throw std::invalid_argument("unknown format '" + name + "'; known: t2, t5, q4, q6, q8");
 }
 
-Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, LayoutOnly)
-    : format(format), rows(rows), cols(cols), group(group) {
+Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums, LayoutOnly)
+    : format(format), rows(rows), cols(cols), group(group), has_minimums(has_minimums) {
     if (rows < 1 || cols < 1)
         throw std::invalid_argument("a matrix needs rows and columns, got " + std::to_string(rows) + " x " + std::to_string(cols));
     const int64_t smallest = format == Format::t5 ? 32 : 16;
@@ -125,6 +125,9 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, LayoutO
                                     " needs a multiple of " + std::to_string(smallest));
     if (group && cols % group)
         throw std::invalid_argument("rows of " + std::to_string(cols) + " inputs do not divide into groups of " + std::to_string(group));
+    if (has_minimums && (group == 0 || is_ternary(format)))
+        throw std::invalid_argument(std::string("minimums with format ") + tk::info(format).name + " and groups of " + std::to_string(group) +
+                                    ": only groups of q4, q6 and q8 have some");
     const int64_t multiple = format == Format::t5 ? 3 * t5_plane(group) : group ? group : tk::info(format).unit_inputs;
     padded_cols = round_up(cols, multiple);
     row_blocks = ceil_div(rows, kRowBlock);
@@ -132,10 +135,11 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, LayoutO
     num_groups = group ? padded_cols / group : 0;
 }
 
-Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group) : Matrix(format, rows, cols, group, LayoutOnly{}) {
+Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums)
+    : Matrix(format, rows, cols, group, has_minimums, LayoutOnly{}) {
     data.resize(row_blocks * block_bytes);
     row_scales.resize(row_blocks * kRowBlock);
-    if (group) group_scales.resize(row_blocks * num_groups * kRowBlock);
+    if (group) group_scales.resize(row_blocks * planes() * num_groups * kRowBlock);
 }
 
 int64_t Matrix::num_bytes() const {
@@ -216,21 +220,27 @@ int Matrix::code_at(const uint8_t* block, int64_t row, int64_t col) const {
     return code5 / kPowersOf3[place.plane] % 3 - 1;
 }
 
-void Matrix::set_scales(const float* scales) {
+void Matrix::set_scales(const float* scales, const float* offsets) {
+    constexpr float kMinimumRange = 16;  // minimums may be so many times larger than a row's largest scale, as those of 4 bits are
     const int64_t given = group ? cols / group : 1;
+    const auto stored_as = static_cast<float>(tk::info(format).offset);
+    const auto number = [](const char* what, int64_t row, int64_t g, float value) {
+        if (!std::isfinite(value))
+            throw std::invalid_argument(std::string(what) + " of row " + std::to_string(row) + ", group " + std::to_string(g) + " is not finite");
+        return std::fabs(value);
+    };
     for (int64_t row = 0; row < row_blocks * kRowBlock; ++row) {
         if (row >= rows) {
             row_scales[row] = 0;
-            for (int64_t g = 0; g < num_groups; ++g)
-                group_scales[(row / kRowBlock * num_groups + g) * kRowBlock + row % kRowBlock] = 0;
+            for (int64_t g = 0; g < planes() * num_groups; ++g) group_scales[place_of(row, g, 0)] = 0;
             continue;
         }
         const float* of_row = scales + row * given;
+        const auto stored_minimum = [&](int64_t g) { return offsets[row * given + g] - stored_as * of_row[g]; };
         float largest = 0;
         for (int64_t g = 0; g < given; ++g) {
-            if (!std::isfinite(of_row[g]))
-                throw std::invalid_argument("scale of row " + std::to_string(row) + ", group " + std::to_string(g) + " is not finite");
-            largest = std::max(largest, std::fabs(of_row[g]));
+            largest = std::max(largest, number("scale", row, g, of_row[g]));
+            if (has_minimums) largest = std::max(largest, number("offset", row, g, stored_minimum(g)) / kMinimumRange);
         }
         if (!group) {
             row_scales[row] = of_row[0];
@@ -238,21 +248,30 @@ void Matrix::set_scales(const float* scales) {
         }
         const float power = largest > 0 ? std::exp2f(std::ilogb(largest)) : 1.0f;  // scales / power lie below 2
         row_scales[row] = power;
-        for (int64_t g = 0; g < num_groups; ++g)
-            group_scales[(row / kRowBlock * num_groups + g) * kRowBlock + row % kRowBlock] =
-                g < given ? float_to_half(of_row[g] / power) : 0;
+        for (int64_t g = 0; g < num_groups; ++g) {
+            group_scales[place_of(row, g, 0)] = g < given ? float_to_half(of_row[g] / power) : 0;
+            if (has_minimums) group_scales[place_of(row, g, 1)] = g < given ? float_to_half(stored_minimum(g) / power) : 0;
+        }
     }
 }
 
 float Matrix::scale(int64_t row, int64_t col_group) const {
     if (!group) return row_scales[row];
-    return row_scales[row] * half_to_float(group_scales[(row / kRowBlock * num_groups + col_group) * kRowBlock + row % kRowBlock]);
+    return row_scales[row] * half_to_float(group_scales[place_of(row, col_group, 0)]);
+}
+
+float Matrix::offset(int64_t row, int64_t col_group) const {
+    if (!has_minimums) return 0;
+    const float stored_as = static_cast<float>(tk::info(format).offset), scale = half_to_float(group_scales[place_of(row, col_group, 0)]);
+    return row_scales[row] * std::fma(scale, stored_as, half_to_float(group_scales[place_of(row, col_group, 1)]));
 }
 
 void Matrix::dequantize_row(int64_t row, float* values) const {
     const uint8_t* block = data.data() + row / kRowBlock * block_bytes;
-    for (int64_t c = 0; c < cols; ++c)
-        values[c] = static_cast<float>(code_at(block, row % kRowBlock, c)) * scale(row, group ? c / group : 0);
+    for (int64_t c = 0; c < cols; ++c) {
+        const int64_t of_col = group ? c / group : 0;
+        values[c] = static_cast<float>(code_at(block, row % kRowBlock, c)) * scale(row, of_col) + offset(row, of_col);
+    }
 }
 
 void check_codes(const Matrix& matrix, const int8_t* codes) {

@@ -24,21 +24,31 @@ struct FormatInfo {
 const FormatInfo& info(Format format);
 Format parse_format(const std::string& name);
 
+// Whether activations are rounded as ternary models are trained with: int8, one scale per token.
+inline bool is_ternary(Format format) { return format == Format::t2 || format == Format::t5; }
+
 // [rows, cols] codes with scales. Either one float32 scale per row (group == 0) or one float16 scale per `group`
-// inputs of a row, multiplied by a power of two per row that keeps the float16 values in range.
+// inputs of a row, multiplied by a power of two per row that keeps the float16 values in range. With minimums
+// (groups of q4, q6, q8 alone) a weight is scale * (code + the format's offset) + minimum of its group.
 struct Matrix {
     Format format = Format::t2;
     int64_t rows = 0, cols = 0, group = 0;
+    bool has_minimums = false;
     int64_t row_blocks = 0, padded_cols = 0, block_bytes = 0, num_groups = 0;
     Buffer<uint8_t> data;           // [row_blocks][block_bytes]
     Buffer<float> row_scales;       // [row_blocks * 16]
-    Buffer<uint16_t> group_scales;  // [row_blocks][num_groups][16], float16
+    Buffer<uint16_t> group_scales;  // [row_blocks][planes][num_groups][16], float16; planes: scales, minimums of stored codes
 
     // Sizes alone; the buffers stay empty.
     struct LayoutOnly {};
-    Matrix(Format format, int64_t rows, int64_t cols, int64_t group, LayoutOnly);
-    Matrix(Format format, int64_t rows, int64_t cols, int64_t group);
+    Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums, LayoutOnly);
+    Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums = false);
     int64_t num_bytes() const;
+
+    // float16 [num_groups][16] of a row block; a minimum belongs to the code as it is stored, code + offset.
+    int64_t planes() const { return has_minimums ? 2 : 1; }
+    const uint16_t* scales_of(int64_t block) const { return group_scales.data() + block * planes() * num_groups * kRowBlock; }
+    const uint16_t* minimums_of(int64_t block) const { return scales_of(block) + num_groups * kRowBlock; }
 
     // Packs one block of 16 rows. codes: the whole matrix, row-major, checked with check_codes.
     void pack_block(int64_t block, const int8_t* codes);
@@ -46,9 +56,11 @@ struct Matrix {
     void pack_rows(int64_t block, const int8_t* codes);
     // codes: int8 [16][padded_cols], rows beyond the matrix are zero.
     void unpack_block(int64_t block, int8_t* codes) const;
-    // scales: [rows] or [rows, groups of the unpadded columns], float32. Raises on values that float16 cannot hold.
-    void set_scales(const float* scales);
+    // scales: [rows] or [rows, groups of the unpadded columns], float32; offsets, what is added to code * scale: likewise,
+    // where the matrix has minimums. Raises on values that are not finite.
+    void set_scales(const float* scales, const float* offsets = nullptr);
     float scale(int64_t row, int64_t col_group) const;
+    float offset(int64_t row, int64_t col_group) const;  // the value of code 0; 0 without minimums
     // One row as floats, [cols].
     void dequantize_row(int64_t row, float* values) const;
 
@@ -56,6 +68,9 @@ private:
     template <typename Packed, typename Body>
     void over_units(uint8_t* steps, Packed* packed, const Body& body) const;
     int code_at(const uint8_t* block, int64_t row, int64_t col) const;
+    int64_t place_of(int64_t row, int64_t col_group, int64_t plane) const {
+        return ((row / kRowBlock * planes() + plane) * num_groups + col_group) * kRowBlock + row % kRowBlock;
+    }
 };
 
 // Raises std::invalid_argument naming the first code that the matrix's format cannot hold.

@@ -27,7 +27,7 @@ using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::
 using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints2 = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& format, int num_threads) {
+std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& format, int num_threads, const std::optional<Floats2>& offsets) {
     const auto rows = static_cast<int64_t>(codes.shape(0)), cols = static_cast<int64_t>(codes.shape(1));
     int64_t group = 0;
     std::vector<float> spread;  // one scale for the tensor becomes one per row
@@ -43,9 +43,12 @@ std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& form
             throw std::invalid_argument("rows of " + std::to_string(cols) + " inputs do not divide into " + std::to_string(groups) + " groups");
         group = cols / groups;
     }
+    if (offsets && (scales.ndim() != 2 || offsets->shape(0) != scales.shape(0) || offsets->shape(1) != scales.shape(1)))
+        throw std::invalid_argument("offsets are " + std::to_string(offsets->shape(0)) + " x " + std::to_string(offsets->shape(1)) +
+                                    "; they go with scales [rows, groups] of the same shape");
     const WithoutGil without_gil;
-    auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group);
-    matrix->set_scales(values);
+    auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, offsets.has_value());
+    matrix->set_scales(values, offsets ? offsets->data() : nullptr);
     check_codes(*matrix, codes.data());
     with_shared_pool(threads_or_default(num_threads), [&](Pool& pool) {
         pool.run(matrix->row_blocks, [&](int64_t block, int) { matrix->pack_block(block, codes.data()); });
@@ -65,6 +68,14 @@ nb::tuple unpack(const Matrix& matrix) {
         for (int64_t g = 0; g < groups; ++g) scale_data[row * groups + g] = matrix.scale(row, g);
     }
     return nb::make_tuple(codes, matrix.group ? nb::object(nb::cast(scales)) : nb::cast(scales).attr("reshape")(rows));
+}
+
+nb::object offsets(const Matrix& matrix) {
+    if (!matrix.has_minimums) return nb::none();
+    auto [values, data] = new_array<float>({static_cast<size_t>(matrix.rows), static_cast<size_t>(matrix.cols / matrix.group)});
+    for (int64_t row = 0; row < matrix.rows; ++row)
+        for (int64_t g = 0; g < matrix.cols / matrix.group; ++g) *data++ = matrix.offset(row, g);
+    return nb::cast(values);
 }
 
 nb::ndarray<nb::numpy, float> linear(const Matrix& matrix, Floats2 x, const std::string& precision, int num_threads) {
@@ -156,15 +167,17 @@ NB_MODULE(_native, m) {
         .def_ro("rows", &Matrix::rows)
         .def_ro("cols", &Matrix::cols)
         .def_ro("group_size", &Matrix::group)
+        .def_ro("has_minimums", &Matrix::has_minimums)
         .def_prop_ro("format", [](const Matrix& matrix) { return info(matrix.format).name; })
         .def_prop_ro("num_bytes", &Matrix::num_bytes)
         .def("unpack", &unpack)
+        .def("offsets", &offsets)
         .def("linear", &linear, "x"_a, "precision"_a = "int8", "num_threads"_a = 0)
         .def("__repr__", [](const Matrix& matrix) {
             return "Matrix(" + std::string(info(matrix.format).name) + ", " + std::to_string(matrix.rows) + " x " +
                    std::to_string(matrix.cols) + ", group " + std::to_string(matrix.group) + ")";
         });
-    m.def("pack", &pack, "codes"_a, "scales"_a, "format"_a, "num_threads"_a = 0);
+    m.def("pack", &pack, "codes"_a, "scales"_a, "format"_a, "num_threads"_a = 0, "offsets"_a = nb::none());
 
     nb::class_<LowRank>(m, "LowRank")
         .def("__init__", &new_low_rank, "up"_a, "down"_a)

@@ -189,6 +189,7 @@ Screen::Lengths Screen::split(const float* state, float* near_input, float* far_
 
 std::shared_ptr<Screen> pack_screen(Pool& pool, const Matrix& head, const float* directions, int64_t count, const float* factors) {
     check_numbers(directions, count, factors, head.cols);
+    if (head.has_minimums) throw std::invalid_argument("a screen is of a head without minimums, whose sums its bounds know");
     auto screen = std::make_shared<Screen>();
     screen->near = std::make_shared<Matrix>(Format::q8, head.rows, count, 0);
     screen->far = std::make_shared<Matrix>(Format::q4, head.rows, head.cols, 0);

@@ -126,16 +126,19 @@ def test_equal_to_scalar_with_real_scales(scalar_after: None, format: str) -> No
     rng = np.random.default_rng(3)
     for cols, group in ((200, 0), (577, 0), (576, 64), (640, 128)):
         codes = random_codes(rng, format, 70, cols)
-        matrix = pack(codes, rng.normal(size=unit_scales(70, cols, group).shape), format)
+        scales = rng.normal(size=unit_scales(70, cols, group).shape).astype(np.float32)
+        by_groups = bool(group) and format in WIDE_FORMATS
+        offsets = rng.normal(size=scales.shape).astype(np.float32) if by_groups else None
+        matrix = _native.pack(codes, scales, format, 0, offsets)
         x = rng.normal(size=(13, cols)).astype(np.float32)
         results = {}
         for name, state in ISAS.items():
             if state == "available":
                 tk.select_isa(name)
-                results[name] = matrix.linear(x), matrix.linear(x, "wide")
-        for name, (plain, wide) in results.items():
-            np.testing.assert_array_equal(plain, results["scalar"][0], err_msg=name)
-            np.testing.assert_array_equal(wide, results["scalar"][1], err_msg=name)
+                precisions = ("int8", "wide", "groups") if by_groups else ("int8", "wide")
+                results[name] = [matrix.linear(x, precision) for precision in precisions]
+        for name, found in results.items():
+            np.testing.assert_array_equal(found, results["scalar"], err_msg=name)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -181,6 +184,84 @@ def test_errors_of_both_precisions(isa: str, format: str) -> None:
         rounding = 1e-6 * np.abs(x).astype(np.float64) @ np.abs(weights).T
         bound = half_step * np.abs(weights).sum(axis=1) + rounding
         assert (np.abs(matrix.linear(x, precision) - expected) <= bound).all()
+
+
+WIDE_FORMATS = ["q4", "q6", "q8"]
+OFFSET_CASES = [("q4", 576, 32), ("q4", 640, 128), ("q6", 192, 16), ("q8", 96, 32)]
+
+
+@pytest.mark.parametrize(("format", "cols", "group"), OFFSET_CASES)
+def test_offsets_are_what_was_packed(format: str, cols: int, group: int) -> None:
+    """Scales and minimums as Q4_1 has them, float16 both, come back to the bit."""
+    rng = np.random.default_rng(8)
+    codes, shape = random_codes(rng, format, 21, cols), (21, cols // group)
+    scales = rng.uniform(0.5, 1, shape).astype(np.float16).astype(np.float32)
+    minimums = rng.normal(scale=8, size=shape).astype(np.float16).astype(np.float32)
+    offsets = minimums - RANGES[format][0] * scales
+    matrix = _native.pack(codes, scales, format, 0, offsets)
+    np.testing.assert_array_equal(matrix.unpack()[1], scales)
+    np.testing.assert_array_equal(matrix.offsets(), offsets)
+    again = tk.Matrix.from_parts(*matrix.parts(), 21, cols, group, format, has_minimums=True)
+    x = rng.normal(size=(3, cols)).astype(np.float32)
+    np.testing.assert_array_equal(again.linear(x, "groups"), matrix.linear(x, "groups"))
+    assert pack(codes, scales, format).offsets() is None
+
+
+def test_offsets_that_cannot_be_packed() -> None:
+    codes, scales = np.zeros((2, 64), np.int8), np.ones((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"offsets are 2 x 1; they go with scales \[rows, groups\]"):
+        _native.pack(codes, scales, "q4", 0, np.ones((2, 1), np.float32))
+    with pytest.raises(ValueError, match="offset of row 1, group 0 is not finite"):
+        _native.pack(codes, scales, "q4", 0, np.array([[1, 1], [np.nan, 1]], np.float32))
+    with pytest.raises(ValueError, match="minimums with format t2 .*: only groups of q4, q6 and q8"):
+        _native.pack(codes, scales, "t2", 0, np.ones((2, 2), np.float32))
+
+
+@pytest.mark.parametrize(("format", "cols", "group"), OFFSET_CASES)
+def test_integers_with_offsets_are_exact(isa: str, format: str, cols: int, group: int) -> None:
+    """Scales and offsets are powers of two and each group of inputs is its own codes times one: nothing is rounded."""
+    rng = np.random.default_rng(9)
+    x = rng.integers(-127, 128, (13, cols // group, group))
+    x[:, :, 3] = 127
+    factors = 2.0 ** rng.integers(-2, 3, (13, cols // group, 1))
+    codes = random_codes(rng, format, 37, cols)
+    scales = 2.0 ** rng.integers(-2, 3, (37, cols // group))
+    offsets = 2.0 ** rng.integers(-2, 3, (37, cols // group))
+    weights = codes * np.repeat(scales, group, 1) + np.repeat(offsets, group, 1)
+    inputs = (x * factors).reshape(13, cols)
+    matrix = _native.pack(codes, scales.astype(np.float32), format, 0, offsets.astype(np.float32))
+    for tokens in (1, 2, 3, 6, 13):
+        np.testing.assert_array_equal(
+            matrix.linear(inputs[:tokens].astype(np.float32), "groups", num_threads=1),
+            inputs[:tokens] @ weights.T,
+        )
+
+
+@pytest.mark.parametrize("has_offsets", [False, True])
+@pytest.mark.parametrize("format", WIDE_FORMATS)
+def test_inputs_by_groups_err_by_half_a_step_of_their_group(isa: str, format: str, has_offsets: bool) -> None:
+    rng = np.random.default_rng(10)
+    rows, cols, group = 40, 576, 32
+    codes, shape = random_codes(rng, format, rows, cols), (rows, cols // group)
+    offsets = rng.normal(scale=4, size=shape).astype(np.float32) if has_offsets else None
+    matrix = _native.pack(codes, rng.normal(size=shape).astype(np.float32), format, 0, offsets)
+    kept = np.zeros(shape) if offsets is None else matrix.offsets()
+    weights = codes * np.repeat(matrix.unpack()[1], group, 1).astype(np.float64) + np.repeat(kept, group, 1)
+    x = rng.normal(size=(9, cols)).astype(np.float32) * np.repeat(
+        10.0 ** rng.uniform(-3, 3, (9, 18)), group, 1
+    )
+    x = x.astype(np.float32)
+    half_step = np.repeat(np.abs(x.reshape(9, -1, group)).max(axis=2), group, axis=1) / 127 / 2
+    bound = half_step @ np.abs(weights).T + 1e-5 * np.abs(x).astype(np.float64) @ np.abs(weights).T
+    found = matrix.linear(x, "groups")
+    assert (np.abs(found - x.astype(np.float64) @ weights.T) <= bound).all()
+    alone = np.concatenate([matrix.linear(row[None], "groups", num_threads=1) for row in x])
+    np.testing.assert_array_equal(found, alone)
+    broken = x.copy()
+    broken[3, 70] = np.nan
+    found = matrix.linear(broken, "groups")
+    assert np.isnan(found[3]).all()
+    np.testing.assert_array_equal(np.delete(found, 3, 0), np.delete(alone, 3, 0))
 
 
 def test_zero_inputs(isa: str) -> None:
@@ -308,7 +389,7 @@ def test_what_cannot_be_multiplied() -> None:
     matrix = pack(np.zeros((2, 64)), np.ones(2), "t2")
     with pytest.raises(ValueError, match="x has 63 inputs, the matrix 64"):
         matrix.linear(np.zeros((1, 63), np.float32))
-    with pytest.raises(ValueError, match="precision 'float' is neither int8 nor wide"):
+    with pytest.raises(ValueError, match="precision 'float' is none of int8, wide, groups"):
         matrix.linear(np.zeros((1, 64), np.float32), "float")
     with pytest.raises(ValueError, match=r"num_threads must be 0 .* or more, got -1"):
         matrix.linear(np.zeros((1, 64), np.float32), num_threads=-1)

@@ -68,7 +68,7 @@ def inspect_model(path: Path) -> Inspection:
             f"{path} is neither a file nor a folder; give a GGUF file or a Hugging Face folder"
         )
     found = _folder(path) if path.is_dir() else _gguf(path)
-    return Inspection(str(path), *found, _native_engine(path, found[0]))
+    return Inspection(str(path), *found, _native_engine(path, found[0], found[2]))
 
 
 def _gguf(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
@@ -163,8 +163,9 @@ def _grouped(rows: Iterable[tuple[str, str, int, int]]) -> list[TensorGroup]:
     return sorted(found, key=lambda group: (_ROLES.index(group.role), -group.num_bytes))
 
 
-def _native_engine(path: Path, kind: str) -> str:
+def _native_engine(path: Path, kind: str, tensors: list[TensorGroup]) -> str:
     from wf_formats.models import open_model
+    from wf_formats.models.gguf_model import LAYER_TYPES
 
     try:
         open_model(path, quantize_master=_none_are_read)
@@ -172,6 +173,10 @@ def _native_engine(path: Path, kind: str) -> str:
         return f"no: {error}"
     if kind == _DENSE:
         return "only if its values are ternary already; else convert it first (wf train -s 1)"
+    if {group.type for group in tensors if group.role == BLOCK_MATRICES} <= {
+        kind.label for kind in LAYER_TYPES
+    }:
+        return "yes"
     return "yes, if its values are ternary (checked when it is loaded)"
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from ternary_kernels._native import Matrix, info, time_products
 from ternary_kernels.packing import PackedTernary, default_format, pack_ternary
 from wf_formats.families.block import MATRICES, part_shape
-from wf_formats.matrix import NumpyMatrix
+from wf_formats.matrix import TERNARY_BITS, NumpyMatrix
 from wf_formats.models import ModelFile
 
 FORMATS: tuple[PackedTernary, PackedTernary] = ("t2", "t5")
@@ -100,6 +100,8 @@ def choose_format(
     if num_weights < MIN_WEIGHTS or info()["isa"] == "scalar":  # whose race would take a minute
         return default
     tensor = largest_matrix(source)
+    if tensor.bits != TERNARY_BITS:
+        return default
     shape = shape_class(tensor, num_weights)
     if records is not None and (known := records.known(shape)) is not None:
         return known

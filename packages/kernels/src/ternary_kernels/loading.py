@@ -13,7 +13,7 @@ from ternary_kernels.packing import PackedTernary, TernaryFormat, pack_groups, p
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.errors import LoadError
 from wf_formats.families.block import MATRICES, VECTORS
-from wf_formats.matrix import NumpyMatrix, check_scales
+from wf_formats.matrix import TERNARY_BITS, NumpyMatrix, check_scales
 from wf_formats.models import MasterQuantizer, ModelFile, open_model
 
 
@@ -21,7 +21,7 @@ def assemble(source: ModelFile, format: PackedTernary) -> ModelWeights:
     """Decodes and packs a whole model, the largest matrices first; ternary ones in a format.
 
     Raises:
-        LoadError: a matrix is not ternary or a value is not finite.
+        LoadError: a value is not finite, or a matrix is neither ternary nor kept in codes of 4 to 8 bits.
     """
     embedding, head = _packed_groups(source.embedding()), source.head()
     return ModelWeights(
@@ -34,7 +34,7 @@ def assemble(source: ModelFile, format: PackedTernary) -> ModelWeights:
 
 
 def _layer(source: ModelFile, index: int, format: PackedTernary) -> LayerWeights:
-    matrices = {part: _packed_ternary(source.matrix(index, part), format) for part in MATRICES}
+    matrices = {part: _packed(source.matrix(index, part), format) for part in MATRICES}
     vectors = {part: source.vector(index, part) for part in VECTORS}
     for part, vector in vectors.items():
         if vector is not None:
@@ -52,12 +52,14 @@ def _correction(source: ModelFile, index: int, part: str) -> LowRank | None:
     return LowRank(np.ascontiguousarray(pair.up), np.ascontiguousarray(pair.down))
 
 
-def _packed_ternary(tensor: NumpyMatrix, format: PackedTernary) -> Matrix:
+def _packed(tensor: NumpyMatrix, format: PackedTernary) -> Matrix:
+    if tensor.bits != TERNARY_BITS:
+        return _packed_groups(tensor)
     return pack_ternary(tensor.codes, tensor.scales, format)
 
 
 def _packed_groups(tensor: NumpyMatrix) -> Matrix:
-    return pack_groups(tensor.codes, tensor.scales, tensor.bits)
+    return pack_groups(tensor.codes, tensor.scales, tensor.bits, offsets=tensor.offsets)
 
 
 def _finite(what: str, vector: np.ndarray) -> np.ndarray:
@@ -86,7 +88,7 @@ def load_model(
     (7 s for 2.4 billion weights).
 
     Raises:
-        LoadError, GgufError, OSError: as `wf_formats.models.open_model`; or a matrix is not ternary.
+        LoadError, GgufError, OSError: as `wf_formats.models.open_model`; or as `assemble`.
     """
     source = open_model(path, quantize_master, adapter)
     weights = assemble(source, choose_format(source) if format == "auto" else format)

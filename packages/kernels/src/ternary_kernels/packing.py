@@ -47,23 +47,33 @@ def pack_ternary(
 
 
 def pack_groups(
-    codes: NDArray[np.int8], scales: NDArray[np.float32], bits: int, num_threads: int = 0
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    bits: int,
+    num_threads: int = 0,
+    offsets: NDArray[np.float32] | None = None,
 ) -> Matrix:
-    """A matrix of small integers with a scale per group of inputs: embeddings and heads.
+    """A matrix of small integers with a scale per group of inputs: embeddings, heads, layers that are not ternary.
 
     Args:
         codes: int8 [rows, cols] in -8..7, -32..31 or -128..127.
         scales: float32 [rows, cols / group], group a multiple of 16; stored as `pack_ternary` does.
         bits: 4, 6 or 8.
         num_threads: 0 for one per core.
+        offsets: float32 like scales, added to each `code * scale` of a group; stored as float16 too, as the
+            value of the smallest code, which is exact for Q4_1.
 
     Raises:
-        ValueError: other bits, shapes that do not fit, a code out of range, a scale that is not finite.
+        ValueError: other bits, shapes that do not fit, a code out of range, a scale or offset that is not finite.
     """
     if bits not in _GROUP_FORMATS:
         raise ValueError(f"bits is {bits}; known: {', '.join(map(str, _GROUP_FORMATS))}")
     return _native.pack(
-        np.ascontiguousarray(codes, np.int8), _float32(scales), _GROUP_FORMATS[bits], num_threads
+        np.ascontiguousarray(codes, np.int8),
+        np.ascontiguousarray(scales, np.float32),
+        _GROUP_FORMATS[bits],
+        num_threads,
+        None if offsets is None else np.ascontiguousarray(offsets, np.float32),
     )
 
 

@@ -1,8 +1,8 @@
 """Tensor blocks of GGUF <-> codes and scales, or plain values; the types are in `codecs`.
 
 Reading: types of which every weight is `code * scale` of its group are decoded exactly to int8 codes
-and fp32 scales (`codes_and_scales`); they keep their meaning to the bit. Cost: 1-3 ns a weight, numpy,
-one core.
+and fp32 scales (`codes_and_scales`); they keep their meaning to the bit. What some types add to each weight
+of a group is `offsets_of`. Cost: 1-3 ns a weight, numpy, one core.
 
 Writing (`encode`): codes of 2 or 4 bits, in types that hold codes times scales exactly. Scales go to fp16
 (relative error at most 2**-11); a scale that fp16 holds less exactly (subnormal or overflow) is an
@@ -18,12 +18,11 @@ import numpy as np
 
 from wf_formats.errors import FormatError
 from wf_formats.gguf.codecs import CODECS, EXPORT_TYPES, SCALE_GROUPS
-from wf_formats.gguf.codecs.base import half
 from wf_formats.gguf.header import GgufError
 from wf_formats.gguf.types import TensorType
 
 FLOAT_TYPES = (TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.F64)
-READABLE_TYPES = (*FLOAT_TYPES, *SCALE_GROUPS, TensorType.Q4_1)
+READABLE_TYPES = (*FLOAT_TYPES, *SCALE_GROUPS)
 FP16_RELATIVE_ERROR = 2.0**-11
 
 _ROW_CHUNK_WEIGHTS = 1 << 20  # decoded at a time: the scratch arrays stay in the cache
@@ -38,11 +37,11 @@ def codes_and_scales(data: np.ndarray, kind: TensorType, num_columns: int) -> tu
         num_columns: weights in a row, K.
 
     Returns:
-        codes int8 [N, K] and scales fp32 [N, K / group].
+        codes int8 [N, K] and scales fp32 [N, K / group]; of a type with offsets, the weights less these.
     """
     codec = CODECS[kind]
     assert codec.decode is not None, kind
-    body = data[: data.size - kind.trailer_bytes].reshape(-1, kind.block_bytes)
+    body = _blocks(data, kind)
     num_weights = body.shape[0] * kind.block
     codes = np.empty((body.shape[0], kind.block), np.int8)
     scales = np.empty((body.shape[0], kind.block // codec.group), np.float32)
@@ -57,6 +56,21 @@ def codes_and_scales(data: np.ndarray, kind: TensorType, num_columns: int) -> tu
     return codes.reshape(rows, num_columns), scales.reshape(rows, -1)
 
 
+def offsets_of(data: np.ndarray, kind: TensorType, num_columns: int) -> np.ndarray | None:
+    """fp32 [N, K / group], what each weight of a group is besides `code * scale`; None: nothing."""
+    codec, body = CODECS[kind], _blocks(data, kind)
+    if codec.decode_offsets is None:
+        return None
+    offsets = np.empty((body.shape[0], kind.block // codec.group), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # as of scales
+        codec.decode_offsets(body, offsets)
+    return offsets.reshape(-1, num_columns // codec.group)
+
+
+def _blocks(data: np.ndarray, kind: TensorType) -> np.ndarray:
+    return data[: data.size - kind.trailer_bytes].reshape(-1, kind.block_bytes)
+
+
 def values(data: np.ndarray, kind: TensorType, shape: tuple[int, ...]) -> np.ndarray:
     """fp32 values of a tensor.
 
@@ -65,13 +79,13 @@ def values(data: np.ndarray, kind: TensorType, shape: tuple[int, ...]) -> np.nda
     """
     if kind in FLOAT_TYPES:
         return floats(data, kind).reshape(shape)
-    if kind is TensorType.Q4_1:
-        return _q4_1(data).reshape(shape)
     if kind not in SCALE_GROUPS:
         known = ", ".join(known.label for known in READABLE_TYPES)
         raise GgufError(f"tensors of type {kind.label} cannot be decoded; known are {known}")
     codes, scales = codes_and_scales(data, kind, shape[-1])
     grouped = codes.reshape(*scales.shape, -1) * scales[..., None]
+    if (offsets := offsets_of(data, kind, shape[-1])) is not None:
+        grouped += offsets[..., None]
     return grouped.reshape(shape)
 
 
@@ -150,10 +164,3 @@ def _block_scales(scales: np.ndarray, rows: int, columns: int, kind: TensorType)
             f"a {kind.label} block of {kind.block} weights has one scale, the tensor has one per {group}"
         )
     return np.repeat(scales, group // kind.block, axis=1)
-
-
-def _q4_1(data: np.ndarray) -> np.ndarray:
-    """fp16 d, fp16 m, nibbles as in Q4_0: value d q + m."""
-    blocks = data.reshape(-1, TensorType.Q4_1.block_bytes)
-    levels = np.hstack([blocks[:, 4:] & 15, blocks[:, 4:] >> 4]).astype(np.float32)
-    return levels * half(blocks) + half(blocks[:, 2:])

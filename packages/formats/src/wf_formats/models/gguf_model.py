@@ -32,7 +32,14 @@ from wf_formats.families.block import (
     part_shape,
 )
 from wf_formats.gguf import GgufFile, TensorType
-from wf_formats.gguf.blocks import FLOAT_TYPES, READABLE_TYPES, codes_and_scales, floats, values
+from wf_formats.gguf.blocks import (
+    FLOAT_TYPES,
+    READABLE_TYPES,
+    codes_and_scales,
+    floats,
+    offsets_of,
+    values,
+)
 from wf_formats.gguf.codecs import SCALE_GROUPS
 from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
@@ -48,9 +55,15 @@ from wf_formats.models.gguf_config import read_config
 from wf_formats.models.gguf_kinds import check_kinds
 from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
-from wf_formats.models.recognition import from_blocks, from_values
+from wf_formats.models.recognition import from_blocks, from_values, is_ternary
 
 _EXACT_BITS: dict[TensorType, int] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
+"""Of codes whose types are kept as they are in embeddings and heads."""
+_WITH_OFFSETS: dict[TensorType, int] = {TensorType.Q4_1: 4, TensorType.Q4_K: 4}
+_LAYER_BITS = _EXACT_BITS | _WITH_OFFSETS
+"""Of layers' matrices that are not ternary."""
+LAYER_TYPES = frozenset(_LAYER_BITS)
+"""Types of layers' matrices that are taken whatever their values are."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class GgufModel:
 
     def matrix(self, layer: int, part: str) -> NumpyMatrix:
         name = gguf_name(layer, part)
-        matrix = _reordered(self._ternary(name), self._row_order(part))
+        matrix = _reordered(self._matrix(name), self._row_order(part))
         self.file.release(name)
         return matrix
 
@@ -101,28 +114,42 @@ class GgufModel:
             )
         return self.file.values(name).copy()
 
-    def _ternary(self, name: str) -> NumpyMatrix:
+    def _matrix(self, name: str) -> NumpyMatrix:
         tensor, scale_name = self.file.tensor(name), gguf_scale_name(name)
         factor = 1.0
         if scale_name in self.file.tensors:
             factor = float(self.file.values(scale_name).reshape(()))
         rows, columns = tensor.shape
-        if tensor.type in SCALE_GROUPS:
+
+        def values_of(part: slice) -> np.ndarray:
+            return self._rows(name, part)
+
+        bits = _LAYER_BITS.get(tensor.type)
+        if bits and not is_ternary(values_of, (rows, columns), SCALE_GROUPS[tensor.type]):
+            matrix = self._exact(name, bits)
+        elif tensor.type in SCALE_GROUPS and tensor.type not in _WITH_OFFSETS:
             blocks = codes_and_scales(self.file.data(name), tensor.type, columns)
             return from_blocks(_described(self.file, name), *blocks, factor)
-        matrix = from_values(
-            _described(self.file, name), lambda part: self._rows(name, part), (rows, columns)
-        )
+        else:
+            matrix = from_values(_described(self.file, name), values_of, (rows, columns))
         check_scales(scale_name, np.asarray(factor))
         return matrix.times(factor)
+
+    def _exact(self, name: str, bits: int) -> NumpyMatrix:
+        """Codes, scales and offsets as the file has them."""
+        tensor = self.file.tensor(name)
+        data = self.file.data(name), tensor.type, tensor.shape[1]
+        codes, scales = codes_and_scales(*data)
+        for numbers in (scales, offsets := offsets_of(*data)):
+            if numbers is not None:
+                check_scales(_described(self.file, name), numbers)
+        return QuantizedMatrix(codes, scales, bits, offsets)
 
     def _groups(self, name: str) -> NumpyMatrix:
         tensor = self.file.tensor(name)
         rows, columns = tensor.shape
         if tensor.type in _EXACT_BITS:
-            codes, scales = codes_and_scales(self.file.data(name), tensor.type, columns)
-            check_scales(_described(self.file, name), scales)
-            result = QuantizedMatrix(codes, scales, _EXACT_BITS[tensor.type])
+            result = self._exact(name, _EXACT_BITS[tensor.type])
         else:
             result = quantize_rows(
                 _described(self.file, name), lambda part: self._rows(name, part), (rows, columns)
@@ -218,11 +245,18 @@ def _described(file: GgufFile, name: str) -> str:
 def _check_type(file: GgufFile, name: str) -> None:
     tensor = file.tensor(name)
     if tensor.type not in READABLE_TYPES:
-        raise LoadError(f"{_described(file, name)}: this type holds no ternary weights and is not read here")
+        raise LoadError(
+            f"{_described(file, name)}: this type is not read here; types are {_known()}: let "
+            "llama.cpp's llama-quantize make one of these of the original"
+        )
     if tensor.type is TensorType.I2_S and name == GGUF_EMBEDDING:
         raise LoadError(f"{_described(file, name)}: embeddings of this type are not supported")
     if name.endswith(".scale") and tensor.type is not TensorType.F32:
         raise LoadError(f"{_described(file, name)}: scales of matrices are kept as f32")
+
+
+def _known() -> str:
+    return ", ".join(kind.label for kind in READABLE_TYPES)
 
 
 def _reordered(matrix: NumpyMatrix, order: np.ndarray | None) -> NumpyMatrix:

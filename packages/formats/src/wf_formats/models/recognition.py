@@ -16,8 +16,9 @@ from wf_formats.errors import LoadError
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 
 REMEDY = (
-    "the native engine runs ternary models only: convert and train the model first (training stages "
-    "stage1_subln and stage2), then export it again"
+    "the native engine runs ternary models, and those of 4 to 8 bits in GGUF: convert and train the model first "
+    "(training stages stage1_subln and stage2) and export it again, or let llama.cpp's llama-quantize make a "
+    "Q8_0 or Q4_0 of it"
 )
 GROUPS = (128, 64, 32)
 """Groupings tried after whole matrix and row, coarsest first."""
@@ -46,6 +47,20 @@ def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float 
     # The factor comes last and once, so that one scale for the matrix stays exact.
     merged = _merge(codes, np.abs(scales) * magnitudes)
     return merged.times(abs(factor)) if factor >= 0 else _negated(merged).times(abs(factor))
+
+
+def is_ternary(rows: Callable[[slice], np.ndarray], shape: tuple[int, int], group: int) -> bool:
+    """Whether each `group` weights of a row have one magnitude besides 0. Of a matrix that is not, a part is read.
+
+    Args:
+        rows: fp32 values [rows, K] of a slice of rows.
+        shape: [N, K].
+    """
+    for part in _row_chunks(*shape):
+        magnitudes = np.abs(rows(part)).reshape(-1, shape[1] // group, group)
+        if ((magnitudes != 0) & (magnitudes != magnitudes.max(axis=-1, keepdims=True))).any():
+            return False
+    return True
 
 
 def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> NumpyMatrix:

@@ -99,7 +99,7 @@ def _parts_of(weights: ModelWeights) -> Iterator[tuple[str, Part]]:
 
 def _sizes(part: Part) -> list[Any]:
     if isinstance(part, Matrix):
-        return [part.format, part.rows, part.cols, part.group_size]
+        return [part.format, part.rows, part.cols, part.group_size, part.has_minimums]
     return [part.rows, part.cols, part.rank] if isinstance(part, LowRank) else [part.size]
 
 
@@ -120,13 +120,13 @@ def _layer(file: PackedFile, config: DecoderConfig, sizes: dict[str, Any], index
 
 
 def _matrix(file: PackedFile, name: str, sizes: Any, shape: tuple[int, ...]) -> Matrix:
-    format, rows, cols, group = sizes
+    format, rows, cols, group, has_minimums = sizes
     if (rows, cols) != shape or not all(is_number(n, _SIZES, is_whole=True) for n in shape):
         raise PackedFileError(f"{name} is {rows} x {cols}, the configuration wants {shape}")
     blocks, _, groups = packed_shape(rows, cols, group, format)
     scales = file.array(f"{name}/group_scales", "<u2") if groups else np.empty((blocks, 0, 16), np.uint16)
     data, row_scales = file.array(f"{name}/data", "u1"), file.array(f"{name}/row_scales", "<f4")
-    return Matrix.from_parts(data, row_scales, scales, rows, cols, group, format)
+    return Matrix.from_parts(data, row_scales, scales, rows, cols, group, format, has_minimums)
 
 
 def _screen(file: PackedFile, sizes: dict[str, Any], table: tuple[int, int]) -> Screen:

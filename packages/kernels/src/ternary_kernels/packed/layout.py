@@ -26,7 +26,7 @@ from wf_formats.bounds import Bounds, is_number
 from wf_formats.locks import try_lock
 
 MAGIC = b"WFPACKED"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 """Of sections: kernels load whole vectors."""
 MAX_HEADER_BYTES = 1 << 24

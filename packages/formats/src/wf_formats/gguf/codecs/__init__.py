@@ -5,7 +5,8 @@
     TQ2_0    256    66    yes              2.0625
     Q2_0      64    18    yes              2.25
     Q4_0      32    18    yes              4.5
-    Q4_1      32    20    values           5 (4 bits with zero points alone)
+    Q4_1      32    20    with offsets     5 (4 bits with zero points alone)
+    Q4_K     256   144    with offsets
     F16        1     2    floats           16
     Q8_0      32    34    yes              8.5
     Q6_K     256   210    yes
@@ -22,6 +23,7 @@ from wf_formats.gguf.codecs.i2_s import I2_S
 from wf_formats.gguf.codecs.q2_0 import Q2_0
 from wf_formats.gguf.codecs.q4_0 import Q4_0
 from wf_formats.gguf.codecs.q4_1 import Q4_1
+from wf_formats.gguf.codecs.q4_k import Q4_K
 from wf_formats.gguf.codecs.q6_k import Q6_K
 from wf_formats.gguf.codecs.q8_0 import Q8_0
 from wf_formats.gguf.codecs.tq1_0 import TQ1_0
@@ -38,6 +40,7 @@ CODECS = {
         Q2_0,
         Q4_0,
         Q4_1,
+        Q4_K,
         F16,
         Q8_0,
         Q6_K,

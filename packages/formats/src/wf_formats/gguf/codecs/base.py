@@ -11,6 +11,8 @@ from wf_formats.gguf.types import TensorType
 
 Decoder = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(uint8 [blocks, bytes], codes int8 [blocks, block] to fill, scales fp32 [blocks, groups] to fill)."""
+OffsetDecoder = Callable[[np.ndarray, np.ndarray], None]
+"""(uint8 [blocks, bytes], offsets fp32 [blocks, groups] to fill)."""
 Encoder = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]; of a type with a trailer,
 which holds the scale, without looking at the scales."""
@@ -36,13 +38,15 @@ class ExportType:
 
 @dataclass(frozen=True)
 class Codec:
-    """A type of which every weight is `code * scale` of its group; decoded exactly."""
+    """A type of which every weight is `code * scale` of its group, or `code * scale + offset`; decoded exactly."""
 
     type: TensorType
     group: int
     """Weights that share a scale."""
     decode: Decoder | None = None
     """None: floats, which have no codes."""
+    decode_offsets: OffsetDecoder | None = None
+    """None: the type has none."""
     export: ExportType | None = None
 
 
