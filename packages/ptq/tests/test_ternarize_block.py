@@ -67,7 +67,7 @@ def test_bit_linears_carry_what_was_chosen(family, scheme, prepare, monkeypatch)
     write_back = ScaledLinear.write_back
 
     def recording(linear: ScaledLinear) -> BitLinear:
-        chosen.append((linear.codes, linear.scales.detach().clone()))
+        chosen.append((linear.matrix.codes, linear.scales.detach().clone()))
         return write_back(linear)
 
     monkeypatch.setattr(ScaledLinear, "write_back", recording)
@@ -234,7 +234,7 @@ def test_stand_ins_read_codes_and_scales_off_the_master_weights(prepare) -> None
     for name, stand_in in from_master_weights(block).items():
         layer = block.get_submodule(name)
         expected = layer.quantizer.quantize(layer.weight)
-        assert torch.equal(stand_in.codes, expected.codes)
+        assert torch.equal(stand_in.matrix.codes, expected.codes)
         assert torch.equal(stand_in.scales, expected.scales)
 
 

@@ -112,5 +112,5 @@ def test_weights_that_are_not_ternary_are_refused(make_pair) -> None:
     student, teacher = make_pair("tiny_llama", "group64")
     for _, layer in bit_linears(student):
         layer.quantizer = Halves()
-    with pytest.raises(BlockError, match="scheme halves are not ternary"):
+    with pytest.raises(BlockError, match="codes of scheme halves are not chosen on text"):
         next(walk_blocks(student, teacher, IDS, SHORT, Memory(), seed=0))

@@ -96,7 +96,7 @@ def check_shapes(model: nn.Module, quantizer: Quantizer) -> None:
             if isinstance(linear, BitLinear):
                 raise ValueError(f"{block_name}.{name} is a BitLinear already: convert the dense model")
             try:
-                quantizer.check(linear.in_features)  # type: ignore[arg-type]
+                quantizer.check_shape(linear.out_features, linear.in_features)  # type: ignore[arg-type]
             except ValueError as error:
                 raise ValueError(f"{block_name}.{name}: {error}") from error
 

@@ -176,3 +176,5 @@ PRECISIONS: dict[str, GradientProducts] = {
     "int8_stochastic": Int8Gradients(stochastic=True),
     "fp8_experimental": Fp8Gradients(),
 }
+INTEGER_PRECISIONS = ("int8", "int8_stochastic")
+"""Those for quantizers with integer codes alone."""

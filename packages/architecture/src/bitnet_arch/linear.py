@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitnet_arch.activations import ActivationQuantizer
-from bitnet_arch.gradients import FLOAT32, PRECISIONS, GradientProducts
+from bitnet_arch.gradients import FLOAT32, INTEGER_PRECISIONS, PRECISIONS, GradientProducts
 from bitnet_arch.last_input import LastInput
 from bitnet_arch.quantizers import Quantizer, TernaryQuantizer
 from bitnet_arch.rounding import Quantized
 from bitnet_arch.straight_through import StraightThroughLinear, blended_linear
 from bitnet_arch.subln import SubLN
+from wf_formats.errors import RequestError
 
 _ROUNDED: LastInput[Quantized] = LastInput()
 
@@ -48,7 +49,7 @@ class BitLinear(nn.Linear):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ):
-        quantizer.check(in_features)
+        quantizer.check_shape(out_features, in_features)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.quantizer = quantizer
         self.activation = activation or quantizer.activation
@@ -140,12 +141,19 @@ def set_precision(model: nn.Module, name: str) -> None:
     """Sets how the BitLinear layers of this model instance compute their backward pass (PRECISIONS).
 
     Raises:
-        ValueError: an unknown name, no BitLinear, or int8 with a quantizer that has no integer codes.
+        ValueError: an unknown name, or no BitLinear.
+        RequestError: int8 with a quantizer that has no integer codes.
     """
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
     layers = [layer for _, layer in bit_linears(model)]
     if not layers:
         raise ValueError("the model has no BitLinear layer; convert it first (bitnet_arch.convert)")
+    without = {layer.quantizer.name for layer in layers if not layer.quantizer.has_integer_codes}
+    if name in INTEGER_PRECISIONS and without:
+        raise RequestError(
+            f"precision {name!r} multiplies integer codes, and weights of scheme {', '.join(sorted(without))} "
+            "have none: choose float32 or bf16"
+        )
     for layer in layers:
         layer.gradients = PRECISIONS[name]

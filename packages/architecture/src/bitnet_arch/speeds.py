@@ -8,15 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bitnet_arch.gradients import INTEGER_PRECISIONS
 from bitnet_arch.products import scaled_sums
 
 _ROWS, _INNER, _COLS = 256, 512, 1024
 _REPETITIONS, _ENOUGH_S = 8, 0.05
 
 
-def fastest_precision() -> str:
+def fastest_precision(has_integer_codes: bool = True) -> str:
+    """Args: has_integer_codes of the quantizer, without which there are no products of integers."""
     times_s = product_times_s()
-    return min(times_s, key=lambda name: times_s[name])
+    allowed = [name for name in times_s if has_integer_codes or name not in INTEGER_PRECISIONS]
+    return min(allowed, key=lambda name: times_s[name])
 
 
 def product_times_s() -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 `BitLinear` reads codes and scales off one master weight. Here they are separate, so that each can be
 chosen by itself; `write_back` hands the choice to a BitLinear as master weights. This works with every
-quantizer whose matrices are codes times scales (`QuantizedMatrix`) and that has an inverse.
+quantizer that has an inverse and whose matrices are a dataclass with a field `scales`, which gradients of
+`values()` reach; the values of a `QuantizedMatrix`, codes times scales, are never made.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,14 +53,13 @@ class ScaledLinear(nn.Module):
         ValueError: the layer has a low-rank correction, which was made for other codes and would be lost.
 
     Attributes:
-        scales: parameter [] or [out, groups].
-        codes: int8 [out, in].
+        scales: parameter, as the matrix has them; [] or [out, groups] of codes times scales.
         latent: parameter [out, in] whose rounding gives the codes, or None where codes are fixed.
     """
 
     latent: nn.Parameter | None
 
-    def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor]) -> None:
+    def __init__(self, layer: BitLinear, matrix: Any) -> None:
         super().__init__()
         if isinstance(layer, BitLinearLRC):
             raise ValueError(
@@ -67,14 +68,14 @@ class ScaledLinear(nn.Module):
             )
         self.layer, self.sub_norm, self.bias = [layer], layer.sub_norm, layer.bias  # list: not a child
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.codes, self._bits = matrix.codes, matrix.bits
+        self._matrix = matrix
         self.scales = nn.Parameter(matrix.scales.clone())
         self.register_parameter("latent", None)
 
     @property
-    def matrix(self) -> QuantizedMatrix[Tensor]:
+    def matrix(self) -> Any:
         """Codes and scales as they are now."""
-        return QuantizedMatrix(self.codes, self.scales.detach(), self._bits)
+        return dataclasses.replace(self._matrix, scales=self.scales.detach())
 
     def chosen(self) -> list[nn.Parameter]:
         """What gradients tune."""
@@ -89,8 +90,12 @@ class ScaledLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _value(self) -> Tensor:
-        """What gets the gradient of the values; `codes` are up to date afterwards."""
-        value: Tensor = FixedCodes.apply(self.scales, self.codes)
+        """What gets the gradient of the values; `matrix` is up to date afterwards."""
+        value: Tensor
+        if isinstance(self._matrix, QuantizedMatrix):
+            value = FixedCodes.apply(self.scales, self._matrix.codes)
+        else:
+            value = dataclasses.replace(self._matrix, scales=self.scales).values()
         return value
 
     @torch.no_grad()

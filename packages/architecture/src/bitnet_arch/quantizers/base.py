@@ -29,6 +29,9 @@ class Quantizer(ABC):
     activation: ClassVar[ActivationQuantizer] = Int8PerToken()
     """What it rounds the inputs of a layer to, where the layer is not told otherwise."""
 
+    has_integer_codes: ClassVar[bool] = True
+    """Whether it makes `QuantizedMatrix`es, which backward products in int8 need."""
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -43,12 +46,16 @@ class Quantizer(ABC):
     def check(self, in_features: int) -> None:
         """Raises ValueError for rows that cannot be quantized; the message names what fits."""
 
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        """Raises ValueError for a matrix that cannot be quantized; by default its rows alone count."""
+        self.check(in_features)
+
     @abstractmethod
     def quantize(self, weight: Tensor) -> Any:
         """[out, in], any float dtype, without gradient -> a `Quantized` (its values float32 [out, in]).
 
         Raises:
-            ValueError: as `check`.
+            ValueError: as `check_shape`.
         """
 
     def product(self, x: Quantized, weight: Any, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
-"""One decoder block: from full-precision weights to ternary ones that answer alike.
+"""One decoder block: from full-precision weights to quantized ones that answer alike.
 
 1. One pass of the ternary stream through the block in full precision collects the second moments of
    every linear's int8 input, so the errors of earlier blocks are in them.
-2. solve.py chooses codes and scales of each linear.
+2. solve.py, or the linear's own quantizer (solving.py), chooses codes and scales of each linear.
 3. refine.py tunes the block as a whole on the output.
 Memory: the block in float32 four times (weights, gradient, Adam's two moments), the moments, and the
 streams that the caller holds.
@@ -15,20 +15,19 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bitnet_arch import BitLinear, TernaryQuantizer, bit_linears
-from wf_ptq.layers import install
+from bitnet_arch import bit_linears
+from wf_ptq.layers import ScaledLinear, install
 from wf_ptq.moments import input_moments
 from wf_ptq.options import BlockOptions
+from wf_ptq.solving import choose
 from wf_ptq.streams import BlockRunner, stream_error
-from wf_ptq.ternary.layers import LatentLinear
 from wf_ptq.ternary.refine import refine_block
-from wf_ptq.ternary.solve import solve_linear
 
 
 @dataclass(frozen=True)
 class BlockReport:
-    """Relative squared errors: of each linear's output on its inputs (absmean's and the solved one's)
-    and of the stream after the block, before and after refinement."""
+    """Relative squared errors: of each linear's output on its inputs (that of rounding and the solved
+    one's) and of the stream after the block, before and after refinement."""
 
     naive: dict[str, float]
     solved: dict[str, float]
@@ -38,7 +37,7 @@ class BlockReport:
 
 @dataclass(frozen=True)
 class TernaryMethod:
-    """Chooses ternary codes and scales (a `wf_ptq.walk.BlockMethod`).
+    """Chooses ternary codes and scales, or those of another quantizer that can (a `wf_ptq.walk.BlockMethod`).
 
     before_refining: called when a block is solved, so that the time of both parts can be told apart.
     """
@@ -54,12 +53,12 @@ class TernaryMethod:
         Args:
             run: of the model that the block belongs to.
             block: its BitLinears hold full-precision weights in float32.
-            inputs: ternary stream before the block [sequences, tokens, hidden], in the dtype to compute in.
+            inputs: quantized stream before the block [sequences, tokens, hidden], in the dtype to compute in.
             targets: full-precision stream after the block, the same shape and dtype.
             seed: of the refinement's batches.
         Raises:
-            ValueError: streams of different shapes, values that are not finite, or linears of a block
-                that another quantizer is for.
+            ValueError: streams of different shapes, values that are not finite, or linears whose codes
+                nothing chooses.
         """
         if inputs.shape != targets.shape:
             raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
@@ -76,20 +75,13 @@ class TernaryMethod:
 
     def _solve(
         self, run: BlockRunner, block: nn.Module, inputs: Tensor
-    ) -> tuple[dict[str, LatentLinear], dict[str, float], dict[str, float]]:
+    ) -> tuple[dict[str, ScaledLinear], dict[str, float], dict[str, float]]:
         """Stand-ins of the block's linears, solved one by one; relative errors of rounding and of them."""
         moments = input_moments(run, block, inputs[: self.options.num_moment_sequences])
-        linears: dict[str, LatentLinear] = {}
+        linears: dict[str, ScaledLinear] = {}
         naive: dict[str, float] = {}
         solved: dict[str, float] = {}
         for name, layer in bit_linears(block):
-            solution = solve_linear(layer.weight, moments[name], _ternary(layer), self.options.solve)
-            linears[name] = LatentLinear(layer, solution.matrix)
+            linears[name], solution = choose(layer, moments[name], self.options.solve)
             naive[name], solved[name] = solution.naive_error, solution.error
         return linears, naive, solved
-
-
-def _ternary(layer: BitLinear) -> TernaryQuantizer:
-    if not isinstance(layer.quantizer, TernaryQuantizer):
-        raise ValueError(f"weights of scheme {layer.quantizer} are not ternary: another method is for them")
-    return layer.quantizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,15 +72,19 @@ class LatentLinear(ScaledLinear):
     def _value(self) -> Tensor:
         if self._settled:
             return super()._value()
-        self.codes = latent_codes(self.latent, self.scales)
+        self._follow()
         value: Tensor = RoundedLatent.apply(self.latent, self.scales)
         return value
 
     @torch.no_grad()
     def settle(self) -> None:
         """Takes the codes off the latent weights, for good; then as ScaledLinear."""
-        self.codes, self._settled = latent_codes(self.latent, self.scales), True
+        self._follow()
+        self._settled = True
         super().settle()
+
+    def _follow(self) -> None:
+        self._matrix = replace(self._matrix, codes=latent_codes(self.latent, self.scales))
 
 
 def latent_from_master_weights(block: nn.Module) -> dict[str, LatentLinear]:

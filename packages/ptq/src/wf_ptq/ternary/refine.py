@@ -8,20 +8,21 @@ straight-through gradients (block-wise training of EfficientQAT; Chen et al. 202
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from wf_ptq.layers import vectors
+from wf_ptq.layers import ScaledLinear, vectors
 from wf_ptq.optimizer import check_finite, keep_positive, rates_are_to_blame, relative_adam, set_rates
 from wf_ptq.options import RefineOptions
 from wf_ptq.streams import BlockRunner, relative_error
-from wf_ptq.ternary.layers import LatentLinear
 
 
 def refine_block(
     run: BlockRunner,
     block: nn.Module,
-    linears: list[LatentLinear],
+    linears: Sequence[ScaledLinear],
     inputs: Tensor,
     targets: Tensor,
     options: RefineOptions,

@@ -18,13 +18,14 @@ SmolLM2-135M with groups of 64, E falls from 0.41 of |Wx|^2 (absmean) to 0.19 (b
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitnet_arch import TernaryQuantizer
 from bitnet_arch.last_input import LastInput
-from bitnet_arch.rounding import MIN_SCALE
+from bitnet_arch.rounding import MIN_SCALE, Quantized
 from wf_formats.matrix import QuantizedMatrix
 from wf_ptq.options import SolveOptions
 from wf_ptq.ternary.compensation import compensate, fit_scales, inverse_factor
@@ -38,9 +39,9 @@ _TENSOR_SCALE_RATIOS = (0.8, 1.0, 1.25, 1.55)
 
 @dataclass(frozen=True)
 class Solution:
-    """What was chosen for one matrix, and squared output errors over |Wx|^2: its own and absmean's."""
+    """What was chosen for one matrix, and squared output errors over |Wx|^2: its own and that of rounding."""
 
-    matrix: QuantizedMatrix[Tensor]
+    matrix: Any
     error: float
     naive_error: float
 
@@ -71,7 +72,14 @@ _CURVATURE: LastInput[Curvature] = LastInput()
 """Of the last moments: linears with the same input follow each other."""
 
 
-def output_error(matrix: QuantizedMatrix[Tensor], weight: Tensor, moments: Tensor) -> Tensor:
+def curvature_of(moments: Tensor, in_features: int, options: SolveOptions) -> Curvature:
+    """Raises: ValueError as `Curvature.of`, and for moments of other inputs."""
+    if moments.shape != (in_features, in_features):
+        raise ValueError(f"moments of shape {tuple(moments.shape)} do not fit {in_features} inputs")
+    return _CURVATURE.of(moments, lambda moments: Curvature.of(moments, options), options)
+
+
+def output_error(matrix: Quantized, weight: Tensor, moments: Tensor) -> Tensor:
     """Squared output error of each row, [out], in units of the moments (0 where they are 0)."""
     difference = matrix.values() - weight
     return ((difference @ moments) * difference).sum(1)
@@ -97,9 +105,7 @@ def solve_linear(
         ValueError: moments of another size, not finite, or not positive definite with this damping.
     """
     weight = weight.detach().float()
-    if moments.shape != (weight.shape[1], weight.shape[1]):
-        raise ValueError(f"moments of shape {tuple(moments.shape)} do not fit {weight.shape[1]} inputs")
-    curvature = _CURVATURE.of(moments, lambda moments: Curvature.of(moments, options), options)
+    curvature = curvature_of(moments, weight.shape[1], options)
     naive = quantizer.quantize(weight)
     naive = replace(naive, scales=quantizer.storable(naive.scales))
     if quantizer.group_size is None:
@@ -120,10 +126,13 @@ def _better_of(
     codes = torch.where(better, solved.codes, naive.codes)
     scales = torch.where(better, solved.scales, naive.scales)
     kept = torch.where(better.view(-1), error, naive_error)
+    return solution(QuantizedMatrix(codes, scales), kept, naive_error, weight, moments)
+
+
+def solution(matrix: Any, error: Tensor, naive_error: Tensor, weight: Tensor, moments: Tensor) -> Solution:
+    """With the errors of rows, [out], over what the weights put out."""
     energy = ((weight @ moments) * weight).sum().clamp(min=torch.finfo(torch.float32).tiny)
-    return Solution(
-        QuantizedMatrix(codes, scales), (kept.sum() / energy).item(), (naive_error.sum() / energy).item()
-    )
+    return Solution(matrix, (error.sum() / energy).item(), (naive_error.sum() / energy).item())
 
 
 def _transposed(weight: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def run_calibration(context: StageContext, options: TernarizeConfig) -> dict[str
         facts_of(student),
     )
     text = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
-    precision = _precision(options.precision, run.parts)
+    precision = _precision(options.precision, run.parts, bitnet_arch.quantizer(config.model.scheme))
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     teacher = load_dense_model(config.model.source, config.model.name, dtype)[0].requires_grad_(False)
     pace.loaded(saving_s(run.path, weight_bytes(student)))
@@ -142,12 +142,13 @@ def _check_codes(context: StageContext, options: TernarizeConfig, meta: dict[str
     )
 
 
-def _precision(wanted: CalibrationPrecision, parts: PartStore) -> str:
+def _precision(wanted: CalibrationPrecision, parts: PartStore, quantizer: bitnet_arch.Quantizer) -> str:
     """The configured one, or the measured one, which a resumed run has to keep."""
     if wanted is not CalibrationPrecision.auto:
         return wanted.value
     if "precision" not in parts:
-        parts.save("precision", {}, {"precision": bitnet_arch.fastest_precision()})
+        fastest = bitnet_arch.fastest_precision(quantizer.has_integer_codes)
+        parts.save("precision", {}, {"precision": fastest})
     found: str = parts.load("precision")[1]["precision"]
     return found
 
