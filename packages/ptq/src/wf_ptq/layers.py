@@ -133,4 +133,5 @@ def embeddings(model: Any) -> list[nn.Parameter]:
 
 def vectors(block: nn.Module) -> list[nn.Parameter]:
     """Gains and biases of a block: what stays in full precision and is tuned with the scales."""
-    return [parameter for parameter in block.parameters() if parameter.dim() == 1]
+    chosen = {id(p) for part in block.modules() if isinstance(part, ScaledLinear) for p in part.chosen()}
+    return [vector for vector in block.parameters() if vector.dim() == 1 and id(vector) not in chosen]
