@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
+from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion, exclude_token
 from wf_formats.errors import LoadError
 
 
@@ -38,3 +38,12 @@ def test_an_autoregressive_config_has_none() -> None:
 def test_other_entries_are_refused_by_name(entries: Any, named: str) -> None:
     with pytest.raises(LoadError, match=named):
         BlockDiffusion.from_settings({SETTINGS_KEY: entries})
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_token_is_given_no_probability(kind: str) -> None:
+    module = pytest.importorskip(kind)
+    logits = module.zeros((2, 3, 4))
+    exclude_token(logits, 2)
+    assert module.exp(logits).sum() == 18
+    assert (logits[..., 2] == -module.inf).all()

@@ -6,7 +6,6 @@ import gzip
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers

@@ -311,7 +311,9 @@ def test_a_block_diffusion_checkpoint_is_planned_with_its_own_scheme(
     settings = json.loads((diffusion_files_of["folder"] / "config.json").read_text())
     trained = {"quantization_config": {"quant_method": "wrinklefree", "scheme": "group64"}}
     (tmp_path / "config.json").write_text(json.dumps(settings | trained))
-    plain = {key: value for key, value in settings.items() if key not in ("block_diffusion", "base_model_type")}
+    plain = {
+        key: value for key, value in settings.items() if key not in ("block_diffusion", "base_model_type")
+    }
     before = shape_of("", plain | {"model_type": settings["base_model_type"]}, "group64")
     found = shape_of("", settings | trained, "none")
     assert (found.shapes, found.scheme) == (before.shapes, "group64")

@@ -16,7 +16,7 @@ from torch import Tensor
 from bitnet_arch.block_masks import block_causal_mask
 from bitnet_arch.diffusion_model import block_diffusion_of
 from wf_formats.block_decoding import BlockDecoding
-from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion
+from wf_formats.diffusion import SETTINGS_KEY, BlockDiffusion, exclude_token
 
 Draw = Callable[[Tensor, int], int]
 """Log-probabilities [vocab] and the token's index in the answer, from 0, to a token."""
@@ -112,7 +112,7 @@ def block_logprobs(model: Any, ids: Sequence[int], diffusion: BlockDiffusion) ->
     seen = block_causal_mask(len(ids), diffusion.block_size, model.device)[None, None]
     inputs = torch.tensor([list(ids)], device=model.device)
     logits = model(inputs, attention_mask=seen, use_cache=False).logits[0].float().cpu()
-    logits[:, diffusion.mask_token_id] = -torch.inf
+    exclude_token(logits, diffusion.mask_token_id)
     return logits.log_softmax(-1)
 
 

@@ -34,7 +34,7 @@ from bitnet_arch.block_decoding import block_logprobs
 from bitnet_arch.block_masks import block_causal_mask
 from bitnet_arch.diffusion_model import block_diffusion_of
 from wf_formats.block_decoding import BlockDecoding
-from wf_formats.diffusion import BlockDiffusion, check_diffusion
+from wf_formats.diffusion import BlockDiffusion, check_diffusion, exclude_token
 
 LOGITS_BYTES = 2**28
 """Of the logits that exist at the same time, in float32; a copy of a long text may need more."""
@@ -226,7 +226,7 @@ def _crossed(logits: Tensor, targets: Tensor, diffusion: BlockDiffusion) -> Tens
     found = []
     for row in logits:
         table = row.float()
-        table[:, diffusion.mask_token_id] = -torch.inf
+        exclude_token(table, diffusion.mask_token_id)
         found.append(-table.log_softmax(-1).gather(1, targets.to(table.device)[:, None])[:, 0].double())
     return torch.stack(found).cpu()
 

@@ -9,7 +9,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 
-def small_tokenizer(texts: Iterable[str], num_tokens: int, *, bos: str | None = None, eos: str = "</s>") -> Any:
+def small_tokenizer(
+    texts: Iterable[str], num_tokens: int, *, bos: str | None = None, eos: str = "</s>"
+) -> Any:
     """A transformers tokenizer, the same for the same texts.
 
     Args:

@@ -8,6 +8,7 @@ in and out, `check_autoregressive` and `check_diffusion` what keeps the two kind
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +90,18 @@ class BlockDiffusion:
             raise LoadError(
                 f"{SETTINGS_KEY}.block_size is {self.block_size}, the model's context {context_tokens} tokens"
             )
+
+
+def exclude_token(logits: Any, token_id: int) -> None:
+    """Gives a token, the mask token say, no probability, in place.
+
+    The one exception are the losses of training kernels, which have no -inf
+    (wrinklefree_distillation/losses/predictions.py).
+
+    Args:
+        logits: floats [..., vocabulary], of numpy or PyTorch.
+    """
+    logits[..., token_id] = -math.inf
 
 
 def read_settings(folder: Path, error_type: type[ValueError] = LoadError) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def leftovers(folder: Path, target: str | None = None) -> list[Path]:
     except PermissionError:  # who may not look may write all the same
         return []
     with entries:
-        found = [(match, Path(entry.path)) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+        found = [
+            (match, Path(entry.path)) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))
+        ]
     return [
         path
         for match, path in found

@@ -53,6 +53,17 @@ def copied(exported: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
     return lambda method: shutil.copytree(exported[method], tmp_path / method)
 
 
+def put_in_place(monkeypatch: pytest.MonkeyPatch, places: dict[str, dict[str, Any]]) -> None:
+    """Modules of SGLang by name, with contents."""
+    for name, contents in places.items():
+        for parent in [name.rsplit(".", depth)[0] for depth in range(name.count("."), 0, -1)]:
+            if parent not in sys.modules:
+                monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+        if name not in sys.modules:
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        vars(sys.modules[name]).update(contents)
+
+
 @pytest.fixture
 def quantization(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """wrinklefree_sglang.quantization, on empty classes in place of SGLang's."""
@@ -61,7 +72,7 @@ def quantization(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     class Method: ...
 
-    places = {
+    places: dict[str, dict[str, Any]] = {
         "sglang.srt.layers.linear": {"LinearBase": LinearBase},
         "sglang.srt.layers.quantization.base_config": {
             "LinearMethodBase": Method,
@@ -71,11 +82,6 @@ def quantization(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             "UnquantizedLinearMethod": type("Unquantized", (Method,), {})
         },
     }
-    for name, contents in places.items():
-        for parent in [name.rsplit(".", depth)[0] for depth in range(name.count("."), 0, -1)]:
-            monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
-        module = ModuleType(name)
-        vars(module).update(contents)
-        monkeypatch.setitem(sys.modules, name, module)
+    put_in_place(monkeypatch, places)
     monkeypatch.delitem(sys.modules, "wrinklefree_sglang.quantization", raising=False)
     return importlib.import_module("wrinklefree_sglang.quantization")

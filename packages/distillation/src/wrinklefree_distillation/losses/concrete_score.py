@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wf_formats.diffusion import exclude_token
 from wrinklefree.capture import Capture, ForwardResult, View
 from wrinklefree.predictions import DensePredictions, SparsePredictions
 from wrinklefree_distillation.tokens import documents
@@ -164,7 +165,7 @@ def log_distribution(logits: Tensor, excluded: int) -> Tensor:
     logits = logits.float()
     if excluded < logits.shape[-1]:
         logits = logits.clone()
-        logits[..., excluded] = -torch.inf
+        exclude_token(logits, excluded)
     return logits.log_softmax(-1)
 
 

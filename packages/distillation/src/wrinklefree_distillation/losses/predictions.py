@@ -15,7 +15,8 @@ from wrinklefree_distillation.losses.chunked_divergence import Comparison, Diver
 from wrinklefree_distillation.losses.head import Term
 
 _NEVER = -1e4
-"""A logit whose probability is 0 in float32. The kernels' exponential knows no -inf."""
+"""A logit whose probability is 0 in float32, in place of `wf_formats.diffusion.exclude_token`'s: the kernels'
+exponential knows no -inf."""
 
 
 class Shared:

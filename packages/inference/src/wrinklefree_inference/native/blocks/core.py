@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from wf_formats.diffusion import exclude_token
 from wrinklefree_inference.native.blocks.draws import draw_places, spans_of
 from wrinklefree_inference.native.blocks.sequence import BlockSequence, Place
 from wrinklefree_inference.native.core import Core, TokenizerLike
@@ -51,7 +52,7 @@ class BlockCore(Core):
         logits = self.runner.forward(tokens, starts, contexts, pages, outputs)
         counters.forward_s += time.perf_counter() - forward_s
         self._book(plan)
-        logits[:, self._mask_token_id] = -np.inf
+        exclude_token(logits, self._mask_token_id)
         events = self._fill(places, logits) if places else []
         counters.steps += 1
         counters.last_step_s = time.perf_counter() - start_s
