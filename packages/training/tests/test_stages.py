@@ -250,11 +250,17 @@ def test_leftovers_are_removed(cli_from_stage1: Any) -> None:
     for leftover in leftovers:
         leftover.mkdir(parents=True)
     (folder / ".summary.json.tmp-89ab0123").write_text("")
-    others = {folder / ".notes.tmp-mine", folder / ".plan.old-2026", folder / ".x.get-it"}  # hidden, not ours
-    for other in others:
-        other.write_text("")
     cli_from_stage1("stage2_pretrain", *STAGE2)
-    assert {*folder.glob(".*"), *(folder / "checkpoints").glob(".*")} == others
+    assert not [*folder.glob(".*"), *(folder / "checkpoints").glob(".*")]
+
+
+def test_hidden_files_of_others_are_no_leftovers(tmp_path: Path) -> None:
+    """Nor is what a killed process had put aside before the new one was there."""
+    kept = {".notes.tmp-mine", ".plan.old-2026", ".x.get-it", ".summary.json.old-01234567"}
+    for name in (*kept, ".summary.json.tmp-89ab0123"):
+        (tmp_path / name).write_text("")
+    RunFolder(tmp_path).remove_leftovers()
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_damaged_previous_stage_is_refused(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:

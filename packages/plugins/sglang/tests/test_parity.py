@@ -7,6 +7,7 @@ that meet no flip are judged, by a low quantile of |difference of the log-probab
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,9 @@ class Case:
 
     folder: Path
     model: Any
+    """Rounds as training does, in PyTorch's operators."""
+    kernels: Any
+    """The same model on the kernels."""
     ids: list[int]
 
     @cached_property
@@ -65,15 +69,10 @@ class Case:
         with torch.inference_mode():
             return self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
 
-    def step_by_step(self, ids: list[int]) -> torch.Tensor:
-        """What `log_probs` computes of the whole text at once, [tokens, vocab], token after token."""
-        rows, past = [], None
+    def by_kernels(self, ids: list[int]) -> torch.Tensor:
+        """What `log_probs` is with the kernels' own products in transformers."""
         with torch.inference_mode():
-            for token in ids:
-                found = self.model(torch.tensor([[token]]), past_key_values=past, use_cache=True)
-                rows.append(found.logits[0, -1].log_softmax(-1))
-                past = found.past_key_values
-        return torch.stack(rows)
+            return self.kernels(torch.tensor([ids])).logits[0].log_softmax(-1)
 
     def of_text(self, ids: list[int], factor: float = 1.0) -> np.ndarray:
         """Log-probabilities of the text's own tokens but the first."""
@@ -100,6 +99,14 @@ def as_packed(model: Any) -> Any:
     return model.eval()
 
 
+def on_kernels(model: Any) -> Any:
+    """Puts the kernels' layers in."""
+    for name, layer in list(bitnet_arch.bit_linears(model)):
+        matrix = layer.quantizer.quantize(layer.weight.detach())
+        model.set_submodule(name, PackedLinear.from_layer(layer, matrix.codes, matrix.scales))
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
 def case(packaged_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Case]:
     """Factory: the first layers of SmolLM2, with `group64`, or `tensor` and SubLN."""
@@ -119,7 +126,8 @@ def case(packaged_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         bitnet_arch.save_checkpoint(model, tokenizer, base / "checkpoint", {"stage": "stage1"})
         prepare = prepare_hf if scheme == "tensor" else prepare_compressed
         prepare(base / "checkpoint").write(base / "export")
-        return Case(base / "export", as_packed(model), ids)
+        kernels = on_kernels(copy.deepcopy(model))
+        return Case(base / "export", as_packed(model), kernels, ids)
 
     return make
 
@@ -202,32 +210,32 @@ def test_all_layers_agree_on_the_second_of_two_tokens(whole: tuple[Case, Server]
         assert np.quantile(differences(answers, made, pairs, factor), 0.1) > 5 * TOLERANCE
 
 
-def test_answers_of_all_layers_differ_from_pytorchs_as_pytorchs_do_from_themselves(
+def test_answers_of_all_layers_differ_as_those_of_the_kernels_in_transformers_do(
     whole: tuple[Case, Server],
 ) -> None:
-    """PyTorch sums in another order token after token than of a text at once, which flips roundings as well."""
+    """Through 30 layers the kernels' roundings flip others than PyTorch's, in whatever program: measured were
+    medians of 0.13 nats in SGLang and 0.11 in transformers, and three of four tokens are PyTorch's in either.
+    """
     made, server = whole
-    texts = made.texts[:8]
-    theirs, own, agrees, agrees_alone = [], [], [], []
-    for ids, answer in zip(texts, server.generate(texts, 16), strict=True):
-        found = answer["meta_info"]["output_token_logprobs"]
-        tokens = [token for _, token, _ in found]
+    found: dict[str, list[torch.Tensor]] = {"sglang": [], "kernels": [], "shifted": []}
+    agrees: dict[str, list[torch.Tensor]] = {"sglang": [], "kernels": []}
+    for ids, answer in zip(made.texts[:8], server.generate(made.texts[:8], 16), strict=True):
+        values, tokens = zip(
+            *((v, t) for v, t, _ in answer["meta_info"]["output_token_logprobs"]), strict=True
+        )
+        rows, own = (
+            log_probs(ids + list(tokens))[len(ids) - 1 : -1]
+            for log_probs in (made.log_probs, made.by_kernels)
+        )
         picked = torch.tensor(tokens)[:, None]
-        at_once = made.log_probs(ids + tokens)[len(ids) - 1 : -1]
-        alone = made.step_by_step(ids + tokens)[len(ids) - 1 : -1]
-        expected = at_once.gather(1, picked)[:, 0]
-        theirs.append((torch.tensor([value for value, _, _ in found]) - expected).abs())
-        own.append((alone.gather(1, picked)[:, 0] - expected).abs())
-        agrees.append(picked[:, 0] == at_once.argmax(-1))
-        agrees_alone.append(alone.argmax(-1) == at_once.argmax(-1))
-    print(
-        "THEIRS",
-        np.quantile(torch.cat(theirs), [0.1, 0.25, 0.5, 0.75, 0.9]),
-        torch.cat(agrees).float().mean(),
-    )
-    print(
-        "OWN",
-        np.quantile(torch.cat(own), [0.1, 0.25, 0.5, 0.75, 0.9]),
-        torch.cat(agrees_alone).float().mean(),
-    )
-    assert np.median(torch.cat(theirs)) <= 1.5 * np.median(torch.cat(own))
+        expected = rows.gather(1, picked)[:, 0]
+        found["sglang"].append((torch.tensor(values) - expected).abs())
+        found["kernels"].append((own.gather(1, picked)[:, 0] - expected).abs())
+        found["shifted"].append((torch.tensor(values) - rows.roll(1, 0).gather(1, picked)[:, 0]).abs())
+        agrees["sglang"].append(picked[:, 0] == rows.argmax(-1))
+        agrees["kernels"].append(own.argmax(-1) == rows.argmax(-1))
+    median = {name: torch.cat(parts).median() for name, parts in found.items()}
+    share = {name: torch.cat(parts).float().mean() for name, parts in agrees.items()}
+    assert median["sglang"] <= 2 * median["kernels"]
+    assert share["sglang"] >= share["kernels"] - 0.15
+    assert median["shifted"] > 5 * median["sglang"], "of other places of the text they would be seen"

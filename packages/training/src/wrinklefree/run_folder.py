@@ -85,7 +85,7 @@ class RunFolder:
         LOG.warning("force=true: the run that was there is now in %s", move_aside(self.path))
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left behind: unfinished writes, downloads, removals. Needs the lock."""
+        """Remove what a killed process left behind: unfinished writes, downloads, removals. Needs a lock."""
         for folder in filter(Path.is_dir, (self.path, self.store.folder, self.parts.folder)):
             fetched = [path for path in folder.iterdir() if is_unfinished(path.name)]
             for leftover in (*leftovers(folder), *fetched):

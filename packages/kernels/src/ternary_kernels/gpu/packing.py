@@ -45,8 +45,10 @@ class PackedMatrix:
 
     def to(self, device: torch.device) -> PackedMatrix:
         """The same on another device."""
-        parts = (part.to(device) for part in (self.data, self.row_scales, self.group_scales))
-        return PackedMatrix(*parts, self.cols)
+        data, row_scales, group_scales = (
+            part.to(device) for part in (self.data, self.row_scales, self.group_scales)
+        )
+        return PackedMatrix(data, row_scales, group_scales, self.cols)
 
 
 def pack_for_gpu(codes: Tensor, scales: Tensor) -> PackedMatrix:
