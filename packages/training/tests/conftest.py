@@ -34,6 +34,14 @@ TINY = {
         "training.fit.evaluation_tokens=64",
     ],
     "stage1_5_calibrate": [],
+    "awq": [
+        "model.scheme=int4-group32",
+        "training.awq.tokens=512",
+        "training.awq.sequence_length_tokens=32",
+        "training.awq.search_tokens=128",
+        "training.awq.evaluation_tokens=512",
+        "training.awq.num_exponents=4",
+    ],
     "stage2_5_correct": [
         "training.low_rank.rank=4",
         "training.low_rank.tokens=512",
@@ -184,6 +192,7 @@ class CommandLine:
             "stage1_9_layerwise": "stage1_9",
             "stage2_pretrain": "stage2",
             "stage2_5_correct": "stage2_5",
+            "awq": "awq",
         }
     )
 

@@ -27,7 +27,14 @@ from wrinklefree.teachers.local import Dtype, LocalTeacherConfig
 
 YAML_FILES = sorted(path for path in SHARED_CONFIGS.glob("*/*.yaml") if path.parent.name != RECIPES)
 """tests/test_presets.py of the workspace has the recipes, which are for one stage each."""
-STAGES = ["stage1_subln", "stage1_5_calibrate", "stage1_9_layerwise", "stage2_pretrain", "stage2_5_correct"]
+STAGES = [
+    "stage1_subln",
+    "stage1_5_calibrate",
+    "stage1_9_layerwise",
+    "stage2_pretrain",
+    "stage2_5_correct",
+    "awq",
+]
 
 
 def _base() -> list[str]:

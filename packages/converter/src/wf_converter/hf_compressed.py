@@ -14,8 +14,9 @@ as they are, and zero points z are
     <name>.weight_zero_point  int32 [out / 8, in / g]  z + 8 of row 8 r + i at bits 4 i of word [r, c]
 
 Codes and scales are those of training, to the bit. Activations of ternary models are int8 with a scale for
-each token, chosen while it runs. Embeddings, head, norms and biases are plain tensors. transformers unpacks the weights to
-floats at the first use, so that there the folder is a proof and no gain in speed.
+each token, chosen while it runs. Embeddings, head, norms and biases are plain tensors. transformers unpacks
+the weights to floats at the first use, so that there the folder is a proof and no gain in speed; those with
+zero points it does not load (decompressed.py).
 
 What a runtime makes of "int8 for each token" is its own: training and our engine divide by max / 127,
 compressed-tensors (0.20, `calculate_qparams`) by max / 127.5 and cuts 127.5 off at 127, which reference.py

@@ -8,7 +8,9 @@ makes the same roundings:
     TQ1_0, TQ2_0  int8 per 256 inputs, fp32 scale  127 / max         Q8_K
     Q2_0, Q4_0,   int8 per 32 inputs, scale max / 127 kept in fp16   Q8_0
     Q8_0
-    Q4_1          the same (sums of blocks kept in fp16)    Q8_1
+    Q4_1          the same; its fp16 sums of blocks are     Q8_1
+                  not imitated, so that some roundings
+                  flip
     F16           fp16
     I2_S          int8 per token, scale max / 127, as training       of bitnet.cpp
     compressed-   int8 per token, scale max / 127.5                  of the package

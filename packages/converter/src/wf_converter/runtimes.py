@@ -23,6 +23,7 @@ from typing import Any
 import bitnet_arch
 from bitnet_arch.disk_format import transformers_config
 from wf_converter.checkpoint import CONFIG_ERRORS, ConvertedCheckpoint
+from wf_converter.decompressed import has_zero_points, load_decompressed
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.readback import GgufWeights, HfWeights
@@ -111,7 +112,7 @@ def tensor_types(model: Any, file: GgufFile) -> dict[str, str]:
 
 
 def load_export(folder: Path | str) -> Any:
-    """The model of an exported Hugging Face folder, by transformers.
+    """The model of an exported Hugging Face folder, by transformers (zero points: decompressed.py).
 
     Raises:
         ExportError: a package that the folder's format needs is not installed, transformers does
@@ -122,6 +123,8 @@ def load_export(folder: Path | str) -> Any:
     model: Any
     settings = read_settings(Path(folder))
     try:
+        if has_zero_points(settings.get("quantization_config") or {}):
+            return load_decompressed(Path(folder)).eval()
         config = transformers_config(Path(folder), settings)  # transformers refuses that of block diffusion
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, trust_remote_code=False, output_loading_info=True
