@@ -3,8 +3,8 @@
     uv run python packages/ptq/benchmarks/awq.py --data ../shared/data --schemes int4-group64,int4-group32
 
 Calibrated on ordinary text (Wikipedia, FineWeb, OpenStax, C4, books), none of which is WikiText. Perplexity
-of each text's first windows of 1,024 tokens, documents joined by an empty line. Prints a line of JSON for each
-model: perplexities, minutes of processor time, the exponents that were chosen on average.
+of each text's first windows of 1,024 tokens, documents joined by an empty line. Prints a line of JSON for
+each model: perplexities, minutes of processor time, the exponents that were chosen on average.
 
 The packaged weights were 4-bit codes of groups of 32 with an offset before: schemes of groups of 32 with zero
 points are close to that grid, and lose less here than on other models.

@@ -23,7 +23,7 @@ STAGE = "awq"
 
 @pytest.fixture(scope="module")
 def quantized(make_cli: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    run = make_cli(tmp_path_factory.mktemp("quantized"))(STAGE)
+    run = make_cli(tmp_path_factory.mktemp("quantized"), alone=True)(STAGE)
     assert run.code == 0
     return run
 

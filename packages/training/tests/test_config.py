@@ -33,7 +33,6 @@ STAGES = [
     "stage1_9_layerwise",
     "stage2_pretrain",
     "stage2_5_correct",
-    "awq",
 ]
 
 

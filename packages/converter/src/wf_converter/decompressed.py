@@ -1,8 +1,8 @@
 """A compressed-tensors folder with zero points, unpacked by the package and put into the stock class.
 
 transformers 5.23 with compressed-tensors 0.20 does not load such folders: the shapes that it expects are
-those of zero points before they are packed. They are for vLLM. So that the folder is proved all the same, the package's own
-compressor unpacks each matrix, and transformers computes with its values.
+those of zero points before they are packed. They are for vLLM. So that the folder is proved all the same, the
+package's own compressor unpacks each matrix, and transformers computes with its values.
 """
 
 from __future__ import annotations
