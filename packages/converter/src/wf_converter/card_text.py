@@ -18,11 +18,12 @@ from wf_converter.measured import EXPORT
 from wf_formats.model_card import RECORD_KEY
 from wf_formats.packaged import PACKAGE, ModelSource
 from wf_formats.printable import printable
-from wf_formats.schemes import GROUP_SIZES
+from wf_formats.schemes import INT4_SCHEMES, SCHEMES, group_size
 
 _PURPOSES = {
     "stage1": "conversion of the dense model",
     "stage1_5": "codes and scales chosen on text",
+    "awq": "scales and ranges of 4-bit weights chosen on text",
     "stage1_9": "hidden states aligned with the dense model's",
     "stage2": "training with quantization",
     "stage2_5": "low-rank corrections",
@@ -37,6 +38,7 @@ def card_of(record: CardRecord) -> str:
 
 
 _TAGS = ["wrinklefree", "ternary", "1.58-bit", "bitnet"]
+_INT4_TAGS = ["wrinklefree", "4-bit", "awq"]
 
 
 def _front_matter(record: CardRecord) -> str:
@@ -52,10 +54,7 @@ def _front_matter(record: CardRecord) -> str:
         "library_name": _library(record),
         "pipeline_tag": "text-generation",
         "tags": [
-            "wrinklefree",
-            "ternary",
-            "1.58-bit",
-            "bitnet",
+            *(_TAGS if _is_ternary(record) else _INT4_TAGS),
             *(["block-diffusion"] if record.block_size else []),
         ],
         "model_name": record.name if results else None,
@@ -108,10 +107,22 @@ def _body(record: CardRecord) -> str:
 def _introduction(record: CardRecord) -> str:
     what = "GGUF file" if record.format == GGUF else "Hugging Face folder"
     return (
-        f"{_base(record)} with weights of -1, 0 and 1 (1.58 bits) in the matrices of its blocks, made by "
-        f"WrinkleFree, as a {what}. Embeddings and norms are not ternary.{_packaged(record)}"
+        f"{_base(record)} with weights of {_levels(record)} in the matrices of its blocks, made by "
+        f"WrinkleFree, as a {what}. Embeddings and norms are not {_kind(record)}.{_packaged(record)}"
         f"{_diffusion(record)}"
     )
+
+
+def _is_ternary(record: CardRecord) -> bool:
+    return record.scheme not in INT4_SCHEMES
+
+
+def _levels(record: CardRecord) -> str:
+    return "-1, 0 and 1 (1.58 bits)" if _is_ternary(record) else "4 bits"
+
+
+def _kind(record: CardRecord) -> str:
+    return "ternary" if _is_ternary(record) else "4-bit"
 
 
 def _diffusion(record: CardRecord) -> str:
@@ -140,15 +151,15 @@ def _base(record: CardRecord) -> str:
 
 def _conversion(record: CardRecord) -> str:
     sizes = record.sizes
-    group = GROUP_SIZES.get(record.scheme)
+    group = group_size(record.scheme) if record.scheme in SCHEMES else None
     scale = f"one for each group of {group} weights of a row" if group else "one for each matrix"
     rows = [
         ("scales", f"{scale} (scheme `{_code(record.scheme)}`)"),
         ("SubLN before the output projections", "yes" if record.sub_norm else "no"),
         ("low-rank corrections", f"rank {record.low_rank}" if record.low_rank else None),
-        ("activations", "int8, a scale for each token"),
+        ("activations", "int8, a scale for each token" if _is_ternary(record) else "not quantized"),
         ("layout", f"{_escaped(record.layout)}, matrices as {', '.join(map(_escaped, sizes.types))}"),
-        ("ternary weights", f"{sizes.num_weights:,}"),
+        (f"{_kind(record)} weights", f"{sizes.num_weights:,}"),
         ("other weights in embeddings", f"{sizes.num_embedding_weights:,}"),
         ("size", f"{sizes.total_bytes / 1e6:,.1f} MB"),
         ("size without embeddings", f"{(sizes.total_bytes - sizes.embedding_bytes) / 1e6:,.1f} MB"),
@@ -156,10 +167,16 @@ def _conversion(record: CardRecord) -> str:
     ]
     table = _table(["", ""], [[name, value] for name, value in rows if value is not None])
     note = (
-        "Bits per weight are the size without embeddings over the ternary weights: above 1.58, since formats "
-        "store a ternary weight in two bits or four, beside scales, norms and the tokenizer."
+        f"Bits per weight are the size without embeddings over the {_kind(record)} weights: {_why_more(record)} "
+        "beside scales, norms and the tokenizer."
     )
     return f"{table}\n\n{note}"
+
+
+def _why_more(record: CardRecord) -> str:
+    if _is_ternary(record):
+        return "above 1.58, since formats store a ternary weight in two bits or four,"
+    return "above 4, since they stand"
 
 
 def _training(record: CardRecord) -> list[str]:
@@ -237,7 +254,7 @@ def _proof(record: CardRecord) -> str:
     if proof is None:
         return ""
     return (
-        f"Proof of the export: codes and scales of all {proof.num_matrices} ternary matrices, read back from "
+        f"Proof of the export: codes and scales of all {proof.num_matrices} {_kind(record)} matrices, read back from "
         f"these files, are those of the trained checkpoint. Over {proof.tokens:,} tokens of text "
         f"{_escaped(proof.runtime)} differs from PyTorch with the same roundings by "
         f"{proof.mean_abs_delta:.5f} nats (mean |difference of log-probabilities|), with the same likeliest "
