@@ -33,8 +33,8 @@ struct AttentionJob {
     int64_t window;          // 0: all
     int64_t rows;
     int64_t head_dim;  // padded to a multiple of 16
-    const PageView* pages;  // of the sequence, whole blocks of them; those before the first row's window are not read
-    int64_t num_blocks;     // of these pages: the block that follows is fetched ahead, one that is not the sequence's too
+    const PageView* pages;  // in whole blocks; those before the first row's window are not read
+    int64_t num_blocks;     // while one is multiplied, the next is fetched: the last may be of another sequence, and for that alone
 };
 
 // Rows over some of their tokens, before the division by the total.
