@@ -7,8 +7,9 @@
 Tensors are written one after the other from random bytes that are valid blocks of their type, so memory
 stays small and the disk sets the pace. The same arguments give the same file. TQ1_0 and TQ2_0 have one
 scale per matrix, as BitNet's have; Q2_0 and Q4_0 one per group of 64 inputs. Q4_0 holds ternary values
-too, so that one file serves a 4-bit engine and our ternary one; q4_0-dense, q4_1 and q8_0 hold any. llama.cpp of xllamacpp 2026.10 loads every file
-written here; it computes SiLU in arch bitnet. `random` is the preset's shape cut small, for tests.
+too, so that one file serves a 4-bit engine and our ternary one; q4_0-dense, q4_1 and q8_0 hold any.
+llama.cpp of xllamacpp 2026.10 loads every file written here; it computes SiLU in arch bitnet. `random` is
+the preset's shape cut small, for tests.
 """
 
 from __future__ import annotations

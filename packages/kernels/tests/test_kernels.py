@@ -213,13 +213,13 @@ def test_offsets_that_cannot_be_packed() -> None:
         _native.pack(codes, scales, "q4", 0, np.ones((2, 1), np.float32))
     with pytest.raises(ValueError, match="offset of row 1, group 0 is not finite"):
         _native.pack(codes, scales, "q4", 0, np.array([[1, 1], [np.nan, 1]], np.float32))
-    with pytest.raises(ValueError, match="minimums with format t2 .*: only groups of q4, q6 and q8"):
+    with pytest.raises(ValueError, match=r"minimums with format t2 .*: only groups of q4, q6 and q8"):
         _native.pack(codes, scales, "t2", 0, np.ones((2, 2), np.float32))
 
 
 @pytest.mark.parametrize(("format", "cols", "group"), OFFSET_CASES)
 def test_integers_with_offsets_are_exact(isa: str, format: str, cols: int, group: int) -> None:
-    """Scales and offsets are powers of two and each group of inputs is its own codes times one: nothing is rounded."""
+    """Scales, offsets and factors of whole inputs are powers of two: nothing is rounded."""
     rng = np.random.default_rng(9)
     x = rng.integers(-127, 128, (13, cols // group, group))
     x[:, :, 3] = 127

@@ -53,7 +53,7 @@ def pack_groups(
     num_threads: int = 0,
     offsets: NDArray[np.float32] | None = None,
 ) -> Matrix:
-    """A matrix of small integers with a scale per group of inputs: embeddings, heads, layers that are not ternary.
+    """A matrix of small integers with a scale per group of inputs: what is not ternary.
 
     Args:
         codes: int8 [rows, cols] in -8..7, -32..31 or -128..127.
@@ -64,7 +64,8 @@ def pack_groups(
             value of the smallest code, which is exact for Q4_1.
 
     Raises:
-        ValueError: other bits, shapes that do not fit, a code out of range, a scale or offset that is not finite.
+        ValueError: other bits, shapes that do not fit, a code out of range, a scale or offset that is not
+            finite.
     """
     if bits not in _GROUP_FORMATS:
         raise ValueError(f"bits is {bits}; known: {', '.join(map(str, _GROUP_FORMATS))}")

@@ -1,4 +1,4 @@
-"""Models in files, ternary or of 4 to 8 bits: GGUF, our packed folders, packed BitNet folders and training checkpoints.
+"""Models in files: GGUF, ternary or of 4 to 8 bits, and ternary folders: ours, packed BitNet, checkpoints.
 
     open_model(path)   checks the file and gives a `ModelFile`: codes and scales, tensor by tensor
 

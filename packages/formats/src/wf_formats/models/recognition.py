@@ -16,9 +16,9 @@ from wf_formats.errors import LoadError
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix, check_scales
 
 REMEDY = (
-    "the native engine runs ternary models, and those of 4 to 8 bits in GGUF: convert and train the model first "
-    "(training stages stage1_subln and stage2) and export it again, or let llama.cpp's llama-quantize make a "
-    "Q8_0 or Q4_0 of it"
+    "the native engine runs ternary models, and those of 4 to 8 bits in GGUF: convert and train the model "
+    "first (training stages stage1_subln and stage2) and export it again, or let llama.cpp's llama-quantize "
+    "make a Q8_0 or Q4_0 of it"
 )
 GROUPS = (128, 64, 32)
 """Groupings tried after whole matrix and row, coarsest first."""
@@ -50,7 +50,9 @@ def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float 
 
 
 def is_ternary(rows: Callable[[slice], np.ndarray], shape: tuple[int, int], group: int) -> bool:
-    """Whether each `group` weights of a row have one magnitude besides 0. Of a matrix that is not, a part is read.
+    """Whether each `group` weights of a row have one magnitude besides 0.
+
+    A matrix that is not is read up to where that shows.
 
     Args:
         rows: fp32 values [rows, K] of a slice of rows.

@@ -38,7 +38,7 @@ class ExportType:
 
 @dataclass(frozen=True)
 class Codec:
-    """A type of which every weight is `code * scale` of its group, or `code * scale + offset`; decoded exactly."""
+    """A type whose weights are `code * scale` of their group, or that plus an offset; decoded exactly."""
 
     type: TensorType
     group: int
