@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import time
@@ -24,6 +25,7 @@ from torch import Tensor
 
 import bitnet_arch
 import wf_ptq
+from bitnet_arch.families import blocks
 from data_handler import SourceConfig, token_block
 from wf_formats.environment import environment
 from wrinklefree.held_out import mean_loss
@@ -56,6 +58,8 @@ def measured(
     """Perplexities and errors of one arm."""
     config = bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme), sub_norm=False)
     model = bitnet_arch.convert(copy.deepcopy(dense), config).requires_grad_(False)
+    for _, block in list(blocks(model))[args.blocks :]:
+        bitnet_arch.set_lambda(block, 0.0)
     rounded = math.exp(mean_loss(model, windows))
     options = wf_ptq.BlockOptions(
         num_moment_sequences=len(ids),
@@ -64,7 +68,7 @@ def measured(
     )
     start = time.process_time()
     walk = wf_ptq.walk_blocks(model, dense, ids, wf_ptq.TernaryMethod(options), Blocks(), seed=0)
-    reports = [report for _, report in walk]
+    reports = [report for _, report in itertools.islice(walk, args.blocks)]
     seconds = time.process_time() - start
     if args.save:
         bitnet_arch.save_checkpoint(model, tokenizer, args.save / scheme, {"stage": "stage1_5"})
@@ -96,6 +100,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--tokens", type=int, default=16384, help="of calibration (default: 16384)")
     parser.add_argument("--windows", type=int, default=20, help="of 512 tokens (default: 20)")
+    parser.add_argument("--blocks", type=int, help="quantize the first alone (default: all)")
     parser.add_argument("--sweeps", type=int, default=4, help="of coordinate descent (default: 4)")
     parser.add_argument("--refine-steps", type=int, default=0, help="a block (default: 0)")
     parser.add_argument("--save", type=Path, help="folder of the calibrated checkpoints")
@@ -108,6 +113,7 @@ def main() -> None:
     test = [read(texts / "wikitext2_raw" / "test.jsonl.gz", "wikitext2")]
     windows = token_block(test, tokenizer, args.windows * 512, 512, 0)
     found = {"dense": math.exp(mean_loss(dense, windows)), "tokens": ids.numel(), "windows": args.windows}
+    found["blocks"] = args.blocks or dense.config.num_hidden_layers
     print(json.dumps(found | environment("torch", "transformers")), flush=True)
     for scheme in args.arms:
         print(json.dumps(measured(scheme, dense, tokenizer, ids, windows, args)), flush=True)
