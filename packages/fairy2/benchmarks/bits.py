@@ -2,11 +2,12 @@
 
     uv run --package wrinklefree-fairy2 python packages/fairy2/benchmarks/bits.py --data ../shared/data
 
-Each arm is rounded, and calibrated with the same text, seeds and options: codes and scales chosen block by block
-(wf_ptq), with `--refine-steps` of gradients a block, without distillation. No arm has SubLN; activations are int8.
-Perplexity is that of WikiText-2 test, of which the calibration reads nothing. Prints a line of JSON for each arm
-when it is done, with processor seconds, which others on the machine do not change. `--save FOLDER` keeps the
-calibrated checkpoints, which `wf train -s 3 training.start_from=FOLDER/SCHEME` distils.
+Each arm is rounded, and calibrated with the same text, seeds and options: codes and scales chosen block by
+block (wf_ptq), with `--refine-steps` of gradients a block, without distillation. No arm has SubLN;
+activations are int8. Perplexity is that of WikiText-2 test, of which the calibration reads nothing. Prints a
+line of JSON for each arm when it is done, with processor seconds, which others on the machine hardly change.
+`--save FOLDER` keeps the calibrated checkpoints, which `wf train -s 3 training.start_from=FOLDER/SCHEME`
+distils.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import bitnet_arch

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import bitnet_arch
 import wf_ptq
 from bitnet_arch import BitLinear, ConversionConfig, bit_linears, convert, set_precision
 from bitnet_arch.activations import round_tokens
+from fairy2.dense import write_dense
 from wf_formats.errors import RequestError
 from wf_ptq.layers import ScaledLinear
 
@@ -68,7 +70,9 @@ def test_odd_sizes_and_precisions_of_integers_are_refused(tiny_llama: Any) -> No
     with pytest.raises(ValueError, match=r"layers.0.mlp.gate_proj: 127 outputs: fairy2-w2 needs an even"):
         convert(tiny_llama(intermediate_size=127), ConversionConfig(quantizer))
     model = convert(tiny_llama(), ConversionConfig(quantizer))
-    with pytest.raises(RequestError, match="'int8' multiplies integer codes, and weights of scheme fairy2-w2"):
+    with pytest.raises(
+        RequestError, match="'int8' multiplies integer codes, and weights of scheme fairy2-w2"
+    ):
         set_precision(model, "int8")
 
 
@@ -104,3 +108,15 @@ def test_calibration_chooses_codes_that_a_checkpoint_keeps(
         found = layer.quantizer.quantize(layer.weight)
         assert torch.equal(found.codes, matrix.codes)
         torch.testing.assert_close(found.scales, matrix.scales, rtol=1e-5, atol=0)
+
+
+def test_its_values_become_a_dense_model(tiny_llama: Any, tmp_path: Path) -> None:
+    model = convert(tiny_llama(**SMALL), ConversionConfig(bitnet_arch.quantizer("fairy2-w2")))
+    bitnet_arch.save_checkpoint(model, None, tmp_path / "coded", {"stage": "stage1"})
+    write_dense(tmp_path / "coded", tmp_path / "dense")
+    dense = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float32)
+    for name, layer in bit_linears(model):
+        expected = layer.quantizer.quantize(layer.weight).values()
+        assert torch.equal(dense.get_submodule(name).weight, expected), name
+    with pytest.raises(RequestError, match="holds a dense model already"):
+        write_dense(tmp_path / "dense", tmp_path / "again")

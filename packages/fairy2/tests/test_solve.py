@@ -61,7 +61,9 @@ def test_no_code_alone_could_be_better_and_scales_are_least_squares(scheme: str)
     assert min(error(one.values(), weight, moments) for one in moved(found)) > least * (1 - 1e-4)
     root = np.linalg.cholesky(moments.double().numpy())
     units = torch.eye(found.scales.numel()).view(-1, *found.scales.shape)
-    columns = [(dataclasses.replace(found, scales=unit).values().double().numpy() @ root).ravel() for unit in units]
+    columns = [
+        (dataclasses.replace(found, scales=unit).values().double().numpy() @ root).ravel() for unit in units
+    ]
     expected, *_ = np.linalg.lstsq(np.stack(columns, 1), (weight.double().numpy() @ root).ravel(), rcond=None)
     np.testing.assert_allclose(found.scales.flatten().numpy(), expected, rtol=1e-3)
 

@@ -20,7 +20,13 @@ from fairy2.config import FAIRY2
 from wrinklefree.callbacks import StepLog
 from wrinklefree.compose.composing import compose_config
 
-CALIBRATION = ("tokens=256", "moment_tokens=128", "sequence_length_tokens=32", "refine_steps=4", "distil_steps=2")
+CALIBRATION = (
+    "tokens=512",
+    "moment_tokens=512",
+    "sequence_length_tokens=32",
+    "refine_steps=4",
+    "distil_steps=2",
+)
 STEPS = ("sequence_length_tokens=32", "batch_size=2", "max_steps=5", "learning_rate=1e-3")
 
 
@@ -49,7 +55,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, 
                 code = int(end.code or 0)
         return code, output / experiment / folder
 
-    fit = (f"training.fit.{key}" for key in ("tokens=64", "sequence_length_tokens=32", "evaluation_tokens=64"))
+    fit = (
+        f"training.fit.{key}" for key in ("tokens=64", "sequence_length_tokens=32", "evaluation_tokens=64")
+    )
     assert run("1", "stage1", *fit)[0] == 0
     options = [f"training.ternarize.{key}" for key in (*CALIBRATION, "evaluation_tokens=64")]
     assert run("1.5", "stage1_5", *options)[0] == 0
@@ -98,9 +106,14 @@ def test_a_stopped_run_goes_on_to_the_bit(start: Any, monkeypatch: pytest.Monkey
     assert weights(whole) != (calibrated / "final" / "model.safetensors").read_bytes()
 
 
-def test_precisions_of_integers_are_refused_in_one_line(start: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_precisions_of_integers_are_refused_in_one_line(
+    start: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, calibrated = start("1.5", "stage1_5")
     options = [f"training.{key}" for key in (*STEPS, f"start_from={calibrated / 'final'}", "precision=int8")]
     code, _ = start("2", "stage2", *options, "distributed.accelerator=cpu", experiment="int8")
     assert code == 1
-    assert "precision 'int8' multiplies integer codes, and weights of scheme fairy2-w2" in capsys.readouterr().err
+    assert (
+        "precision 'int8' multiplies integer codes, and weights of scheme fairy2-w2"
+        in capsys.readouterr().err
+    )

@@ -152,8 +152,8 @@ def set_precision(model: nn.Module, name: str) -> None:
     without = {layer.quantizer.name for layer in layers if not layer.quantizer.has_integer_codes}
     if name in INTEGER_PRECISIONS and without:
         raise RequestError(
-            f"precision {name!r} multiplies integer codes, and weights of scheme {', '.join(sorted(without))} "
-            "have none: choose float32 or bf16"
+            f"precision {name!r} multiplies integer codes, and weights of scheme "
+            f"{', '.join(sorted(without))} have none: choose float32 or bf16"
         )
     for layer in layers:
         layer.gradients = PRECISIONS[name]

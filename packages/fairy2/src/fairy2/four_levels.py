@@ -1,9 +1,9 @@
-"""`levels4`: real weights of two bits with two scales a matrix, what two planes of phases are to be measured by.
+"""`levels4`: real weights of two bits with two scales a matrix, to measure two planes of phases by.
 
-Levels are -b, -a, a, b, where a is the mean magnitude of the weights below a threshold and b of those above it.
-The threshold, 1.23 times the mean magnitude, is that of the best four levels for normal weights (Lloyd 1982 and
-Max 1960: 0.9816 standard deviations; levels 0.4528 and 1.5104, relative squared error 0.1175), for which a and b
-are those levels too.
+Levels are -b, -a, a, b, where a is the mean magnitude of the weights below a threshold and b of those above
+it. The threshold, 1.23 times the mean magnitude, is that of the best four levels for normal weights (Lloyd
+1982 and Max 1960: 0.9816 standard deviations; levels 0.4528 and 1.5104, relative squared error 0.1175), for
+which a and b are those levels too.
 """
 
 from __future__ import annotations

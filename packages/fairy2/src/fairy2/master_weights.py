@@ -1,16 +1,18 @@
 """Real master weights whose phases and scales are given ones: the inverse of phases.py.
 
-Checkpoints hold master weights alone, and phases are read off them plane by plane. The sum of the planes itself
-will not do: where the second plane points along the first one more often than against it, the mean that the
-first one's scale is read off has moved. What is left over after the last plane, e, therefore goes as near to the
-latent weights as a box around the sum allows, and is then moved so that every mean is right. Of the weights on
-one axis of U or W, with N of each kind,
+Checkpoints hold master weights alone, and phases are read off them plane by plane. The sum of the planes
+itself will not do: where the second plane points along the first one more often than against it, the mean
+that the first one's scale is read off has moved. What is left over after the last plane therefore goes as
+near to the latent weights as a box around the sum allows, and is then moved so that every mean is right. Of
+the N weights of each kind on one axis of U or W,
 
-    kind                  second plane     means need                             moved, along the second plane
-    agree                 as the first     sum of e_agree + e_against = 0         by x
-    against               opposite         (the second plane's scale s)           by -x N_agree / N_against
-    across                other axis       N_agree (s + x) - N_against (s - x N_agree / N_against)
-                                              + N_across y = 0                    (along the first) by y
+    agree (second plane as the first)    move by x along the second plane
+    against (opposite)                   by -x N_agree / N_against, which leaves the second plane's scale s
+    across (second plane on the other axis)    by y along the first plane
+
+where the first plane's scale stays what it is if
+
+    N_agree (s + x) - N_against (s - x N_agree / N_against) + N_across y = 0,
 
 and the smallest x and y are taken, within what leaves all phases as they are.
 """
@@ -28,7 +30,7 @@ _ROOM = 0.1
 _MOST = 0.6
 """How far kinds of weights are moved, over the distance to where a phase changes."""
 _LARGEST = 0.8
-"""Of a later plane's scale over the smaller one of the plane before: below 1 the first phase stays the first."""
+"""Of a later plane's scale over the smaller one of the plane before: below 1 first phases stay the first."""
 _TOLERANCE = 2e-6
 """Of scales, over the largest one: means of float32 numbers."""
 
@@ -42,7 +44,7 @@ def storable_scales(scales: Tensor) -> Tensor:
 
 
 def phase_master_weights(chosen: PhaseMatrix, latent: Tensor) -> Tensor:
-    """float32 [2n, 2m] near `latent` with the codes of `chosen`, and its scales up to rounding of their means.
+    """float32 [2n, 2m] near `latent` with the codes of `chosen`, its scales up to rounding of their means.
 
     Args:
         chosen: one plane or two.
@@ -116,7 +118,7 @@ def _balanced(rest: Tensor, planes: Tensor, scales: Tensor, axis: int) -> Tensor
 def _smallest_moves(
     counts: tuple[float, float, float], scale: float, most_against: float, most_across: float
 ) -> tuple[float, float]:
-    """x and y of the table above; the smallest ones by squares, or else the nearest to them within the limits."""
+    """x and y as above: the smallest ones by squares, or else the nearest to them within the limits."""
     num_agree, num_against, num_across = counts
     missing = (num_against - num_agree) * scale
     both = num_agree and num_against

@@ -6,8 +6,8 @@ k = floor(2 angle / pi + 1/2) mod 4; its scales are the mean |Re| over the weigh
 
     rest_0 = V,    V_t = phases(rest_(t-1)),    rest_t = rest_(t-1) - V_t,    V' = V_1 + ... + V_T
 
-A plane of a complex weight is two bits for two real weights, so T planes are T bits a weight, and eight scales
-a matrix with T = 2. Axes are found by comparing, not by angles: there is no +-pi, and -0.0 is 0.
+A plane of a complex weight is two bits for two real weights, so T planes are T bits a weight, and eight
+scales a matrix with T = 2. Axes are found by comparing, not by angles: there is no +-pi, and -0.0 is 0.
 Turned by 45 degrees a phase is a pair of signs: on weights that are normal and independent one plane errs
 as much as real binary weights do (1 - 2/pi of the energy), and two as much as two binary planes.
 """
@@ -37,7 +37,9 @@ class PhaseMatrix:
 
     def parts(self) -> Tensor:
         """float32 [2, 2, n, m]: U and W (widely_linear.py)."""
-        scaled = [codes * scales[..., None, None] for codes, scales in zip(self.codes, self.scales, strict=True)]
+        scaled = [
+            codes * scales[..., None, None] for codes, scales in zip(self.codes, self.scales, strict=True)
+        ]
         return torch.stack(scaled).sum(0) if len(scaled) > 2 else sum(scaled[1:], scaled[0])
 
     def with_scales(self, scales: Tensor) -> PhaseMatrix:
@@ -58,8 +60,8 @@ def phases(parts: Tensor) -> Tensor:
 
 
 def mean_scales(parts: Tensor, codes: Tensor) -> Tensor:
-    """float32 [..., 2]: the mean magnitude of each part over the weights whose phase lies on its axis (0 where
-    none does), summed in float64, so that it does not depend on the order."""
+    """float32 [..., 2]: the mean magnitude of each part over the weights whose phase lies on its axis (0
+    where none does), summed in float64, so that it does not depend on the order."""
     total = (parts * codes).sum((-1, -2), dtype=torch.float64)
     return (total / codes.abs().sum((-1, -2), dtype=torch.int64).clamp(min=1)).float()
 

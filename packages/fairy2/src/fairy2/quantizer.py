@@ -1,8 +1,8 @@
 """The quantizers of Fairy2i, `fairy2-w1` and `fairy2-w2`: one plane of phases, or two (phases.py).
 
-A matrix is taken as a widely linear map of complex vectors, whose weights are rounded; what comes out is a real
-matrix again. Activations are int8 per token: the halves of a token are the parts of one complex vector, and have
-one scale. Master weights are real, and gradients pass straight through.
+A matrix is taken as a widely linear map of complex vectors, whose weights are rounded; what comes out is a
+real matrix again. Activations are int8 per token: the halves of a token are the parts of one complex vector,
+and have one scale. Master weights are real, and gradients pass straight through.
 """
 
 from __future__ import annotations

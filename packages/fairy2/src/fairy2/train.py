@@ -1,4 +1,4 @@
-"""Entry point: the trainer with `model.scheme=fairy2-w2`. A run of it is the same run as `wf train` with that."""
+"""Entry point: the trainer with `model.scheme=fairy2-w2`; `wf train` with that is the same run."""
 
 from __future__ import annotations
 

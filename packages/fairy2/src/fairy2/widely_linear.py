@@ -1,4 +1,4 @@
-"""A real matrix as a widely linear map of complex vectors, without loss (Fairy2i; arXiv 2512.02901, section 3).
+"""A real matrix as a widely linear map of complex vectors, without loss (Fairy2i; arXiv 2512.02901).
 
 With x = x1 + i x2 of the two halves of an input, and outputs alike, any real matrix [2n, 2m] of blocks R is
 
@@ -42,10 +42,10 @@ def complex_rows(matrix: Tensor) -> Tensor:
 
 
 def complex_curvature(moments: Tensor) -> Tensor:
-    """The second moments E[x x^T] [2m, 2m] of real inputs as those of z = (x, conj(x)), C = E[z z^H], Hermitian.
+    """The second moments E[x x^T] [2m, 2m] of real inputs as those of z = (x, conj(x)): C = E[z z^H].
 
-    An error D of the complex rows then puts out D C D^H, as the error of the real ones does (their trace is the
-    same): what is known of least squares holds for it, with conjugates.
+    C is Hermitian, and an error D of the complex rows has the trace of D C D^H that the error of the real rows
+    has: what is known of least squares holds for it, with conjugates.
     """
     half = len(moments) // 2
     h11, h12, h21, h22 = (block for rows in moments.split(half) for block in rows.split(half, 1))

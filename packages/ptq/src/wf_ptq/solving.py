@@ -1,8 +1,8 @@
 """Codes and scales of one linear, chosen on text, whatever its quantizer.
 
-Ternary weights have a solver here (ternary/solve.py). Another quantizer brings what depends on its codes: how to
-choose them (`solve`), and which ones latent weights have at given scales (`at_scales`). Everything else, moments,
-walk, refinement by gradients, distillation and the way back into a checkpoint, is the same for all.
+Ternary weights have a solver here (ternary/solve.py). Another quantizer brings what depends on its codes: how
+to choose them (`solve`), and which ones latent weights have at given scales (`at_scales`). Everything else,
+moments, walk, refinement by gradients, distillation and the way back into a checkpoint, is the same for all.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SolvableQuantizer(Protocol):
 class FollowingLinear(ScaledLinear):
     """Codes follow `latent` by the quantizer's own rounding at the scales, until they settle.
 
-    Backwards the latent weights get the gradient of the values, straight through, and the scales theirs at the
-    codes as they are.
+    Backwards the latent weights get the gradient of the values, straight through, and the scales theirs at
+    the codes as they are.
     """
 
     latent: nn.Parameter
