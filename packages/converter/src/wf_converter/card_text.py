@@ -254,8 +254,8 @@ def _proof(record: CardRecord) -> str:
     if proof is None:
         return ""
     return (
-        f"Proof of the export: codes and scales of all {proof.num_matrices} {_kind(record)} matrices, read back "
-        f"from these files, are those of the trained checkpoint. Over {proof.tokens:,} tokens of text "
+        f"Proof of the export: codes and scales of all {proof.num_matrices} {_kind(record)} matrices, read "
+        f"back from these files, are those of the trained checkpoint. Over {proof.tokens:,} tokens of text "
         f"{_escaped(proof.runtime)} differs from PyTorch with the same roundings by "
         f"{proof.mean_abs_delta:.5f} nats (mean |difference of log-probabilities|), with the same likeliest "
         f"token at {proof.top1_agreement:.1%} of the places; from the model as it was trained by "
