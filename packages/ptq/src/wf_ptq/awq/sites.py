@@ -96,8 +96,9 @@ def fold(block: nn.Module, site: Site, scales: Tensor) -> None:
 
 
 def _weight(block: nn.Module, name: str) -> Tensor:
-    weight: Any = block.get_submodule(name).weight
-    return weight.data  # type: ignore[no-any-return]
+    module: Any = block.get_submodule(name)
+    weight: Tensor = module.weight.data
+    return weight
 
 
 def _linears(family: Family, *parts: str) -> tuple[str, ...]:

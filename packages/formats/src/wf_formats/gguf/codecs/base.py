@@ -13,11 +13,10 @@ Decoder = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """(uint8 [blocks, bytes], codes int8 [blocks, block] to fill, scales fp32 [blocks, groups] to fill)."""
 OffsetDecoder = Callable[[np.ndarray, np.ndarray], None]
 """(uint8 [blocks, bytes], offsets fp32 [blocks, groups] to fill)."""
-Encoder = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Encoder = Callable[..., np.ndarray]
 """(codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]; of a type with a trailer,
-which holds the scale, without looking at the scales."""
-OffsetEncoder = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""The same with offsets fp32 [blocks, 1], which are added to each weight of a block."""
+which holds the scale, without looking at the scales. Of a type with offsets these come third, fp32 [blocks, 1]:
+they are added to each weight of a block."""
 TERNARY = (-1, 1)
 
 
@@ -25,7 +24,7 @@ TERNARY = (-1, 1)
 class ExportType:
     """A type that holds codes times scales exactly, so that quantized matrices can be exported in it."""
 
-    encode: Encoder | OffsetEncoder
+    encode: Encoder
     file_type: int
     """`enum llama_ftype`, goes into general.file_type."""
     activations: TensorType
