@@ -49,7 +49,7 @@ def test_unknown_type_of_embeddings_lists_the_known(checkpoint):
 
 
 def test_unknown_type_lists_the_known(checkpoint):
-    with pytest.raises(ExportError, match="'q5_k'; known: auto, tq1_0, tq2_0, q2_0, q4_0, f16, q8_0"):
+    with pytest.raises(ExportError, match="'q5_k'; known: auto, tq1_0, tq2_0, q2_0, q4_0, q4_1, f16, q8_0"):
         prepare_gguf(checkpoint("llama-tensor"), "q5_k")
 
 

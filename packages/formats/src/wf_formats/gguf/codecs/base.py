@@ -15,8 +15,8 @@ OffsetDecoder = Callable[[np.ndarray, np.ndarray], None]
 """(uint8 [blocks, bytes], offsets fp32 [blocks, groups] to fill)."""
 Encoder = Callable[..., np.ndarray]
 """(codes int8 [blocks, block], scales fp16 [blocks, 1]) -> uint8 [blocks, bytes]; of a type with a trailer,
-which holds the scale, without looking at the scales. Of a type with offsets these come third, fp32 [blocks, 1]:
-they are added to each weight of a block."""
+which holds the scale, without looking at the scales. Of a type with offsets these come third, fp32
+[blocks, 1]: they are added to each weight of a block."""
 TERNARY = (-1, 1)
 
 
