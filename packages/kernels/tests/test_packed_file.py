@@ -173,12 +173,14 @@ CRAFTED = {
     "unknown setting": {"config__moe": 8},
     "rope that is none": {"config__ropes": [[["x"], 1.0]]},
     "rope beyond": {"config__attention": [[7, None], [None, None]]},
-    "unknown part": {"parts__2.q": ["t2", 1, 1, 0]},
-    "huge matrix": {"parts__embedding": ["q8", 2**62, 2**62, 16]},
-    "negative group": {"parts__0.q": ["t2", 192, 192, -16]},
-    "other group": {"parts__0.q": ["t2", 192, 192, 16]},
-    "other format": {"parts__0.q": ["q8", 192, 192, 32]},
-    "no such format": {"parts__0.q": ["t9", 192, 192, 32]},
+    "unknown part": {"parts__2.q": ["t2", 1, 1, 0, False]},
+    "huge matrix": {"parts__embedding": ["q8", 2**62, 2**62, 16, False]},
+    "negative group": {"parts__0.q": ["t2", 192, 192, -16, False]},
+    "other group": {"parts__0.q": ["t2", 192, 192, 16, False]},
+    "other format": {"parts__0.q": ["q8", 192, 192, 32, False]},
+    "no such format": {"parts__0.q": ["t9", 192, 192, 32, False]},
+    "minimums of ternary codes": {"parts__0.q": ["t2", 192, 192, 32, True]},
+    "minimums that are no flag": {"parts__0.q": ["q4", 192, 192, 32, "yes"]},
     "too few sizes": {"parts__0.q": ["t2"]},
     "no norm": {"parts__0.input_norm": None},
     "no matrix": {"parts__1.down": None},
@@ -211,7 +213,7 @@ def test_a_header_made_on_purpose_is_refused_before_anything_is_computed(tmp_pat
     ids=range(9),
 )
 def test_a_header_that_is_no_list_of_sections_is_refused(tmp_path, text):
-    preamble = layout._PREAMBLE.pack(layout.MAGIC, 1, 0, len(text), 64 + len(text))
+    preamble = layout._PREAMBLE.pack(layout.MAGIC, layout.VERSION, 0, len(text), 64 + len(text))
     digest = layout.hashlib.sha256(preamble + text).digest()
     (tmp_path / "model").write_bytes(preamble + digest + text)
     with pytest.raises(PackedFileError):
@@ -220,7 +222,7 @@ def test_a_header_that_is_no_list_of_sections_is_refused(tmp_path, text):
 
 def test_the_preamble_is_the_documented_one(tmp_path):
     data = kept(tmp_path / "model", model()).path.read_bytes()
-    assert data[:16] == b"WFPACKED\x01\0\0\0\0\0\0\0"
+    assert data[:16] == b"WFPACKED\x02\0\0\0\0\0\0\0"
     assert int.from_bytes(data[24:32], "little") == len(data)
     header = json.loads(data[64 : 64 + int.from_bytes(data[16:24], "little")])
     assert [section[:2] for section in header["sections"]][:3] == [
