@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_UNITS = (1, 1j, -1, -1j)
+_UNITS = torch.tensor([1, 1j, -1, -1j])
 """Of the phases 0 to 3."""
 
 
@@ -29,15 +29,14 @@ class Alphabet:
         return [slice(start, start + size) for start in range(0, num_columns, size)]
 
     @classmethod
-    def of_phases(cls, num_planes: int) -> Alphabet:
-        """Sums of phases of U and W; scales as those of `PhaseMatrix`, flattened."""
-        letters = _phase_letters(num_planes)
-        basis = torch.zeros(num_planes, 2, 2, 2, len(letters), dtype=torch.complex64)
-        for index, phases in enumerate(letters):
-            for plane, phase in enumerate(phases):
-                for kind in range(2):
-                    basis[plane, kind, phase % 2, kind, index] = _UNITS[phase]
-        return cls(basis.flatten(0, 2))
+    def of_phases(cls, scales: Tensor) -> Alphabet:
+        """Sums of phases with scales as of a `PhaseMatrix` [planes, 2, 2], times a factor for each of U and W."""
+        letters = torch.tensor(_phase_letters(len(scales)))  # [letters, planes]
+        basis = torch.zeros(2, 2, len(letters), dtype=torch.complex64)
+        for kind in range(2):
+            for of_plane, phases in zip(scales[:, kind], letters.t(), strict=True):
+                basis[kind, kind] += of_plane[phases % 2] * _UNITS[phases]
+        return cls(basis)
 
 
 def _phase_letters(num_planes: int) -> list[tuple[int, ...]]:
@@ -46,7 +45,7 @@ def _phase_letters(num_planes: int) -> list[tuple[int, ...]]:
 
 def phase_codes(letters: Tensor, num_planes: int) -> Tensor:
     """Letters [n, 2m] of the columns of U and W -> codes of a `PhaseMatrix`, int8 [planes, 2, 2, n, m]."""
-    units = torch.tensor([[_UNITS[phase] for phase in phases] for phases in _phase_letters(num_planes)])
+    units = _UNITS[torch.tensor(_phase_letters(num_planes))]
     tables = torch.stack([units.real, units.imag], 1).to(torch.int8)  # [letters, 2, planes]
     of_kind = letters.unflatten(1, (2, -1)).transpose(0, 1)  # [2, n, m]
     return tables[of_kind].permute(4, 0, 3, 1, 2).contiguous()

@@ -27,7 +27,7 @@ from fairy2.widely_linear import from_parts, to_parts
 
 _ROOM = 0.1
 """How far a weight may be from the sum of its planes, over the smallest distance that a phase depends on."""
-_MOST = 0.6
+_MOST = 0.9
 """How far kinds of weights are moved, over the distance to where a phase changes."""
 _LARGEST = 0.8
 """Of a later plane's scale over the smaller one of the plane before: below 1 first phases stay the first."""

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from bitnet_arch import Quantizer
@@ -56,13 +57,16 @@ class PhaseQuantizer(Quantizer):
         return phase_master_weights(chosen, latent)
 
     def solve(self, weight: Tensor, curvature: Tensor, num_sweeps: int) -> PhaseMatrix:
-        """Phases and scales with a small error on inputs of these second moments (solve.py)."""
-        alphabet = Alphabet.of_phases(self.num_planes)
+        """Phases with a small error on inputs of these second moments (solve.py).
+
+        The scales of U grow or shrink together, and those of W: fitted one by one they come so near to each
+        other, on real text, that no master weights have the phases.
+        """
         start = self.quantize(weight).scales
-        letters, scales = solve(
-            complex_rows(weight), complex_curvature(curvature), alphabet, start.flatten(), num_sweeps
-        )
-        return PhaseMatrix(phase_codes(letters, self.num_planes), scales.view_as(start))
+        alphabet = Alphabet.of_phases(start)
+        rows, moments = complex_rows(weight), complex_curvature(curvature)
+        letters, factors = solve(rows, moments, alphabet, torch.ones(2), num_sweeps)
+        return PhaseMatrix(phase_codes(letters, self.num_planes), start * factors[:, None])
 
 
 def make(name: str) -> PhaseQuantizer:

@@ -44,8 +44,8 @@ def complex_rows(matrix: Tensor) -> Tensor:
 def complex_curvature(moments: Tensor) -> Tensor:
     """The second moments E[x x^T] [2m, 2m] of real inputs as those of z = (x, conj(x)): C = E[z z^H].
 
-    C is Hermitian, and an error D of the complex rows has the trace of D C D^H that the error of the real rows
-    has: what is known of least squares holds for it, with conjugates.
+    C is Hermitian, and an error D of the complex rows has the trace of D C D^H that the error of the real
+    rows has: what is known of least squares holds for it, with conjugates.
     """
     half = len(moments) // 2
     h11, h12, h21, h22 = (block for rows in moments.split(half) for block in rows.split(half, 1))
