@@ -217,7 +217,7 @@ def test_answers_of_all_layers_differ_as_those_of_the_kernels_in_transformers_do
     medians of 0.13 nats in SGLang and 0.11 in transformers, and three of four tokens are PyTorch's in either.
     """
     made, server = whole
-    found: dict[str, list[torch.Tensor]] = {"sglang": [], "kernels": [], "shifted": []}
+    found: dict[str, list[torch.Tensor]] = {"sglang": [], "kernels": []}
     agrees: dict[str, list[torch.Tensor]] = {"sglang": [], "kernels": []}
     for ids, answer in zip(made.texts[:8], server.generate(made.texts[:8], 16), strict=True):
         values, tokens = zip(
@@ -231,11 +231,9 @@ def test_answers_of_all_layers_differ_as_those_of_the_kernels_in_transformers_do
         expected = rows.gather(1, picked)[:, 0]
         found["sglang"].append((torch.tensor(values) - expected).abs())
         found["kernels"].append((own.gather(1, picked)[:, 0] - expected).abs())
-        found["shifted"].append((torch.tensor(values) - rows.roll(1, 0).gather(1, picked)[:, 0]).abs())
         agrees["sglang"].append(picked[:, 0] == rows.argmax(-1))
         agrees["kernels"].append(own.argmax(-1) == rows.argmax(-1))
     median = {name: torch.cat(parts).median() for name, parts in found.items()}
     share = {name: torch.cat(parts).float().mean() for name, parts in agrees.items()}
     assert median["sglang"] <= 2 * median["kernels"]
     assert share["sglang"] >= share["kernels"] - 0.15
-    assert median["shifted"] > 5 * median["sglang"], "of other places of the text they would be seen"
