@@ -98,3 +98,17 @@ def test_complex_least_squares_are_those_of_the_real_matrix() -> None:
     found = ((rows @ curvature) * rows.conj()).sum()
     torch.testing.assert_close(found.real, (tokens @ error.t()).square().sum())
     torch.testing.assert_close(curvature, curvature.mH)
+
+
+def test_the_product_takes_additions_alone() -> None:
+    """Sums and differences of inputs, which the scales multiply once per output: what a kernel would do."""
+    matrix, x = make("fairy2-w2").quantize(normal(12, 16).float()), normal(16, seed=2).numpy()
+    inputs = x[:8] + 1j * x[8:]
+    y = np.zeros(6, complex)
+    for codes, scales in zip(matrix.codes.numpy(), matrix.scales.double().numpy(), strict=True):
+        for of_kind, its_scales, its_inputs in zip(codes, scales, (inputs, inputs.conj()), strict=True):
+            for signs, scale, unit in zip(of_kind, its_scales, (1, 1j), strict=True):
+                sums = [its_inputs[row == 1].sum() - its_inputs[row == -1].sum() for row in signs]
+                y += unit * scale * np.array(sums)
+    expected = matrix.values().double().numpy() @ x
+    np.testing.assert_allclose(np.concatenate([y.real, y.imag]), expected, rtol=1e-5, atol=1e-6)

@@ -30,7 +30,7 @@ class Alphabet:
 
     @classmethod
     def of_phases(cls, scales: Tensor) -> Alphabet:
-        """Sums of phases, of the scales [planes, 2, 2] of a `PhaseMatrix` times a factor for each of U and W."""
+        """Sums of phases, with scales of a `PhaseMatrix` [planes, 2, 2] times a factor for U and for W."""
         letters = torch.tensor(_phase_letters(len(scales)))  # [letters, planes]
         basis = torch.zeros(2, 2, len(letters), dtype=torch.complex64)
         for kind in range(2):
