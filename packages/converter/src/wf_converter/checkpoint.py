@@ -287,8 +287,8 @@ def _quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer | bitnet_arch.Int4Qu
         raise ExportError(str(error)) from error
     if not isinstance(quantizer, (bitnet_arch.TernaryQuantizer, bitnet_arch.Int4Quantizer)):
         raise ExportError(
-            f"weights of scheme {scheme!r} are not ternary or of 4 bits, and no type of an export holds them: "
-            "run the folder in PyTorch, write its values as a float model, for a GGUF in F16 "
+            f"weights of scheme {scheme!r} are not ternary or of 4 bits, and no type of an export holds "
+            "them: run the folder in PyTorch, write its values as a float model, for a GGUF in F16 "
             "(packages/fairy2/scripts/dense.py), or export a checkpoint of scheme "
             f"{', '.join(SCHEMES)}"
         )
