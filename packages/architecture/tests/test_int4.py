@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bitnet_arch import BitLinear, quantizer
+from bitnet_arch import BitLinear, quantizer, set_precision
+from wf_formats.errors import RequestError
 
 SCHEMES = [f"int4-group{size}{zeros}" for zeros in ("", "-zero") for size in (128, 64, 32)]
 
@@ -82,3 +83,8 @@ def test_rows_that_do_not_divide() -> None:
         BitLinear(576, 8, quantizer=quantizer("int4-group128"))
     with pytest.raises(ValueError, match="schemes that fit: none"):
         BitLinear(40, 8, quantizer=quantizer("int4-group32"))
+
+
+def test_inputs_that_stay_as_they_are_have_no_products_of_integers() -> None:
+    with pytest.raises(RequestError, match="weights or inputs of scheme int4-group64 are none"):
+        set_precision(BitLinear(64, 4, quantizer=quantizer("int4-group64")), "int8")

@@ -14,6 +14,11 @@ import torch
 from gguf import GGUFReader, quants
 from safetensors.torch import load_file
 
+import ternary_kernels as tk
+from bitnet_arch import bit_linears
+from bitnet_arch.activations import Unrounded, round_tokens
+from bitnet_arch.master_quantizer import quantize_master
+from ternary_kernels.loading import load_model
 from wf_converter.checkpoint import open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
@@ -24,6 +29,7 @@ from wf_converter.runtimes import load_export
 from wf_converter.verify import verify
 from wf_formats.families import family_of
 from wf_formats.models import open_model
+from wf_formats.schemes import INT4_SCHEMES
 
 CASES = {
     "llama-group64": ("int4-group128", "q4_0", 2),
@@ -78,6 +84,44 @@ def test_transformers_computes_the_compressed_folder(case, source, ids, tmp_path
         read = [model.matrix(layer, part) for part in held[name.removesuffix(".weight").split(".", 3)[3]]]
         assert all(part.bits == 4 for part in read)
         assert np.array_equal(np.concatenate([part.values() for part in read]), matrix.values()), name
+
+
+class _Int8PerGroup:
+    """What the native engine rounds inputs of 4-bit matrices to."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def quantize(self, x: torch.Tensor) -> Unrounded:
+        return Unrounded(round_tokens(x.reshape(-1, self.size), 1e-5).values().view(x.shape))
+
+
+def _values(matrix):
+    codes, scales = matrix.unpack()
+    return torch.from_numpy(codes * np.repeat(scales, codes.shape[1] // scales.shape[1], 1))
+
+
+@pytest.mark.parametrize("case", ["llama-group64", "qwen2-group128"])
+def test_the_native_engine_computes_checkpoint_and_exports(case, source, ids, tmp_path):
+    folder, group_size = source(case), INT4_SCHEMES[CASES[case][0]].group_size
+    prepare_gguf(folder).write(tmp_path / "model.gguf")
+    prepare_compressed(folder).write(tmp_path / "w4a16")
+    tokens = np.array(ids[:24], np.int32)
+    for path, size in ((tmp_path / "model.gguf", 32), (tmp_path / "w4a16", group_size), (folder, group_size)):
+        weights, model = load_model(path, quantize_master), reference_model(folder)
+        for _, layer in bit_linears(model):
+            layer.activation = _Int8PerGroup(size)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.copy_(_values(weights.embedding))  # in 8 bits there
+            if weights.head is not None:
+                model.get_output_embeddings().weight.copy_(_values(weights.head))
+            expected = model(torch.from_numpy(tokens)[None].long()).logits[0]
+        none, whole = np.zeros(1, np.int32), np.array([0, len(tokens)], np.int32)
+        found = tk.Decoder(weights, 1, "f32", 1).forward(
+            tokens, whole, none, none[None], np.arange(len(tokens))
+        )
+        delta = (torch.from_numpy(found).log_softmax(-1) - expected.log_softmax(-1)).abs()
+        assert delta.mean() < 0.01, path  # a rounding that flips; 6e-5 where none does
 
 
 def test_words_and_settings_are_those_of_the_package(source, tmp_path):

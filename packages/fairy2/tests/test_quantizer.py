@@ -70,7 +70,7 @@ def test_odd_sizes_and_precisions_of_integers_are_refused(tiny_llama: Any) -> No
         convert(tiny_llama(intermediate_size=127), ConversionConfig(quantizer))
     model = convert(tiny_llama(), ConversionConfig(quantizer))
     with pytest.raises(
-        RequestError, match="'int8' multiplies integer codes, and weights of scheme fairy2-w2"
+        RequestError, match="'int8' multiplies integers, and weights or inputs of scheme fairy2-w2"
     ):
         set_precision(model, "int8")
 

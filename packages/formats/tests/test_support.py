@@ -124,12 +124,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, bool, dict[str, str]]] = {
         dict.fromkeys(("gguf", "native"), "need pairs"),
     ),
     "unknown": ({}, "int3-group64", False, dict.fromkeys(TARGETS, "'int3-group64' are not known here")),
-    "4 bits": (
-        {},
-        "int4-group64-zero",
-        False,
-        {"native": "the engine multiplies ternary ones"},
-    ),
     "unknown scaling": (
         {"rope_scaling": {"type": "mrope"}},
         "group64",

@@ -289,7 +289,7 @@ def kill_after_the_first_block() -> None:
 
 
 def kill_after_the_first_block_in_bf16() -> None:
-    bitnet_arch.fastest_precision = lambda has_integer_codes: "bf16"
+    bitnet_arch.fastest_precision = lambda has_integer_products: "bf16"
     kill_after_the_first_block()
 
 
@@ -496,7 +496,7 @@ def test_a_resumed_run_keeps_the_measured_precision(
     group: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group.killed(kill_after_the_first_block_in_bf16, precision="auto")
-    monkeypatch.setattr(bitnet_arch, "fastest_precision", lambda has_integer_codes: "float32")
+    monkeypatch.setattr(bitnet_arch, "fastest_precision", lambda has_integer_products: "float32")
     assert group(precision="auto").summary["precision"] == "bf16"
 
 

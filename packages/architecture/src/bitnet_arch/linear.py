@@ -142,18 +142,18 @@ def set_precision(model: nn.Module, name: str) -> None:
 
     Raises:
         ValueError: an unknown name, or no BitLinear.
-        RequestError: int8 with a quantizer that has no integer codes.
+        RequestError: int8 with a quantizer whose products are not of integers.
     """
     if name not in PRECISIONS:
         raise ValueError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
     layers = [layer for _, layer in bit_linears(model)]
     if not layers:
         raise ValueError("the model has no BitLinear layer; convert it first (bitnet_arch.convert)")
-    without = {layer.quantizer.name for layer in layers if not layer.quantizer.has_integer_codes}
+    without = {layer.quantizer.name for layer in layers if not layer.quantizer.has_integer_products}
     if name in INTEGER_PRECISIONS and without:
         raise RequestError(
-            f"precision {name!r} multiplies integer codes, and weights of scheme "
-            f"{', '.join(sorted(without))} have none: choose float32 or bf16"
+            f"precision {name!r} multiplies integers, and weights or inputs of scheme "
+            f"{', '.join(sorted(without))} are none: choose float32 or bf16"
         )
     for layer in layers:
         layer.gradients = PRECISIONS[name]

@@ -15,10 +15,10 @@ _ROWS, _INNER, _COLS = 256, 512, 1024
 _REPETITIONS, _ENOUGH_S = 8, 0.05
 
 
-def fastest_precision(has_integer_codes: bool = True) -> str:
-    """Args: has_integer_codes of the quantizer, without which there are no products of integers."""
+def fastest_precision(has_integer_products: bool = True) -> str:
+    """Args: has_integer_products: of the quantizer (`Quantizer.has_integer_products`)."""
     times_s = product_times_s()
-    allowed = [name for name in times_s if has_integer_codes or name not in INTEGER_PRECISIONS]
+    allowed = [name for name in times_s if has_integer_products or name not in INTEGER_PRECISIONS]
     return min(allowed, key=lambda name: times_s[name])
 
 

@@ -46,7 +46,7 @@ class LevelMatrix:
 
 @dataclass(frozen=True)
 class FourLevels(Quantizer):
-    has_integer_codes: ClassVar[bool] = False
+    has_integer_products: ClassVar[bool] = False
     name = "levels4"
 
     def check(self, in_features: int) -> None:

@@ -26,7 +26,7 @@ from fairy2.widely_linear import complex_curvature, complex_rows, to_parts
 class PhaseQuantizer(Quantizer):
     """Sums of `num_planes` phases, that many bits a weight."""
 
-    has_integer_codes: ClassVar[bool] = False
+    has_integer_products: ClassVar[bool] = False
     num_planes: int
 
     @property

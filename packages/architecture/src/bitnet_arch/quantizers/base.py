@@ -29,8 +29,8 @@ class Quantizer(ABC):
     activation: ClassVar[ActivationQuantizer] = Int8PerToken()
     """What it rounds the inputs of a layer to, where the layer is not told otherwise."""
 
-    has_integer_codes: ClassVar[bool] = True
-    """Whether it makes `QuantizedMatrix`es, which backward products in int8 need."""
+    has_integer_products: ClassVar[bool] = True
+    """Whether it makes `QuantizedMatrix`es and rounds inputs to int8, as backward products in int8 need."""
 
     @property
     @abstractmethod

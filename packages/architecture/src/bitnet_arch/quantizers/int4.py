@@ -19,6 +19,7 @@ zero points; ggml's Q4_0 and Q4_1 for what blocks hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Int4Quantizer(Quantizer):
 
     scheme: Int4Scheme
     activation = KeepActivations()
+    has_integer_products: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

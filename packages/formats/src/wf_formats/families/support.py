@@ -163,11 +163,6 @@ def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> 
 def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """The native engine runs training checkpoints too, with SubLN in any family that can have it."""
     _check_conversion(config, scheme, sub_norm)
-    if scheme in INT4_SCHEMES:
-        raise LoadError(
-            f"weights of scheme {scheme} have 4 bits, and the engine multiplies ternary ones; llama.cpp runs "
-            "the GGUF file, vLLM and transformers the folder of compressed-tensors"
-        )
     read_config(_completed(config))
 
 

@@ -147,7 +147,7 @@ def _precision(wanted: CalibrationPrecision, parts: PartStore, quantizer: bitnet
     if wanted is not CalibrationPrecision.auto:
         return wanted.value
     if "precision" not in parts:
-        fastest = bitnet_arch.fastest_precision(quantizer.has_integer_codes)
+        fastest = bitnet_arch.fastest_precision(quantizer.has_integer_products)
         parts.save("precision", {}, {"precision": fastest})
     found: str = parts.load("precision")[1]["precision"]
     return found
