@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitnet_arch import BitLinear, TernaryQuantizer
 from wf_ptq.layers import ScaledLinear
@@ -39,33 +39,21 @@ class SolvableQuantizer(Protocol):
         ...
 
 
-class FollowingLinear(ScaledLinear):
+class FollowingLinear(LatentLinear):
     """Codes follow `latent` by the quantizer's own rounding at the scales, until they settle.
 
     Backwards the latent weights get the gradient of the values, straight through, and the scales theirs at
     the codes as they are.
     """
 
-    latent: nn.Parameter
+    def _first_latent(self, matrix: Any) -> Tensor:
+        layer = self.layer[0]
+        latent: Tensor = layer.quantizer.master_weights(matrix, layer.weight.detach().float())
+        return latent
 
-    def __init__(self, layer: BitLinear, matrix: Any) -> None:
-        super().__init__(layer, matrix)
-        self.latent = nn.Parameter(layer.quantizer.master_weights(matrix, layer.weight.detach().float()))
-        self._settled = False
-
-    def _value(self) -> Tensor:
-        if self._settled:
-            return super()._value()
-        self._follow()
-        value = dataclasses.replace(self._matrix, scales=self.scales).values()
+    def _rounded(self) -> Tensor:
+        value: Tensor = dataclasses.replace(self._matrix, scales=self.scales).values()
         return value + (self.latent - self.latent.detach())
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Takes the codes off the latent weights, for good; then as ScaledLinear."""
-        self._follow()
-        self._settled = True
-        super().settle()
 
     def _follow(self) -> None:
         quantizer: Any = self.layer[0].quantizer

@@ -66,13 +66,21 @@ class LatentLinear(ScaledLinear):
 
     def __init__(self, layer: BitLinear, matrix: QuantizedMatrix[Tensor]) -> None:
         super().__init__(layer, matrix)
-        self.latent = nn.Parameter(latent_weights(layer.weight, matrix))
+        self.latent = nn.Parameter(self._first_latent(matrix))
         self._settled = False
 
     def _value(self) -> Tensor:
         if self._settled:
             return super()._value()
         self._follow()
+        return self._rounded()
+
+    def _first_latent(self, matrix: Any) -> Tensor:
+        """Latent weights of these codes, float32 [out, in]."""
+        return latent_weights(self.layer[0].weight, matrix)
+
+    def _rounded(self) -> Tensor:
+        """Values at the codes as they are, with gradients to `latent` and `scales`."""
         value: Tensor = RoundedLatent.apply(self.latent, self.scales)
         return value
 
