@@ -490,7 +490,7 @@ CONFIG_REFUSALS = {
     "floors": (quantized("wrinklefree", scheme="group64", sub_norm_log2_floor=[1]), "sub_norm_log2_floor is"),
     "untied": ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
     "packed": (quantized("wrinklefree_packed", scheme="group64"), "is missing"),
-    "packed tensor": (quantized("wrinklefree_packed", scheme="tensor"), "has scales per group"),
+    "packed tensor": (quantized("wrinklefree_packed", scheme="tensor"), "has ternary scales per group"),
     "rms norm": (quantized("bitnet", use_rms_norm=True), "use_rms_norm"),
     "kept": (quantized("bitnet", modules_to_not_convert=["lm_head", "o_proj"]), "'o_proj'"),
     "mode": (quantized("bitnet", linear_class="bitlinear", quantization_mode="online"), "mode 'online'"),
