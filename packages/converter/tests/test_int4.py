@@ -19,10 +19,13 @@ from bitnet_arch import bit_linears
 from bitnet_arch.activations import Unrounded, round_tokens
 from bitnet_arch.master_quantizer import quantize_master
 from ternary_kernels.loading import load_model
+from wf_converter.card import make_record
+from wf_converter.card_text import card_of
 from wf_converter.checkpoint import open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.gguf_export import prepare_gguf
 from wf_converter.hf_export import prepare_compressed, prepare_hf
+from wf_converter.inspect import inspect_model
 from wf_converter.readback import HfWeights, check_weights
 from wf_converter.reference import reference_model
 from wf_converter.runtimes import load_export
@@ -195,3 +198,17 @@ def test_ternary_weights_and_folders_of_ternary_codes(source, checkpoint):
         prepare_hf(source("llama-group64"))
     with pytest.raises(ExportError, match="types that hold it exactly: q2_0, q4_0, f16, q8_0, or auto"):
         prepare_gguf(checkpoint("llama-group64"), "q4_1")
+
+
+def test_what_is_said_of_them_is_true(source, tmp_path):
+    """The native engine runs the checkpoint and both exports; cards speak of 4 bits."""
+    folder = source("qwen2-group128")
+    prepare_gguf(folder).write(tmp_path / "model.gguf")
+    prepare_compressed(folder).write(tmp_path / "w4a16")
+    for path in (folder, tmp_path / "model.gguf", tmp_path / "w4a16"):
+        assert inspect_model(path).native_engine == "yes"
+    for path in (tmp_path / "model.gguf", tmp_path / "w4a16"):
+        text = card_of(make_record(open_checkpoint(folder), path))
+        assert "Rounding to 4 bits" in text
+        assert "ternary" not in text
+        assert "three values" not in text

@@ -53,7 +53,7 @@ def _run_gguf(record: CardRecord) -> str:
     where = "In bitnet.cpp, built on x86:" if is_for_bitnetcpp(record) else "In llama.cpp:"
     here = [f"uv run wf chat --model {model}{beside}", f"uv run wf serve --model {model}{beside}"]
     parts = [_block(fetch)] if fetch else []
-    parts += [where, _block(theirs), "In WrinkleFree, whose engine is for ternary weights:"]
+    parts += [where, _block(theirs), "In WrinkleFree, by its native engine:"]
     parts += [_block(here)]
     return "\n\n".join(parts)
 
@@ -78,7 +78,7 @@ def _run_hf(record: CardRecord) -> str:
             *_run_vllm(record, name),
             "In transformers:",
             _block(code, "python"),
-            "In WrinkleFree, whose engine is for ternary weights:",
+            "In WrinkleFree, by its native engine:",
             _block(here),
         ]
     )

@@ -264,8 +264,9 @@ def _proof(record: CardRecord) -> str:
 
 
 def _limits(record: CardRecord) -> str:
+    lost = "three values loses knowledge that training wins back in part only"
     lines = [
-        "Rounding to three values loses knowledge that training wins back in part only: measure it on your "
+        f"Rounding to {lost if _is_ternary(record) else '4 bits loses some knowledge'}: measure it on your "
         "own task before you rely on it. The base model's limits are this one's too.",
     ]
     if not record.texts and not record.tasks:

@@ -17,6 +17,7 @@ from wf_converter.command import run
 from wf_formats.errors import RequestError
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
 from wf_formats.file_names import META_FILE, TOKENIZER_FILE
+from wf_formats.matrix import INT4_BITS
 from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD
 
 if TYPE_CHECKING:
@@ -166,11 +167,14 @@ def _grouped(rows: Iterable[tuple[str, str, int, int]]) -> list[TensorGroup]:
 def _native_engine(path: Path, kind: str, tensors: list[TensorGroup]) -> str:
     from wf_formats.models import open_model
     from wf_formats.models.gguf_model import LAYER_TYPES
+    from wf_formats.models.hf_model import HfModel
 
     try:
-        open_model(path, quantize_master=_none_are_read)
+        model = open_model(path, quantize_master=_none_are_read)
     except ValueError as error:
         return f"no: {error}"
+    if isinstance(model, HfModel) and model.quantization.bits == INT4_BITS:
+        return "yes"
     if kind == _DENSE:
         return "only if its values are ternary already; else convert it first (wf train -s 1)"
     if {group.type for group in tensors if group.role == BLOCK_MATRICES} <= {

@@ -1,4 +1,4 @@
 """What `wf publish` and `wf export --push-to-hub` take where nothing is said."""
 
 REVISION = "main"
-COMMIT_MESSAGE = "Add a 1.58-bit model"
+COMMIT_MESSAGE = "Add a quantized model"
