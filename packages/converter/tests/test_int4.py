@@ -205,10 +205,15 @@ def test_what_is_said_of_them_is_true(source, tmp_path):
     folder = source("qwen2-group128")
     prepare_gguf(folder).write(tmp_path / "model.gguf")
     prepare_compressed(folder).write(tmp_path / "w4a16")
+    opened = open_checkpoint(folder)
+    num_weights = sum(np.prod(opened.shape(name)) for name in filter(opened.is_ternary, opened.names))
     for path in (folder, tmp_path / "model.gguf", tmp_path / "w4a16"):
         assert inspect_model(path).native_engine == "yes"
     for path in (tmp_path / "model.gguf", tmp_path / "w4a16"):
-        text = card_of(make_record(open_checkpoint(folder), path))
+        text = card_of(make_record(opened, path))
         assert "Rounding to 4 bits" in text
         assert "ternary" not in text
         assert "three values" not in text
+        assert "weights of 2 bits" not in text
+        assert "from_pretrained" not in text  # transformers does not load packed zero points
+        assert f"| 4-bit weights | {num_weights:,} |" in text

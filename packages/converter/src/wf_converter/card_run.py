@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from wf_converter.card_record import GGUF, CardRecord
 from wf_formats.gguf import TensorType
 from wf_formats.printable import printable
-from wf_formats.schemes import COMPRESSED_METHOD, PACKED_METHOD
+from wf_formats.schemes import COMPRESSED_METHOD, INT4_SCHEMES, PACKED_METHOD
 
 
 def how_to_run(record: CardRecord) -> str:
@@ -62,7 +62,22 @@ def _run_hf(record: CardRecord) -> str:
     name = record.repository or "FOLDER"
     fetch = [f"hf download {name} --local-dir model"] if record.repository else []
     folder = "model" if record.repository else name
+    here = [*fetch, f"uv run wf chat --model {folder}", f"uv run wf serve --model {folder}"]
+    return "\n\n".join(
+        [
+            *_run_vllm(record, name),
+            *_run_transformers(record, name),
+            "In WrinkleFree, by its native engine:",
+            _block(here),
+        ]
+    )
+
+
+def _run_transformers(record: CardRecord, name: str) -> list[str]:
+    if (int4 := INT4_SCHEMES.get(record.scheme)) is not None and int4.has_zeros:
+        return ["transformers does not load zero points that are packed, as these are."]
     loader = ["import wf_converter.hf_packed  # WrinkleFree's reader of the packed weights"]
+    package = "transformers needs the package `compressed-tensors`, and gets no faster."
     code = [
         *(loader if record.layout == PACKED_METHOD else []),
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -72,31 +87,24 @@ def _run_hf(record: CardRecord) -> str:
         'ids = tokenizer("The sky is", return_tensors="pt").input_ids',
         "print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))",
     ]
-    here = [*fetch, f"uv run wf chat --model {folder}", f"uv run wf serve --model {folder}"]
-    return "\n\n".join(
-        [
-            *_run_vllm(record, name),
-            "In transformers:",
-            _block(code, "python"),
-            "In WrinkleFree, by its native engine:",
-            _block(here),
-        ]
-    )
+    return [
+        *([package] if record.layout == COMPRESSED_METHOD else []),
+        "In transformers:",
+        _block(code, "python"),
+    ]
 
 
 def _run_vllm(record: CardRecord, name: str) -> list[str]:
     if record.layout != COMPRESSED_METHOD:
         return []
     command = [f"vllm serve {name} --max-model-len {min(record.context_tokens or 4096, 4096)}"]
+    if record.scheme in INT4_SCHEMES:
+        return ["In vLLM, for which the layout is (W4A16; not tried):", _block(command)]
     needs = (
         "In vLLM (0.32 or newer, on an NVIDIA GPU of compute capability 7.5 or more; weights of 2 bits with "
         "activations of 8 are for its package humming-kernels):"
     )
-    return [
-        needs,
-        _block(command),
-        "transformers needs the package `compressed-tensors`, and gets no faster.",
-    ]
+    return [needs, _block(command)]
 
 
 def _block(lines: Sequence[str], language: str = "sh") -> str:

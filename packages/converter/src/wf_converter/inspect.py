@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wf_converter.command import run
-from wf_formats.errors import RequestError
+from wf_formats.errors import LoadError, RequestError
 from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, HF_HEAD
 from wf_formats.file_names import META_FILE, TOKENIZER_FILE
-from wf_formats.matrix import INT4_BITS
-from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD
+from wf_formats.matrix import INT4_BITS, TERNARY_BITS
+from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD, NIBBLES_PER_WORD
 
 if TYPE_CHECKING:
     from wf_formats.safetensors_file import SafetensorsFolder
 
 _EMBEDDING_NAMES = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
-_CODES_IN = {"U8": CODES_PER_BYTE, "I32": CODES_PER_WORD}
-"""Number of a type."""
+_CODES_IN = {
+    "U8": {TERNARY_BITS: CODES_PER_BYTE},
+    "I32": {TERNARY_BITS: CODES_PER_WORD, INT4_BITS: NIBBLES_PER_WORD},
+}
+"""Number of a type, by the bits of a code."""
 _DENSE = "Hugging Face folder (dense)"
 DIFFUSION = "block diffusion"
 """Fact that autoregressive models do not have."""
@@ -123,8 +126,9 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "rank of corrections": conversion.get("low_rank"),
         "stage": record.get("stage"),
     }
+    bits = _code_bits(config)
     rows = [
-        (_role(name, shape), stored.dtype(name), _num_weights(stored, name), stored.raw(name).nbytes)
+        (_role(name, shape), stored.dtype(name), _num_weights(stored, name, bits), stored.raw(name).nbytes)
         for name, shape in stored.shapes.items()
     ]
     return _folder_kind(record, config), facts, _grouped(rows)
@@ -143,15 +147,25 @@ def _folder_kind(record: dict[str, Any], config: dict[str, Any]) -> str:
     return "Hugging Face folder (quantized)" if config.get("quantization_config") else _DENSE
 
 
-def _num_weights(stored: SafetensorsFolder, name: str) -> int:
+def _code_bits(config: dict[str, Any]) -> int:
+    """Of a packed code; where nothing here reads them, those of a ternary one."""
+    from wf_formats.models.hf_config import read_quantization
+
+    try:
+        return read_quantization(config).bits
+    except LoadError:
+        return TERNARY_BITS
+
+
+def _num_weights(stored: SafetensorsFolder, name: str, bits: int) -> int:
     """Bytes hold packed codes, both in our folders and in transformers' bitnet ones; words in others."""
-    return stored.raw(name).size * _CODES_IN.get(stored.dtype(name), 1)
+    return stored.raw(name).size * _CODES_IN.get(stored.dtype(name), {}).get(bits, 1)
 
 
 def _role(name: str, shape: tuple[int, ...]) -> str:
     if name in _EMBEDDING_NAMES:
         return _ROLES[0]
-    return _ROLES[1] if len(shape) == 2 and not name.endswith("scale") else _ROLES[2]
+    return _ROLES[1] if len(shape) == 2 and not name.endswith(("scale", "zero_point")) else _ROLES[2]
 
 
 def _grouped(rows: Iterable[tuple[str, str, int, int]]) -> list[TensorGroup]:
