@@ -321,3 +321,13 @@ def test_a_block_diffusion_checkpoint_is_planned_with_its_own_scheme(
     packed = {"quantization_config": {"quant_method": "wrinklefree_packed", "scheme": "group64"}}
     (tmp_path / "config.json").write_text(json.dumps(settings | packed))
     assert "is packed already" in refusal(capsys, "-m", str(tmp_path), "--gpu", "H100")
+
+
+def test_a_checkpoint_of_four_bits_is_refused(
+    diffusion_files_of: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = json.loads((diffusion_files_of["folder"] / "config.json").read_text())
+    trained = {"quantization_config": {"quant_method": "wrinklefree", "scheme": "int4-group64"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings | trained))
+    refused = refusal(capsys, "-m", str(tmp_path), "--gpu", "H100")
+    assert f"{tmp_path} has weights of scheme int4-group64: only these can be planned: tensor" in refused

@@ -119,9 +119,7 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
 
     Raises: LoadError for settings that are missing or not supported; RequestError for an unknown scheme.
     """
-    if scheme not in (*GROUP_SIZES, FULL_PRECISION):
-        known = ", ".join((*GROUP_SIZES, FULL_PRECISION))
-        raise RequestError(f"model.scheme={scheme}: only these can be planned: {known}")
+    _check_scheme(f"model.scheme={scheme}", scheme)
     settings = model_settings(settings)
     decoder, family = read_config(settings), family_of(settings["model_type"])
     if settings.get("quantization_config") is None:
@@ -131,6 +129,7 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
         )
     elif (held := read_quantization(settings)).storage is Storage.MASTER:
         scheme = held.scheme
+        _check_scheme(f"{name} has weights of scheme {scheme}", scheme)
     else:
         raise RequestError(
             f"{name} is packed already (quantization_config): name the dense model, or a checkpoint"
@@ -145,6 +144,13 @@ def shape_of(name: str, settings: Mapping[str, Any], scheme: str, sub_norm: bool
     if count(shapes) > _MOST_PARAMETERS:
         raise LoadError(f"sizes of more than {_MOST_PARAMETERS:.0e} parameters: check its config.json")
     return ModelShape(name, decoder, family, scheme, held.has_sub_norms, shapes)
+
+
+def _check_scheme(shown: str, scheme: str) -> None:
+    """Raises RequestError: memory and speed of such weights are not known."""
+    known = (*GROUP_SIZES, FULL_PRECISION)
+    if scheme not in known:
+        raise RequestError(f"{shown}: only these can be planned: {', '.join(known)}")
 
 
 def _settings(source: ModelSource, name: str) -> Mapping[str, Any]:
