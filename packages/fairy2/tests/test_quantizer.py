@@ -109,6 +109,22 @@ def test_calibration_chooses_codes_that_a_checkpoint_keeps(
         torch.testing.assert_close(found.scales, matrix.scales, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("scheme", ["fairy2-w1", "fairy2-w2", "levels4"])
+def test_calibration_takes_a_matrix_of_zeros(scheme: str, tiny_llama: Any) -> None:
+    teacher = tiny_llama(initializer_range=0.1, **SMALL).requires_grad_(False)
+    block = teacher.model.layers[0]
+    block.mlp.up_proj.weight.zero_()
+    config = ConversionConfig(bitnet_arch.quantizer(scheme))
+    model = convert(copy.deepcopy(teacher), config).requires_grad_(False)
+    inputs = teacher.model.embed_tokens(IDS)
+    targets = wf_ptq.BlockRunner(teacher).stream(block, inputs)
+    options = wf_ptq.BlockOptions(refine=wf_ptq.RefineOptions(num_steps=2, batch_size=3))
+    run, mine = wf_ptq.BlockRunner(model), model.model.layers[0]
+    report = wf_ptq.TernaryMethod(options).quantize_block(run, mine, inputs, targets, 0)
+    assert report.solved["mlp.up_proj"] == 0
+    assert not mine.mlp.up_proj.weight.any()
+
+
 def test_its_values_become_a_dense_model(tiny_llama: Any, tmp_path: Path) -> None:
     model = convert(tiny_llama(**SMALL), ConversionConfig(bitnet_arch.quantizer("fairy2-w2")))
     bitnet_arch.save_checkpoint(model, None, tmp_path / "coded", {"stage": "stage1"})
@@ -119,3 +135,14 @@ def test_its_values_become_a_dense_model(tiny_llama: Any, tmp_path: Path) -> Non
         assert torch.equal(dense.get_submodule(name).weight, expected), name
     with pytest.raises(RequestError, match="holds a dense model already"):
         write_dense(tmp_path / "dense", tmp_path / "again")
+
+
+def test_no_checkpoint_is_replaced_by_its_values(tiny_llama: Any, tmp_path: Path) -> None:
+    for name in ("mine", "other"):
+        model = convert(tiny_llama(**SMALL), ConversionConfig(bitnet_arch.quantizer("fairy2-w1")))
+        bitnet_arch.save_checkpoint(model, None, tmp_path / name, {"stage": "stage1"})
+    for target, refusal in (("mine", "only read"), ("other", "holds a checkpoint already, which is kept")):
+        before = (tmp_path / target / "model.safetensors").read_bytes()
+        with pytest.raises(RequestError, match=refusal):
+            write_dense(tmp_path / "mine", tmp_path / target)
+        assert (tmp_path / target / "model.safetensors").read_bytes() == before

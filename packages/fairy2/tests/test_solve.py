@@ -87,6 +87,20 @@ def test_master_weights_bring_back_what_was_chosen(scheme: str) -> None:
         torch.testing.assert_close(again, found.scales, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("num_planes", [1, 2])
+def test_a_matrix_without_a_conjugate_part_is_solved(num_planes: int) -> None:
+    rows, moments = material(20, 48)
+    (re, im), quantizer = rows.chunk(2, 1), PhaseQuantizer(num_planes)
+    weight = torch.cat([torch.cat([re, -im], 1), torch.cat([im, re], 1)])  # y = U x alone
+    found = quantizer.solve(weight, moments, 4)
+    assert not found.parts()[1].any()
+    rounded = error(quantizer.quantize(weight).values(), weight, moments)
+    assert error(found.values(), weight, moments) < 0.8 * rounded
+    chosen = dataclasses.replace(found, scales=quantizer.storable(found.scales))
+    master = quantizer.master_weights(chosen, weight)
+    assert torch.equal(quantizer.quantize(master).codes[:, 0], chosen.codes[:, 0])
+
+
 def test_quantized_values_are_no_master_weights() -> None:
     """What a checkpoint of the values would become: the first plane's scales move, by the second's codes."""
     weight, moments = material(40, 48)

@@ -22,6 +22,7 @@ from torch import nn
 import bitnet_arch
 from wf_formats.boundary import boundary
 from wf_formats.errors import RequestError
+from wf_formats.targets import check_apart, check_folder, check_way, checkpoint_kind
 
 
 def write_dense(folder: Path, target: Path) -> None:
@@ -29,8 +30,14 @@ def write_dense(folder: Path, target: Path) -> None:
 
     Raises:
         CheckpointError: `folder` is no whole checkpoint.
-        RequestError: it is dense already, or has parts that a stock class has no place for.
+        RequestError: it is dense already, or has parts that a stock class has no place for; `target` is no
+            new folder.
     """
+    check_way(target)
+    check_apart(target, folder)
+    check_folder(target, checkpoint_kind())
+    if target.is_dir() and any(target.iterdir()):
+        raise RequestError(f"{target} holds a checkpoint already, which is kept: choose a new folder")
     loaded = bitnet_arch.load_checkpoint(folder, dtype=torch.float32)
     model: Any = loaded.model
     layers = list(bitnet_arch.bit_linears(model))

@@ -56,11 +56,13 @@ def phase_master_weights(chosen: PhaseMatrix, latent: Tensor) -> Tensor:
     found = quantize_parts(to_parts(weight), len(chosen.codes))
     used = chosen.codes.any(-1).any(-1)
     error = (found.scales - chosen.scales).abs()[used].amax()
-    num_wrong = int((found.codes != chosen.codes).sum())
+    matters = (chosen.scales != 0)[..., None, None]
+    num_wrong = int(((found.codes != chosen.codes) & matters).sum())
     if num_wrong or error > _TOLERANCE * chosen.scales.amax():
         raise ValueError(
             f"no weights quantize to these phases and scales ({num_wrong} codes differ, scales by up to "
-            f"{error.item():.3g}; scales {chosen.scales.flatten().tolist()})"
+            f"{error.item():.3g}; scales {chosen.scales.flatten().tolist()}): train them as they are "
+            "rounded, without calibration"
         )
     return weight
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fairy2.alphabet import Alphabet
+from wf_ptq.ternary.compensation import inverse_factor
 
 _BLOCK = 64
 """Columns treated together."""
@@ -40,13 +41,6 @@ def solve(
         descend(letters, target, curvature, alphabet, scales)
     scales = fitted_scales(letters, target, curvature, alphabet, scales)
     return letters.t().contiguous(), scales
-
-
-def inverse_factor(curvature: Tensor) -> Tensor:
-    """Upper Cholesky factor F of C^-1 = F^H F, computed in double precision."""
-    precise = curvature.to(torch.complex128 if curvature.is_complex() else torch.float64)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(precise))
-    return torch.linalg.cholesky(inverse, upper=True).to(curvature.dtype)
 
 
 def nearest(values: Tensor, levels: Tensor) -> Tensor:
@@ -94,25 +88,29 @@ def _values(letters: Tensor, alphabet: Alphabet, scales: Tensor) -> Tensor:
 def fitted_scales(
     letters: Tensor, target: Tensor, curvature: Tensor, alphabet: Alphabet, scales: Tensor
 ) -> Tensor:
-    """Those with the smallest E for these letters; `scales` where one of them would not be above 0."""
+    """Those with the smallest E for these letters; `scales` where one of them would not be above 0. A scale
+    that no level is a multiple of (that of W where it is 0) stays what it is."""
     kinds = alphabet.kinds_of(len(letters))
-    parts = [  # what each scale multiplies: kind, [columns of the kind, rows]
-        (kind, units[letters[columns]])
-        for of_scale in alphabet.basis
+    parts = {  # what each scale multiplies: kind, [columns of the kind, rows]
+        scale: (kind, units[letters[columns]])
+        for scale, of_scale in enumerate(alphabet.basis)
         for kind, (units, columns) in enumerate(zip(of_scale, kinds, strict=True))
         if units.abs().any()
-    ]
-    assert len(parts) == len(scales), "each scale belongs to one kind of columns"
+    }
+    if not parts:
+        return scales
     output = curvature.t() @ target
     products = torch.empty(len(parts), len(parts), dtype=torch.float64)
     wanted = torch.empty(len(parts), dtype=torch.float64)
-    for row, (kind, part) in enumerate(parts):
+    for row, (kind, part) in enumerate(parts.values()):
         wanted[row] = _inner(output[kinds[kind]], part)
         moved = curvature[kinds[kind]].t() @ part
-        for column, (other_kind, other) in enumerate(parts):
+        for column, (other_kind, other) in enumerate(parts.values()):
             products[row, column] = _inner(moved[kinds[other_kind]], other)
     found = torch.linalg.lstsq(products, wanted.unsqueeze(1)).solution.squeeze(1).float()
-    return found if bool((found > 0).all()) else scales
+    if not bool((found > 0).all()):
+        return scales
+    return scales.index_copy(0, torch.tensor(list(parts)), found)
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:

@@ -88,4 +88,6 @@ def rates_are_to_blame() -> Iterator[None]:
 
 @torch.no_grad()
 def keep_positive(linears: Sequence[ScaledLinear]) -> None:
-    torch._foreach_clamp_min_([linear.scales for linear in linears], MIN_SCALE)
+    """Scales of at least MIN_SCALE; those of a matrix of zeros, whose rate is 0, stay what they are."""
+    if scales := [linear.scales for linear in linears if linear.scales.any()]:
+        torch._foreach_clamp_min_(scales, MIN_SCALE)

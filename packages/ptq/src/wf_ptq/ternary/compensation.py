@@ -12,24 +12,26 @@ from bitnet_arch.kernels import kernel_for
 from bitnet_arch.rounding import MIN_SCALE
 
 _SCALE_STEPS = 4
+_SINGLE, _DOUBLE = (torch.float32, torch.complex64), (torch.float64, torch.complex128)
+"""Real, complex."""
 
 
 def inverse_factor(damped: Tensor) -> Tensor:
-    """Upper Cholesky factor U of H^-1 = U^T U, computed in float64.
+    """Upper Cholesky factor U of H^-1 = U^H U, computed in double precision; H is real or complex.
 
     Raises:
         ValueError: H is not finite, or not positive definite in spite of the damping.
     """
     if not damped.isfinite().all():
         raise ValueError("the damped second moments are not finite: lower the damping")
-    lower, failed_at = torch.linalg.cholesky_ex(damped.double())
+    lower, failed_at = torch.linalg.cholesky_ex(damped.to(_DOUBLE[damped.is_complex()]))
     if not failed_at:
         upper, failed_at = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     if failed_at:
         raise ValueError(
             f"the second moments are not positive definite (input {failed_at.item() - 1}): raise the damping"
         )
-    return upper.float()
+    return upper.to(_SINGLE[damped.is_complex()])
 
 
 def fit_scales(block: Tensor, importance: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ class ModelConfig:
     """Hub id or folder; null for the packaged model."""
     scheme: str = "tensor"
     """Scale granularity of the ternary weights: tensor, group64 or group128; of weights of 4 bits:
-    int4-group128, -group64 or -group32, with zero points int4-group64-zero and so on; fairy2-w1, fairy2-w2;
-    none: the dense model is trained as it is, in full precision."""
+    int4-group128, -group64 or -group32, with zero points int4-group64-zero and so on; fairy2-w1, fairy2-w2,
+    levels4; none: the dense model is trained as it is, in full precision."""
     sub_norm: bool | None = None
     """Insert fitted SubLN before the attention output and down projections; null: what the scheme needs
     (tensor: yes; all others: no)."""
