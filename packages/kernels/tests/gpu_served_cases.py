@@ -114,6 +114,8 @@ def test_what_the_kernels_do_not_take_is_refused() -> None:
     codes, scales = codes_and_scales(4, 192, 96)
     with pytest.raises(LoadError, match=r"a scale for 96 inputs; the GPU kernels take groups of 32, 64, 128"):
         pack_for_gpu(codes, scales)
+    with pytest.raises(LoadError, match=r"a scale for 32\.8 inputs"):
+        pack_for_gpu(codes[:, :164], scales[:, :1].expand(4, 5))
     with pytest.raises(LoadError, match="190 inputs do not divide into fours"):
         pack_for_gpu(codes[:, :190].contiguous(), scales[:, 0])
     with pytest.raises(LoadError, match=r"in Triton run on .* here, not on meta"):

@@ -75,9 +75,9 @@ def pack_for_gpu(codes: Tensor, scales: Tensor) -> PackedMatrix:
 def _scales(scales: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
     if scales.dim() < 2:
         return scales.expand(rows).contiguous(), scales.new_empty((rows, 0), dtype=torch.float16)
-    if (size := cols // scales.shape[1]) not in GROUPS:
+    if (size := cols / scales.shape[1]) not in GROUPS:
         known = ", ".join(map(str, GROUPS))
-        raise LoadError(f"a scale for {size} inputs; the GPU kernels take groups of {known}: use wf serve")
+        raise LoadError(f"a scale for {size:g} inputs; the GPU kernels take groups of {known}: use wf serve")
     largest = scales.abs().amax(1)
     _, exponent = torch.frexp(torch.where(largest > 0, largest, 1.0))
     power = torch.ldexp(torch.ones_like(largest), exponent - 1)
