@@ -67,8 +67,9 @@ class EngineProcess:
             raise EngineError(f"the process of {self.engine} ended: {self._last_words()}") from error
         return self.answer()
 
-    def seconds(self, test: Test) -> float:
-        return float(self.ask(asdict(test))["seconds"])
+    def seconds(self, test: Test, clock: str = "wall") -> float:
+        """Of one run; `clock`: "wall" or "processor", which counts all threads."""
+        return float(self.ask(asdict(test) | {"clock": clock})["seconds"])
 
     def __enter__(self) -> Self:
         return self

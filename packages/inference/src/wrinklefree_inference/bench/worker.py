@@ -8,6 +8,7 @@ It answers each line of stdin with one line of JSON on stdout, the loading of th
 
     (start)                                   -> {"load_s": 1.2, "facts": {...}}
     {"kind": "prompt", "tokens": 128, ...}    -> {"seconds": 0.61}
+    {..., "clock": "processor"}               -> {"seconds": 0.58}, of all threads together
     {"memory": true}                          -> {"rss": 830000000, ...}
 
 What a user can mend comes as {"error": "..."}, and the process ends.
@@ -27,6 +28,7 @@ from wrinklefree_inference.bench.plan import Test
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import CacheType
 
+_CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 _MEMORY_FIELDS = {"VmRSS": "rss", "VmHWM": "peak_rss", "RssAnon": "anonymous", "RssFile": "file"}
 
 
@@ -57,7 +59,8 @@ def serve(engine: str, model: Path, adapter: Path | None, cache_type: CacheType,
         if "memory" in question:
             reply(**memory_bytes(Path("/proc/self/status").read_text()))
         else:
-            reply(seconds=seconds_of(runner, Test(**question)))
+            clock = _CLOCKS[question.pop("clock", "wall")]
+            reply(seconds=seconds_of(runner, Test(**question), clock))
 
 
 def main() -> None:
