@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -156,39 +157,61 @@ def _speed(engine: dict[str, Any], kind: str) -> str:
     return _number(engine[kind]["tokens_per_s"] if kind in engine else None)
 
 
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """The values, moved up where less than `gap` is between one and the next."""
+    found, least = list(values), -math.inf
+    for index in sorted(range(len(found)), key=found.__getitem__):
+        found[index] = least = max(found[index], least + gap)
+    return found
+
+
 def draw(formats: Sequence[Format], path: Path) -> None:
     """Perplexity against megabytes, and against tokens per second where there is an engine that serves it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
+    logs = [math.log(model.quality["perplexity"]["perplexity"]) for model in formats]
+    low, high = min(logs), max(max(logs), min(logs) + 0.5)
+    places = apart(logs, 0.07 * (high - low))
+    _dress(axes, math.exp(low - 0.1 * (high - low)), math.exp(max(high, *places) + 0.1 * (high - low)))
     families = list(dict.fromkeys(model.family for model in formats))
-    for model in formats:
-        color, height = f"C{families.index(model.family)}", model.quality["perplexity"]["perplexity"]
+    for model, height, place in zip(formats, map(math.exp, logs), map(math.exp, places), strict=True):
+        color, marker = f"C{families.index(model.family)}", "o" if model.engine == "native" else "s"
         speed = model.engines.get(model.engine, {}).get("generate", {}).get("tokens_per_s")
-        for axis, place in zip(axes, (model.megabytes, speed), strict=True):
-            if place is not None:
-                axis.plot(place, height, "o" if model.engine == "native" else "s", color=color)
-                axis.annotate(model.label, (place, height), (5, 4), textcoords="offset points", fontsize=8)
-    for axis, title in zip(axes, ("megabytes on disk", "tokens per second, generation"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel=title)
-        axis.margins(0.16, 0.1)
-        axis.grid(visible=True, which="both", alpha=0.2)
-        axis.spines[["top", "right"]].set_visible(False)
-        for scale in (axis.xaxis, axis.yaxis):
-            scale.set_major_formatter(ScalarFormatter())
-            scale.set_minor_formatter(ScalarFormatter())
-        axis.tick_params(which="both", labelsize=8)
-    axes[0].set_ylabel("perplexity (lower is better)")
+        line = {"arrowstyle": "-", "color": color, "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 0}
+        beside = {"textcoords": ("offset points", "data"), "fontsize": 8, "va": "center", "arrowprops": line}
+        for axis, x in zip(axes, (model.megabytes, speed), strict=True):
+            if x is not None:
+                axis.plot(x, height, marker, color=color)
+                axis.annotate(model.label, (x, height), (16, place), **beside)
+    for axis in axes:  # room for labels
+        left, right = axis.get_xlim()
+        axis.set_xlim(left, right * (right / left) ** 0.3)
     for index, family in enumerate(families):
         axes[1].plot([], [], "o", color=f"C{index}", label=family)
     axes[1].legend(frameon=False, fontsize=8)
-    axes[1].set_title("round: the native engine, square: llama.cpp", fontsize=9)
     with atomic_file(path) as unfinished:
         figure.savefig(unfinished, dpi=120, format="png")
+
+
+def _dress(axes: Any, lowest: float, highest: float) -> None:
+    """Logarithmic axes with plain numbers."""
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    for axis, title in zip(axes, ("megabytes on disk", "tokens per second, generation"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel=title, ylim=(lowest, highest))
+        axis.grid(visible=True, which="both", alpha=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            scale.set_major_formatter(ScalarFormatter())
+            scale.set_minor_formatter("")
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel("perplexity (lower is better)")
+    axes[1].set_title("round: the native engine, square: llama.cpp", fontsize=9)
 
 
 def arguments() -> argparse.Namespace:
