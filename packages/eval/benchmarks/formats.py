@@ -175,7 +175,8 @@ def draw(formats: Sequence[Format], path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     logs = [math.log(model.quality["perplexity"]["perplexity"]) for model in formats]
     low, high = min(logs), max(max(logs), min(logs) + 0.5)
-    places = apart(logs, 0.07 * (high - low))
+    gap = 0.07 * (high - low)
+    places = apart([height + gap for height in logs], gap)
     _dress(axes, math.exp(low - 0.1 * (high - low)), math.exp(max(high, *places) + 0.1 * (high - low)))
     families = list(dict.fromkeys(model.family for model in formats))
     for model, height, place in zip(formats, map(math.exp, logs), map(math.exp, places), strict=True):
