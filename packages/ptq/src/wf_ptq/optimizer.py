@@ -89,5 +89,6 @@ def rates_are_to_blame() -> Iterator[None]:
 @torch.no_grad()
 def keep_positive(linears: Sequence[ScaledLinear]) -> None:
     """Scales of at least MIN_SCALE; those of a matrix of zeros, whose rate is 0, stay what they are."""
-    if scales := [linear.scales for linear in linears if linear.scales.any()]:
+    scales: list[Tensor] = [linear.scales for linear in linears if linear.scales.any()]
+    if scales:
         torch._foreach_clamp_min_(scales, MIN_SCALE)
