@@ -31,6 +31,13 @@ def _q4_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarra
     return [steps.astype(np.float16).view(np.uint8), rng.integers(0, 256, (blocks, 140), np.uint8)]
 
 
+def _ones_in_q6_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
+    """Codes of 1, a scale of its own for each group of 16."""
+    low, high = np.full((blocks, 128), 0x11, np.uint8), np.full((blocks, 64), 0xAA, np.uint8)
+    scales = np.broadcast_to(np.arange(1, 17, dtype=np.uint8), (blocks, 16))
+    return [low, high, scales, np.full((blocks, 1), scale / 16, np.float16).view(np.uint8)]
+
+
 @pytest.fixture(scope="module")
 def script(module_of: Callable[[Path], Any]) -> Any:
     return module_of(SCRIPT)
@@ -48,6 +55,11 @@ def mixed_file(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "ffn_up": script.MATRIX_TYPES["q4_0"],
         "ffn_down": script.MATRIX_TYPES["q8_0"],
     }
+    return _written(script, monkeypatch, tmp_path / "mixed.gguf", types)
+
+
+def _written(script: Any, monkeypatch: pytest.MonkeyPatch, path: Path, types: dict[str, Any]) -> Path:
+    """A small model, some of whose matrices are of other types."""
     plain = script.tensors
     monkeypatch.setattr(
         script,
@@ -57,9 +69,21 @@ def mixed_file(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             for tensor in plain(*shape)
         ],
     )
-    path = tmp_path / "mixed.gguf"
     script.write_model(path, "random", "q8_0")
     return path
+
+
+@pytest.mark.parametrize("format", ["t2", "t5"])
+def test_what_is_ternary_in_groups_of_16_keeps_its_codes(
+    format: Any, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ternary formats have groups of 32 and more."""
+    types = {"attn_k": script.FilledType(TensorType.Q6_K, _ones_in_q6_k)}
+    path = _written(script, monkeypatch, tmp_path / "ones.gguf", types)
+    matrix = load_model(path, format=format).layers[0].k
+    assert (matrix.format, matrix.group_size) == ("q6", 16)
+    scales = values_of(matrix)[0, ::16] / values_of(matrix)[0, 0]
+    np.testing.assert_allclose(scales[:16], np.arange(1, 17), rtol=2e-3)
 
 
 def values_of(matrix: tk.Matrix) -> np.ndarray:

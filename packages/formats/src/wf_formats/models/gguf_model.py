@@ -55,7 +55,7 @@ from wf_formats.models.gguf_config import read_config
 from wf_formats.models.gguf_kinds import check_kinds
 from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
-from wf_formats.models.recognition import from_blocks, from_values, is_ternary
+from wf_formats.models.recognition import LEAST_TERNARY_GROUP, from_blocks, from_values, is_ternary
 
 _EXACT_BITS: dict[TensorType, int] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
 """Of codes whose types are kept as they are in embeddings and heads."""
@@ -125,7 +125,9 @@ class GgufModel:
             return self._rows(name, part)
 
         bits = _LAYER_BITS.get(tensor.type)
-        if bits and not is_ternary(values_of, (rows, columns), SCALE_GROUPS[tensor.type]):
+        if bits and not is_ternary(
+            values_of, (rows, columns), max(SCALE_GROUPS[tensor.type], LEAST_TERNARY_GROUP)
+        ):
             matrix = self._exact(name, bits)
         elif tensor.type in SCALE_GROUPS and tensor.type not in _WITH_OFFSETS:
             blocks = codes_and_scales(self.file.data(name), tensor.type, columns)

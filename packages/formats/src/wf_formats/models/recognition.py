@@ -22,6 +22,8 @@ REMEDY = (
 )
 GROUPS = (128, 64, 32)
 """Groupings tried after whole matrix and row, coarsest first."""
+LEAST_TERNARY_GROUP = GROUPS[-1]
+"""Packed ternary matrices have no scales of fewer inputs."""
 _CHUNK_WEIGHTS = 1 << 20
 
 
