@@ -505,6 +505,14 @@ def test_an_adapter_is_named_in_every_command(record: CardRecord) -> None:
     assert "always load both" in text
 
 
+def test_a_card_of_four_bits_says_nothing_of_ternary_weights(record: CardRecord) -> None:
+    ternary, text = card_of(record), card_of(replace(record, scheme="int4-group64"))
+    assert "Rounding to three values" in ternary
+    assert "Rounding to 4 bits loses some" in text
+    assert "three values" not in text
+    assert "ternary" not in text
+
+
 def wf_commands(text: str) -> list[list[str]]:
     """Words of each `uv run wf ...` of a card, without the first three."""
     return [shlex.split(line)[3:] for line in text.splitlines() if line.startswith("uv run wf ")]

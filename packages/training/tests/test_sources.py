@@ -290,7 +290,7 @@ def test_a_tokenizer_closes_what_cannot_hold_it(
             "the native engine alone will serve it, from its checkpoint; model.scheme=group64 "
             "model.sub_norm=false would make it exportable",
         ),
-        ("mine", "nothing here exports or serves it"),
+        ("mine", "nothing here exports or serves them"),
     ],
 )
 def test_what_the_native_engine_serves_alone_is_one_warning_with_the_fix(

@@ -84,7 +84,10 @@ def check_prospects(targets: Targets, allow_unservable: bool) -> None:
         )
         return
     if targets.scheme not in SCHEMES:  # that of another package is nobody's here to judge
-        LOG.warning("model.scheme=%s is not one of ours: nothing here exports or serves it", targets.scheme)
+        LOG.warning(
+            "weights of model.scheme=%s run in PyTorch alone: nothing here exports or serves them",
+            targets.scheme,
+        )
         return
     found = targets.reasons()
     for target, reason in found.items():
