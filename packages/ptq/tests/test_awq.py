@@ -151,11 +151,7 @@ def test_what_it_cannot_do_is_refused(make_pair: Any) -> None:
     with pytest.raises(BlockError, match=r"model\.layers\.0: weights of scheme group64 are not of 4 bits"):
         next(walk_blocks(student, teacher, IDS, AwqMethod.of(student), Memory(), seed=0))
     student, teacher = make_pair("tiny_llama", "int4-group64")
-<<<<<<< HEAD
-    with pytest.raises(BlockError, match="int4-group64 are not chosen on text"):
-=======
     with pytest.raises(BlockError, match="codes of scheme int4-group64 are not chosen on text"):
->>>>>>> aa22c07c (AWQ: the refusal of calibration is that of quantizers without a solver; types)
         next(walk_blocks(student, teacher, IDS, TernaryMethod(), Memory(), seed=0))
     with pytest.raises(ValueError, match="shapes"):
         AwqMethod.of(student).quantize_block(BlockRunner(student), None, IDS, IDS[:1], 0)
