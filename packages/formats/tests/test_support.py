@@ -29,6 +29,7 @@ YARN = {"type": "yarn", "factor": 4.0}
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
 PHI = {"model_type": "phi3", "original_max_position_embeddings": 256}
 RUNS_EVERYWHERE: dict[str, tuple[dict[str, Any], str, bool, str]] = {
+    "4 bits": ({}, "int4-group64-zero", False, "llama"),
     "llama": ({}, "tensor", True, "bitnet"),
     "llama, groups": ({}, "group64", False, "llama"),
     "no rotary base, as Llama 2": (
