@@ -94,3 +94,11 @@ def test_the_scale_of_an_all_zero_group_does_not_matter():
     codes = np.zeros((1, 64), np.int8)
     data = encode(codes, np.full((1, 1), 1e-6, np.float32), TensorType.Q2_0)
     assert not decode(data, 64, TensorType.Q2_0).any()
+
+
+@pytest.mark.parametrize("kind", [TensorType.Q4_0, TensorType.Q4_1, TensorType.Q4_K, TensorType.Q6_K])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_damaged_scales_become_values_without_a_warning(kind, number):
+    """Whoever reads the values refuses them; numpy's warnings, errors here, say nothing to a user."""
+    data = np.frombuffer(np.float16(number).tobytes() * (kind.block_bytes // 2), np.uint8)
+    assert not np.isfinite(decode_blocks(data, kind, (1, kind.block))).all()

@@ -83,9 +83,11 @@ def values(data: np.ndarray, kind: TensorType, shape: tuple[int, ...]) -> np.nda
         known = ", ".join(known.label for known in READABLE_TYPES)
         raise GgufError(f"tensors of type {kind.label} cannot be decoded; known are {known}")
     codes, scales = codes_and_scales(data, kind, shape[-1])
-    grouped = codes.reshape(*scales.shape, -1) * scales[..., None]
-    if (offsets := offsets_of(data, kind, shape[-1])) is not None:
-        grouped += offsets[..., None]
+    offsets = offsets_of(data, kind, shape[-1])
+    with np.errstate(invalid="ignore", over="ignore"):  # as of scales
+        grouped = codes.reshape(*scales.shape, -1) * scales[..., None]
+        if offsets is not None:
+            grouped += offsets[..., None]
     return grouped.reshape(shape)
 
 
