@@ -102,3 +102,10 @@ def test_damaged_scales_become_values_without_a_warning(kind, number):
     """Whoever reads the values refuses them; numpy's warnings, errors here, say nothing to a user."""
     data = np.frombuffer(np.float16(number).tobytes() * (kind.block_bytes // 2), np.uint8)
     assert not np.isfinite(decode_blocks(data, kind, (1, kind.block))).all()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_scales_that_are_not_finite_are_refused_without_a_warning(number):
+    for codes in (np.ones((1, 32), np.int8), np.zeros((1, 32), np.int8)):
+        with pytest.raises(FormatError, match="does not fit into fp16"):
+            encode(codes, np.full((1, 1), number, np.float32), TensorType.Q4_0)

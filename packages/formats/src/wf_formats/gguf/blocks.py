@@ -128,7 +128,8 @@ def encode(
     used: Any = True
     if offsets is None:
         used = codes.reshape(rows, -1, kind.block).any(axis=-1)  # a block of zeros needs no scale
-    scale_of_block = to_fp16(_block_scales(scales, rows, columns, kind) * used)
+    with np.errstate(invalid="ignore"):  # what is not finite is refused
+        scale_of_block = to_fp16(_block_scales(scales, rows, columns, kind) * used)
     added = [] if offsets is None else [_block_scales(offsets, rows, columns, kind) * used]
     blocks = codes.reshape(-1, kind.block)
     encoded = export.encode(blocks, *(of_block.reshape(-1, 1) for of_block in (scale_of_block, *added)))
