@@ -66,7 +66,7 @@ def export(
         typer.Option(help="gguf (llama.cpp), hf (transformers) or compressed-tensors (vLLM, no SubLN)."),
     ] = Format.GGUF,
     type: Annotated[
-        str, typer.Option(help=f"gguf: auto or {EXPORT_TYPE_NAMES} for ternary matrices.")
+        str, typer.Option(help=f"gguf: auto or {EXPORT_TYPE_NAMES} for quantized matrices.")
     ] = "auto",
     embeddings: Annotated[
         str, typer.Option(help=f"gguf: {EMBEDDING_TYPE_NAMES}, embeddings and head.")
