@@ -53,7 +53,6 @@ RUNS_EVERYWHERE: dict[str, tuple[dict[str, Any], str, bool, str]] = {
     "gemma3": (GEMMA, "group64", False, "gemma3"),
     "phi": (PHI | {"sliding_window": 64}, "group64", False, "granite_swa"),
     "phi, long context": (PHI | {"rope_scaling": LONGROPE}, "group64", False, "llama"),
-    "4 bits": ({}, "int4-group64", False, "llama"),
     "4 bits, zero points": ({"model_type": "qwen3"}, "int4-group32-zero", False, "qwen3"),
     "checkpoint": ({"model_type": "bitnet"}, "tensor", True, "bitnet"),
 }
