@@ -96,7 +96,9 @@ def test_the_scale_of_an_all_zero_group_does_not_matter():
     assert not decode(data, 64, TensorType.Q2_0).any()
 
 
-@pytest.mark.parametrize("kind", [TensorType.Q4_0, TensorType.Q4_1, TensorType.Q4_K, TensorType.Q6_K])
+@pytest.mark.parametrize(
+    "kind", [TensorType.Q4_0, TensorType.Q4_1, TensorType.Q4_K, TensorType.Q5_1, TensorType.Q6_K]
+)
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_damaged_scales_become_values_without_a_warning(kind, number):
     """Whoever reads the values refuses them; numpy's warnings, errors here, say nothing to a user."""

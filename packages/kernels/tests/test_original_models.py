@@ -26,9 +26,9 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "random_model.py"
 NUM_TEXTS, TEXT_TOKENS = 4, 48
 
 
-def _q4_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
-    steps = rng.uniform(0.5, 1, (blocks, 2)) * scale / 200
-    return [steps.astype(np.float16).view(np.uint8), rng.integers(0, 256, (blocks, 140), np.uint8)]
+def _q5_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
+    steps = rng.uniform(0.5, 1, (blocks, 2)) * scale / (400, 200)  # of codes, of offsets
+    return [steps.astype(np.float16).view(np.uint8), rng.integers(0, 256, (blocks, 172), np.uint8)]
 
 
 def _ones_in_q6_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
@@ -51,7 +51,7 @@ def mixed_file(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "attn_k": script.EMBEDDING_TYPES["q6_k"],
         "attn_v": script.MATRIX_TYPES["tq2_0"],
         "attn_output": script.MATRIX_TYPES["q4_1"],
-        "ffn_gate": script.FilledType(TensorType.Q4_K, _q4_k),
+        "ffn_gate": script.FilledType(TensorType.Q5_K, _q5_k),
         "ffn_up": script.MATRIX_TYPES["q4_0"],
         "ffn_down": script.MATRIX_TYPES["q8_0"],
     }
@@ -103,7 +103,7 @@ def test_layers_are_kept_as_the_file_has_them(mixed_file: Path):
         "q": ("attn_q", "q4", 32, 0),
         "k": ("attn_k", "q6", 16, 2.0**-11),
         "o": ("attn_output", "q4", 32, 0),
-        "gate": ("ffn_gate", "q4", 32, 2.0**-10),
+        "gate": ("ffn_gate", "q6", 32, 2.0**-10),
         "down": ("ffn_down", "q8", 32, 0),
         "v": ("attn_v", layer.v.format, 0, 0),
         "up": ("ffn_up", layer.v.format, 64, 0),

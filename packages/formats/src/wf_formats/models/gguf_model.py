@@ -57,9 +57,19 @@ from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
 from wf_formats.models.recognition import LEAST_TERNARY_GROUP, from_blocks, from_values, is_ternary
 
-_EXACT_BITS: dict[TensorType, int] = {TensorType.Q8_0: 8, TensorType.Q4_0: 4, TensorType.Q6_K: 6}
+_EXACT_BITS: dict[TensorType, int] = {
+    TensorType.Q8_0: 8,
+    TensorType.Q4_0: 4,
+    TensorType.Q5_0: 6,
+    TensorType.Q6_K: 6,
+}
 """Of codes whose types are kept as they are in embeddings and heads."""
-_WITH_OFFSETS: dict[TensorType, int] = {TensorType.Q4_1: 4, TensorType.Q4_K: 4}
+_WITH_OFFSETS: dict[TensorType, int] = {
+    TensorType.Q4_1: 4,
+    TensorType.Q4_K: 4,
+    TensorType.Q5_1: 6,
+    TensorType.Q5_K: 6,
+}
 _LAYER_BITS = _EXACT_BITS | _WITH_OFFSETS
 """Of layers' matrices that are not ternary."""
 LAYER_TYPES = frozenset(_LAYER_BITS)

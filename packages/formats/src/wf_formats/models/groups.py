@@ -3,12 +3,13 @@
     stored as            becomes                error of a weight
     Q8_0                 8 bits, groups of 32   none
     Q4_0                 4 bits, groups of 32   none
+    Q5_0                 6 bits, groups of 32   none
     Q6_K                 6 bits, groups of 16   none
-    F32, F16, BF16,
-    Q4_1, Q4_K           8 bits, groups of 32   at most max|W| of its group / 254
+    F32, F16, BF16, Q4_1,
+    Q4_K, Q5_1, Q5_K     8 bits, groups of 32   at most max|W| of its group / 254
 
 Rows that do not divide by 32 are cut into groups of 16. Packing keeps group scales as fp16 times a power
-of two for each row: those of Q8_0 and Q4_0, fp16 themselves, stay what they are, the products of Q6_K
+of two for each row: those of Q8_0, Q5_0 and Q4_0, fp16 themselves, stay what they are, the products of Q6_K
 and the scales of the last line are rounded to 2^-11 of their value. So the last line is as exact as Q8_0.
 """
 

@@ -44,7 +44,7 @@ def chat(
 ) -> None:
     """Chat with a model in the terminal.
 
-    The native engine runs ternary models and GGUF files of 4 to 8 bits (Q4_0, Q4_1, Q4_K_M, Q6_K, Q8_0);
+    The native engine runs ternary models and GGUF files of 4 to 8 bits (Q4_0, Q4_K_M, Q5_K_M, Q6_K, Q8_0);
     llama.cpp runs any GGUF file.
 
     Examples:

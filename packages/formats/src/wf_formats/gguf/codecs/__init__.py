@@ -7,6 +7,9 @@
     Q4_0      32    18    yes              4.5
     Q4_1      32    20    with offsets     5 (4 bits with zero points alone)
     Q4_K     256   144    with offsets
+    Q5_0      32    22    yes
+    Q5_1      32    24    with offsets
+    Q5_K     256   176    with offsets
     F16        1     2    floats           16
     Q8_0      32    34    yes              8.5
     Q6_K     256   210    yes
@@ -24,6 +27,9 @@ from wf_formats.gguf.codecs.q2_0 import Q2_0
 from wf_formats.gguf.codecs.q4_0 import Q4_0
 from wf_formats.gguf.codecs.q4_1 import Q4_1
 from wf_formats.gguf.codecs.q4_k import Q4_K
+from wf_formats.gguf.codecs.q5_0 import Q5_0
+from wf_formats.gguf.codecs.q5_1 import Q5_1
+from wf_formats.gguf.codecs.q5_k import Q5_K
 from wf_formats.gguf.codecs.q6_k import Q6_K
 from wf_formats.gguf.codecs.q8_0 import Q8_0
 from wf_formats.gguf.codecs.tq1_0 import TQ1_0
@@ -41,6 +47,9 @@ CODECS = {
         Q4_0,
         Q4_1,
         Q4_K,
+        Q5_0,
+        Q5_1,
+        Q5_K,
         F16,
         Q8_0,
         Q6_K,

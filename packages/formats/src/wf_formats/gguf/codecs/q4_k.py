@@ -22,18 +22,33 @@ def _factors(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return of_scales, of_offsets
 
 
-def _decode(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
-    packed, levels = blocks[:, 16:].reshape(-1, 4, 32), codes.view(np.uint8).reshape(-1, 4, 2, 32)
-    np.bitwise_and(packed, 15, out=levels[:, :, 0])
-    np.right_shift(packed, 4, out=levels[:, :, 1])
-    codes -= 8
+def decode_nibbles(packed: np.ndarray, codes: np.ndarray) -> None:
+    """uint8 [blocks, 128] -> q of 4 bits into `codes` [blocks, 256]."""
+    halves, levels = packed.reshape(-1, 4, 32), codes.view(np.uint8).reshape(-1, 4, 2, 32)
+    np.bitwise_and(halves, 15, out=levels[:, :, 0])
+    np.right_shift(halves, 4, out=levels[:, :, 1])
+
+
+def decode_scales(blocks: np.ndarray, scales: np.ndarray) -> None:
+    """d s into `scales` [blocks, 8]."""
     np.multiply(_factors(blocks)[0], half(blocks), out=scales)
 
 
-def _offsets(blocks: np.ndarray, offsets: np.ndarray) -> None:
+def offsets_beside(zero: int, blocks: np.ndarray, offsets: np.ndarray) -> None:
+    """zero d s - e t into `offsets` [blocks, 8]."""
     of_scales, of_offsets = _factors(blocks)
-    np.multiply(8 * of_scales.astype(np.float32), half(blocks), out=offsets)
+    np.multiply(zero * of_scales.astype(np.float32), half(blocks), out=offsets)
     offsets -= of_offsets * half(blocks[:, 2:])
+
+
+def _decode(blocks: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None:
+    decode_nibbles(blocks[:, 16:], codes)
+    codes -= 8
+    decode_scales(blocks, scales)
+
+
+def _offsets(blocks: np.ndarray, offsets: np.ndarray) -> None:
+    offsets_beside(8, blocks, offsets)
 
 
 Q4_K = Codec(TensorType.Q4_K, group=32, decode=_decode, decode_offsets=_offsets)
