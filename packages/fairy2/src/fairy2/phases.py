@@ -14,7 +14,7 @@ as much as real binary weights do (1 - 2/pi of the energy), and two as much as t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,10 +40,7 @@ class PhaseMatrix:
         scaled = [
             codes * scales[..., None, None] for codes, scales in zip(self.codes, self.scales, strict=True)
         ]
-        return torch.stack(scaled).sum(0) if len(scaled) > 2 else sum(scaled[1:], scaled[0])
-
-    def with_scales(self, scales: Tensor) -> PhaseMatrix:
-        return replace(self, scales=scales)
+        return sum(scaled[1:], scaled[0])
 
 
 def phases(parts: Tensor) -> Tensor:

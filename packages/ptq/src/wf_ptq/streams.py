@@ -58,6 +58,15 @@ class BlockRunner:
         return output
 
 
+def check_streams(inputs: Tensor, targets: Tensor) -> None:
+    """Raises ValueError for streams before and after a block that differ in shape, or targets that are not
+    finite."""
+    if inputs.shape != targets.shape:
+        raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
+    if not targets.isfinite().all():
+        raise ValueError("the full-precision stream is not finite")
+
+
 def relative_error(output: Tensor, target: Tensor) -> Tensor:
     """|output - target|^2 / |target|^2 of each token (not below a floor), float32 [sequences, tokens]."""
     target = target.float()

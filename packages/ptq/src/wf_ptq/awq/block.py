@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_arch import BitLinear, BitLinearLRC, Int4Quantizer, bit_linears
-from wf_ptq.awq.search import ChosenScales, choose_scales, clip, linear_error, module_error
+from wf_ptq.awq.search import ChosenScales, choose_scales, clip, linear_error
 from wf_ptq.awq.sites import Site, clipped_rows, fold, sites_of
 from wf_ptq.awq.statistics import Calls, InputStatistics, input_statistics, recorded_calls
 from wf_ptq.moments import full_precision
 from wf_ptq.options import AwqOptions
-from wf_ptq.streams import BlockRunner, stream_error
+from wf_ptq.streams import BlockRunner, check_streams, stream_error
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,7 @@ class AwqMethod:
             ValueError: streams of different shapes, values that are not finite, or linears of a block that
                 another method is for.
         """
-        if inputs.shape != targets.shape:
-            raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
-        if not targets.isfinite().all():
-            raise ValueError("the full-precision stream is not finite")
+        check_streams(inputs, targets)
         layers = {name: _checked(layer) for name, layer in bit_linears(block)}
         stream_rounded = stream_error(run, block, inputs, targets)
         statistics = input_statistics(run, block, inputs)
@@ -102,7 +99,7 @@ class AwqMethod:
         consumers = {name: layers[name] for name in site.consumers}
         found = statistics[site.consumers[0]]
         if site.inspected in calls:
-            error = module_error(calls[site.inspected])
+            error = calls[site.inspected].error
         else:
             error = linear_error(consumers[site.inspected], found.moment)
         chosen = choose_scales(consumers, found.magnitude, self.options.num_exponents, error)

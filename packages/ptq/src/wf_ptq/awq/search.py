@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from bitnet_arch import BitLinear, Quantizer
-from wf_ptq.awq.statistics import Calls
 
 _LEAST = 1e-4
 """Of a scale before they are divided: inputs that are never there."""
@@ -86,11 +85,6 @@ def linear_error(layer: BitLinear, moment: Tensor) -> Callable[[], float]:
 
 def _energy(rows: Tensor, moment: Tensor) -> Tensor:
     return ((rows @ moment) * rows).sum()
-
-
-def module_error(calls: Calls) -> Callable[[], float]:
-    """The relative error of a module's output, beside that of its recorded calls."""
-    return calls.error
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from wf_ptq.layers import ScaledLinear, install
 from wf_ptq.moments import input_moments
 from wf_ptq.options import BlockOptions
 from wf_ptq.solving import choose
-from wf_ptq.streams import BlockRunner, stream_error
+from wf_ptq.streams import BlockRunner, check_streams, stream_error
 from wf_ptq.ternary.refine import refine_block
 
 
@@ -60,10 +60,7 @@ class TernaryMethod:
             ValueError: streams of different shapes, values that are not finite, or linears whose codes
                 nothing chooses.
         """
-        if inputs.shape != targets.shape:
-            raise ValueError(f"streams of shapes {tuple(inputs.shape)} and {tuple(targets.shape)}")
-        if not targets.isfinite().all():
-            raise ValueError("the full-precision stream is not finite")
+        check_streams(inputs, targets)
         linears, naive, solved = self._solve(run, block, inputs)
         install(block, linears)
         stream_solved = stream_error(run, block, inputs, targets)
