@@ -111,13 +111,9 @@ def choose_type(
     Raises:
         ExportError: `wanted` cannot hold this matrix exactly; the message lists the types that can.
     """
-    fitting = _int4_types(int4) if int4 else _exact_types(num_columns, is_group_scaled)
-    if int4 and (wanted == AUTO or export_type(wanted) in fitting):
-        return (fitting[0], "4 bits") if wanted == AUTO else (export_type(wanted), "asked for")
-    if int4:
-        names = ", ".join(kind.label for kind in fitting)
-        what = f"its weights have 4 bits{' and zero points' if int4.has_zeros else ''}"
-        raise ExportError(f"{name}: {what}; types that hold it exactly: {names}, or auto")
+    if int4 is not None:
+        return _choose_int4_type(name, wanted, int4)
+    fitting = _exact_types(num_columns, is_group_scaled)
     if wanted == AUTO:
         for kind in (TensorType.TQ2_0, TensorType.Q4_0):
             if kind in fitting:
@@ -136,8 +132,23 @@ def choose_type(
         if is_group_scaled and num_columns % kind.block == 0
         else f"rows of {num_columns} weights are not a multiple of {kind.block}, the block of {kind.label}"
     )
+    raise _no_type(name, why, fitting)
+
+
+def _choose_int4_type(name: str, wanted: str, scheme: Int4Scheme) -> tuple[TensorType, str]:
+    fitting = _int4_types(scheme)
+    if wanted == AUTO:
+        return fitting[0], "4 bits"
+    kind = export_type(wanted)
+    if kind in fitting:
+        return kind, "asked for"
+    zeros = " and zero points" if scheme.has_zeros else ""
+    raise _no_type(name, f"its weights have 4 bits{zeros}", fitting)
+
+
+def _no_type(name: str, why: str, fitting: list[TensorType]) -> ExportError:
     names = ", ".join(kind.label for kind in fitting)
-    raise ExportError(f"{name}: {why}; types that hold it exactly: {names}, or auto")
+    return ExportError(f"{name}: {why}; types that hold it exactly: {names}, or auto")
 
 
 def _exact_types(num_columns: int, is_group_scaled: bool) -> list[TensorType]:

@@ -13,7 +13,8 @@ there is something faster than the product of the values, override `product`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,6 +22,19 @@ from torch import Tensor
 from bitnet_arch.activations import ActivationQuantizer, Int8PerToken
 from bitnet_arch.products import quantized_linear
 from bitnet_arch.rounding import Quantized
+
+
+def refuse_rows(in_features: int, group_size: int, sizes: Mapping[str, int | None]) -> NoReturn:
+    """Raises ValueError for rows that do not divide into groups.
+
+    Args:
+        sizes: scheme -> group size of those that are named where they fit; None fits any row.
+    """
+    fitting = [name for name, size in sizes.items() if in_features % (size or 1) == 0]
+    raise ValueError(
+        f"rows of {in_features} inputs do not divide into groups of {group_size}; "
+        f"schemes that fit: {', '.join(fitting) or 'none'}"
+    )
 
 
 class Quantizer(ABC):

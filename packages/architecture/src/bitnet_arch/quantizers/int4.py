@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.activations import KeepActivations
-from bitnet_arch.quantizers.base import Quantizer
+from bitnet_arch.quantizers.base import Quantizer, refuse_rows
 from bitnet_arch.rounding import MIN_SCALE, round_clip
 from wf_formats.matrix import INT4_BITS, QuantizedMatrix
 from wf_formats.schemes import INT4_SCHEMES, Int4Scheme
@@ -52,17 +52,9 @@ class Int4Quantizer(Quantizer):
         return self.scheme.group_size
 
     def check(self, in_features: int) -> None:
-        size = self.group_size
-        if in_features % size:
-            fitting = [
-                name
-                for name, other in INT4_SCHEMES.items()
-                if in_features % other.group_size == 0 and other.has_zeros == self.scheme.has_zeros
-            ]
-            raise ValueError(
-                f"rows of {in_features} inputs do not divide into groups of {size}; "
-                f"schemes that fit: {', '.join(fitting) or 'none'}"
-            )
+        if in_features % self.group_size:
+            alike = [scheme for scheme in INT4_SCHEMES.values() if scheme.has_zeros == self.scheme.has_zeros]
+            refuse_rows(in_features, self.group_size, {scheme.name: scheme.group_size for scheme in alike})
 
     def quantize(self, weight: Tensor) -> QuantizedMatrix[Tensor]:
         weight = weight.detach().float()

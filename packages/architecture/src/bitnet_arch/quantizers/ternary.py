@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bitnet_arch.kernels import kernel_for
-from bitnet_arch.quantizers.base import Quantizer
+from bitnet_arch.quantizers.base import Quantizer, refuse_rows
 from bitnet_arch.quantizers.master_weights import group_master_weights, tensor_master_weights
 from bitnet_arch.rounding import MIN_SCALE, round_clip
 from wf_formats.matrix import QuantizedMatrix
@@ -45,12 +45,8 @@ class TernaryQuantizer(Quantizer):
         return self.group_size is None
 
     def check(self, in_features: int) -> None:
-        if in_features % (self.group_size or 1):
-            fitting = [name for name, size in GROUP_SIZES.items() if in_features % (size or 1) == 0]
-            raise ValueError(
-                f"rows of {in_features} inputs do not divide into groups of {self.group_size}; "
-                f"schemes that fit: {', '.join(fitting)}"
-            )
+        if self.group_size is not None and in_features % self.group_size:
+            refuse_rows(in_features, self.group_size, GROUP_SIZES)
 
     def quantize(self, weight: Tensor) -> QuantizedMatrix[Tensor]:
         weight = weight.detach().float()
