@@ -21,7 +21,7 @@ from wrinklefree.mixture.odm import Odm
 from wrinklefree.mixture.policy import Evidence, GradientProducts, MixturePolicy
 from wrinklefree.mixture.registry import build_policy, first_sources, first_weights
 from wrinklefree.mixture.simplex import Bounds, euclidean, kl, projected, softmax
-from wrinklefree.mixture.turns import every_steps
+from wrinklefree.mixture.turns import Turns, turns_of
 
 NAMES = ("books", "code", "noise")
 
@@ -245,18 +245,28 @@ PROBES = "training.mixture.influence.probes=[{kind: packaged, name: python_stdli
 
 
 @pytest.mark.parametrize(
-    ("overrides", "turn"),
+    ("overrides", "first", "every"),
     [
-        ([ODM], 200),
-        ([INFLUENCE, PROBES], 250),  # 2 x 8 and 24 sequences, at most 4 of 100 of steps of 4
-        ([INFLUENCE, PROBES, "training.batch_size=3", "training.accumulate_steps=2"], 175),  # 42, in threes
-        ([INFLUENCE, PROBES, "training.batch_size=64", "training.accumulate_steps=2"], 20),
-        ([INFLUENCE, PROBES, "training.mixture.every_steps=7"], 7),
+        ([ODM], 200, 200),
+        ([INFLUENCE, PROBES], 20, 250),  # 2 x 8 and 24 sequences, at most 4 of 100 of steps of 4
+        # 42, in threes
+        ([INFLUENCE, PROBES, "training.batch_size=3", "training.accumulate_steps=2"], 20, 175),
+        ([INFLUENCE, PROBES, "training.batch_size=64", "training.accumulate_steps=2"], 20, 20),
+        ([INFLUENCE, PROBES, "training.mixture.every_steps=7"], 7, 7),
+        ([INFLUENCE, PROBES, "training.mixture.first_step=300"], 300, 250),
     ],
 )
-def test_scoring_takes_a_bounded_share_of_the_sequences(overrides: list[str], turn: int) -> None:
+def test_scoring_takes_a_bounded_share_of_the_sequences(overrides: list[str], first: int, every: int) -> None:
     config = compose_config(["training=stage2_pretrain", SOURCES, "training.max_steps=5000", *overrides])
-    assert every_steps(gradient_options(config), 2) == turn
+    assert turns_of(gradient_options(config), 2) == Turns(first, every)
+
+
+@pytest.mark.parametrize(
+    ("first", "every", "steps"),
+    [(2, 5, [2, 5, 10]), (5, 5, [5, 10]), (7, 3, [7, 9, 12]), (1, 1, list(range(1, 13)))],
+)
+def test_a_first_turn_comes_apart_from_the_others(first: int, every: int, steps: list[int]) -> None:
+    assert [step for step in range(1, 13) if Turns(first, every).is_after(step)] == steps
 
 
 def test_each_policy_composes() -> None:
@@ -295,8 +305,12 @@ def test_each_policy_composes() -> None:
             "every_steps=200 and training.max_steps=200: the run ends before.*every_steps=20$",
         ),
         (
-            [SOURCES, INFLUENCE, PROBES, "training.max_steps=200"],
-            r"every_steps=250 \(by itself\) and training.max_steps=200: the run ends before",
+            [SOURCES, INFLUENCE, PROBES, "training.max_steps=20"],
+            r"first_step=20 \(by itself\) and training.max_steps=20: the run ends before.*first_step=2$",
+        ),
+        (
+            [SOURCES, ODM, "training.mixture.first_step=9", "training.max_steps=9"],
+            "first_step=9 and training.max_steps=9: the run ends before",
         ),
         ([SOURCES.replace("docs}", "docs, repeat: false}"), ODM], "'python_docs' has repeat=false"),
         ([SOURCES, INFLUENCE], "policy=influence without training.mixture.influence.probes"),

@@ -23,6 +23,7 @@ from wrinklefree.mixture.plot import mixture_figure
 from wrinklefree.mixture.policy import Evidence
 from wrinklefree.mixture.scoring import gradient_products, in_turn
 from wrinklefree.mixture.simplex import softmax
+from wrinklefree.mixture.turns import Turns
 from wrinklefree.objectives.base import TokenLosses
 from wrinklefree.source_losses import by_source
 
@@ -62,6 +63,7 @@ def influence(files: dict[str, Path]) -> list[str]:
     probe = f"{{kind: path, name: probe, location: {files['probe']}}}"
     return [
         "training.mixture.policy=influence",
+        "training.mixture.first_step=1",
         "training.mixture.every_steps=2",
         *BOUNDS,
         f"training.mixture.influence.probes=[{probe}]",
@@ -92,7 +94,7 @@ def test_without_evidence_weights_stay_and_that_is_told_once(
 ) -> None:
     """As with objectives that compare no tokens."""
     policy = Odm(NAMES, smoothing=0.5, projected=softmax)
-    mixture = Mixture(policy, {"squares": 0.5, "letters": 0.3, "noise": 0.2}, every_steps=1)
+    mixture = Mixture(policy, {"squares": 0.5, "letters": 0.3, "noise": 0.2}, Turns(1, 1))
     monkeypatch.setattr(mixture, "_observed", lambda *_: Evidence())
     for _ in range(2):
         mixture._turn(None, None)  # type: ignore[arg-type]
@@ -172,7 +174,7 @@ def test_scoring_leaves_a_run_as_it_was_to_the_bit(
     assert run.weights == fixed.weights
     assert [mixture for mixture in mixtures(run) if mixture != mixtures(run)[0]] == []
     scored = [float(row["influence/noise"]) for row in rows(run) if row.get("influence/noise")]
-    assert len(scored) == 6
+    assert len(scored) == 7, "known from the first step on"
     assert all(scored)
 
 

@@ -14,6 +14,7 @@ from wrinklefree.callbacks.random_state import kept_random_state
 from wrinklefree.datamodule import data_of
 from wrinklefree.mixture.policy import Evidence, MixturePolicy, Needs, Weights
 from wrinklefree.mixture.scoring import SourceScorer
+from wrinklefree.mixture.turns import Turns
 from wrinklefree.module import WrinkleFreeLightningModule
 from wrinklefree.source_losses import SourceSums
 
@@ -23,8 +24,8 @@ _NO_CHANGE = 1e-9
 
 
 class Mixture(StepCallback):
-    """A turn after every `every_steps` steps but the last; weights as `mixture/<source>`, and what the policy
-    tells, in every row.
+    """Lets the policy take its turns, none after the last step; weights as `mixture/<source>`, and what the
+    policy tells, in every row.
 
     Weights are computed from what all ranks have seen and are those of the first on all of them. They hold
     from a batch that the step fixes, so a resumed run goes on to the bit, with data workers too.
@@ -38,10 +39,10 @@ class Mixture(StepCallback):
         self,
         policy: MixturePolicy,
         weights: Weights,
-        every_steps: int,
+        turns: Turns,
         scorer: Callable[[Any], SourceScorer] | None = None,
     ) -> None:
-        self._policy, self._weights, self._every_steps = policy, dict(weights), every_steps
+        self._policy, self._weights, self._turns = policy, dict(weights), turns
         self._sums = SourceSums(list(weights))
         self._make_scorer = scorer
         self._scorer: SourceScorer | None = None
@@ -74,7 +75,7 @@ class Mixture(StepCallback):
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
     def on_step_end(self, trainer: L.Trainer, module: WrinkleFreeLightningModule, step: int) -> None:
-        is_turn = step % self._every_steps == 0 and step < trainer.max_steps
+        is_turn = self._turns.is_after(step) and step < trainer.max_steps
         if is_turn and self._policy.needs is not Needs.nothing:
             self._turn(trainer, module)
         module.step_metrics |= {f"mixture/{name}": weight for name, weight in self._weights.items()}

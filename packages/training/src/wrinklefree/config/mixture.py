@@ -69,8 +69,11 @@ class InfluenceConfig:
 class MixtureConfig:
     policy: Policy = Policy.fixed
     every_steps: int | None = number(None, least=1, most=MAX_STEPS)
-    """Steps from one turn of the policy to the next; null: 200, and of policy=influence as many as make
-    scoring cost less than a tenth of the run (mixture/turns.py)."""
+    """The policy takes a turn after each multiple of so many steps; null: 200, and of policy=influence as
+    many as make scoring cost less than a tenth of the run (mixture/turns.py)."""
+    first_step: int | None = number(None, least=1, most=MAX_STEPS)
+    """The first turn comes after this one; null: after `every_steps`, and of policy=influence after 20 if
+    that is sooner, since what it finds serves all steps that follow."""
     floor: float = number(0.05, least=0, most=1)
     """Least share of a source, of policies that move."""
     cap: float = number(0.6, above=0, most=1)

@@ -8,7 +8,7 @@ from wrinklefree.config.mixture import MixtureConfig, Policy
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import Trained
 from wrinklefree.mixture.registry import bounds_of
-from wrinklefree.mixture.turns import every_steps
+from wrinklefree.mixture.turns import turns_of
 
 _KEY = "training.mixture"
 
@@ -58,12 +58,15 @@ def _check_moving(config: TrainConfig, mixture: MixtureConfig) -> None:
                 f"that {_KEY}.policy={mixture.policy} steers: set repeat=true"
             )
     max_steps = gradient_options(config).max_steps
-    turn = every_steps(gradient_options(config), len(config.data.sources))
-    if max_steps is not None and turn >= max_steps:
-        by_itself = "" if mixture.every_steps else " (by itself)"
+    turns = turns_of(gradient_options(config), len(config.data.sources))
+    if max_steps is not None and turns.first >= max_steps:
+        key, value = ("every_steps", mixture.every_steps)
+        if turns.first != turns.every:
+            key, value = ("first_step", mixture.first_step)
+        by_itself = "" if value else " (by itself)"
         raise ConfigError(
-            f"{_KEY}.every_steps={turn}{by_itself} and training.max_steps={max_steps}: the run ends before "
-            f"{_KEY}.policy={mixture.policy} weighs the sources once; give {_KEY}.every_steps="
+            f"{_KEY}.{key}={turns.first}{by_itself} and training.max_steps={max_steps}: the run ends before "
+            f"{_KEY}.policy={mixture.policy} weighs the sources once; give {_KEY}.{key}="
             f"{max(1, max_steps // 10)}"
         )
     try:

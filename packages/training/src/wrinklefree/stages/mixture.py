@@ -21,7 +21,7 @@ from wrinklefree.mixture.plot import draw_mixture
 from wrinklefree.mixture.policy import Weights
 from wrinklefree.mixture.registry import build_policy, configured_weights, first_weights
 from wrinklefree.mixture.scoring import Sequences, SourceScorer
-from wrinklefree.mixture.turns import every_steps, pass_sequences
+from wrinklefree.mixture.turns import pass_sequences, turns_of
 
 LOG = logging.getLogger("wrinklefree")
 
@@ -67,7 +67,7 @@ def data_callbacks(config: TrainConfig, tokenizer: Any, probes: Probes | None) -
         cb.Mixture(
             build_policy(mixture, sources),
             weights or configured_weights(sources),
-            every_steps(training, len(sources)),
+            turns_of(training, len(sources)),
             None if probes is None else scorer,
         ),
     ]
