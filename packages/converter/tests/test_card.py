@@ -101,13 +101,13 @@ def test_a_card_of_little_says_little(made: tuple[Path, Path], tmp_path: Path) -
 
 def test_sizes_are_those_of_the_file(made: tuple[Path, Path], record: CardRecord) -> None:
     sizes = record.sizes
-    ternary = sum(math.prod(tensor.shape) for tensor in prepare_gguf(made[0]).tensors if tensor.is_ternary)
-    assert sizes.num_weights == ternary
+    quantized = sum(math.prod(tensor.shape) for tensor in prepare_gguf(made[0]).tensors if tensor.is_quantized)
+    assert sizes.num_weights == quantized
     assert sizes.num_embedding_weights == 512 * 256
     assert sizes.embedding_bytes == 2 * 512 * 256  # f16
     assert sizes.total_bytes == made[1].stat().st_size
     rest = made[1].stat().st_size - sizes.embedding_bytes
-    assert f"| bits per weight, without embeddings | {8 * rest / ternary:.2f} |" in card_of(record)
+    assert f"| bits per weight, without embeddings | {8 * rest / quantized:.2f} |" in card_of(record)
     assert record.files == [FileEntry("model.gguf", made[1].stat().st_size, record.model_sha256)]
     assert record.model_sha256 == hashlib.sha256(made[1].read_bytes()).hexdigest()
 

@@ -108,8 +108,8 @@ def test_words_are_those_of_the_package():
 def test_codes_and_scales_come_back_exactly(case, source, exported):
     opened, model = open_checkpoint(source(case)), open_model(exported(case))
     held = family_of(opened.model_type).held
-    for name in filter(opened.is_ternary, opened.names):
-        expected, layer = opened.ternary(name), int(name.split(".")[2])
+    for name in filter(opened.is_quantized, opened.names):
+        expected, layer = opened.matrix(name), int(name.split(".")[2])
         found = [model.matrix(layer, part) for part in held[name.removesuffix(".weight").split(".", 3)[3]]]
         assert np.array_equal(np.concatenate([matrix.codes for matrix in found]), expected.codes), name
         if expected.scales.ndim:
@@ -197,7 +197,7 @@ def test_the_command_proves_and_describes_it(source, ids, tmp_path):
     assert facts.facts["quantization"] == "compressed-tensors"
     assert facts.native_engine.startswith("yes")
     opened = open_checkpoint(source("phi3-group64"))
-    num_weights = sum(np.prod(opened.shape(name)) for name in opened.names if opened.is_ternary(name))
+    num_weights = sum(np.prod(opened.shape(name)) for name in opened.names if opened.is_quantized(name))
     assert sum(group.num_weights for group in facts.tensors if group.type == "I32") == num_weights
 
 

@@ -94,7 +94,7 @@ def test_a_changed_gguf_file_is_not_proved(diffusion: Any, ids: list[int], tmp_p
     embedding.data[-1] = 0  # the mask token's
     reader.data.flush()
     found = verify(folder, path, ids)
-    assert "tensors that are not ternary differ (1), the first is token_embd.weight" in found.problems
+    assert "tensors that are not quantized differ (1), the first is token_embd.weight" in found.problems
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     config = json.loads((other / "config.json").read_text())

@@ -90,7 +90,7 @@ def test_codes_and_scales_come_back_exactly(source, tmp_path):
     model, weights = open_model(path), GgufWeights(open_gguf(path), opened)
     for part in MATRICES:
         name = f"model.layers.1.{HF_STEMS[part]}.weight"
-        expected, found = opened.ternary(name), model.matrix(1, part)
+        expected, found = opened.matrix(name), model.matrix(1, part)
         assert np.array_equal(found.codes, expected.codes)
         assert found.scales == expected.scales
         assert np.array_equal(weights.values(name), weights.expected_order(name, expected).values())

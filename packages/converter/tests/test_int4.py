@@ -53,7 +53,7 @@ def test_gguf_holds_the_very_weights_and_llamacpp_computes_them(case, source, id
     folder, (_, label, file_type) = source(case), CASES[case]
     prepared = prepare_gguf(folder)
     prepared.write(tmp_path / "model.gguf")
-    assert {tensor.type_name for tensor in prepared.tensors if tensor.is_ternary} == {label}
+    assert {tensor.type_name for tensor in prepared.tensors if tensor.is_quantized} == {label}
     found = verify(folder, tmp_path / "model.gguf", ids)
     assert found.passed, found.problems
     assert (found.runtime, found.weights.max_scale_error) == ("llama.cpp", 0)
@@ -65,7 +65,7 @@ def test_gguf_holds_the_very_weights_and_llamacpp_computes_them(case, source, id
     stored = {tensor.name: tensor for tensor in reader.tensors}["blk.1.ffn_down.weight"]
     values = quants.dequantize(stored.data, stored.tensor_type)
     assert np.array_equal(
-        values, open_checkpoint(folder).ternary("model.layers.1.mlp.down_proj.weight").values()
+        values, open_checkpoint(folder).matrix("model.layers.1.mlp.down_proj.weight").values()
     )
 
 
@@ -82,8 +82,8 @@ def test_transformers_computes_the_compressed_folder(case, source, ids, tmp_path
 
     opened, model = open_checkpoint(folder), open_model(tmp_path / "w4a16")
     held = family_of(opened.model_type).held
-    for name in filter(opened.is_ternary, opened.names):
-        matrix, layer = opened.ternary(name), int(name.split(".")[2])
+    for name in filter(opened.is_quantized, opened.names):
+        matrix, layer = opened.matrix(name), int(name.split(".")[2])
         read = [model.matrix(layer, part) for part in held[name.removesuffix(".weight").split(".", 3)[3]]]
         assert all(part.bits == 4 for part in read)
         assert np.array_equal(np.concatenate([part.values() for part in read]), matrix.values()), name
@@ -134,7 +134,7 @@ def test_words_and_settings_are_those_of_the_package(source, tmp_path):
     prepare_compressed(folder).write(tmp_path / "w4a16")
     tensors = load_file(tmp_path / "w4a16" / "model.safetensors")
     name = "model.layers.0.self_attn.k_proj.weight"
-    matrix = open_checkpoint(folder).ternary(name).to(torch.from_numpy)
+    matrix = open_checkpoint(folder).matrix(name).to(torch.from_numpy)
     zeros = (-matrix.offsets / matrix.scales).to(torch.int8)
     assert torch.equal(tensors[f"{name}_packed"], pack_to_int32(matrix.codes, 4))
     assert torch.equal(tensors[f"{name}_zero_point"], pack_to_int32(zeros, 4, packed_dim=0))
@@ -166,7 +166,7 @@ def test_a_changed_code_and_a_changed_scale_are_found(source, tmp_path):
         return check_weights(opened, Changed(tmp_path / "w4a16"))
 
     def one_code_more(values):
-        values[3, 5] += opened.ternary(name).scales[3, 0]
+        values[3, 5] += opened.matrix(name).scales[3, 0]
         return values
 
     assert check(one_code_more).num_wrong_codes == 1
@@ -206,7 +206,7 @@ def test_what_is_said_of_them_is_true(source, tmp_path):
     prepare_gguf(folder).write(tmp_path / "model.gguf")
     prepare_compressed(folder).write(tmp_path / "w4a16")
     opened = open_checkpoint(folder)
-    num_weights = sum(np.prod(opened.shape(name)) for name in filter(opened.is_ternary, opened.names))
+    num_weights = sum(np.prod(opened.shape(name)) for name in filter(opened.is_quantized, opened.names))
     for path in (folder, tmp_path / "model.gguf", tmp_path / "w4a16"):
         assert inspect_model(path).native_engine == "yes"
     for path in (tmp_path / "model.gguf", tmp_path / "w4a16"):

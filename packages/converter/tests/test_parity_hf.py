@@ -109,9 +109,9 @@ def test_packed_codes_and_scales_are_those_of_the_checkpoint(checkpoint, tmp_pat
     opened = open_checkpoint(checkpoint("qwen3-group64"))
     prepare_hf(opened.folder).write(tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
-    names = [name for name in opened.files if opened.is_ternary(name)]
+    names = [name for name in opened.files if opened.is_quantized(name)]
     for name in names:
-        matrix = opened.ternary(name)
+        matrix = opened.matrix(name)
         assert (unpack_inputs(tensors[name].numpy()) == matrix.codes).all(), name
         assert (tensors[f"{name}_scale"].numpy() == matrix.scales).all(), name
 

@@ -108,7 +108,7 @@ def test_it_is_no_proof(checkpoint, changed, ids):
 
     found = verify(checkpoint(BIASES), changed(change), ids)
     assert found.problems == [
-        "tensors that are not ternary differ (1), the first is model.embed_tokens.weight"
+        "tensors that are not quantized differ (1), the first is model.embed_tokens.weight"
     ]
 
 

@@ -11,7 +11,7 @@ from wf_formats.decoder_config import DecoderConfig, LayerAttention
 from wf_formats.errors import LoadError
 from wf_formats.matrix import QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
-from wf_formats.models.recognition import from_blocks, from_values
+from wf_formats.models.recognition import are_ternary, from_blocks, from_values, is_ternary
 from wf_formats.rope import Rope, rope_of, scaled_frequencies
 
 
@@ -69,6 +69,26 @@ def test_zero_groups_fit_any_scale_and_nothing_is_rounded(data):
     used = codes.reshape(4, 8, 32).any(axis=-1)
     scales[used] = np.abs(expected.reshape(4, 8, 32)).max(axis=-1)[used]
     np.testing.assert_array_equal(from_blocks("w", codes.copy(), scales).values(), expected)
+
+
+@pytest.mark.parametrize("block", [16, 32])
+@pytest.mark.parametrize("case", ["ternary", "one other code", "scales that differ", "zeros between", "nan"])
+def test_codes_are_ternary_where_their_values_are(block, case):
+    rng = np.random.default_rng(6)
+    codes = random_codes(rng, 4, 128) * np.int8(7)
+    scales = np.repeat(random_scales(rng, "group32", 4, 128), 32 // block, axis=1)
+    if case == "one other code":
+        codes[3, 70] = 5
+    elif case == "scales that differ":
+        scales[2, -1] *= 2
+    elif case == "zeros between":
+        codes[1, :block], scales[1, 0] = 0, 7
+    elif case == "nan":
+        scales[3, 0] = np.nan
+    values = codes * np.repeat(scales, block, axis=1)
+    expected = case in ("ternary", "zeros between") or (case == "scales that differ" and block == 32)
+    assert is_ternary(lambda part: values[part], values.shape, 32) == expected
+    assert are_ternary(codes, scales, 32) == expected
 
 
 def test_wide_blocks_are_cut_to_groups_of_128():

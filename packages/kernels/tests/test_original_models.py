@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +23,7 @@ from ternary_kernels.packed.settings import CacheSettings
 from wf_formats import content_records
 from wf_formats.families.block import MATRICES
 from wf_formats.gguf import TensorType
+from wf_formats.models import gguf_model
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "random_model.py"
 NUM_TEXTS, TEXT_TOKENS = 4, 48
@@ -94,6 +97,25 @@ def values_of(matrix: tk.Matrix) -> np.ndarray:
     if (offsets := matrix.offsets()) is not None:
         values += offsets[..., None]
     return values.reshape(matrix.rows, matrix.cols)
+
+
+def test_blocks_without_offsets_are_decoded_once(mixed_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whether they turn out to be ternary or not."""
+    decoded = Counter[str]()
+
+    def counted(decode: Callable[..., Any], data: np.ndarray, kind: TensorType, *rest: Any) -> Any:
+        decoded[kind.name] += data.size
+        return decode(data, kind, *rest)
+
+    for name in ("codes_and_scales", "values"):
+        monkeypatch.setattr(gguf_model, name, partial(counted, getattr(gguf_model, name)))
+    layer = load_model(mixed_file, format="t2").layers[0]
+    assert (layer.q.format, layer.up.format) == ("q4", "t2")  # both Q4_0 in the file
+    stored = Counter[str]()
+    for tensor in gguf.GGUFReader(mixed_file).tensors:
+        stored[tensor.tensor_type.name] += int(tensor.n_bytes)
+    for kind in ("Q4_0", "Q8_0", "TQ2_0"):
+        assert decoded[kind] == stored[kind] > 0
 
 
 def test_layers_are_kept_as_the_file_has_them(mixed_file: Path):

@@ -38,7 +38,7 @@ from wf_formats.packaged import PACKAGED_MODEL
 from wf_formats.safetensors_file import open_folder
 from wf_formats.schemes import INT4_SCHEMES, LOW_RANK_FACTORS, SCHEMES, Int4Scheme
 
-TERNARY_SUFFIXES = tuple(
+QUANTIZED_SUFFIXES = tuple(
     dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
 )
 _OF_OUTPUTS = ("weight", "bias", LOW_RANK_FACTORS[0])
@@ -154,9 +154,9 @@ class ConvertedCheckpoint:
         own_norms = OWN_NORMS if self.sub_norm and not family.has_sub_norms else {}
         return {**family.renamed, **own_norms}
 
-    def is_ternary(self, name: str) -> bool:
+    def is_quantized(self, name: str) -> bool:
         """Whether it is a quantized matrix of a block (of 4 bits where the scheme has them)."""
-        return name.startswith("model.layers.") and name.endswith(TERNARY_SUFFIXES)
+        return name.startswith("model.layers.") and name.endswith(QUANTIZED_SUFFIXES)
 
     def shape(self, name: str) -> tuple[int, ...]:
         with safe_open(self.files[name], framework="pt") as file:
@@ -178,7 +178,7 @@ class ConvertedCheckpoint:
         """The matrices in a linear of a block, by the names that they have where each stands alone.
 
         Args:
-            name: Hugging Face name of a ternary tensor.
+            name: Hugging Face name of a quantized tensor.
 
         Returns:
             name -> its rows.
@@ -194,7 +194,7 @@ class ConvertedCheckpoint:
             start += rows
         return found
 
-    def ternary(self, name: str) -> NumpyMatrix:
+    def matrix(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
         return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
 

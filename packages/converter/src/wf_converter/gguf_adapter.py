@@ -54,7 +54,7 @@ class Correction:
 def corrections(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> Iterator[Correction]:
     """Those of all matrices; none for a checkpoint without."""
     if checkpoint.low_rank:
-        for name in filter(checkpoint.is_ternary, checkpoint.names):
+        for name in filter(checkpoint.is_quantized, checkpoint.names):
             for part, rows in checkpoint.parts(name).items():
                 yield Correction(checkpoint, arch, name, part, rows)
 

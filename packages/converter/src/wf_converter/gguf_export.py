@@ -59,7 +59,7 @@ class GgufExport:
     @property
     def correction_bits_per_weight(self) -> float:
         """What the corrections add to each ternary weight."""
-        num_weights = sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.is_ternary)
+        num_weights = sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.is_quantized)
         return 8 * sum(tensor.num_bytes for tensor in self.corrections) / num_weights
 
     def check_adapter(self, adapter: Path | None) -> None:
@@ -167,9 +167,9 @@ def size_label(checkpoint: ConvertedCheckpoint) -> str:
 
 
 def _file_type(tensors: list[TensorPlan]) -> int:
-    """general.file_type: the type that holds most of the ternary bytes."""
+    """general.file_type: the type that holds most of the bytes of quantized matrices."""
     weight = Counter[int]()
     for tensor in tensors:
-        if tensor.is_ternary:
+        if tensor.is_quantized:
             weight[EXPORT_TYPES[tensor.type].file_type] += tensor.num_bytes
     return weight.most_common(1)[0][0]

@@ -66,7 +66,7 @@ class TensorPlan:
     num_bytes: int
     reason: str
     produce: Callable[[], np.ndarray]
-    is_ternary: bool = False
+    is_quantized: bool = False
 
     @property
     def type_name(self) -> str:
@@ -89,7 +89,7 @@ def export_type(label: str) -> TensorType:
     """The type that users call so.
 
     Raises:
-        ExportError: ternary matrices cannot be exported in it; the message lists the types that can be.
+        ExportError: quantized matrices cannot be exported in it; the message lists the types that can be.
     """
     for kind in EXPORT_TYPES:
         if kind.label == label:
@@ -183,7 +183,7 @@ def plan_tensors(
     """All tensors of the GGUF file of a checkpoint, in file order.
 
     Args:
-        wanted: "auto" or the label of an export type for the ternary matrices.
+        wanted: "auto" or the label of an export type for the quantized matrices.
         embeddings: "f16" or "q8_0" for the embedding matrix and an untied head.
 
     Raises:
@@ -195,9 +195,9 @@ def plan_tensors(
     for name in sorted(checkpoint.names, key=_file_order):
         if name == HF_HEAD and checkpoint.is_tied:
             continue
-        if checkpoint.is_ternary(name):
+        if checkpoint.is_quantized(name):
             for part, rows in checkpoint.parts(name).items():
-                plans.extend(_plan_ternary(checkpoint, arch, name, part, rows, wanted))
+                plans.extend(_plan_quantized(checkpoint, arch, name, part, rows, wanted))
         elif name in (HF_EMBEDDING, HF_HEAD):
             plans.append(_plan_embedding(checkpoint, name, embeddings))
         else:
@@ -269,7 +269,7 @@ def _plan_embedding(checkpoint: ConvertedCheckpoint, name: str, kind: str) -> Te
     return TensorPlan(gguf_name(name), shape, stored, num_bytes, "embedding", produce)
 
 
-def _plan_ternary(
+def _plan_quantized(
     checkpoint: ConvertedCheckpoint, arch: GgufArch, name: str, part: str, part_rows: slice, wanted: str
 ) -> Iterator[TensorPlan]:
     num_rows, columns = checkpoint.shape(name)
@@ -280,7 +280,7 @@ def _plan_ternary(
     has_scale_tensor = not kind.trailer_bytes and _has_scale_tensors(checkpoint, arch)
 
     def produce() -> np.ndarray:
-        matrix = checkpoint.ternary(name).take_rows(order)
+        matrix = checkpoint.matrix(name).take_rows(order)
         codes = permute_rows(arch, part, matrix.codes, checkpoint)
         # One scale: unit blocks and an fp32 `.scale` tensor, so that nothing is rounded.
         scales = np.ones((), np.float32) if has_scale_tensor else matrix.scales
@@ -294,9 +294,9 @@ def _plan_ternary(
             raise ExportError(f"{name}: {error}") from error
 
     num_bytes = kind.num_bytes(rows * columns)
-    yield TensorPlan(target, (rows, columns), kind, num_bytes, reason, produce, is_ternary=True)
+    yield TensorPlan(target, (rows, columns), kind, num_bytes, reason, produce, is_quantized=True)
     if has_scale_tensor:
-        yield plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.ternary(name).scales.reshape(1))
+        yield plan_f32(gguf_scale_name(target), (1,), lambda: checkpoint.matrix(name).scales.reshape(1))
 
 
 def _has_scale_tensors(checkpoint: ConvertedCheckpoint, arch: GgufArch) -> bool:

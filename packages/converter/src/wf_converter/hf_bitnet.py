@@ -53,7 +53,7 @@ class BitnetLayout:
         }
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        matrix = self.checkpoint.ternary(name)
+        matrix = self.checkpoint.matrix(name)
         scale = torch.from_numpy(matrix.scales).reshape(1)
         try:
             packed = torch.from_numpy(pack_rows(matrix.codes))

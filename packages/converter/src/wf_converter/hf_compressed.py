@@ -51,7 +51,7 @@ class CompressedLayout:
         return quantization_config(self.checkpoint.scheme)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        matrix = self.checkpoint.ternary(name)
+        matrix = self.checkpoint.matrix(name)
         rows = matrix.shape[0]
         scales = matrix.scales if matrix.scales.ndim else np.full((rows, 1), matrix.scales)
         pack = pack_words if self.checkpoint.int4 is None else pack_nibbles

@@ -1,4 +1,4 @@
-"""Checkpoint folder -> Hugging Face folder with packed ternary weights, written atomically.
+"""Checkpoint folder -> Hugging Face folder with packed quantized weights, written atomically.
 
 How the weights lie in it is a `Layout`: Llama-like with SubLN goes to stock `bitnet` (hf_bitnet.py), group
 scales to our packed layout (hf_packed.py), and what has no SubLN also to compressed-tensors for stock vLLM
@@ -59,7 +59,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Layout(Protocol):
-    """How the ternary weights of a checkpoint lie in a folder."""
+    """How the quantized weights of a checkpoint lie in a folder."""
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class Layout(Protocol):
         """quantization_config of config.json."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one ternary matrix, by their names in the folder."""
+        """The tensors of one quantized matrix, by their names in the folder."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class HfExport:
                 shutil.copyfile(path, copy)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        if not self.checkpoint.is_ternary(name):
+        if not self.checkpoint.is_quantized(name):
             return {name: self.checkpoint.torch_tensor(name).to(self.dtype).contiguous()}
         return self.packing.tensors(name)
 
@@ -189,7 +189,7 @@ def prepare_compressed(folder: Path | str, dtype: str = "float32") -> HfExport:
         ExportError: the checkpoint has no such form; the message says what to do instead.
     """
     checkpoint = _open(folder, dtype, check_compressed)
-    for name in filter(checkpoint.is_ternary, checkpoint.names):
+    for name in filter(checkpoint.is_quantized, checkpoint.names):
         rows, columns = checkpoint.shape(name)
         if checkpoint.int4 is not None and checkpoint.int4.has_zeros and rows % NIBBLES_PER_WORD:
             raise ExportError(

@@ -24,7 +24,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import bitnet_arch
-from wf_converter.checkpoint import TERNARY_SUFFIXES, ConvertedCheckpoint
+from wf_converter.checkpoint import QUANTIZED_SUFFIXES, ConvertedCheckpoint
 from wf_formats.matrix import QuantizedMatrix
 from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS, pack_inputs
 from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
@@ -87,7 +87,7 @@ class PackedQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         for name, linear in list(model.named_modules()):
-            if not (isinstance(linear, nn.Linear) and f"{name}.weight".endswith(TERNARY_SUFFIXES)):
+            if not (isinstance(linear, nn.Linear) and f"{name}.weight".endswith(QUANTIZED_SUFFIXES)):
                 continue
             with torch.device("meta"):
                 packed = PackedTernaryLinear(
@@ -120,6 +120,6 @@ class PackedLayout:
         return {"quant_method": PACKED_METHOD, "scheme": self.checkpoint.scheme}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        matrix = self.checkpoint.ternary(name)
+        matrix = self.checkpoint.matrix(name)
         codes = torch.from_numpy(pack_inputs(matrix.codes))
         return {name: codes, f"{name}_scale": torch.from_numpy(matrix.scales)}

@@ -1,4 +1,4 @@
-"""Reads the ternary matrices of an export back and compares them with the checkpoint's."""
+"""Reads the quantized matrices of an export back and compares them with the checkpoint's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wf_formats.schemes import COMPRESSED_METHOD
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """Outcome of reading the ternary matrices back."""
+    """Outcome of reading the quantized matrices back."""
 
     num_matrices: int
     num_wrong_codes: int
@@ -38,7 +38,7 @@ class WeightCheck:
 
 
 class GgufWeights:
-    """Ternary matrices of a GGUF file in the checkpoint's row order."""
+    """Quantized matrices of a GGUF file in the checkpoint's row order."""
 
     def __init__(self, file: GgufFile, checkpoint: ConvertedCheckpoint):
         self.file, self.checkpoint = file, checkpoint
@@ -72,7 +72,7 @@ class GgufWeights:
 
 
 class HfWeights:
-    """Ternary matrices of an exported Hugging Face folder."""
+    """Quantized matrices of an exported Hugging Face folder."""
 
     def __init__(self, folder: Path):
         self.quantization = read_settings(folder)["quantization_config"]
@@ -121,11 +121,11 @@ def _nibbles(words: np.ndarray) -> np.ndarray:
 
 
 def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeights) -> WeightCheck:
-    """Reads all ternary matrices back and compares codes and scales with the checkpoint's."""
-    names = [name for name in checkpoint.names if checkpoint.is_ternary(name)]
+    """Reads all quantized matrices back and compares codes and scales with the checkpoint's."""
+    names = [name for name in checkpoint.names if checkpoint.is_quantized(name)]
     num_wrong, worst_error, worst = 0, 0.0, ""
     for name in names:
-        expected = export.expected_order(name, checkpoint.ternary(name))
+        expected = export.expected_order(name, checkpoint.matrix(name))
         values = export.values(name)
         wrong = int((_codes_of(values, expected) != expected.codes).sum())
         error = _scale_error(values, expected)

@@ -1,4 +1,4 @@
-"""What an export has from its checkpoint besides the ternary matrices: configuration, other tensors.
+"""What an export has from its checkpoint besides the quantized matrices: configuration, other tensors.
 
     configuration   of a folder: every value of config.json but for those of USERS; of a GGUF file:
                     what the decoder computes with (`DecoderConfig`), floats within fp32 rounding
@@ -103,7 +103,7 @@ def _is_same(expected: Any, found: Any) -> bool:
 
 
 def wrong_tensors(checkpoint: ConvertedCheckpoint, opened: ModelFile) -> list[str]:
-    """Names of the tensors besides ternary matrices that are not the checkpoint's."""
+    """Names of the tensors besides quantized matrices that are not the checkpoint's."""
     if isinstance(opened, GgufModel):
         return list(_wrong_in_gguf(checkpoint, opened))
     assert isinstance(opened, HfModel)
@@ -112,10 +112,10 @@ def wrong_tensors(checkpoint: ConvertedCheckpoint, opened: ModelFile) -> list[st
 
 def _wrong_in_folder(checkpoint: ConvertedCheckpoint, opened: HfModel) -> Iterator[str]:
     paths = opened.tensors.paths
-    ternary = {name for name in checkpoint.names if checkpoint.is_ternary(name)}
+    quantized = {name for name in checkpoint.names if checkpoint.is_quantized(name)}
     tied = {HF_HEAD} if checkpoint.is_tied else set()
-    plain = set(checkpoint.names) - ternary - tied
-    held = {name + ending for name in ternary for ending in ("", *_OF_WORDS)}
+    plain = set(checkpoint.names) - quantized - tied
+    held = {name + ending for name in quantized for ending in ("", *_OF_WORDS)}
     for name in sorted(plain | (paths.keys() - held - tied)):
         if name not in plain or name not in paths:
             yield name

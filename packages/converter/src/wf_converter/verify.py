@@ -98,7 +98,7 @@ class Verification:
         if wrong := self.wrong_corrections:
             found.append(f"the low-rank corrections of {len(wrong)} matrices differ, the first of {wrong[0]}")
         if wrong := self.wrong_tensors:
-            found.append(f"tensors that are not ternary differ ({len(wrong)}), the first is {wrong[0]}")
+            found.append(f"tensors that are not quantized differ ({len(wrong)}), the first is {wrong[0]}")
         return found + self._score_problems()
 
     def _score_problems(self) -> list[str]:

@@ -55,7 +55,13 @@ from wf_formats.models.gguf_config import read_config
 from wf_formats.models.gguf_kinds import check_kinds
 from wf_formats.models.gguf_seal import check_seal
 from wf_formats.models.groups import quantize_rows
-from wf_formats.models.recognition import LEAST_TERNARY_GROUP, from_blocks, from_values, is_ternary
+from wf_formats.models.recognition import (
+    LEAST_TERNARY_GROUP,
+    are_ternary,
+    from_blocks,
+    from_values,
+    is_ternary,
+)
 
 _EXACT_BITS: dict[TensorType, int] = {
     TensorType.Q8_0: 8,
@@ -135,24 +141,31 @@ class GgufModel:
             return self._rows(name, part)
 
         bits = _LAYER_BITS.get(tensor.type)
-        if bits and not is_ternary(
-            values_of, (rows, columns), max(SCALE_GROUPS[tensor.type], LEAST_TERNARY_GROUP)
-        ):
-            matrix = self._exact(name, bits)
-        elif tensor.type in SCALE_GROUPS and tensor.type not in _WITH_OFFSETS:
-            blocks = codes_and_scales(self.file.data(name), tensor.type, columns)
-            return from_blocks(_described(self.file, name), *blocks, factor)
+        if tensor.type in SCALE_GROUPS and tensor.type not in _WITH_OFFSETS:
+            codes, scales = self._codes(name)
+            if not bits or are_ternary(codes, scales, self._least_group(name)):
+                return from_blocks(_described(self.file, name), codes, scales, factor)
+            matrix = self._exact(name, bits, codes, scales)
+        elif bits and not is_ternary(values_of, (rows, columns), self._least_group(name)):
+            matrix = self._exact(name, bits, *self._codes(name))
         else:
             matrix = from_values(_described(self.file, name), values_of, (rows, columns))
         check_scales(scale_name, np.asarray(factor))
         return matrix.times(factor)
 
-    def _exact(self, name: str, bits: int) -> NumpyMatrix:
+    def _least_group(self, name: str) -> int:
+        """Weights that have to share a magnitude where the matrix is to count as ternary."""
+        return max(SCALE_GROUPS[self.file.tensor(name).type], LEAST_TERNARY_GROUP)
+
+    def _codes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        tensor = self.file.tensor(name)
+        return codes_and_scales(self.file.data(name), tensor.type, tensor.shape[1])
+
+    def _exact(self, name: str, bits: int, codes: np.ndarray, scales: np.ndarray) -> NumpyMatrix:
         """Codes, scales and offsets as the file has them."""
         tensor = self.file.tensor(name)
-        data = self.file.data(name), tensor.type, tensor.shape[1]
-        codes, scales = codes_and_scales(*data)
-        for numbers in (scales, offsets := offsets_of(*data)):
+        offsets = offsets_of(self.file.data(name), tensor.type, tensor.shape[1])
+        for numbers in (scales, offsets):
             if numbers is not None:
                 check_scales(_described(self.file, name), numbers)
         return QuantizedMatrix(codes, scales, bits, offsets)
@@ -161,7 +174,7 @@ class GgufModel:
         tensor = self.file.tensor(name)
         rows, columns = tensor.shape
         if tensor.type in _EXACT_BITS:
-            result = self._exact(name, _EXACT_BITS[tensor.type])
+            result = self._exact(name, _EXACT_BITS[tensor.type], *self._codes(name))
         else:
             result = quantize_rows(
                 _described(self.file, name), lambda part: self._rows(name, part), (rows, columns)

@@ -62,7 +62,31 @@ def is_ternary(rows: Callable[[slice], np.ndarray], shape: tuple[int, int], grou
     """
     for part in _row_chunks(*shape):
         magnitudes = np.abs(rows(part)).reshape(-1, shape[1] // group, group)
-        if ((magnitudes != 0) & (magnitudes != magnitudes.max(axis=-1, keepdims=True))).any():
+        if _others(magnitudes, magnitudes.max(axis=-1)).any():
+            return False
+    return True
+
+
+def are_ternary(codes: np.ndarray, scales: np.ndarray, group: int) -> bool:
+    """`is_ternary` of integer blocks without offsets, which are not made into floats for it.
+
+    A block of scale 0 counts by its codes.
+
+    Args:
+        codes: int8 [N, K].
+        scales: fp32 [N, K / block].
+        group: of weights, one block or several.
+    """
+    rows, columns = codes.shape
+    grouped = codes.reshape(*scales.shape, -1)
+    for part in _row_chunks(rows, columns):
+        magnitudes = np.abs(grouped[part]).view(np.uint8)  # |-128| is 128 as uint8
+        largest = magnitudes.max(axis=-1)
+        if _others(magnitudes, largest).any():
+            return False
+        with np.errstate(invalid="ignore"):  # 0 times infinity is refused where scales are checked
+            joined = (largest * np.abs(scales[part])).reshape(-1, group // grouped.shape[-1])
+        if _others(joined, joined.max(axis=-1)).any():
             return False
     return True
 
@@ -107,11 +131,17 @@ def _signs_in_place(name: str, codes: np.ndarray, is_negative: np.ndarray) -> np
     return largest
 
 
+def _others(magnitudes: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """Which are neither 0 nor their group's largest."""
+    others: np.ndarray = (magnitudes != 0) & (magnitudes != largest[..., None])
+    return others
+
+
 def _check_equal(name: str, magnitudes: np.ndarray, largest: np.ndarray) -> None:
     """Raises LoadError where a group's magnitudes are neither 0 nor its largest."""
-    other = (magnitudes != 0) & (magnitudes != largest[..., None])
-    if other.any():
-        row, group, _ = np.argwhere(other)[0]
+    others = _others(magnitudes, largest)
+    if others.any():
+        row, group, _ = np.argwhere(others)[0]
         found = np.unique(magnitudes[row, group][magnitudes[row, group] != 0])[:3].tolist()
         raise LoadError(f"{name} is not ternary: one group of weights has the magnitudes {found}; {REMEDY}")
 
