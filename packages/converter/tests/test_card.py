@@ -101,7 +101,9 @@ def test_a_card_of_little_says_little(made: tuple[Path, Path], tmp_path: Path) -
 
 def test_sizes_are_those_of_the_file(made: tuple[Path, Path], record: CardRecord) -> None:
     sizes = record.sizes
-    quantized = sum(math.prod(tensor.shape) for tensor in prepare_gguf(made[0]).tensors if tensor.is_quantized)
+    quantized = sum(
+        math.prod(tensor.shape) for tensor in prepare_gguf(made[0]).tensors if tensor.is_quantized
+    )
     assert sizes.num_weights == quantized
     assert sizes.num_embedding_weights == 512 * 256
     assert sizes.embedding_bytes == 2 * 512 * 256  # f16

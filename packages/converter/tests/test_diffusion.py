@@ -142,6 +142,18 @@ def test_layouts_of_others_are_refused_with_the_reason(
         prepare(diffusion(case))
 
 
+def test_blocks_that_no_engine_runs_are_not_exported(diffusion: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(diffusion("llama-group64"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["block_diffusion"]["block_size"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "runs blocks of 1, 2, 4, 8, 16 or 32" in inspect_model(folder).native_engine
+    for prepare in (prepare_gguf, prepare_hf):
+        with pytest.raises(UserError, match=r"blocks have 64 tokens; .* wf eval takes the checkpoint"):
+            prepare(folder)
+
+
 def test_the_command_writes_a_card_that_says_what_it_is(
     diffusion: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

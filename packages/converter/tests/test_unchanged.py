@@ -138,6 +138,7 @@ def test_a_changed_tensor_of_gguf_is_named(name, kind, checkpoint, tmp_path):
         ("rope_theta", 123.0),
         ("rope_parameters", {"rope_type": "default", "rope_theta": 123.0}),
         ("architectures", ["BitNetForCausalLM"]),
+        ("architectures", None),
         ("auto_map", {"AutoModelForCausalLM": "code.Model"}),
         ("attention_multiplier", 3),
     ],

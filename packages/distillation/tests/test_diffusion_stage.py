@@ -69,6 +69,18 @@ def test_a_dense_model_goes_on_and_text_may_name_the_mask_token(
     assert not (other.folder / "final").exists()
 
 
+def test_blocks_as_long_as_a_sequence_are_told_of_before_the_first_step(
+    diffuse: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Texts that are shorter are filled up, as a decoder does it; blocks of 48 run in no engine."""
+    run = diffuse("training.block_size=null", "training.sequence_length_tokens=48", "training.max_steps=1")
+    assert run.code == 0
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert any("blocks have 48 tokens; the native engine runs blocks of 1, 2" in text for text in told)
+    assert any("a sequence of 48 tokens is one block" in text for text in told)
+    assert float(run.rows[0]["dlm/loss_nats"]) > 0
+
+
 def test_an_autoregressive_model_is_refused_elsewhere(
     distil: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,10 +142,13 @@ def test_blocks_of_one_token_are_the_autoregressive_model(make_model: Any) -> No
     torch.testing.assert_close(result.token_losses, expected.token_losses, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("token_shift", [True, False])
-def test_packed_documents_are_decoded_block_by_block(make_model: Any, token_shift: bool) -> None:
-    """The last blocks are full of mask tokens, and no document sees another."""
-    model, batch = make_model(4, token_shift), _packed([9, 2, 5], [12, 3, 1])
+@pytest.mark.parametrize(("block_size", "token_shift"), [(4, True), (4, False), (16, False)])
+def test_packed_documents_are_decoded_block_by_block(
+    make_model: Any, block_size: int, token_shift: bool
+) -> None:
+    """The last blocks are full of mask tokens, also where a block is as long as a row, and no document sees
+    another."""
+    model, batch = make_model(block_size, token_shift), _packed([9, 2, 5], [12, 3, 1])
     result = _compute(model, batch)
     expected = _decoded_losses(model, batch, _view(model, batch), 2)
     assert result.token_losses is not None
@@ -160,16 +163,15 @@ def test_packed_documents_are_decoded_block_by_block(make_model: Any, token_shif
 
 
 def test_one_block_is_masked_diffusion(make_model: Any) -> None:
-    """MDLM, from its formula: bidirectional within a document, each masked token by 1 / p."""
-    model, batch = make_model(16, token_shift=False), _packed([16], [9, 7], [16])
+    """MDLM, from its formula: bidirectional, each masked token by 1 / p."""
+    model, batch = make_model(16, token_shift=False), _packed([16], [16], [16])
     options = {"weighting": Weighting.elbo, "complementary": False}
     view = _view(model, batch, **options)
     noisy = view["input_ids"][:, :16]
     assert torch.equal(view["input_ids"][:, 16:], batch["input_ids"])
-    documents = (batch["position_ids"] == 0).cumsum(1)
-    everyone = (documents[:, :, None] == documents[:, None]).unsqueeze(1)
+    everyone = torch.ones(3, 1, 16, 16, dtype=torch.bool)
     shown = {"input_ids": noisy, "position_ids": batch["position_ids"], "visible": everyone}
-    blocks = torch.tensor([0] * 16 + [1] * 9 + [2] * 7 + [3] * 16)
+    blocks = torch.arange(3).repeat_interleave(16)
     noise = draw_noise(blocks, 1e-3, False, _generator(batch))
     probabilities = noise.probabilities.view(3, 16)
     assert torch.equal(noisy == MASK, noise.masked.view(3, 16))

@@ -98,7 +98,8 @@ def test_a_report_says_bound_and_has_no_perplexity(
     assert 0 < bound["mask_stderr"] < bound["bound_stderr"]
     assert found["model"]["block_diffusion"] == {"block_size": 8, "mask_token_id": MASK, "token_shift": True}
     shown = run(show, [str(tmp_path / "a.json")], env={"COLUMNS": "200"}).stdout
-    for text in (printed, shown):
+    narrow = run(show, [str(tmp_path / "a.json")], env={"COLUMNS": "80"}).stdout
+    for text in (printed, shown, narrow):
         assert "Bound on perplexity (diffusion): not a perplexity" in text
         assert f"{bound['perplexity_bound']:,.3f}" in text
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from wrinklefree_inference import EngineError, ModelFacts, Sampling, Usage, engine_for, open_engine
+from wrinklefree_inference.engines.base import AnswerStream, Counts
 from wrinklefree_inference.engines.openai import OpenAIEngine
 from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
 from wrinklefree_inference.options import ClientOptions, EngineOptions
@@ -74,6 +75,20 @@ def test_usage_of_one_token_has_no_speed():
     assert Usage(5, 1, 0.5, 0.5).tokens_per_second is None
     assert Usage(5, 11, 0.5, 1.0).tokens_per_second == pytest.approx(20.0)
     assert str(Usage(5, 11, 0.5, 1.0)) == "11 tokens, 20.0 tokens/s, first after 0.50 s"
+
+
+def test_an_answer_that_came_at_once_has_no_speed():
+    """As of block diffusion, or with guesses that were all right."""
+    for source, speed in (
+        (["a b c", Counts(5, 9)], None),
+        (["a b c", " d", Counts(5, 9, 9)], None),
+        (["a b c", " d", Counts(5, 1009, 8)], 1001),
+    ):
+        stream = AnswerStream(source)
+        assert stream.text()
+        assert stream.usage is not None
+        rate, seconds = stream.usage.tokens_per_second, stream.usage.total_s - stream.usage.first_token_s
+        assert rate == (speed and pytest.approx(speed / seconds))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ JSON, with the bytes of weights read per second; refuses without a GPU.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from on_a_gpu import print_measured
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -151,11 +150,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = parse()
-    if not torch.cuda.is_available():
-        print("error: PyTorch finds no GPU; this benchmark needs one with CUDA", file=sys.stderr)
-        raise SystemExit(2)
-    print(json.dumps(measure(options), indent=2))
+    print_measured(measure, parse())
 
 
 if __name__ == "__main__":

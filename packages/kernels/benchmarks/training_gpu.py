@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from on_a_gpu import print_measured
 
 ARMS = ("tensor:bf16", "tensor:int8", "group64:bf16", "group64:int8")
 DENSE = "dense:bf16"
@@ -120,11 +119,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = parse()
-    if not torch.cuda.is_available():
-        print("error: PyTorch finds no GPU; this benchmark needs one with CUDA", file=sys.stderr)
-        raise SystemExit(2)
-    print(json.dumps(measure(options), indent=2))
+    print_measured(measure, parse())
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from interruptions import kill_after_the_first_block
+from safetensors.torch import load_file, save_file
 
 import bitnet_arch
 from wrinklefree.checkpoints.part_store import PartStore
@@ -44,17 +46,6 @@ def test_figures_and_what_is_written(quantized: Any) -> None:
     }
 
 
-def kill_after_the_first_block() -> None:
-    original = PartStore.save
-
-    def patched(self: PartStore, name: str, *args: Any) -> None:
-        original(self, name, *args)
-        if name == "model.layers.0":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    PartStore.save = patched  # type: ignore[method-assign]
-
-
 def test_a_killed_run_goes_on_to_the_bit(quantized: Any, cli: Any) -> None:
     killed = cli.in_child(STAGE, experiment="default", before=kill_after_the_first_block)
     assert killed.code == -signal.SIGKILL
@@ -62,6 +53,27 @@ def test_a_killed_run_goes_on_to_the_bit(quantized: Any, cli: Any) -> None:
     assert resumed.code == 0
     assert resumed.weights == quantized.weights
     assert resumed.summary["losses_nats"] == quantized.summary["losses_nats"]
+
+
+def test_a_model_without_a_loss_is_to_blame_and_no_rate(
+    cli: Any, dense_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path(shutil.copytree(dense_dir, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][:] = 1e38
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    assert cli(STAGE, f"model.name={broken}").code == 1
+    told = capsys.readouterr().err
+    assert "the held-out loss of the model (dense) is nan: its weights make numbers that float32" in told
+    assert "learning rate" not in told
+
+
+def test_stage_1_says_what_its_4_bits_are_for(cli: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert cli("stage1_subln", "model.scheme=int4-group32").code == 0
+    assert (
+        "stage 1 rounds to the nearest of 4 bits, for training to start from; `wf train -s awq`"
+        in caplog.text
+    )
 
 
 def test_blocks_are_searched_on_as_much_text_as_fits(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from interruptions import kill_after_the_first_block, kill_now
 
 import bitnet_arch
 import wf_ptq
@@ -273,21 +274,6 @@ def test_what_can_be_left_out(group: Calibration, changes: dict[str, int], steps
         assert losses["blocks"] == losses["calibrated"]
 
 
-def _kill_now(*args: Any, **kwargs: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_after_the_first_block() -> None:
-    original = PartStore.save
-
-    def patched(self: PartStore, name: str, *args: Any) -> None:
-        original(self, name, *args)
-        if name == BLOCKS[0]:
-            _kill_now()
-
-    PartStore.save = patched  # type: ignore[method-assign]
-
-
 def kill_after_the_first_block_in_bf16() -> None:
     bitnet_arch.fastest_precision = lambda has_integer_products: "bf16"
     kill_after_the_first_block()
@@ -298,7 +284,7 @@ def kill_while_the_second_block_is_saved() -> None:
 
     def patched(folder: Path) -> None:
         if BLOCKS[1] in folder.name:
-            _kill_now()
+            kill_now()
         original(folder)
 
     part_store.write_manifest = patched
@@ -311,14 +297,14 @@ def kill_in_the_distillation() -> None:
     def patched(self: Any, ids: torch.Tensor) -> float:
         divergence = original(self, ids)
         if self.num_steps_done == 3:
-            _kill_now()
+            kill_now()
         return divergence
 
     wf_ptq.Distiller.step = patched  # type: ignore[method-assign]
 
 
 def kill_before_the_result_is_saved() -> None:
-    calibration.save_model_folder = _kill_now
+    calibration.save_model_folder = kill_now
 
 
 @pytest.fixture

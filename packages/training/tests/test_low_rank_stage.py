@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import kill_after_the_first_block
 
 import bitnet_arch
 from bitnet_arch.low_rank import FACTORS, corrected_linears
 from wrinklefree.callbacks.step_log import StepLog
-from wrinklefree.checkpoints.part_store import PartStore
 from wrinklefree.stages.correction import CORRECTIONS_FILE
 
 STAGE, TRAIN = "stage2_5_correct", "stage2_pretrain"
@@ -55,17 +55,6 @@ def test_figures_and_what_is_changed(corrected: Any, stage1_run: Any) -> None:
     assert {name for name in after if _is_factor(name)} == after.keys() - before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(after[name].any() for name in after if _is_factor(name))
-
-
-def kill_after_the_first_block() -> None:
-    original = PartStore.save
-
-    def patched(self: PartStore, name: str, *args: Any) -> None:
-        original(self, name, *args)
-        if name == "model.layers.0":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    PartStore.save = patched  # type: ignore[method-assign]
 
 
 def test_a_killed_run_goes_on_to_the_bit(corrected: Any, cli_from_stage1: Any) -> None:

@@ -31,6 +31,7 @@ from wrinklefree import application, auto_setup
 from wrinklefree.stages import conversion, fit
 from wrinklefree.train import main
 
+sys.path.append(str(Path(__file__).parents[3] / "tests" / "helpers"))  # for the test modules
 _WHILE_S = 20.0
 IMPORTED_FOR_THE_CHILDREN = (
     _dynamo,

@@ -38,7 +38,7 @@ def noisy_clean_mask(documents: Tensor, block_size: int, num_noisy: int = 1) -> 
     """Of rows `[noisy | clean]`, with `num_noisy` noisy ones of each.
 
     Args: documents [batch, tokens], the number of each token's document in its row. Each begins at a multiple
-        of block_size, or a block is as long as the row, and then a document is one block.
+        of block_size.
     Returns: bool [batch, 1, queries, keys], both (num_noisy + 1) * tokens.
     """
     shown = documents.repeat(1, num_noisy + 1)

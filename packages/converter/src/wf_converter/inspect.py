@@ -187,6 +187,8 @@ def _native_engine(path: Path, kind: str, tensors: list[TensorGroup]) -> str:
         model = open_model(path, quantize_master=_none_are_read)
     except ValueError as error:
         return f"no: {error}"
+    if (diffusion := model.config.diffusion) is not None and (reason := diffusion.why_not_served()):
+        return f"no: {reason}"
     if isinstance(model, HfModel) and model.quantization.bits == INT4_BITS:
         return "yes"
     if kind == _DENSE:

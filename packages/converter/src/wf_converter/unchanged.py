@@ -25,6 +25,7 @@ from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.checkpoint import ConvertedCheckpoint, read_settings
 from wf_converter.errors import ExportError
 from wf_converter.reference import stored
+from wf_formats.diffusion import disk_settings
 from wf_formats.families.block import (
     GGUF_EMBEDDING,
     GGUF_FINAL_NORM,
@@ -60,7 +61,11 @@ def check_settings(checkpoint: ConvertedCheckpoint, export: Path, opened: ModelF
     if isinstance(opened, HfModel):
         # As written, too: what transformers drops may count for others who read the file.
         mine = read_json(checkpoint.folder / CONFIG_FILE) | checkpoint.config
-        theirs = read_json(export / CONFIG_FILE) | read_settings(export)
+        written = read_json(export / CONFIG_FILE)
+        theirs = written | read_settings(export)
+        # Who looks for the model's class reads what is written.
+        mine["architectures"] = disk_settings(mine).get("architectures")
+        theirs["architectures"] = written.get("architectures")
         keys = checkpoint.config.keys() | theirs.keys()
     else:
         mine = _computed_with(open_model(checkpoint.folder, quantize_master))

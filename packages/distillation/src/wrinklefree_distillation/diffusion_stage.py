@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from wf_formats.diffusion import BlockDiffusion
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.ranges import MAX_LENGTH_TOKENS, number
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.config.training import GradientConfig, ScheduleConfig, ScheduleKind
 from wrinklefree.stages.gradient import GradientStage
+
+LOG = logging.getLogger("wrinklefree")
 
 
 @dataclass
@@ -54,8 +58,23 @@ class Diffusion(GradientStage):
         from bitnet_arch.diffusion_model import to_block_diffusion
 
         tokenizer = copy.deepcopy(tokenizer)
-        to_block_diffusion(model, tokenizer, block_size_of(config), _options(config).token_shift)
+        options = _options(config)
+        made = to_block_diffusion(model, tokenizer, block_size_of(config), options.token_shift)
+        _tell_limits(made, options.sequence_length_tokens)
         return tokenizer
+
+
+def _tell_limits(diffusion: BlockDiffusion, num_tokens: int) -> None:
+    """What nobody should find out after the training."""
+    if (reason := diffusion.why_not_served()) is not None:
+        LOG.warning("%s, unless `wf eval`, in PyTorch, is all that it is for", reason)
+    if diffusion.block_size == num_tokens > 1:
+        LOG.warning(
+            "a sequence of %d tokens is one block: what stands behind a first block is not learned, and each "
+            "text in a sequence is filled up to a block of its own; give a smaller training.block_size, or "
+            "texts of that length",
+            num_tokens,
+        )
 
 
 def block_size_of(config: TrainConfig) -> int:

@@ -1,8 +1,7 @@
 """The view of block diffusion, `[noisy | clean]` (docs/diffusion.md, "Training"), of a packed batch.
 
 Documents are laid out anew, each filled up to whole blocks with mask tokens, since a block has to be in one
-place of a row for all documents and the last block of a text is full of mask tokens in decoding. Where a
-block is as long as a row, each document is one block of its own length, and nothing is filled.
+place of a row for all documents and the last block of a text is full of mask tokens in decoding.
 
 With complementary masks a row is `[noisy | noisy | clean]`: clean tokens see no noise, so both choices of
 masks share one clean half. That is three quarters of the tokens of two rows `[noisy | clean]`, and the same
@@ -67,17 +66,14 @@ def lay_out(input_ids: Tensor, position_ids: Tensor, diffusion: BlockDiffusion) 
         )
     starts = position_ids == 0
     places = torch.arange(num_tokens).expand(num_rows, -1)
-    width = num_tokens
-    ends = None
-    if size < num_tokens:
-        missing = -(position_ids + 1) % size  # after each token, up to the end of its block
-        places = places + (F.pad(missing[:, :-1], (1, 0)) * starts).cumsum(1)
-        ends = places[:, -1] + 1 + missing[:, -1]
-        width = _rounded_up(int(ends.max()), size, num_tokens)
+    missing = -(position_ids + 1) % size  # after each token, up to the end of its block
+    places = places + (F.pad(missing[:, :-1], (1, 0)) * starts).cumsum(1)
+    ends = places[:, -1] + 1 + missing[:, -1]
+    width = _rounded_up(int(ends.max()), size, num_tokens)
     ids = torch.full((num_rows, width), diffusion.mask_token_id).scatter_(1, places, input_ids)
     begins = torch.zeros(num_rows, width, dtype=torch.long).scatter_(1, places, starts.long())
-    if ends is not None:  # what follows the last document is none of its blocks
-        begins = F.pad(begins, (0, 1)).scatter_(1, ends[:, None], 1)[:, :-1]
+    # What follows the last document is none of its blocks.
+    begins = F.pad(begins, (0, 1)).scatter_(1, ends[:, None], 1)[:, :-1]
     index = torch.arange(width).expand(num_rows, -1)
     positions = index - (index * begins).cummax(1).values
     return Layout(places, ids, positions, begins.cumsum(1) - 1)
@@ -125,10 +121,7 @@ def noisy_clean_view(
         is_first = torch.zeros_like(labelled)
     rows, tokens = (labelled & ~is_first).nonzero(as_tuple=True)
     width = layout.input_ids.shape[1]
-    blocks = layout.places // diffusion.block_size
-    if diffusion.block_size == ids.shape[1]:
-        blocks = layout.documents
-    keys = rows * width + blocks[rows, tokens]
+    keys = rows * width + layout.places[rows, tokens] // diffusion.block_size
     noise = draw_noise(keys, eps, is_complementary, generator)
     places = layout.places[rows, tokens]
     noisy = layout.input_ids.repeat(len(noise.masked), 1, 1)

@@ -55,18 +55,15 @@ def _perplexity_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _bound_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Bound on perplexity (diffusion): not a perplexity")
-    table.add_column("text", overflow="fold")
-    columns = (
-        "bound on perplexity",
-        "bound, nats/token",
-        "of masks ±",
-        "bound, bits/byte",
-        "tokens",
-        "block",
+    how = dict.fromkeys((row["block_size"], row["samples"]) for row in rows)
+    caption = "; ".join(
+        f"blocks of {size:,} tokens, up to {samples:,} masked copies" for size, samples in how
     )
-    for name in (*columns, "samples", "tokens/s"):
-        table.add_column(name, justify="right")
+    table = Table(title="Bound on perplexity (diffusion): not a perplexity", caption=caption)
+    table.add_column("text", overflow="fold")
+    columns = ("bound on\nperplexity", "nats\na token", "of masks\n±", "bits\na byte", "tokens", "tokens/s")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         spread = row["mask_stderr"]
         table.add_row(
@@ -76,8 +73,6 @@ def _bound_table(rows: list[dict[str, Any]]) -> Table:
             "unknown" if spread is None else f"{spread:.4f}",
             f"{row['bits_per_byte_bound']:.4f}",
             f"{row['num_tokens']:,}",
-            f"{row['block_size']:,}",
-            f"{row['samples']:,}",
             f"{row['tokens_per_second']:,.0f}",
         )
     return table

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator, Mapping
@@ -128,7 +129,16 @@ def given_path(text: str) -> Path:
 
 
 def explained(error: OSError) -> str:
-    """`/x/y: No space left on device; free some space, or write to another disk`."""
+    """`/x/y: No space left on device (12 MB are free now); free some space, or write to another disk`."""
     path = f"{error.filename}: " if error.filename else ""
     fix = _FIXES.get(error.errno or 0)
-    return f"{path}{error.strerror or error}" + (f"; {fix}" if fix else "")
+    return f"{path}{error.strerror or error}{_room(error)}" + (f"; {fix}" if fix else "")
+
+
+def _room(error: OSError) -> str:
+    """What a full disk has left, once what was half written is gone."""
+    if error.errno != errno.ENOSPC or not isinstance(error.filename, str):
+        return ""
+    path = Path(error.filename).absolute()
+    existing = next((folder for folder in path.parents if folder.is_dir()), None)
+    return "" if existing is None else f" ({shutil.disk_usage(existing).free / 1e6:,.0f} MB are free now)"

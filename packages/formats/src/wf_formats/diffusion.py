@@ -28,6 +28,8 @@ BASE_TYPE_KEY = "base_model_type"
 """Of a config.json: the model_type that the model is built like."""
 GGUF_PREFIX = "block-diffusion-"
 """Before the name of the architecture that a GGUF file's model is built like."""
+NATIVE_BLOCKS = (1, 2, 4, 8, 16, 32)
+"""Tokens of the blocks that the native engine runs: they fill its pages of 32."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ class BlockDiffusion:
     def __str__(self) -> str:
         shift = "with" if self.token_shift else "without"
         return f"blocks of {self.block_size} tokens, mask token {self.mask_token_id}, {shift} the token shift"
+
+    def why_not_served(self) -> str | None:
+        """Why the native engine, which alone runs such files, does not run this; None where it does."""
+        if self.block_size in NATIVE_BLOCKS:
+            return None
+        return (
+            f"the model's blocks have {self.block_size} tokens; the native engine runs blocks of "
+            f"{', '.join(map(str, NATIVE_BLOCKS[:-1]))} or {NATIVE_BLOCKS[-1]}, which fill its pages: train "
+            "it with one of these"
+        )
 
     def check_fits(self, num_rows: Any, context_tokens: Any) -> None:
         """Raises LoadError where a model of so many rows of embeddings and such a context cannot be this.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from wf_formats.errors import LoadError
 from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.matrix import TERNARY_BITS, NumpyMatrix, check_scales
 from wf_formats.models import MasterQuantizer, ModelFile, open_model
+
+
+INPUT_GROUP = 32
+"""Inputs that share a scale in layers that are not ternary, as llama.cpp's do: the error is half that of 64."""
 
 
 def assemble(source: ModelFile, format: PackedTernary) -> ModelWeights:
@@ -54,8 +59,22 @@ def _correction(source: ModelFile, index: int, part: str) -> LowRank | None:
 
 def _packed(tensor: NumpyMatrix, format: PackedTernary) -> Matrix:
     if tensor.bits != TERNARY_BITS:
-        return _packed_groups(tensor)
+        return _packed_groups(_in_input_groups(tensor))
     return pack_ternary(tensor.codes, tensor.scales, format)
+
+
+def _in_input_groups(tensor: NumpyMatrix) -> NumpyMatrix:
+    """Groups of 64 and 128 as several of INPUT_GROUP with one scale: inputs are rounded by the groups of the
+    matrix. Costs 0.25 and 0.38 bits a weight, twice that with offsets."""
+    group = tensor.group_size
+    if group is None or tensor.scales.ndim < 2 or group % INPUT_GROUP:
+        return tensor
+    times, offsets = group // INPUT_GROUP, tensor.offsets
+    return replace(
+        tensor,
+        scales=np.repeat(tensor.scales, times, axis=1),
+        offsets=None if offsets is None else np.repeat(offsets, times, axis=1),
+    )
 
 
 def _packed_groups(tensor: NumpyMatrix) -> Matrix:

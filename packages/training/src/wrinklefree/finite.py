@@ -8,16 +8,17 @@ from typing import Any
 
 from wrinklefree.errors import DivergedError
 
+OF_TRAINING = "the model's weights or the learning rate are at fault"
+"""Why a figure is not finite where steps are taken."""
 
-def figures_text(figures: Any) -> str:
-    """Indented JSON. Raises: DivergedError naming a figure that is infinite or no number."""
-    check_finite(figures)
+
+def figures_text(figures: Any, cause: str = OF_TRAINING) -> str:
+    """Indented JSON. Raises: DivergedError naming a figure that is infinite or no number, and the cause."""
+    check_finite(figures, cause=cause)
     return json.dumps(figures, indent=2, allow_nan=False) + "\n"
 
 
-def check_finite(
-    value: Any, where: str = "", cause: str = "the model's weights or the learning rate are at fault"
-) -> None:
+def check_finite(value: Any, where: str = "", cause: str = OF_TRAINING) -> None:
     """Raises: DivergedError naming a number below `value` that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise DivergedError(f"{where} is {value}: {cause}; no result was saved")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wrinklefree.cross_entropy import chunked_cross_entropy
+from wrinklefree.finite import check_finite
 from wrinklefree.forward import run_forward
 
 LOG = logging.getLogger("wrinklefree")
@@ -29,6 +30,20 @@ def mean_loss(model: Any, ids: Tensor) -> float | None:
         loss = chunked_cross_entropy(result.last_hidden_state, result.head_weight, row, _CHUNK_TOKENS)
         total += loss.item()
     return total / len(ids)
+
+
+def finite_loss(model: Any, ids: Tensor, name: str) -> float | None:
+    """`mean_loss` of a model that no step has changed. Args: name for the message.
+
+    Raises: DivergedError before more is computed with a model whose loss is no number.
+    """
+    loss = mean_loss(model, ids)
+    check_finite(
+        loss,
+        f"the held-out loss of the model ({name})",
+        "its weights make numbers that float32 does not hold; load another revision of the source",
+    )
+    return loss
 
 
 def warn_if_worse(losses: Mapping[str, float | None], before: str, after: str, remedy: str) -> None:

@@ -167,7 +167,8 @@ def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> Non
 
 
 def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
-    """Raises LoadError for weights that no conversion makes, so that nothing can hold or run them."""
+    """Raises LoadError for weights that no conversion makes and for blocks that no engine runs, so that
+    nothing can hold or run them."""
     _check_scheme(scheme)
     if sub_norm and scheme in INT4_SCHEMES:
         raise LoadError(
@@ -175,6 +176,9 @@ def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) ->
         )
     if sub_norm and (reason := why_no_sub_norm(family_of(config.get("model_type")))) is not None:
         raise LoadError(reason)
+    diffusion = BlockDiffusion.from_settings(config)
+    if diffusion is not None and (reason := diffusion.why_not_served()) is not None:
+        raise LoadError(f"{reason}; wf eval takes the checkpoint as it is")
 
 
 def _check_scheme(scheme: str) -> None:

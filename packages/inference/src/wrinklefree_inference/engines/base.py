@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, Self, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, Self, TypedDict, runtime_checkable
 
 from wf_formats.errors import RequestError
 from wrinklefree_inference.options import Flag
@@ -84,20 +84,21 @@ class Usage:
         completion_tokens: Tokens of the answer.
         first_token_s: Seconds from the request to the first piece of text.
         total_s: Seconds from the request to the end of the answer.
+        first_tokens: Tokens of the answer that came with the first piece of text.
     """
 
     prompt_tokens: int
     completion_tokens: int
     first_token_s: float
     total_s: float
+    first_tokens: int = 1
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Generation speed after the first token; None for answers of one token."""
+        """Generation speed after the first piece; None for answers that came all at once."""
         generation_s = self.total_s - self.first_token_s
-        if self.completion_tokens < 2 or generation_s <= 0:
-            return None
-        return (self.completion_tokens - 1) / generation_s
+        num_later = self.completion_tokens - self.first_tokens
+        return num_later / generation_s if num_later > 0 and generation_s > 0 else None
 
     def __str__(self) -> str:
         speed = self.tokens_per_second
@@ -106,25 +107,36 @@ class Usage:
         return f"{self.completion_tokens} tokens{rate}, {first}"
 
 
+class Counts(NamedTuple):
+    """Tokens of an answer, as of `Usage`; first_tokens None: not known, and taken to be one."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    first_tokens: int | None = None
+
+
 class AnswerStream:
     """Iterator over the pieces of an answer; `usage` is there once it has been read to its end.
 
-    The source yields text pieces and, last, one (prompt_tokens, completion_tokens) pair.
+    The source yields text pieces and, last, one `Counts`.
     """
 
-    def __init__(self, source: Iterable[str | tuple[int, int]]) -> None:
+    def __init__(self, source: Iterable[str | Counts]) -> None:
         self.usage: Usage | None = None
         self._pieces = self._timed(source)
 
-    def _timed(self, source: Iterable[str | tuple[int, int]]) -> Iterator[str]:
-        start_s, first_s = time.perf_counter(), None
+    def _timed(self, source: Iterable[str | Counts]) -> Iterator[str]:
+        start_s, first_s, num_pieces = time.perf_counter(), None, 0
         for item in source:
             if first_s is None:
                 first_s = time.perf_counter() - start_s
             if isinstance(item, str):
+                num_pieces += 1
                 yield item
             else:
-                self.usage = Usage(*item, first_s, time.perf_counter() - start_s)
+                prompt, completion, first = item
+                first = completion if num_pieces < 2 else first or 1
+                self.usage = Usage(prompt, completion, first_s, time.perf_counter() - start_s, first)
 
     def __iter__(self) -> Self:
         return self

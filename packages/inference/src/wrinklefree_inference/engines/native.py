@@ -16,6 +16,7 @@ from typing import Self
 from wf_formats.errors import RequestError
 from wrinklefree_inference.engines.base import (
     AnswerStream,
+    Counts,
     Message,
     ModelFacts,
     Sampling,
@@ -106,23 +107,25 @@ class NativeEngine:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def _pieces(self, tokenize: partial[list[int]], sampling: Sampling) -> Iterator[str | tuple[int, int]]:
-        """Text as it comes, then (prompt tokens, tokens of the answer)."""
+    def _pieces(self, tokenize: partial[list[int]], sampling: Sampling) -> Iterator[str | Counts]:
+        """Text as it comes, then the tokens."""
         events: SimpleQueue[Delta | EngineError] = SimpleQueue()
         try:
             sequence = self._model.new_sequence(self._request(tokenize(), sampling), events)
         except ValueError as error:
             raise EngineError(str(error)) from error
         self._worker.submit(sequence)
+        first_tokens = None
         try:
             while True:
                 event = events.get()
                 if isinstance(event, EngineError):
                     raise event
                 if event.text:
+                    first_tokens = first_tokens or event.completion_tokens
                     yield event.text
                 if event.finish_reason is not None:
-                    yield event.prompt_tokens, event.completion_tokens
+                    yield Counts(event.prompt_tokens, event.completion_tokens, first_tokens)
                     return
         finally:
             self._worker.cancel(sequence)

@@ -19,7 +19,7 @@ import httpx
 from wf_formats.errors import RequestError
 from wf_formats.printable import printable
 from wrinklefree_inference.addresses import trusts_environment
-from wrinklefree_inference.engines.base import AnswerStream, Message, ModelFacts, Sampling
+from wrinklefree_inference.engines.base import AnswerStream, Counts, Message, ModelFacts, Sampling
 from wrinklefree_inference.engines.openai_answers import (
     BadAnswerError,
     ListedModel,
@@ -93,9 +93,7 @@ class OpenAIEngine:
         known = printable(", ".join(model.id for model in listed)) or "none"
         raise BadAnswerError(f"has no model {self._model!r} (it lists: {known})")
 
-    def _pieces(
-        self, path: str, prompt: Mapping[str, Any], sampling: Sampling
-    ) -> Iterator[str | tuple[int, int]]:
+    def _pieces(self, path: str, prompt: Mapping[str, Any], sampling: Sampling) -> Iterator[str | Counts]:
         body = {"model": self._model or self.facts.name, **prompt, **_options(sampling)}
         with self._asked("POST", path, body) as answer:
             kind = answer.headers.get("content-type", "")

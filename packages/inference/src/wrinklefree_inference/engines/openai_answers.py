@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wf_formats.printable import printable
+from wrinklefree_inference.engines.base import Counts
 
 _BODY_BYTES = 16 << 20
 _EVENT_BYTES = 1 << 20
@@ -99,8 +100,8 @@ def refusal(pieces: Iterable[bytes]) -> str:
         return printable(body[:300].decode("utf-8", "replace").strip()) or "without a reason"
 
 
-def answer_pieces(stream: Iterable[bytes]) -> Iterator[str | tuple[int, int]]:
-    """Text as it comes, then (prompt tokens, tokens of the answer) if the server counts them."""
+def answer_pieces(stream: Iterable[bytes]) -> Iterator[str | Counts]:
+    """Text as it comes, then the tokens if the server counts them."""
     usage, is_whole = None, False
     for event in _events(stream):
         if event.startswith(_DONE):
@@ -117,7 +118,7 @@ def answer_pieces(stream: Iterable[bytes]) -> Iterator[str | tuple[int, int]]:
             "cut off the answer: its stream ended without [DONE] and without a finish_reason"
         )
     if usage is not None:
-        yield usage.prompt_tokens, usage.completion_tokens
+        yield Counts(usage.prompt_tokens, usage.completion_tokens)
 
 
 def _chunk(event: bytes) -> _Chunk:

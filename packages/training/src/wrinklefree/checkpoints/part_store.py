@@ -44,7 +44,8 @@ class PartStore:
             owned = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
             with system_errors(self.folder / name / _TENSORS, SafetensorError):
                 save_file(owned, temporary / _TENSORS)
-            (temporary / _REPORT).write_text(figures_text(report))
+            cause = f"{name} makes numbers that are too large to compute with"
+            (temporary / _REPORT).write_text(figures_text(report, cause))
             write_manifest(temporary)
 
     def __contains__(self, name: str) -> bool:

@@ -25,8 +25,8 @@ from wrinklefree.config.awq import AwqConfig
 from wrinklefree.config.logging import ProgressBar
 from wrinklefree.dense import load_dense_model
 from wrinklefree.errors import RunError
-from wrinklefree.finite import check_finite, figures_text
-from wrinklefree.held_out import mean_loss, warn_if_worse
+from wrinklefree.finite import figures_text
+from wrinklefree.held_out import finite_loss, warn_if_worse
 from wrinklefree.stages.awq_pace import AwqPace
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import walk
@@ -69,14 +69,15 @@ def run_awq(context: StageContext, dense: DenseModel, options: AwqConfig) -> dic
     pace = AwqPace(options, run, student.config.num_hidden_layers, num_search)
     teacher = load_dense_model(config.model.source, config.model.name)[0].requires_grad_(False)
     start_s = time.monotonic()
-    losses = {"dense": mean_loss(teacher, dense.held_out), "rounded": mean_loss(student, dense.held_out)}
-    check_finite(losses, "losses_nats")
+    losses = {
+        name: finite_loss(model, dense.held_out, name)
+        for name, model in (("dense", teacher), ("rounded", student))
+    }
     losses_s = time.monotonic() - start_s
     pace.prepared(dense.seconds, losses_s / 2 + saving_s(run.path, weight_bytes(student)))
     reports = _walk(context, student, teacher, dense, method, pace)
     atomic_write_text(run.path / BLOCKS_FILE, figures_text(reports))
-    losses["awq"] = mean_loss(student, dense.held_out)
-    check_finite(losses, "losses_nats")
+    losses["awq"] = finite_loss(student, dense.held_out, "awq")
     LOG.info("held-out loss in nats: %s", losses)
     warn_if_worse(losses, "rounded", "awq", "give more training.awq.tokens, of more kinds of text")
     figures = {

@@ -21,6 +21,7 @@ import bitnet_arch
 from bitnet_arch.convert import check_shapes
 from bitnet_arch.sub_norm_fit import MIN_FIT_TOKENS
 from data_handler import token_block
+from wf_formats.schemes import INT4_SCHEMES
 from wrinklefree.checkpoints.lightning_io import save_model_folder
 from wrinklefree.config.errors import ConfigError
 from wrinklefree.config.fit import FitConfig
@@ -28,9 +29,8 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import open_dense_model
 from wrinklefree.errors import RunError
-from wrinklefree.finite import check_finite
 from wrinklefree.forward import facts_of
-from wrinklefree.held_out import mean_loss
+from wrinklefree.held_out import finite_loss
 from wrinklefree.model_checks import check_context
 from wrinklefree.stages.prospects import Targets, check_prospects
 
@@ -109,13 +109,19 @@ def run_conversion(
     Raises: DivergedError (a loss that is no number), RunError.
     """
     start = time.perf_counter()
+    if config.model.scheme in INT4_SCHEMES:
+        LOG.info(
+            "model.scheme=%s: stage 1 rounds to the nearest of 4 bits, for training to start from; `wf train "
+            "-s awq` chooses scales and ranges on text, from the dense model, and needs no training",
+            config.model.scheme,
+        )
     model, held_out = dense.model, dense.held_out
-    losses = {"dense": _loss(model, held_out, "dense")}
+    losses = {"dense": finite_loss(model, held_out, "dense")}
     if dense.options is not None:
         _convert(config, dense.options, model, dense.fit_ids)
         for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
             bitnet_arch.set_lambda(model, lambda_)
-            losses[name] = _loss(model, held_out, name)
+            losses[name] = finite_loss(model, held_out, name)
     LOG.info("held-out loss in nats: %s", losses)
     figures = {
         "steps": 0,
@@ -135,17 +141,6 @@ def meta_of(dense: DenseModel, meta: dict[str, Any]) -> dict[str, Any]:
     if dense.revision is not None:
         meta["source"] = meta["source"] | {"revision": dense.revision}
     return meta
-
-
-def _loss(model: Any, held_out: Tensor, name: str) -> float | None:
-    """Raises: DivergedError before more is computed with a model whose loss is no number."""
-    loss = mean_loss(model, held_out)
-    check_finite(
-        loss,
-        f"the held-out loss of the model ({name})",
-        "its weights make numbers that float32 does not hold; load another revision of the source",
-    )
-    return loss
 
 
 def _token_blocks(config: TrainConfig, fit: FitConfig, tokenizer: Any) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,9 @@ from wrinklefree.config.logging import ProgressBar
 from wrinklefree.config.low_rank import LowRankConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.dense import load_dense_model
-from wrinklefree.finite import check_finite, figures_text
+from wrinklefree.finite import figures_text
 from wrinklefree.forward import facts_of
-from wrinklefree.held_out import mean_loss, warn_if_worse
+from wrinklefree.held_out import finite_loss, warn_if_worse
 from wrinklefree.model_checks import check_context
 from wrinklefree.stages.base import StageContext
 from wrinklefree.stages.block_walk import read_tokens, walk
@@ -66,13 +66,15 @@ def run_correction(context: StageContext, options: LowRankConfig) -> dict[str, A
     )
     calibration, held_out = _read_text(config, options, checkpoint.tokenizer, student.config.vocab_size)
     teacher = load_dense_model(config.model.source, config.model.name)[0].requires_grad_(False)
-    losses = {"dense": mean_loss(teacher, held_out), "quantized": mean_loss(student, held_out)}
-    check_finite(losses, "losses_nats")
+    losses = {
+        name: finite_loss(model, held_out, name)
+        for name, model in (("dense", teacher), ("quantized", student))
+    }
     bitnet_arch.install_low_rank(student, options.rank)
     added = bitnet_arch.correction_bits_per_weight(student)
     LOG.info("corrections of rank %d add %.3f bits per weight", options.rank, added)
     reports = _correct_blocks(context, options, student, teacher, calibration)
-    losses["corrected"] = mean_loss(student, held_out)
+    losses["corrected"] = finite_loss(student, held_out, "corrected")
     LOG.info("held-out loss in nats: %s", losses)
     warn_if_worse(losses, "quantized", "corrected", "give more tokens, or another training.low_rank.damping")
     figures = {

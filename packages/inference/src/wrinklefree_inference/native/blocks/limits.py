@@ -7,7 +7,6 @@ from typing import Any
 from wf_formats.block_decoding import BlockDecoding
 from wf_formats.diffusion import BlockDiffusion
 from wf_formats.errors import RequestError
-from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import BadField, GenerationRequest
 from wrinklefree_inference.options import EngineOptions, NativeOptions, QueueOptions, Speculate
 
@@ -24,11 +23,8 @@ NO_SCORES = (
 def check_engine(diffusion: BlockDiffusion, context_tokens: int, queue: QueueOptions | None) -> None:
     """Raise RequestError where the model's blocks do not fit the engine."""
     size, most = diffusion.block_size, (queue or QueueOptions()).max_batch_tokens
-    if PAGE_TOKENS % size:
-        raise RequestError(
-            f"the model's blocks have {size} tokens; the native engine runs blocks of 1, 2, 4, 8, 16 or 32, "
-            f"which fill its pages of {PAGE_TOKENS}: train it with one of these"
-        )
+    if (reason := diffusion.why_not_served()) is not None:
+        raise RequestError(reason)
     if context_tokens < size:
         raise RequestError(
             f"a context of {context_tokens} tokens has no room for a block of {size}: give --context {size} "
