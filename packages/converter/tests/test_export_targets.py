@@ -274,7 +274,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     message = "No space left on device; free some space, or write to another disk"
-    assert errors == [f"error: {tmp_path / kind}: {message}" for kind in ("gguf", "hf")]
+    for kind, error in zip(("gguf", "hf"), errors, strict=True):
+        assert error.startswith(f"error: {tmp_path / kind}: {message} (")
+        assert error.endswith(" MB are free now)")
     assert "Traceback" not in done.stderr
 
 

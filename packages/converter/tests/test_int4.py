@@ -18,7 +18,7 @@ import ternary_kernels as tk
 from bitnet_arch import bit_linears
 from bitnet_arch.activations import Unrounded, round_tokens
 from bitnet_arch.master_quantizer import quantize_master
-from ternary_kernels.loading import load_model
+from ternary_kernels.loading import INPUT_GROUP, load_model
 from wf_converter.card import make_record
 from wf_converter.card_text import card_of
 from wf_converter.checkpoint import open_checkpoint
@@ -32,7 +32,6 @@ from wf_converter.runtimes import load_export
 from wf_converter.verify import verify
 from wf_formats.families import family_of
 from wf_formats.models import open_model
-from wf_formats.schemes import INT4_SCHEMES
 
 CASES = {
     "llama-group64": ("int4-group128", "q4_0", 2),
@@ -90,13 +89,10 @@ def test_transformers_computes_the_compressed_folder(case, source, ids, tmp_path
 
 
 class _Int8PerGroup:
-    """What the native engine rounds inputs of 4-bit matrices to."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
+    """What the native engine rounds inputs of 4-bit matrices to, whatever their own groups are."""
 
     def quantize(self, x: torch.Tensor) -> Unrounded:
-        return Unrounded(round_tokens(x.reshape(-1, self.size), 1e-5).values().view(x.shape))
+        return Unrounded(round_tokens(x.reshape(-1, INPUT_GROUP), 1e-5).values().view(x.shape))
 
 
 def _values(matrix):
@@ -106,14 +102,14 @@ def _values(matrix):
 
 @pytest.mark.parametrize("case", ["llama-group64", "qwen2-group128"])
 def test_the_native_engine_computes_checkpoint_and_exports(case, source, ids, tmp_path):
-    folder, group_size = source(case), INT4_SCHEMES[CASES[case][0]].group_size
+    folder = source(case)
     prepare_gguf(folder).write(tmp_path / "model.gguf")
     prepare_compressed(folder).write(tmp_path / "w4a16")
     tokens = np.array(ids[:24], np.int32)
-    for path, size in ((tmp_path / "model.gguf", 32), (tmp_path / "w4a16", group_size), (folder, group_size)):
+    for path in (tmp_path / "model.gguf", tmp_path / "w4a16", folder):
         weights, model = load_model(path, quantize_master), reference_model(folder)
         for _, layer in bit_linears(model):
-            layer.activation = _Int8PerGroup(size)
+            layer.activation = _Int8PerGroup()
         with torch.no_grad():
             model.get_input_embeddings().weight.copy_(_values(weights.embedding))  # in 8 bits there
             if weights.head is not None:

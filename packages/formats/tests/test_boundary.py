@@ -15,6 +15,8 @@ from wf_formats.errors import LoadError, RequestError
         (RequestError("steps is -1; give 1 or more"), 2, "error: steps is -1; give 1 or more"),
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "/x/y: No space left on device; free"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, " MB are free now)\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "write to another disk\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied; choose"),
         (LoadError("no tensor 'a\x1b[2J\u202e\x9b1m\rb'"), 1, r"error: no tensor 'a\x1b[2J\u202e\x9b1m\rb'"),
         (OSError(errno.ENOENT, "No such file", "/x\x1b[2J"), 1, r"/x\x1b[2J: No such file; check"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from wrinklefree.config.logging import LoggingConfig
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.loggers import CsvLogger, build_loggers
@@ -45,3 +47,13 @@ def test_tensorboard_is_built_on_request(tmp_path: Path) -> None:
     config = TrainConfig(logging=LoggingConfig(csv=True, tensorboard=True))
     kinds = [type(x).__name__ for x in build_loggers(config, tmp_path, {"fingerprint": "id"}, 0)]
     assert kinds == ["CsvLogger", "TensorBoardLogger"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path / "m.csv", resume_step=0)
+    logger.log_metrics({"loss": 2.0}, step=1)
+    (tmp_path / "m.csv").unlink()
+    (tmp_path / "m.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as found:
+        logger.log_metrics({"loss": 1.0}, step=2)
+    assert found.value.filename == str(tmp_path / "m.csv")

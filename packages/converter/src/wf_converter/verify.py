@@ -175,7 +175,7 @@ def open_export(checkpoint: ConvertedCheckpoint, export: Path, adapter: Path | N
     """Raises: ExportError for what is damaged or incomplete, no export, or one of another model."""
     for path in (export, *([] if adapter is None else [adapter])):
         if not path.exists():
-            raise ExportError(f"there is no file or folder {path}")
+            raise ExportError(f"there is no file or folder {path}; check the path")
     try:
         model = open_model(export, adapter=adapter)
     except (LoadError, GgufError) as error:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_handler.conversations import ConversationTemplate
-from wf_formats.tokenizer import read_tokenizer
+from wrinklefree_eval.engine_model import EngineModel
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
-from wrinklefree_inference import EngineError, TokenScores
+from wrinklefree_inference import EngineError
 from wrinklefree_inference.llamacpp.engine import LlamaCppEngine
 from wrinklefree_inference.options import EngineOptions
 
 
-class LlamaCppModel:
+class LlamaCppModel(EngineModel):
     """One GGUF file; see models.EvalModel.
 
     Raises:
@@ -30,7 +29,7 @@ class LlamaCppModel:
         self.path, self.context_tokens = path, context_tokens
         try:
             self.engine = LlamaCppEngine(path, EngineOptions(context_tokens, num_threads, adapter))
-            scorer = self.engine.scorer
+            self.vocabulary = scorer = self.engine.scorer
         except EngineError as error:
             raise EvalError(f"{error}; --kind native runs what `wf serve` runs") from error
         longest = scorer.trained_context_tokens
@@ -55,22 +54,3 @@ class LlamaCppModel:
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens included."""
         return self.engine.scorer.detokenize(ids)
-
-    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
-        """Scores of ids[start:], each given all ids before it."""
-        return self.engine.score(ids, start)
-
-    def template(self) -> ConversationTemplate:
-        """See models.EvalModel."""
-        source = read_tokenizer(self.path)
-        return ConversationTemplate(source.chat_template, source.special_tokens, str(self.path))
-
-    def harness(self, batch_size: int) -> Any:
-        """An lm-eval model that scores through the engine; llama.cpp batches by itself."""
-        from wrinklefree_eval.harness import EngineLM
-
-        return EngineLM(self.engine, self.engine.scorer, self.context_tokens, self.prefix_ids, self.template)
-
-    def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_handler.conversations import ConversationTemplate
 from wf_formats.tokenizer import read_tokenizer
+from wrinklefree_eval.engine_model import EngineModel
 from wrinklefree_eval.errors import EvalError
 from wrinklefree_eval.models import ModelKind
-from wrinklefree_inference import EngineError, TokenScores
+from wrinklefree_inference import EngineError
 from wrinklefree_inference.engines.native import NativeEngine
 from wrinklefree_inference.native.tokenizer import Tokenizer, load_tokenizer
 from wrinklefree_inference.options import EngineOptions
 
 
-class NativeModel:
+class NativeModel(EngineModel):
     """One file or folder; see models.EvalModel.
 
     Raises:
@@ -40,6 +40,7 @@ class NativeModel:
         self.tokenizer = load_tokenizer(path)
         self._plain = read_tokenizer(path).backend
         self._plain.encode_special_tokens = True  # text that spells a special token stays text
+        self.vocabulary = Vocabulary(self.tokenizer)
         self.prefix_ids = self.tokenizer.encode("")
 
     def facts(self) -> dict[str, Any]:
@@ -59,27 +60,6 @@ class NativeModel:
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens included."""
         return self.tokenizer.decode(ids, skip_special=False)
-
-    def score(self, ids: Sequence[int], start: int = 1) -> TokenScores:
-        """Scores of ids[start:], each given all ids before it."""
-        return self.engine.score(ids, start)
-
-    def template(self) -> ConversationTemplate:
-        """See models.EvalModel."""
-        source = read_tokenizer(self.path)
-        return ConversationTemplate(source.chat_template, source.special_tokens, str(self.path))
-
-    def harness(self, batch_size: int) -> Any:
-        """An lm-eval model that scores through the engine, which batches by itself."""
-        from wrinklefree_eval.harness import EngineLM
-
-        return EngineLM(
-            self.engine, Vocabulary(self.tokenizer), self.context_tokens, self.prefix_ids, self.template
-        )
-
-    def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
 
 
 class Vocabulary:

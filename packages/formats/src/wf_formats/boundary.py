@@ -129,10 +129,10 @@ def given_path(text: str) -> Path:
 
 
 def explained(error: OSError) -> str:
-    """`/x/y: No space left on device (12 MB are free now); free some space, or write to another disk`."""
+    """`/x/y: No space left on device; free some space, or write to another disk (0.2 MB are free now)`."""
     path = f"{error.filename}: " if error.filename else ""
     fix = _FIXES.get(error.errno or 0)
-    return f"{path}{error.strerror or error}{_room(error)}" + (f"; {fix}" if fix else "")
+    return f"{path}{error.strerror or error}" + (f"; {fix}" if fix else "") + _room(error)
 
 
 def _room(error: OSError) -> str:
@@ -141,4 +141,4 @@ def _room(error: OSError) -> str:
         return ""
     path = Path(error.filename).absolute()
     existing = next((folder for folder in path.parents if folder.is_dir()), None)
-    return "" if existing is None else f" ({shutil.disk_usage(existing).free / 1e6:,.0f} MB are free now)"
+    return "" if existing is None else f" ({shutil.disk_usage(existing).free / 1e6:,.1f} MB are free now)"

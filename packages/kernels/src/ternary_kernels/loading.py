@@ -17,9 +17,8 @@ from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.matrix import TERNARY_BITS, NumpyMatrix, check_scales
 from wf_formats.models import MasterQuantizer, ModelFile, open_model
 
-
 INPUT_GROUP = 32
-"""Inputs that share a scale in layers that are not ternary, as llama.cpp's do: the error is half that of 64."""
+"""Inputs that share a scale in layers that are not ternary, as in llama.cpp: half the error of 64."""
 
 
 def assemble(source: ModelFile, format: PackedTernary) -> ModelWeights:

@@ -20,7 +20,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from wf_formats.atomic import atomic_write_text
+from wf_formats.atomic import atomic_write_text, errors_about
 from wf_formats.run_files import METRICS_FILE, STEP
 from wrinklefree.config.root import TrainConfig
 from wrinklefree.errors import RunError
@@ -55,14 +55,14 @@ class CsvLogger(Logger):
         row = {STEP: step, **metrics}
         if new := [key for key in row if key not in self._known()]:
             self._rewrite(self.rows(), self._known() + new)
-        with self.path.open("a", newline="") as file:
+        with errors_about(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._known(), lineterminator="\n").writerow(row)
 
     @rank_zero_only
     def save(self) -> None:
         """Make the rows written so far durable; called before each checkpoint."""
         if self.path.is_file():
-            with self.path.open("a") as file:
+            with errors_about(self.path), self.path.open("a") as file:
                 os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, str]]:

@@ -56,6 +56,7 @@ def train(
     wf train -s 2 -e mine --cloud slurm --gpu H100:8 --num-nodes 2 --dry-run
 
     wf train -s 2 -e mine --cloud modal --gpu H100:8 --time 12h
+
     wf train -s 2 -e mine --cloud nebius --gpu H100:8 --spot training.checkpoint.upload=gs://my-bucket/runs
     """
     from wf_deployer.backends.base import Resources, seconds_of

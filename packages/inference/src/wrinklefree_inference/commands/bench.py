@@ -52,7 +52,7 @@ def bench(
     from wrinklefree_inference.bench import report, session
 
     if not model.exists():
-        raise RequestError(f"there is no file or folder {model}")
+        raise RequestError(f"there is no file or folder {model}; check the path (wf list shows what is here)")
     if json_file is not None:
         check_report(json_file, report.REPORT_KEYS)
     options = build(BenchOptions, given, model=model)

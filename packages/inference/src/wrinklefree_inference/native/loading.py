@@ -70,7 +70,7 @@ def load_native_model(
     path = Path(path)
     options, cache = options or EngineOptions(), cache or CacheOptions()
     if not path.exists():
-        raise EngineError(f"there is no file or folder {path}")
+        raise EngineError(f"there is no file or folder {path}; check the path (wf list shows what is here)")
     decoding = check_options(options, _kind_of(path, _refusal))
     if (draft := getattr(options, "draft_model", None)) is not None:
         _check_draft(draft)
