@@ -68,9 +68,10 @@ def test_a_model_without_a_loss_is_to_blame_and_no_rate(
     assert "learning rate" not in told
 
 
-def test_stage_1_says_what_its_4_bits_are_for(cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli("stage1_subln", "model.scheme=int4-group32").code == 0
-    assert "4 bits, for training to start from; `wf train -s awq` chooses scales" in capsys.readouterr().err
+def test_stage_1_says_what_its_4_bits_are_for(cli: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "wrinklefree"):
+        assert cli("stage1_subln", "model.scheme=int4-group32").code == 0
+    assert "4 bits, for training to start from; `wf train -s awq` chooses scales" in caplog.text
 
 
 def test_blocks_are_searched_on_as_much_text_as_fits(tmp_path: Path) -> None:

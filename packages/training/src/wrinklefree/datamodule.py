@@ -144,9 +144,9 @@ class WrinkleFreeDataModule(L.LightningDataModule):
         self.held_out = held_out
         self._num_readers = num_readers
         self.changes: list[dict[str, Any]] = []
+        """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.begins_anew = False
         """Whether a resumed run reads changed data from its beginning."""
-        """How the run went on in data that had changed, oldest first: step, choice, sources."""
         self.loader: TimedLoader | None = None
         self._in_turn: InTurn | None = None
         self._restored: list[dict[str, Any]] | None = None
