@@ -167,7 +167,8 @@ def test_a_busy_machine_is_told(tmp_path: Path):
 def test_time_of_own_children_is_not_others():
     with environment.OtherProcesses() as others:
         subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
-    assert 0 <= others.cores <= len(os.sched_getaffinity(0))
+    # A machine counts in ticks of 10 ms: a short while on a busy one may come out a little too large.
+    assert 0 <= others.cores <= 1.25 * len(os.sched_getaffinity(0))
     stat = "cpu  10 1 5 900 7 2 3 4 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
     assert environment.busy_ticks(stat) == [10, 1, 5, 900, 7, 2, 3, 4]
 
