@@ -17,20 +17,24 @@ Precision parse_precision(const std::string& name) {
     if (name == "int8") return Precision::int8;
     if (name == "wide") return Precision::wide;
     if (name == "groups") return Precision::groups;
-    throw std::invalid_argument("precision '" + name + "' is none of int8, wide, groups");
+    if (name == "halves") return Precision::halves;
+    throw std::invalid_argument("precision '" + name + "' is none of int8, wide, groups, halves");
 }
 
 void Activations::prepare(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision) {
     tokens_ = tokens;
     precision_ = precision;
-    size_ = matrices.front()->cols;
+    size_ = matrices.front()->row_inputs();
     padded_ = 0;
     for (const Matrix* matrix : matrices) {
-        if (matrix->cols != size_) throw std::invalid_argument("matrices with the same input differ in columns");
-        padded_ = std::max(padded_, round_up(matrix->padded_cols, 16));
+        if (is_complex(matrix->format) != (precision == Precision::halves))
+            throw std::invalid_argument(std::string("a matrix of format ") + info(matrix->format).name +
+                                        (is_complex(matrix->format) ? " takes inputs as halves, and no others" : " takes no halves"));
+        if (matrix->row_inputs() != size_) throw std::invalid_argument("matrices with the same input differ in columns");
+        padded_ = std::max(padded_, round_up(matrix->padded_cols / (precision == Precision::halves ? 2 : 1), 16));
     }
     lay_out_groups(matrices);
-    const int64_t rows = tokens * (precision == Precision::wide ? 2 : 1);
+    const int64_t rows = tokens * rows_per_token();
     const bool grouped = std::any_of(matrices.begin(), matrices.end(), [](const Matrix* matrix) { return matrix->group != 0; });
     const int64_t most = grouped ? kGroupedTokenTile : kTokenTile;
     const int64_t usual = tile_size(ceil_div(rows, ceil_div(rows, most)));  // equal tiles
@@ -114,11 +118,34 @@ void Activations::set_by_groups(int64_t token, const float* x, int32_t* sums16) 
     set_groups(tile, at, sums16, scales.data());
 }
 
+// Rounded as one row, so that the halves have one scale.
+void Activations::set_halves(int64_t token, const float* x, int32_t* sums16) {
+    thread_local std::vector<float> apart;
+    thread_local std::vector<uint32_t> codes;
+    const int64_t steps = padded_ / kStep;
+    if (padded_ != size_) {
+        apart.assign(2 * padded_, 0.0f);
+        for (int64_t half = 0; half < 2; ++half) std::copy_n(x + half * size_, size_, apart.data() + half * padded_);
+        x = apart.data();
+    }
+    codes.resize(2 * steps);
+    const float scale = 1.0f / kernels().quantize(x, 2 * padded_, 2 * padded_, codes.data(), 1, sums16);
+    for (int64_t half = 0; half < 2; ++half) {
+        const int64_t row = 2 * token + half;
+        const Tile& tile = tiles_[row / tiles_.front().size];  // both halves lie in the same: tiles have even sizes
+        const int64_t at = row - tile.row;
+        for (int64_t step = 0; step < steps; ++step) codes_[tile.row * steps + step * tile.size + at] = codes[half * steps + step];
+        scales_[row] = scale;
+        set_groups(tile, at, sums16 + half * (padded_ / 16), nullptr);
+    }
+}
+
 void Activations::set(int64_t token, const float* x) {
     thread_local std::vector<int32_t> sums16;
     const int64_t pieces = padded_ / 16, steps = padded_ / kStep;
     sums16.resize(2 * pieces);
     if (group_) return set_by_groups(token, x, sums16.data());
+    if (precision_ == Precision::halves) return set_halves(token, x, sums16.data());
     const auto place = [&](int64_t row) -> const Tile& { return tiles_[row / tiles_.front().size]; };
     if (!is_wide()) {
         const Tile& tile = place(token);

@@ -20,7 +20,7 @@ std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales,
                                    int64_t group, const std::string& format, bool has_minimums) {
     auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, has_minimums, Matrix::LayoutOnly{});
     matrix->data = borrow("data", data, matrix->row_blocks * matrix->block_bytes);
-    matrix->row_scales = borrow("row_scales", row_scales, matrix->row_blocks * kRowBlock);
+    matrix->row_scales = borrow("row_scales", row_scales, matrix->num_row_scales());
     matrix->group_scales = borrow("group_scales", group_scales, matrix->row_blocks * matrix->planes() * matrix->num_groups * kRowBlock);
     return matrix;
 }
@@ -37,7 +37,7 @@ nb::tuple parts(nb::handle self) {
     auto& matrix = nb::cast<Matrix&>(self);
     const auto blocks = static_cast<size_t>(matrix.row_blocks);
     return nb::make_tuple(view(matrix.data, {blocks, static_cast<size_t>(matrix.block_bytes)}, self),
-                          view(matrix.row_scales, {blocks * kRowBlock}, self),
+                          view(matrix.row_scales, {static_cast<size_t>(matrix.num_row_scales())}, self),
                           view(matrix.group_scales, {blocks, static_cast<size_t>(matrix.planes() * matrix.num_groups), size_t{kRowBlock}}, self));
 }
 
@@ -67,7 +67,7 @@ Raises:
         .def("parts", &parts, R"(Views of the packed data, alive with the matrix; read only where it does not own them.
 
 Returns:
-    data uint8 [row blocks, bytes of a block], row_scales float32 [row blocks * 16] and group_scales
+    data uint8 [row blocks, bytes of a block], row_scales float32 [row blocks * 16] (complex: the scales of the planes) and group_scales
     uint16 [row blocks, groups, 16], the bits of float16 (no groups: empty; with minimums: scales of all groups, then
     minimums).)");
     nb::borrow<nb::class_<LowRank>>(nb::type<LowRank>())

@@ -102,7 +102,9 @@ void Decoder::multiply_all(int64_t tokens, const std::vector<Linear>& linears, c
         if (!is_kept) return row(t, scratch);
         return static_cast<const float*>(std::memcpy(kept(t, scratch), row(t, scratch), size * sizeof(float)));
     });
-    if (!is_one_precision) multiply_those(first == Precision::int8 ? Precision::groups : Precision::int8, kept);
+    for (const Precision other : {Precision::int8, Precision::groups, Precision::halves})
+        if (other != first && std::any_of(linears.begin(), linears.end(), [&](const Linear& linear) { return layer_precision(*linear.matrix) == other; }))
+            multiply_those(other, kept);
     if (!corrections.empty()) correct(pool_, inputs_.data(), tokens, corrections, between_);
 }
 

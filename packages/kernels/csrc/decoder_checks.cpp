@@ -15,10 +15,16 @@ void expect(const std::string& name, const Matrix* matrix, int64_t rows, int64_t
              std::to_string(rows) + " x " + std::to_string(cols));
 }
 
+// Whose rows are looked up, or multiplied in 16 bits.
+void expect_table(const std::string& name, const Matrix* matrix, int64_t rows, int64_t cols) {
+    expect(name, matrix, rows, cols);
+    if (is_complex(matrix->format)) fail(name + " is complex (" + info(matrix->format).name + "); matrices of layers alone can be");
+}
+
 void expect_layer(const std::string& name, const Matrix* matrix, int64_t rows, int64_t cols) {
     expect(name, matrix, rows, cols);
-    if (!is_ternary(matrix->format) && matrix->group == 0)
-        fail(name + " is " + info(matrix->format).name + " without groups; a layer's matrix is ternary or has scales of groups");
+    if (!is_ternary(matrix->format) && !is_complex(matrix->format) && matrix->group == 0)
+        fail(name + " is " + info(matrix->format).name + " without groups; a layer's matrix is ternary, complex or has scales of groups");
 }
 
 void expect(const std::string& name, const LowRank* pair, const Matrix& matrix) {
@@ -62,8 +68,8 @@ ModelWeights checked(ModelWeights weights) {
             fail("a window of " + std::to_string(layer.window) + " tokens with block diffusion (blocks of " + std::to_string(c.block_size) +
                  "): what such a layer sees is not defined; take a model that sees all tokens");
     }
-    expect("embedding", weights.embedding.get(), c.vocab_size, c.hidden_size);
-    expect("head", weights.head.get(), c.vocab_size, c.hidden_size);
+    expect_table("embedding", weights.embedding.get(), c.vocab_size, c.hidden_size);
+    expect_table("head", weights.head.get(), c.vocab_size, c.hidden_size);
     if (const Screen* screen = weights.screen.get(); screen != nullptr && (screen->rows() != c.vocab_size || screen->cols() != c.hidden_size))
         fail("the screen is of a head of " + std::to_string(screen->rows()) + " x " + std::to_string(screen->cols()));
     expect("final_norm", weights.final_norm, c.hidden_size);

@@ -129,6 +129,13 @@ TK_INLINE Bytes trits(const T5Codes& codes) {
                                   _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table + 1)), codes.high));
 }
 
+// The part + 1 of each phase 1, i, -1, -i (0 .. 3) on the real axis, or the imaginary one.
+template <int Axis>
+TK_INLINE Bytes phase_parts(Bytes phases) {
+    const __m256i table = Axis == 0 ? _mm256_set1_epi32(0x01000102) : _mm256_set1_epi32(0x00010201);
+    return (Bytes)_mm256_shuffle_epi8(table, (__m256i)phases);
+}
+
 }  // namespace
 }  // namespace tk
 

@@ -9,6 +9,8 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+
 #include "kernels.h"
 
 namespace tk {
@@ -488,6 +490,115 @@ struct T5Kernel {
         matmul_tokens<T5Kernel, 1>(matrix, x, first, last, out, stride);
     }
 };
+
+// The part + 1 of the phases 1, i, -1, -i on an axis, for the first or the second two bits of a nibble.
+struct PhaseBytes {
+    alignas(16) uint8_t of[2][2][16];
+    constexpr PhaseBytes() : of() {
+        constexpr uint8_t parts[2][4] = {{2, 1, 0, 1}, {1, 2, 1, 0}};
+        for (int axis = 0; axis < 2; ++axis)
+            for (int i = 0; i < 16; ++i) {
+                of[axis][0][i] = parts[axis][i & 3];
+                of[axis][1][i] = parts[axis][i >> 2];
+            }
+    }
+};
+constexpr PhaseBytes kPhases;
+
+struct PhaseTables {
+    __m512i of[2][2];
+    TK_INLINE PhaseTables() {
+        for (int axis = 0; axis < 2; ++axis)
+            for (int half = 0; half < 2; ++half)
+                of[axis][half] = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kPhases.of[axis][half])));
+    }
+};
+
+// Sums of some planes of a block of 16 pairs of rows, of each axis, with the M rows of the panel: two for each token.
+template <int Planes, int M>
+struct PlaneSums {
+    __m512i of[Planes][2][M];
+
+    TK_INLINE void begin(const int32_t* starts) {
+        unrolled<M>([&](auto m) TK_INLINED {
+            const __m512i start = _mm512_set1_epi32(starts[m.value]);
+            unrolled<Planes>([&](auto p) TK_INLINED { of[p.value][0][m.value] = of[p.value][1][m.value] = start; });
+        });
+    }
+    // Four steps of each plane.
+    TK_INLINE void add(const uint8_t* unit, const PhaseTables& tables, const uint32_t* x) {
+        unrolled<Planes>([&](auto p) TK_INLINED {
+            const __m512i raw = _mm512_load_si512(unit + p.value * 64);
+            const __m512i nibbles[2] = {_mm512_and_si512(raw, _mm512_set1_epi8(15)),
+                                        _mm512_and_si512(_mm512_srli_epi16(raw, 4), _mm512_set1_epi8(15))};
+            unrolled<4>([&](auto step) TK_INLINED {
+                unrolled<2>([&](auto axis) TK_INLINED {
+                    const __m512i parts = _mm512_shuffle_epi8(tables.of[axis.value][step.value % 2], nibbles[step.value / 2]);
+                    unrolled<M>([&](auto m) TK_INLINED {
+                        __m512i& sum = of[p.value][axis.value][m.value];
+                        sum = _mm512_dpbusd_epi32(sum, parts, broadcast(x + step.value * M + m.value));
+                    });
+                });
+            });
+        });
+    }
+};
+
+// A block of 16 pairs of rows for M / 2 tokens. As many planes at once as leave registers for what is decoded.
+template <int NumPlanes, int M>
+TK_INLINE void phase_block(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
+    constexpr int at_once = M <= 2 ? NumPlanes : M <= 4 ? 2 : 1;
+    constexpr int64_t unit_bytes = NumPlanes * 64, ahead = 1024;
+    const PhaseTables tables;
+    const int64_t units = matrix.block_bytes / unit_bytes;
+    const uint8_t* data = matrix.data.data() + block * matrix.block_bytes;
+    __m512 values[M];  // of each token real parts, then imaginary ones
+    unrolled<M>([&](auto m) TK_INLINED { values[m.value] = _mm512_setzero_ps(); });
+    for (int plane = 0; plane < NumPlanes; plane += at_once) {
+        PlaneSums<at_once, M> sums;
+        sums.begin(x.starts);
+        for (int64_t unit = 0; unit < units; ++unit) {
+            const uint8_t* place = data + unit * unit_bytes + plane * 64;
+            for (int p = 0; p < at_once; ++p) _mm_prefetch(place + (M <= 2 ? ahead : matrix.block_bytes) + p * 64, _MM_HINT_T0);
+            sums.add(place, tables, x.codes + unit * 4 * M);
+        }
+        unrolled<at_once>([&](auto p) TK_INLINED {
+            const float* scales = matrix.row_scales.data() + 2 * (plane + p.value);
+            const float sign = (plane + p.value) % 2 ? -1.0f : 1.0f;  // W's input is conjugated
+            const __m512 along = _mm512_set1_ps(scales[0]), signed_along = _mm512_set1_ps(sign * scales[0]);
+            const __m512 across = _mm512_set1_ps(scales[1]), signed_across = _mm512_set1_ps(-sign * scales[1]);
+            unrolled<M / 2>([&](auto token) TK_INLINED {
+                constexpr int t = 2 * token.value;
+                const auto& [real, imaginary] = sums.of[p.value];
+                values[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(real[t]), along, values[t]);
+                values[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imaginary[t + 1]), signed_across, values[t]);
+                values[t + 1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(real[t + 1]), signed_along, values[t + 1]);
+                values[t + 1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(imaginary[t]), across, values[t + 1]);
+            });
+        });
+    }
+    const int64_t half_rows = matrix.rows / 2, row = block * kRowBlock;
+    const auto inside = static_cast<__mmask16>((1u << std::min(kRowBlock, half_rows - row)) - 1);
+    unrolled<M>([&](auto m) TK_INLINED {
+        _mm512_mask_storeu_ps(out + m.value / 2 * stride + m.value % 2 * half_rows + row, inside,
+                              _mm512_mul_ps(values[m.value], _mm512_set1_ps(x.scales[m.value])));
+    });
+}
+
+template <int NumPlanes, int M>
+void phase_blocks(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    for (int64_t block = first; block < last; ++block) phase_block<NumPlanes, M>(matrix, x, block, out, stride);
+}
+
+template <int NumPlanes>
+void matmul_phases(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    switch (x.tokens) {
+        case 2: return phase_blocks<NumPlanes, 2>(matrix, x, first, last, out, stride);
+        case 4: return phase_blocks<NumPlanes, 4>(matrix, x, first, last, out, stride);
+        case 6: return phase_blocks<NumPlanes, 6>(matrix, x, first, last, out, stride);
+        default: return phase_blocks<NumPlanes, kTokenTile>(matrix, x, first, last, out, stride);
+    }
+}
 
 }  // namespace
 }  // namespace tk

@@ -1,5 +1,6 @@
 // Integer matrix products on vectors of fewer than 16 rows. Included by int_avx2.inl and int_neon.inl, which give the
-// dot product (Sums), the decoding of t5 (T5Codes, trits) and whether weights are signed (kSignedWeights).
+// dot product (Sums), the decoding of t5 (T5Codes, trits) and of phases (phase_parts) and whether weights are signed
+// (kSignedWeights).
 //
 // One or two tokens: several blocks of rows at once, weights go from the packed bytes to the product in registers.
 // More tokens (and t5): a stretch of one block is unpacked to bytes once, then used for the tokens, up to 6 at a time.
@@ -298,6 +299,63 @@ void matmul_t5(const Matrix& matrix, const Panel& x, int64_t first, int64_t last
         (matrix.group ? t5_groups : t5_rows)(matrix, x, block, out, stride);
 }
 
+// The parts of phases, of four steps of one register of a plane; the products and their sums are those of ternary codes.
+template <int Axis>
+void unpack_parts(const uint8_t* packed, int64_t unit_bytes, int64_t units, uint8_t* weights) {
+    auto* out = reinterpret_cast<Bytes*>(weights);
+    for (int64_t unit = 0; unit < units; ++unit, packed += unit_bytes, out += 4 * kParts)
+        unrolled<4>([&](auto step) TK_INLINED {
+            unrolled<kParts>([&](auto part) TK_INLINED {
+                const Bytes phases = shifted_right<2 * step.value>(load_bytes(packed + part.value * sizeof(Bytes))) & 3;
+                out[step.value * kParts + part.value] = phase_parts<Axis>(phases);
+            });
+        });
+}
+
+// Sums of one plane over a whole block: of each axis with each row of the panel.
+template <int Axis>
+void add_plane(const Matrix& matrix, const Panel& x, int64_t block, int64_t plane, VecInt* totals) {
+    alignas(64) uint8_t weights[kBufferSteps * kRowBlock * kStep];
+    constexpr int64_t kUnits = kBufferSteps / 4;
+    const int64_t unit_bytes = info(matrix.format).unit_bytes, units = matrix.block_bytes / unit_bytes;
+    const uint8_t* packed = matrix.data.data() + block * matrix.block_bytes + plane * kRowBlock * kStep;
+    begin_totals<kParts>(totals, x, 0);
+    for (int64_t unit = 0, count; unit < units; unit += count) {
+        count = std::min(kUnits, units - unit);
+        unpack_parts<Axis>(packed + unit * unit_bytes, unit_bytes, count, weights);
+        multiply_buffer<2>(weights, count * 4, x.codes + unit * 4 * x.tokens, x.tokens, totals);
+    }
+}
+
+void matmul_phases(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    VecInt real[kTokenTile * kParts], imaginary[kTokenTile * kParts];
+    for (int64_t block = first; block < last; ++block) {
+        Vec sums[kTokenTile * kParts] = {};  // [token][re, im][part]
+        for (int64_t plane = 0; plane < num_phase_planes(matrix.format); ++plane) {
+            add_plane<0>(matrix, x, block, plane, real);
+            add_plane<1>(matrix, x, block, plane, imaginary);
+            const float sign = plane % 2 ? -1.0f : 1.0f;  // W's input is conjugated
+            const float along = matrix.row_scales[2 * plane], across = matrix.row_scales[2 * plane + 1];
+            for (int64_t t = 0; t < x.tokens; t += 2)
+                for (int h = 0; h < kParts; ++h) {
+                    const int64_t with_re = t * kParts + h, with_im = with_re + kParts;
+                    Vec &re = sums[with_re], &im = sums[with_im];
+                    re = fma(to_float(real[with_re]), splat(along), re);
+                    re = fma(to_float(imaginary[with_im]), splat(-sign * across), re);
+                    im = fma(to_float(real[with_im]), splat(sign * along), im);
+                    im = fma(to_float(imaginary[with_re]), splat(across), im);
+                }
+        }
+        alignas(64) float rows[2 * kRowBlock];
+        const int64_t half_rows = matrix.rows / 2, row = block * kRowBlock, count = std::min(kRowBlock, half_rows - row);
+        for (int64_t t = 0; t < x.tokens; t += 2) {
+            for (int i = 0; i < 2 * kParts; ++i) store(rows + i * kWidth, sums[t * kParts + i] * splat(x.scales[t]));
+            for (int64_t half = 0; half < 2; ++half)
+                std::copy_n(rows + half * kRowBlock, count, out + t / 2 * stride + half * half_rows + row);
+        }
+    }
+}
+
 template <typename Unpack>
 void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
     int64_t block = first;
@@ -314,4 +372,4 @@ void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, f
 }  // namespace
 }  // namespace tk
 
-#define TK_MATMULS matmul<UnpackT2>, matmul_t5, matmul<UnpackQ4>, matmul<UnpackQ6>, matmul<UnpackQ8>
+#define TK_MATMULS matmul<UnpackT2>, matmul_t5, matmul<UnpackQ4>, matmul<UnpackQ6>, matmul<UnpackQ8>, matmul_phases, matmul_phases

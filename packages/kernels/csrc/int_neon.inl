@@ -62,6 +62,13 @@ TK_INLINE Bytes trits(const T5Codes& codes) {
     return (Bytes)vqtbl2q_u8(table, codes.codes);
 }
 
+// The part of each phase 1, i, -1, -i (0 .. 3) on the real axis, or the imaginary one.
+template <int Axis>
+TK_INLINE Bytes phase_parts(Bytes phases) {
+    const uint8x16_t table = vreinterpretq_u8_u32(vdupq_n_u32(Axis == 0 ? 0x00ff0001 : 0xff000100));
+    return (Bytes)vqtbl1q_u8(table, (uint8x16_t)phases);
+}
+
 }  // namespace
 }  // namespace tk
 

@@ -1,5 +1,6 @@
 // The reference: plain C++ for any processor, and what the other instruction sets' integers are compared with.
 #define TK_TABLE kScalar
+#include <algorithm>
 #include <vector>
 
 #include "float_kernels.inl"
@@ -39,10 +40,45 @@ void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, f
     }
 }
 
+// The integer sums of each plane with both halves of a token, which are two rows of the panel; then y = U x + W conj(x),
+// whose terms every instruction set adds in this order.
+void matmul_phases(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+    const int64_t planes = num_phase_planes(matrix.format), half_rows = matrix.rows / 2, half_cols = matrix.padded_cols / 2;
+    std::vector<uint8_t> phases(planes * kRowBlock * half_cols);
+    for (int64_t block = first; block < last; ++block) {
+        matrix.unpack_phases(block, phases.data());
+        for (int64_t r = 0; r < std::min(kRowBlock, half_rows - block * kRowBlock); ++r)
+            for (int64_t t = 0; t < x.tokens; t += 2) {
+                float re = 0, im = 0;
+                for (int64_t plane = 0; plane < planes; ++plane) {
+                    int32_t real[2] = {}, imaginary[2] = {};  // of the phases' parts with the token's halves
+                    for (int64_t c = 0; c < half_cols; ++c) {
+                        const int phase = phases[(plane * kRowBlock + r) * half_cols + c];
+                        for (int half = 0; half < 2; ++half) {
+                            int8_t lanes[kStep];
+                            std::memcpy(lanes, x.codes + c / kStep * x.tokens + t + half, kStep);
+                            real[half] += (phase == 0 ? 1 : phase == 2 ? -1 : 0) * lanes[c % kStep];
+                            imaginary[half] += (phase == 1 ? 1 : phase == 3 ? -1 : 0) * lanes[c % kStep];
+                        }
+                    }
+                    const float along = matrix.row_scales[2 * plane], across = matrix.row_scales[2 * plane + 1];
+                    const float sign = plane % 2 ? -1.0f : 1.0f;  // W's input is conjugated
+                    re = std::fma(static_cast<float>(real[0]), along, re);
+                    re = std::fma(static_cast<float>(imaginary[1]), -sign * across, re);
+                    im = std::fma(static_cast<float>(real[1]), sign * along, im);
+                    im = std::fma(static_cast<float>(imaginary[0]), across, im);
+                }
+                float* row = out + t / 2 * stride + block * kRowBlock + r;
+                row[0] = re * x.scales[t];
+                row[half_rows] = im * x.scales[t];
+            }
+    }
+}
+
 }  // namespace
 }  // namespace tk
 
 #include "training/group_any.inl"
 
-#define TK_MATMULS matmul, matmul, matmul, matmul, matmul
+#define TK_MATMULS matmul, matmul, matmul, matmul, matmul, matmul_phases, matmul_phases
 #include "table.inl"

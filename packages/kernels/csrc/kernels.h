@@ -7,7 +7,8 @@
 namespace tk {
 
 // int8 activations of one tile of tokens, laid out for broadcasting:
-// codes[step * tokens + t] holds inputs 4*step .. 4*step+3 of token t.
+// codes[step * tokens + t] holds inputs 4*step .. 4*step+3 of token t. For complex matrices the halves of a token are two
+// neighbours of one scale, as if they were tokens.
 struct Panel {
     const uint32_t* codes;
     const int32_t* starts;  // [groups][tokens]: -offset of the format * sum of a scale group's codes (one group: the row)
@@ -23,7 +24,8 @@ constexpr int64_t kGroupedTokenTile = 6;
 // Largest magnitude of a token that is not smaller when it is quantized (bitnet_arch.rounding.MIN_SCALE).
 constexpr float kMinScale = 1e-5f;
 
-// out[t * stride + row] = sum over inputs, for the rows of blocks [first, last); writes whole blocks of 16 rows.
+// out[t * stride + row] = sum over inputs, for the rows of blocks [first, last); writes whole blocks of 16 rows. Of complex
+// matrices: rows k and k + rows / 2 of token t / 2, and nothing beyond.
 using MatmulFn = void (*)(const Matrix&, const Panel&, int64_t first, int64_t last, float* out, int64_t stride);
 
 // Quantizes one token: codes[step * tokens] for each step; zero beyond `size`. Returns the inverse scale 127 / max|x|, or NaN (all

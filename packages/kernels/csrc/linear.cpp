@@ -10,12 +10,14 @@ void multiply(Pool& pool, const Activations& x, const std::vector<Product>& prod
     // them costs more than the work.
     constexpr int64_t kBlocksPerTile = 4, kChunksPerThread = 12, kSmallestChunk = int64_t{1} << 17;  // multiply-adds
     int64_t tiles = 0, work = 0;
+    const bool has_planes = is_complex(products.front().matrix->format);
+    const int64_t blocks_per_tile = has_planes ? 1 : kBlocksPerTile;  // planes fill the registers
     for (const auto& product : products) {
-        tiles += ceil_div(product.matrix->row_blocks, kBlocksPerTile);
-        work += product.matrix->row_blocks * kRowBlock * product.matrix->padded_cols * x.tokens();
+        tiles += ceil_div(product.matrix->row_blocks, blocks_per_tile);
+        work += padded_rows_of(*product.matrix) * product.matrix->padded_cols * x.tokens();
     }
     const int64_t most_chunks = std::clamp(work / kSmallestChunk, int64_t{1}, kChunksPerThread * pool.num_threads());
-    const int64_t blocks_per_chunk = ceil_div(tiles, most_chunks) * kBlocksPerTile;
+    const int64_t blocks_per_chunk = ceil_div(tiles, most_chunks) * blocks_per_tile;
     int64_t num_chunks = 0;
     for (const auto& product : products) num_chunks += ceil_div(product.matrix->row_blocks, blocks_per_chunk);
     const KernelTable& table = kernels();
@@ -27,7 +29,7 @@ void multiply(Pool& pool, const Activations& x, const std::vector<Product>& prod
         const int64_t first = chunk * blocks_per_chunk, last = std::min(first + blocks_per_chunk, matrix.row_blocks);
         for (int64_t tile = 0; tile < x.num_tiles(); ++tile)
             table.matmul[static_cast<int>(matrix.format)](matrix, x.panel(tile, matrix), first, last,
-                                                          product->out + x.tile_row(tile) * product->stride, product->stride);
+                                                          product->out + x.out_row(tile) * product->stride, product->stride);
     });
 }
 
@@ -41,7 +43,7 @@ void multiply_blocks(Pool& pool, const Activations& x, const Product& product, c
         for (int64_t i = chunk * kBlocksPerChunk, next; i < end; i = next) {
             for (next = i + 1; next < end && blocks[next] == blocks[next - 1] + 1;) ++next;  // neighbours together
             for (int64_t tile = 0; tile < x.num_tiles(); ++tile)
-                matmul(matrix, x.panel(tile, matrix), blocks[i], blocks[next - 1] + 1, product.out + x.tile_row(tile) * product.stride,
+                matmul(matrix, x.panel(tile, matrix), blocks[i], blocks[next - 1] + 1, product.out + x.out_row(tile) * product.stride,
                        product.stride);
         }
     });

@@ -11,7 +11,7 @@ struct Product {
     int64_t stride;  // >= rows of the matrix, rounded up to 16
 };
 
-inline int64_t padded_rows_of(const Matrix& matrix) { return matrix.row_blocks * kRowBlock; }
+inline int64_t padded_rows_of(const Matrix& matrix) { return matrix.padded_rows(); }
 
 // All products of the same activations in one loop. Wide activations leave two rows per token; their sum is the result.
 void multiply(Pool& pool, const Activations& x, const std::vector<Product>& products);

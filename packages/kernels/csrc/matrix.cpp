@@ -15,6 +15,8 @@ constexpr FormatInfo kFormats[kNumFormats] = {
     {"q4", 8, 64, -8, 7, 8},
     {"q6", 16, 192, -32, 31, 32},
     {"q8", 4, 64, -128, 127, 128},
+    {"p1", 32, 128, 0, 3, 1},  // codes are phases; the parts of a phase are -1, 0, 1
+    {"p2", 32, 256, 0, 3, 1},
 };
 constexpr int kPowersOf3[3] = {1, 3, 9};
 
@@ -112,7 +114,7 @@ const FormatInfo& info(Format format) { return kFormats[static_cast<int>(format)
 Format parse_format(const std::string& name) {
     for (int i = 0; i < kNumFormats; ++i)
         if (name == kFormats[i].name) return static_cast<Format>(i);
-    throw std::invalid_argument("unknown format '" + name + "'; known: t2, t5, q4, q6, q8");
+    throw std::invalid_argument("unknown format '" + name + "'; known: t2, t5, q4, q6, q8, p1, p2");
 }
 
 Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums, LayoutOnly)
@@ -125,12 +127,15 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool ha
                                     " needs a multiple of " + std::to_string(smallest));
     if (group && cols % group)
         throw std::invalid_argument("rows of " + std::to_string(cols) + " inputs do not divide into groups of " + std::to_string(group));
+    if (is_complex(format) && (rows % 2 || cols % 2 || group))
+        throw std::invalid_argument("format " + std::string(tk::info(format).name) + " has halves of rows and of columns and no groups, got " +
+                                    std::to_string(rows) + " x " + std::to_string(cols) + " with groups of " + std::to_string(group));
     if (has_minimums && (group == 0 || is_ternary(format)))
         throw std::invalid_argument(std::string("minimums with format ") + tk::info(format).name + " and groups of " + std::to_string(group) +
                                     ": only groups of q4, q6 and q8 have some");
     const int64_t multiple = format == Format::t5 ? 3 * t5_plane(group) : group ? group : tk::info(format).unit_inputs;
-    padded_cols = round_up(cols, multiple);
-    row_blocks = ceil_div(rows, kRowBlock);
+    padded_cols = is_complex(format) ? 2 * round_up(cols / 2, multiple / 2) : round_up(cols, multiple);
+    row_blocks = ceil_div(is_complex(format) ? rows / 2 : rows, kRowBlock);
     block_bytes = padded_cols / tk::info(format).unit_inputs * tk::info(format).unit_bytes;
     num_groups = group ? padded_cols / group : 0;
 }
@@ -138,7 +143,7 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool ha
 Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums)
     : Matrix(format, rows, cols, group, has_minimums, LayoutOnly{}) {
     data.resize(row_blocks * block_bytes);
-    row_scales.resize(row_blocks * kRowBlock);
+    row_scales.resize(num_row_scales());
     if (group) group_scales.resize(row_blocks * planes() * num_groups * kRowBlock);
 }
 
@@ -163,6 +168,8 @@ void Matrix::pack_rows(int64_t block, const int8_t* codes) {
             case Format::q4: return pack_nibbles(from, 8, to);
             case Format::q6: return pack_q6(from, to);
             case Format::q8: return pack_q8(from, to);
+            case Format::p1:
+            case Format::p2: break;  // pack_phases
         }
     });
 }
@@ -176,6 +183,8 @@ void Matrix::unpack_block(int64_t block, int8_t* codes) const {
             case Format::q4: return unpack_nibbles(from, to);
             case Format::q6: return unpack_q6(from, to);
             case Format::q8: std::memcpy(to, from, kStepBytes); return;
+            case Format::p1:
+            case Format::p2: break;  // unpack_phases
         }
     });
     const auto offset = static_cast<uint8_t>(tk::info(format).offset);
@@ -183,6 +192,32 @@ void Matrix::unpack_block(int64_t block, int8_t* codes) const {
     for (int64_t r = 0; r < kRowBlock; ++r)
         for (int64_t step = 0; step < padded_cols / kStep; ++step)
             std::memcpy(codes + r * padded_cols + step * kStep, steps.data() + step * kStepBytes + r * kStep, kStep);
+}
+
+void Matrix::pack_phases(int64_t block, const uint8_t* phases) {
+    const int64_t half_rows = rows / 2, half_cols = cols / 2, unit_bytes = tk::info(format).unit_bytes;
+    const int64_t first = block * kRowBlock, count = std::min(kRowBlock, half_rows - first);
+    uint8_t* packed = data.data() + block * block_bytes;
+    std::memset(packed, 0, block_bytes);
+    for (int64_t plane = 0; plane < num_phase_planes(format); ++plane)
+        for (int64_t r = 0; r < count; ++r) {
+            const uint8_t* row = phases + (plane * half_rows + first + r) * half_cols;
+            for (int64_t col = 0; col < half_cols; ++col) {
+                const int64_t step = col / kStep;
+                packed[step / 4 * unit_bytes + plane * kStepBytes + r * kStep + col % kStep] |= static_cast<uint8_t>(row[col] << (2 * (step % 4)));
+            }
+        }
+}
+
+void Matrix::unpack_phases(int64_t block, uint8_t* phases) const {
+    const int64_t half_cols = padded_cols / 2, unit_bytes = tk::info(format).unit_bytes;
+    const uint8_t* packed = data.data() + block * block_bytes;
+    for (int64_t plane = 0; plane < num_phase_planes(format); ++plane)
+        for (int64_t r = 0; r < kRowBlock; ++r)
+            for (int64_t col = 0; col < half_cols; ++col) {
+                const int64_t step = col / kStep;
+                *phases++ = packed[step / 4 * unit_bytes + plane * kStepBytes + r * kStep + col % kStep] >> (2 * (step % 4)) & 3;
+            }
 }
 
 // Calls body(steps, packed) with the beginnings of each unit of a row block.
@@ -211,7 +246,7 @@ int Matrix::code_at(const uint8_t* block, int64_t row, int64_t col) const {
             const int low = unit[step % 4 / 2 * 64 + i] >> (4 * (step % 2)) & 15;
             return (low | (unit[128 + i] >> (2 * (step % 4)) & 3) << 4) - 32;
         }
-        case Format::t5: break;
+        default: break;  // t5
     }
     const auto place = t5_place(col, t5_plane(group));
     const uint8_t* unit = block + place.unit * 320;

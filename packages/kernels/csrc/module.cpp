@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 
@@ -46,6 +47,7 @@ std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& form
     if (offsets && (scales.ndim() != 2 || offsets->shape(0) != scales.shape(0) || offsets->shape(1) != scales.shape(1)))
         throw std::invalid_argument("offsets are " + std::to_string(offsets->shape(0)) + " x " + std::to_string(offsets->shape(1)) +
                                     "; they go with scales [rows, groups] of the same shape");
+    if (is_complex(parse_format(format))) throw std::invalid_argument("format " + format + " has phases: pack_phases takes them");
     const WithoutGil without_gil;
     auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, offsets.has_value());
     matrix->set_scales(values, offsets ? offsets->data() : nullptr);
@@ -56,7 +58,55 @@ std::shared_ptr<Matrix> pack(Codes codes, Floats scales, const std::string& form
     return matrix;
 }
 
+void check_is_complex(const Matrix& matrix, bool expected) {
+    if (is_complex(matrix.format) != expected)
+        throw std::invalid_argument(std::string("a matrix of format ") + info(matrix.format).name +
+                                    (expected ? " has codes, not phases: unpack gives them" : " has phases, not codes: unpack_phases gives them"));
+}
+
+using Phases = nb::ndarray<const uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Floats3 = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+std::shared_ptr<Matrix> pack_phases(Phases phases, Floats3 scales, int num_threads) {
+    const size_t planes = phases.shape(0);
+    if ((planes != 1 && planes != 2) || phases.shape(1) != 2)
+        throw std::invalid_argument("phases are [1 or 2 planes, 2 (U, W), rows, cols], got [" + std::to_string(planes) + ", " +
+                                    std::to_string(phases.shape(1)) + ", ...]");
+    if (scales.shape(0) != planes || scales.shape(1) != 2 || scales.shape(2) != 2)
+        throw std::invalid_argument("scales are [planes, 2 (U, W), 2 (real, imaginary axis)] of the planes of the phases");
+    for (size_t i = 0; i < scales.size(); ++i)
+        if (!std::isfinite(scales.data()[i])) throw std::invalid_argument("scale " + std::to_string(i) + " of the planes is not finite");
+    const uint8_t* end = phases.data() + phases.size();
+    if (const auto* bad = std::find_if(phases.data(), end, [](uint8_t phase) { return phase > 3; }); bad != end)
+        throw std::invalid_argument("phase " + std::to_string(*bad) + " is none of 0..3, the powers of i");
+    const WithoutGil without_gil;
+    auto matrix = std::make_shared<Matrix>(planes == 1 ? Format::p1 : Format::p2, 2 * static_cast<int64_t>(phases.shape(2)),
+                                           2 * static_cast<int64_t>(phases.shape(3)), 0);
+    std::copy_n(scales.data(), scales.size(), matrix->row_scales.data());
+    with_shared_pool(threads_or_default(num_threads), [&](Pool& pool) {
+        pool.run(matrix->row_blocks, [&](int64_t block, int) { matrix->pack_phases(block, phases.data()); });
+    });
+    return matrix;
+}
+
+nb::tuple unpack_phases(const Matrix& matrix) {
+    check_is_complex(matrix, true);
+    const int64_t planes = num_phase_planes(matrix.format), rows = matrix.rows / 2, cols = matrix.cols / 2, padded = matrix.padded_cols / 2;
+    const auto count = static_cast<size_t>(planes / 2);
+    auto [phases, data] = new_array<uint8_t>({count, size_t{2}, static_cast<size_t>(rows), static_cast<size_t>(cols)});
+    auto [scales, scale_data] = new_array<float>({count, size_t{2}, size_t{2}});
+    std::copy_n(matrix.row_scales.data(), matrix.row_scales.size(), scale_data);
+    std::vector<uint8_t> block(planes * kRowBlock * padded);
+    for (int64_t row = 0; row < rows; ++row) {
+        if (row % kRowBlock == 0) matrix.unpack_phases(row / kRowBlock, block.data());
+        for (int64_t plane = 0; plane < planes; ++plane)
+            std::copy_n(block.data() + (plane * kRowBlock + row % kRowBlock) * padded, cols, data + (plane * rows + row) * cols);
+    }
+    return nb::make_tuple(phases, scales);
+}
+
 nb::tuple unpack(const Matrix& matrix) {
+    check_is_complex(matrix, false);
     const auto rows = static_cast<size_t>(matrix.rows), cols = static_cast<size_t>(matrix.cols);
     auto [codes, code_data] = new_array<int8_t>({rows, cols});
     const int64_t groups = matrix.group ? matrix.cols / matrix.group : 1;
@@ -171,6 +221,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("format", [](const Matrix& matrix) { return info(matrix.format).name; })
         .def_prop_ro("num_bytes", &Matrix::num_bytes)
         .def("unpack", &unpack)
+        .def("unpack_phases", &unpack_phases)
         .def("offsets", &offsets)
         .def("linear", &linear, "x"_a, "precision"_a = "int8", "num_threads"_a = 0)
         .def("__repr__", [](const Matrix& matrix) {
@@ -178,6 +229,7 @@ NB_MODULE(_native, m) {
                    std::to_string(matrix.cols) + ", group " + std::to_string(matrix.group) + ")";
         });
     m.def("pack", &pack, "codes"_a, "scales"_a, "format"_a, "num_threads"_a = 0, "offsets"_a = nb::none());
+    m.def("pack_phases", &pack_phases, "phases"_a, "scales"_a, "num_threads"_a = 0);
 
     nb::class_<LowRank>(m, "LowRank")
         .def("__init__", &new_low_rank, "up"_a, "down"_a)

@@ -11,10 +11,11 @@ import torch
 
 from bitnet_arch.quantizers import quantizer
 from wf_formats.matrix import NumpyMatrix
+from wf_formats.phases import PhaseMatrix
 
 
-def quantize_master(weight: np.ndarray, scheme: str) -> NumpyMatrix:
-    """Codes and scales of master weights.
+def quantize_master(weight: np.ndarray, scheme: str) -> NumpyMatrix | PhaseMatrix:
+    """Codes (or phases) and scales of master weights.
 
     Args:
         weight: fp32 [out, in].
@@ -23,5 +24,7 @@ def quantize_master(weight: np.ndarray, scheme: str) -> NumpyMatrix:
     Raises:
         ValueError: an unknown scheme, or rows that the quantizer does not fit.
     """
-    found: NumpyMatrix = quantizer(scheme).quantize(torch.from_numpy(weight)).to(torch.Tensor.numpy)
+    found: NumpyMatrix | PhaseMatrix = (
+        quantizer(scheme).quantize(torch.from_numpy(weight)).to(torch.Tensor.numpy)
+    )
     return found

@@ -19,7 +19,7 @@ from wf_formats.families import FAMILIES
 from wf_formats.families.settings import FLAGS, NUMBERS, check_values, rope_objects
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
-from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD
+from wf_formats.schemes import MASTER_METHOD, PACKED_METHOD, PHASES_METHOD
 
 _METHODS = {
     "gptq": "GPTQ",
@@ -68,7 +68,7 @@ def _quantized(settings: Mapping[str, Any], quantization: Any, name: str) -> str
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     if method == "bitnet":
         return _bitnet(settings, quantization)
-    if method == PACKED_METHOD:
+    if method in (PACKED_METHOD, PHASES_METHOD):
         return "is an export with packed codes; start from the checkpoint that it was made from"
     if method == MASTER_METHOD:
         return "is converted already, but its wrinklefree.json is missing: copy the whole checkpoint folder"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from wf_converter.card_record import GGUF, CardRecord
 from wf_formats.gguf import TensorType
 from wf_formats.printable import printable
-from wf_formats.schemes import COMPRESSED_METHOD, INT4_SCHEMES, PACKED_METHOD
+from wf_formats.schemes import COMPRESSED_METHOD, INT4_SCHEMES, PACKED_METHOD, PHASES_METHOD
 
 
 def how_to_run(record: CardRecord) -> str:
@@ -74,6 +74,8 @@ def _run_hf(record: CardRecord) -> str:
 
 
 def _run_transformers(record: CardRecord, name: str) -> list[str]:
+    if record.layout == PHASES_METHOD:
+        return []
     if (int4 := INT4_SCHEMES.get(record.scheme)) is not None and int4.has_zeros:
         return ["transformers does not load zero points that are packed, as these are."]
     loader = ["import wf_converter.hf_packed  # WrinkleFree's reader of the packed weights"]

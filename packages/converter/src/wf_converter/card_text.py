@@ -15,10 +15,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from wf_converter.card_record import GGUF, CardRecord, StagePassed, TaskScore, TextScore, plain
 from wf_converter.card_run import how_to_run, is_for_bitnetcpp
 from wf_converter.measured import EXPORT
+from wf_formats.matrix import INT4_BITS
 from wf_formats.model_card import RECORD_KEY
 from wf_formats.packaged import PACKAGE, ModelSource
 from wf_formats.printable import printable
-from wf_formats.schemes import INT4_SCHEMES, SCHEMES, group_size
+from wf_formats.schemes import INT4_SCHEMES, PHASE_SCHEMES, SCHEMES, group_size
 
 _PURPOSES = {
     "stage1": "conversion of the dense model",
@@ -39,6 +40,7 @@ def card_of(record: CardRecord) -> str:
 
 _TAGS = ["wrinklefree", "ternary", "1.58-bit", "bitnet"]
 _INT4_TAGS = ["wrinklefree", "4-bit", "awq"]
+_PHASE_TAGS = ["wrinklefree", "complex-weights", "fairy2i"]
 
 
 def _front_matter(record: CardRecord) -> str:
@@ -54,7 +56,7 @@ def _front_matter(record: CardRecord) -> str:
         "library_name": _library(record),
         "pipeline_tag": "text-generation",
         "tags": [
-            *(_TAGS if _is_ternary(record) else _INT4_TAGS),
+            *(_TAGS if _is_ternary(record) else _PHASE_TAGS if _is_complex(record) else _INT4_TAGS),
             *(["block-diffusion"] if record.block_size else []),
         ],
         "model_name": record.name if results else None,
@@ -65,10 +67,10 @@ def _front_matter(record: CardRecord) -> str:
 
 
 def _library(record: CardRecord) -> str | None:
-    """What loads it; transformers knows no block diffusion."""
+    """What loads it; transformers knows neither block diffusion nor phases."""
     if record.format == GGUF:
         return "gguf"
-    return None if record.block_size else "transformers"
+    return None if record.block_size or _is_complex(record) else "transformers"
 
 
 def _eval_results(record: CardRecord) -> list[EvalResult]:
@@ -114,14 +116,28 @@ def _introduction(record: CardRecord) -> str:
 
 
 def _is_ternary(record: CardRecord) -> bool:
-    return record.scheme not in INT4_SCHEMES
+    return record.scheme not in INT4_SCHEMES and not _is_complex(record)
+
+
+def _is_complex(record: CardRecord) -> bool:
+    return record.scheme in PHASE_SCHEMES
 
 
 def _levels(record: CardRecord) -> str:
-    return "-1, 0 and 1 (1.58 bits)" if _is_ternary(record) else "4 bits"
+    if _is_complex(record):
+        return f"{_bits(record)} (complex ones, as sums of phases 1, i, -1 and -i)"
+    return "-1, 0 and 1 (1.58 bits)" if _is_ternary(record) else _bits(record)
+
+
+def _bits(record: CardRecord) -> str:
+    """Of weights that are not ternary."""
+    bits = PHASE_SCHEMES.get(record.scheme, INT4_BITS)
+    return f"{bits} bit{'s' if bits > 1 else ''}"
 
 
 def _kind(record: CardRecord) -> str:
+    if _is_complex(record):
+        return "complex"
     return "ternary" if _is_ternary(record) else "4-bit"
 
 
@@ -153,11 +169,13 @@ def _conversion(record: CardRecord) -> str:
     sizes = record.sizes
     group = group_size(record.scheme) if record.scheme in SCHEMES else None
     scale = f"one for each group of {group} weights of a row" if group else "one for each matrix"
+    if _is_complex(record):
+        scale = "four for each plane of phases of a matrix"
     rows = [
         ("scales", f"{scale} (scheme `{_code(record.scheme)}`)"),
         ("SubLN before the output projections", "yes" if record.sub_norm else "no"),
         ("low-rank corrections", f"rank {record.low_rank}" if record.low_rank else None),
-        ("activations", "int8, a scale for each token" if _is_ternary(record) else "not quantized"),
+        ("activations", "not quantized" if record.scheme in INT4_SCHEMES else "int8, a scale for each token"),
         ("layout", f"{_escaped(record.layout)}, matrices as {', '.join(map(_escaped, sizes.types))}"),
         (f"{_kind(record)} weights", f"{sizes.num_weights:,}"),
         ("other weights in embeddings", f"{sizes.num_embedding_weights:,}"),
@@ -176,7 +194,7 @@ def _conversion(record: CardRecord) -> str:
 def _why_more(record: CardRecord) -> str:
     if _is_ternary(record):
         return "above 1.58, since formats store a ternary weight in two bits or four,"
-    return "above 4, since they stand"
+    return f"above {_bits(record).split()[0]}, since they stand"
 
 
 def _training(record: CardRecord) -> list[str]:
@@ -264,10 +282,13 @@ def _proof(record: CardRecord) -> str:
 
 
 def _limits(record: CardRecord) -> str:
-    lost = "three values loses knowledge that training wins back in part only"
+    lost = "loses knowledge that training wins back in part only"
+    rounded = f"three values {lost}" if _is_ternary(record) else f"{_bits(record)} {lost}"
+    if record.scheme in INT4_SCHEMES:
+        rounded = "4 bits loses some knowledge"
     lines = [
-        f"Rounding to {lost if _is_ternary(record) else '4 bits loses some knowledge'}: measure it on your "
-        "own task before you rely on it. The base model's limits are this one's too.",
+        f"Rounding to {rounded}: measure it on your own task before you rely on it. The base model's limits "
+        "are this one's too.",
     ]
     if not record.texts and not record.tasks:
         lines.append("Its quality beside the full-precision model has not been measured for this card.")
@@ -288,6 +309,8 @@ def _limits(record: CardRecord) -> str:
         )
     elif record.block_size is not None:
         lines.append("Perplexity is not defined for it; bounds of its likelihood are no perplexities.")
+    elif _is_complex(record):
+        lines.append("The folder is for WrinkleFree's native engine: no other runtime knows its weights.")
     elif record.format == GGUF:
         lines.append("The file is for llama.cpp and WrinkleFree, not for transformers.")
     return "\n".join(f"- {line}" for line in lines)

@@ -32,11 +32,12 @@ from wf_formats.families.layers import rope_parameters
 from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.low_rank import LowRankPair
 from wf_formats.mapping import absence
-from wf_formats.matrix import NumpyMatrix
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 from wf_formats.models.hf_config import checked_floors, checked_rank
 from wf_formats.packaged import PACKAGED_MODEL
+from wf_formats.phases import PhaseMatrix
 from wf_formats.safetensors_file import open_folder
-from wf_formats.schemes import INT4_SCHEMES, LOW_RANK_FACTORS, SCHEMES, Int4Scheme
+from wf_formats.schemes import INT4_SCHEMES, LOW_RANK_FACTORS, PHASE_SCHEMES, SCHEMES, Int4Scheme, group_size
 
 QUANTIZED_SUFFIXES = tuple(
     dict.fromkeys(f"{linear}.weight" for family in FAMILIES.values() for linear in family.linears)
@@ -63,7 +64,8 @@ class ConvertedCheckpoint:
     """The model's configuration, defaults filled in."""
     meta: dict[str, Any]
     """wrinklefree.json."""
-    quantizer: bitnet_arch.TernaryQuantizer | bitnet_arch.Int4Quantizer
+    quantizer: bitnet_arch.Quantizer
+    """Ternary, of 4 bits or complex."""
     sub_norm: bool
     files: dict[str, Path] = field(repr=False)
     """Tensor name -> safetensors file."""
@@ -88,7 +90,7 @@ class ConvertedCheckpoint:
 
     @property
     def is_group_scaled(self) -> bool:
-        return self.quantizer.group_size is not None
+        return group_size(self.scheme) is not None
 
     @property
     def scheme(self) -> str:
@@ -97,7 +99,7 @@ class ConvertedCheckpoint:
 
     @property
     def int4(self) -> Int4Scheme | None:
-        """None: the weights are ternary."""
+        """None: the weights have no 4 bits."""
         return INT4_SCHEMES.get(self.scheme)
 
     @property
@@ -121,7 +123,8 @@ class ConvertedCheckpoint:
         packaged = PACKAGED_MODEL if origin.get("source") == "packaged" else None
         named = self.meta.get("name") or origin.get("name") or packaged
         if isinstance(named, str) and named:
-            return f"{Path(named).name} {'1.58-bit' if self.int4 is None else '4-bit'}"
+            bits = PHASE_SCHEMES.get(self.scheme, 1.58) if self.int4 is None else 4
+            return f"{Path(named).name} {bits}-bit"
         return self.folder.resolve().name
 
     @property
@@ -155,7 +158,7 @@ class ConvertedCheckpoint:
         return {**family.renamed, **own_norms}
 
     def is_quantized(self, name: str) -> bool:
-        """Whether it is a quantized matrix of a block (of 4 bits where the scheme has them)."""
+        """Whether it is a quantized matrix of a block (of 4 bits, or complex, where the scheme has them)."""
         return name.startswith("model.layers.") and name.endswith(QUANTIZED_SUFFIXES)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -196,6 +199,17 @@ class ConvertedCheckpoint:
 
     def matrix(self, name: str) -> NumpyMatrix:
         """Codes and scales of a master weight, by the one definition in bitnet_arch."""
+        matrix = self._quantized(name)
+        assert isinstance(matrix, QuantizedMatrix), name
+        return matrix
+
+    def phases(self, name: str) -> PhaseMatrix:
+        """As `matrix`, of complex weights, by the one definition in fairy2."""
+        matrix = self._quantized(name)
+        assert isinstance(matrix, PhaseMatrix), name
+        return matrix
+
+    def _quantized(self, name: str) -> Any:
         return self.quantizer.quantize(self.torch_tensor(name)).to(torch.Tensor.numpy)
 
     def check_correction(self, name: str) -> None:
@@ -280,16 +294,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return config if config.get("architectures") or name is None else config | {"architectures": [name]}
 
 
-def _quantizer(scheme: str) -> bitnet_arch.TernaryQuantizer | bitnet_arch.Int4Quantizer:
+def _quantizer(scheme: str) -> bitnet_arch.Quantizer:
     try:
         quantizer = bitnet_arch.quantizer(scheme)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    if not isinstance(quantizer, (bitnet_arch.TernaryQuantizer, bitnet_arch.Int4Quantizer)):
+    if scheme not in (*SCHEMES, *PHASE_SCHEMES):
         raise ExportError(
-            f"weights of scheme {scheme!r} are not ternary or of 4 bits, and no type of an export holds "
-            "them: run the folder in PyTorch, write its values as a float model, for a GGUF in F16 "
-            "(packages/fairy2/scripts/dense.py), or export a checkpoint of scheme "
-            f"{', '.join(SCHEMES)}"
+            f"weights of scheme {scheme!r} are not ternary, of 4 bits or complex, and no type of an "
+            "export holds them: run the folder in PyTorch, write its values as a float model, for a GGUF in "
+            "F16 (packages/fairy2/scripts/dense.py), or export a checkpoint of scheme "
+            f"{', '.join([*SCHEMES, *PHASE_SCHEMES])}"
         )
     return quantizer

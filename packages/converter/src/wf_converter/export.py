@@ -45,12 +45,13 @@ class Format(StrEnum):
     GGUF = "gguf"
     HF = "hf"
     COMPRESSED = "compressed-tensors"
+    PHASES = "phases"
 
 
 ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {
     ("--format gguf",): ("type", "embeddings", "adapter"),
     ("--format hf",): ("linear_class",),
-    ("--format hf", "--format compressed-tensors"): ("dtype",),
+    ("--format hf", "--format compressed-tensors", "--format phases"): ("dtype",),
     ("--verify",): ("text", "tokens", "tolerance", "json_output"),
     ("--push-to-hub",): ("private", "revision", "commit_message", "overwrite_card", "dry_run"),
 }
@@ -63,7 +64,10 @@ def export(
     output: Annotated[Path, typer.Option(help="GGUF file or folder to write.")],
     format: Annotated[
         Format,
-        typer.Option(help="gguf (llama.cpp), hf (transformers) or compressed-tensors (vLLM, no SubLN)."),
+        typer.Option(
+            help="gguf (llama.cpp), hf (transformers), compressed-tensors (vLLM, no SubLN) or phases "
+            "(complex weights, native engine)."
+        ),
     ] = Format.GGUF,
     type: Annotated[
         str, typer.Option(help=f"gguf: auto or {EXPORT_TYPE_NAMES} for quantized matrices.")
@@ -75,7 +79,7 @@ def export(
         str, typer.Option(help="hf, SubLN models: bitlinear or autobitlinear.")
     ] = "bitlinear",
     dtype: Annotated[
-        str, typer.Option(help="hf, compressed-tensors: float32 or bfloat16 of the other tensors.")
+        str, typer.Option(help="hf, compressed-tensors, phases: float32 or bfloat16 of the other tensors.")
     ] = "float32",
     license: License = None,
     adapter: Annotated[
@@ -271,11 +275,13 @@ def _export_gguf(
 
 
 def _export_folder(checkpoint: Path, output: Path, format: Format, linear_class: str, dtype: str) -> None:
-    from wf_converter.hf_export import prepare_compressed, prepare_hf
+    from wf_converter.hf_export import prepare_compressed, prepare_hf, prepare_phases
 
     prepared: HfExport
     if format is Format.COMPRESSED:
         prepared = prepare_compressed(checkpoint, dtype)
+    elif format is Format.PHASES:
+        prepared = prepare_phases(checkpoint, dtype)
     else:
         prepared = prepare_hf(checkpoint, linear_class, dtype)
     console.print(f"layout {prepared.layout}, {len(prepared.names)} tensors, others {dtype}")

@@ -1,9 +1,9 @@
-"""Checkpoint folder -> Hugging Face folder with packed quantized weights, written atomically.
+"""Checkpoint folder -> Hugging Face folder with packed weights, written atomically.
 
-How the weights lie in it is a `Layout`: Llama-like with SubLN goes to stock `bitnet` (hf_bitnet.py), group
-scales to our packed layout (hf_packed.py), and what has no SubLN also to compressed-tensors for stock vLLM
-(hf_compressed.py), if that is asked for. The tokenizer and generation settings are copied; wrinklefree.json
-says where the weights come from.
+How the quantized ones lie in it is a `Layout`: Llama-like with SubLN goes to stock `bitnet` (hf_bitnet.py),
+group scales to our packed layout (hf_packed.py), complex weights to that of phases (hf_phases.py), and what
+has no SubLN also to compressed-tensors for stock vLLM (hf_compressed.py), if that is asked for. The tokenizer
+and generation settings are copied; wrinklefree.json says where the weights come from.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from wf_converter.errors import ExportError
 from wf_converter.hf_bitnet import BitnetLayout, LinearClass
 from wf_converter.hf_compressed import CompressedLayout
 from wf_converter.hf_packed import PackedLayout
+from wf_converter.hf_phases import PhaseLayout
 from wf_formats.atomic import atomic_folder
 from wf_formats.diffusion import disk_settings
 from wf_formats.errors import LoadError
 from wf_formats.families.block import HF_HEAD
-from wf_formats.families.support import check_compressed, check_hf
+from wf_formats.families.support import check_compressed, check_hf, check_phases
 from wf_formats.file_names import (
     CHAT_TEMPLATE_FILE,
     CONFIG_FILE,
@@ -43,6 +44,7 @@ from wf_formats.file_names import (
 )
 from wf_formats.packaged import ModelSource
 from wf_formats.packed_codes import CODES_PER_WORD, NIBBLES_PER_WORD
+from wf_formats.phases import COLUMNS_OF_BYTE
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import EXPORT
 
@@ -202,6 +204,25 @@ def prepare_compressed(folder: Path | str, dtype: str = "float32") -> HfExport:
                 "alternative: --format gguf"
             )
     return HfExport(checkpoint, CompressedLayout(checkpoint), DTYPES[dtype])
+
+
+def prepare_phases(folder: Path | str, dtype: str = "float32") -> HfExport:
+    """Checks a checkpoint folder of complex weights for the export of their phases.
+
+    Args:
+        dtype: "float32" or "bfloat16" of embeddings, norms and biases.
+
+    Raises:
+        ExportError: the checkpoint has no such form; the message says what to do instead.
+    """
+    checkpoint = _open(folder, dtype, check_phases)
+    for name in filter(checkpoint.is_ternary, checkpoint.names):
+        if (columns := checkpoint.shape(name)[1]) % COLUMNS_OF_BYTE:
+            raise ExportError(
+                f"{name}: rows of {columns} weights do not fill whole bytes of phases, {COLUMNS_OF_BYTE} "
+                "weights each; alternative: serve the checkpoint as it is (wf serve)"
+            )
+    return HfExport(checkpoint, PhaseLayout(checkpoint), DTYPES[dtype])
 
 
 def _open(

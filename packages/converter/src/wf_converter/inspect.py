@@ -19,13 +19,15 @@ from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_EMBEDDING, H
 from wf_formats.file_names import META_FILE, TOKENIZER_FILE
 from wf_formats.matrix import INT4_BITS, TERNARY_BITS
 from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD, NIBBLES_PER_WORD
+from wf_formats.phases import COLUMNS_OF_BYTE
+from wf_formats.schemes import INT4_SCHEMES, PHASE_SCHEMES
 
 if TYPE_CHECKING:
     from wf_formats.safetensors_file import SafetensorsFolder
 
 _EMBEDDING_NAMES = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
 _CODES_IN = {
-    "U8": {TERNARY_BITS: CODES_PER_BYTE},
+    "U8": {TERNARY_BITS: CODES_PER_BYTE, 1: COLUMNS_OF_BYTE},
     "I32": {TERNARY_BITS: CODES_PER_WORD, INT4_BITS: NIBBLES_PER_WORD},
 }
 """Number of a type, by the bits of a code."""
@@ -189,7 +191,7 @@ def _native_engine(path: Path, kind: str, tensors: list[TensorGroup]) -> str:
         return f"no: {error}"
     if (diffusion := model.config.diffusion) is not None and (reason := diffusion.why_not_served()):
         return f"no: {reason}"
-    if isinstance(model, HfModel) and model.quantization.bits == INT4_BITS:
+    if isinstance(model, HfModel) and model.quantization.scheme in (*INT4_SCHEMES, *PHASE_SCHEMES):
         return "yes"
     if kind == _DENSE:
         return "only if its values are ternary already; else convert it first (wf train -s 1)"

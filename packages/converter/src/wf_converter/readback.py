@@ -21,8 +21,9 @@ from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import INT4_BITS, TERNARY_BITS, NumpyMatrix, QuantizedMatrix
 from wf_formats.models.gguf_adapter import GgufAdapter
 from wf_formats.packed_codes import unpack_inputs, unpack_rows
+from wf_formats.phases import PhaseMatrix
 from wf_formats.safetensors_file import open_folder
-from wf_formats.schemes import COMPRESSED_METHOD
+from wf_formats.schemes import COMPRESSED_METHOD, PHASE_SCHEMES, PHASES_METHOD
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class HfWeights:
             return self._of_words(name)
         packed = self._tensor(name).numpy()
         scale = self._tensor(f"{name}_scale").float().numpy()
+        if self.quantization["quant_method"] == PHASES_METHOD:
+            return PhaseMatrix(_phases(packed, len(scale)), scale.reshape(-1, 2, 2)).values()
         if self.quantization["quant_method"] == "bitnet":
             inverse = self.quantization["linear_class"] == LinearClass.BITLINEAR
             return unpack_rows(packed).astype(np.float32) * (1 / scale if inverse else scale)
@@ -115,6 +118,12 @@ class HfWeights:
         return QuantizedMatrix(codes, scale, INT4_BITS, -scale * zeros).values()
 
 
+def _phases(packed: np.ndarray, num_planes: int) -> np.ndarray:
+    """Apart from the packing that wrote them: uint8 [2 planes n, m / 4] -> uint8 [planes, 2, n, m]."""
+    bits = np.unpackbits(packed, axis=1, bitorder="little").reshape(num_planes, 2, -1, 4 * packed.shape[1], 2)
+    return bits[..., 0] + 2 * bits[..., 1]
+
+
 def _nibbles(words: np.ndarray) -> np.ndarray:
     """int32 [...] -> int8 [..., 8]."""
     return np.stack([(words >> 4 * i & 15).astype(np.int8) - 8 for i in range(8)], axis=-1)
@@ -125,14 +134,25 @@ def check_weights(checkpoint: ConvertedCheckpoint, export: GgufWeights | HfWeigh
     names = [name for name in checkpoint.names if checkpoint.is_quantized(name)]
     num_wrong, worst_error, worst = 0, 0.0, ""
     for name in names:
-        expected = export.expected_order(name, checkpoint.matrix(name))
         values = export.values(name)
-        wrong = int((_codes_of(values, expected) != expected.codes).sum())
-        error = _scale_error(values, expected)
+        if checkpoint.scheme in PHASE_SCHEMES:
+            wrong, error = _compare_phases(values, checkpoint.phases(name))
+        else:
+            expected = export.expected_order(name, checkpoint.matrix(name))
+            wrong = int((_codes_of(values, expected) != expected.codes).sum())
+            error = _scale_error(values, expected)
         num_wrong += wrong
         if wrong or error > worst_error or not worst:
             worst, worst_error = name, max(error, worst_error)
     return WeightCheck(len(names), num_wrong, worst_error, worst)
+
+
+def _compare_phases(values: np.ndarray, expected: PhaseMatrix) -> tuple[int, float]:
+    """Weights that are not the expected sums of phases, which are exact, and the largest relative error."""
+    wanted = expected.values()
+    wrong = values != wanted
+    relative = np.abs(values[wrong] - wanted[wrong]) / np.abs(expected.scales).max()
+    return int(wrong.sum()), float(relative.max(initial=0.0))
 
 
 def wrong_corrections(checkpoint: ConvertedCheckpoint, adapter: GgufAdapter) -> list[str]:

@@ -83,6 +83,8 @@ def keep(x: Tensor) -> Tensor:
 
 EXACT, COMPRESSED = "f32", "compressed-tensors"
 """Types beside those of GGUF."""
+ENGINE = "8 bits in the native engine"
+"""Of embeddings and head that a folder has as floats."""
 ENGINE_TYPES = {label: f"{label} in the native engine" for label in EMBEDDING_TYPES}
 """Those of embeddings and head there."""
 _ROUNDING_TO = {
@@ -96,7 +98,7 @@ ROUNDINGS: Mapping[str, Rounding] = {
     EXACT: keep,
     COMPRESSED: round_compressed,
     "q8_0": round_q8_0,
-    **dict.fromkeys(ENGINE_TYPES.values(), keep),
+    **dict.fromkeys((ENGINE, *ENGINE_TYPES.values()), keep),
 } | {kind.label: _ROUNDING_TO[export.activations] for kind, export in EXPORT_TYPES.items()}
 """What a runtime does to the inputs of a matrix, by the label of its type."""
 
@@ -172,13 +174,19 @@ def stored(weight: Tensor, kind: str) -> Tensor:
     """An embedding matrix after a round trip through its type."""
     if kind == EXACT:
         return weight
+    if kind == ENGINE:
+        return torch.from_numpy(_in_engine(weight.detach().float().numpy()))
     label = next((label for label, there in ENGINE_TYPES.items() if there == kind), kind)
     quantized = GGMLQuantizationType(EMBEDDING_TYPES[label])
     data = quants.quantize(weight.detach().float().numpy(), quantized)
     rows = np.ascontiguousarray(quants.dequantize(data, quantized), np.float32)
     if kind == ENGINE_TYPES["f16"]:
-        rows = quantize_rows("embeddings", lambda part: rows[part], rows.shape).values()
+        rows = _in_engine(rows)
     return torch.from_numpy(rows)
+
+
+def _in_engine(rows: np.ndarray) -> np.ndarray:
+    return quantize_rows("embeddings", lambda part: rows[part], rows.shape).values()
 
 
 def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:

@@ -3,6 +3,7 @@
     export                       runs in         reads weights    roundings that PyTorch imitates
     Hugging Face folder          transformers    HfWeights        none: it rounds as training does
     folder, compressed-tensors   transformers    HfWeights        its int8 of each token (max / 127.5)
+    folder, phases               native engine   HfWeights        embeddings and head in 8 bits
     GGUF                         llama.cpp       GgufWeights      those of the types in the file
     GGUF, matrices of I2_S       native engine   GgufWeights      those of bitnet.cpp, whose format it is:
                                                                   int8 of each token, as training
@@ -27,7 +28,7 @@ from wf_converter.decompressed import has_zero_points, load_decompressed
 from wf_converter.errors import ExportError
 from wf_converter.gguf_plan import gguf_name
 from wf_converter.readback import GgufWeights, HfWeights
-from wf_converter.reference import COMPRESSED, ENGINE_TYPES, EXACT
+from wf_converter.reference import COMPRESSED, ENGINE, ENGINE_TYPES, EXACT
 from wf_converter.scores import llamacpp_scores, native_scores, torch_scores
 from wf_formats.diffusion import read_settings
 from wf_formats.families import family_of
@@ -35,8 +36,11 @@ from wf_formats.families.block import GGUF_EMBEDDING, GGUF_HEAD, HF_STEMS
 from wf_formats.gguf import GgufFile, TensorType
 from wf_formats.models import ModelFile
 from wf_formats.models.gguf_model import GgufModel
-from wf_formats.schemes import COMPRESSED_METHOD
+from wf_formats.schemes import COMPRESSED_METHOD, PHASES_METHOD
 from wrinklefree_inference import TokenScores
+
+OUTER = ("model.embed_tokens", "lm_head")
+"""Modules that `emulate` replaces beside the linears of the blocks."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ def run_export(
     """
     if not isinstance(opened, GgufModel):
         weights = HfWeights(export)
+        if weights.quantization["quant_method"] == PHASES_METHOD:
+            types = types_of(model, TensorType.I2_S.label) | dict.fromkeys(OUTER, ENGINE)
+            return Run("the native engine", native_scores(export, ids, adapter), weights, types)
         is_compressed = weights.quantization["quant_method"] == COMPRESSED_METHOD
         rounds = is_compressed and checkpoint.int4 is None  # weights of 4 bits leave activations as they are
         types = types_of(model, COMPRESSED) if rounds else None
@@ -87,14 +94,14 @@ def types_of_engine(model: Any, types: Mapping[str, str]) -> dict[str, str]:
     Args:
         types: those in the file.
     """
-    outer = {name: ENGINE_TYPES[types[name]] for name in ("model.embed_tokens", "lm_head")}
+    outer = {name: ENGINE_TYPES[types[name]] for name in OUTER}
     return types_of(model, TensorType.I2_S.label) | outer
 
 
 def types_of(model: Any, kind: str) -> dict[str, str]:
     """Types for `emulate`: one for the linears of the blocks, exact ones for embeddings and head."""
     linears = dict.fromkeys([name for name, _ in bitnet_arch.bit_linears(model)], kind)
-    return linears | dict.fromkeys(["model.embed_tokens", "lm_head"], EXACT)
+    return linears | dict.fromkeys(OUTER, EXACT)
 
 
 def tensor_types(model: Any, file: GgufFile) -> dict[str, str]:

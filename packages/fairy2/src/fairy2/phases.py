@@ -14,12 +14,15 @@ as much as real binary weights do (1 - 2/pi of the energy), and two as much as t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fairy2.widely_linear import from_parts
+from wf_formats.phases import PhaseMatrix as StoredPhases
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class PhaseMatrix:
     """int8 [planes, 2 (U, W), 2 (real, imaginary), n, m]: one of both is 1 or -1, the other 0."""
     scales: Tensor
     """float32 [planes, 2, 2]."""
+
+    def phases(self) -> Tensor:
+        """uint8 [planes, 2, n, m]: the exponent of i, 0 to 3."""
+        real, imaginary = self.codes.unbind(2)
+        return torch.where(real != 0, 1 - real, 2 - imaginary).to(torch.uint8)
+
+    def to(self, convert: Callable[[Tensor], np.ndarray]) -> StoredPhases:
+        """As files and kernels have it: `matrix.to(torch.Tensor.numpy)`."""
+        return StoredPhases(convert(self.phases()), convert(self.scales))
 
     def values(self) -> Tensor:
         """float32 [2n, 2m], with gradients to the scales."""

@@ -27,11 +27,16 @@ INT4_SCHEMES: dict[str, Int4Scheme] = {
     for scheme in (Int4Scheme(size, has_zeros) for size in (128, 64, 32))
 }
 SCHEMES = (*GROUP_SIZES, *INT4_SCHEMES)
-"""All that are known here."""
+"""Those whose quantizers are built in."""
+PHASE_SCHEMES: dict[str, int] = {"fairy2-w1": 1, "fairy2-w2": 2}
+"""Scheme of complex weights -> planes of phases (phases.py), which are bits a real weight. Files, kernels and
+exports know them; their quantizer is that of the package wrinklefree-fairy2."""
 
 
 def group_size(scheme: str) -> int | None:
-    """Inputs of a row that share a scale, by one of SCHEMES; None: the whole matrix shares one."""
+    """Inputs of a row that share a scale, by one of SCHEMES or PHASE_SCHEMES; None: the whole matrix does."""
+    if scheme in PHASE_SCHEMES:
+        return None
     return GROUP_SIZES[scheme] if scheme in GROUP_SIZES else INT4_SCHEMES[scheme].group_size
 
 
@@ -44,5 +49,7 @@ PACKED_METHOD = "wrinklefree_packed"
 """quant_method of a folder with packed codes (packed_codes.py) and group scales."""
 COMPRESSED_METHOD = "compressed-tensors"
 """quant_method of a folder that stock vLLM and transformers load (models/hf_compressed.py)."""
+PHASES_METHOD = "wrinklefree_phases"
+"""quant_method of a folder with packed phases (phases.py)."""
 LOW_RANK_FACTORS = ("lrc_u", "lrc_v")
 """U [out, rank] and V [in, rank] of a linear with a low-rank correction, as tensors of a checkpoint end."""

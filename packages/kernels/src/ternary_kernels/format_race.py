@@ -28,6 +28,7 @@ from ternary_kernels.packing import PackedTernary, default_format, pack_ternary
 from wf_formats.families.block import MATRICES, part_shape
 from wf_formats.matrix import TERNARY_BITS, NumpyMatrix
 from wf_formats.models import ModelFile
+from wf_formats.phases import PhaseMatrix
 
 FORMATS: tuple[PackedTernary, PackedTernary] = ("t2", "t5")
 MIN_WEIGHTS = 1 << 23
@@ -100,7 +101,7 @@ def choose_format(
     if num_weights < MIN_WEIGHTS or info()["isa"] == "scalar":  # whose race would take a minute
         return default
     tensor = largest_matrix(source)
-    if tensor.bits != TERNARY_BITS:
+    if isinstance(tensor, PhaseMatrix) or tensor.bits != TERNARY_BITS:
         return default
     shape = shape_class(tensor, num_weights)
     if records is not None and (known := records.known(shape)) is not None:
@@ -126,7 +127,7 @@ def num_ternary_weights(source: ModelFile) -> int:
     return source.config.num_layers * sum(_sizes_of(source).values())
 
 
-def largest_matrix(source: ModelFile) -> NumpyMatrix:
+def largest_matrix(source: ModelFile) -> NumpyMatrix | PhaseMatrix:
     """Of the first layer. Raises: LoadError."""
     sizes = _sizes_of(source)
     return source.matrix(0, max(sizes, key=sizes.__getitem__))

@@ -10,12 +10,13 @@ import numpy as np
 from ternary_kernels._native import LowRank, Matrix
 from ternary_kernels.format_race import choose_format
 from ternary_kernels.memory import trim_heap
-from ternary_kernels.packing import PackedTernary, TernaryFormat, pack_groups, pack_ternary
+from ternary_kernels.packing import PackedTernary, TernaryFormat, pack_groups, pack_phases, pack_ternary
 from ternary_kernels.weights import LayerWeights, ModelWeights
 from wf_formats.errors import LoadError
 from wf_formats.families.block import MATRICES, VECTORS
 from wf_formats.matrix import TERNARY_BITS, NumpyMatrix, check_scales
 from wf_formats.models import MasterQuantizer, ModelFile, open_model
+from wf_formats.phases import PhaseMatrix
 
 INPUT_GROUP = 32
 """Inputs that share a scale in layers that are not ternary, as in llama.cpp: half the error of 64."""
@@ -25,7 +26,8 @@ def assemble(source: ModelFile, format: PackedTernary) -> ModelWeights:
     """Decodes and packs a whole model, the largest matrices first; ternary ones in a format.
 
     Raises:
-        LoadError: a value is not finite, or a matrix is neither ternary nor kept in codes of 4 to 8 bits.
+        LoadError: a value is not finite, or a matrix is neither ternary nor complex nor kept in codes of 4
+            to 8 bits.
     """
     embedding, head = _packed_groups(source.embedding()), source.head()
     return ModelWeights(
@@ -56,7 +58,9 @@ def _correction(source: ModelFile, index: int, part: str) -> LowRank | None:
     return LowRank(np.ascontiguousarray(pair.up), np.ascontiguousarray(pair.down))
 
 
-def _packed(tensor: NumpyMatrix, format: PackedTernary) -> Matrix:
+def _packed(tensor: NumpyMatrix | PhaseMatrix, format: PackedTernary) -> Matrix:
+    if isinstance(tensor, PhaseMatrix):
+        return pack_phases(tensor.phases, tensor.scales)
     if tensor.bits != TERNARY_BITS:
         return _packed_groups(_in_input_groups(tensor))
     return pack_ternary(tensor.codes, tensor.scales, format)

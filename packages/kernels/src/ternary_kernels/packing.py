@@ -78,6 +78,22 @@ def pack_groups(
     )
 
 
+def pack_phases(phases: NDArray[np.uint8], scales: NDArray[np.float32], num_threads: int = 0) -> Matrix:
+    """A matrix of complex weights (wf_formats.phases): `p1` of one plane, 1 bit a real weight, `p2` of two.
+
+    Args:
+        phases: uint8 [planes, 2 (U, W), n, m] in 0..3, of a real matrix [2n, 2m].
+        scales: float32 [planes, 2, 2 (real, imaginary axis)], kept as they are.
+        num_threads: 0 for one per core.
+
+    Raises:
+        ValueError: shapes that do not fit, a phase out of range, a scale that is not finite.
+    """
+    return _native.pack_phases(
+        np.ascontiguousarray(phases, np.uint8), np.ascontiguousarray(scales, np.float32), num_threads
+    )
+
+
 def _float32(scales: NDArray[np.float32] | float) -> NDArray[np.float32]:
     array = np.asarray(scales, np.float32)
     return array.reshape(()) if array.size == 1 else np.ascontiguousarray(array)

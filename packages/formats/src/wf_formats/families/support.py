@@ -18,7 +18,7 @@ from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.families.settings import check_values, required
 from wf_formats.models.hf_config import activation_of, read_config
 from wf_formats.rope import DEFAULT_BASE, attention_factor, is_default_yarn, rope_kind, rope_of
-from wf_formats.schemes import GROUP_SIZES, INT4_SCHEMES, SCHEMES
+from wf_formats.schemes import GROUP_SIZES, INT4_SCHEMES, PHASE_SCHEMES, SCHEMES
 
 TARGETS = ("gguf", "hf", "native", "llamacpp")
 GROUPS_FIX = (
@@ -66,7 +66,7 @@ def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArc
     Raises:
         LoadError: there is none; the message says what stands in the way and what to do.
     """
-    _check_scheme(scheme)
+    _check_real(scheme)
     if config.get("model_type") not in FAMILIES:
         known = ", ".join(name for name, family in FAMILIES.items() if not family.has_sub_norms)
         raise LoadError(f"model type {config.get('model_type')!r} has no GGUF architecture; known: {known}")
@@ -113,7 +113,8 @@ def why_not_stock_bitnet(config: Mapping[str, Any], scheme: str, sub_norm: bool)
 
 
 def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
-    """Raises LoadError for a model that no packed Hugging Face folder can hold."""
+    """Raises LoadError for a model that no packed Hugging Face folder of real weights can hold."""
+    _check_real(scheme)
     _check_conversion(config, scheme, sub_norm)
     family = _stored_family(config, scheme, sub_norm)
     if family.has_sub_norms:
@@ -141,11 +142,30 @@ def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
 
 def _check_folder(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no Hugging Face folder of any format can hold."""
-    (check_compressed if scheme in INT4_SCHEMES else check_hf)(config, scheme, sub_norm)
+    check = (
+        check_compressed if scheme in INT4_SCHEMES else check_phases if scheme in PHASE_SCHEMES else check_hf
+    )
+    check(config, scheme, sub_norm)
+
+
+def check_phases(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """Raises LoadError for a model that no folder of phases can hold."""
+    _check_conversion(config, scheme, sub_norm)
+    if scheme not in PHASE_SCHEMES:
+        raise LoadError(
+            f"weights of scheme {scheme} are real, and phases are of complex ones "
+            f"({', '.join(PHASE_SCHEMES)}); alternatives: --format gguf, hf or compressed-tensors"
+        )
+    if sub_norm:
+        raise LoadError(
+            "model.layers.0.self_attn.o_proj: SubLN with complex weights has no packed form; convert without "
+            "it (model.sub_norm=false), or serve the checkpoint as it is (wf serve)"
+        )
 
 
 def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no compressed-tensors folder can hold."""
+    _check_real(scheme)
     _check_conversion(config, scheme, sub_norm)
     check_autoregressive(
         BlockDiffusion.from_settings(config),
@@ -174,6 +194,12 @@ def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) ->
         raise LoadError(
             f"SubLN with weights of scheme {scheme}: it is for ternary ones (model.sub_norm=false)"
         )
+    if scheme in PHASE_SCHEMES and (fused := family_of(config.get("model_type")).fused):
+        raise LoadError(
+            f"complex weights in {config['model_type']!r} models, whose linears {', '.join(fused)} hold "
+            "several matrices, pair rows of one with rows of another: nothing here takes them apart; scheme "
+            "group64 fits"
+        )
     if sub_norm and (reason := why_no_sub_norm(family_of(config.get("model_type")))) is not None:
         raise LoadError(reason)
     diffusion = BlockDiffusion.from_settings(config)
@@ -182,11 +208,22 @@ def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) ->
 
 
 def _check_scheme(scheme: str) -> None:
-    if scheme not in SCHEMES:
+    if scheme not in (*SCHEMES, *PHASE_SCHEMES):
         raise LoadError(
             f"weights of scheme {scheme!r} are not known here, and nothing exports or runs them; known are "
-            f"{', '.join(SCHEMES)}"
+            f"{', '.join([*SCHEMES, *PHASE_SCHEMES])}"
         )
+
+
+def _check_real(scheme: str) -> None:
+    """Raises LoadError for complex weights."""
+    if scheme in PHASE_SCHEMES:
+        raise LoadError(
+            f"weights of scheme {scheme} are sums of complex phases, which no type of this format has: "
+            "--format phases writes a folder for the native engine, packages/fairy2/scripts/dense.py their "
+            "values as floats, which llama.cpp's converter makes a GGUF in F16 of"
+        )
+    _check_scheme(scheme)
 
 
 def _stored_family(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> Family:

@@ -3,6 +3,7 @@
     quantization_config              ternary matrices
     wrinklefree                      float master weights (training checkpoints)
     wrinklefree_packed               uint8 [out, in / 4], 4 codes a byte along the inputs, scale per group
+    wrinklefree_phases               uint8 [planes out, in / 8], phases of complex weights (wf_formats.phases)
     bitnet, quantization_mode online float master weights, one scale per matrix (training checkpoints)
     compressed-tensors               int32 [out, in / 16], 16 codes a word along the inputs
     bitnet, offline                  uint8 [out / 4, in], 4 codes a byte by row blocks; weight_scale is
@@ -36,6 +37,8 @@ from wf_formats.schemes import (
     INT4_SCHEMES,
     MASTER_METHOD,
     PACKED_METHOD,
+    PHASE_SCHEMES,
+    PHASES_METHOD,
     SCHEMES,
     group_size,
 )
@@ -55,6 +58,7 @@ class Storage(Enum):
     PACKED_INPUTS = PACKED_METHOD
     PACKED_ROWS = "bitnet, packed"
     PACKED_WORDS = COMPRESSED_METHOD
+    PHASES = PHASES_METHOD
     VALUES = "floats that are ternary already"
 
 
@@ -80,7 +84,9 @@ class Quantization:
 
     @property
     def bits(self) -> int:
-        """Of a code."""
+        """Of a code; of a real weight where planes of phases are stored."""
+        if self.scheme in PHASE_SCHEMES:
+            return PHASE_SCHEMES[self.scheme]
         return INT4_BITS if self.scheme in INT4_SCHEMES else TERNARY_BITS
 
     @property
@@ -168,17 +174,22 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         return _bitnet(settings)
     if method == COMPRESSED_METHOD:
         return Quantization(Storage.PACKED_WORDS, scheme_of(settings))
-    if method not in (MASTER_METHOD, PACKED_METHOD):
-        known = f"{MASTER_METHOD}, {PACKED_METHOD}, {COMPRESSED_METHOD} and bitnet"
+    if method not in (MASTER_METHOD, PACKED_METHOD, PHASES_METHOD):
+        known = f"{MASTER_METHOD}, {PACKED_METHOD}, {PHASES_METHOD}, {COMPRESSED_METHOD} and bitnet"
         raise LoadError(f"quant_method {method!r} is not supported; supported are {known}")
     scheme = settings.get("scheme")
-    if not isinstance(scheme, str) or scheme not in SCHEMES:
-        known = ", ".join(SCHEMES)
+    known_schemes = {PACKED_METHOD: SCHEMES, PHASES_METHOD: (*PHASE_SCHEMES,)}.get(
+        method, (*SCHEMES, *PHASE_SCHEMES)
+    )
+    if not isinstance(scheme, str) or scheme not in known_schemes:
+        known = ", ".join(known_schemes)
         raise LoadError(f"quantization scheme {scheme!r:.60} is unknown; known are {known}")
     if method == PACKED_METHOD:
         if GROUP_SIZES.get(scheme) is None:
             raise LoadError(f"wrinklefree_packed has ternary scales per group, its scheme here is {scheme!r}")
         return Quantization(Storage.PACKED_INPUTS, scheme)
+    if method == PHASES_METHOD:
+        return Quantization(Storage.PHASES, scheme)
     return Quantization(
         Storage.MASTER,
         scheme,
@@ -199,6 +210,11 @@ def read_packed_quantization(config: Mapping[str, Any]) -> Quantization:
         raise LoadError(
             "the folder holds float master weights (a training checkpoint): export it first, by `wf export "
             "--checkpoint FOLDER --format compressed-tensors --output NEW`, with SubLN `--format hf`"
+        )
+    if quantization.storage is Storage.PHASES:
+        raise LoadError(
+            f"the folder holds complex weights ({quantization.scheme}), which the native engine alone runs: "
+            "`wf serve --model FOLDER`"
         )
     if quantization.storage is Storage.VALUES:
         raise LoadError("the folder holds float weights, and no packed ternary ones (no quantization_config)")

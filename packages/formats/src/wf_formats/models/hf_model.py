@@ -47,6 +47,7 @@ from wf_formats.models.hf_tensors import check_stored, expected_tensors
 from wf_formats.models.recognition import from_blocks, from_values
 from wf_formats.models.source import MasterQuantizer
 from wf_formats.packed_codes import unpack_inputs, unpack_nibbles, unpack_rows, unpack_words
+from wf_formats.phases import PhaseMatrix, unpack_phases
 from wf_formats.safetensors_file import SafetensorsFolder, open_folder
 from wf_formats.schemes import LOW_RANK_FACTORS
 
@@ -78,11 +79,12 @@ class HfModel:
     def final_norm(self) -> np.ndarray:
         return self._gains(HF_FINAL_NORM)
 
-    def matrix(self, layer: int, part: str) -> NumpyMatrix:
+    def matrix(self, layer: int, part: str) -> NumpyMatrix | PhaseMatrix:
         linear, rows, num_rows = self._place(layer, part)
         name, shape = f"{linear}.weight", (num_rows, part_shape(self.config, part)[1])
         matrix = self._ternary(name, shape, self._folded(layer, part))
         if rows.size < num_rows:
+            assert not isinstance(matrix, PhaseMatrix), "refused when the folder was opened"
             matrix = matrix.take_rows(rows)
         self.tensors.release(self._stored(name))
         floor = self._floor(layer, part) + self._folded(layer, part)
@@ -125,7 +127,7 @@ class HfModel:
     def _folded(self, layer: int, part: str) -> int:
         return self.folded.get(consumer(layer, part), 0)
 
-    def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> NumpyMatrix:
+    def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> NumpyMatrix | PhaseMatrix:
         described = f"{self.folder}: {self._stored(name)} ({self.tensors.dtype(self._stored(name))})"
         match self.quantization.storage:
             case Storage.MASTER:
@@ -137,11 +139,19 @@ class HfModel:
             case Storage.PACKED_WORDS:
                 codes = unpack_words(self.tensors.raw(self._stored(name)))
                 return from_blocks(described, codes, self._scales(name))
+            case Storage.PHASES:
+                return self._phases(described, name)
             case Storage.PACKED_ROWS:
                 scales = np.full((shape[0], 1), self._scales(name).reshape(()), np.float32)
                 return from_blocks(described, unpack_rows(self.tensors.raw(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
+
+    def _phases(self, described: str, name: str) -> PhaseMatrix:
+        scales = self._scales(name)
+        check_scales(described, scales)
+        planes = len(scales)
+        return PhaseMatrix(unpack_phases(self.tensors.raw(name), planes), scales.reshape(planes, 2, 2))
 
     def _int4(self, described: str, name: str, num_rows: int) -> NumpyMatrix:
         """Codes of 4 bits; zero points lie in words along the rows."""
@@ -156,7 +166,7 @@ class HfModel:
         """The tensor with the codes (or values) of a matrix."""
         return f"{name}_packed" if self.quantization.storage is Storage.PACKED_WORDS else name
 
-    def _quantized(self, described: str, name: str, folded: int) -> NumpyMatrix:
+    def _quantized(self, described: str, name: str, folded: int) -> NumpyMatrix | PhaseMatrix:
         assert self.quantize_master is not None, "checked when the folder was opened"
         # Quantized as in memory, where the floor is not folded in: the clamp of the mean counts.
         weight = self.tensors.rows(name, slice(None)) * np.float32(2.0**folded)

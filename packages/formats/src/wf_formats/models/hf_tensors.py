@@ -17,8 +17,9 @@ from wf_formats.families.block import (
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
 from wf_formats.packed_codes import NIBBLES_PER_WORD
+from wf_formats.phases import COLUMNS_OF_BYTE
 from wf_formats.safetensors_file import FLOATS, SafetensorsFolder
-from wf_formats.schemes import LOW_RANK_FACTORS
+from wf_formats.schemes import LOW_RANK_FACTORS, PHASE_SCHEMES
 
 
 def expected_tensors(
@@ -69,7 +70,7 @@ def check_stored(
             if quantization.storage is Storage.PACKED_WORDS:
                 packed |= {f"{name}_packed": "I32", f"{name}_shape": "I64", f"{name}_zero_point": "I32"}
                 _check_told(tensors, name, config, parts)
-            elif quantization.storage in (Storage.PACKED_INPUTS, Storage.PACKED_ROWS):
+            elif quantization.storage in (Storage.PACKED_INPUTS, Storage.PACKED_ROWS, Storage.PHASES):
                 packed[name] = "U8"
     for name in tensors.shapes:
         found, expected = tensors.dtype(name), packed.get(name)
@@ -95,6 +96,15 @@ def _stored_shapes(
     rows, columns = sum(part_shape(config, part)[0] for part in parts), part_shape(config, parts[0])[1]
     if quantization.group_size is not None and columns % quantization.group_size:
         raise LoadError(f"{name}: rows of {columns} do not divide into groups of {quantization.group_size}")
+    if quantization.scheme in PHASE_SCHEMES:
+        _check_halves(name, parts, rows, columns)
+    if quantization.storage is Storage.PHASES:
+        if columns % COLUMNS_OF_BYTE:
+            raise LoadError(
+                f"{name}: rows of {columns} do not fill whole bytes of phases, of {COLUMNS_OF_BYTE}"
+            )
+        planes = PHASE_SCHEMES[quantization.scheme]
+        return {name: (planes * rows, columns // COLUMNS_OF_BYTE), f"{name}_scale": (planes, 4)}
     if quantization.storage is Storage.PACKED_INPUTS:
         assert quantization.group_size is not None
         return {name: (rows, columns // 4), f"{name}_scale": (rows, columns // quantization.group_size)}
@@ -116,3 +126,14 @@ def _stored_shapes(
             raise LoadError(f"{name}: {rows} rows are not a multiple of 4, as row blocks need")
         return {name: (rows // 4, columns), f"{name}_scale": (1,)}
     return {name: (rows, columns)}
+
+
+def _check_halves(name: str, parts: tuple[str, ...], rows: int, columns: int) -> None:
+    """Raises LoadError where a matrix of the model is no widely linear map of its own."""
+    if len(parts) > 1:
+        raise LoadError(
+            f"{name} holds {' and '.join(parts)}, whose rows complex weights pair with each other's: they "
+            "cannot be taken apart"
+        )
+    if rows % 2 or columns % 2:
+        raise LoadError(f"{name} is {rows} x {columns}: complex weights have halves of rows and of columns")

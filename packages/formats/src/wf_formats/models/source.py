@@ -9,15 +9,16 @@ import numpy as np
 from wf_formats.decoder_config import DecoderConfig
 from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import NumpyMatrix
+from wf_formats.phases import PhaseMatrix
 
 
 class MasterQuantizer(Protocol):
-    """Makes codes and scales of master weights: fp32 [out, in] and the scheme's name (`tensor`, `group64`).
+    """Makes codes and scales of master weights: fp32 [out, in] and the scheme's name (`tensor`, `fairy2-w2`).
 
     The definition is bitnet_arch's (`bitnet_arch.master_quantizer.quantize_master`); readers have none.
     """
 
-    def __call__(self, weight: np.ndarray, scheme: str, /) -> NumpyMatrix: ...
+    def __call__(self, weight: np.ndarray, scheme: str, /) -> NumpyMatrix | PhaseMatrix: ...
 
 
 class ModelFile(Protocol):
@@ -41,7 +42,7 @@ class ModelFile(Protocol):
     def final_norm(self) -> np.ndarray:
         """fp32 [hidden]"""
 
-    def matrix(self, layer: int, part: str) -> NumpyMatrix:
+    def matrix(self, layer: int, part: str) -> NumpyMatrix | PhaseMatrix:
         """[out, in] of one of MATRICES, rows in half-split rotary order."""
 
     def correction(self, layer: int, part: str) -> LowRankPair | None:

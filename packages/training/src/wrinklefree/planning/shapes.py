@@ -150,7 +150,10 @@ def _check_scheme(shown: str, scheme: str) -> None:
     """Raises RequestError: memory and speed of such weights are not known."""
     known = (*GROUP_SIZES, FULL_PRECISION)
     if scheme not in known:
-        raise RequestError(f"{shown}: only these can be planned: {', '.join(known)}")
+        raise RequestError(
+            f"{shown}: only these can be planned: {', '.join(known)}; plan it as model.scheme=group64, "
+            "whose master weights, gradients and moments are as large"
+        )
 
 
 def _settings(source: ModelSource, name: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from bitnet_arch.model_tokenizer import save_tokenizer
 from wf_formats.families.support import TARGETS, support
-from wf_formats.schemes import FULL_PRECISION, SCHEMES
+from wf_formats.schemes import FULL_PRECISION, PHASE_SCHEMES, SCHEMES
 from wf_formats.tokenizer.support import tokenizer_support
 from wrinklefree.config.errors import ConfigError
 
@@ -83,7 +83,7 @@ def check_prospects(targets: Targets, allow_unservable: bool) -> None:
             FULL_PRECISION,
         )
         return
-    if targets.scheme not in SCHEMES:  # that of another package is nobody's here to judge
+    if targets.scheme not in (*SCHEMES, *PHASE_SCHEMES):  # that of another package is nobody's here to judge
         LOG.warning(
             "weights of model.scheme=%s run in PyTorch alone: nothing here exports or serves them",
             targets.scheme,

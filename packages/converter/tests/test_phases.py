@@ -1,0 +1,163 @@
+"""Complex weights: a folder of phases, proved in the native engine, and what refuses them by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ternary_kernels as tk
+from bitnet_arch.master_quantizer import quantize_master
+from ternary_kernels.packed import load_packed
+from ternary_kernels.packed.settings import CacheSettings
+from wf_converter.card import make_record
+from wf_converter.card_text import card_of
+from wf_converter.checkpoint import open_checkpoint
+from wf_converter.errors import ExportError
+from wf_converter.gguf_export import prepare_gguf
+from wf_converter.hf_export import prepare_compressed, prepare_hf, prepare_phases
+from wf_converter.inspect import inspect_model
+from wf_converter.reference import ENGINE, reference_model, stored
+from wf_converter.verify import verify
+from wf_formats.errors import LoadError
+from wf_formats.families.support import support
+from wf_formats.models import open_model
+from wf_formats.models.hf_config import read_packed_quantization
+from wf_formats.phases import PhaseMatrix
+
+CASES = {"qwen2-group128": "fairy2-w2", "llama-group64": "fairy2-w1"}
+"""Model -> scheme: one with biases of q, k and v."""
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """The checkpoint of a case, and its folder of phases."""
+    made = {}
+
+    def make(case):
+        if case not in made:
+            folder = checkpoint(case, CASES[case])
+            target = tmp_path_factory.mktemp("phases") / "phases"
+            prepare_phases(folder).write(target)
+            made[case] = folder, target
+        return made[case]
+
+    return make
+
+
+def logits(weights: tk.ModelWeights, ids: list[int]) -> np.ndarray:
+    pages = np.arange(-(-len(ids) // tk.PAGE_TOKENS), dtype=np.int32)
+    decoder = tk.Decoder(weights, len(pages), num_threads=1, cache_type="f32")
+    starts = np.array([0, len(ids)], np.int32)
+    rows = np.arange(len(ids), dtype=np.int32)
+    return decoder.forward(np.array(ids, np.int32), starts, np.zeros(1, np.int32), pages[None], rows)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_engine_computes_what_pytorch_does(case, exported, ids, tmp_path):
+    """From the folder, from the checkpoint and from a packed model on disk: the same logits."""
+    folder, target = exported(case)
+    weights = tk.load_model(target)
+    assert {layer.down.format for layer in weights.layers} == {f"p{CASES[case][-1]}"}
+    found = logits(weights, ids)
+    model = reference_model(folder)
+    for module in (model.lm_head, model.model.embed_tokens):
+        module.weight = torch.nn.Parameter(stored(module.weight, ENGINE), requires_grad=False)
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    # Sums in another order flip roundings of activations here and there.
+    assert np.abs(found - expected).mean() < 2e-3 * np.abs(expected).mean()
+    np.testing.assert_array_equal(logits(tk.load_model(folder, quantize_master), ids), found)
+    for is_mapped in (False, True):
+        kept = load_packed(target, settings=CacheSettings(tmp_path, 10**9, is_verified=True))
+        assert kept.is_mapped == is_mapped
+        np.testing.assert_array_equal(logits(kept.weights, ids), found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_export_is_proved(case, exported, ids, tmp_path):
+    folder, target = exported(case)
+    proof = verify(folder, target, ids)
+    assert proof.passed, proof.problems
+    assert (proof.runtime, proof.weights.max_scale_error) == ("the native engine", 0)
+    assert proof.judged.mean_abs_delta < 0.01
+    matrix = open_model(target).matrix(1, "down")
+    assert isinstance(matrix, PhaseMatrix)
+    master = load_file(folder / "model.safetensors")[DOWN].numpy()
+    assert np.array_equal(matrix.values(), quantize_master(master, CASES[case]).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [(DOWN, "codes differ, worst in"), (f"{DOWN}_scale", "codes differ")]
+)
+def test_a_wrong_phase_or_scale_is_found(name, problem, exported, ids, tmp_path):
+    folder, target = exported("llama-group64")
+    shutil.copytree(target, tmp_path / "damaged")
+    tensors = load_file(tmp_path / "damaged" / "model.safetensors")
+    if name == DOWN:
+        tensors[name][3, 5] ^= 1
+    else:
+        tensors[name][0, 3] *= 1.01
+    save_file(tensors, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
+    assert f"codes differ, worst in {DOWN}" in " ".join(verify(folder, tmp_path / "damaged", ids).problems)
+
+
+def test_what_is_shown_of_a_folder(exported):
+    folder, target = exported("qwen2-group128")
+    found = inspect_model(target)
+    (group,) = [group for group in found.tensors if group.role == "matrices of the blocks"]
+    assert (found.native_engine, group.type, 8 * group.num_bytes / group.num_weights) == ("yes", "U8", 2)
+    assert inspect_model(folder).native_engine == "yes"
+    card = card_of(make_record(open_checkpoint(folder), target))
+    assert "weights of 2 bits (complex ones" in card
+    assert "four for each plane of phases" in card
+    assert "vllm" not in card.lower()
+    assert "In transformers" not in card
+
+
+def test_other_formats_name_the_way_on(exported, checkpoint):
+    folder, target = exported("llama-group64")
+    for prepare in (prepare_gguf, prepare_hf, prepare_compressed):
+        with pytest.raises(
+            ExportError, match=r"fairy2-w1 are sums of complex phases.*--format phases .*dense\.py"
+        ):
+            prepare(folder)
+    with pytest.raises(ExportError, match="scheme group64 are real, and phases are of complex ones"):
+        prepare_phases(checkpoint("llama-group64"))
+    with pytest.raises(LoadError, match="which the native engine alone runs"):
+        read_packed_quantization(json.loads((target / "config.json").read_text()))
+
+
+def test_what_is_no_folder_of_phases(exported, tmp_path):
+    _, target = exported("llama-group64")
+    settings = json.loads((target / "config.json").read_text())
+    original = load_file(target / "model.safetensors")
+    damaged = {
+        "scheme 'group64' is unknown; known are fairy2-w1, fairy2-w2": ({"scheme": "group64"}, {}),
+        "has the shape .* expected": ({"scheme": "fairy2-w2"}, {}),
+        "a scale is nan": ({}, {f"{DOWN}_scale": original[f"{DOWN}_scale"] * float("nan")}),
+        "is I8, expected U8": ({}, {DOWN: original[DOWN].to(torch.int8)}),
+    }
+    for number, (message, (quantization, tensors)) in enumerate(damaged.items()):
+        folder = tmp_path / str(number)
+        shutil.copytree(target, folder)
+        changed = settings | {"quantization_config": settings["quantization_config"] | quantization}
+        (folder / "config.json").write_text(json.dumps(changed))
+        save_file(original | tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(LoadError, match=message):
+            tk.load_model(folder)
+
+
+def test_no_fused_linears_and_no_sub_norm(checkpoint):
+    config = json.loads((checkpoint("phi3-group64") / "config.json").read_text())
+    assert "pair rows of one with rows of another" in support(config, "fairy2-w2", False)["native"]
+    config = json.loads((checkpoint("llama-group64") / "config.json").read_text())
+    found = support(config, "fairy2-w2", True)
+    assert found["native"] is None
+    assert "SubLN with complex weights has no packed form" in found["hf"]
+    assert support(config, "fairy2-w2", False)["hf"] is None
