@@ -41,6 +41,7 @@ from wf_converter.errors import ExportError
 from wf_converter.scores import torch_scores
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
+from wf_formats.matrix import QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
 
 Rounding = Callable[[Tensor], Tensor]
@@ -186,7 +187,13 @@ def stored(weight: Tensor, kind: str) -> Tensor:
 
 
 def _in_engine(rows: np.ndarray) -> np.ndarray:
-    return quantize_rows("embeddings", lambda part: rows[part], rows.shape).values()
+    """8 bits of groups, whose scales the engine packs into 11 bits."""
+    import ternary_kernels
+
+    matrix = quantize_rows("embeddings", lambda part: rows[part], rows.shape)
+    codes, scales = ternary_kernels.pack_groups(matrix.codes, matrix.scales, matrix.bits).unpack()
+    values: np.ndarray = QuantizedMatrix(codes, scales, matrix.bits).values()
+    return values
 
 
 def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:

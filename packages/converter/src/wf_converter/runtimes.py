@@ -74,8 +74,8 @@ def run_export(
     if not isinstance(opened, GgufModel):
         weights = HfWeights(export)
         if weights.quantization["quant_method"] == PHASES_METHOD:
-            types = types_of(model, TensorType.I2_S.label) | dict.fromkeys(OUTER, ENGINE)
-            return Run("the native engine", native_scores(export, ids, adapter), weights, types)
+            engine_types = types_of(model, TensorType.I2_S.label) | dict.fromkeys(OUTER, ENGINE)
+            return Run("the native engine", native_scores(export, ids, adapter), weights, engine_types)
         is_compressed = weights.quantization["quant_method"] == COMPRESSED_METHOD
         rounds = is_compressed and checkpoint.int4 is None  # weights of 4 bits leave activations as they are
         types = types_of(model, COMPRESSED) if rounds else None
