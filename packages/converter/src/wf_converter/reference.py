@@ -41,7 +41,7 @@ from wf_converter.errors import ExportError
 from wf_converter.scores import torch_scores
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
-from wf_formats.matrix import QuantizedMatrix
+from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
 
 Rounding = Callable[[Tensor], Tensor]
@@ -192,8 +192,8 @@ def _in_engine(rows: np.ndarray) -> np.ndarray:
 
     matrix = quantize_rows("embeddings", lambda part: rows[part], rows.shape)
     codes, scales = ternary_kernels.pack_groups(matrix.codes, matrix.scales, matrix.bits).unpack()
-    values: np.ndarray = QuantizedMatrix(codes, scales, matrix.bits).values()
-    return values
+    packed: NumpyMatrix = QuantizedMatrix(codes, scales, matrix.bits)
+    return packed.values()
 
 
 def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:
