@@ -26,6 +26,9 @@ def test_kinds_are_recognised(small_hf: Path, small_checkpoint: Path, small_gguf
         (tmp_path / name).write_text("{}")
     (tmp_path / "wrinklefree.json").write_text(json.dumps({"format": 1, "export": {}}))
     assert recognise(tmp_path) is ModelKind.HF
+    phases = {"quantization_config": {"quant_method": "wrinklefree_phases"}}
+    (tmp_path / "config.json").write_text(json.dumps(phases))
+    assert recognise(tmp_path) is ModelKind.NATIVE
 
 
 def test_what_is_refused(tmp_path: Path, small_gguf: Path):

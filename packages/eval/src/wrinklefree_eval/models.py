@@ -22,6 +22,7 @@ from wf_formats.diffusion import SETTINGS_KEY, read_settings
 from wf_formats.exports import HUB_PREFIX
 from wf_formats.file_names import CONFIG_FILE, META_FILE
 from wf_formats.printable import printable
+from wf_formats.schemes import PHASES_METHOD
 from wf_formats.secrets import redacted
 from wf_formats.urls import meant_url
 from wrinklefree_eval.errors import EvalError, EvalRequestError
@@ -137,7 +138,15 @@ def recognise(path: Path) -> ModelKind:
         raise EvalError(f"{path} has no config.json{hint} (known kinds: {KNOWN})")
     if not any(path.glob("*.safetensors")):
         raise EvalError(f"{path} has no *.safetensors (known kinds: {KNOWN})")
-    return ModelKind.CHECKPOINT if _is_checkpoint(path) else ModelKind.HF
+    if _is_checkpoint(path):
+        return ModelKind.CHECKPOINT
+    return ModelKind.NATIVE if _has_phases(path) else ModelKind.HF
+
+
+def _has_phases(path: Path) -> bool:
+    """Whether a folder holds complex weights, which the native engine alone runs."""
+    quantization = read_settings(path, EvalError).get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == PHASES_METHOD
 
 
 def is_block_diffusion(path: Path) -> bool:
