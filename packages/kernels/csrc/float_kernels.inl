@@ -37,7 +37,9 @@ inline int32_t write_codes(const VecInt (&values)[kVecsOf16], uint32_t* codes, i
         std::memcpy(lanes + v * kWidth, &bytes, sizeof bytes);
         total += values[v];
     }
-    for (int i = 0; i < 4; ++i) std::memcpy(codes + i * tokens, lanes + 4 * i, 4);
+    if (tokens == 1) std::memcpy(codes, lanes, 16);
+    else
+        for (int i = 0; i < 4; ++i) std::memcpy(codes + i * tokens, lanes + 4 * i, 4);
     return sum(total);
 }
 

@@ -32,10 +32,14 @@ TK_INLINE void unrolled(const Body& body) {
 
 TK_INLINE __m512i broadcast(const uint32_t* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
 
-// Unpackers: steps(unit, use) calls use(step within unit, weights) for the steps of one unit of one block.
+// Unpackers: vector<Step>(unit) gives the weights of a step; in_place<Step>(unit) the same times 2^(shift * Step), which takes a mask alone.
 struct UnpackT2 {
     static constexpr Format format = Format::t2;
-    static constexpr int steps = 4;
+    static constexpr int64_t steps = 4, unit_bytes = 64, shift = 2;
+    template <int Step>
+    TK_INLINE static __m512i in_place(const uint8_t* unit) {
+        return _mm512_and_si512(_mm512_load_si512(unit), _mm512_set1_epi8(static_cast<char>(3 << shift * Step)));
+    }
     template <int Step>
     TK_INLINE static __m512i vector(const uint8_t* unit) {
         const __m512i raw = _mm512_load_si512(unit);
@@ -44,7 +48,11 @@ struct UnpackT2 {
 };
 struct UnpackQ4 {
     static constexpr Format format = Format::q4;
-    static constexpr int steps = 2;
+    static constexpr int64_t steps = 2, unit_bytes = 64, shift = 4;
+    template <int Step>
+    TK_INLINE static __m512i in_place(const uint8_t* unit) {
+        return _mm512_and_si512(_mm512_load_si512(unit), _mm512_set1_epi8(static_cast<char>(15 << shift * Step)));
+    }
     template <int Step>
     TK_INLINE static __m512i vector(const uint8_t* unit) {
         const __m512i raw = _mm512_load_si512(unit);
@@ -53,7 +61,11 @@ struct UnpackQ4 {
 };
 struct UnpackQ6 {
     static constexpr Format format = Format::q6;
-    static constexpr int steps = 4;
+    static constexpr int64_t steps = 4, unit_bytes = 192, shift = 0;
+    template <int Step>
+    TK_INLINE static __m512i in_place(const uint8_t* unit) {
+        return vector<Step>(unit);
+    }
     template <int Step>
     TK_INLINE static __m512i vector(const uint8_t* unit) {
         const __m512i low = _mm512_load_si512(unit + Step / 2 * 64), high = _mm512_load_si512(unit + 128);
@@ -67,7 +79,11 @@ struct UnpackQ6 {
 };
 struct UnpackQ8 {
     static constexpr Format format = Format::q8;
-    static constexpr int steps = 1;
+    static constexpr int64_t steps = 1, unit_bytes = 64, shift = 0;
+    template <int Step>
+    TK_INLINE static __m512i in_place(const uint8_t* unit) {
+        return vector<Step>(unit);
+    }
     template <int Step>
     TK_INLINE static __m512i vector(const uint8_t* unit) {
         return _mm512_load_si512(unit);
@@ -181,14 +197,13 @@ struct GroupSums {
 
 template <typename Unpack, bool TokenScales, int R, int M>
 TK_INLINE void add_groups(GroupSums<R, M>& total, const Matrix& matrix, const Panel& x, const Blocks<R>& blocks, int64_t block) {
-    const auto& form = info(Unpack::format);
-    const int64_t units_per_group = matrix.group / form.unit_inputs;
+    const int64_t units_per_group = matrix.group / (Unpack::steps * kStep);
     Accumulators<R, M> sums;
     for (int64_t group = 0, unit = 0; group < matrix.num_groups; ++group) {
         sums.begin(x.starts + group * M);
         for (int64_t end = unit + units_per_group; unit < end; ++unit) {
-            prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
-            accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+            prefetch_next_tile<R, M>(matrix, blocks, unit * Unpack::unit_bytes, Unpack::unit_bytes);
+            accumulate<Unpack>(sums, blocks, unit * Unpack::unit_bytes, x.codes + unit * Unpack::steps * M);
         }
         total.template add<TokenScales>(sums, matrix, x, block, group);
     }
@@ -196,16 +211,15 @@ TK_INLINE void add_groups(GroupSums<R, M>& total, const Matrix& matrix, const Pa
 
 template <typename Unpack, int R, int M>
 void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
-    const auto& form = info(Unpack::format);
-    const int64_t units = matrix.padded_cols / form.unit_inputs;
+    const int64_t units = matrix.padded_cols / (Unpack::steps * kStep);
     const Blocks<R> blocks(matrix, block);
     const Output<R, M> output{matrix, x, block, out, stride};
     if (!matrix.group) {
         Accumulators<R, M> sums;
         sums.begin(x.starts);
         for (int64_t unit = 0; unit < units; ++unit) {
-            prefetch_next_tile<R, M>(matrix, blocks, unit * form.unit_bytes, form.unit_bytes);
-            accumulate<Unpack>(sums, blocks, unit * form.unit_bytes, x.codes + unit * Unpack::steps * M);
+            prefetch_next_tile<R, M>(matrix, blocks, unit * Unpack::unit_bytes, Unpack::unit_bytes);
+            accumulate<Unpack>(sums, blocks, unit * Unpack::unit_bytes, x.codes + unit * Unpack::steps * M);
         }
         output.store([&](auto r, auto m) TK_INLINED { return _mm512_cvtepi32_ps(sums.of[r.value][m.value]); });
         return;
@@ -222,67 +236,78 @@ void plain_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out,
     output.store([&](auto r, auto m) TK_INLINED { return total.of[r.value][m.value]; });
 }
 
-// Sums of one block of rows for one token, apart for the steps of a unit: one sum would wait for itself.
-template <typename Unpack>
+// Sums of one block of rows for M tokens, apart for the steps of a unit: one sum would wait for itself, and weights need not be
+// shifted before the product, where each sum is once at the end.
+template <typename Unpack, int M>
 struct StepSums {
-    __m512i of[Unpack::steps];
+    __m512i of[M][Unpack::steps];
 
-    TK_INLINE void begin(int32_t start) {
-        of[0] = _mm512_set1_epi32(start);
-        for (int i = 1; i < Unpack::steps; ++i) of[i] = _mm512_setzero_si512();
+    TK_INLINE void begin(const int32_t* starts) {
+        unrolled<M>([&](auto m) TK_INLINED {
+            of[m.value][0] = _mm512_set1_epi32(starts[m.value]);
+            for (int i = 1; i < Unpack::steps; ++i) of[m.value][i] = _mm512_setzero_si512();
+        });
     }
     TK_INLINE void add(const uint8_t* unit, const uint32_t* x) {
         unrolled<Unpack::steps>([&](auto step) TK_INLINED {
-            of[step.value] = _mm512_dpbusd_epi32(of[step.value], Unpack::template vector<step.value>(unit), broadcast(x + step.value));
+            const __m512i weights = Unpack::template in_place<step.value>(unit);
+            unrolled<M>([&](auto m) TK_INLINED {
+                of[m.value][step.value] = _mm512_dpbusd_epi32(of[m.value][step.value], weights, broadcast(x + step.value * M + m.value));
+            });
         });
     }
-    TK_INLINE __m512 value() const {
-        __m512i total = of[0];
-        for (int i = 1; i < Unpack::steps; ++i) total = _mm512_add_epi32(total, of[i]);
+    TK_INLINE __m512 value(int m) const {
+        __m512i total = of[m][0];
+        unrolled<Unpack::steps - 1>([&](auto i) TK_INLINED {
+            constexpr int step = i.value + 1;
+            total = _mm512_add_epi32(total, _mm512_srai_epi32(of[m][step], Unpack::shift * step));
+        });
         return _mm512_cvtepi32_ps(total);
     }
 };
 
-// One token: a block of rows after the other, as they lie in memory, which hardware sees as one stream. (Tiles of four
-// blocks read a matrix of 8 MB at 18 GB/s, this at 28. A prefetch 1 KB ahead was the best of 1, 2, 4 and 8.)
-template <typename Unpack>
-struct OneToken {
+// One token, or two (those of a head are the halves of one): a block of rows after the other, as they lie in memory, which
+// hardware sees as one stream. (Tiles of four blocks read a matrix of 8 MB at 18 GB/s, this at 28. A prefetch 1 KB ahead was
+// the best of 1, 2, 4 and 8.)
+template <typename Unpack, int M>
+struct Stream {
     static constexpr int64_t ahead = 1024;
     const Matrix& matrix;
     const Panel& x;
 
-    TK_INLINE void add_units(StepSums<Unpack>& sums, const uint8_t* data, int64_t units, const uint32_t* codes) const {
-        const int64_t unit_bytes = info(Unpack::format).unit_bytes;
-        for (int64_t unit = 0; unit < units; ++unit, data += unit_bytes, codes += Unpack::steps) {
-            for (int64_t line = 0; line < unit_bytes; line += 64) _mm_prefetch(data + ahead + line, _MM_HINT_T0);
+    TK_INLINE void add_units(StepSums<Unpack, M>& sums, const uint8_t* data, int64_t units, const uint32_t* codes) const {
+        for (int64_t unit = 0; unit < units; ++unit, data += Unpack::unit_bytes, codes += Unpack::steps * M) {
+            for (int64_t line = 0; line < Unpack::unit_bytes; line += 64) _mm_prefetch(data + ahead + line, _MM_HINT_T0);
             sums.add(data, codes);
         }
     }
 
     template <bool TokenScales>
-    TK_INLINE void add_groups(GroupSums<1, 1>& total, const uint8_t* data, int64_t block) const {
-        const int64_t units = matrix.group / info(Unpack::format).unit_inputs, bytes = units * info(Unpack::format).unit_bytes;
+    TK_INLINE void add_groups(GroupSums<1, M>& total, const uint8_t* data, int64_t block) const {
+        const int64_t units = matrix.group / (Unpack::steps * kStep), bytes = units * Unpack::unit_bytes;
         const uint16_t* halves = matrix.scales_of(block);
-        StepSums<Unpack> sums;
+        StepSums<Unpack, M> sums;
         for (int64_t group = 0; group < matrix.num_groups; ++group, data += bytes, halves += kRowBlock) {
             _mm_prefetch(halves + ahead / 16, _MM_HINT_T0);
-            sums.begin(x.starts[group]);
-            add_units(sums, data, units, x.codes + group * units * Unpack::steps);
+            sums.begin(x.starts + group * M);
+            add_units(sums, data, units, x.codes + group * units * Unpack::steps * M);
             const __m512 scales = load_halves(halves);
-            const __m512 factors = TokenScales ? _mm512_mul_ps(scales, _mm512_set1_ps(x.group_scales[group])) : scales;
-            total.of[0][0] = _mm512_fmadd_ps(sums.value(), factors, total.of[0][0]);
+            unrolled<M>([&](auto m) TK_INLINED {
+                const __m512 factors = TokenScales ? _mm512_mul_ps(scales, _mm512_set1_ps(x.group_scales[group * M + m.value])) : scales;
+                total.of[0][m.value] = _mm512_fmadd_ps(sums.value(m.value), factors, total.of[0][m.value]);
+            });
         }
     }
 
-    TK_INLINE __m512 sum(int64_t block) const {
+    TK_INLINE void multiply(int64_t block, const Output<1, M>& output) const {
         const uint8_t* data = matrix.data.data() + block * matrix.block_bytes;
         if (!matrix.group) {
-            StepSums<Unpack> sums;
-            sums.begin(x.starts[0]);
-            add_units(sums, data, matrix.padded_cols / info(Unpack::format).unit_inputs, x.codes);
-            return sums.value();
+            StepSums<Unpack, M> sums;
+            sums.begin(x.starts);
+            add_units(sums, data, matrix.padded_cols / (Unpack::steps * kStep), x.codes);
+            return output.store([&](auto, auto m) TK_INLINED { return sums.value(m.value); });
         }
-        GroupSums<1, 1> total;
+        GroupSums<1, M> total;
         if constexpr (Unpack::format == Format::t2) {
             total.clear();
             add_groups<false>(total, data, block);
@@ -291,7 +316,7 @@ struct OneToken {
             if (x.group_scales) add_groups<true>(total, data, block);
             else add_groups<false>(total, data, block);
         }
-        return total.of[0][0];
+        output.store([&](auto, auto m) TK_INLINED { return total.of[0][m.value]; });
     }
 };
 
@@ -457,8 +482,8 @@ void matmul_tokens(const Matrix& matrix, const Panel& x, int64_t first, int64_t 
 template <typename Kernel>
 void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
     switch (x.tokens) {
-        case 1: return Kernel::one_token(matrix, x, first, last, out, stride);
-        case 2: return matmul_tokens<Kernel, 2>(matrix, x, first, last, out, stride);
+        case 1: return Kernel::template few_tokens<1>(matrix, x, first, last, out, stride);
+        case 2: return Kernel::template few_tokens<2>(matrix, x, first, last, out, stride);
         case 3: return matmul_tokens<Kernel, 3>(matrix, x, first, last, out, stride);
         case 4: return matmul_tokens<Kernel, 4>(matrix, x, first, last, out, stride);
         case 6: return matmul_tokens<Kernel, 6>(matrix, x, first, last, out, stride);
@@ -472,12 +497,10 @@ struct PlainKernel {
     static void tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
         plain_tile<Unpack, R, M>(matrix, x, block, out, stride);
     }
-    static void one_token(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
-        const OneToken<Unpack> token{matrix, x};
-        for (int64_t block = first; block < last; ++block) {
-            const __m512 sum = token.sum(block);
-            Output<1, 1>{matrix, x, block, out, stride}.store([&](auto, auto) TK_INLINED { return sum; });
-        }
+    template <int M>
+    static void few_tokens(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+        const Stream<Unpack, M> stream{matrix, x};
+        for (int64_t block = first; block < last; ++block) stream.multiply(block, {matrix, x, block, out, stride});
     }
 };
 
@@ -486,8 +509,9 @@ struct T5Kernel {
     static void tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
         t5_tile<R, M>(matrix, x, block, out, stride);
     }
-    static void one_token(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
-        matmul_tokens<T5Kernel, 1>(matrix, x, first, last, out, stride);
+    template <int M>
+    static void few_tokens(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
+        matmul_tokens<T5Kernel, M>(matrix, x, first, last, out, stride);
     }
 };
 
