@@ -32,13 +32,10 @@ public:
     Buffer() = default;
     explicit Buffer(int64_t size) { resize(size); }
 
-    // Memory that somebody else owns and keeps alive.
-    static Buffer borrow(T* memory, int64_t size) {
-        Buffer buffer;
-        buffer.data_ = {memory, Free{.borrowed = true}};
-        buffer.size_ = buffer.capacity_ = size;
-        return buffer;
-    }
+    // Memory that somebody else owns and keeps alive, which may be read only.
+    static Buffer borrow(T* memory, int64_t size) { return Buffer(memory, size, Owner::other); }
+    // The same, of which whoever has the buffer keeps the owner alive, and may write.
+    static Buffer part_of(void* memory, int64_t size) { return Buffer(static_cast<T*>(memory), size, Owner::whole); }
 
     // Contents are lost; new memory is zero when it comes from the system (large buffers), else undefined.
     void resize(int64_t size) {
@@ -61,17 +58,20 @@ public:
     T* data() { return data_.get(); }
     const T* data() const { return data_.get(); }
     int64_t size() const { return size_; }
-    bool is_borrowed() const { return data_.get_deleter().borrowed; }
+    bool is_borrowed() const { return data_.get_deleter().owner == Owner::other; }
     T& operator[](int64_t i) { return data_[i]; }
     const T& operator[](int64_t i) const { return data_[i]; }
 
 private:
+    enum class Owner : uint8_t { self, whole, other };
     struct Free {
-        bool borrowed = false;
+        Owner owner = Owner::self;
         void operator()(T* memory) const {
-            if (!borrowed) std::free(memory);
+            if (owner == Owner::self) std::free(memory);
         }
     };
+    Buffer(T* memory, int64_t size, Owner owner) : data_(memory, Free{owner}), size_(size), capacity_(size) {}
+
     std::unique_ptr<T[], Free> data_;
     int64_t size_ = 0;
     int64_t capacity_ = 0;

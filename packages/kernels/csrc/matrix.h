@@ -84,6 +84,7 @@ struct Matrix {
     void dequantize_row(int64_t row, float* values) const;
 
 private:
+    std::shared_ptr<uint8_t> slab_;  // where the buffers of a small matrix lie
     template <typename Packed, typename Body>
     void over_units(uint8_t* steps, Packed* packed, const Body& body) const;
     int code_at(const uint8_t* block, int64_t row, int64_t col) const;
