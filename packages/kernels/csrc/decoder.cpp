@@ -76,9 +76,9 @@ void Decoder::fill(int64_t tokens, const std::vector<const Matrix*>& matrices, P
 
 // The products of all linears with row(token), which they share.
 template <typename Fill>
-void Decoder::multiply_all(int64_t tokens, const std::vector<Linear>& linears, const Fill& row) {
-    const int64_t size = linears.front().matrix->cols;
-    const Precision first = layer_precision(*linears.front().matrix);
+void Decoder::multiply_all(int64_t tokens, std::initializer_list<Linear> linears, const Fill& row) {
+    const int64_t size = linears.begin()->matrix->cols;
+    const Precision first = layer_precision(*linears.begin()->matrix);
     const auto is_first = [&](const Linear& linear) { return layer_precision(*linear.matrix) == first; };
     std::vector<Correction> corrections;
     for (const Linear& linear : linears)
@@ -86,15 +86,15 @@ void Decoder::multiply_all(int64_t tokens, const std::vector<Linear>& linears, c
     const bool is_one_precision = std::all_of(linears.begin(), linears.end(), is_first);
     const bool is_kept = !corrections.empty() || !is_one_precision;
     const auto multiply_those = [&](Precision precision, const auto& inputs) {
-        std::vector<const Matrix*> matrices;
-        std::vector<Product> products;
+        matrices_.clear();
+        products_.clear();
         for (const Linear& linear : linears) {
             if (layer_precision(*linear.matrix) != precision) continue;
-            matrices.push_back(linear.matrix);
-            products.push_back({linear.matrix, linear.out, padded_rows_of(*linear.matrix)});
+            matrices_.push_back(linear.matrix);
+            products_.push_back({linear.matrix, linear.out, padded_rows_of(*linear.matrix)});
         }
-        fill(tokens, matrices, precision, inputs);
-        multiply(pool_, activations_, products);
+        fill(tokens, matrices_, precision, inputs);
+        multiply(pool_, activations_, products_);
     };
     const auto kept = [&](int64_t t, float*) { return inputs_.data() + t * size; };
     if (is_kept) inputs_.resize(tokens * size);
@@ -140,9 +140,9 @@ void Decoder::attention_block(const Batch& batch, int64_t index) {
     const LayerWeights& layer = weights_.layers[index];
     const KernelTable& table = kernels();
     const auto tokens = static_cast<int64_t>(tokens_.size());
-    const std::vector<Linear> qkv{{layer.q.get(), layer.q_correction.get(), q_.data()},
-                                  {layer.k.get(), layer.k_correction.get(), k_.data()},
-                                  {layer.v.get(), layer.v_correction.get(), v_.data()}};
+    const std::initializer_list<Linear> qkv{{layer.q.get(), layer.q_correction.get(), q_.data()},
+                                            {layer.k.get(), layer.k_correction.get(), k_.data()},
+                                            {layer.v.get(), layer.v_correction.get(), v_.data()}};
     multiply_all(tokens, qkv, [&](int64_t t, float* scratch) {
         table.rms_norm(x_.data() + t * c.hidden_size, layer.input_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
         return scratch;
@@ -177,8 +177,8 @@ void Decoder::mlp_block(int64_t index) {
     const auto tokens = static_cast<int64_t>(tokens_.size());
     const int64_t gate_stride = padded_rows_of(*layer.gate);
     const GatedFn gated = c.activation == Activation::silu ? table.silu_gate : c.activation == Activation::relu2 ? table.relu2_gate : table.gelu_tanh_gate;
-    const std::vector<Linear> gate_and_up{{layer.gate.get(), layer.gate_correction.get(), gate_.data()},
-                                          {layer.up.get(), layer.up_correction.get(), up_.data()}};
+    const std::initializer_list<Linear> gate_and_up{{layer.gate.get(), layer.gate_correction.get(), gate_.data()},
+                                                    {layer.up.get(), layer.up_correction.get(), up_.data()}};
     multiply_all(tokens, gate_and_up, [&](int64_t t, float* scratch) {
         add_sum(t, *layer.o, layer.o_bias, layer.attn_output_norm);
         table.rms_norm(x_.data() + t * c.hidden_size, layer.post_attention_norm.data(), c.hidden_size, c.rms_norm_eps, scratch);
@@ -217,7 +217,12 @@ void Decoder::head(const Batch& batch, const std::optional<Reach>& reach, float*
     if (is_screened && screened_.run(pool_, matrix, *weights_.screen, inputs_.data(), count, activations_, *reach, logits)) return;
     logits_.resize(activations_.padded_rows() * stride);
     multiply(pool_, activations_, {{&matrix, logits_.data(), stride}});
-    pool_.run(count, [&](int64_t i, int) { gather(activations_, logits_.data(), stride, i, logits + i * c.vocab_size, c.vocab_size); });
+    constexpr int64_t kRowsPerChunk = 4096;
+    const int64_t pieces = ceil_div(c.vocab_size, kRowsPerChunk);
+    pool_.run(count * pieces, [&](int64_t chunk, int) {
+        const int64_t i = chunk / pieces, first = chunk % pieces * kRowsPerChunk;
+        gather(activations_, logits_.data() + first, stride, i, logits + i * c.vocab_size + first, std::min(kRowsPerChunk, c.vocab_size - first));
+    });
 }
 
 void Decoder::forward(const Batch& batch, const std::optional<Reach>& reach, float* logits) {

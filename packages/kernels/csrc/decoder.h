@@ -8,6 +8,7 @@
 // Then the final norm and, for the rows that are asked for, the head in 16-bit activations.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -124,12 +125,14 @@ private:
     template <typename Fill>
     void fill(int64_t tokens, const std::vector<const Matrix*>& matrices, Precision precision, const Fill& row);
     template <typename Fill>
-    void multiply_all(int64_t tokens, const std::vector<Linear>& linears, const Fill& row);
+    void multiply_all(int64_t tokens, std::initializer_list<Linear> linears, const Fill& row);
 
     ModelWeights weights_;
     KvCache cache_;
     Pool pool_;
     Activations activations_;
+    std::vector<const Matrix*> matrices_;  // of one loop
+    std::vector<Product> products_;
     ScreenedHead screened_;
     std::vector<Token> tokens_;
     Attention attend_;

@@ -5,31 +5,57 @@
 
 namespace tk {
 
-void multiply(Pool& pool, const Activations& x, const std::vector<Product>& products) {
-    // Chunks of whole register tiles: short, so that a thread which stops costs little, but not so short that sharing
-    // them costs more than the work.
-    constexpr int64_t kBlocksPerTile = 4, kChunksPerThread = 12, kSmallestChunk = int64_t{1} << 17;  // multiply-adds
-    int64_t tiles = 0, work = 0;
-    const bool has_planes = is_complex(products.front().matrix->format);
-    const int64_t blocks_per_tile = has_planes ? 1 : kBlocksPerTile;  // planes fill the registers
-    for (const auto& product : products) {
-        tiles += ceil_div(product.matrix->row_blocks, blocks_per_tile);
-        work += padded_rows_of(*product.matrix) * product.matrix->padded_cols * x.tokens();
+namespace {
+
+// The row blocks of some products, one matrix after the other, in pieces that chunks of equal size are made of. Pieces are as long as
+// a kernel's tile (planes of one row block fill the registers); chunks are short, so that a thread which stops costs little, but not so short that sharing them costs more than the work.
+class Division {
+public:
+    Division(const std::vector<Product>& products, int64_t tokens, int num_threads)
+        : products_(products), piece_blocks_(is_complex(products.front().matrix->format) ? 1 : tokens == 1 ? 2 : 4) {
+        constexpr int64_t kChunksPerThread = 12, kSmallestChunk = int64_t{1} << 17;  // multiply-adds
+        int64_t work = 0;
+        for (const Product& product : products) {
+            num_pieces_ += pieces_of(product);
+            work += padded_rows_of(*product.matrix) * product.matrix->padded_cols * tokens;
+        }
+        const int64_t chunks = std::min(work / kSmallestChunk, kChunksPerThread * num_threads);
+        num_chunks_ = chunks > 1 ? std::min(num_pieces_, round_up(chunks, num_threads)) : 1;
     }
-    const int64_t most_chunks = std::clamp(work / kSmallestChunk, int64_t{1}, kChunksPerThread * pool.num_threads());
-    const int64_t blocks_per_chunk = ceil_div(tiles, most_chunks) * blocks_per_tile;
-    int64_t num_chunks = 0;
-    for (const auto& product : products) num_chunks += ceil_div(product.matrix->row_blocks, blocks_per_chunk);
+
+    int64_t num_chunks() const { return num_chunks_; }
+
+    // Calls body(product, first block, last block) for each product that the chunk has blocks of.
+    template <typename Body>
+    void over(int64_t chunk, const Body& body) const {
+        int64_t first = num_pieces_ * chunk / num_chunks_, last = num_pieces_ * (chunk + 1) / num_chunks_;
+        for (auto product = products_.begin(); last > 0; ++product) {
+            const int64_t own = pieces_of(*product);
+            if (first < own) body(*product, first * piece_blocks_, std::min(std::min(own, last) * piece_blocks_, product->matrix->row_blocks));
+            first = std::max(int64_t{0}, first - own);
+            last -= own;
+        }
+    }
+
+private:
+    int64_t pieces_of(const Product& product) const { return ceil_div(product.matrix->row_blocks, piece_blocks_); }
+
+    const std::vector<Product>& products_;
+    int64_t piece_blocks_, num_pieces_ = 0, num_chunks_;
+};
+
+}  // namespace
+
+void multiply(Pool& pool, const Activations& x, const std::vector<Product>& products) {
+    const Division division(products, x.tokens(), pool.num_threads());
     const KernelTable& table = kernels();
-    pool.run(num_chunks, [&](int64_t chunk, int) {
-        const Product* product = products.data();
-        for (; chunk >= ceil_div(product->matrix->row_blocks, blocks_per_chunk); ++product)
-            chunk -= ceil_div(product->matrix->row_blocks, blocks_per_chunk);
-        const Matrix& matrix = *product->matrix;
-        const int64_t first = chunk * blocks_per_chunk, last = std::min(first + blocks_per_chunk, matrix.row_blocks);
-        for (int64_t tile = 0; tile < x.num_tiles(); ++tile)
-            table.matmul[static_cast<int>(matrix.format)](matrix, x.panel(tile, matrix), first, last,
-                                                          product->out + x.out_row(tile) * product->stride, product->stride);
+    pool.run(division.num_chunks(), [&](int64_t chunk, int) {
+        division.over(chunk, [&](const Product& product, int64_t first, int64_t last) {
+            const Matrix& matrix = *product.matrix;
+            for (int64_t tile = 0; tile < x.num_tiles(); ++tile)
+                table.matmul[static_cast<int>(matrix.format)](matrix, x.panel(tile, matrix), first, last,
+                                                              product.out + x.out_row(tile) * product.stride, product.stride);
+        });
     });
 }
 
