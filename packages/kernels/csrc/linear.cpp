@@ -8,7 +8,8 @@ namespace tk {
 namespace {
 
 // The row blocks of some products, one matrix after the other, in pieces that chunks of equal size are made of. Pieces are as long as
-// a kernel's tile (planes of one row block fill the registers); chunks are short, so that a thread which stops costs little, but not so short that sharing them costs more than the work.
+// a kernel's tile (planes of one row block fill the registers); chunks are short, so that a thread which stops costs little, but not
+// so short that sharing them costs more than the work.
 class Division {
 public:
     Division(const std::vector<Product>& products, int64_t tokens, int num_threads)

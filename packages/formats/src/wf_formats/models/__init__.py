@@ -2,6 +2,8 @@
 
     open_model(path)   checks the file and gives a `ModelFile`: codes and scales, tensor by tensor
 
+Readers are imported when a file is opened: a model that is kept packed needs none of them.
+
 Nothing that changes answers is ignored: an unknown setting, tensor or type is refused by name.
 """
 
@@ -10,9 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from wf_formats.errors import LoadError
-from wf_formats.gguf import open_gguf
-from wf_formats.models.gguf_model import open_gguf_model
-from wf_formats.models.hf_model import open_hf_model
 from wf_formats.models.source import MasterQuantizer, ModelFile
 
 __all__ = ["MasterQuantizer", "ModelFile", "open_model"]
@@ -36,12 +35,17 @@ def open_model(
     path = Path(path)
     try:
         if not path.is_dir():
+            from wf_formats.gguf import open_gguf
+            from wf_formats.models.gguf_model import open_gguf_model
+
             return open_gguf_model(open_gguf(path), adapter)
         if adapter is not None:
             raise LoadError(
                 f"adapter {adapter} belongs to a GGUF file; a folder has its low-rank corrections in itself: "
                 "leave --adapter out"
             )
+        from wf_formats.models.hf_model import open_hf_model
+
         return open_hf_model(path, quantize_master)
     except LoadError as error:
         if str(error).startswith(str(path)):

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from wf_formats.diffusion import BlockDiffusion, ModelKindError
 from wf_formats.errors import LoadError, reason_of
-from wf_formats.models.kind import diffusion_of
 from wrinklefree_inference.errors import EngineError
-from wrinklefree_inference.native.blocks.limits import check_options
+from wrinklefree_inference.native.blocks.limits import check_options, depends_on_kind
 from wrinklefree_inference.native.master_weights import quantize_master
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.native.speculation.draft import DraftGuesser
@@ -38,12 +37,7 @@ if TYPE_CHECKING:
     from wrinklefree_inference.native.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
-_NEEDED = (
-    "ternary_kernels",
-    "ternary_kernels.packed",
-    "wf_formats.models.gguf_adapter",
-    "wrinklefree_inference.native.tokenizer",
-)
+_NEEDED = "ternary_kernels", "ternary_kernels.packed", "wrinklefree_inference.native.tokenizer"
 MIN_CONTEXT_TOKENS = 2
 OTHER_ENGINE = "; or let llama.cpp run the file as it is: --engine llamacpp"
 
@@ -71,7 +65,8 @@ def load_native_model(
     options, cache = options or EngineOptions(), cache or CacheOptions()
     if not path.exists():
         raise EngineError(f"there is no file or folder {path}; check the path (wf list shows what is here)")
-    decoding = check_options(options, _kind_of(path, _refusal))
+    if depends_on_kind(options):  # before anything is packed
+        check_options(options, _kind_of(path, _refusal))
     if (draft := getattr(options, "draft_model", None)) is not None:
         _check_draft(draft)
     settings = _cache_settings(options)
@@ -107,7 +102,7 @@ def load_native_model(
         weight_type=weights.layers[0].down.format,
         size_bytes=size_bytes_of(path),
         diffusion=config.diffusion,
-        decoding=decoding,
+        decoding=check_options(options, config.diffusion),
     )
 
 
@@ -165,6 +160,8 @@ def _check_draft(path: Path) -> None:
 
 def _kind_of(path: Path, refusal: Callable[[Path, Exception], EngineError]) -> BlockDiffusion | None:
     """By the head of the file, before any weight is read. Raises: as `load_native_model`."""
+    from wf_formats.models.kind import diffusion_of
+
     try:
         return diffusion_of(path)
     except (ValueError, OSError) as error:

@@ -37,6 +37,14 @@ def check_engine(diffusion: BlockDiffusion, context_tokens: int, queue: QueueOpt
         )
 
 
+def depends_on_kind(options: EngineOptions) -> bool:
+    """Whether `check_options` may refuse one kind of model."""
+    if not isinstance(options, NativeOptions):
+        return False
+    asked = options.threshold, options.sub_block, options.speculate, options.draft_model
+    return any(value is not None for value in asked)
+
+
 def check_options(options: EngineOptions, diffusion: BlockDiffusion | None) -> BlockDecoding:
     """How much of a block one pass draws.
 
