@@ -466,3 +466,21 @@ class TestWorkedExamples:
         _, row_scales, group_scales = pack(np.zeros((16, 96)), scales, "t2").parts()  # type: ignore[attr-defined]
         assert row_scales[2] == 2.0  # the power of two below the largest
         assert group_scales[0, :, 2].tolist() == [0x3600, 0xBE00, 0x3D00]  # 0.375, -1.5, 1.25
+
+
+def test_small_matrices_lie_apart_and_outlive_each_other() -> None:
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(-1, 2, (rows, 64)).astype(np.int8) for rows in (16, 17, 48, 5)]
+    matrices = [tk.pack_ternary(some, np.float32(1)) for some in codes]
+    places = sorted(
+        (array.__array_interface__["data"][0], array.nbytes)
+        for matrix in matrices
+        for array in matrix.parts()[:2]
+    )
+    assert all(begin % 64 == 0 for begin, _ in places)
+    assert all(begin + size <= after for (begin, size), (after, _) in itertools.pairwise(places))
+    last = matrices.pop()
+    del matrices
+    others = [tk.pack_ternary(-codes[0], np.float32(1)) for _ in range(8)]
+    np.testing.assert_array_equal(last.unpack()[0], codes[-1])
+    np.testing.assert_array_equal(others[0].unpack()[0], -codes[0])

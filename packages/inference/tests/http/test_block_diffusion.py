@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from wf_formats.errors import RequestError
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.http.app import create_server
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
-from wrinklefree_inference.native.blocks.limits import check_options
+from wrinklefree_inference.native.blocks.limits import check_options, depends_on_kind
 from wrinklefree_inference.native.loading import load_native_model
 from wrinklefree_inference.native.model import NativeModel
 from wrinklefree_inference.options import EngineOptions, NativeOptions, Speculate
@@ -157,3 +159,18 @@ def test_models_of_two_kinds_are_refused_before_either_is_read(folder, monkeypat
         load_native_model(before, NativeOptions(draft_model=folder, **drafted))
     with pytest.raises(RequestError, match="--draft-model: nothing guesses for a block-diffusion model"):
         load_native_model(folder, NativeOptions(draft_model=before, **drafted))
+
+
+def test_the_kind_is_asked_for_first_only_where_an_option_depends_on_it():
+    assert not any(map(depends_on_kind, (EngineOptions(), NativeOptions())))
+    for given in ({"threshold": 0.5}, {"sub_block": 4}, {"speculate": Speculate.NGRAM}):
+        assert depends_on_kind(NativeOptions(**given))
+
+
+def test_a_start_imports_no_reader_of_model_files():
+    program = (
+        "import sys; from wrinklefree_inference.native.loading import import_kernels; import_kernels(); "
+        "print(*(m for m in sys.modules if m.startswith('wf_formats.models.')))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["wf_formats.models.source"]
