@@ -216,7 +216,7 @@ def prepare_phases(folder: Path | str, dtype: str = "float32") -> HfExport:
         ExportError: the checkpoint has no such form; the message says what to do instead.
     """
     checkpoint = _open(folder, dtype, check_phases)
-    for name in filter(checkpoint.is_ternary, checkpoint.names):
+    for name in filter(checkpoint.is_quantized, checkpoint.names):
         if (columns := checkpoint.shape(name)[1]) % COLUMNS_OF_BYTE:
             raise ExportError(
                 f"{name}: rows of {columns} weights do not fill whole bytes of phases, {COLUMNS_OF_BYTE} "
