@@ -312,6 +312,14 @@ def test_each_policy_composes() -> None:
             [SOURCES, ODM, "training.mixture.first_step=9", "training.max_steps=9"],
             "first_step=9 and training.max_steps=9: the run ends before",
         ),
+        (
+            [SOURCES, ODM, "training.mixture.first_step=200", "training.max_steps=100"],
+            "first_step=200 and training.max_steps=100: the run ends before.*first_step=10$",
+        ),
+        (
+            [SOURCES, ODM, "training.mixture.first_step=1", "training.max_steps=1"],
+            "first_step=1 and training.max_steps=1: the run ends before.*give training.max_steps=2 or more$",
+        ),
         ([SOURCES.replace("docs}", "docs, repeat: false}"), ODM], "'python_docs' has repeat=false"),
         ([SOURCES, INFLUENCE], "policy=influence without training.mixture.influence.probes"),
         ([SOURCES, PROBES], "probes with training.mixture.policy=fixed"),

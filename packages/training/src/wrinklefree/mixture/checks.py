@@ -61,13 +61,13 @@ def _check_moving(config: TrainConfig, mixture: MixtureConfig) -> None:
     turns = turns_of(gradient_options(config), len(config.data.sources))
     if max_steps is not None and turns.first >= max_steps:
         key, value = ("every_steps", mixture.every_steps)
-        if turns.first != turns.every:
+        if mixture.first_step is not None or turns.first != turns.every:
             key, value = ("first_step", mixture.first_step)
-        by_itself = "" if value else " (by itself)"
+        by_itself = " (by itself)" if value is None else ""
+        fix = f"{_KEY}.{key}={max(1, max_steps // 10)}" if max_steps > 1 else "training.max_steps=2 or more"
         raise ConfigError(
             f"{_KEY}.{key}={turns.first}{by_itself} and training.max_steps={max_steps}: the run ends before "
-            f"{_KEY}.policy={mixture.policy} weighs the sources once; give {_KEY}.{key}="
-            f"{max(1, max_steps // 10)}"
+            f"{_KEY}.policy={mixture.policy} weighs the sources once; give {fix}"
         )
     try:
         bounds_of(mixture).check(len(config.data.sources))
