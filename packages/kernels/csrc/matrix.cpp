@@ -41,6 +41,10 @@ std::shared_ptr<uint8_t> slab_part(int64_t bytes) {
     return {slab.memory, slab.memory->data() + begin};
 }
 
+// Inputs that one scale of a row may be of: their products of 8 bits add up in 31 bits, also where weights of 2 or 4 bits are
+// multiplied in the upper half of their bytes and half of the inputs share a sum (int_avx512.inl).
+constexpr int64_t kMostSummed = (int64_t{1} << 17) - 1;
+
 // Inputs of one plane of a t5 super block: a super block holds 3 planes, one beside the other in a code.
 int64_t t5_plane(int64_t group) { return group ? group : 32; }
 
@@ -148,6 +152,9 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool ha
                                     " needs a multiple of " + std::to_string(smallest));
     if (group && cols % group)
         throw std::invalid_argument("rows of " + std::to_string(cols) + " inputs do not divide into groups of " + std::to_string(group));
+    if (const int64_t summed = group ? group : cols; summed > kMostSummed)
+        throw std::invalid_argument(std::to_string(summed) + " inputs under one scale: their integer sums hold " + std::to_string(kMostSummed) +
+                                    "; give scales for groups of fewer");
     if (is_complex(format) && (rows % 2 || cols % 2 || group))
         throw std::invalid_argument("format " + std::string(tk::info(format).name) + " has halves of rows and of columns and no groups, got " +
                                     std::to_string(rows) + " x " + std::to_string(cols) + " with groups of " + std::to_string(group));

@@ -484,3 +484,22 @@ def test_small_matrices_lie_apart_and_outlive_each_other() -> None:
     others = [tk.pack_ternary(-codes[0], np.float32(1)) for _ in range(8)]
     np.testing.assert_array_equal(last.unpack()[0], codes[-1])
     np.testing.assert_array_equal(others[0].unpack()[0], -codes[0])
+
+
+@pytest.mark.parametrize("format", ["t2", "t5", "q4", "q6", "q8"])
+def test_sums_of_as_many_inputs_as_are_taken_do_not_overflow(isa: str, format: str) -> None:
+    """One or two rows with AVX-512 multiply weights of 2 and 4 bits in the upper half of their bytes."""
+    most = (1 << 17) - 1
+    largest = {"t2": 1, "t5": 1, "q4": 7, "q6": 31, "q8": 127}[format]
+    matrix = _native.pack(np.full((1, most), largest, np.int8), np.ones(1, np.float32), format)
+    for x in (127.0, -127.0):
+        for rows in (1, 2, 3):
+            found = matrix.linear(np.full((rows, most), x, np.float32), num_threads=1)
+            np.testing.assert_array_equal(found, np.float32(largest * x * most))
+
+
+def test_more_inputs_than_a_sum_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match="131072 inputs under one scale: .* hold 131071; give scales for gr"):
+        tk.pack_ternary(np.zeros((1, 1 << 17), np.int8), 1.0)
+    halves = tk.pack_ternary(np.zeros((1, 1 << 17), np.int8), np.ones((1, 2), np.float32))
+    assert halves.group_size == 1 << 16
