@@ -109,15 +109,15 @@ def run_conversion(
     Raises: DivergedError (a loss that is no number), RunError.
     """
     start = time.perf_counter()
-    if config.model.scheme in INT4_SCHEMES:
-        LOG.info(
-            "model.scheme=%s: stage 1 rounds to the nearest of 4 bits, for training to start from; `wf train "
-            "-s awq` chooses scales and ranges on text, from the dense model, and needs no training",
-            config.model.scheme,
-        )
     model, held_out = dense.model, dense.held_out
     losses = {"dense": finite_loss(model, held_out, "dense")}
     if dense.options is not None:
+        if config.model.scheme in INT4_SCHEMES:
+            LOG.info(
+                "model.scheme=%s: stage 1 rounds to the nearest of 4 bits, for training to start from; `wf "
+                "train -s awq` chooses scales and ranges on text, from the dense model, and needs no training",
+                config.model.scheme,
+            )
         _convert(config, dense.options, model, dense.fit_ids)
         for name, lambda_ in (("full_precision", 0.0), ("quantized", 1.0)):
             bitnet_arch.set_lambda(model, lambda_)
