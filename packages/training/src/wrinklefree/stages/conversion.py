@@ -115,7 +115,7 @@ def run_conversion(
         if config.model.scheme in INT4_SCHEMES:
             LOG.info(
                 "model.scheme=%s: stage 1 rounds to the nearest of 4 bits, for training to start from; `wf "
-                "train -s awq` chooses scales and ranges on text, from the dense model, and needs no training",
+                "train -s awq` chooses scales and ranges on text, from the dense model, without training",
                 config.model.scheme,
             )
         _convert(config, dense.options, model, dense.fit_ids)
