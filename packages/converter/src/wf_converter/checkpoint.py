@@ -232,8 +232,8 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
     """Opens a checkpoint folder.
 
     Raises:
-        ExportError: no config, no weights, the model was never converted to ternary weights, or has a scheme
-            that no installed package knows.
+        ExportError: no config, no weights, the model was never converted to ternary weights, has a scheme
+            that no installed package knows, or complex weights with low-rank corrections.
         LoadError: a file is damaged, or missing beside its index.
     """
     folder = Path(folder)
@@ -257,14 +257,21 @@ def open_checkpoint(folder: Path | str) -> ConvertedCheckpoint:
         )
     if not isinstance(conversion, dict) or not isinstance(conversion.get("scheme"), str):
         raise ExportError(f"{folder / META_FILE} is damaged: conversion is {conversion!r:.80}")
+    scheme, low_rank = conversion["scheme"], checked_rank(conversion.get("low_rank", 0))
+    quantizer = _quantizer(scheme)
+    if scheme in PHASE_SCHEMES and low_rank:
+        raise ExportError(
+            f"{folder} has low-rank corrections (rank {low_rank}) of complex weights ({scheme}), which no "
+            "export holds: serve the folder as it is (wf serve)"
+        )
     return ConvertedCheckpoint(
         folder=folder,
         config=config,
         meta=meta,
-        quantizer=_quantizer(conversion["scheme"]),
+        quantizer=quantizer,
         sub_norm=bool(conversion.get("sub_norm")),
         files=open_folder(folder).paths,
-        low_rank=checked_rank(conversion.get("low_rank", 0)),
+        low_rank=low_rank,
         log2_floors=_unfolded_floors(config, conversion),
     )
 

@@ -90,6 +90,7 @@ def _check_quantization(path: Path) -> str | None:
     if method is not None and method not in AUTO_QUANTIZER_MAPPING:
         raise EvalError(
             f"{path} is quantized by {method!r}, which neither transformers nor an entry point "
-            f"{LOADERS!r} of an installed package knows"
+            f"{LOADERS!r} of an installed package knows; --kind native measures it by the engine of "
+            "`wf serve`, where that runs it"
         )
     return method

@@ -14,8 +14,10 @@ from wf_formats.diffusion import NATIVE_REMEDY, BlockDiffusion, check_autoregres
 from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES, Family, GgufArch, diffusion_arch, family_of
 from wf_formats.families.base import SLIDING, Shape
+from wf_formats.families.block import HF_EMBEDDING
 from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.families.settings import check_values, required
+from wf_formats.models.groups import row_group
 from wf_formats.models.hf_config import activation_of, read_config
 from wf_formats.rope import DEFAULT_BASE, attention_factor, is_default_yarn, rope_kind, rope_of
 from wf_formats.schemes import GROUP_SIZES, INT4_SCHEMES, PHASE_SCHEMES, SCHEMES
@@ -66,7 +68,7 @@ def gguf_arch(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> GgufArc
     Raises:
         LoadError: there is none; the message says what stands in the way and what to do.
     """
-    _check_real(scheme)
+    _check_real(config, scheme, sub_norm)
     if config.get("model_type") not in FAMILIES:
         known = ", ".join(name for name, family in FAMILIES.items() if not family.has_sub_norms)
         raise LoadError(f"model type {config.get('model_type')!r} has no GGUF architecture; known: {known}")
@@ -114,7 +116,7 @@ def why_not_stock_bitnet(config: Mapping[str, Any], scheme: str, sub_norm: bool)
 
 def check_hf(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no packed Hugging Face folder of real weights can hold."""
-    _check_real(scheme)
+    _check_real(config, scheme, sub_norm)
     _check_conversion(config, scheme, sub_norm)
     family = _stored_family(config, scheme, sub_norm)
     if family.has_sub_norms:
@@ -149,13 +151,14 @@ def _check_folder(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> Non
 
 
 def check_phases(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
-    """Raises LoadError for a model that no folder of phases can hold."""
-    _check_conversion(config, scheme, sub_norm)
+    """Raises LoadError for a model that no folder of phases can hold, or the native engine, which alone runs
+    it, would not take from one."""
     if scheme not in PHASE_SCHEMES:
         raise LoadError(
             f"weights of scheme {scheme} are real, and phases are of complex ones "
             f"({', '.join(PHASE_SCHEMES)}); alternatives: --format gguf, hf or compressed-tensors"
         )
+    _check_native(config, scheme, sub_norm)
     if sub_norm:
         raise LoadError(
             "model.layers.0.self_attn.o_proj: SubLN with complex weights has no packed form; convert without "
@@ -165,7 +168,7 @@ def check_phases(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None
 
 def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """Raises LoadError for a model that no compressed-tensors folder can hold."""
-    _check_real(scheme)
+    _check_real(config, scheme, sub_norm)
     _check_conversion(config, scheme, sub_norm)
     check_autoregressive(
         BlockDiffusion.from_settings(config),
@@ -183,7 +186,7 @@ def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> 
 def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """The native engine runs training checkpoints too, with SubLN in any family that can have it."""
     _check_conversion(config, scheme, sub_norm)
-    read_config(_completed(config))
+    row_group(HF_EMBEDDING, read_config(_completed(config)).hidden_size)
 
 
 def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
@@ -215,9 +218,10 @@ def _check_scheme(scheme: str) -> None:
         )
 
 
-def _check_real(scheme: str) -> None:
-    """Raises LoadError for complex weights."""
+def _check_real(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
+    """Raises LoadError for complex weights; it names the folder of phases only where that holds the model."""
     if scheme in PHASE_SCHEMES:
+        check_phases(config, scheme, sub_norm)
         raise LoadError(
             f"weights of scheme {scheme} are sums of complex phases, which no type of this format has: "
             "--format phases writes a folder for the native engine, packages/fairy2/scripts/dense.py their "

@@ -26,6 +26,17 @@ LARGEST_CODE = 127
 _CHUNK_WEIGHTS = 1 << 19
 
 
+def row_group(name: str, columns: int) -> int:
+    """Weights of a float row that share a scale. Raises LoadError where none divides the row."""
+    for size in (32, 16):
+        if columns % size == 0:
+            return size
+    raise LoadError(
+        f"{name}: rows of {columns} weights divide neither by 32 nor by 16, as embeddings and heads in the "
+        "native engine do"
+    )
+
+
 def quantize_rows(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> NumpyMatrix:
     """8-bit codes of float rows.
 
@@ -38,9 +49,7 @@ def quantize_rows(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[i
         LoadError: rows do not divide into groups, or a value is not finite.
     """
     num_rows, columns = shape
-    group = next((size for size in (32, 16) if columns % size == 0), None)
-    if group is None:
-        raise LoadError(f"{name}: rows of {columns} weights divide neither by 32 nor by 16")
+    group = row_group(name, columns)
     codes = np.empty(shape, np.int8)
     scales = np.empty((num_rows, columns // group), np.float32)
     step = max(1, _CHUNK_WEIGHTS // columns)

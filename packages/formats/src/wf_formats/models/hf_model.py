@@ -35,7 +35,7 @@ from wf_formats.json_file import read_json
 from wf_formats.low_rank import LowRankPair
 from wf_formats.matrix import INT4_BITS, NumpyMatrix, QuantizedMatrix, check_scales
 from wf_formats.models.completeness import check_layers, check_tensors
-from wf_formats.models.groups import quantize_rows
+from wf_formats.models.groups import quantize_rows, row_group
 from wf_formats.models.hf_config import (
     Quantization,
     Storage,
@@ -82,7 +82,7 @@ class HfModel:
     def matrix(self, layer: int, part: str) -> NumpyMatrix | PhaseMatrix:
         linear, rows, num_rows = self._place(layer, part)
         name, shape = f"{linear}.weight", (num_rows, part_shape(self.config, part)[1])
-        matrix = self._ternary(name, shape, self._folded(layer, part))
+        matrix = self._matrix(name, shape, self._folded(layer, part))
         if rows.size < num_rows:
             assert not isinstance(matrix, PhaseMatrix), "refused when the folder was opened"
             matrix = matrix.take_rows(rows)
@@ -127,7 +127,7 @@ class HfModel:
     def _folded(self, layer: int, part: str) -> int:
         return self.folded.get(consumer(layer, part), 0)
 
-    def _ternary(self, name: str, shape: tuple[int, int], folded: int) -> NumpyMatrix | PhaseMatrix:
+    def _matrix(self, name: str, shape: tuple[int, int], folded: int) -> NumpyMatrix | PhaseMatrix:
         described = f"{self.folder}: {self._stored(name)} ({self.tensors.dtype(self._stored(name))})"
         match self.quantization.storage:
             case Storage.MASTER:
@@ -208,6 +208,7 @@ def open_hf_model(folder: Path, quantize_master: MasterQuantizer | None = None) 
     family = family_of(settings["model_type"])
     check_tensors(found, *expected_tensors(config, quantization, family, is_tied))
     check_stored(tensors, config, quantization, family)
+    row_group(HF_EMBEDDING, config.hidden_size)
     folded = _folded_floors(folder, settings, quantization)
     for name in [*folded, *(quantization.log2_floors or {})]:
         if name not in {consumer(i, part) for i in range(config.num_layers) for part in PRODUCERS}:
