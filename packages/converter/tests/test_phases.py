@@ -134,6 +134,15 @@ def test_other_formats_name_the_way_on(exported, checkpoint):
         read_packed_quantization(json.loads((target / "config.json").read_text()))
 
 
+def test_tensors_of_other_shapes_are_refused_before_anything_is_written(exported, tmp_path):
+    shutil.copytree(exported("llama-group64")[0], tmp_path / "wrong")
+    settings = json.loads((tmp_path / "wrong" / "config.json").read_text())
+    settings["intermediate_size"] += 8
+    (tmp_path / "wrong" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ExportError, match=r"_proj.weight has the shape \[512, 256\], expected \[520, 256\]"):
+        prepare_phases(tmp_path / "wrong")
+
+
 def test_no_export_holds_corrections_of_complex_weights(exported, tmp_path):
     shutil.copytree(exported("llama-group64")[0], tmp_path / "corrected")
     meta = json.loads((tmp_path / "corrected" / "wrinklefree.json").read_text())
@@ -174,6 +183,9 @@ def test_no_fused_linears_and_no_sub_norm(checkpoint):
     assert found["native"] is None
     assert "SubLN with complex weights has no packed form" in found["hf"]
     assert found["gguf"] == found["hf"]  # and no word of --format phases
+    odd = {"intermediate_size": 516}
+    assert "down_proj.weight: rows of 516 weights" in support(config | odd, "fairy2-w2", False)["hf"]
+    assert support(config | odd, "fairy2-w2", False)["native"] is None
     narrow = config | {"hidden_size": 72, "head_dim": 64}
     reasons = support(narrow, "fairy2-w2", False).values()
     assert all("rows of 72 weights divide neither by 32 nor by 16" in reason for reason in reasons)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bitnet_arch.master_quantizer import quantize_master
 from wf_converter.checkpoint import ConvertedCheckpoint, open_checkpoint
 from wf_converter.errors import ExportError
 from wf_converter.hf_bitnet import BitnetLayout, LinearClass
@@ -42,9 +43,9 @@ from wf_formats.file_names import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
+from wf_formats.models import open_model
 from wf_formats.packaged import ModelSource
 from wf_formats.packed_codes import CODES_PER_WORD, NIBBLES_PER_WORD
-from wf_formats.phases import COLUMNS_OF_BYTE
 from wf_formats.system_errors import system_errors
 from wf_formats.targets import EXPORT
 
@@ -216,12 +217,10 @@ def prepare_phases(folder: Path | str, dtype: str = "float32") -> HfExport:
         ExportError: the checkpoint has no such form; the message says what to do instead.
     """
     checkpoint = _open(folder, dtype, check_phases)
-    for name in filter(checkpoint.is_quantized, checkpoint.names):
-        if (columns := checkpoint.shape(name)[1]) % COLUMNS_OF_BYTE:
-            raise ExportError(
-                f"{name}: rows of {columns} weights do not fill whole bytes of phases, {COLUMNS_OF_BYTE} "
-                "weights each; alternative: serve the checkpoint as it is (wf serve)"
-            )
+    try:
+        open_model(folder, quantize_master)  # tensors that the engine would not take from the export either
+    except LoadError as error:
+        raise ExportError(str(error)) from error
     return HfExport(checkpoint, PhaseLayout(checkpoint), DTYPES[dtype])
 
 

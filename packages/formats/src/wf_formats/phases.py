@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wf_formats.errors import LoadError
 from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS
 
 COLUMNS_OF_BYTE = 2 * CODES_PER_BYTE
@@ -62,6 +63,15 @@ def _parts(phases: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """A plane's [2 (U, W), n, m] and [2, 2] -> float32 [2 (U, W), 2 (real, imaginary), n, m]."""
     units = np.array([[1, 0, -1, 0], [0, 1, 0, -1]], np.float32)
     return np.stack([units[:, its] * scale[:, None, None] for its, scale in zip(phases, scales, strict=True)])
+
+
+def check_columns(name: str, columns: int) -> None:
+    """Raises LoadError where the rows of a real matrix do not fill whole bytes."""
+    if columns % COLUMNS_OF_BYTE:
+        raise LoadError(
+            f"{name}: rows of {columns} weights do not fill whole bytes of phases, {COLUMNS_OF_BYTE} weights "
+            "each; alternative: serve the checkpoint as it is (wf serve)"
+        )
 
 
 def pack_phases(phases: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ from wf_formats.diffusion import NATIVE_REMEDY, BlockDiffusion, check_autoregres
 from wf_formats.errors import LoadError
 from wf_formats.families import FAMILIES, Family, GgufArch, diffusion_arch, family_of
 from wf_formats.families.base import SLIDING, Shape
-from wf_formats.families.block import HF_EMBEDDING
+from wf_formats.families.block import HF_EMBEDDING, MATRICES, hf_name, part_shape
 from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.families.settings import check_values, required
 from wf_formats.models.groups import row_group
 from wf_formats.models.hf_config import activation_of, read_config
+from wf_formats.phases import check_columns
 from wf_formats.rope import DEFAULT_BASE, attention_factor, is_default_yarn, rope_kind, rope_of
 from wf_formats.schemes import GROUP_SIZES, INT4_SCHEMES, PHASE_SCHEMES, SCHEMES
 
@@ -164,6 +165,9 @@ def check_phases(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None
             "model.layers.0.self_attn.o_proj: SubLN with complex weights has no packed form; convert without "
             "it (model.sub_norm=false), or serve the checkpoint as it is (wf serve)"
         )
+    decoder = read_config(_completed(config))
+    for part in MATRICES:
+        check_columns(hf_name(0, part), part_shape(decoder, part)[1])
 
 
 def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:

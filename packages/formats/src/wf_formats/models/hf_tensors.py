@@ -17,7 +17,7 @@ from wf_formats.families.block import (
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
 from wf_formats.packed_codes import NIBBLES_PER_WORD
-from wf_formats.phases import COLUMNS_OF_BYTE
+from wf_formats.phases import COLUMNS_OF_BYTE, check_columns
 from wf_formats.safetensors_file import FLOATS, SafetensorsFolder
 from wf_formats.schemes import LOW_RANK_FACTORS, PHASE_SCHEMES
 
@@ -99,10 +99,7 @@ def _stored_shapes(
     if quantization.scheme in PHASE_SCHEMES:
         _check_halves(name, parts, rows, columns)
     if quantization.storage is Storage.PHASES:
-        if columns % COLUMNS_OF_BYTE:
-            raise LoadError(
-                f"{name}: rows of {columns} do not fill whole bytes of phases, of {COLUMNS_OF_BYTE}"
-            )
+        check_columns(name, columns)
         planes = PHASE_SCHEMES[quantization.scheme]
         return {name: (planes * rows, columns // COLUMNS_OF_BYTE), f"{name}_scale": (planes, 4)}
     if quantization.storage is Storage.PACKED_INPUTS:
