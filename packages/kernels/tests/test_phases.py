@@ -157,6 +157,8 @@ def test_what_is_refused() -> None:
     ternary = tk.pack_ternary(np.zeros((8, 16), np.int8), 1.0)
     for call, message in (
         (lambda: tk.pack_phases(phases + np.uint8(4), scales), "phase 4 is none of 0..3"),
+        (lambda: tk.pack_phases(phases + np.int64(257), scales), "phases of int64 are no whole numbers"),
+        (lambda: tk.pack_phases(phases + 1.5, scales), "phases of float64 are no whole numbers"),
         (lambda: tk.pack_phases(phases, scales * np.nan), "scale 0 of the planes is not finite"),
         (lambda: tk.pack_phases(np.zeros((3, 2, 4, 8), np.uint8), scales), "phases are .1 or 2 planes"),
         (lambda: tk.pack_phases(np.zeros((2, 2, 4, 8), np.uint8), scales), "of the planes of the phases"),

@@ -89,9 +89,11 @@ def pack_phases(phases: NDArray[np.uint8], scales: NDArray[np.float32], num_thre
     Raises:
         ValueError: shapes that do not fit, a phase out of range, a scale that is not finite.
     """
-    return _native.pack_phases(
-        np.ascontiguousarray(phases, np.uint8), np.ascontiguousarray(scales, np.float32), num_threads
-    )
+    given = np.asarray(phases)
+    codes = np.ascontiguousarray(given.astype(np.uint8, copy=False))
+    if given.dtype != np.uint8 and not np.array_equal(codes, given):
+        raise ValueError(f"phases of {given.dtype} are no whole numbers in 0..3, the powers of i")
+    return _native.pack_phases(codes, np.ascontiguousarray(scales, np.float32), num_threads)
 
 
 def _float32(scales: NDArray[np.float32] | float) -> NDArray[np.float32]:
