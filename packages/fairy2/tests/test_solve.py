@@ -87,6 +87,18 @@ def test_master_weights_bring_back_what_was_chosen(scheme: str) -> None:
         torch.testing.assert_close(again, found.scales, rtol=1e-5, atol=0)
 
 
+def test_four_levels_far_apart_leave_room_for_latent_weights() -> None:
+    """Most latent weights near 0 and few of them large, as in a layer with outliers after its refinement."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.ones(64, 64, dtype=torch.int8)
+    codes[:, :2] = 2
+    chosen = LevelMatrix(codes, torch.tensor([0.04, 0.75]))
+    latent = torch.where(torch.rand(64, 64, generator=generator) < 0.9, 0.0, 1.0)
+    found = FourLevels().quantize(FourLevels().master_weights(chosen, latent))
+    assert torch.equal(found.codes, codes)
+    torch.testing.assert_close(found.scales, chosen.scales)
+
+
 @pytest.mark.parametrize("num_planes", [1, 2])
 def test_a_matrix_without_a_conjugate_part_is_solved(num_planes: int) -> None:
     rows, moments = material(20, 48)

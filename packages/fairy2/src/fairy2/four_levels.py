@@ -24,8 +24,9 @@ _THRESHOLD = 0.9816 / math.sqrt(2 / math.pi)
 _ALPHABET = Alphabet(torch.tensor([[[0.0, -1.0, 1.0, 0.0]], [[-1.0, 0.0, 0.0, 1.0]]]))
 _CODES = (-2, -1, 1, 2)
 """Of its letters."""
-_ROOM = 0.8
-"""How far a master weight may be from its level, over the distance to where another code begins."""
+_ROOM = 0.45
+"""How far a master weight may be from its level, over the distance to where another code begins, before the
+mean of its level is taken out: up to twice as far then."""
 _TOLERANCE = 2e-6
 """Of scales, over the larger one."""
 
