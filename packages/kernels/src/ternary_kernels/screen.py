@@ -73,13 +73,21 @@ def directions_of(states: NDArray[np.float32], most: int) -> tuple[NDArray[np.fl
     """
     lengths = np.linalg.norm(states, axis=1, keepdims=True)
     states = states / np.maximum(lengths, np.float32(1e-20))
-    directions = np.linalg.svd(states, full_matrices=False)[2][: min(most, states.shape[1] // 4)]
+    directions = _principal(states, min(most, states.shape[1] // 4))
     along = states @ directions.T
     factors = _evening(along), _evening(states - along @ directions)
     return np.ascontiguousarray(directions), np.concatenate(factors)
 
 
-def _evening(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _principal(states: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """At most `most` and N first right singular vectors of [N, hidden], by the products of the N states: a
+    third of the time of a decomposition of the states themselves."""
+    wide = states.astype(np.float64)
+    vectors = np.linalg.eigh(wide @ wide.T)[1][:, ::-1][:, :most]
+    return np.linalg.qr(wide.T @ vectors)[0].T.astype(np.float32)
+
+
+def _evening(inputs: NDArray[np.floating]) -> NDArray[np.float32]:
     """[N, n] -> the inverse roots of the columns' usual sizes, about 1."""
     sizes = np.sqrt(np.mean(inputs**2, axis=0))
     sizes = np.maximum(sizes, max(float(sizes.max()) * 1e-4, 1e-20))
