@@ -21,8 +21,12 @@ std::shared_ptr<Matrix> from_parts(Array<uint8_t> data, Array<float> row_scales,
     auto matrix = std::make_shared<Matrix>(parse_format(format), rows, cols, group, has_minimums, Matrix::LayoutOnly{});
     matrix->data = borrow("data", data, matrix->row_blocks * matrix->block_bytes);
     matrix->row_scales = borrow("row_scales", row_scales, matrix->num_row_scales());
-    matrix->group_scales = borrow("group_scales", group_scales, matrix->row_blocks * matrix->planes() * matrix->num_groups * kRowBlock);
+    matrix->group_scales = borrow("group_scales", group_scales, matrix->num_group_scales());
     return matrix;
+}
+
+std::shared_ptr<Matrix> in_slab(const std::shared_ptr<Matrix>& matrix) {
+    return matrix->is_small() && matrix->data.is_borrowed() ? std::make_shared<Matrix>(matrix->copy()) : matrix;
 }
 
 std::shared_ptr<LowRank> low_rank_from_parts(Array<float> down, Array<float> up, int64_t rows, int64_t cols, int64_t rank) {
@@ -64,6 +68,9 @@ void bind_ops(nb::module_& module) {
 
 Raises:
     ValueError: a size does not fit, or an array does not begin at a multiple of 64 bytes.)")
+        .def("in_slab", &in_slab, R"(A small matrix over memory that others own as a copy in a slab of large pages; any other as it is.
+
+What the copy was made of need not live on.)")
         .def("parts", &parts, R"(Views of the packed data, alive with the matrix; read only where it does not own them.
 
 Returns:

@@ -10,6 +10,8 @@ namespace tk {
 namespace {
 
 constexpr bool kSignedWeights = false;
+constexpr bool kFetchesAhead = true;
+constexpr int kOneTokenBlocks = 1;
 
 TK_INLINE __m256i broadcast(const uint32_t* x) { return _mm256_set1_epi32(static_cast<int>(*x)); }
 
@@ -87,6 +89,83 @@ struct Sums<255, H, M> {
     TK_INLINE void end(VecInt* totals) const {
         unrolled<H>([&](auto h) TK_INLINED {
             unrolled<M>([&](auto m) TK_INLINED { totals[m.value * H + h.value] = (VecInt)of[h.value][m.value]; });
+        });
+    }
+};
+#endif
+
+// For a single token weights are multiplied where they lie in their bytes, with a mask in place of a shift and a mask; sums, 4, 16 or
+// 64 times too large, are shifted once. Totals: [parts].
+#ifdef __AVXVNNI__
+template <typename Unpack>
+constexpr bool kApart = true;  // also one sum of all steps would wait for itself
+
+template <typename Unpack>
+struct StepSums {
+    static constexpr int64_t units = int64_t{1} << 40;
+    __m256i of[kParts][Unpack::steps];
+
+    TK_INLINE void begin(const VecInt* totals) {
+        unrolled<kParts>([&](auto part) TK_INLINED {
+            of[part.value][0] = (__m256i)totals[part.value];
+            unrolled<Unpack::steps - 1>([&](auto i) TK_INLINED { of[part.value][i.value + 1] = _mm256_setzero_si256(); });
+        });
+    }
+    template <int Step>
+    TK_INLINE void add(const uint8_t* unit, const uint32_t* x) {
+        const __m256i inputs = broadcast(x);
+        unrolled<kParts>([&](auto part) TK_INLINED {
+            const Bytes weights = Unpack::template in_place<Step>(unit + part.value * sizeof(Bytes));
+            __m256i& sum = of[part.value][Step];
+            sum = _mm256_dpbusd_avx_epi32(sum, (__m256i)weights, inputs);
+            asm("" : "+x"(sum));  // keeps the compiler from copying sums
+        });
+    }
+    TK_INLINE void end(VecInt* totals) const {
+        unrolled<kParts>([&](auto part) TK_INLINED {
+            __m256i total = of[part.value][0];
+            unrolled<Unpack::steps - 1>([&](auto i) TK_INLINED {
+                constexpr int step = i.value + 1;
+                total = _mm256_add_epi32(total, _mm256_srai_epi32(of[part.value][step], Unpack::shift * step));
+            });
+            totals[part.value] = (VecInt)total;
+        });
+    }
+};
+#else
+template <typename Unpack>
+constexpr bool kApart = Unpack::max_code == 2;
+
+// Of t2. In 16 bits four units of the third step, 16 times too large, add up to 4 * 2 * 16 * 2 * -128 = -32768, which just
+// fits; the fourth step would not and is shifted, its sum is that of the first.
+template <typename Unpack>
+struct StepSums {
+    static constexpr int64_t units = 4;
+    __m256i of[kParts][3];
+
+    TK_INLINE void begin(const VecInt*) {
+        unrolled<kParts>([&](auto part) TK_INLINED {
+            unrolled<3>([&](auto i) TK_INLINED { of[part.value][i.value] = _mm256_setzero_si256(); });
+        });
+    }
+    template <int Step>
+    TK_INLINE void add(const uint8_t* unit, const uint32_t* x) {
+        const __m256i inputs = broadcast(x);
+        unrolled<kParts>([&](auto part) TK_INLINED {
+            const uint8_t* packed = unit + part.value * sizeof(Bytes);
+            Bytes weights;
+            if constexpr (Step < 3) weights = Unpack::template in_place<Step>(packed);
+            else weights = Unpack::template vector<Step>(packed);
+            __m256i& sum = of[part.value][Step % 3];
+            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16((__m256i)weights, inputs));
+            asm("" : "+x"(sum));  // as in Sums
+        });
+    }
+    TK_INLINE void end(VecInt* totals) const {
+        unrolled<kParts>([&](auto part) TK_INLINED {
+            const __m256i second = _mm256_srai_epi16(of[part.value][1], 2), third = _mm256_srai_epi16(of[part.value][2], 4);
+            const __m256i total = _mm256_add_epi16(of[part.value][0], _mm256_add_epi16(second, third));
+            totals[part.value] += (VecInt)_mm256_madd_epi16(total, _mm256_set1_epi16(1));
         });
     }
 };

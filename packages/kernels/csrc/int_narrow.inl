@@ -2,7 +2,9 @@
 // dot product (Sums), the decoding of t5 (T5Codes, trits) and of phases (phase_parts) and whether weights are signed
 // (kSignedWeights).
 //
-// One or two tokens: several blocks of rows at once, weights go from the packed bytes to the product in registers.
+// One or two tokens: weights go from the packed bytes to the product in registers. Where kFetchesAhead, one token reads a block of
+// rows after the other (kOneTokenBlocks), which hardware sees as one stream, and asks for what comes 1 KB later; two tokens
+// read two blocks at once and ask for the next two. Else several blocks at once.
 // More tokens (and t5): a stretch of one block is unpacked to bytes once, then used for the tokens, up to 6 at a time.
 // Unsigned weights are code + offset; sums then begin at -offset * sum of the inputs, which takes the offset out again.
 //
@@ -14,35 +16,52 @@
 namespace tk {
 namespace {
 
-// Unpackers: vector<Step>(unit) gives the weights of one step, for the rows of one part.
+// Unpackers: vector<Step>(unit) gives the weights of one step, for the rows of one part; in_place<Step>(unit) the same times
+// 2^(shift * Step), which takes a mask alone.
 struct UnpackT2 {
-    static constexpr int steps = 4, unit_bytes = 64, max_code = 2, offset = 1;
+    static constexpr int steps = 4, unit_bytes = 64, max_code = 2, offset = 1, shift = 2;
     template <int Step>
     TK_INLINE static Bytes vector(const uint8_t* unit) {
         return shifted_right<2 * Step>(load_bytes(unit)) & 3;
     }
+    template <int Step>
+    TK_INLINE static Bytes in_place(const uint8_t* unit) {
+        return load_bytes(unit) & static_cast<uint8_t>(3 << shift * Step);
+    }
 };
 struct UnpackQ4 {
-    static constexpr int steps = 2, unit_bytes = 64, max_code = 15, offset = 8;
+    static constexpr int steps = 2, unit_bytes = 64, max_code = 15, offset = 8, shift = 4;
     template <int Step>
     TK_INLINE static Bytes vector(const uint8_t* unit) {
         return shifted_right<4 * Step>(load_bytes(unit)) & 15;
     }
+    template <int Step>
+    TK_INLINE static Bytes in_place(const uint8_t* unit) {
+        return load_bytes(unit) & static_cast<uint8_t>(15 << shift * Step);
+    }
 };
 struct UnpackQ6 {
-    static constexpr int steps = 4, unit_bytes = 192, max_code = 63, offset = 32;
+    static constexpr int steps = 4, unit_bytes = 192, max_code = 63, offset = 32, shift = 0;
     template <int Step>
     TK_INLINE static Bytes vector(const uint8_t* unit) {
         const Bytes low = shifted_right<Step % 2 * 4>(load_bytes(unit + Step / 2 * 64)) & 15, high = load_bytes(unit + 128);
         if constexpr (Step < 2) return low | (shifted_left<4 - 2 * Step>(high) & 48);
         else return low | (shifted_right<2 * Step - 4>(high) & 48);
     }
+    template <int Step>
+    TK_INLINE static Bytes in_place(const uint8_t* unit) {
+        return vector<Step>(unit);
+    }
 };
 struct UnpackQ8 {
-    static constexpr int steps = 1, unit_bytes = 64, max_code = 255, offset = 128;
+    static constexpr int steps = 1, unit_bytes = 64, max_code = 255, offset = 128, shift = 0;
     template <int Step>
     TK_INLINE static Bytes vector(const uint8_t* unit) {
         return load_bytes(unit);
+    }
+    template <int Step>
+    TK_INLINE static Bytes in_place(const uint8_t* unit) {
+        return vector<Step>(unit);
     }
 };
 
@@ -58,6 +77,14 @@ template <typename Unpack, int R>
 struct PackedBlocks {
     static constexpr int steps = Unpack::steps, max_code = Unpack::max_code;
     const uint8_t* of[R];
+    int64_t ahead;  // bytes to what is asked for
+
+    TK_INLINE void fetch(int64_t unit) const {
+        if constexpr (kFetchesAhead)
+            unrolled<R>([&](auto r) TK_INLINED {
+                for (int64_t line = 0; line < Unpack::unit_bytes; line += 64) __builtin_prefetch(of[r.value] + unit * Unpack::unit_bytes + ahead + line);
+            });
+    }
 
     template <int Step, int H>
     TK_INLINE Bytes weights(int64_t unit) const {
@@ -70,6 +97,8 @@ template <int MaxCode>
 struct UnpackedBlock {
     static constexpr int steps = 1, max_code = MaxCode;
     const uint8_t* bytes;
+
+    TK_INLINE void fetch(int64_t) const {}  // it is in the cache
 
     template <int Step, int H>
     TK_INLINE Bytes weights(int64_t unit) const {
@@ -107,6 +136,7 @@ TK_INLINE void add_products(const Source& source, int64_t units, const uint32_t*
         Sum sums;
         sums.begin(totals);
         for (const int64_t end = std::min(units, unit + units_at_once); unit < end; ++unit, x += Source::steps * tokens) {
+            source.fetch(unit);
             unrolled<Source::steps>([&](auto step) TK_INLINED {
                 add_step<step.value, H, M>(sums, source, unit, x + step.value * tokens);
                 if constexpr ((step.value + 1) % Sum::steps == 0 && step.value + 1 < Source::steps) {
@@ -119,17 +149,36 @@ TK_INLINE void add_products(const Source& source, int64_t units, const uint32_t*
     }
 }
 
-// totals [tokens][H] of one scale group (or the whole row) before any product.
-template <int H>
+// The same for one block and one token, each step with a sum of its own.
+template <typename Unpack>
+TK_INLINE void add_apart(const PackedBlocks<Unpack, 1>& source, int64_t units, const uint32_t* x, VecInt* totals) {
+    using Sum = StepSums<Unpack>;
+    for (int64_t unit = 0; unit < units;) {
+        Sum sums;
+        sums.begin(totals);
+        for (const int64_t end = std::min(units, unit + Sum::units); unit < end; ++unit, x += Unpack::steps) {
+            source.fetch(unit);
+            unrolled<Unpack::steps>([&](auto step) TK_INLINED {
+                sums.template add<step.value>(source.of[0] + unit * Unpack::unit_bytes, x + step.value);
+            });
+        }
+        sums.end(totals);
+    }
+}
+
+// totals [tokens][H] of one scale group (or the whole row) before any product. Here and below M is the number of tokens where it is known.
+template <int H, int M = 0>
 TK_INLINE void begin_totals(VecInt* totals, const Panel& x, int64_t group) {
-    for (int64_t t = 0; t < x.tokens; ++t)
-        for (int h = 0; h < H; ++h) totals[t * H + h] = VecInt{} + (kSignedWeights ? 0 : x.starts[group * x.tokens + t]);
+    const int64_t tokens = M ? M : x.tokens;
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int h = 0; h < H; ++h) totals[t * H + h] = VecInt{} + (kSignedWeights ? 0 : x.starts[group * tokens + t]);
 }
 
 // sums [tokens][H] before any group: what minimums add, whatever the codes are.
-template <int H>
+template <int H, int M = 0>
 TK_INLINE void begin_sums(Vec* sums, const Matrix& matrix, const Panel& x, int64_t block) {
-    for (int64_t i = 0; i < x.tokens * H; ++i) sums[i] = Vec{};
+    const int64_t tokens = M ? M : x.tokens;
+    for (int64_t i = 0; i < tokens * H; ++i) sums[i] = Vec{};
     if (!x.group_sums) return;
     const Vec offset = splat(static_cast<float>(info(matrix.format).offset));
     for (int64_t group = 0; group < matrix.num_groups; ++group) {
@@ -137,30 +186,32 @@ TK_INLINE void begin_sums(Vec* sums, const Matrix& matrix, const Panel& x, int64
             const int64_t place = group * kRowBlock + h % kParts * kWidth;
             const Vec scales = load_half(matrix.scales_of(block + h / kParts) + place);
             const Vec minimums = fma(scales, offset, load_half(matrix.minimums_of(block + h / kParts) + place));
-            for (int64_t t = 0; t < x.tokens; ++t) sums[t * H + h] = fma(splat(x.group_sums[group * x.tokens + t]), minimums, sums[t * H + h]);
+            for (int64_t t = 0; t < tokens; ++t) sums[t * H + h] = fma(splat(x.group_sums[group * tokens + t]), minimums, sums[t * H + h]);
         }
     }
 }
 
 // sums [tokens][H] += totals * scales of the group
-template <int H>
+template <int H, int M = 0>
 TK_INLINE void add_group(Vec* sums, const VecInt* totals, const Matrix& matrix, const Panel& x, int64_t block, int64_t group) {
+    const int64_t tokens = M ? M : x.tokens;
     for (int h = 0; h < H; ++h) {
         const Vec scales = load_half(matrix.scales_of(block + h / kParts) + group * kRowBlock + h % kParts * kWidth);
-        for (int64_t t = 0; t < x.tokens; ++t) {
-            const Vec factors = x.group_scales ? scales * splat(x.group_scales[group * x.tokens + t]) : scales;
+        for (int64_t t = 0; t < tokens; ++t) {
+            const Vec factors = x.group_scales ? scales * splat(x.group_scales[group * tokens + t]) : scales;
             sums[t * H + h] = fma(to_float(totals[t * H + h]), factors, sums[t * H + h]);
         }
     }
 }
 
-template <int H>
+template <int H, int M = 0>
 TK_INLINE void store_rows(const Matrix& matrix, const Panel& x, const Vec* sums, const VecInt* totals, int64_t block, float* out,
                           int64_t stride) {
+    const int64_t tokens = M ? M : x.tokens;
     for (int h = 0; h < H; ++h) {
         const int64_t row = block * kRowBlock + h * kWidth;
         const Vec row_scales = load(matrix.row_scales.data() + row);
-        for (int64_t t = 0; t < x.tokens; ++t) {
+        for (int64_t t = 0; t < tokens; ++t) {
             const Vec value = matrix.group ? sums[t * H + h] : to_float(totals[t * H + h]);
             store(out + t * stride + row, value * (row_scales * splat(x.scales[t])));
         }
@@ -170,21 +221,24 @@ TK_INLINE void store_rows(const Matrix& matrix, const Panel& x, const Vec* sums,
 template <typename Unpack, int R, int M>
 void packed_tile(const Matrix& matrix, const Panel& x, int64_t block, float* out, int64_t stride) {
     constexpr int H = R * kParts;
-    VecInt totals[M * H];
+    VecInt totals[M * H] = {};  // so that no compiler doubts it
     Vec sums[M * H];
-    begin_sums<H>(sums, matrix, x, block);
+    begin_sums<H, M>(sums, matrix, x, block);
+    constexpr int64_t kAhead = 1024;  // in one stream; of more blocks the next tile's
     PackedBlocks<Unpack, R> blocks;
+    blocks.ahead = R == 1 ? kAhead : R * matrix.block_bytes;
     for (int r = 0; r < R; ++r) blocks.of[r] = matrix.data.data() + (block + r) * matrix.block_bytes;
     const int64_t units = (matrix.group ? matrix.group : matrix.padded_cols) / (Unpack::steps * kStep);
     const uint32_t* codes = x.codes;
     for (int64_t group = 0; group < std::max<int64_t>(matrix.num_groups, 1); ++group) {
-        begin_totals<H>(totals, x, group);
-        add_products<PackedBlocks<Unpack, R>, H, M>(blocks, units, codes, M, totals);
-        if (matrix.group) add_group<H>(sums, totals, matrix, x, block, group);
+        begin_totals<H, M>(totals, x, group);
+        if constexpr (R == 1 && M == 1 && kApart<Unpack>) add_apart<Unpack>(blocks, units, codes, totals);
+        else add_products<PackedBlocks<Unpack, R>, H, M>(blocks, units, codes, M, totals);
+        if (matrix.group) add_group<H, M>(sums, totals, matrix, x, block, group);
         codes += units * Unpack::steps * M;
         for (auto& of : blocks.of) of += units * Unpack::unit_bytes;
     }
-    store_rows<H>(matrix, x, sums, totals, block, out, stride);
+    store_rows<H, M>(matrix, x, sums, totals, block, out, stride);
 }
 
 constexpr int64_t kBufferSteps = 96;  // unpacked at a time: 6 KiB
@@ -360,7 +414,8 @@ template <typename Unpack>
 void matmul(const Matrix& matrix, const Panel& x, int64_t first, int64_t last, float* out, int64_t stride) {
     int64_t block = first;
     if (x.tokens == 1) {
-        for (; block + 4 <= last; block += 4) packed_tile<Unpack, 4, 1>(matrix, x, block, out, stride);
+        constexpr int R = kOneTokenBlocks;
+        for (; block + R <= last; block += R) packed_tile<Unpack, R, 1>(matrix, x, block, out, stride);
         for (; block < last; ++block) packed_tile<Unpack, 1, 1>(matrix, x, block, out, stride);
     } else if (x.tokens == 2) {
         for (; block + 2 <= last; block += 2) packed_tile<Unpack, 2, 2>(matrix, x, block, out, stride);

@@ -6,6 +6,10 @@ namespace tk {
 namespace {
 
 constexpr bool kSignedWeights = true;
+constexpr bool kFetchesAhead = false;
+constexpr int kOneTokenBlocks = 4;
+template <typename Unpack>
+constexpr bool kApart = false;
 
 // Sums of H vectors of rows x M tokens; totals: [M][H], read by begin, completed by end. Nothing overflows.
 template <int Max, int H, int M>

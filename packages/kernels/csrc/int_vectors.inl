@@ -25,6 +25,10 @@ TK_INLINE void unrolled(const Body& body) {
     }
 }
 
+// Sums of one block of rows for a token, apart for the steps of a unit; instruction sets that have some (kApart) define them.
+template <typename Unpack>
+struct StepSums;
+
 TK_INLINE Bytes load_bytes(const uint8_t* x) { return *reinterpret_cast<const Bytes*>(x); }
 template <int Bits>
 TK_INLINE Bytes shifted_right(Bytes x) {

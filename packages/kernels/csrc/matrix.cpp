@@ -170,24 +170,32 @@ Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool ha
 
 Matrix::Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums)
     : Matrix(format, rows, cols, group, has_minimums, LayoutOnly{}) {
-    const int64_t num_scales = num_row_scales(), num_group_scales = row_blocks * kRowBlock * planes() * num_groups;
-    const int64_t scales_at = row_blocks * block_bytes, groups_at = scales_at + num_scales * int64_t{sizeof(float)};
-    const int64_t bytes = round_up(groups_at + num_group_scales * int64_t{sizeof(uint16_t)}, 64);
-    if (kSlabs && bytes < kSmallBytes) {
-        slab_ = slab_part(bytes);
+    const int64_t num_scales = num_row_scales(), scales_at = row_blocks * block_bytes, groups_at = scales_at + num_scales * int64_t{sizeof(float)};
+    if (is_small()) {
+        slab_ = slab_part(round_up(num_bytes(), 64));
         data = Buffer<uint8_t>::part_of(slab_.get(), scales_at);
         row_scales = Buffer<float>::part_of(slab_.get() + scales_at, num_scales);
-        group_scales = Buffer<uint16_t>::part_of(slab_.get() + groups_at, num_group_scales);
+        group_scales = Buffer<uint16_t>::part_of(slab_.get() + groups_at, num_group_scales());
         return;
     }
     data.resize(scales_at);
     row_scales.resize(num_scales);
-    group_scales.resize(num_group_scales);
+    group_scales.resize(num_group_scales());
+}
+
+Matrix Matrix::copy() const {
+    Matrix copied(format, rows, cols, group, has_minimums);
+    std::memcpy(copied.data.data(), data.data(), data.size());
+    std::memcpy(copied.row_scales.data(), row_scales.data(), row_scales.size() * sizeof(float));
+    std::copy_n(group_scales.data(), group_scales.size(), copied.group_scales.data());
+    return copied;
 }
 
 int64_t Matrix::num_bytes() const {
-    return data.size() + row_scales.size() * int64_t{sizeof(float)} + group_scales.size() * int64_t{sizeof(uint16_t)};
+    return row_blocks * block_bytes + num_row_scales() * int64_t{sizeof(float)} + num_group_scales() * int64_t{sizeof(uint16_t)};
 }
+
+bool Matrix::is_small() const { return kSlabs && round_up(num_bytes(), 64) < kSmallBytes; }
 
 void Matrix::pack_block(int64_t block, const int8_t* codes) { pack_rows(block, codes + block * kRowBlock * cols); }
 

@@ -53,7 +53,12 @@ struct Matrix {
     struct LayoutOnly {};
     Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums, LayoutOnly);
     Matrix(Format format, int64_t rows, int64_t cols, int64_t group, bool has_minimums = false);
+    // The same in memory of its own.
+    Matrix copy() const;
     int64_t num_bytes() const;
+    // Whether memory of its own is a part of a slab.
+    bool is_small() const;
+    int64_t num_group_scales() const { return row_blocks * planes() * num_groups * kRowBlock; }
     int64_t num_row_scales() const { return is_complex(format) ? 2 * num_phase_planes(format) : row_blocks * kRowBlock; }
     // Rows that a product writes.
     int64_t padded_rows() const { return is_complex(format) ? round_up(rows, kRowBlock) : row_blocks * kRowBlock; }

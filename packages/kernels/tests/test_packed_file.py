@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import ternary_kernels as tk
+from ternary_kernels.large_pages import large_page_share, mappings
 from ternary_kernels.packed import layout
 from ternary_kernels.packed.contents import facts_of, sections_of, weights_of
 from ternary_kernels.packed.layout import PackedFile, PackedFileError, open_file
@@ -45,8 +47,8 @@ def ternary(rng: np.random.Generator, shape: tuple[int, ...], scales: str, forma
     return tk.pack_ternary(rng.integers(-1, 2, shape).astype(np.int8), np.asarray(given, np.float32), format)
 
 
-def table(rng: np.random.Generator, bits: int) -> tk.Matrix:
-    shape, half = (CONFIG.vocab_size, CONFIG.hidden_size), 2 ** (bits - 1)
+def table(rng: np.random.Generator, bits: int, config: tk.DecoderConfig = CONFIG) -> tk.Matrix:
+    shape, half = (config.vocab_size, config.hidden_size), 2 ** (bits - 1)
     scales = rng.uniform(0.01, 0.03, (shape[0], shape[1] // 16)).astype(np.float32)
     return tk.pack_groups(rng.integers(-half, half, shape).astype(np.int8), scales, bits)
 
@@ -99,16 +101,60 @@ def test_logits_from_the_file_are_those_from_memory(tmp_path, format, bits, scal
     np.testing.assert_array_equal(logits(again), logits(weights))
 
 
-def test_matrices_lie_in_the_file_and_cannot_be_written(tmp_path):
-    file = kept(tmp_path / "model", model())
+def test_what_is_large_lies_in_the_file_and_cannot_be_written(tmp_path):
+    large = dataclasses.replace(CONFIG, vocab_size=12000)
+    given = dataclasses.replace(model(), config=large, embedding=table(np.random.default_rng(0), 8, large), head=None)
+    file = kept(tmp_path / "model", given)
     weights = weights_of(file)
-    begin = file.array("0.q/data", "u1").ctypes.data
-    assert weights.layers[0].q.parts()[0].ctypes.data == begin
-    for array in (*weights.layers[0].q.parts(), *weights.layers[0].up_correction.parts(), weights.final_norm):
+    begin = file.array("embedding/data", "u1").ctypes.data
+    assert weights.embedding.parts()[0].ctypes.data == begin
+    assert weights.embedding.in_slab() is weights.embedding
+    (mapping,) = (m for m in mappings(Path("/proc/self/smaps").read_text()) if m.begin <= begin < m.end)
+    assert mapping.sizes["Rss"] < given.layers[0].q.num_bytes, "what was copied, or not read yet"
+    for array in (*weights.embedding.parts(), *weights.layers[0].up_correction.parts(), weights.final_norm):
         assert not array.flags.writeable
         assert array.ctypes.data % layout.ALIGNMENT == 0
     for section in file.sections.values():
         assert section.offset % layout.ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("format", ["t2", "t5"])
+def test_small_matrices_are_copies_side_by_side(tmp_path, format):
+    given = model(format)
+    weights = weights_of(kept(tmp_path / "model", given))
+    ends = []
+    for part in MATRICES:
+        own, its = getattr(weights.layers[1], part).parts(), getattr(given.layers[1], part).parts()
+        for ours, theirs in zip(own, its, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.flags.writeable
+            assert ours.ctypes.data % layout.ALIGNMENT == 0
+        assert all(own[0].ctypes.data - end in range(layout.ALIGNMENT) for end in ends[-1:])
+        ends.append(own[2].ctypes.data + own[2].nbytes)
+
+
+def test_the_share_in_large_pages_is_that_of_the_system():
+    weights = model()
+    before = large_page_share(weights)
+    assert before is not None
+    assert 0 <= before <= 1
+    large = "7f0000000000-7f0000400000 rw-p 0 00:00 0\nRss: 4096 kB\nAnonHugePages: 2048 kB\nVmFlags: rd hg\n"
+    small = "7f0000400000-7f0000401000 r--s 0 00:00 7 /a file\nRss: 0 kB\nAnonHugePages: 0 kB\n"
+    assert [(m.begin, m.end, m.large_share) for m in mappings(large + small)] == [
+        (0x7F0000000000, 0x7F0000400000, 0.5),
+        (0x7F0000400000, 0x7F0000401000, 0.0),
+    ]
+
+
+def test_a_copy_needs_nothing_of_what_it_was_made_of():
+    matrix = ternary(np.random.default_rng(0), (32, 64), "group32", "t2")
+    arrays = list(matrix.parts())
+    gone = [weakref.ref(array) for array in arrays]
+    copied = tk.Matrix.from_parts(*arrays, 32, 64, 32, "t2").in_slab()
+    del arrays
+    assert [ref() for ref in gone] == [None, None, None]
+    np.testing.assert_array_equal(copied.unpack()[0], matrix.unpack()[0])
+    np.testing.assert_array_equal(copied.unpack()[1], matrix.unpack()[1])
 
 
 def damaged(data: bytes) -> dict[str, bytes]:

@@ -71,6 +71,7 @@ class NativeRunner:
         num_sequences: int,
     ) -> None:
         import ternary_kernels as tk
+        from ternary_kernels.large_pages import large_page_share
         from ternary_kernels.loading import load_model
         from wrinklefree_inference.native.master_weights import quantize_master
 
@@ -83,7 +84,12 @@ class NativeRunner:
         self._contexts = np.zeros(num_sequences, np.int32)
         self.vocab_size = weights.config.vocab_size
         head = "full" if weights.screen is None else "screened"
-        self.facts = {"kernels": tk.info(), "cache_type": cache_type, "head": head}
+        self.facts = {
+            "kernels": tk.info(),
+            "cache_type": cache_type,
+            "head": head,
+            "large_page_share": large_page_share(weights),
+        }
 
     def reset(self) -> None:
         self._contexts[:] = 0

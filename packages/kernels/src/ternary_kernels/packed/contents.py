@@ -1,4 +1,7 @@
-"""A packed model as facts and sections of a file, and back: nothing is computed, copied or rounded.
+"""A packed model as facts and sections of a file, and back: nothing is computed or rounded.
+
+Small matrices are copied into slabs of large pages (`Matrix.in_slab`): a token reads all of them, out of small pages
+at times at a fraction of the speed. What is large stays where the file is mapped, for all processes once.
 
 Sections are named after the fields of `ModelWeights` and `LayerWeights`: `final_norm`, `3.q_bias`, and for
 what has several arrays `embedding/data`, `3.q/row_scales`, `3.q_correction/up`, `screen.far/data`. Sizes are
@@ -53,7 +56,7 @@ def sections_of(weights: ModelWeights) -> dict[str, np.ndarray]:
 
 
 def weights_of(file: PackedFile) -> ModelWeights:
-    """The model over the file's memory, which stays mapped with it.
+    """The model over the file's memory, which stays mapped with it; small matrices are copies.
 
     Raises:
         PackedFileError: something is missing, superfluous, or does not fit the configuration.
@@ -78,6 +81,7 @@ def weights_of(file: PackedFile) -> ModelWeights:
         raise PackedFileError(f"its header is {type(error).__name__}: {error}") from error
     if sizes:
         raise PackedFileError(f"it has {next(iter(sizes))!r:.60}, which no model has")
+    file.forget()
     return weights
 
 
@@ -126,7 +130,7 @@ def _matrix(file: PackedFile, name: str, sizes: Any, shape: tuple[int, ...]) -> 
     blocks, _, groups = packed_shape(rows, cols, group, format)
     scales = file.array(f"{name}/group_scales", "<u2") if groups else np.empty((blocks, 0, 16), np.uint16)
     data, row_scales = file.array(f"{name}/data", "u1"), file.array(f"{name}/row_scales", "<f4")
-    return Matrix.from_parts(data, row_scales, scales, rows, cols, group, format, has_minimums)
+    return Matrix.from_parts(data, row_scales, scales, rows, cols, group, format, has_minimums).in_slab()
 
 
 def _screen(file: PackedFile, sizes: dict[str, Any], table: tuple[int, int]) -> Screen:

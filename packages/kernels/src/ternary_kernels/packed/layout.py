@@ -76,6 +76,10 @@ class PackedFile:
             raise PackedFileError(f"section {name} has {section.num_bytes} bytes")
         return np.frombuffer(self._map, dtype, count, section.offset)
 
+    def forget(self) -> None:
+        """Takes what was read so far out of the process's memory; what is read again comes from the file."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     def verify(self) -> None:
         """Raises PackedFileError for a section that is not what was written."""
         for name, section in self.sections.items():
