@@ -361,7 +361,7 @@ model = load_packed(path, settings=CacheSettings(folder, 10**9, False))
 print(int(model.is_mapped), flush=True)
 layers = [getattr(x, p) for x in model.weights.layers for p in ("gate", "up", "down")]
 matrices = [model.weights.embedding, *layers]
-read = sum(float(x.input_norm.sum()) for x in model.weights.layers)  # what is no copy
+read = sum(float(x.input_norm.sum()) for x in model.weights.layers)
 print(sum(int(m.parts()[0].sum()) for m in matrices), flush=True)
 sys.stdin.readline()
 """

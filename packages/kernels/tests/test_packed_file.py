@@ -103,7 +103,9 @@ def test_logits_from_the_file_are_those_from_memory(tmp_path, format, bits, scal
 
 def test_what_is_large_lies_in_the_file_and_cannot_be_written(tmp_path):
     large = dataclasses.replace(CONFIG, vocab_size=12000)
-    given = dataclasses.replace(model(), config=large, embedding=table(np.random.default_rng(0), 8, large), head=None)
+    given = dataclasses.replace(
+        model(), config=large, embedding=table(np.random.default_rng(0), 8, large), head=None
+    )
     file = kept(tmp_path / "model", given)
     weights = weights_of(file)
     begin = file.array("embedding/data", "u1").ctypes.data

@@ -1,7 +1,7 @@
-"""How much of a model lies in large pages: it decides the speed of generation where memory is far (virtual machines).
+"""How much of a model lies in large pages: where a virtual machine walks pages slowly, speed depends on it.
 
-Measured on a virtual machine of an AMD EPYC (Zen 4), random reads within 32 MB: 16 ns out of large pages in every piece of
-memory that was tried; out of small ones 18 ns in some, 360 in others.
+Measured on one of an AMD EPYC (Zen 4), random reads within 32 MB: 16 ns out of large pages in every piece of
+memory that was tried (one of 80 beside: 25); out of small ones 18 ns in some, 360 in others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class Mapping:
 
 
 def large_page_share(weights: ModelWeights) -> float | None:
-    """Share of a model's bytes in large pages, 0 to 1, taking pages of a mapping as alike; None where the system does not say."""
+    """Share of a model's bytes in large pages, 0 to 1; None where the system does not say.
+
+    Pages of one mapping are taken as alike.
+    """
     if not _SMAPS.exists():
         return None
     arrays = [(array.ctypes.data, array.nbytes) for array in sections_of(weights).values() if array.size]

@@ -1,7 +1,7 @@
 """A packed model as facts and sections of a file, and back: nothing is computed or rounded.
 
-Small matrices are copied into slabs of large pages (`Matrix.in_slab`): a token reads all of them, out of small pages
-at times at a fraction of the speed. What is large stays where the file is mapped, for all processes once.
+Small matrices are copied into slabs of large pages (`Matrix.in_slab`): a token reads all of them, out of
+small pages at times at a fraction of the speed. What is large stays mapped, for all processes once.
 
 Sections are named after the fields of `ModelWeights` and `LayerWeights`: `final_norm`, `3.q_bias`, and for
 what has several arrays `embedding/data`, `3.q/row_scales`, `3.q_correction/up`, `screen.far/data`. Sizes are
