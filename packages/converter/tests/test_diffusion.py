@@ -172,7 +172,7 @@ def test_the_command_writes_a_card_that_says_what_it_is(
     assert inspect_model(Path("outputs/x")).facts["block diffusion"] == str(DIFFUSION)
     kinds = {row.path: (row.kind, row.served_by) for row in list_models()}
     assert kinds["x.gguf"] == ("GGUF file, block diffusion", ["native"])
-    assert kinds["outputs/x"] == ("exported folder (packed weights), block diffusion", ["native"])
+    assert kinds["outputs/x"] == ("exported folder, ternary weights (group64), block diffusion", ["native"])
 
 
 def test_no_text_becomes_the_mask_token(diffusion: Any, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def files(checkpoint, tmp_path) -> dict[str, Path]:
 def test_kinds_sizes_and_the_engine(files):
     found = {name: inspect_model(path) for name, path in files.items()}
     assert found["checkpoint"].kind == "training checkpoint"
-    assert found["hf"].kind == "exported folder (packed weights)"
+    assert found["hf"].kind == "exported folder, ternary weights (group64)"
     assert found["gguf"].kind == "GGUF file"
     assert {name: one.facts["scheme"] for name, one in found.items()} == dict.fromkeys(files, "group64")
     assert all(one.native_engine.startswith("yes") for one in found.values())
@@ -32,7 +32,7 @@ def test_kinds_sizes_and_the_engine(files):
         name: next(group for group in one.tensors if group.role == "matrices of the blocks")
         for name, one in found.items()
     }
-    assert [matrices[name].type for name in files] == ["F32", "q2_0", "U8"]
+    assert [matrices[name].type for name in files] == ["F32", "q2_0", "2-bit codes in U8"]
     weights = matrices["gguf"].num_weights
     assert matrices["checkpoint"].num_bytes == 4 * weights
     assert matrices["gguf"].num_bytes == weights * 18 // 64

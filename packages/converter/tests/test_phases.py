@@ -112,7 +112,13 @@ def test_what_is_shown_of_a_folder(exported):
     folder, target = exported("qwen2-group128")
     found = inspect_model(target)
     (group,) = [group for group in found.tensors if group.role == "matrices of the blocks"]
-    assert (found.native_engine, group.type, 8 * group.num_bytes / group.num_weights) == ("yes", "U8", 2)
+    assert (found.native_engine, group.type, 8 * group.num_bytes / group.num_weights) == (
+        *("yes", "2-bit phases in U8", 2),
+    )
+    assert (found.kind, found.facts["scheme"]) == (
+        "exported folder, complex weights of 2 bits (fairy2-w2)",
+        "fairy2-w2",
+    )
     assert inspect_model(folder).native_engine == "yes"
     card = card_of(make_record(open_checkpoint(folder), target))
     assert "weights of 2 bits (complex ones" in card
@@ -160,7 +166,10 @@ def test_what_is_no_folder_of_phases(exported, tmp_path):
     damaged = {
         "scheme 'group64' is unknown; known are fairy2-w1, fairy2-w2": ({"scheme": "group64"}, {}),
         "has the shape .* expected": ({"scheme": "fairy2-w2"}, {}),
-        "a scale is nan": ({}, {f"{DOWN}_scale": original[f"{DOWN}_scale"] * float("nan")}),
+        "_scale: a scale is nan": ({}, {f"{DOWN}_scale": original[f"{DOWN}_scale"] * float("nan")}),
+        f"{DOWN}_scale: a scale is -0": ({}, {f"{DOWN}_scale": -original[f"{DOWN}_scale"]}),
+        "a scale is 1e.38, outside of 0 to 65504": ({}, {f"{DOWN}_scale": torch.full((1, 4), 1e38)}),
+        "quantization_config.rotation is 'hadamard', which": ({"rotation": "hadamard"}, {}),
         "is I8, expected U8": ({}, {DOWN: original[DOWN].to(torch.int8)}),
     }
     for number, (message, (quantization, tensors)) in enumerate(damaged.items()):
@@ -190,3 +199,23 @@ def test_no_fused_linears_and_no_sub_norm(checkpoint):
     reasons = support(narrow, "fairy2-w2", False).values()
     assert all("rows of 72 weights divide neither by 32 nor by 16" in reason for reason in reasons)
     assert support(config, "fairy2-w2", False)["hf"] is None
+
+
+def test_an_axis_or_a_matrix_without_weights_is_taken(exported, tmp_path):
+    """Its scale is 0."""
+    _, target = exported("llama-group64")
+    folder = shutil.copytree(target, tmp_path / "zero")
+    original = load_file(target / "model.safetensors")
+    save_file(original | {f"{DOWN}_scale": torch.zeros(1, 4)}, folder / "model.safetensors")
+    assert not open_model(folder).matrix(1, "down").values().any()
+    assert tk.load_model(folder).layers[1].down.format == "p1"
+
+
+def test_more_inputs_than_a_sum_holds(checkpoint):
+    """Complex weights have no groups, so that none are named as the remedy."""
+    config = json.loads((checkpoint("llama-group64") / "config.json").read_text())
+    for target, reason in support(config | {"intermediate_size": 1 << 17}, "fairy2-w2", False).items():
+        assert "rows of 131072 inputs; integer sums of complex weights hold 131071" in reason, target
+        assert "no groups: a real scheme has some" in reason
+    with pytest.raises(ValueError, match="phases: rows of 131072 inputs; integer sums of complex"):
+        tk.pack_phases(np.zeros((1, 2, 1, 1 << 16), np.uint8), np.ones((1, 2, 2), np.float32))

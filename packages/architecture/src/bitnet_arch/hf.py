@@ -20,6 +20,7 @@ from bitnet_arch.install import install_bit_linears
 from bitnet_arch.low_rank import install_low_rank
 from bitnet_arch.quantizers import quantizer
 from bitnet_arch.subln import SubLN
+from wf_formats.models.hf_config import check_settings
 from wf_formats.schemes import MASTER_METHOD
 
 
@@ -30,6 +31,7 @@ class WrinkleFreeConfig(QuantizationConfigMixin):
 
     Raises:
         CheckpointError: a rank that none is.
+        LoadError: further settings, which could make another model.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class WrinkleFreeConfig(QuantizationConfigMixin):
         sub_norm: bool = False,
         sub_norm_log2_floor: dict[str, int] | None = None,
         low_rank: int = 0,
-        **ignored: Any,
+        **others: Any,
     ):
+        check_settings(MASTER_METHOD, others)
         self.quant_method = MASTER_METHOD
         self.scheme = quantizer(scheme).name
         self.sub_norm = sub_norm

@@ -26,6 +26,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 import bitnet_arch
 from wf_converter.checkpoint import QUANTIZED_SUFFIXES, ConvertedCheckpoint
 from wf_formats.matrix import QuantizedMatrix
+from wf_formats.models.hf_config import check_settings
 from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS, pack_inputs
 from wf_formats.schemes import GROUP_SIZES, PACKED_METHOD
 
@@ -65,9 +66,10 @@ class PackedTernaryLinear(nn.Module):
 
 @register_quantization_config(PACKED_METHOD)
 class PackedConfig(QuantizationConfigMixin):
-    """quantization_config of a packed folder."""
+    """quantization_config of a packed folder. Raises: LoadError for settings that it does not have."""
 
-    def __init__(self, scheme: str, **ignored: Any):
+    def __init__(self, scheme: str, **others: Any):
+        check_settings(PACKED_METHOD, others)
         self.quant_method = PACKED_METHOD  # a registered name
         self.scheme = scheme
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wf_converter.checkpoint import ConvertedCheckpoint
+from wf_formats.matrix import check_stored_scales
 from wf_formats.phases import pack_phases
 from wf_formats.schemes import PHASES_METHOD
 
@@ -30,6 +31,7 @@ class PhaseLayout:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         matrix = self.checkpoint.phases(name)
+        check_stored_scales(f"{self.checkpoint.folder}: scales of {name}", matrix.scales)
         return {
             name: torch.from_numpy(pack_phases(matrix.phases)),
             f"{name}_scale": torch.from_numpy(matrix.scales.reshape(-1, 4)),

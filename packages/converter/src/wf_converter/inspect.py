@@ -20,9 +20,10 @@ from wf_formats.file_names import META_FILE, TOKENIZER_FILE
 from wf_formats.matrix import INT4_BITS, TERNARY_BITS
 from wf_formats.packed_codes import CODES_PER_BYTE, CODES_PER_WORD, NIBBLES_PER_WORD
 from wf_formats.phases import COLUMNS_OF_BYTE
-from wf_formats.schemes import INT4_SCHEMES, PHASE_SCHEMES
+from wf_formats.schemes import INT4_SCHEMES, PHASE_SCHEMES, description
 
 if TYPE_CHECKING:
+    from wf_formats.models.hf_config import Quantization
     from wf_formats.safetensors_file import SafetensorsFolder
 
 _EMBEDDING_NAMES = (HF_EMBEDDING, HF_HEAD, GGUF_EMBEDDING, GGUF_HEAD)
@@ -115,6 +116,7 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
     record_file = path / META_FILE
     record = read_json(record_file) if record_file.is_file() else {}
     conversion = _object(record.get("conversion")) or _object(record.get("export"))
+    quantization = _quantization(config)
     facts = {
         "model type": config.get("model_type"),
         DIFFUSION: diffusion and str(diffusion),
@@ -124,16 +126,21 @@ def _folder(path: Path) -> tuple[str, dict[str, Any], list[TensorGroup]]:
         "vocabulary": config.get("vocab_size"),
         "quantization": _object(config.get("quantization_config")).get("quant_method"),
         "tokenizer": "yes" if (path / TOKENIZER_FILE).is_file() else f"no {TOKENIZER_FILE}",
-        "scheme": conversion.get("scheme"),
+        "scheme": conversion.get("scheme") or (quantization and quantization.scheme),
         "rank of corrections": conversion.get("low_rank"),
         "stage": record.get("stage"),
     }
-    bits = _code_bits(config)
+    bits = TERNARY_BITS if quantization is None else quantization.bits
     rows = [
-        (_role(name, shape), stored.dtype(name), _num_weights(stored, name, bits), stored.raw(name).nbytes)
+        (
+            _role(name, shape),
+            _type(stored.dtype(name), quantization),
+            _num_weights(stored, name, bits),
+            stored.raw(name).nbytes,
+        )
         for name, shape in stored.shapes.items()
     ]
-    return _folder_kind(record, config), facts, _grouped(rows)
+    return _folder_kind(record, config, quantization), facts, _grouped(rows)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -141,22 +148,32 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _folder_kind(record: dict[str, Any], config: dict[str, Any]) -> str:
+def _folder_kind(record: dict[str, Any], config: dict[str, Any], quantization: Quantization | None) -> str:
+    weights = None if quantization is None else description(quantization.scheme)
     if record.get("export"):
-        return "exported folder (packed weights)"
+        return f"exported folder, {weights or 'packed weights'}"
     if record.get("conversion"):
         return "training checkpoint"
-    return "Hugging Face folder (quantized)" if config.get("quantization_config") else _DENSE
+    return f"Hugging Face folder, {weights or 'quantized'}" if config.get("quantization_config") else _DENSE
 
 
-def _code_bits(config: dict[str, Any]) -> int:
-    """Of a packed code; where nothing here reads them, those of a ternary one."""
-    from wf_formats.models.hf_config import read_quantization
+def _quantization(config: dict[str, Any]) -> Quantization | None:
+    """None: floats, or what nothing here reads, whose packed codes count as ternary ones."""
+    from wf_formats.models.hf_config import Storage, read_quantization
 
     try:
-        return read_quantization(config).bits
+        found = read_quantization(config)
     except LoadError:
-        return TERNARY_BITS
+        return None
+    return None if found.storage is Storage.VALUES else found
+
+
+def _type(dtype: str, quantization: Quantization | None) -> str:
+    """Of a tensor: `2-bit phases in U8` where its numbers are codes that are packed."""
+    if quantization is None or dtype not in _CODES_IN:
+        return dtype
+    codes = "phases" if quantization.scheme in PHASE_SCHEMES else "codes"
+    return f"{quantization.bits}-bit {codes} in {dtype}"
 
 
 def _num_weights(stored: SafetensorsFolder, name: str, bits: int) -> int:

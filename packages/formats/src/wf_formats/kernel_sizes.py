@@ -1,7 +1,9 @@
-"""Sizes of what training kernels keep in memory, for them and for who plans the memory without PyTorch."""
+"""Sizes that kernels are made for, for them and for who plans or checks without them."""
 
 from __future__ import annotations
 
+SUMMED_INPUTS = (1 << 17) - 1
+"""Most inputs under one scale, whose integer sums fit (ternary_kernels, csrc/matrix.cpp)."""
 ATTENTION_TOKENS = 1024
 """Longest sequence whose score matrices are kept (bitnet_arch.attention)."""
 ATTENTION_QUERIES = 128

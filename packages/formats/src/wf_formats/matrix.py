@@ -92,6 +92,28 @@ def _as_float32(codes: Any) -> Any:
 NumpyMatrix = QuantizedMatrix[np.ndarray]
 
 
+LARGEST_STORED_SCALE = float(np.finfo(np.float16).max)
+"""Of weights in a folder; what no 16-bit format of weights holds is damage."""
+
+
+def check_stored_scales(name: str, scales: np.ndarray) -> None:
+    """Raises LoadError for scales that no exporter writes: NaN, infinity, negative or larger than float16
+    holds. Zero is one: of a group, or an axis of a plane, without weights.
+
+    GGUF blocks have negative ones (llama.cpp's Q4_0), so that their readers ask `check_scales` alone.
+
+    Args:
+        name: of the tensor.
+    """
+    check_scales(name, scales)
+    outside = (scales < 0) | (scales > LARGEST_STORED_SCALE)
+    if outside.any():
+        raise LoadError(
+            f"{name}: a scale is {scales[outside].flat[0]:g}, outside of 0 to {LARGEST_STORED_SCALE:g}; the file is "
+            "damaged, export it again"
+        )
+
+
 def check_scales(name: str, scales: np.ndarray) -> None:
     """Raises LoadError for NaN and infinity."""
     if not np.isfinite(scales).all():

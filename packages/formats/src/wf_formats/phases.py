@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wf_formats.errors import LoadError
+from wf_formats.kernel_sizes import SUMMED_INPUTS
 from wf_formats.packed_codes import CODES_PER_BYTE, SHIFTS
 
 COLUMNS_OF_BYTE = 2 * CODES_PER_BYTE
@@ -71,6 +72,17 @@ def check_columns(name: str, columns: int) -> None:
         raise LoadError(
             f"{name}: rows of {columns} weights do not fill whole bytes of phases, {COLUMNS_OF_BYTE} weights "
             "each; alternative: serve the checkpoint as it is (wf serve)"
+        )
+
+
+def check_summed(name: str, columns: int) -> None:
+    """Raises LoadError for a real matrix whose rows have more inputs than a sum of the kernels holds: its
+    scales are of whole rows, so that no smaller groups help."""
+    if columns > SUMMED_INPUTS:
+        raise LoadError(
+            f"{name}: rows of {columns} inputs; integer sums of complex weights hold {SUMMED_INPUTS}, and their "
+            "scales have no groups: a real scheme has some (model.scheme=group64), and PyTorch runs the "
+            "checkpoint as it is"
         )
 
 

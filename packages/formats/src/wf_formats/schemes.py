@@ -40,6 +40,14 @@ def group_size(scheme: str) -> int | None:
     return GROUP_SIZES[scheme] if scheme in GROUP_SIZES else INT4_SCHEMES[scheme].group_size
 
 
+def description(scheme: str) -> str:
+    """What a scheme's weights are, for people: `complex weights of 2 bits (fairy2-w2)`."""
+    if scheme in PHASE_SCHEMES:
+        bits = PHASE_SCHEMES[scheme]
+        return f"complex weights of {bits} bit{'s' if bits > 1 else ''} ({scheme})"
+    return f"{'ternary weights' if scheme in GROUP_SIZES else 'weights of 4 bits'} ({scheme})"
+
+
 FULL_PRECISION = "none"
 """What configurations call weights that stay as they are; a dense folder has no conversion to name it in."""
 

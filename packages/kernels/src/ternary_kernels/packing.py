@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ternary_kernels import _native
 from ternary_kernels._native import Matrix
+from wf_formats.phases import check_summed
 
 PackedTernary = Literal["t2", "t5"]
 TernaryFormat = Literal["auto", PackedTernary]
@@ -87,9 +88,11 @@ def pack_phases(phases: NDArray[np.uint8], scales: NDArray[np.float32], num_thre
         num_threads: 0 for one per core.
 
     Raises:
-        ValueError: shapes that do not fit, a phase out of range, a scale that is not finite.
+        ValueError: shapes that do not fit, rows of more inputs than a sum holds, a phase out of range, a scale
+            that is not finite.
     """
     given = np.asarray(phases)
+    check_summed("phases", 2 * given.shape[-1] if given.ndim else 0)
     codes = np.ascontiguousarray(given.astype(np.uint8, copy=False))
     if given.dtype != np.uint8 and not np.array_equal(codes, given):
         raise ValueError(f"phases of {given.dtype} are no whole numbers in 0..3, the powers of i")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ternary_kernels.torch_ops import PackedLinear
 from wf_formats.errors import LoadError
-from wf_formats.matrix import QuantizedMatrix
+from wf_formats.matrix import QuantizedMatrix, check_stored_scales
 from wf_formats.models.hf_config import Quantization, Storage, read_packed_quantization
 from wf_formats.models.recognition import from_blocks
 from wf_formats.packed_codes import (
@@ -144,7 +144,7 @@ class ServedLinear:
         """The joined matrix; what was loaded is let go.
 
         Raises:
-            LoadError: a tensor is missing, a code is not ternary, a scale is not finite.
+            LoadError: a tensor is missing, a code is not ternary, a scale is none that exports have.
         """
         has_whole = any(part is None for _, part in self._loaded)
         parts: list[int | None] = [None] if has_whole else list(range(len(self.part_rows)))
@@ -211,12 +211,13 @@ class ServedLinear:
         """int8 [rows, in] and float32 [rows, in / group] (one column: of the rows)."""
         packed = self._loaded[self._codes_name, part].contiguous().numpy()
         scales = self._loaded["weight_scale", part].float().numpy()
+        if self.quantization.has_inverse_scales:
+            with np.errstate(divide="ignore"):  # 1 / 0 is refused as not finite
+                scales = np.float32(1) / scales
+        check_stored_scales(f"{self.name}.weight_scale", scales)
         if self.quantization.storage is Storage.PACKED_WORDS:
             return unpack_words(packed), scales
         if self.quantization.storage is Storage.PACKED_INPUTS:
             return unpack_inputs(packed), scales
-        if self.quantization.has_inverse_scales:
-            with np.errstate(divide="ignore"):  # 1 / 0 is refused as not finite
-                scales = np.float32(1) / scales
         codes = unpack_rows(packed)
         return codes, np.full((codes.shape[0], 1), scales.reshape(()), np.float32)

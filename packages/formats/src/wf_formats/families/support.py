@@ -19,7 +19,7 @@ from wf_formats.families.layers import LayerKind, read_layers, rope_parameters
 from wf_formats.families.settings import check_values, required
 from wf_formats.models.groups import row_group
 from wf_formats.models.hf_config import activation_of, read_config
-from wf_formats.phases import check_columns
+from wf_formats.phases import check_columns, check_summed
 from wf_formats.rope import DEFAULT_BASE, attention_factor, is_default_yarn, rope_kind, rope_of
 from wf_formats.schemes import GROUP_SIZES, INT4_SCHEMES, PHASE_SCHEMES, SCHEMES
 
@@ -190,7 +190,11 @@ def check_compressed(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> 
 def _check_native(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:
     """The native engine runs training checkpoints too, with SubLN in any family that can have it."""
     _check_conversion(config, scheme, sub_norm)
-    row_group(HF_EMBEDDING, read_config(_completed(config)).hidden_size)
+    decoder = read_config(_completed(config))
+    row_group(HF_EMBEDDING, decoder.hidden_size)
+    if scheme in PHASE_SCHEMES:
+        for part in MATRICES:
+            check_summed(hf_name(0, part), part_shape(decoder, part)[1])
 
 
 def _check_conversion(config: Mapping[str, Any], scheme: str, sub_norm: bool) -> None:

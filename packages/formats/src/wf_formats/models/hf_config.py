@@ -51,6 +51,17 @@ ACTIVATION_NAMES: dict[str, Activation] = {
 """transformers' names."""
 
 
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    MASTER_METHOD: ("scheme", "sub_norm", "sub_norm_log2_floor", "low_rank"),
+    PACKED_METHOD: ("scheme",),
+    PHASES_METHOD: ("scheme",),
+    "bitnet": ("linear_class", "quantization_mode", "modules_to_not_convert", "use_rms_norm", "rms_norm_eps"),
+}
+"""What a quantization_config says besides its quant_method; compressed-tensors: hf_compressed.py."""
+_UNUSED: tuple[Any, ...] = (None, {}, [])
+"""Values of settings that say nothing."""
+
+
 class Storage(Enum):
     """What a matrix looks like in the file."""
 
@@ -170,6 +181,7 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
     if not isinstance(settings, dict):
         raise LoadError(f"quantization_config is {settings!r:.60}, not an object")
     method = settings.get("quant_method")
+    check_settings(method, settings)
     if method == "bitnet":
         return _bitnet(settings)
     if method == COMPRESSED_METHOD:
@@ -197,6 +209,18 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization:
         log2_floors=checked_floors(settings.get("sub_norm_log2_floor") or {}),
         low_rank=checked_rank(settings.get("low_rank", 0)),
     )
+
+
+def check_settings(method: Any, settings: Mapping[str, Any]) -> None:
+    """Raises LoadError for a setting of a quantization_config that is not known and says something: it could
+    make another model of the same tensors."""
+    known = _SETTINGS.get(method) if isinstance(method, str) else None
+    for key, value in settings.items():
+        if known is not None and key not in ("quant_method", *known) and value not in _UNUSED:
+            raise LoadError(
+                f"quantization_config.{key} is {value!r:.80}, which {method} does not have (known: "
+                f"{', '.join(known)}); the folder was written by another release or changed: export it again"
+            )
 
 
 def read_packed_quantization(config: Mapping[str, Any]) -> Quantization:

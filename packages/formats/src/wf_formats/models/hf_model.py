@@ -33,7 +33,7 @@ from wf_formats.families.block import (
 from wf_formats.file_names import META_FILE
 from wf_formats.json_file import read_json
 from wf_formats.low_rank import LowRankPair
-from wf_formats.matrix import INT4_BITS, NumpyMatrix, QuantizedMatrix, check_scales
+from wf_formats.matrix import INT4_BITS, NumpyMatrix, QuantizedMatrix, check_scales, check_stored_scales
 from wf_formats.models.completeness import check_layers, check_tensors
 from wf_formats.models.groups import quantize_rows, row_group
 from wf_formats.models.hf_config import (
@@ -135,28 +135,26 @@ class HfModel:
             case Storage.PACKED_INPUTS:
                 return from_blocks(described, unpack_inputs(self.tensors.raw(name)), self._scales(name))
             case Storage.PACKED_WORDS if self.quantization.bits == INT4_BITS:
-                return self._int4(described, name, shape[0])
+                return self._int4(name, shape[0])
             case Storage.PACKED_WORDS:
                 codes = unpack_words(self.tensors.raw(self._stored(name)))
                 return from_blocks(described, codes, self._scales(name))
             case Storage.PHASES:
-                return self._phases(described, name)
+                return self._phases(name)
             case Storage.PACKED_ROWS:
                 scales = np.full((shape[0], 1), self._scales(name).reshape(()), np.float32)
                 return from_blocks(described, unpack_rows(self.tensors.raw(name)), scales)
             case Storage.VALUES:
                 return from_values(described, lambda part: self.tensors.rows(name, part), shape)
 
-    def _phases(self, described: str, name: str) -> PhaseMatrix:
+    def _phases(self, name: str) -> PhaseMatrix:
         scales = self._scales(name)
-        check_scales(described, scales)
         planes = len(scales)
         return PhaseMatrix(unpack_phases(self.tensors.raw(name), planes), scales.reshape(planes, 2, 2))
 
-    def _int4(self, described: str, name: str, num_rows: int) -> NumpyMatrix:
+    def _int4(self, name: str, num_rows: int) -> NumpyMatrix:
         """Codes of 4 bits; zero points lie in words along the rows."""
         codes, scales = unpack_nibbles(self.tensors.raw(self._stored(name))), self._scales(name)
-        check_scales(described, scales)
         if not self.quantization.has_zeros:
             return QuantizedMatrix(codes, scales, INT4_BITS)
         zeros = unpack_nibbles(self.tensors.raw(f"{name}_zero_point").T).T[:num_rows]
@@ -175,10 +173,11 @@ class HfModel:
 
     def _scales(self, name: str) -> np.ndarray:
         scales = self.tensors.rows(f"{name}_scale", slice(None))
-        if not self.quantization.has_inverse_scales:
-            return scales
-        with np.errstate(divide="ignore"):
-            return np.float32(1) / scales
+        if self.quantization.has_inverse_scales:
+            with np.errstate(divide="ignore"):
+                scales = np.float32(1) / scales
+        check_stored_scales(f"{self.folder}: {name}_scale", scales)
+        return scales
 
     def _groups(self, name: str) -> NumpyMatrix:
         shape = (self.config.vocab_size, self.config.hidden_size)

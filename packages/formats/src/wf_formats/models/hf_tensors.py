@@ -17,7 +17,7 @@ from wf_formats.families.block import (
 from wf_formats.models.completeness import Shapes
 from wf_formats.models.hf_config import Quantization, Storage
 from wf_formats.packed_codes import NIBBLES_PER_WORD
-from wf_formats.phases import COLUMNS_OF_BYTE, check_columns
+from wf_formats.phases import COLUMNS_OF_BYTE, check_columns, check_summed
 from wf_formats.safetensors_file import FLOATS, SafetensorsFolder
 from wf_formats.schemes import LOW_RANK_FACTORS, PHASE_SCHEMES
 
@@ -134,3 +134,4 @@ def _check_halves(name: str, parts: tuple[str, ...], rows: int, columns: int) ->
         )
     if rows % 2 or columns % 2:
         raise LoadError(f"{name} is {rows} x {columns}: complex weights have halves of rows and of columns")
+    check_summed(name, columns)
