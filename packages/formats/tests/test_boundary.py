@@ -1,6 +1,7 @@
 """What an application shows of an error, and the code it ends with."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,15 @@ from wf_formats.errors import LoadError, RequestError
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "/x/y: No space left on device; free"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, " MB are free now)\n"),
+        (OSError(errno.ENOSPC, "No space left", b"/x/\xff"), 1, "/x/\\udcff: No space left; free"),
+        (OSError(errno.ENOSPC, "No space left", b"/x/y"), 1, " MB are free now)\n"),
+        (OSError(errno.ENOSPC, "No space left", Path("/x/y")), 1, " MB are free now)\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "write to another disk\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied; choose"),
         (LoadError("no tensor 'a\x1b[2J\u202e\x9b1m\rb'"), 1, r"error: no tensor 'a\x1b[2J\u202e\x9b1m\rb'"),
         (OSError(errno.ENOENT, "No such file", "/x\x1b[2J"), 1, r"/x\x1b[2J: No such file; check"),
+        (ModuleNotFoundError("-", name="lm_eval"), 1, "`uv pip install lm-eval` it alone\n"),
+        (ModuleNotFoundError("-", name="wf_ptq"), 1, "brings all that its commands need\n"),
         (MemoryError(), 1, "error: out of memory"),
     ],
 )
@@ -32,7 +38,10 @@ def test_what_a_user_can_mend_is_one_line(error, code, line, capsys):
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), ZeroDivisionError("y"), OSError("no number")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), ZeroDivisionError("y"), OSError("no number"), ModuleNotFoundError("-", name="a.b")],
+)
 def test_anything_else_says_that_it_is_a_bug(error):
     with pytest.raises(type(error)) as raised, boundary():
         raise error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -75,14 +76,22 @@ def test_usage_of_one_token_has_no_speed():
     assert Usage(5, 1, 0.5, 0.5).tokens_per_second is None
     assert Usage(5, 11, 0.5, 1.0).tokens_per_second == pytest.approx(20.0)
     assert str(Usage(5, 11, 0.5, 1.0)) == "11 tokens, 20.0 tokens/s, first after 0.50 s"
+    assert str(Usage(5, 1, 0.5, 0.5)) == "1 token, first after 0.50 s"
+    assert str(Usage(5, 4, 0.5, 0.5001)) == "4 tokens, first after 0.50 s"  # 30,000 tokens/s of a queue
 
 
 def test_an_answer_that_came_at_once_has_no_speed():
     """As of block diffusion, or with guesses that were all right."""
+
+    def slowly(source):
+        for item in source:
+            yield item
+            time.sleep(0.03)
+
     for source, speed in (
         (["a b c", Counts(5, 9)], None),
         (["a b c", " d", Counts(5, 9, 9)], None),
-        (["a b c", " d", Counts(5, 1009, 8)], 1001),
+        (slowly(["a b c", " d", Counts(5, 1009, 8)]), 1001),
     ):
         stream = AnswerStream(source)
         assert stream.text()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import ternary_kernels as tk
 from ternary_kernels import _native
+from wf_formats import kernel_sizes
 
 RANGES = {"t2": (-1, 1), "t5": (-1, 1), "q4": (-8, 7), "q6": (-32, 31), "q8": (-128, 127)}
 FORMATS = list(RANGES)
@@ -497,6 +498,13 @@ def test_sums_of_as_many_inputs_as_are_taken_do_not_overflow(isa: str, format: s
         for rows in (1, 2, 3):
             found = matrix.linear(np.full((rows, most), x, np.float32), num_threads=1)
             np.testing.assert_array_equal(found, np.float32(largest * x * most))
+
+
+def test_sizes_that_others_know_are_the_kernels() -> None:
+    assert kernel_sizes.PAGE_TOKENS == tk.PAGE_TOKENS
+    _native.packed_shape(2, kernel_sizes.SUMMED_INPUTS, 0, "t2")
+    with pytest.raises(ValueError, match=f"integer sums hold {kernel_sizes.SUMMED_INPUTS};"):
+        _native.packed_shape(2, kernel_sizes.SUMMED_INPUTS + 1, 0, "t2")
 
 
 def test_more_inputs_than_a_sum_holds_are_refused() -> None:

@@ -34,6 +34,13 @@ def _q5_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarra
     return [steps.astype(np.float16).view(np.uint8), rng.integers(0, 256, (blocks, 172), np.uint8)]
 
 
+def _ternary_in_q4_1(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
+    """Steps 0 to 2 of a half, less one of these."""
+    step = np.full((blocks, 1), scale, np.float16)
+    codes = rng.integers(0, 3, (blocks, 2, 16), np.uint8)
+    return [step.view(np.uint8), (-step).view(np.uint8), codes[:, 0] | codes[:, 1] << 4]
+
+
 def _ones_in_q6_k(rng: np.random.Generator, blocks: int, scale: float) -> list[np.ndarray]:
     """Codes of 1, a scale of its own for each group of 16."""
     low, high = np.full((blocks, 128), 0x11, np.uint8), np.full((blocks, 64), 0xAA, np.uint8)
@@ -99,23 +106,44 @@ def values_of(matrix: tk.Matrix) -> np.ndarray:
     return values.reshape(matrix.rows, matrix.cols)
 
 
-def test_blocks_without_offsets_are_decoded_once(mixed_file: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whether they turn out to be ternary or not."""
-    decoded = Counter[str]()
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Bytes that were decoded from now on, by the name of their type."""
+    found = Counter[str]()
 
     def counted(decode: Callable[..., Any], data: np.ndarray, kind: TensorType, *rest: Any) -> Any:
-        decoded[kind.name] += data.size
+        found[kind.name] += data.size
         return decode(data, kind, *rest)
 
     for name in ("codes_and_scales", "values"):
         monkeypatch.setattr(gguf_model, name, partial(counted, getattr(gguf_model, name)))
+    return found
+
+
+def _stored(path: Path) -> Counter[str]:
+    found = Counter[str]()
+    for tensor in gguf.GGUFReader(path).tensors:
+        found[tensor.tensor_type.name] += int(tensor.n_bytes)
+    return found
+
+
+def test_blocks_without_offsets_are_decoded_once(mixed_file: Path, decoded: Counter[str]):
+    """Whether they turn out to be ternary or not."""
     layer = load_model(mixed_file, format="t2").layers[0]
     assert (layer.q.format, layer.up.format) == ("q4", "t2")  # both Q4_0 in the file
-    stored = Counter[str]()
-    for tensor in gguf.GGUFReader(mixed_file).tensors:
-        stored[tensor.tensor_type.name] += int(tensor.n_bytes)
     for kind in ("Q4_0", "Q8_0", "TQ2_0"):
-        assert decoded[kind] == stored[kind] > 0
+        assert decoded[kind] == _stored(mixed_file)[kind] > 0
+
+
+def test_ternary_blocks_with_offsets_are_decoded_once(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Counter[str]
+):
+    types = {"attn_k": script.FilledType(TensorType.Q4_1, _ternary_in_q4_1)}
+    path = _written(script, monkeypatch, tmp_path / "ternary.gguf", types)
+    layer = load_model(path, format="t2").layers[0]
+    assert (layer.k.format, layer.q.format) == ("t2", "q8")
+    assert set(np.unique(layer.k.unpack()[0])) == {-1, 0, 1}
+    assert decoded["Q4_1"] == _stored(path)["Q4_1"] > 0
 
 
 def test_layers_are_kept_as_the_file_has_them(mixed_file: Path):

@@ -18,7 +18,7 @@ from wf_converter.measured import EXPORT
 from wf_formats.matrix import INT4_BITS
 from wf_formats.model_card import RECORD_KEY
 from wf_formats.packaged import PACKAGE, ModelSource
-from wf_formats.printable import printable
+from wf_formats.printable import number_of, printable
 from wf_formats.schemes import INT4_SCHEMES, PHASE_SCHEMES, SCHEMES, group_size
 
 _PURPOSES = {
@@ -132,7 +132,7 @@ def _levels(record: CardRecord) -> str:
 def _bits(record: CardRecord) -> str:
     """Of weights that are not ternary."""
     bits = PHASE_SCHEMES.get(record.scheme, INT4_BITS)
-    return f"{bits} bit{'s' if bits > 1 else ''}"
+    return number_of(bits, "bit")
 
 
 def _kind(record: CardRecord) -> str:

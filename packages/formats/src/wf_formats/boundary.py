@@ -5,6 +5,7 @@ UserError                                        `error: message`               
 OSError of the disk or of permissions, memory    one line with the path and a fix    1
 KeyboardInterrupt                                `stopped`                           130
 BrokenPipeError                                  nothing                             141
+a Python package that is not installed          its name, and how to install it      1
 anything else                                    traceback and BUG_NOTE              1 (Python's own)
 
 A line may hold names and words of files of others; what would steer the terminal is written out.
@@ -43,6 +44,12 @@ _FIXES = {
 }
 
 
+_DISTRIBUTIONS = {"sky": "skypilot", "yaml": "pyyaml"}
+"""Of modules that are called otherwise than what installs them."""
+_OWN = ("bitnet_arch", "data_handler", "fairy2", "ternary_kernels", "wf_", "wrinklefree")
+"""How modules of this workspace begin, which no registry has."""
+
+
 @contextmanager
 def boundary(stopped: str = "stopped") -> Iterator[None]:
     """Runs an application's command; SystemExit passes.
@@ -73,9 +80,26 @@ def boundary(stopped: str = "stopped") -> Iterator[None]:
             raise
         sys.stderr.write(f"error: {legible(explained(error))}\n")
         raise SystemExit(1) from error
+    except ModuleNotFoundError as error:
+        if (missing := not_installed(error)) is None:
+            _call_a_bug(error)
+            raise
+        sys.stderr.write(f"error: {missing}\n")
+        raise SystemExit(1) from error
     except Exception as error:
         _call_a_bug(error)
         raise
+
+
+def not_installed(error: ModuleNotFoundError) -> str | None:
+    """What to install; None where a package is there that lacks one of its modules."""
+    if not error.name or "." in error.name:
+        return None
+    way = "`uv sync` in a checkout of WrinkleFree brings all that its commands need"
+    if not error.name.startswith(_OWN):
+        name = _DISTRIBUTIONS.get(error.name, error.name.replace("_", "-"))
+        way += f", `uv pip install {name}` it alone"
+    return f"the Python package {error.name} is not installed for {sys.executable}: {way}"
 
 
 def _call_a_bug(error: Exception) -> None:
@@ -130,15 +154,16 @@ def given_path(text: str) -> Path:
 
 def explained(error: OSError) -> str:
     """`/x/y: No space left on device; free some space, or write to another disk (0.2 MB are free now)`."""
-    path = f"{error.filename}: " if error.filename else ""
+    name = error.filename
+    path = f"{os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else name}: " if name else ""
     fix = _FIXES.get(error.errno or 0)
     return f"{path}{error.strerror or error}" + (f"; {fix}" if fix else "") + _room(error)
 
 
 def _room(error: OSError) -> str:
     """What a full disk has left, once what was half written is gone."""
-    if error.errno != errno.ENOSPC or not isinstance(error.filename, str):
+    if error.errno != errno.ENOSPC or not isinstance(error.filename, str | bytes | os.PathLike):
         return ""
-    path = Path(error.filename).absolute()
+    path = Path(os.fsdecode(error.filename)).absolute()
     existing = next((folder for folder in path.parents if folder.is_dir()), None)
     return "" if existing is None else f" ({shutil.disk_usage(existing).free / 1e6:,.1f} MB are free now)"

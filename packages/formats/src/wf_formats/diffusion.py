@@ -17,6 +17,8 @@ from typing import Any
 from wf_formats.errors import LoadError
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
+from wf_formats.kernel_sizes import PAGE_TOKENS
+from wf_formats.printable import number_of
 
 SETTINGS_KEY = "block_diffusion"
 """Of a config in memory and of a config.json: the fields of `BlockDiffusion`."""
@@ -28,8 +30,8 @@ BASE_TYPE_KEY = "base_model_type"
 """Of a config.json: the model_type that the model is built like."""
 GGUF_PREFIX = "block-diffusion-"
 """Before the name of the architecture that a GGUF file's model is built like."""
-NATIVE_BLOCKS = (1, 2, 4, 8, 16, 32)
-"""Tokens of the blocks that the native engine runs: they fill its pages of 32."""
+NATIVE_BLOCKS = tuple(size for size in range(1, PAGE_TOKENS + 1) if PAGE_TOKENS % size == 0)
+"""Tokens of the blocks that the native engine runs: they fill its pages."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class BlockDiffusion:
 
     def __str__(self) -> str:
         shift = "with" if self.token_shift else "without"
-        return f"blocks of {self.block_size} tokens, mask token {self.mask_token_id}, {shift} the token shift"
+        blocks = f"blocks of {number_of(self.block_size, 'token')}"
+        return f"{blocks}, mask token {self.mask_token_id}, {shift} the token shift"
 
     def why_not_served(self) -> str | None:
         """Why the native engine, which alone runs such files, does not run this; None where it does."""
@@ -190,7 +193,8 @@ def check_autoregressive(
     """
     if diffusion is not None:
         raise ModelKindError(
-            f"{where} is a block-diffusion model (blocks of {diffusion.block_size} tokens), which {what} "
+            f"{where} is a block-diffusion model (blocks of "
+            f"{number_of(diffusion.block_size, 'token')}), which {what} "
             f"would misread as an autoregressive one: {remedy}"
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 SUMMED_INPUTS = (1 << 17) - 1
 """Most inputs under one scale, whose integer sums fit (ternary_kernels, csrc/matrix.cpp)."""
+PAGE_TOKENS = 32
+"""Tokens of a page of the native engine's cache (ternary_kernels.PAGE_TOKENS)."""
 ATTENTION_TOKENS = 1024
 """Longest sequence whose score matrices are kept (bitnet_arch.attention)."""
 ATTENTION_QUERIES = 128

@@ -109,8 +109,8 @@ def check_stored_scales(name: str, scales: np.ndarray) -> None:
     outside = (scales < 0) | (scales > LARGEST_STORED_SCALE)
     if outside.any():
         raise LoadError(
-            f"{name}: a scale is {scales[outside].flat[0]:g}, outside of 0 to {LARGEST_STORED_SCALE:g}; the file is "
-            "damaged, export it again"
+            f"{name}: a scale is {scales[outside].flat[0]:g}, outside of 0 to {LARGEST_STORED_SCALE:g}; the "
+            "file is damaged, export it again"
         )
 
 

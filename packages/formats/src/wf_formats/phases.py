@@ -80,9 +80,9 @@ def check_summed(name: str, columns: int) -> None:
     scales are of whole rows, so that no smaller groups help."""
     if columns > SUMMED_INPUTS:
         raise LoadError(
-            f"{name}: rows of {columns} inputs; integer sums of complex weights hold {SUMMED_INPUTS}, and their "
-            "scales have no groups: a real scheme has some (model.scheme=group64), and PyTorch runs the "
-            "checkpoint as it is"
+            f"{name}: rows of {columns} inputs; integer sums of complex weights hold {SUMMED_INPUTS}, and "
+            "their scales have no groups: a real scheme has some (model.scheme=group64), and PyTorch runs "
+            "the checkpoint as it is"
         )
 
 

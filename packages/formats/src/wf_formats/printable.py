@@ -25,6 +25,11 @@ def printable(text: str, most_chars: int | None = 300) -> str:
     return shown if most_chars is None or len(shown) <= limit else f"{shown[:limit]}…"
 
 
+def number_of(count: int, thing: str) -> str:
+    """`1 token`, `4,096 tokens`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def legible(text: str) -> str:
     """The text with escapes for what steers a terminal or cannot be encoded; new lines and tabs stay."""
     return _STEERING.sub(lambda found: _escaped(found[0]), text)

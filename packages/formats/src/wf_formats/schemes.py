@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wf_formats.printable import number_of
+
 GROUP_SIZES: dict[str, int | None] = {"tensor": None, "group64": 64, "group128": 128}
 """Ternary scheme -> inputs of a row that share a scale; None: the whole matrix shares one."""
 
@@ -43,8 +45,7 @@ def group_size(scheme: str) -> int | None:
 def description(scheme: str) -> str:
     """What a scheme's weights are, for people: `complex weights of 2 bits (fairy2-w2)`."""
     if scheme in PHASE_SCHEMES:
-        bits = PHASE_SCHEMES[scheme]
-        return f"complex weights of {bits} bit{'s' if bits > 1 else ''} ({scheme})"
+        return f"complex weights of {number_of(PHASE_SCHEMES[scheme], 'bit')} ({scheme})"
     return f"{'ternary weights' if scheme in GROUP_SIZES else 'weights of 4 bits'} ({scheme})"
 
 

@@ -17,11 +17,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
 from wrinklefree_inference.native.inbox import Inbox, InboxEvent
 from wrinklefree_inference.native.model import NativeModel
-from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import Delta, GenerationRequest, SamplingParams
 from wrinklefree_inference.options import QueueOptions
 

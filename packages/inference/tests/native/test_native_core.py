@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.native.fair_queue import FairQueue
 from wrinklefree_inference.native.fair_shares import fair_shares
-from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.request import RequestTooLong
 from wrinklefree_inference.options import QueueOptions
 

@@ -15,9 +15,9 @@ from guessing import LIMITS, prompt_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.native.async_engine import AsyncNativeEngine
-from wrinklefree_inference.native.pages import PAGE_TOKENS
 from wrinklefree_inference.native.speculation.draft import CHUNK_TOKENS, DraftGuesser
 from wrinklefree_inference.native.speculation.speculator import TRUSTING_STEPS
 

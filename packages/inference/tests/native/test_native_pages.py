@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
+from wf_formats.kernel_sizes import PAGE_TOKENS
+from wrinklefree_inference.native.pages import PageCache, extend_digests, pages_for
 
 
 def digests_of(tokens):

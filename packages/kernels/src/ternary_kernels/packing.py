@@ -88,8 +88,8 @@ def pack_phases(phases: NDArray[np.uint8], scales: NDArray[np.float32], num_thre
         num_threads: 0 for one per core.
 
     Raises:
-        ValueError: shapes that do not fit, rows of more inputs than a sum holds, a phase out of range, a scale
-            that is not finite.
+        ValueError: shapes that do not fit, rows of more inputs than a sum holds, a phase out of range, a
+            scale that is not finite.
     """
     given = np.asarray(phases)
     check_summed("phases", 2 * given.shape[-1] if given.ndim else 0)

@@ -60,7 +60,7 @@ from wf_formats.models.recognition import (
     are_ternary,
     from_blocks,
     from_values,
-    is_ternary,
+    if_ternary,
 )
 
 _EXACT_BITS: dict[TensorType, int] = {
@@ -146,8 +146,9 @@ class GgufModel:
             if not bits or are_ternary(codes, scales, self._least_group(name)):
                 return from_blocks(_described(self.file, name), codes, scales, factor)
             matrix = self._exact(name, bits, codes, scales)
-        elif bits and not is_ternary(values_of, (rows, columns), self._least_group(name)):
-            matrix = self._exact(name, bits, *self._codes(name))
+        elif bits:
+            ternary = if_ternary(values_of, (rows, columns))
+            matrix = ternary or self._exact(name, bits, *self._codes(name))
         else:
             matrix = from_values(_described(self.file, name), values_of, (rows, columns))
         check_scales(scale_name, np.asarray(factor))

@@ -51,24 +51,9 @@ def from_blocks(name: str, codes: np.ndarray, scales: np.ndarray, factor: float 
     return merged.times(abs(factor)) if factor >= 0 else _negated(merged).times(abs(factor))
 
 
-def is_ternary(rows: Callable[[slice], np.ndarray], shape: tuple[int, int], group: int) -> bool:
-    """Whether each `group` weights of a row have one magnitude besides 0.
-
-    A matrix that is not is read up to where that shows.
-
-    Args:
-        rows: fp32 values [rows, K] of a slice of rows.
-        shape: [N, K].
-    """
-    for part in _row_chunks(*shape):
-        magnitudes = np.abs(rows(part)).reshape(-1, shape[1] // group, group)
-        if _others(magnitudes, magnitudes.max(axis=-1)).any():
-            return False
-    return True
-
-
 def are_ternary(codes: np.ndarray, scales: np.ndarray, group: int) -> bool:
-    """`is_ternary` of integer blocks without offsets, which are not made into floats for it.
+    """Whether each `group` weights of a row have one magnitude besides 0, by integer blocks without offsets,
+    which are not made into floats for it.
 
     A block of scale 0 counts by its codes.
 
@@ -113,6 +98,14 @@ def from_values(name: str, rows: Callable[[slice], np.ndarray], shape: tuple[int
         _check_equal(name, magnitudes, scales[part])
         codes[part] = np.sign(values)
     return _merge(codes, scales)
+
+
+def if_ternary(rows: Callable[[slice], np.ndarray], shape: tuple[int, int]) -> NumpyMatrix | None:
+    """`from_values`; None of a matrix that is not ternary or not finite, read up to where that shows."""
+    try:
+        return from_values("values", rows, shape)
+    except LoadError:
+        return None
 
 
 def _row_chunks(rows: int, columns: int) -> list[slice]:

@@ -63,7 +63,11 @@ def serve_native(options: NativeServerOptions) -> None:
             from wrinklefree_inference.native.async_engine import AsyncNativeEngine
             from wrinklefree_inference.native.grammar import stop_trials
 
-        model = loading.result()
+        try:
+            model = loading.result()
+        except BaseException:
+            gc.unfreeze()  # else the error keeps what was loaded until there are no types to free it by
+            raise
 
         async def run() -> None:
             engine = AsyncNativeEngine(model, options.queue, options.engine.model_id)

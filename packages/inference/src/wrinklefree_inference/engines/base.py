@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, Self, TypedDict, runtime_checkable
 
 from wf_formats.errors import RequestError
+from wf_formats.printable import number_of
 from wrinklefree_inference.options import Flag
 from wrinklefree_inference.sampling_bounds import BOUNDS, check_bounds
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+_LEAST_MEASURED_S = 0.05
+"""Of a speed: a reader's thread waits up to 5 ms for its turn (sys.getswitchinterval), or a tenth of this."""
 
 
 class Message(TypedDict):
@@ -69,9 +74,9 @@ class ModelFacts:
         if self.weight_type is not None:
             rows.append(("weights", self.weight_type))
         if self.context_tokens is not None:
-            rows.append(("context", f"{self.context_tokens:,} tokens"))
+            rows.append(("context", number_of(self.context_tokens, "token")))
         if self.block_size is not None:
-            rows.append(("block diffusion", f"blocks of {self.block_size} tokens"))
+            rows.append(("block diffusion", f"blocks of {number_of(self.block_size, 'token')}"))
         return rows
 
 
@@ -95,16 +100,17 @@ class Usage:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Generation speed after the first piece; None for answers that came all at once."""
+        """Generation speed after the first piece; None for answers that came all at once, or so soon after it
+        that they were there already when it was read."""
         generation_s = self.total_s - self.first_token_s
         num_later = self.completion_tokens - self.first_tokens
-        return num_later / generation_s if num_later > 0 and generation_s > 0 else None
+        return num_later / generation_s if num_later > 0 and generation_s >= _LEAST_MEASURED_S else None
 
     def __str__(self) -> str:
         speed = self.tokens_per_second
         rate = f", {speed:.1f} tokens/s" if speed is not None else ""
         first = f"first after {self.first_token_s:.2f} s"
-        return f"{self.completion_tokens} tokens{rate}, {first}"
+        return f"{number_of(self.completion_tokens, 'token')}{rate}, {first}"
 
 
 class Counts(NamedTuple):

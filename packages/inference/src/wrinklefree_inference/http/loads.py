@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.http.handlers import handler
 from wrinklefree_inference.http.models import REFUSALS
 from wrinklefree_inference.http.service import Service
-from wrinklefree_inference.native.pages import PAGE_TOKENS
 
 
 class Load(BaseModel):

@@ -11,6 +11,7 @@ from wf_formats.gguf import GgufError, open_gguf
 from wf_formats.models.gguf_adapter import check_adapter_given
 from wf_formats.models.kind import check_is_autoregressive
 from wrinklefree_inference.errors import EngineError
+from wrinklefree_inference.llamacpp.folders import what_runs_folder
 
 MAGIC = b"GGUF"
 
@@ -20,13 +21,11 @@ def check_gguf(path: str | Path, program: str = "llama.cpp") -> Path:
 
     Raises:
         EngineError: It is missing, a folder, or something else.
-        ModelKindError: It holds a block-diffusion model.
+        ModelKindError: It holds a block-diffusion model, in a folder or a file.
     """
     path = Path(path)
     if path.is_dir():
-        raise EngineError(
-            f"{path} is a folder, not a GGUF file: export it first, or choose the .gguf file inside it"
-        )
+        raise EngineError(f"{path} is a folder, not a GGUF file: {what_runs_folder(path, program)}")
     if not path.is_file():
         raise EngineError(f"there is no file {path}")
     with path.open("rb") as file:

@@ -16,12 +16,11 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-PAGE_TOKENS = 32
-"""Tokens per page; `ternary_kernels.PAGE_TOKENS`, without importing it."""
 
 
 def pages_for(num_tokens: int) -> int:

@@ -34,9 +34,10 @@ from __future__ import annotations
 import itertools
 import time
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.native.fair_queue import FairQueue
 from wrinklefree_inference.native.fair_shares import prompt_shares, taking_turns
-from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, extend_digests, pages_for
+from wrinklefree_inference.native.pages import PageCache, extend_digests, pages_for
 from wrinklefree_inference.native.places import giver_to, in_turn, youngest_of_largest
 from wrinklefree_inference.native.request import RequestTooLong
 from wrinklefree_inference.native.sequence import Sequence, StepPlan

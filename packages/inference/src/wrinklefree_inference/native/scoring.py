@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.engines.base import TokenScores
 from wrinklefree_inference.engines.log_softmax import log_softmax_at
 from wrinklefree_inference.native.core import Core
-from wrinklefree_inference.native.pages import PAGE_TOKENS, extend_digests, pages_for
+from wrinklefree_inference.native.pages import extend_digests, pages_for
 from wrinklefree_inference.native.runner import Floats
 
 CHUNK_TOKENS = 128

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Annotated
 
 from wf_formats.errors import RequestError
-from wrinklefree_inference.native.pages import PAGE_TOKENS, pages_for
+from wf_formats.kernel_sizes import PAGE_TOKENS
+from wrinklefree_inference.native.pages import pages_for
 from wrinklefree_inference.options.engines import CacheGb
 from wrinklefree_inference.options.flag import Flag
 

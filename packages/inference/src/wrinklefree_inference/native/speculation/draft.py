@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wf_formats.kernel_sizes import PAGE_TOKENS
 from wrinklefree_inference.native.draw_params import Sampler, unruled_arguments
 from wrinklefree_inference.native.forward import Part, batch_of
-from wrinklefree_inference.native.pages import PAGE_TOKENS, PageCache, pages_for
+from wrinklefree_inference.native.pages import PageCache, pages_for
 from wrinklefree_inference.native.runner import Floats, Ints, ModelRunner
 from wrinklefree_inference.native.sequence import Sequence
 from wrinklefree_inference.native.speculation.record import Guess
