@@ -15,7 +15,7 @@ from wrinklefree_eval import torch_loading
 from wrinklefree_eval.errors import EvalError, EvalRequestError
 from wrinklefree_eval.evaluate import app
 from wrinklefree_eval.models import ModelKind, recognise
-from wrinklefree_eval.opening import open_model
+from wrinklefree_eval.opening import default_context, open_model
 
 
 def test_kinds_are_recognised(small_hf: Path, small_checkpoint: Path, small_gguf: Path, tmp_path: Path):
@@ -160,3 +160,21 @@ def test_bad_ranges_are_refused(small_hf: Path):
     for ids, start in (([1, 2], 0), ([1, 2], 2), (list(range(9)), 1)):
         with pytest.raises(ValueError, match="cannot score"):
             model.score(ids, start)
+
+
+@pytest.mark.parametrize(
+    ("longest", "block", "context"),
+    [(8192, None, 1024), (512, None, 512), (8192, 24, 1008), (512, 24, 504), (4096, 2000, 2000)],
+)
+def test_the_context_that_none_is_given_of_fits(longest, block, context, tmp_path):
+    diffusion = {} if block is None else {"block_diffusion": {"block_size": block, "mask_token_id": 1}}
+    own = {"base_model_type": "llama", "model_type": "block_diffusion", **diffusion} if diffusion else {}
+    settings = {"model_type": "llama", "vocab_size": 512, "max_position_embeddings": longest} | own
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert default_context(tmp_path) == context
+
+
+def test_the_context_of_a_gguf_file(small_gguf, tmp_path):
+    assert default_context(small_gguf) == 1024
+    (tmp_path / "damaged.gguf").write_bytes(b"GGUF")
+    assert default_context(tmp_path / "damaged.gguf") == 1024  # why it is not read, its runtime says

@@ -34,7 +34,12 @@ def evaluate(
     tasks_dir: Annotated[Path, typer.Option(help="Folder of lm-eval task files.")] = OUR_TASKS,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the tasks' data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples of each task.")] = None,
-    context: Annotated[int, typer.Option(min=8, help="Tokens of context.")] = 1024,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=8, help="Tokens of context; 1024 or what the model has if not given, in whole blocks."
+        ),
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(min=1, help="Tokens between windows; the widest if not given.")
     ] = None,

@@ -21,6 +21,7 @@ def quantize_master(weight: np.ndarray, scheme: str) -> NumpyMatrix | PhaseMatri
         raise LoadError(
             f"it is a training checkpoint, whose weights bitnet-arch quantizes with PyTorch ({error}): "
             "install both (`uv sync` in a checkout), or export it where it was trained (`wf export "
-            "--checkpoint FOLDER --output NAME.gguf`, complex weights --format phases --output NEW), which takes neither"
+            "--checkpoint FOLDER --output NAME.gguf`, complex weights --format phases "
+            "--output NEW), which takes neither"
         ) from error
     return definition(weight, scheme)
