@@ -44,7 +44,7 @@ _FIXES = {
 }
 
 
-_DISTRIBUTIONS = {"sky": "skypilot", "yaml": "pyyaml"}
+_DISTRIBUTIONS = {"hydra": "hydra-core", "sky": "skypilot", "yaml": "pyyaml"}
 """Of modules that are called otherwise than what installs them."""
 _OWN = ("bitnet_arch", "data_handler", "fairy2", "ternary_kernels", "wf_", "wrinklefree")
 """How modules of this workspace begin, which no registry has."""
