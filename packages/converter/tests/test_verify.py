@@ -81,6 +81,21 @@ def test_unpermuted_rows_are_caught_by_codes_and_log_probs(checkpoint, ids, tmp_
     assert len(found.problems) >= 2
 
 
+def test_the_default_tolerance_is_what_the_last_bits_do_where_that_is_more(
+    checkpoint, ids, tmp_path, monkeypatch
+):
+    from wf_converter import verify as module
+
+    path = tmp_path / "model.gguf"
+    prepare_gguf(checkpoint("llama-group64")).write(path)
+    monkeypatch.setattr(module, "DEFAULT_TOLERANCE", 0.0)  # any difference is too large, but for the noise
+    found = verify(checkpoint("llama-group64"), path, ids)
+    assert found.judged.mean_abs_delta > 0
+    assert 0 < found.tolerance < 0.1
+    strict = verify(checkpoint("llama-group64"), path, ids, 0.0)
+    assert any("log-probs differ by" in problem for problem in strict.problems)
+
+
 def test_export_of_another_checkpoint_fails(checkpoint, ids, tmp_path):
     prepare_gguf(checkpoint("llama-group64")).write(tmp_path / "other.gguf")
     other = checkpoint("llama-group64", scheme="group128")

@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 
 from wf_converter.command import console, run
-from wf_converter.proof_limits import DEFAULT_TOKENS, DEFAULT_TOLERANCE
+from wf_converter.proof_limits import DEFAULT_TOKENS, TOLERANCE_HELP
 from wf_converter.prove import Proof
 from wf_converter.publish import (
     Baseline,
@@ -104,9 +104,7 @@ def export(
         ),
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the text that --verify compares.")] = DEFAULT_TOKENS,
-    tolerance: Annotated[
-        float, typer.Option(help="Mean |log-prob difference| that --verify allows.")
-    ] = DEFAULT_TOLERANCE,
+    tolerance: Annotated[float | None, typer.Option(help=TOLERANCE_HELP)] = None,
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write the findings of --verify there.")
     ] = None,

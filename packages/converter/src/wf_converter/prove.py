@@ -11,9 +11,9 @@ import typer
 from wf_converter.command import console, run
 from wf_converter.proof_limits import (
     DEFAULT_TOKENS,
-    DEFAULT_TOLERANCE,
     MAX_TOKENS,
     MIN_TOKENS,
+    TOLERANCE_HELP,
     check_request,
 )
 from wf_formats.errors import RequestError
@@ -38,9 +38,7 @@ def verify_command(
     tokens: Annotated[
         int, typer.Option(help=f"Tokens of the text to compare ({MIN_TOKENS} to {MAX_TOKENS}).")
     ] = DEFAULT_TOKENS,
-    tolerance: Annotated[
-        float, typer.Option(help="Mean |log-prob difference| that passes.")
-    ] = DEFAULT_TOLERANCE,
+    tolerance: Annotated[float | None, typer.Option(help=TOLERANCE_HELP)] = None,
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write the findings there instead of to stdout.")
     ] = None,
@@ -64,7 +62,7 @@ class Proof:
 
     checkpoint: Path
     ids: list[int]
-    tolerance: float
+    tolerance: float | None
     json_output: Path | None
 
     @classmethod
@@ -73,7 +71,7 @@ class Proof:
         checkpoint: Path,
         text: Path | None,
         tokens: int,
-        tolerance: float,
+        tolerance: float | None,
         json_output: Path | None,
         export: Path,
         adapter: Path | None = None,
@@ -116,7 +114,7 @@ def _report(found: Verification, json_output: Path | None) -> None:
     verdict = "proved" if found.passed else "NOT PROVED: " + "; ".join(found.problems)
     console.print(
         f"{verdict} ({found.runtime}, {found.tokens} tokens): mean |delta log-prob| "
-        f"{found.judged.mean_abs_delta:.5f} (allowed {found.tolerance}), top-1 agreement "
+        f"{found.judged.mean_abs_delta:.5f} (allowed {found.tolerance:.3g}), top-1 agreement "
         f"{found.judged.top1_agreement:.3f}, scales {found.scales.relative_error:+.2%} +- "
         f"{found.scales.standard_error:.2%}; as trained: {found.as_trained.mean_abs_delta:.4f} and "
         f"{found.as_trained.top1_agreement:.3f}{_perplexities(found)}"

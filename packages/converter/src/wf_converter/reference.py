@@ -38,11 +38,12 @@ from torch import Tensor, nn
 
 import bitnet_arch
 from wf_converter.errors import ExportError
-from wf_converter.scores import torch_scores
+from wf_converter.scores import Difference, torch_scores
 from wf_formats.gguf import TensorType
 from wf_formats.gguf.codecs import EMBEDDING_TYPES, EXPORT_TYPES
 from wf_formats.matrix import NumpyMatrix, QuantizedMatrix
 from wf_formats.models.groups import quantize_rows
+from wrinklefree_inference import TokenScores
 
 Rounding = Callable[[Tensor], Tensor]
 
@@ -84,6 +85,8 @@ def keep(x: Tensor) -> Tensor:
 
 EXACT, COMPRESSED = "f32", "compressed-tensors"
 """Types beside those of GGUF."""
+LAST_BITS = 1e-6
+"""Relative standard deviation that `own_noise` adds."""
 ENGINE = "8 bits in the native engine"
 """Of embeddings and head that a folder has as floats."""
 ENGINE_TYPES = {label: f"{label} in the native engine" for label in EMBEDDING_TYPES}
@@ -194,6 +197,18 @@ def _in_engine(rows: np.ndarray) -> np.ndarray:
     codes, scales = ternary_kernels.pack_groups(matrix.codes, matrix.scales, matrix.bits).unpack()
     packed: NumpyMatrix = QuantizedMatrix(codes, scales, matrix.bits)
     return packed.values()
+
+
+def own_noise(model: Any, ids: Sequence[int], scores: TokenScores) -> float:
+    """Mean |difference| of log-probs (nats) of a model from its own `scores`, with the last bits of its
+    embeddings changed: what order of sums and flipped roundings make of it."""
+    weight = model.get_input_embeddings().weight
+    kept = weight.data
+    generator = torch.Generator().manual_seed(0)
+    weight.data = kept * (1 + LAST_BITS * torch.randn(kept.shape, generator=generator))
+    found = torch_scores(model, ids)
+    weight.data = kept
+    return Difference.between(scores, found).mean_abs_delta
 
 
 def scale_sensitivity(model: Any, ids: Sequence[int], step: float = 0.01) -> np.ndarray:

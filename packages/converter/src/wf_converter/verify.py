@@ -25,7 +25,10 @@ to the log-probs' sensitivity to the scales takes the noise out (192 tokens, sam
 
 So the verdict asks for: weights as above, a fitted scale error of at most MAX_SCALE_ERROR that the
 tokens determine to MAX_STANDARD_ERROR, and a mean |difference| within a tolerance that honest noise
-keeps and a structural mistake (rotation, norms, a missing tensor: nats) does not.
+keeps and a structural mistake (rotation, norms, a missing tensor: nats) does not. A model that knows little
+of the text is more chaotic still: two-bit complex weights after 200 steps of distillation differ by 0.25 nats
+from the engine on web pages, and by 0.39 on Python's documentation, where the last bits of the embeddings
+alone move PyTorch by 0.25 to 0.29. So the default tolerance grows with what those do (`own_noise`).
 """
 
 from __future__ import annotations
@@ -41,10 +44,11 @@ from wf_converter.proof_limits import (
     DEFAULT_TOLERANCE,
     MAX_SCALE_ERROR,
     MAX_STANDARD_ERROR,
+    NOISE_FACTOR,
     check_request,
 )
 from wf_converter.readback import GgufWeights, WeightCheck, check_weights, wrong_corrections
-from wf_converter.reference import EXACT, emulate, reference_model, scale_sensitivity
+from wf_converter.reference import EXACT, emulate, own_noise, reference_model, scale_sensitivity
 from wf_converter.runtimes import run_export, types_of
 from wf_converter.scores import Difference, ScaleEstimate, torch_scores
 from wf_converter.unchanged import check_settings, wrong_tensors
@@ -67,6 +71,7 @@ class Verification:
     runtime: str
     tokens: int
     tolerance: float
+    """Mean |difference| of log-probs that passes, nats."""
     weights: WeightCheck
     wrong_corrections: list[str]
     """Matrices whose low-rank correction is not the checkpoint's, to the bit."""
@@ -110,7 +115,7 @@ class Verification:
             found.append(f"log-probs say that scales are off by {error:+.2%} +- {standard_error:.2%}")
         if not self.judged.mean_abs_delta <= self.tolerance:
             delta = self.judged.mean_abs_delta
-            found.append(f"log-probs differ by {delta:.4f} nats on average, allowed {self.tolerance}")
+            found.append(f"log-probs differ by {delta:.4f} nats on average, allowed {self.tolerance:.3g}")
         return found
 
     def to_json(self) -> str:
@@ -122,7 +127,7 @@ def verify(
     folder: Path | str,
     export: Path | str,
     ids: Sequence[int],
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     adapter: Path | None = None,
 ) -> Verification:
     """Compares an export with its checkpoint.
@@ -131,7 +136,8 @@ def verify(
         folder: the checkpoint.
         export: GGUF file or exported Hugging Face folder.
         ids: 64 to 4096 token ids of ordinary text.
-        tolerance: mean |difference| of log-probs that passes, in nats.
+        tolerance: mean |difference| of log-probs that passes, in nats; None: DEFAULT_TOLERANCE, or
+            NOISE_FACTOR times the model's own noise, if that is more.
         adapter: GGUF file with the low-rank corrections, for a checkpoint that has some.
 
     Raises:
@@ -152,6 +158,10 @@ def verify(
     emulate(model, run.types or types_of(model, EXACT), rounds_scales)
     if run.types is not None:
         judged = torch_scores(model, ids)
+    difference = Difference.between(judged, run.scores)
+    allowed = DEFAULT_TOLERANCE if tolerance is None else tolerance
+    if tolerance is None and difference.mean_abs_delta > allowed:
+        allowed = max(allowed, NOISE_FACTOR * own_noise(model, ids, judged))
     is_autoregressive = checkpoint.diffusion is None
     return Verification(
         export=str(export),
@@ -159,11 +169,11 @@ def verify(
         checkpoint_sha256=checkpoint.fingerprint,
         runtime=run.runtime,
         tokens=len(ids),
-        tolerance=tolerance,
+        tolerance=allowed,
         weights=weights,
         wrong_corrections=wrong,
         wrong_tensors=wrong_tensors(checkpoint, opened),
-        judged=Difference.between(judged, run.scores),
+        judged=difference,
         scales=ScaleEstimate.fit(judged, run.scores, scale_sensitivity(model, ids)),
         as_trained=Difference.between(as_trained, run.scores),
         checkpoint_perplexity=as_trained.perplexity if is_autoregressive else None,
