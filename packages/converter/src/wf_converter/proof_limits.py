@@ -13,6 +13,8 @@ DEFAULT_TOLERANCE = 0.25
 """Mean |difference| of log-probs (nats)."""
 NOISE_FACTOR = 2
 """The least that passes by default, over what the last bits of embeddings alone do to the model."""
+UNKNOWN_TEXT = 1000
+"""Perplexity above which a text that proves nothing is said to be one that the model does not know."""
 TOLERANCE_HELP = (
     "Mean |log-prob difference| in nats that passes. If not given: "
     f"{DEFAULT_TOLERANCE}, or {NOISE_FACTOR} times what the model's own last bits do, if that is more."

@@ -45,6 +45,7 @@ from wf_converter.proof_limits import (
     MAX_SCALE_ERROR,
     MAX_STANDARD_ERROR,
     NOISE_FACTOR,
+    UNKNOWN_TEXT,
     check_request,
 )
 from wf_converter.readback import GgufWeights, WeightCheck, check_weights, wrong_corrections
@@ -116,6 +117,10 @@ class Verification:
         if not self.judged.mean_abs_delta <= self.tolerance:
             delta = self.judged.mean_abs_delta
             found.append(f"log-probs differ by {delta:.4f} nats on average, allowed {self.tolerance:.3g}")
+        perplexity = self.checkpoint_perplexity
+        if found and perplexity is not None and perplexity > UNKNOWN_TEXT:
+            hint = "give text of the kind that it was trained on (--text)"
+            found.append(f"the model knows little of this text (perplexity {perplexity:.0f}): {hint}")
         return found
 
     def to_json(self) -> str:
