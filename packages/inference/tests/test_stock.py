@@ -297,7 +297,7 @@ def test_what_does_not_fit_the_model_is_a_wrong_request(environment, model, tmp_
     given = ("--vllm", environment, "--model")
     assert "the model's context is 128" in refusal(*given, model, "--context", 129, exit_code=2)
     with pytest.raises(RequestError, match="holds no context of 128 tokens"):
-        cache_of(check_folder(model, "vLLM"), StockOptions(cache_gb=1e-5))
+        cache_of(check_folder(model, VLLM), StockOptions(cache_gb=1e-5))
     assert "is not there" in refusal(*given, tmp_path / "no", exit_code=1)
     (tmp_path / "file.gguf").touch()
     assert "vLLM loads folders" in refusal(*given, tmp_path / "file.gguf", exit_code=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from wf_formats.diffusion import NATIVE_REMEDY, ModelKindError
 from wf_formats.errors import LoadError, RequestError
 from wf_formats.file_names import CONFIG_FILE
 from wf_formats.json_file import read_json
+from wf_formats.matrix import INT4_BITS
 from wf_formats.models.hf_config import read_packed_quantization
 from wf_formats.models.hf_model import open_hf_model
 from wf_formats.models.kind import check_is_autoregressive
 from wrinklefree_inference.errors import EngineError
 from wrinklefree_inference.options import StockOptions
+from wrinklefree_inference.stock.programs import Program
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, a key's or value's too."""
@@ -27,31 +32,35 @@ class CheckedFolder:
     config: DecoderConfig
     dtype: str
     """Of its embeddings, and so of what is computed between the linears; for float32 vLLM's own choice is
-    bfloat16, SGLang's float16, which are another model's answers."""
+    bfloat16, SGLang's float16, which are another model's answers. Weights of 4 bits: what the kernel takes."""
 
 
-def check_folder(path: Path, name: str) -> CheckedFolder:
+def check_folder(path: Path, program: Program) -> CheckedFolder:
     """A folder whose tensors are all there.
 
     Args:
-        name: Of the server.
+        program: The server.
 
     Raises:
         EngineError: there is no folder, or it holds another model than packed ternary weights.
         ModelKindError: it holds a block-diffusion model.
     """
+    name = program.name
     if not path.is_dir():
         kind = f"a file: {name} loads folders (`wf export --format compressed-tensors`)"
         raise EngineError(f"{path} is {kind if path.exists() else 'not there'}")
     try:
         check_is_autoregressive(path, name, NATIVE_REMEDY)
         settings = read_json(path / CONFIG_FILE)
-        read_packed_quantization(settings)
+        quantization = read_packed_quantization(settings)
         if not settings.get("architectures"):
             raise LoadError(f"{CONFIG_FILE} does not name the model's class (architectures): export it again")
         dtype = settings.get("dtype") or settings.get("torch_dtype")
         if dtype not in _DTYPES:
             raise LoadError(f"{CONFIG_FILE}: dtype is {dtype!r:.60}, not one of {', '.join(_DTYPES)}")
+        if quantization.bits == INT4_BITS and dtype == "float32" and program.int4_dtype:
+            dtype = program.int4_dtype
+            logger.warning("%s has no product of 4-bit weights in float32: it computes in %s", name, dtype)
         return CheckedFolder(open_hf_model(path).config, dtype)
     except ModelKindError:
         raise

@@ -40,6 +40,7 @@ class Program:
         arguments: Of the server.
         key_variable: Where the server reads its key.
         variables: Of its environment besides.
+        int4_dtype: In which it computes folders of 4 bits whose floats are float32, where its kernel takes none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Program:
     arguments: Callable[[Launch], list[str]]
     key_variable: str
     variables: Mapping[str, str] = field(default_factory=dict)
+    int4_dtype: str | None = None
 
     @property
     def option(self) -> str:
@@ -104,6 +106,7 @@ VLLM = Program(
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_PLUGINS": PLUGIN,
     },
+    int4_dtype="float16",  # holds the scales exactly; `cpu_gemm_wna16` is "not implemented for 'Float'"
 )
 SGLANG = Program(
     name="SGLang",

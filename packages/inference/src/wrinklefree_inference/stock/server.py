@@ -49,7 +49,7 @@ def start_server(
     """
     model = Path(options.model).expanduser().absolute()
     python = find_python(program, options.engine.environment)
-    folder = check_folder(model, program.name)
+    folder = check_folder(model, program)
     context_tokens = context_of(folder.config, options.engine)
     cache_tokens, cache_bytes = cache_of(folder, options.engine)
     model_id, key, port = options.model_id or model.name, secrets.token_urlsafe(16), Port()
