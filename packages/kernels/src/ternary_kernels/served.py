@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ternary_kernels.torch_ops import PackedLinear
 from wf_formats.errors import LoadError
-from wf_formats.matrix import QuantizedMatrix, check_stored_scales
+from wf_formats.matrix import INT4_BITS, QuantizedMatrix, check_stored_scales
 from wf_formats.models.hf_config import Quantization, Storage, read_packed_quantization
 from wf_formats.models.recognition import from_blocks
 from wf_formats.packed_codes import (
@@ -62,9 +62,16 @@ def served_quantization(settings: Mapping[str, Any]) -> Quantization:
         settings: quantization_config of its config.json.
 
     Raises:
-        LoadError: an unknown method or option; or float master weights, which take training's quantizer.
+        LoadError: an unknown method or option; weights of 4 bits, which are not ternary; or float master
+            weights, which take training's quantizer.
     """
-    return read_packed_quantization({"quantization_config": settings})
+    quantization = read_packed_quantization({"quantization_config": settings})
+    if quantization.bits == INT4_BITS:
+        raise LoadError(
+            "weights of 4 bits (W4A16) are not for our ternary kernels: let vLLM compute them by its own "
+            "(no --quantization, --dtype float16)"
+        )
+    return quantization
 
 
 def part_of(shard: str | int | None) -> int | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from importlib.metadata import entry_points
 
 import pytest
 
+from wf_formats.errors import LoadError
 from wf_formats.models.hf_compressed import quantization_config
 from wrinklefree_vllm import register
-from wrinklefree_vllm.chosen import METHOD, is_taken
+from wrinklefree_vllm.chosen import METHOD, is_taken, quantization_of
 
 TERNARY = quantization_config("group64")
-FOUR_BITS = copy.deepcopy(TERNARY)
-FOUR_BITS["config_groups"]["group_0"]["weights"]["num_bits"] = 4
+FOUR_BITS = quantization_config("int4-group64")
 BITNET = {"quant_method": "bitnet", "linear_class": "bitlinear", "quantization_mode": "offline"}
 
 
@@ -27,6 +26,7 @@ BITNET = {"quant_method": "bitnet", "linear_class": "bitlinear", "quantization_m
         (TERNARY, "humming", False),  # vLLM's own, on request
         (FOUR_BITS, None, False),
         (FOUR_BITS, METHOD, True),  # to be told why not
+        (quantization_config("int4-group64-zero"), None, False),
         (BITNET, None, True),
         (BITNET | {"linear_class": "another"}, None, True),  # vLLM has no such method: told why not
         ({"quant_method": "wrinklefree_packed", "scheme": "group64"}, None, True),
@@ -37,6 +37,11 @@ BITNET = {"quant_method": "bitnet", "linear_class": "bitlinear", "quantization_m
 )
 def test_which_folders_are_taken(settings, asked_for, taken):
     assert is_taken(settings, asked_for, has_own_kernels=False) is taken
+
+
+def test_four_bits_by_our_method_are_refused_in_one_line():
+    with pytest.raises(LoadError, match=r"^weights of 4 bits .*no --quantization, --dtype float16\)$"):
+        quantization_of(FOUR_BITS)
 
 
 def test_on_a_gpu_vllm_keeps_what_it_multiplies_by_itself():

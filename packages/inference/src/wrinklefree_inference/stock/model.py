@@ -32,7 +32,8 @@ class CheckedFolder:
     config: DecoderConfig
     dtype: str
     """Of its embeddings, and so of what is computed between the linears; for float32 vLLM's own choice is
-    bfloat16, SGLang's float16, which are another model's answers. Weights of 4 bits: what the kernel takes."""
+    bfloat16, SGLang's float16, which are another model's answers. For weights of 4 bits it is what the
+    kernel takes."""
 
 
 def check_folder(path: Path, program: Program) -> CheckedFolder:
@@ -58,7 +59,9 @@ def check_folder(path: Path, program: Program) -> CheckedFolder:
         dtype = settings.get("dtype") or settings.get("torch_dtype")
         if dtype not in _DTYPES:
             raise LoadError(f"{CONFIG_FILE}: dtype is {dtype!r:.60}, not one of {', '.join(_DTYPES)}")
-        if quantization.bits == INT4_BITS and dtype == "float32" and program.int4_dtype:
+        if quantization.bits == INT4_BITS and program.int4_dtype is None:
+            raise LoadError("weights of 4 bits: start it with `--engine vllm`, or without --engine")
+        if quantization.bits == INT4_BITS and dtype == "float32":
             dtype = program.int4_dtype
             logger.warning("%s has no product of 4-bit weights in float32: it computes in %s", name, dtype)
         return CheckedFolder(open_hf_model(path).config, dtype)

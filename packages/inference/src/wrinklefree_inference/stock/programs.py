@@ -40,7 +40,8 @@ class Program:
         arguments: Of the server.
         key_variable: Where the server reads its key.
         variables: Of its environment besides.
-        int4_dtype: In which it computes folders of 4 bits whose floats are float32, where its kernel takes none.
+        int4_dtype: In which it computes folders of 4 bits whose floats are float32, where its kernel takes
+            none; None: it takes no folders of 4 bits.
     """
 
     name: str
