@@ -293,6 +293,14 @@ def test_a_block_diffusion_model_is_refused(environments, diffusion_files_of, ow
     assert "--engine native" in told
 
 
+def test_four_bits_are_refused_for_sglang(environments, tmp_path, own_log):
+    folder = write_model(tmp_path / "model", quantization_config=quantization_config("int4-group64"))
+    told = refusal(
+        "--sglang", environments("sglang", "plugin"), "--model", folder, exit_code=1, engine="sglang"
+    )
+    assert "weights of 4 bits: start it with `--engine vllm`" in told
+
+
 def test_what_does_not_fit_the_model_is_a_wrong_request(environment, model, tmp_path, own_log):
     given = ("--vllm", environment, "--model")
     assert "the model's context is 128" in refusal(*given, model, "--context", 129, exit_code=2)
