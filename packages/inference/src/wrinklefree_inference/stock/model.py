@@ -59,11 +59,12 @@ def check_folder(path: Path, program: Program) -> CheckedFolder:
         dtype = settings.get("dtype") or settings.get("torch_dtype")
         if dtype not in _DTYPES:
             raise LoadError(f"{CONFIG_FILE}: dtype is {dtype!r:.60}, not one of {', '.join(_DTYPES)}")
-        if quantization.bits == INT4_BITS and program.int4_dtype is None:
-            raise LoadError("weights of 4 bits: start it with `--engine vllm`, or without --engine")
-        if quantization.bits == INT4_BITS and dtype == "float32":
-            dtype = program.int4_dtype
-            logger.warning("%s has no product of 4-bit weights in float32: it computes in %s", name, dtype)
+        if quantization.bits == INT4_BITS:
+            if program.int4_dtype is None:
+                raise LoadError("weights of 4 bits: start it with `--engine vllm`, or without --engine")
+            if dtype == "float32":
+                dtype = program.int4_dtype
+                logger.warning("%s has no product of 4-bit weights in float32: computing in %s", name, dtype)
         return CheckedFolder(open_hf_model(path).config, dtype)
     except ModelKindError:
         raise
