@@ -8,8 +8,6 @@ from typing import Any
 
 from wf_formats.diffusion import BlockDiffusion, read_settings
 from wf_formats.errors import UserError
-from wf_formats.gguf import open_gguf
-from wf_formats.models.gguf_config import gguf_diffusion
 from wrinklefree_eval.errors import EvalRequestError
 from wrinklefree_eval.models import EvalModel, ModelKind, check_kind, recognise
 
@@ -35,6 +33,9 @@ def _head(path: Path) -> tuple[Any, BlockDiffusion | None]:
     if path.is_dir():
         settings = read_settings(path)
         return settings.get("max_position_embeddings"), BlockDiffusion.from_settings(settings)
+    from wf_formats.gguf import open_gguf
+    from wf_formats.models.gguf_config import gguf_diffusion
+
     keys = open_gguf(path).keys
     return keys.get(f"{keys.get('general.architecture')}.context_length"), gguf_diffusion(keys)
 
