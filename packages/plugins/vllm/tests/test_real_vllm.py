@@ -20,15 +20,12 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 
@@ -36,9 +33,9 @@ import bitnet_arch
 from ternary_kernels import torch_ops
 from ternary_kernels.torch_ops import PackedLinear
 from wf_converter.hf_export import prepare_compressed, prepare_hf
-from wrinklefree_inference.options import VllmOptions, VllmServerOptions
-from wrinklefree_inference.stock.programs import VLLM
-from wrinklefree_inference.stock.server import StockServer, start_server
+from wrinklefree_inference.stock.server import StockServer
+
+from .vllm_server import ask, exported, log_probs, running
 
 logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -60,31 +57,11 @@ class Case:
     equal: float
     """Of the tokens of streams that are PyTorch's best, at the least."""
 
-    def ask(self, **fields: Any) -> dict[str, Any]:
-        """The choice of one completion."""
-        asked = {"model": self.server.model_id, "temperature": 0, "ignore_eos": True} | fields
-        headers = {"Authorization": f"Bearer {self.server.key}"}
-        url = f"{self.server.kept.url}/v1/completions"
-        answer = httpx.post(url, json=asked, headers=headers, timeout=600, trust_env=False)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["choices"][0]
-
     def log_probs(self, texts: list[list[int]]) -> torch.Tensor:
         """float64 [texts, tokens, vocab] by PyTorch."""
         with torch.no_grad():
             logits = self.reference(torch.tensor(texts), use_cache=False).logits
         return torch.log_softmax(logits.double(), -1)
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, workspace_root: Path) -> Path:
-    """$WF_VLLM, or one made as the page says."""
-    if given := os.environ.get("WF_VLLM"):
-        return Path(given)
-    folder = tmp_path_factory.mktemp("environment") / "vllm"
-    command = ["sh", workspace_root / "packages/plugins/vllm/scripts/environment", folder]
-    subprocess.run(command, check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +91,12 @@ def case(request, environment, packaged_model_dir, ids, tmp_path_factory) -> Ite
     bitnet_arch.convert(
         model.eval(), bitnet_arch.ConversionConfig(bitnet_arch.quantizer(scheme)), calibration
     )
-    folder = tmp_path_factory.mktemp("models")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(packaged_model_dir)
-    bitnet_arch.save_checkpoint(model, tokenizer, folder / "checkpoint", {"stage": "stage1"})
     prepare = prepare_compressed if scheme == "group64" else prepare_hf
-    prepare(folder / "checkpoint").write(folder / "export")
-    options = VllmServerOptions(folder / "export", engine=VllmOptions(256, 2, environment))
-    server = start_server(VLLM, options)
+    folder = exported(model, packaged_model_dir, prepare, tmp_path_factory.mktemp("models"))
     step = len(ids) // num_prompts
     prompts = [ids[start : start + num_tokens] for start in range(0, num_prompts * step, step)]
-    yield Case(server, with_kept_scales(model), prompts, *limits)
-    server.close()
+    with running(folder, environment) as server:
+        yield Case(server, with_kept_scales(model), prompts, *limits)
 
 
 def with_kept_scales(model: Any) -> Any:
@@ -149,19 +121,8 @@ def _product(linear: Any, weight: torch.Tensor) -> Any:
 
 
 def test_log_probabilities_of_prompts_are_pytorchs(case: Case):
-    answers = [case.ask(prompt=prompt, max_tokens=1, prompt_logprobs=0) for prompt in case.prompts]
+    found = torch.tensor([log_probs(case.server, prompt) for prompt in case.prompts], dtype=torch.float64)
     expected = case.log_probs(case.prompts)
-    found = torch.tensor(
-        [
-            [
-                entry[str(token)]["logprob"]
-                for entry, token in zip(answer["prompt_logprobs"], prompt, strict=True)
-                if entry
-            ]
-            for answer, prompt in zip(answers, case.prompts, strict=True)
-        ],
-        dtype=torch.float64,
-    )
     targets = torch.tensor(case.prompts)[:, 1:, None]
     differences = (found - expected[:, :-1].gather(2, targets).squeeze(2)).abs()
     judged = float(differences.quantile(case.quantile) / expected.std())
@@ -176,7 +137,7 @@ def test_parallel_streams_choose_pytorchs_tokens(case: Case, ids: list[int]):
     prompts = [ids[start : start + 8] for start in range(2048, 2048 + 16 * STREAMS, 16)]
 
     def tokens(prompt: list[int]) -> list[int]:
-        answer = case.ask(prompt=prompt, max_tokens=STREAM_TOKENS, return_token_ids=True)
+        answer = ask(case.server, prompt=prompt, max_tokens=STREAM_TOKENS, return_token_ids=True)
         assert answer["finish_reason"] == "length"
         return answer["token_ids"]
 
