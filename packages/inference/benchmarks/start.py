@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ternary_kernels.large_pages import mappings
 from wf_formats.environment import OtherProcesses, environment
 
 FLOORS = {"python": "pass", "numpy": "import numpy"}
@@ -143,13 +144,8 @@ def shared(way: Way, model: Path) -> dict[str, Any]:
 
 def _megabytes(pid: int, name: str) -> float:
     """Of the mappings of kept files."""
-    found, is_kept = 0, False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            is_kept = line.endswith(".wfpacked")
-        elif is_kept and line.startswith(f"{name}:"):
-            found += int(line.split()[1])
-    return round(found / 1024, 1)
+    found = mappings(Path(f"/proc/{pid}/smaps").read_text())
+    return round(sum(one.sizes[name] for one in found if one.path.endswith(".wfpacked")) / 2**20, 1)
 
 
 def measured(model: Path, ways: dict[str, Way], rounds: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import resource
 import shutil
 import signal
@@ -21,6 +20,7 @@ import pytest
 
 import ternary_kernels as tk
 from ternary_kernels import screen
+from ternary_kernels.large_pages import mappings
 from ternary_kernels.packed import LoadedModel, cache, load_packed, store
 from ternary_kernels.packed.key import SUFFIX
 from ternary_kernels.packed.settings import CacheSettings
@@ -422,10 +422,8 @@ def test_two_processes_write_at_once_and_share_memory(path, settings, child):
 
 def _pages(smaps: Path, file: Path) -> dict[str, int]:
     """kB of the mapping of a file."""
-    entry = smaps.read_text().split(str(file))[1]
-    end = re.search(r"^[0-9a-f]+-[0-9a-f]+ ", entry, re.MULTILINE)
-    lines = entry[: end.start() if end else None].splitlines()
-    return {name: int(kb) for name, kb in re.findall(r"^(\w+): +(\d+) kB", "\n".join(lines), re.MULTILINE)}
+    mapping = next(one for one in mappings(smaps.read_text()) if one.path == str(file))
+    return {name: size // 1024 for name, size in mapping.sizes.items()}
 
 
 def test_a_killed_writer_leaves_nothing_that_counts(path, settings, child, caplog):

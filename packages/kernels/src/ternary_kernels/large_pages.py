@@ -15,16 +15,18 @@ from ternary_kernels.packed.contents import sections_of
 from ternary_kernels.weights import ModelWeights
 
 _SMAPS = Path("/proc/self/smaps")
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)")
 _LARGE = ("AnonHugePages", "FilePmdMapped", "ShmemPmdMapped")
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """A piece of the process's memory, addresses in bytes."""
+    """A piece of a process's memory, addresses in bytes."""
 
     begin: int
     end: int
+    path: str
+    """Of the file that is mapped; empty where there is none."""
     sizes: dict[str, int]
     """Bytes by the names of proc_pid_smaps(5)."""
 
@@ -52,13 +54,13 @@ def large_page_share(weights: ModelWeights) -> float | None:
 
 
 def mappings(smaps: str) -> Iterator[Mapping]:
-    """Those of a text as /proc/self/smaps has it."""
+    """Those of a text as /proc/PID/smaps has it."""
     found: Mapping | None = None
     for line in smaps.splitlines():
         if (head := _MAPPING.match(line)) is not None:
             if found is not None:
                 yield found
-            found = Mapping(int(head[1], 16), int(head[2], 16), {})
+            found = Mapping(int(head[1], 16), int(head[2], 16), head[3], {})
         elif found is not None and line.endswith(" kB"):
             name, size, _ = line.split()
             found.sizes[name.rstrip(":")] = int(size) * 1024
