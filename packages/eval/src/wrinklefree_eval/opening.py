@@ -29,15 +29,15 @@ def default_context(path: Path) -> int:
 
 
 def _head(path: Path) -> tuple[Any, BlockDiffusion | None]:
-    """The context that a file states, and what it denoises."""
+    """The context that a file states, and what it denoises; a GGUF file of block diffusion was refused before
+    (`check_kind`)."""
     if path.is_dir():
         settings = read_settings(path)
         return settings.get("max_position_embeddings"), BlockDiffusion.from_settings(settings)
     from wf_formats.gguf import open_gguf
-    from wf_formats.models.gguf_config import gguf_diffusion
 
     keys = open_gguf(path).keys
-    return keys.get(f"{keys.get('general.architecture')}.context_length"), gguf_diffusion(keys)
+    return keys.get(f"{keys.get('general.architecture')}.context_length"), None
 
 
 def open_model(
