@@ -154,16 +154,21 @@ def given_path(text: str) -> Path:
 
 def explained(error: OSError) -> str:
     """`/x/y: No space left on device; free some space, or write to another disk (0.2 MB are free now)`."""
-    name = error.filename
-    path = f"{os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else name}: " if name else ""
+    name = _name(error)
+    path = f"{error.filename if name is None else name}: " if error.filename else ""
     fix = _FIXES.get(error.errno or 0)
-    return f"{path}{error.strerror or error}" + (f"; {fix}" if fix else "") + _room(error)
+    return f"{path}{error.strerror or error}" + (f"; {fix}" if fix else "") + _room(error, name)
 
 
-def _room(error: OSError) -> str:
+def _name(error: OSError) -> str | None:
+    """Of the file; None of a descriptor."""
+    name: object = error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
+
+
+def _room(error: OSError, name: str | None) -> str:
     """What a full disk has left, once what was half written is gone."""
-    if error.errno != errno.ENOSPC or not isinstance(error.filename, str | bytes | os.PathLike):
+    if error.errno != errno.ENOSPC or name is None:
         return ""
-    path = Path(os.fsdecode(error.filename)).absolute()
-    existing = next((folder for folder in path.parents if folder.is_dir()), None)
+    existing = next((folder for folder in Path(name).absolute().parents if folder.is_dir()), None)
     return "" if existing is None else f" ({shutil.disk_usage(existing).free / 1e6:,.1f} MB are free now)"
