@@ -220,7 +220,7 @@ def _proof(results: dict[str, Any]) -> str:
         f"{verdict}: all {proof['weights']['num_matrices']} ternary matrices read back from the file are "
         f"those of the checkpoint, and over {proof['tokens']} tokens {proof['runtime']} gives the "
         f"log-probabilities of the PyTorch model: mean difference {judged['mean_abs_delta']:.5f} nats "
-        f"(allowed {proof['tolerance']}), top-1 agreement {judged['top1_agreement']:.3f}."
+        f"(allowed {proof['tolerance']:.3g}), top-1 agreement {judged['top1_agreement']:.3f}."
     )
 
 
